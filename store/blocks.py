@@ -1,0 +1,76 @@
+"""`Blocks`: all that training knows of data."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_BYTES = 64 * 2**20
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """Rows of features that are read block after block and never held whole.
+
+    Any block size gives the same rows in the same order. Iterating again starts again.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, d)``: rows and columns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the arrays that iterating yields."""
+        ...
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yield ``(rows, values)``: consecutive row ranges and their ``(rows, d)`` values.
+
+        Parameters
+        ----------
+        block_rows : int, optional
+            Rows a block; by default as many as make up 64 MiB.
+        """
+        ...
+
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the ``(len(rows), d)`` values of some rows, in the order given."""
+        ...
+
+
+class ArrayBlocks:
+    """`Blocks` over an array in memory or memory-mapped; nothing is copied."""
+
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        self.values = values
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.values.shape[0], self.values.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.values.dtype
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        for rows in row_slices(self.shape, self.dtype, block_rows):
+            yield rows, self.values[rows]
+
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        return np.asarray(self.values[np.asarray(rows, dtype=np.intp)])
+
+
+def row_slices(
+    shape: tuple[int, int], dtype: np.dtype[Any], block_rows: int | None = None
+) -> Iterator[slice]:
+    """Cut ``shape[0]`` rows into consecutive slices of `block_rows` (default: 64 MiB worth)."""
+    n, d = shape
+    if block_rows is None:
+        block_rows = max(1, BLOCK_BYTES // max(1, d * dtype.itemsize))
+    if block_rows < 1:
+        raise ValueError(f"block_rows is {block_rows}; it must be at least 1")
+    for start in range(0, n, block_rows):
+        yield slice(start, min(start + block_rows, n))

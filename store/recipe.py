@@ -1,0 +1,90 @@
+"""`Recipe`: everything that decides the numbers of a cache, and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from toptune.store.errors import CorruptError
+
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How features are computed from a picture's bytes.
+
+    Equal recipes give interchangeable features; different ones never share a cache. Who computed
+    them, when and where is recorded beside the recipe, never in it (DESIGN §2).
+
+    Attributes
+    ----------
+    architecture : str
+        timm's architecture name, without tag or source.
+    model_kwargs : Mapping
+        Arguments of ``timm.create_model`` beside the architecture; JSON values only.
+    weights : str
+        SHA-256 over names, dtypes, shapes and bytes of the tensors as loaded.
+    transform : Mapping
+        timm's resolved data configuration: ``input_size``, ``interpolation``, ``mean``, ``std``,
+        ``crop_pct``, ``crop_mode``; JSON values only.
+    decode : str
+        Name and version of the route from bytes to RGB pixels.
+    precision : str
+        ``"fp32"`` or ``"bf16"``: the arithmetic of the forward pass.
+    version : int
+        Version of this record's meaning.
+    """
+
+    architecture: str
+    model_kwargs: Mapping[str, Any]
+    weights: str
+    transform: Mapping[str, Any]
+    decode: str
+    precision: str
+    version: int = RECIPE_VERSION
+
+    def to_json(self) -> str:
+        """Canonical text: equal recipes give equal bytes."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        CorruptError
+            If the text is not a recipe: not JSON, or with missing or unknown fields.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise CorruptError(f"not a recipe: {error}; was the file edited by hand?") from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical text, 64 hexadecimal digits; its first 8 stand in the path."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Say in words what differs, one line a field: ``transform.crop_pct 0.875 against 0.95``."""
+        lines: list[str] = []
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+                keys = sorted(mine.keys() | theirs.keys())
+                lines += [
+                    f"{field.name}.{key} {mine.get(key)} against {theirs.get(key)}"
+                    for key in keys
+                    if canonical_json(mine.get(key)) != canonical_json(theirs.get(key))
+                ]
+            elif mine != theirs:
+                lines.append(f"{field.name} {mine} against {theirs}")
+        return lines
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spare space, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
