@@ -1,1 +1,401 @@
-"""Placeholder until the commands are written."""
+"""The `toptune` command: options become one call, results become text or JSON.
+
+Nothing heavy is imported until a command runs, so that ``toptune --help`` answers at once.
+Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the same command resumes;
+4 finished, but more pictures failed than ``--max-failures`` allows.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STORE = click.option(
+    "--store",
+    "root",
+    required=True,
+    envvar="TOPTUNE_STORE",
+    metavar="ROOT",
+    help="The feature store's folder.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+MAX_FAILURES = click.option(
+    "--max-failures",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Unreadable pictures allowed before the exit code is 4.",
+)
+
+
+class JSONValue(click.ParamType):
+    """A JSON object given on the command line."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse, or say where the text stops being a JSON object."""
+        try:
+            parsed = json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail(f"{value!r} is not a JSON object such as '{{\"depth\": 4}}'", param, ctx)
+        return parsed
+
+
+class Floats(click.ParamType):
+    """Numbers with commas between them: ``1e-6,1e-4``."""
+
+    name = "floats"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Give a tuple, or name the part that is no number."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+class Shard(click.ParamType):
+    """``i/n``: part i of n, i from 0."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Give ``(i, n)``."""
+        if not isinstance(value, str):
+            return value
+        index, slash, count = value.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            self.fail(f"{value!r} is not i/n with 0 <= i < n, for instance 0/4", param, ctx)
+        return int(index), int(count)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="toptune")
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+def toptune(debug: bool) -> None:
+    """Extract a frozen backbone's layers once; train classifiers on them in seconds.
+
+    \b
+    toptune demo                                    see it work, nothing to download
+    toptune extract photos --model resnet50.a1_in1k --store features
+    toptune train --store features --dataset photos --model resnet50.a1_in1k --out run
+    toptune predict run new-photos
+    """
+
+
+@toptune.command()
+@click.argument("data")
+@click.option("--model", required=True, help="As timm names it: arch.tag, hf-hub:..., local-dir:FOLDER.")
+@STORE
+@click.option("--dataset", help="Its name in the store; by default the folder's.")
+@click.option("--split", help="Only this split: train, val or test.")
+@click.option(
+    "--layers", default="last", show_default=True, help="last, all, last n, -1,-2, or module paths and globs."
+)
+@click.option("--pooling", help="mean, max, cls, gridG, flatten; by default the family's own.")
+@click.option("--weights", type=click.Path(), help="A checkpoint: safetensors, or a torch file without code.")
+@click.option("-b", "--batch-size", type=click.IntRange(1), help="Pictures a forward pass (a new cache: 32).")
+@click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
+@DEVICE
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True)
+@click.option("--img-size", type=click.IntRange(1), help="Input size in pixels, in place of the model's own.")
+@click.option("--mean", type=Floats(), help="Per channel, in place of the model's own.")
+@click.option("--std", type=Floats(), help="Per channel, in place of the model's own.")
+@click.option("--crop-pct", type=float, help="Part of the resized picture kept by the centre crop.")
+@click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
+@click.option("--model-kwargs", type=JSONValue(), help="JSON object passed on to timm.create_model.")
+@click.option("--shard", type=Shard(), help="Do only part i of n of the units, i from 0.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
+@MAX_FAILURES
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Remove what is stored of these layers first.")
+@JSON
+def extract(data: str, root: str, max_failures: int, as_json: bool, **options: Any) -> None:
+    """Run a frozen backbone once over DATA and store its layers.
+
+    DATA is a folder (class/x.jpg, or train|val|test/class/x.jpg), a CSV or Parquet manifest (path,
+    label, split), or a built-in data set (digits, greek).
+    """
+    from toptune.extract import extract as run_extraction
+    from toptune.workflows import extraction_progress
+
+    with extraction_progress() as progress:
+        summary = run_extraction(data, store=root, progress=progress, **options)
+    show(as_json, summary.to_json(), str(summary))
+    report_failures(summary.failed, max_failures)
+
+
+@toptune.command()
+@STORE
+@click.option("--dataset", required=True, help="The data set's name in the store.")
+@click.option("--model", required=True, help="As given to extract.")
+@click.option(
+    "--head", default="falkon", show_default=True, help="falkon, ridge, logistic, svm, knn or forest."
+)
+@click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
+@click.option("--layers", help="all, or stored layers and globs with commas; by default last.")
+@click.option("--pooling", help="Which pooling, where a layer was stored with several.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--kernel", default="gaussian", show_default=True, help="gaussian, laplacian, matern12/32/52, linear."
+)
+@click.option(
+    "--penalty", type=Floats(), help="One value or a grid; by default selected by cross-validation."
+)
+@click.option("--sigma", type=Floats(), help="Kernel width, one or a grid; by default selected.")
+@click.option("--centers", "n_centers", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds of the selection.")
+@click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
+@click.option("--val", type=click.Choice(["train", "drop"]), default="train", show_default=True)
+@click.option(
+    "--group-by", help="A manifest column, or a pattern on the id: groups never straddle the split."
+)
+@click.option("--class-weight", type=click.Choice(["balanced"]))
+@click.option("--params", type=JSONValue(), help="JSON object of the head's own parameters.")
+@click.option(
+    "--skip-failed", "allow_failed", is_flag=True, help="Leave out pictures that could not be read."
+)
+@click.option("--device", help="cpu, cuda or cuda:N.")
+@JSON
+def train(root: str, as_json: bool, **options: Any) -> None:
+    """Train a head on stored features; nothing is extracted again."""
+    from toptune.train import train as run_training
+
+    run = run_training(root, **options)
+    show(as_json, run.to_json(), str(run))
+
+
+@toptune.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@click.option("--store", "root", help="Another store than the one trained from.")
+@click.option("--dataset", help="Another data set; all its labelled rows are scored.")
+@click.option("--data", help="Pictures with labels, read directly; no store is needed.")
+@DEVICE
+@JSON
+def evaluate(
+    run: str, root: str | None, dataset: str | None, data: str | None, device: str, as_json: bool
+) -> None:
+    """Score a RUN: on its own test rows, another stored data set, or pictures."""
+    from toptune.workflows import describe_metrics
+    from toptune.workflows import evaluate as run_evaluation
+
+    metrics = run_evaluation(run, store=root, dataset=dataset, data=data, device=device)
+    show(as_json, metrics, describe_metrics(metrics))
+
+
+@toptune.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--probabilities", is_flag=True, help="One more column a class.")
+@click.option("-b", "--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--model", help="Where the backbone is now, if it has moved (local-dir:FOLDER).")
+@click.option("--weights", type=click.Path(), help="Where the checkpoint is now, if it has moved.")
+@DEVICE
+@MAX_FAILURES
+@JSON
+def predict(
+    run: str,
+    paths: tuple[str, ...],
+    form: str,
+    probabilities: bool,
+    max_failures: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Classify pictures, or folders of pictures, with a RUN and its backbone."""
+    from toptune.workflows import Classifier, write_predictions
+
+    batch_size = options.pop("batch_size")
+    classifier = Classifier.load(run, **options)
+    predictions = classifier.predict(paths, batch_size=batch_size)
+    if as_json:
+        rows = [prediction.to_json(probabilities=probabilities) for prediction in predictions]
+        show(True, {"classes": classifier.classes, "predictions": rows}, "")
+    else:
+        write_predictions(
+            predictions, sys.stdout, form=form, probabilities=probabilities, classes=classifier.classes
+        )
+    report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
+
+
+@toptune.command()
+@click.argument("model")
+@click.option("--weights", type=click.Path())
+@click.option("--img-size", type=click.IntRange(1))
+@click.option("--model-kwargs", type=JSONValue())
+@JSON
+def layers(model: str, as_json: bool, **options: Any) -> None:
+    """List a MODEL's layers with shapes, poolings and bytes per picture."""
+    from toptune.extract import list_taps
+
+    taps = list_taps(model, **options)
+    rows = [tap.to_json() for tap in taps]
+    show(as_json, {"model": model, "layers": rows}, table(rows))
+
+
+@toptune.command()
+@click.argument("pattern", default="*")
+@JSON
+def models(pattern: str, as_json: bool) -> None:
+    """List backbones with pretrained weights, the embedded one first."""
+    from toptune.extract import list_models
+
+    names = list_models(pattern)
+    show(as_json, {"pattern": pattern, "models": names}, "\n".join(names))
+
+
+@toptune.command()
+@click.option("--out", default="toptune-demo", show_default=True, type=click.Path())
+@JSON
+def demo(out: str, as_json: bool) -> None:
+    """Extract, train and predict on handwritten digits with the embedded backbone."""
+    from toptune.workflows import demo as run_demo
+
+    report = run_demo(out)
+    show(as_json, report.to_json(), str(report))
+
+
+@toptune.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers: versions, devices, precision, caches."""
+    from toptune.workflows import examine_machine
+
+    facts = examine_machine()
+    show(as_json, facts, "\n".join(f"{key:<22} {value}" for key, value in facts.items()))
+
+
+@toptune.group()
+def store() -> None:
+    """Look into a feature store."""
+
+
+@store.command("ls")
+@STORE
+@JSON
+def store_ls(root: str, as_json: bool) -> None:
+    """List the caches: size, rows, layers, complete or not, who, when."""
+    from toptune.store import FeatureStore, list_caches
+
+    rows = list_caches(FeatureStore.open(root))
+    show(as_json, {"caches": rows}, table(rows) if rows else f"no caches in {root}")
+
+
+@store.command("show")
+@STORE
+@click.option("--model", help="Only caches of this model.")
+@click.option("--dataset", help="Only caches of this data set.")
+@JSON
+def store_show(root: str, model: str | None, dataset: str | None, as_json: bool) -> None:
+    """Show what decides a cache's numbers, and why two caches differ."""
+    from toptune.store import FeatureStore, show_caches
+
+    shown = show_caches(FeatureStore.open(root), model=model, dataset=dataset)
+    show(as_json, shown, json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+@store.command("verify")
+@STORE
+@click.option("--deep", is_flag=True, help="Read every byte against its checksum.")
+@JSON
+def store_verify(root: str, deep: bool, as_json: bool) -> None:
+    """Check the store: 0 clean, 1 damaged, 3 incomplete, 2 no such store."""
+    from toptune.store import FeatureStore, verify
+
+    report = verify(FeatureStore.open(root), deep=deep)
+    show(as_json, report.to_json(), str(report))
+    raise SystemExit(report.exit_code)
+
+
+def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:
+    """Print one JSON object, or text for people."""
+    click.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Align rows with the same keys under their names."""
+    rows = list(rows)
+    cells = [[str(key) for key in rows[0]], *([cell_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def cell_text(value: Any) -> str:
+    """Write lists with spaces and everything else as it is."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
+    """Name the pictures that failed on standard error; exit 4 when they are too many."""
+    for name, reason in list(failed.items())[:20]:
+        click.echo(f"failed: {name}: {reason}", err=True)
+    if len(failed) > 20:
+        click.echo(f"... and {len(failed) - 20} more", err=True)
+    if len(failed) > allowed:
+        click.echo(f"{len(failed)} pictures failed; --max-failures allows {allowed}", err=True)
+        raise SystemExit(4)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; every failure is one message and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # A job scheduler's SIGTERM stops the work as Ctrl-C does: cleanly, and to be resumed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        toptune.main(arguments, prog_name="toptune", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = fail("stopped; the same command resumes", 3, arguments)
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: nothing to say, and nobody to say it to.
+        sys.stdout = None
+        code = 0
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        code = fail(*explain(error), arguments)
+    else:
+        code = 0
+    raise SystemExit(code)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Give the message and the exit code of a failure."""
+    from toptune.store.errors import ToptuneError
+
+    if isinstance(error, ToptuneError):
+        return str(error), error.exit_code
+    name = type(error).__name__
+    return (
+        f"{name}: {error}\nThis is a fault in toptune or its surroundings; --debug before the command shows where.",
+        1,
+    )
+
+
+def fail(message: str, code: int, arguments: list[str]) -> int:
+    """Say what went wrong, on standard error and, with ``--json``, as the one JSON object."""
+    click.echo(f"error: {message}", err=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": message, "exit_code": code}))
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+# Everything a fresh machine needs: `make demo` to see it work, `make test` to test it.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The environment is made anew only when what it is made of has changed.
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test check format bench pretrain clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "toptune needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## install, then extract, train and report on pictures that need no download
+	$(BIN)/toptune demo
+
+test: $(READY) ## the test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the source into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## ratios against named peers; see benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/heads.py
+
+pretrain: $(READY) ## make the embedded backbone's weights again
+	$(BIN)/python scripts/pretrain_glyphs.py
+
+clean: ## remove the environment and everything made by running
+	rm -rf $(VENV) toptune-demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,87 @@
+"""The layout of the repository: what may import what, and that packaging ships it all."""
+
+import ast
+import importlib
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("store", "extract", "train", "workflows")
+MAY_IMPORT = {
+    "store": {"store"},
+    "extract": {"store", "extract"},
+    "train": {"store", "train"},
+    "workflows": {"store", "extract", "train", "workflows"},
+    "cli": {"store", "extract", "train", "workflows", "cli"},
+}
+ONLY_IN = {"zarr": {"store/zarr_arrays.py"}, "click": {"cli.py"}}
+NOT_IN = {"torch": ("store/", "cli.py"), "timm": ("store/", "train/", "cli.py")}
+
+
+def sources() -> list[Path]:
+    return [ROOT / "cli.py", *(path for part in PARTS for path in sorted((ROOT / part).glob("*.py")))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = path.stem if path.parent == ROOT else path.parent.name
+    parts = {name.split(".")[1] for name in imported(path) if name.startswith("toptune.")}
+    assert parts <= MAY_IMPORT[part]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_libraries_stay_where_they_belong(path: Path) -> None:
+    where = path.relative_to(ROOT).as_posix()
+    libraries = {name.split(".")[0] for name in imported(path)}
+    for library, files in ONLY_IN.items():
+        assert library not in libraries or where in files
+    for library, places in NOT_IN.items():
+        assert library not in libraries or not where.startswith(places)
+    assert not libraries & {"pickle", "joblib", "cloudpickle", "dill"}, "nothing is ever pickled"
+
+
+def test_the_package_list_is_the_folders() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["packages"] == ["toptune", *(f"toptune.{part}" for part in sorted(PARTS))]
+    assert [path.name for path in ROOT.glob("*.py")] == ["cli.py"]
+    assert not (ROOT / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_all_names_exactly_what_is_public(part: str) -> None:
+    module = importlib.import_module(f"toptune.{part}")
+    assert list(module.__all__) == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name).__doc__, f"toptune.{part}.{name} has no docstring"
+
+
+def test_help_answers_at_once_and_without_torch() -> None:
+    code = (
+        "import sys\nfrom toptune.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert not {'torch', 'timm', 'numpy', 'zarr', 'sklearn'} & sys.modules.keys()"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "extract" in done.stdout
+    assert min(seconds) < 0.5
