@@ -1,1 +1,56 @@
-"""toptune."""
+"""What is on disk and how it is cut; knows nothing of images or kernels."""
+
+from toptune.store.blocks import ArrayBlocks, Blocks
+from toptune.store.errors import (
+    ConflictError,
+    CorruptError,
+    FormatVersionError,
+    IncompleteError,
+    InputError,
+    InterruptedRunError,
+    NumericalError,
+    StoreError,
+    StoreNotFoundError,
+    ToptuneError,
+    UnreadableImageError,
+    WeightsError,
+)
+from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.feature_store import FeatureStore
+from toptune.store.ledger import LedgerEntry
+from toptune.store.manifest import Manifest
+from toptune.store.names import plain_model_name
+from toptune.store.provenance import provenance
+from toptune.store.recipe import Recipe, canonical_json
+from toptune.store.units import choose_unit_rows, format_units, shard_units
+from toptune.store.zarr_arrays import ArraySpec
+
+__all__ = [
+    "CONTENT_ARRAY",
+    "ArrayBlocks",
+    "ArraySpec",
+    "Blocks",
+    "ConflictError",
+    "CorruptError",
+    "FeatureCache",
+    "FeatureStore",
+    "FormatVersionError",
+    "IncompleteError",
+    "InputError",
+    "InterruptedRunError",
+    "LedgerEntry",
+    "Manifest",
+    "NumericalError",
+    "Recipe",
+    "StoreError",
+    "StoreNotFoundError",
+    "ToptuneError",
+    "UnreadableImageError",
+    "WeightsError",
+    "canonical_json",
+    "choose_unit_rows",
+    "format_units",
+    "plain_model_name",
+    "provenance",
+    "shard_units",
+]

@@ -37,7 +37,15 @@ class Blocks(Protocol):
         ...
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Return the ``(len(rows), d)`` values of some rows, in the order given."""
+        """Return the ``(len(rows), d)`` values of some rows, in the order given.
+
+        Raises
+        ------
+        IndexError
+            If a row is not one of ``0 .. n - 1``.
+        TypeError
+            If `rows` are not whole numbers; a mask is not a list of rows.
+        """
         ...
 
 
@@ -60,7 +68,23 @@ class ArrayBlocks:
             yield rows, self.values[rows]
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
-        return np.asarray(self.values[np.asarray(rows, dtype=np.intp)])
+        return np.asarray(self.values[row_numbers(rows, self.shape[0])])
+
+
+def row_numbers(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
+    """Return `rows` as an array of row numbers of ``0 .. n - 1``, or raise as `Blocks.take` does."""
+    given = np.asarray(rows)
+    if given.ndim != 1:
+        raise TypeError(f"rows have shape {given.shape}; a list of row numbers is needed")
+    if len(given) and given.dtype.kind not in "iu":
+        raise TypeError(
+            f"rows are {given.dtype}; row numbers are needed (np.flatnonzero turns a mask into them)"
+        )
+    numbers = given.astype(np.intp)
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= n):
+        odd = numbers.min() if numbers.min() < 0 else numbers.max()
+        raise IndexError(f"row {odd} is not one of the {n} rows, which count from 0")
+    return numbers
 
 
 def row_slices(

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from toptune.store.errors import CorruptError
+from toptune.store.errors import CorruptError, FormatVersionError, InputError
 
 RECIPE_VERSION = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
     """How features are computed from a picture's bytes.
 
-    Equal recipes give interchangeable features; different ones never share a cache. Who computed
+    Equal recipes give interchangeable features; different ones never share a cache. Equality is that of
+    the canonical text, so tuples and lists are the same and 1 and 1.0 are not. Who computed
     them, when and where is recorded beside the recipe, never in it (DESIGN §2).
 
     Attributes
@@ -45,6 +46,20 @@ class Recipe:
     precision: str
     version: int = RECIPE_VERSION
 
+    def __post_init__(self) -> None:
+        for name in ("model_kwargs", "transform"):
+            try:
+                plain = json.loads(canonical_json(dict(getattr(self, name))))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"recipe field {name} must hold finite JSON values: {error}") from error
+            object.__setattr__(self, name, plain)  # frozen for everybody else
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_json() == other.to_json() if isinstance(other, Recipe) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
     def to_json(self) -> str:
         """Canonical text: equal recipes give equal bytes."""
         return canonical_json(asdict(self))
@@ -57,10 +72,18 @@ class Recipe:
         ------
         CorruptError
             If the text is not a recipe: not JSON, or with missing or unknown fields.
+        FormatVersionError
+            If a newer toptune wrote it.
         """
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+            values = json.loads(text)
+            if values.get("version") != RECIPE_VERSION:
+                raise FormatVersionError(
+                    f"the recipe has version {values.get('version')!r}; this toptune supports version "
+                    f"{RECIPE_VERSION}; upgrade toptune, or extract the features again"
+                )
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
             raise CorruptError(f"not a recipe: {error}; was the file edited by hand?") from error
 
     @property

@@ -1,0 +1,191 @@
+"""Put-if-absent: a file appears under its name whole and durable, or not at all.
+
+Write a temporary file in the same folder, fsync it, link it to its name, fsync the folder. A hard
+link fails when the name is taken, also over NFS, so that of two writers one wins and the other is told.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from toptune.store.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+TEMPORARY_PREFIX = ".tmp-"
+
+_NEXT_STEP = {
+    errno.ENOSPC: "free some space and run the same command again; what is committed stays",
+    errno.EDQUOT: "raise the quota or free some space and run the same command again",
+    errno.EFBIG: "raise the limit on file sizes and run the same command again",
+    errno.EACCES: "ask the owner for write permission, or use another --store",
+    errno.EPERM: "the file system may not support hard links; use another --store",
+    errno.ENOTSUP: "the file system does not support hard links; use another --store",
+    errno.EROFS: "the file system is read-only; use another --store",
+    errno.EIO: "check the disk, then run the same command again",
+}
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder name is one that an interrupted writer leaves behind."""
+    return name.startswith(TEMPORARY_PREFIX)
+
+
+def put_if_absent(path: Path, data: bytes) -> bool:
+    """Publish `data` as `path` unless the name is taken; durable when this returns.
+
+    Parameters
+    ----------
+    path : Path
+        Where; folders are made as needed, with the permissions of the umask.
+    data : bytes
+        The whole content.
+
+    Returns
+    -------
+    bool
+        True if this call published it, False if there is a file already (which may be anything).
+
+    Raises
+    ------
+    StoreError
+        If the system refuses; nothing is left behind under `path`.
+    """
+    with _explained(path):
+        _make_folder(path.parent)
+        temporary = _temporary(path)
+        try:
+            _write_durably(temporary, data)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                # Over NFS the answer to a link that succeeded may be lost and the retry told EEXIST.
+                if temporary.stat().st_nlink != 2:
+                    return False
+            _sync_folder(path.parent)
+            return True
+        finally:
+            _remove(temporary)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Publish `data` as `path` whatever is there; readers see the old content or the new.
+
+    For hints and for marks found damaged, never for what is committed.
+    """
+    with _explained(path):
+        _make_folder(path.parent)
+        temporary = _temporary(path)
+        try:
+            _write_durably(temporary, data)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            _remove(temporary)
+
+
+def put_folder_if_absent(path: Path, files: Mapping[str, bytes]) -> bool:
+    """Publish a folder of files in one step unless there is one; like `put_if_absent`."""
+    with _explained(path):
+        _make_folder(path.parent)
+        temporary = _temporary(path)
+        try:
+            temporary.mkdir()
+            for name, data in files.items():
+                _write_durably(temporary / name, data)
+            _sync_folder(temporary)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    return False
+                raise
+            _sync_folder(path.parent)
+            return True
+        finally:
+            for name in files:
+                _remove(temporary / name)
+            with contextlib.suppress(OSError):
+                temporary.rmdir()
+
+
+def remove_damaged(path: Path, seen: os.stat_result) -> None:
+    """Take a file that was read and found damaged out of the way.
+
+    It is moved aside first and looked at: if another writer put a sound file there in the meantime,
+    that one goes back to its name.
+    """
+    with _explained(path):
+        aside = _temporary(path)
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        try:
+            if not os.path.samestat(aside.stat(), seen):
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, path)
+            _sync_folder(path.parent)
+        finally:
+            _remove(aside)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(data)
+        while len(left):
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; each new name is durable in its parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no fsync for folders; their link is synchronous.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        logger.warning("temporary file %s stays behind: %s", path, error.strerror)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        code = error.errno or 0
+        step = _NEXT_STEP.get(code, "nothing was published under that name; run the same command again")
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; {step}") from error

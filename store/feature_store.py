@@ -1,0 +1,339 @@
+"""`FeatureStore`: the shared root that holds data sets and caches."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from toptune.store import commit, datasets
+from toptune.store.errors import (
+    ConflictError,
+    CorruptError,
+    FormatVersionError,
+    InputError,
+    StoreError,
+    StoreNotFoundError,
+)
+from toptune.store.feature_cache import CACHE_KIND, FeatureCache
+from toptune.store.manifest import Manifest
+from toptune.store.names import check_inside, check_name, plain_model_name
+from toptune.store.provenance import provenance
+from toptune.store.recipe import Recipe, canonical_json
+from toptune.store.sealed import check_version, seal, unseal
+
+logger = logging.getLogger(__name__)
+
+STORE_FILE = "toptune.json"
+STORE_DESCRIPTOR = b'{"format": "toptune-store", "version": 1}\n'
+_WITH_DIGEST = re.compile(r"(?P<name>.+)@(?P<digest>[0-9a-f]{8,64})")
+
+
+class FeatureStore:
+    """A folder of data sets and of features extracted from them; shared by many readers and writers.
+
+    Open one with `open` or `create`.
+
+    Attributes
+    ----------
+    root : Path
+        The folder, absolute.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.root)!r})"
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> "FeatureStore":
+        """Open an existing store; reading needs no write permission.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is none.
+        FormatVersionError
+            If another version of the format is there.
+        CorruptError
+            If its descriptor is damaged.
+        """
+        folder = _local(root)
+        path = folder / STORE_FILE
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreNotFoundError(
+                f"{folder} is no feature store (it has no {STORE_FILE}); check --store, or run extract first"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            content = json.loads(data)
+            kind, version = content["format"], content["version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptError(f"{path} is damaged; it should hold {STORE_DESCRIPTOR.decode()}") from error
+        if kind != "toptune-store":
+            raise StoreError(f"{path} says format {kind!r} where 'toptune-store' is needed")
+        check_version(version, path)
+        return cls(folder)
+
+    @classmethod
+    def create(cls, root: str | os.PathLike[str]) -> "FeatureStore":
+        """Open the store at `root`, made first if there is none.
+
+        Raises
+        ------
+        ConflictError
+            If the folder holds something else.
+        StoreError
+            If it cannot be written.
+        """
+        folder = _local(root)
+        if not (folder / STORE_FILE).exists():
+            if folder.exists() and not folder.is_dir():
+                raise ConflictError(f"{folder} is a file; give --store another name")
+            strangers = folder.is_dir() and any(not commit.is_temporary(p.name) for p in folder.iterdir())
+            # Asked again, because another process may have made the store since the first look.
+            if strangers and not (folder / STORE_FILE).exists():
+                raise ConflictError(
+                    f"{folder} is not empty and no feature store; give --store an empty or new folder"
+                )
+            commit.put_if_absent(folder / STORE_FILE, STORE_DESCRIPTOR)
+        return cls.open(folder)
+
+    # Data sets
+
+    def datasets(self) -> list[str]:
+        """List the data sets' names, sorted."""
+        return datasets.dataset_names(self.root)
+
+    def manifest(self, dataset: str) -> Manifest:
+        """Return a data set's manifest.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is no such data set.
+        CorruptError
+            If it is damaged.
+        """
+        return datasets.read_dataset(self.root, dataset)
+
+    def register(self, dataset: str, manifest: Manifest) -> Manifest:
+        """Register a manifest under a name, or adopt the same content that is there.
+
+        Modification times are no content: those first registered stay.
+
+        Raises
+        ------
+        ConflictError
+            If the name is taken by other content; says what differs.
+        """
+        return datasets.register_dataset(self.root, dataset, manifest)
+
+    # Caches
+
+    def caches(self, *, dataset: str | None = None) -> list[FeatureCache]:
+        """List the caches, sorted by data set and name; unreadable ones are logged and left out."""
+        found: list[FeatureCache] = []
+        for folder in self._cache_folders(dataset):
+            try:
+                found.append(self._open_cache(folder))
+            except (CorruptError, FormatVersionError, StoreNotFoundError) as error:
+                logger.warning("left out: %s", error)
+        return found
+
+    def cache(self, model: str, dataset: str) -> FeatureCache:
+        """Return the cache of a model over a data set.
+
+        Parameters
+        ----------
+        model : str
+            As given to extract (``arch.tag``, ``local-dir:...``, ``hf-hub:...``), or ``name@digest8``.
+        dataset : str
+            Name of the data set.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is none; lists what there is.
+        ConflictError
+            If there are several; lists them with their differences.
+        """
+        datasets.read_record(self.root, dataset)
+        folders = list(self._cache_folders(dataset))
+        plain = plain_model_name(model)
+        chosen = [folder for folder in folders if _split(folder)[0] == plain]
+        exact = _WITH_DIGEST.fullmatch(plain)
+        if not chosen and exact:
+            name, digest = exact["name"], exact["digest"]
+            chosen = [folder for folder in folders if _split(folder) == (name, digest[:8])]
+        if not chosen:
+            there = ", ".join(folder.parent.name for folder in folders) or "none"
+            raise StoreNotFoundError(
+                f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: {there}); "
+                "run extract first"
+            )
+        caches = [self._open_cache(folder) for folder in chosen]
+        if len(caches) > 1:
+            first = caches[0]
+            lines = [first.name] + [
+                f"{other.name} ({first.name} against this: "
+                f"{'; '.join(first.recipe.differences(other.recipe)) or 'the same recipe'})"
+                for other in caches[1:]
+            ]
+            raise ConflictError(
+                f"{len(caches)} caches of {plain!r} over {dataset!r}: {', '.join(lines)}; "
+                "give one of these names as --model"
+            )
+        return caches[0]
+
+    def create_cache(
+        self,
+        model: str,
+        dataset: str,
+        recipe: Recipe,
+        *,
+        unit_rows: int,
+        batch_size: int,
+        backbone: Mapping[str, Any],
+    ) -> FeatureCache:
+        """Make a cache, or adopt the one with the same recipe as it is, whatever its model name.
+
+        Parameters
+        ----------
+        model : str
+            As given to extract; reduced to the plain name.
+        dataset : str
+            Name of a registered data set.
+        recipe : Recipe
+            Everything that decides the numbers.
+        unit_rows, batch_size : int
+            Rows of a unit and of a forward pass; an adopted cache keeps its own.
+        backbone : mapping
+            JSON values that load the backbone again.
+        """
+        record = datasets.read_record(self.root, dataset)
+        name, digest = plain_model_name(model), recipe.digest
+        for folder in self._cache_folders(dataset):
+            if _split(folder)[1] == digest[:8]:
+                cache = self._open_cache(folder)
+                if cache.digest == digest:
+                    return cache
+        _check_cut(unit_rows, batch_size, record["n_rows"])
+        folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
+        values = {
+            "model": name,
+            "dataset": folder.name,
+            "recipe_sha256": digest,
+            "pictures_sha256": record["pictures_sha256"],
+            "n_rows": record["n_rows"],
+            "unit_rows": unit_rows,
+            "batch_size": batch_size,
+            "backbone": json.loads(canonical_json(dict(backbone))),
+            "created": provenance(),
+        }
+        files = {"recipe.json": recipe.to_json().encode(), "cache.json": seal(CACHE_KIND, values)}
+        commit.put_folder_if_absent(check_inside(self.root, folder), files)
+        cache = self._open_cache(folder)
+        if cache.digest != digest:
+            raise ConflictError(
+                f"{folder} holds another recipe with the same first digits: "
+                f"{'; '.join(cache.recipe.differences(recipe))}; use another --store"
+            )
+        return cache
+
+    def find_request(self, dataset: str, key: str) -> tuple[FeatureCache, list[str]] | None:
+        """Return the cache and arrays that `FeatureCache.remember_request` noted under `key`.
+
+        None when there is no note, or notes in several caches: then the question has to be worked out.
+        """
+        found = []
+        for folder in self._cache_folders(dataset):
+            if (folder / "requests" / f"{check_name(key, what='request')}.json").exists():
+                cache = self._open_cache(folder)
+                arrays = cache.recall_request(key)
+                if arrays is not None:
+                    found.append((cache, arrays))
+        return found[0] if len(found) == 1 else None
+
+    def _cache_folders(self, dataset: str | None) -> Iterator[Path]:
+        features = self.root / "features"
+        if not features.is_dir():
+            return
+        wanted = None if dataset is None else check_name(dataset, what="data set")
+        for model in sorted(features.iterdir()):
+            if not model.is_dir() or commit.is_temporary(model.name):
+                continue
+            for folder in sorted(model.iterdir()):
+                if not folder.is_dir() or commit.is_temporary(folder.name):
+                    continue
+                if wanted is None or folder.name == wanted:
+                    yield folder
+
+    def _open_cache(self, folder: Path) -> FeatureCache:
+        check_inside(self.root, folder)
+        name, digest8 = _split(folder)
+        path = folder / "cache.json"
+        text, data = _read(folder / "recipe.json"), _read(path)
+        values = unseal(CACHE_KIND, data, path)
+        digest = hashlib.sha256(text).hexdigest()
+        if digest != values["recipe_sha256"] or digest[:8] != digest8:
+            raise CorruptError(f"{folder / 'recipe.json'} does not match the digest in {path} or in the path")
+        if (values["model"], values["dataset"]) != (name, folder.name):
+            raise CorruptError(f"{path} belongs to {values['model']} over {values['dataset']}; was it moved?")
+        record = datasets.read_record(self.root, folder.name)
+        if record["pictures_sha256"] != values["pictures_sha256"]:
+            raise CorruptError(
+                f"{folder} was made from other pictures than data set {folder.name!r} now holds; "
+                "remove the cache and run extract again"
+            )
+        return FeatureCache(
+            root=self.root,
+            path=folder,
+            model=name,
+            digest=digest,
+            dataset=folder.name,
+            recipe=Recipe.from_json(text.decode()),
+            backbone=values["backbone"],
+            n_rows=values["n_rows"],
+            unit_rows=values["unit_rows"],
+            batch_size=values["batch_size"],
+            created=values["created"],
+        )
+
+
+def _split(folder: Path) -> tuple[str, str]:
+    """Split ``.../<model>@<digest8>/<dataset>`` into model and digest8."""
+    name, _, digest8 = folder.parent.name.rpartition("@")
+    return name, digest8
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is gone; restore it from a copy, or remove its folder") from error
+
+
+def _check_cut(unit_rows: int, batch_size: int, n_rows: int) -> None:
+    if unit_rows < 1 or batch_size < 1:
+        raise InputError(f"unit_rows {unit_rows} and batch_size {batch_size} must be at least 1")
+    if unit_rows < n_rows and unit_rows % batch_size:
+        raise InputError(
+            f"unit_rows {unit_rows} is no multiple of batch_size {batch_size}; a batch would be cut"
+        )
+
+
+def _local(root: str | os.PathLike[str]) -> Path:
+    text = os.fspath(root)
+    if "://" in text:
+        raise InputError(f"store {text!r} is not a local folder; only those are supported so far")
+    if not text:
+        raise InputError("--store is empty; give a folder")
+    return Path(text).absolute()

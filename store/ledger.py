@@ -1,0 +1,101 @@
+"""One ledger entry: the mark that a unit of an array is done, written last."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from toptune.store.errors import CorruptError
+from toptune.store.sealed import seal, unseal
+
+KIND = "toptune-ledger-entry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
+    """What is known of one committed unit of one array.
+
+    Attributes
+    ----------
+    array : str
+        ``<tap>.<pooling>``.
+    unit : int
+        Number of the unit.
+    start, stop : int
+        Its rows.
+    n_bytes : int
+        Size of the shard's file.
+    sha256 : str
+        Digest of the shard's file.
+    non_finite : int
+        NaN or infinite values in rows that did not fail.
+    failed : Mapping[int, str]
+        Row to reason, for pictures that could not be used; their values are NaN.
+    seconds : float
+        Time the unit took, over all arrays written with it.
+    host, when : str
+        Machine and UTC time of the commit.
+    """
+
+    array: str
+    unit: int
+    start: int
+    stop: int
+    n_bytes: int
+    sha256: str
+    non_finite: int
+    failed: Mapping[int, str]
+    seconds: float
+    host: str
+    when: str
+
+    def to_bytes(self) -> bytes:
+        """Render the entry's file."""
+        return seal(
+            KIND,
+            {
+                "array": self.array,
+                "unit": self.unit,
+                "rows": [self.start, self.stop],
+                "bytes": self.n_bytes,
+                "sha256": self.sha256,
+                "non_finite": self.non_finite,
+                "failed": {str(row): reason for row, reason in sorted(self.failed.items())},
+                "seconds": self.seconds,
+                "host": self.host,
+                "when": self.when,
+            },
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: Path) -> "LedgerEntry":
+        """Read what `to_bytes` rendered; `path` is named in messages.
+
+        Raises
+        ------
+        CorruptError
+            If it is damaged.
+        FormatVersionError
+            If a newer toptune wrote it.
+        """
+        values = unseal(KIND, data, path)
+        try:
+            return cls(
+                array=values["array"],
+                unit=values["unit"],
+                start=values["rows"][0],
+                stop=values["rows"][1],
+                n_bytes=values["bytes"],
+                sha256=values["sha256"],
+                non_finite=values["non_finite"],
+                failed={int(row): reason for row, reason in values["failed"].items()},
+                seconds=values["seconds"],
+                host=values["host"],
+                when=values["when"],
+            )
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptError(f"{path} is no ledger entry: {type(error).__name__} {error}") from error
+
+
+def entry_name(unit: int) -> str:
+    """Name of the entry's file: ``000042.json``."""
+    return f"{unit:06d}.json"
