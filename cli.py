@@ -8,12 +8,10 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the s
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 import click
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 STORE = click.option(
     "--store",
@@ -21,7 +19,7 @@ STORE = click.option(
     required=True,
     envvar="TOPTUNE_STORE",
     metavar="ROOT",
-    help="The feature store's folder.",
+    help="The store's folder.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -34,57 +32,45 @@ MAX_FAILURES = click.option(
 )
 
 
-class JSONValue(click.ParamType):
-    """A JSON object given on the command line."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse, or say where the text stops being a JSON object."""
-        try:
-            parsed = json.loads(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail(f"{value!r} is not a JSON object such as '{{\"depth\": 4}}'", param, ctx)
-        return parsed
+def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:  # noqa: ARG001
+    """Parse a JSON object, or say where the text stops being one."""
+    if value is None:
+        return None
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object such as '{{\"depth\": 4}}'")
+    return parsed
 
 
-class Floats(click.ParamType):
-    """Numbers with commas between them: ``1e-6,1e-4``."""
-
-    name = "floats"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Give a tuple, or name the part that is no number."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+def parse_floats(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:  # noqa: ARG001
+    """Parse one number, or several with commas between them: ``1e-6,1e-4``."""
+    if value is None:
+        return None
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}; give numbers such as 0.5 or 1e-6,1e-4") from error
+    return numbers
 
 
-class Shard(click.ParamType):
-    """``i/n``: part i of n, i from 0."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Give ``(i, n)``."""
-        if not isinstance(value, str):
-            return value
-        index, slash, count = value.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            self.fail(f"{value!r} is not i/n with 0 <= i < n, for instance 0/4", param, ctx)
-        return int(index), int(count)
+def parse_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:  # noqa: ARG001
+    """Parse ``i/n``: part i of n, i from 0."""
+    if value is None:
+        return None
+    index, slash, count = value.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise click.BadParameter(f"{value!r} is not i/n with 0 <= i < n, for instance 0/4")
+    return int(index), int(count)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="toptune")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 def toptune(debug: bool) -> None:
-    """Extract a frozen backbone's layers once; train classifiers on them in seconds.
+    r"""Extract a frozen backbone's layers once; train classifiers on them in seconds.
 
     \b
     toptune demo                                    see it work, nothing to download
@@ -110,12 +96,12 @@ def toptune(debug: bool) -> None:
 @DEVICE
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True)
 @click.option("--img-size", type=click.IntRange(1), help="Input size in pixels, in place of the model's own.")
-@click.option("--mean", type=Floats(), help="Per channel, in place of the model's own.")
-@click.option("--std", type=Floats(), help="Per channel, in place of the model's own.")
+@click.option("--mean", callback=parse_floats, help="Per channel, in place of the model's own.")
+@click.option("--std", callback=parse_floats, help="Per channel, in place of the model's own.")
 @click.option("--crop-pct", type=float, help="Part of the resized picture kept by the centre crop.")
 @click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
-@click.option("--model-kwargs", type=JSONValue(), help="JSON object passed on to timm.create_model.")
-@click.option("--shard", type=Shard(), help="Do only part i of n of the units, i from 0.")
+@click.option("--model-kwargs", callback=parse_object, help="JSON object passed on to timm.create_model.")
+@click.option("--shard", callback=parse_shard, help="Do only part i of n of the units, i from 0.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
 @MAX_FAILURES
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -151,18 +137,19 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
     "--kernel", default="gaussian", show_default=True, help="gaussian, laplacian, matern12/32/52, linear."
 )
 @click.option(
-    "--penalty", type=Floats(), help="One value or a grid; by default selected by cross-validation."
+    "--penalty", callback=parse_floats, help="One value or a grid; by default selected by cross-validation."
 )
-@click.option("--sigma", type=Floats(), help="Kernel width, one or a grid; by default selected.")
+@click.option("--sigma", callback=parse_floats, help="Kernel width, one or a grid; by default selected.")
 @click.option("--centers", "n_centers", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds of the selection.")
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
+@click.option("--resplit", is_flag=True, help="Draw a new split even where DATA had one.")
 @click.option("--val", type=click.Choice(["train", "drop"]), default="train", show_default=True)
 @click.option(
     "--group-by", help="A manifest column, or a pattern on the id: groups never straddle the split."
 )
 @click.option("--class-weight", type=click.Choice(["balanced"]))
-@click.option("--params", type=JSONValue(), help="JSON object of the head's own parameters.")
+@click.option("--params", callback=parse_object, help="JSON object of the head's own parameters.")
 @click.option(
     "--skip-failed", "allow_failed", is_flag=True, help="Leave out pictures that could not be read."
 )
@@ -178,25 +165,23 @@ def train(root: str, as_json: bool, **options: Any) -> None:
 
 @toptune.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
-@click.option("--store", "root", help="Another store than the one trained from.")
+@click.option("--store", help="Another store than the one trained from.")
 @click.option("--dataset", help="Another data set; all its labelled rows are scored.")
 @click.option("--data", help="Pictures with labels, read directly; no store is needed.")
 @DEVICE
 @JSON
-def evaluate(
-    run: str, root: str | None, dataset: str | None, data: str | None, device: str, as_json: bool
-) -> None:
+def evaluate(run: str, as_json: bool, **options: Any) -> None:
     """Score a RUN: on its own test rows, another stored data set, or pictures."""
     from toptune.workflows import describe_metrics
     from toptune.workflows import evaluate as run_evaluation
 
-    metrics = run_evaluation(run, store=root, dataset=dataset, data=data, device=device)
+    metrics = run_evaluation(run, **options)
     show(as_json, metrics, describe_metrics(metrics))
 
 
 @toptune.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("--probabilities", is_flag=True, help="One more column a class.")
 @click.option("-b", "--batch-size", type=click.IntRange(1), default=32, show_default=True)
@@ -224,9 +209,8 @@ def predict(
         rows = [prediction.to_json(probabilities=probabilities) for prediction in predictions]
         show(True, {"classes": classifier.classes, "predictions": rows}, "")
     else:
-        write_predictions(
-            predictions, sys.stdout, form=form, probabilities=probabilities, classes=classifier.classes
-        )
+        columns = classifier.classes if probabilities else []
+        write_predictions(predictions, sys.stdout, form=form, columns=columns)
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
 
 
@@ -234,7 +218,7 @@ def predict(
 @click.argument("model")
 @click.option("--weights", type=click.Path())
 @click.option("--img-size", type=click.IntRange(1))
-@click.option("--model-kwargs", type=JSONValue())
+@click.option("--model-kwargs", callback=parse_object)
 @JSON
 def layers(model: str, as_json: bool, **options: Any) -> None:
     """List a MODEL's layers with shapes, poolings and bytes per picture."""
@@ -384,7 +368,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     name = type(error).__name__
     return (
-        f"{name}: {error}\nThis is a fault in toptune or its surroundings; --debug before the command shows where.",
+        f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",
         1,
     )
 

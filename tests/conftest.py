@@ -1,0 +1,39 @@
+"""What tests of several folders share: pictures, the optional real data, the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shapes import save_shapes
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Thirty-six pictures of three shapes."""
+    return save_shapes(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Real weights and pictures, which a machine may lack."""
+    folder = Path(__file__).parents[2] / "shared" / "assets"
+    if not folder.is_dir():
+        pytest.skip("no real weights and pictures in ../shared/assets")
+    return folder
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; give exit code, standard output, standard error."""
+    from toptune.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run

@@ -1,0 +1,35 @@
+"""Small pictures that tests make for themselves."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+MODEL = "resnet10t.toptune_glyphs"
+SHAPES = ("disc", "square", "cross")
+
+
+def draw_shape(shape: str, seed: int) -> Image.Image:
+    """Draw one picture of a shape: 48 x 48, with noise, place and colour by seed."""
+    rng = np.random.default_rng([SHAPES.index(shape), seed])
+    picture = Image.fromarray(rng.integers(0, 60, (48, 48, 3), dtype=np.uint8))
+    draw = ImageDraw.Draw(picture)
+    x, y = rng.integers(4, 20, 2).tolist()
+    colour = tuple(rng.integers(150, 256, 3).tolist())
+    if shape == "disc":
+        draw.ellipse((x, y, x + 22, y + 22), fill=colour)
+    elif shape == "square":
+        draw.rectangle((x, y, x + 22, y + 22), fill=colour)
+    else:
+        draw.line((x, y, x + 22, y + 22), fill=colour, width=4)
+        draw.line((x, y + 22, x + 22, y), fill=colour, width=4)
+    return picture
+
+
+def save_shapes(folder: Path, per_class: int = 12) -> Path:
+    """Write a folder of pictures, ``<shape>/<number>.png``."""
+    for shape in SHAPES:
+        (folder / shape).mkdir(parents=True, exist_ok=True)
+        for seed in range(per_class):
+            draw_shape(shape, seed).save(folder / shape / f"{seed:03}.png")
+    return folder

@@ -1,0 +1,221 @@
+"""`Classifier`: a RUN folder and its backbone, from pictures to labels."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.extract import Backbone, decode_image, load_backbone
+from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
+from toptune.train import Run
+
+Picture = str | Path | bytes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one picture; ``error`` is set where it could not be read."""
+
+    path: str
+    label: str | None = None
+    confidence: float | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    def to_json(self, *, probabilities: bool = False) -> dict[str, Any]:
+        """Give the fields that apply, as JSON values."""
+        row: dict[str, Any] = {"path": self.path, "label": self.label, "confidence": self.confidence}
+        if probabilities:
+            row["probabilities"] = self.probabilities
+        if self.error:
+            row["error"] = self.error
+        return row
+
+
+class Classifier:
+    """A trained head on its frozen backbone.
+
+    Attributes
+    ----------
+    run : Run
+        What `toptune.train.train` wrote.
+    backbone : Backbone
+        The very backbone that the features came from: the recipes are equal.
+    """
+
+    def __init__(self, run: Run, backbone: Backbone) -> None:
+        self.run = run
+        self.backbone = backbone
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        device: str = "cpu",
+        model: str | None = None,
+        weights: str | Path | None = None,
+    ) -> "Classifier":
+        """Open a RUN folder and load the backbone that it was trained on.
+
+        Parameters
+        ----------
+        run : path
+            Folder that `toptune.train.train` wrote.
+        device : str
+            ``cpu``, ``cuda`` or ``cuda:N``.
+        model, weights : optional
+            Where the backbone or its checkpoint is now, if it has moved since.
+
+        Raises
+        ------
+        InputError
+            If `run` is not a RUN folder.
+        WeightsError
+            If the backbone found is not the one of the run; the message says what differs.
+        """
+        loaded = Run.load(run)
+        spec = dict(loaded.backbone)
+        if model is not None:
+            spec["name"] = model
+        if weights is not None:
+            spec["weights"] = str(weights)
+        backbone = load_backbone(**spec, device=device)
+        if backbone.recipe.digest != loaded.recipe.digest:
+            differences = "; ".join(loaded.recipe.differences(backbone.recipe))
+            raise WeightsError(
+                f"{spec['name']} is not the backbone that {run} was trained on: {differences}. "
+                "Give the original with --model or --weights."
+            )
+        return cls(loaded, backbone)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the columns of probabilities."""
+        return self.run.classes
+
+    def predict(self, images: Picture | Iterable[Picture], *, batch_size: int = 32) -> list[Prediction]:
+        """Classify pictures.
+
+        Parameters
+        ----------
+        images : path, bytes, or several of them
+            Files, folders (every file below them), or encoded pictures.
+        batch_size : int
+            Pictures a forward pass.
+
+        Returns
+        -------
+        list of Prediction
+            One a picture, in the order given; an unreadable one has an ``error`` and no label.
+
+        Raises
+        ------
+        InputError
+            If a path does not exist or a folder holds no file.
+        """
+        remaining = find_pictures([images] if isinstance(images, Picture) else images)
+        predictions: list[Prediction] = []
+        while batch := list(islice(remaining, batch_size)):
+            predictions += self._predict_batch(batch)
+        return predictions
+
+    def _predict_batch(self, pictures: Sequence[tuple[str, Path | bytes]]) -> list[Prediction]:
+        inputs: dict[int, torch.Tensor] = {}
+        errors: dict[int, str] = {}
+        for position, (_, picture) in enumerate(pictures):
+            try:
+                data = picture if isinstance(picture, bytes) else picture.read_bytes()
+                inputs[position] = self.backbone.transform(decode_image(data))
+            except (UnreadableImageError, OSError) as error:
+                errors[position] = str(error)
+        labels: dict[int, tuple[str, npt.NDArray[np.float64]]] = {}
+        if inputs:
+            names, probabilities = self.run.predict_blocks(
+                ArrayBlocks(self.features(torch.stack([*inputs.values()])))
+            )
+            labels = {
+                position: (str(name), row)
+                for position, name, row in zip(inputs, names, probabilities, strict=True)
+            }
+        return [
+            Prediction(path=path, error=errors[position])
+            if position in errors
+            else Prediction(
+                path=path,
+                label=labels[position][0],
+                confidence=float(labels[position][1].max()),
+                probabilities=dict(zip(self.classes, labels[position][1].tolist(), strict=True)),
+            )
+            for position, (path, _) in enumerate(pictures)
+        ]
+
+    def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Features of transformed pictures, rounded as the store rounds them.
+
+        Parameters
+        ----------
+        batch : torch.Tensor
+            ``(b, channels, height, width)``, as ``backbone.transform`` gives them.
+
+        Returns
+        -------
+        ndarray
+            ``(b, d)`` float32: the run's arrays side by side.
+        """
+        arrays = self.run.arrays
+        outputs = self.backbone.forward(batch, [array.name for array in arrays])
+        # The head was trained on stored values: going through their type makes both paths agree.
+        columns = [outputs[array.name].cpu().numpy().astype(array.dtype) for array in arrays]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def find_pictures(images: Iterable[Picture]) -> Iterator[tuple[str, Path | bytes]]:
+    """Name every picture: files as they are, folders file by file in sorted order."""
+    for number, image in enumerate(images):
+        if isinstance(image, bytes):
+            yield f"image {number}", image
+            continue
+        path = Path(image)
+        if path.is_dir():
+            files = sorted(
+                each for each in path.rglob("*") if each.is_file() and not each.name.startswith(".")
+            )
+            if not files:
+                raise InputError(f"{path} holds no file; give pictures or a folder of pictures")
+            yield from ((str(each), each) for each in files)
+        elif path.exists():
+            yield str(path), path
+        else:
+            raise InputError(f"{path} does not exist; give pictures or folders of pictures")
+
+
+def write_predictions(
+    predictions: Iterable[Prediction], stream: TextIO, *, form: str = "csv", columns: Sequence[str] = ()
+) -> None:
+    """Write predictions as CSV or JSON lines.
+
+    Parameters
+    ----------
+    predictions : iterable of Prediction
+    stream : text file
+    form : {"csv", "jsonl"}
+    columns : sequence of str
+        Classes whose probabilities are written too, one column each.
+    """
+    if form == "csv":
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["path", "label", "confidence", *columns])
+        for each in predictions:
+            row = [each.path, each.label, each.confidence]
+            writer.writerow(row + [each.probabilities.get(name) for name in columns])
+    else:
+        for each in predictions:
+            stream.write(json.dumps(each.to_json(probabilities=bool(columns)), ensure_ascii=False) + "\n")

@@ -1,0 +1,171 @@
+"""The demo: the whole job on pictures that need no download, and the commands that repeat it."""
+
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toptune.extract import extract, open_source
+from toptune.store import InputError
+from toptune.train import Run, train
+from toptune.workflows.classifier import Classifier, write_predictions
+
+MODEL = "resnet10t.toptune_glyphs"
+TARGETS = {"digits": "handwritten digits (scans)", "greek": "rendered Greek letters"}
+TEST_FRACTION = 0.3333
+HEADER = "#!/bin/sh\n# What `toptune demo` ran, to be tried on your own pictures.\n"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its verb, its argument and its options, as the command line spells them."""
+
+    verb: str
+    options: Mapping[str, str]
+    argument: str | None = None
+
+    def __str__(self) -> str:
+        words = ["toptune", self.verb, *([self.argument] if self.argument else [])]
+        words += [word for name, value in self.options.items() for word in (f"--{name}", value)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo measured: accuracies of the pretrained and of the untrained backbone."""
+
+    folder: str
+    accuracy: dict[str, float]
+    accuracy_untrained: dict[str, float]
+    n_test: dict[str, int]
+    seconds: dict[str, float]
+    predictions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{'test accuracy':<34}{'pretrained':>12}{'untrained':>12}{'pictures':>10}"]
+        lines += [
+            f"{TARGETS[name]:<34}{value:>12.4f}{self.accuracy_untrained[name]:>12.4f}{self.n_test[name]:>10}"
+            for name, value in self.accuracy.items()
+        ]
+        right = sum(Path(path).name.startswith(label) for path, label in self.predictions.items())
+        lines += [
+            "",
+            f"{right} of {len(self.predictions)} pictures in {self.folder}/pictures classified rightly",
+            ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()),
+            f"store, runs, confusion matrices and commands.sh are in {self.folder}",
+        ]
+        return "\n".join(lines)
+
+
+def plan_demo() -> list[Step]:
+    """List the commands of the demo; paths are relative to its folder."""
+    steps: list[Step] = []
+    for target in TARGETS:
+        for model, run in ((MODEL, target), (f"random:{MODEL}", f"{target}-untrained")):
+            common = {"model": model, "store": "store"}
+            steps.append(Step("extract", common | {"layers": "all"}, target))
+            steps.append(
+                Step(
+                    "train",
+                    common | {"dataset": target, "test-fraction": str(TEST_FRACTION), "out": f"runs/{run}"},
+                )
+            )
+    return steps
+
+
+def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | None = None) -> DemoReport:
+    """Extract, train and predict with the embedded backbone on data that ships with toptune.
+
+    Each target is also learned on the same backbone untrained: what the pretrained one scores above
+    it is the transfer.
+
+    Parameters
+    ----------
+    out : path
+        Folder for the store, the runs, some pictures and ``commands.sh``; a folder of an earlier demo
+        is used again.
+    report : callable
+        Called with each command of the two stages before it runs.
+
+    Returns
+    -------
+    DemoReport
+
+    Raises
+    ------
+    InputError
+        If `out` holds something else.
+    """
+    folder = Path(out)
+    prepare_folder(folder)
+    steps = plan_demo()
+    (folder / "commands.sh").write_text(HEADER + "".join(f"{step}\n" for step in steps) + predict_command())
+    seconds = {"extract": 0.0, "train": 0.0}
+    for step in steps:
+        if report:
+            report(str(step))
+        start = time.perf_counter()
+        run_step(step, folder)
+        seconds[step.verb] += time.perf_counter() - start
+    start = time.perf_counter()
+    predictions = predict_pictures(folder)
+    seconds["predict"] = time.perf_counter() - start
+    metrics = {path.name: Run.load(path).metrics for path in sorted((folder / "runs").iterdir())}
+    return DemoReport(
+        folder=str(folder),
+        accuracy={name: metrics[name]["accuracy"] for name in TARGETS},
+        accuracy_untrained={name: metrics[f"{name}-untrained"]["accuracy"] for name in TARGETS},
+        n_test={name: metrics[name]["n_test"] for name in TARGETS},
+        seconds=seconds,
+        predictions=predictions,
+    )
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder, or take an earlier demo's again: its store stays, its runs are made anew."""
+    commands = folder / "commands.sh"
+    if folder.exists() and any(folder.iterdir()):
+        if not (commands.exists() and commands.read_text().startswith(HEADER)):
+            raise InputError(f"{folder} holds something that is not a demo; give another folder with --out")
+        for made in ("runs", "pictures"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def run_step(step: Step, folder: Path) -> None:
+    """Make the Python call that a command stands for."""
+    options: dict[str, Any] = {name.replace("-", "_"): value for name, value in step.options.items()}
+    options["store"] = folder / "store"
+    if step.verb == "extract":
+        extract(step.argument, **options)
+    else:
+        options["test_fraction"] = float(options["test_fraction"])
+        train(**options | {"out": folder / options["out"]})
+
+
+def predict_command() -> str:
+    """Classify the demo's loose pictures, as one types it."""
+    return "toptune predict runs/digits pictures\n"
+
+
+def predict_pictures(folder: Path) -> dict[str, str]:
+    """Write one held-out picture of each class to files, and classify the files."""
+    run = Run.load(folder / "runs" / "digits")
+    source = open_source("digits")
+    labels = source.manifest().labels
+    chosen = {labels[row]: row for row in reversed(run.test_rows)}
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for label, row in sorted(chosen.items()):
+        (pictures / f"{label}-{row}.png").write_bytes(source.read(row))
+    predictions = Classifier.load(folder / "runs" / "digits").predict(pictures)
+    with (folder / "predictions.csv").open("w") as stream:
+        write_predictions(predictions, stream)
+    return {each.path: str(each.label) for each in predictions}

@@ -1,0 +1,49 @@
+"""What this machine offers: the answer to "will it run here, and how fast"."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from huggingface_hub import constants as hub
+
+PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
+
+
+def examine_machine() -> dict[str, str]:
+    """Collect versions, devices, arithmetic and caches as short texts.
+
+    Returns
+    -------
+    dict of str to str
+        One line a fact; nothing is changed and nothing is downloaded.
+    """
+    facts = {"python": sys.version.split()[0], "platform": platform.platform()}
+    facts |= {name: installed_version(name) for name in PACKAGES}
+    facts["cpu cores"] = str(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    facts["cpu arithmetic"] = torch.backends.cpu.get_cpu_capability()
+    facts["torch threads"] = str(torch.get_num_threads())
+    facts["cuda"] = cuda_devices()
+    facts["hub cache"] = str(hub.HF_HUB_CACHE)
+    facts["hub offline"] = "yes (HF_HUB_OFFLINE=1)" if hub.HF_HUB_OFFLINE else "no"
+    return facts
+
+
+def installed_version(package: str) -> str:
+    """Version of a package, or that it is absent."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def cuda_devices() -> str:
+    """Names and memory of the GPUs, or why there is none."""
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or "without CUDA"
+        return f"none usable (torch built for {built})"
+    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(f"{each.name} ({each.total_memory / 2**30:.0f} GiB)" for each in properties)
