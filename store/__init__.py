@@ -18,11 +18,13 @@ from toptune.store.errors import (
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.ledger import LedgerEntry
+from toptune.store.listing import CacheSummary, describe, summarize
 from toptune.store.manifest import Manifest
 from toptune.store.names import plain_model_name
 from toptune.store.provenance import provenance
 from toptune.store.recipe import Recipe, canonical_json
 from toptune.store.units import choose_unit_rows, format_units, shard_units
+from toptune.store.verification import VerifyReport, verify
 from toptune.store.zarr_arrays import ArraySpec
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ArrayBlocks",
     "ArraySpec",
     "Blocks",
+    "CacheSummary",
     "ConflictError",
     "CorruptError",
     "FeatureCache",
@@ -46,11 +49,15 @@ __all__ = [
     "StoreNotFoundError",
     "ToptuneError",
     "UnreadableImageError",
+    "VerifyReport",
     "WeightsError",
     "canonical_json",
     "choose_unit_rows",
+    "describe",
     "format_units",
     "plain_model_name",
     "provenance",
     "shard_units",
+    "summarize",
+    "verify",
 ]

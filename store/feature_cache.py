@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import commit, zarr_arrays
+from toptune.store.array_records import make_array, read_array, record_path, recorded_names
 from toptune.store.blocks import row_numbers
 from toptune.store.cache_blocks import CacheBlocks
 from toptune.store.datasets import read_dataset
@@ -23,24 +25,20 @@ from toptune.store.errors import (
     CorruptError,
     IncompleteError,
     InputError,
-    NumericalError,
-    StoreError,
 )
 from toptune.store.ledger import LedgerEntry, entry_name
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name
+from toptune.store.publish import publish
 from toptune.store.recipe import Recipe
-from toptune.store.sealed import seal, unseal
+from toptune.store.requests import read_request, write_request
+from toptune.store.unit_values import blank_rows, count_non_finite, to_stored
 from toptune.store.units import choose_chunk_rows, count_units, format_units
 from toptune.store.zarr_arrays import ArraySpec
 
 logger = logging.getLogger(__name__)
 
 CONTENT_ARRAY = "content.sha256"
-CACHE_KIND = "toptune-cache"
-ARRAY_KIND = "toptune-array"
-REQUEST_KIND = "toptune-request"
-_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,15 +108,11 @@ class FeatureCache:
 
     def arrays(self) -> list[ArraySpec]:
         """List the feature arrays, sorted by name; those of ``content.*`` are not features."""
-        return [spec for spec in self.all_arrays() if not spec.name.startswith("content.")]
+        return [spec for spec in self.all_arrays() if not _is_content(spec.name)]
 
     def all_arrays(self) -> list[ArraySpec]:
         """List every array, also ``content.*``."""
-        ledger = self.path / "ledger"
-        if not ledger.is_dir():
-            return []
-        names = sorted(folder.name for folder in ledger.iterdir() if (folder / "array.json").exists())
-        return [self.array(name) for name in names]
+        return [self.array(name) for name in recorded_names(self.path)]
 
     def array(self, name: str) -> ArraySpec:
         """Return one array's spec.
@@ -130,25 +124,17 @@ class FeatureCache:
         CorruptError
             If its record or its ``zarr.json`` is damaged.
         """
-        path = self._array_record(name)
+        name = check_name(name, what="array")
         try:
-            values = unseal(ARRAY_KIND, path.read_bytes(), path)
+            spec = read_array(self.path, name)
         except FileNotFoundError:
-            known = ", ".join(spec.name for spec in self.arrays()) or "none"
+            known = ", ".join(n for n in recorded_names(self.path) if not _is_content(n)) or "none"
             raise IncompleteError(
                 f"array {name!r} of {self.name} over {self.dataset} has not been extracted (there are: "
                 f"{known}); run extract with --layers and --pooling that ask for it"
             ) from None
-        try:
-            spec = ArraySpec(**values["spec"])
-        except (KeyError, TypeError, InputError) as error:
-            raise CorruptError(f"{path} does not describe an array: {error}") from error
-        if (spec.name, spec.n_rows, spec.unit_rows) != (name, self.n_rows, self.unit_rows):
-            raise CorruptError(f"{path} belongs to another array or cache")
-        metadata = self.path / name / "zarr.json"
-        with _corrupt_if_missing(metadata):
-            if hashlib.sha256(metadata.read_bytes()).hexdigest() != values["zarr_sha256"]:
-                raise CorruptError(f"{metadata} differs from what was written; restore it from a copy")
+        if (spec.n_rows, spec.unit_rows) != (self.n_rows, self.unit_rows):
+            raise CorruptError(f"{record_path(self.path, name)} belongs to another cache; was it moved?")
         return spec
 
     def ensure_array(self, name: str, *, dim: int, dtype: str) -> ArraySpec:
@@ -170,9 +156,16 @@ class FeatureCache:
             If the array there has another number of columns.
         """
         name = check_name(name, what="array")
-        record = self._array_record(name)
-        if not record.exists():
-            self._make_array(name, dim, dtype)
+        if not record_path(self.path, name).exists():
+            spec = ArraySpec(
+                name=name,
+                dim=dim,
+                dtype=dtype,
+                unit_rows=self.unit_rows,
+                chunk_rows=choose_chunk_rows(self.unit_rows),
+                n_rows=self.n_rows,
+            )
+            make_array(self.root, self.path, spec)
         spec = self.array(name)
         if spec.dim != dim:
             raise ConflictError(
@@ -180,22 +173,6 @@ class FeatureCache:
                 "recipe is the same; the backbone's code may have changed: use another --store"
             )
         return spec
-
-    def _make_array(self, name: str, dim: int, dtype: str) -> None:
-        spec = ArraySpec(
-            name=name,
-            dim=dim,
-            dtype=dtype,
-            unit_rows=self.unit_rows,
-            chunk_rows=choose_chunk_rows(self.unit_rows),
-            n_rows=self.n_rows,
-        )
-        metadata = self.path / name / "zarr.json"
-        data = self._publish(
-            metadata, zarr_arrays.array_metadata(spec), lambda found: zarr_arrays.is_same_array(found, spec)
-        )
-        sealed = seal(ARRAY_KIND, {"spec": spec.to_dict(), "zarr_sha256": hashlib.sha256(data).hexdigest()})
-        commit.put_if_absent(check_inside(self.root, self._array_record(name)), sealed)
 
     # Ledger
 
@@ -239,6 +216,15 @@ class FeatureCache:
     def missing_units(self, name: str) -> list[int]:
         """List the units of an array that are not done; all of them if there is no such array."""
         return [unit for unit in range(self.n_units) if self.entry(name, unit) is None]
+
+    def count_entries(self, name: str) -> int:
+        """Count the ledger entries of an array without reading them."""
+        names = {entry_name(unit) for unit in range(self.n_units)}
+        folder = record_path(self.path, name).parent
+        if not folder.is_dir():
+            return 0
+        with os.scandir(folder) as files:
+            return sum(file.name in names for file in files)
 
     def is_complete(self, names: Sequence[str] | None = None) -> bool:
         """Whether every unit of the named arrays (default: all of them, and at least one) is done."""
@@ -298,115 +284,45 @@ class FeatureCache:
             raise InputError(f"failed rows {sorted(failed)} are not all in unit {unit}, rows {rows}")
         # Everything is checked and encoded before anything is written.
         specs = [self.array(name) for name in values]
-        open_specs = [spec for spec in specs if self.entry(spec.name, unit) is None]
-        shards = {
-            spec: zarr_arrays.encode_shard(spec, self._stored(spec, rows, values[spec.name], failed))
-            for spec in open_specs
-        }
-        entries = []
-        for spec, data in shards.items():
-            found = self._publish(
-                self.shard_path(spec.name, unit), data, lambda found, spec=spec: _decodes(spec, found)
-            )
-            entries.append(self._describe(spec, unit, found, failed, seconds, is_ours=found == data))
+        ready: list[tuple[ArraySpec, npt.NDArray[Any], bytes]] = []
+        for spec in specs:
+            if self.entry(spec.name, unit) is None:
+                stored = to_stored(spec, values[spec.name], rows=rows, failed=failed, ids=self.manifest.ids)
+                ready.append((spec, stored, zarr_arrays.encode_shard(spec, stored)))
+        entries = [
+            self._write_shard(spec, unit, stored, data, failed=failed, seconds=seconds)
+            for spec, stored, data in ready
+        ]
         for entry in entries:
             self._mark(entry)
 
-    def _stored(
-        self, spec: ArraySpec, rows: slice, values: npt.NDArray[Any], failed: Mapping[int, str]
-    ) -> npt.NDArray[Any]:
-        """Convert a unit to the type on disk, failed rows NaN."""
-        n = rows.stop - rows.start
-        if values.shape != (n, spec.dim):
-            raise InputError(
-                f"values of {spec.name} have shape {values.shape}; unit {rows} needs {(n, spec.dim)}"
-            )
-        if not spec.is_feature:
-            if values.dtype != np.uint8:
-                raise InputError(f"values of {spec.name} are {values.dtype}; uint8 is needed")
-            return values
-        if values.dtype.kind != "f":
-            raise InputError(f"values of {spec.name} are {values.dtype}; floating point is needed")
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored = values.astype(spec.dtype)
-        places = [row - rows.start for row in failed]
-        stored[places] = np.nan
-        overflow = np.isinf(stored) & np.isfinite(values)
-        if overflow.any():
-            row = int(np.flatnonzero(overflow.any(axis=1))[0])
-            largest = float(np.abs(values[row][overflow[row]]).max())
-            raise NumericalError(
-                f"array {spec.name}: value {largest:g} of picture {self.manifest.ids[rows.start + row]!r} "
-                f"(row {rows.start + row}) exceeds the largest {spec.dtype}, {np.finfo(spec.dtype).max:g}; "
-                "store this array as float32, in another --store"
-            )
-        return stored
-
-    def _publish(self, path: Path, data: bytes, is_sound: Any) -> bytes:
-        """Publish a file and return what stands there: ours, or a sound one found instead."""
-        check_inside(self.root, path)
-        for _ in range(_ATTEMPTS):
-            if commit.put_if_absent(path, data):
-                return data
-            try:
-                status = path.stat()
-                found = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            if found == data or is_sound(found):
-                return found
-            logger.warning("%s is damaged and not in the ledger: it is written again", path)
-            commit.remove_damaged(path, status)
-        raise StoreError(
-            f"cannot write {path}: other processes keep putting damaged files there; stop them and try again"
-        )
-
-    def _describe(
+    def _write_shard(
         self,
         spec: ArraySpec,
         unit: int,
+        stored: npt.NDArray[Any],
         data: bytes,
+        *,
         failed: Mapping[int, str],
         seconds: float,
-        *,
-        is_ours: bool,
     ) -> LedgerEntry:
-        """Make the ledger entry of the shard that stands on disk."""
+        """Publish a shard and return the ledger entry of what then stands on disk."""
         rows = self.unit_slice(unit)
-        non_finite = 0
-        if spec.is_feature:
-            stored = zarr_arrays.decode_shard(spec, data)[: rows.stop - rows.start]
-            if not is_ours:
-                # Written by one who died before the ledger, perhaps with other pictures unreadable.
-                blank = np.flatnonzero(np.isnan(stored).all(axis=1)) + rows.start
-                failed = {
-                    int(row): failed.get(int(row), "not recorded by an earlier writer") for row in blank
-                }
-            sound = np.ones(len(stored), dtype=bool)
-            sound[[row - rows.start for row in failed]] = False
-            odd = ~np.isfinite(stored) & sound[:, None]
-            non_finite = int(odd.sum())
-            if non_finite:
-                first = rows.start + int(np.flatnonzero(odd.any(axis=1))[0])
-                logger.warning(
-                    "array %s, unit %d: %d values are not finite in %d rows, first in row %d (%s)",
-                    *(
-                        spec.name,
-                        unit,
-                        non_finite,
-                        int(odd.any(axis=1).sum()),
-                        first,
-                        self.manifest.ids[first],
-                    ),
-                )
+        path = check_inside(self.root, self.shard_path(spec.name, unit))
+        found = publish(path, data, lambda content: _decodes(spec, content))
+        if found != data and spec.is_feature:
+            # By one who died before the ledger, perhaps with other pictures unreadable.
+            stored = zarr_arrays.decode_shard(spec, found)[: rows.stop - rows.start]
+            unknown = "NaN in what an interrupted writer left"
+            failed = {row: failed.get(row, unknown) for row in blank_rows(stored, rows)}
         return LedgerEntry(
             array=spec.name,
             unit=unit,
             start=rows.start,
             stop=rows.stop,
-            n_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            non_finite=non_finite,
+            n_bytes=len(found),
+            sha256=hashlib.sha256(found).hexdigest(),
+            non_finite=count_non_finite(spec, stored, rows=rows, failed=failed, ids=self.manifest.ids),
             failed=failed,
             seconds=float(seconds),
             host=socket.gethostname(),
@@ -499,7 +415,7 @@ class FeatureCache:
         """
         digests = np.zeros((self.n_rows, 32), dtype=np.uint8)
         known = np.zeros(self.n_rows, dtype=bool)
-        if self._array_record(CONTENT_ARRAY).exists():
+        if record_path(self.path, CONTENT_ARRAY).exists():
             spec = self.array(CONTENT_ARRAY)
             for unit in range(self.n_units):
                 if self.entry(CONTENT_ARRAY, unit) is not None:
@@ -516,20 +432,11 @@ class FeatureCache:
         A hint: whether the arrays are complete is always read from the ledger. `key` must cover all that
         decides what is asked for, such as size and time of a weights file.
         """
-        path = self.path / "requests" / f"{check_name(key, what='request')}.json"
-        commit.replace(check_inside(self.root, path), seal(REQUEST_KIND, {"arrays": list(arrays)}))
+        write_request(self.root, self.path, key, arrays)
 
     def recall_request(self, key: str) -> list[str] | None:
         """Return what `remember_request` noted under `key`, or None."""
-        path = self.path / "requests" / f"{check_name(key, what='request')}.json"
-        try:
-            values = unseal(REQUEST_KIND, path.read_bytes(), path)
-        except FileNotFoundError:
-            return None
-        except CorruptError as error:
-            logger.warning("the request is not recognised: %s", error)
-            return None
-        return [str(name) for name in values["arrays"]]
+        return read_request(self.path, key)
 
     # Paths
 
@@ -541,8 +448,9 @@ class FeatureCache:
         """Return the file of one ledger entry."""
         return self.path / "ledger" / name / entry_name(unit)
 
-    def _array_record(self, name: str) -> Path:
-        return self.path / "ledger" / check_name(name, what="array") / "array.json"
+
+def _is_content(name: str) -> bool:
+    return name.startswith("content.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """`FeatureStore`: the shared root that holds data sets and caches."""
 
-import hashlib
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import commit, datasets
+from toptune.store.cache_record import cache_files, open_cache, split_folder
 from toptune.store.errors import (
     ConflictError,
     CorruptError,
@@ -18,12 +18,11 @@ from toptune.store.errors import (
     StoreError,
     StoreNotFoundError,
 )
-from toptune.store.feature_cache import CACHE_KIND, FeatureCache
+from toptune.store.feature_cache import FeatureCache
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
-from toptune.store.provenance import provenance
-from toptune.store.recipe import Recipe, canonical_json
-from toptune.store.sealed import check_version, seal, unseal
+from toptune.store.recipe import Recipe
+from toptune.store.sealed import check_version
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +140,9 @@ class FeatureStore:
     def caches(self, *, dataset: str | None = None) -> list[FeatureCache]:
         """List the caches, sorted by data set and name; unreadable ones are logged and left out."""
         found: list[FeatureCache] = []
-        for folder in self._cache_folders(dataset):
+        for folder in self.cache_folders(dataset):
             try:
-                found.append(self._open_cache(folder))
+                found.append(open_cache(self.root, folder))
             except (CorruptError, FormatVersionError, StoreNotFoundError) as error:
                 logger.warning("left out: %s", error)
         return found
@@ -166,20 +165,20 @@ class FeatureStore:
             If there are several; lists them with their differences.
         """
         datasets.read_record(self.root, dataset)
-        folders = list(self._cache_folders(dataset))
+        folders = list(self.cache_folders(dataset))
         plain = plain_model_name(model)
-        chosen = [folder for folder in folders if _split(folder)[0] == plain]
+        chosen = [folder for folder in folders if split_folder(folder)[0] == plain]
         exact = _WITH_DIGEST.fullmatch(plain)
         if not chosen and exact:
             name, digest = exact["name"], exact["digest"]
-            chosen = [folder for folder in folders if _split(folder) == (name, digest[:8])]
+            chosen = [folder for folder in folders if split_folder(folder) == (name, digest[:8])]
         if not chosen:
             there = ", ".join(folder.parent.name for folder in folders) or "none"
             raise StoreNotFoundError(
                 f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: {there}); "
                 "run extract first"
             )
-        caches = [self._open_cache(folder) for folder in chosen]
+        caches = [open_cache(self.root, folder) for folder in chosen]
         if len(caches) > 1:
             first = caches[0]
             lines = [first.name] + [
@@ -220,27 +219,18 @@ class FeatureStore:
         """
         record = datasets.read_record(self.root, dataset)
         name, digest = plain_model_name(model), recipe.digest
-        for folder in self._cache_folders(dataset):
-            if _split(folder)[1] == digest[:8]:
-                cache = self._open_cache(folder)
+        for folder in self.cache_folders(dataset):
+            if split_folder(folder)[1] == digest[:8]:
+                cache = open_cache(self.root, folder)
                 if cache.digest == digest:
                     return cache
         _check_cut(unit_rows, batch_size, record["n_rows"])
         folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
-        values = {
-            "model": name,
-            "dataset": folder.name,
-            "recipe_sha256": digest,
-            "pictures_sha256": record["pictures_sha256"],
-            "n_rows": record["n_rows"],
-            "unit_rows": unit_rows,
-            "batch_size": batch_size,
-            "backbone": json.loads(canonical_json(dict(backbone))),
-            "created": provenance(),
-        }
-        files = {"recipe.json": recipe.to_json().encode(), "cache.json": seal(CACHE_KIND, values)}
+        files = cache_files(
+            name, record, recipe, unit_rows=unit_rows, batch_size=batch_size, backbone=backbone
+        )
         commit.put_folder_if_absent(check_inside(self.root, folder), files)
-        cache = self._open_cache(folder)
+        cache = open_cache(self.root, folder)
         if cache.digest != digest:
             raise ConflictError(
                 f"{folder} holds another recipe with the same first digits: "
@@ -254,15 +244,16 @@ class FeatureStore:
         None when there is no note, or notes in several caches: then the question has to be worked out.
         """
         found = []
-        for folder in self._cache_folders(dataset):
+        for folder in self.cache_folders(dataset):
             if (folder / "requests" / f"{check_name(key, what='request')}.json").exists():
-                cache = self._open_cache(folder)
+                cache = open_cache(self.root, folder)
                 arrays = cache.recall_request(key)
                 if arrays is not None:
                     found.append((cache, arrays))
         return found[0] if len(found) == 1 else None
 
-    def _cache_folders(self, dataset: str | None) -> Iterator[Path]:
+    def cache_folders(self, dataset: str | None = None) -> Iterator[Path]:
+        """Yield the folders of the caches, of one data set or all, sorted, without opening them."""
         features = self.root / "features"
         if not features.is_dir():
             return
@@ -275,50 +266,6 @@ class FeatureStore:
                     continue
                 if wanted is None or folder.name == wanted:
                     yield folder
-
-    def _open_cache(self, folder: Path) -> FeatureCache:
-        check_inside(self.root, folder)
-        name, digest8 = _split(folder)
-        path = folder / "cache.json"
-        text, data = _read(folder / "recipe.json"), _read(path)
-        values = unseal(CACHE_KIND, data, path)
-        digest = hashlib.sha256(text).hexdigest()
-        if digest != values["recipe_sha256"] or digest[:8] != digest8:
-            raise CorruptError(f"{folder / 'recipe.json'} does not match the digest in {path} or in the path")
-        if (values["model"], values["dataset"]) != (name, folder.name):
-            raise CorruptError(f"{path} belongs to {values['model']} over {values['dataset']}; was it moved?")
-        record = datasets.read_record(self.root, folder.name)
-        if record["pictures_sha256"] != values["pictures_sha256"]:
-            raise CorruptError(
-                f"{folder} was made from other pictures than data set {folder.name!r} now holds; "
-                "remove the cache and run extract again"
-            )
-        return FeatureCache(
-            root=self.root,
-            path=folder,
-            model=name,
-            digest=digest,
-            dataset=folder.name,
-            recipe=Recipe.from_json(text.decode()),
-            backbone=values["backbone"],
-            n_rows=values["n_rows"],
-            unit_rows=values["unit_rows"],
-            batch_size=values["batch_size"],
-            created=values["created"],
-        )
-
-
-def _split(folder: Path) -> tuple[str, str]:
-    """Split ``.../<model>@<digest8>/<dataset>`` into model and digest8."""
-    name, _, digest8 = folder.parent.name.rpartition("@")
-    return name, digest8
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CorruptError(f"{path} is gone; restore it from a copy, or remove its folder") from error
 
 
 def _check_cut(unit_rows: int, batch_size: int, n_rows: int) -> None:

@@ -1,0 +1,224 @@
+"""Verify a store or a cache against its digests."""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toptune.store import commit, datasets
+from toptune.store.array_records import read_array, record_path
+from toptune.store.cache_record import open_cache
+from toptune.store.errors import CorruptError, FormatVersionError, InputError, StoreError, StoreNotFoundError
+from toptune.store.feature_cache import FeatureCache
+from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureStore
+from toptune.store.ledger import LedgerEntry
+from toptune.store.requests import REQUEST_KIND
+from toptune.store.sealed import unseal
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What `verify` found; JSON values only.
+
+    Attributes
+    ----------
+    damaged : tuple of (path, reason)
+        Files that differ from what was committed, or are gone.
+    missing : dict of str to list of int
+        ``<model>@<digest8>/<dataset>/<array>`` to the units that are not done.
+    leftovers : tuple of str
+        Files that nothing names, such as those of interrupted writers; harmless.
+    n_files, n_bytes : int
+        Files looked at and their size.
+    deep : bool
+        Whether every byte was read.
+    """
+
+    damaged: tuple[tuple[str, str], ...]
+    missing: dict[str, list[int]]
+    leftovers: tuple[str, ...]
+    n_files: int
+    n_bytes: int
+    deep: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete and clean, 1 damaged, 3 incomplete."""
+        if self.damaged:
+            return 1
+        return 3 if self.missing else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "damaged": [list(pair) for pair in self.damaged]}
+
+
+def verify(target: FeatureStore | FeatureCache, *, deep: bool = False) -> VerifyReport:
+    """Check every file of a store, or of one cache.
+
+    Parameters
+    ----------
+    target : FeatureStore or FeatureCache
+    deep : bool
+        Read every byte of the shards and compare checksums; otherwise their sizes only. All other files
+        are compared with their digests in any case.
+
+    Returns
+    -------
+    VerifyReport
+        Damage is reported, not raised.
+    """
+    walk = _Walk(target.root, deep=deep)
+    if isinstance(target, FeatureCache):
+        walk.cache(target.path)
+        return walk.report(target.path)
+    walk.descriptor()
+    for name in datasets.dataset_names(target.root):
+        walk.dataset(name)
+    for folder in target.cache_folders():
+        walk.cache(folder)
+    return walk.report(target.root)
+
+
+class _Walk:
+    """One pass over the files, collecting what is found."""
+
+    def __init__(self, root: Path, *, deep: bool) -> None:
+        self.root = root
+        self.deep = deep
+        self.damaged: dict[str, str] = {}
+        self.missing: dict[str, list[int]] = {}
+        self.named: set[str] = set()
+
+    def report(self, top: Path) -> VerifyReport:
+        n_files = n_bytes = 0
+        leftovers: list[str] = []
+        for folder, _, files in os.walk(top):
+            for name in files:
+                path = os.path.join(folder, name)  # noqa: PTH118  (half a million files: strings)
+                if path in self.named:
+                    n_files += 1
+                    n_bytes += os.lstat(path).st_size
+                else:
+                    leftovers.append(path)
+        return VerifyReport(
+            damaged=tuple(sorted(self.damaged.items())),
+            missing=self.missing,
+            leftovers=tuple(sorted(leftovers)),
+            n_files=n_files,
+            n_bytes=n_bytes,
+            deep=self.deep,
+        )
+
+    def blame(self, path: Path, reason: object) -> None:
+        self.damaged.setdefault(str(path), str(reason))
+
+    def read(self, path: Path) -> bytes:
+        """Read a small file that must be there."""
+        self.named.add(str(path))
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            self.blame(path, "is gone" if isinstance(error, FileNotFoundError) else error.strerror)
+            return b""
+
+    def descriptor(self) -> None:
+        path = self.root / STORE_FILE
+        if self.read(path) != STORE_DESCRIPTOR:
+            self.blame(path, f"differs from {STORE_DESCRIPTOR.decode().strip()}")
+
+    def dataset(self, name: str) -> None:
+        folder = self.root / "datasets" / name
+        for part in ("dataset.json", "manifest.parquet"):
+            self.read(folder / part)
+        try:
+            record = datasets.read_record(self.root, name)
+        except (CorruptError, FormatVersionError, StoreError, InputError) as error:
+            self.blame(folder / "dataset.json", error)
+            return
+        try:
+            manifest = datasets.read_dataset(self.root, name)
+            if (manifest.n_rows, manifest.pictures_digest) != (record["n_rows"], record["pictures_sha256"]):
+                raise CorruptError("rows do not match dataset.json")
+        except StoreError as error:
+            self.blame(folder / "manifest.parquet", error)
+
+    def cache(self, folder: Path) -> None:
+        for part in ("recipe.json", "cache.json"):
+            self.read(folder / part)
+        try:
+            cache = open_cache(self.root, folder)
+        except (CorruptError, FormatVersionError) as error:
+            guilty = "recipe.json" if "recipe.json" in str(error) else "cache.json"
+            self.blame(folder / guilty, error)
+            return
+        except StoreNotFoundError as error:
+            self.blame(folder, error)
+            return
+        self.requests(folder)
+        ledger = folder / "ledger"
+        for array in sorted(ledger.iterdir()) if ledger.is_dir() else []:
+            if array.is_dir() and not commit.is_temporary(array.name):
+                self.array(cache, array)
+
+    def requests(self, folder: Path) -> None:
+        for path in sorted((folder / "requests").glob("*.json")):
+            if not commit.is_temporary(path.name):
+                try:
+                    unseal(REQUEST_KIND, self.read(path), path)
+                except (CorruptError, FormatVersionError) as error:
+                    self.blame(path, error)
+
+    def array(self, cache: FeatureCache, ledger: Path) -> None:
+        name = ledger.name
+        record = record_path(cache.path, name)
+        entries = {p.name: p for p in sorted(ledger.glob("*.json")) if p.stem.isdigit()}
+        if not record.exists():
+            if entries:
+                self.blame(record, "is gone although the ledger has entries")
+            return
+        self.read(record)
+        self.read(cache.path / name / "zarr.json")
+        try:
+            spec = read_array(cache.path, name)
+        except (CorruptError, FormatVersionError) as error:
+            guilty = cache.path / name / "zarr.json" if "zarr.json" in str(error) else record
+            self.blame(guilty, error)
+            return
+        missing: list[int] = []
+        for unit in range(cache.n_units):
+            path = cache.entry_path(name, unit)
+            if path.name not in entries:
+                missing.append(unit)
+                continue
+            try:
+                entry = LedgerEntry.from_bytes(self.read(path), path)
+            except (CorruptError, FormatVersionError) as error:
+                self.blame(path, error)
+                continue
+            rows = cache.unit_slice(unit)
+            if (entry.array, entry.unit, entry.start, entry.stop) != (name, unit, rows.start, rows.stop):
+                self.blame(path, f"is the entry of unit {entry.unit} of {entry.array}")
+            elif entry.n_bytes != spec.shard_bytes:
+                self.blame(path, f"names {entry.n_bytes} bytes where a shard has {spec.shard_bytes}")
+            else:
+                self.shard(cache.shard_path(name, unit), entry)
+        if missing:
+            self.missing[f"{cache.name}/{cache.dataset}/{name}"] = missing
+
+    def shard(self, path: Path, entry: LedgerEntry) -> None:
+        self.named.add(str(path))
+        try:
+            n_bytes = path.stat().st_size
+            if n_bytes != entry.n_bytes:
+                self.blame(path, f"has {n_bytes} bytes where the ledger says {entry.n_bytes}")
+            elif self.deep:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != entry.sha256:
+                    self.blame(path, "does not match the checksum in the ledger")
+        except FileNotFoundError:
+            self.blame(path, "is gone although the ledger names it")
+        except OSError as error:
+            self.blame(path, error.strerror)
