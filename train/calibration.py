@@ -1,0 +1,57 @@
+"""Probabilities from scores: a softmax with one temperature (Guo et al. 2017, §4.2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.special import softmax as scipy_softmax
+
+Matrix = npt.NDArray[np.float64]
+
+# One number is fitted: more rows than this change it by less than it is known.
+CALIBRATION_ROWS = 20_000
+_LOG_RANGE = (-12.0, 6.0)  # of temperature over the scores' own spread
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A fitted temperature and the log-loss (natural, per row) that it reaches on the rows it was fitted to."""
+
+    value: float
+    log_loss: float
+
+
+def softmax(scores: npt.ArrayLike, temperature: float) -> Matrix:
+    """Probabilities (n, n_classes) of ``softmax(scores / temperature)``, rows summing to 1."""
+    result: Matrix = scipy_softmax(np.asarray(scores, dtype=np.float64) / temperature, axis=1)
+    return result
+
+
+def fit_temperature(
+    scores: npt.ArrayLike,
+    codes: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64] | None = None,
+) -> Temperature:
+    """Temperature of least log-loss for scores of rows that the fit had not seen.
+
+    Parameters
+    ----------
+    scores : array-like, shape (n, n_classes)
+        Out-of-fold scores.
+    codes : ndarray of int64, shape (n,)
+        True classes.
+    weights : ndarray of float64, shape (n,), optional
+        Weights of the rows.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    weights = np.ones(len(values)) if weights is None else weights
+    spread = float(values.std()) or 1.0
+
+    def loss(log_temperature: float) -> float:
+        log_p = log_softmax(values / (spread * np.exp(log_temperature)), axis=1)
+        return float(-(weights @ log_p[np.arange(len(codes)), codes]) / weights.sum())
+
+    found = minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-4})
+    return Temperature(spread * float(np.exp(found.x)), float(found.fun))

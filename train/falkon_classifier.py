@@ -1,0 +1,283 @@
+"""`FalkonClassifier`: Nystrom kernel ridge classification, cross-validated in one pass."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from toptune.store import InputError
+from toptune.train.calibration import CALIBRATION_ROWS, softmax
+from toptune.train.centers import choose_centers
+from toptune.train.inputs import (
+    device_of,
+    fit_inputs,
+    fold_numbers,
+    grid_of,
+    predict_inputs,
+    row_weights,
+)
+from toptune.train.kernels import KERNELS, kernel_of, median_distance
+from toptune.train.maps import NystromMaps
+from toptune.train.memory import block_rows_for, one_pass_peak_bytes
+from toptune.train.one_pass import Solution, solve
+from toptune.train.passes import TrainingRows, check_finite, to_tensor
+from toptune.train.report import FitReport
+
+# Default widths, in multiples of the median distance between centres.
+WIDTHS = (0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0)
+SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
+# Multiply-adds of the kernel's inner products up to which blocks are float64 too.
+FLOAT64_WORK = 2e10
+_MEDIAN_ROWS = 1000
+
+
+class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Kernel ridge classification on Nystrom centres, width and penalty cross-validated in one pass.
+
+    One-hot targets are regressed with an unpenalised intercept (features and targets centred by the
+    means of the rows fitted, fold by fold, in closed form). `X` is used as given: standardise it in
+    a pipeline, or train through `toptune.train.train`.
+
+    Parameters
+    ----------
+    kernel : {"gaussian", "laplacian", "matern0.5", "matern1.5", "matern2.5", "linear"}
+        Gaussian is ``exp(-d^2 / (2 sigma^2))``, Laplacian ``exp(-d / sigma)`` with Euclidean d.
+    sigma, penalty : float, sequence of float or None
+        Width, and λ of ``(1/n) loss + λ norm^2``. A number is fixed, a sequence is a grid, None a
+        default grid: multiples `WIDTHS` of the median distance between centres, and
+        `RELATIVE_PENALTIES` times the total variance of each width's features.
+    n_centers : int
+        Nystrom centres M; ``min(n_centers, n)`` are used.
+    centers : {"uniform", "class-balanced"}
+        How centres are drawn from the training rows.
+    solver : {"auto", "direct"}
+        ``"falkon"`` and ``"falkon-lib"`` are not yet in this version.
+    cv : int
+        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+    class_weight : None, "balanced" or dict
+    random_state : int, RandomState or None
+        Seed of centres and folds.
+    device : str or None
+        torch device; None is the CPU.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+    centers_ : ndarray, shape (rank, d)
+    dual_coef_ : ndarray of float64, shape (rank, n_classes)
+    intercept_ : ndarray of float64, shape (n_classes,)
+    sigma_, penalty_, temperature_ : float
+        Chosen values; ``predict_proba`` is ``softmax(scores / temperature_)``.
+    report_ : FitReport
+
+    References
+    ----------
+    Williams & Seeger 2001 (Nystrom); Rudi, Carratino, Rosasco 2017 (FALKON's estimator).
+    """
+
+    def __init__(
+        self,
+        kernel: str = "gaussian",
+        sigma: float | Sequence[float] | None = None,
+        penalty: float | Sequence[float] | None = None,
+        n_centers: int = 1000,
+        centers: str = "uniform",
+        solver: str = "auto",
+        cv: int = 5,
+        class_weight: Any = None,
+        random_state: Any = None,
+        device: str | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.sigma = sigma
+        self.penalty = penalty
+        self.n_centers = n_centers
+        self.centers = centers
+        self.solver = solver
+        self.cv = cv
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+        """Fit to rows of features.
+
+        Parameters
+        ----------
+        X : array-like or Blocks, shape (n, d)
+            Blocks are streamed and never held whole.
+        y : array-like, shape (n,)
+            Labels.
+        groups : sequence of str, optional
+            Ids or groups of the rows: equal ones share a fold, and folds follow from them alone.
+
+        Raises
+        ------
+        InputError
+            For options out of range, rows that are not finite (named), or fewer than two classes.
+        NumericalError
+            If no combination of the grid can be solved.
+        """
+        start = time.perf_counter()
+        self._check_options()
+        sigmas, penalties = grid_of(self.sigma, "sigma"), grid_of(self.penalty, "penalty")
+        device = device_of(self.device)
+        blocks, classes, codes = fit_inputs(self, X, y)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
+        rows = TrainingRows(
+            blocks=blocks,
+            codes=codes,
+            weights=row_weights(codes, classes, self.class_weight),
+            folds=folds,
+            n_classes=len(classes),
+            n_folds=n_folds,
+        )
+        n, d = blocks.shape
+        center_rows = choose_centers(codes, self.n_centers, how=self.centers, seed=seed)
+        is_exact = blocks.dtype == np.float64 or n * len(center_rows) * d <= FLOAT64_WORK
+        dtype = torch.float64 if is_exact else torch.float32
+        values = blocks.take(center_rows)
+        _check_centers(values, center_rows)
+        centers = to_tensor(values, dtype=dtype, device=device)
+        widths: list[float | None] = [None]
+        if self.kernel != "linear":
+            spread = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
+            widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
+        maps = NystromMaps.on([kernel_of(self.kernel, width) for width in widths], centers)
+        setup_seconds = time.perf_counter() - start
+        block_rows = block_rows_for(d=d, rank=len(center_rows))
+        solution = solve(
+            rows, maps, widths, penalties=penalties, block_rows=block_rows, device=device
+        )
+        kept, dual = maps.coefficients(solution.map_index, solution.beta[:-1])
+        self.classes_ = classes
+        self.centers_ = kept.cpu().numpy()
+        self.dual_coef_ = dual.cpu().numpy()
+        self.intercept_ = solution.beta[-1].cpu().numpy()
+        self.sigma_ = solution.chosen.sigma
+        self.penalty_ = solution.chosen.penalty
+        self.temperature_ = solution.temperature
+        whitening = maps.whitenings[solution.map_index]
+        self.report_ = report_of(
+            solution,
+            rows,
+            solver="nystrom",
+            n_centers=len(center_rows),
+            rank=whitening.rank,
+            n_dropped=whitening.n_dropped,
+            smallest_pivot=whitening.smallest_pivot,
+            precision="float64" if is_exact else "float32",
+            block_rows=block_rows,
+            n_maps=len(widths),
+            setup_seconds=setup_seconds,
+        )
+        return self
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes); for two classes the difference in favour of the second, (n,)."""
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Labels (n,) of the highest score."""
+        scores = self._scores(X)
+        labels: npt.NDArray[Any] = self.classes_[scores.argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes): softmax of scores with one temperature fitted out of fold."""
+        scores = self._scores(X)
+        return softmax(scores, self.temperature_)
+
+    def _scores(self, X: Any) -> npt.NDArray[np.float64]:
+        check_is_fitted(self)
+        blocks = predict_inputs(self, X)
+        device = device_of(self.device)
+        dtype = torch.float64 if self.centers_.dtype == np.float64 else torch.float32
+        centers = to_tensor(self.centers_, dtype=dtype, device=device)
+        dual = to_tensor(self.dual_coef_, dtype=torch.float64, device=device)
+        kernel = kernel_of(self.kernel, self.sigma_)
+        scores = np.empty((blocks.shape[0], len(self.classes_)))
+        for where, values in blocks.iterate(block_rows_for(d=blocks.shape[1], rank=len(self.centers_))):
+            check_finite(values, start=where.start)
+            block = kernel(to_tensor(values, dtype=dtype, device=device), centers).double()
+            scores[where] = (block @ dual).cpu().numpy() + self.intercept_
+        return scores
+
+    def _check_options(self) -> None:
+        if self.kernel not in KERNELS:
+            raise InputError(f"kernel {self.kernel!r} is unknown; choose one of {', '.join(KERNELS)}")
+        if self.kernel == "linear" and self.sigma is not None:
+            raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
+        if self.solver not in SOLVERS:
+            raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+        if self.solver in ("falkon", "falkon-lib"):
+            raise InputError(
+                f"solver {self.solver!r} is not yet in this version of toptune; use 'auto' or 'direct'"
+            )
+
+
+def report_of(
+    solution: Solution,
+    rows: TrainingRows,
+    *,
+    solver: str,
+    n_centers: int,
+    rank: int,
+    n_dropped: int,
+    smallest_pivot: float,
+    precision: str,
+    block_rows: int,
+    n_maps: int,
+    setup_seconds: float,
+) -> FitReport:
+    """Put together what a fit by `solve` has to say."""
+    chosen = solution.chosen
+    n, d = rows.blocks.shape
+    warnings = list(solution.warnings)
+    if n_dropped:
+        warnings.insert(0, f"{n_dropped} of {n_centers} centres are spanned by the others and were dropped")
+    return FitReport(
+        solver=solver,
+        n_rows=n,
+        n_features=d,
+        n_folds=rows.n_folds,
+        n_centers=n_centers,
+        rank=rank,
+        n_dropped=n_dropped,
+        smallest_pivot=smallest_pivot,
+        precision=precision,
+        jitter=solution.jitter,
+        n_clipped=solution.n_clipped,
+        sigma=chosen.sigma,
+        penalty=chosen.penalty,
+        temperature=solution.temperature,
+        squared_error=chosen.squared_error,
+        accuracy=chosen.accuracy,
+        log_loss=chosen.log_loss,
+        table=[{key: value for key, value in asdict(row).items() if key != "map_index"} for row in solution.table],
+        warnings=warnings,
+        n_passes=solution.n_passes,
+        peak_bytes=one_pass_peak_bytes(
+            n=n, d=d, rank=rank, n_maps=n_maps, n_classes=rows.n_classes, n_folds=rows.n_folds,
+            block_rows=block_rows, n_finalists=3 * n_maps, n_calibration=min(n, CALIBRATION_ROWS),
+        ),
+        seconds={"setup": setup_seconds, **solution.seconds},
+    )  # fmt: skip
+
+
+def _check_centers(values: npt.NDArray[Any], center_rows: npt.NDArray[np.int64]) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        named = ", ".join(str(center_rows[row]) for row in bad[:10])
+        raise InputError(
+            f"the input contains NaN or infinity in row {named} (counted from 0); drop or repair these rows"
+        )

@@ -1,0 +1,178 @@
+"""Kernels: frozen callables from (n, d) and (m, d) rows to their (n, m) values."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from toptune.store import InputError
+
+# Below this share of the rows' own squared size (in units of the type's precision), a squared distance
+# taken from inner products has lost its digits and is taken again from differences.
+_CANCELLED = 1e3
+_RECOMPUTED_BYTES = 32 * 2**20
+
+
+class Kernel(Protocol):
+    """Symmetric positive semi-definite function of two rows; chunking either side changes nothing."""
+
+    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+        """Values of shape (n, m) for rows `x` (n, d) and `c` (m, d)."""
+        ...
+
+    @property
+    def sigma(self) -> float | None:
+        """Width in units of distance; None for a kernel without one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """``exp(-||x - x'||^2 / (2 sigma^2))``."""
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+
+    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.of_squared_distances(squared_distances(x, c))
+
+    def of_squared_distances(self, squared: Tensor) -> Tensor:
+        """Values from squared distances of any shape."""
+        return (squared * (-0.5 / self.sigma**2)).exp_()
+
+
+@dataclass(frozen=True)
+class Laplacian:
+    """``exp(-||x - x'||_2 / sigma)``: the Euclidean norm, which is FalkonML's convention.
+
+    scikit-learn's ``laplacian_kernel`` takes the 1-norm instead.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+
+    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.of_squared_distances(squared_distances(x, c))
+
+    def of_squared_distances(self, squared: Tensor) -> Tensor:
+        """Values from squared distances of any shape."""
+        return squared.sqrt().mul_(-1 / self.sigma).exp_()
+
+
+@dataclass(frozen=True)
+class Matern:
+    """Matern kernel of smoothness `nu` in {0.5, 1.5, 2.5} (Rasmussen & Williams 2006, eq. 4.17)."""
+
+    sigma: float
+    nu: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+        if self.nu not in (0.5, 1.5, 2.5):
+            raise InputError(f"Matern nu is {self.nu}; it must be 0.5, 1.5 or 2.5")
+
+    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.of_squared_distances(squared_distances(x, c))
+
+    def of_squared_distances(self, squared: Tensor) -> Tensor:
+        """Values from squared distances of any shape."""
+        r = (squared * (2 * self.nu / self.sigma**2)).sqrt_()
+        decay = torch.exp(-r)
+        if self.nu == 0.5:
+            return decay
+        if self.nu == 1.5:
+            return (r + 1).mul_(decay)
+        return (r * r / 3 + r + 1).mul_(decay)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``<x, x'>``: no width, no centring."""
+
+    @property
+    def sigma(self) -> None:
+        return None
+
+    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+        return x @ c.T
+
+
+Radial = Gaussian | Laplacian | Matern
+KERNELS = ("gaussian", "laplacian", "matern0.5", "matern1.5", "matern2.5", "linear")
+
+
+def kernel_of(name: str, sigma: float | None = None) -> Radial | Linear:
+    """Return the kernel of a name in `KERNELS` and a width.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, or a width that is missing, not finite or not above 0.
+    """
+    if name == "linear":
+        return Linear()
+    if name not in KERNELS:
+        raise InputError(f"kernel {name!r} is unknown; choose one of {', '.join(KERNELS)}")
+    if sigma is None:
+        raise InputError(f"kernel {name!r} needs a width sigma")
+    if name == "gaussian":
+        return Gaussian(sigma)
+    if name == "laplacian":
+        return Laplacian(sigma)
+    return Matern(sigma, float(name.removeprefix("matern")))
+
+
+def kernel_blocks(kernels: Sequence[Radial | Linear], x: Tensor, c: Tensor) -> Iterator[Tensor]:
+    """Yield the (n, m) values of every kernel in turn; all widths share one block of distances."""
+    squared: Tensor | None = None
+    for kernel in kernels:
+        if isinstance(kernel, Linear):
+            yield kernel(x, c)
+            continue
+        if squared is None:
+            squared = squared_distances(x, c)
+        yield kernel.of_squared_distances(squared)
+
+
+def squared_distances(x: Tensor, c: Tensor) -> Tensor:
+    """Squared Euclidean distances (n, m) of rows `x` (n, d) and `c` (m, d), never below 0.
+
+    Taken from inner products after moving both to the mean of `c`. Pairs so near that this cancels
+    (duplicates, above all) are taken again from differences, so that equal rows are at distance 0.
+    """
+    if len(c) == 0 or len(x) == 0:
+        return x.new_zeros((len(x), len(c)))
+    shift = c.mean(dim=0)
+    x, c = x - shift, c - shift
+    x_norms, c_norms = (x * x).sum(dim=1), (c * c).sum(dim=1)
+    squared = torch.addmm(x_norms[:, None] + c_norms, x, c.T, alpha=-2).clamp_(min=0)
+    limit = _CANCELLED * torch.finfo(x.dtype).eps
+    near = torch.nonzero(squared < limit * (x_norms[:, None] + c_norms))
+    step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
+    for pairs in near.split(step):
+        rows, columns = pairs[:, 0], pairs[:, 1]
+        squared[rows, columns] = (x[rows] - c[columns]).square_().sum(dim=1)
+    return squared
+
+
+def median_distance(rows: Tensor) -> float:
+    """Median Euclidean distance of pairs of different rows; 1 where all rows are equal."""
+    n = len(rows)
+    if n < 2:
+        return 1.0
+    above = torch.ones((n, n), dtype=torch.bool, device=rows.device).triu_(1)
+    squared = squared_distances(rows, rows)[above]
+    squared = squared[squared > 0]
+    return float(squared.median().sqrt()) if len(squared) else 1.0
+
+
+def check_sigma(sigma: float) -> None:
+    """Raise InputError unless a width is finite and above 0."""
+    if not 0 < sigma < float("inf"):
+        raise InputError(f"sigma is {sigma}; a width must be finite and above 0")

@@ -1,0 +1,65 @@
+"""Memory as arithmetic: what a fit will hold at its peak, and what is refused."""
+
+import os
+
+from toptune.store import InputError
+from toptune.train.sums import sums_bytes
+
+BLOCK_BYTES = 64 * 2**20
+_FALLBACK_BYTES = 4 * 2**30
+
+
+def block_rows_for(*, d: int, rank: int) -> int:
+    """Rows of a block whose kernel and feature values take about 64 MiB in float64."""
+    return max(64, BLOCK_BYTES // (8 * (d + 3 * rank + 1)))
+
+
+def one_pass_peak_bytes(
+    *,
+    n: int,
+    d: int,
+    rank: int,
+    n_maps: int,
+    n_classes: int,
+    n_folds: int,
+    block_rows: int,
+    n_finalists: int,
+    n_calibration: int,
+) -> int:
+    """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
+
+    The centres, one whitening factor a map and the one being made; the sums of all maps; the matrices
+    of one system; the finalists' coefficients and left-out scores; one block with its distances,
+    kernel and feature values. It grows with n only by the rows' classes, weights and folds.
+    """
+    square = 8 * (rank + 1) ** 2
+    sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
+    factors = (n_maps + 3) * square + 8 * rank * d
+    systems = 4 * square + 3 * 8 * (rank + 1) * n_classes
+    finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
+    block = 8 * min(n, block_rows) * (3 * d + 4 * rank + 2 * n_classes)
+    return sums + factors + systems + finalists + block + 24 * n
+
+
+def memory_limit_bytes() -> int:
+    """Return half of this machine's memory: what heads that need all rows at once may take."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return _FALLBACK_BYTES
+
+
+def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, instead: str) -> None:
+    """Refuse work whose projected memory is above the limit.
+
+    Raises
+    ------
+    InputError
+        With both numbers and what to do `instead`.
+    """
+    limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
+    if needed_bytes > limit:
+        raise InputError(
+            f"{what} needs about {needed_bytes / 2**30:.2f} GiB of memory, the limit is "
+            f"{limit / 2**30:.2f} GiB; {instead}"
+        )

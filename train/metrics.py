@@ -1,0 +1,62 @@
+"""Figures of merit of predictions, all by scikit-learn's definitions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn import metrics
+
+
+def classification_metrics(
+    codes: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Metrics of DESIGN §7 as a JSON-able mapping.
+
+    Parameters
+    ----------
+    codes, predicted : ndarray of int64, shape (n,)
+        True and predicted classes as positions in `classes`.
+    probabilities : ndarray of float64, shape (n, n_classes)
+        Rows summing to 1; log-loss clips them as scikit-learn does.
+    classes : sequence of str
+        Names; every one has a row and a column in ``confusion_matrix`` (true x predicted).
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (over the classes that occur among the
+        true rows), ``log_loss``, ``per_class`` (``precision``, ``recall``, ``f1``, ``support``),
+        ``confusion_matrix``; the single figures are None when there is no row.
+    """
+    labels = np.arange(len(classes))
+    precision, recall, f1, support = (
+        metrics.precision_recall_fscore_support(codes, predicted, labels=labels, zero_division=0.0)
+        if len(codes)
+        else [np.zeros(len(classes))] * 4
+    )
+    confusion = (
+        metrics.confusion_matrix(codes, predicted, labels=labels)
+        if len(codes)
+        else np.zeros((len(classes), len(classes)), dtype=np.int64)
+    )
+    present = support > 0
+    return {
+        "accuracy": float(np.mean(codes == predicted)) if len(codes) else None,
+        "balanced_accuracy": float(recall[present].mean()) if len(codes) else None,
+        "macro_f1": float(f1[present].mean()) if len(codes) else None,
+        "log_loss": float(metrics.log_loss(codes, probabilities, labels=labels)) if len(codes) else None,
+        "per_class": {
+            name: {
+                "precision": float(precision[index]),
+                "recall": float(recall[index]),
+                "f1": float(f1[index]),
+                "support": int(support[index]),
+            }
+            for index, name in enumerate(classes)
+        },
+        "confusion_matrix": confusion.tolist(),
+    }

@@ -1,0 +1,186 @@
+"""Passes over blocks of training rows: the only places where the one-pass solver touches data."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.store import Blocks, InputError
+from toptune.train.calibration import CALIBRATION_ROWS
+from toptune.train.maps import Maps
+from toptune.train.sums import FoldSums
+
+_NAMED_ROWS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """Rows to train on and what is known of each: class, weight and fold.
+
+    Attributes
+    ----------
+    blocks : Blocks
+        Features, shape (n, d).
+    codes : ndarray of int64, shape (n,)
+        Class of each row, 0 to n_classes - 1.
+    weights : ndarray of float64, shape (n,)
+        Weight in the loss, mean 1.
+    folds : ndarray of int64, shape (n,)
+        Fold of each row, 0 to n_folds - 1.
+    """
+
+    blocks: Blocks
+    codes: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    folds: npt.NDArray[np.int64]
+    n_classes: int
+    n_folds: int
+
+    @property
+    def n(self) -> int:
+        return len(self.codes)
+
+
+def batches(
+    rows: TrainingRows, *, block_rows: int, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield ``(rows, values)`` with values (b, d) on the device.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite; names the first rows.
+    """
+    for where, values in rows.blocks.iterate(block_rows):
+        check_finite(values, start=where.start)
+        yield where, to_tensor(values, dtype=dtype, device=device)
+
+
+def check_finite(values: npt.NDArray[np.generic], *, start: int = 0) -> None:
+    """Raise InputError naming the rows if a value is NaN or infinite; `start` numbers the first row."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        named = ", ".join(str(start + row) for row in bad[:_NAMED_ROWS])
+        more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
+        raise InputError(
+            f"the input contains NaN or infinity in row {named}{more} (counted from 0); "
+            "drop or repair these rows first"
+        )
+
+
+def to_tensor(
+    values: npt.NDArray[np.generic], *, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    """Copy rows to a tensor; the source may be read-only or memory-mapped."""
+    wanted = np.float64 if dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.array(values, dtype=wanted, order="C")).to(device)
+
+
+def accumulate(
+    rows: TrainingRows,
+    maps: Maps,
+    wanted: Sequence[int],
+    *,
+    block_rows: int,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> list[FoldSums]:
+    """One pass: the sums of each wanted map.
+
+    Returns
+    -------
+    list of FoldSums
+        In the order of `wanted`.
+    """
+    sums = [
+        FoldSums.zeros(n_folds=rows.n_folds, rank=maps.ranks[index], n_targets=rows.n_classes, device=device)
+        for index in wanted
+    ]
+    codes, weights, folds = (
+        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+    )
+    for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
+        targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double()
+        for each, phi in zip(sums, maps.features(values, wanted), strict=True):
+            each.add(phi, targets, weights[where], folds[where])
+        if progress is not None:
+            progress(where.stop - where.start)
+    return sums
+
+
+@dataclass(kw_only=True)
+class OutOfFold:
+    """What one finalist's left-out predictions amount to.
+
+    Attributes
+    ----------
+    correct, squared_error : float
+        Weighted sums over all rows.
+    scores : ndarray of float32, shape (n_kept, n_classes)
+        Left-out scores of the rows kept for calibration.
+    """
+
+    correct: float
+    squared_error: float
+    scores: npt.NDArray[np.float32]
+
+
+def predict_left_out(
+    rows: TrainingRows,
+    maps: Maps,
+    finalists: Sequence[tuple[int, Tensor]],
+    *,
+    block_rows: int,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
+    """Second pass: every row scored by the fit that left its fold out.
+
+    Parameters
+    ----------
+    finalists : sequence of (int, Tensor)
+        Index of the map and coefficients (n_folds, r + 1, n_classes), intercept last.
+
+    Returns
+    -------
+    list of OutOfFold
+        One a finalist.
+    ndarray of int64
+        The rows whose scores are kept: all, or an even spread of `CALIBRATION_ROWS`.
+    """
+    kept = np.unique(np.linspace(0, rows.n - 1, min(rows.n, CALIBRATION_ROWS)).astype(np.int64))
+    results = [
+        OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))
+        for _ in finalists
+    ]
+    codes, weights, folds = (
+        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+    )
+    wanted = sorted({index for index, _ in finalists})
+    for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
+        first, last = np.searchsorted(kept, [where.start, where.stop])
+        y, w = codes[where], weights[where]
+        targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
+        for index, phi in zip(wanted, maps.features(values, wanted), strict=True):
+            for result, (its_map, beta) in zip(results, finalists, strict=True):
+                if its_map != index:
+                    continue
+                scores = _scores_left_out(phi, folds[where], beta)
+                result.correct += float(w @ (scores.argmax(dim=1) == y).double())
+                result.squared_error += float(w @ (targets - scores).square().sum(dim=1))
+                local = torch.from_numpy(kept[first:last] - where.start).to(device)
+                result.scores[first:last] = scores[local].float().cpu().numpy()
+        if progress is not None:
+            progress(where.stop - where.start)
+    return results, kept
+
+
+def _scores_left_out(phi: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
+    scores = phi.new_empty((len(phi), beta.shape[2]))
+    for fold in torch.unique(folds).tolist():
+        mine = torch.nonzero(folds == fold)[:, 0]
+        scores[mine] = phi[mine] @ beta[fold, :-1] + beta[fold, -1]
+    return scores

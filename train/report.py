@@ -1,0 +1,68 @@
+"""What a fit has to say for itself."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """JSON-able account of one fit; nothing that went other than asked is left out.
+
+    Attributes
+    ----------
+    solver : str
+        ``"nystrom"``, ``"primal"`` or ``"dual"``.
+    n_rows, n_features, n_folds : int
+    n_centers, rank, n_dropped : int
+        Centres used, features that they span, centres dropped because others span them.
+    smallest_pivot : float
+        Smallest pivot kept of the centres' kernel matrix, relative to the largest.
+    precision : str
+        Arithmetic of kernel blocks; sums and systems are always float64.
+    jitter : float
+        Largest share of the mean diagonal that had to be added to a system; 0 is none.
+    n_clipped : int
+        Closed-form errors that cancelled to below 0.
+    sigma : float or None
+        Chosen width.
+    penalty, temperature, squared_error, accuracy, log_loss : float
+        Chosen penalty and the figures of its left-out predictions.
+    calibration : str
+        What the probabilities are.
+    table : list of dict
+        Everything compared.
+    warnings : list of str
+    n_passes : int
+        Times the rows were read.
+    peak_bytes : int
+        Projected peak memory.
+    seconds : dict
+    """
+
+    solver: str
+    n_rows: int
+    n_features: int
+    n_folds: int
+    n_centers: int
+    rank: int
+    n_dropped: int
+    smallest_pivot: float
+    precision: str
+    jitter: float
+    n_clipped: int
+    sigma: float | None
+    penalty: float
+    temperature: float
+    squared_error: float
+    accuracy: float | None
+    log_loss: float | None
+    table: list[dict[str, Any]]
+    warnings: list[str]
+    n_passes: int
+    peak_bytes: int
+    seconds: dict[str, float]
+    calibration: str = "softmax of scores with one temperature fitted out of fold"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able mapping."""
+        return asdict(self)

@@ -1,0 +1,162 @@
+"""`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from toptune.train.calibration import softmax
+from toptune.train.falkon_classifier import report_of
+from toptune.train.inputs import (
+    device_of,
+    fit_inputs,
+    fold_numbers,
+    grid_of,
+    predict_inputs,
+    row_weights,
+)
+from toptune.train.kernels import Linear
+from toptune.train.maps import IdentityMap, NystromMaps
+from toptune.train.memory import block_rows_for, check_memory, one_pass_peak_bytes
+from toptune.train.one_pass import solve
+from toptune.train.passes import TrainingRows, check_finite, to_tensor
+
+
+class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Ridge regression of one-hot targets on the features, the penalty cross-validated in one pass.
+
+    The same sums as `FalkonClassifier`, with the features themselves in place of kernel features.
+    With at least as many rows as features the Gram matrix is of features (primal); with fewer it is
+    of rows (the linear kernel on all rows as centres, which is the same estimator).
+
+    Parameters
+    ----------
+    penalty : float, sequence of float or None
+        λ of ``(1/n) loss + λ norm^2``; a number is fixed, a sequence a grid, None a default grid in
+        units of the total variance of the features.
+    cv : int
+        Folds.
+    class_weight : None, "balanced" or dict
+    random_state : int, RandomState or None
+        Seed of the folds.
+    device : str or None
+    memory_limit_bytes : int or None
+        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+    coef_ : ndarray of float64, shape (n_classes, d)
+    intercept_ : ndarray of float64, shape (n_classes,)
+    penalty_, temperature_ : float
+    report_ : FitReport
+    """
+
+    def __init__(
+        self,
+        penalty: float | Sequence[float] | None = None,
+        cv: int = 5,
+        class_weight: Any = None,
+        random_state: Any = None,
+        device: str | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self.penalty = penalty
+        self.cv = cv
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+        self.memory_limit_bytes = memory_limit_bytes
+
+    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
+        start = time.perf_counter()
+        penalties, device = grid_of(self.penalty, "penalty"), device_of(self.device)
+        blocks, classes, codes = fit_inputs(self, X, y)
+        n, d = blocks.shape
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
+        size = min(n, d)
+        block_rows = block_rows_for(d=d, rank=size)
+        check_memory(
+            one_pass_peak_bytes(
+                n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds,
+                block_rows=block_rows, n_finalists=3, n_calibration=n,
+            ),
+            limit_bytes=self.memory_limit_bytes,
+            what=f"ridge on {n} rows of {d} features",
+            instead="take fewer layers, or head 'falkon' with fewer centres",
+        )  # fmt: skip
+        rows = TrainingRows(
+            blocks=blocks,
+            codes=codes,
+            weights=row_weights(codes, classes, self.class_weight),
+            folds=folds,
+            n_classes=len(classes),
+            n_folds=n_folds,
+        )
+        maps: IdentityMap | NystromMaps
+        if d <= n:
+            maps = IdentityMap(d)
+        else:
+            values = blocks.take(np.arange(n))
+            check_finite(values)
+            maps = NystromMaps.on([Linear()], to_tensor(values, dtype=torch.float64, device=device))
+        setup_seconds = time.perf_counter() - start
+        solution = solve(rows, maps, [None], penalties=penalties, block_rows=block_rows, device=device)
+        rank = maps.ranks[0]
+        if isinstance(maps, NystromMaps):
+            kept, dual = maps.coefficients(0, solution.beta[:-1])
+            coefficients = kept.T @ dual
+        else:
+            coefficients = solution.beta[:-1]
+        self.classes_ = classes
+        self.coef_ = coefficients.T.cpu().numpy()
+        self.intercept_ = solution.beta[-1].cpu().numpy()
+        self.penalty_ = solution.chosen.penalty
+        self.temperature_ = solution.temperature
+        self.report_ = report_of(
+            solution,
+            rows,
+            solver="primal" if d <= n else "dual",
+            n_centers=0 if d <= n else n,
+            rank=rank,
+            n_dropped=0,
+            smallest_pivot=1.0 if d <= n else maps.whitenings[0].smallest_pivot,  # type: ignore[union-attr]
+            precision="float64",
+            block_rows=block_rows,
+            n_maps=1,
+            setup_seconds=setup_seconds,
+        )
+        return self
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes); for two classes the difference in favour of the second, (n,)."""
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Labels (n,) of the highest score."""
+        scores = self._scores(X)
+        labels: npt.NDArray[Any] = self.classes_[scores.argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes): softmax of scores with one temperature fitted out of fold."""
+        scores = self._scores(X)
+        return softmax(scores, self.temperature_)
+
+    def _scores(self, X: Any) -> npt.NDArray[np.float64]:
+        check_is_fitted(self)
+        blocks = predict_inputs(self, X)
+        scores = np.empty((blocks.shape[0], len(self.classes_)))
+        for where, values in blocks.iterate():
+            check_finite(values, start=where.start)
+            scores[where] = values.astype(np.float64) @ self.coef_.T + self.intercept_
+        return scores
