@@ -1,0 +1,225 @@
+"""Building timm models with their weights, and nothing random by accident."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
+from toptune.extract.weights import check_report, mismatch_message, read_weights, watch_loading
+from toptune.store import InputError, WeightsError
+
+RANDOM_SEED = 0
+# timm's local-dir form: what a folder's weights are called, best first.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pth", "*.pt")
+
+
+def build_model(
+    name: ModelName,
+    *,
+    weights: str | Path | None = None,
+    img_size: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Build the model of that name, without class head.
+
+    Returns
+    -------
+    model : nn.Module
+        On the CPU, float32.
+    arguments : dict
+        What was given to the architecture beside its weights; JSON values.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown or the architecture does not take the arguments.
+    WeightsError
+        If weights are absent, or do not fit exactly.
+    """
+    kwargs = dict(model_kwargs or {})
+    _check_kwargs(kwargs)
+    pretrained = name.source != "random"
+    if not pretrained:
+        if weights is not None:
+            raise InputError(f"{name.given} asks for random weights and --weights for {weights}; drop one")
+        name = parse_model_name(name.identifier)
+    arguments = _Arguments.of(name, kwargs)
+    overlay: dict[str, Any] = {}
+    if pretrained:
+        file = Path(weights) if weights is not None else arguments.weights
+        if file is not None:
+            # A state dict goes before every other place of timm's. Classes of a number that never is
+            # make it drop the head, whatever its size.
+            overlay = {
+                "source": "",
+                "state_dict": read_weights(file),
+                "custom_load": False,
+                "num_classes": -1,
+            }
+            origin = str(file)
+        else:
+            origin = f"the checkpoint of {name.given}"
+    else:
+        origin = "random"
+    if img_size is not None:
+        arguments.kwargs["img_size"] = img_size
+    model = _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=bool(overlay))
+    model.pretrained_cfg.pop("state_dict", None)
+    reported = {key: value for key, value in arguments.kwargs.items() if key != "num_classes"}
+    return model, json.loads(json.dumps(reported))
+
+
+class _Arguments:
+    """Arguments of ``timm.create_model`` for a name, and where its weights lie if we read them ourselves."""
+
+    def __init__(
+        self,
+        model_name: str,
+        kwargs: dict[str, Any],
+        *,
+        config: dict[str, Any] | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        self.model_name = model_name
+        self.kwargs = {**kwargs, "num_classes": 0}
+        self.config = config
+        self.weights = weights
+
+    @classmethod
+    def of(cls, name: ModelName, kwargs: dict[str, Any]) -> "_Arguments":
+        if name.source == "registry":
+            _check_known(name.identifier)
+            return cls(name.identifier, kwargs)
+        if name.source == "hf-hub":
+            return cls(name.given, kwargs)
+        if name.source == "local-dir":
+            folder = Path(name.identifier)
+            return cls._of_config(folder / "config.json", _weights_in(folder), kwargs)
+        if name.source == "embedded":
+            stem = EMBEDDED_FOLDER / name.identifier
+            return cls._of_config(
+                stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors"), kwargs
+            )
+        raise InputError(f"{name.given!r} cannot be nested; give random:NAME")
+
+    @classmethod
+    def _of_config(cls, file: Path, weights: Path | None, kwargs: dict[str, Any]) -> "_Arguments":
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            architecture = str(config["architecture"])
+            pretrained = dict(config.get("pretrained_cfg") or config)
+            model_args = dict(config.get("model_args") or {})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{file} is not timm's model configuration: {error!r}") from error
+        if not timm.is_model(architecture):
+            raise InputError(f"{file}: architecture {architecture!r} is unknown to timm {timm.__version__}")
+        pretrained["architecture"] = architecture
+        pretrained.setdefault("num_classes", config.get("num_classes", 1000))
+        return cls(architecture, {**model_args, **kwargs}, config=pretrained, weights=weights)
+
+
+def _create(
+    arguments: _Arguments, overlay: dict[str, Any], *, pretrained: bool, origin: str, strict: bool
+) -> Any:
+    try:
+        with torch.random.fork_rng(devices=[]), watch_loading() as report:
+            torch.manual_seed(RANDOM_SEED)
+            model = timm.create_model(
+                arguments.model_name,
+                pretrained=pretrained,
+                pretrained_cfg=arguments.config,
+                pretrained_cfg_overlay=overlay or None,
+                **arguments.kwargs,
+            )
+    except TypeError as error:
+        if "img_size" in arguments.kwargs and "img_size" in str(error):
+            # Convolutional models take any size: only the transform must know.
+            del arguments.kwargs["img_size"]
+            return _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=strict)
+        raise InputError(f"{arguments.model_name} does not take these arguments: {error}") from error
+    except AssertionError as error:
+        raise InputError(f"{arguments.model_name} refuses {arguments.kwargs}: {error}") from error
+    except Exception as error:
+        if not pretrained:
+            raise InputError(f"{arguments.model_name} refuses {arguments.kwargs}: {error}") from error
+        raise _why_not_built(error, arguments.model_name, origin) from error
+    if pretrained:
+        config = model.pretrained_cfg
+        if not report.is_loaded and not config.get("custom_load"):
+            raise WeightsError(
+                f"timm has no weights for {arguments.model_name} and left it random; give --weights FILE, "
+                f"another tag, or ask for random:{arguments.model_name} by name"
+            )
+        classifiers = config.get("classifier") or ()
+        check_report(
+            report,
+            origin=origin,
+            classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
+            strict=strict,
+        )
+    return model
+
+
+def _why_not_built(error: Exception, model_name: str, origin: str) -> Exception:
+    text = str(error)
+    if isinstance(error, RuntimeError) and (sizes := mismatch_message(error)):
+        return WeightsError(
+            f"{origin} does not fit the architecture: {sizes}. "
+            "Give the weights of this architecture, or the architecture of these weights"
+        )
+    if "No pretrained weights exist" in text:
+        return WeightsError(
+            f"timm has no weights for {model_name}; give --weights FILE, another tag, "
+            f"or ask for random:{model_name} by name"
+        )
+    first = text.splitlines()[0] if text else type(error).__name__
+    return WeightsError(
+        f"{model_name} could not be loaded: {first}. Without a network: set HF_HUB_OFFLINE=1 if it is in the "
+        "local hub cache, or give --weights FILE or local-dir:FOLDER"
+    )
+
+
+def _check_known(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        names = [*timm.list_models(), *timm.list_pretrained()]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        raise InputError(
+            f"timm {timm.__version__} knows no model {name!r}"
+            + (f"; close: {', '.join(close)}" if close else "")
+            + "; `toptune models` lists them"
+        )
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}*")
+            if known.partition(".")[0] == architecture]  # fmt: skip
+    if tag and tag not in tags:
+        raise InputError(
+            f"timm {timm.__version__} knows no weights {tag!r} of {architecture}; "
+            + (
+                f"there are {', '.join(tags)}"
+                if tags
+                else f"it has none; try {architecture} with --weights FILE"
+            )
+        )
+
+
+def _check_kwargs(kwargs: Mapping[str, Any]) -> None:
+    for key in ("num_classes", "features_only", "pretrained", "in_chans", "checkpoint_path"):
+        if key in kwargs:
+            raise InputError(f"model_kwargs may not contain {key!r}: extraction decides it")
+    try:
+        json.dumps(kwargs)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model_kwargs must be JSON values: {error}") from error
+
+
+def _weights_in(folder: Path) -> Path | None:
+    for pattern in WEIGHT_FILES:
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files[0]
+    return None

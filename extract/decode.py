@@ -1,0 +1,141 @@
+"""From a picture's bytes to upright RGB pixels."""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from toptune.store import UnreadableImageError
+
+DECODE = "pillow-rgb-upright-1"
+# Pillow refuses more than this by itself, so a higher limit has no effect.
+MAX_PIXELS = 178_956_970
+ORIENTATION = 0x0112
+# EXIF 2.3 §4.6.4 A, tag Orientation: what brings the picture upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture into upright 8-bit RGB.
+
+    EXIF orientation is honoured. 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255.
+    Transparency is dropped, as timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit pictures are converted;
+    of an animation the first frame is taken. Safe to call from several threads.
+
+    Parameters
+    ----------
+    data : bytes
+        The picture's file.
+    max_pixels : int
+        Larger pictures are refused by what their header says, before anything is decoded.
+
+    Raises
+    ------
+    UnreadableImageError
+        If this is no picture, is damaged or cut off, too large, or of floating-point pixels.
+    """
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with _quiet(), Image.open(io.BytesIO(data)) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise UnreadableImageError(
+                    f"{width} x {height} pixels, more than the limit of {max_pixels}; shrink it, "
+                    "or raise --max-pixels"
+                )
+            picture.load()
+            return _upright(_to_rgb(picture), _orientation(picture))
+    except (UnreadableImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not a picture in a format that Pillow reads") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(
+            f"more pixels than the limit of {min(max_pixels, MAX_PIXELS)}; shrink it"
+        ) from error
+    except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
+        raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    mode = picture.mode
+    if mode == "RGB":
+        return picture.copy()
+    if mode == "F":
+        raise UnreadableImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if mode == "I" or mode.startswith("I;16"):
+        return _grey16(picture).convert("RGB")
+    if mode in ("P", "PA"):
+        # By way of RGBA: converting straight loses which palette entries are transparent.
+        has_alpha = mode == "PA" or "transparency" in picture.info
+        return (picture.convert("RGBA") if has_alpha else picture).convert("RGB")
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        if converted is None:  # only when asked to work in place
+            raise UnreadableImageError("LAB pixels could not be converted")
+        return converted
+    return picture.convert("RGB")
+
+
+def _grey16(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UnreadableImageError(f"32-bit pixels from {low} to {high} have no agreed range; save 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  (a damaged EXIF block does not make the pixels unreadable)
+        return 1
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    method = UPRIGHT.get(orientation)
+    return picture if method is None else picture.transpose(method)
+
+
+_quiet_lock = threading.Lock()
+_quiet_users = 0
+_quiet_filters: "warnings.catch_warnings[None] | None" = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Pillow's warnings while any thread decodes.
+
+    ``warnings.catch_warnings`` in every thread would restore the others' filters out of order, so
+    the first one in sets them and the last one out restores them.
+    """
+    global _quiet_users, _quiet_filters
+    with _quiet_lock:
+        if _quiet_users == 0:
+            _quiet_filters = warnings.catch_warnings()
+            _quiet_filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        _quiet_users += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_users -= 1
+            if _quiet_users == 0 and _quiet_filters is not None:
+                _quiet_filters.__exit__(None, None, None)
+                _quiet_filters = None

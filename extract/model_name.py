@@ -1,0 +1,84 @@
+"""What a backbone's name means, without loading torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from toptune.store import InputError
+
+ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
+_PREFIXES: dict[str, ModelSource] = {
+    "hf-hub": "hf-hub",
+    "hf_hub": "hf-hub",
+    "local-dir": "local-dir",
+    "random": "random",
+}
+EMBEDDED_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A backbone's name, taken apart.
+
+    Attributes
+    ----------
+    given : str
+        As the user wrote it, except that a folder is absolute: enough to find the model again.
+    source : str
+        Where architecture and weights come from: timm's ``registry``, a repository on the
+        ``hf-hub``, a folder (``local-dir``), this package (``embedded``), or ``random`` weights.
+    identifier : str
+        ``arch.tag``, ``org/name@revision``, the folder, the embedded name, or the architecture.
+    """
+
+    given: str
+    source: ModelSource
+    identifier: str
+
+
+def parse_model_name(name: str) -> ModelName:
+    """Take a model's name apart.
+
+    ``arch.tag`` (timm's registry), ``hf-hub:org/name``, ``local-dir:FOLDER``, the name of a backbone
+    that ships with this package, or ``random:arch`` for untrained weights from a fixed seed.
+
+    Raises
+    ------
+    InputError
+        If the prefix is unknown, nothing follows it, or the folder does not exist.
+    """
+    prefix, colon, rest = name.partition(":")
+    if not colon:
+        if name in embedded_names():
+            return ModelName(name, "embedded", name)
+        if "/" in name or os.sep in name:
+            raise InputError(
+                f"model {name!r} looks like a repository or a folder; write hf-hub:{name} or local-dir:{name}"
+            )
+        if not name:
+            raise InputError("the model's name is empty; give one of `toptune models`")
+        return ModelName(name, "registry", name)
+    source = _PREFIXES.get(prefix.lower())
+    if source is None or not rest:
+        raise InputError(
+            f"model {name!r}: before a colon there may be hf-hub, local-dir or random, and a name after it"
+        )
+    if source == "local-dir":
+        folder = os.path.abspath(rest)  # noqa: PTH100  (the name that was given, not where a link leads)
+        if not (Path(folder) / "config.json").is_file():
+            raise InputError(
+                f"model {name!r}: {rest} holds no config.json; give a folder in timm's local-dir form "
+                "(config.json and model.safetensors)"
+            )
+        return ModelName(f"local-dir:{folder}", source, folder)
+    return ModelName(f"{source}:{rest}", source, rest)
+
+
+def embedded_names() -> list[str]:
+    """Names of the backbones that ship with this package."""
+    return sorted(
+        file.stem
+        for file in EMBEDDED_FOLDER.glob("*.safetensors")
+        if (EMBEDDED_FOLDER / f"{file.stem}.json").is_file()
+    )

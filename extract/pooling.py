@@ -1,0 +1,59 @@
+"""From a tap's output to one vector a picture, on the device where the output lies."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from toptune.extract.taps import grid_size
+
+
+@dataclass(frozen=True)
+class TapValue:
+    """A tap's output with its parts told apart.
+
+    Attributes
+    ----------
+    body : Tensor (b, c), (b, c, n) or (b, c, h, w)
+        Vectors, patches in a row, or patches and pixels on their grid.
+    prefix : Tensor (b, p, c), optional
+        Tokens that stand for no patch.
+    is_tokens : bool
+        Whether flattening goes token by token, prefix first, as the model holds them.
+    """
+
+    body: torch.Tensor
+    prefix: torch.Tensor | None = None
+    is_tokens: bool = False
+
+
+def pool(value: TapValue, pooling: str) -> torch.Tensor:
+    """Reduce a tap's output to a fresh float32 tensor ``(b, dim)``.
+
+    ``cls`` is the first token, ``mean`` and ``max`` go over patches or pixels without the prefix,
+    ``gridG`` averages over a G x G grid as Head2Toe does (Evci et al. 2022, §4.1; channels vary
+    slowest), ``flatten`` keeps everything. Averages are taken in float32 whatever the model's precision.
+    """
+    body = value.body
+    grid = grid_size(pooling)
+    if pooling == "cls" and value.prefix is not None:
+        return _fresh(value.prefix[:, 0])
+    if pooling == "none":
+        return _fresh(body)
+    if pooling == "mean":
+        return body.float().flatten(2).mean(2)
+    if pooling == "max":
+        return body.flatten(2).amax(2).float()
+    if grid is not None:
+        return adaptive_avg_pool2d(body.float().contiguous(), grid).flatten(1)
+    if pooling == "flatten" and value.is_tokens:
+        tokens = body.flatten(2).transpose(1, 2)
+        return _fresh((tokens if value.prefix is None else torch.cat([value.prefix, tokens], 1)).flatten(1))
+    if pooling == "flatten":
+        return _fresh(body.flatten(1))
+    raise ValueError(f"pooling {pooling!r} of a body of shape {tuple(body.shape)}")
+
+
+def _fresh(values: torch.Tensor) -> torch.Tensor:
+    # A view would change with the model's in-place operations after the hook.
+    return values.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

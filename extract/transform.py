@@ -1,0 +1,80 @@
+"""timm's evaluation transform, cut where pixels are still bytes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torchvision import transforms
+
+from toptune.store import InputError, UnreadableImageError
+
+# Resizing the shortest edge of a strip 1 x 100000 to 256 would make 6.5 billion pixels.
+MAX_RESIZED_PIXELS = 2**26
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
+
+
+class EvalTransform:
+    """A picture to the tensor that timm's ``create_transform(**config, is_training=False)`` gives.
+
+    The two halves serve extraction: workers resize and crop (`pixels`, bytes), the device turns
+    a whole batch into normalised floats (`normalize`). Together they do the same operations.
+
+    Parameters
+    ----------
+    config : mapping
+        timm's resolved data configuration.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+        steps = create_transform(**self.config, is_training=False).transforms
+        if not (isinstance(steps[-2], transforms.ToTensor) and isinstance(steps[-1], transforms.Normalize)):
+            raise InputError(
+                f"timm's transform ends in {steps[-2:]}, which this version of toptune does not know"
+            )
+        self._geometry = transforms.Compose(steps[:-2])
+        self._mean = torch.tensor(self.config["mean"]).view(3, 1, 1)
+        self._std = torch.tensor(self.config["std"]).view(3, 1, 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the model sees, pixels."""
+        return int(self.config["input_size"][1]), int(self.config["input_size"][2])
+
+    def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resize and crop an RGB picture: ``(h, w, 3)`` bytes.
+
+        Raises
+        ------
+        UnreadableImageError
+            If the picture is so long and thin that resizing its short edge would explode.
+        """
+        self._check_strip(picture.size)
+        return np.array(self._geometry(picture), dtype=np.uint8)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
+        mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
+        # ToTensor's and Normalize's own operations, so that the result is theirs to the bit.
+        return pixels.permute(0, 3, 1, 2).to(torch.float32).div(255).sub_(mean).div_(std)
+
+    def __call__(self, picture: Image.Image) -> torch.Tensor:
+        """Turn an RGB picture into ``(3, h, w)`` floats."""
+        return self.normalize(torch.from_numpy(self.pixels(picture))[None])[0].contiguous()
+
+    def _check_strip(self, size: tuple[int, int]) -> None:
+        if self.config["crop_mode"] != "center":
+            return
+        short, long = min(size), max(size)
+        edge = math.floor(max(self.size) / self.config["crop_pct"])
+        n_pixels = edge * edge * long // short
+        if n_pixels > MAX_RESIZED_PIXELS:
+            raise UnreadableImageError(
+                f"{size[0]} x {size[1]} is too long and thin: with its short edge at {edge} it would have "
+                f"{n_pixels} pixels, more than the limit of {MAX_RESIZED_PIXELS}; crop it"
+            )
