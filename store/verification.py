@@ -51,7 +51,11 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "damaged": [list(pair) for pair in self.damaged]}
+        return {
+            **asdict(self),
+            "damaged": [list(pair) for pair in self.damaged],
+            "leftovers": list(self.leftovers),
+        }
 
 
 def verify(target: FeatureStore | FeatureCache, *, deep: bool = False) -> VerifyReport:

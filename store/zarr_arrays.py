@@ -86,14 +86,14 @@ def is_same_array(metadata: bytes, spec: ArraySpec) -> bool:
     from zarr.core.metadata import ArrayV3Metadata
     from zarr.errors import BaseZarrError
 
-    if metadata == array_metadata(spec):
+    ours = array_metadata(spec)
+    if metadata == ours:
         return True
     try:
-        return ArrayV3Metadata.from_dict(json.loads(metadata)) == ArrayV3Metadata.from_dict(
-            json.loads(array_metadata(spec))
-        )
+        found, expected = (ArrayV3Metadata.from_dict(json.loads(data)).to_dict() for data in (metadata, ours))
     except (ValueError, TypeError, KeyError, AttributeError, BaseZarrError):
         return False
+    return found == expected
 
 
 def encode_shard(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:

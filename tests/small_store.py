@@ -1,0 +1,89 @@
+"""A small store, whole or half made, for tests of the store, also in processes of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import CONTENT_ARRAY, FeatureCache, FeatureStore, Manifest, Recipe
+
+N_ROWS, UNIT_ROWS, BATCH_SIZE = 27, 8, 4
+DIMS = {"layer4.mean": 5, "last.cls": 3}
+
+
+def make_recipe(**changes: Any) -> Recipe:
+    fields: dict[str, Any] = {
+        "architecture": "resnet10t",
+        "model_kwargs": {},
+        "weights": "ab" * 32,
+        "transform": {"input_size": [3, 32, 32], "mean": [0.5, 0.5, 0.5], "crop_pct": 0.875},
+        "decode": "pillow-1",
+        "precision": "fp32",
+    }
+    return Recipe(**{**fields, **changes})
+
+
+def make_manifest(n: int = N_ROWS) -> Manifest:
+    return Manifest.from_columns(
+        ids=[f"kätzchen/bild {i}.png" for i in range(n)],
+        labels=[None if i % 5 == 4 else f"class {i % 3}" for i in range(n)],
+        splits=["train" if i % 2 else "test" for i in range(n)],
+        sizes=[100 + i for i in range(n)],
+        modified_ns=[10**18 + i for i in range(n)],
+        extra={"camera": [f"c{i % 2}" for i in range(n)]},
+    )
+
+
+def features(name: str) -> npt.NDArray[np.float32]:
+    """Values that float16 holds exactly, other ones in every array."""
+    dim = DIMS[name]
+    seed = sum(name.encode())
+    values = np.arange(N_ROWS * dim).reshape(N_ROWS, dim) % 200 + seed % 50
+    return (values / 4).astype(np.float32)
+
+
+def contents() -> npt.NDArray[np.uint8]:
+    return np.repeat(np.arange(1, N_ROWS + 1, dtype=np.uint8)[:, None], 32, axis=1)
+
+
+def open_empty(root: Path) -> FeatureCache:
+    """Do what extract does before the first unit; the same again when the cache is there."""
+    store = FeatureStore.create(root)
+    store.register("pets", make_manifest())
+    cache = store.create_cache(
+        "resnet10t.demo",
+        "pets",
+        make_recipe(),
+        unit_rows=UNIT_ROWS,
+        batch_size=BATCH_SIZE,
+        backbone={"name": "resnet10t.demo"},
+    )
+    for name, dim in DIMS.items():
+        cache.ensure_array(name, dim=dim, dtype="float16")
+    cache.ensure_array(CONTENT_ARRAY, dim=32, dtype="uint8")
+    return cache
+
+
+def commit(cache: FeatureCache, unit: int) -> None:
+    rows = cache.unit_slice(unit)
+    values: dict[str, npt.NDArray[Any]] = {name: features(name)[rows] for name in DIMS}
+    values[CONTENT_ARRAY] = contents()[rows]
+    failed = {13: "truncated JPEG"} if rows.start <= 13 < rows.stop else {}
+    cache.commit_unit(unit, values, failed=failed, seconds=0.5)
+
+
+def write_all(root: Path) -> FeatureCache:
+    """Do what extract does, all of it; resumes what is there."""
+    cache = open_empty(root)
+    names = [*DIMS, CONTENT_ARRAY]
+    for unit in sorted({unit for name in names for unit in cache.missing_units(name)}):
+        commit(cache, unit)
+    return cache
+
+
+def shard_bytes(cache: FeatureCache) -> dict[str, bytes]:
+    """Every file of the arrays, by its path within the cache."""
+    folders = [cache.path / name for name in [*DIMS, CONTENT_ARRAY]]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(cache.path)): path.read_bytes() for path in files}

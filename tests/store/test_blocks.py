@@ -1,0 +1,148 @@
+"""The contract of Blocks, for every implementation: any block size gives the same."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_store import DIMS, N_ROWS, UNIT_ROWS, features, write_all
+
+from toptune.store import ArrayBlocks, Blocks, FeatureCache
+
+NAMES = ["layer4.mean", "last.cls"]
+SCATTERED = [20, 3, 26, 3, 0, 14, 15, 16]
+
+
+def truth() -> npt.NDArray[np.float32]:
+    values = np.concatenate([features(name) for name in NAMES], axis=1)
+    values[13] = np.nan
+    return values
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureCache]:
+    folder = tmp_path_factory.mktemp("blocks")
+    yield write_all(folder / "store")
+    shutil.rmtree(folder)
+
+
+Make = Callable[[FeatureCache], tuple[Blocks, npt.NDArray[np.float32]]]
+IMPLEMENTATIONS: dict[str, Make] = {
+    "array": lambda _: (ArrayBlocks(truth()), truth()),
+    "cache": lambda cache: (cache.blocks(NAMES), truth()),
+    "rows of a cache": lambda cache: (cache.blocks(NAMES, SCATTERED), truth()[SCATTERED]),
+    "one array": lambda cache: (cache.blocks(["last.cls"], np.arange(5, 20)), truth()[5:20, 5:]),
+    "no rows": lambda cache: (cache.blocks(NAMES, []), truth()[:0]),
+}
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def pair(request: pytest.FixtureRequest, cache: FeatureCache) -> tuple[Blocks, npt.NDArray[np.float32]]:
+    return IMPLEMENTATIONS[request.param](cache)
+
+
+def joined(blocks: Blocks, block_rows: int | None) -> npt.NDArray[np.float32]:
+    parts = [np.empty((0, blocks.shape[1]), blocks.dtype)]
+    end = 0
+    for rows, values in blocks.iterate(block_rows):
+        assert rows.start == end
+        assert values.shape == (rows.stop - rows.start, blocks.shape[1])
+        assert values.dtype == blocks.dtype
+        assert block_rows is None or len(values) <= block_rows
+        end = rows.stop
+        parts.append(values)
+    assert end == blocks.shape[0]
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("block_rows", [None, 1, 2, 7, UNIT_ROWS, UNIT_ROWS + 1, N_ROWS, 1000])
+def test_any_block_size_gives_the_same(
+    pair: tuple[Blocks, npt.NDArray[np.float32]], block_rows: int | None
+) -> None:
+    blocks, expected = pair
+    assert isinstance(blocks, Blocks)
+    assert blocks.shape == expected.shape
+    np.testing.assert_array_equal(joined(blocks, block_rows), expected)
+    np.testing.assert_array_equal(joined(blocks, block_rows), expected)  # and again from the start
+
+
+def test_two_iterations_at_once(pair: tuple[Blocks, npt.NDArray[np.float32]]) -> None:
+    blocks, expected = pair
+    for (_, one), (rows, two) in zip(blocks.iterate(3), blocks.iterate(3), strict=True):
+        np.testing.assert_array_equal(one, expected[rows])
+        np.testing.assert_array_equal(two, expected[rows])
+
+
+def test_take(pair: tuple[Blocks, npt.NDArray[np.float32]]) -> None:
+    blocks, expected = pair
+    n = len(expected)
+    for rows in ([], list(range(n)), list(range(n))[::-1], [0, 0, n // 2][: 3 * bool(n)]):
+        np.testing.assert_array_equal(blocks.take(rows), expected[np.asarray(rows, dtype=int)])
+
+
+def test_rows_that_do_not_exist(pair: tuple[Blocks, npt.NDArray[np.float32]]) -> None:
+    blocks, expected = pair
+    for row in (-1, len(expected)):
+        with pytest.raises(IndexError, match="count from 0"):
+            blocks.take([row])
+    for rows in (np.ones(3, bool), [0.5], [[0]]):
+        with pytest.raises(TypeError):
+            blocks.take(rows)
+
+
+@pytest.mark.parametrize("block_rows", [0, -3])
+def test_block_rows_must_be_positive(pair: tuple[Blocks, npt.NDArray[np.float32]], block_rows: int) -> None:
+    if len(pair[1]) == 0:
+        pytest.skip("there is nothing to cut")
+    with pytest.raises(ValueError, match="at least 1"):
+        list(pair[0].iterate(block_rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, N_ROWS - 1), max_size=40),
+    block_rows=st.integers(1, 45),
+    names=st.permutations(NAMES),
+    taken=st.lists(st.integers(0, 10**6), max_size=10),
+)
+def test_rows_and_blocks_of_any_kind(
+    cache: FeatureCache, rows: list[int], block_rows: int, names: list[str], taken: list[int]
+) -> None:
+    blocks = cache.blocks(names, rows)
+    expected = np.concatenate(
+        [np.where(np.arange(N_ROWS)[:, None] == 13, np.float32(np.nan), features(name)) for name in names],
+        axis=1,
+    )[rows]
+    np.testing.assert_array_equal(joined(blocks, block_rows), expected)
+    places = [place % len(rows) for place in taken] if rows else []
+    np.testing.assert_array_equal(blocks.take(places), expected[places])
+
+
+def test_columns_say_where_each_array_stands(cache: FeatureCache) -> None:
+    blocks = cache.blocks(NAMES)
+    assert blocks.columns == {"layer4.mean": slice(0, 5), "last.cls": slice(5, 8)}
+    for name, columns in blocks.columns.items():
+        assert columns.stop - columns.start == DIMS[name]
+
+
+def test_each_unit_is_read_once(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        if path.parent.parent.name == "c":
+            read.append(f"{path.parents[2].name}/{path.parent.name}")
+        return plain(path)
+
+    blocks = cache.blocks(NAMES)
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    blocks.take([20, 3, 21, 4, 25, 3])
+    assert sorted(read) == [f"{name}/{unit}" for name in sorted(NAMES) for unit in (0, 2, 3)]
+    read.clear()
+    for _ in blocks.iterate(3):
+        pass
+    assert sorted(read) == [f"{name}/{unit}" for name in sorted(NAMES) for unit in range(4)]
