@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -39,6 +40,7 @@ from toptune.store.zarr_arrays import ArraySpec
 logger = logging.getLogger(__name__)
 
 CONTENT_ARRAY = "content.sha256"
+_PARALLEL_WRITES = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -287,14 +289,17 @@ class FeatureCache:
         ready: list[tuple[ArraySpec, npt.NDArray[Any], bytes]] = []
         for spec in specs:
             if self.entry(spec.name, unit) is None:
-                stored = to_stored(spec, values[spec.name], rows=rows, failed=failed, ids=self.manifest.ids)
+                stored = to_stored(spec, values[spec.name], rows=rows, failed=failed, picture=self._picture)
                 ready.append((spec, stored, zarr_arrays.encode_shard(spec, stored)))
-        entries = [
-            self._write_shard(spec, unit, stored, data, failed=failed, seconds=seconds)
-            for spec, stored, data in ready
-        ]
-        for entry in entries:
-            self._mark(entry)
+
+        def write(item: tuple[ArraySpec, npt.NDArray[Any], bytes]) -> LedgerEntry:
+            spec, stored, data = item
+            return self._write_shard(spec, unit, stored, data, failed=failed, seconds=seconds)
+
+        # At once, because the time goes into fsync, and file systems do several of them together.
+        with ThreadPoolExecutor(_PARALLEL_WRITES) as pool:
+            entries = list(pool.map(write, ready))
+            list(pool.map(self._mark, entries))
 
     def _write_shard(
         self,
@@ -322,7 +327,7 @@ class FeatureCache:
             stop=rows.stop,
             n_bytes=len(found),
             sha256=hashlib.sha256(found).hexdigest(),
-            non_finite=count_non_finite(spec, stored, rows=rows, failed=failed, ids=self.manifest.ids),
+            non_finite=count_non_finite(spec, stored, rows=rows, failed=failed, picture=self._picture),
             failed=failed,
             seconds=float(seconds),
             host=socket.gethostname(),
@@ -337,6 +342,9 @@ class FeatureCache:
             return
         if self.entry(entry.array, entry.unit) is None:
             commit.replace(path, data)
+
+    def _picture(self, row: int) -> str:
+        return self.manifest.picture_id(row)
 
     # Reading
 

@@ -113,6 +113,10 @@ class Manifest:
         """Identifiers ``(n,)``."""
         return list(self.table["id"].to_pylist())
 
+    def picture_id(self, row: int) -> str:
+        """Return one row's id without making a list of all."""
+        return str(self.table["id"][row].as_py())
+
     @cached_property
     def labels(self) -> list[str | None]:
         """Labels ``(n,)``, None where unknown."""

@@ -1,7 +1,7 @@
 """A unit's values on their way to disk: converted, checked, counted."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def to_stored(
     *,
     rows: slice,
     failed: Mapping[int, str],
-    ids: Sequence[str],
+    picture: Callable[[int], str],
 ) -> npt.NDArray[Any]:
     """Convert a unit to the array's type on disk, with NaN in failed rows of features.
 
@@ -31,8 +31,8 @@ def to_stored(
         The unit's rows of the data set.
     failed : mapping of int to str
         Row of the data set to reason.
-    ids : sequence of str (n,)
-        The data set's picture ids, for messages.
+    picture : callable
+        Row of the data set to picture id, for messages.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def to_stored(
         row = rows.start + place
         value = float(values[place][overflow[place]][0])
         raise NumericalError(
-            f"array {spec.name}: value {value:g} of picture {ids[row]!r} (row {row}) exceeds the "
+            f"array {spec.name}: value {value:g} of picture {picture(row)!r} (row {row}) exceeds the "
             f"largest {spec.dtype}, {np.finfo(spec.dtype).max:g}; store this array as float32, "
             "in another --store"
         )
@@ -69,7 +69,12 @@ def to_stored(
 
 
 def count_non_finite(
-    spec: ArraySpec, stored: npt.NDArray[Any], *, rows: slice, failed: Mapping[int, str], ids: Sequence[str]
+    spec: ArraySpec,
+    stored: npt.NDArray[Any],
+    *,
+    rows: slice,
+    failed: Mapping[int, str],
+    picture: Callable[[int], str],
 ) -> int:
     """Count NaN and infinite values in rows that did not fail, and log them."""
     if not spec.is_feature:
@@ -88,7 +93,7 @@ def count_non_finite(
             rows.start,
             rows.stop,
             row,
-            ids[row],
+            picture(row),
         )
     return n_values
 

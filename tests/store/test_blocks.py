@@ -1,7 +1,6 @@
 """The contract of Blocks, for every implementation: any block size gives the same."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_store import DIMS, N_ROWS, UNIT_ROWS, features, write_all
+from small_store import DIMS, N_ROWS, UNIT_ROWS, features
 
-from toptune.store import ArrayBlocks, Blocks, FeatureCache
+from toptune.store import ArrayBlocks, Blocks, FeatureCache, FeatureStore
 
 NAMES = ["layer4.mean", "last.cls"]
 SCATTERED = [20, 3, 26, 3, 0, 14, 15, 16]
@@ -24,10 +23,8 @@ def truth() -> npt.NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureCache]:
-    folder = tmp_path_factory.mktemp("blocks")
-    yield write_all(folder / "store")
-    shutil.rmtree(folder)
+def cache(template: Path) -> FeatureCache:
+    return FeatureStore.open(template).cache("resnet10t.demo", "pets")
 
 
 Make = Callable[[FeatureCache], tuple[Blocks, npt.NDArray[np.float32]]]

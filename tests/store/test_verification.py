@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from small_store import make_recipe, open_empty, write_all
+from small_store import features, make_recipe, open_empty
 
 from toptune.store import FeatureCache, FeatureStore, VerifyReport, describe, summarize, verify
 
@@ -14,8 +14,8 @@ def deep(cache: FeatureCache) -> VerifyReport:
     return verify(FeatureStore(cache.root), deep=True)
 
 
-def every_kind(root: Path) -> dict[str, Path]:
-    cache = write_all(root)
+def every_kind(cache: FeatureCache) -> dict[str, Path]:
+    root = cache.root
     cache.remember_request("key", ["last.cls"])
     return {
         "store": root / "toptune.json",
@@ -51,14 +51,14 @@ def test_a_complete_store_is_clean(complete: FeatureCache) -> None:
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
 
 
-def test_every_kind_of_file_is_tried(root: Path) -> None:
-    assert sorted(every_kind(root)) == sorted(KINDS)
+def test_every_kind_of_file_is_tried(complete: FeatureCache) -> None:
+    assert sorted(every_kind(complete)) == sorted(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flipped_bits_are_found(root: Path, kind: str) -> None:
-    path = every_kind(root)[kind]
-    store = FeatureStore(root)
+def test_flipped_bits_are_found(complete: FeatureCache, kind: str) -> None:
+    path = every_kind(complete)[kind]
+    store = FeatureStore(complete.root)
     sound = path.read_bytes()
     dice = random.Random(kind)
     places = [0, len(sound) - 1, *(dice.randrange(len(sound)) for _ in range(10))]
@@ -75,14 +75,14 @@ def test_flipped_bits_are_found(root: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["empty", "shorter", "longer", "gone"])
-def test_files_of_another_size_are_found_without_deep(root: Path, kind: str, how: str) -> None:
-    path = every_kind(root)[kind]
+def test_files_of_another_size_are_found_without_deep(complete: FeatureCache, kind: str, how: str) -> None:
+    path = every_kind(complete)[kind]
     data = path.read_bytes()
     if how == "gone":
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "shorter": data[:-1], "longer": data + b"\n"}[how])
-    report = verify(FeatureStore(root))
+    report = verify(FeatureStore(complete.root))
     if how == "gone" and kind == "entry":
         assert report.exit_code == 3
         assert list(report.missing.values()) == [[3]]
@@ -102,7 +102,7 @@ def test_white_space_counts(complete: FeatureCache) -> None:
 def test_missing_units_are_named(root: Path) -> None:
     cache = open_empty(root)
     rows = cache.unit_slice(1)
-    cache.commit_unit(1, {"last.cls": cache_values(rows)}, seconds=0)
+    cache.commit_unit(1, {"last.cls": features("last.cls")[rows]}, seconds=0)
     report = verify(cache)
     assert report.exit_code == 3
     assert report.missing == {
@@ -110,12 +110,6 @@ def test_missing_units_are_named(root: Path) -> None:
         f"{cache.name}/pets/last.cls": [0, 2, 3],
         f"{cache.name}/pets/layer4.mean": [0, 1, 2, 3],
     }
-
-
-def cache_values(rows: slice):  # type: ignore[no-untyped-def]
-    from small_store import features
-
-    return features("last.cls")[rows]
 
 
 def test_ledger_without_data(complete: FeatureCache) -> None:
