@@ -26,12 +26,12 @@ from toptune.train.inputs import (
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for, one_pass_peak_bytes
-from toptune.train.one_pass import Solution, solve
+from toptune.train.one_pass import RELATIVE_PENALTIES, Solution, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.report import FitReport
 
 # Default widths, in multiples of the median distance between centres.
-WIDTHS = (0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0)
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # Multiply-adds of the kernel's inner products up to which blocks are float64 too.
 FLOAT64_WORK = 2e10
@@ -47,7 +47,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    kernel : {"gaussian", "laplacian", "matern0.5", "matern1.5", "matern2.5", "linear"}
+    kernel : {"gaussian", "laplacian", "matern12", "matern32", "matern52", "linear"}
         Gaussian is ``exp(-d^2 / (2 sigma^2))``, Laplacian ``exp(-d / sigma)`` with Euclidean d.
     sigma, penalty : float, sequence of float or None
         Width, and λ of ``(1/n) loss + λ norm^2``. A number is fixed, a sequence is a grid, None a
@@ -177,6 +177,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             precision="float64" if is_exact else "float32",
             block_rows=block_rows,
             n_maps=len(widths),
+            n_penalties=len(penalties or RELATIVE_PENALTIES),
             setup_seconds=setup_seconds,
         )
         return self
@@ -237,6 +238,7 @@ def report_of(
     precision: str,
     block_rows: int,
     n_maps: int,
+    n_penalties: int,
     setup_seconds: float,
 ) -> FitReport:
     """Put together what a fit by `solve` has to say."""
@@ -268,7 +270,7 @@ def report_of(
         n_passes=solution.n_passes,
         peak_bytes=one_pass_peak_bytes(
             n=n, d=d, rank=rank, n_maps=n_maps, n_classes=rows.n_classes, n_folds=rows.n_folds,
-            block_rows=block_rows, n_finalists=3 * n_maps, n_calibration=min(n, CALIBRATION_ROWS),
+            block_rows=block_rows, n_penalties=n_penalties, n_finalists=3 * n_maps, n_calibration=min(n, CALIBRATION_ROWS),
         ),
         seconds={"setup": setup_seconds, **solution.seconds},
     )  # fmt: skip

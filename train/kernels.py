@@ -104,7 +104,7 @@ class Linear:
 
 
 Radial = Gaussian | Laplacian | Matern
-KERNELS = ("gaussian", "laplacian", "matern0.5", "matern1.5", "matern2.5", "linear")
+KERNELS = ("gaussian", "laplacian", "matern12", "matern32", "matern52", "linear")
 
 
 def kernel_of(name: str, sigma: float | None = None) -> Radial | Linear:
@@ -125,7 +125,7 @@ def kernel_of(name: str, sigma: float | None = None) -> Radial | Linear:
         return Gaussian(sigma)
     if name == "laplacian":
         return Laplacian(sigma)
-    return Matern(sigma, float(name.removeprefix("matern")))
+    return Matern(sigma, int(name[-2]) / 2)
 
 
 def kernel_blocks(kernels: Sequence[Radial | Linear], x: Tensor, c: Tensor) -> Iterator[Tensor]:

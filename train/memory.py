@@ -23,22 +23,24 @@ def one_pass_peak_bytes(
     n_classes: int,
     n_folds: int,
     block_rows: int,
+    n_penalties: int,
     n_finalists: int,
     n_calibration: int,
 ) -> int:
     """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
 
     The centres, one whitening factor a map and the one being made; the sums of all maps; the matrices
-    of one system; the finalists' coefficients and left-out scores; one block with its distances,
+    of one system and one map's coefficients of every penalty and fold; the finalists' coefficients and left-out scores; one block with its distances,
     kernel and feature values. It grows with n only by the rows' classes, weights and folds.
     """
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
     factors = (n_maps + 3) * square + 8 * rank * d
     systems = 4 * square + 3 * 8 * (rank + 1) * n_classes
+    path = 8 * n_folds * (rank + 1) * n_classes * n_penalties
     finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
     block = 8 * min(n, block_rows) * (3 * d + 4 * rank + 2 * n_classes)
-    return sums + factors + systems + finalists + block + 24 * n
+    return sums + factors + systems + path + finalists + block + 24 * n
 
 
 def memory_limit_bytes() -> int:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Penalties of the default grid in units of the features' total variance, so that one grid serves every
 # kernel, width and scale of the input.
-RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-8, 1))
+RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 0))
 # Sums of widths beyond this are taken in further passes.
 SUMS_BYTES = 4 * 2**30
 _TIE_STANDARD_ERRORS = 0.5
@@ -145,7 +145,7 @@ def solve(
                 )
                 if abs(at - best) <= 1 and np.isfinite(error):
                     finalists.append((index, row))
-                    betas[row] = _fold_coefficients(sums, penalty)
+                    betas[row] = result.coefficients[at]
             if len(groups) == 1:
                 kept_sums[index] = sums
         solve_seconds += time.perf_counter() - start
@@ -229,16 +229,6 @@ def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:
         groups[-1].append(index)
         held += size
     return groups
-
-
-def _fold_coefficients(sums: FoldSums, penalty: float) -> Tensor:
-    gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
-    beta = torch.zeros_like(sums.cross)
-    for fold in range(len(sums.gram)):
-        if float(sums.weights[fold]) > 0:
-            system = CentredSystem.of(gram - sums.gram[fold], cross - sums.cross[fold])
-            beta[fold] = system.solve(penalty)[0]
-    return beta
 
 
 def _edges(chosen: Candidate, table: Sequence[Candidate], maps: Sequence[int]) -> list[str]:

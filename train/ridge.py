@@ -97,11 +97,14 @@ class LeftOut:
         Errors that cancelled to below 0 and were set to 0.
     jitter : float
         Largest jitter that any fit took.
+    coefficients : list of Tensor of float64, shape (n_folds, r + 1, n_targets)
+        One a penalty, the intercept last; 0 for a fold without rows.
     """
 
     errors: Tensor
     n_clipped: int
     jitter: float
+    coefficients: list[Tensor]
 
 
 def left_out(sums: FoldSums, penalties: Sequence[float]) -> LeftOut:
@@ -112,6 +115,7 @@ def left_out(sums: FoldSums, penalties: Sequence[float]) -> LeftOut:
     """
     gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
     errors = torch.zeros((len(penalties), len(sums.gram)), dtype=torch.float64)
+    coefficients = [torch.zeros_like(sums.cross) for _ in penalties]
     n_clipped, largest_jitter = 0, 0.0
     for fold in range(len(sums.gram)):
         if float(sums.weights[fold]) == 0:
@@ -124,6 +128,7 @@ def left_out(sums: FoldSums, penalties: Sequence[float]) -> LeftOut:
                 errors[index, fold] = float("nan")
                 continue
             largest_jitter = max(largest_jitter, jitter)
+            coefficients[index][fold] = beta
             error = float(
                 sums.square[fold]
                 - 2 * (beta * sums.cross[fold]).sum()
@@ -131,4 +136,4 @@ def left_out(sums: FoldSums, penalties: Sequence[float]) -> LeftOut:
             )
             n_clipped += error < 0
             errors[index, fold] = max(error, 0.0)
-    return LeftOut(errors=errors, n_clipped=n_clipped, jitter=largest_jitter)
+    return LeftOut(errors=errors, n_clipped=n_clipped, jitter=largest_jitter, coefficients=coefficients)

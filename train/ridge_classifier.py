@@ -24,7 +24,7 @@ from toptune.train.inputs import (
 from toptune.train.kernels import Linear
 from toptune.train.maps import IdentityMap, NystromMaps
 from toptune.train.memory import block_rows_for, check_memory, one_pass_peak_bytes
-from toptune.train.one_pass import solve
+from toptune.train.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 
 
@@ -87,7 +87,7 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         check_memory(
             one_pass_peak_bytes(
                 n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds,
-                block_rows=block_rows, n_finalists=3, n_calibration=n,
+                block_rows=block_rows, n_penalties=len(penalties or RELATIVE_PENALTIES), n_finalists=3, n_calibration=n,
             ),
             limit_bytes=self.memory_limit_bytes,
             what=f"ridge on {n} rows of {d} features",
@@ -132,6 +132,7 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             precision="float64",
             block_rows=block_rows,
             n_maps=1,
+            n_penalties=len(penalties or RELATIVE_PENALTIES),
             setup_seconds=setup_seconds,
         )
         return self

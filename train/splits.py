@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +44,13 @@ def split_manifest(
     test_fraction: float = 0.2,
     val: str = "train",
     group_by: str | None = None,
+    resplit: bool = False,
 ) -> Split:
     """Split a manifest's rows into training and test rows.
 
     A manifest that names splits decides itself: ``train`` and ``test``, with ``val`` joining the
-    training rows unless asked otherwise. Without one, `test_fraction` of each class is held out by
-    a hash of (seed, id).
+    training rows unless asked otherwise. Without a test split (or with `resplit`), `test_fraction`
+    of each class is held out by a hash of (seed, id).
 
     Parameters
     ----------
@@ -64,6 +65,8 @@ def split_manifest(
     group_by : str, optional
         An extra column of the manifest, or a regular expression on the id whose first group is the
         key. Rows of equal key stay on one side.
+    resplit : bool
+        Draw a new split over all labelled rows even where the manifest names one.
 
     Returns
     -------
@@ -77,35 +80,35 @@ def split_manifest(
     """
     if val not in ("train", "test", "drop"):
         raise InputError(f"val is {val!r}; it must be 'train', 'test' or 'drop'")
-    labels, splits = manifest.labels, manifest.splits
-    labelled = np.array([label is not None for label in labels], dtype=bool)
+    if not 0 < test_fraction < 1:
+        raise InputError(f"test_fraction is {test_fraction}; it must lie between 0 and 1")
     groups = group_keys(manifest, group_by) if group_by is not None else None
-    if any(split is not None for split in splits):
-        split = _named(manifest, labelled, val)
+    is_named = not resplit and any(split is not None for split in manifest.splits)
+    split = _named(manifest, val) if is_named else _unsplit(manifest)
+    if len(split.train) == 0:
+        raise InputError(
+            f"no labelled row is left to train on among {manifest.n_rows} ({split.rule}); "
+            "check the labels and the split"
+        )
+    if len(split.test):
         if groups is not None:
             _refuse_shared(groups, split)
-    else:
-        rows = np.flatnonzero(labelled)
-        if len(rows) == 0:
-            raise InputError(f"none of the {manifest.n_rows} rows has a label; training needs labels")
-        is_test = held_out(
-            [manifest.ids[row] for row in rows],
-            [str(labels[row]) for row in rows],
-            seed=seed,
-            test_fraction=test_fraction,
-            groups=None if groups is None else [groups[row] for row in rows],
-        )
-        how = "" if group_by is None else f", groups by {group_by!r} kept together"
-        split = Split(
-            train=rows[~is_test],
-            test=rows[is_test],
-            n_unlabelled=int((~labelled).sum()),
-            n_unused=0,
-            rule=f"{test_fraction:g} of each class by a hash of (seed {seed}, id){how}",
-        )
-    if len(split.train) == 0:
-        raise InputError(f"no row is left to train on ({split.rule}); name a split with training rows")
-    return split
+        return split
+    rows = split.train
+    is_test = held_out(
+        [manifest.ids[row] for row in rows],
+        [str(manifest.labels[row]) for row in rows],
+        seed=seed,
+        test_fraction=test_fraction,
+        groups=None if groups is None else [groups[row] for row in rows],
+    )
+    together = "" if group_by is None else f", groups by {group_by!r} kept together"
+    return replace(
+        split,
+        train=rows[~is_test],
+        test=rows[is_test],
+        rule=f"{test_fraction:g} of each class by a hash of (seed {seed}, id){together}",
+    )
 
 
 def held_out(
@@ -125,8 +128,6 @@ def held_out(
     -------
     ndarray of bool, shape (n,)
     """
-    if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction is {test_fraction}; it must lie between 0 and 1")
     keys = list(ids if groups is None else groups)
     members: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
@@ -179,14 +180,30 @@ def hash_of(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "little")
 
 
-def _named(manifest: Manifest, labelled: npt.NDArray[np.bool_], val: str) -> Split:
-    splits = np.array([split or "" for split in manifest.splits])
-    unknown = sorted(set(splits.tolist()) - {"train", "val", "test", ""})
+def _labelled(manifest: Manifest) -> npt.NDArray[np.bool_]:
+    return np.array([label is not None for label in manifest.labels], dtype=bool)
+
+
+def _unsplit(manifest: Manifest) -> Split:
+    labelled = _labelled(manifest)
+    return Split(
+        train=np.flatnonzero(labelled),
+        test=np.zeros(0, dtype=np.int64),
+        n_unlabelled=int((~labelled).sum()),
+        n_unused=0,
+        rule="no split",
+    )
+
+
+def _named(manifest: Manifest, val: str) -> Split:
+    labelled = _labelled(manifest)
+    names = np.array([split or "" for split in manifest.splits])
+    unknown = sorted(set(names.tolist()) - {"train", "val", "test", ""})
     if unknown:
         raise InputError(f"unknown split {unknown[0]!r} in the manifest; use 'train', 'val' or 'test'")
-    trains, tests = splits == "train", splits == "test"
-    trains |= (splits == "val") & (val == "train")
-    tests |= (splits == "val") & (val == "test")
+    trains, tests = names == "train", names == "test"
+    trains |= (names == "val") & (val == "train")
+    tests |= (names == "val") & (val == "test")
     missing = np.flatnonzero(trains & ~labelled)
     if len(missing):
         raise InputError(

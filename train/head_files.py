@@ -1,0 +1,84 @@
+"""Files of a saved head: never pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from toptune.store import CorruptError, FormatVersionError
+
+DESCRIPTION = "head.json"
+ARRAYS = "head.safetensors"
+SKOPS = "head.skops"
+VERSION = 1
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write ``head.json``."""
+    text = json.dumps({"version": VERSION, **description}, indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read ``head.json``.
+
+    Raises
+    ------
+    CorruptError
+        If it is missing or not what was written.
+    FormatVersionError
+        If another version wrote it.
+    """
+    path = folder / DESCRIPTION
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = description["version"]
+        missing = {"head", "classes", "report"} - description.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+    if version != VERSION:
+        raise FormatVersionError(f"{path} is of version {version}, this toptune reads {VERSION}; train again")
+    if missing:
+        raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again")
+    return description
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write ``head.safetensors``."""
+    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / ARRAYS)
+
+
+def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Read ``head.safetensors``, which must hold these names.
+
+    Raises
+    ------
+    CorruptError
+        If it is missing, damaged, or lacks an array.
+    """
+    path = folder / ARRAYS
+    try:
+        arrays: dict[str, npt.NDArray[Any]] = load_file(path)
+    except Exception as error:  # safetensors raises its own bare exception type
+        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+    missing = set(names) - arrays.keys()
+    if missing:
+        raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again")
+    return arrays
+
+
+def json_ready(value: Any) -> Any:
+    """Replace numbers that JSON cannot hold by None, and numpy's numbers by Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

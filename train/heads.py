@@ -1,0 +1,127 @@
+"""`Head`: what turns features into labels, whichever library does the work."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import Blocks, InputError
+from toptune.train.head_files import read_description
+from toptune.train.own_heads import OWN, OwnHead
+from toptune.train.sklearn_heads import KINDS, SklearnHead
+
+HEADS = ("falkon", "ridge", "logistic", "svm", "knn", "forest")
+
+
+class Head(Protocol):
+    """A classifier on features that can be saved, and needs no training data once loaded."""
+
+    name: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of scores and probabilities."""
+        ...
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """JSON-able account of the fit, with its ``warnings``."""
+        ...
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """Everything that was compared, one mapping a row of ``selection.csv``."""
+        ...
+
+    def fit(
+        self, X: npt.NDArray[Any] | Blocks, y: Sequence[str], *, groups: Sequence[str] | None = None
+    ) -> Self:
+        """Fit to features (n, d) and labels (n,); rows of equal `groups` share a fold."""
+        ...
+
+    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes), higher is likelier."""
+        ...
+
+    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes), rows summing to 1."""
+        ...
+
+    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+        """Labels (n,)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write ``head.json`` and ``head.safetensors`` (scikit-learn's: ``head.skops``)."""
+        ...
+
+
+def make_head(
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    cv: int = 5,
+    class_weight: str | None = None,
+    device: str | None = None,
+    memory_limit_bytes: int | None = None,
+) -> Head:
+    """Make an unfitted head of a name in `HEADS`.
+
+    Parameters
+    ----------
+    name : str
+    params : mapping, optional
+        The head's own parameters; see `parameters_of`.
+    seed, cv, class_weight, device
+        As in `toptune.train.train`.
+    memory_limit_bytes : int, optional
+        For heads that need all rows at once; by default half of the machine's memory.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or parameter; lists the valid ones.
+    """
+    valid = parameters_of(name)
+    unknown = sorted(set(params or {}) - set(valid))
+    if unknown:
+        raise InputError(
+            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(valid) or 'none'}"
+        )
+    if name in OWN:
+        return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
+                       memory_limit_bytes=memory_limit_bytes)  # fmt: skip
+    return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
+                       memory_limit_bytes=memory_limit_bytes)  # fmt: skip
+
+
+def parameters_of(name: str) -> tuple[str, ...]:
+    """List the parameters that a head takes.
+
+    Raises
+    ------
+    InputError
+        For an unknown head; lists those there are.
+    """
+    if name in OWN:
+        return OWN[name]
+    if name in KINDS:
+        return KINDS[name].parameters
+    raise InputError(f"head {name!r} is unknown; choose one of {', '.join(HEADS)}")
+
+
+def load_head(folder: Path) -> Head:
+    """Read a saved head.
+
+    Raises
+    ------
+    CorruptError
+        If a file is missing, damaged, or holds types that no head of ours is made of.
+    """
+    description = read_description(folder)
+    if description["head"] in OWN:
+        return OwnHead.load(folder, description)
+    return SklearnHead.load(folder, description)

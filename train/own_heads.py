@@ -1,0 +1,129 @@
+"""Heads on toptune's own estimators: streamed, saved as safetensors and JSON."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import Blocks, CorruptError
+from toptune.train.falkon_classifier import FalkonClassifier
+from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
+from toptune.train.ridge_classifier import StreamingRidgeClassifier
+
+OWN = {
+    "falkon": ("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
+    "ridge": ("penalty",),
+}
+_FALKON_ARRAYS = ("centers", "dual_coef", "intercept")
+_RIDGE_ARRAYS = ("coef", "intercept")
+
+
+class OwnHead:
+    """`Head` over `FalkonClassifier` or `StreamingRidgeClassifier`."""
+
+    def __init__(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        cv: int = 5,
+        class_weight: str | None = None,
+        device: str | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self.name = name
+        self.params = dict(params)
+        common: dict[str, Any] = {
+            "cv": cv,
+            "class_weight": class_weight,
+            "random_state": seed,
+            "device": device,
+        }
+        self.estimator: Any = (
+            FalkonClassifier(**self.params, **common)
+            if name == "falkon"
+            else StreamingRidgeClassifier(**self.params, **common, memory_limit_bytes=memory_limit_bytes)
+        )
+        self._report: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(name) for name in self.estimator.classes_]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {key: value for key, value in self._report.items() if key != "table"}
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        return list(self._report.get("table", []))
+
+    def fit(
+        self, X: npt.NDArray[Any] | Blocks, y: Sequence[str], *, groups: Sequence[str] | None = None
+    ) -> Self:
+        self.estimator.fit(X, np.asarray(y), groups=groups)
+        self._report = json_ready(self.estimator.report_.to_dict())
+        return self
+
+    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        scores: npt.NDArray[np.float64] = self.estimator._scores(X)
+        return scores
+
+    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        probabilities: npt.NDArray[np.float64] = self.estimator.predict_proba(X)
+        return probabilities
+
+    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+        labels: npt.NDArray[Any] = self.estimator.predict(X)
+        return labels
+
+    def save(self, folder: Path) -> None:
+        """Write ``head.safetensors`` and ``head.json``."""
+        estimator = self.estimator
+        names = _FALKON_ARRAYS if self.name == "falkon" else _RIDGE_ARRAYS
+        write_arrays(folder, {name: getattr(estimator, f"{name}_") for name in names})
+        fitted = {
+            "penalty": estimator.penalty_,
+            "temperature": estimator.temperature_,
+            "n_features": estimator.n_features_in_,
+        }
+        if self.name == "falkon":
+            fitted |= {"kernel": estimator.kernel, "sigma": estimator.sigma_}
+        description = {
+            "head": self.name,
+            "classes": self.classes,
+            "params": self.params,
+            "fitted": fitted,
+            "report": self._report,
+        }
+        write_description(folder, json_ready(description))
+
+    @classmethod
+    def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
+        """Read what `save` wrote; `description` is the content of ``head.json``."""
+        name = description["head"]
+        arrays = read_arrays(folder, _FALKON_ARRAYS if name == "falkon" else _RIDGE_ARRAYS)
+        try:
+            fitted = description["fitted"]
+            head = cls(name, description["params"])
+            estimator = head.estimator
+            for key, values in arrays.items():
+                setattr(estimator, f"{key}_", values)
+            estimator.classes_ = np.array(description["classes"])
+            estimator.penalty_ = fitted["penalty"]
+            estimator.temperature_ = float(fitted["temperature"])
+            estimator.n_features_in_ = int(fitted["n_features"])
+            if name == "falkon":
+                estimator.kernel, estimator.sigma_ = fitted["kernel"], fitted["sigma"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
+        columns = len(estimator.intercept_)
+        if columns != len(estimator.classes_):
+            raise CorruptError(
+                f"{folder} holds {columns} scores for {len(estimator.classes_)} classes; train again"
+            )
+        head._report = dict(description["report"])
+        return head
