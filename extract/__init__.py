@@ -1,1 +1,52 @@
-"""toptune."""
+"""Pictures to features: sources, decoding, backbones, and the pass that stores their layers.
+
+Names that need torch are loaded when they are first used, so that ``from toptune.extract import extract``
+and a finished extraction stay light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from toptune.extract.decode import DECODE, decode_image
+from toptune.extract.extraction import extract
+from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.extract.source import ImageSource, open_source
+from toptune.extract.taps import Tap, TapArray
+
+if TYPE_CHECKING:
+    from toptune.extract.backbone import Backbone, list_taps, load_backbone
+    from toptune.extract.build import list_models
+
+__all__ = [
+    "DECODE",
+    "ArrayPlan",
+    "Backbone",
+    "ExtractPlan",
+    "ExtractSummary",
+    "ImageSource",
+    "Tap",
+    "TapArray",
+    "decode_image",
+    "extract",
+    "list_models",
+    "list_taps",
+    "load_backbone",
+    "open_source",
+]
+
+_NEED_TORCH = {
+    "Backbone": "toptune.extract.backbone",
+    "list_taps": "toptune.extract.backbone",
+    "load_backbone": "toptune.extract.backbone",
+    "list_models": "toptune.extract.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEED_TORCH:
+        return getattr(import_module(_NEED_TORCH[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

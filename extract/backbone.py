@@ -234,9 +234,28 @@ def load_backbone(
     )
 
 
-def list_taps(backbone: Backbone) -> list[Tap]:
-    """List what `backbone` offers: its blocks in order, then ``last``."""
-    return backbone.taps
+def list_taps(
+    model: str | Backbone,
+    *,
+    weights: str | Path | None = None,
+    img_size: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> list[Tap]:
+    """List what a backbone offers: its blocks in order, then ``last``.
+
+    Parameters
+    ----------
+    model : str or Backbone
+        A name is built with untrained weights, which its layers do not depend on: nothing is downloaded
+        for timm's own names. It must carry `weights` only if they are to be checked too.
+    weights, img_size, model_kwargs : optional
+        As in `load_backbone`, for a name.
+    """
+    if isinstance(model, Backbone):
+        return model.taps
+    return load_backbone(
+        model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=weights is not None
+    ).taps
 
 
 def _data_config(

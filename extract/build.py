@@ -3,13 +3,14 @@
 import difflib
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 
-from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
+from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
 from toptune.extract.weights import check_report, mismatch_message, read_weights, watch_loading
 from toptune.store import InputError, WeightsError
 
@@ -126,11 +127,12 @@ class _Arguments:
 def _create(
     arguments: _Arguments, overlay: dict[str, Any], *, pretrained: bool, origin: str, strict: bool
 ) -> Any:
+    name, model, other_shapes = arguments.model_name, None, ""
     try:
         with torch.random.fork_rng(devices=[]), watch_loading() as report:
             torch.manual_seed(RANDOM_SEED)
             model = timm.create_model(
-                arguments.model_name,
+                name,
                 pretrained=pretrained,
                 pretrained_cfg=arguments.config,
                 pretrained_cfg_overlay=overlay or None,
@@ -141,45 +143,43 @@ def _create(
             # Convolutional models take any size: only the transform must know.
             del arguments.kwargs["img_size"]
             return _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=strict)
-        raise InputError(f"{arguments.model_name} does not take these arguments: {error}") from error
+        raise InputError(f"{name} does not take these arguments: {error}") from error
     except AssertionError as error:
-        raise InputError(f"{arguments.model_name} refuses {arguments.kwargs}: {error}") from error
+        raise InputError(f"{name} refuses {arguments.kwargs}: {error or 'an assertion failed'}") from error
     except Exception as error:
+        other_shapes = mismatch_message(error)
         if not pretrained:
-            raise InputError(f"{arguments.model_name} refuses {arguments.kwargs}: {error}") from error
-        raise _why_not_built(error, arguments.model_name, origin) from error
+            raise InputError(f"{name} refuses {arguments.kwargs}: {error}") from error
+        if not other_shapes:
+            raise _why_not_loaded(error, name) from error
     if pretrained:
-        config = model.pretrained_cfg
+        config = {} if model is None else model.pretrained_cfg
         if not report.is_loaded and not config.get("custom_load"):
-            raise WeightsError(
-                f"timm has no weights for {arguments.model_name} and left it random; give --weights FILE, "
-                f"another tag, or ask for random:{arguments.model_name} by name"
-            )
+            raise _no_weights(name)
         classifiers = config.get("classifier") or ()
         check_report(
             report,
             origin=origin,
             classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
             strict=strict,
+            other_shapes=other_shapes,
         )
     return model
 
 
-def _why_not_built(error: Exception, model_name: str, origin: str) -> Exception:
+def _no_weights(name: str) -> WeightsError:
+    return WeightsError(
+        f"timm has no weights for {name}; give --weights FILE, another tag, or ask for random:{name} by name"
+    )
+
+
+def _why_not_loaded(error: Exception, name: str) -> WeightsError:
     text = str(error)
-    if isinstance(error, RuntimeError) and (sizes := mismatch_message(error)):
-        return WeightsError(
-            f"{origin} does not fit the architecture: {sizes}. "
-            "Give the weights of this architecture, or the architecture of these weights"
-        )
     if "No pretrained weights exist" in text:
-        return WeightsError(
-            f"timm has no weights for {model_name}; give --weights FILE, another tag, "
-            f"or ask for random:{model_name} by name"
-        )
+        return _no_weights(name)
     first = text.splitlines()[0] if text else type(error).__name__
     return WeightsError(
-        f"{model_name} could not be loaded: {first}. Without a network: set HF_HUB_OFFLINE=1 if it is in the "
+        f"{name} could not be loaded: {first}. Without a network: set HF_HUB_OFFLINE=1 if it is in the "
         "local hub cache, or give --weights FILE or local-dir:FOLDER"
     )
 
@@ -223,3 +223,9 @@ def _weights_in(folder: Path) -> Path | None:
         if files:
             return files[0]
     return None
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List names with pretrained weights that match a glob: what ships with toptune first, then timm's."""
+    embedded = [name for name in embedded_names() if fnmatchcase(name, pattern)]
+    return embedded + [str(name) for name in timm.list_pretrained(pattern)]

@@ -27,7 +27,7 @@ UPRIGHT = {
 }
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture into upright 8-bit RGB.
 
     EXIF orientation is honoured. 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255.

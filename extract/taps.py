@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from toptune.store import InputError
 
@@ -87,6 +87,19 @@ class Tap:
         if pooling == "flatten":
             return math.prod(self.shape)
         return self.channels * (grid * grid if grid else 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what `toptune layers` shows, as JSON values; bytes are those of float16 on disk."""
+        dim = self.dim(self.default_pooling)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "default_pooling": self.default_pooling,
+            "dim": dim,
+            "bytes_per_image": 2 * dim,
+            "poolings": list(self.poolings),
+        }
 
     def describe(self) -> str:
         """Kind and shape in words."""

@@ -123,7 +123,9 @@ def watch_loading() -> Iterator[LoadReport]:
             handle.remove()
 
 
-def check_report(report: LoadReport, *, origin: str, classifiers: tuple[str, ...], strict: bool) -> None:
+def check_report(
+    report: LoadReport, *, origin: str, classifiers: tuple[str, ...], strict: bool, other_shapes: str = ""
+) -> None:
     """Refuse weights that leave part of the architecture random, or that belong to another one.
 
     Parameters
@@ -137,11 +139,13 @@ def check_report(report: LoadReport, *, origin: str, classifiers: tuple[str, ...
         head, may be left over.
     strict : bool
         Whether other left-over tensors are an error too.
+    other_shapes : str
+        What `mismatch_message` found, if anything.
     """
     unexpected = [name for name in report.unexpected if not _is_in_head(name, classifiers)]
-    if not report.missing and not (strict and unexpected):
+    if not report.missing and not other_shapes and not (strict and unexpected):
         return
-    parts = [_listing("missing", report.missing), _listing("unexpected", unexpected)]
+    parts = [_listing("missing", report.missing), _listing("unexpected", unexpected), other_shapes]
     raise WeightsError(
         f"{origin} does not fit the architecture: {'; '.join(part for part in parts if part)}. "
         "Give the weights of this architecture, or the architecture of these weights"
@@ -161,11 +165,11 @@ def _listing(word: str, names: list[str]) -> str:
     return f"{len(names)} {word} ({shown}{', ...' if len(names) > SHOWN else ''})"
 
 
-def mismatch_message(error: RuntimeError) -> str | None:
-    """Shorten torch's report of tensors whose shapes differ; None if it is about something else."""
+def mismatch_message(error: Exception) -> str:
+    """Shorten torch's report of tensors whose shapes differ; nothing if it is about something else."""
     sizes = [f"{name} {found}, needed {needed}" for name, found, needed in _MISMATCH.findall(str(error))]
     if not sizes:
-        return None
+        return ""
     shown = "; ".join(sizes[:SHOWN])
     return f"{len(sizes)} tensors of another shape ({shown}{'; ...' if len(sizes) > SHOWN else ''})"
 

@@ -1,0 +1,322 @@
+"""`extract`: pictures to stored features. What is finished is recognised here, before torch is loaded."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toptune.extract.decode import MAX_PIXELS
+from toptune.extract.model_name import ModelName, parse_model_name
+from toptune.extract.plan import ArrayPlan, ExtractSummary
+from toptune.extract.request import request_key
+from toptune.extract.source import ImageSource, open_source
+from toptune.store import (
+    CONTENT_ARRAY,
+    ConflictError,
+    FeatureCache,
+    FeatureStore,
+    InputError,
+    InterruptedRunError,
+    Manifest,
+    StoreNotFoundError,
+    UnreadableImageError,
+    shard_units,
+)
+
+Progress = Callable[[int, int, int], None]
+SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractRequest:
+    """What was asked of `extract`, checked as far as it can be without the model.
+
+    Attributes
+    ----------
+    name : ModelName
+        The backbone.
+    options : mapping
+        Further arguments of `load_backbone`.
+    existing : FeatureStore, optional
+        The store, if it is there already.
+    key : str, optional
+        Under which the finished request is noted.
+    """
+
+    name: ModelName
+    options: Mapping[str, Any]
+    source: ImageSource
+    manifest: Manifest
+    dataset: str
+    root: Path
+    existing: FeatureStore | None
+    key: str | None
+    layers: str | int | Sequence[str | int]
+    pooling: str | Sequence[str] | None
+    device: str
+    batch_size: int | None
+    workers: int
+    max_pixels: int
+    dtype: str
+    shard: tuple[int, int]
+    dry_run: bool
+    overwrite: bool
+    progress: Progress | None
+    started: float
+
+
+def extract(
+    data: str | os.PathLike[str] | ImageSource,
+    *,
+    model: str,
+    store: str | os.PathLike[str] | FeatureStore,
+    dataset: str | None = None,
+    split: str | None = None,
+    layers: str | int | Sequence[str | int] = "last",
+    pooling: str | Sequence[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    img_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
+    max_pixels: int | None = None,
+    shard: tuple[int, int] | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExtractSummary:
+    """Run a frozen backbone once over pictures and store its layers.
+
+    Interrupted at any moment and called again, it goes on where it stopped, and the store ends up equal
+    to that of an undisturbed run. What is there already is not computed again: layers can be added
+    later. A picture that cannot be used is recorded; its row stays, as NaN.
+
+    Parameters
+    ----------
+    data : path, str or ImageSource
+        See `open_source`.
+    model : str
+        See `load_backbone`.
+    store : path or FeatureStore
+        Made if it is not there.
+    dataset : str, optional
+        Name in the store; by default the source's.
+    split : str, optional
+        Only this split of the data.
+    layers, pooling
+        See `select_names`; by default the last layer, with each family's own pooling.
+    weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs
+        See `load_backbone`. Precision ``auto`` adopts what the same features were begun with.
+    batch_size : int, optional
+        Pictures a forward pass: 32, or what the cache was begun with (it is part of the cache).
+    workers : int, optional
+        Threads that read and decode; by default one a CPU, at most 4.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    dtype : str
+        On disk: ``float16``, ``float32``, or ``auto``: float16 except for layers that come near its range
+        in a sample of 16 pictures.
+    max_pixels : int, optional
+        Larger pictures count as unreadable.
+    shard : tuple of int, optional
+        ``(i, n)``: only part i of n of the units, i from 0.
+    dry_run : bool
+        Give the plan and write nothing.
+    overwrite : bool
+        First remove what is stored of the asked arrays (in this shard's job, all their units).
+    progress : callable, optional
+        Called with ``(done_rows, rows, failed)`` after every batch.
+
+    Raises
+    ------
+    InputError, WeightsError
+        If something given cannot be used. Also, at the end, if no picture at all could be.
+    ConflictError
+        If the store holds other pictures under that name, or a picture changed since.
+    InterruptedRunError
+        After Ctrl-C; what is committed stays.
+    """
+    started = time.perf_counter()
+    _check_numbers(batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+    if dtype not in ("auto", "float16", "float32"):
+        raise InputError(f"dtype {dtype!r} is none of auto, float16, float32")
+    shard_units(1, *(shard or (0, 1)))
+    options: dict[str, Any] = {
+        "img_size": img_size,
+        "mean": None if mean is None else list(mean),
+        "std": None if std is None else list(std),
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "model_kwargs": None if model_kwargs is None else dict(model_kwargs),
+    }
+    name = parse_model_name(model)
+    try:
+        source = open_source(data, split=split)
+        request = ExtractRequest(
+            name=name,
+            options={**options, "weights": weights, "precision": precision},
+            source=source,
+            manifest=source.manifest(),
+            dataset=dataset if dataset is not None else source.name,
+            root=store.root if isinstance(store, FeatureStore) else Path(store),
+            existing=_open_existing(store),
+            key=request_key(
+                name,
+                layers=layers,
+                pooling=pooling,
+                precision=precision,
+                device=device,
+                weights=weights,
+                options={**options, "max_pixels": max_pixels or MAX_PIXELS},
+            ),
+            layers=layers,
+            pooling=pooling,
+            device=device,
+            batch_size=batch_size,
+            workers=workers or min(4, os.cpu_count() or 1),
+            max_pixels=max_pixels or MAX_PIXELS,
+            dtype=dtype,
+            shard=shard or (0, 1),
+            dry_run=dry_run,
+            overwrite=overwrite,
+            progress=progress,
+            started=started,
+        )
+        return _run(request)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "stopped before the first unit was computed; the same command starts again"
+        ) from None
+
+
+def _run(request: ExtractRequest) -> ExtractSummary:
+    if request.existing is not None and request.dataset in request.existing.datasets():
+        # Early, so that another content is refused before a model is loaded; the same one is adopted.
+        request.existing.register(request.dataset, request.manifest)
+        summary = _recognise(request.existing, request)
+        if summary is not None:
+            return summary
+    # Late: a finished extraction is recognised without torch.
+    from toptune.extract.job import run_job
+
+    return run_job(request)
+
+
+def _recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
+    """Return a summary if everything asked for is in the store, None if it has to be worked out."""
+    if request.key is None or request.overwrite:
+        return None
+    found = store.find_request(request.dataset, request.key)
+    if found is None:
+        return None
+    cache, names = found
+    if request.batch_size not in (None, cache.batch_size):
+        return None
+    specs = {spec.name: spec for spec in cache.arrays()}
+    units = shard_units(cache.n_units, *request.shard)
+    if any(name not in specs or request.dtype not in ("auto", specs[name].dtype) for name in names):
+        return None
+    if any(cache.entry(name, unit) is None for name in [*names, CONTENT_ARRAY] for unit in units):
+        return None
+    check_touched(cache, request)
+    return finished_summary(cache, names, request, nothing_to_do=True)
+
+
+def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
+    """Read pictures again whose modification time changed since they were registered.
+
+    Raises
+    ------
+    ConflictError
+        If the content of one differs from what was extracted; names it.
+    """
+    touched = np.flatnonzero(cache.manifest.modified_ns != request.manifest.modified_ns)
+    if not len(touched):
+        return
+    digests, known = cache.content_digests()
+    changed = []
+    for row in touched.tolist():
+        if known[row]:
+            try:
+                digest = hashlib.sha256(request.source.read(row)).digest()
+            except UnreadableImageError:
+                digest = bytes(digests.shape[1])
+            if digest != digests[row].tobytes():
+                changed.append(request.manifest.ids[row])
+    refuse_changed(changed, request.dataset)
+
+
+def refuse_changed(changed: Sequence[str], dataset: str) -> None:
+    """Raise a `ConflictError` that names the pictures, if there are any."""
+    if changed:
+        shown = ", ".join(changed[:SHOWN])
+        raise ConflictError(
+            f"{len(changed)} pictures of data set {dataset!r} changed since they were extracted: {shown}"
+            f"{', ...' if len(changed) > SHOWN else ''}; put them back, or extract under another --dataset"
+        )
+
+
+def finished_summary(
+    cache: FeatureCache, names: Sequence[str], request: ExtractRequest, **values: Any
+) -> ExtractSummary:
+    """Summarise what the store now holds of `names`; `values` are further fields.
+
+    Raises
+    ------
+    InputError
+        If no picture of the data set could be used.
+    """
+    ids = request.manifest.ids
+    failed = {ids[row]: reason for row, reason in cache.failed_rows([*names]).items()}
+    if len(failed) == cache.n_rows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
+        raise InputError(
+            f"none of the {cache.n_rows} pictures of {request.dataset!r} could be used: {reasons}"
+        )
+    specs = {spec.name: spec for spec in cache.arrays()}
+    n_units = len(shard_units(cache.n_units, *request.shard))
+    done = values.pop("units_done", 0)
+    return ExtractSummary(
+        dataset=cache.dataset,
+        model=cache.name,
+        digest=cache.digest,
+        cache=str(cache.path),
+        rows=cache.n_rows,
+        units_total=n_units,
+        units_done=done,
+        units_already=n_units - done,
+        failed=failed,
+        seconds_total=time.perf_counter() - request.started,
+        arrays=tuple(
+            ArrayPlan(name=name, dim=specs[name].dim, dtype=specs[name].dtype, units_missing=0)
+            for name in names
+        ),
+        **values,
+    )
+
+
+def _open_existing(store: str | os.PathLike[str] | FeatureStore) -> FeatureStore | None:
+    if isinstance(store, FeatureStore):
+        return store
+    try:
+        return FeatureStore.open(store)
+    except StoreNotFoundError:
+        return None
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for option, number in numbers.items():
+        if number is not None and number < 1:
+            raise InputError(f"{option} is {number}; it must be at least 1")

@@ -1,0 +1,365 @@
+"""The extraction itself: plan, then read, compute and commit, overlapping."""
+
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.extract.backbone import Backbone, load_backbone
+from toptune.extract.extraction import ExtractRequest, check_touched, finished_summary, refuse_changed
+from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.extract.reading import BATCHES_AHEAD, DIGEST_BYTES, Batch, BatchReader
+from toptune.extract.taps import TapArray
+from toptune.extract.writing import UNITS_BEHIND, UnitValues, UnitWriter
+from toptune.store import (
+    CONTENT_ARRAY,
+    ConflictError,
+    CorruptError,
+    FeatureCache,
+    FeatureStore,
+    InterruptedRunError,
+    choose_unit_rows,
+    plain_model_name,
+    shard_units,
+)
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+SAMPLE_ROWS = 16
+# float16 reaches 65504 and loses digits below 6e-5: values near either end go to float32.
+FLOAT16_MAX = 65504 / 16
+FLOAT16_MIN = 1e-3
+
+
+def run_job(request: ExtractRequest) -> ExtractSummary:
+    """Load the backbone, make the plan and, unless it is a dry run, carry it out."""
+    backbone = _load(request)
+    arrays = backbone.resolve(request.layers, request.pooling)
+    names = [array.name for array in arrays]
+    cache = _find_cache(request, backbone)
+    if cache is not None and request.batch_size not in (None, cache.batch_size):
+        raise ConflictError(
+            f"{cache.name} over {cache.dataset} was begun with batches of {cache.batch_size}, not "
+            f"{request.batch_size}; leave --batch-size out, or use another --store"
+        )
+    with _reader(request, backbone) as reader:
+        dtypes = _choose_dtypes(request, backbone, arrays, cache, reader)
+    plan = _make_plan(request, backbone, arrays, dtypes, cache)
+    if request.dry_run:
+        return ExtractSummary(
+            dataset=request.dataset,
+            model=plan.model,
+            digest=backbone.recipe.digest,
+            cache="" if cache is None else str(cache.path),
+            rows=plan.rows,
+            units_total=plan.units,
+            units_done=0,
+            units_already=plan.units - plan.units_missing,
+            seconds_total=time.perf_counter() - request.started,
+            arrays=plan.arrays,
+            nothing_to_do=not plan.units_missing,
+            plan=plan,
+            dry_run=True,
+        )
+    cache = _open_cache(request, backbone, plan)
+    if request.overwrite:
+        _remove(cache, names)
+    for array in arrays:
+        cache.ensure_array(array.name, dim=array.dim, dtype=dtypes[array.name])
+    cache.ensure_array(CONTENT_ARRAY, dim=DIGEST_BYTES, dtype="uint8")
+    check_touched(cache, request)
+    summary = _Job(request, backbone, arrays, cache, plan).run()
+    if request.key is not None:
+        cache.remember_request(request.key, names)
+    return summary
+
+
+class _Job:
+    """The units of one extraction that are still to be computed."""
+
+    def __init__(
+        self,
+        request: ExtractRequest,
+        backbone: Backbone,
+        arrays: Sequence[TapArray],
+        cache: FeatureCache,
+        plan: ExtractPlan,
+    ) -> None:
+        self.request, self.backbone, self.cache, self.plan = request, backbone, cache, plan
+        self.names = [array.name for array in arrays]
+        self.shard = shard_units(cache.n_units, *request.shard)
+        self.missing = _missing(cache, [*self.names, CONTENT_ARRAY], self.shard)
+        self.units = sorted(set().union(*self.missing.values()))
+        # The same set in every unit: what else is computed along must not depend on where one stopped.
+        self.arrays = [array for array in arrays if self.missing[array.name]]
+        self.rows = sum(_length(cache.unit_slice(unit)) for unit in self.units)
+        self.seconds_compute = 0.0
+
+    def run(self) -> ExtractSummary:
+        if not self.units:
+            return finished_summary(self.cache, self.names, self.request, nothing_to_do=True, plan=self.plan)
+        start = time.perf_counter()
+        writer = UnitWriter(self.cache)
+        try:
+            with _reader(self.request, self.backbone) as reader, writer:
+                for unit in self._compute(reader):
+                    writer.write(unit)
+        except KeyboardInterrupt:
+            done = len(self.shard) - len(self.units) + writer.units_written
+            raise InterruptedRunError(
+                f"stopped with {done} of {len(self.shard)} units stored; the same command resumes"
+            ) from None
+        seconds = time.perf_counter() - start
+        dims = {spec.name: spec.dim * np.dtype(spec.dtype).itemsize for spec in self.cache.arrays()}
+        return finished_summary(
+            self.cache,
+            self.names,
+            self.request,
+            units_done=len(self.units),
+            images_per_second=self.rows / seconds,
+            seconds_read=reader.seconds,
+            seconds_compute=self.seconds_compute,
+            seconds_write=writer.seconds,
+            bytes_written=sum(
+                dims[name] * _length(self.cache.unit_slice(unit))
+                for name in self.names
+                for unit in self.missing[name]
+            ),
+            plan=self.plan,
+        )
+
+    def _compute(self, reader: BatchReader) -> Iterator[UnitValues]:
+        known = _known_digests(self.request, self.cache)
+        batches = reader.batches(rows for unit in self.units for rows in self._batches(unit))
+        done_rows = n_failed = 0
+        for unit in self.units:
+            start = time.perf_counter()
+            unit_rows = self.cache.unit_slice(unit)
+            values: dict[str, npt.NDArray[np.float32 | np.uint8]] = {
+                array.name: np.empty((_length(unit_rows), array.dim), dtype=np.float32)
+                for array in self.arrays
+            }
+            values[CONTENT_ARRAY] = np.empty((_length(unit_rows), DIGEST_BYTES), dtype=np.uint8)
+            failed: dict[int, str] = {}
+            for _ in self._batches(unit):
+                batch = next(batches)
+                self._check_content(batch, *known)
+                place = slice(batch.rows.start - unit_rows.start, batch.rows.stop - unit_rows.start)
+                values[CONTENT_ARRAY][place] = batch.digests
+                for name, output in self._forward(batch).items():
+                    values[name][place] = output
+                failed |= batch.failed
+                done_rows += _length(batch.rows)
+                n_failed += len(batch.failed)
+                if self.request.progress is not None:
+                    self.request.progress(done_rows, self.rows, n_failed)
+            wanted = {name: array for name, array in values.items() if unit in self.missing[name]}
+            yield UnitValues(unit, wanted, failed, time.perf_counter() - start)
+
+    def _forward(self, batch: Batch) -> dict[str, npt.NDArray[np.float32]]:
+        if not self.arrays:
+            return {}
+        start = time.perf_counter()
+        outputs = forward_pixels(self.backbone, batch, self.arrays)
+        self.seconds_compute += time.perf_counter() - start
+        return outputs
+
+    def _batches(self, unit: int) -> Iterator[slice]:
+        """Cut a unit into batches; they start where the unit starts."""
+        rows = self.cache.unit_slice(unit)
+        for start in range(rows.start, rows.stop, self.cache.batch_size):
+            yield slice(start, min(start + self.cache.batch_size, rows.stop))
+
+    def _check_content(
+        self, batch: Batch, digests: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_]
+    ) -> None:
+        differs = known[batch.rows] & (digests[batch.rows] != batch.digests).any(axis=1)
+        ids = self.request.manifest.ids
+        refuse_changed(
+            [ids[batch.rows.start + int(place)] for place in np.flatnonzero(differs)], self.request.dataset
+        )
+
+
+def forward_pixels(
+    backbone: Backbone, batch: Batch, arrays: Sequence[TapArray]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Compute arrays of a batch of pixels: name to ``(b, dim)`` in main memory."""
+    with torch.inference_mode():
+        pixels = torch.from_numpy(batch.pixels).to(backbone.device)
+        outputs = backbone.forward(backbone.transform.normalize(pixels), arrays)
+        return {name: output.cpu().numpy() for name, output in outputs.items()}
+
+
+def _load(request: ExtractRequest) -> Backbone:
+    backbone = load_backbone(request.name.given, device=request.device, **request.options)
+    if request.options["precision"] == "auto" and request.existing is not None:
+        # What `auto` means was settled when the cache was made, perhaps on another machine.
+        recipes = {cache.recipe.digest for cache in request.existing.caches(dataset=request.dataset)}
+        for precision in ("fp32", "bf16"):
+            other = dataclasses.replace(backbone.recipe, precision=precision)
+            if backbone.recipe.digest not in recipes and other.digest in recipes:
+                logger.info("precision auto adopts %s, with which these features were begun", precision)
+                options = {**request.options, "precision": precision}
+                return load_backbone(request.name.given, device=request.device, **options)
+    return backbone
+
+
+def _find_cache(request: ExtractRequest, backbone: Backbone) -> FeatureCache | None:
+    if request.existing is None:
+        return None
+    for cache in request.existing.caches(dataset=request.dataset):
+        if cache.digest == backbone.recipe.digest:
+            return cache
+    return None
+
+
+def _open_cache(request: ExtractRequest, backbone: Backbone, plan: ExtractPlan) -> FeatureCache:
+    store = request.existing or FeatureStore.create(request.root)
+    store.register(request.dataset, request.manifest)
+    return store.create_cache(
+        request.name.given,
+        request.dataset,
+        backbone.recipe,
+        unit_rows=plan.unit_rows,
+        batch_size=plan.batch_size,
+        backbone=backbone.spec,
+    )
+
+
+def _reader(request: ExtractRequest, backbone: Backbone) -> BatchReader:
+    return BatchReader(
+        request.source,
+        backbone.transform.pixels,
+        size=backbone.transform.size,
+        workers=request.workers,
+        max_pixels=request.max_pixels,
+    )
+
+
+def _choose_dtypes(
+    request: ExtractRequest,
+    backbone: Backbone,
+    arrays: Sequence[TapArray],
+    cache: FeatureCache | None,
+    reader: BatchReader,
+) -> dict[str, str]:
+    """Decide each array's type on disk: what is stored, what was asked, or what a sample says."""
+    dtypes = {} if cache is None or request.overwrite else {spec.name: spec.dtype for spec in cache.arrays()}
+    for array in arrays:
+        stored = dtypes.get(array.name)
+        if request.dtype != "auto" and stored not in (None, request.dtype):
+            raise ConflictError(f"{array.name} is stored as {stored}, not {request.dtype}; use --overwrite")
+    new = [array for array in arrays if array.name not in dtypes]
+    if request.dtype != "auto":
+        return dtypes | {array.name: request.dtype for array in new}
+    if new:
+        # Evenly spread and of a fixed size, so that every job of the same data decides the same.
+        n = request.manifest.n_rows
+        rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).round().astype(int)).tolist()
+        sampled = list(reader.batches(slice(row, row + 1) for row in rows))
+        good = [batch.pixels for batch in sampled if not batch.failed]
+        if not good:
+            return dtypes | {array.name: "float32" for array in new}
+        sample = Batch(slice(0, len(good)), np.concatenate(good), np.zeros((0, 0), np.uint8), {})
+        for name, values in forward_pixels(backbone, sample, new).items():
+            peak = float(np.abs(values).max())
+            dtypes[name] = "float16" if FLOAT16_MIN <= peak <= FLOAT16_MAX else "float32"
+            if dtypes[name] == "float32":
+                logger.warning("%s is stored as float32: its largest sampled value is %.3g", name, peak)
+    return dtypes
+
+
+def _make_plan(
+    request: ExtractRequest,
+    backbone: Backbone,
+    arrays: Sequence[TapArray],
+    dtypes: dict[str, str],
+    cache: FeatureCache | None,
+) -> ExtractPlan:
+    n_rows = request.manifest.n_rows
+    batch_size = cache.batch_size if cache else request.batch_size or BATCH_SIZE
+    bytes_per_image = sum(array.dim * (2 if dtypes[array.name] == "float16" else 4) for array in arrays)
+    unit_rows = cache.unit_rows if cache else choose_unit_rows(n_rows, bytes_per_image, batch_size)
+    n_units = -(-n_rows // unit_rows)
+    shard = shard_units(n_units, *request.shard)
+    names = [array.name for array in arrays]
+    if cache is None or request.overwrite:
+        missing = {name: list(shard) for name in [*names, CONTENT_ARRAY]}
+    else:
+        missing = _missing(cache, [*names, CONTENT_ARRAY], shard)
+    units = sorted(set().union(*missing.values()))
+    spans = [slice(unit * unit_rows, min((unit + 1) * unit_rows, n_rows)) for unit in units]
+    array_plans = tuple(
+        ArrayPlan(
+            name=array.name, dim=array.dim, dtype=dtypes[array.name], units_missing=len(missing[array.name])
+        )
+        for array in arrays
+    )
+    height, width = backbone.transform.size
+    return ExtractPlan(
+        dataset=request.dataset,
+        model=cache.name if cache else f"{plain_model_name(request.name.given)}@{backbone.recipe.digest[:8]}",
+        store=str(request.root),
+        device=str(backbone.device),
+        precision=backbone.recipe.precision,
+        rows=n_rows,
+        rows_missing=sum(map(_length, spans)),
+        unit_rows=unit_rows,
+        batch_size=batch_size,
+        units=len(shard),
+        units_missing=len(units),
+        arrays=array_plans,
+        bytes_read=int(sum(request.manifest.sizes[span].sum() for span in spans)),
+        bytes_written=sum(
+            plan.bytes_per_image
+            * sum(min((u + 1) * unit_rows, n_rows) - u * unit_rows for u in missing[plan.name])
+            for plan in array_plans
+        ),
+        # Pixels of the batches ahead, and float32 features of the unit computed, waiting, and being written.
+        memory_bytes=(BATCHES_AHEAD + 2) * batch_size * height * width * 3
+        + (2 + UNITS_BEHIND) * unit_rows * sum(4 * array.dim for array in arrays),
+    )
+
+
+def _missing(cache: FeatureCache, names: Sequence[str], shard: range) -> dict[str, list[int]]:
+    return {name: [unit for unit in shard if cache.entry(name, unit) is None] for name in names}
+
+
+def _known_digests(
+    request: ExtractRequest, cache: FeatureCache
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Collect the pictures' digests from this cache and the others of the data set."""
+    digests, known = cache.content_digests()
+    digests = digests.copy()
+    others = FeatureStore.open(request.root).caches(dataset=request.dataset)
+    for other in others:
+        if other.path == cache.path:
+            continue
+        try:
+            theirs, they_know = other.content_digests()
+        except CorruptError as error:
+            logger.warning("digests of %s are left out: %s", other.name, error)
+            continue
+        new = they_know & ~known
+        digests[new] = theirs[new]
+        known = known | new
+    return digests, known
+
+
+def _remove(cache: FeatureCache, names: Sequence[str]) -> None:
+    """Remove arrays, ledger first, so that a killed removal leaves them incomplete and never wrong."""
+    others = {spec.name for spec in cache.arrays()} - set(names)
+    for name in [*names, *([] if others else [CONTENT_ARRAY])]:
+        for folder in (cache.entry_path(name, 0).parent, cache.path / name):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def _length(rows: slice) -> int:
+    return int(rows.stop - rows.start)

@@ -1,0 +1,186 @@
+"""What an extraction will do, and what it did: values that can be printed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayPlan:
+    """One array of an extraction.
+
+    Attributes
+    ----------
+    name : str
+        ``<tap>.<pooling>``.
+    dim : int
+        Values a picture.
+    dtype : str
+        On disk.
+    units_missing : int
+        Units of this job that are to be computed.
+    """
+
+    name: str
+    dim: int
+    dtype: str
+    units_missing: int
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes on disk of one picture."""
+        return self.dim * (2 if self.dtype == "float16" else 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractPlan:
+    """What is read, computed and written.
+
+    Attributes
+    ----------
+    dataset, model : str
+        Names in the store; the model's with the short digest of its recipe.
+    store : str
+        The store's folder.
+    device, precision : str
+        Where and in which arithmetic the model runs.
+    rows, rows_missing : int
+        Pictures of the data set, and those that this job has to read.
+    unit_rows, batch_size, units, units_missing : int
+        The cut into units, how many belong to this job, and how many of those are to be computed.
+    arrays : tuple of ArrayPlan
+        What is stored.
+    bytes_read, bytes_written : int
+        Of picture files, and of features.
+    memory_bytes : int
+        Estimate of what buffers hold at most, beside the model and its activations.
+    """
+
+    dataset: str
+    model: str
+    store: str
+    device: str
+    precision: str
+    rows: int
+    rows_missing: int
+    unit_rows: int
+    batch_size: int
+    units: int
+    units_missing: int
+    arrays: tuple[ArrayPlan, ...]
+    bytes_read: int
+    bytes_written: int
+    memory_bytes: int
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes on disk of one picture over all arrays."""
+        return sum(array.bytes_per_image for array in self.arrays)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every field, as JSON values."""
+        arrays = [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays]
+        return asdict(self) | {"arrays": arrays, "bytes_per_image": self.bytes_per_image}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model} over {self.dataset} into {self.store}",
+            f"  read     {self.rows_missing} of {self.rows} pictures, {_bytes(self.bytes_read)}",
+            f"  compute  {self.units_missing} of {self.units} units of {self.unit_rows} rows, batches of "
+            f"{self.batch_size}, {self.precision} on {self.device}",
+            f"  write    {self.bytes_per_image} bytes a picture, {_bytes(self.bytes_written)} in all",
+            f"  buffers  {_bytes(self.memory_bytes)} of memory",
+        ]
+        lines += [
+            f"    {array.name}: {array.dim} x {array.dtype}, {array.bytes_per_image} bytes a picture"
+            + ("" if array.units_missing else ", already stored")
+            for array in self.arrays
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSummary:
+    """What an extraction did.
+
+    Attributes
+    ----------
+    dataset, model, digest, cache : str
+        Names in the store, the recipe's digest and the cache's folder.
+    rows : int
+        Pictures of the data set.
+    units_total, units_done, units_already : int
+        Units of this job: all of them, those computed now, those that were there.
+    failed : mapping of str to str
+        Id to reason of pictures that could not be used, whenever they were read.
+    images_per_second : float
+        Over the time from the first read to the last commit; 0 if nothing was computed.
+    seconds_read, seconds_compute, seconds_write : float
+        Time that reading and decoding took (shared by its threads), that the forward passes took, and that
+        committing took. The stages overlap: the largest says what to fix.
+    seconds_total : float
+        All of it, loading the model included.
+    bytes_written : int
+        Of features, without bookkeeping.
+    arrays : tuple of ArrayPlan
+        What the store now holds of this request.
+    nothing_to_do : bool
+        Whether everything was there already.
+    plan : ExtractPlan, optional
+        What was, or with ``dry_run`` would be, done.
+    """
+
+    dataset: str
+    model: str
+    digest: str
+    cache: str
+    rows: int
+    units_total: int
+    units_done: int
+    units_already: int
+    failed: Mapping[str, str] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    seconds_read: float = 0.0
+    seconds_compute: float = 0.0
+    seconds_write: float = 0.0
+    seconds_total: float = 0.0
+    bytes_written: int = 0
+    arrays: tuple[ArrayPlan, ...] = ()
+    nothing_to_do: bool = False
+    plan: ExtractPlan | None = None
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every field, as JSON values."""
+        values = {key: value for key, value in vars(self).items() if key not in ("arrays", "plan", "failed")}
+        return values | {
+            "failed": dict(self.failed),
+            "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
+            "plan": None if self.plan is None else self.plan.to_json(),
+        }
+
+    def __str__(self) -> str:
+        if self.dry_run:
+            return f"dry run, nothing is written\n{self.plan}"
+        if self.nothing_to_do:
+            return f"nothing to do: {self.rows} pictures are stored in {self.cache}"
+        lines = [
+            f"{self.rows} pictures, {self.units_done} of {self.units_total} units computed"
+            + (f", {self.units_already} were there" if self.units_already else "")
+            + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
+            f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
+            f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
+            f"stored in {self.cache}",
+        ]
+        if self.failed:
+            lines.insert(1, f"{len(self.failed)} pictures could not be used; their rows are kept, as NaN")
+        return "\n".join(lines)
+
+
+def _bytes(n: int) -> str:
+    size = float(n)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,97 @@
+"""Committing units in a thread behind the model."""
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from toptune.store import FeatureCache
+
+UNITS_BEHIND = 1
+
+
+@dataclass(frozen=True)
+class UnitValues:
+    """A whole unit, computed.
+
+    Attributes
+    ----------
+    values : mapping of str to array (rows, dim)
+        By array.
+    failed : mapping of int to str
+        Row to reason.
+    seconds : float
+        That computing took.
+    """
+
+    unit: int
+    values: Mapping[str, npt.NDArray[Any]]
+    failed: Mapping[int, str]
+    seconds: float
+
+
+class UnitWriter:
+    """One thread that commits units in order; at most one waits, so that memory stays bounded.
+
+    Leaving the ``with`` block in peace commits what was given. Leaving it with an exception
+    finishes the unit at hand and drops the one that waits. An error of the thread is raised by the next
+    call, or on leaving.
+    """
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self._cache = cache
+        self._queue: queue.Queue[UnitValues | None] = queue.Queue(UNITS_BEHIND)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self.seconds = 0.0
+        self.units_written = 0
+        self._thread = threading.Thread(target=self._run, name="toptune-write", daemon=True)
+
+    def __enter__(self) -> "UnitWriter":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stop.set()
+        self._put(None)
+        self._thread.join()
+        if kind is None:
+            self._check()
+
+    def write(self, values: UnitValues) -> None:
+        """Hand over a unit; waits while another one is waiting already."""
+        self._put(values)
+        self._check()
+
+    def _put(self, item: UnitValues | None) -> None:
+        # With a time limit, so that a thread that died cannot leave us waiting for ever.
+        while self._thread.is_alive():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                if self._stop.is_set():
+                    continue
+                start = time.perf_counter()
+                self._cache.commit_unit(item.unit, item.values, failed=item.failed, seconds=item.seconds)
+                self.seconds += time.perf_counter() - start
+                self.units_written += 1
+        except BaseException as error:  # noqa: BLE001  (raised again where the caller sees it)
+            self._error = error
