@@ -7,6 +7,7 @@ from toptune.store import commit, zarr_arrays
 from toptune.store.errors import CorruptError, InputError
 from toptune.store.names import check_inside
 from toptune.store.publish import publish
+from toptune.store.reading import read_file
 from toptune.store.sealed import seal, unseal
 from toptune.store.zarr_arrays import ArraySpec
 
@@ -46,7 +47,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
         If record or metadata are damaged; names the file.
     """
     path = record_path(cache, name)
-    values = unseal(ARRAY_KIND, path.read_bytes(), path)
+    values = unseal(ARRAY_KIND, read_file(path), path)
     try:
         spec, digest = ArraySpec(**values["spec"]), values["zarr_sha256"]
     except (KeyError, TypeError, InputError) as error:
@@ -55,7 +56,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
         raise CorruptError(f"{path} describes array {spec.name!r}; was it moved?")
     metadata = cache / name / "zarr.json"
     try:
-        data = metadata.read_bytes()
+        data = read_file(metadata)
     except FileNotFoundError as error:
         raise CorruptError(f"{metadata} is gone; restore it from a copy") from error
     if hashlib.sha256(data).hexdigest() != digest:

@@ -11,6 +11,7 @@ from toptune.store.errors import CorruptError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.names import check_inside
 from toptune.store.provenance import provenance
+from toptune.store.reading import read_file
 from toptune.store.recipe import Recipe, canonical_json
 from toptune.store.sealed import seal, unseal
 
@@ -92,6 +93,6 @@ def split_folder(folder: Path) -> tuple[str, str]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy, or remove its folder") from error

@@ -9,6 +9,7 @@ from toptune.store.errors import ConflictError, CorruptError, StoreNotFoundError
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name
 from toptune.store.provenance import provenance
+from toptune.store.reading import read_file
 from toptune.store.sealed import seal, unseal
 
 DATASET_KIND = "toptune-dataset"
@@ -40,7 +41,7 @@ def read_record(root: Path, dataset: str) -> dict[str, Any]:
     folder = dataset_folder(root, dataset)
     path = folder / "dataset.json"
     try:
-        return unseal(DATASET_KIND, path.read_bytes(), path)
+        return unseal(DATASET_KIND, read_file(path), path)
     except FileNotFoundError:
         if folder.is_dir():
             raise CorruptError(f"{path} is gone; remove {folder} and run extract again") from None
@@ -63,7 +64,7 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
     record = read_record(root, dataset)
     path = dataset_folder(root, dataset) / "manifest.parquet"
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy") from error
     if hashlib.sha256(data).hexdigest() != record["manifest_sha256"]:

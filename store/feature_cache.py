@@ -31,6 +31,7 @@ from toptune.store.ledger import LedgerEntry, entry_name
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name
 from toptune.store.publish import publish
+from toptune.store.reading import read_file
 from toptune.store.recipe import Recipe
 from toptune.store.requests import read_request, write_request
 from toptune.store.unit_values import blank_rows, count_non_finite, to_stored
@@ -202,7 +203,7 @@ class FeatureCache:
             known = self._entries.get((name, unit))
             if known and known[0] == signature:
                 return known[1]
-            entry = LedgerEntry.from_bytes(path.read_bytes(), path)
+            entry = LedgerEntry.from_bytes(read_file(path), path)
         except FileNotFoundError:
             return None
         except CorruptError as error:
@@ -340,7 +341,9 @@ class FeatureCache:
         data = entry.to_bytes()
         if commit.put_if_absent(path, data):
             return
-        if self.entry(entry.array, entry.unit) is None:
+        there = self.entry(entry.array, entry.unit)
+        # The second: left by a shard that was lost, and computed again on another kind of machine.
+        if there is None or there.sha256 != entry.sha256:
             commit.replace(path, data)
 
     def _picture(self, row: int) -> str:
@@ -400,7 +403,7 @@ class FeatureCache:
         """Read and check one unit: only its rows, in the array's type."""
         path = check_inside(self.root, self.shard_path(spec.name, unit))
         with _corrupt_if_missing(path):
-            data = path.read_bytes()
+            data = read_file(path)
         try:
             values = zarr_arrays.decode_shard(spec, data)
         except CorruptError as error:

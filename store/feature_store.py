@@ -21,6 +21,7 @@ from toptune.store.errors import (
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
+from toptune.store.reading import read_file
 from toptune.store.recipe import Recipe
 from toptune.store.sealed import check_version
 
@@ -64,13 +65,11 @@ class FeatureStore:
         folder = _local(root)
         path = folder / STORE_FILE
         try:
-            data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            data = read_file(path)
+        except FileNotFoundError:
             raise StoreNotFoundError(
                 f"{folder} is no feature store (it has no {STORE_FILE}); check --store, or run extract first"
             ) from None
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}") from error
         try:
             content = json.loads(data)
             kind, version = content["format"], content["version"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toptune.store import commit
 from toptune.store.errors import StoreError
+from toptune.store.reading import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes
             return data
         try:
             status = path.stat()
-            found = path.read_bytes()
+            found = read_file(path)
         except FileNotFoundError:
             continue
         if found == data or is_sound(found):

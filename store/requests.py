@@ -7,6 +7,7 @@ from pathlib import Path
 from toptune.store import commit
 from toptune.store.errors import CorruptError
 from toptune.store.names import check_inside, check_name
+from toptune.store.reading import read_file
 from toptune.store.sealed import seal, unseal
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def read_request(cache: Path, key: str) -> list[str] | None:
     """Return what `write_request` noted, or None if there is no sound note."""
     path = request_path(cache, key)
     try:
-        values = unseal(REQUEST_KIND, path.read_bytes(), path)
+        values = unseal(REQUEST_KIND, read_file(path), path)
     except FileNotFoundError:
         return None
     except CorruptError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from toptune.store import commit, datasets
 from toptune.store.array_records import read_array, record_path
 from toptune.store.cache_record import open_cache
-from toptune.store.errors import CorruptError, FormatVersionError, InputError, StoreError, StoreNotFoundError
+from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureStore
 from toptune.store.ledger import LedgerEntry
@@ -138,7 +138,7 @@ class _Walk:
             self.read(folder / part)
         try:
             record = datasets.read_record(self.root, name)
-        except (CorruptError, FormatVersionError, StoreError, InputError) as error:
+        except StoreError as error:
             self.blame(folder / "dataset.json", error)
             return
         try:
@@ -153,12 +153,12 @@ class _Walk:
             self.read(folder / part)
         try:
             cache = open_cache(self.root, folder)
-        except (CorruptError, FormatVersionError) as error:
-            guilty = "recipe.json" if "recipe.json" in str(error) else "cache.json"
-            self.blame(folder / guilty, error)
-            return
         except StoreNotFoundError as error:
             self.blame(folder, error)
+            return
+        except StoreError as error:
+            guilty = "recipe.json" if "recipe.json" in str(error) else "cache.json"
+            self.blame(folder / guilty, error)
             return
         self.requests(folder)
         ledger = folder / "ledger"
@@ -171,7 +171,7 @@ class _Walk:
             if not commit.is_temporary(path.name):
                 try:
                     unseal(REQUEST_KIND, self.read(path), path)
-                except (CorruptError, FormatVersionError) as error:
+                except StoreError as error:
                     self.blame(path, error)
 
     def array(self, cache: FeatureCache, ledger: Path) -> None:
@@ -186,7 +186,7 @@ class _Walk:
         self.read(cache.path / name / "zarr.json")
         try:
             spec = read_array(cache.path, name)
-        except (CorruptError, FormatVersionError) as error:
+        except StoreError as error:
             guilty = cache.path / name / "zarr.json" if "zarr.json" in str(error) else record
             self.blame(guilty, error)
             return
@@ -198,7 +198,7 @@ class _Walk:
                 continue
             try:
                 entry = LedgerEntry.from_bytes(self.read(path), path)
-            except (CorruptError, FormatVersionError) as error:
+            except StoreError as error:
                 self.blame(path, error)
                 continue
             rows = cache.unit_slice(unit)

@@ -28,6 +28,7 @@ from toptune.store import (
     InputError,
     LedgerEntry,
     NumericalError,
+    verify,
     zarr_arrays,
 )
 
@@ -274,6 +275,14 @@ def test_a_lost_shard_is_an_error_and_is_restored(complete: FeatureCache, damage
     write_all(complete.root)
     assert shard_bytes(complete) == before
     assert complete.is_complete()
+
+
+def test_a_lost_shard_computed_again_elsewhere(complete: FeatureCache) -> None:
+    """Other bytes than before: the ledger entry that was left must not vouch for them."""
+    complete.shard_path("last.cls", 0).unlink()
+    complete.commit_unit(0, {"last.cls": features("last.cls")[:8] + np.float32(0.25)}, seconds=0)
+    assert verify(complete, deep=True).exit_code == 0
+    assert complete.blocks(["last.cls"]).take([0])[0, 0] == features("last.cls")[0, 0] + 0.25
 
 
 def test_a_flipped_bit_is_an_error_while_reading(complete: FeatureCache) -> None:

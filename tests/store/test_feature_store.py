@@ -19,6 +19,7 @@ from toptune.store import (
     Manifest,
     StoreError,
     StoreNotFoundError,
+    verify,
 )
 
 
@@ -219,3 +220,20 @@ def test_without_write_permission(root: Path, monkeypatch: pytest.MonkeyPatch) -
         FeatureStore.create(root.parent / "another")
     with pytest.raises(StoreError, match="Permission denied"):
         cache.ensure_array("new.mean", dim=2, dtype="float16")
+
+
+def test_without_read_permission(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = write_all(root)
+    plain = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name in ("cache.json", "0"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StoreError, match=r"cannot read .*cache\.json: Permission denied"):
+        FeatureStore.open(root).cache("resnet10t.demo", "pets")
+    with pytest.raises(StoreError, match="cannot read"):
+        cache.blocks(["last.cls"]).take([0])
+    assert verify(FeatureStore(root)).exit_code == 1
