@@ -1,1 +1,75 @@
-"""toptune."""
+"""Features in, heads out: splits, standardising, the one-pass solver, heads, RUN folders.
+
+Names are imported when first used, so that ``import toptune.train`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toptune.train.evaluation import evaluate_run
+    from toptune.train.falkon_classifier import FalkonClassifier
+    from toptune.train.folds import FoldsReducedWarning
+    from toptune.train.heads import HEADS, Head, load_head, make_head
+    from toptune.train.layers import choose_arrays
+    from toptune.train.metrics import compute_metrics
+    from toptune.train.report import FitReport
+    from toptune.train.ridge_classifier import StreamingRidgeClassifier
+    from toptune.train.run import Run, RunArray
+    from toptune.train.splits import Split, split_manifest
+    from toptune.train.standardise import StandardisedBlocks, Standardiser, fit_standardiser
+    from toptune.train.training import train
+
+_HOMES = {
+    "FalkonClassifier": "falkon_classifier",
+    "FitReport": "report",
+    "FoldsReducedWarning": "folds",
+    "HEADS": "heads",
+    "Head": "heads",
+    "Run": "run",
+    "RunArray": "run",
+    "Split": "splits",
+    "StandardisedBlocks": "standardise",
+    "Standardiser": "standardise",
+    "StreamingRidgeClassifier": "ridge_classifier",
+    "choose_arrays": "layers",
+    "compute_metrics": "metrics",
+    "evaluate_run": "evaluation",
+    "fit_standardiser": "standardise",
+    "load_head": "heads",
+    "make_head": "heads",
+    "split_manifest": "splits",
+    "train": "training",
+}
+
+__all__ = [
+    "HEADS",
+    "FalkonClassifier",
+    "FitReport",
+    "FoldsReducedWarning",
+    "Head",
+    "Run",
+    "RunArray",
+    "Split",
+    "StandardisedBlocks",
+    "Standardiser",
+    "StreamingRidgeClassifier",
+    "choose_arrays",
+    "compute_metrics",
+    "evaluate_run",
+    "fit_standardiser",
+    "load_head",
+    "make_head",
+    "split_manifest",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,7 +17,7 @@ _LOG_RANGE = (-12.0, 6.0)  # of temperature over the scores' own spread
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature and the log-loss (natural, per row) that it reaches on the rows it was fitted to."""
+    """A fitted temperature and the log-loss (natural, a row) that it reaches where it was fitted."""
 
     value: float
     log_loss: float

@@ -26,7 +26,7 @@ from toptune.train.inputs import (
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for, one_pass_peak_bytes
-from toptune.train.one_pass import RELATIVE_PENALTIES, Solution, solve
+from toptune.train.one_pass import RELATIVE_PENALTIES, Candidate, Solution, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.report import FitReport
 
@@ -154,9 +154,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         maps = NystromMaps.on([kernel_of(self.kernel, width) for width in widths], centers)
         setup_seconds = time.perf_counter() - start
         block_rows = block_rows_for(d=d, rank=len(center_rows))
-        solution = solve(
-            rows, maps, widths, penalties=penalties, block_rows=block_rows, device=device
-        )
+        solution = solve(rows, maps, widths, penalties=penalties, block_rows=block_rows, device=device)
         kept, dual = maps.coefficients(solution.map_index, solution.beta[:-1])
         self.classes_ = classes
         self.centers_ = kept.cpu().numpy()
@@ -265,15 +263,20 @@ def report_of(
         squared_error=chosen.squared_error,
         accuracy=chosen.accuracy,
         log_loss=chosen.log_loss,
-        table=[{key: value for key, value in asdict(row).items() if key != "map_index"} for row in solution.table],
+        table=[_table_row(row) for row in solution.table],
         warnings=warnings,
         n_passes=solution.n_passes,
         peak_bytes=one_pass_peak_bytes(
             n=n, d=d, rank=rank, n_maps=n_maps, n_classes=rows.n_classes, n_folds=rows.n_folds,
-            block_rows=block_rows, n_penalties=n_penalties, n_finalists=3 * n_maps, n_calibration=min(n, CALIBRATION_ROWS),
+            block_rows=block_rows, n_penalties=n_penalties, n_finalists=3 * n_maps,
+            n_calibration=min(n, CALIBRATION_ROWS),
         ),
         seconds={"setup": setup_seconds, **solution.seconds},
     )  # fmt: skip
+
+
+def _table_row(candidate: Candidate) -> dict[str, Any]:
+    return {key: value for key, value in asdict(candidate).items() if key != "map_index"}
 
 
 def _check_centers(values: npt.NDArray[Any], center_rows: npt.NDArray[np.int64]) -> None:

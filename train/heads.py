@@ -10,7 +10,8 @@ import numpy.typing as npt
 from toptune.store import Blocks, InputError
 from toptune.train.head_files import read_description
 from toptune.train.own_heads import OWN, OwnHead
-from toptune.train.sklearn_heads import KINDS, SklearnHead
+from toptune.train.sklearn_heads import SklearnHead
+from toptune.train.sklearn_kinds import KINDS
 
 HEADS = ("falkon", "ridge", "logistic", "svm", "knn", "forest")
 

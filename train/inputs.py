@@ -75,7 +75,7 @@ def is_blocks(X: Any) -> bool:
 
 def fold_numbers(
     codes: Codes,
-    classes: Sequence[Any],
+    classes: npt.NDArray[Any],
     *,
     cv: int,
     seed: int,

@@ -155,7 +155,8 @@ def squared_distances(x: Tensor, c: Tensor) -> Tensor:
     limit = _CANCELLED * torch.finfo(x.dtype).eps
     near = torch.nonzero(squared < limit * (x_norms[:, None] + c_norms))
     step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
-    for pairs in near.split(step):
+    for start in range(0, len(near), step):
+        pairs = near[start : start + step]
         rows, columns = pairs[:, 0], pairs[:, 1]
         squared[rows, columns] = (x[rows] - c[columns]).square_().sum(dim=1)
     return squared

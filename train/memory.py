@@ -30,8 +30,9 @@ def one_pass_peak_bytes(
     """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
 
     The centres, one whitening factor a map and the one being made; the sums of all maps; the matrices
-    of one system and one map's coefficients of every penalty and fold; the finalists' coefficients and left-out scores; one block with its distances,
-    kernel and feature values. It grows with n only by the rows' classes, weights and folds.
+    of one system and one map's coefficients of every penalty and fold; the finalists' coefficients
+    and left-out scores; one block with its distances, kernel and feature values. It grows with n only
+    by the rows' classes, weights and folds.
     """
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from sklearn import metrics
 
 
-def classification_metrics(
-    codes: npt.NDArray[np.int64],
-    predicted: npt.NDArray[np.int64],
+def compute_metrics(
+    truth: Sequence[str],
+    predicted: Sequence[str],
     probabilities: npt.NDArray[np.float64],
     classes: Sequence[str],
 ) -> dict[str, Any]:
@@ -18,8 +18,8 @@ def classification_metrics(
 
     Parameters
     ----------
-    codes, predicted : ndarray of int64, shape (n,)
-        True and predicted classes as positions in `classes`.
+    truth, predicted : sequence of str, length n
+        True and predicted class of each row, all of them among `classes`.
     probabilities : ndarray of float64, shape (n, n_classes)
         Rows summing to 1; log-loss clips them as scikit-learn does.
     classes : sequence of str
@@ -30,22 +30,25 @@ def classification_metrics(
     dict
         ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (over the classes that occur among the
         true rows), ``log_loss``, ``per_class`` (``precision``, ``recall``, ``f1``, ``support``),
-        ``confusion_matrix``; the single figures are None when there is no row.
+        ``confusion_matrix``, ``n_test``; the single figures are None when there is no row.
     """
+    position = {name: index for index, name in enumerate(classes)}
+    codes = np.array([position[name] for name in truth], dtype=np.int64)
+    guesses = np.array([position[name] for name in predicted], dtype=np.int64)
     labels = np.arange(len(classes))
     precision, recall, f1, support = (
-        metrics.precision_recall_fscore_support(codes, predicted, labels=labels, zero_division=0.0)
+        metrics.precision_recall_fscore_support(codes, guesses, labels=labels, zero_division=0.0)
         if len(codes)
         else [np.zeros(len(classes))] * 4
     )
     confusion = (
-        metrics.confusion_matrix(codes, predicted, labels=labels)
+        metrics.confusion_matrix(codes, guesses, labels=labels)
         if len(codes)
         else np.zeros((len(classes), len(classes)), dtype=np.int64)
     )
     present = support > 0
     return {
-        "accuracy": float(np.mean(codes == predicted)) if len(codes) else None,
+        "accuracy": float(np.mean(codes == guesses)) if len(codes) else None,
         "balanced_accuracy": float(recall[present].mean()) if len(codes) else None,
         "macro_f1": float(f1[present].mean()) if len(codes) else None,
         "log_loss": float(metrics.log_loss(codes, probabilities, labels=labels)) if len(codes) else None,
@@ -59,4 +62,5 @@ def classification_metrics(
             for index, name in enumerate(classes)
         },
         "confusion_matrix": confusion.tolist(),
+        "n_test": len(codes),
     }

@@ -87,7 +87,8 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         check_memory(
             one_pass_peak_bytes(
                 n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds,
-                block_rows=block_rows, n_penalties=len(penalties or RELATIVE_PENALTIES), n_finalists=3, n_calibration=n,
+                block_rows=block_rows, n_penalties=len(penalties or RELATIVE_PENALTIES), n_finalists=3,
+                n_calibration=n,
             ),
             limit_bytes=self.memory_limit_bytes,
             what=f"ridge on {n} rows of {d} features",

@@ -233,9 +233,7 @@ class SklearnHead:
             scores[~inside] = self._scores_of(estimator, values[~inside], n_classes)
         return scores, unconverged
 
-    def _scores_of(
-        self, estimator: Any, values: npt.NDArray[Any], n_classes: int
-    ) -> npt.NDArray[np.float64]:
+    def _scores_of(self, estimator: Any, values: npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float64]:
         """Scores with one column a class; a class that the estimator never saw is below all others."""
         if self.kind.has_probabilities:
             raw = np.log(np.maximum(np.asarray(estimator.predict_proba(values)), 1e-15))
@@ -243,15 +241,11 @@ class SklearnHead:
             raw = np.asarray(estimator.decision_function(values), dtype=np.float64)
             if raw.ndim == 1:
                 raw = np.stack([-raw / 2, raw / 2], axis=1)
-        if raw.shape[1] == n_classes:
-            return raw
-        scores = np.repeat(raw.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
+        scores = np.repeat(raw.min(axis=1, keepdims=True) - 1.0, n_classes, axis=1).astype(np.float64)
         scores[:, estimator.classes_] = raw
         return scores
 
-    def _judge(
-        self, number: int, scores: npt.NDArray[np.float64], codes: npt.NDArray[np.int64]
-    ) -> Candidate:
+    def _judge(self, number: int, scores: npt.NDArray[np.float64], codes: npt.NDArray[np.int64]) -> Candidate:
         accuracy = float((scores.argmax(axis=1) == codes).mean())
         result = Candidate(map_index=number, sigma=None, penalty=0.0, squared_error=0.0, accuracy=accuracy)
         if self.kind.has_probabilities:

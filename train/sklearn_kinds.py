@@ -57,7 +57,7 @@ def _combinations(params: Mapping[str, Any], defaults: Mapping[str, list[Any]]) 
     return [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
 
 
-def _logistic_grid(params: Mapping[str, Any], values: npt.NDArray[Any]) -> Grid:
+def _logistic_grid(params: Mapping[str, Any], _values: npt.NDArray[Any]) -> Grid:
     return _combinations(
         params, {"C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0], "max_iter": [2000], "tol": [1e-3]}
     )
@@ -104,14 +104,14 @@ def _knn_grid(params: Mapping[str, Any], values: npt.NDArray[Any]) -> Grid:
     return grid
 
 
-def _make_knn(params: Mapping[str, Any], *, seed: int, class_weight: str | None) -> Any:
+def _make_knn(params: Mapping[str, Any], **_unused: Any) -> Any:
     return KNeighborsClassifier(**params, algorithm="brute")
 
 
 FOREST = ("n_estimators", "max_depth", "max_features", "min_samples_leaf", "n_jobs")
 
 
-def _forest_grid(params: Mapping[str, Any], values: npt.NDArray[Any]) -> Grid:
+def _forest_grid(params: Mapping[str, Any], _values: npt.NDArray[Any]) -> Grid:
     return [dict(params)]
 
 
@@ -146,7 +146,7 @@ KINDS: dict[str, Kind] = {
     ),
     "knn": Kind(
         estimator_type=KNeighborsClassifier,
-        description="nearest neighbours on standardised features by cosine distance unless asked otherwise, k cross-validated",
+        description="nearest neighbours on standardised features (cosine unless asked), k cross-validated",
         parameters=("n_neighbors", "metric", "weights"),
         grid=_knn_grid,
         make=_make_knn,
@@ -170,4 +170,3 @@ KINDS: dict[str, Kind] = {
         trusted=("sklearn.tree._tree.Tree",),
     ),
 }
-

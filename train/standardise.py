@@ -78,7 +78,7 @@ def fit_standardiser(blocks: Blocks, layer_dims: Sequence[int]) -> tuple[Standar
     ndarray of int64
         Rows with a value that is not finite; they have been left out of the statistics.
     """
-    n, d = blocks.shape
+    d = blocks.shape[1]
     count, mean, squares = 0, np.zeros(d), np.zeros(d)
     bad: list[npt.NDArray[np.int64]] = []
     for where, values in blocks.iterate():

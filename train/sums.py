@@ -33,7 +33,7 @@ class FoldSums:
     def zeros(
         cls, *, n_folds: int, rank: int, n_targets: int, device: torch.device | None = None
     ) -> "FoldSums":
-        """Sums over no rows."""
+        """Make sums over no rows."""
         options = {"dtype": torch.float64, "device": device}
         return cls(
             gram=torch.zeros((n_folds, rank + 1, rank + 1), **options),  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""Which stored arrays a ``--layers`` option means."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from toptune.store import ArraySpec, InputError
+
+LAST = "last"
+
+
+def choose_arrays(
+    stored: Sequence[ArraySpec], layers: str | Sequence[str] | None = None, pooling: str | None = None
+) -> list[ArraySpec]:
+    """Match layers against the arrays ``<tap>.<pooling>`` that a cache holds.
+
+    Parameters
+    ----------
+    stored : sequence of ArraySpec
+        The cache's feature arrays.
+    layers : str, sequence of str or None
+        ``"last"`` (also None), ``"all"``, or names of arrays, names of taps, or globs over either,
+        with commas or as a list.
+    pooling : str, optional
+        Which one, where a tap is stored with several. ``"all"`` without it means every array.
+
+    Returns
+    -------
+    list of ArraySpec
+        In the order asked for, each once.
+
+    Raises
+    ------
+    InputError
+        If something matches nothing, or a tap with several poolings and none chosen; lists what there is.
+    """
+    words = [LAST] if layers is None else layers.split(",") if isinstance(layers, str) else list(layers)
+    words = [word.strip() for word in words if word.strip()]
+    if not words:
+        raise InputError(f"layers is {layers!r}; name at least one of {_listed(stored)}")
+    chosen: dict[str, ArraySpec] = {}
+    for word in words:
+        for spec in _matching(stored, word, pooling):
+            chosen[spec.name] = spec
+    return list(chosen.values())
+
+
+def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> list[ArraySpec]:
+    if not stored:
+        raise InputError("the store holds no features of this model; run extract first")
+    if word == "all" and pooling is None:
+        return list(stored)
+    exact = [spec for spec in stored if fnmatchcase(spec.name, word)]
+    if exact and not any(tap_of(spec) == word for spec in stored):
+        return exact if pooling is None else [spec for spec in exact if _pooling(spec) == pooling] or exact
+    by_tap: dict[str, list[ArraySpec]] = {}
+    for spec in stored:
+        if word == "all" or fnmatchcase(tap_of(spec), word):
+            by_tap.setdefault(tap_of(spec), []).append(spec)
+    if not by_tap:
+        raise InputError(f"layer {word!r} is not in the store; it holds {_listed(stored)}; extract it first")
+    chosen = []
+    for tap, specs in by_tap.items():
+        fitting = [spec for spec in specs if _pooling(spec) == pooling] if pooling is not None else specs
+        if not fitting and len(specs) == 1 and word != tap:
+            fitting = specs
+        if len(fitting) != 1:
+            found = ", ".join(_pooling(spec) for spec in specs)
+            asked = "none was chosen" if pooling is None else f"{pooling!r} is not among them"
+            raise InputError(f"tap {tap!r} is stored with the poolings {found} and {asked}; set pooling")
+        chosen += fitting
+    return chosen
+
+
+def tap_of(spec: ArraySpec) -> str:
+    """Tap of an array: its name without the pooling."""
+    return spec.name.rpartition(".")[0]
+
+
+def _pooling(spec: ArraySpec) -> str:
+    return spec.name.rpartition(".")[2]
+
+
+def _listed(stored: Sequence[ArraySpec]) -> str:
+    return ", ".join(spec.name for spec in stored) or "nothing"

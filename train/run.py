@@ -1,0 +1,264 @@
+"""`Run`: a folder that holds a trained head and everything needed to repeat and use it."""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toptune.store import Blocks, CorruptError, FormatVersionError, InputError, Recipe
+from toptune.train.heads import Head, load_head
+from toptune.train.standardise import StandardisedBlocks, Standardiser
+
+VERSION = 1
+CONFIG, METRICS, SELECTION, ROWS, PICTURE = (
+    "run.json", "metrics.json", "selection.csv", "rows.parquet", "confusion_matrix.png",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunArray:
+    """A stored array that a run's features are made of: name, columns, type on disk."""
+
+    name: str
+    dim: int
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained head with its standardisation, its config and its metrics.
+
+    Attributes
+    ----------
+    folder : Path
+    config : dict
+        Content of ``run.json``.
+    metrics : dict
+        Content of ``metrics.json``.
+    head : Head
+        Fitted, on standardised features.
+    standardiser : Standardiser
+    train_rows, test_rows : ndarray of int64
+        Row numbers of the data set's manifest.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    head: Head
+    standardiser: Standardiser
+    train_rows: npt.NDArray[np.int64]
+    test_rows: npt.NDArray[np.int64]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the columns of probabilities."""
+        return self.head.classes
+
+    @property
+    def arrays(self) -> list[RunArray]:
+        """Stored arrays whose columns, side by side, are the features."""
+        return [RunArray(each["name"], each["dim"], each["dtype"]) for each in self.config["arrays"]]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the features were computed."""
+        return Recipe.from_json(json.dumps(self.config["recipe"]))
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """What loads the backbone again."""
+        return dict(self.config["backbone"])
+
+    def predict_blocks(self, blocks: Blocks) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Classify rows of features as stored, not standardised.
+
+        Parameters
+        ----------
+        blocks : Blocks, shape (n, d)
+            The run's arrays side by side.
+
+        Returns
+        -------
+        labels : ndarray of str, shape (n,)
+        probabilities : ndarray of float64, shape (n, n_classes)
+
+        Raises
+        ------
+        InputError
+            If the number of columns differs, or a row is not finite.
+        """
+        d = len(self.standardiser.mean)
+        if blocks.shape[1] != d:
+            raise InputError(f"{blocks.shape[1]} features a row where this run was trained on {d}")
+        probabilities = self.head.predict_proba(StandardisedBlocks(blocks, self.standardiser))
+        return np.array(self.classes)[probabilities.argmax(axis=1)], probabilities
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the run as JSON values."""
+        return {
+            "run": str(self.folder),
+            "head": self.head.name,
+            "dataset": self.config["dataset"],
+            "model": self.config["model"],
+            "arrays": [array.name for array in self.arrays],
+            "selected": self.config["selected"],
+            "warnings": self.config["warnings"],
+            "metrics": self.metrics,
+        }
+
+    def __str__(self) -> str:
+        metrics, lines = self.metrics, []
+        if metrics["n_test"]:
+            figures = ", ".join(
+                f"{name.replace('_', ' ')} {metrics[name]:.4f}"
+                for name in ("accuracy", "balanced_accuracy", "log_loss")
+            )
+            lines.append(f"{self.head.name}: {figures} on {metrics['n_test']} test pictures")
+        else:
+            lines.append(f"{self.head.name}: trained, no test pictures")
+        lines.append(
+            f"trained on {metrics['n_train']} pictures, {len(self.standardiser.mean)} features, "
+            f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
+        )
+        chosen = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.config["selected"].items()
+            if value is not None
+        )
+        if chosen:
+            lines.append(f"selected: {chosen}")
+        lines += [f"note: {warning}" for warning in self.config["warnings"]]
+        return "\n".join([*lines, f"written to {self.folder}"])
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Run":
+        """Open a RUN folder.
+
+        Raises
+        ------
+        InputError
+            If the folder is no RUN.
+        CorruptError
+            If a file is missing or damaged.
+        FormatVersionError
+            If another version of the format is there.
+        """
+        path = Path(folder)
+        if not (path / CONFIG).is_file():
+            raise InputError(f"{path} is no RUN folder (it has no {CONFIG}); give what train --out wrote")
+        config = _read_json(path / CONFIG)
+        if config.get("format") != "toptune-run":
+            raise InputError(f"{path / CONFIG} is not of a toptune run; give what train --out wrote")
+        if config.get("version") != VERSION:
+            raise FormatVersionError(
+                f"{path} is of version {config.get('version')}, this toptune reads {VERSION}; train again"
+            )
+        missing = {"dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings"} - config.keys()
+        if missing:
+            raise CorruptError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; train again")
+        rows, roles = _read_rows(path / ROWS)
+        run = cls(
+            folder=path,
+            config=config,
+            metrics=_read_json(path / METRICS),
+            head=load_head(path),
+            standardiser=Standardiser.load(path),
+            train_rows=rows[roles == "train"],
+            test_rows=rows[roles == "test"],
+        )
+        d = sum(array.dim for array in run.arrays)
+        if len(run.standardiser.mean) != d:
+            raise CorruptError(
+                f"{path}: {len(run.standardiser.mean)} standardised columns for {d} in run.json; train again"
+            )
+        return run
+
+
+def write_rows(
+    path: Path,
+    *,
+    train: npt.NDArray[np.int64],
+    test: npt.NDArray[np.int64],
+    ids: list[str],
+    labels: list[Any],
+) -> None:
+    """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``."""
+    rows = [*train.tolist(), *test.tolist()]
+    table = pa.table(
+        {
+            "row": pa.array(rows, pa.int64()),
+            "id": pa.array([ids[row] for row in rows], pa.string()),
+            "label": pa.array([labels[row] for row in rows], pa.string()),
+            "role": pa.array(["train"] * len(train) + ["test"] * len(test), pa.string()),
+        }
+    )
+    pq.write_table(table, path)
+
+
+def check_out(out: str | os.PathLike[str]) -> Path:
+    """Refuse an `out` that could not become a RUN folder, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it exists and is not an empty folder, or its place cannot be written.
+    """
+    path = Path(os.fspath(out)).absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"out {path} exists and is not empty; nothing is overwritten: give another --out")
+    parent = next(each for each in path.parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(f"out {path} cannot be made: {parent} is not a folder that you may write to")
+    return path
+
+
+@contextlib.contextmanager
+def new_run_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write into; it takes its name on success and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON values, indented."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+    if not isinstance(value, dict):
+        raise CorruptError(f"{path} holds no JSON object; train again")
+    return value
+
+
+def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
+    try:
+        table = pq.read_table(path, columns=["row", "role"])
+        return table["row"].to_numpy().astype(np.int64), np.array(table["role"].to_pylist(), dtype=np.str_)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); train again") from error

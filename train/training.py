@@ -1,0 +1,341 @@
+"""`train`: from stored features to a RUN folder."""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import FeatureCache, FeatureStore, InputError, Manifest, provenance
+from toptune.train.confusion_picture import save_confusion_picture
+from toptune.train.folds import usable_folds
+from toptune.train.head_files import json_ready
+from toptune.train.heads import Head, make_head
+from toptune.train.layers import choose_arrays
+from toptune.train.metrics import compute_metrics
+from toptune.train.run import (
+    CONFIG,
+    METRICS,
+    PICTURE,
+    ROWS,
+    SELECTION,
+    VERSION,
+    Run,
+    check_out,
+    new_run_folder,
+    write_json,
+    write_rows,
+)
+from toptune.train.splits import Split, group_keys, split_manifest
+from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
+
+_LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
+_SHOWN = 5
+_FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000}
+
+
+def train(
+    store: str | os.PathLike[str] | FeatureStore,
+    *,
+    dataset: str,
+    model: str,
+    head: str = "falkon",
+    out: str | os.PathLike[str],
+    layers: str | Sequence[str] | None = None,
+    pooling: str | None = None,
+    seed: int = 0,
+    penalty: float | Sequence[float] | None = None,
+    sigma: float | Sequence[float] | None = None,
+    kernel: str = "gaussian",
+    n_centers: int = 1000,
+    cv: int = 5,
+    test_fraction: float = 0.2,
+    resplit: bool = False,
+    val: str = "train",
+    group_by: str | None = None,
+    class_weight: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    allow_failed: bool = False,
+    device: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Run:
+    """Train a head on stored features and write a RUN folder; nothing is extracted again.
+
+    Parameters
+    ----------
+    store : path or FeatureStore
+    dataset, model : str
+        What was extracted; `model` spelt as for extract.
+    head : {"falkon", "ridge", "logistic", "svm", "knn", "forest"}
+    out : path
+        RUN folder to make; one that exists and is not empty is refused.
+    layers, pooling : optional
+        Which stored arrays; see `choose_arrays`. By default ``last``.
+    seed : int
+        Of the split, the centres and scikit-learn's estimators.
+    penalty, sigma, kernel, n_centers
+        Of heads ``falkon`` and (penalty) ``ridge``; see `FalkonClassifier`.
+    cv : int
+        Folds of the selection: buckets of a hash of the id (or group), whatever the labels.
+    test_fraction : float
+        Share of each class held out where the manifest names no test rows.
+    resplit : bool
+        Draw a new split even where the manifest names one.
+    val : {"train", "test", "drop"}
+        What rows of a split ``val`` do.
+    group_by : str, optional
+        Column, or pattern on the id, whose groups stay on one side of the split and in one fold.
+    class_weight : None or "balanced"
+    params : mapping, optional
+        The head's own parameters.
+    allow_failed : bool
+        Leave out rows that are not finite (failed pictures) instead of refusing.
+    device : str, optional
+        torch device of the toptune heads.
+    progress : callable, optional
+        Called with the name of each phase as it begins.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        For options out of range, an `out` that exists, unlabelled or too few training rows, one
+        class only, a class with fewer rows than folds, rows that are not finite, unknown layers.
+    StoreError
+        If the store lacks what is asked for, or it is incomplete or damaged.
+    """
+    start = time.perf_counter()
+    notify = progress or (lambda _phase: None)
+    options = {
+        "head": head, "layers": layers, "pooling": pooling, "seed": seed, "penalty": penalty, "sigma": sigma,
+        "kernel": kernel, "n_centers": n_centers, "cv": cv, "test_fraction": test_fraction,
+        "resplit": resplit, "val": val, "group_by": group_by, "class_weight": class_weight,
+        "params": dict(params or {}), "allow_failed": allow_failed, "device": device,
+    }  # fmt: skip
+    path = check_out(out)
+    classifier = make_head(
+        head,
+        params=_head_params(head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers),
+        seed=seed,
+        cv=cv,
+        class_weight=class_weight,
+        device=device,
+    )
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    cache = opened.cache(model, dataset)
+    manifest = cache.manifest
+    arrays = choose_arrays(cache.arrays(), layers, pooling)
+    names = [array.name for array in arrays]
+    split = split_manifest(
+        manifest, seed=seed, test_fraction=test_fraction, val=val, group_by=group_by, resplit=resplit
+    )
+    failed = cache.failed_rows(names)
+    split, n_skipped = _without(split, np.array(sorted(failed), dtype=np.int64), manifest, allow=allow_failed,
+                                reasons=failed)  # fmt: skip
+    seconds: dict[str, float] = {}
+
+    notify("standardise")
+    clock = time.perf_counter()
+    dims = [array.dim for array in arrays]
+    _check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
+    standardiser, bad = fit_standardiser(cache.blocks(names, split.train), dims)
+    bad_test = non_finite_rows(cache.blocks(names, split.test)) if len(split.test) else bad[:0]
+    bad_rows = np.concatenate([split.train[bad], split.test[bad_test]])
+    split, n_more = _without(split, bad_rows, manifest, allow=allow_failed, reasons={})
+    n_skipped += n_more
+    classes, counts = _check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
+    seconds["standardise"] = time.perf_counter() - clock
+
+    notify("fit")
+    clock = time.perf_counter()
+    labels = [str(manifest.labels[row]) for row in split.train]
+    groups = manifest.ids if group_by is None else group_keys(manifest, group_by)
+    blocks = StandardisedBlocks(cache.blocks(names, split.train), standardiser)
+    classifier.fit(blocks, labels, groups=[groups[row] for row in split.train])
+    seconds["fit"] = time.perf_counter() - clock
+    config = {
+        "format": "toptune-run",
+        "version": VERSION,
+        "store": str(opened.root),
+        "dataset": dataset,
+        "model": model,
+        "cache": {"name": cache.name, "digest": cache.digest},
+        "recipe": json.loads(cache.recipe.to_json()),
+        "backbone": dict(cache.backbone),
+        "arrays": [{"name": each.name, "dim": each.dim, "dtype": str(each.dtype)} for each in arrays],
+        "classes": dict(zip(classes, counts, strict=True)),
+        "options": options,
+        "split": {
+            "rule": split.rule,
+            "n_train": len(split.train),
+            "n_test": len(split.test),
+            "n_unlabelled": split.n_unlabelled,
+            "n_unused": split.n_unused,
+            "n_skipped": n_skipped,
+            "rows_digest": _rows_digest(split, manifest),
+        },
+        "manifest": {"n_rows": manifest.n_rows, "pictures_digest": manifest.pictures_digest},
+        "standardise": {
+            "n_constant": standardiser.n_constant,
+            "rule": "each column by mean and deviation of the training rows, layers of equal total variance",
+        },
+        "selected": _selected(classifier),
+        "warnings": list(classifier.report.get("warnings", [])),
+        "report": classifier.report,
+        "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "created": provenance(),
+    }
+    run = Run(
+        folder=path, config=json_ready(config), metrics={}, head=classifier, standardiser=standardiser,
+        train_rows=split.train, test_rows=split.test,
+    )  # fmt: skip
+
+    notify("test")
+    clock = time.perf_counter()
+    metrics = score(run, cache, split.test)
+    seconds["test"] = time.perf_counter() - clock
+    seconds["total"] = time.perf_counter() - start
+    metrics |= {"n_train": len(split.train), "n_test": len(split.test), "n_skipped": n_skipped,
+                "seconds": seconds}  # fmt: skip
+    run = replace(run, metrics=json_ready(metrics))
+    notify("write")
+    with new_run_folder(path) as folder:
+        _write(run, folder, manifest)
+    return run
+
+
+def score(run: Run, cache: FeatureCache, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Metrics of a run on labelled rows of a cache.
+
+    Raises
+    ------
+    InputError
+        If a row's class is none of the run's.
+    """
+    truth = [str(cache.manifest.labels[row]) for row in rows]
+    strange = sorted(set(truth) - set(run.classes))
+    if strange:
+        raise InputError(
+            f"{len(strange)} classes of the rows to test are none that the run knows, for instance "
+            f"{strange[0]!r}; train with rows of them or leave them out of the test split"
+        )
+    if not truth:
+        return compute_metrics([], [], np.zeros((0, len(run.classes))), run.classes)
+    names = [array.name for array in run.arrays]
+    predicted, probabilities = run.predict_blocks(cache.blocks(names, rows))
+    return compute_metrics(truth, [str(each) for each in predicted], probabilities, run.classes)
+
+
+def _head_params(
+    head: str,
+    params: Mapping[str, Any] | None,
+    *,
+    penalty: float | Sequence[float] | None,
+    sigma: float | Sequence[float] | None,
+    kernel: str,
+    n_centers: int,
+) -> dict[str, Any]:
+    """Put the options that a head takes among its parameters; refuse those that it does not."""
+    given = dict(params or {})
+    if head == "falkon":
+        return {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers} | given
+    if head == "ridge" and penalty is not None:
+        given = {"penalty": penalty} | given
+    strange = {
+        "sigma": sigma is not None,
+        "penalty": penalty is not None and head != "ridge",
+        "kernel": kernel != _FALKON_DEFAULTS["kernel"],
+        "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
+    }
+    for name, is_given in strange.items():
+        if is_given:
+            raise InputError(f"{name} has no meaning for head {head!r}; leave it out, or use head 'falkon'")
+    return given
+
+
+def _without(
+    split: Split,
+    bad_rows: npt.NDArray[np.int64],
+    manifest: Manifest,
+    *,
+    allow: bool,
+    reasons: Mapping[int, str],
+) -> tuple[Split, int]:
+    """Leave rows out of a split, or refuse and name them."""
+    used = np.intersect1d(bad_rows, np.concatenate([split.train, split.test]))
+    if len(used) and not allow:
+        shown = [
+            f"{manifest.ids[row]!r}" + (f" ({reasons[row]})" if row in reasons else "")
+            for row in used[:_SHOWN].tolist()
+        ]
+        more = f" and {len(used) - _SHOWN} more" if len(used) > _SHOWN else ""
+        raise InputError(
+            f"{len(used)} of the pictures to train and test on have features that are not finite: "
+            f"{', '.join(shown)}{more}; leave them out with --skip-failed (allow_failed=True), or repair "
+            "them and extract again"
+        )
+    kept = replace(split, train=np.setdiff1d(split.train, used), test=np.setdiff1d(split.test, used))
+    return kept, len(used)
+
+
+def _check_classes(
+    manifest: Manifest, split: Split, *, cv: int, is_cross_validated: bool
+) -> tuple[list[str], list[int]]:
+    """Refuse training rows that no head could learn from; give classes and their members."""
+    classes, counts = np.unique([str(manifest.labels[row]) for row in split.train], return_counts=True)
+    if len(classes) == 0:
+        raise InputError("no training rows are left; check labels, split and failed pictures")
+    if len(classes) < 2:
+        raise InputError(
+            f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"
+        )
+    members = {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
+    if is_cross_validated:
+        usable_folds(members, cv, may_reduce=False)
+    return list(members), list(members.values())
+
+
+def _rows_digest(split: Split, manifest: Manifest) -> str:
+    """SHA-256 over ids and roles: equal splits give equal digests."""
+    digest = hashlib.sha256()
+    for role, rows in (("train", split.train), ("test", split.test)):
+        for row in rows.tolist():
+            digest.update(f"{role}\0{manifest.ids[row]}\0{manifest.labels[row]}\n".encode())
+    return digest.hexdigest()
+
+
+def _selected(head: Head) -> dict[str, Any]:
+    report = head.report
+    if "chosen" in report:
+        return dict(report["chosen"])
+    names = ("sigma", "penalty", "temperature", "rank")
+    return {name: report[name] for name in names if report.get(name) is not None}
+
+
+def _write(run: Run, folder: Path, manifest: Manifest) -> None:
+    run.head.save(folder)
+    run.standardiser.save(folder)
+    write_json(folder / CONFIG, run.config)
+    write_json(folder / METRICS, run.metrics)
+    write_rows(
+        folder / ROWS, train=run.train_rows, test=run.test_rows, ids=manifest.ids, labels=manifest.labels
+    )
+    table = run.head.table or [{**run.config["selected"], "is_chosen": True}]
+    with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test pictures"
+    save_confusion_picture(folder / PICTURE, run.metrics["confusion_matrix"], run.classes, title=title)
