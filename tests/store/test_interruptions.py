@@ -67,14 +67,11 @@ def interrupted(root: Path, fault: Fault) -> bool:
 
 @pytest.mark.parametrize("is_crash", [False, True], ids=["refused", "crashed"])
 @pytest.mark.parametrize("step", STEPS)
-def test_fault_at_each_step(
-    tmp_path: Path, template: Path, step: str, is_crash: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_at_each_step(tmp_path: Path, template: Path, step: str, is_crash: bool) -> None:
     undisturbed = shard_bytes(FeatureStore.open(template).cache("resnet10t.demo", "pets"))
     count = Fault(step, 0, is_crash=False)
     assert not interrupted(tmp_path / "counted", count)
     assert count.calls >= (2 if step == "rename" else 12)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     # All of the first steps (store, data set, cache, arrays), then a sample of the many alike.
     numbers = [*range(1, min(9, count.calls + 1)), *range(9, count.calls + 1, 7)]
     for number in numbers:
@@ -110,6 +107,28 @@ def test_shards_come_before_their_ledger_entries(root: Path, monkeypatch: pytest
     monkeypatch.setattr(committing, "put_if_absent", noted)
     write_all(cache.root)
     assert published == (["shard"] * 3 + ["entry"] * 3) * 4
+
+
+@pytest.mark.parametrize(
+    ("put", "last"), [(committing.put_if_absent, "link"), (committing.replace, "replace")]
+)
+def test_durable_before_it_is_visible(
+    root: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Path, bytes], object], last: str
+) -> None:
+    calls: list[str] = []
+
+    def note(step: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            calls.append(f"{step} folder" if step == "open" and Path(arguments[0]).is_dir() else step)
+            return plain(*arguments, **options)
+
+        return noted
+
+    root.mkdir()
+    for step in ("open", "write", "fsync", "close", "link", "replace"):
+        monkeypatch.setattr(os, step, note(step, getattr(os, step)))
+    put(root / "file", b"content")
+    assert calls == ["open", "write", "fsync", "close", last, "open folder", "fsync", "close"]
 
 
 def test_link_whose_answer_was_lost(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
