@@ -1,0 +1,50 @@
+"""Small pictures and small models for the tests of `toptune.extract`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import draw, encode, save_model
+
+from toptune.extract import extract
+from toptune.store import FeatureCache, FeatureStore
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Make ``NAME/{cat,dog}/00.png ...`` with n pictures."""
+
+    def make(n: int = 10, name: str = "pets", first: int = 0) -> Path:
+        folder = tmp_path / name
+        for i in range(n):
+            file = folder / ("cat", "dog")[i % 2] / f"{i:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode(draw(first + i)))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a ``local-dir:`` folder with a tiny convolutional net that has a head of five classes."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny.net", seed=1)
+
+
+@pytest.fixture
+def stored(model_folder: Path, tmp_path: Path) -> Callable[..., FeatureCache]:
+    """Extract a folder of pictures with the tiny model and give the cache."""
+
+    def run(data: Path, *, store: Path | None = None, **options: object) -> FeatureCache:
+        root = store or tmp_path / "store"
+        defaults = {"model": f"local-dir:{model_folder}", "batch_size": 4, "workers": 2}
+        summary = extract(data, store=root, **(defaults | options))  # type: ignore[arg-type]
+        return FeatureStore.open(root).cache(summary.model, summary.dataset)
+
+    return run
