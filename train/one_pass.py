@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Penalties of the default grid in units of the features' total variance, so that one grid serves every
 # kernel, width and scale of the input.
-RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 0))
+RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
 # Sums of widths beyond this are taken in further passes.
 SUMS_BYTES = 4 * 2**30
 _TIE_STANDARD_ERRORS = 0.5

@@ -137,7 +137,9 @@ class SklearnHead:
     def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
         if self.temperature is not None:
             return softmax(self.decision_function(X), self.temperature)
-        return self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
+        shares = self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
+        # Taken in float32, shares sum to 1 in float32 only.
+        return shares / shares.sum(axis=1, keepdims=True)
 
     def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
         """Labels (n,) of the highest probability."""

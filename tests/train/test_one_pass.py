@@ -1,0 +1,337 @@
+"""The one-pass solver against dense float64 answers and explicitly refitted folds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sklearn.datasets import make_classification
+
+from toptune.store import ArrayBlocks, InputError
+from toptune.train.falkon_classifier import FalkonClassifier
+from toptune.train.folds import FoldsReducedWarning
+from toptune.train.kernels import kernel_of
+from toptune.train.maps import NystromMaps
+from toptune.train.memory import one_pass_peak_bytes
+from toptune.train.one_pass import Candidate, choose
+from toptune.train.passes import TrainingRows, accumulate, predict_left_out
+from toptune.train.ridge import CentredSystem, left_out
+from toptune.train.ridge_classifier import StreamingRidgeClassifier
+from toptune.train.sums import FoldSums
+from toptune.train.whitening import whiten
+
+CPU = torch.device("cpu")
+Matrix = npt.NDArray[np.float64]
+
+
+def make_rows(
+    n: int = 120, d: int = 6, n_classes: int = 3, seed: int = 0, weights: Matrix | None = None
+) -> tuple[Matrix, TrainingRows]:
+    X, y = make_classification(
+        n, d, n_informative=d - 1, n_redundant=0, n_classes=n_classes, random_state=seed
+    )
+    folds = np.random.default_rng(seed).integers(0, 4, size=n)
+    rows = TrainingRows(
+        blocks=ArrayBlocks(X),
+        codes=y.astype(np.int64),
+        weights=np.ones(n) if weights is None else weights,
+        folds=folds,
+        n_classes=n_classes,
+        n_folds=4,
+    )
+    return X, rows
+
+
+def dense_ridge(phi: Matrix, Y: Matrix, w: Matrix, penalty: float) -> tuple[Matrix, Matrix]:
+    """Weighted ridge regression with a free intercept, solved as a stacked least-squares problem."""
+    n, r = phi.shape
+    top = np.sqrt(w)[:, None] * np.column_stack([phi, np.ones(n)])
+    bottom = np.column_stack([np.sqrt(w.sum() * penalty) * np.eye(r), np.zeros(r)])
+    solution = np.linalg.lstsq(
+        np.vstack([top, bottom]), np.vstack([np.sqrt(w)[:, None] * Y, np.zeros((r, Y.shape[1]))]), rcond=None
+    )[0]
+    return solution[:-1], solution[-1]
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e4, 1e8, 1e12])
+@pytest.mark.parametrize("penalty", [1e-9, 1e-5, 1e-1])
+def test_solution_equals_dense_float64_over_condition_numbers(condition: float, penalty: float) -> None:
+    rng = np.random.default_rng(1)
+    n, r = 90, 20
+    left, right = np.linalg.qr(rng.normal(size=(n, r)))[0], np.linalg.qr(rng.normal(size=(r, r)))[0]
+    phi = left * np.logspace(0, -np.log10(condition) / 2, r) * np.sqrt(n) @ right
+    Y, w = np.eye(3)[rng.integers(0, 3, n)], rng.uniform(0.5, 2, n)
+    sums = FoldSums.zeros(n_folds=1, rank=r, n_targets=3)
+    sums.add(*map(torch.from_numpy, (phi, Y, w)), folds=torch.zeros(n, dtype=torch.int64))
+    beta, jitter = CentredSystem.of(sums.gram[0], sums.cross[0]).solve(penalty)
+    expected, intercept = dense_ridge(phi, Y, w, penalty)
+    assert jitter == 0
+    fitted, wanted = phi @ beta[:-1].numpy() + beta[-1].numpy(), phi @ expected + intercept
+    assert np.abs(fitted - wanted).max() < 1e-6
+
+
+def test_all_centres_reproduce_kernel_ridge_regression() -> None:
+    X, rows = make_rows()
+    kernel, penalty = kernel_of("gaussian", 2.0), 1e-3
+    maps = NystromMaps.on([kernel], torch.from_numpy(X))
+    (sums,) = accumulate(rows, maps, [0], block_rows=32, device=CPU)
+    beta, _ = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(penalty)
+    centers, dual = maps.coefficients(0, beta[:-1])
+    scores = kernel(torch.from_numpy(X), centers) @ dual + beta[-1]
+    # The dense answer: (K + n penalty I) a + 1 b = Y with 1'a = 0 (least-squares kernel classifier).
+    n, K = len(X), kernel(torch.from_numpy(X), torch.from_numpy(X)).numpy()
+    system = np.block([[K + n * penalty * np.eye(n), np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    solution = np.linalg.solve(system, np.vstack([np.eye(3)[rows.codes], np.zeros((1, 3))]))
+    np.testing.assert_allclose(scores.numpy(), K @ solution[:n] + solution[n], atol=1e-7)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool) -> None:
+    weights = np.random.default_rng(2).uniform(0.2, 3, 120) if is_weighted else None
+    X, rows = make_rows(weights=weights)
+    maps = NystromMaps.on([kernel_of("gaussian", 2.0)], torch.from_numpy(X[::4]))
+    (phi,) = maps.features(torch.from_numpy(X), [0])
+    (sums,) = accumulate(rows, maps, [0], block_rows=50, device=CPU)
+    penalties = [1e-8, 1e-4, 1e-1]
+    result = left_out(sums, penalties)
+    Y = np.eye(3)[rows.codes]
+    for index, penalty in enumerate(penalties):
+        for fold in range(4):
+            inside = rows.folds != fold
+            beta, b = dense_ridge(phi.numpy()[inside], Y[inside], rows.weights[inside], penalty)
+            residual = Y[~inside] - phi.numpy()[~inside] @ beta - b
+            expected = rows.weights[~inside] @ (residual**2).sum(axis=1)
+            assert float(result.errors[index, fold]) == pytest.approx(expected, rel=1e-6)
+        (scored,), kept = predict_left_out(
+            rows, maps, [(0, result.coefficients[index])], block_rows=7, device=CPU
+        )
+        assert scored.squared_error == pytest.approx(float(result.errors[index].sum()), rel=1e-9)
+        assert len(kept) == 120
+
+
+def test_errors_that_cancel_are_clipped_and_counted() -> None:
+    n_clipped = 0
+    for seed in range(20):
+        phi = torch.from_numpy(np.random.default_rng(seed).normal(size=(40, 1)))
+        sums = FoldSums.zeros(n_folds=2, rank=1, n_targets=1)
+        sums.add(phi, 3 * phi, torch.ones(40, dtype=torch.float64), torch.arange(40) % 2)
+        result = left_out(sums, [1e-16, 1e-15])
+        assert (result.errors >= 0).all()
+        assert result.errors.max() < 1e-9
+        n_clipped += result.n_clipped
+    assert n_clipped > 0
+
+
+class Shuffled:
+    """Blocks that come in another order, as they would from several workers."""
+
+    def __init__(self, values: Matrix) -> None:
+        self.inner = ArrayBlocks(values)
+        self.shape, self.dtype, self.take = self.inner.shape, self.inner.dtype, self.inner.take
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        yield from reversed(list(self.inner.iterate(11)))
+
+
+def test_block_size_order_and_type_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, rows = make_rows(200)
+    options: dict[str, Any] = {"n_centers": 60, "sigma": 2.0, "penalty": 1e-3, "random_state": 0}
+    whole = FalkonClassifier(**options).fit(X, rows.codes)
+    scores = whole.decision_function(X)
+    np.testing.assert_allclose(
+        FalkonClassifier(**options).fit(Shuffled(X), rows.codes).decision_function(X), scores, atol=1e-9
+    )
+    monkeypatch.setattr("toptune.train.falkon_classifier.block_rows_for", lambda **_: 7)
+    small = FalkonClassifier(**options).fit(X, rows.codes)
+    np.testing.assert_allclose(small.decision_function(X), scores, atol=1e-9)
+    assert small.temperature_ == pytest.approx(whole.temperature_, rel=1e-3)
+    monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)
+    single = FalkonClassifier(**options).fit(X.astype(np.float32), rows.codes)
+    assert single.report_.precision == "float32"
+    assert single.centers_.dtype == np.float32
+    np.testing.assert_allclose(single.decision_function(X), scores, atol=5e-3)
+
+
+def test_sums_beyond_the_limit_are_taken_in_further_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, rows = make_rows(200)
+    whole = FalkonClassifier(n_centers=40, random_state=0).fit(X, rows.codes)
+    monkeypatch.setattr("toptune.train.one_pass.SUMS_BYTES", 1)
+    parts = FalkonClassifier(n_centers=40, random_state=0).fit(X, rows.codes)
+    assert (whole.report_.n_passes, parts.report_.n_passes) == (2, 7)
+    assert parts.sigma_ == whole.sigma_
+    np.testing.assert_allclose(parts.decision_function(X), whole.decision_function(X), atol=1e-9)
+
+
+STRESS = {
+    "duplicated rows": lambda X: np.repeat(X[:30], 4, axis=0),
+    "constant features": lambda X: np.column_stack([X, np.full((len(X), 3), 7.0)]),
+    "one column": lambda X: X[:, :1],
+    "all rows equal": lambda X: np.ones_like(X),
+    "tiny": lambda X: X * 1e-6,
+    "huge": lambda X: X * 1e6,
+    "far away": lambda X: X + 1e6,
+    "mixed scales": lambda X: X * np.logspace(-6, 6, X.shape[1]),
+}
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "linear"])
+@pytest.mark.parametrize("case", STRESS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_hard_inputs_never_give_nan(
+    kernel: str, case: str, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)  # float32 stays float32
+    X, rows = make_rows()
+    X = np.ascontiguousarray(STRESS[case](X), dtype=dtype)
+    y = np.repeat(rows.codes[:30], 4) if case == "duplicated rows" else rows.codes
+    fitted = FalkonClassifier(kernel=kernel, n_centers=500, cv=3, random_state=0, penalty=[1e-12, 1e-4, 1e3])
+    probabilities = fitted.fit(X, y).predict_proba(X)
+    assert np.isfinite(probabilities).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    report = fitted.report_
+    assert report.rank + report.n_dropped == report.n_centers == 120
+    if case == "duplicated rows":
+        assert report.rank <= 30
+    if case in ("tiny", "huge") and kernel == "gaussian":
+        assert (fitted.predict(X) == y).mean() > 0.8
+
+
+def test_one_row_a_class_works_and_says_that_folds_are_fewer() -> None:
+    X = np.eye(5)
+    with pytest.warns(FoldsReducedWarning, match="1 members"):
+        fitted = FalkonClassifier(random_state=0, penalty=1e-6).fit(X, list("abcde"))
+    assert (fitted.predict(X) == list("abcde")).all()
+
+
+def test_dropped_rank_and_edges_are_reported() -> None:
+    X, rows = make_rows()
+    fitted = FalkonClassifier(sigma=[1e3, 1e4], penalty=[1e2, 1e3], random_state=0).fit(X, rows.codes)
+    text = " ".join(fitted.report_.warnings)
+    assert "dropped" in text
+    assert "lower edge" in text
+    assert fitted.report_.to_dict()["table"][0]["penalty"] == 1e2
+    fixed = FalkonClassifier(sigma=2.0, penalty=1e-3, random_state=0).fit(X, rows.codes)
+    assert (fixed.sigma_, fixed.penalty_, len(fixed.report_.table)) == (2.0, 1e-3, 1)
+
+
+def test_groups_share_a_fold_and_decide_alone() -> None:
+    X, rows = make_rows()
+    groups = [f"slide {row // 3}" for row in range(120)]
+    first = FalkonClassifier(random_state=0, n_centers=500, sigma=2.0).fit(X, rows.codes, groups=groups)
+    second = FalkonClassifier(random_state=9, n_centers=500, sigma=2.0).fit(X, rows.codes, groups=groups)
+    assert [row["squared_error"] for row in first.report_.table] == pytest.approx(
+        [row["squared_error"] for row in second.report_.table]
+    )
+    with pytest.raises(InputError, match="one fold"):
+        FalkonClassifier().fit(X, rows.codes, groups=["same"] * 120)
+    with pytest.raises(InputError, match="3 entries for 120"):
+        FalkonClassifier().fit(X, rows.codes, groups=["a", "b", "c"])
+
+
+def test_choice_prefers_log_loss_among_accuracies_that_are_as_good() -> None:
+    def candidate(accuracy: float, log_loss: float) -> Candidate:
+        return Candidate(
+            map_index=0, sigma=1.0, penalty=1.0, squared_error=0.1, accuracy=accuracy, log_loss=log_loss
+        )
+
+    better, tied, worse = candidate(0.900, 0.5), candidate(0.897, 0.3), candidate(0.80, 0.1)
+    assert choose([better, tied, worse], n=1000) is tied
+    assert choose([better, tied, worse], n=1_000_000) is better
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": "tophat"}, "tophat.*gaussian"),
+        ({"solver": "falkon"}, "not yet in this version"),
+        ({"solver": "falkon-lib"}, "not yet in this version"),
+        ({"solver": "magic"}, "magic.*auto"),
+        ({"centers": "best"}, "best.*uniform"),
+        ({"n_centers": 0}, "n_centers is 0"),
+        ({"cv": 1}, "cv is 1"),
+        ({"penalty": -1.0}, "penalty is -1"),
+        ({"penalty": []}, "penalty is"),
+        ({"sigma": "wide"}, "sigma is 'wide'"),
+        ({"kernel": "linear", "sigma": 1.0}, "no width"),
+        ({"class_weight": "heavy"}, "class_weight"),
+        ({"device": "abacus"}, "abacus"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    X, rows = make_rows()
+    with pytest.raises(InputError, match=message):
+        FalkonClassifier(**options).fit(X, rows.codes)
+
+
+@pytest.mark.parametrize("estimator", [FalkonClassifier(random_state=0), StreamingRidgeClassifier()])
+def test_rows_that_are_not_finite_are_named(estimator: Any) -> None:
+    X, rows = make_rows()
+    broken = X.copy()
+    broken[17, 2], broken[40, 0] = np.nan, np.inf
+    for data in (broken, ArrayBlocks(broken)):
+        with pytest.raises(InputError, match="17, 40"):
+            estimator.fit(data, rows.codes)
+    estimator.fit(X, rows.codes)
+    with pytest.raises(InputError, match="17, 40"):
+        estimator.predict(broken)
+
+
+def test_centres_are_seeded_and_balanced_when_asked() -> None:
+    from toptune.train.centers import choose_centers
+
+    codes = np.repeat([0, 1, 2], [90, 9, 3])
+    uniform = choose_centers(codes, 30, seed=1)
+    assert (uniform == choose_centers(codes, 30, seed=1)).all()
+    assert len(np.unique(uniform)) == 30
+    balanced = np.bincount(codes[choose_centers(codes, 15, how="class-balanced", seed=1)])
+    assert balanced.tolist() == [6, 6, 3]
+    assert len(choose_centers(codes, 1000)) == 102
+
+
+def test_whitening_inverts_on_the_rank_it_keeps() -> None:
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(12, 5))
+    gram = basis @ basis.T
+    whitening = whiten(gram, tolerance=1e-10)
+    assert (whitening.rank, whitening.n_dropped) == (5, 7)
+    W = np.linalg.inv(whitening.factor).T
+    K_bC = gram[:, whitening.kept]
+    np.testing.assert_allclose(K_bC @ W @ W.T @ K_bC.T, gram, atol=1e-9)
+    assert whiten(np.zeros((4, 4)), tolerance=1e-10).rank == 0
+
+
+@pytest.mark.parametrize("d", [5, 200])
+def test_linear_ridge_is_the_same_in_primal_and_dual(d: int) -> None:
+    rng = np.random.default_rng(0)
+    X, codes = rng.normal(size=(90, d)), rng.integers(0, 3, 90)
+    fitted = StreamingRidgeClassifier(penalty=0.1, random_state=0).fit(X, codes)
+    assert fitted.report_.solver == ("primal" if d == 5 else "dual")
+    beta, b = dense_ridge(X, np.eye(3)[codes], np.ones(90), 0.1)
+    np.testing.assert_allclose(fitted.coef_, beta.T, atol=1e-8)
+    np.testing.assert_allclose(fitted.intercept_, b, atol=1e-8)
+
+
+def test_linear_ridge_refuses_beyond_its_memory() -> None:
+    with pytest.raises(InputError, match="GiB of memory, the limit is"):
+        StreamingRidgeClassifier(memory_limit_bytes=1000).fit(np.eye(10), [0, 1] * 5)
+
+
+def test_balanced_weights_equal_repeated_rows() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.repeat([0, 1], [30, 10])
+    repeated = np.concatenate([X, X[30:], X[30:]]), np.concatenate([y, y[30:], y[30:]])
+    options: dict[str, Any] = {"penalty": 0.01, "cv": 2}
+    weighted = StreamingRidgeClassifier(class_weight="balanced", **options).fit(X, y)
+    plain = StreamingRidgeClassifier(**options).fit(*repeated)
+    np.testing.assert_allclose(weighted.coef_, plain.coef_, atol=1e-9)
+
+
+def test_projected_peak_hardly_grows_with_rows() -> None:
+    options: dict[str, Any] = {
+        "d": 512, "rank": 1000, "n_maps": 5, "n_classes": 100, "n_folds": 5, "block_rows": 2000,
+        "n_penalties": 8, "n_finalists": 15, "n_calibration": 20_000,
+    }  # fmt: skip
+    small, large = (one_pass_peak_bytes(n=n, **options) for n in (50_000, 500_000))
+    assert large / small < 1.02
