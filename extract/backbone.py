@@ -189,6 +189,7 @@ def load_backbone(
         If weights are absent or do not fit, with the names of the tensors.
     """
     parsed = parse_model_name(name if pretrained or name.startswith("random:") else f"random:{name}")
+    _check_options(img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
     where = resolve_device(device)
     resolved = resolve_precision(precision, where)
     kwargs = dict(model_kwargs or {})
@@ -258,15 +259,14 @@ def list_taps(
     ).taps
 
 
-def _data_config(
-    model: Any,
+def _check_options(
     *,
     img_size: int | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     crop_pct: float | None,
     interpolation: str | None,
-) -> dict[str, Any]:
+) -> None:
     for option, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, 3):
             raise InputError(f"{option} has {len(values)} values; give 1 or 3")
@@ -278,6 +278,17 @@ def _data_config(
         raise InputError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
     if img_size is not None and not (isinstance(img_size, int) and img_size > 0):
         raise InputError(f"img_size is {img_size!r}; it must be a positive whole number of pixels")
+
+
+def _data_config(
+    model: Any,
+    *,
+    img_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    crop_pct: float | None,
+    interpolation: str | None,
+) -> dict[str, Any]:
     args = {
         "img_size": img_size,
         "mean": mean,

@@ -65,6 +65,8 @@ def build_model(
             origin = str(file)
         else:
             origin = f"the checkpoint of {name.given}"
+            if name.source == "registry" and not timm.get_pretrained_cfg(name.identifier).has_weights:
+                raise _no_weights(name.identifier)
     else:
         origin = "random"
     if img_size is not None:
@@ -169,7 +171,7 @@ def _create(
 
 def _no_weights(name: str) -> WeightsError:
     return WeightsError(
-        f"timm has no weights for {name}; give --weights FILE, another tag, or ask for random:{name} by name"
+        f"there are no weights for {name}; give --weights FILE, another tag, or ask for random:{name} by name"
     )
 
 

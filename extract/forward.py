@@ -46,7 +46,7 @@ def find_blocks(model: Any) -> BlockOutputs:
     takes = inspect.signature(model.forward_intermediates).parameters
     n_prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
     kwargs = {"return_prefix_tokens": True} if n_prefix and "return_prefix_tokens" in takes else {}
-    return BlockOutputs(names, kwargs, "stop_early" in takes)
+    return BlockOutputs(names, kwargs, {"stop_early", "intermediates_only"} <= takes.keys())
 
 
 class ForwardPass:
@@ -117,8 +117,10 @@ class ForwardPass:
     def _run_blocks(self, batch: torch.Tensor, sink: Sink) -> Any:
         kwargs = dict(self.blocks.kwargs)
         if self.blocks.can_stop_early and not (self.hooked or self.has_last):
-            kwargs["stop_early"] = True
-        final, outputs = self.model.forward_intermediates(batch, indices=self.indices, **kwargs)
+            final, kwargs = None, kwargs | {"stop_early": True, "intermediates_only": True}
+            outputs = self.model.forward_intermediates(batch, indices=self.indices, **kwargs)
+        else:
+            final, outputs = self.model.forward_intermediates(batch, indices=self.indices, **kwargs)
         for index, output in zip(self.indices, outputs, strict=True):
             body, prefix = output if isinstance(output, tuple) else (output, None)
             sink(self.blocks.names[index], TapValue(body, prefix, is_tokens=prefix is not None))
