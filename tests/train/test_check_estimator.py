@@ -38,7 +38,10 @@ def test_works_in_pipelines_searches_and_clones() -> None:
 
 def test_blocks_and_arrays_give_the_same() -> None:
     X, y = load_iris(return_X_y=True)
-    for estimator in (FalkonClassifier(random_state=0, n_centers=40), StreamingRidgeClassifier()):
+    for estimator in (
+        FalkonClassifier(random_state=0, n_centers=40),
+        StreamingRidgeClassifier(random_state=0),
+    ):
         from_array = clone(estimator).fit(X, y).predict_proba(X)
         from_blocks = clone(estimator).fit(ArrayBlocks(X), y).predict_proba(ArrayBlocks(X))
         np.testing.assert_array_equal(from_array, from_blocks)

@@ -1,0 +1,50 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as reference
+
+from toptune.train import compute_metrics
+from toptune.train.confusion_picture import save_confusion_picture
+
+
+def test_figures_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    classes = ["a", "b", "c"]
+    truth, predicted = rng.choice(classes, 60).tolist(), rng.choice(classes, 60).tolist()
+    probabilities = rng.dirichlet(np.ones(3), 60)
+    result = compute_metrics(truth, predicted, probabilities, classes)
+    assert result["accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
+    assert result["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, predicted))
+    assert result["macro_f1"] == pytest.approx(reference.f1_score(truth, predicted, average="macro"))
+    assert result["log_loss"] == pytest.approx(reference.log_loss(truth, probabilities))
+    assert result["confusion_matrix"] == reference.confusion_matrix(truth, predicted).tolist()
+    assert result["per_class"]["b"]["support"] == truth.count("b")
+    assert result["n_test"] == 60
+
+
+def test_classes_without_test_rows_do_not_count_as_wrong() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
+    result = compute_metrics(["a", "b"], ["a", "b"], probabilities, ["a", "b", "c"])
+    assert result["balanced_accuracy"] == result["macro_f1"] == 1.0
+    assert result["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+def test_no_rows_give_no_figures() -> None:
+    result = compute_metrics([], [], np.zeros((0, 2)), ["a", "b"])
+    assert (result["accuracy"], result["n_test"]) == (None, 0)
+    assert result["confusion_matrix"] == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("n", [2, 30, 130])
+def test_picture_is_written(n: int, tmp_path: Path) -> None:
+    counts = np.diag(np.arange(n)) + np.eye(n, k=1, dtype=int)
+    names = [f"$class_{i} with rather a long name, longer still" for i in range(n)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_confusion_picture(tmp_path / "c.png", counts, names, title="$x")
+    with Image.open(tmp_path / "c.png") as picture:
+        assert min(picture.size) > 300
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 3

@@ -1,0 +1,103 @@
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toptune.store import InputError, Manifest
+from toptune.train import FoldsReducedWarning, split_manifest
+from toptune.train.folds import folds_of_keys, folds_of_rows, usable_folds
+from toptune.train.splits import held_out
+
+IDS = [f"slide{i % 25}_{i:03d}.png" for i in range(200)]
+LABELS = [f"class {i * 7 % 4 if i < 150 else 0}" for i in range(200)]
+
+
+def make(**changes: Any) -> Manifest:
+    columns: dict[str, Any] = {"ids": IDS, "labels": LABELS, "splits": [None] * 200, "sizes": [1] * 200}
+    return Manifest.from_columns(**{**columns, **changes})
+
+
+def test_a_fifth_of_each_class_is_held_out() -> None:
+    split = split_manifest(make(), seed=3)
+    assert sorted([*split.train, *split.test]) == list(range(200))
+    total, test = Counter(LABELS), Counter(LABELS[row] for row in split.test)
+    assert test == {label: round(0.2 * count) for label, count in total.items()}
+    assert "seed 3" in split.rule
+
+
+def test_split_depends_on_seed_and_ids_only() -> None:
+    first = split_manifest(make(), seed=1)
+    order = np.random.default_rng(0).permutation(200)
+    mixed = split_manifest(make(ids=[IDS[i] for i in order], labels=[LABELS[i] for i in order]), seed=1)
+    assert {IDS[row] for row in first.test} == {IDS[order[row]] for row in mixed.test}
+    assert set(split_manifest(make(), seed=2).test) != set(first.test)
+    # A picture added to another class moves nothing of this one.
+    more = held_out([*IDS, "new"], [*LABELS, "class 9"], seed=1)
+    assert (np.flatnonzero(more) == first.test).all()
+
+
+@pytest.mark.parametrize("group_by", ["slide", r"^(slide\d+)_"])
+def test_groups_stay_on_one_side(group_by: str) -> None:
+    manifest = make(extra={"slide": [name.split("_")[0] for name in IDS]})
+    split = split_manifest(manifest, group_by=group_by)
+    train, test = ({IDS[row].split("_")[0] for row in rows} for rows in (split.train, split.test))
+    assert not train & test
+    assert 0.1 <= len(split.test) / 200 <= 0.2
+
+
+def test_manifest_decides_where_it_names_splits() -> None:
+    splits = ["train"] * 100 + ["val"] * 40 + ["test"] * 50 + [None] * 10
+    split = split_manifest(make(splits=splits))
+    assert (len(split.train), len(split.test), split.n_unused) == (140, 50, 10)
+    assert len(split_manifest(make(splits=splits), val="drop").train) == 100
+    assert len(split_manifest(make(splits=splits), val="test").test) == 90
+    assert len(split_manifest(make(splits=splits), resplit=True).test) == 40
+
+
+def test_training_rows_are_held_out_where_no_test_is_named() -> None:
+    split = split_manifest(make(splits=["train"] * 150 + [None] * 50))
+    assert (len(split.train), len(split.test), split.n_unused) == (120, 30, 50)
+
+
+def test_unlabelled_rows_are_counted() -> None:
+    split = split_manifest(make(labels=[None] * 20 + LABELS[20:]))
+    assert split.n_unlabelled == 20
+    assert min([*split.train, *split.test]) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"labels": [None] * 200}, {}, "no labelled row"),
+        ({"labels": [None, *LABELS[1:]], "splits": ["train"] * 200}, {}, "1 training rows have no label"),
+        ({"splits": ["training"] * 200}, {}, "unknown split 'training'"),
+        ({"splits": ["test"] * 200}, {}, "no labelled row"),
+        ({"splits": ["train", "test"] * 100}, {"group_by": "(slide)"}, "both training and test"),
+        ({}, {"test_fraction": 1.5}, "1.5"),
+        ({}, {"val": "maybe"}, "'maybe'"),
+        ({}, {"group_by": "("}, "neither a column"),
+        ({}, {"group_by": "slide"}, "no group in"),
+        ({}, {"group_by": "(nothing)"}, "does not match"),
+    ],
+)
+def test_bad_input(changes: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split_manifest(make(**changes), **options)
+
+
+def test_folds_follow_from_keys_alone() -> None:
+    folds = folds_of_keys(IDS, n_folds=5)
+    assert folds_of_keys(IDS[50:], n_folds=5).tolist() == folds[50:].tolist()
+    assert np.bincount(folds).min() > 20
+    grouped = folds_of_keys([name.split("_")[0] for name in IDS], n_folds=5)
+    assert len({(name.split("_")[0], fold) for name, fold in zip(IDS, grouped, strict=True)}) == 25
+    assert np.bincount(folds_of_rows(101, n_folds=5, seed=1)).tolist() == [21, 20, 20, 20, 20]
+
+
+def test_too_few_members_for_the_folds() -> None:
+    assert usable_folds({"a": 5, "b": 9}, 5, may_reduce=False) == 5
+    with pytest.raises(InputError, match="class 'a' has 3 training rows, fewer than the 5 folds"):
+        usable_folds({"a": 3, "b": 9}, 5, may_reduce=False)
+    with pytest.warns(FoldsReducedWarning, match="using 3 folds"):
+        assert usable_folds({"a": 3, "b": 9}, 5, may_reduce=True) == 3

@@ -1,0 +1,238 @@
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from toptune.store import CorruptError, FeatureCache, FormatVersionError, InputError, StoreNotFoundError
+from toptune.train import HEADS, Run, evaluate_run, train
+
+Build = Callable[..., FeatureCache]
+OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3}
+FILES = {
+    "confusion_matrix.png", "head.json", "metrics.json", "rows.parquet", "run.json", "selection.csv",
+    "standardise.safetensors",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path) -> None:
+    cache = build()
+    run = train(tmp_path / "store", out=tmp_path / "new" / "run", head=head, layers="all", **OPTIONS)
+    payload = "head.safetensors" if head in ("falkon", "ridge") else "head.skops"
+    assert {path.name for path in run.folder.iterdir()} == FILES | {payload}
+    assert [path.name for path in run.folder.parent.iterdir()] == ["run"]
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["accuracy"] > 0.8
+    assert (metrics["n_train"], metrics["n_test"]) == (72, 18)
+    assert metrics.keys() >= {
+        "balanced_accuracy", "macro_f1", "log_loss", "per_class", "confusion_matrix", "seconds",
+    }  # fmt: skip
+    loaded = Run.load(run.folder)
+    assert loaded.recipe.digest == cache.digest
+    assert loaded.backbone == {"name": "tiny.demo"}
+    assert loaded.classes == ["class 0", "class 1", "class 2"]
+    assert [array.name for array in loaded.arrays] == [spec.name for spec in cache.arrays()]
+    assert not set(loaded.train_rows) & set(loaded.test_rows)
+    names = [array.name for array in loaded.arrays]
+    labels, probabilities = loaded.predict_blocks(cache.blocks(names, loaded.test_rows))
+    truth = np.array(cache.manifest.labels)[loaded.test_rows]
+    assert (labels == truth).mean() == pytest.approx(metrics["accuracy"])
+    assert probabilities.shape == (18, 3)
+    again = evaluate_run(run.folder)
+    assert {key: again[key] for key in ("accuracy", "log_loss", "confusion_matrix")} == {
+        key: metrics[key] for key in ("accuracy", "log_loss", "confusion_matrix")
+    }
+    with (run.folder / "selection.csv").open() as file:
+        assert sum(row["is_chosen"] == "True" for row in csv.DictReader(file)) == 1
+    assert json.loads(json.dumps(loaded.to_json()))["metrics"]["accuracy"] == metrics["accuracy"]
+    assert "18 test pictures" in str(run)
+    rows = pq.read_table(run.folder / "rows.parquet").to_pydict()
+    assert rows["id"][0] == cache.manifest.ids[rows["row"][0]]
+
+
+@pytest.mark.parametrize("head", ["falkon", "svm"])
+def test_test_rows_have_no_part_in_training(head: str, build: Build, tmp_path: Path) -> None:
+    clean = build(root=tmp_path / "clean")
+    first = train(tmp_path / "clean", out=tmp_path / "one", head=head, **OPTIONS)
+    names = [spec.name for spec in clean.arrays()]
+    features = {name: np.concatenate([part for _, part in clean.blocks([name]).iterate()]) for name in names}
+    for values in features.values():
+        values[first.test_rows] = np.random.default_rng(5).normal(size=values[first.test_rows].shape) * 1e3
+    labels = [f"class {i % 3}" for i in range(90)]
+    for row in first.test_rows:
+        labels[row] = "class 0"
+    splits = ["test" if row in set(first.test_rows) else "train" for row in range(90)]
+    build(root=tmp_path / "poisoned", features=features, labels=labels, splits=splits)
+    second = train(tmp_path / "poisoned", out=tmp_path / "two", head=head, **OPTIONS)
+    assert (second.test_rows == first.test_rows).all()
+    assert second.config["selected"] == first.config["selected"]
+    assert (tmp_path / "one" / "selection.csv").read_bytes() == (
+        tmp_path / "two" / "selection.csv"
+    ).read_bytes()
+    probe = clean.blocks(["last.mean"])
+    np.testing.assert_array_equal(first.predict_blocks(probe)[1], second.predict_blocks(probe)[1])
+
+
+def test_same_command_gives_the_same_head(build: Build, tmp_path: Path) -> None:
+    build()
+    runs = [train(tmp_path / "store", out=tmp_path / name, seed=3, **OPTIONS) for name in "ab"]
+    assert (runs[0].folder / "head.safetensors").read_bytes() == (
+        runs[1].folder / "head.safetensors"
+    ).read_bytes()
+    assert runs[0].config["split"] == runs[1].config["split"]
+
+
+def test_failed_pictures_are_refused_by_name_or_left_out(build: Build, tmp_path: Path) -> None:
+    build(failed={4: "truncated JPEG", 50: "not a picture"})
+    with pytest.raises(
+        InputError, match=r"2 of the pictures.*picture 4\.png' \(truncated JPEG\).*--skip-failed"
+    ):
+        train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+    assert not (tmp_path / "run").exists()
+    run = train(tmp_path / "store", out=tmp_path / "run", allow_failed=True, **OPTIONS)
+    assert run.metrics["n_train"] + run.metrics["n_test"] == 88
+    assert run.metrics["n_skipped"] == 2
+    assert not {4, 50} & {*run.train_rows, *run.test_rows}
+
+
+def test_groups_stay_together(build: Build, tmp_path: Path) -> None:
+    build(labels=[f"class {i // 3 % 3}" for i in range(90)])
+    for number, group_by in enumerate(["slide", "^(g[0-9]+)/"]):
+        run = train(tmp_path / "store", out=tmp_path / f"run {number}", group_by=group_by, **OPTIONS)
+        assert not {row // 3 for row in run.train_rows} & {row // 3 for row in run.test_rows}
+
+
+def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
+    build()
+    run = train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+    build(dataset="more pets", labels=[None, *[f"class {i % 3}" for i in range(1, 60)]])
+    metrics = evaluate_run(run, dataset="more pets")
+    assert metrics["n_test"] == 59
+    build(dataset="birds", labels=["class 0", "owl"] * 10)
+    with pytest.raises(InputError, match="'owl'"):
+        evaluate_run(run, dataset="birds")
+    assert evaluate_run(run, split="train")["n_test"] == 72
+    with pytest.raises(InputError, match="split is 'half'"):
+        evaluate_run(run, split="half")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": "layer9"}, r"layer9.*last\.mean"),
+        ({"layers": "block"}, "cls, mean"),
+        ({"head": "perceptron"}, "perceptron"),
+        ({"kernel": "tophat"}, "tophat"),
+        ({"params": {"deph": 3}}, "deph.*n_centers"),
+        ({"head": "svm", "sigma": 1.0}, "sigma has no meaning for head 'svm'"),
+        ({"head": "knn", "n_centers": 10}, "n_centers has no meaning"),
+        ({"head": "knn", "class_weight": "balanced"}, "cannot weigh"),
+        ({"test_fraction": 0.0}, "test_fraction is 0"),
+        ({"cv": 40}, "24 training rows, fewer than the 40 folds"),
+        ({"cv": 1}, "cv is 1"),
+        ({"penalty": -1.0}, "-1"),
+    ],
+)
+def test_bad_options_leave_nothing_behind(
+    options: dict[str, Any], message: str, build: Build, tmp_path: Path
+) -> None:
+    build()
+    with pytest.raises(InputError, match=message):
+        train(tmp_path / "store", out=tmp_path / "run", **{**OPTIONS, **options})
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["one"] * 90}, "one class only, 'one'"),
+        ({"labels": ["a"] * 60 + ["b"] * 28 + ["rare"] * 2}, "'rare' has 2 training rows"),
+        (
+            {"labels": [None, *["a", "b"] * 44, "a"], "splits": ["train"] * 60 + ["test"] * 30},
+            "1 training rows have no label",
+        ),
+        (
+            {"labels": ["a", "b"] * 30 + ["new"] * 30, "splits": ["train"] * 60 + ["test"] * 30},
+            "'new'",
+        ),
+    ],
+)
+def test_bad_labels_leave_nothing_behind(
+    changes: dict[str, Any], message: str, build: Build, tmp_path: Path
+) -> None:
+    build(**changes)
+    with pytest.raises(InputError, match=message):
+        train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_out_that_exists_is_never_overwritten(build: Build, tmp_path: Path) -> None:
+    build()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+    with pytest.raises(InputError, match="exists"):
+        train(tmp_path / "store", out=tmp_path / "run" / "precious", **OPTIONS)
+    assert (tmp_path / "run" / "precious").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert train(tmp_path / "store", out=tmp_path / "empty", **OPTIONS).folder == tmp_path / "empty"
+
+
+def test_failure_while_writing_leaves_nothing_behind(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("toptune.train.training.save_confusion_picture", full)
+    with pytest.raises(OSError, match="No space"):
+        train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_damaged_runs_are_refused(build: Build, tmp_path: Path) -> None:
+    build()
+    run = train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+    for name in ("metrics.json", "rows.parquet", "standardise.safetensors", "head.safetensors", "head.json"):
+        broken = tmp_path / f"broken {name}"
+        shutil.copytree(run.folder, broken)
+        (broken / name).write_bytes(b"{")
+        with pytest.raises(CorruptError, match=name):
+            Run.load(broken)
+        (broken / name).unlink()
+        with pytest.raises(CorruptError, match=name):
+            Run.load(broken)
+    with pytest.raises(InputError, match="no RUN folder"):
+        Run.load(tmp_path)
+    config = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps({**config, "version": 99}))
+    with pytest.raises(FormatVersionError, match="99"):
+        Run.load(run.folder)
+    with pytest.raises(StoreNotFoundError):
+        train(tmp_path / "nowhere", out=tmp_path / "x", **OPTIONS)
+
+
+def test_import_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, toptune.train; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_front_door_is_what_it_says() -> None:
+    import toptune.train
+
+    for name in toptune.train.__all__:
+        assert name == "HEADS" or getattr(toptune.train, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = toptune.train.nothing
