@@ -102,6 +102,7 @@ def toptune(debug: bool) -> None:
 @click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
 @click.option("--model-kwargs", callback=parse_object, help="JSON object passed on to timm.create_model.")
 @click.option("--shard", callback=parse_shard, help="Do only part i of n of the units, i from 0.")
+@click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
 @MAX_FAILURES
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -144,7 +145,7 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 @click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds of the selection.")
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
 @click.option("--resplit", is_flag=True, help="Draw a new split even where DATA had one.")
-@click.option("--val", type=click.Choice(["train", "drop"]), default="train", show_default=True)
+@click.option("--val", type=click.Choice(["train", "test", "drop"]), default="train", show_default=True)
 @click.option(
     "--group-by", help="A manifest column, or a pattern on the id: groups never straddle the split."
 )
@@ -167,6 +168,7 @@ def train(root: str, as_json: bool, **options: Any) -> None:
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @click.option("--store", help="Another store than the one trained from.")
 @click.option("--dataset", help="Another data set; all its labelled rows are scored.")
+@click.option("--split", type=click.Choice(["test", "train", "all"]), default="test", show_default=True)
 @click.option("--data", help="Pictures with labels, read directly; no store is needed.")
 @DEVICE
 @JSON
@@ -271,23 +273,25 @@ def store() -> None:
 @JSON
 def store_ls(root: str, as_json: bool) -> None:
     """List the caches: size, rows, layers, complete or not, who, when."""
-    from toptune.store import FeatureStore, list_caches
+    from toptune.store import FeatureStore, summarize
 
-    rows = list_caches(FeatureStore.open(root))
+    rows = [summary.to_dict() for summary in summarize(FeatureStore.open(root))]
     show(as_json, {"caches": rows}, table(rows) if rows else f"no caches in {root}")
 
 
 @store.command("show")
 @STORE
-@click.option("--model", help="Only caches of this model.")
+@click.option("--model", help="Only this model's cache; needs --dataset.")
 @click.option("--dataset", help="Only caches of this data set.")
 @JSON
 def store_show(root: str, model: str | None, dataset: str | None, as_json: bool) -> None:
     """Show what decides a cache's numbers, and why two caches differ."""
-    from toptune.store import FeatureStore, show_caches
+    from toptune.store import FeatureStore, describe
 
-    shown = show_caches(FeatureStore.open(root), model=model, dataset=dataset)
-    show(as_json, shown, json.dumps(shown, indent=2, ensure_ascii=False))
+    opened = FeatureStore.open(root)
+    caches = [opened.cache(model, dataset)] if model and dataset else opened.caches(dataset=dataset)
+    shown = [describe(opened, cache) for cache in caches]
+    show(as_json, {"caches": shown}, json.dumps(shown, indent=2, ensure_ascii=False))
 
 
 @store.command("verify")
@@ -299,7 +303,7 @@ def store_verify(root: str, deep: bool, as_json: bool) -> None:
     from toptune.store import FeatureStore, verify
 
     report = verify(FeatureStore.open(root), deep=deep)
-    show(as_json, report.to_json(), str(report))
+    show(as_json, report.to_dict(), str(report))
     raise SystemExit(report.exit_code)
 
 

@@ -15,6 +15,7 @@ from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureSto
 from toptune.store.ledger import LedgerEntry
 from toptune.store.requests import REQUEST_KIND
 from toptune.store.sealed import unseal
+from toptune.store.units import format_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,14 @@ class VerifyReport:
         if self.damaged:
             return 1
         return 3 if self.missing else 0
+
+    def __str__(self) -> str:
+        lines = [f"damaged: {path}: {reason}" for path, reason in self.damaged]
+        lines += [f"missing: {name}: {format_units(units)}" for name, units in self.missing.items()]
+        lines += [f"left over: {path}" for path in self.leftovers]
+        verdict = {0: "complete and clean", 1: "damaged", 3: "incomplete"}[self.exit_code]
+        read = "every byte read" if self.deep else "sizes and records read; --deep reads every byte"
+        return "\n".join([*lines, f"{verdict}: {self.n_files} files, {self.n_bytes} bytes ({read})"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -71,9 +71,7 @@ def test_evaluate_agrees_with_training_and_with_pictures(run_cli: Run, trained: 
     code, out, _ = run_cli("evaluate", trained / "run", "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == stored["accuracy"]
-    everything = json.loads(
-        run_cli("evaluate", trained / "run", "--store", trained / "store", "--dataset", "photos", "--json")[1]
-    )
+    everything = json.loads(run_cli("evaluate", trained / "run", "--split", "all", "--json")[1])
     code, out, _ = run_cli("evaluate", trained / "run", "--data", trained / "photos", "--json")
     assert code == 0
     assert json.loads(out)["n_test"] == everything["n_test"] == 36

@@ -17,6 +17,7 @@ def evaluate(
     *,
     store: str | Path | FeatureStore | None = None,
     dataset: str | None = None,
+    split: str = "test",
     data: str | Path | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def evaluate(
     store, dataset : optional
         Another store, or another data set in it, whose labelled rows are all scored; by default the
         run's own test rows in the store it was trained from.
+    split : {"test", "train", "all"}
+        Which of the run's own rows.
     data : optional
         Pictures with labels (a folder, a manifest or a built-in) that are read directly: no store
         is needed, only the backbone.
@@ -48,7 +51,7 @@ def evaluate(
         If the store does not hold what the run needs.
     """
     if data is None:
-        return evaluate_run(run, store=store, dataset=dataset)
+        return evaluate_run(run, store=store, dataset=dataset, split=split)
     if store is not None or dataset is not None:
         raise InputError("--data reads pictures directly; leave out --store and --dataset")
     return evaluate_pictures(run, data, device=device)
