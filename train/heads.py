@@ -37,7 +37,7 @@ class Head(Protocol):
         ...
 
     def fit(
-        self, X: npt.NDArray[Any] | Blocks, y: Sequence[str], *, groups: Sequence[str] | None = None
+        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:
         """Fit to features (n, d) and labels (n,); rows of equal `groups` share a fold."""
         ...

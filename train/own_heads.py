@@ -62,7 +62,7 @@ class OwnHead:
         return list(self._report.get("table", []))
 
     def fit(
-        self, X: npt.NDArray[Any] | Blocks, y: Sequence[str], *, groups: Sequence[str] | None = None
+        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:
         self.estimator.fit(X, np.asarray(y), groups=groups)
         self._report = json_ready(self.estimator.report_.to_dict())

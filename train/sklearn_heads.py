@@ -67,7 +67,7 @@ class SklearnHead:
         return list(self._report.get("table", []))
 
     def fit(
-        self, X: npt.NDArray[Any] | Blocks, y: Sequence[str], *, groups: Sequence[str] | None = None
+        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:
         start = time.perf_counter()
         n, d = X.shape
@@ -139,7 +139,8 @@ class SklearnHead:
             return softmax(self.decision_function(X), self.temperature)
         shares = self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
         # Taken in float32, shares sum to 1 in float32 only.
-        return shares / shares.sum(axis=1, keepdims=True)
+        probabilities: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return probabilities
 
     def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
         """Labels (n,) of the highest probability."""

@@ -1,7 +1,6 @@
 """`train`: from stored features to a RUN folder."""
 
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -16,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import FeatureCache, FeatureStore, InputError, Manifest, provenance
+from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
-from toptune.train.folds import usable_folds
 from toptune.train.head_files import json_ready
 from toptune.train.heads import Head, make_head
 from toptune.train.layers import choose_arrays
@@ -35,11 +34,10 @@ from toptune.train.run import (
     write_json,
     write_rows,
 )
-from toptune.train.splits import Split, group_keys, split_manifest
+from toptune.train.splits import group_keys, split_manifest
 from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
 
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
-_SHOWN = 5
 _FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000}
 
 
@@ -142,20 +140,20 @@ def train(
         manifest, seed=seed, test_fraction=test_fraction, val=val, group_by=group_by, resplit=resplit
     )
     failed = cache.failed_rows(names)
-    split, n_skipped = _without(split, np.array(sorted(failed), dtype=np.int64), manifest, allow=allow_failed,
-                                reasons=failed)  # fmt: skip
+    failed_rows = np.array(sorted(failed), dtype=np.int64)
+    split, n_skipped = leave_out(split, failed_rows, manifest, allow=allow_failed, reasons=failed)
     seconds: dict[str, float] = {}
 
     notify("standardise")
     clock = time.perf_counter()
     dims = [array.dim for array in arrays]
-    _check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
+    check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
     standardiser, bad = fit_standardiser(cache.blocks(names, split.train), dims)
     bad_test = non_finite_rows(cache.blocks(names, split.test)) if len(split.test) else bad[:0]
     bad_rows = np.concatenate([split.train[bad], split.test[bad_test]])
-    split, n_more = _without(split, bad_rows, manifest, allow=allow_failed, reasons={})
+    split, n_more = leave_out(split, bad_rows, manifest, allow=allow_failed, reasons={})
     n_skipped += n_more
-    classes, counts = _check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
+    classes, counts = check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
     seconds["standardise"] = time.perf_counter() - clock
 
     notify("fit")
@@ -184,7 +182,7 @@ def train(
             "n_unlabelled": split.n_unlabelled,
             "n_unused": split.n_unused,
             "n_skipped": n_skipped,
-            "rows_digest": _rows_digest(split, manifest),
+            "rows_digest": rows_digest(split, manifest),
         },
         "manifest": {"n_rows": manifest.n_rows, "pictures_digest": manifest.pictures_digest},
         "standardise": {
@@ -263,57 +261,6 @@ def _head_params(
         if is_given:
             raise InputError(f"{name} has no meaning for head {head!r}; leave it out, or use head 'falkon'")
     return given
-
-
-def _without(
-    split: Split,
-    bad_rows: npt.NDArray[np.int64],
-    manifest: Manifest,
-    *,
-    allow: bool,
-    reasons: Mapping[int, str],
-) -> tuple[Split, int]:
-    """Leave rows out of a split, or refuse and name them."""
-    used = np.intersect1d(bad_rows, np.concatenate([split.train, split.test]))
-    if len(used) and not allow:
-        shown = [
-            f"{manifest.ids[row]!r}" + (f" ({reasons[row]})" if row in reasons else "")
-            for row in used[:_SHOWN].tolist()
-        ]
-        more = f" and {len(used) - _SHOWN} more" if len(used) > _SHOWN else ""
-        raise InputError(
-            f"{len(used)} of the pictures to train and test on have features that are not finite: "
-            f"{', '.join(shown)}{more}; leave them out with --skip-failed (allow_failed=True), or repair "
-            "them and extract again"
-        )
-    kept = replace(split, train=np.setdiff1d(split.train, used), test=np.setdiff1d(split.test, used))
-    return kept, len(used)
-
-
-def _check_classes(
-    manifest: Manifest, split: Split, *, cv: int, is_cross_validated: bool
-) -> tuple[list[str], list[int]]:
-    """Refuse training rows that no head could learn from; give classes and their members."""
-    classes, counts = np.unique([str(manifest.labels[row]) for row in split.train], return_counts=True)
-    if len(classes) == 0:
-        raise InputError("no training rows are left; check labels, split and failed pictures")
-    if len(classes) < 2:
-        raise InputError(
-            f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"
-        )
-    members = {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
-    if is_cross_validated:
-        usable_folds(members, cv, may_reduce=False)
-    return list(members), list(members.values())
-
-
-def _rows_digest(split: Split, manifest: Manifest) -> str:
-    """SHA-256 over ids and roles: equal splits give equal digests."""
-    digest = hashlib.sha256()
-    for role, rows in (("train", split.train), ("test", split.test)):
-        for row in rows.tolist():
-            digest.update(f"{role}\0{manifest.ids[row]}\0{manifest.labels[row]}\n".encode())
-    return digest.hexdigest()
 
 
 def _selected(head: Head) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class TestEveryKernel:
         kernel = kernel_of(name, SIGMA)
         whole = kernel(rows, rows)
         chunked = torch.cat([
-            torch.cat([kernel(x, c) for c in rows.split(17)], dim=1) for x in rows.split(13)
+            torch.cat([kernel(x, c) for c in torch.split(rows, 17)], dim=1) for x in torch.split(rows, 13)
         ])  # fmt: skip
         assert torch.allclose(whole, chunked, atol=1e-12)
 

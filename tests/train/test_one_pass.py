@@ -1,6 +1,6 @@
 """The one-pass solver against dense float64 answers and explicitly refitted folds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ def test_solution_equals_dense_float64_over_condition_numbers(condition: float, 
     phi = left * np.logspace(0, -np.log10(condition) / 2, r) * np.sqrt(n) @ right
     Y, w = np.eye(3)[rng.integers(0, 3, n)], rng.uniform(0.5, 2, n)
     sums = FoldSums.zeros(n_folds=1, rank=r, n_targets=3)
-    sums.add(*map(torch.from_numpy, (phi, Y, w)), folds=torch.zeros(n, dtype=torch.int64))
+    folds = torch.zeros(n, dtype=torch.int64)
+    sums.add(torch.from_numpy(phi), torch.from_numpy(Y), torch.from_numpy(w), folds)
     beta, jitter = CentredSystem.of(sums.gram[0], sums.cross[0]).solve(penalty)
     expected, intercept = dense_ridge(phi, Y, w, penalty)
     assert jitter == 0
@@ -164,7 +165,7 @@ def test_sums_beyond_the_limit_are_taken_in_further_passes(monkeypatch: pytest.M
     np.testing.assert_allclose(parts.decision_function(X), whole.decision_function(X), atol=1e-9)
 
 
-STRESS = {
+STRESS: dict[str, Callable[[Matrix], Matrix]] = {
     "duplicated rows": lambda X: np.repeat(X[:30], 4, axis=0),
     "constant features": lambda X: np.column_stack([X, np.full((len(X), 3), 7.0)]),
     "one column": lambda X: X[:, :1],
