@@ -32,7 +32,7 @@ class Backbone:
     Attributes
     ----------
     name : str
-        As it was given; what stands in the store is derived from it.
+        What stands in the store's paths: ``arch.tag``, or the last part of a folder or repository.
     recipe : Recipe
         Everything that decides the numbers.
     spec : dict
@@ -126,9 +126,7 @@ class Backbone:
         known = {LAST, *find_blocks(self.model).names, *dict(self.model.named_modules())}
         for name in new:
             if name not in known:
-                raise InputError(
-                    f"{self.name} has no layer {name!r}; `toptune layers {self.name}` lists them"
-                )
+                raise InputError(f"{self.name} has no layer {name!r}; `toptune layers MODEL` lists them")
         if new:
             try:
                 with torch.inference_mode():
@@ -226,7 +224,7 @@ def load_backbone(
     # Convolutions run faster so, and linear layers do not care: results differ by rounding only.
     model = model.to(memory_format=torch.channels_last)
     return Backbone(
-        name=parsed.given,
+        name=parsed.plain,
         recipe=recipe,
         spec=spec,
         model=model,

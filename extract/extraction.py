@@ -135,7 +135,8 @@ def extract(
     dry_run : bool
         Give the plan and write nothing.
     overwrite : bool
-        First remove what is stored of the asked arrays (in this shard's job, all their units).
+        First remove what is stored of the asked arrays. Not together with `shard`, where each job would
+        remove what the others computed.
     progress : callable, optional
         Called with ``(done_rows, rows, failed)`` after every batch.
 
@@ -153,6 +154,10 @@ def extract(
     if dtype not in ("auto", "float16", "float32"):
         raise InputError(f"dtype {dtype!r} is none of auto, float16, float32")
     shard_units(1, *(shard or (0, 1)))
+    if overwrite and shard not in (None, (0, 1)):
+        raise InputError(
+            "--overwrite with --shard would remove what other jobs computed; run it once without"
+        )
     options: dict[str, Any] = {
         "img_size": img_size,
         "mean": None if mean is None else list(mean),
@@ -196,9 +201,7 @@ def extract(
         )
         return _run(request)
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            "stopped before the first unit was computed; the same command starts again"
-        ) from None
+        raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
 
 
 def _run(request: ExtractRequest) -> ExtractSummary:

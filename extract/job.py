@@ -24,7 +24,6 @@ from toptune.store import (
     FeatureStore,
     InterruptedRunError,
     choose_unit_rows,
-    plain_model_name,
     shard_units,
 )
 
@@ -223,7 +222,7 @@ def _open_cache(request: ExtractRequest, backbone: Backbone, plan: ExtractPlan) 
     store = request.existing or FeatureStore.create(request.root)
     store.register(request.dataset, request.manifest)
     return store.create_cache(
-        request.name.given,
+        request.name.plain,
         request.dataset,
         backbone.recipe,
         unit_rows=plan.unit_rows,
@@ -304,7 +303,7 @@ def _make_plan(
     height, width = backbone.transform.size
     return ExtractPlan(
         dataset=request.dataset,
-        model=cache.name if cache else f"{plain_model_name(request.name.given)}@{backbone.recipe.digest[:8]}",
+        model=cache.name if cache else f"{request.name.plain}@{backbone.recipe.digest[:8]}",
         store=str(request.root),
         device=str(backbone.device),
         precision=backbone.recipe.precision,

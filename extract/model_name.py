@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from toptune.store import InputError
+from toptune.store import InputError, plain_model_name
 
 ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
 _PREFIXES: dict[str, ModelSource] = {
@@ -35,6 +35,13 @@ class ModelName:
     given: str
     source: ModelSource
     identifier: str
+
+    @property
+    def plain(self) -> str:
+        """What stands in the store's paths: ``arch.tag``, the last part of a folder or repository."""
+        if self.source == "random":
+            return f"random:{plain_model_name(self.identifier)}"
+        return plain_model_name(self.given)
 
 
 def parse_model_name(name: str) -> ModelName:

@@ -59,7 +59,10 @@ def request_key(
         "timm": version("timm"),
         "toptune": version("toptune"),
     }
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    try:
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model_kwargs must be JSON values: {error}") from error
 
 
 def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:

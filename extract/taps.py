@@ -151,14 +151,19 @@ def parse_poolings(pooling: str | Sequence[str] | None) -> list[str]:
 
 
 def tap_arrays(taps: Iterable[Tap], pooling: str | Sequence[str] | None) -> list[TapArray]:
-    """Combine taps with poolings; vectors such as ``last`` are always taken as they are.
+    """Combine taps with poolings; vectors such as ``last`` are taken as they are beside other taps.
 
     Raises
     ------
     InputError
-        If a pooling is unknown, fits none of the asked taps in question, or leaves too many values.
+        If a pooling is unknown, does not fit, has nothing to pool, or leaves too many values.
     """
-    wanted = parse_poolings(pooling)
+    taps, wanted = list(taps), parse_poolings(pooling)
+    if wanted and "none" not in wanted and all(tap.kind == "vector" for tap in taps):
+        raise InputError(
+            f"pooling {', '.join(wanted)} has nothing to pool: {', '.join(tap.name for tap in taps)} "
+            "is one vector a picture; leave --pooling out, or name other layers"
+        )
     arrays = []
     for tap in taps:
         names = [tap.default_pooling] if tap.kind == "vector" or not wanted else wanted

@@ -79,6 +79,7 @@ def test_several_poolings_leave_vectors_alone() -> None:
         (MAP, "cls", "does not fit layer1"),
         (TOKENS, "grid3", "does not fit"),
         (MAP, "none", "does not fit"),
+        (VECTOR, "mean", "nothing to pool"),
         (MAP, "median", "unknown pooling 'median'"),
         (MAP, "grid0", "unknown"),
         (

@@ -1,0 +1,128 @@
+"""Interrupted and resumed equals undisturbed, byte for byte."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import feature_bytes
+
+from toptune.extract import extract
+from toptune.extract.source import FileSource, open_source
+from toptune.store import FeatureCache, FeatureStore, InterruptedRunError, StoreError, verify
+
+Make = Callable[..., Path]
+Stored = Callable[..., FeatureCache]
+N = 150
+
+
+@pytest.fixture
+def undisturbed(make_folder: Make, stored: Stored, tmp_path: Path) -> FeatureCache:
+    return stored(make_folder(N), store=tmp_path / "undisturbed", layers="all")
+
+
+def options(cache: FeatureCache, root: Path) -> dict[str, object]:
+    return {"model": cache.backbone["name"], "store": root, "batch_size": 4, "layers": "all", "workers": 2}
+
+
+class Failing:
+    """A source that raises once, when it comes to a row."""
+
+    def __init__(self, source: FileSource, row: int, error: BaseException) -> None:
+        self.source, self.row, self.error = source, row, error
+        self.name = source.name
+
+    def manifest(self) -> object:
+        return self.source.manifest()
+
+    def read(self, row: int) -> bytes:
+        if row == self.row:
+            raise self.error
+        return self.source.read(row)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), MemoryError()])
+def test_an_exception_in_a_reader_stops_everything(
+    undisturbed: FeatureCache, tmp_path: Path, error: BaseException
+) -> None:
+    source = open_source(tmp_path / "pets")
+    assert isinstance(source, FileSource)
+    # The sample reads rows too: a row that it does not touch.
+    failing = Failing(source, 103, error)
+    kind = InterruptedRunError if isinstance(error, KeyboardInterrupt) else type(error)
+    with pytest.raises(kind):
+        extract(failing, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    cache = FeatureStore.open(tmp_path / "s").caches()[0]
+    assert 0 < len(cache.missing_units("last.none")) < cache.n_units
+    extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    assert feature_bytes(cache) == feature_bytes(undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ctrl_c_keeps_what_is_committed(undisturbed: FeatureCache, tmp_path: Path, seed: int) -> None:
+    stop = random.Random(seed).randrange(4, N)
+
+    def progress(done: int, _rows: int, _failed: int) -> None:
+        if done >= stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match=r"stopped with \d of 3 units stored; the same command"):
+        extract(tmp_path / "pets", progress=progress, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    summary = extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    assert summary.units_done + summary.units_already == 3
+    cache = FeatureStore.open(tmp_path / "s").caches()[0]
+    assert feature_bytes(cache) == feature_bytes(undisturbed)
+
+
+def test_an_error_while_writing_comes_out(
+    undisturbed: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureCache, "commit_unit", full)
+        with pytest.raises(StoreError, match="no space left"):
+            extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    assert feature_bytes(FeatureStore.open(tmp_path / "s").caches()[0]) == feature_bytes(undisturbed)
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from toptune.extract import extract
+def progress(done, rows, failed):
+    print(done, flush=True)
+data, model, store = sys.argv[1:]
+extract(data, model=model, store=store, batch_size=4, layers="all", workers=2, progress=progress)
+"""
+
+
+def test_kill_at_random_moments(undisturbed: FeatureCache, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "pets"), str(undisturbed.backbone["name"]),
+               str(tmp_path / "s")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    rng = random.Random(7)
+    kills = 0
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        assert process.stdout is not None
+        for _ in range(rng.randrange(1, 20)):
+            process.stdout.readline()
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    assert kills >= 1
+    summary = extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    cache = FeatureStore.open(tmp_path / "s").cache(summary.model, "pets")
+    report = verify(cache, deep=True)
+    assert not report.damaged
+    assert cache.is_complete()
+    assert feature_bytes(cache) == feature_bytes(undisturbed)
