@@ -75,7 +75,9 @@ class CentredSystem:
                 f"the ridge system at penalty {penalty:g} is not positive definite even with jitter "
                 f"{jitter:g}; raise the penalty"
             )
-        beta = torch.cholesky_solve(self.cross, factor)
+        # Two triangular solves: torch.cholesky_solve takes up to a hundred times as long here.
+        half = torch.linalg.solve_triangular(factor, self.cross, upper=False)
+        beta = torch.linalg.solve_triangular(factor.T, half, upper=True)
         if not bool(torch.isfinite(beta).all()):
             raise NumericalError(
                 f"the ridge solution at penalty {penalty:g} is not finite; raise the penalty"
