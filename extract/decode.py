@@ -1,6 +1,7 @@
 """From a picture's bytes to upright RGB pixels."""
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -63,8 +64,11 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not a picture in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
+        # Pillow's own check comes before ours: "Image size (200000000 pixels) exceeds ..."
+        found = re.search(r"\d+", str(error))
         raise UnreadableImageError(
-            f"more pixels than the limit of {min(max_pixels, MAX_PIXELS)}; shrink it"
+            f"{found[0] if found else 'too many'} pixels, more than the limit of {min(max_pixels, MAX_PIXELS)}; "
+            "shrink it"
         ) from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error

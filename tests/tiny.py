@@ -23,7 +23,7 @@ def draw(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
 def encode(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
     """Give the bytes of a picture's file."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)  # type: ignore[arg-type]
+    picture.save(buffer, form, **options)
     return buffer.getvalue()
 
 

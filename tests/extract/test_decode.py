@@ -104,7 +104,7 @@ def header_only_png(width: int, height: int) -> bytes:
 
 
 def test_huge_headers_are_refused_before_decoding() -> None:
-    with pytest.raises(UnreadableImageError, match=r"more .*pixels than the limit|more than the limit"):
+    with pytest.raises(UnreadableImageError, match="10000000000 pixels, more than the limit of 178956970"):
         decode_image(header_only_png(100_000, 100_000))
     # Between Pillow's warning and its error nothing may leak as a warning.
     with pytest.raises(UnreadableImageError, match="damaged"):

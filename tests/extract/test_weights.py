@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ class Payload:
     def __init__(self, target: str) -> None:
         self.target = target
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
         return open, (self.target, "w")
 
 
