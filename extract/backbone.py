@@ -1,6 +1,7 @@
 """`Backbone`: a frozen timm model with its evaluation transform, its taps and its identity."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -106,7 +107,11 @@ class Backbone:
         known = [array for array in arrays if isinstance(array, TapArray)]
         wanted = known + self.arrays([array for array in arrays if isinstance(array, str)])
         taps = tuple(sorted({array.tap.name for array in wanted}))
-        with torch.inference_mode():
+        # On CUDA, convolutions would otherwise run in TF32 and by whichever algorithm was fastest.
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        with torch.inference_mode(), exact if self.device.type == "cuda" else nullcontext():
             if taps not in self._passes:
                 self._passes[taps] = ForwardPass(self.model, taps, self._sample)
             batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
@@ -123,7 +128,7 @@ class Backbone:
 
     def _inspect(self, names: Sequence[str]) -> list[Tap]:
         new = [name for name in dict.fromkeys(names) if name not in self._taps]
-        known = {LAST, *find_blocks(self.model).names, *dict(self.model.named_modules())}
+        known = {LAST, *find_blocks(self.model).names, *dict(self.model.named_modules())} if new else set()
         for name in new:
             if name not in known:
                 raise InputError(f"{self.name} has no layer {name!r}; `toptune layers MODEL` lists them")

@@ -67,8 +67,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         # Pillow's own check comes before ours: "Image size (200000000 pixels) exceeds ..."
         found = re.search(r"\d+", str(error))
         raise UnreadableImageError(
-            f"{found[0] if found else 'too many'} pixels, more than the limit of {min(max_pixels, MAX_PIXELS)}; "
-            "shrink it"
+            f"{found[0] if found else 'too many'} pixels, more than the limit of "
+            f"{min(max_pixels, MAX_PIXELS)}; shrink it"
         ) from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error

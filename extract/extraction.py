@@ -1,5 +1,6 @@
 """`extract`: pictures to stored features. What is finished is recognised here, before torch is loaded."""
 
+import dataclasses
 import hashlib
 import os
 import time
@@ -95,6 +96,7 @@ def extract(
     shard: tuple[int, int] | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
+    max_failures: int | None = None,
     progress: Progress | None = None,
 ) -> ExtractSummary:
     """Run a frozen backbone once over pictures and store its layers.
@@ -137,6 +139,9 @@ def extract(
     overwrite : bool
         First remove what is stored of the asked arrays. Not together with `shard`, where each job would
         remove what the others computed.
+    max_failures : int, optional
+        More pictures than this that could not be used make the summary say ``too_many_failed``; the run
+        goes to its end all the same.
     progress : callable, optional
         Called with ``(done_rows, rows, failed)`` after every batch.
 
@@ -199,9 +204,11 @@ def extract(
             progress=progress,
             started=started,
         )
-        return _run(request)
+        summary = _run(request)
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
+    too_many = max_failures is not None and len(summary.failed) > max_failures
+    return dataclasses.replace(summary, too_many_failed=too_many)
 
 
 def _run(request: ExtractRequest) -> ExtractSummary:

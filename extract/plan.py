@@ -128,6 +128,10 @@ class ExtractSummary:
         Whether everything was there already.
     plan : ExtractPlan, optional
         What was, or with ``dry_run`` would be, done.
+    dry_run : bool
+        Whether nothing was written.
+    too_many_failed : bool
+        Whether more pictures failed than ``max_failures`` allows.
     """
 
     dataset: str
@@ -149,6 +153,7 @@ class ExtractSummary:
     nothing_to_do: bool = False
     plan: ExtractPlan | None = None
     dry_run: bool = False
+    too_many_failed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Give every field, as JSON values."""

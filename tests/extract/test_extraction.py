@@ -170,6 +170,10 @@ def test_failed_pictures_keep_their_rows(make_folder: Make, stored: Stored, tmp_
     values = cache.blocks(["last.none"]).take(range(9))
     bad = [cache.manifest.ids.index(name) for name in ("cat/002.png", "dog/003.png")]
     assert sorted(cache.failed_rows()) == bad
+    for allowed in (None, 1, 2):
+        again = extract(folder, model=cache.backbone["name"], store=cache.root, max_failures=allowed)
+        assert list(again.failed) == ["cat/002.png", "dog/003.png"]
+        assert again.too_many_failed == (allowed == 1)
     good = [row for row in range(9) if row not in bad]
     assert np.isnan(values[bad]).all()
     # The others' batch mates did not move, so to the bit.

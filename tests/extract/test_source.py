@@ -8,6 +8,7 @@ import pytest
 from tiny import draw, encode
 
 from toptune.extract import ImageSource, open_source
+from toptune.extract.source import BUILTINS
 from toptune.store import InputError, UnreadableImageError
 
 PNG = encode(draw(0))
@@ -158,3 +159,10 @@ def test_parquet_manifest(tmp_path: Path) -> None:
 def test_what_is_no_manifest(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_source(write_csv(tmp_path, text))
+
+
+def test_builtins_are_those_that_are_built_in() -> None:
+    from toptune.extract.builtin import BUILTINS as BUILT_IN
+
+    assert tuple(BUILT_IN) == BUILTINS
+    assert open_source("digits").name == "digits"

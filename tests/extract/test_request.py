@@ -1,0 +1,66 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toptune.extract.model_name import parse_model_name
+from toptune.extract.request import hub_commit, request_key
+from toptune.store import InputError
+
+
+def key(name: str, **changes: Any) -> str | None:
+    options: dict[str, Any] = {
+        "layers": "last",
+        "pooling": None,
+        "precision": "fp32",
+        "device": "cpu",
+        "weights": None,
+        "options": {},
+    }
+    return request_key(parse_model_name(name), **(options | changes))
+
+
+def test_everything_asked_for_is_in_the_key(model_folder: Path, tmp_path: Path) -> None:
+    name = f"local-dir:{model_folder}"
+    (tmp_path / "w.pth").write_bytes(b"1")
+    keys = [
+        key(name),
+        key(name, layers="all"),
+        key(name, layers=[1]),
+        key(name, layers=1),
+        key(name, pooling="mean"),
+        key(name, precision="bf16"),
+        key(name, weights=tmp_path / "w.pth"),
+        key(name, options={"img_size": 3}),
+        key(f"random:{name}"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(name, device="cuda") == key(name)
+    assert key(name, device="cuda", precision="auto") != key(name, precision="auto")
+    before = key(name, weights=tmp_path / "w.pth")
+    os.utime(tmp_path / "w.pth", ns=(1, 1))
+    assert key(name, weights=tmp_path / "w.pth") != before
+    with pytest.raises(InputError, match="JSON"):
+        key(name, options={"model_kwargs": {"x": {1}}})
+
+
+def test_hub_models_are_known_by_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hub_commit("lab/net") is None
+    # What cannot be told without loading is never recognised: no key.
+    assert key("hf-hub:lab/net") is None
+    assert key("resnet18.a1_in1k") is None
+    for repository in ("models--lab--net", "models--timm--resnet18.a1_in1k"):
+        (tmp_path / repository / "refs").mkdir(parents=True)
+        (tmp_path / repository / "refs" / "main").write_text("abc\n")
+    (tmp_path / "models--lab--net" / "snapshots" / "def").mkdir(parents=True)
+    assert hub_commit("lab/net") == "abc"
+    assert hub_commit("lab/net@def") == "def"
+    assert hub_commit("lab/net@gone") is None
+    first = key("resnet18.a1_in1k")
+    assert first is not None
+    (tmp_path / "models--timm--resnet18.a1_in1k" / "refs" / "main").write_text("new")
+    assert key("resnet18.a1_in1k") not in (None, first)
