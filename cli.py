@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the s
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
@@ -119,7 +120,7 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 
     with extraction_progress() as progress:
         summary = run_extraction(data, store=root, progress=progress, **options)
-    show(as_json, summary.to_json(), str(summary))
+    show(as_json, summary.to_dict(), str(summary))
     report_failures(summary.failed, max_failures)
 
 
@@ -161,7 +162,7 @@ def train(root: str, as_json: bool, **options: Any) -> None:
     from toptune.train import train as run_training
 
     run = run_training(root, **options)
-    show(as_json, run.to_json(), str(run))
+    show(as_json, run.to_dict(), str(run))
 
 
 @toptune.command()
@@ -208,7 +209,7 @@ def predict(
     classifier = Classifier.load(run, **options)
     predictions = classifier.predict(paths, batch_size=batch_size)
     if as_json:
-        rows = [prediction.to_json(probabilities=probabilities) for prediction in predictions]
+        rows = [prediction.to_dict(probabilities=probabilities) for prediction in predictions]
         show(True, {"classes": classifier.classes, "predictions": rows}, "")
     else:
         columns = classifier.classes if probabilities else []
@@ -227,7 +228,7 @@ def layers(model: str, as_json: bool, **options: Any) -> None:
     from toptune.extract import list_taps
 
     taps = list_taps(model, **options)
-    rows = [tap.to_json() for tap in taps]
+    rows = [tap.to_dict() for tap in taps]
     show(as_json, {"model": model, "layers": rows}, table(rows))
 
 
@@ -249,8 +250,8 @@ def demo(out: str, as_json: bool) -> None:
     """Extract, train and predict on handwritten digits with the embedded backbone."""
     from toptune.workflows import demo as run_demo
 
-    report = run_demo(out)
-    show(as_json, report.to_json(), str(report))
+    report = run_demo(out, report=lambda command: click.echo(f"$ {command}", err=True))
+    show(as_json, report.to_dict(), str(report))
 
 
 @toptune.command()
@@ -342,6 +343,9 @@ def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; every failure is one message and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # OpenMP's threads spin while they wait. Where jobs share the cores they then wait for each other:
+    # three trainings at once on two cores took 26 s each, and 8 s with threads that sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A job scheduler's SIGTERM stops the work as Ctrl-C does: cleanly, and to be resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

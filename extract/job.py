@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 
@@ -24,6 +23,7 @@ from toptune.store import (
     FeatureStore,
     InterruptedRunError,
     choose_unit_rows,
+    remove_arrays,
     shard_units,
 )
 
@@ -68,7 +68,7 @@ def run_job(request: ExtractRequest) -> ExtractSummary:
         )
     cache = _open_cache(request, backbone, plan)
     if request.overwrite:
-        _remove(cache, names)
+        remove_arrays(cache, names)
     for array in arrays:
         cache.ensure_array(array.name, dim=array.dim, dtype=dtypes[array.name])
     cache.ensure_array(CONTENT_ARRAY, dim=DIGEST_BYTES, dtype="uint8")
@@ -349,15 +349,6 @@ def _known_digests(
         digests[new] = theirs[new]
         known = known | new
     return digests, known
-
-
-def _remove(cache: FeatureCache, names: Sequence[str]) -> None:
-    """Remove arrays, ledger first, so that a killed removal leaves them incomplete and never wrong."""
-    others = {spec.name for spec in cache.arrays()} - set(names)
-    for name in [*names, *([] if others else [CONTENT_ARRAY])]:
-        for folder in (cache.entry_path(name, 0).parent, cache.path / name):
-            if folder.exists():
-                shutil.rmtree(folder)
 
 
 def _length(rows: slice) -> int:

@@ -39,8 +39,6 @@ class ModelName:
     @property
     def plain(self) -> str:
         """What stands in the store's paths: ``arch.tag``, the last part of a folder or repository."""
-        if self.source == "random":
-            return f"random:{plain_model_name(self.identifier)}"
         return plain_model_name(self.given)
 
 

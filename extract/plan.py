@@ -77,7 +77,7 @@ class ExtractPlan:
         """Bytes on disk of one picture over all arrays."""
         return sum(array.bytes_per_image for array in self.arrays)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Give every field, as JSON values."""
         arrays = [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays]
         return asdict(self) | {"arrays": arrays, "bytes_per_image": self.bytes_per_image}
@@ -155,13 +155,13 @@ class ExtractSummary:
     dry_run: bool = False
     too_many_failed: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Give every field, as JSON values."""
         values = {key: value for key, value in vars(self).items() if key not in ("arrays", "plan", "failed")}
         return values | {
             "failed": dict(self.failed),
             "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
-            "plan": None if self.plan is None else self.plan.to_json(),
+            "plan": None if self.plan is None else self.plan.to_dict(),
         }
 
     def __str__(self) -> str:

@@ -88,7 +88,7 @@ class Tap:
             return math.prod(self.shape)
         return self.channels * (grid * grid if grid else 1)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Give what `toptune layers` shows, as JSON values; bytes are those of float16 on disk."""
         dim = self.dim(self.default_pooling)
         return {

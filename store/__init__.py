@@ -23,6 +23,7 @@ from toptune.store.manifest import Manifest
 from toptune.store.names import plain_model_name
 from toptune.store.provenance import provenance
 from toptune.store.recipe import Recipe, canonical_json
+from toptune.store.removal import remove_arrays
 from toptune.store.units import choose_unit_rows, format_units, shard_units
 from toptune.store.verification import VerifyReport, verify
 from toptune.store.zarr_arrays import ArraySpec
@@ -57,6 +58,7 @@ __all__ = [
     "format_units",
     "plain_model_name",
     "provenance",
+    "remove_arrays",
     "shard_units",
     "summarize",
     "verify",

@@ -9,6 +9,7 @@ from toptune.store.errors import InputError, StoreError
 
 # 255 bytes is what file systems allow; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
+RANDOM = "random:"
 _SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
 
 
@@ -58,13 +59,16 @@ def _objection(name: str) -> str:
 def plain_model_name(model: str) -> str:
     """Reduce a model as the command line takes it to the name that stands in the store.
 
-    ``local-dir:/x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag`` stays.
+    ``local-dir:/x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag`` stays, and so does
+    ``random:`` before any of these.
 
     Raises
     ------
     InputError
         If what remains cannot be a name.
     """
+    if model.startswith(RANDOM):
+        return RANDOM + plain_model_name(model.removeprefix(RANDOM))
     source = _SOURCE.match(model)
     name = model
     if source:

@@ -93,8 +93,8 @@ def test_store_commands(run_cli: Run, trained: Path) -> None:
     code, out, _ = run_cli("store", "ls", "--store", trained / "store", "--json")
     (cache,) = json.loads(out)["caches"]
     assert code == 0
-    assert cache["rows"] == 36
-    assert cache["complete"] is True
+    assert cache["n_rows"] == 36
+    assert cache["is_complete"] is True
     assert run_cli("store", "ls", "--store", trained / "store")[1].count("photos") == 1
     code, out, _ = run_cli("store", "show", "--store", trained / "store", "--json")
     assert code == 0

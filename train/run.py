@@ -104,7 +104,7 @@ class Run:
         probabilities = self.head.predict_proba(StandardisedBlocks(blocks, self.standardiser))
         return np.array(self.classes)[probabilities.argmax(axis=1)], probabilities
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Give the run as JSON values."""
         return {
             "run": str(self.folder),

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toptune.workflows.classifier import Classifier, Prediction, write_predictions
-    from toptune.workflows.demo import DemoReport, demo
+    from toptune.workflows.demonstration import DemoReport, demo
     from toptune.workflows.evaluation import describe_metrics, evaluate
     from toptune.workflows.machine import examine_machine
     from toptune.workflows.progress import extraction_progress
 
 _WHERE = {
     "Classifier": "classifier",
-    "DemoReport": "demo",
+    "DemoReport": "demonstration",
     "Prediction": "classifier",
-    "demo": "demo",
+    "demo": "demonstration",
     "describe_metrics": "evaluation",
     "evaluate": "evaluation",
     "examine_machine": "machine",
@@ -41,10 +41,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    # Importing the module `demo` puts it in place of the function of that name; this puts it back.
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -29,7 +29,7 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
-    def to_json(self, *, probabilities: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, probabilities: bool = False) -> dict[str, Any]:
         """Give the fields that apply, as JSON values."""
         row: dict[str, Any] = {"path": self.path, "label": self.label, "confidence": self.confidence}
         if probabilities:
@@ -218,4 +218,4 @@ def write_predictions(
             writer.writerow(row + [each.probabilities.get(name) for name in columns])
     else:
         for each in predictions:
-            stream.write(json.dumps(each.to_json(probabilities=bool(columns)), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(each.to_dict(probabilities=bool(columns)), ensure_ascii=False) + "\n")

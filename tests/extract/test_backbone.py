@@ -158,7 +158,7 @@ def test_auto_precision_reads_the_cpu(tmp_path: Path) -> None:
 def test_listing() -> None:
     taps = list_taps("test_vit", img_size=64)
     assert [tap.name for tap in taps] == [*(f"blocks.{i}" for i in range(6)), "last"]
-    assert taps[0].to_json() == {
+    assert taps[0].to_dict() == {
         "name": "blocks.0",
         "kind": "tokens",
         "shape": [17, 64],

@@ -44,7 +44,7 @@ def test_stored_rows_are_the_features_of_the_pictures(
     assert (summary.rows, summary.failed, summary.nothing_to_do) == (11, {}, False)
     assert seen[-1] == (11, 11, 0)
     assert summary.bytes_written == 11 * sum(array.bytes_per_image for array in summary.arrays)
-    assert json.loads(json.dumps(summary.to_json()))["images_per_second"] > 0
+    assert json.loads(json.dumps(summary.to_dict()))["images_per_second"] > 0
     assert "11 pictures" in str(summary)
     cache = FeatureStore.open(tmp_path / "s").cache(name, "pets")
     model = timm.create_model(name, pretrained=True, num_classes=0).eval()

@@ -81,6 +81,8 @@ def test_a_store_reached_through_a_link_is_fine(root: Path, tmp_path: Path) -> N
     [
         ("resnet50.a1_in1k", "resnet50.a1_in1k"),
         ("local-dir:/x/y", "y"),
+        ("random:resnet18", "random:resnet18"),
+        ("random:local-dir:/x/y", "random:y"),
         ("local-dir:/x/y/", "y"),
         ("local-dir:x/../z", "z"),
         ("hf-hub:org/name", "name"),

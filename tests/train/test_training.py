@@ -50,7 +50,7 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     }
     with (run.folder / "selection.csv").open() as file:
         assert sum(row["is_chosen"] == "True" for row in csv.DictReader(file)) == 1
-    assert json.loads(json.dumps(loaded.to_json()))["metrics"]["accuracy"] == metrics["accuracy"]
+    assert json.loads(json.dumps(loaded.to_dict()))["metrics"]["accuracy"] == metrics["accuracy"]
     assert "18 test pictures" in str(run)
     rows = pq.read_table(run.folder / "rows.parquet").to_pydict()
     assert rows["id"][0] == cache.manifest.ids[rows["row"][0]]

@@ -21,14 +21,15 @@ HEADER = "#!/bin/sh\n# What `toptune demo` ran, to be tried on your own pictures
 
 @dataclass(frozen=True)
 class Step:
-    """One command: its verb, its argument and its options, as the command line spells them."""
+    """One command: its verb, the data it is about and its options, as the command line spells them."""
 
     verb: str
+    target: str
     options: Mapping[str, str]
-    argument: str | None = None
 
     def __str__(self) -> str:
-        words = ["toptune", self.verb, *([self.argument] if self.argument else [])]
+        about = [self.target] if self.verb == "extract" else ["--dataset", self.target]
+        words = ["toptune", self.verb, *about]
         words += [word for name, value in self.options.items() for word in (f"--{name}", value)]
         return shlex.join(words)
 
@@ -44,7 +45,7 @@ class DemoReport:
     seconds: dict[str, float]
     predictions: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
         return asdict(self)
 
@@ -70,13 +71,9 @@ def plan_demo() -> list[Step]:
     for target in TARGETS:
         for model, run in ((MODEL, target), (f"random:{MODEL}", f"{target}-untrained")):
             common = {"model": model, "store": "store"}
-            steps.append(Step("extract", common | {"layers": "all"}, target))
-            steps.append(
-                Step(
-                    "train",
-                    common | {"dataset": target, "test-fraction": str(TEST_FRACTION), "out": f"runs/{run}"},
-                )
-            )
+            steps.append(Step("extract", target, common | {"layers": "all"}))
+            trained = {"test-fraction": str(TEST_FRACTION), "out": f"runs/{run}"}
+            steps.append(Step("train", target, common | trained))
     return steps
 
 
@@ -144,10 +141,10 @@ def run_step(step: Step, folder: Path) -> None:
     options: dict[str, Any] = {name.replace("-", "_"): value for name, value in step.options.items()}
     options["store"] = folder / "store"
     if step.verb == "extract":
-        extract(step.argument, **options)
+        extract(step.target, **options)
     else:
         options["test_fraction"] = float(options["test_fraction"])
-        train(**options | {"out": folder / options["out"]})
+        train(**options | {"dataset": step.target, "out": folder / options["out"]})
 
 
 def predict_command() -> str:
