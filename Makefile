@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Real weights and pictures, for benchmarks only: weights/<model>, datasets/<name>.
+ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
@@ -33,8 +35,8 @@ format: $(READY) ## put the source into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## ratios against named peers; see benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/heads.py
+bench: $(READY) ## comparisons with named peers on real pictures in ASSETS; see benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/heads.py $(ASSETS)
 
 pretrain: $(READY) ## make the embedded backbone's weights again
 	$(BIN)/python scripts/pretrain_glyphs.py

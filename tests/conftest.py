@@ -1,10 +1,14 @@
 """What tests of several folders share: pictures, the optional real data, the command line."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from shapes import save_shapes
+
+# As the command line does, and before any test loads torch: see `toptune.cli.main`.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture
