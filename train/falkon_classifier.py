@@ -8,12 +8,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
-from toptune.train.calibration import CALIBRATION_ROWS, softmax
+from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.centers import choose_centers
 from toptune.train.inputs import (
     device_of,
@@ -29,6 +28,7 @@ from toptune.train.memory import block_rows_for, one_pass_peak_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES, Candidate, Solution, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.report import FitReport
+from toptune.train.scored_classifier import ScoredClassifier
 
 # Default widths, in multiples of the median distance between centres.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -38,7 +38,7 @@ FLOAT64_WORK = 2e10
 _MEDIAN_ROWS = 1000
 
 
-class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FalkonClassifier(ScoredClassifier):
     """Kernel ridge classification on Nystrom centres, width and penalty cross-validated in one pass.
 
     One-hot targets are regressed with an unpenalised intercept (features and targets centred by the
@@ -180,23 +180,8 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         return self
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes); for two classes the difference in favour of the second, (n,)."""
-        scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Labels (n,) of the highest score."""
-        scores = self._scores(X)
-        labels: npt.NDArray[Any] = self.classes_[scores.argmax(axis=1)]
-        return labels
-
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Probabilities (n, n_classes): softmax of scores with one temperature fitted out of fold."""
-        scores = self._scores(X)
-        return softmax(scores, self.temperature_)
-
-    def _scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
         device = device_of(self.device)

@@ -69,7 +69,7 @@ class OwnHead:
         return self
 
     def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
-        scores: npt.NDArray[np.float64] = self.estimator._scores(X)
+        scores: npt.NDArray[np.float64] = self.estimator.scores(X)
         return scores
 
     def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:

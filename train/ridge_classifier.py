@@ -7,11 +7,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.train.calibration import softmax
 from toptune.train.falkon_classifier import report_of
 from toptune.train.inputs import (
     device_of,
@@ -26,9 +24,10 @@ from toptune.train.maps import IdentityMap, NystromMaps
 from toptune.train.memory import block_rows_for, check_memory, one_pass_peak_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
+from toptune.train.scored_classifier import ScoredClassifier
 
 
-class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class StreamingRidgeClassifier(ScoredClassifier):
     """Ridge regression of one-hot targets on the features, the penalty cross-validated in one pass.
 
     The same sums as `FalkonClassifier`, with the features themselves in place of kernel features.
@@ -138,23 +137,8 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         )
         return self
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes); for two classes the difference in favour of the second, (n,)."""
-        scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Labels (n,) of the highest score."""
-        scores = self._scores(X)
-        labels: npt.NDArray[Any] = self.classes_[scores.argmax(axis=1)]
-        return labels
-
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Probabilities (n, n_classes): softmax of scores with one temperature fitted out of fold."""
-        scores = self._scores(X)
-        return softmax(scores, self.temperature_)
-
-    def _scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
         scores = np.empty((blocks.shape[0], len(self.classes_)))
