@@ -7,8 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
 from toptune.extract.weights import check_report, mismatch_message, read_weights, watch_loading
@@ -150,7 +152,7 @@ def _create(
         raise InputError(f"{name} refuses {arguments.kwargs}: {error or 'an assertion failed'}") from error
     except Exception as error:
         other_shapes = mismatch_message(error)
-        if not pretrained:
+        if not pretrained and not _is_unreachable(error):
             raise InputError(f"{name} refuses {arguments.kwargs}: {error}") from error
         if not other_shapes:
             raise _why_not_loaded(error, name) from error
@@ -179,11 +181,28 @@ def _why_not_loaded(error: Exception, name: str) -> WeightsError:
     text = str(error)
     if "No pretrained weights exist" in text:
         return _no_weights(name)
-    first = text.splitlines()[0] if text else type(error).__name__
+    # The configuration of a name on the hub lies in its repository: a file with weights is not enough.
+    instead = (
+        "give local-dir:FOLDER, or timm's own name of the architecture with --weights FILE"
+        if name.startswith("hf-hub:")
+        else "give --weights FILE or local-dir:FOLDER"
+    )
+    if huggingface_hub.constants.HF_HUB_OFFLINE and _is_unreachable(error):
+        return WeightsError(
+            f"{name} could not be loaded: HF_HUB_OFFLINE is on, and its checkpoint is not in the local hub "
+            f"cache {huggingface_hub.constants.HF_HUB_CACHE}; {instead}"
+        )
+    first = (text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
     return WeightsError(
         f"{name} could not be loaded: {first}. Without a network: set HF_HUB_OFFLINE=1 if it is in the "
-        "local hub cache, or give --weights FILE or local-dir:FOLDER"
+        f"local hub cache, or {instead}"
     )
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the hub did not give a file: no network, no such repository, or not in the local cache."""
+    kinds = (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
+    return isinstance(error, kinds)
 
 
 def _check_known(name: str) -> None:

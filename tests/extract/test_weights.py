@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from toptune.extract import load_backbone
@@ -159,6 +161,7 @@ def test_local_hub_cache_without_a_network(model_folder: Path, digest: str, tmp_
         "test_efficientnet.r160_in1k",
         "hf-hub:lab/absent",
         "resnet18.a1_in1k",
+        "random:hf-hub:lab/absent",
     ]
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, *names],
@@ -167,9 +170,23 @@ def test_local_hub_cache_without_a_network(model_folder: Path, digest: str, tmp_
         text=True,
         check=True,
     )
-    *good, absent, registry = json.loads(run.stdout)
+    *good, absent, registry, untrained = json.loads(run.stdout)
     assert good == [digest] * 3
-    assert "hf-hub:lab/absent could not be loaded" in absent
-    for step in ("--weights", "local-dir:", "HF_HUB_OFFLINE=1"):
+    reason = "could not be loaded: HF_HUB_OFFLINE is on, and its checkpoint is not in the local hub cache"
+    assert absent == untrained
+    assert absent.startswith(f"hf-hub:lab/absent {reason} {tmp_path};")
+    assert registry == f"resnet18.a1_in1k {reason} {tmp_path}; give --weights FILE or local-dir:FOLDER"
+    for step in ("local-dir:FOLDER", "timm's own name of the architecture with --weights FILE"):
         assert step in absent
-        assert step in registry
+
+
+def test_a_network_that_fails_is_told_from_one_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise LocalEntryNotFoundError("Check your connection.\nMore about it.")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(
+        WeightsError, match=r"Check your connection\. Without a network: set HF_HUB_OFFLINE=1"
+    ):
+        load_backbone("resnet18.a1_in1k")
