@@ -3,6 +3,7 @@
 It only says where to look: whether the answer is complete is read from the ledger.
 """
 
+import glob
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -75,23 +76,41 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
         return "registry" if inner.source == "registry" else _model_signature(inner, has_weights=False)
     if name.source == "registry" and has_weights:
         return "registry"
+    if name.source == "registry" and "." not in name.identifier:
+        # The default tag is known only to timm, which is slow to load: the one in the cache, if it is alone.
+        found = _cached_tags(name.identifier)
+        if len(found) != 1:
+            return None
+        commit = hub_commit(found[0])
+        return None if commit is None else [found[0], commit]
     repository = name.identifier if name.source == "hf-hub" else f"timm/{name.identifier}"
     return hub_commit(repository)
 
 
+def _cached_tags(architecture: str) -> list[str]:
+    """Repositories of timm's with weights of that architecture in the local hub cache."""
+    prefix = "models--timm--"
+    folders = _hub_cache().glob(f"{prefix}{glob.escape(architecture)}.*")
+    return sorted(f"timm/{folder.name.removeprefix(prefix)}" for folder in folders)
+
+
 def hub_commit(repository: str) -> str | None:
     """Return the commit that ``org/name@revision`` has in the local hub cache, None if it is not there."""
-    # Late, because it reads the environment; it does not load torch.
-    from huggingface_hub.constants import HF_HUB_CACHE
-
     repository, _, revision = repository.partition("@")
-    folder = Path(HF_HUB_CACHE) / ("models--" + repository.replace("/", "--"))
+    folder = _hub_cache() / ("models--" + repository.replace("/", "--"))
     if revision and (folder / "snapshots" / revision).is_dir():
         return revision
     try:
         return (folder / "refs" / (revision or "main")).read_text().strip()
     except OSError:
         return None
+
+
+def _hub_cache() -> Path:
+    # Late, because it reads the environment; it does not load torch.
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
 
 
 def _folder(folder: Path, pattern: str) -> list[list[object]]:

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,31 @@ def test_hub_models_are_known_by_their_commit(tmp_path: Path, monkeypatch: pytes
     assert first is not None
     (tmp_path / "models--timm--resnet18.a1_in1k" / "refs" / "main").write_text("new")
     assert key("resnet18.a1_in1k") not in (None, first)
+
+
+def test_a_name_without_tag_is_known_by_the_only_tag_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    def cache(repository: str, commit: str) -> None:
+        refs = tmp_path / f"models--timm--{repository}" / "refs"
+        refs.mkdir(parents=True, exist_ok=True)
+        (refs / "main").write_text(commit)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    cache("resnet18d.ra2_in1k", "abc")
+    assert key("resnet18") is None
+    cache("resnet18.a1_in1k", "abc")
+    first = key("resnet18")
+    assert first is not None
+    assert key("resnet18") == first
+    cache("resnet18.a1_in1k", "def")
+    assert key("resnet18") not in (None, first)
+    # Two tags: only timm knows which one it takes.
+    cache("resnet18.a2_in1k", "abc")
+    assert key("resnet18") is None
+    assert key("resnet18.a2_in1k") is not None
+    # The same commit of another tag is another model.
+    shutil.rmtree(tmp_path / "models--timm--resnet18.a1_in1k")
+    assert key("resnet18") not in (None, first)
