@@ -15,8 +15,9 @@ from toptune.extract.decode import DECODE
 from toptune.extract.device import resolve_device, resolve_precision
 from toptune.extract.forward import ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.model_name import parse_model_name
+from toptune.extract.options import check_transform_options
 from toptune.extract.taps import LAST, Tap, TapArray, select_names, tap_arrays
-from toptune.extract.transform import INTERPOLATIONS, EvalTransform
+from toptune.extract.transform import EvalTransform
 from toptune.extract.weights import weights_digest
 from toptune.store import InputError, Recipe
 
@@ -192,7 +193,9 @@ def load_backbone(
         If weights are absent or do not fit, with the names of the tensors.
     """
     parsed = parse_model_name(name if pretrained or name.startswith("random:") else f"random:{name}")
-    _check_options(img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
+    check_transform_options(
+        img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation
+    )
     where = resolve_device(device)
     resolved = resolve_precision(precision, where)
     kwargs = dict(model_kwargs or {})
@@ -260,27 +263,6 @@ def list_taps(
     return load_backbone(
         model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=weights is not None
     ).taps
-
-
-def _check_options(
-    *,
-    img_size: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    crop_pct: float | None,
-    interpolation: str | None,
-) -> None:
-    for option, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) not in (1, 3):
-            raise InputError(f"{option} has {len(values)} values; give 1 or 3")
-    if std is not None and min(std) <= 0:
-        raise InputError(f"std {list(std)} must be positive")
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise InputError(f"crop_pct is {crop_pct}; it must be above 0 and at most 1")
-    if interpolation is not None and interpolation not in INTERPOLATIONS:
-        raise InputError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
-    if img_size is not None and not (isinstance(img_size, int) and img_size > 0):
-        raise InputError(f"img_size is {img_size!r}; it must be a positive whole number of pixels")
 
 
 def _data_config(

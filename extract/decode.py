@@ -55,7 +55,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if width * height > max_pixels:
                 raise UnreadableImageError(
                     f"{width} x {height} pixels, more than the limit of {max_pixels}; shrink it, "
-                    "or raise --max-pixels"
+                    "or raise --max-pixels and extract again with --overwrite"
                 )
             picture.load()
             return _upright(_to_rgb(picture), _orientation(picture))

@@ -13,6 +13,7 @@ import numpy as np
 
 from toptune.extract.decode import MAX_PIXELS
 from toptune.extract.model_name import ModelName, parse_model_name
+from toptune.extract.options import check_transform_options
 from toptune.extract.plan import ArrayPlan, ExtractSummary
 from toptune.extract.request import request_key
 from toptune.extract.source import ImageSource, open_source
@@ -163,6 +164,10 @@ def extract(
         raise InputError(
             "--overwrite with --shard would remove what other jobs computed; run it once without"
         )
+    # Also before the request's key, which is made of them and takes only finite numbers.
+    check_transform_options(
+        img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation
+    )
     options: dict[str, Any] = {
         "img_size": img_size,
         "mean": None if mean is None else list(mean),
@@ -293,7 +298,9 @@ def finished_summary(
     if len(failed) == cache.n_rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(
-            f"none of the {cache.n_rows} pictures of {request.dataset!r} could be used: {reasons}"
+            f"none of the {cache.n_rows} pictures of {request.dataset!r} could be used: {reasons}; these "
+            "failures are recorded in the store under that name: extract repaired pictures under another "
+            "--dataset"
         )
     specs = {spec.name: spec for spec in cache.arrays()}
     n_units = len(shard_units(cache.n_units, *request.shard))

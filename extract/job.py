@@ -22,6 +22,7 @@ from toptune.store import (
     FeatureCache,
     FeatureStore,
     InterruptedRunError,
+    StoreError,
     choose_unit_rows,
     remove_arrays,
     shard_units,
@@ -75,8 +76,16 @@ def run_job(request: ExtractRequest) -> ExtractSummary:
     check_touched(cache, request)
     summary = _Job(request, backbone, arrays, cache, plan).run()
     if request.key is not None:
-        cache.remember_request(request.key, names)
+        _remember(cache, request.key, names)
     return summary
+
+
+def _remember(cache: FeatureCache, key: str, names: Sequence[str]) -> None:
+    try:
+        cache.remember_request(key, names)
+    except StoreError as error:
+        # Only a hint: the features are stored, and a store that cannot be written to can be read.
+        logger.info("the request is not noted, repeating it loads the backbone: %s", error)
 
 
 class _Job:

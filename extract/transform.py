@@ -15,7 +15,6 @@ from toptune.store import InputError, UnreadableImageError
 
 # Resizing the shortest edge of a strip 1 x 100000 to 256 would make 6.5 billion pixels.
 MAX_RESIZED_PIXELS = 2**26
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 
 
 class EvalTransform:

@@ -21,6 +21,7 @@ from toptune.store import (
     FeatureStore,
     InputError,
     NumericalError,
+    StoreError,
     verify,
 )
 
@@ -185,8 +186,34 @@ def test_no_usable_picture_at_all(tmp_path: Path, stored: Stored) -> None:
     for i in range(3):
         (tmp_path / "bad" / "a" / f"{i}.jpg").write_text("no")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"none of the 3 pictures .*a/0.jpg: not a picture"):
+        with pytest.raises(InputError, match=r"none of the 3 pictures .*a/0.jpg: not a picture.* recorded"):
             stored(tmp_path / "bad")
+    assert FeatureStore.open(tmp_path / "store").datasets() == ["bad"]
+
+
+def test_a_picture_above_the_limit_is_taken_after_overwrite(make_folder: Make, stored: Stored) -> None:
+    folder = make_folder(4)
+    (folder / "cat" / "000.png").write_bytes(encode(draw(0, (80, 64))))
+    small = {"max_pixels": 40 * 32}
+    (reason,) = stored(folder, **small).failed_rows().values()
+    assert "raise --max-pixels and extract again with --overwrite" in reason
+    assert stored(folder).failed_rows() == {0: reason}
+    assert stored(folder, overwrite=True).failed_rows() == {}
+
+
+def test_a_request_that_cannot_be_noted_is_no_failure(
+    make_folder: Make, stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise StoreError("the file system is read-only")
+
+    folder = make_folder(4)
+    monkeypatch.setattr(FeatureCache, "remember_request", refuse)
+    with caplog.at_level("INFO", logger="toptune.extract.job"):
+        cache = stored(folder)
+    assert not cache.failed_rows()
+    assert "the file system is read-only" in caplog.text
+    assert extract_again(stored, folder) is True
 
 
 def test_batch_size_belongs_to_the_cache(make_folder: Make, stored: Stored) -> None:
@@ -258,6 +285,9 @@ def test_auto_precision_adopts_what_was_begun(make_folder: Make, stored: Stored)
         ({"pooling": "cls", "layers": "all"}, "does not fit"),
         ({"pooling": "cls"}, "nothing to pool"),
         ({"model_kwargs": {"x": object()}}, "JSON"),
+        ({"mean": [float("nan")]}, "mean is nan; its values must be finite"),
+        ({"std": [1.0, 1.0, float("inf")]}, "std is .*must be finite"),
+        ({"crop_pct": float("nan")}, "crop_pct is nan"),
         ({"weights": "no/such/file"}, "no/such/file"),
         ({"layers": "blocks.0", "pooling": "flatten", "img_size": 256}, "'grid4' leaves 256"),
     ],
