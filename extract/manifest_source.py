@@ -60,7 +60,8 @@ def open_manifest(file: Path) -> FileSource:
 def _read(file: Path) -> Any:
     try:
         if file.suffix.lower() == ".parquet":
-            return pa.parquet.read_table(file)
+            with pa.parquet.ParquetFile(file) as parquet:
+                return parquet.read(use_threads=False)
         with file.open(encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
         # All text: a label "01" must not become the number 1.
@@ -70,7 +71,9 @@ def _read(file: Path) -> Any:
             quoted_strings_can_be_null=False,
             null_values=[""],
         )
-        return pa.csv.read_csv(file, convert_options=options)
+        return pa.csv.read_csv(
+            file, convert_options=options, read_options=pa.csv.ReadOptions(use_threads=False)
+        )
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"manifest {file} cannot be read: {reason}") from error

@@ -90,7 +90,10 @@ class Manifest:
             If it is not a manifest.
         """
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            # Not pq.read_table: its scanner lets go of `data` in a thread of its own, and the process
+            # aborts when that thread does so while the interpreter shuts down.
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
+                table = file.read(use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"not a Parquet file: {error}") from error
         if tuple(table.column_names[: len(_COLUMNS)]) != _COLUMNS:

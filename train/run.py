@@ -258,7 +258,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
     try:
-        table = pq.read_table(path, columns=["row", "role"])
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=["row", "role"], use_threads=False)
         return table["row"].to_numpy().astype(np.int64), np.array(table["role"].to_pylist(), dtype=np.str_)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorruptError(f"{path} cannot be read ({error}); train again") from error
