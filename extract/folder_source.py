@@ -48,6 +48,17 @@ def open_folder(folder: Path) -> FileSource:
     return FileSource(default_name(folder), rows)
 
 
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Give every file below a folder: links followed, hidden files and folders left out, cycles once.
+
+    Raises
+    ------
+    InputError
+        If a folder cannot be listed.
+    """
+    yield from (Path(entry.path) for entry in _walk(folder, ()))
+
+
 def _rows(folder: Path) -> Iterator[FileRow]:
     folders, files = _list(folder)
     splits = [entry for entry in folders if entry.name.lower() in SPLITS]
@@ -68,7 +79,7 @@ def _class_rows(parent: Path, root: Path, split: str | None) -> Iterator[FileRow
     for entry in folders:
         label = _text(entry.name)
         found = 0
-        for file in _walk(entry, (_identity(parent),)):
+        for file in _walk(Path(entry.path), (_identity(root), _identity(parent))):
             found += 1
             yield _file_row(file, root, label, split)
         if not found:
@@ -79,15 +90,15 @@ def _class_rows(parent: Path, root: Path, split: str | None) -> Iterator[FileRow
                 yield _file_row(file, root, None, split)
 
 
-def _walk(folder: "os.DirEntry[str]", above: tuple[tuple[int, int], ...]) -> Iterator["os.DirEntry[str]"]:
-    identity = _identity(Path(folder.path))
+def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator["os.DirEntry[str]"]:
+    identity = _identity(folder)
     if identity in above:
-        logger.warning("%s leads back to a folder above it and is not followed", folder.path)
+        logger.warning("%s leads back to a folder above it and is not followed", folder)
         return
-    folders, files = _list(Path(folder.path))
+    folders, files = _list(folder)
     yield from files
     for inner in folders:
-        yield from _walk(inner, (*above, identity))
+        yield from _walk(Path(inner.path), (*above, identity))
 
 
 def _list(folder: Path) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str]"]]:

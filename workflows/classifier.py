@@ -2,8 +2,10 @@
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,10 +13,14 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageFile
 
 from toptune.extract import Backbone, decode_image, load_backbone
+from toptune.extract.folder_source import walk_files
 from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
 from toptune.train import Run
+
+logger = logging.getLogger(__name__)
 
 Picture = str | Path | bytes
 
@@ -107,7 +113,8 @@ class Classifier:
         Parameters
         ----------
         images : path, bytes, or several of them
-            Files, folders (every file below them), or encoded pictures.
+            Files, folders (every file below them that has a picture's suffix and is not hidden, links
+            followed), or encoded pictures.
         batch_size : int
             Pictures a forward pass.
 
@@ -119,7 +126,7 @@ class Classifier:
         Raises
         ------
         InputError
-            If a path does not exist or a folder holds no file.
+            If a path does not exist or a folder holds no picture.
         """
         remaining = find_pictures([images] if isinstance(images, Picture) else images)
         predictions: list[Prediction] = []
@@ -134,8 +141,10 @@ class Classifier:
             try:
                 data = picture if isinstance(picture, bytes) else picture.read_bytes()
                 inputs[position] = self.backbone.transform(decode_image(data))
-            except (UnreadableImageError, OSError) as error:
+            except UnreadableImageError as error:
                 errors[position] = str(error)
+            except OSError as error:
+                errors[position] = f"cannot be read: {error.strerror or type(error).__name__}"
         labels: dict[int, tuple[str, npt.NDArray[np.float64]]] = {}
         if inputs:
             names, probabilities = self.run.predict_blocks(
@@ -178,23 +187,48 @@ class Classifier:
 
 
 def find_pictures(images: Iterable[Picture]) -> Iterator[tuple[str, Path | bytes]]:
-    """Name every picture: files as they are, folders file by file in sorted order."""
+    """Name every picture: files as they are, folders by their files with a picture's suffix, sorted."""
     for number, image in enumerate(images):
         if isinstance(image, bytes):
             yield f"image {number}", image
             continue
         path = Path(image)
         if path.is_dir():
-            files = sorted(
-                each for each in path.rglob("*") if each.is_file() and not each.name.startswith(".")
-            )
-            if not files:
-                raise InputError(f"{path} holds no file; give pictures or a folder of pictures")
-            yield from ((str(each), each) for each in files)
+            yield from ((str(each), each) for each in _pictures_in(path))
         elif path.exists():
             yield str(path), path
         else:
             raise InputError(f"{path} does not exist; give pictures or folders of pictures")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    files = sorted(walk_files(folder))
+    pictures = [file for file in files if file.suffix.lower() in _picture_suffixes()]
+    others = len(files) - len(pictures)
+    if not pictures:
+        raise InputError(
+            f"{folder} holds no picture"
+            + (f", only {others} files without a picture's suffix: name those to be tried" if others else "")
+            + "; give pictures or a folder of pictures"
+        )
+    if others:
+        logger.info("%d files in %s have no picture's suffix and are left out", others, folder)
+    return pictures
+
+
+@cache
+def _picture_suffixes() -> frozenset[str]:
+    """Suffixes of the formats that this Pillow opens, without those that it only recognises."""
+    Image.init()
+    return frozenset(
+        suffix
+        for suffix, form in Image.registered_extensions().items()
+        if form in Image.OPEN and not _is_stub(Image.OPEN[form][0])
+    )
+
+
+def _is_stub(opener: object) -> bool:
+    return isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
 
 
 def write_predictions(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from shapes import MODEL, SHAPES, save_shapes
 
-from toptune.extract import decode_image, extract
+from toptune.extract import decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
 from toptune.train import train
 from toptune.workflows import Classifier, evaluate
@@ -57,8 +57,37 @@ def test_another_backbone_is_refused(folder: Path) -> None:
 def test_a_picture_that_is_not_there(classifier: Classifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         classifier.predict(tmp_path / "none.png")
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match="holds no picture; give"):
         classifier.predict(tmp_path)
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(InputError, match="only 1 files without a picture's suffix"):
+        classifier.predict(tmp_path)
+
+
+def test_a_folder_is_walked_as_extract_walks_it(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    picture = (folder / "photos" / "disc" / "000.png").read_bytes()
+    data = tmp_path / "clothes"
+    names = ("test/hat/1.PNG", "train/hat/2.png", "train/shoe/3.jpg")
+    hidden = (".git/x.png", "train/.thumbs/x.png", "train/hat/.x.png", "__MACOSX/x.png")
+    others = ("README.json", "LICENSE", "train/Thumbs.db", "train/desktop.ini", "train/hat/list.csv")
+    for name in (*names, *hidden, *others):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(picture)
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    (tmp_path / "more" / "deep" / "4.png").write_bytes(picture)
+    (data / "train" / "shoe" / "link").symlink_to(tmp_path / "more")
+    (data / "train" / "shoe" / "up").symlink_to(data)
+    (data / "train" / "shoe" / "gone.png").symlink_to(tmp_path / "nothing")
+    answers = classifier.predict(data)
+    found = {Path(answer.path).relative_to(data).as_posix(): answer.error for answer in answers}
+    unreadable = {"train/shoe/gone.png": "cannot be read: No such file or directory"}
+    assert found == dict.fromkeys([*names, "train/shoe/link/deep/4.png"]) | unreadable
+    assert [answer.path for answer in answers] == sorted(answer.path for answer in answers)
+    (data / "train" / "hat" / "list.csv").unlink()
+    assert open_source(data).manifest().ids == sorted(found)
+    # What is named is tried, whatever it is called.
+    (named,) = classifier.predict(data / "LICENSE")
+    assert named.label is not None
 
 
 def test_evaluation_of_pictures_needs_known_labels(folder: Path, tmp_path: Path) -> None:
