@@ -24,6 +24,7 @@ STORE = click.option(
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 MAX_FAILURES = click.option(
     "--max-failures",
     type=click.IntRange(0),
@@ -55,6 +56,16 @@ def parse_floats(ctx: click.Context, param: click.Parameter, value: str | None) 
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}; give numbers such as 0.5 or 1e-6,1e-4") from error
     return numbers
+
+
+def parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:  # noqa: ARG001
+    """Parse names with commas between them."""
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter(f"{value!r} names nothing; give layers such as last,blocks.*")
+    return names
 
 
 def parse_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:  # noqa: ARG001
@@ -266,7 +277,7 @@ def doctor(as_json: bool) -> None:
 
 @toptune.group()
 def store() -> None:
-    """Look into a feature store."""
+    """Look into a feature store, and keep it in order."""
 
 
 @store.command("ls")
@@ -306,6 +317,42 @@ def store_verify(root: str, deep: bool, as_json: bool) -> None:
     report = verify(FeatureStore.open(root), deep=deep)
     show(as_json, report.to_dict(), str(report))
     raise SystemExit(report.exit_code)
+
+
+@store.command("repair")
+@STORE
+@JSON
+def store_repair(root: str, as_json: bool) -> None:
+    """Take out what verify --deep finds damaged; the same extract then restores exactly that."""
+    from toptune.store import repair
+
+    report = repair(root)
+    show(as_json, report.to_dict(), str(report))
+    raise SystemExit(report.exit_code)
+
+
+@store.command("rm")
+@STORE
+@click.option("--dataset", required=True, help="Without --model the data set goes with all its features.")
+@click.option("--model", help="Only this model's cache.")
+@click.option("--layers", callback=parse_names, help="Only these arrays of it: layers and globs with commas.")
+@YES
+@JSON
+def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
+    """Remove a data set, a cache, or layers of it; asks first."""
+    from toptune.store import FeatureStore, plan_removal, remove
+
+    opened = FeatureStore.open(root)
+    removal = plan_removal(opened, **options)
+    ask(f"remove {removal}?", yes)
+    remove(opened, removal)
+    show(as_json, removal.to_dict(), f"removed {removal}")
+
+
+def ask(question: str, yes: bool) -> None:
+    """Ask on standard error, unless it was answered with --yes; a no stops the command with exit code 3."""
+    if not yes:
+        click.confirm(question, abort=True, err=True)
 
 
 def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:

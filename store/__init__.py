@@ -23,7 +23,8 @@ from toptune.store.manifest import Manifest
 from toptune.store.names import plain_model_name
 from toptune.store.provenance import provenance
 from toptune.store.recipe import Recipe, canonical_json
-from toptune.store.removal import remove_arrays
+from toptune.store.removal import Removal, plan_removal, remove, remove_arrays
+from toptune.store.repair import RepairReport, repair
 from toptune.store.units import choose_unit_rows, format_units, shard_units
 from toptune.store.verification import VerifyReport, verify
 from toptune.store.zarr_arrays import ArraySpec
@@ -46,6 +47,8 @@ __all__ = [
     "Manifest",
     "NumericalError",
     "Recipe",
+    "Removal",
+    "RepairReport",
     "StoreError",
     "StoreNotFoundError",
     "ToptuneError",
@@ -57,8 +60,11 @@ __all__ = [
     "describe",
     "format_units",
     "plain_model_name",
+    "plan_removal",
     "provenance",
+    "remove",
     "remove_arrays",
+    "repair",
     "shard_units",
     "summarize",
     "verify",

@@ -8,7 +8,7 @@ from typing import Any
 
 from toptune.store import datasets
 from toptune.store.errors import CorruptError
-from toptune.store.feature_cache import FeatureCache
+from toptune.store.feature_cache import FeatureCache, read_identity
 from toptune.store.names import check_inside
 from toptune.store.provenance import provenance
 from toptune.store.reading import read_file
@@ -57,6 +57,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     check_inside(root, folder)
     name, digest8 = split_folder(folder)
     path = folder / "cache.json"
+    identity = read_identity(folder)  # before its content, so that a newer one is told from it
     text, data = _read(folder / "recipe.json"), _read(path)
     values = unseal(CACHE_KIND, data, path)
     digest = hashlib.sha256(text).hexdigest()
@@ -82,6 +83,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
         unit_rows=values["unit_rows"],
         batch_size=values["batch_size"],
         created=values["created"],
+        identity=identity,
     )
 
 

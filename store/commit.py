@@ -8,9 +8,11 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from toptune.store.errors import StoreError
 
@@ -132,6 +134,51 @@ def remove_damaged(path: Path, seen: os.stat_result) -> None:
             _sync_folder(path.parent)
         finally:
             _remove(aside)
+
+
+def remove_folder(path: Path, *, aside: Path) -> None:
+    """Remove a folder with all in it: gone for everybody in one step, then freed at leisure.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; nothing happens if there is none.
+    aside : Path
+        Folder of the same file system in which it is hidden under a temporary name until it is freed; what
+        a kill leaves there is a leftover.
+    """
+    with _explained(path):
+        hidden = aside / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            path.rename(hidden)
+        except FileNotFoundError:
+            return
+        _sync_folder(path.parent)
+        _sync_folder(aside)
+        free(hidden)
+
+
+def hide_folder(path: Path) -> None:
+    """Move a folder to a temporary name beside it, where it stays as a leftover for a while."""
+    with _explained(path):
+        hidden = _temporary(path)
+        path.rename(hidden)
+        os.utime(hidden)
+        _sync_folder(path.parent)
+
+
+def free(path: Path) -> None:
+    """Delete a file or folder that nothing names any more; others may be doing the same."""
+    with _explained(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, onerror=_unless_gone)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _unless_gone(_call: object, _path: str, error: Any) -> None:
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def _temporary(path: Path) -> Path:

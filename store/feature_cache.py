@@ -1,11 +1,10 @@
 """`FeatureCache`: the arrays of one recipe over one data set."""
 
-import contextlib
 import hashlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +25,9 @@ from toptune.store.errors import (
     CorruptError,
     IncompleteError,
     InputError,
+    StoreNotFoundError,
 )
+from toptune.store.last_use import mark_used
 from toptune.store.ledger import LedgerEntry, entry_name
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name
@@ -69,6 +70,8 @@ class FeatureCache:
         Rows of the data set, of a unit, and of the forward passes in it.
     created : Mapping
         ``who``, ``when``, ``where`` and ``toptune``.
+    identity : tuple of int
+        Of the file ``cache.json`` when it was opened: tells this cache from one made anew in its place.
     """
 
     root: Path
@@ -82,6 +85,7 @@ class FeatureCache:
     unit_rows: int
     batch_size: int
     created: Mapping[str, str]
+    identity: tuple[int, int]
     _entries: dict[tuple[str, int], tuple[tuple[int, int, int], LedgerEntry]] = field(
         default_factory=dict, repr=False
     )
@@ -279,10 +283,11 @@ class FeatureCache:
         InputError
             If shapes, rows or names do not fit.
         StoreError
-            If the system refuses to write.
+            If the system refuses to write, or the cache was removed in the meantime.
         """
         rows = self.unit_slice(unit)
         failed = dict(failed or {})
+        self._require_same()
         if any(not rows.start <= row < rows.stop for row in failed):
             raise InputError(f"failed rows {sorted(failed)} are not all in unit {unit}, rows {rows}")
         # Everything is checked and encoded before anything is written.
@@ -300,6 +305,7 @@ class FeatureCache:
         # At once, because the time goes into fsync, and file systems do several of them together.
         with ThreadPoolExecutor(_PARALLEL_WRITES) as pool:
             entries = list(pool.map(write, ready))
+            self._require_same()
             list(pool.map(self._mark, entries))
 
     def _write_shard(
@@ -391,8 +397,10 @@ class FeatureCache:
             )
         for unit in units:
             path = self.shard_path(spec.name, unit)
-            with _corrupt_if_missing(path):
+            try:
                 n_bytes = path.stat().st_size
+            except FileNotFoundError as error:
+                raise _gone(path) from error
             if n_bytes != spec.shard_bytes:
                 raise CorruptError(
                     f"{path} has {n_bytes} bytes where {spec.shard_bytes} were written; run the same extract "
@@ -402,8 +410,12 @@ class FeatureCache:
     def _read_unit(self, spec: ArraySpec, unit: int) -> npt.NDArray[Any]:
         """Read and check one unit: only its rows, in the array's type."""
         path = check_inside(self.root, self.shard_path(spec.name, unit))
-        with _corrupt_if_missing(path):
+        try:
             data = read_file(path)
+        except FileNotFoundError as error:
+            self._require_same()
+            raise _gone(path) from error
+        self._require_same()
         try:
             values = zarr_arrays.decode_shard(spec, data)
         except CorruptError as error:
@@ -435,7 +447,21 @@ class FeatureCache:
                     known[rows] = True
         return digests, known
 
+    def _require_same(self) -> None:
+        """Refuse to go on in a folder that was removed, or made anew for other pictures, since it was opened.
+
+        Asked after a shard was read: what was read by its path before then belonged to this cache.
+        """
+        if read_identity(self.path) != self.identity:
+            raise StoreNotFoundError(
+                f"{self.path} was removed while it was in use; run extract again, or use another --store"
+            )
+
     # Hints
+
+    def mark_used(self) -> None:
+        """Note that the cache is being used, for ``store gc``; on a read-only store this does nothing."""
+        mark_used(self.root, self.path)
 
     def remember_request(self, key: str, arrays: Sequence[str]) -> None:
         """Note which arrays a command line asked for, so that repeating it needs no backbone.
@@ -460,18 +486,23 @@ class FeatureCache:
         return self.path / "ledger" / name / entry_name(unit)
 
 
+def read_identity(cache: Path) -> tuple[int, int]:
+    """Return what tells the ``cache.json`` in a folder from any other; zeros if there is none."""
+    try:
+        found = (cache / "cache.json").stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)
+
+
 def _is_content(name: str) -> bool:
     return name.startswith("content.")
 
 
-@contextlib.contextmanager
-def _corrupt_if_missing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CorruptError(
-            f"{path} is gone although the ledger names it; run the same extract again to restore it"
-        ) from error
+def _gone(path: Path) -> CorruptError:
+    return CorruptError(
+        f"{path} is gone although the ledger names it; run the same extract again to restore it"
+    )
 
 
 def _decodes(spec: ArraySpec, data: bytes) -> bool:

@@ -164,15 +164,10 @@ class FeatureStore:
             If there are several; lists them with their differences.
         """
         datasets.read_record(self.root, dataset)
-        folders = list(self.cache_folders(dataset))
+        chosen = self.find_folders(model, dataset)
         plain = plain_model_name(model)
-        chosen = [folder for folder in folders if split_folder(folder)[0] == plain]
-        exact = _WITH_DIGEST.fullmatch(plain)
-        if not chosen and exact:
-            name, digest = exact["name"], exact["digest"]
-            chosen = [folder for folder in folders if split_folder(folder) == (name, digest[:8])]
         if not chosen:
-            there = ", ".join(folder.parent.name for folder in folders) or "none"
+            there = ", ".join(folder.parent.name for folder in self.cache_folders(dataset)) or "none"
             raise StoreNotFoundError(
                 f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: {there}); "
                 "run extract first"
@@ -190,6 +185,17 @@ class FeatureStore:
                 "give one of these names as --model"
             )
         return caches[0]
+
+    def find_folders(self, model: str, dataset: str) -> list[Path]:
+        """List the folders of the caches that a model's name means, sound or damaged, as `cache` takes it."""
+        folders = list(self.cache_folders(dataset))
+        plain = plain_model_name(model)
+        exact = _WITH_DIGEST.fullmatch(plain)
+        chosen = [folder for folder in folders if split_folder(folder)[0] == plain]
+        if not chosen and exact:
+            name, digest = exact["name"], exact["digest"]
+            chosen = [folder for folder in folders if split_folder(folder) == (name, digest[:8])]
+        return chosen
 
     def create_cache(
         self,

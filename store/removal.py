@@ -1,16 +1,142 @@
-"""Taking arrays out of a cache."""
+"""Taking arrays, caches and data sets out of a store."""
 
-import shutil
+import contextlib
+import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
+from toptune.store import commit, datasets
+from toptune.store.array_records import recorded_names
+from toptune.store.errors import InputError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.feature_store import FeatureStore
+from toptune.store.names import check_inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What `remove` is going to take away; JSON values only.
+
+    Attributes
+    ----------
+    dataset : str
+    caches : tuple of str
+        ``<model>@<digest8>`` of the caches concerned.
+    arrays : tuple of str
+        Arrays to take out of the one cache; empty where whole caches go.
+    is_whole : bool
+        Whether the data set itself goes.
+    n_bytes : int
+        Size of the files.
+    """
+
+    dataset: str
+    caches: tuple[str, ...]
+    arrays: tuple[str, ...]
+    is_whole: bool
+    n_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "caches": list(self.caches), "arrays": list(self.arrays)}
+
+    def __str__(self) -> str:
+        caches = ", ".join(self.caches) or "no caches"
+        if self.is_whole:
+            what = f"data set {self.dataset} with {caches}"
+        elif self.arrays:
+            what = f"{', '.join(self.arrays)} of {caches} over {self.dataset}"
+        else:
+            what = f"{caches} over {self.dataset}"
+        return f"{what}: {self.n_bytes} bytes"
+
+
+def plan_removal(
+    store: FeatureStore, *, dataset: str, model: str | None = None, layers: Sequence[str] | None = None
+) -> Removal:
+    """Work out what a removal takes away.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str
+        Name of the data set.
+    model : str, optional
+        One cache of it, named as for training; a damaged one is found too. Without it the data set
+        goes with every cache of it.
+    layers : sequence of str, optional
+        Only these arrays of that cache: names of arrays or taps, or globs.
+
+    Raises
+    ------
+    InputError
+        If layers are given without a model, or match nothing; lists what there is.
+    StoreNotFoundError
+        If there is no such data set or cache.
+    ConflictError
+        If the name means several caches; lists them.
+    """
+    folder = datasets.dataset_folder(store.root, dataset)
+    if model is None:
+        if layers is not None:
+            raise InputError("--layers needs --model: say whose layers are to be removed")
+        folders = list(store.cache_folders(dataset))
+        if not folder.is_dir() and not folders:
+            datasets.read_record(store.root, dataset)  # says that there is none, and which there are
+        return Removal(
+            dataset=folder.name,
+            caches=tuple(each.parent.name for each in folders),
+            arrays=(),
+            is_whole=True,
+            n_bytes=sum(map(folder_bytes, [folder, *folders])),
+        )
+    folders = store.find_folders(model, dataset)
+    # Only a sound store can say what is there, or how several differ.
+    cache = folders[0] if len(folders) == 1 else store.cache(model, dataset).path
+    names = () if layers is None else _match(recorded_names(cache), layers)
+    taken = [path for name in names for path in (cache / name, cache / "ledger" / name)] or [cache]
+    return Removal(
+        dataset=folder.name,
+        caches=(cache.parent.name,),
+        arrays=names,
+        is_whole=False,
+        n_bytes=sum(map(folder_bytes, taken)),
+    )
+
+
+def remove(store: FeatureStore, removal: Removal) -> None:
+    """Carry out a removal.
+
+    Each cache disappears in one step before its bytes are freed, caches before their data set. Whoever
+    reads it at that moment gets an error, never other numbers.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses; what is left is whole, or a leftover for ``store gc``.
+    """
+    features = store.root / "features"
+    for name in removal.caches:
+        folder = check_inside(store.root, features / name / removal.dataset)
+        if removal.arrays:
+            _take_out(folder, removal.arrays)
+        else:
+            commit.remove_folder(folder, aside=features)
+            with contextlib.suppress(OSError):  # other data sets have features of this model
+                folder.parent.rmdir()
+    if removal.is_whole:
+        folder = datasets.dataset_folder(store.root, removal.dataset)
+        if folder.is_dir():
+            commit.remove_folder(folder, aside=folder.parent)
 
 
 def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
     """Remove arrays of a cache, as if they had never been extracted.
 
-    The ledger goes first, so that a removal that is killed leaves the arrays incomplete and never
-    wrong. With the last feature array the digests of the pictures go too.
+    With the last feature array the digests of the pictures go too.
 
     Parameters
     ----------
@@ -18,8 +144,38 @@ def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
     names : sequence of str
         ``<tap>.<pooling>``; those that are not there are passed over.
     """
-    others = {spec.name for spec in cache.arrays()} - set(names)
+    _take_out(cache.path, names)
+
+
+def _take_out(cache: Path, names: Sequence[str]) -> None:
+    """Remove arrays, each one's ledger first: a kill leaves them incomplete and never wrong."""
+    others = [name for name in recorded_names(cache) if name not in names and name != CONTENT_ARRAY]
     for name in [*names, *([] if others else [CONTENT_ARRAY])]:
-        for folder in (cache.entry_path(name, 0).parent, cache.path / name):
-            if folder.exists():
-                shutil.rmtree(folder)
+        for folder in (cache / "ledger" / name, cache / name):
+            commit.remove_folder(folder, aside=cache)
+
+
+def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
+    features = [name for name in names if name != CONTENT_ARRAY]
+    chosen: list[str] = []
+    for word in layers:
+        found = [
+            name for name in features if fnmatchcase(name, word) or fnmatchcase(name.rpartition(".")[0], word)
+        ]
+        if not found:
+            raise InputError(
+                f"layer {word!r} is not among those stored: {', '.join(features) or 'none'}; "
+                "see store show for their names"
+            )
+        chosen += [name for name in found if name not in chosen]
+    return tuple(chosen)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Add up the sizes of the files in a folder; 0 where there is none."""
+    total = 0
+    for top, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
+                total += os.lstat(os.path.join(top, name)).st_size  # noqa: PTH118  (many files: strings)
+    return total

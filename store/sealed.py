@@ -53,6 +53,20 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def is_newer(data: bytes) -> bool:
+    """Whether a file is whole and of a later version: to be left to the toptune that wrote it.
+
+    A version that was merely damaged does not match the file's own digest.
+    """
+    try:
+        content = json.loads(data)
+        version, digest = content["version"], content.pop(SEAL)
+        expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    except (ValueError, TypeError, KeyError):
+        return False
+    return type(version) is int and version > VERSION and digest == expected
+
+
 def check_version(version: object, path: Path) -> None:
     """Refuse a version that this toptune does not know."""
     if version != VERSION or isinstance(version, bool | float):

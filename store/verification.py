@@ -12,6 +12,7 @@ from toptune.store.cache_record import open_cache
 from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureStore
+from toptune.store.last_use import USE_FILE, USE_KIND
 from toptune.store.ledger import LedgerEntry
 from toptune.store.requests import REQUEST_KIND
 from toptune.store.sealed import unseal
@@ -166,10 +167,14 @@ class _Walk:
             self.blame(folder, error)
             return
         except StoreError as error:
+            if str(self.root / "datasets") in str(error):
+                return  # the data set's record, which is blamed itself
             guilty = "recipe.json" if "recipe.json" in str(error) else "cache.json"
             self.blame(folder / guilty, error)
             return
         self.requests(folder)
+        if (folder / USE_FILE).exists():
+            self.sealed(USE_KIND, folder / USE_FILE)
         ledger = folder / "ledger"
         for array in sorted(ledger.iterdir()) if ledger.is_dir() else []:
             if array.is_dir() and not commit.is_temporary(array.name):
@@ -178,10 +183,13 @@ class _Walk:
     def requests(self, folder: Path) -> None:
         for path in sorted((folder / "requests").glob("*.json")):
             if not commit.is_temporary(path.name):
-                try:
-                    unseal(REQUEST_KIND, self.read(path), path)
-                except StoreError as error:
-                    self.blame(path, error)
+                self.sealed(REQUEST_KIND, path)
+
+    def sealed(self, kind: str, path: Path) -> None:
+        try:
+            unseal(kind, self.read(path), path)
+        except StoreError as error:
+            self.blame(path, error)
 
     def array(self, cache: FeatureCache, ledger: Path) -> None:
         name = ledger.name

@@ -87,3 +87,31 @@ def shard_bytes(cache: FeatureCache) -> dict[str, bytes]:
     folders = [cache.path / name for name in [*DIMS, CONTENT_ARRAY]]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(cache.path)): path.read_bytes() for path in files}
+
+
+def every_kind(cache: FeatureCache) -> dict[str, Path]:
+    root = cache.root
+    """One file of every kind that a store holds."""
+    cache.remember_request("key", ["last.cls"])
+    cache.mark_used()
+    return {
+        "store": root / "toptune.json",
+        "dataset": root / "datasets/pets/dataset.json",
+        "manifest": root / "datasets/pets/manifest.parquet",
+        "recipe": cache.path / "recipe.json",
+        "cache": cache.path / "cache.json",
+        "request": cache.path / "requests/key.json",
+        "use": cache.path / "used.json",
+        "array record": cache.path / "ledger/last.cls/array.json",
+        "entry": cache.entry_path("last.cls", 3),
+        "zarr metadata": cache.path / "layer4.mean/zarr.json",
+        "shard": cache.shard_path("layer4.mean", 0),
+        "last shard": cache.shard_path("last.cls", 3),
+        "content": cache.shard_path("content.sha256", 1),
+    }
+
+
+KINDS = [
+    *("store", "dataset", "manifest", "recipe", "cache", "request", "use"),
+    *("array record", "entry", "zarr metadata", "shard", "last shard", "content"),
+]

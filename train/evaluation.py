@@ -60,6 +60,7 @@ def evaluate_run(
             f"the features of {name!r} were computed otherwise than those trained on: {differences}; "
             "extract with the same options"
         )
+    cache.mark_used()
     manifest = cache.manifest
     if dataset is not None and dataset != opened_run.config["dataset"]:
         rows = np.array(

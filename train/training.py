@@ -133,6 +133,7 @@ def train(
     )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.cache(model, dataset)
+    cache.mark_used()
     manifest = cache.manifest
     arrays = choose_arrays(cache.arrays(), layers, pooling)
     names = [array.name for array in arrays]
