@@ -180,8 +180,10 @@ def train(root: str, as_json: bool, **options: Any) -> None:
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @click.option("--store", help="Another store than the one trained from.")
 @click.option("--dataset", help="Another data set; all its labelled rows are scored.")
-@click.option("--split", type=click.Choice(["test", "train", "all"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(["test", "train", "all"]), help="Of the run's rows; default test.")
 @click.option("--data", help="Pictures with labels, read directly; no store is needed.")
+@click.option("--model", help="With --data: where the backbone is now, if it has moved (local-dir:FOLDER).")
+@click.option("--weights", type=click.Path(), help="With --data: where the checkpoint is now.")
 @DEVICE
 @JSON
 def evaluate(run: str, as_json: bool, **options: Any) -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageFile
 
 from toptune.extract import Backbone, decode_image, load_backbone
+from toptune.extract.device import resolve_device
 from toptune.extract.folder_source import walk_files
 from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
 from toptune.train import Run
@@ -83,9 +84,10 @@ class Classifier:
         Raises
         ------
         InputError
-            If `run` is not a RUN folder.
+            If `run` is not a RUN folder, or its backbone cannot be loaded.
         WeightsError
-            If the backbone found is not the one of the run; the message says what differs.
+            If the checkpoint is gone, or the backbone found is not the one of the run; the message says
+            what differs.
         """
         loaded = Run.load(run)
         spec = dict(loaded.backbone)
@@ -93,7 +95,16 @@ class Classifier:
             spec["name"] = model
         if weights is not None:
             spec["weights"] = str(weights)
-        backbone = load_backbone(**spec, device=device)
+        where = str(resolve_device(device))
+        try:
+            backbone = load_backbone(**spec, device=where)
+        except InputError as error:
+            if model is not None or weights is not None:
+                raise
+            message = str(error).rstrip(".")
+            raise type(error)(
+                f"{message}; if the backbone has moved, give its place now with --model or --weights"
+            ) from error
         if backbone.recipe.digest != loaded.recipe.digest:
             differences = "; ".join(loaded.recipe.differences(backbone.recipe))
             raise WeightsError(

@@ -1,15 +1,17 @@
 """Scoring a run: on its own test rows, on another stored data set, or on pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toptune.extract import open_source
-from toptune.store import FeatureStore, InputError
+from toptune.store import FeatureStore, InputError, UnreadableImageError
 from toptune.train import compute_metrics, evaluate_run
 from toptune.workflows.classifier import Classifier
+
+SHOWN = 3
 
 
 def evaluate(
@@ -17,9 +19,11 @@ def evaluate(
     *,
     store: str | Path | FeatureStore | None = None,
     dataset: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     data: str | Path | None = None,
     device: str = "cpu",
+    model: str | None = None,
+    weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Score a run.
 
@@ -30,55 +34,116 @@ def evaluate(
     store, dataset : optional
         Another store, or another data set in it, whose labelled rows are all scored; by default the
         run's own test rows in the store it was trained from.
-    split : {"test", "train", "all"}
-        Which of the run's own rows.
+    split : {"test", "train", "all"}, optional
+        Which of the run's own rows; by default ``test``. Not together with `data`.
     data : optional
         Pictures with labels (a folder, a manifest or a built-in) that are read directly: no store
         is needed, only the backbone.
     device : str
         Where the backbone runs; only with `data`.
+    model, weights : optional
+        Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
 
     Returns
     -------
     dict
-        As ``metrics.json``.
+        As ``metrics.json``; with `data` also ``failed``, id to reason of pictures that could not be
+        read, and their number ``n_failed``.
 
     Raises
     ------
     InputError
-        If `data` is given together with `store` or `dataset`, or has no labels.
+        If options are given that do not go together, `data` has no labels, or nothing of it can be read.
     StoreError
         If the store does not hold what the run needs.
     """
     if data is None:
-        return evaluate_run(run, store=store, dataset=dataset, split=split)
+        if model is not None or weights is not None:
+            raise InputError(
+                "--model and --weights say where the backbone is, which stored features do not need; leave "
+                "them out, or give pictures with --data"
+            )
+        return evaluate_run(run, store=store, dataset=dataset, split=split or "test")
     if store is not None or dataset is not None:
         raise InputError("--data reads pictures directly; leave out --store and --dataset")
-    return evaluate_pictures(run, data, device=device)
+    if split not in (None, "test"):
+        raise InputError(f"--data scores every labelled picture; leave out --split {split}")
+    return evaluate_pictures(run, data, device=device, model=model, weights=weights)
 
 
-def evaluate_pictures(run: str | Path, data: str | Path, *, device: str) -> dict[str, Any]:
-    """Score a run on labelled pictures, batch by batch through the backbone."""
-    classifier = Classifier.load(run, device=device)
+def evaluate_pictures(
+    run: str | Path,
+    data: str | Path,
+    *,
+    device: str = "cpu",
+    model: str | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """Score a run on labelled pictures, batch by batch through the backbone.
+
+    Parameters
+    ----------
+    run, data, device, model, weights
+        As in `evaluate`.
+
+    Returns
+    -------
+    dict
+        As ``metrics.json``, with ``failed``, id to reason of pictures that could not be read, and their
+        number ``n_failed``.
+
+    Raises
+    ------
+    InputError
+        If `data` has no labels, classes that the run does not know, or no picture that can be read.
+    """
+    classifier = Classifier.load(run, device=device, model=model, weights=weights)
     source = open_source(data)
     manifest = source.manifest()
-    truth = [(row, label) for row, label in enumerate(manifest.labels) if label is not None]
+    truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
     if not truth:
         raise InputError(f"{data} has no labels; evaluate compares with them, predict needs none")
-    predictions = classifier.predict(source.read(row) for row, _ in truth)
-    read = [(label, each) for (_, label), each in zip(truth, predictions, strict=True) if not each.error]
-    labels = [label for label, _ in read]
-    unknown = sorted(set(labels) - set(classifier.classes))
+    unknown = sorted(set(truth.values()) - set(classifier.classes))
     if unknown:
         raise InputError(f"{data} has classes that {run} was not trained on: {', '.join(unknown[:10])}")
-    probabilities = np.array([[each.probabilities[name] for name in classifier.classes] for _, each in read])
-    predicted = [str(each.label) for _, each in read]
-    metrics = compute_metrics(labels, predicted, probabilities, classifier.classes)
-    return metrics | {"n_failed": len(truth) - len(read)}
+    read: list[int] = []
+    reasons: dict[int, str] = {}
+
+    def pictures() -> Iterator[bytes]:
+        for row in truth:
+            try:
+                picture = source.read(row)
+            except UnreadableImageError as error:
+                reasons[row] = str(error)
+            else:
+                read.append(row)
+                yield picture
+
+    answers = classifier.predict(pictures())
+    predictions = dict(zip(read, answers, strict=True))
+    reasons |= {row: each.error for row, each in predictions.items() if each.error}
+    failed = {manifest.ids[row]: reasons[row] for row in sorted(reasons)}
+    good = {row: each for row, each in predictions.items() if row not in reasons}
+    if not good:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
+        raise InputError(f"none of the {len(truth)} pictures of {data} could be read: {first}")
+    metrics = compute_metrics(
+        [truth[row] for row in good],
+        [str(each.label) for each in good.values()],
+        np.array([[each.probabilities[name] for name in classifier.classes] for each in good.values()]),
+        classifier.classes,
+    )
+    return metrics | {"n_failed": len(failed), "failed": failed}
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Put the headline figures on a line."""
+    """Put the headline figures on a line; a dash is a figure that no picture gave."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-    figures = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in names)
-    return f"{figures} on {metrics['n_test']} pictures"
+    figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
+    n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
+    left_out = f"; {n_failed} could not be read and are left out" if n_failed else ""
+    return f"{figures} on {metrics['n_test']} pictures{left_out}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

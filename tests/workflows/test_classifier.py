@@ -1,16 +1,18 @@
 """`Classifier`: the same answers as the store gives, from pictures."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from shapes import MODEL, SHAPES, save_shapes
+from tiny import save_model
 
 from toptune.extract import decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
 from toptune.train import train
-from toptune.workflows import Classifier, evaluate
+from toptune.workflows import Classifier, describe_metrics, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(folder: Path) -> Classifier:
     return Classifier.load(folder / "run")
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "models" / "tiny.net", seed=1)
 
 
 def test_features_of_pictures_are_those_in_the_store(folder: Path, classifier: Classifier) -> None:
@@ -52,6 +59,38 @@ def test_one_answer_a_picture_in_the_order_given(folder: Path, classifier: Class
 def test_another_backbone_is_refused(folder: Path) -> None:
     with pytest.raises(WeightsError, match="weights"):
         Classifier.load(folder / "run", model=f"random:{MODEL}")
+
+
+def test_a_backbone_that_has_moved_is_given_its_place(model_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "before" / "tiny.net"
+    shutil.copytree(model_folder, place)
+    model = f"local-dir:{place}"
+    photos = save_shapes(tmp_path / "photos", per_class=6)
+    extract(photos, model=model, store=tmp_path / "store")
+    train(tmp_path / "store", dataset="photos", model=model, head="ridge", out=tmp_path / "run", cv=3)
+    stored = evaluate(tmp_path / "run", split="all")
+    moved = tmp_path / "tiny.net"
+    place.rename(moved)
+    hint = "give its place now with --model or --weights$"
+    with pytest.raises(InputError, match=f"config.json.*{hint}") as gone:
+        Classifier.load(tmp_path / "run")
+    assert isinstance(gone.value.__cause__, InputError)
+    with pytest.raises(InputError, match=hint):
+        evaluate(tmp_path / "run", data=photos)
+    found = evaluate(tmp_path / "run", data=photos, model=f"local-dir:{moved}")
+    assert (found["n_test"], found["accuracy"]) == (stored["n_test"], stored["accuracy"])
+    # The hint is for a place that was not given, and not for a device that is not there.
+    with pytest.raises(InputError, match="nowhere") as wrong:
+        Classifier.load(tmp_path / "run", model="local-dir:nowhere")
+    assert "give its place" not in str(wrong.value)
+    with pytest.raises(InputError, match=r"--device cpu$"):
+        Classifier.load(tmp_path / "run", device="cuda:99")
+    place.mkdir()
+    shutil.copy(moved / "config.json", place)
+    with pytest.raises(WeightsError, match=f"no weights for.*{hint}"):
+        Classifier.load(tmp_path / "run")
+    weights = moved / "model.safetensors"
+    assert evaluate(tmp_path / "run", data=photos, weights=weights)["accuracy"] == found["accuracy"]
 
 
 def test_a_picture_that_is_not_there(classifier: Classifier, tmp_path: Path) -> None:
@@ -97,3 +136,37 @@ def test_evaluation_of_pictures_needs_known_labels(folder: Path, tmp_path: Path)
         evaluate(folder / "run", data=other)
     with pytest.raises(InputError, match="--data"):
         evaluate(folder / "run", data=other, dataset="photos")
+    with pytest.raises(InputError, match="leave out --split train"):
+        evaluate(folder / "run", data=folder / "photos", split="train")
+    with pytest.raises(InputError, match="--model and --weights"):
+        evaluate(folder / "run", model=MODEL)
+
+
+def test_evaluation_counts_unreadable_pictures_and_names_them(folder: Path, tmp_path: Path) -> None:
+    data = save_shapes(tmp_path / "other", per_class=3)
+    whole = evaluate(folder / "run", data=data)
+    assert (whole["n_test"], whole["n_failed"], whole["failed"]) == (9, 0, {})
+    assert describe_metrics(whole).endswith("on 9 pictures")
+    (data / "cross" / "broken.png").symlink_to(tmp_path / "nothing")
+    (data / "disc" / "a.png").write_text("text")
+    found = evaluate(folder / "run", data=data)
+    assert found["failed"] == {
+        "cross/broken.png": "cannot be read: No such file or directory",
+        "disc/a.png": "not a picture in a format that Pillow reads",
+    }
+    same = ("n_test", "accuracy", "per_class", "confusion_matrix")
+    assert {name: found[name] for name in same} == {name: whole[name] for name in same}
+    assert found["n_failed"] == 2
+    assert describe_metrics(found).endswith("on 9 pictures; 2 could not be read and are left out")
+
+
+def test_evaluation_of_nothing_that_can_be_read(folder: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / "disc").mkdir(exist_ok=True)
+        (tmp_path / "disc" / f"{number}.png").write_text("text")
+    with pytest.raises(
+        InputError, match=r"none of the 5 pictures .* read: disc/0\.png: not a picture.*disc/2\.png: [^;]*$"
+    ):
+        evaluate(folder / "run", data=tmp_path)
+    empty = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss"))
+    assert describe_metrics(empty | {"n_test": 0}).startswith("accuracy -, balanced accuracy -")
