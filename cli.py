@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import click
@@ -56,6 +57,16 @@ def parse_floats(ctx: click.Context, param: click.Parameter, value: str | None) 
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}; give numbers such as 0.5 or 1e-6,1e-4") from error
     return numbers
+
+
+def parse_age(ctx: click.Context, param: click.Parameter, value: str | None) -> timedelta | None:  # noqa: ARG001
+    """Parse a length of time: ``30d``, ``12h``, ``90m``, ``0s``, ``2w``."""
+    if value is None:
+        return None
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}.get(value[-1:])
+    if unit is None or not value[:-1].isdecimal() or len(value) > 7:
+        raise click.BadParameter(f"{value!r} is no length of time; give one such as 30d, 12h or 90m")
+    return timedelta(**{unit: int(value[:-1])})
 
 
 def parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:  # noqa: ARG001
@@ -349,6 +360,53 @@ def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
     ask(f"remove {removal}?", yes)
     remove(opened, removal)
     show(as_json, removal.to_dict(), f"removed {removal}")
+
+
+@store.command("gc")
+@STORE
+@click.option("--older-than", callback=parse_age, help="Evict caches last used longer ago, as 30d or 12h.")
+@click.option("--keep", type=click.IntRange(0), help="Spare the N caches used last; evict others.")
+@click.option(
+    "--grace",
+    callback=parse_age,
+    default="1h",
+    show_default=True,
+    help="Spare younger leftovers: they may be a writer's at work.",
+)
+@click.option("--dry-run", is_flag=True, help="List what would go, and remove nothing.")
+@YES
+@JSON
+def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
+    """Collect leftovers of writers that died; evict caches by last use if told to. Asks first."""
+    from toptune.store import FeatureStore, collect_garbage, find_garbage
+
+    opened = FeatureStore.open(root)
+    items = find_garbage(opened, **options)
+    rows = [item.to_dict() for item in items]
+    n_bytes = sum(item.n_bytes for item in items)
+    lines = [f"{item.path}: {item.reason}, {item.n_bytes} bytes" for item in items]
+    if items and not dry_run:
+        ask("\n".join([*lines, f"remove these {len(items)} ({n_bytes} bytes)?"]), yes)
+        collect_garbage(opened, items)
+    verb = "would be" if dry_run else "were"
+    text = "\n".join([*lines, f"{len(items)} things, {n_bytes} bytes {verb} removed"])
+    show(
+        as_json,
+        {"removed": rows, "n_bytes": n_bytes, "dry_run": dry_run},
+        text if items else "nothing to collect",
+    )
+
+
+@store.command("du")
+@STORE
+@JSON
+def store_du(root: str, as_json: bool) -> None:
+    """Say how many bytes each cache, array and its bookkeeping take."""
+    from toptune.store import FeatureStore, measure
+
+    usages = [usage.to_dict() for usage in measure(FeatureStore.open(root))]
+    total = sum(usage["n_bytes"] for usage in usages)
+    show(as_json, {"usage": usages, "n_bytes": total}, f"{table(usages)}\n{total} bytes in all")
 
 
 def ask(question: str, yes: bool) -> None:

@@ -1,6 +1,7 @@
 """What is on disk and how it is cut; knows nothing of images or kernels."""
 
 from toptune.store.blocks import ArrayBlocks, Blocks
+from toptune.store.collection import Garbage, collect_garbage, find_garbage
 from toptune.store.errors import (
     ConflictError,
     CorruptError,
@@ -26,6 +27,7 @@ from toptune.store.recipe import Recipe, canonical_json
 from toptune.store.removal import Removal, plan_removal, remove, remove_arrays
 from toptune.store.repair import RepairReport, repair
 from toptune.store.units import choose_unit_rows, format_units, shard_units
+from toptune.store.usage import Usage, measure
 from toptune.store.verification import VerifyReport, verify
 from toptune.store.zarr_arrays import ArraySpec
 
@@ -40,6 +42,7 @@ __all__ = [
     "FeatureCache",
     "FeatureStore",
     "FormatVersionError",
+    "Garbage",
     "IncompleteError",
     "InputError",
     "InterruptedRunError",
@@ -53,12 +56,16 @@ __all__ = [
     "StoreNotFoundError",
     "ToptuneError",
     "UnreadableImageError",
+    "Usage",
     "VerifyReport",
     "WeightsError",
     "canonical_json",
     "choose_unit_rows",
+    "collect_garbage",
     "describe",
+    "find_garbage",
     "format_units",
+    "measure",
     "plain_model_name",
     "plan_removal",
     "provenance",

@@ -176,6 +176,16 @@ def free(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder unless something is in it by now."""
+    with _explained(folder), contextlib.suppress(FileNotFoundError):
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
 def _unless_gone(_call: object, _path: str, error: Any) -> None:
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]

@@ -51,3 +51,42 @@ def test_rm_asks(run_cli: Run, cache: FeatureCache, monkeypatch: pytest.MonkeyPa
     assert json.loads(out)["is_whole"] is True
     assert not cache.path.exists()
     assert run_cli(*command, "--yes")[0] == 2
+
+
+def test_gc_lists_asks_and_collects(
+    run_cli: Run, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+    import sys
+
+    command = ("store", "gc", "--store", cache.root)
+    assert run_cli(*command)[:2] == (0, "nothing to collect\n")
+    left = cache.path / "last.cls/c/1/.tmp-0123"
+    left.write_text("half")
+    assert run_cli(*command)[:2] == (0, "nothing to collect\n")  # too young
+    code, out, _ = run_cli(*command, "--grace", "0s", "--dry-run", "--json")
+    assert code == 0
+    assert [item["path"] for item in json.loads(out)["removed"]] == [str(left)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run_cli(*command, "--grace", "0s")[0] == 3
+    assert left.exists()
+    assert run_cli(*command, "--grace", "0s", "--yes")[0] == 0
+    assert not left.exists()
+    assert run_cli(*command, "--older-than", "30d")[:2] == (0, "nothing to collect\n")
+    assert json.loads(run_cli(*command, "--keep", "0", "-y", "--json")[1])["n_bytes"] > 0
+    assert not cache.path.exists()
+    for bad in ("month", "-1d", "d", "3"):
+        assert run_cli(*command, "--older-than", bad)[0] == 2
+
+
+def test_du_adds_up(run_cli: Run, cache: FeatureCache) -> None:
+    code, out, _ = run_cli("store", "du", "--store", cache.root, "--json")
+    usage = json.loads(out)
+    assert code == 0
+    sizes = {(row["cache"], row["part"]): row["n_bytes"] for row in usage["usage"]}
+    files = [path for path in cache.root.rglob("*") if path.is_file()]
+    assert usage["n_bytes"] == sum(sizes.values()) == sum(path.stat().st_size for path in files)
+    assert sum(row["n_files"] for row in usage["usage"]) == len(files)
+    shards = (cache.path / "last.cls").rglob("*")
+    assert sizes[cache.name, "last.cls"] == sum(path.stat().st_size for path in shards if path.is_file())
+    assert "layer4.mean" in run_cli("store", "du", "--store", cache.root)[1]
