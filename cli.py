@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the s
 4 finished, but more pictures failed than ``--max-failures`` allows.
 """
 
+import io
 import json
 import os
 import signal
@@ -141,7 +142,7 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
     from toptune.workflows import extraction_progress
 
     with extraction_progress() as progress:
-        summary = run_extraction(data, store=root, progress=progress, **options)
+        summary = run_extraction(data, store=root, progress=progress, max_failures=max_failures, **options)
     show(as_json, summary.to_dict(), str(summary))
     report_failures(summary.failed, max_failures)
 
@@ -264,6 +265,10 @@ def models(pattern: str, as_json: bool) -> None:
     from toptune.extract import list_models
 
     names = list_models(pattern)
+    if not names:
+        raise click.UsageError(
+            f"no model with pretrained weights matches {pattern!r}; try '*{pattern.strip('*')}*'"
+        )
     show(as_json, {"pattern": pattern, "models": names}, "\n".join(names))
 
 
@@ -314,6 +319,10 @@ def store_show(root: str, model: str | None, dataset: str | None, as_json: bool)
     from toptune.store import FeatureStore, describe
 
     opened = FeatureStore.open(root)
+    if model and not dataset:
+        raise click.UsageError("--model needs --dataset: say over which data set")
+    if dataset:
+        opened.manifest(dataset)  # says which data sets there are, if it is none of them
     caches = [opened.cache(model, dataset)] if model and dataset else opened.caches(dataset=dataset)
     shown = [describe(opened, cache) for cache in caches]
     show(as_json, {"caches": shown}, json.dumps(shown, indent=2, ensure_ascii=False))
@@ -453,19 +462,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # OpenMP's threads spin while they wait. Where jobs share the cores they then wait for each other:
     # three trainings at once on two cores took 26 s each, and 8 s with threads that sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A name that the terminal cannot show is shown with escapes, and stops nothing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # A job scheduler's SIGTERM stops the work as Ctrl-C does: cleanly, and to be resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         toptune.main(arguments, prog_name="toptune", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        code = say_in_json(error.format_message(), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
-        code = fail("stopped; the same command resumes", 3, arguments)
-    except BrokenPipeError:
-        # The reader of our output (head, less) went away: nothing to say, and nobody to say it to.
-        sys.stdout = None
-        code = 0
+        resumes = "; the same command resumes" if "extract" in arguments[:2] else ""
+        code = fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:
             raise
@@ -481,6 +491,8 @@ def explain(error: Exception) -> tuple[str, int]:
 
     if isinstance(error, ToptuneError):
         return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
     name = type(error).__name__
     return (
         f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",
@@ -491,6 +503,11 @@ def explain(error: Exception) -> tuple[str, int]:
 def fail(message: str, code: int, arguments: list[str]) -> int:
     """Say what went wrong, on standard error and, with ``--json``, as the one JSON object."""
     click.echo(f"error: {message}", err=True)
+    return say_in_json(message, code, arguments)
+
+
+def say_in_json(message: str, code: int, arguments: list[str]) -> int:
+    """Print an error as the one JSON object, if that was asked for; return its exit code."""
     if "--json" in arguments:
         click.echo(json.dumps({"error": message, "exit_code": code}))
     return code

@@ -1,5 +1,6 @@
 """`FeatureStore`: the shared root that holds data sets and caches."""
 
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
 from toptune.store.reading import read_file
 from toptune.store.recipe import Recipe
+from toptune.store.requests import request_path
 from toptune.store.sealed import check_version
 
 logger = logging.getLogger(__name__)
@@ -195,6 +197,8 @@ class FeatureStore:
         if not chosen and exact:
             name, digest = exact["name"], exact["digest"]
             chosen = [folder for folder in folders if split_folder(folder) == (name, digest[:8])]
+        if not chosen:
+            chosen = [folder for folder in folders if request_path(folder, _alias(plain)).exists()]
         return chosen
 
     def create_cache(
@@ -228,6 +232,7 @@ class FeatureStore:
             if split_folder(folder)[1] == digest[:8]:
                 cache = open_cache(self.root, folder)
                 if cache.digest == digest:
+                    self._note_alias(cache, name)
                     return cache
         _check_cut(unit_rows, batch_size, record["n_rows"])
         folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
@@ -242,6 +247,15 @@ class FeatureStore:
                 f"{'; '.join(cache.recipe.differences(recipe))}; use another --store"
             )
         return cache
+
+    def _note_alias(self, cache: FeatureCache, name: str) -> None:
+        """Note that a cache is also meant by `name`, so that training finds it as extraction did."""
+        if name == cache.model or request_path(cache.path, _alias(name)).exists():
+            return
+        try:
+            cache.remember_request(_alias(name), [])
+        except StoreError as error:
+            logger.info("the name %s is not noted: %s", name, error)
 
     def find_request(self, dataset: str, key: str) -> tuple[FeatureCache, list[str]] | None:
         """Return the cache and arrays that `FeatureCache.remember_request` noted under `key`.
@@ -271,6 +285,11 @@ class FeatureStore:
                     continue
                 if wanted is None or folder.name == wanted:
                     yield folder
+
+
+def _alias(name: str) -> str:
+    """Key of the note that a cache was asked for under another model name."""
+    return f"model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _check_cut(unit_rows: int, batch_size: int, n_rows: int) -> None:

@@ -62,8 +62,8 @@ def to_stored(
         value = float(values[place][overflow[place]][0])
         raise NumericalError(
             f"array {spec.name}: value {value:g} of picture {picture(row)!r} (row {row}) exceeds the "
-            f"largest {spec.dtype}, {np.finfo(spec.dtype).max:g}; store this array as float32, "
-            "in another --store"
+            f"largest {spec.dtype}, {np.finfo(spec.dtype).max:g}; extract it again with "
+            "--overwrite --dtype float32"
         )
     return stored
 

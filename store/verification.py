@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import commit, datasets
-from toptune.store.array_records import read_array, record_path
+from toptune.store.array_records import read_array, record_path, recorded_names
 from toptune.store.cache_record import open_cache
 from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
@@ -176,9 +176,13 @@ class _Walk:
         if (folder / USE_FILE).exists():
             self.sealed(USE_KIND, folder / USE_FILE)
         ledger = folder / "ledger"
-        for array in sorted(ledger.iterdir()) if ledger.is_dir() else []:
-            if array.is_dir() and not commit.is_temporary(array.name):
+        arrays = [p for p in sorted(ledger.iterdir()) if p.is_dir()] if ledger.is_dir() else []
+        for array in arrays:
+            if not commit.is_temporary(array.name):
                 self.array(cache, array)
+        if not recorded_names(folder):
+            # Made by a writer that stopped before its first array.
+            self.missing.setdefault(f"{cache.name}/{cache.dataset}", list(range(cache.n_units)))
 
     def requests(self, folder: Path) -> None:
         for path in sorted((folder / "requests").glob("*.json")):

@@ -73,6 +73,7 @@ def test_unreadable_pictures_are_recorded_and_named(
     code, out, err = run_cli(*command, "--json")
     failed = json.loads(out)["failed"]
     assert code == 4
+    assert json.loads(out)["too_many_failed"] is True
     assert {Path(name).name for name in failed} == {"truncated.jpg", "corrupt.jpg", "text.jpg", "empty.png"}
     assert all(failed.values())
     assert "text.jpg" in err
@@ -198,6 +199,9 @@ def test_train_refuses(run_cli: Run, stored: Path, tmp_path: Path) -> None:
     refused(train(run_cli, stored, out, "--penalty", "-1"), "-1")
     refused(train(run_cli, stored, out, "--test-fraction", "1.5"), "1.5")
     refused(train(run_cli, stored, out, "--params", '{"deph": 3}', "--head", "forest"), "deph")
+    refused(train(run_cli, stored, out, "--params", '{"n_centers": 1.5}'), "1.5")
+    refused(train(run_cli, stored, out, "--params", '{"C": -1}', "--head", "svm"), "-1")
+    refused(train(run_cli, stored, out, "--group-by", "^([a-z]+)/"), "group")
     refused(
         run_cli("train", "--store", stored, "--dataset", "none", "--model", MODEL, "--out", out), "photos"
     )

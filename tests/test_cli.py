@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,8 +131,44 @@ def test_doctor(run_cli: Run) -> None:
 
 def test_usage_errors_exit_2_and_failures_speak_json(run_cli: Run, tmp_path: Path) -> None:
     assert run_cli("extract", "x")[0] == 2
+    code, out, err = run_cli("extract", "--json")
+    assert (code, json.loads(out)["exit_code"]) == (2, 2)
+    assert "Missing" in err
+    assert run_cli("store", "show", "--store", tmp_path, "--model", "x")[0] == 2
+    assert run_cli("models", "no-such-model")[0] == 2
     assert run_cli("extract", tmp_path, "--model", MODEL, "--store", tmp_path / "s", "--shard", "4/4")[0] == 2
     code, out, err = run_cli("store", "ls", "--store", tmp_path / "none", "--json")
     assert code == 2
     assert json.loads(out)["exit_code"] == 2
     assert "none" in err
+
+
+def test_a_failing_command_exits_cleanly(trained: Path) -> None:
+    # As a process: threads of the libraries must not abort it while it exits.
+    command = ["train", "--store", str(trained / "store"), "--dataset", "photos", "--model", MODEL]
+    for _ in range(4):
+        done = subprocess.run(
+            [sys.executable, "-m", "toptune.cli", *command, "--layers", "none", "--out", str(trained / "no")],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "terminate" not in done.stderr
+
+
+def test_the_same_backbone_under_another_name(run_cli: Run, photos: Path, tmp_path: Path) -> None:
+    import tiny
+
+    one = tiny.save_model(tmp_path / "one", seed=1)
+    two = tmp_path / "two"
+    shutil.copytree(one, two)
+    for model in (one, two):
+        code, _, err = run_cli("extract", photos, "--model", f"local-dir:{model}", "--store", tmp_path / "s")
+        assert code == 0, err
+    assert len(list((tmp_path / "s" / "features").iterdir())) == 1
+    for name in (f"local-dir:{one}", f"local-dir:{two}", "two"):
+        out = tmp_path / "run"
+        common = ("--store", tmp_path / "s", "--dataset", "photos", "--cv", "3", "--head", "ridge")
+        code, _, err = run_cli("train", *common, "--model", name, "--out", out)
+        assert code == 0, err
+        shutil.rmtree(out)

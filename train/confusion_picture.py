@@ -31,7 +31,7 @@ def save_confusion_picture(
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     size = 9 if n <= _NUMBERED_CLASSES else 7
     if n <= _NAMED_CLASSES:
-        names = [name if len(name) <= 28 else name[:27] + "…" for name in classes]
+        names = [_short(name, position) for position, name in enumerate(classes)]
         axes.set_xticks(range(n), [_plain(name) for name in names], rotation=90, fontsize=size)
         axes.set_yticks(range(n), [_plain(name) for name in names], fontsize=size)
     else:
@@ -48,9 +48,24 @@ def save_confusion_picture(
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if title:
-        axes.set_title(_plain(title), fontsize=11)
+        axes.set_title(_plain("".join(each if _is_drawable(each) else "?" for each in title)), fontsize=11)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
     figure.savefig(path)
+
+
+def _short(name: str, position: int) -> str:
+    """Shorten a name to 28 letters; its number stands for one in a script that the font lacks."""
+    if not _is_drawable(name):
+        return f"#{position}"
+    return name if len(name) <= 28 else name[:27] + "…"
+
+
+def _is_drawable(text: str) -> bool:
+    """Whether matplotlib's own font, the only one that is sure to be there, has every letter."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return all(font.get_char_index(ord(letter)) for letter in text)
 
 
 def _plain(text: str) -> str:

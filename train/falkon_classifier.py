@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -199,6 +200,8 @@ class FalkonClassifier(ScoredClassifier):
     def _check_options(self) -> None:
         if self.kernel not in KERNELS:
             raise InputError(f"kernel {self.kernel!r} is unknown; choose one of {', '.join(KERNELS)}")
+        if isinstance(self.n_centers, bool) or not isinstance(self.n_centers, Integral) or self.n_centers < 1:
+            raise InputError(f"n_centers is {self.n_centers!r}; it must be a whole number above 0")
         if self.kernel == "linear" and self.sigma is not None:
             raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
         if self.solver not in SOLVERS:

@@ -57,7 +57,10 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
         if word == "all" or fnmatchcase(tap_of(spec), word):
             by_tap.setdefault(tap_of(spec), []).append(spec)
     if not by_tap:
-        raise InputError(f"layer {word!r} is not in the store; it holds {_listed(stored)}; extract it first")
+        raise InputError(
+            f"layer {word!r} is not in the store; it holds {_listed(stored)}; name "
+            "one of these (or a tap, or a glob), or extract it first"
+        )
     chosen = []
     for tap, specs in by_tap.items():
         fitting = [spec for spec in specs if _pooling(spec) == pooling] if pooling is not None else specs

@@ -14,8 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
-from toptune.store import Blocks, CorruptError, FormatVersionError, InputError, Recipe
+from toptune.store import (
+    Blocks,
+    CorruptError,
+    FormatVersionError,
+    InputError,
+    Recipe,
+    StoreError,
+    ToptuneError,
+)
 from toptune.train.heads import Head, load_head
 from toptune.train.standardise import StandardisedBlocks, Standardiser
 
@@ -235,6 +244,14 @@ def new_run_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
         except OSError as error:
             raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, ToptuneError):
+            raise
+        raise StoreError(
+            f"run {path} cannot be written: {error}; free some space or give another --out; "
+            "nothing was left behind"
+        ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

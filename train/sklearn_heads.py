@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.store import Blocks, CorruptError, InputError
 from toptune.train.calibration import fit_temperature, softmax
@@ -79,6 +80,20 @@ class SklearnHead:
         )
         values = gather(X)
         check_finite(values)
+        try:
+            return self._fit(values, y, groups=groups, start=start)
+        except InvalidParameterError as error:
+            raise InputError(f"head {self.name!r}: {error}; give another value in params") from error
+
+    def _fit(
+        self,
+        values: npt.NDArray[Any],
+        y: npt.ArrayLike,
+        *,
+        groups: Sequence[str] | None,
+        start: float,
+    ) -> Self:
+        n, d = values.shape
         classes, codes = np.unique(np.asarray(y), return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"the labels have one class only, {classes[0]!r}; a classifier needs at least 2")

@@ -102,6 +102,11 @@ def split_manifest(
         test_fraction=test_fraction,
         groups=None if groups is None else [groups[row] for row in rows],
     )
+    if groups is not None and not is_test.any():
+        raise InputError(
+            f"no group is small enough to be held out: {len(set(groups))} groups by {group_by!r}, and a test "
+            f"share of {test_fraction:g} of each class; group more finely or raise the test fraction"
+        )
     together = "" if group_by is None else f", groups by {group_by!r} kept together"
     return replace(
         split,

@@ -34,7 +34,7 @@ from toptune.train.run import (
     write_json,
     write_rows,
 )
-from toptune.train.splits import group_keys, split_manifest
+from toptune.train.splits import Split, group_keys, split_manifest
 from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
 
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
@@ -191,7 +191,7 @@ def train(
             "rule": "each column by mean and deviation of the training rows, layers of equal total variance",
         },
         "selected": _selected(classifier),
-        "warnings": list(classifier.report.get("warnings", [])),
+        "warnings": [*_unused(split), *classifier.report.get("warnings", [])],
         "report": classifier.report,
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "created": provenance(),
@@ -235,6 +235,18 @@ def score(run: Run, cache: FeatureCache, rows: npt.NDArray[np.int64]) -> dict[st
     names = [array.name for array in run.arrays]
     predicted, probabilities = run.predict_blocks(cache.blocks(names, rows))
     return compute_metrics(truth, [str(each) for each in predicted], probabilities, run.classes)
+
+
+def _unused(split: Split) -> list[str]:
+    """Say which rows of the data set neither train nor test."""
+    notes = []
+    if split.n_unlabelled:
+        notes.append(f"{split.n_unlabelled} pictures without a label are not used")
+    if split.n_unused:
+        notes.append(
+            f"{split.n_unused} labelled pictures are in no split that was asked for and are not used"
+        )
+    return notes
 
 
 def _head_params(

@@ -114,7 +114,8 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
     start = time.perf_counter()
     predictions = predict_pictures(folder)
     seconds["predict"] = time.perf_counter() - start
-    metrics = {path.name: Run.load(path).metrics for path in sorted((folder / "runs").iterdir())}
+    runs = [folder / step.options["out"] for step in steps if step.verb == "train"]
+    metrics = {run.name: Run.load(run).metrics for run in runs}
     return DemoReport(
         folder=str(folder),
         accuracy={name: metrics[name]["accuracy"] for name in TARGETS},
@@ -126,13 +127,14 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder, or take an earlier demo's again: its store stays, its runs are made anew."""
+    """Make the folder, or take an earlier demo's again: its own runs are made anew, all else stays."""
     commands = folder / "commands.sh"
     if folder.exists() and any(folder.iterdir()):
         if not (commands.exists() and commands.read_text().startswith(HEADER)):
             raise InputError(f"{folder} holds something that is not a demo; give another folder with --out")
-        for made in ("runs", "pictures"):
-            shutil.rmtree(folder / made, ignore_errors=True)
+        for step in plan_demo():
+            if step.verb == "train":
+                shutil.rmtree(folder / step.options["out"], ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -159,10 +161,11 @@ def predict_pictures(folder: Path) -> dict[str, str]:
     labels = source.manifest().labels
     chosen = {labels[row]: row for row in reversed(run.test_rows)}
     pictures = folder / "pictures"
-    pictures.mkdir()
-    for label, row in sorted(chosen.items()):
-        (pictures / f"{label}-{row}.png").write_bytes(source.read(row))
-    predictions = Classifier.load(folder / "runs" / "digits").predict(pictures)
+    pictures.mkdir(exist_ok=True)
+    files = [pictures / f"{label}-{row}.png" for label, row in sorted(chosen.items())]
+    for file, row in zip(files, (row for _, row in sorted(chosen.items())), strict=True):
+        file.write_bytes(source.read(row))
+    predictions = Classifier.load(folder / "runs" / "digits").predict(files)
     with (folder / "predictions.csv").open("w") as stream:
         write_predictions(predictions, stream)
     return {each.path: str(each.label) for each in predictions}

@@ -24,6 +24,13 @@ def test_demo(run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (out / "runs" / "digits" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "predictions.csv").read_text().startswith("path,label,confidence")
 
+    # What somebody put beside its own things survives another demo.
+    (out / "runs" / "mine").mkdir()
+    (out / "pictures" / "mine.png").write_bytes(b"mine")
+    assert run_cli("demo", "--out", out)[0] == 0
+    assert (out / "runs" / "mine").is_dir()
+    assert (out / "pictures" / "mine.png").read_bytes() == b"mine"
+
     # Its commands, typed in another folder, give the same run.
     lines = (out / "commands.sh").read_text().splitlines()
     commands = [shlex.split(line) for line in lines if line.startswith("toptune") and "digits" in line]
