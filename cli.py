@@ -5,11 +5,13 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the s
 4 finished, but more pictures failed than ``--max-failures`` allows.
 """
 
+import contextlib
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import click
@@ -143,6 +145,16 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 )
 @click.option("--sigma", callback=parse_floats, help="Kernel width, one or a grid; by default selected.")
 @click.option("--centers", "n_centers", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "direct", "falkon", "falkon-lib"]),
+    default="auto",
+    show_default=True,
+    help="Of head falkon: Gram matrices in one pass, conjugate gradient, or the cheaper of the two.",
+)
+@click.option(
+    "--memory-limit", metavar="SIZE", help="Refuse a projected peak above, e.g. 2GiB (half the machine's)."
+)
 @click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds of the selection.")
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
 @click.option("--resplit", is_flag=True, help="Draw a new split even where DATA had one.")
@@ -161,7 +173,8 @@ def train(root: str, as_json: bool, **options: Any) -> None:
     """Train a head on stored features; nothing is extracted again."""
     from toptune.train import train as run_training
 
-    run = run_training(root, **options)
+    with plans_on_standard_error():
+        run = run_training(root, **options)
     show(as_json, run.to_dict(), str(run))
 
 
@@ -306,6 +319,20 @@ def store_verify(root: str, deep: bool, as_json: bool) -> None:
     report = verify(FeatureStore.open(root), deep=deep)
     show(as_json, report.to_dict(), str(report))
     raise SystemExit(report.exit_code)
+
+
+@contextlib.contextmanager
+def plans_on_standard_error() -> Iterator[None]:
+    """Show what a fit is going to do, and what memory it will take, before it does it."""
+    logger, handler = logging.getLogger("toptune.train.plan"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:
