@@ -5,12 +5,14 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the s
 4 finished, but more pictures failed than ``--max-failures`` allows.
 """
 
+import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -166,6 +168,16 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 )
 @click.option("--sigma", callback=parse_floats, help="Kernel width, one or a grid; by default selected.")
 @click.option("--centers", "n_centers", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "direct", "falkon", "falkon-lib"]),
+    default="auto",
+    show_default=True,
+    help="Of head falkon: Gram matrices in one pass, conjugate gradient, or the cheaper of the two.",
+)
+@click.option(
+    "--memory-limit", metavar="SIZE", help="Refuse a projected peak above, e.g. 2GiB (half the machine's)."
+)
 @click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds of the selection.")
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
 @click.option("--resplit", is_flag=True, help="Draw a new split even where DATA had one.")
@@ -184,7 +196,8 @@ def train(root: str, as_json: bool, **options: Any) -> None:
     """Train a head on stored features; nothing is extracted again."""
     from toptune.train import train as run_training
 
-    run = run_training(root, **options)
+    with plans_on_standard_error():
+        run = run_training(root, **options)
     show(as_json, run.to_dict(), str(run))
 
 
@@ -422,6 +435,20 @@ def ask(question: str, yes: bool) -> None:
     """Ask on standard error, unless it was answered with --yes; a no stops the command with exit code 3."""
     if not yes:
         click.confirm(question, abort=True, err=True)
+
+
+@contextlib.contextmanager
+def plans_on_standard_error() -> Iterator[None]:
+    """Show what a fit is going to do, and what memory it will take, before it does it."""
+    logger, handler = logging.getLogger("toptune.train.plan"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:

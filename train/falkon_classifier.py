@@ -1,8 +1,8 @@
 """`FalkonClassifier`: Nystrom kernel ridge classification, cross-validated in one pass."""
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from numbers import Integral
 from typing import Any, Self
 
@@ -13,8 +13,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
-from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.centers import choose_centers
+from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
     device_of,
     fit_inputs,
@@ -23,17 +23,19 @@ from toptune.train.inputs import (
     predict_inputs,
     row_weights,
 )
+from toptune.train.kernel_fit import fit_direct, fit_iterative
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
-from toptune.train.maps import NystromMaps
-from toptune.train.memory import block_rows_for, one_pass_peak_bytes
-from toptune.train.one_pass import RELATIVE_PENALTIES, Candidate, Solution, solve
+from toptune.train.memory import block_rows_for, memory_limit_bytes
+from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
-from toptune.train.report import FitReport
 from toptune.train.scored_classifier import ScoredClassifier
+from toptune.train.solver_choice import SOLVERS, Sizes, choose_solver
+
+# What a fit is going to do, said before it does it.
+plan_logger = logging.getLogger("toptune.train.plan")
 
 # Default widths, in multiples of the median distance between centres.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # Multiply-adds of the kernel's inner products up to which blocks are float64 too.
 FLOAT64_WORK = 2e10
 _MEDIAN_ROWS = 1000
@@ -58,8 +60,11 @@ class FalkonClassifier(ScoredClassifier):
         Nystrom centres M; ``min(n_centers, n)`` are used.
     centers : {"uniform", "class-balanced"}
         How centres are drawn from the training rows.
-    solver : {"auto", "direct"}
-        ``"falkon"`` and ``"falkon-lib"`` are not yet in this version.
+    solver : {"auto", "direct", "falkon"}
+        ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
+        temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
+        by preconditioned conjugate gradient; ``"auto"`` takes the cheaper (see `choose_solver`).
+        ``"falkon-lib"`` is not yet in this version.
     cv : int
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict
@@ -67,6 +72,8 @@ class FalkonClassifier(ScoredClassifier):
         Seed of centres and folds.
     device : str or None
         torch device; None is the CPU.
+    memory_limit_bytes : int or None
+        Refuse a fit whose projected peak is above; None is half of the machine's memory.
 
     Attributes
     ----------
@@ -95,6 +102,7 @@ class FalkonClassifier(ScoredClassifier):
         class_weight: Any = None,
         random_state: Any = None,
         device: str | None = None,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         self.kernel = kernel
         self.sigma = sigma
@@ -106,6 +114,7 @@ class FalkonClassifier(ScoredClassifier):
         self.class_weight = class_weight
         self.random_state = random_state
         self.device = device
+        self.memory_limit_bytes = memory_limit_bytes
 
     def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
         """Fit to rows of features.
@@ -122,7 +131,8 @@ class FalkonClassifier(ScoredClassifier):
         Raises
         ------
         InputError
-            For options out of range, rows that are not finite (named), or fewer than two classes.
+            For options out of range, rows that are not finite (named), fewer than two classes, or a
+            projected peak above the memory limit.
         NumericalError
             If no combination of the grid can be solved.
         """
@@ -145,6 +155,21 @@ class FalkonClassifier(ScoredClassifier):
         center_rows = choose_centers(codes, self.n_centers, how=self.centers, seed=seed)
         is_exact = blocks.dtype == np.float64 or n * len(center_rows) * d <= FLOAT64_WORK
         dtype = torch.float64 if is_exact else torch.float32
+        choice = choose_solver(
+            self.solver,
+            Sizes(
+                n=n,
+                d=d,
+                n_centers=len(center_rows),
+                n_classes=len(classes),
+                n_widths=1 if self.kernel == "linear" else len(sigmas or WIDTHS),
+                n_penalties=len(penalties or RELATIVE_PENALTIES),
+                n_folds=n_folds,
+                value_bytes=8 if is_exact else 4,
+                limit_bytes=self.memory_limit_bytes or memory_limit_bytes(),
+            ),
+        )
+        plan_logger.info("%s", choice)
         values = blocks.take(center_rows)
         _check_centers(values, center_rows)
         centers = to_tensor(values, dtype=dtype, device=device)
@@ -152,31 +177,39 @@ class FalkonClassifier(ScoredClassifier):
         if self.kernel != "linear":
             spread = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
             widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
-        maps = NystromMaps.on([kernel_of(self.kernel, width) for width in widths], centers)
+        kernels = [kernel_of(self.kernel, width) for width in widths]
         setup_seconds = time.perf_counter() - start
-        block_rows = block_rows_for(d=d, rank=len(center_rows))
-        solution = solve(rows, maps, widths, penalties=penalties, block_rows=block_rows, device=device)
-        kept, dual = maps.coefficients(solution.map_index, solution.beta[:-1])
+        if choice.solver == "direct":
+            fitted = fit_direct(rows, kernels, centers, penalties=penalties)
+        else:
+            fitted = fit_iterative(
+                rows,
+                kernels,
+                centers,
+                penalties=penalties,
+                choice=choice,
+                center_weights=torch.from_numpy(rows.weights[center_rows]).to(device),
+                seed=seed,
+            )
         self.classes_ = classes
-        self.centers_ = kept.cpu().numpy()
-        self.dual_coef_ = dual.cpu().numpy()
-        self.intercept_ = solution.beta[-1].cpu().numpy()
-        self.sigma_ = solution.chosen.sigma
-        self.penalty_ = solution.chosen.penalty
-        self.temperature_ = solution.temperature
-        whitening = maps.whitenings[solution.map_index]
+        self.centers_ = fitted.centers.cpu().numpy()
+        self.dual_coef_ = fitted.dual.cpu().numpy()
+        self.intercept_ = fitted.intercept.cpu().numpy()
+        self.sigma_ = fitted.selection.chosen.sigma
+        self.penalty_ = fitted.selection.chosen.penalty
+        self.temperature_ = fitted.selection.temperature
         self.report_ = report_of(
-            solution,
+            fitted.selection,
             rows,
-            solver="nystrom",
+            solver="nystrom" if choice.solver == "direct" else choice.solver,
             n_centers=len(center_rows),
-            rank=whitening.rank,
-            n_dropped=whitening.n_dropped,
-            smallest_pivot=whitening.smallest_pivot,
+            rank=fitted.whitening.rank,
+            n_dropped=fitted.whitening.n_dropped,
+            smallest_pivot=fitted.whitening.smallest_pivot,
             precision="float64" if is_exact else "float32",
-            block_rows=block_rows,
-            n_maps=len(widths),
-            n_penalties=len(penalties or RELATIVE_PENALTIES),
+            peak_bytes=choice.peak_bytes,
+            plan=choice.to_dict(),
+            iteration=fitted.iteration,
             setup_seconds=setup_seconds,
         )
         return self
@@ -206,65 +239,8 @@ class FalkonClassifier(ScoredClassifier):
             raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
         if self.solver not in SOLVERS:
             raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
-        if self.solver in ("falkon", "falkon-lib"):
-            raise InputError(
-                f"solver {self.solver!r} is not yet in this version of toptune; use 'auto' or 'direct'"
-            )
-
-
-def report_of(
-    solution: Solution,
-    rows: TrainingRows,
-    *,
-    solver: str,
-    n_centers: int,
-    rank: int,
-    n_dropped: int,
-    smallest_pivot: float,
-    precision: str,
-    block_rows: int,
-    n_maps: int,
-    n_penalties: int,
-    setup_seconds: float,
-) -> FitReport:
-    """Put together what a fit by `solve` has to say."""
-    chosen = solution.chosen
-    n, d = rows.blocks.shape
-    warnings = list(solution.warnings)
-    if n_dropped:
-        warnings.insert(0, f"{n_dropped} of {n_centers} centres are spanned by the others and were dropped")
-    return FitReport(
-        solver=solver,
-        n_rows=n,
-        n_features=d,
-        n_folds=rows.n_folds,
-        n_centers=n_centers,
-        rank=rank,
-        n_dropped=n_dropped,
-        smallest_pivot=smallest_pivot,
-        precision=precision,
-        jitter=solution.jitter,
-        n_clipped=solution.n_clipped,
-        sigma=chosen.sigma,
-        penalty=chosen.penalty,
-        temperature=solution.temperature,
-        squared_error=chosen.squared_error,
-        accuracy=chosen.accuracy,
-        log_loss=chosen.log_loss,
-        table=[_table_row(row) for row in solution.table],
-        warnings=warnings,
-        n_passes=solution.n_passes,
-        peak_bytes=one_pass_peak_bytes(
-            n=n, d=d, rank=rank, n_maps=n_maps, n_classes=rows.n_classes, n_folds=rows.n_folds,
-            block_rows=block_rows, n_penalties=n_penalties, n_finalists=3 * n_maps,
-            n_calibration=min(n, CALIBRATION_ROWS),
-        ),
-        seconds={"setup": setup_seconds, **solution.seconds},
-    )  # fmt: skip
-
-
-def _table_row(candidate: Candidate) -> dict[str, Any]:
-    return {key: value for key, value in asdict(candidate).items() if key != "map_index"}
+        if self.solver == "falkon-lib":
+            raise InputError(f"solver {self.solver!r} is not yet in this version of toptune; use 'falkon'")
 
 
 def _check_centers(values: npt.NDArray[Any], center_rows: npt.NDArray[np.int64]) -> None:

@@ -79,7 +79,7 @@ def make_head(
     seed, cv, class_weight, device
         As in `toptune.train.train`.
     memory_limit_bytes : int, optional
-        For heads that need all rows at once; by default half of the machine's memory.
+        A fit whose projected peak is above is refused; by default half of the machine's memory.
 
     Raises
     ------

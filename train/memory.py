@@ -1,12 +1,15 @@
 """Memory as arithmetic: what a fit will hold at its peak, and what is refused."""
 
 import os
+import re
 
 from toptune.store import InputError
 from toptune.train.sums import sums_bytes
 
 BLOCK_BYTES = 64 * 2**20
 _FALLBACK_BYTES = 4 * 2**30
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def block_rows_for(*, d: int, rank: int) -> int:
@@ -42,6 +45,38 @@ def one_pass_peak_bytes(
     finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
     block = 8 * min(n, block_rows) * (3 * d + 4 * rank + 2 * n_classes)
     return sums + factors + systems + path + finalists + block + 24 * n
+
+
+def iterative_peak_bytes(
+    *, n: int, d: int, rank: int, n_columns: int, n_classes: int, block_rows: int, cached_bytes: int
+) -> int:
+    """Projected peak of FALKON's iteration in bytes, everything but the rows' own storage.
+
+    The whitening factor and the squares it is made with, or the preconditioner and those (never both);
+    the centres; the columns of the recurrences; one block; and the kernel's values where they are kept.
+    """
+    square = 8 * rank * rank
+    columns = 10 * 8 * rank * n_columns
+    block = 8 * min(n, block_rows) * (3 * d + 4 * rank + 2 * n_columns + n_classes)
+    return 8 * square + columns + 3 * 8 * rank * d + block + cached_bytes + 24 * n
+
+
+def bytes_of(text: str | int) -> int:
+    """Bytes of a number with a unit, such as ``2GiB``, ``500MB`` or ``1073741824``.
+
+    Raises
+    ------
+    InputError
+        If it is none, or not above 0.
+    """
+    if isinstance(text, int):
+        value = float(text)
+    else:
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?\s*", text.lower())
+        value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if value < 1:
+        raise InputError(f"memory limit {text!r} is no number of bytes; give one such as 2GiB or 500MB")
+    return int(value)
 
 
 def memory_limit_bytes() -> int:

@@ -41,11 +41,12 @@ class OwnHead:
             "class_weight": class_weight,
             "random_state": seed,
             "device": device,
+            "memory_limit_bytes": memory_limit_bytes,
         }
         self.estimator: Any = (
             FalkonClassifier(**self.params, **common)
             if name == "falkon"
-            else StreamingRidgeClassifier(**self.params, **common, memory_limit_bytes=memory_limit_bytes)
+            else StreamingRidgeClassifier(**self.params, **common)
         )
         self._report: dict[str, Any] = {}
 

@@ -11,7 +11,7 @@ class FitReport:
     Attributes
     ----------
     solver : str
-        ``"nystrom"``, ``"primal"`` or ``"dual"``.
+        ``"nystrom"``, ``"falkon"``, ``"primal"`` or ``"dual"``.
     n_rows, n_features, n_folds : int
     n_centers, rank, n_dropped : int
         Centres used, features that they span, centres dropped because others span them.
@@ -36,6 +36,10 @@ class FitReport:
         Times the rows were read.
     peak_bytes : int
         Projected peak memory.
+    plan : dict
+        What was projected before the work: figures of the choice of solver, peak and limit.
+    iteration : dict or None
+        Stop reason, products, residual history and tolerance of an iterative solve.
     seconds : dict
     """
 
@@ -60,6 +64,8 @@ class FitReport:
     warnings: list[str]
     n_passes: int
     peak_bytes: int
+    plan: dict[str, Any]
+    iteration: dict[str, Any] | None
     seconds: dict[str, float]
     calibration: str = "softmax of scores with one temperature fitted out of fold"
 

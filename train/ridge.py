@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from toptune.store import NumericalError
+from toptune.train.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.sums import FoldSums
-
-_JITTER_STEPS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +60,8 @@ class CentredSystem:
         """
         system = self.gram.clone()
         system.diagonal().add_(self.weight * penalty)
-        mean_diagonal = float(system.diagonal().mean()) if len(system) else 0.0
-        jitter = 0.0
-        for step in range(_JITTER_STEPS + 1):
-            factor, info = torch.linalg.cholesky_ex(system)
-            if int(info) == 0:
-                break
-            raised = 10.0 ** (step - 15) * max(1, len(system))
-            system.diagonal().add_((raised - jitter) * mean_diagonal)
-            jitter = raised
-        else:
-            raise NumericalError(
-                f"the ridge system at penalty {penalty:g} is not positive definite even with jitter "
-                f"{jitter:g}; raise the penalty"
-            )
-        # Two triangular solves: torch.cholesky_solve takes up to a hundred times as long here.
-        half = torch.linalg.solve_triangular(factor, self.cross, upper=False)
-        beta = torch.linalg.solve_triangular(factor.T, half, upper=True)
+        factor, jitter = cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
+        beta = solve_factored(factor, self.cross)
         if not bool(torch.isfinite(beta).all()):
             raise NumericalError(
                 f"the ridge solution at penalty {penalty:g} is not finite; raise the penalty"

@@ -1,5 +1,6 @@
 """`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -10,7 +11,8 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.train.falkon_classifier import report_of
+from toptune.train.calibration import CALIBRATION_ROWS
+from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
     device_of,
     fit_inputs,
@@ -21,10 +23,18 @@ from toptune.train.inputs import (
 )
 from toptune.train.kernels import Linear
 from toptune.train.maps import IdentityMap, NystromMaps
-from toptune.train.memory import block_rows_for, check_memory, one_pass_peak_bytes
+from toptune.train.memory import (
+    block_rows_for,
+    check_memory,
+    memory_limit_bytes,
+    one_pass_peak_bytes,
+)
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
+
+# What a fit is going to do, said before it does it.
+plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class StreamingRidgeClassifier(ScoredClassifier):
@@ -83,16 +93,21 @@ class StreamingRidgeClassifier(ScoredClassifier):
         folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
         size = min(n, d)
         block_rows = block_rows_for(d=d, rank=size)
-        check_memory(
-            one_pass_peak_bytes(
-                n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds,
-                block_rows=block_rows, n_penalties=len(penalties or RELATIVE_PENALTIES), n_finalists=3,
-                n_calibration=n,
-            ),
-            limit_bytes=self.memory_limit_bytes,
-            what=f"ridge on {n} rows of {d} features",
-            instead="take fewer layers, or head 'falkon' with fewer centres",
+        n_penalties = len(penalties or RELATIVE_PENALTIES)
+        peak_bytes = one_pass_peak_bytes(
+            n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds, block_rows=block_rows,
+            n_penalties=n_penalties, n_finalists=min(3, n_penalties), n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
+        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
+        check_memory(
+            peak_bytes,
+            limit_bytes=limit_bytes,
+            what=f"ridge on {n} rows of {d} features",
+            instead="take fewer layers, head 'falkon' with fewer centres, or raise --memory-limit",
+        )
+        plan_logger.info(
+            "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, limit_bytes // 2**20
+        )
         rows = TrainingRows(
             blocks=blocks,
             codes=codes,
@@ -130,9 +145,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
             n_dropped=0,
             smallest_pivot=1.0 if d <= n else maps.whitenings[0].smallest_pivot,  # type: ignore[union-attr]
             precision="float64",
-            block_rows=block_rows,
-            n_maps=1,
-            n_penalties=len(penalties or RELATIVE_PENALTIES),
+            peak_bytes=peak_bytes,
+            plan={"peak_bytes": peak_bytes, "limit_bytes": limit_bytes},
             setup_seconds=setup_seconds,
         )
         return self

@@ -20,6 +20,7 @@ from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.head_files import json_ready
 from toptune.train.heads import Head, make_head
 from toptune.train.layers import choose_arrays
+from toptune.train.memory import bytes_of
 from toptune.train.metrics import compute_metrics
 from toptune.train.run import (
     CONFIG,
@@ -38,7 +39,7 @@ from toptune.train.splits import Split, group_keys, split_manifest
 from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
 
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
-_FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000}
+_FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000, "solver": "auto"}
 
 
 def train(
@@ -55,6 +56,8 @@ def train(
     sigma: float | Sequence[float] | None = None,
     kernel: str = "gaussian",
     n_centers: int = 1000,
+    solver: str = "auto",
+    memory_limit: int | str | None = None,
     cv: int = 5,
     test_fraction: float = 0.2,
     resplit: bool = False,
@@ -80,8 +83,11 @@ def train(
         Which stored arrays; see `choose_arrays`. By default ``last``.
     seed : int
         Of the split, the centres and scikit-learn's estimators.
-    penalty, sigma, kernel, n_centers
+    penalty, sigma, kernel, n_centers, solver
         Of heads ``falkon`` and (penalty) ``ridge``; see `FalkonClassifier`.
+    memory_limit : int or str, optional
+        Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
+        work. Half of the machine's memory by default.
     cv : int
         Folds of the selection: buckets of a hash of the id (or group), whatever the labels.
     test_fraction : float
@@ -118,18 +124,22 @@ def train(
     notify = progress or (lambda _phase: None)
     options = {
         "head": head, "layers": layers, "pooling": pooling, "seed": seed, "penalty": penalty, "sigma": sigma,
-        "kernel": kernel, "n_centers": n_centers, "cv": cv, "test_fraction": test_fraction,
+        "kernel": kernel, "n_centers": n_centers, "solver": solver, "memory_limit": memory_limit,
+        "cv": cv, "test_fraction": test_fraction,
         "resplit": resplit, "val": val, "group_by": group_by, "class_weight": class_weight,
         "params": dict(params or {}), "allow_failed": allow_failed, "device": device,
     }  # fmt: skip
     path = check_out(out)
     classifier = make_head(
         head,
-        params=_head_params(head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers),
+        params=_head_params(
+            head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
+        ),
         seed=seed,
         cv=cv,
         class_weight=class_weight,
         device=device,
+        memory_limit_bytes=None if memory_limit is None else bytes_of(memory_limit),
     )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.cache(model, dataset)
@@ -257,11 +267,13 @@ def _head_params(
     sigma: float | Sequence[float] | None,
     kernel: str,
     n_centers: int,
+    solver: str,
 ) -> dict[str, Any]:
     """Put the options that a head takes among its parameters; refuse those that it does not."""
     given = dict(params or {})
     if head == "falkon":
-        return {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers} | given
+        options = {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers}
+        return options | {"solver": solver} | given
     if head == "ridge" and penalty is not None:
         given = {"penalty": penalty} | given
     strange = {
@@ -269,6 +281,7 @@ def _head_params(
         "penalty": penalty is not None and head != "ridge",
         "kernel": kernel != _FALKON_DEFAULTS["kernel"],
         "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
+        "solver": solver != _FALKON_DEFAULTS["solver"],
     }
     for name, is_given in strange.items():
         if is_given:

@@ -144,7 +144,7 @@ def test_block_size_order_and_type_change_nothing(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(
         FalkonClassifier(**options).fit(Shuffled(X), rows.codes).decision_function(X), scores, atol=1e-9
     )
-    monkeypatch.setattr("toptune.train.falkon_classifier.block_rows_for", lambda **_: 7)
+    monkeypatch.setattr("toptune.train.kernel_fit.block_rows_for", lambda **_: 7)
     small = FalkonClassifier(**options).fit(X, rows.codes)
     np.testing.assert_allclose(small.decision_function(X), scores, atol=1e-9)
     assert small.temperature_ == pytest.approx(whole.temperature_, rel=1e-3)
@@ -246,7 +246,6 @@ def test_choice_prefers_log_loss_among_accuracies_that_are_as_good() -> None:
     ("options", "message"),
     [
         ({"kernel": "tophat"}, "tophat.*gaussian"),
-        ({"solver": "falkon"}, "not yet in this version"),
         ({"solver": "falkon-lib"}, "not yet in this version"),
         ({"solver": "magic"}, "magic.*auto"),
         ({"centers": "best"}, "best.*uniform"),

@@ -1,0 +1,174 @@
+"""FALKON: Nystrom kernel ridge regression by preconditioned conjugate gradient, out of core.
+
+In the notation of Rudi, Carratino & Rosasco 2017 (Alg. 1), with ``K_MM = T'T``: the unknowns are
+``beta = T alpha``, the preconditioner is ``A'A = (1/M) T T' + penalty I``. Here T' is the pivoted
+factor L of `whiten`, so that dependent centres leave the basis exactly as they leave the direct
+solve, and both answer the same system; features and targets are centred, which is the intercept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toptune.train.cholesky import cholesky_with_jitter, solve_factored
+from toptune.train.conjugate_gradient import REASONS, conjugate_gradient
+from toptune.train.kernel_rows import CentredRows, KernelRows
+from toptune.train.maps import NystromMaps
+from toptune.train.passes import TrainingRows
+
+# Relative error in the norm of the scores. Accuracy is settled long before; 1e-5 is what lets scores be
+# compared with the direct solve.
+TOLERANCE = 1e-5
+MAX_ITERATIONS = 100
+# Columns that share a product; penalties beyond go into a further, warm-started group.
+COLUMNS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalkonSolution:
+    """Coefficients of every penalty and how they were reached.
+
+    Attributes
+    ----------
+    penalties : tuple of float
+        Descending, as they were solved.
+    beta : Tensor of float64, shape (n_penalties, r + 1, n_targets)
+        Coefficients of the whitened features, the intercept last, as in the direct solve.
+    reason : str
+        The worst of its groups: one of `REASONS`.
+    residuals : tuple of float
+        Largest true relative residual of each penalty's columns.
+    history : tuple of float
+        Largest relative residual after each product.
+    n_iterations, n_passes : int
+        Products with the kernel's values, and times that the rows were read for them.
+    jitter : float
+        Largest share of its mean diagonal that a preconditioner took; it slows the iteration and does
+        not change the solution.
+    """
+
+    penalties: tuple[float, ...]
+    beta: Tensor
+    reason: str
+    residuals: tuple[float, ...]
+    history: tuple[float, ...]
+    n_iterations: int
+    n_passes: int
+    jitter: float
+
+
+def solve_falkon(
+    rows: TrainingRows,
+    maps: NystromMaps,
+    index: int,
+    penalties: Sequence[float],
+    *,
+    block_rows: int,
+    is_cached: bool,
+    center_weights: Tensor | None = None,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    columns: int = COLUMNS,
+) -> FalkonSolution:
+    """Solve the ridge systems of one kernel for all targets and penalties.
+
+    Penalties are taken from the largest down, in groups of at most `columns` columns that share each
+    pass over the rows; a group starts from the last solution of the one before.
+
+    Parameters
+    ----------
+    maps : NystromMaps
+    index : int
+        Which of its kernels.
+    block_rows : int
+        Rows read at a time.
+    is_cached : bool
+        Keep the kernel's values, n x rank numbers, in memory.
+    center_weights : Tensor of float64, shape (M,), optional
+        Weights of the centres' rows in the loss; 1 by default. Only the speed depends on them.
+    tolerance : float
+        Relative residual; see `conjugate_gradient`.
+    max_iterations : int
+        Products for each group.
+
+    Raises
+    ------
+    NumericalError
+        If values are not finite or no jitter makes a preconditioner positive definite.
+    """
+    whitening = maps.whitenings[index]
+    device = maps.centers.device
+    kept = torch.from_numpy(whitening.kept).to(device)
+    factor = torch.from_numpy(whitening.factor).to(device)
+    kernel_rows = KernelRows(
+        rows, maps.kernels[index], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
+    )
+    system = CentredRows.of(kernel_rows, factor)
+    moments = center_moments(maps, index, center_weights)
+    descending = tuple(sorted(penalties, reverse=True))
+    n_targets = rows.n_classes
+    size = max(1, columns // n_targets)
+    betas: list[Tensor] = []
+    residuals: list[float] = []
+    history: list[float] = []
+    worst, n_iterations, jitter = 0, 0, 0.0
+    for first in range(0, len(descending), size):
+        group = descending[first : first + size]
+        factors = []
+        for penalty in group:
+            shifted = moments.clone()
+            shifted.diagonal().add_(penalty)
+            inner, added = cholesky_with_jitter(shifted, what=f"the preconditioner at penalty {penalty:g}")
+            factors.append(inner)
+            jitter = max(jitter, added)
+        of_column = torch.tensor(group, dtype=torch.float64, device=device).repeat_interleave(n_targets)
+
+        def product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
+            return system.product(v) + of_column[numbers] * v
+
+        def precondition(v: Tensor, numbers: Tensor, factors: list[Tensor] = factors) -> Tensor:
+            result = torch.empty_like(v)
+            which = torch.div(numbers, n_targets, rounding_mode="floor")
+            for at in torch.unique(which).tolist():
+                mine = which == at
+                result[:, mine] = solve_factored(factors[at], v[:, mine])
+            return result
+
+        found = conjugate_gradient(
+            product,
+            precondition,
+            system.cross.repeat(1, len(group)),
+            start=betas[-1].repeat(1, len(group)) if betas else None,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        betas += torch.split(found.value, n_targets, dim=1)
+        residuals += [float(part.max()) for part in torch.split(found.residuals, n_targets)]
+        history += found.history
+        n_iterations += found.n_iterations
+        worst = max(worst, REASONS.index(found.reason))
+    return FalkonSolution(
+        penalties=descending,
+        beta=torch.stack([torch.cat([beta, system.intercept(beta)[None]]) for beta in betas]),
+        reason=REASONS[worst],
+        residuals=tuple(residuals),
+        history=tuple(history),
+        n_iterations=n_iterations,
+        n_passes=kernel_rows.n_passes,
+        jitter=jitter,
+    )
+
+
+def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
+    """Centred second moments (r, r) of the centres' own whitened features: what stands for all rows.
+
+    Where no centre was dropped this is ``(1/M) T T'`` less the mean. Dropped centres count too: they
+    are no basis any more, but rows like any other.
+    """
+    (phi,) = maps.features(maps.centers, [index])
+    w = torch.ones_like(phi[:, 0]) if weights is None else weights
+    share = (w / w.sum())[:, None]
+    centred = phi - (share * phi).sum(dim=0)
+    return (share * centred).T @ centred

@@ -1,0 +1,153 @@
+"""Fits of a kernel head on given centres: directly, or by iteration after a selection on fewer."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toptune.train.falkon import TOLERANCE, FalkonSolution, solve_falkon
+from toptune.train.kernels import Linear, Radial
+from toptune.train.maps import NystromMaps
+from toptune.train.memory import block_rows_for
+from toptune.train.one_pass import Solution, solve
+from toptune.train.passes import TrainingRows
+from toptune.train.solver_choice import Choice
+from toptune.train.whitening import Whitening
+
+Kernels = Sequence[Radial | Linear]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelFit:
+    """A fitted kernel head: scores are ``k(x, centers) dual + intercept``.
+
+    Attributes
+    ----------
+    centers : Tensor, shape (rank, d)
+    dual : Tensor of float64, shape (rank, n_classes)
+    intercept : Tensor of float64, shape (n_classes,)
+    selection : Solution
+        How width, penalty and temperature were chosen, with what a user should know.
+    whitening : Whitening
+        Of the centres of the fit.
+    iteration : dict or None
+        Account of the conjugate gradient; None for the direct solve.
+    """
+
+    centers: Tensor
+    dual: Tensor
+    intercept: Tensor
+    selection: Solution
+    whitening: Whitening
+    iteration: dict[str, Any] | None = None
+
+
+def fit_direct(
+    rows: TrainingRows,
+    kernels: Kernels,
+    centers: Tensor,
+    *,
+    penalties: Sequence[float] | None,
+) -> KernelFit:
+    """Select and fit on the same sums, all centres (M, d) throughout."""
+    maps = NystromMaps.on(kernels, centers)
+    selection = _select(rows, maps, penalties)
+    kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
+    return KernelFit(
+        centers=kept,
+        dual=dual,
+        intercept=selection.beta[-1],
+        selection=selection,
+        whitening=maps.whitenings[selection.map_index],
+    )
+
+
+def fit_iterative(
+    rows: TrainingRows,
+    kernels: Kernels,
+    centers: Tensor,
+    *,
+    penalties: Sequence[float] | None,
+    choice: Choice,
+    center_weights: Tensor,
+    seed: int,
+) -> KernelFit:
+    """Select by the direct path on some of the centres, then fit on all of them by FALKON.
+
+    Width and penalty keep their meaning on more centres of the same kernel: both belong to the full
+    problem that the centres approximate. The temperature is that of the selection too.
+    """
+    few = choice.selection_centers
+    subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
+    maps = NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
+    selection = _select(rows, maps, penalties)
+    start = time.perf_counter()
+    index = selection.map_index
+    if few < len(centers):
+        maps, index = NystromMaps.on([kernels[index]], centers), 0
+    whitening = maps.whitenings[index]
+    found = solve_falkon(
+        rows,
+        maps,
+        index,
+        [selection.chosen.penalty],
+        block_rows=block_rows_for(d=centers.shape[1], rank=len(centers)),
+        is_cached=choice.is_cached,
+        center_weights=center_weights,
+    )
+    beta = found.beta[0]
+    kept, dual = maps.coefficients(index, beta[:-1])
+    seconds = {**selection.seconds, "selection": selection.seconds["total"]}
+    seconds["iteration"] = time.perf_counter() - start
+    seconds["total"] = seconds["selection"] + seconds["iteration"]
+    return KernelFit(
+        centers=kept,
+        dual=dual,
+        intercept=beta[-1],
+        selection=replace(
+            selection,
+            beta=beta,
+            warnings=(*selection.warnings, *_iteration_notes(found)),
+            n_passes=selection.n_passes + found.n_passes,
+            seconds=seconds,
+        ),
+        whitening=whitening,
+        iteration={
+            "reason": found.reason,
+            "n_iterations": found.n_iterations,
+            "residual": max(found.residuals),
+            "tolerance": TOLERANCE,
+            "history": list(found.history),
+            "preconditioner_jitter": found.jitter,
+            "is_kernel_cached": choice.is_cached,
+            "selected_on_centers": few,
+        },
+    )
+
+
+def _select(rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | None) -> Solution:
+    return solve(
+        rows,
+        maps,
+        [kernel.sigma for kernel in maps.kernels],
+        penalties=penalties,
+        block_rows=block_rows_for(d=maps.centers.shape[1], rank=len(maps.centers)),
+        device=maps.centers.device,
+    )
+
+
+def _iteration_notes(found: FalkonSolution) -> list[str]:
+    notes = []
+    if found.jitter > 0:
+        notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal")
+    if found.reason != "converged":
+        notes.append(
+            f"conjugate gradient has not converged: {found.reason} after {found.n_iterations} products at a "
+            f"relative residual of {max(found.residuals):.1e} (tolerance {TOLERANCE:.0e}); raise the "
+            "penalty, or use solver 'direct'"
+        )
+    return notes

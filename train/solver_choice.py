@@ -1,0 +1,179 @@
+"""Which solver a kernel head takes: arithmetic over sizes and memory, before any work."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toptune.store import InputError
+from toptune.train.calibration import CALIBRATION_ROWS
+from toptune.train.memory import block_rows_for, iterative_peak_bytes, one_pass_peak_bytes
+
+SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
+# FALKON chooses width and penalty by the direct path on at most this many of the centres.
+SELECTION_CENTERS = 2000
+# Products that the iteration is expected to take (10 to 20 in Meanti et al. 2020), for the estimate only.
+EXPECTED_ITERATIONS = 20
+# Kernel values are kept in memory up to this, and never beyond the limit.
+KERNEL_CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the choice depends on.
+
+    Attributes
+    ----------
+    n, d, n_centers, n_classes, n_widths, n_penalties, n_folds : int
+    value_bytes : int
+        Bytes of a kernel value: 4 or 8.
+    limit_bytes : int
+        Memory that the fit may take.
+    """
+
+    n: int
+    d: int
+    n_centers: int
+    n_classes: int
+    n_widths: int
+    n_penalties: int
+    n_folds: int
+    value_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The solver taken and the figures that decided.
+
+    Attributes
+    ----------
+    asked, solver : str
+    direct_work, falkon_work : float
+        Estimated multiply-adds in float64, selection included; float32 ones count half.
+    direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
+        Projected peaks, without the rows' own storage.
+    selection_centers : int
+        Centres on which ``falkon`` chooses width and penalty.
+    is_cached : bool
+        Whether ``falkon`` keeps the kernel's values.
+    """
+
+    asked: str
+    solver: str
+    direct_work: float
+    falkon_work: float
+    direct_peak_bytes: int
+    falkon_peak_bytes: int
+    limit_bytes: int
+    selection_centers: int
+    is_cached: bool
+
+    @property
+    def peak_bytes(self) -> int:
+        """Projected peak of the solver taken."""
+        return self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able mapping."""
+        return {**asdict(self), "peak_bytes": self.peak_bytes}
+
+    def __str__(self) -> str:
+        return (
+            f"solver {self.solver} ({self.asked}): about {self.direct_work:.1e} multiply-adds and "
+            f"{self.direct_peak_bytes / 2**20:.0f} MiB for direct, {self.falkon_work:.1e} and "
+            f"{self.falkon_peak_bytes / 2**20:.0f} MiB for falkon (selected on {self.selection_centers} "
+            f"centres, kernel values {'kept' if self.is_cached else 'recomputed'}); "
+            f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+        )
+
+
+def choose_solver(asked: str, sizes: Sizes) -> Choice:
+    """Take the solver asked for, or for ``"auto"`` the cheaper of those that fit into memory.
+
+    Raises
+    ------
+    InputError
+        For an unknown solver, or if none that may be taken fits; names both numbers and the knobs.
+    """
+    if asked not in SOLVERS:
+        raise InputError(f"solver {asked!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    few = min(sizes.n_centers, SELECTION_CENTERS)
+    selection_peak = _direct_peak(sizes, few)
+    bare_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=0))
+    cached_bytes = sizes.n * sizes.n_centers * sizes.value_bytes
+    cached_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=cached_bytes))
+    is_cached = cached_bytes <= KERNEL_CACHE_BYTES and cached_peak <= sizes.limit_bytes
+    direct_work = _direct_work(sizes, sizes.n_centers)
+    falkon_work = _direct_work(sizes, few) + _iterative_work(sizes, is_cached=is_cached)
+    peaks = {
+        "direct": _direct_peak(sizes, sizes.n_centers),
+        "falkon": cached_peak if is_cached else bare_peak,
+    }
+    solver = asked
+    if asked == "auto":
+        work = {"direct": direct_work, "falkon": falkon_work}
+        fitting = [name for name in peaks if peaks[name] <= sizes.limit_bytes]
+        solver = min(fitting, key=work.__getitem__) if fitting else min(peaks, key=peaks.__getitem__)
+    needed = peaks["direct" if solver == "direct" else "falkon"]
+    if needed > sizes.limit_bytes:
+        raise InputError(
+            f"solver {solver!r} with {sizes.n_centers} centres needs about {needed / 2**20:.0f} MiB of "
+            f"memory, the limit is {sizes.limit_bytes / 2**20:.0f} MiB; take fewer centres or penalties, "
+            "or raise --memory-limit (memory_limit_bytes)"
+        )
+    return Choice(
+        asked=asked,
+        solver=solver,
+        direct_work=direct_work,
+        falkon_work=falkon_work,
+        direct_peak_bytes=peaks["direct"],
+        falkon_peak_bytes=peaks["falkon"],
+        limit_bytes=sizes.limit_bytes,
+        selection_centers=few,
+        is_cached=is_cached,
+    )
+
+
+def _kernel_work(sizes: Sizes, n_centers: int) -> float:
+    return sizes.n * n_centers * sizes.d * (0.5 if sizes.value_bytes == 4 else 1.0)
+
+
+def _direct_work(sizes: Sizes, m: int) -> float:
+    """Two passes (whitened features twice, sums once), then the path of every width, penalty and fold."""
+    rows = sizes.n_widths * sizes.n * (2 * m * m + m * m + 4 * m * sizes.n_classes)
+    path = sizes.n_widths * sizes.n_penalties * sizes.n_folds * (m**3 / 6 + m * m * sizes.n_classes)
+    return 2 * _kernel_work(sizes, m) + rows + path + sizes.n_widths * m**3 / 3
+
+
+def _iterative_work(sizes: Sizes, *, is_cached: bool) -> float:
+    """Factors and the centres' moments once; the kernel's values once or at every product."""
+    m, columns = sizes.n_centers, sizes.n_classes
+    products = EXPECTED_ITERATIONS * (2 * sizes.n * m * columns + 2 * m * m * columns)
+    kernels = _kernel_work(sizes, m) * (1 if is_cached else EXPECTED_ITERATIONS + 1)
+    return 2 * m**3 + kernels + products
+
+
+def _direct_peak(sizes: Sizes, rank: int) -> int:
+    return one_pass_peak_bytes(
+        n=sizes.n,
+        d=sizes.d,
+        rank=rank,
+        n_maps=sizes.n_widths,
+        n_classes=sizes.n_classes,
+        n_folds=sizes.n_folds,
+        block_rows=block_rows_for(d=sizes.d, rank=rank),
+        n_penalties=sizes.n_penalties,
+        n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
+        n_calibration=min(sizes.n, CALIBRATION_ROWS),
+    )
+
+
+def _iterative_peak(sizes: Sizes, *, cached_bytes: int) -> int:
+    return iterative_peak_bytes(
+        n=sizes.n,
+        d=sizes.d,
+        rank=sizes.n_centers,
+        n_columns=sizes.n_classes,
+        n_classes=sizes.n_classes,
+        block_rows=block_rows_for(d=sizes.d, rank=sizes.n_centers),
+        cached_bytes=cached_bytes,
+    )
