@@ -57,10 +57,14 @@ def save_model(folder: Path, *, seed: int) -> Path:
 
 
 def feature_bytes(cache: FeatureCache) -> dict[str, bytes]:
-    """Every shard and every array's metadata: what two equal runs must share to the byte."""
+    """Every shard and every array's metadata: what two equal runs must share to the byte.
+
+    What a killed writer leaves behind under a temporary name is not part of the cache.
+    """
     return {
         str(path.relative_to(cache.path)): path.read_bytes()
         for path in sorted(cache.path.rglob("*"))
         if path.is_file()
+        and not path.name.startswith(".tmp-")
         and path.relative_to(cache.path).parts[0] not in ("ledger", "requests", "cache.json")
     }
