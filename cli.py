@@ -129,6 +129,7 @@ def toptune(debug: bool) -> None:
 @click.option("--model-kwargs", callback=parse_object, help="JSON object passed on to timm.create_model.")
 @click.option("--shard", callback=parse_shard, help="Do only part i of n of the units, i from 0.")
 @click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
+@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
 @MAX_FAILURES
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")

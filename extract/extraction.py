@@ -65,6 +65,7 @@ class ExtractRequest:
     workers: int
     max_pixels: int
     dtype: str
+    format: str | None
     shard: tuple[int, int]
     dry_run: bool
     overwrite: bool
@@ -93,6 +94,7 @@ def extract(
     interpolation: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     dtype: str = "auto",
+    format: str | None = None,  # noqa: A002
     max_pixels: int | None = None,
     shard: tuple[int, int] | None = None,
     dry_run: bool = False,
@@ -131,6 +133,9 @@ def extract(
     dtype : str
         On disk: ``float16``, ``float32``, or ``auto``: float16 except for layers that come near its range
         in a sample of 16 pictures.
+    format : {"zarr", "hdf5"}, optional
+        How a new cache stores its arrays, by default Zarr. One that is there keeps its own, and refuses
+        another.
     max_pixels : int, optional
         Larger pictures count as unreadable.
     shard : tuple of int, optional
@@ -159,6 +164,8 @@ def extract(
     _check_numbers(batch_size=batch_size, workers=workers, max_pixels=max_pixels)
     if dtype not in ("auto", "float16", "float32"):
         raise InputError(f"dtype {dtype!r} is none of auto, float16, float32")
+    if format not in (None, "zarr", "hdf5"):
+        raise InputError(f"format {format!r} is none of zarr, hdf5")
     shard_units(1, *(shard or (0, 1)))
     if overwrite and shard not in (None, (0, 1)):
         raise InputError(
@@ -203,6 +210,7 @@ def extract(
             workers=workers or min(4, os.cpu_count() or 1),
             max_pixels=max_pixels or MAX_PIXELS,
             dtype=dtype,
+            format=format,
             shard=shard or (0, 1),
             dry_run=dry_run,
             overwrite=overwrite,
@@ -237,7 +245,7 @@ def _recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary |
     if found is None:
         return None
     cache, names = found
-    if request.batch_size not in (None, cache.batch_size):
+    if request.batch_size not in (None, cache.batch_size) or request.format not in (None, cache.format):
         return None
     specs = {spec.name: spec for spec in cache.arrays()}
     units = shard_units(cache.n_units, *request.shard)

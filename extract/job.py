@@ -75,17 +75,19 @@ def run_job(request: ExtractRequest) -> ExtractSummary:
     cache.ensure_array(CONTENT_ARRAY, dim=DIGEST_BYTES, dtype="uint8")
     check_touched(cache, request)
     summary = _Job(request, backbone, arrays, cache, plan).run()
-    if request.key is not None:
-        _remember(cache, request.key, names)
+    _tidy(cache, request.key, names)
     return summary
 
 
-def _remember(cache: FeatureCache, key: str, names: Sequence[str]) -> None:
+def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
+    """Do what only makes later commands quicker: pack the ledgers, note what was asked."""
     try:
-        cache.remember_request(key, names)
+        cache.pack_ledgers([*names, CONTENT_ARRAY])
+        if key is not None:
+            cache.remember_request(key, names)
     except StoreError as error:
-        # Only a hint: the features are stored, and a store that cannot be written to can be read.
-        logger.info("the request is not noted, repeating it loads the backbone: %s", error)
+        # The features are stored, and a store that cannot be written to can be read.
+        logger.info("later commands will be slower than they could be: %s", error)
 
 
 class _Job:
@@ -230,14 +232,21 @@ def _find_cache(request: ExtractRequest, backbone: Backbone) -> FeatureCache | N
 def _open_cache(request: ExtractRequest, backbone: Backbone, plan: ExtractPlan) -> FeatureCache:
     store = request.existing or FeatureStore.create(request.root)
     store.register(request.dataset, request.manifest)
-    return store.create_cache(
+    cache = store.create_cache(
         request.name.plain,
         request.dataset,
         backbone.recipe,
         unit_rows=plan.unit_rows,
         batch_size=plan.batch_size,
         backbone=backbone.spec,
+        format=request.format or "zarr",
     )
+    if request.format not in (None, cache.format):
+        raise ConflictError(
+            f"{cache.name} over {cache.dataset} is stored as {cache.format}, not {request.format}; "
+            "leave --format out, or convert it into another store with store copy --format"
+        )
+    return cache
 
 
 def _reader(request: ExtractRequest, backbone: Backbone) -> BatchReader:

@@ -1,5 +1,6 @@
 """What is on disk and how it is cut; knows nothing of images or kernels."""
 
+from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import ArrayBlocks, Blocks
 from toptune.store.collection import Garbage, collect_garbage, find_garbage
 from toptune.store.errors import (
@@ -29,7 +30,6 @@ from toptune.store.repair import RepairReport, repair
 from toptune.store.units import choose_unit_rows, format_units, shard_units
 from toptune.store.usage import Usage, measure
 from toptune.store.verification import VerifyReport, verify
-from toptune.store.zarr_arrays import ArraySpec
 
 __all__ = [
     "CONTENT_ARRAY",

@@ -1,17 +1,18 @@
-"""Records of a cache's arrays: ``ledger/<name>/array.json``, which covers the array's ``zarr.json``."""
+"""Records of a cache's arrays: ``ledger/<name>/array.json``, which covers the array's metadata file."""
 
 import hashlib
-import json
 from pathlib import Path
+from typing import Any
 
-from toptune.store import commit, zarr_arrays
+from toptune.store import commit
+from toptune.store.array_formats import format_of
+from toptune.store.array_spec import ArraySpec
 from toptune.store.errors import CorruptError, InputError, StoreError
 from toptune.store.names import check_inside
 from toptune.store.publish import publish
 from toptune.store.reading import read_file
 from toptune.store.sealed import seal, unseal
 from toptune.store.units import choose_chunk_rows
-from toptune.store.zarr_arrays import ArraySpec
 
 ARRAY_KIND = "toptune-array"
 
@@ -19,6 +20,11 @@ ARRAY_KIND = "toptune-array"
 def record_path(cache: Path, name: str) -> Path:
     """Return the file of an array's record."""
     return cache / "ledger" / name / "array.json"
+
+
+def metadata_path(cache: Path, spec: ArraySpec) -> Path:
+    """Return an array's metadata file: ``zarr.json`` or ``all.h5``."""
+    return cache / spec.name / format_of(spec.format).METADATA
 
 
 def recorded_names(cache: Path) -> list[str]:
@@ -34,15 +40,15 @@ def recorded_names(cache: Path) -> list[str]:
 
 
 def make_array(root: Path, cache: Path, spec: ArraySpec) -> None:
-    """Write an array's ``zarr.json`` and then its record, unless they are there."""
-    metadata = check_inside(root, cache / spec.name / "zarr.json")
-    ours = zarr_arrays.array_metadata(spec)
-    data = publish(metadata, ours, lambda found: zarr_arrays.is_same_array(found, spec))
+    """Write an array's metadata file and then its record, unless they are there."""
+    made = format_of(spec.format)
+    metadata = check_inside(root, metadata_path(cache, spec))
+    data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec))
     commit.put_if_absent(check_inside(root, record_path(cache, spec.name)), _render(spec, data))
 
 
 def read_array(cache: Path, name: str) -> ArraySpec:
-    """Read an array's record and check its ``zarr.json``.
+    """Read an array's record and check its metadata file.
 
     Raises
     ------
@@ -54,12 +60,12 @@ def read_array(cache: Path, name: str) -> ArraySpec:
     path = record_path(cache, name)
     values = unseal(ARRAY_KIND, read_file(path), path)
     try:
-        spec, digest = ArraySpec(**values["spec"]), values["zarr_sha256"]
+        spec, digest = ArraySpec(**values["spec"]), _digest(values)
     except (KeyError, TypeError, InputError) as error:
         raise CorruptError(f"{path} does not describe an array: {error}") from error
     if spec.name != name:
         raise CorruptError(f"{path} describes array {spec.name!r}; was it moved?")
-    metadata = cache / name / "zarr.json"
+    metadata = metadata_path(cache, spec)
     try:
         data = read_file(metadata)
     except FileNotFoundError as error:
@@ -69,8 +75,8 @@ def read_array(cache: Path, name: str) -> ArraySpec:
     return spec
 
 
-def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int) -> list[Path]:
-    """Write an array's damaged record, or its damaged ``zarr.json``, again from what the other says.
+def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format: str) -> list[Path]:  # noqa: A002
+    """Write an array's damaged record, or its damaged metadata file, again from what the other says.
 
     Parameters
     ----------
@@ -79,48 +85,56 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int) -> lis
     name : str
         The array.
     n_rows, unit_rows : int
-        Of the cache: what a ``zarr.json`` must say to be believed.
+    format : str
+        Of the cache: what a metadata file must say to be believed.
 
     Returns
     -------
     list of Path
         The files written; none if neither tells what the array is.
     """
-    record, metadata = record_path(cache, name), cache / name / "zarr.json"
+    record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:
         spec = ArraySpec(**unseal(ARRAY_KIND, read_file(record), record)["spec"])
     except (StoreError, FileNotFoundError, KeyError, TypeError, InputError):
-        return _restore_record(cache, name, n_rows=n_rows, unit_rows=unit_rows)
-    if spec.name != name:
+        return _restore_record(cache, name, n_rows=n_rows, unit_rows=unit_rows, format=format)
+    if (spec.name, spec.format) != (name, format):
         return []
-    data = zarr_arrays.array_metadata(spec)
+    data = format_of(format).metadata(spec)
     commit.replace(metadata, data)
-    # Another version of zarr may have written other bytes for the same array.
+    # Another version of the library may have written other bytes for the same array.
     commit.replace(record, _render(spec, data))
     return [metadata]
 
 
-def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int) -> list[Path]:
-    """Write ``array.json`` again if ``zarr.json`` describes an array that this cache could have made."""
-    record, metadata = record_path(cache, name), cache / name / "zarr.json"
+def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, format: str) -> list[Path]:  # noqa: A002
+    """Write ``array.json`` again if the metadata describes an array that this cache could have made."""
+    record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:
         data = read_file(metadata)
-        found = json.loads(data)
+        dim, dtype = format_of(format).describe_metadata(data)
         spec = ArraySpec(
             name=name,
-            dim=found["shape"][1],
-            dtype=found["data_type"],
+            dim=dim,
+            dtype=dtype,
+            format=format,
             unit_rows=unit_rows,
             chunk_rows=choose_chunk_rows(unit_rows),
             n_rows=n_rows,
         )
     except (StoreError, FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         return []
-    if not zarr_arrays.is_same_array(data, spec):
+    if not format_of(format).is_same_array(data, spec):
         return []
     commit.replace(record, _render(spec, data))
     return [record]
 
 
 def _render(spec: ArraySpec, metadata: bytes) -> bytes:
-    return seal(ARRAY_KIND, {"spec": spec.to_dict(), "zarr_sha256": hashlib.sha256(metadata).hexdigest()})
+    digest = hashlib.sha256(metadata).hexdigest()
+    return seal(ARRAY_KIND, {"spec": spec.to_dict(), "metadata_sha256": digest})
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Return the metadata's digest; stores of version 1 know Zarr only and call it so."""
+    return str(values["metadata_sha256"] if "metadata_sha256" in values else values["zarr_sha256"])

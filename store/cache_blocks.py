@@ -1,20 +1,22 @@
 """`CacheBlocks`: rows of a cache's arrays, read unit after unit."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import row_numbers, row_slices
-from toptune.store.zarr_arrays import ArraySpec
+from toptune.store.blocks import BLOCK_BYTES, row_numbers, row_slices
+from toptune.store.unit_reader import UnitReader
 
-ReadUnit = Callable[[ArraySpec, int], npt.NDArray[np.generic]]
+Held = dict[str, tuple[int, npt.NDArray[Any]]]
 
 
 class CacheBlocks:
     """`Blocks` over arrays of a `FeatureCache`; made by `FeatureCache.blocks`.
 
-    At most one unit of every array is held while iterating.
+    Values are of the type on disk, float32 where the arrays differ. At most one unit of every array is
+    held while iterating.
 
     Attributes
     ----------
@@ -22,55 +24,88 @@ class CacheBlocks:
         Where the columns of each array stand.
     """
 
-    def __init__(
-        self, specs: Sequence[ArraySpec], read_unit: ReadUnit, rows: npt.NDArray[np.intp] | None
-    ) -> None:
-        self._specs = tuple(specs)
-        self._read_unit = read_unit
+    def __init__(self, readers: Sequence[UnitReader], rows: npt.NDArray[np.intp] | None) -> None:
+        self._readers = tuple(readers)
         self._rows = rows
+        specs = [reader.spec for reader in readers]
         ends = np.cumsum([spec.dim for spec in specs]).tolist()
         self.columns: Mapping[str, slice] = {
             spec.name: slice(end - spec.dim, end) for spec, end in zip(specs, ends, strict=True)
         }
+        self._unit_rows = specs[0].unit_rows
         self._shape = (specs[0].n_rows if rows is None else len(rows), ends[-1])
+        self._dtype = np.result_type(*(np.dtype(spec.dtype) for spec in specs))
 
     @property
     def shape(self) -> tuple[int, int]:
         return self._shape
 
     @property
-    def dtype(self) -> np.dtype[np.float32]:
-        return np.dtype(np.float32)
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        held: dict[str, tuple[int, npt.NDArray[np.generic]]] = {}
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        held: Held = {}
+        if block_rows is None:
+            block_rows = self._whole_units()
         for block in row_slices(self._shape, self.dtype, block_rows):
             if self._rows is None:
-                rows = np.arange(block.start, block.stop, dtype=np.intp)
+                yield block, self._consecutive(block, held)
             else:
-                rows = self._rows[block]
-            yield block, self._gather(rows, held)
+                yield block, self._gather(self._rows[block], held)
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
         wanted = row_numbers(rows, self._shape[0])
-        return self._gather(wanted if self._rows is None else self._rows[wanted], {})
+        return self._gather(wanted if self._rows is None else self._rows[wanted], None)
 
-    def _gather(
-        self, rows: npt.NDArray[np.intp], held: dict[str, tuple[int, npt.NDArray[np.generic]]]
-    ) -> npt.NDArray[np.float32]:
-        """Collect rows of the data set; each unit is read once, the last one stays in `held`."""
-        out = np.empty((len(rows), self._shape[1]), dtype=np.float32)
-        for spec in self._specs:
-            units = rows // spec.unit_rows
-            for unit, places in _by_unit(units):
-                number, values = held.get(spec.name, (-1, None))
-                if values is None or number != unit:
-                    held.pop(spec.name, None)  # let go of the old unit before the next is read
-                    values = self._read_unit(spec, unit)
-                    held[spec.name] = (unit, values)
-                within = rows[places] - unit * spec.unit_rows
-                out[places, self.columns[spec.name]] = values[_as_slice(within)]
+    def _whole_units(self) -> int:
+        """Rows of a block that no unit has to be cut for: several units, one, or a part of one."""
+        row_bytes = self._shape[1] * self.dtype.itemsize
+        unit_bytes = self._unit_rows * row_bytes
+        if unit_bytes <= BLOCK_BYTES:
+            return int(self._unit_rows * (BLOCK_BYTES // unit_bytes))
+        return int(-(-self._unit_rows // -(-unit_bytes // BLOCK_BYTES)))
+
+    def _consecutive(self, rows: slice, held: Held) -> npt.NDArray[Any]:
+        """Read consecutive rows of the data set; whole units straight into place."""
+        out = np.empty((rows.stop - rows.start, self._shape[1]), dtype=self.dtype)
+        for unit in range(rows.start // self._unit_rows, -(-rows.stop // self._unit_rows)):
+            first = unit * self._unit_rows
+            start, stop = max(first, rows.start), min(first + self._unit_rows, rows.stop)
+            place = slice(start - rows.start, stop - rows.start)
+            for reader in self._readers:
+                target = out[place, self.columns[reader.spec.name]]
+                is_whole = len(target) == reader.spec.unit_length(unit)
+                if is_whole and target.flags.c_contiguous and reader.spec.dtype == self.dtype:
+                    reader.unit(unit, target)
+                elif is_whole:
+                    target[:] = reader.unit(unit)
+                else:
+                    target[:] = self._held(reader, unit, held)[start - first : stop - first]
         return out
+
+    def _gather(self, rows: npt.NDArray[np.intp], held: Held | None) -> npt.NDArray[Any]:
+        """Collect rows of the data set; each unit is read once, the last one stays in `held` if given."""
+        out = np.empty((len(rows), self._shape[1]), dtype=self.dtype)
+        for reader in self._readers:
+            columns = self.columns[reader.spec.name]
+            for unit, places in _by_unit(rows // self._unit_rows):
+                within = rows[places] - unit * self._unit_rows
+                if held is None:
+                    out[places, columns] = reader.rows(unit, within)
+                else:
+                    out[places, columns] = self._held(reader, unit, held)[_as_slice(within)]
+        return out
+
+    @staticmethod
+    def _held(reader: UnitReader, unit: int, held: Held) -> npt.NDArray[Any]:
+        name = reader.spec.name
+        number, values = held.get(name, (-1, None))
+        if values is None or number != unit:
+            held.pop(name, None)  # let go of the old unit before the next is read
+            values = reader.unit(unit)
+            held[name] = (unit, values)
+        return values
 
 
 def _by_unit(units: npt.NDArray[np.intp]) -> Iterator[tuple[int, slice | npt.NDArray[np.intp]]]:

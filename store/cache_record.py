@@ -26,6 +26,7 @@ def cache_files(
     unit_rows: int,
     batch_size: int,
     backbone: Mapping[str, Any],
+    format: str,  # noqa: A002
 ) -> dict[str, bytes]:
     """Render the records of a new cache over the data set with record `dataset`, by file name."""
     values = {
@@ -36,6 +37,7 @@ def cache_files(
         "n_rows": dataset["n_rows"],
         "unit_rows": unit_rows,
         "batch_size": batch_size,
+        "format_of_arrays": format,
         "backbone": json.loads(canonical_json(dict(backbone))),
         "created": provenance(),
     }
@@ -84,6 +86,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
         batch_size=values["batch_size"],
         created=values["created"],
         identity=identity,
+        format=values.get("format_of_arrays", "zarr"),
     )
 
 

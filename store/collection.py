@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import commit
-from toptune.store.array_records import recorded_names
+from toptune.store.array_formats import format_of
+from toptune.store.array_ledger import recorded_units
+from toptune.store.array_records import read_array, recorded_names
 from toptune.store.cache_record import split_folder
-from toptune.store.errors import InputError
+from toptune.store.errors import InputError, StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import last_use
 from toptune.store.removal import Removal, folder_bytes, remove
 from toptune.store.requests import read_request
+from toptune.store.units import count_units
 
 GRACE = timedelta(hours=1)
 # Features made elsewhere cannot be extracted again, so that only `rm` removes them.
@@ -170,15 +173,24 @@ def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
         if array.is_dir() and array.name not in known and not commit.is_temporary(array.name):
             yield array, "array without a ledger"
     for name in records:
-        entries = {path.stem for path in (folder / "ledger" / name).glob("*.json")}
-        for shard in sorted((folder / name / "c").glob("*/0")):
-            unit = shard.parent.name
-            if not unit.isdecimal() or f"{int(unit):06d}" not in entries:
-                yield shard, "shard without a ledger entry"
+        yield from _unnamed_units(folder, name)
     for path in sorted((folder / "requests").glob("*.json")):
         arrays = None if commit.is_temporary(path.name) else read_request(folder, path.stem)
         if arrays is not None and not set(arrays) <= set(records):
             yield path, "hint about arrays that are gone"
+
+
+def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files of an array that look like units and have no ledger entry."""
+    try:
+        spec = read_array(folder, name)
+    except (StoreError, FileNotFoundError):
+        return  # damaged: `repair` comes first
+    units = recorded_units(folder / "ledger" / name, count_units(spec.n_rows, spec.unit_rows))
+    for path in sorted((folder / name).rglob("*")):
+        unit = format_of(spec.format).unit_of(path.relative_to(folder / name).parts)
+        if unit is not None and unit not in units:
+            yield path, "shard without a ledger entry"
 
 
 def _changed(path: Path) -> float:

@@ -1,13 +1,7 @@
 """`FeatureCache`: the arrays of one recipe over one data set."""
 
-import hashlib
-import logging
-import os
-import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import commit, zarr_arrays
+from toptune.store.array_formats import ArrayFormat, format_of
+from toptune.store.array_ledger import ArrayLedger
 from toptune.store.array_records import make_array, read_array, record_path, recorded_names
+from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import row_numbers
 from toptune.store.cache_blocks import CacheBlocks
 from toptune.store.datasets import read_dataset
@@ -28,21 +24,16 @@ from toptune.store.errors import (
     StoreNotFoundError,
 )
 from toptune.store.last_use import mark_used
-from toptune.store.ledger import LedgerEntry, entry_name
+from toptune.store.ledger import LedgerEntry
 from toptune.store.manifest import Manifest
-from toptune.store.names import check_inside, check_name
-from toptune.store.publish import publish
-from toptune.store.reading import read_file
+from toptune.store.names import check_name
 from toptune.store.recipe import Recipe
 from toptune.store.requests import read_request, write_request
-from toptune.store.unit_values import blank_rows, count_non_finite, to_stored
+from toptune.store.unit_commit import UnitCommit, in_parallel, mark_all
+from toptune.store.unit_reader import UnitReader, gone
 from toptune.store.units import choose_chunk_rows, count_units, format_units
-from toptune.store.zarr_arrays import ArraySpec
-
-logger = logging.getLogger(__name__)
 
 CONTENT_ARRAY = "content.sha256"
-_PARALLEL_WRITES = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +63,8 @@ class FeatureCache:
         ``who``, ``when``, ``where`` and ``toptune``.
     identity : tuple of int
         Of the file ``cache.json`` when it was opened: tells this cache from one made anew in its place.
+    format : str
+        ``"zarr"`` or ``"hdf5"``: how its arrays are stored.
     """
 
     root: Path
@@ -86,9 +79,10 @@ class FeatureCache:
     batch_size: int
     created: Mapping[str, str]
     identity: tuple[int, int]
-    _entries: dict[tuple[str, int], tuple[tuple[int, int, int], LedgerEntry]] = field(
-        default_factory=dict, repr=False
-    )
+    format: str = "zarr"
+    _ledgers: dict[str, ArrayLedger] = field(default_factory=dict, repr=False)
+    # Units whose checksums were compared, with the signature of the file at that time.
+    _checked: dict[Path, tuple[int, int, int]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -140,7 +134,7 @@ class FeatureCache:
                 f"array {name!r} of {self.name} over {self.dataset} has not been extracted (there are: "
                 f"{known}); run extract with --layers and --pooling that ask for it"
             ) from None
-        if (spec.n_rows, spec.unit_rows) != (self.n_rows, self.unit_rows):
+        if (spec.n_rows, spec.unit_rows, spec.format) != (self.n_rows, self.unit_rows, self.format):
             raise CorruptError(f"{record_path(self.path, name)} belongs to another cache; was it moved?")
         return spec
 
@@ -171,6 +165,7 @@ class FeatureCache:
                 unit_rows=self.unit_rows,
                 chunk_rows=choose_chunk_rows(self.unit_rows),
                 n_rows=self.n_rows,
+                format=self.format,
             )
             make_array(self.root, self.path, spec)
         spec = self.array(name)
@@ -183,55 +178,49 @@ class FeatureCache:
 
     # Ledger
 
+    def ledger(self, name: str) -> ArrayLedger:
+        """Return the ledger of an array, which may be empty."""
+        if name not in self._ledgers:
+            folder = record_path(self.path, check_name(name, what="array")).parent
+            self._ledgers[name] = ArrayLedger(self.root, folder, name, self.unit_rows, self.n_rows)
+        return self._ledgers[name]
+
     def entry(self, name: str, unit: int) -> LedgerEntry | None:
         """Return the valid ledger entry of a unit, or None if the unit is not done.
 
-        Done means: the entry is there, matches its own digest, belongs to this unit, and the shard has the
-        size it names.
+        Done means: the entry is there, matches its own digest, belongs to this unit, and the unit's file has
+        the size it names.
         """
-        entry = self._recorded(name, unit)
+        return self._if_stored(self.ledger(name).recorded(unit))
+
+    def _if_stored(self, entry: LedgerEntry | None) -> LedgerEntry | None:
         if entry is None:
             return None
         try:
-            n_bytes = self.shard_path(name, unit).stat().st_size
+            n_bytes = self.shard_path(entry.array, entry.unit).stat().st_size
         except OSError:
             return None
         return entry if n_bytes == entry.n_bytes else None
 
-    def _recorded(self, name: str, unit: int) -> LedgerEntry | None:
-        """Return a unit's entry whatever its shard; entries seen before are not parsed again."""
-        path = self.entry_path(name, unit)
-        try:
-            status = path.stat()
-            signature = (status.st_ino, status.st_mtime_ns, status.st_size)
-            known = self._entries.get((name, unit))
-            if known and known[0] == signature:
-                return known[1]
-            entry = LedgerEntry.from_bytes(read_file(path), path)
-        except FileNotFoundError:
-            return None
-        except CorruptError as error:
-            logger.warning("unit %d of %s counts as missing: %s", unit, name, error)
-            return None
-        rows = self.unit_slice(unit)
-        if (entry.array, entry.unit, entry.start, entry.stop) != (name, unit, rows.start, rows.stop):
-            logger.warning("unit %d of %s counts as missing: %s is of another unit", unit, name, path)
-            return None
-        self._entries[(name, unit)] = (signature, entry)
-        return entry
+    def entries(self, name: str) -> dict[int, LedgerEntry]:
+        """Return the valid ledger entries of all units of an array that are done."""
+        recorded = self.ledger(name).all_recorded()
+        return {unit: entry for unit, entry in recorded.items() if self._if_stored(entry) is not None}
 
     def missing_units(self, name: str) -> list[int]:
         """List the units of an array that are not done; all of them if there is no such array."""
-        return [unit for unit in range(self.n_units) if self.entry(name, unit) is None]
+        done = self.entries(name)
+        return [unit for unit in range(self.n_units) if unit not in done]
 
     def count_entries(self, name: str) -> int:
         """Count the ledger entries of an array without reading them."""
-        names = {entry_name(unit) for unit in range(self.n_units)}
-        folder = record_path(self.path, name).parent
-        if not folder.is_dir():
-            return 0
-        with os.scandir(folder) as files:
-            return sum(file.name in names for file in files)
+        return self.ledger(name).count()
+
+    def pack_ledgers(self, names: Sequence[str]) -> None:
+        """Join the ledger entries of each named array that is complete in one file, for quick opening."""
+        self._require_same()
+        for name in names:
+            self.ledger(name).pack()
 
     def is_complete(self, names: Sequence[str] | None = None) -> bool:
         """Whether every unit of the named arrays (default: all of them, and at least one) is done."""
@@ -245,10 +234,8 @@ class FeatureCache:
             names = [spec.name for spec in self.all_arrays()]
         failed: dict[int, str] = {}
         for name in names:
-            for unit in range(self.n_units):
-                entry = self.entry(name, unit)
-                if entry is not None:
-                    failed = {**entry.failed, **failed} if entry.failed else failed
+            for entry in self.entries(name).values():
+                failed = {**entry.failed, **failed} if entry.failed else failed
         return dict(sorted(failed.items()))
 
     # Writing
@@ -290,70 +277,21 @@ class FeatureCache:
         self._require_same()
         if any(not rows.start <= row < rows.stop for row in failed):
             raise InputError(f"failed rows {sorted(failed)} are not all in unit {unit}, rows {rows}")
-        # Everything is checked and encoded before anything is written.
-        specs = [self.array(name) for name in values]
-        ready: list[tuple[ArraySpec, npt.NDArray[Any], bytes]] = []
-        for spec in specs:
-            if self.entry(spec.name, unit) is None:
-                stored = to_stored(spec, values[spec.name], rows=rows, failed=failed, picture=self._picture)
-                ready.append((spec, stored, zarr_arrays.encode_shard(spec, stored)))
-
-        def write(item: tuple[ArraySpec, npt.NDArray[Any], bytes]) -> LedgerEntry:
-            spec, stored, data = item
-            return self._write_shard(spec, unit, stored, data, failed=failed, seconds=seconds)
-
-        # At once, because the time goes into fsync, and file systems do several of them together.
-        with ThreadPoolExecutor(_PARALLEL_WRITES) as pool:
-            entries = list(pool.map(write, ready))
-            self._require_same()
-            list(pool.map(self._mark, entries))
-
-    def _write_shard(
-        self,
-        spec: ArraySpec,
-        unit: int,
-        stored: npt.NDArray[Any],
-        data: bytes,
-        *,
-        failed: Mapping[int, str],
-        seconds: float,
-    ) -> LedgerEntry:
-        """Publish a shard and return the ledger entry of what then stands on disk."""
-        rows = self.unit_slice(unit)
-        path = check_inside(self.root, self.shard_path(spec.name, unit))
-        found = publish(path, data, lambda content: _decodes(spec, content))
-        if found != data and spec.is_feature:
-            # By one who died before the ledger, perhaps with other pictures unreadable.
-            stored = zarr_arrays.decode_shard(spec, found)[: rows.stop - rows.start]
-            unknown = "NaN in what an interrupted writer left"
-            failed = {row: failed.get(row, unknown) for row in blank_rows(stored, rows)}
-        return LedgerEntry(
-            array=spec.name,
+        job = UnitCommit(
+            root=self.root,
+            cache=self.path,
+            manifest=lambda: self.manifest,
             unit=unit,
-            start=rows.start,
-            stop=rows.stop,
-            n_bytes=len(found),
-            sha256=hashlib.sha256(found).hexdigest(),
-            non_finite=count_non_finite(spec, stored, rows=rows, failed=failed, picture=self._picture),
+            rows=rows,
             failed=failed,
-            seconds=float(seconds),
-            host=socket.gethostname(),
-            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=seconds,
         )
-
-    def _mark(self, entry: LedgerEntry) -> None:
-        """Write a ledger entry unless a valid one is there."""
-        path = check_inside(self.root, self.entry_path(entry.array, entry.unit))
-        data = entry.to_bytes()
-        if commit.put_if_absent(path, data):
-            return
-        there = self.entry(entry.array, entry.unit)
-        # The second: left by a shard that was lost, and computed again on another kind of machine.
-        if there is None or there.sha256 != entry.sha256:
-            commit.replace(path, data)
-
-    def _picture(self, row: int) -> str:
-        return self.manifest.picture_id(row)
+        specs = [self.array(name) for name in values if self.entry(name, unit) is None]
+        # Everything is checked and encoded before anything is written.
+        ready = in_parallel(lambda spec: (spec, *job.encode(spec, values[spec.name])), specs)
+        entries = in_parallel(lambda item: job.publish(*item), ready)
+        self._require_same()
+        mark_all({spec.name: self.ledger(spec.name) for spec in specs}, entries)
 
     # Reading
 
@@ -385,10 +323,12 @@ class FeatureCache:
             units = np.unique(numbers // self.unit_rows).tolist()
         for spec in specs:
             self._require(spec, units)
-        return CacheBlocks(specs, self._read_unit, numbers)
+        readers = [UnitReader(self.path, spec, self._require_same, self._checked) for spec in specs]
+        return CacheBlocks(readers, numbers)
 
     def _require(self, spec: ArraySpec, units: Sequence[int]) -> None:
-        missing = [unit for unit in units if self._recorded(spec.name, unit) is None]
+        recorded = self.ledger(spec.name).all_recorded()
+        missing = [unit for unit in units if unit not in recorded]
         if missing:
             raise IncompleteError(
                 f"array {spec.name} of {self.name} over {self.dataset} lacks {len(missing)} of "
@@ -400,31 +340,12 @@ class FeatureCache:
             try:
                 n_bytes = path.stat().st_size
             except FileNotFoundError as error:
-                raise _gone(path) from error
-            if n_bytes != spec.shard_bytes:
+                raise gone(path) from error
+            if n_bytes != recorded[unit].n_bytes:
                 raise CorruptError(
-                    f"{path} has {n_bytes} bytes where {spec.shard_bytes} were written; run the same extract "
-                    "again to restore it"
+                    f"{path} has {n_bytes} bytes where {recorded[unit].n_bytes} were written; run the same "
+                    "extract again to restore it"
                 )
-
-    def _read_unit(self, spec: ArraySpec, unit: int) -> npt.NDArray[Any]:
-        """Read and check one unit: only its rows, in the array's type."""
-        path = check_inside(self.root, self.shard_path(spec.name, unit))
-        try:
-            data = read_file(path)
-        except FileNotFoundError as error:
-            self._require_same()
-            raise _gone(path) from error
-        self._require_same()
-        try:
-            values = zarr_arrays.decode_shard(spec, data)
-        except CorruptError as error:
-            raise CorruptError(
-                f"array {spec.name}, unit {unit} is damaged: {path}: {error}; remove that file and run the "
-                "same extract again"
-            ) from error
-        rows = self.unit_slice(unit)
-        return values[: rows.stop - rows.start]
 
     def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return the SHA-256 of each picture's bytes as read for extraction.
@@ -439,12 +360,11 @@ class FeatureCache:
         digests = np.zeros((self.n_rows, 32), dtype=np.uint8)
         known = np.zeros(self.n_rows, dtype=bool)
         if record_path(self.path, CONTENT_ARRAY).exists():
-            spec = self.array(CONTENT_ARRAY)
-            for unit in range(self.n_units):
-                if self.entry(CONTENT_ARRAY, unit) is not None:
-                    rows = self.unit_slice(unit)
-                    digests[rows] = self._read_unit(spec, unit)
-                    known[rows] = True
+            reader = UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)
+            for unit in self.entries(CONTENT_ARRAY):
+                rows = self.unit_slice(unit)
+                digests[rows] = reader.unit(unit)
+                known[rows] = True
         return digests, known
 
     def _require_same(self) -> None:
@@ -479,11 +399,15 @@ class FeatureCache:
 
     def shard_path(self, name: str, unit: int) -> Path:
         """Return the file of one unit of an array."""
-        return self.path / name / "c" / str(unit) / "0"
+        return self._format.unit_path(self.path / name, unit)
 
     def entry_path(self, name: str, unit: int) -> Path:
-        """Return the file of one ledger entry."""
-        return self.path / "ledger" / name / entry_name(unit)
+        """Return the file of one ledger entry, as long as it is not packed."""
+        return self.ledger(name).entry_path(unit)
+
+    @property
+    def _format(self) -> ArrayFormat:
+        return format_of(self.format)
 
 
 def read_identity(cache: Path) -> tuple[int, int]:
@@ -497,17 +421,3 @@ def read_identity(cache: Path) -> tuple[int, int]:
 
 def _is_content(name: str) -> bool:
     return name.startswith("content.")
-
-
-def _gone(path: Path) -> CorruptError:
-    return CorruptError(
-        f"{path} is gone although the ledger names it; run the same extract again to restore it"
-    )
-
-
-def _decodes(spec: ArraySpec, data: bytes) -> bool:
-    try:
-        zarr_arrays.decode_shard(spec, data)
-    except CorruptError:
-        return False
-    return True

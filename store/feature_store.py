@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import commit, datasets
+from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import cache_files, open_cache, split_folder
 from toptune.store.errors import (
     ConflictError,
@@ -210,6 +211,7 @@ class FeatureStore:
         unit_rows: int,
         batch_size: int,
         backbone: Mapping[str, Any],
+        format: str = "zarr",  # noqa: A002
     ) -> FeatureCache:
         """Make a cache, or adopt the one with the same recipe as it is, whatever its model name.
 
@@ -225,6 +227,8 @@ class FeatureStore:
             Rows of a unit and of a forward pass; an adopted cache keeps its own.
         backbone : mapping
             JSON values that load the backbone again.
+        format : {"zarr", "hdf5"}
+            How its arrays are stored; an adopted cache keeps its own.
         """
         record = datasets.read_record(self.root, dataset)
         name, digest = plain_model_name(model), recipe.digest
@@ -235,9 +239,17 @@ class FeatureStore:
                     self._note_alias(cache, name)
                     return cache
         _check_cut(unit_rows, batch_size, record["n_rows"])
+        if format not in FORMATS:
+            raise InputError(f"format {format!r} is none of {', '.join(FORMATS)}")
         folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
         files = cache_files(
-            name, record, recipe, unit_rows=unit_rows, batch_size=batch_size, backbone=backbone
+            name,
+            record,
+            recipe,
+            unit_rows=unit_rows,
+            batch_size=batch_size,
+            backbone=backbone,
+            format=format,
         )
         commit.put_folder_if_absent(check_inside(self.root, folder), files)
         cache = open_cache(self.root, folder)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toptune.store.errors import CorruptError
 from toptune.store.sealed import seal, unseal
@@ -77,7 +78,17 @@ class LedgerEntry:
         FormatVersionError
             If a newer toptune wrote it.
         """
-        values = unseal(KIND, data, path)
+        return cls.from_values(unseal(KIND, data, path), path)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], path: Path) -> "LedgerEntry":
+        """Make an entry of what stood in its file, checked already; `path` is named in messages.
+
+        Raises
+        ------
+        CorruptError
+            If a field is missing or of another kind.
+        """
         try:
             return cls(
                 array=values["array"],

@@ -21,7 +21,7 @@ class CacheSummary:
     arrays : tuple of str
         Feature arrays.
     n_bytes : int
-        Bytes of committed shards.
+        Bytes of the values in committed units; `measure` counts what the files take.
     is_complete : bool
         Whether every unit of every array has a ledger entry; `verify` is what checks them.
     who, when : str
@@ -101,7 +101,9 @@ def _summary(cache: FeatureCache) -> CacheSummary:
         dataset=cache.dataset,
         n_rows=cache.n_rows,
         arrays=tuple(spec.name for spec in specs if spec.is_feature),
-        n_bytes=sum(spec.shard_bytes * count for spec, count in counts.items()),
+        n_bytes=sum(
+            spec.row_bytes * min(spec.unit_rows * count, spec.n_rows) for spec, count in counts.items()
+        ),
         is_complete=is_complete,
         who=cache.created["who"],
         when=cache.created["when"],

@@ -1,8 +1,12 @@
-"""Read a whole file, with the store's errors."""
+"""Read a file, whole or in parts, with the store's errors."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from toptune.store.errors import StoreError
+from toptune.store.errors import CorruptError, StoreError
+
+_MAX_BUFFERS = 1024  # of one system call, IOV_MAX
 
 
 def read_file(path: Path) -> bytes:
@@ -20,6 +24,71 @@ def read_file(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{path} does not exist") from error
     except OSError as error:
-        raise StoreError(
-            f"cannot read {path}: {error.strerror or error}; check its permissions and the disk"
-        ) from error
+        raise _refused(path, error) from error
+
+
+def read_scattered(
+    path: Path, buffers: Sequence[memoryview], *, offset: int | Sequence[int], file_bytes: int
+) -> None:
+    """Fill buffers from a file.
+
+    Parameters
+    ----------
+    path : Path
+    buffers : sequence of memoryview
+        Writable, of bytes.
+    offset : int or sequence of int
+        Where the buffers' bytes follow each other in the file, or where each one begins.
+    file_bytes : int
+        Size that the file must have.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    CorruptError
+        If the file has another size.
+    StoreError
+        If the system refuses for another reason.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path} does not exist") from error
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        found = os.fstat(descriptor).st_size
+        if found != file_bytes:
+            raise CorruptError(f"{found} bytes where {file_bytes} were written")
+        if isinstance(offset, int):
+            for start in range(0, len(buffers), _MAX_BUFFERS):
+                offset = _fill(descriptor, buffers[start : start + _MAX_BUFFERS], offset)
+        else:
+            for buffer, place in zip(buffers, offset, strict=True):
+                _fill(descriptor, [buffer], place)
+    except CorruptError:
+        raise
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Read until the buffers are full; the system may give less at a time. Return where that ends."""
+    left = [buffer for buffer in buffers if len(buffer)]
+    while left:
+        n_bytes = os.preadv(descriptor, left, offset)
+        if n_bytes == 0:
+            raise CorruptError("the file became shorter while it was read")
+        offset += n_bytes
+        while left and n_bytes >= len(left[0]):
+            n_bytes -= len(left.pop(0))
+        if n_bytes:
+            left[0] = left[0][n_bytes:]
+    return offset
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions and the disk")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import commit, datasets
+from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, restore_array
+from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import CACHE_KIND, open_cache
 from toptune.store.errors import StoreError
 from toptune.store.feature_cache import FeatureCache
@@ -173,12 +175,14 @@ class _Repair:
                 self.removed.append(str(path))
             case ("features", model, dataset, "ledger", name, "array.json"):
                 self.array(self.root / "features" / model / dataset, name)
+            case ("features", model, dataset, "ledger", name, "packed.jsonl"):
+                self.packed(self.root / "features" / model / dataset, name)
             case ("features", model, dataset, "ledger", name, entry):
                 self.unit(self.root / "features" / model / dataset, name, int(Path(entry).stem))
-            case ("features", model, dataset, name, "zarr.json"):
+            case ("features", model, dataset, name, "zarr.json" | "all.h5"):
                 self.array(self.root / "features" / model / dataset, name)
-            case ("features", model, dataset, name, "c", unit, "0"):
-                self.unit(self.root / "features" / model / dataset, name, int(unit))
+            case ("features", model, dataset, name, *rest) if (unit := _unit_of(tuple(rest))) is not None:
+                self.unit(self.root / "features" / model / dataset, name, unit)
             case _:
                 self.leave(path, reason)
 
@@ -231,7 +235,9 @@ class _Repair:
             pass
         else:
             return  # somebody was faster, or both files of it were blamed
-        restored = restore_array(folder, name, n_rows=cache.n_rows, unit_rows=cache.unit_rows)
+        restored = restore_array(
+            folder, name, n_rows=cache.n_rows, unit_rows=cache.unit_rows, format=cache.format
+        )
         if restored:
             self.rebuilt += map(str, restored)
         else:
@@ -240,11 +246,20 @@ class _Repair:
             self.dropped_arrays.append(f"{cache.name}/{cache.dataset}/{name}")
         self.uncovered = True
 
+    def packed(self, folder: Path, name: str) -> None:
+        """Write the sound lines of a packed ledger as entries of their own; drop the units of the others."""
+        cache = open_cache(self.root, folder)
+        cache.ledger(name).unpack()
+        for unit in sorted(set(range(cache.n_units)) - cache.ledger(name).all_recorded().keys()):
+            self.unit(folder, name, unit)
+        self.uncovered = True
+
     def unit(self, folder: Path, name: str, unit: int) -> None:
         """Drop a unit's mark, then its shard, unless they are sound by now."""
         cache = open_cache(self.root, folder)
         if _is_sound(cache, name, unit):
             return
+        cache.ledger(name).unpack()
         for path in (cache.entry_path(name, unit), cache.shard_path(name, unit)):
             try:
                 seen = path.stat()
@@ -263,6 +278,12 @@ def _is_sound(cache: FeatureCache, name: str, unit: int) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
     except OSError:
         return False
+
+
+def _unit_of(parts: tuple[str, ...]) -> int | None:
+    """Return the unit whose file has that path within an array of either format."""
+    found = (format_of(name).unit_of(parts) for name in FORMATS)
+    return next((unit for unit in found if unit is not None), None)
 
 
 def _is_of_another_version(data: bytes) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.store.array_spec import ArraySpec
 from toptune.store.errors import InputError, NumericalError
-from toptune.store.zarr_arrays import ArraySpec
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import commit, datasets
+from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, record_path, recorded_names
 from toptune.store.cache_record import open_cache
 from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
@@ -14,6 +15,7 @@ from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureStore
 from toptune.store.last_use import USE_FILE, USE_KIND
 from toptune.store.ledger import LedgerEntry
+from toptune.store.packed_ledger import read_packed
 from toptune.store.requests import REQUEST_KIND
 from toptune.store.sealed import unseal
 from toptune.store.units import format_units
@@ -197,40 +199,69 @@ class _Walk:
 
     def array(self, cache: FeatureCache, ledger: Path) -> None:
         name = ledger.name
-        record = record_path(cache.path, name)
-        entries = {p.name: p for p in sorted(ledger.glob("*.json")) if p.stem.isdigit()}
+        record, packed = record_path(cache.path, name), cache.ledger(name).packed_path
+        singles = {p.name: p for p in sorted(ledger.glob("*.json")) if p.stem.isdigit()}
         if not record.exists():
-            if entries:
+            if singles or packed.exists():
                 self.blame(record, "is gone although the ledger has entries")
             return
         self.read(record)
-        self.read(cache.path / name / "zarr.json")
+        metadata = cache.path / name / format_of(cache.format).METADATA
+        self.read(metadata)
         try:
             spec = read_array(cache.path, name)
         except StoreError as error:
-            guilty = cache.path / name / "zarr.json" if "zarr.json" in str(error) else record
-            self.blame(guilty, error)
+            self.blame(metadata if metadata.name in str(error) else record, error)
             return
-        missing: list[int] = []
+        entries = self.packed(cache, name, packed) if packed.exists() else {}
         for unit in range(cache.n_units):
             path = cache.entry_path(name, unit)
-            if path.name not in entries:
-                missing.append(unit)
-                continue
-            try:
-                entry = LedgerEntry.from_bytes(self.read(path), path)
-            except StoreError as error:
-                self.blame(path, error)
-                continue
-            rows = cache.unit_slice(unit)
-            if (entry.array, entry.unit, entry.start, entry.stop) != (name, unit, rows.start, rows.stop):
-                self.blame(path, f"is the entry of unit {entry.unit} of {entry.array}")
-            elif entry.n_bytes != spec.shard_bytes:
-                self.blame(path, f"names {entry.n_bytes} bytes where a shard has {spec.shard_bytes}")
+            if path.name in singles:
+                self.single(cache, name, unit, entries)
+        known = {unit for unit in range(cache.n_units) if cache.entry_path(name, unit).name in singles}
+        for unit, entry in entries.items():
+            expected = format_of(spec.format).unit_bytes(spec, unit)
+            if expected is not None and entry.n_bytes != expected:
+                guilty = cache.entry_path(name, unit) if unit in known else packed
+                self.blame(guilty, f"names {entry.n_bytes} bytes where a shard has {expected}")
             else:
                 self.shard(cache.shard_path(name, unit), entry)
+        missing = [unit for unit in range(cache.n_units) if unit not in entries and unit not in known]
         if missing:
             self.missing[f"{cache.name}/{cache.dataset}/{name}"] = missing
+
+    def packed(self, cache: FeatureCache, name: str, path: Path) -> dict[int, LedgerEntry]:
+        """Read the packed entries of an array; a damaged file is blamed, its sound lines are believed."""
+        try:
+            found, damage = read_packed(self.read(path), path)
+        except StoreError as error:
+            self.blame(path, error)
+            return {}
+        if damage:
+            self.blame(path, "; ".join(damage[:3]))
+        entries = {}
+        for entry in found:
+            if cache.ledger(name).is_of(entry, entry.unit):
+                entries[entry.unit] = entry
+            else:
+                self.blame(path, f"has an entry of unit {entry.unit} of {entry.array}")
+        if len(entries) < cache.n_units:
+            self.blame(path, f"has {len(entries)} sound entries for {cache.n_units} units")
+        return entries
+
+    def single(self, cache: FeatureCache, name: str, unit: int, entries: dict[int, LedgerEntry]) -> None:
+        """Read an entry of its own, which counts more than a packed one."""
+        path = cache.entry_path(name, unit)
+        entries.pop(unit, None)
+        try:
+            entry = LedgerEntry.from_bytes(self.read(path), path)
+        except StoreError as error:
+            self.blame(path, error)
+            return
+        if cache.ledger(name).is_of(entry, unit):
+            entries[unit] = entry
+        else:
+            self.blame(path, f"is the entry of unit {entry.unit} of {entry.array}")
 
     def shard(self, path: Path, entry: LedgerEntry) -> None:
         self.named.add(str(path))

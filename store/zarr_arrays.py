@@ -1,102 +1,87 @@
 """Arrays on disk as Zarr v3: one shard file a unit, byte for byte what zarr itself would write.
 
-zarr's own stores replace files but do not fsync, and return the fill value for what is not there. So zarr
-encodes and decodes one whole shard in memory, and toptune publishes and reads the files. The result is
-an ordinary Zarr array: ``zarr.open_array(path)`` reads it anywhere.
+zarr's own stores replace files but do not fsync, and return the fill value for what is not there. So toptune
+makes and reads the shards (`zarr_shards`) and zarr makes the metadata, and reads shards that another
+program has laid out differently. The result is an ordinary Zarr array: ``zarr.open_array(path)`` reads
+it anywhere.
 """
 
 import json
-from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.errors import CorruptError, InputError
+from toptune.store.array_spec import ArraySpec
+from toptune.store.errors import CorruptError
+from toptune.store.reading import read_file
+from toptune.store.zarr_shards import (
+    has_plain_index,
+    pack_shard,
+    read_chunks,
+    read_rows,
+    shard_bytes,
+    unpack_shard,
+)
 
-# zarr takes half a second to import, so its import waits until an array is read or written.
+# zarr takes half a second to import, so its import waits until an array is made.
 
-DTYPES = ("float16", "float32", "uint8")
-_CRC32C_BYTES = 4
-_INDEX_BYTES_PER_CHUNK = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArraySpec:
-    """Shape and cut of one array of a cache.
-
-    Attributes
-    ----------
-    name : str
-        ``<tap>.<pooling>``.
-    dim : int
-        Columns.
-    dtype : str
-        ``"float16"``, ``"float32"`` or ``"uint8"``.
-    unit_rows, chunk_rows : int
-        Rows of a shard (one file) and of a chunk in it (one checksum); the second divides the first.
-    n_rows : int
-        Rows of the data set.
-    """
-
-    name: str
-    dim: int
-    dtype: str
-    unit_rows: int
-    chunk_rows: int
-    n_rows: int
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"array {self.name} has dtype {self.dtype!r}; it must be one of {DTYPES}")
-        for field in ("dim", "unit_rows", "chunk_rows", "n_rows"):
-            if getattr(self, field) < 1:
-                raise InputError(f"array {self.name} has {field} {getattr(self, field)}; at least 1 needed")
-        if self.unit_rows % self.chunk_rows:
-            raise InputError(
-                f"array {self.name} has {self.chunk_rows} rows a chunk, which does not divide "
-                f"{self.unit_rows} rows a unit"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
-    @property
-    def is_feature(self) -> bool:
-        """Whether the columns are features (floating point) rather than bytes."""
-        return self.dtype != "uint8"
-
-    @property
-    def shard_bytes(self) -> int:
-        """Size of every shard file, full or not: nothing is compressed and no chunk is left out."""
-        n_chunks = self.unit_rows // self.chunk_rows
-        data = self.unit_rows * self.dim * np.dtype(self.dtype).itemsize
-        return data + n_chunks * (_CRC32C_BYTES + _INDEX_BYTES_PER_CHUNK) + _CRC32C_BYTES
+METADATA = "zarr.json"
 
 
-def array_metadata(spec: ArraySpec) -> bytes:
+def unit_path(array: Path, unit: int) -> Path:
+    """Return the file of one unit of the array in a folder."""
+    return array / "c" / str(unit) / "0"
+
+
+def unit_of(parts: tuple[str, ...]) -> int | None:
+    """Return the unit whose file has that path within the array's folder, None if it is no unit's."""
+    match parts:
+        case ("c", unit, "0") if unit.isdecimal():
+            return int(unit)
+    return None
+
+
+def unit_bytes(spec: ArraySpec, unit: int) -> int | None:  # noqa: ARG001
+    """Size of a unit's file: that of a full one, also for the last."""
+    return shard_bytes(spec)
+
+
+def metadata(spec: ArraySpec) -> bytes:
     """Return the array's ``zarr.json``."""
     return _metadata(spec, spec.n_rows)
 
 
-def is_same_array(metadata: bytes, spec: ArraySpec) -> bool:
+def describe_metadata(data: bytes) -> tuple[int, str]:
+    """Return columns and type that a ``zarr.json`` tells.
+
+    Raises
+    ------
+    ValueError, TypeError, LookupError
+        If it is none.
+    """
+    found = json.loads(data)
+    return int(found["shape"][1]), str(found["data_type"])
+
+
+def is_same_array(found: bytes, spec: ArraySpec) -> bool:
     """Whether a ``zarr.json`` found on disk, perhaps by another version of zarr, describes `spec`."""
     from zarr.core.metadata import ArrayV3Metadata
     from zarr.errors import BaseZarrError
 
-    ours = array_metadata(spec)
-    if metadata == ours:
+    ours = metadata(spec)
+    if found == ours:
         return True
     try:
-        found, expected = (ArrayV3Metadata.from_dict(json.loads(data)).to_dict() for data in (metadata, ours))
+        theirs, expected = (ArrayV3Metadata.from_dict(json.loads(data)).to_dict() for data in (found, ours))
     except (ValueError, TypeError, KeyError, AttributeError, BaseZarrError):
         return False
-    return found == expected
+    return theirs == expected
 
 
-def encode_shard(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
+def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
     """Encode a unit as the bytes of its shard file.
 
     Parameters
@@ -105,57 +90,76 @@ def encode_shard(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
     values : array (rows, dim)
         In the array's dtype; at most ``unit_rows`` rows, the rest is filled as zarr fills it.
     """
-    import zarr
-    from zarr.storage import MemoryStore
-
     if len(values) < spec.unit_rows:
-        padded = np.full((spec.unit_rows, spec.dim), _fill_value(spec), dtype=spec.dtype)
+        padded = np.full((spec.unit_rows, spec.dim), spec.fill_value, dtype=spec.dtype)
         padded[: len(values)] = values
         values = padded
-    contents = _one_unit_store(spec)
-    array = zarr.open_array(MemoryStore(contents), mode="r+", zarr_format=3)
-    # Kept even where a chunk is all fill: that a chunk is there is what tells it from one never written.
-    array.with_config({"write_empty_chunks": True})[:] = values
-    return bytes(contents["c/0/0"].to_bytes())
+    return pack_shard(spec, values)
 
 
-def decode_shard(spec: ArraySpec, data: bytes) -> npt.NDArray[Any]:
-    """Decode a shard file, all ``unit_rows`` rows of it, checking every checksum.
+def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
+    """Decode a shard file, checking every checksum.
 
     Returns
     -------
-    array (unit_rows, dim)
-        In the array's dtype.
+    array (rows, dim)
+        The unit's rows of the data set, in the array's dtype.
 
     Raises
     ------
     CorruptError
         If a checksum does not hold or the size is wrong; the message is to be completed with the place.
     """
+    if len(data) != shard_bytes(spec):
+        raise CorruptError(f"{len(data)} bytes where {shard_bytes(spec)} were written")
+    values = unpack_shard(spec, data) if has_plain_index(spec, data) else _decode_with_zarr(spec, data)
+    return values[: spec.unit_length(unit)]
+
+
+def read_unit(
+    spec: ArraySpec, path: Path, unit: int, *, out: npt.NDArray[Any] | None = None, check: bool = True
+) -> npt.NDArray[Any]:
+    """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
+    length = spec.unit_length(unit)
+    n_chunks = spec.unit_rows // spec.chunk_rows
+    is_whole = length == spec.unit_rows
+    try:
+        values = read_chunks(spec, path, range(n_chunks), out=out if is_whole else None, check=check)
+    except CorruptError:
+        # Laid out by another program, or damaged: zarr tells.
+        values = decode_unit(spec, read_file(path), unit)
+    if out is None:
+        return values[:length]
+    if not (is_whole and values is out):
+        out[:] = values[:length]
+    return out
+
+
+def read_unit_rows(
+    spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
+) -> npt.NDArray[Any]:
+    """Read some rows of a unit, in the order given; `rows` count within the unit."""
+    try:
+        return read_rows(spec, path, rows, check=check)
+    except CorruptError:
+        return decode_unit(spec, read_file(path), unit)[rows]
+
+
+def _decode_with_zarr(spec: ArraySpec, data: bytes) -> npt.NDArray[Any]:
     import zarr
     from zarr.core.buffer import cpu
     from zarr.storage import MemoryStore
 
-    if len(data) != spec.shard_bytes:
-        raise CorruptError(f"{len(data)} bytes where {spec.shard_bytes} were written")
-    contents = _one_unit_store(spec)
-    contents["c/0/0"] = cpu.Buffer.from_bytes(data)
+    contents: dict[str, Any] = {
+        "zarr.json": cpu.Buffer.from_bytes(_metadata(spec, spec.unit_rows)),
+        "c/0/0": cpu.Buffer.from_bytes(data),
+    }
     array = zarr.open_array(MemoryStore(contents), mode="r", zarr_format=3)
     try:
         values = array[:]
     except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
         raise CorruptError(f"{error}") from error
     return np.asarray(values)
-
-
-def _fill_value(spec: ArraySpec) -> float | int:
-    return float("nan") if spec.is_feature else 0
-
-
-def _one_unit_store(spec: ArraySpec) -> dict[str, Any]:
-    from zarr.core.buffer import cpu
-
-    return {"zarr.json": cpu.Buffer.from_bytes(_metadata(spec, spec.unit_rows))}
 
 
 @lru_cache(maxsize=256)
@@ -171,7 +175,7 @@ def _metadata(spec: ArraySpec, n_rows: int) -> bytes:
         shards=(spec.unit_rows, spec.dim),
         chunks=(spec.chunk_rows, spec.dim),
         dtype=spec.dtype,
-        fill_value=_fill_value(spec),
+        fill_value=spec.fill_value,
         filters=None,
         compressors=[Crc32cCodec()],
         zarr_format=3,

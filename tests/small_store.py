@@ -47,7 +47,7 @@ def contents() -> npt.NDArray[np.uint8]:
     return np.repeat(np.arange(1, N_ROWS + 1, dtype=np.uint8)[:, None], 32, axis=1)
 
 
-def open_empty(root: Path) -> FeatureCache:
+def open_empty(root: Path, *, format: str = "zarr") -> FeatureCache:  # noqa: A002
     """Do what extract does before the first unit; the same again when the cache is there."""
     store = FeatureStore.create(root)
     store.register("pets", make_manifest())
@@ -58,6 +58,7 @@ def open_empty(root: Path) -> FeatureCache:
         unit_rows=UNIT_ROWS,
         batch_size=BATCH_SIZE,
         backbone={"name": "resnet10t.demo"},
+        format=format,
     )
     for name, dim in DIMS.items():
         cache.ensure_array(name, dim=dim, dtype="float16")
@@ -73,9 +74,9 @@ def commit(cache: FeatureCache, unit: int) -> None:
     cache.commit_unit(unit, values, failed=failed, seconds=0.5)
 
 
-def write_all(root: Path) -> FeatureCache:
+def write_all(root: Path, *, format: str = "zarr") -> FeatureCache:  # noqa: A002
     """Do what extract does, all of it; resumes what is there."""
-    cache = open_empty(root)
+    cache = open_empty(root, format=format)
     names = [*DIMS, CONTENT_ARRAY]
     for unit in sorted({unit for name in names for unit in cache.missing_units(name)}):
         commit(cache, unit)

@@ -21,6 +21,7 @@ from small_store import (
 
 from toptune.store import (
     CONTENT_ARRAY,
+    ArraySpec,
     ConflictError,
     CorruptError,
     FeatureCache,
@@ -213,14 +214,14 @@ def test_files_are_what_zarr_itself_would_write(complete: FeatureCache, tmp_path
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "uint8"])
 def test_shard_size_is_arithmetic(dtype: str) -> None:
-    spec = zarr_arrays.ArraySpec(name="a.b", dim=3, dtype=dtype, unit_rows=40, chunk_rows=10, n_rows=100)
+    spec = ArraySpec(name="a.b", dim=3, dtype=dtype, unit_rows=40, chunk_rows=10, n_rows=100)
     values = np.zeros((40, 3), dtype)
-    data = zarr_arrays.encode_shard(spec, values)
-    assert len(data) == spec.shard_bytes
-    np.testing.assert_array_equal(zarr_arrays.decode_shard(spec, data), values)
-    assert len(zarr_arrays.encode_shard(spec, values[:7])) == spec.shard_bytes
+    data = zarr_arrays.encode_unit(spec, values)
+    assert len(data) == zarr_arrays.unit_bytes(spec, 0)
+    np.testing.assert_array_equal(zarr_arrays.decode_unit(spec, data, 0), values)
+    assert len(zarr_arrays.encode_unit(spec, values[:7])) == zarr_arrays.unit_bytes(spec, 0)
     with pytest.raises(CorruptError, match="bytes where"):
-        zarr_arrays.decode_shard(spec, data[:-1])
+        zarr_arrays.decode_unit(spec, data[:-1], 0)
 
 
 def test_a_shard_without_ledger_entry_means_nothing(complete: FeatureCache) -> None:
@@ -252,7 +253,7 @@ def test_a_sound_shard_of_other_values_is_adopted(root: Path) -> None:
     theirs[4] = np.nan
     path = cache.shard_path("last.cls", 0)
     path.parent.mkdir(parents=True)
-    path.write_bytes(zarr_arrays.encode_shard(spec, theirs.astype(np.float16)))
+    path.write_bytes(zarr_arrays.encode_unit(spec, theirs.astype(np.float16)))
     cache.commit_unit(0, {"last.cls": features("last.cls")[:8]}, failed={6: "unreadable here"}, seconds=0)
     np.testing.assert_array_equal(cache.blocks(["last.cls"], np.arange(8)).take(np.arange(8)), theirs)
     assert cache.failed_rows() == {4: "NaN in what an interrupted writer left"}

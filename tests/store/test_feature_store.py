@@ -231,7 +231,15 @@ def test_without_read_permission(root: Path, monkeypatch: pytest.MonkeyPatch) ->
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return plain(path)
 
+    opened = os.open
+
+    def refuse_open(path: Any, *arguments: Any, **options: Any) -> int:
+        if Path(path).name == "0":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **options)
+
     monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse_open)
     with pytest.raises(StoreError, match=r"cannot read .*cache\.json: Permission denied"):
         FeatureStore.open(root).cache("resnet10t.demo", "pets")
     with pytest.raises(StoreError, match="cannot read"):

@@ -1,0 +1,124 @@
+"""Commit one unit of one or more arrays: values on disk first, then their ledger entries."""
+
+import hashlib
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from toptune.store.array_formats import format_of
+from toptune.store.array_ledger import ArrayLedger
+from toptune.store.array_spec import ArraySpec
+from toptune.store.errors import CorruptError
+from toptune.store.ledger import LedgerEntry
+from toptune.store.manifest import Manifest
+from toptune.store.names import check_inside
+from toptune.store.publish import publish
+from toptune.store.unit_values import blank_rows, count_non_finite, to_stored
+
+PARALLEL_WRITES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCommit:
+    """One unit on its way to disk.
+
+    Attributes
+    ----------
+    root : Path
+        Of the store.
+    cache : Path
+        Of the cache.
+    manifest : callable
+        Gives the data set's rows, for messages.
+    unit : int
+    rows : slice
+        Its rows of the data set.
+    failed : mapping of int to str
+        Row to reason of pictures that could not be used.
+    seconds : float
+        Time that computing took.
+    """
+
+    root: Path
+    cache: Path
+    manifest: Any
+    unit: int
+    rows: slice
+    failed: Mapping[int, str]
+    seconds: float
+
+    def write(self, spec: ArraySpec, values: npt.NDArray[Any]) -> LedgerEntry:
+        """Publish one array's unit and return the ledger entry of what then stands on disk.
+
+        Raises
+        ------
+        NumericalError
+            If a finite value becomes infinite in the type on disk.
+        InputError
+            If shape or type do not fit.
+        StoreError
+            If the system refuses.
+        """
+        stored, data = self.encode(spec, values)
+        return self.publish(spec, stored, data)
+
+    def encode(self, spec: ArraySpec, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bytes]:
+        """Convert and check values, and render them as the unit's file."""
+        stored = to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.picture)
+        return stored, format_of(spec.format).encode_unit(spec, stored)
+
+    def publish(self, spec: ArraySpec, stored: npt.NDArray[Any], data: bytes) -> LedgerEntry:
+        """Publish the unit's file; a sound one that is there is adopted."""
+        path = check_inside(self.root, format_of(spec.format).unit_path(self.cache / spec.name, self.unit))
+        found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
+        failed = self.failed
+        if found is not data and found != data and spec.is_feature:
+            # By one who died before the ledger, perhaps with other pictures unreadable.
+            stored = format_of(spec.format).decode_unit(spec, found, self.unit)
+            unknown = "NaN in what an interrupted writer left"
+            failed = {row: failed.get(row, unknown) for row in blank_rows(stored, self.rows)}
+        return LedgerEntry(
+            array=spec.name,
+            unit=self.unit,
+            start=self.rows.start,
+            stop=self.rows.stop,
+            n_bytes=len(found),
+            sha256=hashlib.sha256(found).hexdigest(),
+            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, picture=self.picture),
+            failed=failed,
+            seconds=float(self.seconds),
+            host=socket.gethostname(),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def picture(self, row: int) -> str:
+        """Name a row's picture."""
+        manifest: Manifest = self.manifest()
+        return manifest.picture_id(row)
+
+
+def in_parallel(function: Any, items: list[Any]) -> list[Any]:
+    """Apply a function to items at once: the time goes into fsync, and file systems do several together."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(PARALLEL_WRITES) as pool:
+        return list(pool.map(function, items))
+
+
+def mark_all(ledgers: Mapping[str, ArrayLedger], entries: list[LedgerEntry]) -> None:
+    """Write the ledger entries: from here on the unit is done."""
+    in_parallel(lambda entry: ledgers[entry.array].mark(entry), entries)
+
+
+def _decodes(spec: ArraySpec, data: bytes, unit: int) -> bool:
+    try:
+        format_of(spec.format).decode_unit(spec, data, unit)
+    except CorruptError:
+        return False
+    return True
