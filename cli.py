@@ -420,6 +420,17 @@ def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any)
     )
 
 
+@store.command("migrate")
+@STORE
+@JSON
+def store_migrate(root: str, as_json: bool) -> None:
+    """Make a store of an older version the current one, in place."""
+    from toptune.store import FeatureStore
+
+    before = FeatureStore.open(root).migrate()
+    show(as_json, {"version_before": before}, f"was version {before}, is the current one now")
+
+
 @store.command("du")
 @STORE
 @JSON

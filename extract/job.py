@@ -230,7 +230,7 @@ def _find_cache(request: ExtractRequest, backbone: Backbone) -> FeatureCache | N
 
 
 def _open_cache(request: ExtractRequest, backbone: Backbone, plan: ExtractPlan) -> FeatureCache:
-    store = request.existing or FeatureStore.create(request.root)
+    store = FeatureStore.create(request.root)
     store.register(request.dataset, request.manifest)
     cache = store.create_cache(
         request.name.plain,

@@ -1,7 +1,6 @@
 """`FeatureStore`: the shared root that holds data sets and caches."""
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ from typing import Any
 from toptune.store import commit, datasets
 from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import cache_files, open_cache, split_folder
+from toptune.store.descriptor import STORE_FILE, migrate, read_version, render_descriptor, require_current
 from toptune.store.errors import (
     ConflictError,
     CorruptError,
@@ -23,15 +23,11 @@ from toptune.store.errors import (
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
-from toptune.store.reading import read_file
 from toptune.store.recipe import Recipe
 from toptune.store.requests import request_path
-from toptune.store.sealed import check_version
 
 logger = logging.getLogger(__name__)
 
-STORE_FILE = "toptune.json"
-STORE_DESCRIPTOR = b'{"format": "toptune-store", "version": 1}\n'
 _WITH_DIGEST = re.compile(r"(?P<name>.+)@(?P<digest>[0-9a-f]{8,64})")
 
 
@@ -66,21 +62,7 @@ class FeatureStore:
             If its descriptor is damaged.
         """
         folder = _local(root)
-        path = folder / STORE_FILE
-        try:
-            data = read_file(path)
-        except FileNotFoundError:
-            raise StoreNotFoundError(
-                f"{folder} is no feature store (it has no {STORE_FILE}); check --store, or run extract first"
-            ) from None
-        try:
-            content = json.loads(data)
-            kind, version = content["format"], content["version"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise CorruptError(f"{path} is damaged; it should hold {STORE_DESCRIPTOR.decode()}") from error
-        if kind != "toptune-store":
-            raise StoreError(f"{path} says format {kind!r} where 'toptune-store' is needed")
-        check_version(version, path)
+        read_version(folder)
         return cls(folder)
 
     @classmethod
@@ -91,6 +73,8 @@ class FeatureStore:
         ------
         ConflictError
             If the folder holds something else.
+        FormatVersionError
+            If it is of another version: an older one is migrated first.
         StoreError
             If it cannot be written.
         """
@@ -104,8 +88,13 @@ class FeatureStore:
                 raise ConflictError(
                     f"{folder} is not empty and no feature store; give --store an empty or new folder"
                 )
-            commit.put_if_absent(folder / STORE_FILE, STORE_DESCRIPTOR)
-        return cls.open(folder)
+            commit.put_if_absent(folder / STORE_FILE, render_descriptor())
+        require_current(folder)
+        return cls(folder)
+
+    def migrate(self) -> int:
+        """Make the store the current version of the format, in place; return which one it was."""
+        return migrate(self.root)
 
     # Data sets
 

@@ -12,10 +12,11 @@ from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, restore_array
 from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import CACHE_KIND, open_cache
+from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
 from toptune.store.errors import StoreError
 from toptune.store.feature_cache import FeatureCache
-from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureStore
-from toptune.store.sealed import VERSION, is_newer, unseal
+from toptune.store.feature_store import FeatureStore
+from toptune.store.sealed import is_newer, unseal
 from toptune.store.units import format_units
 from toptune.store.verification import verify
 
@@ -149,8 +150,8 @@ class _Repair:
             data = b""
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-        if data != STORE_DESCRIPTOR and not _is_of_another_version(data):
-            commit.replace(path, STORE_DESCRIPTOR)
+        if data not in DESCRIPTORS.values() and not _is_of_another_version(data):
+            commit.replace(path, render_descriptor())
             self.rebuilt.append(str(path))
 
     def mend(self, path: Path, reason: str) -> None:
@@ -293,4 +294,4 @@ def _is_of_another_version(data: bytes) -> bool:
         is_store, version = content["format"] == "toptune-store", content["version"]
     except (ValueError, TypeError, KeyError):
         return False
-    return is_store and type(version) is int and version != VERSION
+    return is_store and type(version) is int and version not in DESCRIPTORS

@@ -10,9 +10,10 @@ from toptune.store import commit, datasets
 from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, record_path, recorded_names
 from toptune.store.cache_record import open_cache
+from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
 from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
-from toptune.store.feature_store import STORE_DESCRIPTOR, STORE_FILE, FeatureStore
+from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import USE_FILE, USE_KIND
 from toptune.store.ledger import LedgerEntry
 from toptune.store.packed_ledger import read_packed
@@ -141,8 +142,8 @@ class _Walk:
 
     def descriptor(self) -> None:
         path = self.root / STORE_FILE
-        if self.read(path) != STORE_DESCRIPTOR:
-            self.blame(path, f"differs from {STORE_DESCRIPTOR.decode().strip()}")
+        if self.read(path) not in DESCRIPTORS.values():
+            self.blame(path, f"differs from {render_descriptor().decode().strip()}")
 
     def dataset(self, name: str) -> None:
         folder = self.root / "datasets" / name

@@ -34,7 +34,7 @@ def test_create_then_open(root: Path) -> None:
     assert FeatureStore.create(root).root == root
     assert FeatureStore.create(root).root == FeatureStore.open(str(root)).root
     assert [path.name for path in root.iterdir()] == ["toptune.json"]
-    assert (root / "toptune.json").read_text() == '{"format": "toptune-store", "version": 1}\n'
+    assert (root / "toptune.json").read_text() == '{"format": "toptune-store", "version": 2}\n'
 
 
 def test_there_is_no_store(root: Path) -> None:
@@ -65,8 +65,8 @@ def test_a_folder_of_other_things_is_refused(root: Path) -> None:
 
 def test_other_versions_are_refused(root: Path) -> None:
     FeatureStore.create(root)
-    (root / "toptune.json").write_text('{"format": "toptune-store", "version": 2}\n')
-    with pytest.raises(FormatVersionError, match=r"version 2; this toptune supports version 1"):
+    (root / "toptune.json").write_text('{"format": "toptune-store", "version": 3}\n')
+    with pytest.raises(FormatVersionError, match=r"version 3; this toptune supports versions up to 2"):
         FeatureStore.open(root)
     with pytest.raises(FormatVersionError):
         FeatureStore.create(root)

@@ -152,7 +152,7 @@ def test_what_a_newer_toptune_wrote_is_left(complete: FeatureCache) -> None:
     assert [name for name, _ in report.left] == [str(path)]
     assert "newer toptune" in report.left[0][1]
     assert path.exists()
-    (complete.root / "toptune.json").write_text('{"format": "toptune-store", "version": 2}\n')
+    (complete.root / "toptune.json").write_text('{"format": "toptune-store", "version": 3}\n')
     with pytest.raises(FormatVersionError):
         repair(complete.root)
 
