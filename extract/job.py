@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 32
 SAMPLE_ROWS = 16
 # float16 reaches 65504 and loses digits below 6e-5: values near either end go to float32.
-FLOAT16_MAX = 65504 / 16
+_FLOAT16_LARGEST = 65504
+FLOAT16_MAX = _FLOAT16_LARGEST / 16
 FLOAT16_MIN = 1e-3
 
 
@@ -108,6 +110,7 @@ class _Job:
         self.units = sorted(set().union(*self.missing.values()))
         # The same set in every unit: what else is computed along must not depend on where one stopped.
         self.arrays = [array for array in arrays if self.missing[array.name]]
+        self.dtypes = {spec.name: spec.dtype for spec in cache.arrays()}
         self.rows = sum(_length(cache.unit_slice(unit)) for unit in self.units)
         self.seconds_compute = 0.0
 
@@ -151,8 +154,8 @@ class _Job:
         for unit in self.units:
             start = time.perf_counter()
             unit_rows = self.cache.unit_slice(unit)
-            values: dict[str, npt.NDArray[np.float32 | np.uint8]] = {
-                array.name: np.empty((_length(unit_rows), array.dim), dtype=np.float32)
+            values: dict[str, npt.NDArray[Any]] = {
+                array.name: np.empty((_length(unit_rows), array.dim), dtype=self.dtypes[array.name])
                 for array in self.arrays
             }
             values[CONTENT_ARRAY] = np.empty((_length(unit_rows), DIGEST_BYTES), dtype=np.uint8)
@@ -163,6 +166,8 @@ class _Job:
                 place = slice(batch.rows.start - unit_rows.start, batch.rows.stop - unit_rows.start)
                 values[CONTENT_ARRAY][place] = batch.digests
                 for name, output in self._forward(batch).items():
+                    if output.dtype != values[name].dtype:
+                        values[name] = values[name].astype(output.dtype)
                     values[name][place] = output
                 failed |= batch.failed
                 done_rows += _length(batch.rows)
@@ -172,11 +177,11 @@ class _Job:
             wanted = {name: array for name, array in values.items() if unit in self.missing[name]}
             yield UnitValues(unit, wanted, failed, time.perf_counter() - start)
 
-    def _forward(self, batch: Batch) -> dict[str, npt.NDArray[np.float32]]:
+    def _forward(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
         if not self.arrays:
             return {}
         start = time.perf_counter()
-        outputs = forward_pixels(self.backbone, batch, self.arrays)
+        outputs = forward_pixels(self.backbone, batch, self.arrays, dtypes=self.dtypes)
         self.seconds_compute += time.perf_counter() - start
         return outputs
 
@@ -197,12 +202,27 @@ class _Job:
 
 
 def forward_pixels(
-    backbone: Backbone, batch: Batch, arrays: Sequence[TapArray]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Compute arrays of a batch of pixels: name to ``(b, dim)`` in main memory."""
+    backbone: Backbone,
+    batch: Batch,
+    arrays: Sequence[TapArray],
+    *,
+    dtypes: Mapping[str, str] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Compute arrays of a batch of pixels: name to ``(b, dim)`` in main memory.
+
+    Parameters
+    ----------
+    dtypes : mapping of str to str, optional
+        Arrays that are to be float16 are converted before they leave the device; one that would overflow
+        stays float32, for the store to name the picture. By default all are float32.
+    """
+    dtypes = dtypes or {}
     with torch.inference_mode():
         pixels = torch.from_numpy(batch.pixels).to(backbone.device)
         outputs = backbone.forward(backbone.transform.normalize(pixels), arrays)
+        for name, output in outputs.items():
+            if dtypes.get(name) == "float16" and not (output.abs() > _FLOAT16_LARGEST).any():
+                outputs[name] = output.to(torch.float16)
         return {name: output.cpu().numpy() for name, output in outputs.items()}
 
 

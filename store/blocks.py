@@ -6,7 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-BLOCK_BYTES = 64 * 2**20
+# Small enough to stay in the processor's caches and in memory that the allocator hands out again.
+BLOCK_BYTES = 8 * 2**20
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ class Blocks(Protocol):
         Parameters
         ----------
         block_rows : int, optional
-            Rows a block; by default as many as make up 64 MiB.
+            Rows a block; by default as many as make up 8 MiB.
         """
         ...
 
@@ -90,7 +91,7 @@ def row_numbers(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
 def row_slices(
     shape: tuple[int, int], dtype: np.dtype[Any], block_rows: int | None = None
 ) -> Iterator[slice]:
-    """Cut ``shape[0]`` rows into consecutive slices of `block_rows` (default: 64 MiB worth)."""
+    """Cut ``shape[0]`` rows into consecutive slices of `block_rows` (default: 8 MiB worth)."""
     n, d = shape
     if block_rows is None:
         block_rows = max(1, BLOCK_BYTES // max(1, d * dtype.itemsize))

@@ -287,8 +287,9 @@ class FeatureCache:
             seconds=seconds,
         )
         specs = [self.array(name) for name in values if self.entry(name, unit) is None]
-        # Everything is checked and encoded before anything is written.
-        ready = in_parallel(lambda spec: (spec, *job.encode(spec, values[spec.name])), specs)
+        specs.sort(key=lambda spec: -spec.dim)  # the longest first, so that the others fill up behind it
+        # Everything is checked before anything is written.
+        ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
         entries = in_parallel(lambda item: job.publish(*item), ready)
         self._require_same()
         mark_all({spec.name: self.ledger(spec.name) for spec in specs}, entries)

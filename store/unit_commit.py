@@ -19,9 +19,9 @@ from toptune.store.ledger import LedgerEntry
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside
 from toptune.store.publish import publish
-from toptune.store.unit_values import blank_rows, count_non_finite, to_stored
+from toptune.store.unit_values import StoredUnit, all_finite, blank_rows, count_non_finite, to_stored
 
-PARALLEL_WRITES = 8
+PARALLEL_WRITES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class UnitCommit:
     failed: Mapping[int, str]
     seconds: float
 
-    def write(self, spec: ArraySpec, values: npt.NDArray[Any]) -> LedgerEntry:
-        """Publish one array's unit and return the ledger entry of what then stands on disk.
+    def check(self, spec: ArraySpec, values: npt.NDArray[Any]) -> StoredUnit:
+        """Convert values to the array's type, and refuse those that cannot be stored.
 
         Raises
         ------
@@ -62,27 +62,30 @@ class UnitCommit:
             If a finite value becomes infinite in the type on disk.
         InputError
             If shape or type do not fit.
+        """
+        return to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.picture)
+
+    def publish(self, spec: ArraySpec, stored: StoredUnit) -> LedgerEntry:
+        """Publish one array's unit and return the ledger entry of what then stands on disk.
+
+        A sound file that is there is adopted.
+
+        Raises
+        ------
         StoreError
             If the system refuses.
         """
-        stored, data = self.encode(spec, values)
-        return self.publish(spec, stored, data)
-
-    def encode(self, spec: ArraySpec, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bytes]:
-        """Convert and check values, and render them as the unit's file."""
-        stored = to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.picture)
-        return stored, format_of(spec.format).encode_unit(spec, stored)
-
-    def publish(self, spec: ArraySpec, stored: npt.NDArray[Any], data: bytes) -> LedgerEntry:
-        """Publish the unit's file; a sound one that is there is adopted."""
-        path = check_inside(self.root, format_of(spec.format).unit_path(self.cache / spec.name, self.unit))
+        made = format_of(spec.format)
+        data = made.encode_unit(spec, stored.values)
+        path = check_inside(self.root, made.unit_path(self.cache / spec.name, self.unit))
         found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
         failed = self.failed
         if found is not data and found != data and spec.is_feature:
             # By one who died before the ledger, perhaps with other pictures unreadable.
-            stored = format_of(spec.format).decode_unit(spec, found, self.unit)
+            values = made.decode_unit(spec, found, self.unit)
+            stored = StoredUnit(values, all_finite(values))
             unknown = "NaN in what an interrupted writer left"
-            failed = {row: failed.get(row, unknown) for row in blank_rows(stored, self.rows)}
+            failed = {row: failed.get(row, unknown) for row in blank_rows(values, self.rows)}
         return LedgerEntry(
             array=spec.name,
             unit=self.unit,

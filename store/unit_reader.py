@@ -32,6 +32,7 @@ class UnitReader:
     ) -> None:
         self.spec = spec
         self._cache = cache
+        self._array = cache / spec.name
         self._require_same = require_same
         self._checked = checked
 
@@ -70,11 +71,14 @@ class UnitReader:
     def _read(
         self, unit: int, read: Callable[[Path, bool], npt.NDArray[Any]], *, is_whole: bool = True
     ) -> npt.NDArray[Any]:
-        path = check_inside(self._cache, self._format.unit_path(self._cache / self.spec.name, unit))
+        path = self._format.unit_path(self._array, unit)
         try:
             # Before its content, so that a file that took its place is checked itself.
             signature = _signature(path)
-            values = read(path, self._checked.get(path) != signature)
+            is_new = self._checked.get(path) != signature
+            if is_new:
+                check_inside(self._cache, path)
+            values = read(path, is_new)
         except FileNotFoundError as error:
             self._require_same()
             raise gone(path) from error
@@ -86,7 +90,7 @@ class UnitReader:
             ) from error
         # What was read by its path before this moment belonged to this cache.
         self._require_same()
-        if is_whole:
+        if is_whole and is_new:
             self._checked[path] = signature
         return values
 
