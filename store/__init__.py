@@ -3,6 +3,8 @@
 from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import ArrayBlocks, Blocks
 from toptune.store.collection import Garbage, collect_garbage, find_garbage
+from toptune.store.copying import CopyReport, copy_store
+from toptune.store.dask_arrays import as_dask_array
 from toptune.store.errors import (
     ConflictError,
     CorruptError,
@@ -17,8 +19,10 @@ from toptune.store.errors import (
     UnreadableImageError,
     WeightsError,
 )
+from toptune.store.exporting import EXPORT_FORMATS, export_features
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
+from toptune.store.importing import import_features
 from toptune.store.ledger import LedgerEntry
 from toptune.store.listing import CacheSummary, describe, summarize
 from toptune.store.manifest import Manifest
@@ -33,11 +37,13 @@ from toptune.store.verification import VerifyReport, verify
 
 __all__ = [
     "CONTENT_ARRAY",
+    "EXPORT_FORMATS",
     "ArrayBlocks",
     "ArraySpec",
     "Blocks",
     "CacheSummary",
     "ConflictError",
+    "CopyReport",
     "CorruptError",
     "FeatureCache",
     "FeatureStore",
@@ -59,12 +65,16 @@ __all__ = [
     "Usage",
     "VerifyReport",
     "WeightsError",
+    "as_dask_array",
     "canonical_json",
     "choose_unit_rows",
     "collect_garbage",
+    "copy_store",
     "describe",
+    "export_features",
     "find_garbage",
     "format_units",
+    "import_features",
     "measure",
     "plain_model_name",
     "plan_removal",
