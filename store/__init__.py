@@ -27,6 +27,7 @@ from toptune.store.ledger import LedgerEntry
 from toptune.store.listing import CacheSummary, describe, summarize
 from toptune.store.manifest import Manifest
 from toptune.store.names import plain_model_name
+from toptune.store.object_path import place_of
 from toptune.store.provenance import provenance
 from toptune.store.recipe import Recipe, canonical_json
 from toptune.store.removal import Removal, plan_removal, remove, remove_arrays
@@ -76,6 +77,7 @@ __all__ = [
     "format_units",
     "import_features",
     "measure",
+    "place_of",
     "plain_model_name",
     "plan_removal",
     "provenance",

@@ -81,7 +81,7 @@ def register_dataset(root: Path, dataset: str, manifest: Manifest) -> Manifest:
         If the name is taken by other content; says what differs.
     """
     folder = dataset_folder(root, dataset)
-    if not folder.is_dir():
+    if not all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
         data = manifest.to_parquet()
         record = {
             "name": folder.name,
