@@ -140,6 +140,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         committed = {path for name, unit in self.done for path in self.files_of(name, unit)}
         files = [path for path in files if path in committed or path.suffix in (".jsonl", ".h5", ".json")]
+        files = [path for path in files if path not in self.damaged]  # twice the same bit is none
         if not files:
             return
         path = dice.choice(files)
