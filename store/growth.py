@@ -134,7 +134,7 @@ def plan_growth(
     part = np.full(manifest.n_rows, -1, dtype=np.intp)
     part_row = np.zeros(manifest.n_rows, dtype=np.intp)
     seen_ns = np.zeros(manifest.n_rows, dtype=np.int64)
-    gone = {name: gone_rows(store.caches(dataset=name)) for name in names} if len(names) > 1 else {}
+    gone = {name: gone_rows(store.caches(dataset=name)) for name in names} if before.number > 1 else {}
     for name, rows, places, times in _matches(store, before, names, manifest, part):
         usable = ~np.isin(places, np.array(gone.get(name, []), dtype=np.intp))
         part[rows[usable]] = names.index(name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from toptune.store import commit
 from toptune.store.array_records import recorded_names
+from toptune.store.datasets import base_of, dataset_names
 from toptune.store.feature_store import FeatureStore
 
 BOOKKEEPING, MANIFEST, LEFTOVERS = "(bookkeeping)", "(manifest)", "(leftovers)"
@@ -21,7 +22,8 @@ class Usage:
     Attributes
     ----------
     dataset, cache : str
-        Whose files; empty where they belong to the store itself, or to the data set as such.
+        Whose files, those of a data set's parts included; empty where they belong to the store itself, or to
+        the data set as such.
     part : str
         An array's name, or ``(manifest)``, ``(bookkeeping)`` (records, ledger, hints), ``(leftovers)``.
     n_files, n_bytes : int
@@ -54,10 +56,12 @@ def measure(store: FeatureStore) -> list[Usage]:
     files: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()
     arrays: dict[tuple[str, str], set[str]] = {}
+    bases = {name: base_of(store.root, name) or name for name in dataset_names(store.root)}
     for top, _, names in os.walk(store.root):
         parts = Path(top).relative_to(store.root).parts
         for name in names:
-            key = _owner(store.root, (*parts, name), arrays)
+            dataset, *rest = _owner(store.root, (*parts, name), arrays)
+            key = (bases.get(dataset, dataset), rest[0], rest[1])
             with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
                 sizes[key] += os.lstat(os.path.join(top, name)).st_size  # noqa: PTH118  (many files)
                 files[key] += 1

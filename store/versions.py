@@ -99,8 +99,10 @@ def read_dataset_version(root: Path, dataset: str, number: int | None = None) ->
     CorruptError
         If a file of it is damaged.
     """
-    record = datasets.read_record(root, dataset)
+    name = datasets.dataset_folder(root, dataset).name
     numbers = version_numbers(root, dataset)
+    if numbers == [1]:
+        datasets.read_record(root, dataset)  # says that there is none, and which there are
     number = numbers[-1] if number is None else number
     if number not in numbers:
         raise StoreNotFoundError(
@@ -108,17 +110,17 @@ def read_dataset_version(root: Path, dataset: str, number: int | None = None) ->
             f"{', '.join(map(str, numbers))}); give one of these"
         )
     if number > 1:
-        return _read_later(root, str(record["name"]), number)
+        return _read_later(root, name, number)
     manifest = datasets.read_dataset(root, dataset)
     n = manifest.n_rows
     return DatasetVersion(
-        dataset=str(record["name"]),
+        dataset=name,
         number=1,
         manifest=manifest,
-        parts=(str(record["name"]),),
+        parts=(name,),
         part=np.zeros(n, dtype=np.intp),
         part_row=np.arange(n, dtype=np.intp),
-        created=record["created"],
+        created=datasets.read_record(root, dataset)["created"],
     )
 
 
