@@ -27,6 +27,7 @@ from toptune.store import (
     Manifest,
     StoreNotFoundError,
     UnreadableImageError,
+    place_of,
     shard_units,
 )
 
@@ -192,7 +193,7 @@ def extract(
             source=source,
             manifest=source.manifest(),
             dataset=dataset if dataset is not None else source.name,
-            root=store.root if isinstance(store, FeatureStore) else Path(store),
+            root=store.root if isinstance(store, FeatureStore) else place_of(store),
             existing=_open_existing(store),
             key=request_key(
                 name,

@@ -4,6 +4,8 @@ from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import ArrayBlocks, Blocks
 from toptune.store.collection import Garbage, collect_garbage, find_garbage
 from toptune.store.content import GONE, known_digests
+from toptune.store.copying import CopyReport, copy_store
+from toptune.store.dask_arrays import as_dask_array
 from toptune.store.errors import (
     ConflictError,
     CorruptError,
@@ -18,14 +20,17 @@ from toptune.store.errors import (
     UnreadableImageError,
     WeightsError,
 )
+from toptune.store.exporting import EXPORT_FORMATS, export_features
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.feature_view import FeatureView, StoredFeatures
 from toptune.store.growth import Growth, grow, plan_growth
+from toptune.store.importing import import_features
 from toptune.store.ledger import LedgerEntry
 from toptune.store.listing import CacheSummary, describe, summarize
 from toptune.store.manifest import Manifest
 from toptune.store.names import plain_model_name
+from toptune.store.object_path import place_of
 from toptune.store.provenance import provenance
 from toptune.store.recipe import Recipe, canonical_json
 from toptune.store.registration import Difference, find_version
@@ -38,12 +43,14 @@ from toptune.store.versions import DatasetVersion, read_dataset_version
 
 __all__ = [
     "CONTENT_ARRAY",
+    "EXPORT_FORMATS",
     "GONE",
     "ArrayBlocks",
     "ArraySpec",
     "Blocks",
     "CacheSummary",
     "ConflictError",
+    "CopyReport",
     "CorruptError",
     "DatasetVersion",
     "Difference",
@@ -70,16 +77,21 @@ __all__ = [
     "Usage",
     "VerifyReport",
     "WeightsError",
+    "as_dask_array",
     "canonical_json",
     "choose_unit_rows",
     "collect_garbage",
+    "copy_store",
     "describe",
+    "export_features",
     "find_garbage",
     "find_version",
     "format_units",
     "grow",
+    "import_features",
     "known_digests",
     "measure",
+    "place_of",
     "plain_model_name",
     "plan_growth",
     "plan_removal",

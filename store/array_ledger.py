@@ -7,7 +7,6 @@ it is newer, written after a unit was lost and computed again.
 
 import contextlib
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,8 +182,8 @@ def recorded_units(folder: Path, n_units: int) -> set[int]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as files:
-        return [folder / file.name for file in files]
+    with contextlib.suppress(FileNotFoundError):
+        return list(folder.iterdir())
     return []
 
 

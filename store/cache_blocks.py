@@ -58,6 +58,12 @@ class CacheBlocks:
         wanted = row_numbers(rows, self._shape[0])
         return self._gather(wanted if self._rows is None else self._rows[wanted], None)
 
+    def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return the values of consecutive rows."""
+        if self._rows is None:
+            return self._consecutive(slice(start, stop), {})
+        return self._gather(self._rows[start:stop], {})
+
     def _whole_units(self) -> int:
         """Rows of a block that no unit has to be cut for: several units, one, or a part of one."""
         row_bytes = self._shape[1] * self.dtype.itemsize

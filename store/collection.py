@@ -17,10 +17,12 @@ from toptune.store.errors import InputError, StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import last_use
+from toptune.store.object_path import ObjectPath, place_of
 from toptune.store.removal import Removal, folder_bytes, remove
 from toptune.store.requests import read_request
 from toptune.store.units import count_units
 from toptune.store.versions import version_numbers, version_path, version_record
+from toptune.store.walking import walk_files
 
 GRACE = timedelta(hours=1)
 # Features made elsewhere cannot be extracted again, so that only `rm` removes them.
@@ -114,7 +116,7 @@ def collect_garbage(store: FeatureStore, items: list[Garbage]) -> None:
         If the system refuses.
     """
     for item in items:
-        path = Path(item.path)
+        path = place_of(item.path)
         if item.cache:
             remove(
                 store,
@@ -161,7 +163,15 @@ def _is_imported(cache: FeatureCache) -> bool:
 
 def _leftovers(store: FeatureStore) -> Iterator[tuple[Path, str]]:
     """Yield files and folders that nothing names, those above before those below."""
-    for top, folders, files in os.walk(store.root):
+    if isinstance(store.root, ObjectPath):
+        hidden = {
+            store.root.joinpath(*parts[: place + 1])
+            for parts, _ in walk_files(store.root)
+            for place, name in enumerate(parts)
+            if commit.is_temporary(name)
+        }
+        yield from ((path, "left by an interrupted writer") for path in sorted(hidden))
+    for top, folders, files in [] if isinstance(store.root, ObjectPath) else os.walk(store.root):
         for name in [*folders, *files]:
             if commit.is_temporary(name):
                 yield Path(top, name), "left by an interrupted writer"

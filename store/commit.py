@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toptune.store import object_commit
 from toptune.store.errors import StoreError
+from toptune.store.object_path import ObjectPath, ObjectStatus
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ def put_if_absent(path: Path, data: bytes) -> bool:
     StoreError
         If the system refuses; nothing is left behind under `path`.
     """
+    if isinstance(path, ObjectPath):
+        return object_commit.put_if_absent(path, data)
     with _explained(path):
         _make_folder(path.parent)
         temporary = _temporary(path)
@@ -79,6 +83,9 @@ def replace(path: Path, data: bytes) -> None:
 
     For hints and for marks found damaged, never for what is committed.
     """
+    if isinstance(path, ObjectPath):
+        object_commit.replace(path, data)
+        return
     with _explained(path):
         _make_folder(path.parent)
         temporary = _temporary(path)
@@ -91,7 +98,13 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def put_folder_if_absent(path: Path, files: Mapping[str, bytes]) -> bool:
-    """Publish a folder of files in one step unless there is one; like `put_if_absent`."""
+    """Publish a folder of files in one step unless there is one; like `put_if_absent`.
+
+    The last file is the one that decides whether the folder is there, where one step is more than the
+    place can do.
+    """
+    if isinstance(path, ObjectPath):
+        return object_commit.put_folder_if_absent(path, files)
     with _explained(path):
         _make_folder(path.parent)
         temporary = _temporary(path)
@@ -115,12 +128,16 @@ def put_folder_if_absent(path: Path, files: Mapping[str, bytes]) -> bool:
                 temporary.rmdir()
 
 
-def remove_damaged(path: Path, seen: os.stat_result) -> None:
+def remove_damaged(path: Path, seen: os.stat_result | ObjectStatus) -> None:
     """Take a file that was read and found damaged out of the way.
 
     It is moved aside first and looked at: if another writer put a sound file there in the meantime,
     that one goes back to its name.
     """
+    if isinstance(path, ObjectPath):
+        assert isinstance(seen, ObjectStatus)
+        object_commit.remove_damaged(path, seen)
+        return
     with _explained(path):
         aside = _temporary(path)
         try:
@@ -128,7 +145,7 @@ def remove_damaged(path: Path, seen: os.stat_result) -> None:
         except FileNotFoundError:
             return
         try:
-            if not os.path.samestat(aside.stat(), seen):
+            if not _is_same_file(aside.stat(), seen):
                 with contextlib.suppress(FileExistsError):
                     os.link(aside, path)
             _sync_folder(path.parent)
@@ -147,6 +164,9 @@ def remove_folder(path: Path, *, aside: Path) -> None:
         Folder of the same file system in which it is hidden under a temporary name until it is freed; what
         a kill leaves there is a leftover.
     """
+    if isinstance(path, ObjectPath):
+        object_commit.remove_folder(path)
+        return
     with _explained(path):
         hidden = aside / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
@@ -160,6 +180,9 @@ def remove_folder(path: Path, *, aside: Path) -> None:
 
 def hide_folder(path: Path) -> None:
     """Move a folder to a temporary name beside it, where it stays as a leftover for a while."""
+    if isinstance(path, ObjectPath):
+        object_commit.hide_folder(path, TEMPORARY_PREFIX)
+        return
     with _explained(path):
         hidden = _temporary(path)
         path.rename(hidden)
@@ -169,6 +192,9 @@ def hide_folder(path: Path) -> None:
 
 def free(path: Path) -> None:
     """Delete a file or folder that nothing names any more; others may be doing the same."""
+    if isinstance(path, ObjectPath):
+        object_commit.free(path)
+        return
     with _explained(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, onerror=_unless_gone)
@@ -178,6 +204,8 @@ def free(path: Path) -> None:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a folder unless something is in it by now."""
+    if isinstance(folder, ObjectPath):
+        return  # there are no empty folders
     with _explained(folder), contextlib.suppress(FileNotFoundError):
         try:
             folder.rmdir()
@@ -189,6 +217,10 @@ def remove_if_empty(folder: Path) -> None:
 def _unless_gone(_call: object, _path: str, error: Any) -> None:
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]
+
+
+def _is_same_file(found: os.stat_result, seen: os.stat_result | ObjectStatus) -> bool:
+    return not isinstance(seen, ObjectStatus) and os.path.samestat(found, seen)
 
 
 def _temporary(path: Path) -> Path:

@@ -102,7 +102,8 @@ def mend_version(root: Path, dataset: str, file: Path) -> str:
     # Kept as leftovers for a while, because they may be all that somebody has of their labels.
     for path in (version_path(root, dataset, number), file):
         if path.exists():
-            commit.hide_folder(path)
+            commit.replace(path.with_name(f"{commit.TEMPORARY_PREFIX}{path.name}"), path.read_bytes())
+            commit.free(path)
     return "dropped"
 
 

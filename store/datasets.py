@@ -119,7 +119,7 @@ def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | 
         Whether this call put it there.
     """
     folder = dataset_folder(root, dataset)
-    if folder.is_dir():
+    if all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
         return False
     return commit.put_folder_if_absent(folder, dataset_files(folder.name, manifest, part_of=part_of))
 

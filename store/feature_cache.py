@@ -27,6 +27,7 @@ from toptune.store.last_use import mark_used
 from toptune.store.ledger import LedgerEntry
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_name
+from toptune.store.object_path import ObjectPath
 from toptune.store.recipe import Recipe
 from toptune.store.requests import read_request, write_request
 from toptune.store.unit_commit import UnitCommit, in_parallel, mark_all
@@ -210,6 +211,13 @@ class FeatureCache:
     def entries(self, name: str) -> dict[int, LedgerEntry]:
         """Return the valid ledger entries of all units of an array that are done."""
         recorded = self.ledger(name).all_recorded()
+        if isinstance(self.path, ObjectPath):
+            sizes = {path: status.st_size for path, status in (self.path / name).objects()}
+            return {
+                unit: entry
+                for unit, entry in recorded.items()
+                if sizes.get(self.shard_path(name, unit)) == entry.n_bytes  # type: ignore[call-overload]
+            }
         return {unit: entry for unit, entry in recorded.items() if self._if_stored(entry) is not None}
 
     def missing_units(self, name: str) -> list[int]:

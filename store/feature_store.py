@@ -24,6 +24,7 @@ from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_view import FeatureView, StoredFeatures
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
+from toptune.store.object_path import place_of
 from toptune.store.recipe import Recipe
 from toptune.store.registration import refuse_part, register
 from toptune.store.requests import request_path
@@ -64,7 +65,7 @@ class FeatureStore:
         CorruptError
             If its descriptor is damaged.
         """
-        folder = _local(root)
+        folder = place_of(root)
         read_version(folder)
         return cls(folder)
 
@@ -81,7 +82,7 @@ class FeatureStore:
         StoreError
             If it cannot be written.
         """
-        folder = _local(root)
+        folder = place_of(root)
         if not (folder / STORE_FILE).exists():
             if folder.exists() and not folder.is_dir():
                 raise ConflictError(f"{folder} is a file; give --store another name")
@@ -366,12 +367,3 @@ def _check_cut(unit_rows: int, batch_size: int, n_rows: int) -> None:
         raise InputError(
             f"unit_rows {unit_rows} is no multiple of batch_size {batch_size}; a batch would be cut"
         )
-
-
-def _local(root: str | os.PathLike[str]) -> Path:
-    text = os.fspath(root)
-    if "://" in text:
-        raise InputError(f"store {text!r} is not a local folder; only those are supported so far")
-    if not text:
-        raise InputError("--store is empty; give a folder")
-    return Path(text).absolute()

@@ -1,5 +1,6 @@
 """Growing a data set: known pictures stay where their features are, unknown ones become a new part."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,12 +9,15 @@ import numpy.typing as npt
 
 from toptune.store import datasets
 from toptune.store.content import gone_rows
+from toptune.store.descriptor import require_current
 from toptune.store.errors import ConflictError, CorruptError
 from toptune.store.feature_store import FeatureStore
 from toptune.store.manifest import Manifest
 from toptune.store.names import part_name
 from toptune.store.registration import Difference, compare
 from toptune.store.versions import DatasetVersion, publish_version, read_dataset_version
+
+logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.intp]
 # Of a part's name, rows of that part and the rows now: which of them have other bytes (m,).
@@ -85,6 +89,7 @@ def grow(
         if not growth.is_needed:
             return growth
         name = growth.after.dataset
+        require_current(store.root)
         if growth.new_part is not None and not datasets.put_dataset(
             store.root, growth.after.parts[-1], growth.new_part, part_of=name
         ):
@@ -181,7 +186,13 @@ def _matches(
         left = np.flatnonzero(part < 0)
         if not len(left):
             return
-        old = datasets.read_dataset(store.root, name)
+        try:
+            old = datasets.read_dataset(store.root, name)
+        except CorruptError as error:
+            if name in before.parts:
+                raise
+            logger.warning("part left out: %s", error)  # a grower died while it made it
+            continue
         rows, places = _same_pictures(old, manifest, left)
         yield name, rows, places, old.modified_ns[places]
 

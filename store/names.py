@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from toptune.store.errors import InputError, StoreError
+from toptune.store.object_path import ObjectPath
 
 # 255 bytes is what file systems allow; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
@@ -100,6 +101,8 @@ def check_inside(root: Path, path: Path) -> Path:
     StoreError
         If a link leads out of the store.
     """
+    if isinstance(path, ObjectPath):
+        return path  # there are no links in buckets
     real_root, real = os.path.realpath(root), os.path.realpath(path)
     if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
         raise StoreError(

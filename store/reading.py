@@ -1,10 +1,12 @@
 """Read a file, whole or in parts, with the store's errors."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from toptune.store.errors import CorruptError, StoreError
+from toptune.store.object_path import ObjectPath
 
 _MAX_BUFFERS = 1024  # of one system call, IOV_MAX
 
@@ -21,6 +23,8 @@ def read_file(path: Path) -> bytes:
     """
     try:
         return path.read_bytes()
+    except StoreError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{path} does not exist") from error
     except OSError as error:
@@ -51,6 +55,9 @@ def read_scattered(
     StoreError
         If the system refuses for another reason.
     """
+    if isinstance(path, ObjectPath):
+        _read_object(path, buffers, offset=offset, file_bytes=file_bytes)
+        return
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -73,6 +80,22 @@ def read_scattered(
         raise _refused(path, error) from error
     finally:
         os.close(descriptor)
+
+
+def _read_object(
+    path: ObjectPath, buffers: Sequence[memoryview], *, offset: int | Sequence[int], file_bytes: int
+) -> None:
+    found = path.stat().st_size
+    if found != file_bytes:
+        raise CorruptError(f"{found} bytes where {file_bytes} were written")
+    starts = list(itertools.accumulate((len(buffer) for buffer in buffers[:-1]), initial=0))
+    if isinstance(offset, int):
+        data = path.read_range(offset, sum(map(len, buffers)))
+        pieces = [data[start : start + len(buffer)] for start, buffer in zip(starts, buffers, strict=True)]
+    else:
+        pieces = path.read_ranges(offset, [len(buffer) for buffer in buffers])
+    for buffer, piece in zip(buffers, pieces, strict=True):
+        buffer[:] = piece
 
 
 def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:

@@ -1,7 +1,5 @@
 """Taking arrays, caches and data sets out of a store."""
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +13,7 @@ from toptune.store.errors import InputError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.names import check_inside
+from toptune.store.walking import walk_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +154,8 @@ def remove(store: FeatureStore, removal: Removal) -> None:
                 _take_out(folder, removal.arrays)
             else:
                 commit.remove_folder(folder, aside=features)
-        with contextlib.suppress(OSError):  # other data sets have features of this model
-            (features / name).rmdir()
+        if not removal.arrays:
+            commit.remove_if_empty(features / name)  # unless other data sets have features of this model
     if removal.is_whole:
         # The parts last: without the versions nothing names them.
         for part in (removal.dataset, *removal.parts):
@@ -205,9 +204,4 @@ def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
 
 def folder_bytes(folder: Path) -> int:
     """Add up the sizes of the files in a folder; 0 where there is none."""
-    total = 0
-    for top, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
-                total += os.lstat(os.path.join(top, name)).st_size  # noqa: PTH118  (many files: strings)
-    return total
+    return sum(size for _, size in walk_files(folder))

@@ -17,6 +17,7 @@ from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
 from toptune.store.errors import StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
+from toptune.store.object_path import place_of
 from toptune.store.sealed import is_newer, unseal
 from toptune.store.units import format_units
 from toptune.store.verification import verify
@@ -107,7 +108,7 @@ def repair(root: str | os.PathLike[str]) -> RepairReport:
     StoreError
         If it cannot be written.
     """
-    job = _Repair(Path(root).absolute())
+    job = _Repair(place_of(root))
     job.descriptor()
     store = FeatureStore.open(root)
     for _ in range(_ROUNDS):
@@ -115,7 +116,7 @@ def repair(root: str | os.PathLike[str]) -> RepairReport:
         job.left.clear()
         job.uncovered = False
         for name, reason in report.damaged:
-            job.mend(Path(name), reason)
+            job.mend(place_of(name), reason)
         if not job.uncovered:
             break
     missing = {key: list(units) for key, units in report.missing.items()}

@@ -1,7 +1,5 @@
 """How many bytes each part of a store takes."""
 
-import contextlib
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from toptune.store import commit
 from toptune.store.array_records import recorded_names
 from toptune.store.datasets import base_of, dataset_names
 from toptune.store.feature_store import FeatureStore
+from toptune.store.walking import walk_files
 
 BOOKKEEPING, MANIFEST, LEFTOVERS = "(bookkeeping)", "(manifest)", "(leftovers)"
 
@@ -57,14 +56,11 @@ def measure(store: FeatureStore) -> list[Usage]:
     sizes: Counter[tuple[str, str, str]] = Counter()
     arrays: dict[tuple[str, str], set[str]] = {}
     bases = {name: base_of(store.root, name) or name for name in dataset_names(store.root)}
-    for top, _, names in os.walk(store.root):
-        parts = Path(top).relative_to(store.root).parts
-        for name in names:
-            dataset, *rest = _owner(store.root, (*parts, name), arrays)
-            key = (bases.get(dataset, dataset), rest[0], rest[1])
-            with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
-                sizes[key] += os.lstat(os.path.join(top, name)).st_size  # noqa: PTH118  (many files)
-                files[key] += 1
+    for parts, size in walk_files(store.root):
+        dataset, cache, part = _owner(store.root, parts, arrays)
+        key = (bases.get(dataset, dataset), cache, part)
+        sizes[key] += size
+        files[key] += 1
     return [
         Usage(dataset=key[0], cache=key[1], part=key[2], n_files=files[key], n_bytes=sizes[key])
         for key in sorted(sizes)

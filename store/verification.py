@@ -1,7 +1,6 @@
 """Verify a store or a cache against its digests."""
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from toptune.store.packed_ledger import read_packed
 from toptune.store.requests import REQUEST_KIND
 from toptune.store.sealed import unseal
 from toptune.store.units import format_units
+from toptune.store.walking import walk_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +125,14 @@ class _Walk:
     def report(self, top: Path) -> VerifyReport:
         n_files = n_bytes = 0
         leftovers: list[str] = []
-        for folder, _, files in os.walk(top):
-            for name in files:
-                path = os.path.join(folder, name)  # noqa: PTH118  (half a million files: strings)
-                if path in self.named:
-                    n_files += 1
-                    n_bytes += os.lstat(path).st_size
-                else:
-                    leftovers.append(path)
+        prefix = f"{top}/"
+        for parts, size in walk_files(top):
+            path = prefix + "/".join(parts)
+            if path in self.named:
+                n_files += 1
+                n_bytes += size
+            else:
+                leftovers.append(path)
         return VerifyReport(
             damaged=tuple(sorted(self.damaged.items())),
             missing=self.missing,

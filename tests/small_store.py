@@ -87,7 +87,7 @@ def shard_bytes(cache: FeatureCache) -> dict[str, bytes]:
     """Every file of the arrays, by its path within the cache."""
     folders = [cache.path / name for name in [*DIMS, CONTENT_ARRAY]]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(cache.path)): path.read_bytes() for path in files}
+    return {"/".join(path.relative_to(cache.path).parts): path.read_bytes() for path in files}
 
 
 def every_kind(cache: FeatureCache) -> dict[str, Path]:

@@ -20,7 +20,12 @@ MAY_IMPORT = {
     "workflows": {"store", "extract", "train", "workflows"},
     "cli": {"store", "extract", "train", "workflows", "cli"},
 }
-ONLY_IN = {"zarr": {"store/zarr_arrays.py"}, "h5py": {"store/hdf5_arrays.py"}, "click": {"cli.py"}}
+ONLY_IN = {
+    "zarr": {"store/zarr_arrays.py"},
+    "h5py": {"store/hdf5_arrays.py", "store/matrix_files.py"},
+    "click": {"cli.py"},
+    "dask": {"store/dask_arrays.py"},
+}
 NOT_IN = {"torch": ("store/", "cli.py"), "timm": ("store/", "train/", "cli.py")}
 
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from toptune.train.run import Run, RunArray
     from toptune.train.splits import Split, split_manifest
     from toptune.train.standardise import StandardisedBlocks, Standardiser, fit_standardiser
+    from toptune.train.torch_dataset import FeatureDataset
     from toptune.train.training import train
 
 _HOMES = {
     "FalkonClassifier": "falkon_classifier",
+    "FeatureDataset": "torch_dataset",
     "FitReport": "report",
     "FoldsReducedWarning": "folds",
     "HEADS": "heads",
@@ -45,6 +47,7 @@ _HOMES = {
 __all__ = [
     "HEADS",
     "FalkonClassifier",
+    "FeatureDataset",
     "FitReport",
     "FoldsReducedWarning",
     "Head",

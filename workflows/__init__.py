@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from toptune.workflows.classifier import Classifier, Prediction, write_predictions
     from toptune.workflows.demonstration import DemoReport, demo
     from toptune.workflows.evaluation import describe_metrics, evaluate
+    from toptune.workflows.feature_files import export_stored, import_files
     from toptune.workflows.machine import examine_machine
-    from toptune.workflows.progress import extraction_progress
+    from toptune.workflows.progress import extraction_progress, work_progress
 
 _WHERE = {
     "Classifier": "classifier",
@@ -22,6 +23,9 @@ _WHERE = {
     "evaluate": "evaluation",
     "examine_machine": "machine",
     "extraction_progress": "progress",
+    "export_stored": "feature_files",
+    "import_files": "feature_files",
+    "work_progress": "progress",
     "write_predictions": "classifier",
 }
 
@@ -33,7 +37,10 @@ __all__ = [
     "describe_metrics",
     "evaluate",
     "examine_machine",
+    "export_stored",
     "extraction_progress",
+    "import_files",
+    "work_progress",
     "write_predictions",
 ]
 

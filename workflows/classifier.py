@@ -90,6 +90,11 @@ class Classifier:
             what differs.
         """
         loaded = Run.load(run)
+        if loaded.recipe.architecture == "imported":
+            raise InputError(
+                f"{run} was trained on imported features: there is no backbone to make them from pictures; "
+                "evaluate it on stored features (--store), or use Run.predict_blocks"
+            )
         spec = dict(loaded.backbone)
         if model is not None:
             spec["name"] = model

@@ -30,6 +30,16 @@ def extraction_progress() -> Iterator[ReportRows]:
 
 
 @contextmanager
+def work_progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal for work that counts ``(done, total)``; nothing in a log."""
+    console = Console(stderr=True)
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
 def live_bar(console: Console) -> Iterator[ReportRows]:
     """Draw a bar that moves."""
     columns = (

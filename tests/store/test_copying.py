@@ -1,0 +1,158 @@
+"""Copies between stores and formats: verified, resumed, equal."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_store import DIMS, commit, make_recipe, open_empty, shard_bytes, write_all
+
+from toptune.store import (
+    CONTENT_ARRAY,
+    ConflictError,
+    CorruptError,
+    FeatureCache,
+    FeatureStore,
+    InputError,
+    Manifest,
+    StoreError,
+    copy_store,
+    verify,
+)
+from toptune.store import commit as committing
+
+NAMES = [*DIMS, CONTENT_ARRAY]
+
+
+def the_cache(store: FeatureStore) -> FeatureCache:
+    return store.cache("resnet10t.demo", "pets")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "copy")
+
+
+def test_a_copy_is_byte_for_byte(complete: FeatureCache, target: FeatureStore) -> None:
+    source = FeatureStore(complete.root)
+    report = copy_store(source, target)
+    assert (report.units_copied, report.units_already, report.incomplete) == (12, 0, ())
+    copied = the_cache(target)
+    assert shard_bytes(copied) == shard_bytes(complete)
+    for name in ("recipe.json", "cache.json"):
+        assert (copied.path / name).read_bytes() == (complete.path / name).read_bytes()
+    assert (target.root / "datasets/pets/dataset.json").read_bytes() == (
+        complete.root / "datasets/pets/dataset.json"
+    ).read_bytes()
+    assert {name: copied.entries(name) for name in NAMES} == {name: complete.entries(name) for name in NAMES}
+    assert verify(target, deep=True).exit_code == 0
+    again = copy_store(source, target)
+    assert (again.units_copied, again.units_already, again.n_bytes) == (0, 12, 0)
+
+
+@pytest.mark.parametrize("there_and_back", [False, True])
+def test_formats_are_converted(complete: FeatureCache, target: FeatureStore, there_and_back: bool) -> None:
+    copy_store(FeatureStore(complete.root), target, format="hdf5")
+    copied = the_cache(target)
+    assert copied.format == "hdf5"
+    assert copied.failed_rows() == complete.failed_rows()
+    np.testing.assert_array_equal(
+        copied.blocks(list(DIMS)).take(np.arange(27)), complete.blocks(list(DIMS)).take(np.arange(27))
+    )
+    np.testing.assert_array_equal(copied.content_digests()[0], complete.content_digests()[0])
+    if there_and_back:
+        back = FeatureStore.create(target.root.with_name("back"))
+        copy_store(target, back, format="zarr")
+        assert shard_bytes(the_cache(back)) == shard_bytes(complete)
+        assert {n: the_cache(back).entries(n) for n in NAMES} == {n: complete.entries(n) for n in NAMES}
+
+
+def test_interrupted_it_goes_on(
+    complete: FeatureCache, target: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = committing.put_if_absent, [0]
+
+    def die_later(path: Path, data: bytes) -> bool:
+        calls[0] += 1
+        if calls[0] == 15:
+            raise KeyboardInterrupt
+        return plain(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "put_if_absent", die_later)
+        with pytest.raises(KeyboardInterrupt):
+            copy_store(FeatureStore(complete.root), target)
+    assert not the_cache(target).is_complete()
+    report = copy_store(FeatureStore(complete.root), target)
+    assert report.units_already > 0
+    assert shard_bytes(the_cache(target)) == shard_bytes(complete)
+
+
+def test_move_removes_the_source_only_after_the_copy(complete: FeatureCache, target: FeatureStore) -> None:
+    source = FeatureStore(complete.root)
+    shutil.copytree(complete.root, complete.root.with_name("kept"))
+    shard = complete.shard_path("last.cls", 1)
+    data = shard.read_bytes()
+    shard.write_bytes(data[:40] + b"!" + data[41:])
+    with pytest.raises(CorruptError, match=str(shard)):
+        copy_store(source, target, move=True)
+    assert source.datasets() == ["pets"]
+    shard.write_bytes(data)
+    assert copy_store(source, target, move=True).moved
+    assert source.datasets() == []
+    assert list(source.cache_folders()) == []
+    kept = the_cache(FeatureStore(complete.root.with_name("kept")))
+    assert shard_bytes(the_cache(target)) == shard_bytes(kept)
+
+
+def test_parts_of_a_store(complete: FeatureCache, target: FeatureStore) -> None:
+    source = FeatureStore(complete.root)
+    report = copy_store(source, target, dataset="pets", model="resnet10t.demo", layers=["last"])
+    assert report.units_copied == 8
+    assert [spec.name for spec in the_cache(target).arrays()] == ["last.cls"]
+    copy_store(source, target, layers=["layer4*"])
+    assert shard_bytes(the_cache(target)) == shard_bytes(complete)
+
+
+def test_an_incomplete_cache_stays_incomplete(root: Path, target: FeatureStore) -> None:
+    cache = open_empty(root)
+    commit(cache, 2)
+    report = copy_store(FeatureStore(root), target)
+    assert report.incomplete == (f"{cache.name}/pets",)
+    assert the_cache(target).missing_units("last.cls") == [0, 1, 3]
+    write_all(root)
+    assert copy_store(FeatureStore(root), target).incomplete == ()
+
+
+def test_refusals(complete: FeatureCache, target: FeatureStore) -> None:
+    source = FeatureStore(complete.root)
+    with pytest.raises(InputError, match="to itself"):
+        copy_store(source, source)
+    with pytest.raises(InputError, match="needs --dataset"):
+        copy_store(source, target, model="x")
+    with pytest.raises(InputError, match="whole caches"):
+        copy_store(source, target, layers=["last"], move=True)
+    with pytest.raises(InputError, match=r"matches nothing, of nothing; there are: last\.cls"):
+        copy_store(source, target, layers=["nothing", "of nothing"])
+    with pytest.raises(StoreError, match="no data set 'birds'"):
+        copy_store(source, target, dataset="birds")
+
+
+def test_the_target_holds_something_else(
+    complete: FeatureCache, target: FeatureStore, tmp_path: Path
+) -> None:
+    target.register("pets", Manifest.from_columns(ids=["a"], sizes=[1]))
+    with pytest.raises(ConflictError, match="1 pictures against 27"):
+        copy_store(FeatureStore(complete.root), target)
+    other = FeatureStore.create(tmp_path / "other")
+    copy_store(FeatureStore(complete.root), other)
+    with pytest.raises(ConflictError, match=r"zarr\) than the copy would be .*hdf5"):
+        copy_store(FeatureStore(complete.root), other, format="hdf5")
+    copied = the_cache(other)
+    entry, shard = copied.ledger("last.cls"), copied.shard_path("last.cls", 0)
+    shard.unlink()
+    copied.commit_unit(0, {"last.cls": np.ones((8, 3), np.float16)})
+    assert entry.recorded(0) is not None
+    with pytest.raises(ConflictError, match="computed elsewhere"):
+        copy_store(FeatureStore(complete.root), other)
+    assert make_recipe().digest == copied.digest

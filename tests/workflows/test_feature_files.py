@@ -1,0 +1,109 @@
+"""Features in and out by the command line; trained on, and no backbone pretended."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toptune.store import InputError
+from toptune.workflows import Classifier, import_files
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    values = rng.standard_normal((120, 5)) + 5 * np.eye(5)[labels]
+    np.savez(tmp_path / "features.npz", last=values.astype(np.float32), y=np.array(["a", "b", "c"])[labels])
+    torch.save({"tap": torch.from_numpy(values).to(torch.bfloat16)}, tmp_path / "features.pt")
+    lines = [f"{row},{'abc'[row % 3]},{'test' if row % 4 == 0 else 'train'}" for row in range(120)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,label,split", *lines]))
+    return tmp_path
+
+
+def test_import_train_export_copy(run_cli: Run, folder: Path) -> None:
+    store = folder / "store"
+    command = ["store", "import", folder / "features.npz", "--store", store]
+    code, out, _ = run_cli(*command, "--dataset", "made", "--model", "dino", "--labels", "y")
+    assert code == 0, out
+    names = ("--dataset", "made", "--model", "dino")
+    code, out, _ = run_cli(
+        "train",
+        "--store",
+        store,
+        *names,
+        "--layers",
+        "all",
+        "--head",
+        "ridge",
+        "--out",
+        folder / "run",
+        "--json",
+    )
+    assert code == 0
+    assert json.loads(out)["metrics"]["accuracy"] > 0.9
+    with pytest.raises(InputError, match="trained on imported features: there is no backbone"):
+        Classifier.load(folder / "run")
+    code, out, _ = run_cli("predict", folder / "run", folder)
+    assert code == 2
+    assert run_cli("evaluate", folder / "run")[0] == 0
+    code, out, _ = run_cli(
+        "store", "export", "--store", store, *names, "--layers", "all", "-o", folder / "out"
+    )
+    assert code == 0
+    values = np.load(folder / "features.npz")["last"]
+    np.testing.assert_array_equal(np.load(folder / "out/last.imported.npy"), values)
+    code, out, _ = run_cli("store", "copy", store, folder / "copy", "--format", "hdf5", "--json")
+    assert json.loads(out)["units_copied"] > 0
+    assert run_cli("store", "verify", "--deep", "--store", folder / "copy")[0] == 0
+
+
+def test_tensors_and_tables(folder: Path) -> None:
+    cache = import_files(
+        [folder / "features.pt"],
+        folder / "store",
+        dataset="made",
+        model="dino",
+        table=str(folder / "rows.csv"),
+    )
+    assert cache.manifest.ids[:2] == ["0", "1"]
+    assert cache.manifest.splits[:2] == ["test", "train"]
+    assert cache.manifest.labels[5] == "c"
+    assert [spec.name for spec in cache.arrays()] == ["tap.imported"]
+
+
+def test_refusals(folder: Path) -> None:
+    def attempt(*files: str, **options: object) -> None:
+        import_files(
+            [folder / name for name in files],
+            folder / "store",
+            dataset="made",
+            model="dino",
+            **options,  # type: ignore[arg-type]
+        )
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (str(folder / "executed"),))
+
+    torch.save({"x": Evil()}, folder / "evil.pt")
+    torch.save([1, 2], folder / "list.pt")
+    for files, options, message in (
+        (["evil.pt"], {}, "without running code"),
+        (["list.pt"], {}, "holds a list"),
+        (["gone.pt"], {}, "no file"),
+        (["features.npz", "features.npz"], {}, "two arrays are called"),
+        (["features.npz"], {"arrays": ["x"]}, "no matrix is called 'x'; there are: last"),
+        (["features.npz"], {"labels": "z.txt"}, "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=message):
+            attempt(*files, **options)
+    assert not (folder / "executed").exists()
+    (folder / "odd.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="has columns a, b; id, label or split are needed"):
+        attempt("features.npz", table=str(folder / "odd.csv"))
