@@ -27,7 +27,7 @@ from toptune.store.feature_view import FeatureView, StoredFeatures
 from toptune.store.growth import Growth, grow, plan_growth
 from toptune.store.importing import import_features
 from toptune.store.ledger import LedgerEntry
-from toptune.store.listing import CacheSummary, describe, summarize
+from toptune.store.listing import CacheSummary, describe, stored_features, summarize
 from toptune.store.manifest import Manifest
 from toptune.store.names import plain_model_name
 from toptune.store.object_path import place_of
@@ -101,6 +101,7 @@ __all__ = [
     "remove_arrays",
     "repair",
     "shard_units",
+    "stored_features",
     "summarize",
     "verify",
 ]

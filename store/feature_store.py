@@ -21,7 +21,7 @@ from toptune.store.errors import (
     StoreNotFoundError,
 )
 from toptune.store.feature_cache import FeatureCache
-from toptune.store.feature_view import FeatureView, StoredFeatures
+from toptune.store.feature_view import FeatureView
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
 from toptune.store.object_path import place_of
@@ -121,6 +121,14 @@ class FeatureStore:
         refuse_part(self.root, dataset)
         return read_dataset_version(self.root, dataset, version).manifest
 
+    def refuse_part(self, dataset: str) -> None:
+        """Raise an `InputError` if that is the name of a part, where a data set is meant."""
+        refuse_part(self.root, dataset)
+
+    def part_manifest(self, part: str) -> Manifest:
+        """Return the manifest of one part of a data set, as it was registered."""
+        return datasets.read_dataset(self.root, part)
+
     def register(self, dataset: str, manifest: Manifest) -> Manifest:
         """Register a manifest under a name, or adopt the version with the same content.
 
@@ -147,7 +155,7 @@ class FeatureStore:
                 logger.warning("left out: %s", error)
         return found
 
-    def features(self, model: str, dataset: str, *, version: int | None = None) -> StoredFeatures:
+    def features(self, model: str, dataset: str, *, version: int | None = None) -> FeatureCache | FeatureView:
         """Return what is stored of a model over a version of a data set, by default the latest.
 
         Parameters
