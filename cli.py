@@ -134,6 +134,10 @@ def toptune(debug: bool) -> None:
 @MAX_FAILURES
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Remove what is stored of these layers first.")
+@click.option(
+    "--update", is_flag=True, help="Make DATA the next version of the data set: only new pictures are run."
+)
+@click.option("--rehash", is_flag=True, help="Compare the bytes of every picture with what was extracted.")
 @JSON
 def extract(data: str, root: str, max_failures: int, as_json: bool, **options: Any) -> None:
     """Run a frozen backbone once over DATA and store its layers.
@@ -154,6 +158,7 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 @STORE
 @click.option("--dataset", required=True, help="The data set's name in the store.")
 @click.option("--model", required=True, help="As given to extract.")
+@click.option("--dataset-version", type=click.IntRange(1), help="Of a data set that grew (the latest).")
 @click.option(
     "--head", default="falkon", show_default=True, help="falkon, ridge, logistic, svm, knn or forest."
 )
@@ -330,15 +335,17 @@ def store_ls(root: str, as_json: bool) -> None:
 @JSON
 def store_show(root: str, model: str | None, dataset: str | None, as_json: bool) -> None:
     """Show what decides a cache's numbers, and why two caches differ."""
-    from toptune.store import FeatureStore, describe
+    from toptune.store import FeatureStore, describe, stored_features
 
     opened = FeatureStore.open(root)
     if model and not dataset:
         raise click.UsageError("--model needs --dataset: say over which data set")
     if dataset:
         opened.manifest(dataset)  # says which data sets there are, if it is none of them
-    caches = [opened.cache(model, dataset)] if model and dataset else opened.caches(dataset=dataset)
-    shown = [describe(opened, cache) for cache in caches]
+    found = stored_features(opened, dataset=dataset)
+    if model and dataset:
+        found = [opened.features(model, dataset)]
+    shown = [describe(opened, each) for each in found]
     show(as_json, {"caches": shown}, json.dumps(shown, indent=2, ensure_ascii=False))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.extract.decode import MAX_PIXELS
 from toptune.extract.model_name import ModelName, parse_model_name
@@ -49,6 +50,10 @@ class ExtractRequest:
         The store, if it is there already.
     key : str, optional
         Under which the finished request is noted.
+    family : tuple of str
+        All parts of the data set, where this is the request for one of them; empty otherwise.
+    needed : array (n,) of bool, optional
+        Rows that are asked for; by default all of them.
     """
 
     name: ModelName
@@ -70,8 +75,19 @@ class ExtractRequest:
     shard: tuple[int, int]
     dry_run: bool
     overwrite: bool
+    update: bool
+    rehash: bool
     progress: Progress | None
     started: float
+    family: tuple[str, ...] = ()
+    needed: npt.NDArray[np.bool_] | None = None
+
+    def units(self, n_units: int, unit_rows: int) -> list[int]:
+        """List the units of this job: of its shard those that hold a row that is asked for."""
+        units = shard_units(n_units, *self.shard)
+        if self.needed is None:
+            return list(units)
+        return [u for u in units if self.needed[u * unit_rows : (u + 1) * unit_rows].any()]
 
 
 def extract(
@@ -100,6 +116,8 @@ def extract(
     shard: tuple[int, int] | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
+    update: bool = False,
+    rehash: bool = False,
     max_failures: int | None = None,
     progress: Progress | None = None,
 ) -> ExtractSummary:
@@ -146,6 +164,11 @@ def extract(
     overwrite : bool
         First remove what is stored of the asked arrays. Not together with `shard`, where each job would
         remove what the others computed.
+    update : bool
+        If the store has other pictures under that name, make these the next version of the data set: known
+        pictures keep their features, only new and changed ones are extracted.
+    rehash : bool
+        Read every picture and compare it with what was extracted, whatever its modification time.
     max_failures : int, optional
         More pictures than this that could not be used make the summary say ``too_many_failed``; the run
         goes to its end all the same.
@@ -157,7 +180,7 @@ def extract(
     InputError, WeightsError
         If something given cannot be used. Also, at the end, if no picture at all could be.
     ConflictError
-        If the store holds other pictures under that name, or a picture changed since.
+        If the store holds other pictures under that name, or a picture changed since, without `update`.
     InterruptedRunError
         After Ctrl-C; what is committed stays.
     """
@@ -215,6 +238,8 @@ def extract(
             shard=shard or (0, 1),
             dry_run=dry_run,
             overwrite=overwrite,
+            update=update,
+            rehash=rehash,
             progress=progress,
             started=started,
         )
@@ -226,19 +251,28 @@ def extract(
 
 
 def _run(request: ExtractRequest) -> ExtractSummary:
+    if request.existing is not None:
+        request.existing.refuse_part(request.dataset)
     if request.existing is not None and request.dataset in request.existing.datasets():
+        from toptune.extract.update import run_update
+
         # Early, so that another content is refused before a model is loaded; the same one is adopted.
-        request.existing.register(request.dataset, request.manifest)
-        summary = _recognise(request.existing, request)
-        if summary is not None:
-            return summary
+        return run_update(request.existing, request)
+    return run_one(request)
+
+
+def run_one(request: ExtractRequest) -> ExtractSummary:
+    """Carry out a request for one data set that has not grown."""
+    summary = None if request.existing is None else recognise(request.existing, request)
+    if summary is not None:
+        return summary
     # Late: a finished extraction is recognised without torch.
-    from toptune.extract.job import run_job
+    from toptune.extract.job import run_jobs
 
-    return run_job(request)
+    return run_jobs([request])[0]
 
 
-def _recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
+def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
     """Return a summary if everything asked for is in the store, None if it has to be worked out."""
     if request.key is None or request.overwrite:
         return None
@@ -249,7 +283,7 @@ def _recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary |
     if request.batch_size not in (None, cache.batch_size) or request.format not in (None, cache.format):
         return None
     specs = {spec.name: spec for spec in cache.arrays()}
-    units = shard_units(cache.n_units, *request.shard)
+    units = request.units(cache.n_units, cache.unit_rows)
     if any(name not in specs or request.dtype not in ("auto", specs[name].dtype) for name in names):
         return None
     if any(cache.entry(name, unit) is None for name in [*names, CONTENT_ARRAY] for unit in units):
@@ -288,7 +322,19 @@ def refuse_changed(changed: Sequence[str], dataset: str) -> None:
         shown = ", ".join(changed[:SHOWN])
         raise ConflictError(
             f"{len(changed)} pictures of data set {dataset!r} changed since they were extracted: {shown}"
-            f"{', ...' if len(changed) > SHOWN else ''}; put them back, or extract under another --dataset"
+            f"{', ...' if len(changed) > SHOWN else ''}; give --update to extract them as they are now, put "
+            "them back, or extract under another --dataset"
+        )
+
+
+def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> None:
+    """Raise an `InputError` if every picture failed."""
+    if len(failed) == n_rows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
+        raise InputError(
+            f"none of the {n_rows} pictures of {dataset!r} could be used: {reasons}; these failures are "
+            "recorded in the store under that name: repair the pictures and extract with --update, or under "
+            "another --dataset"
         )
 
 
@@ -302,24 +348,23 @@ def finished_summary(
     InputError
         If no picture of the data set could be used.
     """
-    ids = request.manifest.ids
-    failed = {ids[row]: reason for row, reason in cache.failed_rows([*names]).items()}
-    if len(failed) == cache.n_rows:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
-        raise InputError(
-            f"none of the {cache.n_rows} pictures of {request.dataset!r} could be used: {reasons}; these "
-            "failures are recorded in the store under that name: extract repaired pictures under another "
-            "--dataset"
-        )
+    ids, needed = request.manifest.ids, request.needed
+    failed = {
+        ids[row]: reason
+        for row, reason in cache.failed_rows([*names]).items()
+        if needed is None or needed[row]
+    }
+    if needed is None:
+        refuse_all_failed(failed, cache.n_rows, request.dataset)
     specs = {spec.name: spec for spec in cache.arrays()}
-    n_units = len(shard_units(cache.n_units, *request.shard))
+    n_units = len(request.units(cache.n_units, cache.unit_rows))
     done = values.pop("units_done", 0)
     return ExtractSummary(
         dataset=cache.dataset,
         model=cache.name,
         digest=cache.digest,
         cache=str(cache.path),
-        rows=cache.n_rows,
+        rows=cache.n_rows if needed is None else int(needed.sum()),
         units_total=n_units,
         units_done=done,
         units_already=n_units - done,

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,15 @@ from toptune.extract.taps import TapArray
 from toptune.extract.writing import UNITS_BEHIND, UnitValues, UnitWriter
 from toptune.store import (
     CONTENT_ARRAY,
+    GONE,
     ConflictError,
-    CorruptError,
     FeatureCache,
     FeatureStore,
     InterruptedRunError,
     StoreError,
     choose_unit_rows,
+    known_digests,
     remove_arrays,
-    shard_units,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,46 +39,93 @@ FLOAT16_MAX = _FLOAT16_LARGEST / 16
 FLOAT16_MIN = 1e-3
 
 
-def run_job(request: ExtractRequest) -> ExtractSummary:
-    """Load the backbone, make the plan and, unless it is a dry run, carry it out."""
-    backbone = _load(request)
+def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
+    """Load the backbone once, make the plans and, unless it is a dry run, carry them out.
+
+    Parameters
+    ----------
+    requests : sequence of ExtractRequest
+        Of one data set: the whole, or several of its parts.
+    """
+    backbone = _load(requests[0])
+    prepared: list[_Prepared] = []
+    for request in requests:
+        prepared.append(_prepare(request, backbone, prepared))
+    if requests[0].dry_run:
+        return [each.dry_summary(backbone) for each in prepared]
+    jobs = [each.open(backbone) for each in prepared]
+    total, done, n_failed = sum(job.rows for job in jobs), 0, 0
+    summaries = []
+    for job in jobs:
+        job.show(before=done, total=total, n_failed=n_failed)
+        summaries.append(job.run())
+        _tidy(job.cache, job.request.key, job.names)
+        done, n_failed = done + job.rows, n_failed + job.n_failed
+    return summaries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """One request with its plan."""
+
+    request: ExtractRequest
+    arrays: Sequence[TapArray]
+    cache: FeatureCache | None
+    dtypes: dict[str, str]
+    plan: ExtractPlan
+
+    def dry_summary(self, backbone: Backbone) -> ExtractSummary:
+        plan = self.plan
+        return ExtractSummary(
+            dataset=self.request.dataset,
+            model=plan.model,
+            digest=backbone.recipe.digest,
+            cache="" if self.cache is None else str(self.cache.path),
+            rows=plan.rows,
+            units_total=plan.units,
+            units_done=0,
+            units_already=plan.units - plan.units_missing,
+            seconds_total=time.perf_counter() - self.request.started,
+            arrays=plan.arrays,
+            nothing_to_do=not plan.units_missing,
+            plan=plan,
+            dry_run=True,
+        )
+
+    def open(self, backbone: Backbone) -> "_Job":
+        """Make the cache and its arrays, and look at what was touched."""
+        cache = _open_cache(self.request, backbone, self.plan)
+        if self.request.overwrite:
+            remove_arrays(cache, [array.name for array in self.arrays])
+        for array in self.arrays:
+            cache.ensure_array(array.name, dim=array.dim, dtype=self.dtypes[array.name])
+        cache.ensure_array(CONTENT_ARRAY, dim=DIGEST_BYTES, dtype="uint8")
+        check_touched(cache, self.request)
+        return _Job(self.request, backbone, self.arrays, cache, self.plan)
+
+
+def _prepare(request: ExtractRequest, backbone: Backbone, before: Sequence[_Prepared]) -> _Prepared:
+    """Make the plan of one request; a new part is cut and stored like the parts before it."""
     arrays = backbone.resolve(request.layers, request.pooling)
-    names = [array.name for array in arrays]
     cache = _find_cache(request, backbone)
+    like = [other for part in request.family if (other := _find_cache(request, backbone, part)) is not None]
+    wide = {spec.name for other in like for spec in other.arrays() if spec.dtype == "float32"}
+    wide |= {name for each in before for name, dtype in each.dtypes.items() if dtype == "float32"}
+    if cache is None and (like or before):
+        size = like[0].batch_size if like else before[0].plan.batch_size
+        form = like[0].format if like else before[0].request.format
+        request = dataclasses.replace(
+            request, batch_size=request.batch_size or size, format=request.format or form
+        )
     if cache is not None and request.batch_size not in (None, cache.batch_size):
         raise ConflictError(
             f"{cache.name} over {cache.dataset} was begun with batches of {cache.batch_size}, not "
             f"{request.batch_size}; leave --batch-size out, or use another --store"
         )
     with _reader(request, backbone) as reader:
-        dtypes = _choose_dtypes(request, backbone, arrays, cache, reader)
+        dtypes = _choose_dtypes(request, backbone, arrays, cache, reader, wide=wide)
     plan = _make_plan(request, backbone, arrays, dtypes, cache)
-    if request.dry_run:
-        return ExtractSummary(
-            dataset=request.dataset,
-            model=plan.model,
-            digest=backbone.recipe.digest,
-            cache="" if cache is None else str(cache.path),
-            rows=plan.rows,
-            units_total=plan.units,
-            units_done=0,
-            units_already=plan.units - plan.units_missing,
-            seconds_total=time.perf_counter() - request.started,
-            arrays=plan.arrays,
-            nothing_to_do=not plan.units_missing,
-            plan=plan,
-            dry_run=True,
-        )
-    cache = _open_cache(request, backbone, plan)
-    if request.overwrite:
-        remove_arrays(cache, names)
-    for array in arrays:
-        cache.ensure_array(array.name, dim=array.dim, dtype=dtypes[array.name])
-    cache.ensure_array(CONTENT_ARRAY, dim=DIGEST_BYTES, dtype="uint8")
-    check_touched(cache, request)
-    summary = _Job(request, backbone, arrays, cache, plan).run()
-    _tidy(cache, request.key, names)
-    return summary
+    return _Prepared(request=request, arrays=arrays, cache=cache, dtypes=dtypes, plan=plan)
 
 
 def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
@@ -105,7 +152,7 @@ class _Job:
     ) -> None:
         self.request, self.backbone, self.cache, self.plan = request, backbone, cache, plan
         self.names = [array.name for array in arrays]
-        self.shard = shard_units(cache.n_units, *request.shard)
+        self.shard = request.units(cache.n_units, cache.unit_rows)
         self.missing = _missing(cache, [*self.names, CONTENT_ARRAY], self.shard)
         self.units = sorted(set().union(*self.missing.values()))
         # The same set in every unit: what else is computed along must not depend on where one stopped.
@@ -113,6 +160,14 @@ class _Job:
         self.dtypes = {spec.name: spec.dtype for spec in cache.arrays()}
         self.rows = sum(_length(cache.unit_slice(unit)) for unit in self.units)
         self.seconds_compute = 0.0
+        self.n_failed = 0
+        self._progress = request.progress
+
+    def show(self, *, before: int, total: int, n_failed: int) -> None:
+        """Report progress as of `total` rows, `before` of which others have done."""
+        plain = self.request.progress
+        if plain is not None:
+            self._progress = lambda done, _, failed: plain(before + done, total, n_failed + failed)
 
     def run(self) -> ExtractSummary:
         if not self.units:
@@ -150,7 +205,7 @@ class _Job:
     def _compute(self, reader: BatchReader) -> Iterator[UnitValues]:
         known = _known_digests(self.request, self.cache)
         batches = reader.batches(rows for unit in self.units for rows in self._batches(unit))
-        done_rows = n_failed = 0
+        done_rows = 0
         for unit in self.units:
             start = time.perf_counter()
             unit_rows = self.cache.unit_slice(unit)
@@ -171,15 +226,18 @@ class _Job:
                     values[name][place] = output
                 failed |= batch.failed
                 done_rows += _length(batch.rows)
-                n_failed += len(batch.failed)
-                if self.request.progress is not None:
-                    self.request.progress(done_rows, self.rows, n_failed)
+                self.n_failed += sum(reason != GONE for reason in batch.failed.values())
+                if self._progress is not None:
+                    self._progress(done_rows, self.rows, self.n_failed)
             wanted = {name: array for name, array in values.items() if unit in self.missing[name]}
             yield UnitValues(unit, wanted, failed, time.perf_counter() - start)
 
     def _forward(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
         if not self.arrays:
             return {}
+        if len(batch.failed) == _length(batch.rows):
+            # Nothing to compute: values of pictures that failed are stored as NaN whatever they are.
+            return {array.name: np.zeros((len(batch.pixels), array.dim), np.float32) for array in self.arrays}
         start = time.perf_counter()
         outputs = forward_pixels(self.backbone, batch, self.arrays, dtypes=self.dtypes)
         self.seconds_compute += time.perf_counter() - start
@@ -195,6 +253,7 @@ class _Job:
         self, batch: Batch, digests: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_]
     ) -> None:
         differs = known[batch.rows] & (digests[batch.rows] != batch.digests).any(axis=1)
+        differs[[row - batch.rows.start for row, reason in batch.failed.items() if reason == GONE]] = False
         ids = self.request.manifest.ids
         refuse_changed(
             [ids[batch.rows.start + int(place)] for place in np.flatnonzero(differs)], self.request.dataset
@@ -230,7 +289,8 @@ def _load(request: ExtractRequest) -> Backbone:
     backbone = load_backbone(request.name.given, device=request.device, **request.options)
     if request.options["precision"] == "auto" and request.existing is not None:
         # What `auto` means was settled when the cache was made, perhaps on another machine.
-        recipes = {cache.recipe.digest for cache in request.existing.caches(dataset=request.dataset)}
+        parts = request.family or (request.dataset,)
+        recipes = {cache.digest for part in parts for cache in request.existing.caches(dataset=part)}
         for precision in ("fp32", "bf16"):
             other = dataclasses.replace(backbone.recipe, precision=precision)
             if backbone.recipe.digest not in recipes and other.digest in recipes:
@@ -240,10 +300,10 @@ def _load(request: ExtractRequest) -> Backbone:
     return backbone
 
 
-def _find_cache(request: ExtractRequest, backbone: Backbone) -> FeatureCache | None:
+def _find_cache(request: ExtractRequest, backbone: Backbone, part: str | None = None) -> FeatureCache | None:
     if request.existing is None:
         return None
-    for cache in request.existing.caches(dataset=request.dataset):
+    for cache in request.existing.caches(dataset=part or request.dataset):
         if cache.digest == backbone.recipe.digest:
             return cache
     return None
@@ -251,7 +311,8 @@ def _find_cache(request: ExtractRequest, backbone: Backbone) -> FeatureCache | N
 
 def _open_cache(request: ExtractRequest, backbone: Backbone, plan: ExtractPlan) -> FeatureCache:
     store = FeatureStore.create(request.root)
-    store.register(request.dataset, request.manifest)
+    if not request.family:  # parts are registered with their version
+        store.register(request.dataset, request.manifest)
     cache = store.create_cache(
         request.name.plain,
         request.dataset,
@@ -285,8 +346,13 @@ def _choose_dtypes(
     arrays: Sequence[TapArray],
     cache: FeatureCache | None,
     reader: BatchReader,
+    *,
+    wide: Collection[str],
 ) -> dict[str, str]:
-    """Decide each array's type on disk: what is stored, what was asked, or what a sample says."""
+    """Decide each array's type on disk: what is stored, what was asked, or what a sample says.
+
+    Those in `wide` are float32 in other parts of the data set, and so here.
+    """
     dtypes = {} if cache is None or request.overwrite else {spec.name: spec.dtype for spec in cache.arrays()}
     for array in arrays:
         stored = dtypes.get(array.name)
@@ -298,7 +364,9 @@ def _choose_dtypes(
     if new:
         # Evenly spread and of a fixed size, so that every job of the same data decides the same.
         n = request.manifest.n_rows
-        rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).round().astype(int)).tolist()
+        there = np.arange(n) if request.needed is None else np.flatnonzero(request.needed)
+        places = np.linspace(0, len(there) - 1, min(len(there), SAMPLE_ROWS)).round().astype(int)
+        rows = there[np.unique(places)].tolist()
         sampled = list(reader.batches(slice(row, row + 1) for row in rows))
         good = [batch.pixels for batch in sampled if not batch.failed]
         if not good:
@@ -306,8 +374,9 @@ def _choose_dtypes(
         sample = Batch(slice(0, len(good)), np.concatenate(good), np.zeros((0, 0), np.uint8), {})
         for name, values in forward_pixels(backbone, sample, new).items():
             peak = float(np.abs(values).max())
-            dtypes[name] = "float16" if FLOAT16_MIN <= peak <= FLOAT16_MAX else "float32"
-            if dtypes[name] == "float32":
+            is_narrow = FLOAT16_MIN <= peak <= FLOAT16_MAX and name not in wide
+            dtypes[name] = "float16" if is_narrow else "float32"
+            if not is_narrow and name not in wide:
                 logger.warning("%s is stored as float32: its largest sampled value is %.3g", name, peak)
     return dtypes
 
@@ -324,7 +393,8 @@ def _make_plan(
     bytes_per_image = sum(array.dim * (2 if dtypes[array.name] == "float16" else 4) for array in arrays)
     unit_rows = cache.unit_rows if cache else choose_unit_rows(n_rows, bytes_per_image, batch_size)
     n_units = -(-n_rows // unit_rows)
-    shard = shard_units(n_units, *request.shard)
+    shard = request.units(n_units, unit_rows)
+    needed = np.ones(n_rows, dtype=np.bool_) if request.needed is None else request.needed
     names = [array.name for array in arrays]
     if cache is None or request.overwrite:
         missing = {name: list(shard) for name in [*names, CONTENT_ARRAY]}
@@ -345,14 +415,14 @@ def _make_plan(
         store=str(request.root),
         device=str(backbone.device),
         precision=backbone.recipe.precision,
-        rows=n_rows,
-        rows_missing=sum(map(_length, spans)),
+        rows=int(needed.sum()),
+        rows_missing=int(sum(needed[span].sum() for span in spans)),
         unit_rows=unit_rows,
         batch_size=batch_size,
         units=len(shard),
         units_missing=len(units),
         arrays=array_plans,
-        bytes_read=int(sum(request.manifest.sizes[span].sum() for span in spans)),
+        bytes_read=int(sum(request.manifest.sizes[span][needed[span]].sum() for span in spans)),
         bytes_written=sum(
             plan.bytes_per_image
             * sum(min((u + 1) * unit_rows, n_rows) - u * unit_rows for u in missing[plan.name])
@@ -364,7 +434,7 @@ def _make_plan(
     )
 
 
-def _missing(cache: FeatureCache, names: Sequence[str], shard: range) -> dict[str, list[int]]:
+def _missing(cache: FeatureCache, names: Sequence[str], shard: Sequence[int]) -> dict[str, list[int]]:
     return {name: [unit for unit in shard if cache.entry(name, unit) is None] for name in names}
 
 
@@ -372,21 +442,9 @@ def _known_digests(
     request: ExtractRequest, cache: FeatureCache
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Collect the pictures' digests from this cache and the others of the data set."""
-    digests, known = cache.content_digests()
-    digests = digests.copy()
-    others = FeatureStore.open(request.root).caches(dataset=request.dataset)
-    for other in others:
-        if other.path == cache.path:
-            continue
-        try:
-            theirs, they_know = other.content_digests()
-        except CorruptError as error:
-            logger.warning("digests of %s are left out: %s", other.name, error)
-            continue
-        new = they_know & ~known
-        digests[new] = theirs[new]
-        known = known | new
-    return digests, known
+    caches = FeatureStore.open(request.root).caches(dataset=request.dataset)
+    others = [other for other in caches if other.path != cache.path]
+    return known_digests([cache, *others], cache.n_rows, needed=cache)
 
 
 def _length(rows: slice) -> int:

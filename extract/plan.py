@@ -1,8 +1,10 @@
 """What an extraction will do, and what it did: values that can be printed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from toptune.store import Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class ExtractPlan:
         Of picture files, and of features.
     memory_bytes : int
         Estimate of what buffers hold at most, beside the model and its activations.
+    parts : int
+        Parts of a data set that grew, over which these are totals; the cut is that of the first.
     """
 
     dataset: str
@@ -71,6 +75,7 @@ class ExtractPlan:
     bytes_read: int
     bytes_written: int
     memory_bytes: int
+    parts: int = 1
 
     @property
     def bytes_per_image(self) -> int:
@@ -84,7 +89,8 @@ class ExtractPlan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.model} over {self.dataset} into {self.store}",
+            f"{self.model} over {self.dataset} into {self.store}"
+            + (f", in {self.parts} parts" if self.parts > 1 else ""),
             f"  read     {self.rows_missing} of {self.rows} pictures, {_bytes(self.bytes_read)}",
             f"  compute  {self.units_missing} of {self.units} units of {self.unit_rows} rows, batches of "
             f"{self.batch_size}, {self.precision} on {self.device}",
@@ -132,6 +138,14 @@ class ExtractSummary:
         Whether nothing was written.
     too_many_failed : bool
         Whether more pictures failed than ``max_failures`` allows.
+    version : int
+        Version of the data set that these are.
+    difference : Difference, optional
+        With ``update``: how many pictures differ from the version before.
+    changed : tuple of str
+        With ``update``: ids of pictures that stand for other bytes than before.
+    rehashed : int, optional
+        With ``rehash``: pictures that were compared with the digest of what was extracted.
     """
 
     dataset: str
@@ -154,17 +168,38 @@ class ExtractSummary:
     plan: ExtractPlan | None = None
     dry_run: bool = False
     too_many_failed: bool = False
+    version: int = 1
+    difference: Difference | None = None
+    changed: tuple[str, ...] = ()
+    rehashed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give every field, as JSON values."""
         values = {key: value for key, value in vars(self).items() if key not in ("arrays", "plan", "failed")}
         return values | {
+            "difference": None if self.difference is None else self.difference.to_dict(),
+            "changed": list(self.changed),
             "failed": dict(self.failed),
             "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
             "plan": None if self.plan is None else self.plan.to_dict(),
         }
 
     def __str__(self) -> str:
+        return "\n".join([*self._growth(), self._extraction()])
+
+    def _growth(self) -> Iterator[str]:
+        """Say what became of the pictures that were there before."""
+        if self.rehashed is not None:
+            yield f"{self.rehashed} pictures read and compared with what was extracted of them"
+        if self.difference is not None:
+            would_be = "would be " if self.dry_run else ""
+            before = self.difference.shared + self.difference.changed + self.difference.removed
+            yield (
+                f"{would_be}version {self.version} of {self.dataset}: {self.difference}; "
+                f"{self.difference.shared} of the {before} before stay as they were"
+            )
+
+    def _extraction(self) -> str:
         if self.dry_run:
             return f"dry run, nothing is written\n{self.plan}"
         if self.nothing_to_do:

@@ -12,6 +12,7 @@ from toptune.store.array_formats import format_of
 from toptune.store.array_ledger import recorded_units
 from toptune.store.array_records import read_array, recorded_names
 from toptune.store.cache_record import split_folder
+from toptune.store.datasets import base_of, dataset_names
 from toptune.store.errors import InputError, StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
@@ -20,6 +21,7 @@ from toptune.store.object_path import ObjectPath, place_of
 from toptune.store.removal import Removal, folder_bytes, remove
 from toptune.store.requests import read_request
 from toptune.store.units import count_units
+from toptune.store.versions import version_numbers, version_path, version_record
 from toptune.store.walking import walk_files
 
 GRACE = timedelta(hours=1)
@@ -74,7 +76,8 @@ def find_garbage(
     older_than : timedelta, optional
         Evict caches that were last used longer ago.
     keep : int, optional
-        Never evict the `keep` caches used last; without `older_than`, evict all others.
+        Never evict the `keep` caches used last; without `older_than`, evict all others. The caches of the
+        parts of a data set that grew count as one.
     now : datetime, optional
         The present, by default the clock's.
 
@@ -135,16 +138,23 @@ def _evictions(
 ) -> Iterator[Garbage]:
     if older_than is None and keep is None:
         return
-    uses = [(last_use(cache.path), cache) for cache in store.caches() if not _is_imported(cache)]
+    # What was extracted from a data set that grew is used as a whole, and goes as a whole.
+    families: dict[tuple[str, str], list[FeatureCache]] = {}
+    for cache in store.caches():
+        if not _is_imported(cache):
+            base = base_of(store.root, cache.dataset) or cache.dataset
+            families.setdefault((base, cache.digest), []).append(cache)
+    uses = [(max(last_use(each.path) for each in caches), caches) for caches in families.values()]
     uses.sort(key=lambda use: use[0], reverse=True)
-    for when, cache in uses[keep or 0 :]:
+    for when, caches in uses[keep or 0 :]:
         if older_than is None or now - when > older_than:
-            yield Garbage(
-                path=str(cache.path),
-                reason=f"cache last used {when.isoformat(timespec='seconds')}",
-                n_bytes=folder_bytes(cache.path),
-                cache=cache.name,
-            )
+            for cache in caches:
+                yield Garbage(
+                    path=str(cache.path),
+                    reason=f"cache last used {when.isoformat(timespec='seconds')}",
+                    n_bytes=folder_bytes(cache.path),
+                    cache=cache.name,
+                )
 
 
 def _is_imported(cache: FeatureCache) -> bool:
@@ -169,8 +179,22 @@ def _leftovers(store: FeatureStore) -> Iterator[tuple[Path, str]]:
         # Folders of the layout itself stay, so that nobody wonders.
         if not folders and not files and Path(top).parent != store.root and Path(top) != store.root:
             yield Path(top), _EMPTY
+    for name in dataset_names(store.root):
+        yield from _unnamed_rows(store.root, name)
     for folder in store.cache_folders():
         yield from _cache_leftovers(folder)
+
+
+def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
+    """Yield rows that a grower left without the record of a version."""
+    try:
+        records = [version_record(root, dataset, number) for number in version_numbers(root, dataset)[1:]]
+    except StoreError:
+        return  # damaged: `repair` comes first, and may need them
+    named = {str(record["rows_sha256"]) for record in records}
+    for path in version_path(root, dataset, 2).parent.glob("*.parquet"):
+        if path.stem not in named:
+            yield path, "rows of no version"
 
 
 def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:

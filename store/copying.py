@@ -11,6 +11,7 @@ from toptune.store import commit, datasets
 from toptune.store.array_formats import format_of
 from toptune.store.array_spec import FORMATS, ArraySpec
 from toptune.store.cache_record import CACHE_KIND, open_cache
+from toptune.store.dataset_copy import copy_dataset
 from toptune.store.errors import ConflictError, CorruptError, InputError, StoreError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
@@ -107,10 +108,14 @@ def copy_store(
         If the target holds something else under the same name.
     """
     _check_options(source, target, dataset=dataset, model=model, layers=layers, form=format, move=move)
-    caches = [source.cache(model, dataset)] if model and dataset else source.caches(dataset=dataset)
     names = [dataset] if dataset else source.datasets()
+    parts = {name: datasets.part_names(source.root, name) for name in names}
+    caches = [cache for name in names for part in parts[name] for cache in source.caches(dataset=part)]
+    if model and dataset:
+        digest = source.features(model, dataset).digest
+        caches = [cache for cache in caches if cache.digest == digest]
     for name in names:
-        _copy_dataset(source, target, name)
+        copy_dataset(source, target, name)
     job = _Copy(progress, sum(len(_names(cache, layers)) * cache.n_units for cache in caches))
     copies = [job.cache(cache, target, _names(cache, layers), format or cache.format) for cache in caches]
     for copied in copies:
@@ -122,8 +127,8 @@ def copy_store(
         for cache in caches:
             _remove(source, cache.dataset, caches=(cache.name,))
         for name in names:
-            if not any(source.cache_folders(name)):
-                _remove(source, name, caches=())
+            if not any(any(source.cache_folders(part)) for part in parts[name]):
+                _remove(source, name, caches=(), parts=tuple(parts[name][1:]))
     return CopyReport(
         datasets=tuple(names),
         caches=tuple(f"{cache.name}/{cache.dataset}" for cache in caches),
@@ -173,18 +178,6 @@ def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:
             )
     digests = [spec.name for spec in cache.all_arrays() if spec.name == CONTENT_ARRAY]
     return [*chosen, *digests]
-
-
-def _copy_dataset(source: FeatureStore, target: FeatureStore, name: str) -> None:
-    """Copy the records of a data set byte for byte, or adopt the same content that is there."""
-    manifest = source.manifest(name)
-    if name in target.datasets():
-        target.register(name, manifest)
-        return
-    folder = datasets.dataset_folder(source.root, name)
-    files = {part: read_file(folder / part) for part in ("manifest.parquet", "dataset.json")}
-    if not commit.put_folder_if_absent(datasets.dataset_folder(target.root, name), files):
-        target.register(name, manifest)
 
 
 class _Copy:
@@ -260,8 +253,10 @@ def _make_cache(cache: FeatureCache, target: FeatureStore, form: str) -> Feature
     return copied
 
 
-def _remove(store: FeatureStore, dataset: str, *, caches: tuple[str, ...]) -> None:
-    folder = datasets.dataset_folder(store.root, dataset)
+def _remove(
+    store: FeatureStore, dataset: str, *, caches: tuple[str, ...], parts: tuple[str, ...] = ()
+) -> None:
+    folders = [datasets.dataset_folder(store.root, part) for part in (dataset, *parts)]
     try:
         remove(
             store,
@@ -270,7 +265,8 @@ def _remove(store: FeatureStore, dataset: str, *, caches: tuple[str, ...]) -> No
                 caches=caches,
                 arrays=(),
                 is_whole=not caches,
-                n_bytes=0 if caches else folder_bytes(folder),
+                n_bytes=0 if caches else sum(map(folder_bytes, folders)),
+                parts=parts,
             ),
         )
     except StoreError as error:

@@ -1,13 +1,13 @@
-"""Data sets of a store: reading and registering manifests."""
+"""Data sets of a store, and the parts of those that grew: reading and registering manifests."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from toptune.store import commit
-from toptune.store.errors import ConflictError, CorruptError, StoreNotFoundError
+from toptune.store.errors import CorruptError, StoreNotFoundError
 from toptune.store.manifest import Manifest
-from toptune.store.names import check_inside, check_name
+from toptune.store.names import check_inside, check_name, part_name, split_part_name
 from toptune.store.provenance import provenance
 from toptune.store.reading import read_file
 from toptune.store.sealed import seal, unseal
@@ -21,11 +21,41 @@ def dataset_folder(root: Path, dataset: str) -> Path:
 
 
 def dataset_names(root: Path) -> list[str]:
-    """List the data sets, sorted."""
+    """List the data sets and the parts of those that grew, sorted."""
     folder = root / "datasets"
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not commit.is_temporary(p.name))
+
+
+def whole_names(root: Path) -> list[str]:
+    """List the data sets without their parts, sorted."""
+    return [name for name in dataset_names(root) if base_of(root, name) is None]
+
+
+def base_of(root: Path, name: str) -> str | None:
+    """Return the data set that `name` is a part of, or None if it is one itself, or not there.
+
+    A name alone decides nothing: a store from before data sets grew may hold one that looks like a part.
+    """
+    split = split_part_name(name)
+    if split is None or not dataset_folder(root, name).is_dir():
+        return None
+    try:
+        found = read_record(root, name).get("part_of")
+    except CorruptError:
+        found = split[0] if dataset_folder(root, split[0]).is_dir() else None
+    return None if found is None else str(found)
+
+
+def part_names(root: Path, dataset: str) -> list[str]:
+    """List the parts of a data set that are in the store, by number; the first is the data set itself."""
+    base = dataset_folder(root, dataset).name
+    splits = [(name, split_part_name(name)) for name in dataset_names(root)]
+    numbers = [
+        split[1] for name, split in splits if split and split[0] == base and base_of(root, name) == base
+    ]
+    return [part_name(base, number) for number in [1, *sorted(numbers)]]
 
 
 def read_record(root: Path, dataset: str) -> dict[str, Any]:
@@ -45,7 +75,7 @@ def read_record(root: Path, dataset: str) -> dict[str, Any]:
     except FileNotFoundError:
         if folder.is_dir():
             raise CorruptError(f"{path} is gone; remove {folder} and run extract again") from None
-        there = ", ".join(dataset_names(root)) or "none"
+        there = ", ".join(whole_names(root)) or "none"
         raise StoreNotFoundError(
             f"the store {root} has no data set {dataset!r} (there are: {there}); run extract first"
         ) from None
@@ -72,32 +102,38 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
     return Manifest.from_parquet(data)
 
 
-def register_dataset(root: Path, dataset: str, manifest: Manifest) -> Manifest:
-    """Register a manifest under a name, or adopt the same content that is there.
+def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | None = None) -> bool:
+    """Put a data set into the store unless the name is taken, by whatever content.
 
-    Raises
-    ------
-    ConflictError
-        If the name is taken by other content; says what differs.
+    Parameters
+    ----------
+    root : Path
+    dataset : str
+    manifest : Manifest
+    part_of : str, optional
+        The data set that this is a part of.
+
+    Returns
+    -------
+    bool
+        Whether this call put it there.
     """
     folder = dataset_folder(root, dataset)
-    if not all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
-        data = manifest.to_parquet()
-        record = {
-            "name": folder.name,
-            "n_rows": manifest.n_rows,
-            "manifest_sha256": hashlib.sha256(data).hexdigest(),
-            "pictures_sha256": manifest.pictures_digest,
-            "created": provenance(),
-        }
-        files = {"manifest.parquet": data, "dataset.json": seal(DATASET_KIND, record)}
-        if commit.put_folder_if_absent(folder, files):
-            return manifest
-    found = read_dataset(root, dataset)
-    differences = found.differences(manifest)
-    if differences:
-        raise ConflictError(
-            f"data set {dataset!r} is in the store {root} with other content (there against now): "
-            f"{'; '.join(differences)}; give this one another name with --dataset"
-        )
-    return found
+    if all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
+        return False
+    return commit.put_folder_if_absent(folder, dataset_files(folder.name, manifest, part_of=part_of))
+
+
+def dataset_files(name: str, manifest: Manifest, *, part_of: str | None) -> dict[str, bytes]:
+    """Render a data set's files, by name."""
+    data = manifest.to_parquet()
+    record = {
+        "name": name,
+        "n_rows": manifest.n_rows,
+        "manifest_sha256": hashlib.sha256(data).hexdigest(),
+        "pictures_sha256": manifest.pictures_digest,
+        "created": provenance(),
+    }
+    if part_of is not None:
+        record["part_of"] = part_of
+    return {"manifest.parquet": data, "dataset.json": seal(DATASET_KIND, record)}

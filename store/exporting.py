@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from toptune.store.array_spec import ArraySpec
 from toptune.store.errors import InputError, StoreError, ToptuneError
-from toptune.store.feature_cache import FeatureCache
+from toptune.store.feature_view import StoredFeatures
 
 EXPORT_FORMATS = ("npy", "parquet", "safetensors")
 # Safetensors are made in memory by their library: this is the most that is tried.
@@ -25,7 +25,7 @@ Report = Callable[[int, int], None]
 
 
 def export_features(
-    cache: FeatureCache,
+    cache: StoredFeatures,
     out: str | Path,
     *,
     format: str,  # noqa: A002
@@ -37,7 +37,7 @@ def export_features(
 
     Parameters
     ----------
-    cache : FeatureCache
+    cache : FeatureCache or FeatureView
     out : path
         Made new: a folder with one ``<tap>.<pooling>.npy`` an array and ``rows.parquet`` (format
         ``npy``), or one file (``parquet``: columns id, label, split, and a fixed-size list an array;
@@ -87,7 +87,7 @@ def export_features(
     }
 
 
-def _rows(cache: FeatureCache, split: str | None) -> npt.NDArray[np.intp]:
+def _rows(cache: StoredFeatures, split: str | None) -> npt.NDArray[np.intp]:
     if split is None:
         return np.arange(cache.n_rows, dtype=np.intp)
     rows = np.flatnonzero(np.array([name == split for name in cache.manifest.splits]))
@@ -100,7 +100,7 @@ def _rows(cache: FeatureCache, split: str | None) -> npt.NDArray[np.intp]:
 class _Export:
     def __init__(
         self,
-        cache: FeatureCache,
+        cache: StoredFeatures,
         specs: Sequence[ArraySpec],
         rows: npt.NDArray[np.intp],
         progress: Report | None,

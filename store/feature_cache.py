@@ -96,6 +96,11 @@ class FeatureCache:
         return read_dataset(self.root, self.dataset)
 
     @property
+    def dataset_version(self) -> int:
+        """Version of the data set that one cache alone holds: the first."""
+        return 1
+
+    @property
     def n_units(self) -> int:
         """Units that cover the rows."""
         return count_units(self.n_rows, self.unit_rows)

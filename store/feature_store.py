@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from toptune.store.errors import (
     StoreNotFoundError,
 )
 from toptune.store.feature_cache import FeatureCache
+from toptune.store.feature_view import FeatureView
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
 from toptune.store.object_path import place_of
 from toptune.store.reading import list_folder
 from toptune.store.recipe import Recipe
+from toptune.store.registration import refuse_part, register
 from toptune.store.requests import request_path
+from toptune.store.versions import DatasetVersion, read_dataset_version, version_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -101,32 +104,45 @@ class FeatureStore:
     # Data sets
 
     def datasets(self) -> list[str]:
-        """List the data sets' names, sorted."""
-        return datasets.dataset_names(self.root)
+        """List the data sets' names, sorted; parts of those that grew are not among them."""
+        return datasets.whole_names(self.root)
 
-    def manifest(self, dataset: str) -> Manifest:
-        """Return a data set's manifest.
+    def manifest(self, dataset: str, *, version: int | None = None) -> Manifest:
+        """Return a data set's manifest, by default that of its latest version.
 
         Raises
         ------
         StoreNotFoundError
-            If there is no such data set.
+            If there is no such data set or version.
+        InputError
+            If it is a part of a data set.
         CorruptError
             If it is damaged.
         """
-        return datasets.read_dataset(self.root, dataset)
+        refuse_part(self.root, dataset)
+        return read_dataset_version(self.root, dataset, version).manifest
+
+    def refuse_part(self, dataset: str) -> None:
+        """Raise an `InputError` if that is the name of a part, where a data set is meant."""
+        refuse_part(self.root, dataset)
+
+    def part_manifest(self, part: str) -> Manifest:
+        """Return the manifest of one part of a data set, as it was registered."""
+        return datasets.read_dataset(self.root, part)
 
     def register(self, dataset: str, manifest: Manifest) -> Manifest:
-        """Register a manifest under a name, or adopt the same content that is there.
+        """Register a manifest under a name, or adopt the version with the same content.
 
         Modification times are no content: those first registered stay.
 
         Raises
         ------
+        InputError
+            If the name is that of a part.
         ConflictError
             If the name is taken by other content; says what differs.
         """
-        return datasets.register_dataset(self.root, dataset, manifest)
+        return register(self.root, dataset, manifest).manifest
 
     # Caches
 
@@ -140,8 +156,52 @@ class FeatureStore:
                 logger.warning("left out: %s", error)
         return found
 
+    def features(self, model: str, dataset: str, *, version: int | None = None) -> FeatureCache | FeatureView:
+        """Return what is stored of a model over a version of a data set, by default the latest.
+
+        Parameters
+        ----------
+        model, dataset : str
+            As for `cache`.
+        version : int, optional
+            Number of the version, from 1.
+
+        Returns
+        -------
+        FeatureCache or FeatureView
+            The cache, where one holds the whole version; otherwise a view over the caches of its parts.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is no such data set, version or model; lists what there is.
+        InputError
+            If `dataset` is a part of another.
+        ConflictError
+            If the name means several caches; lists them with their differences.
+        """
+        refuse_part(self.root, dataset)
+        numbers = version_numbers(self.root, dataset)
+        if (numbers[-1] if version is None else version) == 1:
+            datasets.read_record(self.root, dataset)
+            return self._cache_of(model, [dataset])
+        found = read_dataset_version(self.root, dataset, version)
+        digest = self._cache_of(model, found.parts).digest
+        return self.view(found, digest)
+
+    def view(self, version: DatasetVersion, digest: str) -> FeatureView:
+        """Return the view of a version in one recipe, of which at least one part must be stored."""
+        caches = {}
+        for part in version.parts:
+            for folder in self.cache_folders(part):
+                if split_folder(folder)[1] == digest[:8]:
+                    cache = open_cache(self.root, folder)
+                    if cache.digest == digest:
+                        caches[part] = cache
+        return FeatureView(version=version, caches=caches)
+
     def cache(self, model: str, dataset: str) -> FeatureCache:
-        """Return the cache of a model over a data set.
+        """Return the cache of a model over a data set that never grew; `features` takes any.
 
         Parameters
         ----------
@@ -155,30 +215,44 @@ class FeatureStore:
         StoreNotFoundError
             If there is none; lists what there is.
         ConflictError
-            If there are several; lists them with their differences.
+            If there are several; lists them with their differences. Or if the data set has grown.
         """
         datasets.read_record(self.root, dataset)
-        chosen = self.find_folders(model, dataset)
-        plain = plain_model_name(model)
-        if not chosen:
-            there = ", ".join(folder.parent.name for folder in self.cache_folders(dataset)) or "none"
-            raise StoreNotFoundError(
-                f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: {there}); "
-                "run extract first"
+        refuse_part(self.root, dataset)
+        latest = version_numbers(self.root, dataset)[-1]
+        if latest > 1:
+            raise ConflictError(
+                f"data set {dataset!r} has grown to version {latest}, which no single cache holds; "
+                "read it by FeatureStore.features"
             )
-        caches = [open_cache(self.root, folder) for folder in chosen]
-        if len(caches) > 1:
-            first = caches[0]
+        return self._cache_of(model, [dataset])
+
+    def _cache_of(self, model: str, parts: Sequence[str]) -> FeatureCache:
+        """Return the first cache of the one recipe that a model's name means over some parts."""
+        plain, dataset = plain_model_name(model), parts[0]
+        caches: dict[str, FeatureCache] = {}
+        for part in parts:
+            for folder in self.find_folders(model, part):
+                cache = open_cache(self.root, folder)
+                caches.setdefault(cache.digest, cache)
+        if not caches:
+            names = {folder.parent.name for part in parts for folder in self.cache_folders(part)}
+            raise StoreNotFoundError(
+                f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: "
+                f"{', '.join(sorted(names)) or 'none'}); run extract first"
+            )
+        first, *others = caches.values()
+        if others:
             lines = [first.name] + [
                 f"{other.name} ({first.name} against this: "
                 f"{'; '.join(first.recipe.differences(other.recipe)) or 'the same recipe'})"
-                for other in caches[1:]
+                for other in others
             ]
             raise ConflictError(
                 f"{len(caches)} caches of {plain!r} over {dataset!r}: {', '.join(lines)}; "
                 "give one of these names as --model"
             )
-        return caches[0]
+        return first
 
     def find_folders(self, model: str, dataset: str) -> list[Path]:
         """List the folders of the caches that a model's name means, sound or damaged, as `cache` takes it."""

@@ -168,6 +168,10 @@ class Manifest:
         digest.update(b"".join(names))
         return digest.hexdigest()
 
+    def take(self, rows: npt.NDArray[np.intp]) -> "Manifest":
+        """Return the manifest of some rows, in the order given."""
+        return Manifest(self.table.take(pa.array(rows)).combine_chunks())
+
     def differences(self, other: "Manifest") -> list[str]:
         """Say in words how the content differs; modification times are no content."""
         if self.n_rows != other.n_rows:
@@ -177,6 +181,8 @@ class Manifest:
             lines.append(f"extra columns {self.extra_names} against {other.extra_names}")
         shared = [name for name in self.extra_names if name in other.extra_names]
         for name in ("id", "bytes", "label", "split", *shared):
+            if self.table[name].equals(other.table[name]):
+                continue  # the usual case, and many times faster
             mine, theirs = self.table[name].to_pylist(), other.table[name].to_pylist()
             rows = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
             if rows:

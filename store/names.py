@@ -11,6 +11,7 @@ from toptune.store.object_path import ObjectPath
 # 255 bytes is what file systems allow; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
 RANDOM = "random:"
+_PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
 _SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
 
 
@@ -55,6 +56,17 @@ def _objection(name: str) -> str:
     if n_bytes > MAX_NAME_BYTES:
         return f"is {n_bytes} bytes long, {MAX_NAME_BYTES} at most"
     return ""
+
+
+def part_name(dataset: str, number: int) -> str:
+    """Return the name of a part of a data set that grew: part 1 has the data set's own name."""
+    return dataset if number == 1 else f"{dataset}~{number}"
+
+
+def split_part_name(name: str) -> tuple[str, int] | None:
+    """Split ``pets~2`` into ``pets`` and 2; None for a name that is not of that form."""
+    found = _PART.fullmatch(name)
+    return None if found is None else (found["base"], int(found["number"]))
 
 
 def plain_model_name(model: str) -> str:

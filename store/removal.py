@@ -1,13 +1,14 @@
 """Taking arrays, caches and data sets out of a store."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from toptune.store import commit, datasets
 from toptune.store.array_records import recorded_names
+from toptune.store.cache_record import split_folder
 from toptune.store.errors import InputError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
@@ -30,6 +31,8 @@ class Removal:
         Whether the data set itself goes.
     n_bytes : int
         Size of the files.
+    parts : tuple of str
+        Further parts of a data set that grew, which go with it.
     """
 
     dataset: str
@@ -37,10 +40,11 @@ class Removal:
     arrays: tuple[str, ...]
     is_whole: bool
     n_bytes: int
+    parts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "caches": list(self.caches), "arrays": list(self.arrays)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
     def __str__(self) -> str:
         caches = ", ".join(self.caches) or "no caches"
@@ -72,38 +76,63 @@ def plan_removal(
     Raises
     ------
     InputError
-        If layers are given without a model, or match nothing; lists what there is.
+        If layers are given without a model, or match nothing; lists what there is. Or if the data set
+        is a part of another, which goes as a whole only.
     StoreNotFoundError
         If there is no such data set or cache.
     ConflictError
         If the name means several caches; lists them.
     """
     folder = datasets.dataset_folder(store.root, dataset)
+    base = datasets.base_of(store.root, dataset)
+    if base is not None:
+        raise InputError(
+            f"{dataset!r} is a part of data set {base!r}, whose versions need it; remove all of {base!r}, or "
+            "nothing"
+        )
+    further = datasets.part_names(store.root, dataset)[1:]
+    everywhere = [folder.name, *further]
     if model is None:
         if layers is not None:
             raise InputError("--layers needs --model: say whose layers are to be removed")
-        folders = list(store.cache_folders(dataset))
+        folders = [each for part in everywhere for each in store.cache_folders(part)]
         if not folder.is_dir() and not folders:
             datasets.read_record(store.root, dataset)  # says that there is none, and which there are
+        all_parts = [datasets.dataset_folder(store.root, part) for part in everywhere]
         return Removal(
             dataset=folder.name,
-            caches=tuple(each.parent.name for each in folders),
+            caches=tuple(dict.fromkeys(each.parent.name for each in folders)),
             arrays=(),
             is_whole=True,
-            n_bytes=sum(map(folder_bytes, [folder, *folders])),
+            n_bytes=sum(map(folder_bytes, [*all_parts, *folders])),
+            parts=tuple(further),
         )
-    folders = store.find_folders(model, dataset)
-    # Only a sound store can say what is there, or how several differ.
-    cache = folders[0] if len(folders) == 1 else store.cache(model, dataset).path
-    names = () if layers is None else _match(recorded_names(cache), layers)
-    taken = [path for name in names for path in (cache / name, cache / "ledger" / name)] or [cache]
+    folders = _folders_of(store, model, everywhere)
+    names = () if layers is None else _match(_recorded(folders), layers)
+    taken = [path for each in folders for name in names for path in (each / name, each / "ledger" / name)]
     return Removal(
         dataset=folder.name,
-        caches=(cache.parent.name,),
+        caches=tuple(dict.fromkeys(each.parent.name for each in folders)),
         arrays=names,
         is_whole=False,
-        n_bytes=sum(map(folder_bytes, taken)),
+        n_bytes=sum(map(folder_bytes, taken or folders)),
+        parts=tuple(further),
     )
+
+
+def _folders_of(store: FeatureStore, model: str, parts: Sequence[str]) -> list[Path]:
+    """List the cache folders of the one recipe that a model's name means, over a data set and its parts."""
+    found = [each for part in parts for each in store.find_folders(model, part)]
+    digests = {split_folder(each)[1] for each in found}
+    if len(digests) != 1:
+        # Only a sound store can say what is there, or how several differ.
+        digests = {store.features(model, parts[0]).digest[:8]}
+    (digest8,) = digests
+    return [each for part in parts for each in store.cache_folders(part) if split_folder(each)[1] == digest8]
+
+
+def _recorded(folders: Sequence[Path]) -> list[str]:
+    return sorted({name for folder in folders for name in recorded_names(folder)})
 
 
 def remove(store: FeatureStore, removal: Removal) -> None:
@@ -119,16 +148,20 @@ def remove(store: FeatureStore, removal: Removal) -> None:
     """
     features = store.root / "features"
     for name in removal.caches:
-        folder = check_inside(store.root, features / name / removal.dataset)
-        if removal.arrays:
-            _take_out(folder, removal.arrays)
-        else:
-            commit.remove_folder(folder, aside=features)
-            commit.remove_if_empty(folder.parent)  # unless other data sets have features of this model
+        for part in (removal.dataset, *removal.parts):
+            folder = check_inside(store.root, features / name / part)
+            if removal.arrays:
+                _take_out(folder, removal.arrays)
+            else:
+                commit.remove_folder(folder, aside=features)
+        if not removal.arrays:
+            commit.remove_if_empty(features / name)  # unless other data sets have features of this model
     if removal.is_whole:
-        folder = datasets.dataset_folder(store.root, removal.dataset)
-        if folder.is_dir():
-            commit.remove_folder(folder, aside=folder.parent)
+        # The parts last: without the versions nothing names them.
+        for part in (removal.dataset, *removal.parts):
+            folder = datasets.dataset_folder(store.root, part)
+            if folder.is_dir():
+                commit.remove_folder(folder, aside=folder.parent)
 
 
 def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, restore_array
 from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import CACHE_KIND, open_cache
+from toptune.store.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
 from toptune.store.errors import StoreError
 from toptune.store.feature_cache import FeatureCache
@@ -20,6 +21,7 @@ from toptune.store.object_path import place_of
 from toptune.store.sealed import is_newer, unseal
 from toptune.store.units import format_units
 from toptune.store.verification import verify
+from toptune.store.versions import version_numbers
 
 # Each round may uncover what a damaged record hid: the descriptor, then a recipe, an array's record, units.
 _ROUNDS = 4
@@ -37,6 +39,8 @@ class RepairReport:
         Arrays dropped as a whole, because nothing tells any more how they are cut.
     dropped_datasets : tuple of str
         Data sets whose manifest is to be registered again by extract.
+    dropped_versions : tuple of str
+        Latest versions of data sets that grew which extract with ``--update`` makes again.
     rebuilt, removed : tuple of str
         Files made again from what others say, and hints that nothing depends on.
     left : tuple of (path, reason)
@@ -48,6 +52,7 @@ class RepairReport:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     dropped_arrays: tuple[str, ...] = ()
     dropped_datasets: tuple[str, ...] = ()
+    dropped_versions: tuple[str, ...] = ()
     rebuilt: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
@@ -71,6 +76,7 @@ class RepairReport:
         lines += [f"dropped: {name}: units {format_units(units)}" for name, units in self.dropped.items()]
         lines += [f"dropped: {name}: the whole array" for name in self.dropped_arrays]
         lines += [f"dropped: the manifest of data set {name}" for name in self.dropped_datasets]
+        lines += [f"dropped: {name}: extract with --update makes it again" for name in self.dropped_versions]
         lines += [f"not repaired: {path}: {reason}" for path, reason in self.left]
         if self.dropped or self.dropped_arrays or self.dropped_datasets:
             lines.append("run the same extract again: it computes only what is missing")
@@ -120,6 +126,7 @@ def repair(root: str | os.PathLike[str]) -> RepairReport:
         dropped={key: sorted(units) for key, units in job.dropped.items()},
         dropped_arrays=tuple(job.dropped_arrays),
         dropped_datasets=tuple(job.dropped_datasets),
+        dropped_versions=tuple(job.dropped_versions),
         rebuilt=tuple(job.rebuilt),
         removed=tuple(job.removed),
         left=tuple(sorted(job.left.items())),
@@ -135,6 +142,7 @@ class _Repair:
         self.dropped: dict[str, set[int]] = {}
         self.dropped_arrays: list[str] = []
         self.dropped_datasets: list[str] = []
+        self.dropped_versions: list[str] = []
         self.rebuilt: list[str] = []
         self.removed: list[str] = []
         self.left: dict[str, str] = {}
@@ -168,8 +176,10 @@ class _Repair:
             self.left[str(path)] = f"{reason}; a newer toptune wrote it"
             return
         match path.relative_to(self.root).parts:
+            case ("datasets", name, "versions", _):
+                self.version(name, path, reason)
             case ("datasets", name, _):
-                self.dataset(name)
+                self.dataset(name, path, reason)
             case ("features", _, _, "recipe.json"):
                 self.recipe(path, reason)
             case ("features", _, _, "requests", _) | ("features", _, _, "used.json"):
@@ -201,12 +211,36 @@ class _Repair:
             step = "restore it from a copy"
         self.left[str(path)] = f"{reason}; {step}"
 
-    def dataset(self, name: str) -> None:
-        """Move a damaged manifest out of the way; extract registers it anew, and finds the caches again."""
-        if name not in self.dropped_datasets:
+    def dataset(self, name: str, path: Path, reason: str) -> None:
+        """Move a damaged manifest out of the way; extract registers it anew, and finds the caches again.
+
+        That of a part is made again from the versions instead, which name its rows.
+        """
+        if is_grown(self.root, name):
+            if rebuild_part(self.root, name):
+                self.rebuilt.append(str(path))
+                self.uncovered = True
+            else:
+                base = datasets.base_of(self.root, name) or name
+                step = f"restore it from a copy, or store rm --dataset {base} and extract"
+                self.left[str(path)] = f"{reason}; {step}"
+        elif name not in self.dropped_datasets:
             # Kept as a leftover for now, because it may be all that somebody has of their labels.
             commit.hide_folder(datasets.dataset_folder(self.root, name))
             self.dropped_datasets.append(name)
+
+    def version(self, dataset: str, path: Path, reason: str) -> None:
+        """Make a version's record again, or drop the latest version, whose features stay."""
+        number = version_numbers(self.root, dataset)[-1]
+        match mend_version(self.root, dataset, path):
+            case "rebuilt":
+                self.rebuilt.append(str(path))
+            case "dropped":
+                self.dropped_versions.append(f"version {number} of data set {dataset}")
+            case _:
+                self.left[str(path)] = f"{reason}; restore it from a copy: the other versions do not need it"
+                return
+        self.uncovered = True
 
     def recipe(self, path: Path, reason: str) -> None:
         """Copy the recipe from another data set's cache with the same digest."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from toptune.store import commit
 from toptune.store.array_records import recorded_names
+from toptune.store.datasets import base_of, dataset_names
 from toptune.store.feature_store import FeatureStore
 from toptune.store.walking import walk_files
 
@@ -20,7 +21,8 @@ class Usage:
     Attributes
     ----------
     dataset, cache : str
-        Whose files; empty where they belong to the store itself, or to the data set as such.
+        Whose files, those of a data set's parts included; empty where they belong to the store itself, or to
+        the data set as such.
     part : str
         An array's name, or ``(manifest)``, ``(bookkeeping)`` (records, ledger, hints), ``(leftovers)``.
     n_files, n_bytes : int
@@ -53,8 +55,10 @@ def measure(store: FeatureStore) -> list[Usage]:
     files: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()
     arrays: dict[tuple[str, str], set[str]] = {}
+    bases = {name: base_of(store.root, name) or name for name in dataset_names(store.root)}
     for parts, size in walk_files(store.root):
-        key = _owner(store.root, parts, arrays)
+        dataset, cache, part = _owner(store.root, parts, arrays)
+        key = (bases.get(dataset, dataset), cache, part)
         sizes[key] += size
         files[key] += 1
     return [

@@ -1,16 +1,20 @@
 """Verify a store or a cache against its digests."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from toptune.store import commit, datasets
 from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, record_path, recorded_names
 from toptune.store.cache_record import open_cache
+from toptune.store.dataset_checks import dataset_damage, dataset_files, rows_needed
 from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
-from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
+from toptune.store.errors import StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import USE_FILE, USE_KIND
@@ -33,6 +37,9 @@ class VerifyReport:
         Files that differ from what was committed, or are gone.
     missing : dict of str to list of int
         ``<model>@<digest8>/<dataset>/<array>`` to the units that are not done.
+    missing_before : dict of str to list of int
+        The same for units with pictures of older versions only, where a data set has grown: the pictures may
+        be gone by now.
     leftovers : tuple of str
         Files that nothing names, such as those of interrupted writers; harmless.
     n_files, n_bytes : int
@@ -47,6 +54,7 @@ class VerifyReport:
     n_files: int
     n_bytes: int
     deep: bool
+    missing_before: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -58,6 +66,10 @@ class VerifyReport:
     def __str__(self) -> str:
         lines = [f"damaged: {path}: {reason}" for path, reason in self.damaged]
         lines += [f"missing: {name}: {format_units(units)}" for name, units in self.missing.items()]
+        lines += [
+            f"missing, for older versions only: {name}: {format_units(units)}"
+            for name, units in self.missing_before.items()
+        ]
         lines += [f"left over: {path}" for path in self.leftovers]
         verdict = {0: "complete and clean", 1: "damaged", 3: "incomplete"}[self.exit_code]
         read = "every byte read" if self.deep else "sizes and records read; --deep reads every byte"
@@ -107,6 +119,8 @@ class _Walk:
         self.deep = deep
         self.damaged: dict[str, str] = {}
         self.missing: dict[str, list[int]] = {}
+        self.missing_before: dict[str, list[int]] = {}
+        self.needed: dict[str, npt.NDArray[np.intp] | None] = {}
         self.named: set[str] = set()
 
     def report(self, top: Path) -> VerifyReport:
@@ -127,6 +141,7 @@ class _Walk:
             n_files=n_files,
             n_bytes=n_bytes,
             deep=self.deep,
+            missing_before=self.missing_before,
         )
 
     def blame(self, path: Path, reason: object) -> None:
@@ -147,20 +162,22 @@ class _Walk:
             self.blame(path, f"differs from {render_descriptor().decode().strip()}")
 
     def dataset(self, name: str) -> None:
-        folder = self.root / "datasets" / name
-        for part in ("dataset.json", "manifest.parquet"):
-            self.read(folder / part)
-        try:
-            record = datasets.read_record(self.root, name)
-        except StoreError as error:
-            self.blame(folder / "dataset.json", error)
-            return
-        try:
-            manifest = datasets.read_dataset(self.root, name)
-            if (manifest.n_rows, manifest.pictures_digest) != (record["n_rows"], record["pictures_sha256"]):
-                raise CorruptError("rows do not match dataset.json")
-        except StoreError as error:
-            self.blame(folder / "manifest.parquet", error)
+        for path in dataset_files(self.root, name):
+            self.read(path)
+        for path, reason in dataset_damage(self.root, name):
+            self.blame(path, reason)
+
+    def note_missing(self, key: str, cache: FeatureCache, units: list[int]) -> None:
+        if cache.dataset not in self.needed:
+            self.needed[cache.dataset] = rows_needed(self.root, cache.dataset)
+        rows = self.needed[cache.dataset]
+        needed = set(units if rows is None else (rows // cache.unit_rows).tolist())
+        now = [unit for unit in units if unit in needed]
+        before = [unit for unit in units if unit not in needed]
+        if now:
+            self.missing[key] = now
+        if before:
+            self.missing_before[key] = before
 
     def cache(self, folder: Path) -> None:
         for part in ("recipe.json", "cache.json"):
@@ -185,7 +202,7 @@ class _Walk:
                 self.array(cache, array)
         if not recorded_names(folder):
             # Made by a writer that stopped before its first array.
-            self.missing.setdefault(f"{cache.name}/{cache.dataset}", list(range(cache.n_units)))
+            self.note_missing(f"{cache.name}/{cache.dataset}", cache, list(range(cache.n_units)))
 
     def requests(self, folder: Path) -> None:
         for path in sorted((folder / "requests").glob("*.json")):
@@ -229,7 +246,7 @@ class _Walk:
                 self.shard(cache.shard_path(name, unit), entry)
         missing = [unit for unit in range(cache.n_units) if unit not in entries and unit not in known]
         if missing:
-            self.missing[f"{cache.name}/{cache.dataset}/{name}"] = missing
+            self.note_missing(f"{cache.name}/{cache.dataset}/{name}", cache, missing)
 
     def packed(self, cache: FeatureCache, name: str, path: Path) -> dict[int, LedgerEntry]:
         """Read the packed entries of an array; a damaged file is blamed, its sound lines are believed."""

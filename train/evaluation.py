@@ -29,7 +29,8 @@ def evaluate_run(
     store : path or FeatureStore, optional
         By default the one trained from.
     dataset : str, optional
-        Another data set, extracted with the same recipe: all its labelled rows are scored.
+        Another data set, extracted with the same recipe: all its labelled rows are scored, those of its
+        latest version. The run's own is read in the version trained on.
     split : {"test", "train", "all"}
         Which of the run's own rows; has no effect for another data set.
 
@@ -53,7 +54,10 @@ def evaluate_run(
         store if isinstance(store, FeatureStore) else FeatureStore.open(store or opened_run.config["store"])
     )
     name = dataset or opened_run.config["dataset"]
-    cache = opened.cache(opened_run.config["cache"]["name"], name)
+    is_own = name == opened_run.config["dataset"]
+    # Runs from before data sets grew know of no versions.
+    version = opened_run.config.get("dataset_version", 1) if is_own else None
+    cache = opened.features(opened_run.config["cache"]["name"], name, version=version)
     if cache.digest != opened_run.config["cache"]["digest"]:
         differences = "; ".join(opened_run.recipe.differences(cache.recipe))
         raise InputError(
@@ -62,7 +66,7 @@ def evaluate_run(
         )
     cache.mark_used()
     manifest = cache.manifest
-    if dataset is not None and dataset != opened_run.config["dataset"]:
+    if not is_own:
         rows = np.array(
             [row for row, label in enumerate(manifest.labels) if label is not None], dtype=np.int64
         )

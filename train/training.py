@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import FeatureCache, FeatureStore, InputError, Manifest, provenance
+from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.head_files import json_ready
@@ -47,6 +47,7 @@ def train(
     *,
     dataset: str,
     model: str,
+    dataset_version: int | None = None,
     head: str = "falkon",
     out: str | os.PathLike[str],
     layers: str | Sequence[str] | None = None,
@@ -76,6 +77,8 @@ def train(
     store : path or FeatureStore
     dataset, model : str
         What was extracted; `model` spelt as for extract.
+    dataset_version : int, optional
+        Version of a data set that grew, by default the latest. The run records which one it was.
     head : {"falkon", "ridge", "logistic", "svm", "knn", "forest"}
     out : path
         RUN folder to make; one that exists and is not empty is refused.
@@ -142,7 +145,7 @@ def train(
         memory_limit_bytes=None if memory_limit is None else bytes_of(memory_limit),
     )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    cache = opened.cache(model, dataset)
+    cache = opened.features(model, dataset, version=dataset_version)
     cache.mark_used()
     manifest = cache.manifest
     arrays = choose_arrays(cache.arrays(), layers, pooling)
@@ -179,6 +182,7 @@ def train(
         "version": VERSION,
         "store": str(opened.root),
         "dataset": dataset,
+        "dataset_version": cache.dataset_version,
         "model": model,
         "cache": {"name": cache.name, "digest": cache.digest},
         "recipe": json.loads(cache.recipe.to_json()),
@@ -225,7 +229,7 @@ def train(
     return run
 
 
-def score(run: Run, cache: FeatureCache, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+def score(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Metrics of a run on labelled rows of a cache.
 
     Raises

@@ -104,7 +104,7 @@ def export_stored(
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, Any]:
     """Export stored layers, chosen as for training; see `toptune.store.export_features`."""
-    cache = FeatureStore.open(store).cache(model, dataset)
+    cache = FeatureStore.open(store).features(model, dataset)
     names = [spec.name for spec in choose_arrays(cache.arrays(), layers, pooling)]
     return export_features(cache, Path(out), format=format, names=names, split=split, progress=progress)
 

@@ -1,0 +1,176 @@
+"""Extracting a data set that is in the store: as one of its versions, or as the next one, part by part."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from toptune.extract.content_check import ContentCheck
+from toptune.extract.extraction import (
+    ExtractRequest,
+    recognise,
+    refuse_all_failed,
+    refuse_changed,
+    run_one,
+)
+from toptune.extract.part_source import PartSource
+from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.store import (
+    DatasetVersion,
+    FeatureStore,
+    Growth,
+    InputError,
+    find_version,
+    grow,
+    plan_growth,
+)
+
+
+def run_update(store: FeatureStore, request: ExtractRequest) -> ExtractSummary:
+    """Find or make the version that the pictures are, and extract what its parts lack.
+
+    Raises
+    ------
+    ConflictError
+        If the pictures are no version of the data set, or were changed, and no update was asked for.
+    """
+    check = ContentCheck(store, request.source, workers=request.workers)
+    growth: Growth | None = None
+    if request.update:
+        step = plan_growth if request.dry_run else grow
+        growth = step(store, request.dataset, request.manifest, changed=check.changed, every=request.rehash)
+        version = growth.after
+    else:
+        version = find_version(store.root, request.dataset, request.manifest)
+        if request.rehash:
+            _refuse_other_bytes(check, version, request)
+    summary = run_one(request) if version.number == 1 else _run_parts(store, request, version, growth)
+    return dataclasses.replace(
+        summary,
+        version=version.number,
+        difference=None if growth is None or not growth.is_needed else growth.difference,
+        changed=() if growth is None else _changed_ids(growth),
+        rehashed=check.n_checked if request.rehash else None,
+    )
+
+
+def _refuse_other_bytes(check: ContentCheck, version: DatasetVersion, request: ExtractRequest) -> None:
+    changed: list[int] = []
+    for part in version.parts:
+        rows = version.rows_of(part)
+        changed += rows[check.changed(part, version.part_row[rows], rows)].tolist()
+    refuse_changed([request.manifest.ids[row] for row in sorted(changed)], request.dataset)
+
+
+def _changed_ids(growth: Growth) -> tuple[str, ...]:
+    before = set(growth.before.manifest.ids) if growth.new_part is not None else set()
+    return tuple(name for name in growth.new_part.ids if name in before) if growth.new_part else ()
+
+
+def _run_parts(
+    store: FeatureStore, request: ExtractRequest, version: DatasetVersion, growth: Growth | None
+) -> ExtractSummary:
+    requests = []
+    for part in version.parts:
+        is_new = growth is not None and growth.new_part is not None and part == version.parts[-1]
+        manifest = growth.new_part if is_new and growth is not None else store.part_manifest(part)
+        assert manifest is not None
+        source = PartSource(request.source, version, part, manifest)
+        requests.append(
+            dataclasses.replace(
+                request,
+                source=source,
+                manifest=source.manifest(),
+                dataset=part,
+                existing=store,
+                family=version.parts,
+                needed=source.is_there,
+            )
+        )
+    if request.overwrite:
+        _refuse_loss(requests)
+    summaries = {each.dataset: summary for each in requests if (summary := recognise(store, each))}
+    left = [each for each in requests if each.dataset not in summaries]
+    if left:
+        # Late: a finished extraction is recognised without torch.
+        from toptune.extract.job import run_jobs
+
+        summaries |= {each.dataset: summary for each, summary in zip(left, run_jobs(left), strict=True)}
+    return _join(request, [summaries[part] for part in version.parts])
+
+
+def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:
+    """Refuse to remove features of pictures that cannot be extracted again."""
+    n_gone = sum(int((~each.needed).sum()) for each in requests if each.needed is not None)
+    if n_gone:
+        raise InputError(
+            f"--overwrite would lose the features of {n_gone} pictures that older versions of the data set "
+            "have and DATA has not; give another --store, or store rm --dataset --model first"
+        )
+
+
+def _join(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> ExtractSummary:
+    """Add up what was done for each part."""
+    failed = {name: reason for part in parts for name, reason in part.failed.items()}
+    n_rows = sum(part.rows for part in parts)
+    if not request.dry_run:
+        refuse_all_failed(failed, n_rows, request.dataset)
+    seconds = [
+        part.plan.rows_missing / part.images_per_second
+        for part in parts
+        if part.plan is not None and part.images_per_second
+    ]
+    n_computed = sum(
+        part.plan.rows_missing for part in parts if part.plan is not None and part.images_per_second
+    )
+    first = parts[0]
+    return ExtractSummary(
+        dataset=request.dataset,
+        model=first.model,
+        digest=first.digest,
+        cache=first.cache,
+        rows=n_rows,
+        units_total=sum(part.units_total for part in parts),
+        units_done=sum(part.units_done for part in parts),
+        units_already=sum(part.units_already for part in parts),
+        failed=failed,
+        images_per_second=n_computed / sum(seconds) if seconds else 0.0,
+        seconds_read=sum(part.seconds_read for part in parts),
+        seconds_compute=sum(part.seconds_compute for part in parts),
+        seconds_write=sum(part.seconds_write for part in parts),
+        seconds_total=max(part.seconds_total for part in parts),
+        bytes_written=sum(part.bytes_written for part in parts),
+        arrays=_join_arrays([part.arrays for part in parts]),
+        nothing_to_do=all(part.nothing_to_do for part in parts),
+        plan=_join_plans(request, parts),
+        dry_run=any(part.dry_run for part in parts),
+    )
+
+
+def _join_arrays(parts: Sequence[Sequence[ArrayPlan]]) -> tuple[ArrayPlan, ...]:
+    joined: dict[str, ArrayPlan] = {}
+    for array in (array for arrays in parts for array in arrays):
+        known = joined.setdefault(array.name, dataclasses.replace(array, units_missing=0))
+        joined[array.name] = dataclasses.replace(
+            known,
+            units_missing=known.units_missing + array.units_missing,
+            dtype="float32" if "float32" in (known.dtype, array.dtype) else array.dtype,
+        )
+    return tuple(joined.values())
+
+
+def _join_plans(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> ExtractPlan | None:
+    plans = [part.plan for part in parts if part.plan is not None]
+    if not plans:
+        return None
+    return dataclasses.replace(
+        plans[0],
+        dataset=request.dataset,
+        rows=sum(part.rows for part in parts),
+        rows_missing=sum(plan.rows_missing for plan in plans),
+        units=sum(part.units_total for part in parts),
+        units_missing=sum(plan.units_missing for plan in plans),
+        arrays=_join_arrays([plan.arrays for plan in plans]),
+        bytes_read=sum(plan.bytes_read for plan in plans),
+        bytes_written=sum(plan.bytes_written for plan in plans),
+        memory_bytes=max(plan.memory_bytes for plan in plans),
+        parts=len(parts),
+    )
