@@ -435,9 +435,7 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
     from toptune.workflows import work_progress
 
     with work_progress("copying") as progress:
-        report = copy_store(
-            FeatureStore.open(source), FeatureStore.create(target), progress=progress, **options
-        )
+        report = copy_store(FeatureStore.open(source), target, progress=progress, **options)
     show(as_json, report.to_dict(), str(report))
 
 
@@ -583,7 +581,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         code = say_in_json(error.format_message(), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
-        resumes = "; the same command resumes" if "extract" in arguments[:2] else ""
+        resumes = "; the same command resumes" if {"extract", "import", "copy"} & {*arguments[:3]} else ""
         code = fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:
