@@ -473,6 +473,7 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
 @click.option("--labels", help="An array in FILES, or a .txt, .npy or one-column file.")
 @click.option("--splits", help="An array in FILES, or a .txt, .npy or one-column file.")
 @click.option("--arrays", callback=parse_names, help="Only these matrices of FILES; by default all.")
+@click.option("--layers", callback=parse_names, help="Names of their layers; by default the arrays' own.")
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option("--skip-failed", "allow_failed", is_flag=True, help="Store rows with NaN as failed.")
 @JSON

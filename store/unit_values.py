@@ -63,7 +63,8 @@ def to_stored(
         raise InputError(f"values of {spec.name} are {values.dtype}; floating point is needed")
     with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(spec.dtype, copy=bool(failed))
-    stored[[row - rows.start for row in failed]] = np.nan
+    if failed:  # else it may be the caller's own, and memory-mapped for reading only
+        stored[[row - rows.start for row in failed]] = np.nan
     if all_finite(stored):
         return StoredUnit(stored, True)
     overflow = np.isinf(stored) & np.isfinite(values)
