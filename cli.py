@@ -457,7 +457,10 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
 
     with work_progress("exporting") as progress:
         done = export_stored(root, progress=progress, **options)
-    text = f"{done['rows']} rows of {', '.join(done['arrays'])} in {done['out']}"
+    text = (
+        f"{done['rows']} rows of {', '.join(done['arrays'])} in {done['out']}, "
+        f"by buffers of at most {done['memory_bytes'] / 2**20:.1f} MiB"
+    )
     if done["failed"]:
         text += f"; {len(done['failed'])} pictures had failed, their rows are NaN"
     show(as_json, done, text)
