@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format bench pretrain clean
+.PHONY: help demo test check format soak bench pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,11 @@ check: $(READY) ## lint, formatting and types
 format: $(READY) ## put the source into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+ROUNDS ?= 200
+soak: $(READY) ## kill writers of the store, round after round; ROUNDS=200
+	TOPTUNE_SOAK_ROUNDS=$(ROUNDS) TOPTUNE_SOAK_EXAMPLES=$(ROUNDS) $(BIN)/python -m pytest -s --timeout 0 tests/store/test_soak.py \
+		tests/store/test_state_machine.py
 
 bench: $(READY) ## comparisons with named peers on real pictures in ASSETS; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/heads.py $(ASSETS)

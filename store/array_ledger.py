@@ -5,7 +5,6 @@ are packed into one file, ``packed.jsonl``, one line an entry. An entry of its o
 it is newer, written after a unit was lost and computed again.
 """
 
-import contextlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from toptune.store.errors import CorruptError
 from toptune.store.ledger import LedgerEntry, entry_name
 from toptune.store.names import check_inside
 from toptune.store.packed_ledger import PACKED_FILE, read_packed, render_packed
-from toptune.store.reading import read_file
+from toptune.store.reading import list_folder, read_file
 from toptune.store.units import count_units
 
 logger = logging.getLogger(__name__)
@@ -76,9 +75,7 @@ class ArrayLedger:
 
     def count(self) -> int:
         """Count the units that have an entry, without reading any."""
-        if not self.folder.is_dir():
-            return 0
-        names = {path.name for path in _listed(self.folder)}
+        names = {path.name for path in list_folder(self.folder)}
         if PACKED_FILE in names:
             return self.n_units  # only what is complete is packed
         return sum(entry_name(unit) in names for unit in range(self.n_units))
@@ -167,24 +164,16 @@ class ArrayLedger:
         return {} if self._packed is None else self._packed[1]
 
     def _single_units(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        stems = [path.stem for path in _listed(self.folder) if path.suffix == ".json"]
+        stems = [path.stem for path in list_folder(self.folder) if path.suffix == ".json"]
         return sorted(int(stem) for stem in stems if stem.isdecimal() and int(stem) < self.n_units)
 
 
 def recorded_units(folder: Path, n_units: int) -> set[int]:
     """Return the units that the ledger in a folder names, unchecked."""
-    names = {path.name for path in _listed(folder)}
+    names = {path.name for path in list_folder(folder)}
     if PACKED_FILE in names:
         return set(range(n_units))
     return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
-
-
-def _listed(folder: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return list(folder.iterdir())
-    return []
 
 
 def _signature(path: Path) -> Signature:

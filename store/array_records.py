@@ -10,7 +10,7 @@ from toptune.store.array_spec import ArraySpec
 from toptune.store.errors import CorruptError, InputError, StoreError
 from toptune.store.names import check_inside
 from toptune.store.publish import publish
-from toptune.store.reading import read_file
+from toptune.store.reading import list_folder, read_file
 from toptune.store.sealed import seal, unseal
 from toptune.store.units import choose_chunk_rows
 
@@ -29,14 +29,11 @@ def metadata_path(cache: Path, spec: ArraySpec) -> Path:
 
 def recorded_names(cache: Path) -> list[str]:
     """List the arrays that have a record, sorted."""
-    ledger = cache / "ledger"
-    if not ledger.is_dir():
-        return []
-    return sorted(
+    return [
         folder.name
-        for folder in ledger.iterdir()
+        for folder in list_folder(cache / "ledger")
         if not commit.is_temporary(folder.name) and (folder / "array.json").exists()
-    )
+    ]
 
 
 def make_array(root: Path, cache: Path, spec: ArraySpec) -> None:

@@ -25,6 +25,7 @@ from toptune.store.feature_view import FeatureView
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
 from toptune.store.object_path import place_of
+from toptune.store.reading import list_folder
 from toptune.store.recipe import Recipe
 from toptune.store.registration import refuse_part, register
 from toptune.store.requests import request_path
@@ -349,14 +350,11 @@ class FeatureStore:
 
     def cache_folders(self, dataset: str | None = None) -> Iterator[Path]:
         """Yield the folders of the caches, of one data set or all, sorted, without opening them."""
-        features = self.root / "features"
-        if not features.is_dir():
-            return
         wanted = None if dataset is None else check_name(dataset, what="data set")
-        for model in sorted(features.iterdir()):
-            if not model.is_dir() or commit.is_temporary(model.name):
+        for model in list_folder(self.root / "features"):
+            if commit.is_temporary(model.name):
                 continue
-            for folder in sorted(model.iterdir()):
+            for folder in list_folder(model):
                 if not folder.is_dir() or commit.is_temporary(folder.name):
                     continue
                 if wanted is None or folder.name == wanted:

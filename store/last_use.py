@@ -8,7 +8,7 @@ from toptune.store import commit
 from toptune.store.errors import StoreError
 from toptune.store.names import check_inside
 from toptune.store.provenance import provenance
-from toptune.store.reading import read_file
+from toptune.store.reading import list_folder, read_file
 from toptune.store.sealed import seal, unseal
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,7 @@ def last_use(cache: Path) -> datetime:
         moments.append(datetime.fromisoformat(values["when"]))
     except (FileNotFoundError, StoreError, KeyError, ValueError):
         pass  # never used, or not to be told: what follows is known of every cache
-    ledger = cache / "ledger"
-    for path in [cache / "cache.json", *(ledger.iterdir() if ledger.is_dir() else [])]:
+    for path in [cache / "cache.json", *list_folder(cache / "ledger")]:
         try:
             moments.append(datetime.fromtimestamp(path.stat().st_mtime, UTC))
         except FileNotFoundError:

@@ -31,6 +31,24 @@ def read_file(path: Path) -> bytes:
         raise _refused(path, error) from error
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """List what is in a folder, sorted by name; nothing if it is gone, perhaps since a moment ago.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except StoreError:
+        raise
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
 def read_scattered(
     path: Path, buffers: Sequence[memoryview], *, offset: int | Sequence[int], file_bytes: int
 ) -> None:

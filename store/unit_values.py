@@ -13,6 +13,8 @@ from toptune.store.errors import InputError, NumericalError
 
 logger = logging.getLogger(__name__)
 
+_STEP = 2**16  # values that stay in the processor's caches
+
 
 @dataclass(frozen=True)
 class StoredUnit:
@@ -63,7 +65,8 @@ def to_stored(
         raise InputError(f"values of {spec.name} are {values.dtype}; floating point is needed")
     with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(spec.dtype, copy=bool(failed))
-    stored[[row - rows.start for row in failed]] = np.nan
+    if failed:
+        stored[[row - rows.start for row in failed]] = np.nan
     if all_finite(stored):
         return StoredUnit(stored, True)
     overflow = np.isinf(stored) & np.isfinite(values)
@@ -112,8 +115,10 @@ def count_non_finite(
 def all_finite(values: npt.NDArray[Any]) -> bool:
     """Whether no value is NaN or infinite."""
     if values.dtype == np.float16:
-        # By its exponent bits: numpy tests float16 by way of float32, which takes three times as long.
-        return not bool(((values.view(np.uint16) & 0x7C00) == 0x7C00).any())
+        # By its exponent bits: numpy tests float16 by way of float32, which takes several times as long.
+        bits = np.ascontiguousarray(values).reshape(-1).view(np.uint16)
+        parts = (bits[start : start + _STEP] for start in range(0, len(bits), _STEP))
+        return not any(((part & 0x7C00) == 0x7C00).any() for part in parts)
     return bool(np.isfinite(values).all())
 
 

@@ -20,6 +20,7 @@ from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import USE_FILE, USE_KIND
 from toptune.store.ledger import LedgerEntry
 from toptune.store.packed_ledger import read_packed
+from toptune.store.reading import list_folder
 from toptune.store.requests import REQUEST_KIND
 from toptune.store.sealed import unseal
 from toptune.store.units import format_units
@@ -195,8 +196,7 @@ class _Walk:
         self.requests(folder)
         if (folder / USE_FILE).exists():
             self.sealed(USE_KIND, folder / USE_FILE)
-        ledger = folder / "ledger"
-        arrays = [p for p in sorted(ledger.iterdir()) if p.is_dir()] if ledger.is_dir() else []
+        arrays = [path for path in list_folder(folder / "ledger") if path.is_dir()]
         for array in arrays:
             if not commit.is_temporary(array.name):
                 self.array(cache, array)

@@ -34,7 +34,7 @@ def shard_bytes(spec: ArraySpec) -> int:
 
 def pack_shard(spec: ArraySpec, values: Values) -> bytes:
     """Encode a whole unit ``(unit_rows, dim)`` in the array's type."""
-    values = np.ascontiguousarray(values)
+    values = np.ascontiguousarray(values).view()
     values.flags.writeable = False  # the checksum takes read-only memory
     parts: list[Any] = []
     for start in range(0, spec.unit_rows, spec.chunk_rows):

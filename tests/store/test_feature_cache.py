@@ -224,6 +224,22 @@ def test_shard_size_is_arithmetic(dtype: str) -> None:
         zarr_arrays.decode_unit(spec, data[:-1], 0)
 
 
+def test_values_given_stay_as_they_are(root: Path) -> None:
+    """Also where they are stored as they come, and where they may not be written to."""
+    cache = open_empty(root)
+    values = features("last.cls")[:8].astype(np.float16)
+    cache.commit_unit(0, {"last.cls": values})
+    values[0, 0] += 1  # still the caller's own
+    frozen = features("last.cls")[8:16].astype(np.float16)
+    frozen.flags.writeable = False
+    cache.commit_unit(1, {"last.cls": frozen})
+    cache.commit_unit(2, {"last.cls": features("last.cls")[16:24]}, failed={17: "gone"})
+    found = cache.blocks(["last.cls"], np.arange(24)).take(np.arange(24))
+    expected = features("last.cls")[:24]
+    expected[17] = np.nan
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_shard_without_ledger_entry_means_nothing(complete: FeatureCache) -> None:
     complete.entry_path("last.cls", 2).unlink()
     assert reopened(complete).missing_units("last.cls") == [2]

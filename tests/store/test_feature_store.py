@@ -47,7 +47,7 @@ def test_there_is_no_store(root: Path) -> None:
         FeatureStore.create(root)
 
 
-@pytest.mark.parametrize("place", ["s3://bucket/x", ""])
+@pytest.mark.parametrize("place", ["ftp://bucket/x", ""])
 def test_places_that_are_no_folders(place: str) -> None:
     with pytest.raises(InputError):
         FeatureStore.create(place)

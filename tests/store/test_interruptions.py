@@ -12,42 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import STEPS, Fault
 from small_store import BATCH_SIZE, open_empty, shard_bytes, write_all
 
 from toptune.store import FeatureCache, FeatureStore, StoreError, verify
 from toptune.store import commit as committing
 
 TESTS = Path(__file__).parents[1]
-STEPS = ("open", "write", "fsync", "link", "rename", "mkdir")
-
-
-class Fault:
-    """Makes the n-th call of one system function fail; after a crash every later one fails too."""
-
-    def __init__(self, step: str, number: int, *, is_crash: bool) -> None:
-        self.step, self.number, self.is_crash = step, number, is_crash
-        self.calls = 0
-        self.is_dead = False
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for step in (*STEPS, "unlink", "rmdir"):
-            monkeypatch.setattr(os, step, self.wrap(step, getattr(os, step)))
-
-    def wrap(self, step: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            is_write = step != "open" or bool(arguments[1] & os.O_WRONLY)
-            if step == self.step and is_write:
-                self.calls += 1
-                if self.calls == self.number:
-                    self.is_dead = self.is_crash
-                    if step == "write":  # torn: half of it arrives
-                        plain(arguments[0], memoryview(arguments[1])[: len(arguments[1]) // 2])
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self.is_dead and is_write:
-                raise OSError(errno.EIO, "dead")
-            return None if step == "fsync" else plain(*arguments, **options)  # fsync: only time
-
-        return wrapped
 
 
 def interrupted(root: Path, fault: Fault) -> bool:
@@ -85,6 +56,26 @@ def test_fault_at_each_step(tmp_path: Path, template: Path, step: str, is_crash:
         assert (report.damaged, report.missing) == ((), {}), number
         assert all(".tmp-" in path for path in report.leftovers)
         assert cache.failed_rows() == {13: "truncated JPEG"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EIO, "check the disk"),
+        (errno.EACCES, "write permission"),
+        (errno.EDQUOT, "raise the quota"),
+        (errno.EROFS, "read-only"),
+    ],
+)
+def test_every_refusal_says_the_next_step(tmp_path: Path, code: int, words: str) -> None:
+    for step in ("write", "fsync", "link"):
+        root = tmp_path / step
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Fault(step, 9, is_crash=False, code=code).install(monkeypatch)
+            with pytest.raises(StoreError, match=words):
+                write_all(root)
+        assert write_all(root).is_complete()
+        assert verify(FeatureStore(root), deep=True).exit_code == 0
 
 
 def test_twice_interrupted(tmp_path: Path, template: Path) -> None:
@@ -195,14 +186,14 @@ assert cache.is_complete()
 
 
 def test_processes_race_for_the_same_units(root: Path, template: Path) -> None:
-    racers = [start(RACER, root, number == 3) for number in range(4)]
+    racers = [start(RACER, root, number % 2) for number in range(8)]
     for racer in racers:
         assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
     (root.parent / "go").touch()
     for racer in racers:
         racer.communicate(timeout=60)
-    assert [racer.returncode for racer in racers] == [0] * 4
+    assert [racer.returncode for racer in racers] == [0] * 8
     report = verify(FeatureStore(root), deep=True)
     assert (report.exit_code, report.leftovers) == (0, ())
     (cache,) = FeatureStore(root).caches()
