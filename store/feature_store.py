@@ -131,16 +131,16 @@ class FeatureStore:
         return datasets.read_dataset(self.root, part)
 
     def register(self, dataset: str, manifest: Manifest) -> Manifest:
-        """Register a manifest under a name, or adopt the version with the same content.
+        """Register a manifest as the first version of a data set, or adopt the same that is there.
 
-        Modification times are no content: those first registered stay.
+        Modification times are no content: those first registered stay. For later versions see `grow`.
 
         Raises
         ------
         InputError
             If the name is that of a part.
         ConflictError
-            If the name is taken by other content; says what differs.
+            If the name is taken by other content, or by a later version; says what differs.
         """
         return register(self.root, dataset, manifest).manifest
 

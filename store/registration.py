@@ -80,22 +80,28 @@ def compare(before: Manifest, after: Manifest, *, changed: Collection[int] = ())
 
 
 def register(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion:
-    """Register a manifest under a name, or adopt the version with the same content.
+    """Register a manifest as the first version of a data set, or adopt the same that is there.
 
     Raises
     ------
     InputError
         If the name is that of a part.
     ConflictError
-        If the name is taken by other content; says what differs.
+        If the name is taken by other content, or these are a later version of it; says so.
     """
     name = datasets.dataset_folder(root, dataset).name
     refuse_part(root, name)
     if split_part_name(name) and name not in datasets.dataset_names(root):
         raise InputError(f"data set name {name!r} looks like a part of one that grew; choose another name")
-    if datasets.put_dataset(root, name, manifest):
-        return read_dataset_version(root, name, 1)
-    return find_version(root, name, manifest)
+    datasets.put_dataset(root, name, manifest)
+    first = read_dataset_version(root, name, 1)
+    if not first.manifest.differences(manifest):
+        return first
+    found = find_version(root, name, manifest)
+    raise ConflictError(
+        f"data set {dataset!r} of {root} has grown, and these are the pictures of its version "
+        f"{found.number}; extract again, which adds to every part of it, or give another --dataset"
+    )
 
 
 def refuse_part(root: Path, dataset: str) -> None:

@@ -20,6 +20,7 @@ from toptune.store import (
     IncompleteError,
     InputError,
     StoreNotFoundError,
+    find_version,
     grow,
     plan_growth,
     read_dataset_version,
@@ -109,7 +110,10 @@ def test_pictures_that_come_back_are_known(root: Path) -> None:
     assert str(growth.difference) == "4 added, 0 removed, 0 relabelled, 0 changed"
     # Back to exactly what the first version was: a version of its own, and nothing to compute.
     assert extend(store, make_pictures(names((0, 8)))).after.number == 4
-    assert store.register("pets", make_pictures(names((4, 12)))).n_rows == 8  # adopts version 2
+    assert find_version(root, "pets", make_pictures(names((4, 12)))).number == 2
+    with pytest.raises(ConflictError, match="pictures of its version 2"):
+        store.register("pets", make_pictures(names((4, 12))))
+    assert store.register("pets", make_pictures(names((0, 8)))).n_rows == 8
     assert np.array_equal(read_all(store.features("tiny.demo", "pets").blocks([NAME])), expected(store))
 
 

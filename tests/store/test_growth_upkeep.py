@@ -20,7 +20,9 @@ from toptune.store import (
     InputError,
     StoreNotFoundError,
     collect_garbage,
+    copy_store,
     describe,
+    export_features,
     find_garbage,
     measure,
     plan_removal,
@@ -238,3 +240,31 @@ def test_gone_pictures_are_named_as_failed(root: Path) -> None:
     cache = fill(store, "pets", recipe=other, failed={0: GONE, 1: GONE})
     assert store.features(cache.name, "pets").failed_rows() == {}
     assert store.features(cache.name, "pets", version=1).failed_rows() == {0: GONE, 1: GONE}
+
+
+def test_copies_have_every_version(store: FeatureStore, tmp_path: Path) -> None:
+    target = FeatureStore.create(tmp_path / "target")
+    report = copy_store(store, target, dataset="pets", model="tiny.demo")
+    assert (report.datasets, len(report.caches)) == (("pets",), 2)
+    assert verify(target, deep=True).exit_code == 0
+    for number in (1, 2, 3):
+        ours = read_dataset_version(store.root, "pets", number)
+        assert read_dataset_version(target.root, "pets", number).is_same(ours)
+    assert summarize(target)[0].is_complete
+    extend(store, make_pictures(names((4, 18))))
+    copy_store(store, target)  # goes on where the other was
+    extend(target, make_pictures(names((4, 19))))
+    extend(store, make_pictures(names((4, 20))))
+    with pytest.raises(ConflictError, match=r"other (content|rows)"):
+        copy_store(store, target)  # they have grown apart
+    moved = copy_store(store, FeatureStore.create(tmp_path / "moved"), move=True)
+    assert moved.moved
+    assert sorted(path.name for path in store.root.rglob("*") if path.is_file()) == ["toptune.json"]
+
+
+def test_a_view_is_exported_as_one(store: FeatureStore, tmp_path: Path) -> None:
+    view = store.features("tiny.demo", "pets")
+    result = export_features(view, tmp_path / "out", format="npy")
+    assert result["rows"] == 13
+    whole = np.load(tmp_path / "out" / f"{NAME}.npy")
+    assert np.array_equal(whole, view.blocks([NAME]).take(range(13)))
