@@ -69,6 +69,36 @@ class ContentCheck:
             differs[place] = self._digests[row] != digests[places[place]].tobytes()
         return differs
 
+    def find(
+        self, part: str, places: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.intp]:
+        """Find pictures by their bytes among rows of a part.
+
+        Parameters
+        ----------
+        part : str
+            Data set, or part of one.
+        places : array (m,) of int
+            Rows of it to look among.
+        rows : array (k,) of int
+            Rows of the source.
+
+        Returns
+        -------
+        array (k,) of int
+            The row of the part with the same bytes, -1 where none is known to have them.
+        """
+        found = np.full(len(rows), -1, dtype=np.intp)
+        n_rows = int(places.max()) + 1
+        caches = [cache for cache in self._store.caches(dataset=part) if cache.n_rows >= n_rows]
+        if caches:
+            digests, known = known_digests(caches, caches[0].n_rows)
+            place_of = {digests[place].tobytes(): place for place in places[known[places]].tolist()}
+            place_of.pop(bytes(DIGEST_BYTES), None)  # pictures that could not be read have no bytes
+            self._read(rows.tolist())
+            found[:] = [place_of.get(self._digests[row], -1) for row in rows.tolist()]
+        return found
+
     def _read(self, rows: Sequence[int]) -> None:
         """Read pictures in threads; few are on their way at a time."""
         wanted = iter([row for row in rows if row not in self._digests])

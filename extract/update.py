@@ -36,7 +36,14 @@ def run_update(store: FeatureStore, request: ExtractRequest) -> ExtractSummary:
     growth: Growth | None = None
     if request.update:
         step = plan_growth if request.dry_run else grow
-        growth = step(store, request.dataset, request.manifest, changed=check.changed, every=request.rehash)
+        growth = step(
+            store,
+            request.dataset,
+            request.manifest,
+            changed=check.changed,
+            find=check.find,
+            every=request.rehash,
+        )
         version = growth.after
     else:
         version = find_version(store.root, request.dataset, request.manifest)

@@ -23,6 +23,9 @@ Rows = npt.NDArray[np.intp]
 # Of a part's name, rows of that part and the rows now: which of them have other bytes (m,).
 Changed = Callable[[str, Rows, Rows], npt.NDArray[np.bool_]]
 
+# Of a part's name, rows of that part and rows now: the row of the part with the same bytes, or -1 (k,).
+Find = Callable[[str, Rows, Rows], Rows]
+
 # Each lost race means that another grower published something.
 _ATTEMPTS = 50
 
@@ -60,6 +63,7 @@ def grow(
     manifest: Manifest,
     *,
     changed: Changed | None = None,
+    find: Find | None = None,
     every: bool = False,
 ) -> Growth:
     """Make a manifest the latest version of a data set; adopt the latest where nothing differs.
@@ -74,7 +78,7 @@ def grow(
         Name of a registered data set.
     manifest : Manifest
         The pictures now.
-    changed, every
+    changed, find, every
         See `plan_growth`.
 
     Raises
@@ -85,7 +89,7 @@ def grow(
         If the store is damaged or cannot be written.
     """
     for _ in range(_ATTEMPTS):
-        growth = plan_growth(store, dataset, manifest, changed=changed, every=every)
+        growth = plan_growth(store, dataset, manifest, changed=changed, find=find, every=every)
         if not growth.is_needed:
             return growth
         name = growth.after.dataset
@@ -108,6 +112,7 @@ def plan_growth(
     manifest: Manifest,
     *,
     changed: Changed | None = None,
+    find: Find | None = None,
     every: bool = False,
 ) -> Growth:
     """Work out the next version of a data set, changing nothing.
@@ -122,8 +127,11 @@ def plan_growth(
     changed : callable, optional
         Asked of pictures with a known id and size but another modification time, whether their bytes
         differ from those that were extracted.
+    find : callable, optional
+        Asked of pictures with an unknown id, whether one whose id is gone has the same bytes: a picture
+        that was moved to the folder of another class keeps its features.
     every : bool
-        Ask it of all pictures with a known id and size.
+        Ask `changed` of all pictures with a known id and size.
 
     Returns
     -------
@@ -147,6 +155,11 @@ def plan_growth(
         seen_ns[rows[usable]] = times[usable]
     other_bytes = _other_bytes(names, part, part_row, every | (manifest.modified_ns != seen_ns), changed)
     part[other_bytes] = -1
+    n_moved = 0
+    if find is not None:
+        for name, rows, places in _moved(store, names, manifest, part, part_row, gone, find):
+            part[rows], part_row[rows] = names.index(name), places
+            n_moved += len(rows)
     unknown = np.flatnonzero(part < 0)
     new_part = None
     if len(unknown):
@@ -164,7 +177,8 @@ def plan_growth(
         part=np.searchsorted(used, part),
         part_row=part_row,
     )
-    difference = compare(before.manifest, manifest, changed=other_bytes.tolist())
+    still = other_bytes[part[other_bytes] == len(names) - 1] if new_part is not None else other_bytes[:0]
+    difference = compare(before.manifest, manifest, changed=still.tolist(), n_moved=n_moved)
     if after.is_same(before):
         return Growth(before=before, after=before, difference=difference)
     return Growth(before=before, after=after, difference=difference, new_part=new_part)
@@ -195,6 +209,38 @@ def _matches(
             continue
         rows, places = _same_pictures(old, manifest, left)
         yield name, rows, places, old.modified_ns[places]
+
+
+def _moved(
+    store: FeatureStore,
+    names: list[str],
+    manifest: Manifest,
+    part: Rows,
+    part_row: Rows,
+    gone: dict[str, list[int]],
+    find: Find,
+) -> Iterator[tuple[str, Rows, Rows]]:
+    """Yield, part by part, rows whose bytes a part has under an id that is gone, and its rows of them."""
+    ids = set(manifest.ids)
+    for name in reversed(names):
+        left = np.flatnonzero(part < 0)
+        if not len(left):
+            return
+        try:
+            old = datasets.read_dataset(store.root, name)
+        except CorruptError:
+            continue  # said already
+        lost = {*gone.get(name, []), *part_row[part == names.index(name)].tolist()}
+        free = [row for row, each in enumerate(old.ids) if each not in ids and row not in lost]
+        places = np.array(free, dtype=np.intp)
+        rows = left[np.isin(manifest.sizes[left], old.sizes[places])]
+        if not len(rows):
+            continue
+        found = find(name, places, rows)
+        # Of two pictures with the same bytes only one can be the one that was moved.
+        _, first = np.unique(found, return_index=True)
+        first = first[found[first] >= 0]
+        yield name, rows[first], found[first]
 
 
 def _same_pictures(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:

@@ -26,6 +26,8 @@ class Difference:
         Ids that now stand for other bytes.
     shared : int
         Pictures of the version before that are still there, unchanged.
+    moved : int
+        Pictures that have another id now and the same bytes.
     """
 
     added: int = 0
@@ -33,6 +35,7 @@ class Difference:
     relabelled: int = 0
     changed: int = 0
     shared: int = 0
+    moved: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -41,10 +44,13 @@ class Difference:
     def __str__(self) -> str:
         figures = (self.added, self.removed, self.relabelled, self.changed)
         words = ("added", "removed", "relabelled", "changed")
-        return ", ".join(f"{figure} {word}" for figure, word in zip(figures, words, strict=True))
+        text = ", ".join(f"{figure} {word}" for figure, word in zip(figures, words, strict=True))
+        return f"{text}, {self.moved} moved" if self.moved else text
 
 
-def compare(before: Manifest, after: Manifest, *, changed: Collection[int] = ()) -> Difference:
+def compare(
+    before: Manifest, after: Manifest, *, changed: Collection[int] = (), n_moved: int = 0
+) -> Difference:
     """Count what differs between two manifests, told apart by ids and sizes.
 
     Parameters
@@ -52,6 +58,8 @@ def compare(before: Manifest, after: Manifest, *, changed: Collection[int] = ())
     before, after : Manifest
     changed : collection of int
         Rows of `after` whose bytes are known to differ although id and size are those of `before`.
+    n_moved : int
+        Pictures known to have another id and the same bytes.
     """
     old_row = {name: row for row, name in enumerate(before.ids)}
     names = sorted({"label", "split", *before.extra_names, *after.extra_names})
@@ -71,11 +79,12 @@ def compare(before: Manifest, after: Manifest, *, changed: Collection[int] = ())
             n_relabelled += 1
     n_common = after.n_rows - n_added
     return Difference(
-        added=n_added,
-        removed=before.n_rows - n_common,
+        added=max(0, n_added - n_moved),
+        removed=max(0, before.n_rows - n_common - n_moved),
         relabelled=n_relabelled,
         changed=n_changed,
-        shared=n_common - n_changed,
+        shared=n_common - n_changed + n_moved,
+        moved=n_moved,
     )
 
 

@@ -36,7 +36,7 @@ def test_from_the_first_pictures_to_a_repeated_run(run_cli: Run, photos: Path, t
     assert code == 0
     assert (summary["version"], summary["rows"], summary["units_done"]) == (2, 39, 1)
     assert summary["difference"] == {
-        "added": 4, "removed": 1, "relabelled": 0, "changed": 0, "shared": 35,
+        "added": 4, "removed": 1, "relabelled": 0, "changed": 0, "shared": 35, "moved": 0,
     }  # fmt: skip
     assert run_cli(*extract, "--rehash")[1].startswith("39 pictures read and compared")
     second = json.loads(run_cli(*train, "--out", tmp_path / "two")[1])

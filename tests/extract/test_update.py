@@ -98,7 +98,7 @@ def test_only_what_is_new_is_extracted(
     put(folder, "bird", range(5))
     put(folder, "cat", range(100, 102))
     (folder / "dog" / "001.png").unlink()
-    shutil.move(folder / "dog" / "003.png", folder / "cat" / "003.png")  # another id: added and removed
+    shutil.move(folder / "dog" / "003.png", folder / "cat" / "003.png")  # another id, the same bytes
     (folder / "cat" / "000.png").write_bytes(encode(draw(77)) + b"longer")
     message = (
         r"12 pictures against 18. In all 8 added, 2 removed, 0 relabelled, 1 changed: give --update to make "
@@ -108,16 +108,17 @@ def test_only_what_is_new_is_extracted(
         run(folder)
     forwarded.clear()
     summary = run(folder, update=True)
-    # Nine new pictures in batches of four; the first pass is the sample that decides the type.
-    assert forwarded == [9, 4, 4, 1]
+    # Eight new pictures in batches of four; the first pass is the sample that decides the type.
+    assert forwarded == [8, 4, 4]
     assert (summary.version, summary.rows, summary.units_done) == (2, 18, 1)
     assert summary.difference is not None
-    assert str(summary.difference) == "8 added, 2 removed, 0 relabelled, 1 changed"
+    assert str(summary.difference) == "7 added, 1 removed, 0 relabelled, 1 changed, 1 moved"
     assert (summary.changed, summary.units_already) == (("cat/000.png",), cache.n_units)
     assert str(summary).startswith(
-        "version 2 of pets: 8 added, 2 removed, 0 relabelled, 1 changed; 9 of the 12 before stay as they were"
+        "version 2 of pets: 7 added, 1 removed, 0 relabelled, 1 changed, 1 moved; 10 of the 12 before "
+        "stay as they were"
     )
-    assert json.loads(json.dumps(summary.to_dict()))["difference"]["added"] == 8
+    assert json.loads(json.dumps(summary.to_dict()))["difference"]["added"] == 7
     assert feature_bytes(cache) == before
     same_as_afresh(run, folder, tmp_path, model_folder)
     store = FeatureStore.open(tmp_path / "store")
@@ -404,3 +405,31 @@ def test_a_source_without_times(run: Extract) -> None:
     run(Unchanging(5))
     summary = run(Unchanging(7), update=True)
     assert (summary.version, summary.rows, summary.units_done) == (2, 7, 1)
+
+
+def test_pictures_moved_to_another_class_are_not_extracted(
+    make_folder: Make, run: Extract, forwarded: list[int], tmp_path: Path
+) -> None:
+    """What relabelling is in a folder of classes: another id, the same bytes."""
+    folder = make_folder(12)
+    run(folder)
+    forwarded.clear()
+    for name in ("000.png", "002.png"):
+        shutil.move(folder / "cat" / name, folder / "dog" / name)
+    twin = (folder / "dog" / "000.png").read_bytes()
+    summary = run(folder, update=True)
+    assert forwarded == []
+    assert str(summary.difference) == "0 added, 0 removed, 0 relabelled, 0 changed, 2 moved"
+    view = FeatureStore.open(tmp_path / "store").features("tiny.net", "pets")
+    assert isinstance(view, FeatureView)
+    assert (view.version.parts, view.n_rows) == (("pets",), 12)
+    row = view.manifest.ids.index("dog/000.png")
+    assert view.manifest.labels[row] == "dog"
+    first = FeatureStore.open(tmp_path / "store").features("tiny.net", "pets", version=1)
+    name = view.arrays()[0].name
+    np.testing.assert_array_equal(view.blocks([name]).take([row]), first.blocks([name]).take([0]))
+    assert verify(FeatureStore.open(tmp_path / "store"), deep=True).exit_code == 0
+    assert run(folder).nothing_to_do
+    # A copy of a picture that is still there is a picture of its own.
+    (folder / "cat" / "copy.png").write_bytes(twin)
+    assert str(run(folder, update=True).difference) == "1 added, 0 removed, 0 relabelled, 0 changed"
