@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format soak bench pretrain clean
+.PHONY: help demo test check format soak bench bench-store pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,9 @@ soak: $(READY) ## kill writers of the store, round after round; ROUNDS=200
 
 bench: $(READY) ## comparisons with named peers on real pictures in ASSETS; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/heads.py $(ASSETS)
+
+bench-store: $(READY) ## the store against plain files and its peers; about 4 GB in FOLDER
+	$(BIN)/python benchmarks/store.py $(FOLDER)
 
 pretrain: $(READY) ## make the embedded backbone's weights again
 	$(BIN)/python scripts/pretrain_glyphs.py

@@ -442,9 +442,7 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
     from toptune.workflows import work_progress
 
     with work_progress("copying") as progress:
-        report = copy_store(
-            FeatureStore.open(source), FeatureStore.create(target), progress=progress, **options
-        )
+        report = copy_store(FeatureStore.open(source), target, progress=progress, **options)
     show(as_json, report.to_dict(), str(report))
 
 
@@ -466,7 +464,10 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
 
     with work_progress("exporting") as progress:
         done = export_stored(root, progress=progress, **options)
-    text = f"{done['rows']} rows of {', '.join(done['arrays'])} in {done['out']}"
+    text = (
+        f"{done['rows']} rows of {', '.join(done['arrays'])} in {done['out']}, "
+        f"by buffers of at most {done['memory_bytes'] / 2**20:.1f} MiB"
+    )
     if done["failed"]:
         text += f"; {len(done['failed'])} pictures had failed, their rows are NaN"
     show(as_json, done, text)
@@ -482,6 +483,7 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
 @click.option("--labels", help="An array in FILES, or a .txt, .npy or one-column file.")
 @click.option("--splits", help="An array in FILES, or a .txt, .npy or one-column file.")
 @click.option("--arrays", callback=parse_names, help="Only these matrices of FILES; by default all.")
+@click.option("--layers", callback=parse_names, help="Names of their layers; by default the arrays' own.")
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option("--skip-failed", "allow_failed", is_flag=True, help="Store rows with NaN as failed.")
 @JSON
@@ -590,7 +592,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         code = say_in_json(error.format_message(), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
-        resumes = "; the same command resumes" if "extract" in arguments[:2] else ""
+        resumes = "; the same command resumes" if {"extract", "import", "copy"} & {*arguments[:3]} else ""
         code = fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:

@@ -1,29 +1,23 @@
 """Copy data sets and caches from store to store, between places and formats, verified."""
 
-import dataclasses
-import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from toptune.store import commit, datasets
-from toptune.store.array_formats import format_of
-from toptune.store.array_spec import FORMATS, ArraySpec
-from toptune.store.cache_record import CACHE_KIND, open_cache
+from toptune.store import datasets
+from toptune.store.array_spec import FORMATS
+from toptune.store.cache_copy import CacheCopier, Report, require_covered
+from toptune.store.cache_record import open_cache, split_folder
 from toptune.store.dataset_copy import copy_dataset
-from toptune.store.errors import ConflictError, CorruptError, InputError, StoreError
+from toptune.store.errors import CorruptError, InputError, StoreError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
-from toptune.store.ledger import LedgerEntry
-from toptune.store.names import check_inside
-from toptune.store.publish import publish
-from toptune.store.reading import read_file
+from toptune.store.object_path import ObjectPath, place_of
 from toptune.store.removal import Removal, folder_bytes, remove
-from toptune.store.sealed import seal, unseal
 from toptune.store.verification import verify
-
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +64,7 @@ class CopyReport:
 
 def copy_store(
     source: FeatureStore,
-    target: FeatureStore,
+    target: FeatureStore | str | os.PathLike[str],
     *,
     dataset: str | None = None,
     model: str | None = None,
@@ -86,7 +80,9 @@ def copy_store(
 
     Parameters
     ----------
-    source, target : FeatureStore
+    source : FeatureStore
+    target : FeatureStore or path
+        A path's store is made if there is none.
     dataset, model : optional
         Only this data set, only this model's cache of it; by default everything.
     layers : sequence of str, optional
@@ -94,37 +90,54 @@ def copy_store(
     format : {"zarr", "hdf5"}, optional
         Of the copies; by default each cache's own.
     move : bool
-        Remove the source's caches once the copy is verified, and data sets that have none left.
+        Remove the source's caches once all copies are verified, and data sets that have none left.
     progress : callable, optional
         Called with ``(units_done, units)``.
 
     Raises
     ------
     InputError
-        If options contradict each other, or nothing matches.
+        If options contradict each other, nothing matches, or one store lies within the other.
     CorruptError
-        If the source is damaged; names the file.
+        If the source is damaged; names the file. What is damaged is never taken for missing.
     ConflictError
-        If the target holds something else under the same name.
+        If the target holds something else under the same name; says what differs.
+    StoreError
+        If the target cannot be written, or the source grew while it was to be moved.
     """
-    _check_options(source, target, dataset=dataset, model=model, layers=layers, form=format, move=move)
+    _check_options(source, dataset=dataset, model=model, layers=layers, array_format=format, move=move)
+    if not isinstance(target, FeatureStore):
+        _check_places(source.root, place_of(target))
+        target = FeatureStore.create(target)
+    _check_places(source.root, target.root)
     names = [dataset] if dataset else source.datasets()
+    # Opened one by one: a cache that cannot be read is an error here, and not left out.
     parts = {name: datasets.part_names(source.root, name) for name in names}
-    caches = [cache for name in names for part in parts[name] for cache in source.caches(dataset=part)]
+    folders = [folder for name in names for part in parts[name] for folder in source.cache_folders(part)]
     if model and dataset:
         digest = source.features(model, dataset).digest
-        caches = [cache for cache in caches if cache.digest == digest]
+        folders = [folder for folder in folders if split_folder(folder)[1] == digest[:8]]
+    caches = [open_cache(source.root, folder) for folder in folders]
+    chosen = [_names(cache, layers) for cache in caches]
     for name in names:
         copy_dataset(source, target, name)
-    job = _Copy(progress, sum(len(_names(cache, layers)) * cache.n_units for cache in caches))
-    copies = [job.cache(cache, target, _names(cache, layers), format or cache.format) for cache in caches]
+    copier = CacheCopier(
+        progress, sum(len(each) * cache.n_units for cache, each in zip(caches, chosen, strict=True))
+    )
+    copies = [
+        copier.copy(cache, target, each, format or cache.format)
+        for cache, each in zip(caches, chosen, strict=True)
+    ]
+    for name in names:
+        target.manifest(name)  # read again and compared with its digest
     for copied in copies:
         report = verify(copied, deep=True)
         if report.damaged:
             where, reason = report.damaged[0]
             raise CorruptError(f"the copy is damaged: {where}: {reason}; nothing of the source was removed")
     if move:
-        for cache in caches:
+        for cache, copied in zip(caches, copies, strict=True):
+            require_covered(cache, copied)
             _remove(source, cache.dataset, caches=(cache.name,))
         for name in names:
             if not any(any(source.cache_folders(part)) for part in parts[name]):
@@ -132,9 +145,9 @@ def copy_store(
     return CopyReport(
         datasets=tuple(names),
         caches=tuple(f"{cache.name}/{cache.dataset}" for cache in caches),
-        units_copied=job.copied,
-        units_already=job.already,
-        n_bytes=job.n_bytes,
+        units_copied=copier.copied,
+        units_already=copier.already,
+        n_bytes=copier.n_bytes,
         incomplete=tuple(f"{cache.name}/{cache.dataset}" for cache in copies if not cache.is_complete()),
         moved=move,
     )
@@ -142,24 +155,34 @@ def copy_store(
 
 def _check_options(
     source: FeatureStore,
-    target: FeatureStore,
     *,
     dataset: str | None,
     model: str | None,
     layers: Sequence[str] | None,
-    form: str | None,
+    array_format: str | None,
     move: bool,
 ) -> None:
-    if source.root == target.root:
-        raise InputError(f"{source.root} cannot be copied to itself; give another place")
-    if form not in (None, *FORMATS):
-        raise InputError(f"format {form!r} is none of {', '.join(FORMATS)}")
+    if array_format not in (None, *FORMATS):
+        raise InputError(f"format {array_format!r} is none of {', '.join(FORMATS)}")
     if model and not dataset:
         raise InputError("--model needs --dataset: say over which data set")
     if move and layers is not None:
         raise InputError("--move takes whole caches; copy the layers, then store rm --layers")
     if dataset:
         datasets.read_record(source.root, dataset)
+
+
+def _check_places(source: Path, target: Path) -> None:
+    """Refuse a target that is the source by another name, or lies within it or around it."""
+    if isinstance(source, ObjectPath) or isinstance(target, ObjectPath):
+        if str(source) == str(target) or source in target.parents or target in source.parents:
+            raise InputError(f"one of {source} and {target} lies within the other; give another place")
+        return
+    if target.exists() and source.samefile(target):
+        raise InputError(f"{source} cannot be copied to itself ({target}); give another place")
+    here, there = os.path.realpath(source), os.path.realpath(target)
+    if os.path.commonpath([here, there]) in (here, there):
+        raise InputError(f"one of {here} and {there} lies within the other; give a place beside the source")
 
 
 def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:
@@ -178,79 +201,6 @@ def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:
             )
     digests = [spec.name for spec in cache.all_arrays() if spec.name == CONTENT_ARRAY]
     return [*chosen, *digests]
-
-
-class _Copy:
-    """Counts of one copy."""
-
-    def __init__(self, progress: Report | None, n_units: int) -> None:
-        self._progress = progress
-        self._n_units = n_units
-        self.copied = self.already = self.n_bytes = 0
-
-    def cache(self, cache: FeatureCache, target: FeatureStore, names: list[str], form: str) -> FeatureCache:
-        copied = _make_cache(cache, target, form)
-        for name in names:
-            spec = cache.array(name)
-            ours = copied.ensure_array(name, dim=spec.dim, dtype=spec.dtype)
-            if ours.dtype != spec.dtype:
-                raise ConflictError(f"{name} of {copied.path} is {ours.dtype}, of the source {spec.dtype}")
-            for unit, entry in sorted(cache.entries(name).items()):
-                self.unit(cache, copied, spec, ours, entry)
-                if self._progress is not None:
-                    self._progress(self.copied + self.already, self._n_units)
-                assert unit == entry.unit
-        copied.pack_ledgers(names)
-        return copied
-
-    def unit(
-        self, cache: FeatureCache, copied: FeatureCache, spec: ArraySpec, ours: ArraySpec, entry: LedgerEntry
-    ) -> None:
-        there = copied.entry(spec.name, entry.unit)
-        if there is not None:
-            if spec.format == ours.format and there.sha256 != entry.sha256:
-                raise ConflictError(
-                    f"unit {entry.unit} of {spec.name} in {copied.path} was computed elsewhere, to other "
-                    "bytes; remove that cache first, or copy to another store"
-                )
-            self.already += 1
-            return
-        path = cache.shard_path(spec.name, entry.unit)
-        data = read_file(path)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise CorruptError(f"{path} does not match the checksum in the ledger; run store repair")
-        if spec.format != ours.format:
-            values = format_of(spec.format).decode_unit(spec, data, entry.unit)
-            data = format_of(ours.format).encode_unit(ours, values)
-        place = check_inside(copied.root, copied.shard_path(spec.name, entry.unit))
-        # What an interrupted copy left is the same bytes; anything else is no copy of this.
-        publish(place, data, lambda found: found == data)
-        copied.ledger(spec.name).mark(
-            dataclasses.replace(entry, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        )
-        self.copied += 1
-        self.n_bytes += len(data)
-
-
-def _make_cache(cache: FeatureCache, target: FeatureStore, form: str) -> FeatureCache:
-    """Make the copy's records, those of the source but for the format, or adopt those there."""
-    folder = check_inside(target.root, target.root / cache.path.relative_to(cache.root))
-    record = unseal(CACHE_KIND, read_file(cache.path / "cache.json"), cache.path / "cache.json")
-    values = {key: value for key, value in record.items() if key not in ("format", "version")}
-    files = {
-        "recipe.json": read_file(cache.path / "recipe.json"),
-        "cache.json": seal(CACHE_KIND, values | {"format_of_arrays": form}),
-    }
-    commit.put_folder_if_absent(folder, files)
-    copied = open_cache(target.root, folder)
-    same = (cache.digest, cache.unit_rows, cache.batch_size, form)
-    if (copied.digest, copied.unit_rows, copied.batch_size, copied.format) != same:
-        raise ConflictError(
-            f"{folder} is cut or stored otherwise (units of {copied.unit_rows} rows, batches of "
-            f"{copied.batch_size}, {copied.format}) than the copy would be ({cache.unit_rows}, "
-            f"{cache.batch_size}, {form}); copy to another store, or remove that cache first"
-        )
-    return copied
 
 
 def _remove(

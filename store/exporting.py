@@ -1,27 +1,24 @@
-"""Write a cache's features as files that other programs read: npy, Parquet, safetensors."""
+"""Export a cache's features as files that other programs read."""
 
 import contextlib
-import json
+import errno
+import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from toptune.store.array_spec import ArraySpec
+from toptune.store.commit import TEMPORARY_PREFIX
 from toptune.store.errors import InputError, StoreError, ToptuneError
+from toptune.store.export_formats import WRITERS, Export, Report, peak_bytes
 from toptune.store.feature_view import StoredFeatures
 
-EXPORT_FORMATS = ("npy", "parquet", "safetensors")
-# Safetensors are made in memory by their library: this is the most that is tried.
-MAX_SAFETENSORS_BYTES = 2 * 2**30
-
-Report = Callable[[int, int], None]
+EXPORT_FORMATS = tuple(WRITERS)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def export_features(
@@ -35,13 +32,17 @@ def export_features(
 ) -> dict[str, Any]:
     """Write features with ids, labels and splits; block after block, so that memory stays small.
 
+    Arrays keep their type on disk. What is written appears as `out` when it is whole; an interrupted export
+    leaves nothing but, when it is killed, a temporary file beside `out` whose name begins with ``.tmp-``.
+
     Parameters
     ----------
     cache : FeatureCache or FeatureView
     out : path
         Made new: a folder with one ``<tap>.<pooling>.npy`` an array and ``rows.parquet`` (format
         ``npy``), or one file (``parquet``: columns id, label, split, and a fixed-size list an array;
-        ``safetensors``: the arrays, with ids, labels and splits as JSON in the metadata).
+        ``safetensors``: the arrays, with ids, labels and splits as JSON in the metadata, whose
+        header readers accept up to 100 MB, a million rows or so).
     format : {"npy", "parquet", "safetensors"}
     names : sequence of str, optional
         Arrays; by default all of features.
@@ -53,43 +54,47 @@ def export_features(
     Returns
     -------
     dict
-        ``out``, ``rows``, ``arrays`` and ``failed`` (id to reason; their rows are NaN), as JSON values.
+        ``out``, ``format``, ``rows``, ``arrays``, ``failed`` (id to reason; their rows are NaN) and
+        ``memory_bytes`` (the most that buffers held), as JSON values.
 
     Raises
     ------
     InputError
-        If `out` exists, the format is unknown, nothing matches, or safetensors would take more memory
-        than 2 GiB.
+        If `out` exists, the format is unknown, or nothing matches.
     StoreError
-        If units are missing or damaged, or `out` cannot be written.
+        If units are missing (names them) or damaged, or `out` cannot be written.
     """
     target = Path(out).absolute()
-    if format not in EXPORT_FORMATS:
+    if format not in WRITERS:
         raise InputError(f"format {format!r} is none of {', '.join(EXPORT_FORMATS)}")
-    if target.exists():
+    if os.path.lexists(target):
         raise InputError(f"{target} exists; nothing is overwritten: give another -o")
     specs = [cache.array(name) for name in names] if names is not None else cache.arrays()
     if not specs:
         raise InputError(f"{cache.name} over {cache.dataset} has no features to export")
-    rows = _rows(cache, split)
+    rows = None if split is None else _rows_of(cache, split)
     for spec in specs:
         cache.blocks([spec.name], rows)  # refuses missing units before anything is written
-    job = _Export(cache, specs, rows, progress)
+    export = Export(
+        cache=cache,
+        specs=specs,
+        rows=rows,
+        failed_rows=_failed(cache, [spec.name for spec in specs], rows),
+        progress=progress or (lambda _done, _rows: None),
+    )
     with _new(target) as temporary:
-        {"npy": job.npy, "parquet": job.parquet, "safetensors": job.safetensors}[format](temporary)
-    failed = cache.failed_rows([spec.name for spec in specs])
-    ids = cache.manifest.ids
+        WRITERS[format](export, temporary)
     return {
         "out": str(target),
-        "rows": len(rows),
+        "format": format,
+        "rows": export.n_rows,
         "arrays": [spec.name for spec in specs],
-        "failed": {ids[row]: failed[row] for row in rows.tolist() if row in failed},
+        "failed": export.failed,
+        "memory_bytes": peak_bytes(export, format),
     }
 
 
-def _rows(cache: StoredFeatures, split: str | None) -> npt.NDArray[np.intp]:
-    if split is None:
-        return np.arange(cache.n_rows, dtype=np.intp)
+def _rows_of(cache: StoredFeatures, split: str) -> npt.NDArray[np.intp]:
     rows = np.flatnonzero(np.array([name == split for name in cache.manifest.splits]))
     if not len(rows):
         there = sorted({name for name in cache.manifest.splits if name is not None})
@@ -97,101 +102,25 @@ def _rows(cache: StoredFeatures, split: str | None) -> npt.NDArray[np.intp]:
     return rows
 
 
-class _Export:
-    def __init__(
-        self,
-        cache: StoredFeatures,
-        specs: Sequence[ArraySpec],
-        rows: npt.NDArray[np.intp],
-        progress: Report | None,
-    ) -> None:
-        self.cache, self.specs, self.rows, self.progress = cache, specs, rows, progress
-        self.done = 0
-
-    def blocks(self, spec: ArraySpec) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        for where, values in self.cache.blocks([spec.name], self.rows).iterate():
-            yield where, values
-            self.done += len(values)
-            if self.progress is not None:
-                self.progress(self.done, len(self.specs) * len(self.rows))
-
-    def table(self) -> dict[str, list[str | None]]:
-        manifest = self.cache.manifest
-        columns: dict[str, Sequence[str | None]] = {
-            "id": manifest.ids,
-            "label": manifest.labels,
-            "split": manifest.splits,
-        }
-        return {name: [values[row] for row in self.rows.tolist()] for name, values in columns.items()}
-
-    def npy(self, folder: Path) -> None:
-        folder.mkdir()
-        for spec in self.specs:
-            shape = (len(self.rows), spec.dim)
-            path = folder / f"{spec.name}.npy"
-            mapped = np.lib.format.open_memmap(path, mode="w+", dtype=spec.dtype, shape=shape)
-            for where, values in self.blocks(spec):
-                mapped[where] = values
-            mapped.flush()
-            del mapped
-        failed = self.cache.failed_rows([spec.name for spec in self.specs])
-        columns = {name: pa.array(values, pa.string()) for name, values in self.table().items()}
-        columns["failed"] = pa.array([failed.get(row) for row in self.rows.tolist()], pa.string())
-        pq.write_table(pa.table({"row": pa.array(self.rows), **columns}), folder / "rows.parquet")
-
-    def parquet(self, path: Path) -> None:
-        table = self.table()
-        fields = [pa.field(name, pa.string()) for name in table]
-        fields += [
-            pa.field(spec.name, pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), spec.dim))
-            for spec in self.specs
-        ]
-        names = [spec.name for spec in self.specs]
-        block_rows = max(1, 8 * 2**20 // sum(spec.row_bytes for spec in self.specs))
-        with pq.ParquetWriter(path, pa.schema(fields), compression="zstd") as writer:
-            readers = [self.cache.blocks([name], self.rows).iterate(block_rows) for name in names]
-            for parts in zip(*readers, strict=True):
-                where = parts[0][0]
-                columns = [pa.array(values[where], pa.string()) for values in table.values()]
-                columns += [
-                    pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), spec.dim)
-                    for (_, block), spec in zip(parts, self.specs, strict=True)
-                ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
-                if self.progress is not None:
-                    self.progress(where.stop * len(names), len(self.rows) * len(names))
-
-    def safetensors(self, path: Path) -> None:
-        from safetensors.numpy import save_file
-
-        n_bytes = len(self.rows) * sum(spec.row_bytes for spec in self.specs)
-        if n_bytes > MAX_SAFETENSORS_BYTES:
-            raise InputError(
-                f"safetensors are made in memory: {n_bytes} bytes of features are above the limit of "
-                f"{MAX_SAFETENSORS_BYTES}; export fewer --layers, or --format npy"
-            )
-        tensors = {}
-        for spec in self.specs:
-            values = np.empty((len(self.rows), spec.dim), dtype=spec.dtype)
-            for where, block in self.blocks(spec):
-                values[where] = block
-            tensors[spec.name] = values
-        metadata = {name: json.dumps(values, ensure_ascii=False) for name, values in self.table().items()}
-        save_file(tensors, path, metadata=metadata)
+def _failed(cache: StoredFeatures, names: Sequence[str], rows: npt.NDArray[np.intp] | None) -> dict[int, str]:
+    failed = cache.failed_rows(names)
+    if rows is None:
+        return failed
+    return {row: failed[row] for row in sorted(failed.keys() & set(rows.tolist()))}
 
 
 @contextlib.contextmanager
 def _new(target: Path) -> Iterator[Path]:
     """Give a temporary sibling, which takes its name on success and vanishes otherwise."""
-    temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if target.exists():
-            raise InputError(f"{target} exists by now; give another -o")
-        temporary.rename(target)
+        _take_name(temporary, target)
     except ToptuneError:
         raise
+    except FileExistsError as error:
+        raise InputError(f"{target} exists by now; nothing is overwritten: give another -o") from error
     except OSError as error:
         raise StoreError(
             f"cannot write {target}: {error.strerror or error}; free some space or give another -o; nothing "
@@ -202,3 +131,18 @@ def _new(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _take_name(temporary: Path, target: Path) -> None:
+    """Rename without replacing what another process has put there."""
+    if temporary.is_dir():
+        if os.path.lexists(target):  # renaming replaces an empty folder, and nothing else
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        temporary.rename(target)
+        return
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(target):
+            raise
+        temporary.rename(target)  # a disk without hard links, such as exFAT

@@ -1,19 +1,22 @@
-"""Matrices and columns of text in files of other programs; nothing in them is ever executed."""
+"""Arrays in files of other programs, opened to be read in slices of rows; nothing in them is executed."""
 
-import zipfile
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from toptune.store.errors import InputError
+from toptune.store.forward_arrays import open_parquet, open_zip
+from toptune.store.unpacked import check_unpacked
 
 MATRIX_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".safetensors", ".parquet")
-# A member of an archive that unpacks to more than this is not read into memory.
-MAX_MEMBER_BYTES = 8 * 2**30
+# Of a safetensors file's header: the limit of the library that made it.
+_MAX_HEADER_BYTES = 100_000_000
+_TENSOR_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+}  # fmt: skip
 
 
 class Matrix(Protocol):
@@ -29,12 +32,14 @@ class Matrix(Protocol):
 def open_arrays(path: Path) -> dict[str, Any]:
     """Open every array of a file, by name; ``.npy`` has one, called like the file.
 
-    ``.npy`` is memory-mapped and ``.h5`` read in slices; the others are read into memory.
+    Nothing is read whole: ``.npy`` and ``.safetensors`` are memory-mapped, the others read in slices of rows.
+    ``.npz`` and ``.parquet`` are read forwards, quickly in the order of their rows only.
 
     Raises
     ------
     InputError
-        If the file is of no known kind, damaged, holds Python objects, or unpacks to too much.
+        If the file is of no known kind, damaged, holds Python objects, refers to other files, or unpacks to
+        many times its size.
     """
     suffix = path.suffix.lower()
     if suffix not in MATRIX_SUFFIXES:
@@ -45,13 +50,11 @@ def open_arrays(path: Path) -> dict[str, Any]:
         if suffix == ".npy":
             return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".npz":
-            return _npz(path)
+            return open_zip(path)
         if suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return dict(load_file(path))
+            return _safetensors(path)
         if suffix == ".parquet":
-            return _parquet(path)
+            return open_parquet(path)
         return _hdf5(path)
     except InputError:
         raise
@@ -59,82 +62,49 @@ def open_arrays(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def read_column(path: Path) -> list[str | None]:
-    """Read text, one value a row, from ``.txt`` (a line each), ``.npy``, or a one-column CSV or Parquet file.
+class BFloat16Array:
+    """Values of type bfloat16, which numpy does not know, seen as float32."""
 
-    Raises
-    ------
-    InputError
-        If it cannot be read so.
-    """
-    if path.suffix.lower() == ".txt":
-        try:
-            return list(path.read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
-    if path.suffix.lower() in (".csv", ".parquet"):
-        columns = read_table(path)
-        if len(columns) != 1:
-            raise InputError(f"{path} has columns {', '.join(columns)}; one is needed, or give --table")
-        return next(iter(columns.values()))
-    return as_text(next(iter(open_arrays(path).values())), str(path))
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, halves: Any) -> None:
+        self._halves = halves
+        self.shape: tuple[int, ...] = halves.shape
+
+    def __getitem__(self, rows: slice) -> Any:
+        return (self._halves[rows].astype(np.uint32) << 16).view(np.float32)
 
 
-def read_table(path: Path) -> dict[str, list[str | None]]:
-    """Read a CSV or Parquet file as columns of text, empty cells as None.
+def _safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
 
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    try:
-        if path.suffix.lower() == ".parquet":
-            with pq.ParquetFile(path) as file:
-                table = file.read(use_threads=False)
-        else:
-            table = pyarrow.csv.read_csv(
-                path,
-                read_options=pyarrow.csv.ReadOptions(use_threads=False),
-                convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
-            )
-        return {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names}
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}") from error
-
-
-def as_text(values: Any, what: str) -> list[str | None]:
-    """Return a one-dimensional array of text or whole numbers as text."""
-    array = np.asarray(values[:])
-    if array.ndim != 1 or array.dtype.kind not in "iuSUO":
-        raise InputError(f"{what} has shape {array.shape} and type {array.dtype}; a list of names is needed")
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in array.tolist()]
-
-
-def _npz(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.file_size > MAX_MEMBER_BYTES:
-                raise InputError(
-                    f"{path}: {member.filename} unpacks to {member.file_size} bytes, above the limit of "
-                    f"{MAX_MEMBER_BYTES}; store it as .npy"
-                )
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _parquet(path: Path) -> dict[str, Any]:
+    with safe_open(path, "numpy") as file:  # checks the header against the file
+        metadata = file.metadata() or {}
+    with path.open("rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+        if header_bytes > _MAX_HEADER_BYTES:
+            raise InputError(f"{path} has a header of {header_bytes} bytes, above {_MAX_HEADER_BYTES}")
+        header = json.loads(stream.read(header_bytes))
+    header.pop("__metadata__", None)
     found: dict[str, Any] = {}
-    with pq.ParquetFile(path) as file:
-        table = file.read(use_threads=False)
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
-            values = column.flatten().to_numpy(zero_copy_only=False)
-            found[name] = values.reshape(len(column), column.type.list_size)
-        elif pa.types.is_string(column.type):
-            found[name] = np.array(column.to_pylist(), dtype=object)
+    for name, tensor in header.items():
+        shape, kind = tuple(tensor["shape"]), tensor["dtype"]
+        if 0 in shape:
+            continue
+        place = 8 + header_bytes + tensor["data_offsets"][0]
+        if kind == "BF16":
+            found[name] = BFloat16Array(np.memmap(path, "<u2", "r", place, shape))
+        elif kind in _TENSOR_TYPES:
+            found[name] = np.memmap(path, _TENSOR_TYPES[kind], "r", place, shape)
+        else:
+            raise InputError(f"{path}: {name} is of type {kind}; save it as F32 or F16")
+    if "toptune" in metadata:  # written by `toptune store export`
+        found |= {name: _as_column(metadata[name]) for name in ("id", "label", "split") if name in metadata}
     return found
+
+
+def _as_column(text: str) -> Any:
+    return np.array(json.loads(text), dtype=object)
 
 
 def _hdf5(path: Path) -> dict[str, Any]:
@@ -143,10 +113,11 @@ def _hdf5(path: Path) -> dict[str, Any]:
     file = h5py.File(path, "r", locking=False)
     found: dict[str, Any] = {}
 
-    def visit(name: str, item: Any) -> None:
+    def visit(name: str, item: Any) -> None:  # links to other files are not followed by this
         if isinstance(item, h5py.Dataset):
-            if item.external:
+            if item.external or item.is_virtual:
                 raise InputError(f"{path}: {name} keeps its values in another file; that is not followed")
+            check_unpacked(path, name, item.size * item.dtype.itemsize)
             found[name] = item
 
     file.visititems(visit)

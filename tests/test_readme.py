@@ -1,4 +1,4 @@
-"""README's commands and programs run as they stand, in order, in a folder with some pictures."""
+"""Commands and programs of README and docs run as they stand, in order, in a folder with some pictures."""
 
 import re
 import shlex
@@ -6,19 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from shapes import save_shapes
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README, STORE = ((ROOT / name).read_text() for name in ("README.md", "docs/store.md"))
 
 
-def blocks() -> list[tuple[str, str]]:
-    return re.findall(r"^```(sh|python)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(sh|python)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_every_command_and_program_of_readme_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "least"), [(README, 14), (STORE, 25)], ids=["README", "docs/store"])
+def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")
     ran = 0
-    for language, text in blocks():
+    for language, text in blocks(page):
         programs = (
             [["-c", text]]
             if language == "python"
@@ -33,7 +36,7 @@ def test_every_command_and_program_of_readme_runs(tmp_path: Path) -> None:
             )
             assert done.returncode == 0, f"{program}\n{done.stdout}\n{done.stderr}"
             ran += 1
-    assert ran >= 14
+    assert ran >= least
 
 
 def test_readme_names_every_command_and_make_target() -> None:
@@ -43,3 +46,10 @@ def test_readme_names_every_command_and_make_target() -> None:
         assert f"toptune {name}" in README, f"README does not mention toptune {name}"
     assert "make demo" in README
     assert "make test" in README
+
+
+def test_the_page_on_the_store_runs_every_store_command() -> None:
+    from toptune.cli import store
+
+    for name in store.commands:
+        assert f"\ntoptune store {name} " in STORE, f"docs/store.md does not run toptune store {name}"

@@ -13,8 +13,11 @@ class FeatureDataset(IterableDataset[tuple[torch.Tensor, int]]):
     """Rows of `Blocks` with their labels, block after block; never held whole.
 
     For ``torch.utils.data.DataLoader``. With workers, each reads its own consecutive part of the rows:
-    together every row once. Rows are shuffled within blocks of `block_rows` when `seed` is given, and the
-    blocks too; call `set_epoch` for another order.
+    together every row once; the last batch of each may be short. Workers may be spawned. Rows are shuffled
+    within blocks of `block_rows` when `seed` is given, and the blocks too; call `set_epoch` for another
+    order, which workers kept between epochs (``persistent_workers``) do not notice.
+
+    Rows of pictures that failed are NaN: leave them out by ``cache.blocks(names, rows)``.
 
     Parameters
     ----------

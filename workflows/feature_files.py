@@ -1,15 +1,24 @@
 """Files of features made elsewhere, into the store and out of it."""
 
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from toptune.extract.source import SPLITS
 from toptune.store import FeatureCache, FeatureStore, InputError, export_features, import_features
-from toptune.store.matrix_files import as_text, open_arrays, read_column, read_table
+from toptune.store.matrix_files import open_arrays
+from toptune.store.text_columns import as_text, read_column, read_table
+from toptune.store.unpacked import check_unpacked
 from toptune.train import choose_arrays
 
 TENSOR_SUFFIXES = (".pt", ".pth")
+
+
+COLUMNS = ("id", "label", "split")
 
 
 def import_files(
@@ -23,6 +32,7 @@ def import_files(
     labels: str | None = None,
     splits: str | None = None,
     arrays: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
     format: str = "zarr",  # noqa: A002
     allow_failed: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -41,9 +51,12 @@ def import_files(
     table : path, optional
         CSV or Parquet with columns ``id``, ``label``, ``split`` (each optional), a line a row.
     ids, labels, splits : str, optional
-        Name of an array in the files, or a file: text, one a line, ``.npy``, or a table of one column.
+        Name of an array in the files, or a file: text, one a line, ``.npy``, or a table of one column. Where
+        neither these nor `table` tell, text called ``id``, ``label`` and ``split`` in the files is used.
     arrays : sequence of str, optional
         Only these matrices; by default all.
+    layers : sequence of str, optional
+        Names of the matrices' layers, in their order; by default the arrays' own, ``/`` written as ``.``.
     format, allow_failed, progress
         See `toptune.store.import_features`.
 
@@ -51,6 +64,8 @@ def import_files(
     ------
     InputError
         If a file cannot be read or names are missing.
+    ConflictError
+        If the store holds something else under these names.
     """
     found: dict[str, Any] = {}
     for file in files:
@@ -58,28 +73,11 @@ def import_files(
             if name in found:
                 raise InputError(f"two arrays are called {name!r}; rename one of the files or keys")
             found[name] = values
-    columns: dict[str, Any] = {"id": None, "label": None, "split": None}
-    if table is not None:
-        given = read_table(Path(table))
-        columns |= {name: given[name] for name in columns if name in given}
-        if not any(columns.values()):
-            raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
-    for column, source in (("id", ids), ("label", labels), ("split", splits)):
-        if source is not None:
-            columns[column] = as_text(found[source], source) if source in found else read_column(Path(source))
-    matrices = {name: values for name, values in found.items() if len(values.shape) == 2}
-    if arrays is not None:
-        missing = [name for name in arrays if name not in matrices]
-        if missing:
-            raise InputError(
-                f"no matrix is called {missing[0]!r}; there are: {', '.join(matrices) or 'none'}"
-            )
-        matrices = {name: matrices[name] for name in arrays}
-    if not matrices:
-        raise InputError(f"no array of rows x features in {', '.join(map(str, files))}")
+    matrices = _named(_matrices(found, arrays, files), layers)
+    columns = _columns(found, table, {"id": ids, "label": labels, "split": splits})
     return import_features(
         FeatureStore.create(store),
-        {name.replace("/", "."): matrix for name, matrix in matrices.items()},
+        matrices,
         dataset=dataset,
         model=model,
         ids=columns["id"],
@@ -89,6 +87,62 @@ def import_files(
         allow_failed=allow_failed,
         progress=progress,
     )
+
+
+def _matrices(
+    found: Mapping[str, Any], arrays: Sequence[str] | None, files: Sequence[str | os.PathLike[str]]
+) -> dict[str, Any]:
+    matrices = {name: values for name, values in found.items() if len(values.shape) == 2}
+    for name in arrays or ():
+        if name not in matrices:
+            raise InputError(f"no matrix is called {name!r}; there are: {', '.join(matrices) or 'none'}")
+    if not matrices:
+        shapes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in found.items()) or "no arrays"
+        raise InputError(f"no array of rows x features in {', '.join(map(str, files))}, which hold {shapes}")
+    return matrices if arrays is None else {name: matrices[name] for name in arrays}
+
+
+def _named(matrices: dict[str, Any], layers: Sequence[str] | None) -> dict[str, Any]:
+    names = [name.replace("/", ".") for name in matrices] if layers is None else list(layers)
+    if len(names) != len(matrices):
+        raise InputError(
+            f"{len(names)} names of layers for the matrices {', '.join(matrices)}; give one each"
+        )
+    if len(set(names)) < len(names):
+        raise InputError(f"the matrices {', '.join(matrices)} need different names; give them with --layers")
+    return dict(zip(names, matrices.values(), strict=True))
+
+
+def _columns(
+    found: Mapping[str, Any], table: str | None, sources: Mapping[str, str | None]
+) -> dict[str, Any]:
+    columns: dict[str, Any] = dict.fromkeys(COLUMNS)
+    if table is not None:
+        given = read_table(Path(table))
+        columns |= {name: given[name] for name in COLUMNS if name in given}
+        if not any(columns.values()):
+            raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
+    elif not any(sources.values()):
+        own = {name: found[name] for name in COLUMNS if name in found and len(found[name].shape) == 1}
+        columns |= {name: as_text(values, name) for name, values in own.items()}
+    for name, source in sources.items():
+        if source is not None:
+            columns[name] = as_text(found[source], source) if source in found else read_column(Path(source))
+    columns["split"] = _split_names(columns["split"])
+    return {name: values if values and any(values) else None for name, values in columns.items()}
+
+
+def _split_names(splits: Sequence[str | None] | None) -> list[str | None] | None:
+    """Spell splits as training knows them; another name would leave rows out without a word."""
+    if splits is None:
+        return None
+    unknown = sorted({split for split in splits if split and split.lower() not in SPLITS})
+    if unknown:
+        raise InputError(
+            f"split {unknown[0]!r} is none of train, val, test ({len(unknown)} such names); rename it, or "
+            "leave it empty"
+        )
+    return [SPLITS[split.lower()] if split else None for split in splits]
 
 
 def export_stored(
@@ -112,23 +166,47 @@ def export_stored(
 def _open(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in TENSOR_SUFFIXES:
         return open_arrays(path)
-    import torch
-
     if not path.is_file():
         raise InputError(f"{path} is no file on this machine; check the path")
+    import torch
+
+    is_zip = zipfile.is_zipfile(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, "the archive", sum(each.file_size for each in archive.infolist()))
+        # Files of torch before 1.6 cannot be mapped.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except InputError:
+        raise
     except Exception as error:  # torch raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} cannot be read without running code that it may contain: {error}"
+            f"{path} cannot be read without running code that it may contain: {reason}; save a dictionary of "
+            "tensors"
         ) from error
-    tensors = {path.stem: loaded} if isinstance(loaded, torch.Tensor) else loaded
-    if not isinstance(tensors, Mapping):
+    values = {path.stem: loaded} if isinstance(loaded, torch.Tensor) else loaded
+    if not isinstance(values, Mapping):
         raise InputError(
             f"{path} holds a {type(loaded).__name__}; a tensor or a dictionary of them is needed"
         )
-    return {
-        str(name): value.to(torch.float32).numpy() if value.dtype == torch.bfloat16 else value.numpy()
-        for name, value in tensors.items()
-        if isinstance(value, torch.Tensor)
-    }
+    found = {str(name): _as_array(value, f"{path}: {name}") for name, value in values.items()}
+    for name, array in found.items():
+        if array is not None:  # a tensor may repeat the few values that it holds
+            check_unpacked(path, name, array.size * array.itemsize)
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _as_array(value: Any, what: str) -> Any:
+    """Return a tensor, or a list of names, as an array; None for anything else."""
+    import torch
+
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return np.array(value, dtype=object)
+    if not isinstance(value, torch.Tensor):
+        return None
+    try:
+        tensor = value.detach()
+        return (tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{what} is no dense tensor: {error}; save it as one") from error

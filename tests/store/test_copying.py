@@ -1,6 +1,11 @@
 """Copies between stores and formats: verified, resumed, equal."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ from toptune.store import (
     FeatureStore,
     InputError,
     Manifest,
+    Recipe,
     StoreError,
     copy_store,
     verify,
@@ -153,6 +159,143 @@ def test_the_target_holds_something_else(
     shard.unlink()
     copied.commit_unit(0, {"last.cls": np.ones((8, 3), np.float16)})
     assert entry.recorded(0) is not None
-    with pytest.raises(ConflictError, match="computed elsewhere"):
+    with pytest.raises(ConflictError, match="to other values than"):
         copy_store(FeatureStore(complete.root), other)
     assert make_recipe().digest == copied.digest
+
+
+def test_nothing_is_moved_onto_itself(complete: FeatureCache, tmp_path: Path) -> None:
+    """A link to the source looks like a finished copy of it."""
+    source = FeatureStore(complete.root)
+    link = tmp_path / "link"
+    link.symlink_to(complete.root)
+    for target in (link, FeatureStore(link), complete.root):
+        with pytest.raises(InputError, match="to itself"):
+            copy_store(source, target, move=True)
+    for place in (complete.root / "inner", tmp_path):
+        with pytest.raises(InputError, match="lies within the other"):
+            copy_store(source, place, move=True)
+    assert not (complete.root / "inner").exists()
+    assert verify(source, deep=True).exit_code == 0
+
+
+def test_one_and_the_same_cache_under_two_stores_is_not_removed(
+    complete: FeatureCache, target: FeatureStore
+) -> None:
+    (target.root / "datasets").symlink_to(complete.root / "datasets")
+    (target.root / "features").symlink_to(complete.root / "features")
+    with pytest.raises(StoreError, match="symbolic link"):
+        copy_store(FeatureStore(complete.root), target, move=True)
+    assert complete.is_complete()
+
+
+def test_what_is_damaged_is_not_taken_for_missing(complete: FeatureCache, target: FeatureStore) -> None:
+    source = FeatureStore(complete.root)
+    complete.pack_ledgers(["layer4.mean"])
+    shard, packed = complete.shard_path("last.cls", 1), complete.ledger("layer4.mean").packed_path
+    record = complete.path / "cache.json"
+    for path, data in (
+        (shard, b"half"),
+        (shard, None),
+        (complete.entry_path("last.cls", 1), b"half"),
+        (packed, b"half"),
+        (record, b"{}"),
+        (complete.path / "recipe.json", None),
+        (complete.root / "datasets/pets/manifest.parquet", b"half"),
+    ):
+        before = path.read_bytes() if path.exists() else None
+        path.unlink(missing_ok=True) if data is None else path.write_bytes(data)
+        with pytest.raises(StoreError, match=r"damaged|gone|does not match|differs"):
+            copy_store(source, target, move=True)
+        path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
+    assert verify(source, deep=True).exit_code == 0
+    assert copy_store(source, target, move=True).incomplete == ()
+
+
+def test_a_conversion_that_is_there_is_compared_by_values(
+    complete: FeatureCache, target: FeatureStore
+) -> None:
+    source = FeatureStore(complete.root)
+    copy_store(source, target, format="hdf5")
+    again = copy_store(source, target, format="hdf5")
+    assert (again.units_copied, again.units_already) == (0, 12)
+    copied = the_cache(target)
+    copied.shard_path("last.cls", 0).unlink()
+    copied.commit_unit(0, {"last.cls": np.ones((8, 3), np.float16)})
+    with pytest.raises(ConflictError, match="to other values than"):
+        copy_store(source, target, format="hdf5")
+
+
+def test_a_source_that_grows_is_not_removed(
+    root: Path, target: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_empty(root)
+    commit(cache, 0)
+    from toptune.store import copying
+
+    def verify_late(copied: FeatureCache, *, deep: bool) -> object:
+        if not cache.entry("last.cls", 1):
+            commit(cache, 1)
+        return verify(copied, deep=deep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "verify", verify_late)
+        with pytest.raises(StoreError, match="gained units 1 while it was copied"):
+            copy_store(FeatureStore(root), target, move=True)
+    assert cache.entry("last.cls", 1) is not None
+    copy_store(FeatureStore(root), target, move=True)
+    assert the_cache(target).missing_units("last.cls") == [2, 3]
+
+
+def test_other_names_of_the_model_are_copied(complete: FeatureCache, target: FeatureStore) -> None:
+    source = FeatureStore(complete.root)
+    source.create_cache("alias", "pets", make_recipe(), unit_rows=8, batch_size=4, backbone={})
+    complete.remember_request("key", ["last.cls"])
+    copy_store(source, target)
+    assert target.cache("alias", "pets").name == complete.name
+    found = target.find_request("pets", "key")
+    assert found is not None
+    assert found[1] == ["last.cls"]
+    assert verify(target, deep=True).exit_code == 0
+
+
+def test_the_other_recipe_of_a_name_is_another_cache(complete: FeatureCache, target: FeatureStore) -> None:
+    copy_store(FeatureStore(complete.root), target)
+    recipe: Recipe = make_recipe(weights="cd" * 32)
+    other = FeatureStore(complete.root).create_cache(
+        "resnet10t.demo", "pets", recipe, unit_rows=8, batch_size=4, backbone={}
+    )
+    copy_store(FeatureStore(complete.root), target)
+    assert {cache.name for cache in target.caches()} == {complete.name, other.name}
+
+
+VICTIM = """
+import sys
+from toptune.store import FeatureStore, copy_store
+print("ready", flush=True)
+copy_store(FeatureStore.open(sys.argv[1]), sys.argv[2], format=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("form", ["zarr", "hdf5"])
+def test_killed_copies(complete: FeatureCache, tmp_path: Path, form: str) -> None:
+    source, place = FeatureStore(complete.root), tmp_path / "copy"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    n_killed = 0
+    for seconds in (0.0, 0.01, 0.03):
+        command = [sys.executable, "-W", "error", "-c", VICTIM, source.root, place, form]
+        victim = subprocess.Popen([*map(str, command)], env=environment, stdout=subprocess.PIPE, text=True)
+        assert victim.stdout is not None
+        victim.stdout.readline()
+        time.sleep(seconds)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate(timeout=60)
+        n_killed += victim.returncode == -signal.SIGKILL
+    assert n_killed >= 1
+    copy_store(source, place, format=form)
+    undisturbed = FeatureStore.create(tmp_path / "undisturbed")
+    copy_store(source, undisturbed, format=form)
+    copied = FeatureStore.open(place)
+    assert verify(copied, deep=True).exit_code == 0
+    for name in NAMES:
+        assert the_cache(copied).entries(name) == the_cache(undisturbed).entries(name)

@@ -1,30 +1,34 @@
-"""What is exported is what is stored, in files that others read; what is imported is a data set."""
+"""What is exported is what is stored, in files that others read."""
 
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from small_store import DIMS, commit, features, make_manifest, open_empty
 
 from toptune.store import (
-    ConflictError,
     FeatureCache,
     FeatureStore,
     IncompleteError,
     InputError,
+    StoreError,
     export_features,
-    exporting,
-    find_garbage,
+    export_formats,
     import_features,
-    verify,
 )
-from toptune.store.matrix_files import MAX_MEMBER_BYTES, open_arrays, read_column, read_table
+from toptune.store.matrix_files import open_arrays
+from toptune.store.text_columns import read_table
 
 TEST_ROWS = [row for row in range(27) if row % 2 == 0]
 
@@ -56,19 +60,83 @@ def test_npy(complete: FeatureCache, tmp_path: Path) -> None:
 def test_parquet_of_a_split(complete: FeatureCache, tmp_path: Path) -> None:
     export_features(complete, tmp_path / "out.parquet", format="parquet", names=["last.cls"], split="test")
     found = open_arrays(tmp_path / "out.parquet")
-    np.testing.assert_array_equal(found["last.cls"], expected("last.cls")[TEST_ROWS])
+    np.testing.assert_array_equal(found["last.cls"][:], expected("last.cls")[TEST_ROWS])
     assert found["id"].tolist() == [make_manifest().ids[row] for row in TEST_ROWS]
 
 
 def test_safetensors(complete: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_features(complete, tmp_path / "out.safetensors", format="safetensors")
     with safe_open(tmp_path / "out.safetensors", "numpy") as file:
-        np.testing.assert_array_equal(file.get_tensor("layer4.mean"), expected("layer4.mean"))
-        assert "kätzchen/bild 3.png" in file.metadata()["id"]
-    monkeypatch.setattr(exporting, "MAX_SAFETENSORS_BYTES", 100)
-    with pytest.raises(InputError, match="432 bytes of features are above the limit of 100"):
+        for name in DIMS:
+            values = file.get_tensor(name)
+            assert values.dtype == np.float16
+            np.testing.assert_array_equal(values, expected(name))
+        assert json.loads(file.metadata()["id"]) == make_manifest().ids
+        assert json.loads(file.metadata()["label"]) == make_manifest().labels
+        assert json.loads(file.metadata()["failed"]) == {"kätzchen/bild 13.png": "truncated JPEG"}
+    monkeypatch.setattr(export_formats, "MAX_HEADER_BYTES", 100)
+    with pytest.raises(InputError, match=r"take \d+ bytes of header, 100 is what readers"):
         export_features(complete, tmp_path / "big", format="safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "store"]
+
+
+def test_types_may_differ(root: Path, tmp_path: Path) -> None:
+    """Float16 columns of an odd width before float32 ones: each array keeps its type and its place."""
+    values: dict[str, npt.NDArray[Any]] = {
+        "a": np.arange(15, dtype=np.float16).reshape(5, 3),
+        "b": np.arange(10, dtype=np.float32).reshape(5, 2),
+    }
+    cache = import_features(FeatureStore.create(root), values, dataset="d", model="m")
+    for form in ("npy", "parquet", "safetensors"):
+        export_features(cache, tmp_path / f"out.{form}", format=form)
+    for name, given in values.items():
+        with safe_open(tmp_path / "out.safetensors", "numpy") as file:
+            read = [file.get_tensor(f"{name}.imported")]
+        read.append(np.load(tmp_path / f"out.npy/{name}.imported.npy"))
+        read.append(open_arrays(tmp_path / "out.parquet")[f"{name}.imported"][:])
+        for found in read:
+            assert found.dtype == given.dtype
+            np.testing.assert_array_equal(found, given)
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors"])
+def test_exported_and_imported_again(complete: FeatureCache, tmp_path: Path, form: str) -> None:
+    from toptune.workflows import import_files
+
+    out = tmp_path / f"out.{form}"
+    export_features(complete, out, format=form)
+    files, table = ([out], None) if form != "npy" else (sorted(out.glob("*.npy")), str(out / "rows.parquet"))
+    cache = import_files(files, tmp_path / "again", dataset="pets", model="m", table=table, allow_failed=True)
+    assert cache.failed_rows().keys() == {13}
+    for name in DIMS:
+        np.testing.assert_array_equal(cache.blocks([f"{name}.imported"]).take(range(27)), expected(name))
+    before, after = make_manifest(), cache.manifest
+    assert (after.ids, after.labels, after.splits) == (before.ids, before.labels, before.splits)
+
+
+def test_the_stated_memory_holds(root: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = {name: rng.standard_normal((20_000, 300), dtype=np.float32) for name in "ab"}  # 24 MB each
+    for form in ("zarr", "hdf5"):
+        cache = import_features(
+            FeatureStore.create(root), values, dataset=form, model=form, format=form,
+            labels=[str(row % 7) for row in range(20_000)], splits=["train", "test"] * 10_000,
+        )  # fmt: skip
+    del values
+    for cache in FeatureStore.open(root).caches():
+        for form in ("npy", "parquet", "safetensors"):
+            for split in (None, "test"):
+                out = tmp_path / f"{cache.model}-{form}-{split}"
+                tracemalloc.start()
+                with pytest.MonkeyPatch.context() as patch:
+                    for module in ("cache_blocks", "blocks", "export_formats"):
+                        patch.setattr(f"toptune.store.{module}.BLOCK_BYTES", 2**20)
+                    done = export_features(cache, out, format=form, split=split)
+                peak = tracemalloc.get_traced_memory()[1]
+                tracemalloc.stop()
+                assert done["memory_bytes"] < 40e6
+                # Ids, labels and splits come on top, as documented.
+                assert peak < done["memory_bytes"] + 8e6, (form, split)
 
 
 def test_export_refuses(complete: FeatureCache, tmp_path: Path) -> None:
@@ -78,6 +146,9 @@ def test_export_refuses(complete: FeatureCache, tmp_path: Path) -> None:
         export_features(complete, tmp_path / "x", format="csv")
     with pytest.raises(InputError, match=r"split 'val'; there are: test, train"):
         export_features(complete, tmp_path / "x", format="npy", split="val")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="exists; nothing is overwritten"):
+        export_features(complete, tmp_path / "link", format="parquet")
     cache = open_empty(tmp_path / "half")
     commit(cache, 0)
     with pytest.raises(IncompleteError, match="lacks 3 of 4 units"):
@@ -95,146 +166,58 @@ def test_an_interrupted_export_leaves_nothing(complete: FeatureCache, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-# Import
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors"])
+def test_what_others_put_there_meanwhile_stays(complete: FeatureCache, tmp_path: Path, form: str) -> None:
+    def meddle(_done: int, _rows: int) -> None:
+        (tmp_path / "out").write_text("theirs")
+
+    with pytest.raises(InputError, match="exists by now"):
+        export_features(complete, tmp_path / "out", format=form, progress=meddle)
+    assert (tmp_path / "out").read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
-def matrices(n: int = 200) -> dict[str, npt.NDArray[Any]]:
-    rng = np.random.default_rng(0)
-    return {
-        "last": rng.standard_normal((n, 6)).astype(np.float32),
-        "mid": rng.standard_normal((n, 4)).astype(np.float16),
-    }
+def test_a_full_disk_and_one_without_links(
+    complete: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(code: int) -> Any:
+        def refused(*_arguments: Any) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return refused
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(errno.ENOSPC))
+        for form in ("npy", "parquet", "safetensors"):
+            with pytest.raises(StoreError, match="No space left on device; free some space"):
+                export_features(complete, tmp_path / "out", format=form)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse(errno.EPERM))
+        export_features(complete, tmp_path / "out.parquet", format="parquet")
+    assert read_table(tmp_path / "out.parquet")["id"] == make_manifest().ids
 
 
-def imported(root: Path, values: dict[str, npt.NDArray[Any]], **options: Any) -> FeatureCache:
-    n = len(next(iter(values.values())))
-    labels = [f"class {row % 3}" for row in range(n)]
-    return import_features(
-        FeatureStore.create(root), values, dataset="pets", model="dino", labels=labels, **options
-    )
+VICTIM = """
+import os, sys
+from toptune.store import FeatureStore, export_features
+cache, = FeatureStore.open(sys.argv[1]).caches()
+def wait(done, rows):
+    print("ready", flush=True)
+    sys.stdin.read()
+export_features(cache, sys.argv[2], format=sys.argv[3], progress=wait)
+"""
 
 
-@pytest.mark.parametrize("form", ["zarr", "hdf5"])
-def test_imported_features_are_a_cache_like_any_other(root: Path, form: str) -> None:
-    cache = imported(root, matrices(), format=form)
-    assert [(spec.name, spec.dtype) for spec in cache.arrays()] == [
-        ("last.imported", "float32"),
-        ("mid.imported", "float16"),
-    ]
-    for name, values in matrices().items():
-        np.testing.assert_array_equal(cache.blocks([f"{name}.imported"]).take(np.arange(200)), values)
-    assert cache.manifest.ids[7] == "000007"
-    assert verify(FeatureStore(root), deep=True).exit_code == 0
-    before = {path: path.stat().st_mtime_ns for path in cache.path.rglob("*/c/*/0")}
-    assert imported(root, matrices()).path == cache.path
-    assert {path: path.stat().st_mtime_ns for path in cache.path.rglob("*/c/*/0")} == before
-    assert find_garbage(FeatureStore(root), keep=0) == []  # never evicted
-
-
-def test_other_content_is_another_cache_or_refused(root: Path) -> None:
-    cache = imported(root, matrices())
-    other = matrices()
-    other["last"][0, 0] += 1
-    assert imported(root, other).path != cache.path
-    with pytest.raises(ConflictError, match="200 pictures against 100"):
-        imported(root, matrices(100))
-
-
-def test_an_interrupted_import_goes_on(root: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done > total // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        imported(root, matrices(), progress=stop)
-    (cache,) = FeatureStore.open(root).caches()
-    assert 0 < len(cache.missing_units("last.imported")) < cache.n_units
-    assert imported(root, matrices()).is_complete()
-
-
-def test_rows_that_are_not_finite(root: Path) -> None:
-    values = matrices()
-    values["mid"][[3, 77]] = np.nan
-    values["last"] = values["last"].astype(np.float64)
-    values["last"][5, 1] = 1e300  # more than float32 holds
-    with pytest.raises(InputError, match=r"3 rows hold NaN or infinity .*: 3 \('000003'\), 5"):
-        imported(root, values)
-    assert FeatureStore.open(root).datasets() == []
-    cache = imported(root, values, allow_failed=True)
-    assert sorted(cache.failed_rows()) == [3, 5, 77]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({}, "nothing to import"),
-        ({"a": np.zeros(3)}, r"shape \(3,\)"),
-        ({"a": np.zeros((0, 3))}, r"shape \(0, 3\)"),
-        ({"a": np.array([["x"]])}, "numbers are needed"),
-        ({"a": np.zeros((3, 2)), "b": np.zeros((4, 2))}, "different numbers of rows"),
-        ({"../a": np.zeros((3, 2))}, "path separator"),
-    ],
-)
-def test_import_refuses(root: Path, values: dict[str, npt.NDArray[Any]], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        import_features(FeatureStore.create(root), values, dataset="d", model="m")
-    with pytest.raises(InputError, match="3 ids for 200 rows"):
-        import_features(FeatureStore.create(root), matrices(), dataset="d", model="m", ids=["a", "b", "c"])
-
-
-# Files
-
-
-def test_every_kind_of_file(tmp_path: Path) -> None:
-    values = matrices()["last"]
-    np.save(tmp_path / "a.npy", values)
-    np.savez_compressed(tmp_path / "b.npz", x=values, y=np.arange(200))
-    save_file({"x": values}, tmp_path / "c.safetensors")
-    with h5py.File(tmp_path / "d.h5", "w") as file:
-        file["group/x"] = values
-        file["labels"] = ["cat"] * 200
-    for name, key in (("a.npy", "a"), ("b.npz", "x"), ("c.safetensors", "x"), ("d.h5", "group/x")):
-        found = open_arrays(tmp_path / name)
-        np.testing.assert_array_equal(found[key][3:9], values[3:9])
-    assert isinstance(open_arrays(tmp_path / "a.npy")["a"], np.memmap)
-
-
-def test_columns(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("cat\nhänd\n")
-    (tmp_path / "b.csv").write_text("label\ncat\n\n")
-    (tmp_path / "c.csv").write_text("id,label\n1,cat\n2,\n")
-    np.save(tmp_path / "d.npy", np.array([3, 4]))
-    assert read_column(tmp_path / "a.txt") == ["cat", "händ"]
-    assert read_column(tmp_path / "d.npy") == ["3", "4"]
-    assert read_table(tmp_path / "c.csv") == {"id": ["1", "2"], "label": ["cat", None]}
-    with pytest.raises(InputError, match="has columns id, label; one is needed"):
-        read_column(tmp_path / "c.csv")
-
-
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.array([{"x": 1}], dtype=object), allow_pickle=True)
-    np.savez(tmp_path / "b.npz", x=np.array([{"x": 1}], dtype=object))
-    with h5py.File(tmp_path / "c.h5", "w") as file:
-        file.create_dataset("x", (2, 2), "f4", external=[("secret", 0, 16)])
-    for name, message in (
-        ("a.npy", "Python objects"),
-        ("b.npz", "Object arrays"),
-        ("c.h5", "another file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            open_arrays(tmp_path / name)
-    (tmp_path / "d.exe").write_bytes(b"")
-    with pytest.raises(InputError, match="no known kind"):
-        open_arrays(tmp_path / "d.exe")
-    with pytest.raises(InputError, match="no file"):
-        open_arrays(tmp_path / "gone.npy")
-    assert MAX_MEMBER_BYTES > 0
-
-
-def test_archives_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toptune.store import matrix_files
-
-    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1000, 1000)))
-    monkeypatch.setattr(matrix_files, "MAX_MEMBER_BYTES", 1_000_000)
-    with pytest.raises(InputError, match=r"x\.npy unpacks to 8000128 bytes, above the limit of 1000000"):
-        open_arrays(tmp_path / "bomb.npz")
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_killed_it_leaves_no_result(complete: FeatureCache, tmp_path: Path, form: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", VICTIM, complete.root, tmp_path / "out", form]
+    victim = subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "ready\n"
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert not (tmp_path / "out").exists()
+    assert all(path.name == "store" or path.name.startswith(".tmp-") for path in tmp_path.iterdir())
+    export_features(complete, tmp_path / "out", format=form)
+    assert (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """The dask view of a cache."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -18,6 +19,25 @@ def test_dask_reads_the_same_unit_by_unit(complete: FeatureCache) -> None:
     expected[13] = np.nan
     np.testing.assert_array_equal(array.compute(scheduler="threads"), expected)
     assert float(array[:8].sum().compute(scheduler="sync")) == expected[:8].sum()
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunks"), [([1, 2, 9, 26], (2, 1, 1)), ([26, 1, 9] * 4, (8, 4)), ([5], (1,))]
+)
+def test_some_rows(complete: FeatureCache, rows: list[int], chunks: tuple[int, ...]) -> None:
+    array = as_dask_array(complete, ["last.cls"], rows)
+    assert array.chunks[0] == chunks
+    np.testing.assert_array_equal(array.compute(scheduler="sync"), features("last.cls")[rows])
+    with pytest.raises(InputError, match="rows is empty"):
+        as_dask_array(complete, ["last.cls"], [])
+    with pytest.raises(IndexError):
+        as_dask_array(complete, ["last.cls"], [27])
+
+
+def test_views_travel_to_other_processes(complete: FeatureCache) -> None:
+    assert complete.manifest.n_rows == 27  # read, and so carried along
+    blocks = pickle.loads(pickle.dumps(complete.blocks(["last.cls"], [3, 1])))
+    np.testing.assert_array_equal(blocks.take([0, 1]), features("last.cls")[[3, 1]])
 
 
 def test_damage_is_found_when_it_is_read(complete: FeatureCache) -> None:

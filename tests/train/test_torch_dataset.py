@@ -1,6 +1,8 @@
 """Features as a torch data set: every row once, whoever reads."""
 
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from small_store import N_ROWS, features, write_all
 from torch.utils.data import DataLoader
 
 from toptune.store import ArrayBlocks, InputError
-from toptune.train import FeatureDataset
+from toptune.train import FeatureDataset, torch_dataset
 
 VALUES = np.arange(60, dtype=np.float32).reshape(30, 2)
 
@@ -30,6 +32,27 @@ def test_every_row_once(n_workers: int, seed: int | None) -> None:
     if seed is not None:
         data.set_epoch(1)
         assert rows(DataLoader(data, batch_size=7)) != found
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("block_rows", [1, 4, 30, 99])
+def test_workers_share_the_rows(monkeypatch: pytest.MonkeyPatch, block_rows: int, seed: int | None) -> None:
+    """As each of the workers sees it, also where there are more of them than blocks."""
+    data = FeatureDataset(ArrayBlocks(VALUES), block_rows=block_rows, seed=seed)
+    for n_workers in (1, 2, 3, 7, 40):
+        found: list[float] = []
+        for number in range(n_workers):
+            worker = SimpleNamespace(id=number, num_workers=n_workers)
+            monkeypatch.setattr(torch_dataset, "get_worker_info", lambda worker=worker: worker)
+            found += [float(values[0]) for values, _ in data]
+        assert sorted(found) == VALUES[:, 0].tolist()
+
+
+def test_it_travels_to_spawned_workers(tmp_path: Path) -> None:
+    cache = write_all(tmp_path / "store")
+    data = FeatureDataset(cache.blocks(["last.cls"]), range(N_ROWS), seed=0)
+    again = pickle.loads(pickle.dumps(data))
+    assert [label for _, label in again] == [label for _, label in data]
 
 
 def test_labels_stay_with_their_rows(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.store import InputError
+from toptune.store import FeatureStore, InputError
 from toptune.workflows import Classifier, import_files
 
 Run = Callable[..., tuple[int, str, str]]
@@ -77,6 +77,7 @@ def test_tensors_and_tables(folder: Path) -> None:
     assert [spec.name for spec in cache.arrays()] == ["tap.imported"]
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_refusals(folder: Path) -> None:
     def attempt(*files: str, **options: object) -> None:
         import_files(
@@ -93,7 +94,21 @@ def test_refusals(folder: Path) -> None:
 
     torch.save({"x": Evil()}, folder / "evil.pt")
     torch.save([1, 2], folder / "list.pt")
+    torch.save({"x": torch.zeros(1).expand(10**7, 2**11)}, folder / "bomb.pt")
+    torch.save({"x": torch.eye(3).to_sparse()}, folder / "sparse.pt")
+    np.savez(folder / "keys.npz", **{"a/b": np.ones((4, 2)), "a.b": np.zeros((4, 2))})  # type: ignore[arg-type]
+    np.savez(folder / "climbs.npz", **{"../../x": np.ones((4, 2))})  # type: ignore[arg-type]
+    np.savez(folder / "splits.npz", x=np.ones((2, 2)), split=np.array(["train", "dev"]))
+    np.savez(folder / "flat.npz", x=np.ones(5))
     for files, options, message in (
+        (["bomb.pt"], {}, "x unpacks to 81920000000 bytes"),
+        (["sparse.pt"], {}, "no dense tensor"),
+        (["keys.npz"], {}, "need different names; give them with --layers"),
+        (["climbs.npz"], {}, "begins with a dot"),
+        (["splits.npz"], {}, "split 'dev' is none of train, val, test"),
+        (["flat.npz"], {}, r"no array of rows x features .* x \(5,\)"),
+        (["features.npz"], {"layers": ["a", "b"]}, "2 names of layers for the matrices last"),
+        (["features.npz"], {"labels": "last"}, "a list of names is needed"),
         (["evil.pt"], {}, "without running code"),
         (["list.pt"], {}, "holds a list"),
         (["gone.pt"], {}, "no file"),
@@ -107,3 +122,39 @@ def test_refusals(folder: Path) -> None:
     (folder / "odd.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="has columns a, b; id, label or split are needed"):
         attempt("features.npz", table=str(folder / "odd.csv"))
+
+
+def test_every_array_has_its_name(folder: Path) -> None:
+    names = {"a/b": np.ones((4, 2)), "c": np.zeros((4, 3))}
+    np.savez(folder / "keys.npz", **names)  # type: ignore[arg-type]
+    cache = import_files([folder / "keys.npz"], folder / "store", dataset="made", model="m")
+    assert [(spec.name, spec.dim) for spec in cache.arrays()] == [("a.b.imported", 2), ("c.imported", 3)]
+    cache = import_files(
+        [folder / "keys.npz"], folder / "store", dataset="made", model="m2", arrays=["c"], layers=["last"]
+    )
+    assert [(spec.name, spec.dim) for spec in cache.arrays()] == [("last.imported", 3)]
+
+
+def test_tensors_as_training_leaves_them(folder: Path) -> None:
+    values = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    torch.save({"last": values, "id": ["007", "b", "c", "d"], "label": torch.tensor([1, 0, 1, 0])},
+               folder / "x.pt")  # fmt: skip
+    torch.save(values, folder / "old.pt", _use_new_zipfile_serialization=False)
+    for name, layer in (("x", "last"), ("old", "old")):
+        cache = import_files([folder / f"{name}.pt"], folder / "store", dataset=name, model="m")
+        np.testing.assert_array_equal(
+            cache.blocks([f"{layer}.imported"]).take([0, 1, 2, 3]), values.detach().numpy()
+        )
+    manifest = FeatureStore.open(folder / "store").manifest("x")
+    assert (manifest.ids, manifest.labels) == (["007", "b", "c", "d"], ["1", "0", "1", "0"])
+
+
+def test_a_table_is_taken_as_it_is_written(folder: Path) -> None:
+    np.save(folder / "x.npy", np.ones((3, 2), np.float32))
+    (folder / "odd.csv").write_text("id,label,split\n007,NA,training\n1e5,null,Test\nx,,\n")
+    cache = import_files(
+        [folder / "x.npy"], folder / "store", dataset="d", model="m", table=str(folder / "odd.csv")
+    )
+    assert cache.manifest.ids == ["007", "1e5", "x"]
+    assert cache.manifest.labels == ["NA", "null", None]
+    assert cache.manifest.splits == ["train", "test", None]

@@ -1,0 +1,35 @@
+"""How much a file may unpack to."""
+
+from pathlib import Path
+
+from toptune.store.errors import InputError
+
+# Features rarely shrink to a tenth. Up to the first limit anything is believed, beyond it only a file
+# that unpacks to less than so many times its size.
+MAX_UNPACKED_BYTES = 8 * 2**30
+MAX_RATIO = 50
+
+
+def check_unpacked(path: Path, name: str, n_bytes: int) -> None:
+    """Refuse what unpacks to far more than its file suggests.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        What is unpacked, for the message.
+    n_bytes : int
+        How much that is.
+
+    Raises
+    ------
+    InputError
+        If it is above 8 GiB and above 50 times the file's size.
+    """
+    file_bytes = path.stat().st_size
+    if n_bytes > MAX_UNPACKED_BYTES and n_bytes > MAX_RATIO * file_bytes:
+        raise InputError(
+            f"{path}: {name} unpacks to {n_bytes} bytes, above the limit of {MAX_UNPACKED_BYTES} and more "
+            f"than {MAX_RATIO} times the file's {file_bytes}; if that is meant, save it as .npy"
+        )
