@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from grown_store import NAME, make_grown
 from small_store import (
     DIMS,
     KINDS,
@@ -44,10 +45,12 @@ from toptune.store import (
     plan_removal,
     remove,
     repair,
+    summarize,
     verify,
 )
 from toptune.store import commit as committing
 from toptune.store.object_path import ObjectPath
+from toptune.store.versions import rows_path, version_path, version_record
 
 pytest.importorskip("obstore", reason="obstore is not installed")
 pytest.importorskip("moto.server", reason="moto is not installed")
@@ -328,3 +331,26 @@ def test_nothing_of_a_bucket_reaches_this_disk(bucket_root: Path) -> None:
     ):
         with pytest.raises(TypeError, match=r"no file of this machine|only be read"):
             attempt()
+
+
+def test_a_data_set_grows(bucket_root: Path) -> None:
+    store = make_grown(bucket_root)
+    view = store.features("tiny.demo", "pets")
+    assert (view.dataset_version, view.n_rows) == (3, 13)
+    values = view.blocks([NAME]).take(range(13))
+    assert values[:, 0].tolist() == list(range(4, 17))
+    (row,) = summarize(store)
+    assert (row.version, row.parts, row.is_complete) == (3, 2, True)
+    report = verify(store, deep=True)
+    assert (report.damaged, report.missing, report.leftovers) == ((), {}, ())
+    latest = version_path(store.root, "pets", 3)
+    committing.replace(latest, b"{}")
+    assert repair(bucket_root).rebuilt == (str(latest),)
+    rows = rows_path(store.root, "pets", version_record(store.root, "pets", 3)["rows_sha256"])
+    committing.replace(rows, b"half")
+    assert repair(bucket_root).dropped_versions == ("version 3 of data set pets",)
+    assert verify(store).damaged == ()
+    assert store.manifest("pets").n_rows == 13
+    assert {usage.dataset for usage in measure(store)} <= {"", "pets"}
+    remove(store, plan_removal(store, dataset="pets"))
+    assert store.datasets() == []
