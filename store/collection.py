@@ -199,7 +199,11 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
 
 def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
     records = recorded_names(folder)
-    if not records and not (folder / "cache.json").exists() and not (folder / "recipe.json").exists():
+    is_made = (folder / "cache.json").exists()
+    # On the local disk folders go in one step, and a record that is gone is damage. In a bucket it goes
+    # first.
+    is_damaged = not isinstance(folder, ObjectPath) and (records or (folder / "recipe.json").exists())
+    if not is_made and not is_damaged:
         yield folder, f"remains of {split_folder(folder)[0]}, which was removed"
         return
     known = {"ledger", "requests", *records}

@@ -24,7 +24,7 @@ from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_view import FeatureView
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, plain_model_name
-from toptune.store.object_path import place_of
+from toptune.store.object_path import ObjectPath, place_of
 from toptune.store.reading import list_folder
 from toptune.store.recipe import Recipe
 from toptune.store.registration import refuse_part, register
@@ -298,6 +298,8 @@ class FeatureStore:
         record = datasets.read_record(self.root, dataset)
         name, digest = plain_model_name(model), recipe.digest
         for folder in self.cache_folders(dataset):
+            if isinstance(folder, ObjectPath) and not (folder / "cache.json").exists():
+                continue  # remains of one that was removed: made anew below
             if split_folder(folder)[1] == digest[:8]:
                 cache = open_cache(self.root, folder)
                 if cache.digest == digest:

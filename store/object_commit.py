@@ -41,10 +41,16 @@ def replace(path: ObjectPath, data: bytes) -> None:
 def put_folder_if_absent(path: ObjectPath, files: Mapping[str, bytes]) -> bool:
     """Publish files, the last of which decides; the winner writes the others.
 
+    What a removal that was killed left there goes first: it may be of other pictures, and must never be taken
+    for features of these.
+
     One who comes second writes what the winner has not yet, if the deciding file there names it by its
     digest, and otherwise waits for it a little.
     """
     *others, deciding = files
+    if not (path / deciding).is_file():
+        remains = [each for each, _ in path.objects() if "/".join(each.relative_to(path).parts) not in files]
+        _delete(path, sorted(remains, key=lambda each: "ledger" not in each.parts))
     if put_if_absent(path / deciding, files[deciding]):
         for name in others:
             replace(path / name, files[name])

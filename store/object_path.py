@@ -17,7 +17,8 @@ from typing import Any
 from toptune.store.errors import InputError, StoreError
 
 SCHEME = "s3://"
-_TIMEOUT = "30s"
+# Of a whole request: a large unit may take its time on a slow line.
+_TIMEOUT = "600s"
 _MAX_RETRIES = 3
 
 
@@ -53,7 +54,8 @@ class ObjectPath(PosixPath):
     @property
     def bucket(self) -> Any:
         """Obstore's handle of the bucket."""
-        return _bucket(self.parts[1], os.environ.get("AWS_ENDPOINT_URL", ""))
+        settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+        return _bucket(self.parts[1], settings)
 
     @property
     def key(self) -> str:
@@ -155,6 +157,8 @@ class ObjectPath(PosixPath):
         with explained(self):
             for batch in obstore.list(self.bucket, prefix=self.key or None):
                 for meta in batch:
+                    if not meta["size"]:
+                        continue  # "folder/", as web pages make them; a store has no empty files
                     yield ObjectPath("/", self.parts[1], meta["path"]), _status(meta)
 
     def _children(self) -> Iterator["ObjectPath"]:
@@ -162,7 +166,7 @@ class ObjectPath(PosixPath):
 
         with explained(self):
             found = obstore.list_with_delimiter(self.bucket, prefix=self.key or None)
-        names = [meta["path"] for meta in found["objects"]] + list(found["common_prefixes"])
+        names = {meta["path"] for meta in found["objects"] if meta["size"]} | set(found["common_prefixes"])
         for name in sorted(names):
             yield ObjectPath("/", self.parts[1], name)
 
@@ -222,7 +226,8 @@ def _status(meta: Any) -> ObjectStatus:
 
 
 @lru_cache(maxsize=64)
-def _bucket(name: str, endpoint: str) -> Any:
+def _bucket(name: str, settings: frozenset[tuple[str, str]]) -> Any:
+    """Connect once for each bucket and environment, which obstore reads itself."""
     from datetime import timedelta
 
     from obstore.store import S3Store
@@ -230,7 +235,8 @@ def _bucket(name: str, endpoint: str) -> Any:
     return S3Store(
         name,
         client_options={
-            "allow_http": endpoint.startswith("http://"),
+            # Keys and features in the clear only where the user wrote so.
+            "allow_http": dict(settings).get("AWS_ENDPOINT_URL", "").startswith("http://"),
             "timeout": _TIMEOUT,
             "connect_timeout": "5s",
         },

@@ -354,3 +354,50 @@ def test_a_data_set_grows(bucket_root: Path) -> None:
     assert {usage.dataset for usage in measure(store)} <= {"", "pets"}
     remove(store, plan_removal(store, dataset="pets"))
     assert store.datasets() == []
+
+
+def half_removed(cache: FeatureCache) -> None:
+    """As a removal leaves it that was killed after its first step."""
+    (cache.path / "cache.json").unlink()
+    (cache.root / "datasets/pets/dataset.json").unlink()
+
+
+def test_remains_are_never_taken_for_features_of_others(stored: FeatureCache) -> None:
+    half_removed(stored)
+    store = FeatureStore.open(stored.root)
+    others = Manifest.from_columns(ids=[f"dog {row}" for row in range(N_ROWS)], sizes=[5] * N_ROWS)
+    store.register("pets", others)
+    cache = store.create_cache(
+        "resnet10t.demo", "pets", stored.recipe, unit_rows=8, batch_size=4, backbone={}
+    )
+    assert cache.path == stored.path
+    assert cache.all_arrays() == []
+    cache.ensure_array("last.cls", dim=3, dtype="float16")
+    assert cache.missing_units("last.cls") == [0, 1, 2, 3]
+    assert verify(store, deep=True).leftovers == ()
+
+
+def test_remains_are_garbage(stored: FeatureCache) -> None:
+    (stored.path / "cache.json").unlink()
+    store = FeatureStore.open(stored.root)
+    items = find_garbage(store, grace=timedelta(0))
+    assert [(item.path, item.reason) for item in items] == [
+        (str(stored.path), "remains of resnet10t.demo, which was removed")
+    ]
+    collect_garbage(store, items)
+    assert list(store.cache_folders()) == []
+    assert verify(store, deep=True).exit_code == 0
+
+
+def test_folders_that_web_pages_make(stored: FeatureCache) -> None:
+    """An empty object with a slash at its end."""
+    import obstore
+
+    root = stored.root
+    assert isinstance(root, ObjectPath)
+    for place in (root, root / "features", stored.path):
+        assert isinstance(place, ObjectPath)
+        obstore.put(root.bucket, f"{place.key}/", b"")
+    store = FeatureStore.open(root)
+    assert [cache.path for cache in store.caches()] == [stored.path]
+    assert verify(store, deep=True).exit_code == 0
