@@ -7,6 +7,28 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
+CALIBRATION_BINS = 15
+
+
+def expected_calibration_error(
+    confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_], *, n_bins: int = CALIBRATION_BINS
+) -> float:
+    """Mean distance between confidence and accuracy, over bins of confidence weighted by their rows.
+
+    Guo et al. 2017, eq. 3, with `n_bins` bins of equal width.
+
+    Parameters
+    ----------
+    confidence : ndarray of float64, shape (n,)
+        Probability of the predicted class.
+    is_right : ndarray of bool, shape (n,)
+        Whether it is the true one.
+    """
+    # A confidence on an edge belongs to the bin below, as in the paper: ((m - 1) / M, m / M].
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, confidence - is_right, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
 
 def compute_metrics(
     truth: Sequence[str],
@@ -29,7 +51,8 @@ def compute_metrics(
     -------
     dict
         ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (over the classes that occur among the
-        true rows), ``log_loss``, ``per_class`` (``precision``, ``recall``, ``f1``, ``support``),
+        true rows), ``log_loss``, ``expected_calibration_error`` (see
+        `expected_calibration_error`), ``per_class`` (``precision``, ``recall``, ``f1``, ``support``),
         ``confusion_matrix``, ``n_test``; the single figures are None when there is no row.
     """
     position = {name: index for index, name in enumerate(classes)}
@@ -52,6 +75,11 @@ def compute_metrics(
         "balanced_accuracy": float(recall[present].mean()) if len(codes) else None,
         "macro_f1": float(f1[present].mean()) if len(codes) else None,
         "log_loss": float(metrics.log_loss(codes, probabilities, labels=labels)) if len(codes) else None,
+        "expected_calibration_error": (
+            expected_calibration_error(probabilities.max(axis=1), codes == probabilities.argmax(axis=1))
+            if len(codes)
+            else None
+        ),
         "per_class": {
             name: {
                 "precision": float(precision[index]),

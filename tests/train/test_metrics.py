@@ -8,6 +8,7 @@ from sklearn import metrics as reference
 
 from toptune.train import compute_metrics
 from toptune.train.confusion_picture import save_confusion_picture
+from toptune.train.metrics import expected_calibration_error
 
 
 def test_figures_are_scikit_learns() -> None:
@@ -48,3 +49,23 @@ def test_picture_is_written(n: int, tmp_path: Path) -> None:
     with Image.open(tmp_path / "c.png") as picture:
         assert min(picture.size) > 300
         assert len(np.unique(np.asarray(picture.convert("L")))) > 3
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two bins: 0.6 and 0.7 with one right, 0.95 twice with both right."""
+    confidence = np.array([0.6, 0.66, 0.95, 0.95])
+    is_right = np.array([True, False, True, True])
+    # Of fifteen bins, 0.6 and 0.66 lie in the ninth and tenth.
+    expected = (abs(0.6 - 1) + abs(0.66 - 0) + abs(1.9 - 2)) / 4
+    assert expected_calibration_error(confidence, is_right) == pytest.approx(expected)
+    together = abs(0.6 + 0.66 - 1) + abs(1.9 - 2)
+    assert expected_calibration_error(confidence, is_right, n_bins=4) == pytest.approx(together / 4)
+
+
+def test_calibrated_predictions_have_little_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 50_000)
+    is_right = rng.uniform(size=50_000) < confidence
+    assert expected_calibration_error(confidence, is_right) < 0.01
+    assert expected_calibration_error(confidence, np.ones(50_000, bool)) == pytest.approx(0.25, abs=0.01)
+    assert expected_calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
