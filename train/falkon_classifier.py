@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
-from toptune.train.centers import choose_centers
+from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
     device_of,
@@ -58,8 +58,8 @@ class FalkonClassifier(ScoredClassifier):
         `RELATIVE_PENALTIES` times the total variance of each width's features.
     n_centers : int
         Nystrom centres M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced"}
-        How centres are drawn from the training rows.
+    centers : {"uniform", "class-balanced", "kmeans++"}
+        How centres are drawn from the training rows; see `choose_centers`.
     solver : {"auto", "direct", "falkon"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
         temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
@@ -152,7 +152,10 @@ class FalkonClassifier(ScoredClassifier):
             n_folds=n_folds,
         )
         n, d = blocks.shape
-        center_rows = choose_centers(codes, self.n_centers, how=self.centers, seed=seed)
+        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
+        center_rows = choose_centers(
+            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
+        )
         is_exact = blocks.dtype == np.float64 or n * len(center_rows) * d <= FLOAT64_WORK
         dtype = torch.float64 if is_exact else torch.float32
         choice = choose_solver(
@@ -166,12 +169,12 @@ class FalkonClassifier(ScoredClassifier):
                 n_penalties=len(penalties or RELATIVE_PENALTIES),
                 n_folds=n_folds,
                 value_bytes=8 if is_exact else 4,
-                limit_bytes=self.memory_limit_bytes or memory_limit_bytes(),
+                limit_bytes=limit_bytes,
             ),
         )
         plan_logger.info("%s", choice)
         values = blocks.take(center_rows)
-        _check_centers(values, center_rows)
+        refuse_non_finite(values, center_rows)
         centers = to_tensor(values, dtype=dtype, device=device)
         widths: list[float | None] = [None]
         if self.kernel != "linear":
@@ -241,12 +244,3 @@ class FalkonClassifier(ScoredClassifier):
             raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
         if self.solver == "falkon-lib":
             raise InputError(f"solver {self.solver!r} is not yet in this version of toptune; use 'falkon'")
-
-
-def _check_centers(values: npt.NDArray[Any], center_rows: npt.NDArray[np.int64]) -> None:
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        named = ", ".join(str(center_rows[row]) for row in bad[:10])
-        raise InputError(
-            f"the input contains NaN or infinity in row {named} (counted from 0); drop or repair these rows"
-        )
