@@ -26,7 +26,7 @@ from toptune.train.inputs import (
 from toptune.train.kernel_fit import fit_direct, fit_iterative
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, memory_limit_bytes
-from toptune.train.one_pass import RELATIVE_PENALTIES
+from toptune.train.one_pass import RELATIVE_PENALTIES, check_selection
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.solver_choice import SOLVERS, Sizes, choose_solver
@@ -67,6 +67,8 @@ class FalkonClassifier(ScoredClassifier):
         ``"falkon-lib"`` is not yet in this version.
     cv : int
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+    selection : {"accuracy", "one-se", "squared-error"}
+        Rule that chooses width and penalty by left-out figures; see `toptune.train.one_pass.choose`.
     class_weight : None, "balanced" or dict
     random_state : int, RandomState or None
         Seed of centres and folds.
@@ -99,6 +101,7 @@ class FalkonClassifier(ScoredClassifier):
         centers: str = "uniform",
         solver: str = "auto",
         cv: int = 5,
+        selection: str = "accuracy",
         class_weight: Any = None,
         random_state: Any = None,
         device: str | None = None,
@@ -111,6 +114,7 @@ class FalkonClassifier(ScoredClassifier):
         self.centers = centers
         self.solver = solver
         self.cv = cv
+        self.selection = selection
         self.class_weight = class_weight
         self.random_state = random_state
         self.device = device
@@ -183,13 +187,14 @@ class FalkonClassifier(ScoredClassifier):
         kernels = [kernel_of(self.kernel, width) for width in widths]
         setup_seconds = time.perf_counter() - start
         if choice.solver == "direct":
-            fitted = fit_direct(rows, kernels, centers, penalties=penalties)
+            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=self.selection)
         else:
             fitted = fit_iterative(
                 rows,
                 kernels,
                 centers,
                 penalties=penalties,
+                rule=self.selection,
                 choice=choice,
                 center_weights=torch.from_numpy(rows.weights[center_rows]).to(device),
                 seed=seed,
@@ -240,6 +245,7 @@ class FalkonClassifier(ScoredClassifier):
             raise InputError(f"n_centers is {self.n_centers!r}; it must be a whole number above 0")
         if self.kernel == "linear" and self.sigma is not None:
             raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
+        check_selection(self.selection)
         if self.solver not in SOLVERS:
             raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
         if self.solver == "falkon-lib":

@@ -52,10 +52,11 @@ def fit_direct(
     centers: Tensor,
     *,
     penalties: Sequence[float] | None,
+    rule: str,
 ) -> KernelFit:
     """Select and fit on the same sums, all centres (M, d) throughout."""
     maps = NystromMaps.on(kernels, centers)
-    selection = _select(rows, maps, penalties)
+    selection = _select(rows, maps, penalties, rule)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
     return KernelFit(
         centers=kept,
@@ -72,6 +73,7 @@ def fit_iterative(
     centers: Tensor,
     *,
     penalties: Sequence[float] | None,
+    rule: str,
     choice: Choice,
     center_weights: Tensor,
     seed: int,
@@ -84,7 +86,7 @@ def fit_iterative(
     few = choice.selection_centers
     subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
     maps = NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
-    selection = _select(rows, maps, penalties)
+    selection = _select(rows, maps, penalties, rule)
     start = time.perf_counter()
     index = selection.map_index
     if few < len(centers):
@@ -129,7 +131,7 @@ def fit_iterative(
     )
 
 
-def _select(rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | None) -> Solution:
+def _select(rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | None, rule: str) -> Solution:
     return solve(
         rows,
         maps,
@@ -137,6 +139,7 @@ def _select(rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | 
         penalties=penalties,
         block_rows=block_rows_for(d=maps.centers.shape[1], rank=len(maps.centers)),
         device=maps.centers.device,
+        selection=rule,
     )
 
 

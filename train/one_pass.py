@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.store import InputError, NumericalError
 from toptune.train.calibration import Temperature, fit_temperature
 from toptune.train.maps import Maps
 from toptune.train.passes import TrainingRows, accumulate, predict_left_out
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
 # Sums of widths beyond this are taken in further passes.
 SUMS_BYTES = 4 * 2**30
+SELECTIONS = ("accuracy", "one-se", "squared-error")
 _TIE_STANDARD_ERRORS = 0.5
 
 
@@ -93,6 +94,7 @@ def solve(
     penalties: Sequence[float] | None,
     block_rows: int,
     device: torch.device,
+    selection: str = "accuracy",
     progress: Callable[[int], None] | None = None,
 ) -> Solution:
     """Choose map and penalty by cross-validation, then fit to all rows.
@@ -114,6 +116,8 @@ def solve(
         Grid, ascending; None for `RELATIVE_PENALTIES` times the total variance of each map's features.
     block_rows : int
         Rows read at a time.
+    selection : {"accuracy", "one-se", "squared-error"}
+        Rule of the choice among finalists; see `choose`.
     """
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -170,7 +174,7 @@ def solve(
             temperature=fitted.value,
         )
     seconds["second_pass"] = time.perf_counter() - start
-    winner = choose([table[row] for _, row in finalists], n=rows.n)
+    winner = choose([table[row] for _, row in finalists], n=rows.n, rule=selection)
     chosen = replace(winner, is_chosen=True)
     table[table.index(winner)] = chosen
     start = time.perf_counter()
@@ -210,12 +214,35 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
 
 
-def choose(finalists: Sequence[Candidate], *, n: int) -> Candidate:
-    """Least log-loss among those whose accuracy is within half a standard error of the best."""
+def choose(finalists: Sequence[Candidate], *, n: int, rule: str = "accuracy") -> Candidate:
+    """Choose among finalists by their left-out figures.
+
+    Parameters
+    ----------
+    finalists : sequence of Candidate
+    n : int
+        Rows that the figures are of.
+    rule : {"accuracy", "one-se", "squared-error"}
+        Least log-loss among those whose accuracy is within half a standard error of the best; the largest
+        penalty among those within one standard error (Hastie, Tibshirani & Friedman 2009, §7.10); or least
+        squared error.
+    """
+    if rule == "squared-error":
+        return min(finalists, key=lambda candidate: candidate.squared_error)
     best = max(candidate.accuracy or 0.0 for candidate in finalists)
-    margin = _TIE_STANDARD_ERRORS * float(np.sqrt(best * (1 - best) / n)) if best < 1 else 0.0
+    standard_error = float(np.sqrt(best * (1 - best) / n)) if best < 1 else 0.0
+    margin = standard_error * (1.0 if rule == "one-se" else _TIE_STANDARD_ERRORS)
     tied = [candidate for candidate in finalists if (candidate.accuracy or 0.0) >= best - margin - 1e-12]
+    if rule == "one-se":
+        return max(tied, key=lambda candidate: (candidate.penalty, -(candidate.log_loss or np.inf)))
     return min(tied, key=lambda candidate: (candidate.log_loss, candidate.squared_error))
+
+
+def check_selection(rule: str) -> str:
+    """Return a rule of `choose`, or refuse it with InputError."""
+    if rule not in SELECTIONS:
+        raise InputError(f"selection {rule!r} is unknown; choose one of {', '.join(SELECTIONS)}")
+    return rule
 
 
 def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:

@@ -29,7 +29,7 @@ from toptune.train.memory import (
     memory_limit_bytes,
     one_pass_peak_bytes,
 )
-from toptune.train.one_pass import RELATIVE_PENALTIES, solve
+from toptune.train.one_pass import RELATIVE_PENALTIES, check_selection, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 
@@ -51,6 +51,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
         units of the total variance of the features.
     cv : int
         Folds.
+    selection : {"accuracy", "one-se", "squared-error"}
+        Rule that chooses the penalty by left-out figures; see `toptune.train.one_pass.choose`.
     class_weight : None, "balanced" or dict
     random_state : int, RandomState or None
         Seed of the folds.
@@ -71,6 +73,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
         self,
         penalty: float | Sequence[float] | None = None,
         cv: int = 5,
+        selection: str = "accuracy",
         class_weight: Any = None,
         random_state: Any = None,
         device: str | None = None,
@@ -78,6 +81,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     ) -> None:
         self.penalty = penalty
         self.cv = cv
+        self.selection = selection
         self.class_weight = class_weight
         self.random_state = random_state
         self.device = device
@@ -124,7 +128,15 @@ class StreamingRidgeClassifier(ScoredClassifier):
             check_finite(values)
             maps = NystromMaps.on([Linear()], to_tensor(values, dtype=torch.float64, device=device))
         setup_seconds = time.perf_counter() - start
-        solution = solve(rows, maps, [None], penalties=penalties, block_rows=block_rows, device=device)
+        solution = solve(
+            rows,
+            maps,
+            [None],
+            penalties=penalties,
+            block_rows=block_rows,
+            device=device,
+            selection=check_selection(self.selection),
+        )
         rank = maps.ranks[0]
         if isinstance(maps, NystromMaps):
             kept, dual = maps.coefficients(0, solution.beta[:-1])

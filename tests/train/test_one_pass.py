@@ -242,6 +242,38 @@ def test_choice_prefers_log_loss_among_accuracies_that_are_as_good() -> None:
     assert choose([better, tied, worse], n=1_000_000) is better
 
 
+def test_other_rules_of_choice() -> None:
+    def candidate(penalty: float, accuracy: float, squared_error: float) -> Candidate:
+        return Candidate(
+            map_index=0,
+            sigma=1.0,
+            penalty=penalty,
+            squared_error=squared_error,
+            accuracy=accuracy,
+            log_loss=0.5,
+        )
+
+    finalists = [candidate(1e-6, 0.900, 0.2), candidate(1e-4, 0.893, 0.3), candidate(1e-2, 0.85, 0.1)]
+    # One standard error of 0.9 in a thousand rows is 0.0095.
+    assert choose(finalists, n=1000, rule="one-se") is finalists[1]
+    assert choose(finalists, n=100, rule="one-se") is finalists[1]
+    assert choose(finalists, n=30, rule="one-se") is finalists[2]
+    assert choose(finalists, n=1000, rule="squared-error") is finalists[2]
+
+
+@pytest.mark.parametrize("estimator", [FalkonClassifier, StreamingRidgeClassifier])
+def test_one_standard_error_is_at_least_as_regularised(estimator: Any) -> None:
+    X, rows = make_rows()
+    grid = [10.0**power for power in range(-8, 2)]
+    plain, simpler, errors = (
+        estimator(penalty=grid, random_state=0, selection=rule).fit(X, rows.codes)
+        for rule in ("accuracy", "one-se", "squared-error")
+    )
+    assert simpler.penalty_ >= plain.penalty_
+    table = [row for row in errors.report_.to_dict()["table"] if row["accuracy"] is not None]
+    assert min(table, key=lambda row: row["squared_error"])["penalty"] == errors.penalty_
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -251,6 +283,7 @@ def test_choice_prefers_log_loss_among_accuracies_that_are_as_good() -> None:
         ({"centers": "best"}, "best.*uniform"),
         ({"n_centers": 0}, "n_centers is 0"),
         ({"cv": 1}, "cv is 1"),
+        ({"selection": "luck"}, "luck.*one-se"),
         ({"penalty": -1.0}, "penalty is -1"),
         ({"penalty": []}, "penalty is"),
         ({"sigma": "wide"}, "sigma is 'wide'"),
