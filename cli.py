@@ -82,6 +82,15 @@ def parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -
     return names
 
 
+def parse_folds(ctx: click.Context, param: click.Parameter, value: str) -> int | str:  # noqa: ARG001
+    """Parse a number of folds from 2, or ``leave-one-group-out``."""
+    if value == "leave-one-group-out":
+        return value
+    if not value.isdecimal() or int(value) < 2:
+        raise click.BadParameter(f"{value!r} is no number of folds from 2, and not leave-one-group-out")
+    return int(value)
+
+
 def parse_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:  # noqa: ARG001
     """Parse ``i/n``: part i of n, i from 0."""
     if value is None:
@@ -184,7 +193,13 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 @click.option(
     "--memory-limit", metavar="SIZE", help="Refuse a projected peak above, e.g. 2GiB (half the machine's)."
 )
-@click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds of the selection.")
+@click.option(
+    "--cv",
+    callback=parse_folds,
+    default="5",
+    show_default=True,
+    help="Folds of the selection, or leave-one-group-out with --group-by.",
+)
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
 @click.option("--resplit", is_flag=True, help="Draw a new split even where DATA had one.")
 @click.option("--val", type=click.Choice(["train", "test", "drop"]), default="train", show_default=True)

@@ -65,7 +65,7 @@ class FalkonClassifier(ScoredClassifier):
         temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
         by preconditioned conjugate gradient; ``"auto"`` takes the cheaper (see `choose_solver`).
         ``"falkon-lib"`` is not yet in this version.
-    cv : int
+    cv : int or "leave-one-group-out"
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
     selection : {"accuracy", "one-se", "squared-error"}
         Rule that chooses width and penalty by left-out figures; see `toptune.train.one_pass.choose`.
@@ -100,7 +100,7 @@ class FalkonClassifier(ScoredClassifier):
         n_centers: int = 1000,
         centers: str = "uniform",
         solver: str = "auto",
-        cv: int = 5,
+        cv: int | str = 5,
         selection: str = "accuracy",
         class_weight: Any = None,
         random_state: Any = None,

@@ -14,6 +14,12 @@ logger = logging.getLogger(__name__)
 Folds = npt.NDArray[np.int64]
 
 
+# In place of a number of folds: every group of rows is a fold of its own.
+LEAVE_ONE_GROUP_OUT = "leave-one-group-out"
+# Each fold has sums of its own in memory.
+MAX_GROUPS = 100
+
+
 class FoldsReducedWarning(UserWarning):
     """A class has fewer members than folds were asked for, so that fewer are used."""
 
@@ -36,6 +42,23 @@ def folds_of_rows(n: int, *, n_folds: int, seed: int = 0) -> Folds:
     folds = np.empty(n, dtype=np.int64)
     folds[order] = np.arange(n) % n_folds
     return folds
+
+
+def folds_of_groups(groups: Sequence[str]) -> tuple[Folds, int]:
+    """Fold of each row, one for each group in the order of their names, and their number.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 2 groups, or more than `MAX_GROUPS`.
+    """
+    names, folds = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    if not 2 <= len(names) <= MAX_GROUPS:
+        raise InputError(
+            f"{LEAVE_ONE_GROUP_OUT} has {len(names)} groups to leave out; 2 to {MAX_GROUPS} are possible: "
+            "give --group-by, or a number of folds with --cv, over which whole groups are dealt out"
+        )
+    return folds.astype(np.int64), len(names)
 
 
 def usable_folds(class_counts: dict[str, int], cv: int, *, may_reduce: bool) -> int:

@@ -64,7 +64,7 @@ def make_head(
     *,
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
-    cv: int = 5,
+    cv: int | str = 5,
     class_weight: str | None = None,
     device: str | None = None,
     memory_limit_bytes: int | None = None,

@@ -12,7 +12,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from toptune.store import ArrayBlocks, Blocks, InputError
-from toptune.train.folds import folds_of_keys, folds_of_rows, usable_folds
+from toptune.train.folds import (
+    LEAVE_ONE_GROUP_OUT,
+    folds_of_groups,
+    folds_of_keys,
+    folds_of_rows,
+    usable_folds,
+)
 
 logger = logging.getLogger(__name__)
 Codes = npt.NDArray[np.int64]
@@ -77,7 +83,7 @@ def fold_numbers(
     codes: Codes,
     classes: npt.NDArray[Any],
     *,
-    cv: int,
+    cv: int | str,
     seed: int,
     groups: Sequence[str] | None,
     may_reduce: bool = True,
@@ -85,8 +91,18 @@ def fold_numbers(
     """Fold of each row and their number, independent of the labels but for the number of folds.
 
     Rows with `groups` (ids will do) are bucketed by a hash, so that they keep their fold when others
-    come and go; rows without are dealt out evenly by the seed.
+    come and go; rows without are dealt out evenly by the seed. With ``"leave-one-group-out"`` every group is
+    a fold.
     """
+    if isinstance(cv, str):
+        if cv != LEAVE_ONE_GROUP_OUT:
+            raise InputError(f"cv is {cv!r}; it must be a number of folds or {LEAVE_ONE_GROUP_OUT!r}")
+        if groups is None or len(groups) != len(codes):
+            given = "none" if groups is None else len(groups)
+            raise InputError(
+                f"{LEAVE_ONE_GROUP_OUT} needs the group of each of the {len(codes)} rows; {given} given"
+            )
+        return folds_of_groups(list(map(str, groups)))
     counts = {str(name): int(count) for name, count in zip(classes, np.bincount(codes), strict=True)}
     n_folds = usable_folds(counts, cv, may_reduce=may_reduce)
     if groups is None:

@@ -49,7 +49,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     penalty : float, sequence of float or None
         λ of ``(1/n) loss + λ norm^2``; a number is fixed, a sequence a grid, None a default grid in
         units of the total variance of the features.
-    cv : int
+    cv : int or "leave-one-group-out"
         Folds.
     selection : {"accuracy", "one-se", "squared-error"}
         Rule that chooses the penalty by left-out figures; see `toptune.train.one_pass.choose`.
@@ -72,7 +72,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     def __init__(
         self,
         penalty: float | Sequence[float] | None = None,
-        cv: int = 5,
+        cv: int | str = 5,
         selection: str = "accuracy",
         class_weight: Any = None,
         random_state: Any = None,

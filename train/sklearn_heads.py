@@ -37,7 +37,7 @@ class SklearnHead:
         params: Mapping[str, Any],
         *,
         seed: int = 0,
-        cv: int = 5,
+        cv: int | str = 5,
         class_weight: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:

@@ -1,5 +1,6 @@
 """The one-pass solver against dense float64 answers and explicitly refitted folds."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -231,6 +232,37 @@ def test_groups_share_a_fold_and_decide_alone() -> None:
         FalkonClassifier().fit(X, rows.codes, groups=["a", "b", "c"])
 
 
+@pytest.mark.parametrize("estimator", [FalkonClassifier, StreamingRidgeClassifier])
+def test_every_group_is_left_out_by_itself(estimator: Any) -> None:
+    """Equals leaving each group out by hand, in left-out squared error."""
+    X, rows = make_rows()
+    groups = [f"slide {row % 6}" for row in range(120)]
+    options: dict[str, Any] = {"penalty": 1e-3, "random_state": 0}
+    if estimator is FalkonClassifier:
+        options |= {"sigma": 2.0, "n_centers": 120}
+    fitted = estimator(cv="leave-one-group-out", **options).fit(X, rows.codes, groups=groups)
+    (candidate,) = fitted.report_.to_dict()["table"]
+    targets = np.eye(rows.n_classes)[rows.codes]
+    total = 0.0
+    right = 0
+    for slide in range(6):
+        out = np.arange(120) % 6 == slide
+        one = estimator(cv=2, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FoldsReducedWarning)
+            one.fit(X[~out], rows.codes[~out])
+        scores = one.scores(X[out])
+        total += float(((scores - targets[out]) ** 2).sum())
+        right += int((scores.argmax(axis=1) == rows.codes[out]).sum())
+    assert candidate["accuracy"] == pytest.approx(right / 120, abs=0.02)
+    if estimator is StreamingRidgeClassifier:  # for kernels by hand other rows are centres
+        assert candidate["squared_error"] == pytest.approx(total / 120, rel=1e-6)
+    with pytest.raises(InputError, match="has 120 groups to leave out; 2 to 100"):
+        estimator(cv="leave-one-group-out").fit(X, rows.codes, groups=list(map(str, range(120))))
+    with pytest.raises(InputError, match="1 groups"):
+        estimator(cv="leave-one-group-out").fit(X, rows.codes, groups=["a"] * 120)
+
+
 def test_choice_prefers_log_loss_among_accuracies_that_are_as_good() -> None:
     def candidate(accuracy: float, log_loss: float) -> Candidate:
         return Candidate(
@@ -283,6 +315,8 @@ def test_one_standard_error_is_at_least_as_regularised(estimator: Any) -> None:
         ({"centers": "best"}, "best.*uniform"),
         ({"n_centers": 0}, "n_centers is 0"),
         ({"cv": 1}, "cv is 1"),
+        ({"cv": "slides"}, "cv is 'slides'.*leave-one-group-out"),
+        ({"cv": "leave-one-group-out"}, "needs the group of each of the 120 rows; none given"),
         ({"selection": "luck"}, "luck.*one-se"),
         ({"penalty": -1.0}, "penalty is -1"),
         ({"penalty": []}, "penalty is"),
