@@ -90,3 +90,51 @@ def test_du_adds_up(run_cli: Run, cache: FeatureCache) -> None:
     shards = (cache.path / "last.cls").rglob("*")
     assert sizes[cache.name, "last.cls"] == sum(path.stat().st_size for path in shards if path.is_file())
     assert "layer4.mean" in run_cli("store", "du", "--store", cache.root)[1]
+
+
+def test_export_import_copy_and_their_exit_codes(
+    run_cli: Run, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("--dataset", "pets", "--model", "resnet10t.demo")
+    export = ("store", "export", "--store", cache.root, *names, "--layers", "all", "-o", tmp_path / "out")
+    code, out, err = run_cli(*export, "--json")
+    assert (code, err) == (0, "")
+    done = json.loads(out)
+    assert done["failed"] == {"kätzchen/bild 13.png": "truncated JPEG"}
+    assert run_cli(*export)[0] == 2
+    into = ("store", "import", "--store", cache.root, "--dataset", "made", "--model", "m")
+    files = sorted((tmp_path / "out").glob("*.npy"))
+    code, _, err = run_cli(*into, *files)
+    assert code == 2
+    assert "1 rows hold NaN or infinity" in err
+    code, out, _ = run_cli(*into, *files, "--skip-failed", "--json")
+    assert code == 0
+    assert json.loads(out)["failed_rows"].keys() == {"13"}
+    code, _, err = run_cli(*into, files[0], "--skip-failed")
+    assert code == 2
+    assert "holds other features" in err
+    assert run_cli("store", "copy", cache.root, cache.root)[0] == 2
+
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    copy = ("store", "copy", cache.root, tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr("toptune.store.cache_copy.publish", interrupt)
+        code, _, err = run_cli(*copy)
+    assert (code, err.strip()) == (3, "error: stopped; the same command resumes")
+    code, out, _ = run_cli(*copy, "--move", "--json")
+    assert code == 0
+    assert json.loads(out)["moved"] is True
+    assert run_cli(*export[:-1], tmp_path / "other")[0] == 2
+    assert run_cli("store", "verify", "--deep", "--store", tmp_path / "copy")[0] == 0
+    # A unit that is missing: the export names it.
+    shard = next((tmp_path / "copy").rglob("last.cls/c/2/0"))
+    shard.unlink()
+    assert run_cli("store", "repair", "--store", tmp_path / "copy")[0] == 0
+    code, _, err = run_cli(
+        "store", "export", "--store", tmp_path / "copy", *names, "--layers", "last", "-o", tmp_path / "x"
+    )
+    assert code == 1
+    assert "lacks 1 of 4 units: 2" in err
+    assert not (tmp_path / "x").exists()
