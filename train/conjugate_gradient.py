@@ -50,6 +50,7 @@ def conjugate_gradient(
     right: Tensor,
     *,
     start: Tensor | None = None,
+    fast_product: Product | None = None,
     tolerance: float,
     max_iterations: int,
 ) -> Solution:
@@ -67,6 +68,9 @@ def conjugate_gradient(
     right : Tensor of float64, shape (r, m)
     start : Tensor of float64, shape (r, m), optional
         First guess; 0 by default.
+    fast_product : callable, optional
+        A less exact product for the recurrences, until it brings no progress any more. Residuals are taken
+        by `product`, so the solution is as exact as without.
     tolerance : float
         Relative residual to reach.
     max_iterations : int
@@ -100,6 +104,9 @@ def conjugate_gradient(
             )
         history.append(float(residuals.max()))
         wanting = relative > tolerance * (1.0 if len(history) == 1 else _SLACK)
+        if fast_product is not None and bool((wanting & (relative > _PROGRESS * previous[active])).any()):
+            fast_product = None
+            previous[active] = float("inf")
         # Out of products is not out of digits.
         stuck = wanting & (relative > _PROGRESS * previous[active]) & (left > 1)
         stagnated = stagnated or bool(stuck.any())
@@ -109,7 +116,7 @@ def conjugate_gradient(
         if len(active) == 0 or left <= 1:
             break
         used = _descend(
-            value, residual, preconditioned, active, scale, product, precondition,
+            value, residual, preconditioned, active, scale, fast_product or product, precondition,
             tolerance=tolerance, max_iterations=left - 1, history=history,
         )  # fmt: skip
         residual = right[:, active] - product(value[:, active], active)

@@ -17,6 +17,7 @@ from toptune.train.conjugate_gradient import REASONS, conjugate_gradient
 from toptune.train.kernel_rows import CentredRows, KernelRows
 from toptune.train.maps import NystromMaps
 from toptune.train.passes import TrainingRows
+from toptune.train.sums import PANEL
 
 # Relative error in the norm of the scores. Accuracy is settled long before; 1e-5 is what lets scores be
 # compared with the direct solve.
@@ -98,10 +99,8 @@ def solve_falkon(
     NumericalError
         If values are not finite or no jitter makes a preconditioner positive definite.
     """
-    whitening = maps.whitenings[index]
     device = maps.centers.device
-    kept = torch.from_numpy(whitening.kept).to(device)
-    factor = torch.from_numpy(whitening.factor).to(device)
+    kept, factor = maps.kept[index], maps.factors[index]
     kernel_rows = KernelRows(
         rows, maps.kernels[index], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
     )
@@ -128,6 +127,9 @@ def solve_falkon(
         def product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
             return system.product(v) + of_column[numbers] * v
 
+        def fast_product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
+            return system.product(v, is_exact=False) + of_column[numbers] * v
+
         def precondition(v: Tensor, numbers: Tensor, factors: list[Tensor] = factors) -> Tensor:
             result = torch.empty_like(v)
             which = torch.div(numbers, n_targets, rounding_mode="floor")
@@ -141,6 +143,7 @@ def solve_falkon(
             precondition,
             system.cross.repeat(1, len(group)),
             start=betas[-1].repeat(1, len(group)) if betas else None,
+            fast_product=None if maps.dtype == torch.float64 else fast_product,
             tolerance=tolerance,
             max_iterations=max_iterations,
         )
@@ -164,11 +167,20 @@ def solve_falkon(
 def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
     """Centred second moments (r, r) of the centres' own whitened features: what stands for all rows.
 
-    Where no centre was dropped this is ``(1/M) T T'`` less the mean. Dropped centres count too: they
-    are no basis any more, but rows like any other.
+    Where no centre was dropped their features are the rows of the factor, and this is ``(1/M) T T'`` less
+    the mean. Dropped centres count too: they are no basis any more, but rows like any other.
     """
-    (phi,) = maps.features(maps.centers, [index])
+    factor = maps.factors[index]
+    is_whole = maps.whitenings[index].is_whole
+    phi = factor if is_whole else next(maps.features(maps.centers, [index]))
     w = torch.ones_like(phi[:, 0]) if weights is None else weights
     share = (w / w.sum())[:, None]
-    centred = phi - (share * phi).sum(dim=0)
-    return (share * centred).T @ centred
+    mean, weighted = (share * phi).sum(dim=0), share * phi
+    moments = torch.empty_like(factor)
+    for start in range(0, len(factor), PANEL):
+        # Above its diagonal the factor is 0.
+        rows, columns = slice(start if is_whole else 0, None), slice(start, start + PANEL)
+        part = weighted[rows, columns].T @ phi[rows, : columns.stop]
+        moments[columns, : columns.stop] = part
+        moments[: columns.stop, columns] = part.T
+    return moments.addr_(mean, mean, alpha=-1)

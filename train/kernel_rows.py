@@ -10,6 +10,9 @@ from torch import Tensor
 from toptune.train.kernels import Linear, Radial
 from toptune.train.passes import TrainingRows, batches
 
+# Rows of kept kernel values that are multiplied at a time.
+CACHED_ROWS = 4096
+
 
 class KernelRows:
     """Values k(X, C) of all training rows against centres (r, d), never more than a block at a time.
@@ -32,26 +35,27 @@ class KernelRows:
         self.block_rows = block_rows
         self.is_cached = is_cached
         self.n_passes = 0
-        self._kept: list[tuple[slice, Tensor]] | None = None
+        self._kept: Tensor | None = None
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield ``(rows, values)``: float64 kernel values (b, r) of consecutive rows."""
+        """Yield ``(rows, values)``: kernel values (b, r) of consecutive rows, in the kernel's own type."""
         if self._kept is not None:
-            for where, block in self._kept:
-                yield where, block.double()
+            # Views of what is there: large ones, for the sake of the products.
+            for start in range(0, self.rows.n, CACHED_ROWS):
+                where = slice(start, min(start + CACHED_ROWS, self.rows.n))
+                yield where, self._kept[where]
             return
-        kept: list[tuple[slice, Tensor]] = []
         self.n_passes += 1
         centers = self.centers
+        kept = centers.new_empty((self.rows.n, len(centers))) if self.is_cached else None
         for where, values in batches(
             self.rows, block_rows=self.block_rows, dtype=centers.dtype, device=centers.device
         ):
             block = self.kernel(values, centers)
-            if self.is_cached:
-                kept.append((where, block))
-            yield where, block.double()
-        if self.is_cached:
-            self._kept = kept
+            if kept is not None:
+                kept[where] = block
+            yield where, block
+        self._kept = kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +98,8 @@ class CentredRows:
         r = len(factor)
         kernel_mean = torch.zeros(r, dtype=torch.float64, device=device)
         cross = torch.zeros((r, rows.n_classes), dtype=torch.float64, device=device)
-        for where, block in kernel_rows.blocks():
-            w = weights[where]
+        for where, values in kernel_rows.blocks():
+            block, w = values.double(), weights[where]
             targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double() - target_mean
             kernel_mean.addmv_(block.T, w)
             cross.addmm_(block.T, targets * w[:, None])
@@ -109,15 +113,21 @@ class CentredRows:
             cross=torch.linalg.solve_triangular(factor, cross / total, upper=False),
         )
 
-    def product(self, columns: Tensor) -> Tensor:
-        """``S v`` for columns (r, k): one pass over the rows."""
+    def product(self, columns: Tensor, *, is_exact: bool = True) -> Tensor:
+        """``S v`` for columns (r, k): one pass over the rows.
+
+        Products are in float64, or, not `is_exact`, in the kernel's own type.
+        """
         dual = torch.linalg.solve_triangular(self.factor.T, columns, upper=True)
         offset = self.kernel_mean @ dual
         total = torch.zeros_like(dual)
         weight_sum = torch.zeros_like(offset)
-        for where, block in self.kernel_rows.blocks():
-            scores = torch.addmm(-offset, block, dual).mul_(self.weights[where, None])
-            total.addmm_(block.T, scores)
+        dtype = torch.float64 if is_exact else self.kernel_rows.centers.dtype
+        small_dual, small_offset, weights = dual.to(dtype), offset.to(dtype), self.weights.to(dtype)
+        for where, values in self.kernel_rows.blocks():
+            block = values.to(dtype)
+            scores = torch.addmm(-small_offset, block, small_dual).mul_(weights[where, None])
+            total += block.T @ scores
             weight_sum += scores.sum(dim=0)
         # In exact arithmetic the weighted scores sum to 0 and nothing is taken off here.
         total.addr_(self.kernel_mean, weight_sum, alpha=-1)

@@ -153,12 +153,14 @@ def squared_distances(x: Tensor, c: Tensor) -> Tensor:
     x_norms, c_norms = (x * x).sum(dim=1), (c * c).sum(dim=1)
     squared = torch.addmm(x_norms[:, None] + c_norms, x, c.T, alpha=-2).clamp_(min=0)
     limit = _CANCELLED * torch.finfo(x.dtype).eps
-    near = torch.nonzero(squared < limit * (x_norms[:, None] + c_norms))
+    # A bound for each row finds all that may be near in one comparison; then each pair has its own.
+    rows, columns = torch.nonzero(squared < (limit * (x_norms + c_norms.max()))[:, None], as_tuple=True)
+    near = squared[rows, columns] < limit * (x_norms[rows] + c_norms[columns])
+    rows, columns = rows[near], columns[near]
     step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
-    for start in range(0, len(near), step):
-        pairs = near[start : start + step]
-        rows, columns = pairs[:, 0], pairs[:, 1]
-        squared[rows, columns] = (x[rows] - c[columns]).square_().sum(dim=1)
+    for start in range(0, len(rows), step):
+        pairs = rows[start : start + step], columns[start : start + step]
+        squared[pairs] = (x[pairs[0]] - c[pairs[1]]).square_().sum(dim=1)
     return squared
 
 

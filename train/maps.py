@@ -15,7 +15,11 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 class Maps(Protocol):
-    """Several feature maps that share work on a block of rows."""
+    """Several feature maps that share work on a block of rows.
+
+    A map's features are a linear function of its basis: of kernel values, for instance. Sums and systems are
+    taken of features, which condition well; scores of rows are taken from the basis, which costs less.
+    """
 
     @property
     def ranks(self) -> Sequence[int]:
@@ -24,11 +28,19 @@ class Maps(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that rows are wanted in."""
+        """Type that rows are wanted in, and that products of features may be taken in."""
         ...
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         """Yield phi (b, rank) in float64 of the wanted maps for rows (b, d)."""
+        ...
+
+    def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the basis (b, rank) in float64 of the wanted maps for rows (b, d)."""
+        ...
+
+    def on_basis(self, index: int, beta: Tensor) -> Tensor:
+        """Turn coefficients (..., rank, n_targets) of the features into those of the basis."""
         ...
 
 
@@ -43,6 +55,11 @@ class IdentityMap:
         for _ in wanted:
             yield rows
 
+    basis = features
+
+    def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
+        return beta
+
 
 @dataclass(frozen=True)
 class NystromMaps:
@@ -55,6 +72,8 @@ class NystromMaps:
     kernels: tuple[Radial | Linear, ...]
     centers: Tensor
     whitenings: tuple[Whitening, ...]
+    factors: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
 
     @classmethod
     def on(cls, kernels: Sequence[Radial | Linear], centers: Tensor) -> "NystromMaps":
@@ -64,7 +83,13 @@ class NystromMaps:
             whiten(values.cpu().numpy(), tolerance=TOLERANCE[centers.dtype])
             for values in kernel_blocks(kernels, exact, exact)
         )
-        return cls(tuple(kernels), centers, whitenings)
+        return cls(
+            tuple(kernels),
+            centers,
+            whitenings,
+            factors=tuple(torch.from_numpy(each.factor).to(centers.device) for each in whitenings),
+            kept=tuple(torch.from_numpy(each.kept).to(centers.device) for each in whitenings),
+        )
 
     @property
     def ranks(self) -> Sequence[int]:
@@ -75,17 +100,21 @@ class NystromMaps:
         return self.centers.dtype
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
+        for index, values in zip(wanted, self.basis(rows, wanted), strict=True):
+            # In float64 whatever the kernel's type: in float32 a substitution this ill-conditioned moves scores
+            # by a hundred times more than the kernel's own rounding.
+            yield torch.linalg.solve_triangular(self.factors[index].T, values, upper=True, left=False)
+
+    def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.centers)
         for index, block in zip(wanted, blocks, strict=True):
-            whitening = self.whitenings[index]
-            kept = torch.from_numpy(whitening.kept).to(block.device)
-            factor = torch.from_numpy(whitening.factor).to(block.device)
-            values = block[:, kept].double()
-            yield torch.linalg.solve_triangular(factor.T, values, upper=True, left=False)
+            chosen = block if self.whitenings[index].is_whole else block[:, self.kept[index]]
+            yield chosen.double()
+
+    def on_basis(self, index: int, beta: Tensor) -> Tensor:
+        dual: Tensor = torch.linalg.solve_triangular(self.factors[index].T, beta, upper=True)
+        return dual
 
     def coefficients(self, index: int, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Centres kept (r, d) and their weights (r, n_targets), so scores are ``k(x, C) weights``."""
-        whitening = self.whitenings[index]
-        kept = torch.from_numpy(whitening.kept).to(beta.device)
-        factor = torch.from_numpy(whitening.factor).to(beta.device)
-        return self.centers[kept], torch.linalg.solve_triangular(factor.T, beta, upper=True)
+        return self.centers[self.kept[index]], self.on_basis(index, beta)

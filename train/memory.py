@@ -4,7 +4,7 @@ import os
 import re
 
 from toptune.store import InputError
-from toptune.train.sums import sums_bytes
+from toptune.train.sums import batch_rows, sums_bytes
 
 BLOCK_BYTES = 64 * 2**20
 _FALLBACK_BYTES = 4 * 2**30
@@ -29,13 +29,14 @@ def one_pass_peak_bytes(
     n_penalties: int,
     n_finalists: int,
     n_calibration: int,
+    value_bytes: int = 8,
 ) -> int:
     """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
 
-    The centres, one whitening factor a map and the one being made; the sums of all maps; the matrices
-    of one system and one map's coefficients of every penalty and fold; the finalists' coefficients
-    and left-out scores; one block with its distances, kernel and feature values. It grows with n only
-    by the rows' classes, weights and folds.
+    The centres, one whitening factor a map and the one being made; the sums of all maps and the rows that
+    wait for them; the matrices of one system and one map's coefficients of every penalty and fold; the
+    finalists' coefficients and left-out scores; one block with its distances, kernel and feature values,
+    and the next one. It grows with n only by the rows' classes, weights and folds.
     """
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
@@ -43,7 +44,9 @@ def one_pass_peak_bytes(
     systems = 4 * square + 3 * 8 * (rank + 1) * n_classes
     path = 8 * n_folds * (rank + 1) * n_classes * n_penalties
     finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
-    block = 8 * min(n, block_rows) * (3 * d + 4 * rank + 2 * n_classes)
+    waiting = batch_rows(n_folds=n_folds, rank=rank, n_rows=n, value_bytes=value_bytes)
+    sums += n_maps * n_folds * waiting * (rank + 1 + n_classes) * value_bytes
+    block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_classes)
     return sums + factors + systems + path + finalists + block + 24 * n
 
 
@@ -57,7 +60,7 @@ def iterative_peak_bytes(
     """
     square = 8 * rank * rank
     columns = 10 * 8 * rank * n_columns
-    block = 8 * min(n, block_rows) * (3 * d + 4 * rank + 2 * n_columns + n_classes)
+    block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_columns + n_classes)
     return 8 * square + columns + 3 * 8 * rank * d + block + cached_bytes + 24 * n
 
 

@@ -1,6 +1,7 @@
 """Passes over blocks of training rows: the only places where the one-pass solver touches data."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from toptune.store import Blocks, InputError
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.maps import Maps
-from toptune.train.sums import FoldSums
+from toptune.train.sums import FoldSums, SumsBuilder
 
 _NAMED_ROWS = 10
 
@@ -47,16 +48,30 @@ class TrainingRows:
 def batches(
     rows: TrainingRows, *, block_rows: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ``(rows, values)`` with values (b, d) on the device.
+    """Yield ``(rows, values)`` with values (b, d) on the device, the next block being read meanwhile.
+
+    On a CUDA device blocks come through page-locked memory, so that they are copied while the last one is
+    worked on.
 
     Raises
     ------
     InputError
         If a value is not finite; names the first rows.
     """
-    for where, values in rows.blocks.iterate(block_rows):
-        check_finite(values, start=where.start)
-        yield where, to_tensor(values, dtype=dtype, device=device)
+    source = rows.blocks.iterate(block_rows)
+
+    def read() -> tuple[slice, Tensor] | None:
+        for where, values in source:
+            check_finite(values, start=where.start)
+            tensor = to_tensor(values, dtype=dtype)
+            return where, tensor.pin_memory() if device.type == "cuda" else tensor
+        return None
+
+    with ThreadPoolExecutor(1, thread_name_prefix="toptune-read") as reader:
+        ahead = reader.submit(read)
+        while (block := ahead.result()) is not None:
+            ahead = reader.submit(read)
+            yield block[0], block[1].to(device, non_blocking=True)
 
 
 def check_finite(values: npt.NDArray[np.generic], *, start: int = 0) -> None:
@@ -95,8 +110,15 @@ def accumulate(
     list of FoldSums
         In the order of `wanted`.
     """
-    sums = [
-        FoldSums.zeros(n_folds=rows.n_folds, rank=maps.ranks[index], n_targets=rows.n_classes, device=device)
+    builders = [
+        SumsBuilder(
+            n_folds=rows.n_folds,
+            rank=maps.ranks[index],
+            n_targets=rows.n_classes,
+            n_rows=rows.n,
+            dtype=maps.dtype,
+            device=device,
+        )
         for index in wanted
     ]
     codes, weights, folds = (
@@ -104,11 +126,11 @@ def accumulate(
     )
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
         targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double()
-        for each, phi in zip(sums, maps.features(values, wanted), strict=True):
-            each.add(phi, targets, weights[where], folds[where])
+        for builder, phi in zip(builders, maps.features(values, wanted), strict=True):
+            builder.add(phi, targets, weights[where], folds[where])
         if progress is not None:
             progress(where.stop - where.start)
-    return sums
+    return [builder.result() for builder in builders]
 
 
 @dataclass(kw_only=True)
@@ -142,7 +164,7 @@ def predict_left_out(
     Parameters
     ----------
     finalists : sequence of (int, Tensor)
-        Index of the map and coefficients (n_folds, r + 1, n_classes), intercept last.
+        Index of the map and coefficients (n_folds, r + 1, n_classes) of its features, intercept last.
 
     Returns
     -------
@@ -160,27 +182,28 @@ def predict_left_out(
         torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
     )
     wanted = sorted({index for index, _ in finalists})
+    duals = [(maps.on_basis(index, beta[:, :-1]), beta[:, -1]) for index, beta in finalists]
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
         first, last = np.searchsorted(kept, [where.start, where.stop])
+        local = torch.from_numpy(kept[first:last] - where.start).to(device)
         y, w = codes[where], weights[where]
         targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
-        for index, phi in zip(wanted, maps.features(values, wanted), strict=True):
-            for result, (its_map, beta) in zip(results, finalists, strict=True):
+        for index, basis in zip(wanted, maps.basis(values, wanted), strict=True):
+            for result, (its_map, _), dual in zip(results, finalists, duals, strict=True):
                 if its_map != index:
                     continue
-                scores = _scores_left_out(phi, folds[where], beta)
+                scores = _scores_left_out(basis, folds[where], *dual)
                 result.correct += float(w @ (scores.argmax(dim=1) == y).double())
                 result.squared_error += float(w @ (targets - scores).square().sum(dim=1))
-                local = torch.from_numpy(kept[first:last] - where.start).to(device)
                 result.scores[first:last] = scores[local].float().cpu().numpy()
         if progress is not None:
             progress(where.stop - where.start)
     return results, kept
 
 
-def _scores_left_out(phi: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
-    scores = phi.new_empty((len(phi), beta.shape[2]))
+def _scores_left_out(basis: Tensor, folds: Tensor, dual: Tensor, intercept: Tensor) -> Tensor:
+    scores = basis.new_empty((len(basis), dual.shape[2]))
     for fold in torch.unique(folds).tolist():
         mine = torch.nonzero(folds == fold)[:, 0]
-        scores[mine] = phi[mine] @ beta[fold, :-1] + beta[fold, -1]
+        scores[mine] = basis[mine] @ dual[fold] + intercept[fold]
     return scores
