@@ -82,12 +82,16 @@ def parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -
     return names
 
 
-def parse_folds(ctx: click.Context, param: click.Parameter, value: str) -> int | str:  # noqa: ARG001
-    """Parse a number of folds from 2, or ``leave-one-group-out``."""
+def parse_folds(ctx: click.Context, param: click.Parameter, value: str) -> int | str | None:  # noqa: ARG001
+    """Parse a number of folds from 2, ``leave-one-group-out`` or ``none``."""
+    if value == "none":
+        return None
     if value == "leave-one-group-out":
         return value
     if not value.isdecimal() or int(value) < 2:
-        raise click.BadParameter(f"{value!r} is no number of folds from 2, and not leave-one-group-out")
+        raise click.BadParameter(
+            f"{value!r} is no number of folds from 2, and not leave-one-group-out or none"
+        )
     return int(value)
 
 
@@ -198,7 +202,7 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
     callback=parse_folds,
     default="5",
     show_default=True,
-    help="Folds of the selection, or leave-one-group-out with --group-by.",
+    help="Folds of the selection; leave-one-group-out with --group-by; none with one --penalty and --sigma.",
 )
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA had no split.")
 @click.option("--resplit", is_flag=True, help="Draw a new split even where DATA had one.")

@@ -40,7 +40,7 @@ def leave_out(
 
 
 def check_classes(
-    manifest: Manifest, split: Split, *, cv: int | str, is_cross_validated: bool
+    manifest: Manifest, split: Split, *, cv: int | str | None, is_cross_validated: bool
 ) -> tuple[list[str], list[int]]:
     """Refuse training rows that no head could learn from; give classes and their members."""
     classes, counts = np.unique([str(manifest.labels[row]) for row in split.train], return_counts=True)
@@ -51,7 +51,7 @@ def check_classes(
             f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"
         )
     members = {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
-    if is_cross_validated and not isinstance(cv, str):
+    if is_cross_validated and isinstance(cv, int):
         usable_folds(members, cv, may_reduce=False)
     return list(members), list(members.values())
 

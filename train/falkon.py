@@ -45,6 +45,10 @@ class FalkonSolution:
         Largest relative residual after each product.
     n_iterations, n_passes : int
         Products with the kernel's values, and times that the rows were read for them.
+    feature_mean : Tensor of float64, shape (r,)
+        Weighted mean of the whitened features.
+    preconditioner : Tensor of float64, shape (r, r)
+        Lower factor of the last penalty's preconditioner.
     jitter : float
         Largest share of its mean diagonal that a preconditioner took; it slows the iteration and does
         not change the solution.
@@ -57,6 +61,8 @@ class FalkonSolution:
     history: tuple[float, ...]
     n_iterations: int
     n_passes: int
+    feature_mean: Tensor
+    preconditioner: Tensor
     jitter: float
 
 
@@ -160,6 +166,8 @@ def solve_falkon(
         history=tuple(history),
         n_iterations=n_iterations,
         n_passes=kernel_rows.n_passes,
+        feature_mean=torch.linalg.solve_triangular(factor, system.kernel_mean[:, None], upper=False)[:, 0],
+        preconditioner=inner,
         jitter=jitter,
     )
 

@@ -16,6 +16,7 @@ from toptune.store import InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
+    check_single,
     device_of,
     fit_inputs,
     fold_numbers,
@@ -26,9 +27,10 @@ from toptune.train.inputs import (
 from toptune.train.kernel_fit import fit_direct, fit_iterative
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, memory_limit_bytes
-from toptune.train.one_pass import RELATIVE_PENALTIES, check_selection
+from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
+from toptune.train.selection import check_selection
 from toptune.train.solver_choice import SOLVERS, Sizes, choose_solver
 
 # What a fit is going to do, said before it does it.
@@ -65,10 +67,11 @@ class FalkonClassifier(ScoredClassifier):
         temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
         by preconditioned conjugate gradient; ``"auto"`` takes the cheaper (see `choose_solver`).
         ``"falkon-lib"`` is not yet in this version.
-    cv : int or "leave-one-group-out"
-        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+    cv : int, "leave-one-group-out" or None
+        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`. None fits once, with
+        the one width and the one penalty given, and calibrates on leave-one-out scores.
     selection : {"accuracy", "one-se", "squared-error"}
-        Rule that chooses width and penalty by left-out figures; see `toptune.train.one_pass.choose`.
+        Rule that chooses width and penalty by left-out figures; see `toptune.train.selection.choose`.
     class_weight : None, "balanced" or dict
     random_state : int, RandomState or None
         Seed of centres and folds.
@@ -100,7 +103,7 @@ class FalkonClassifier(ScoredClassifier):
         n_centers: int = 1000,
         centers: str = "uniform",
         solver: str = "auto",
-        cv: int | str = 5,
+        cv: int | str | None = 5,
         selection: str = "accuracy",
         class_weight: Any = None,
         random_state: Any = None,
@@ -185,16 +188,17 @@ class FalkonClassifier(ScoredClassifier):
             spread = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
             widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
         kernels = [kernel_of(self.kernel, width) for width in widths]
+        rule = None if self.cv is None else self.selection
         setup_seconds = time.perf_counter() - start
         if choice.solver == "direct":
-            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=self.selection)
+            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=rule)
         else:
             fitted = fit_iterative(
                 rows,
                 kernels,
                 centers,
                 penalties=penalties,
-                rule=self.selection,
+                rule=rule,
                 choice=choice,
                 center_weights=torch.from_numpy(rows.weights[center_rows]).to(device),
                 seed=seed,
@@ -246,6 +250,10 @@ class FalkonClassifier(ScoredClassifier):
         if self.kernel == "linear" and self.sigma is not None:
             raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
         check_selection(self.selection)
+        if self.cv is None:
+            check_single("penalty", self.penalty)
+            if self.kernel != "linear":
+                check_single("sigma", self.sigma)
         if self.solver not in SOLVERS:
             raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
         if self.solver == "falkon-lib":

@@ -3,9 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-from toptune.train.one_pass import Candidate, Solution
+from toptune.train.one_pass import Solution
 from toptune.train.passes import TrainingRows
 from toptune.train.report import FitReport
+from toptune.train.selection import Candidate
 
 
 def report_of(
@@ -54,6 +55,7 @@ def report_of(
         plan=plan or {"peak_bytes": peak_bytes},
         iteration=iteration,
         seconds={"setup": setup_seconds, **solution.seconds},
+        calibration=solution.calibration,
     )  # fmt: skip
 
 

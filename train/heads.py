@@ -64,7 +64,7 @@ def make_head(
     *,
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
-    cv: int | str = 5,
+    cv: int | str | None = 5,
     class_weight: str | None = None,
     device: str | None = None,
     memory_limit_bytes: int | None = None,
@@ -92,6 +92,8 @@ def make_head(
         raise InputError(
             f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(valid) or 'none'}"
         )
+    if cv is None and name not in OWN:
+        raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
     if name in OWN:
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
                        memory_limit_bytes=memory_limit_bytes)  # fmt: skip

@@ -83,7 +83,7 @@ def fold_numbers(
     codes: Codes,
     classes: npt.NDArray[Any],
     *,
-    cv: int | str,
+    cv: int | str | None,
     seed: int,
     groups: Sequence[str] | None,
     may_reduce: bool = True,
@@ -92,8 +92,10 @@ def fold_numbers(
 
     Rows with `groups` (ids will do) are bucketed by a hash, so that they keep their fold when others
     come and go; rows without are dealt out evenly by the seed. With ``"leave-one-group-out"`` every group is
-    a fold.
+    a fold; with None all rows are one, and nothing is left out.
     """
+    if cv is None:
+        return np.zeros(len(codes), dtype=np.int64), 1
     if isinstance(cv, str):
         if cv != LEAVE_ONE_GROUP_OUT:
             raise InputError(f"cv is {cv!r}; it must be a number of folds or {LEAVE_ONE_GROUP_OUT!r}")
@@ -151,6 +153,15 @@ def grid_of(value: Any, name: str) -> list[float] | None:
     if not (np.isfinite(grid).all() and grid[0] > 0):
         raise InputError(f"{name} is {value!r}; every value must be finite and above 0")
     return grid
+
+
+def check_single(name: str, value: Any) -> None:
+    """Refuse anything but one number where ``cv=None`` leaves nothing to choose by."""
+    if len(grid_of(value, name) or ()) != 1:
+        raise InputError(
+            f"{name} is {value!r}, but cv is None: nothing is left out to choose by; give one {name}, or a "
+            "number of folds"
+        )
 
 
 def device_of(device: str | torch.device | None) -> torch.device:

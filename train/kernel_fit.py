@@ -15,6 +15,7 @@ from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for
 from toptune.train.one_pass import Solution, solve
 from toptune.train.passes import TrainingRows
+from toptune.train.single_fit import leave_one_out, once_solution, solve_once
 from toptune.train.solver_choice import Choice
 from toptune.train.whitening import Whitening
 
@@ -52,9 +53,9 @@ def fit_direct(
     centers: Tensor,
     *,
     penalties: Sequence[float] | None,
-    rule: str,
+    rule: str | None,
 ) -> KernelFit:
-    """Select and fit on the same sums, all centres (M, d) throughout."""
+    """Select by a rule (None: nothing to select) and fit on the same sums, all centres (M, d) throughout."""
     maps = NystromMaps.on(kernels, centers)
     selection = _select(rows, maps, penalties, rule)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
@@ -73,7 +74,7 @@ def fit_iterative(
     centers: Tensor,
     *,
     penalties: Sequence[float] | None,
-    rule: str,
+    rule: str | None,
     choice: Choice,
     center_weights: Tensor,
     seed: int,
@@ -84,11 +85,14 @@ def fit_iterative(
     problem that the centres approximate. The temperature is that of the selection too.
     """
     few = choice.selection_centers
-    subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
-    maps = NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
-    selection = _select(rows, maps, penalties, rule)
+    selection: Solution | None = None
+    index, penalty = 0, (penalties or [0.0])[0]
+    if rule is not None:
+        subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
+        maps = NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
+        selection = _select(rows, maps, penalties, rule)
+        index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
-    index = selection.map_index
     if few < len(centers):
         maps, index = NystromMaps.on([kernels[index]], centers), 0
     whitening = maps.whitenings[index]
@@ -96,27 +100,34 @@ def fit_iterative(
         rows,
         maps,
         index,
-        [selection.chosen.penalty],
+        [penalty],
         block_rows=block_rows_for(d=centers.shape[1], rank=len(centers)),
         is_cached=choice.is_cached,
         center_weights=center_weights,
     )
     beta = found.beta[0]
     kept, dual = maps.coefficients(index, beta[:-1])
-    seconds = {**selection.seconds, "selection": selection.seconds["total"]}
-    seconds["iteration"] = time.perf_counter() - start
-    seconds["total"] = seconds["selection"] + seconds["iteration"]
+    seconds = {"iteration": time.perf_counter() - start}
+    if selection is None:
+        # The preconditioner is near the system, and leverages taken from it are near those of the fit.
+        left = leave_one_out(
+            rows, maps, index, beta=beta, feature_mean=found.feature_mean, factor=found.preconditioner
+        )
+        seconds["total"] = time.perf_counter() - start
+        selection = once_solution(
+            kernels[0].sigma, penalty, beta, left, seconds=seconds, n_passes=found.n_passes, sums=None
+        )
+    else:
+        seconds = {**selection.seconds, "selection": selection.seconds["total"], **seconds}
+        seconds["total"] = seconds["selection"] + seconds["iteration"]
+        selection = replace(
+            selection, beta=beta, n_passes=selection.n_passes + found.n_passes, seconds=seconds, sums=None
+        )
     return KernelFit(
         centers=kept,
         dual=dual,
         intercept=beta[-1],
-        selection=replace(
-            selection,
-            beta=beta,
-            warnings=(*selection.warnings, *_iteration_notes(found)),
-            n_passes=selection.n_passes + found.n_passes,
-            seconds=seconds,
-        ),
+        selection=replace(selection, warnings=(*selection.warnings, *_iteration_notes(found))),
         whitening=whitening,
         iteration={
             "reason": found.reason,
@@ -131,16 +142,17 @@ def fit_iterative(
     )
 
 
-def _select(rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | None, rule: str) -> Solution:
-    return solve(
-        rows,
-        maps,
-        [kernel.sigma for kernel in maps.kernels],
-        penalties=penalties,
-        block_rows=block_rows_for(d=maps.centers.shape[1], rank=len(maps.centers)),
-        device=maps.centers.device,
-        selection=rule,
-    )
+def _select(
+    rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | None, rule: str | None
+) -> Solution:
+    block_rows = block_rows_for(d=maps.centers.shape[1], rank=len(maps.centers))
+    device, sigmas = maps.centers.device, [kernel.sigma for kernel in maps.kernels]
+    if rule is not None:
+        return solve(
+            rows, maps, sigmas, penalties=penalties, block_rows=block_rows, device=device, selection=rule
+        )
+    penalty = (penalties or [0.0])[0]
+    return solve_once(rows, maps, sigmas[0], penalty=penalty, block_rows=block_rows, device=device)
 
 
 def _iteration_notes(found: FalkonSolution) -> list[str]:

@@ -101,8 +101,8 @@ class NystromMaps:
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         for index, values in zip(wanted, self.basis(rows, wanted), strict=True):
-            # In float64 whatever the kernel's type: in float32 a substitution this ill-conditioned moves scores
-            # by a hundred times more than the kernel's own rounding.
+            # In float64 whatever the kernel's type: in float32 a substitution this ill-conditioned moves
+            # scores ten times as far as the kernel's own rounding does.
             yield torch.linalg.solve_triangular(self.factors[index].T, values, upper=True, left=False)
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toptune.store import InputError, NumericalError
+from toptune.store import NumericalError
 from toptune.train.calibration import Temperature, fit_temperature
 from toptune.train.maps import Maps
 from toptune.train.passes import TrainingRows, accumulate, predict_left_out
 from toptune.train.ridge import CentredSystem, left_out
+from toptune.train.selection import Candidate, choose, edge_notes, numerical_notes
 from toptune.train.sums import FoldSums, sums_bytes
 
 logger = logging.getLogger(__name__)
@@ -23,34 +24,8 @@ logger = logging.getLogger(__name__)
 RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
 # Sums of widths beyond this are taken in further passes.
 SUMS_BYTES = 4 * 2**30
-SELECTIONS = ("accuracy", "one-se", "squared-error")
-_TIE_STANDARD_ERRORS = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One row of the selection table.
-
-    Attributes
-    ----------
-    sigma : float or None
-        Width; None for a map without one.
-    penalty : float
-        The λ of (1/n) loss + λ norm^2.
-    squared_error : float
-        Left-out squared error a row, in closed form; NaN where a fold could not be fitted.
-    accuracy, log_loss, temperature : float or None
-        Of the left-out predictions; known for finalists only.
-    """
-
-    map_index: int
-    sigma: float | None
-    penalty: float
-    squared_error: float
-    accuracy: float | None = None
-    log_loss: float | None = None
-    temperature: float | None = None
-    is_chosen: bool = False
+# Up to this rank every fold tries every penalty; above, one fold tells the others which to try.
+EXHAUSTIVE_RANK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +45,10 @@ class Solution:
         What a user should know: a choice at the edge of its grid, jitter, cancellation.
     n_passes : int
         Times the rows were read.
+    sums : FoldSums or None
+        Of the chosen map, over all rows; None after an iterative fit.
+    calibration : str
+        What the temperature was fitted to.
     seconds : dict
         Of each phase.
     """
@@ -84,6 +63,8 @@ class Solution:
     warnings: tuple[str, ...]
     n_passes: int
     seconds: dict[str, float]
+    sums: FoldSums | None
+    calibration: str = "softmax of scores with one temperature fitted out of fold"
 
 
 def solve(
@@ -138,18 +119,23 @@ def solve(
         start = time.perf_counter()
         for index, sums in zip(group, group_sums, strict=True):
             grid = penalty_grid(sums, penalties)
-            result = left_out(sums, grid)
+            result = left_out(sums, grid, is_exhaustive=maps.ranks[index] <= EXHAUSTIVE_RANK)
             jitter, n_clipped = max(jitter, result.jitter), n_clipped + result.n_clipped
-            errors = (result.errors.sum(dim=1) / float(sums.weights.sum())).tolist()
-            best = min(range(len(grid)), key=lambda at, errors=errors: _nan_last(errors[at]))  # type: ignore[misc]
-            for at, (penalty, error) in enumerate(zip(grid, errors, strict=True)):
-                row = len(table)
+            for at, penalty in enumerate(grid):
+                tried = result.is_tried[at]
+                error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
+                if abs(at - result.best) <= 1 and np.isfinite(error):
+                    finalists.append((index, len(table)))
+                    betas[len(table)] = result.coefficients[at]
                 table.append(
-                    Candidate(map_index=index, sigma=sigmas[index], penalty=penalty, squared_error=error)
+                    Candidate(
+                        map_index=index,
+                        sigma=sigmas[index],
+                        penalty=penalty,
+                        squared_error=error,
+                        n_folds=int(tried.sum()),
+                    )
                 )
-                if abs(at - best) <= 1 and np.isfinite(error):
-                    finalists.append((index, row))
-                    betas[row] = result.coefficients[at]
             if len(groups) == 1:
                 kept_sums[index] = sums
         solve_seconds += time.perf_counter() - start
@@ -189,7 +175,7 @@ def solve(
     seconds["total"] = time.perf_counter() - clock
     assert chosen.temperature is not None
     jitter = max(jitter, final_jitter)
-    notes = [*_edges(chosen, table, wanted), *_numerical_notes(jitter, n_clipped, table)]
+    notes = [*edge_notes(chosen, table, wanted), *numerical_notes(jitter, n_clipped, table)]
     for note in notes:
         logger.info("%s", note)
     return Solution(
@@ -203,6 +189,7 @@ def solve(
         warnings=tuple(notes),
         n_passes=n_passes,
         seconds=seconds,
+        sums=sums,
     )
 
 
@@ -212,37 +199,6 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
         return sorted(penalties)
     scale = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).scale
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
-
-
-def choose(finalists: Sequence[Candidate], *, n: int, rule: str = "accuracy") -> Candidate:
-    """Choose among finalists by their left-out figures.
-
-    Parameters
-    ----------
-    finalists : sequence of Candidate
-    n : int
-        Rows that the figures are of.
-    rule : {"accuracy", "one-se", "squared-error"}
-        Least log-loss among those whose accuracy is within half a standard error of the best; the largest
-        penalty among those within one standard error (Hastie, Tibshirani & Friedman 2009, §7.10); or least
-        squared error.
-    """
-    if rule == "squared-error":
-        return min(finalists, key=lambda candidate: candidate.squared_error)
-    best = max(candidate.accuracy or 0.0 for candidate in finalists)
-    standard_error = float(np.sqrt(best * (1 - best) / n)) if best < 1 else 0.0
-    margin = standard_error * (1.0 if rule == "one-se" else _TIE_STANDARD_ERRORS)
-    tied = [candidate for candidate in finalists if (candidate.accuracy or 0.0) >= best - margin - 1e-12]
-    if rule == "one-se":
-        return max(tied, key=lambda candidate: (candidate.penalty, -(candidate.log_loss or np.inf)))
-    return min(tied, key=lambda candidate: (candidate.log_loss, candidate.squared_error))
-
-
-def check_selection(rule: str) -> str:
-    """Return a rule of `choose`, or refuse it with InputError."""
-    if rule not in SELECTIONS:
-        raise InputError(f"selection {rule!r} is unknown; choose one of {', '.join(SELECTIONS)}")
-    return rule
 
 
 def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:
@@ -256,37 +212,3 @@ def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:
         groups[-1].append(index)
         held += size
     return groups
-
-
-def _edges(chosen: Candidate, table: Sequence[Candidate], maps: Sequence[int]) -> list[str]:
-    notes = []
-    penalties = [row.penalty for row in table if row.map_index == chosen.map_index]
-    if len(penalties) > 1 and chosen.penalty in (min(penalties), max(penalties)):
-        side = "lower" if chosen.penalty == min(penalties) else "upper"
-        notes.append(
-            f"the chosen penalty {chosen.penalty:.3g} is at the {side} edge of its grid "
-            f"({min(penalties):.3g} to {max(penalties):.3g}); a wider grid may do better"
-        )
-    if len(maps) > 1 and chosen.sigma is not None and chosen.map_index in (maps[0], maps[-1]):
-        side = "lower" if chosen.map_index == maps[0] else "upper"
-        notes.append(
-            f"the chosen width {chosen.sigma:.3g} is at the {side} edge of its grid; "
-            "a wider grid may do better"
-        )
-    return notes
-
-
-def _numerical_notes(jitter: float, n_clipped: int, table: Sequence[Candidate]) -> list[str]:
-    notes = []
-    if jitter > 0:
-        notes.append(f"some systems needed jitter, at most {jitter:.1e} of their mean diagonal")
-    if n_clipped:
-        notes.append(f"{n_clipped} left-out errors cancelled to below 0 and were set to 0")
-    failed = sum(not np.isfinite(row.squared_error) for row in table)
-    if failed:
-        notes.append(f"{failed} of {len(table)} combinations could not be fitted and were left out")
-    return notes
-
-
-def _nan_last(value: float) -> float:
-    return value if np.isfinite(value) else float("inf")

@@ -29,7 +29,7 @@ class OwnHead:
         params: Mapping[str, Any],
         *,
         seed: int = 0,
-        cv: int | str = 5,
+        cv: int | str | None = 5,
         class_weight: str | None = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,

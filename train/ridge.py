@@ -1,7 +1,7 @@
 """Ridge regression from block sums, with an intercept that no penalty touches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ class CentredSystem:
         """Variance of the features summed over them: the natural unit of the penalty."""
         return float(self.gram.diagonal().sum()) / self.weight
 
-    def solve(self, penalty: float) -> tuple[Tensor, float]:
-        """Coefficients (r + 1, n_targets), the intercept last, and the jitter that it took.
+    def factor(self, penalty: float) -> tuple[Tensor, float]:
+        """Lower factor (r, r) of ``gram + weight penalty I``, and the jitter that it took.
 
         Jitter is a share of the system's mean diagonal, 0 where the penalty alone makes it positive
         definite; otherwise raised tenfold from rounding level until it does.
@@ -56,11 +56,25 @@ class CentredSystem:
         Raises
         ------
         NumericalError
-            If no jitter helps or the solution is not finite.
+            If no jitter helps.
         """
         system = self.gram.clone()
         system.diagonal().add_(self.weight * penalty)
-        factor, jitter = cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
+        return cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
+
+    def solve(self, penalty: float, factor: Tensor | None = None) -> tuple[Tensor, float]:
+        """Coefficients (r + 1, n_targets), the intercept last, and the jitter that it took.
+
+        `factor` is that of `self.factor(penalty)` where it is at hand.
+
+        Raises
+        ------
+        NumericalError
+            If no jitter helps or the solution is not finite.
+        """
+        jitter = 0.0
+        if factor is None:
+            factor, jitter = self.factor(penalty)
         beta = solve_factored(factor, self.cross)
         if not bool(torch.isfinite(beta).all()):
             raise NumericalError(
@@ -78,48 +92,95 @@ class LeftOut:
     ----------
     errors : Tensor of float64, shape (n_penalties, n_folds)
         Weighted sum over a fold's rows of ``||y - f(x)||^2`` for f fitted to the other folds; NaN
-        where that fit failed, 0 for a fold without rows.
+        where that fit failed or was not tried, 0 for a fold without rows.
+    is_tried : Tensor of bool, shape (n_penalties, n_folds)
     n_clipped : int
         Errors that cancelled to below 0 and were set to 0.
     jitter : float
         Largest jitter that any fit took.
-    coefficients : list of Tensor of float64, shape (n_folds, r + 1, n_targets)
-        One a penalty, the intercept last; 0 for a fold without rows.
+    coefficients : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
+        Of each penalty that was tried on all folds, the intercept last; 0 for a fold without rows.
     """
 
     errors: Tensor
+    is_tried: Tensor
     n_clipped: int
     jitter: float
-    coefficients: list[Tensor]
+    coefficients: dict[int, Tensor]
+
+    @property
+    def best(self) -> int:
+        """Penalty of least error among those tried on all folds and fitted on each."""
+        totals = self.errors.sum(dim=1)
+        return int(torch.where(torch.isfinite(totals), totals, torch.inf).argmin())
 
 
-def left_out(sums: FoldSums, penalties: Sequence[float]) -> LeftOut:
-    """Left-out squared errors of every penalty and fold, from the sums alone.
+def left_out(sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool = True) -> LeftOut:
+    """Left-out squared errors of penalties and folds, from the sums alone.
 
     With ``b`` fitted to all folds but f, the error on f is
     ``tr(Y_f^T Y_f) - 2 tr(b^T B_f) + tr(b^T G_f b)`` (sums of ``(phi, 1)``, so b has the intercept).
+
+    Not `is_exhaustive`, one fold tries every penalty; the others try the best of it and its two
+    neighbours, and then the next one for as long as the best has a neighbour that they have not tried.
     """
+    n_folds, device = len(sums.gram), sums.gram.device
     gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
-    errors = torch.zeros((len(penalties), len(sums.gram)), dtype=torch.float64)
-    coefficients = [torch.zeros_like(sums.cross) for _ in penalties]
+    shape = (len(penalties), n_folds)
+    found = LeftOut(
+        errors=torch.full(shape, torch.nan, dtype=torch.float64),
+        is_tried=torch.zeros(shape, dtype=torch.bool),
+        n_clipped=0,
+        jitter=0.0,
+        coefficients={},
+    )
+    betas: dict[tuple[int, int], Tensor] = {}
     n_clipped, largest_jitter = 0, 0.0
-    for fold in range(len(sums.gram)):
+
+    def attempt(fold: int, wanted: Sequence[int]) -> None:
+        nonlocal n_clipped, largest_jitter
+        untried = [index for index in wanted if not found.is_tried[index, fold]]
+        found.is_tried[untried, fold] = True
+        if not untried:
+            return
         if float(sums.weights[fold]) == 0:
-            continue
+            found.errors[untried, fold] = 0.0
+            return
         system = CentredSystem.of(gram - sums.gram[fold], cross - sums.cross[fold])
-        for index, penalty in enumerate(penalties):
+        for index in untried:
             try:
-                beta, jitter = system.solve(penalty)
+                beta, jitter = system.solve(penalties[index])
             except NumericalError:
-                errors[index, fold] = float("nan")
                 continue
             largest_jitter = max(largest_jitter, jitter)
-            coefficients[index][fold] = beta
+            betas[index, fold] = beta
             error = float(
                 sums.square[fold]
                 - 2 * (beta * sums.cross[fold]).sum()
                 + (beta * (sums.gram[fold] @ beta)).sum()
             )
             n_clipped += error < 0
-            errors[index, fold] = max(error, 0.0)
-    return LeftOut(errors=errors, n_clipped=n_clipped, jitter=largest_jitter, coefficients=coefficients)
+            found.errors[index, fold] = max(error, 0.0)
+
+    everything = range(len(penalties))
+    first = int(sums.weights.argmax())
+    attempt(first, everything)
+    of_first = found.errors[:, first].nan_to_num(torch.inf)
+    window = everything if is_exhaustive else _around(int(of_first.argmin()), len(penalties))
+    while True:
+        for fold in range(n_folds):
+            attempt(fold, window)
+        wider = _around(found.best, len(penalties))
+        if all(bool(found.is_tried[index].all()) for index in wider):
+            break
+        window = wider
+    for index in everything:
+        if bool(found.is_tried[index].all()):
+            found.coefficients[index] = torch.stack(
+                [betas.pop((index, fold), torch.zeros_like(cross, device=device)) for fold in range(n_folds)]
+            )
+    return replace(found, n_clipped=n_clipped, jitter=largest_jitter)
+
+
+def _around(index: int, count: int) -> range:
+    return range(max(0, index - 1), min(count, index + 2))

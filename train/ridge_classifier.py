@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
+    check_single,
     device_of,
     fit_inputs,
     fold_numbers,
@@ -29,9 +30,11 @@ from toptune.train.memory import (
     memory_limit_bytes,
     one_pass_peak_bytes,
 )
-from toptune.train.one_pass import RELATIVE_PENALTIES, check_selection, solve
+from toptune.train.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
+from toptune.train.selection import check_selection
+from toptune.train.single_fit import solve_once
 
 # What a fit is going to do, said before it does it.
 plan_logger = logging.getLogger("toptune.train.plan")
@@ -49,10 +52,10 @@ class StreamingRidgeClassifier(ScoredClassifier):
     penalty : float, sequence of float or None
         λ of ``(1/n) loss + λ norm^2``; a number is fixed, a sequence a grid, None a default grid in
         units of the total variance of the features.
-    cv : int or "leave-one-group-out"
-        Folds.
+    cv : int, "leave-one-group-out" or None
+        Folds; None fits once, with the one penalty given, and calibrates on leave-one-out scores.
     selection : {"accuracy", "one-se", "squared-error"}
-        Rule that chooses the penalty by left-out figures; see `toptune.train.one_pass.choose`.
+        Rule that chooses the penalty by left-out figures; see `toptune.train.selection.choose`.
     class_weight : None, "balanced" or dict
     random_state : int, RandomState or None
         Seed of the folds.
@@ -72,7 +75,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     def __init__(
         self,
         penalty: float | Sequence[float] | None = None,
-        cv: int | str = 5,
+        cv: int | str | None = 5,
         selection: str = "accuracy",
         class_weight: Any = None,
         random_state: Any = None,
@@ -128,15 +131,20 @@ class StreamingRidgeClassifier(ScoredClassifier):
             check_finite(values)
             maps = NystromMaps.on([Linear()], to_tensor(values, dtype=torch.float64, device=device))
         setup_seconds = time.perf_counter() - start
-        solution = solve(
-            rows,
-            maps,
-            [None],
-            penalties=penalties,
-            block_rows=block_rows,
-            device=device,
-            selection=check_selection(self.selection),
-        )
+        if self.cv is None:
+            check_single("penalty", self.penalty)
+            penalty = (penalties or [0.0])[0]
+            solution = solve_once(rows, maps, None, penalty=penalty, block_rows=block_rows, device=device)
+        else:
+            solution = solve(
+                rows,
+                maps,
+                [None],
+                penalties=penalties,
+                block_rows=block_rows,
+                device=device,
+                selection=check_selection(self.selection),
+            )
         rank = maps.ranks[0]
         if isinstance(maps, NystromMaps):
             kept, dual = maps.coefficients(0, solution.beta[:-1])

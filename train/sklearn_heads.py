@@ -17,8 +17,8 @@ from toptune.train.calibration import fit_temperature, softmax
 from toptune.train.head_files import SKOPS, json_ready, write_description
 from toptune.train.inputs import fold_numbers, is_blocks
 from toptune.train.memory import check_memory
-from toptune.train.one_pass import Candidate, choose
 from toptune.train.passes import check_finite
+from toptune.train.selection import Candidate, choose
 from toptune.train.sklearn_kinds import KINDS
 
 _CALIBRATED = "softmax of scores with one temperature fitted out of fold"
@@ -37,7 +37,7 @@ class SklearnHead:
         params: Mapping[str, Any],
         *,
         seed: int = 0,
-        cv: int | str = 5,
+        cv: int | str | None = 5,
         class_weight: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:

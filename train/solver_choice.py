@@ -6,6 +6,7 @@ from typing import Any
 from toptune.store import InputError
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.memory import block_rows_for, iterative_peak_bytes, one_pass_peak_bytes
+from toptune.train.one_pass import EXHAUSTIVE_RANK
 
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # FALKON chooses width and penalty by the direct path on at most this many of the centres.
@@ -52,7 +53,7 @@ class Choice:
     direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
         Projected peaks, without the rows' own storage.
     selection_centers : int
-        Centres on which ``falkon`` chooses width and penalty.
+        Centres on which ``falkon`` chooses width and penalty; 0 where both are given and ``cv`` is None.
     is_cached : bool
         Whether ``falkon`` keeps the kernel's values.
     """
@@ -96,14 +97,15 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     """
     if asked not in SOLVERS:
         raise InputError(f"solver {asked!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    few = min(sizes.n_centers, SELECTION_CENTERS)
-    selection_peak = _direct_peak(sizes, few)
+    # Nothing is to be chosen where nothing is left out.
+    few = min(sizes.n_centers, SELECTION_CENTERS) if sizes.n_folds > 1 else 0
+    selection_peak = _direct_peak(sizes, few) if few else 0
     bare_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=0))
     cached_bytes = sizes.n * sizes.n_centers * sizes.value_bytes
     cached_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=cached_bytes))
     is_cached = cached_bytes <= KERNEL_CACHE_BYTES and cached_peak <= sizes.limit_bytes
     direct_work = _direct_work(sizes, sizes.n_centers)
-    falkon_work = _direct_work(sizes, few) + _iterative_work(sizes, is_cached=is_cached)
+    falkon_work = _iterative_work(sizes, is_cached=is_cached) + (few and _direct_work(sizes, few))
     peaks = {
         "direct": _direct_peak(sizes, sizes.n_centers),
         "falkon": cached_peak if is_cached else bare_peak,
@@ -134,22 +136,35 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
 
 
 def _kernel_work(sizes: Sizes, n_centers: int) -> float:
-    return sizes.n * n_centers * sizes.d * (0.5 if sizes.value_bytes == 4 else 1.0)
+    return sizes.n * n_centers * sizes.d * _share(sizes)
+
+
+def _share(sizes: Sizes) -> float:
+    """Give what a multiply-add in the kernel's type costs of one in float64."""
+    return 0.5 if sizes.value_bytes == 4 else 1.0
 
 
 def _direct_work(sizes: Sizes, m: int) -> float:
-    """Two passes (whitened features twice, sums once), then the path of every width, penalty and fold."""
-    rows = sizes.n_widths * sizes.n * (2 * m * m + m * m + 4 * m * sizes.n_classes)
-    path = sizes.n_widths * sizes.n_penalties * sizes.n_folds * (m**3 / 6 + m * m * sizes.n_classes)
-    return 2 * _kernel_work(sizes, m) + rows + path + sizes.n_widths * m**3 / 3
+    """Whitening and half of the symmetric product of every row, the path of every width, the second pass."""
+    rows = sizes.n_widths * sizes.n * m * m * (0.5 + 0.5 * _share(sizes))
+    systems = sizes.n_widths * m**3 / 6
+    passes = 1
+    if sizes.n_folds > 1:
+        tried = sizes.n_penalties * sizes.n_folds
+        if m > EXHAUSTIVE_RANK:
+            tried = min(tried, sizes.n_penalties + 3 * (sizes.n_folds - 1))
+        systems += sizes.n_widths * tried * (m**3 / 6 + 1.5 * m * m * sizes.n_classes)
+        rows += sizes.n_widths * min(3, sizes.n_penalties) * sizes.n * m * sizes.n_classes
+        passes = 2
+    return passes * _kernel_work(sizes, m) + rows + systems
 
 
 def _iterative_work(sizes: Sizes, *, is_cached: bool) -> float:
-    """Factors and the centres' moments once; the kernel's values once or at every product."""
+    """Three factors' worth once; the kernel's values once or at every product."""
     m, columns = sizes.n_centers, sizes.n_classes
-    products = EXPECTED_ITERATIONS * (2 * sizes.n * m * columns + 2 * m * m * columns)
+    products = EXPECTED_ITERATIONS * (2 * sizes.n * m * columns * _share(sizes) + 2 * m * m * columns)
     kernels = _kernel_work(sizes, m) * (1 if is_cached else EXPECTED_ITERATIONS + 1)
-    return 2 * m**3 + kernels + products
+    return 0.7 * m**3 + kernels + products
 
 
 def _direct_peak(sizes: Sizes, rank: int) -> int:

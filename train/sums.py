@@ -55,9 +55,9 @@ class SumsBuilder:
     """Adds rows up to `FoldSums`.
 
     Rows wait until a fold has a batch of them. Their products are taken in the type of the features'
-    kernel and added in float64: a float32 product of *whitened* features costs the solution nothing beside the
-    rounding of float32 kernel values (scores 2e-6 off where the kernel's own rounding moves them by 2e-5
-    to 3e-3), while float32 whitening, or any product of features not whitened, does.
+    kernel and added in float64: a float32 product of *whitened* features costs the solution nothing
+    beside the rounding of float32 kernel values (scores 2e-6 off where the kernel's own rounding moves
+    them by 2e-5 to 3e-3), while float32 whitening, or products of features not whitened, do.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class SumsBuilder:
                     self._multiply(fold)
 
     def result(self) -> FoldSums:
-        """Sums of all rows added so far."""
+        """Give the sums of all rows added so far."""
         for fold, count in enumerate(self._waiting):
             if count:
                 self._multiply(fold)

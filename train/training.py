@@ -59,7 +59,7 @@ def train(
     n_centers: int = 1000,
     solver: str = "auto",
     memory_limit: int | str | None = None,
-    cv: int | str = 5,
+    cv: int | str | None = 5,
     test_fraction: float = 0.2,
     resplit: bool = False,
     val: str = "train",
@@ -91,9 +91,9 @@ def train(
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
         work. Half of the machine's memory by default.
-    cv : int or "leave-one-group-out"
+    cv : int, "leave-one-group-out" or None
         Folds of the selection: buckets of a hash of the id (or group), whatever the labels; or every group of
-        `group_by` by itself.
+        `group_by` by itself; or none, for heads falkon and ridge with one width and penalty given.
     test_fraction : float
         Share of each class held out where the manifest names no test rows.
     resplit : bool

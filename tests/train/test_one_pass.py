@@ -16,10 +16,10 @@ from toptune.train.folds import FoldsReducedWarning
 from toptune.train.kernels import kernel_of
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import one_pass_peak_bytes
-from toptune.train.one_pass import Candidate, choose
 from toptune.train.passes import TrainingRows, accumulate, predict_left_out
 from toptune.train.ridge import CentredSystem, left_out
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
+from toptune.train.selection import Candidate, choose
 from toptune.train.sums import SumsBuilder
 from toptune.train.whitening import whiten
 
@@ -112,6 +112,23 @@ def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool) -> None
         )
         assert scored.squared_error == pytest.approx(float(result.errors[index].sum()), rel=1e-9)
         assert len(kept) == 120
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_fold_tells_the_others_which_penalties_to_try(seed: int) -> None:
+    X, rows = make_rows(seed=seed)
+    maps = NystromMaps.on([kernel_of("gaussian", 2.0)], torch.from_numpy(X[::2]))
+    (sums,) = accumulate(rows, maps, [0], block_rows=50, device=CPU)
+    penalties = [10.0**power for power in range(-10, 3)]
+    whole, some = (left_out(sums, penalties, is_exhaustive=every) for every in (True, False))
+    assert some.best == whole.best
+    assert whole.is_tried.all()
+    assert some.is_tried.sum() <= len(penalties) + 5 * 3
+    tried = some.is_tried.all(dim=1)
+    assert tried[max(0, some.best - 1) : some.best + 2].all()
+    assert torch.equal(some.errors[tried], whole.errors[tried])
+    for index in tried.nonzero()[:, 0].tolist():
+        assert torch.equal(some.coefficients[index], whole.coefficients[index])
 
 
 def test_errors_that_cancel_are_clipped_and_counted() -> None:
