@@ -12,11 +12,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 STORE = click.option(
     "--store",
@@ -36,6 +38,9 @@ MAX_FAILURES = click.option(
     show_default=True,
     help="Unreadable pictures allowed before the exit code is 4.",
 )
+
+# What `train --update` takes: all else stays as it is in the run.
+_UPDATE_OPTIONS = frozenset({"out", "dataset_version", "allow_failed", "device"})
 
 
 def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:  # noqa: ARG001
@@ -93,6 +98,20 @@ def parse_folds(ctx: click.Context, param: click.Parameter, value: str) -> int |
             f"{value!r} is no number of folds from 2, and not leave-one-group-out or none"
         )
     return int(value)
+
+
+def parse_ids(given: Sequence[str]) -> list[str]:
+    """Read ids: each as it is, or with ``@FILE`` one a line of the file."""
+    ids: list[str] = []
+    for each in given:
+        if not each.startswith("@"):
+            ids.append(each)
+            continue
+        try:
+            ids += filter(None, Path(each[1:]).read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"ids cannot be read from {each[1:]}: {error}") from error
+    return ids
 
 
 def parse_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:  # noqa: ARG001
@@ -169,9 +188,18 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 
 @toptune.command()
 @STORE
-@click.option("--dataset", required=True, help="The data set's name in the store.")
-@click.option("--model", required=True, help="As given to extract.")
+@click.option("--dataset", help="The data set's name in the store.")
+@click.option("--model", help="As given to extract.")
 @click.option("--dataset-version", type=click.IntRange(1), help="Of a data set that grew (the latest).")
+@click.option(
+    "--update",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="RUN",
+    help="Bring this run up to date, reading only the pictures that changed.",
+)
+@click.option(
+    "--forget", multiple=True, metavar="ID", help="With --update: take a picture out; @FILE has one a line."
+)
 @click.option(
     "--head", default="falkon", show_default=True, help="falkon, ridge, logistic, svm, knn or forest."
 )
@@ -215,14 +243,45 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 @click.option(
     "--skip-failed", "allow_failed", is_flag=True, help="Leave out pictures that could not be read."
 )
+@click.option(
+    "--keep-sums/--no-keep-sums", default=True, help="Keep what --update needs in the run's folder (default)."
+)
 @click.option("--device", help="cpu, cuda or cuda:N.")
 @JSON
-def train(root: str, as_json: bool, **options: Any) -> None:
-    """Train a head on stored features; nothing is extracted again."""
-    from toptune.train import train as run_training
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    root: str,
+    as_json: bool,
+    update: str | None,
+    forget: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Train a head on stored features; nothing is extracted again.
 
-    with plans_on_standard_error():
-        run = run_training(root, **options)
+    With --update RUN, bring a run up to date with its data set instead: new pictures are added, those that
+    are gone or to be forgotten are subtracted.
+    """
+    from toptune.train import train as run_training
+    from toptune.train import update_run
+
+    if update is None:
+        if forget:
+            raise click.UsageError("--forget needs --update RUN: the run to take the pictures out of")
+        if missing := [f"--{name}" for name in ("dataset", "model") if options[name] is None]:
+            raise click.MissingParameter(param_hint=missing, param_type="option", ctx=ctx)
+        with plans_on_standard_error():
+            run = run_training(root, **options)
+    else:
+        given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        if strange := sorted(given - _UPDATE_OPTIONS):
+            raise click.UsageError(
+                f"--{strange[0].replace('_', '-')} has no meaning with --update: all but the pictures stays "
+                "as it is in the run"
+            )
+        kept = {name: options[name] for name in _UPDATE_OPTIONS}
+        run = update_run(update, store=root, forget=parse_ids(forget), **kept)
     show(as_json, run.to_dict(), str(run))
 
 

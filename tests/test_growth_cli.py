@@ -61,3 +61,37 @@ def test_from_the_first_pictures_to_a_repeated_run(run_cli: Run, photos: Path, t
     assert json.loads(out)["parts"] == ["photos~2"]
     elsewhere = json.loads(run_cli("evaluate", tmp_path / "two", "--store", tmp_path / "t", "--json")[1])
     assert elsewhere["accuracy"] == second["metrics"]["accuracy"]
+
+
+def test_update_and_forget(run_cli: Run, photos: Path, tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "s")
+    extract = ("extract", photos, "--model", MODEL, *store)
+    assert run_cli(*extract)[0] == 0
+    train = ("train", *store, "--dataset", "photos", "--model", MODEL, "--cv", "2", "--out", tmp_path / "one")
+    assert run_cli(*train)[0] == 0
+    for seed in range(100, 104):
+        draw_shape("disc", seed).save(photos / "disc" / f"{seed}.png")
+    assert run_cli(*extract, "--update")[0] == 0
+    ids = tmp_path / "ids.txt"
+    ids.write_text("disc/000.png\ncross/001.png\n")
+    update = ("train", *store, "--update", tmp_path / "one", "--json")
+    code, out, _ = run_cli(
+        *update, "--out", tmp_path / "two", "--forget", f"@{ids}", "--forget", "disc/002.png"
+    )
+    run = json.loads(out)
+    assert code == 0
+    assert run["metrics"]["n_train"] + run["metrics"]["n_test"] == 36 + 4 - 3
+    assert (
+        json.loads(run_cli("evaluate", tmp_path / "two", "--json")[1])["accuracy"]
+        == run["metrics"]["accuracy"]
+    )
+    assert run_cli("predict", tmp_path / "two", photos / "disc" / "100.png")[0] == 0
+    for wrong, message in (
+        ((*update, "--out", tmp_path / "three", "--head", "ridge"), "--head has no meaning with --update"),
+        ((*update, "--out", tmp_path / "three", "--forget", "@nowhere"), "ids cannot be read from nowhere"),
+        ((*train[:-1], tmp_path / "three", "--forget", "a"), "--forget needs --update"),
+        (("train", *store, "--model", MODEL, "--out", tmp_path / "three"), "--dataset"),
+    ):
+        code, _, err = run_cli(*wrong)
+        assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "three").exists()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toptune.train.report import FitReport
     from toptune.train.ridge_classifier import StreamingRidgeClassifier
     from toptune.train.run import Run, RunArray
+    from toptune.train.run_update import update_run
     from toptune.train.splits import Split, split_manifest
     from toptune.train.standardise import StandardisedBlocks, Standardiser, fit_standardiser
     from toptune.train.torch_dataset import FeatureDataset
@@ -42,6 +43,7 @@ _HOMES = {
     "make_head": "heads",
     "split_manifest": "splits",
     "train": "training",
+    "update_run": "run_update",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "make_head",
     "split_manifest",
     "train",
+    "update_run",
 ]
 
 

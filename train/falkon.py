@@ -19,9 +19,9 @@ from toptune.train.maps import NystromMaps
 from toptune.train.passes import TrainingRows
 from toptune.train.sums import PANEL
 
-# Relative error in the norm of the scores. Accuracy is settled long before; 1e-5 is what lets scores be
-# compared with the direct solve.
-TOLERANCE = 1e-5
+# Relative error in the norm of the scores, by the type of the kernel's values. Accuracy is settled long
+# before; 1e-5 lets scores be compared with the direct solve, float32 values are not worth more than 1e-4.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 MAX_ITERATIONS = 100
 # Columns that share a product; penalties beyond go into a further, warm-started group.
 COLUMNS = 1000
@@ -43,6 +43,7 @@ class FalkonSolution:
         Largest true relative residual of each penalty's columns.
     history : tuple of float
         Largest relative residual after each product.
+    tolerance : float
     n_iterations, n_passes : int
         Products with the kernel's values, and times that the rows were read for them.
     feature_mean : Tensor of float64, shape (r,)
@@ -59,6 +60,7 @@ class FalkonSolution:
     reason: str
     residuals: tuple[float, ...]
     history: tuple[float, ...]
+    tolerance: float
     n_iterations: int
     n_passes: int
     feature_mean: Tensor
@@ -75,7 +77,7 @@ def solve_falkon(
     block_rows: int,
     is_cached: bool,
     center_weights: Tensor | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     max_iterations: int = MAX_ITERATIONS,
     columns: int = COLUMNS,
 ) -> FalkonSolution:
@@ -95,8 +97,8 @@ def solve_falkon(
         Keep the kernel's values, n x rank numbers, in memory.
     center_weights : Tensor of float64, shape (M,), optional
         Weights of the centres' rows in the loss; 1 by default. Only the speed depends on them.
-    tolerance : float
-        Relative residual; see `conjugate_gradient`.
+    tolerance : float, optional
+        Relative residual; see `conjugate_gradient`. By default that of `TOLERANCE`.
     max_iterations : int
         Products for each group.
 
@@ -106,6 +108,7 @@ def solve_falkon(
         If values are not finite or no jitter makes a preconditioner positive definite.
     """
     device = maps.centers.device
+    limit = TOLERANCE[maps.dtype] if tolerance is None else tolerance
     kept, factor = maps.kept[index], maps.factors[index]
     kernel_rows = KernelRows(
         rows, maps.kernels[index], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
@@ -150,7 +153,7 @@ def solve_falkon(
             system.cross.repeat(1, len(group)),
             start=betas[-1].repeat(1, len(group)) if betas else None,
             fast_product=None if maps.dtype == torch.float64 else fast_product,
-            tolerance=tolerance,
+            tolerance=limit,
             max_iterations=max_iterations,
         )
         betas += torch.split(found.value, n_targets, dim=1)
@@ -164,6 +167,7 @@ def solve_falkon(
         reason=REASONS[worst],
         residuals=tuple(residuals),
         history=tuple(history),
+        tolerance=limit,
         n_iterations=n_iterations,
         n_passes=kernel_rows.n_passes,
         feature_mean=torch.linalg.solve_triangular(factor, system.kernel_mean[:, None], upper=False)[:, 0],

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.store import InputError
+from toptune.store import Blocks, InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
@@ -60,8 +60,8 @@ class FalkonClassifier(ScoredClassifier):
         `RELATIVE_PENALTIES` times the total variance of each width's features.
     n_centers : int
         Nystrom centres M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced", "kmeans++"}
-        How centres are drawn from the training rows; see `choose_centers`.
+    centers : {"uniform", "class-balanced", "kmeans++"} or array-like, shape (M, d)
+        How centres are drawn from the training rows, see `choose_centers`; or the centres themselves.
     solver : {"auto", "direct", "falkon"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
         temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
@@ -84,10 +84,14 @@ class FalkonClassifier(ScoredClassifier):
     ----------
     classes_ : ndarray, shape (n_classes,)
     centers_ : ndarray, shape (rank, d)
+    center_indices_ : ndarray of int64, shape (rank,), or None
+        Training rows that are centres; None where the centres were given.
     dual_coef_ : ndarray of float64, shape (rank, n_classes)
     intercept_ : ndarray of float64, shape (n_classes,)
     sigma_, penalty_, temperature_ : float
         Chosen values; ``predict_proba`` is ``softmax(scores / temperature_)``.
+    sums_ : SavedSums or None
+        Sums of the fit, for `updated_sums`; None after an iterative fit.
     report_ : FitReport
 
     References
@@ -101,7 +105,7 @@ class FalkonClassifier(ScoredClassifier):
         sigma: float | Sequence[float] | None = None,
         penalty: float | Sequence[float] | None = None,
         n_centers: int = 1000,
-        centers: str = "uniform",
+        centers: str | npt.ArrayLike = "uniform",
         solver: str = "auto",
         cv: int | str | None = 5,
         selection: str = "accuracy",
@@ -160,17 +164,15 @@ class FalkonClassifier(ScoredClassifier):
         )
         n, d = blocks.shape
         limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
-        center_rows = choose_centers(
-            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
-        )
-        is_exact = blocks.dtype == np.float64 or n * len(center_rows) * d <= FLOAT64_WORK
+        center_rows, values = self._centers(blocks, codes, seed=seed, limit_bytes=limit_bytes)
+        is_exact = blocks.dtype == np.float64 or n * len(values) * d <= FLOAT64_WORK
         dtype = torch.float64 if is_exact else torch.float32
         choice = choose_solver(
             self.solver,
             Sizes(
                 n=n,
                 d=d,
-                n_centers=len(center_rows),
+                n_centers=len(values),
                 n_classes=len(classes),
                 n_widths=1 if self.kernel == "linear" else len(sigmas or WIDTHS),
                 n_penalties=len(penalties or RELATIVE_PENALTIES),
@@ -180,8 +182,6 @@ class FalkonClassifier(ScoredClassifier):
             ),
         )
         plan_logger.info("%s", choice)
-        values = blocks.take(center_rows)
-        refuse_non_finite(values, center_rows)
         centers = to_tensor(values, dtype=dtype, device=device)
         widths: list[float | None] = [None]
         if self.kernel != "linear":
@@ -200,11 +200,15 @@ class FalkonClassifier(ScoredClassifier):
                 penalties=penalties,
                 rule=rule,
                 choice=choice,
-                center_weights=torch.from_numpy(rows.weights[center_rows]).to(device),
+                center_weights=(
+                    None if center_rows is None else torch.from_numpy(rows.weights[center_rows]).to(device)
+                ),
                 seed=seed,
             )
         self.classes_ = classes
         self.centers_ = fitted.centers.cpu().numpy()
+        self.center_indices_ = None if center_rows is None else center_rows[fitted.whitening.kept]
+        self.sums_ = fitted.sums
         self.dual_coef_ = fitted.dual.cpu().numpy()
         self.intercept_ = fitted.intercept.cpu().numpy()
         self.sigma_ = fitted.selection.chosen.sigma
@@ -214,7 +218,7 @@ class FalkonClassifier(ScoredClassifier):
             fitted.selection,
             rows,
             solver="nystrom" if choice.solver == "direct" else choice.solver,
-            n_centers=len(center_rows),
+            n_centers=len(values),
             rank=fitted.whitening.rank,
             n_dropped=fitted.whitening.n_dropped,
             smallest_pivot=fitted.whitening.smallest_pivot,
@@ -225,6 +229,26 @@ class FalkonClassifier(ScoredClassifier):
             setup_seconds=setup_seconds,
         )
         return self
+
+    def _centers(
+        self, blocks: Blocks, codes: npt.NDArray[np.int64], *, seed: int, limit_bytes: int
+    ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[Any]]:
+        """Rows of the centres, where they are rows, and their values (M, d)."""
+        if isinstance(self.centers, str):
+            chosen = choose_centers(
+                codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
+            )
+            values = blocks.take(chosen)
+            refuse_non_finite(values, chosen)
+            return chosen, values
+        given = np.asarray(self.centers)
+        if given.ndim != 2 or len(given) == 0 or given.shape[1] != blocks.shape[1]:
+            raise InputError(
+                f"centers have shape {given.shape}; give (M, {blocks.shape[1]}) values, or the name of a way "
+                "to draw them"
+            )
+        check_finite(given)
+        return None, given
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes) of rows (n, d), also for two classes."""

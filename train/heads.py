@@ -54,8 +54,11 @@ class Head(Protocol):
         """Labels (n,)."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write ``head.json`` and ``head.safetensors`` (scikit-learn's: ``head.skops``)."""
+    def save(self, folder: Path, *, keep_sums: bool = True) -> None:
+        """Write ``head.json`` and ``head.safetensors`` (scikit-learn's: ``head.skops``).
+
+        Heads that can be updated write ``sums.safetensors`` too, if `keep_sums`.
+        """
         ...
 
 

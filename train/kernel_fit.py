@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toptune.train.falkon import TOLERANCE, FalkonSolution, solve_falkon
+from toptune.train.falkon import FalkonSolution, solve_falkon
 from toptune.train.kernels import Linear, Radial
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for
 from toptune.train.one_pass import Solution, solve
 from toptune.train.passes import TrainingRows
+from toptune.train.saved_sums import SavedSums
 from toptune.train.single_fit import leave_one_out, once_solution, solve_once
 from toptune.train.solver_choice import Choice
 from toptune.train.whitening import Whitening
@@ -37,6 +38,8 @@ class KernelFit:
         Of the centres of the fit.
     iteration : dict or None
         Account of the conjugate gradient; None for the direct solve.
+    sums : SavedSums or None
+        What a direct solve was made from.
     """
 
     centers: Tensor
@@ -45,6 +48,7 @@ class KernelFit:
     selection: Solution
     whitening: Whitening
     iteration: dict[str, Any] | None = None
+    sums: SavedSums | None = None
 
 
 def fit_direct(
@@ -65,6 +69,7 @@ def fit_direct(
         intercept=selection.beta[-1],
         selection=selection,
         whitening=maps.whitenings[selection.map_index],
+        sums=SavedSums.of(selection.sums, maps.factors[selection.map_index]),
     )
 
 
@@ -76,7 +81,7 @@ def fit_iterative(
     penalties: Sequence[float] | None,
     rule: str | None,
     choice: Choice,
-    center_weights: Tensor,
+    center_weights: Tensor | None,
     seed: int,
 ) -> KernelFit:
     """Select by the direct path on some of the centres, then fit on all of them by FALKON.
@@ -133,7 +138,7 @@ def fit_iterative(
             "reason": found.reason,
             "n_iterations": found.n_iterations,
             "residual": max(found.residuals),
-            "tolerance": TOLERANCE,
+            "tolerance": found.tolerance,
             "history": list(found.history),
             "preconditioner_jitter": found.jitter,
             "is_kernel_cached": choice.is_cached,
@@ -162,7 +167,7 @@ def _iteration_notes(found: FalkonSolution) -> list[str]:
     if found.reason != "converged":
         notes.append(
             f"conjugate gradient has not converged: {found.reason} after {found.n_iterations} products at a "
-            f"relative residual of {max(found.residuals):.1e} (tolerance {TOLERANCE:.0e}); raise the "
+            f"relative residual of {max(found.residuals):.1e} (tolerance {found.tolerance:.0e}); raise the "
             "penalty, or use solver 'direct'"
         )
     return notes

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,6 +90,18 @@ class NystromMaps:
             whitenings,
             factors=tuple(torch.from_numpy(each.factor).to(centers.device) for each in whitenings),
             kept=tuple(torch.from_numpy(each.kept).to(centers.device) for each in whitenings),
+        )
+
+    @classmethod
+    def of_factor(cls, kernel: Radial | Linear, centers: Tensor, factor: Tensor) -> "NystromMaps":
+        """Take the map of an earlier fit: centres (r, d), all of them kept, with the factor (r, r) it had."""
+        kept = np.arange(len(centers))
+        whitening = Whitening(
+            kept=kept, factor=factor.cpu().numpy(), n_dropped=0, smallest_pivot=float(factor.diagonal().min())
+        )
+        device = centers.device
+        return cls(
+            (kernel,), centers, (whitening,), (factor.to(device),), (torch.from_numpy(kept).to(device),)
         )
 
     @property

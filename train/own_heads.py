@@ -69,6 +69,13 @@ class OwnHead:
         self._report = json_ready(self.estimator.report_.to_dict())
         return self
 
+    def with_estimator(self, estimator: Any, report: Mapping[str, Any]) -> "OwnHead":
+        """Give the head of the same name and parameters over another fitted estimator."""
+        head = OwnHead(self.name, self.params)
+        head.estimator = estimator
+        head._report = json_ready(dict(report))
+        return head
+
     def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = self.estimator.scores(X)
         return scores
@@ -81,11 +88,16 @@ class OwnHead:
         labels: npt.NDArray[Any] = self.estimator.predict(X)
         return labels
 
-    def save(self, folder: Path) -> None:
-        """Write ``head.safetensors`` and ``head.json``."""
+    def save(self, folder: Path, *, keep_sums: bool = True) -> None:
+        """Write ``head.safetensors``, ``head.json`` and, of a fit that keeps them, ``sums.safetensors``."""
         estimator = self.estimator
         names = _FALKON_ARRAYS if self.name == "falkon" else _RIDGE_ARRAYS
-        write_arrays(folder, {name: getattr(estimator, f"{name}_") for name in names})
+        arrays = {name: getattr(estimator, f"{name}_") for name in names}
+        if getattr(estimator, "center_indices_", None) is not None:
+            arrays["center_indices"] = estimator.center_indices_
+        write_arrays(folder, arrays)
+        if keep_sums and estimator.sums_ is not None:
+            estimator.sums_.save(folder)
         fitted = {
             "penalty": estimator.penalty_,
             "temperature": estimator.temperature_,
@@ -113,6 +125,7 @@ class OwnHead:
             estimator = head.estimator
             for key, values in arrays.items():
                 setattr(estimator, f"{key}_", values)
+            estimator.sums_ = None
             estimator.classes_ = np.array(description["classes"])
             estimator.penalty_ = fitted["penalty"]
             estimator.temperature_ = float(fitted["temperature"])

@@ -32,6 +32,7 @@ from toptune.train.memory import (
 )
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
+from toptune.train.saved_sums import SavedSums
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
 from toptune.train.single_fit import solve_once
@@ -69,6 +70,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
     coef_ : ndarray of float64, shape (n_classes, d)
     intercept_ : ndarray of float64, shape (n_classes,)
     penalty_, temperature_ : float
+    sums_ : SavedSums or None
+        Sums of a fit in the primal, for `updated_sums`.
     report_ : FitReport
     """
 
@@ -154,6 +157,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
         self.classes_ = classes
         self.coef_ = coefficients.T.cpu().numpy()
         self.intercept_ = solution.beta[-1].cpu().numpy()
+        self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
         self.penalty_ = solution.chosen.penalty
         self.temperature_ = solution.temperature
         self.report_ = report_of(

@@ -1,11 +1,7 @@
 """`Run`: a folder that holds a trained head and everything needed to repeat and use it."""
 
-import contextlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
 
 from toptune.store import (
     Blocks,
@@ -22,8 +17,6 @@ from toptune.store import (
     FormatVersionError,
     InputError,
     Recipe,
-    StoreError,
-    ToptuneError,
 )
 from toptune.train.heads import Head, load_head
 from toptune.train.standardise import StandardisedBlocks, Standardiser
@@ -192,75 +185,6 @@ class Run:
                 f"{path}: {len(run.standardiser.mean)} standardised columns for {d} in run.json; train again"
             )
         return run
-
-
-def write_rows(
-    path: Path,
-    *,
-    train: npt.NDArray[np.int64],
-    test: npt.NDArray[np.int64],
-    ids: list[str],
-    labels: list[Any],
-) -> None:
-    """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``."""
-    rows = [*train.tolist(), *test.tolist()]
-    table = pa.table(
-        {
-            "row": pa.array(rows, pa.int64()),
-            "id": pa.array([ids[row] for row in rows], pa.string()),
-            "label": pa.array([labels[row] for row in rows], pa.string()),
-            "role": pa.array(["train"] * len(train) + ["test"] * len(test), pa.string()),
-        }
-    )
-    pq.write_table(table, path)
-
-
-def check_out(out: str | os.PathLike[str]) -> Path:
-    """Refuse an `out` that could not become a RUN folder, before any work is done.
-
-    Raises
-    ------
-    InputError
-        If it exists and is not an empty folder, or its place cannot be written.
-    """
-    path = Path(os.fspath(out)).absolute()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"out {path} exists and is not empty; nothing is overwritten: give another --out")
-    parent = next(each for each in path.parents if each.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise InputError(f"out {path} cannot be made: {parent} is not a folder that you may write to")
-    return path
-
-
-@contextlib.contextmanager
-def new_run_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling to write into; it takes its name on success and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        try:
-            temporary.rename(path)
-        except OSError as error:
-            raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, ToptuneError):
-            raise
-        raise StoreError(
-            f"run {path} cannot be written: {error}; free some space or give another --out; "
-            "nothing was left behind"
-        ) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON values, indented."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class SklearnHead:
         labels: npt.NDArray[Any] = np.array(self._classes)[positions]
         return labels
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, keep_sums: bool = True) -> None:  # noqa: ARG002
         """Write ``head.skops`` and ``head.json``."""
         import skops.io
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Columns of a panel of the symmetric product: only panels on and below the diagonal are computed.
-PANEL = 512
+PANEL = 256
 # Rows of a fold that are multiplied together, and the memory that rows waiting for it may take.
 BATCH_ROWS = 2048
 BATCH_BYTES = 128 * 2**20
@@ -92,7 +92,7 @@ class SumsBuilder:
 
     def add(self, phi: Tensor, y: Tensor, weights: Tensor, folds: Tensor) -> None:
         """Add rows: features (b, r), targets (b, n_targets), weights (b,), folds (b,)."""
-        roots = weights.sqrt()
+        roots = weights.sqrt().to(self._features.dtype)
         self.weight.index_add_(0, folds, weights)
         self.square.index_add_(0, folds, weights * y.square().sum(dim=1))
         present = torch.unique(folds).tolist()
@@ -105,9 +105,9 @@ class SumsBuilder:
                 count = min(len(z) - start, self.capacity - at)
                 part = slice(start, start + count)
                 features = self._features[fold, at : at + count]
-                torch.mul(z[part], root[part], out=features[:, :-1])
+                features[:, :-1].copy_(z[part]).mul_(root[part])
                 features[:, -1:] = root[part]
-                torch.mul(targets[part], root[part], out=self._targets[fold, at : at + count])
+                self._targets[fold, at : at + count].copy_(targets[part]).mul_(root[part])
                 self._waiting[fold] += count
                 start += count
                 if self._waiting[fold] == self.capacity:

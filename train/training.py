@@ -1,6 +1,5 @@
 """`train`: from stored features to a RUN folder."""
 
-import csv
 import json
 import os
 import platform
@@ -8,33 +7,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, provenance
+from toptune.store import FeatureStore, InputError, StoredFeatures, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
-from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.head_files import json_ready
 from toptune.train.heads import Head, make_head
 from toptune.train.layers import choose_arrays
 from toptune.train.memory import bytes_of
 from toptune.train.metrics import compute_metrics
-from toptune.train.run import (
-    CONFIG,
-    METRICS,
-    PICTURE,
-    ROWS,
-    SELECTION,
-    VERSION,
-    Run,
-    check_out,
-    new_run_folder,
-    write_json,
-    write_rows,
-)
+from toptune.train.run import VERSION, Run
+from toptune.train.run_writing import check_out, new_run_folder, write_run
 from toptune.train.splits import Split, group_keys, split_manifest
 from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
 
@@ -67,6 +53,7 @@ def train(
     class_weight: str | None = None,
     params: Mapping[str, Any] | None = None,
     allow_failed: bool = False,
+    keep_sums: bool = True,
     device: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
@@ -107,6 +94,9 @@ def train(
         The head's own parameters.
     allow_failed : bool
         Leave out rows that are not finite (failed pictures) instead of refusing.
+    keep_sums : bool
+        Write the sums of heads falkon (direct solver) and ridge beside the head, so that `update_run` can add
+        and forget pictures; they take about ``4 (folds + 1) M^2`` bytes.
     device : str, optional
         torch device of the toptune heads.
     progress : callable, optional
@@ -226,7 +216,7 @@ def train(
     run = replace(run, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:
-        _write(run, folder, manifest)
+        write_run(run, folder, manifest, keep_sums=keep_sums)
     return run
 
 
@@ -300,20 +290,3 @@ def _selected(head: Head) -> dict[str, Any]:
         return dict(report["chosen"])
     names = ("sigma", "penalty", "temperature", "rank")
     return {name: report[name] for name in names if report.get(name) is not None}
-
-
-def _write(run: Run, folder: Path, manifest: Manifest) -> None:
-    run.head.save(folder)
-    run.standardiser.save(folder)
-    write_json(folder / CONFIG, run.config)
-    write_json(folder / METRICS, run.metrics)
-    write_rows(
-        folder / ROWS, train=run.train_rows, test=run.test_rows, ids=manifest.ids, labels=manifest.labels
-    )
-    table = run.head.table or [{**run.config["selected"], "is_chosen": True}]
-    with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test pictures"
-    save_confusion_picture(folder / PICTURE, run.metrics["confusion_matrix"], run.classes, title=title)

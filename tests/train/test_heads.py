@@ -86,7 +86,7 @@ class TestEveryHead:
 
     def test_damaged_files_are_named(self, name: str, data: Data, tmp_path: Path) -> None:
         fitted(name, data).save(tmp_path)
-        (payload,) = (path for path in tmp_path.iterdir() if path.suffix != ".json")
+        (payload,) = (path for path in tmp_path.iterdir() if path.stem == "head" and path.suffix != ".json")
         whole = payload.read_bytes()
         payload.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(CorruptError, match=payload.name):

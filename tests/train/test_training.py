@@ -24,8 +24,8 @@ FILES = {
 def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path) -> None:
     cache = build()
     run = train(tmp_path / "store", out=tmp_path / "new" / "run", head=head, layers="all", **OPTIONS)
-    payload = "head.safetensors" if head in ("falkon", "ridge") else "head.skops"
-    assert {path.name for path in run.folder.iterdir()} == FILES | {payload}
+    payload = {"head.safetensors", "sums.safetensors"} if head in ("falkon", "ridge") else {"head.skops"}
+    assert {path.name for path in run.folder.iterdir()} == FILES | payload
     assert [path.name for path in run.folder.parent.iterdir()] == ["run"]
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics["accuracy"] > 0.8
@@ -193,7 +193,7 @@ def test_failure_while_writing_leaves_nothing_behind(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("toptune.train.training.save_confusion_picture", full)
+    monkeypatch.setattr("toptune.train.run_writing.save_confusion_picture", full)
     with pytest.raises(OSError, match="No space"):
         train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

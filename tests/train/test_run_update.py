@@ -1,0 +1,290 @@
+"""Updating and forgetting: equal to training anew on the same centres, by reading the change alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import pytest
+
+from toptune.store import CorruptError, FeatureCache, FeatureStore, InputError, Manifest, StoredFeatures, grow
+from toptune.train import (
+    FalkonClassifier,
+    Run,
+    StandardisedBlocks,
+    StreamingRidgeClassifier,
+    train,
+    update_run,
+)
+
+Build = Callable[..., FeatureCache]
+OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3, "layers": "all"}
+
+
+def label_of(identity: str) -> str:
+    return f"class {sum(identity.encode()) % 3}"
+
+
+def manifest_of(
+    cache: FeatureCache, n_new: int = 0, *, dropped: int = 0, labels: dict[str, str | None] | None = None
+) -> Manifest:
+    old = cache.manifest
+    known = dict(zip(old.ids, zip(old.labels, old.sizes.tolist(), strict=True), strict=True))
+    fresh = {f"new {i}.png": (label_of(f"new {i}.png"), 7) for i in range(n_new)}
+    all_of = dict(list(known.items())[dropped:]) | fresh
+    return Manifest.from_columns(
+        ids=list(all_of),
+        labels=[(labels or {}).get(name, label) for name, (label, _) in all_of.items()],
+        sizes=[size for _, size in all_of.values()],
+    )
+
+
+def fill(store: FeatureStore, like: FeatureCache, part: str, failed: dict[int, str] | None = None) -> None:
+    manifest = store.part_manifest(part)
+    cache = store.create_cache(
+        "tiny.demo", part, like.recipe, unit_rows=8, batch_size=8, backbone={"name": "tiny.demo"}
+    )
+    rng = np.random.default_rng(5)
+    for spec in like.arrays():
+        cache.ensure_array(spec.name, dim=spec.dim, dtype=spec.dtype)
+    for unit in range(cache.n_units):
+        rows = cache.unit_slice(unit)
+        mine = {row: why for row, why in (failed or {}).items() if rows.start <= row < rows.stop}
+        values = {
+            spec.name: np.stack(
+                [
+                    rng.normal(size=spec.dim) + int(str(manifest.labels[row])[-1])
+                    for row in range(rows.start, rows.stop)
+                ]
+            ).astype(np.float32)
+            for spec in like.arrays()
+        }
+        cache.commit_unit(unit, values, failed=mine)
+
+
+def standardised(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    names = [array.name for array in run.arrays]
+    return StandardisedBlocks(cache.blocks(names, rows), run.standardiser).take(np.arange(len(rows)))
+
+
+def from_scratch(run: Run, store: FeatureStore) -> Any:
+    """Fit the updated run's rows anew, on its own centres, width, penalty and standardisation."""
+    cache = store.features("tiny.demo", "pets", version=run.config["dataset_version"])
+    X = standardised(run, cache, run.train_rows)
+    y = [str(cache.manifest.labels[row]) for row in run.train_rows]
+    estimator = run.head.estimator  # type: ignore[attr-defined]
+    fresh: Any = (
+        FalkonClassifier(
+            centers=estimator.centers_, sigma=estimator.sigma_, penalty=estimator.penalty_, cv=None
+        )
+        if run.head.name == "falkon"
+        else StreamingRidgeClassifier(penalty=estimator.penalty_, cv=None)
+    )
+    return fresh.fit(X, y)
+
+
+def assert_equal_to_scratch(run: Run, store: FeatureStore) -> None:
+    fresh = from_scratch(run, store)
+    cache = store.features("tiny.demo", "pets", version=run.config["dataset_version"])
+    X = standardised(run, cache, np.concatenate([run.train_rows, run.test_rows]))
+    assert run.classes == list(fresh.classes_)
+    np.testing.assert_allclose(run.head.decision_function(X), fresh.scores(X), atol=1e-8)
+
+
+class Reads:
+    """Counts the rows of features that are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = 0
+        inner = StandardisedBlocks.iterate
+
+        def iterate(blocks: StandardisedBlocks, block_rows: int | None = None) -> Any:
+            for rows, values in inner(blocks, block_rows):
+                self.rows += len(values)
+                yield rows, values
+
+        monkeypatch.setattr(StandardisedBlocks, "iterate", iterate)
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "falkon": {"head": "falkon", "n_centers": 25, "solver": "direct"},
+    "wide": {"head": "falkon", "sigma": 60.0, "solver": "direct"},
+    "ridge": {"head": "ridge"},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_new_pictures_and_classes_are_added(
+    head: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS[head])
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    labels: dict[str, str | None] = {f"new {i}.png": "class 7" for i in range(12)}
+    grow(store, "pets", manifest_of(cache, 30, labels=labels))
+    fill(store, cache, "pets~2")
+    reads = Reads(monkeypatch)
+    second = update_run(first.folder, out=tmp_path / "second")
+    n_new_train = second.config["update"]["n_added"]
+    # New pictures once, test pictures once; no training picture again.
+    assert reads.rows == n_new_train + len(second.test_rows)
+    assert 0 < n_new_train < 30
+    assert n_new_train + len(first.train_rows) == len(second.train_rows)
+    assert len(second.train_rows) + len(second.test_rows) == 120
+    assert second.classes == ["class 0", "class 1", "class 2", "class 7"]
+    assert_equal_to_scratch(second, store)
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
+    loaded = Run.load(second.folder)
+    assert loaded.metrics["accuracy"] == second.metrics["accuracy"]
+    assert any("updated" in note for note in loaded.config["warnings"])
+    with pytest.raises(InputError, match=r"nothing to update.*version 2"):
+        update_run(loaded, out=tmp_path / "third")
+
+
+def test_old_pictures_keep_their_side_of_the_split(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", group_by="^(g\\d+|new \\d)", **OPTIONS, **HEADS["falkon"])
+    sides = {cache.manifest.ids[row]: side for side in ("train", "test")
+             for row in getattr(first, f"{side}_rows")}  # fmt: skip
+    grow(store, "pets", manifest_of(cache, 40))
+    fill(store, cache, "pets~2")
+    second = update_run(first, out=tmp_path / "second", store=store)
+    ids = store.features("tiny.demo", "pets").manifest.ids
+    now = {ids[row]: side for side in ("train", "test") for row in getattr(second, f"{side}_rows")}
+    assert {identity: now[identity] for identity in sides} == sides
+    groups: dict[str, set[str]] = {}
+    for identity, side in now.items():
+        if identity.startswith("new"):
+            groups.setdefault(identity[:5], set()).add(side)
+    assert all(len(both) == 1 for both in groups.values())
+    assert_equal_to_scratch(second, store)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_pictures_are_forgotten_with_the_centres_on_them(head: str, build: Build, tmp_path: Path) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS[head])
+    ids = [cache.manifest.ids[row] for row in first.train_rows]
+    goes = [ids[row] for row in (3, 11, 40)]
+    indices = getattr(first.head.estimator, "center_indices_", None)  # type: ignore[attr-defined]
+    if indices is not None:
+        goes += [ids[indices[0]], ids[indices[7]]]
+    second = update_run(first.folder, out=tmp_path / "second", forget=goes)
+    assert len(second.train_rows) == len(first.train_rows) - len(set(goes))
+    assert not {cache.manifest.ids[row] for row in second.train_rows} & set(goes)
+    assert_equal_to_scratch(second, store)
+    if indices is not None:
+        left = second.head.estimator  # type: ignore[attr-defined]
+        n_gone = len({ids[row] for row in indices} & set(goes))
+        assert len(left.centers_) == len(indices) - n_gone
+        X = standardised(second, cache, second.train_rows)
+        np.testing.assert_array_equal(left.centers_, X[left.center_indices_])
+    # What is forgotten does not come back when the data set grows, and can be forgotten further.
+    grow(store, "pets", manifest_of(cache, 9))
+    fill(store, cache, "pets~2")
+    third = update_run(second.folder, out=tmp_path / "third", forget=[ids[5]])
+    manifest = store.features("tiny.demo", "pets").manifest
+    used = {manifest.ids[row] for row in [*third.train_rows, *third.test_rows]}
+    assert not used & {*goes, ids[5]}
+    assert_equal_to_scratch(third, store)
+    with pq.ParquetFile(third.folder / "rows.parquet") as file:
+        table = file.read().to_pydict()
+    marked = {name for name, role in zip(table["id"], table["role"], strict=True) if role == "forgotten"}
+    assert marked == {*goes, ids[5]}
+
+
+def test_pictures_that_left_changed_or_lost_their_label(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["falkon"])
+    trained = [cache.manifest.ids[row] for row in first.train_rows]
+    labels: dict[str, str | None] = dict.fromkeys(trained[20:26], "class 1") | dict.fromkeys(trained[30:33])
+    labels |= {name: label_of(name) for name in ("new 0.png", "new 1.png")}
+    grow(store, "pets", manifest_of(cache, 2, dropped=9, labels=labels))
+    fill(store, cache, "pets~2")
+    second = update_run(first.folder, out=tmp_path / "second")
+    assert second.config["update"]["n_changed"] == sum(
+        cache.manifest.labels[cache.manifest.ids.index(name)] != "class 1" for name in trained[20:26]
+    )
+    used = {store.features("tiny.demo", "pets").manifest.ids[row] for row in second.train_rows}
+    assert not used & {*cache.manifest.ids[:9], *trained[30:33]}
+    assert_equal_to_scratch(second, store)
+
+
+def test_a_class_that_is_forgotten_leaves_the_head(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["ridge"])
+    goes = [cache.manifest.ids[row] for row in first.train_rows if cache.manifest.labels[row] == "class 2"]
+    second = update_run(first.folder, out=tmp_path / "second", forget=goes)
+    assert second.classes == ["class 0", "class 1"]
+    assert any("of classes without training" in note for note in second.config["warnings"])
+    assert_equal_to_scratch(second, store)
+    more = [cache.manifest.ids[row] for row in second.train_rows if cache.manifest.labels[row] == "class 0"]
+    with pytest.raises(InputError, match="1 classes would be left"):
+        update_run(second.folder, out=tmp_path / "third", forget=more)
+    assert not (tmp_path / "third").exists()
+
+
+def test_left_out_error_is_that_of_the_updated_folds(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", sigma=3.0, penalty=1e-3, **OPTIONS, **HEADS["falkon"])
+    goes = [cache.manifest.ids[row] for row in first.train_rows[:9]]
+    second = update_run(first.folder, out=tmp_path / "second", forget=goes)
+    estimator = second.head.estimator  # type: ignore[attr-defined]
+    X = standardised(second, cache, second.train_rows)
+    fresh = FalkonClassifier(centers=estimator.centers_, sigma=3.0, penalty=1e-3, cv=3).fit(
+        X,
+        [str(cache.manifest.labels[row]) for row in second.train_rows],
+        groups=[cache.manifest.ids[row] for row in second.train_rows],
+    )
+    assert second.head.report["squared_error"] == pytest.approx(fresh.report_.squared_error, rel=1e-6)
+
+
+def test_new_pictures_that_failed_are_named_or_left_out(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    store = FeatureStore.open(tmp_path / "store")
+    first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["ridge"])
+    grow(store, "pets", manifest_of(cache, 20))
+    fill(store, cache, "pets~2", failed={4: "truncated"})
+    with pytest.raises(InputError, match=r"new 4.png' \(truncated\)"):
+        update_run(first.folder, out=tmp_path / "second")
+    second = update_run(first.folder, out=tmp_path / "second", allow_failed=True)
+    assert second.config["split"]["n_skipped"] == 1
+    assert_equal_to_scratch(second, store)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "knn"}, "has no sums"),
+        ({"head": "falkon", "solver": "falkon"}, "has no sums"),
+        ({"head": "ridge", "keep_sums": False}, "has no sums"),
+        ({"head": "ridge", "class_weight": "balanced"}, "balanced"),
+        ({"head": "ridge", "cv": "leave-one-group-out", "group_by": "slide"}, "folds are groups"),
+    ],
+)
+def test_runs_that_cannot_be_updated(
+    options: dict[str, Any], message: str, build: Build, tmp_path: Path
+) -> None:
+    cache = build()
+    first = train(tmp_path / "store", out=tmp_path / "first", **(OPTIONS | options))
+    with pytest.raises(InputError, match=f"cannot be updated.*{message}.*train again"):
+        update_run(first.folder, out=tmp_path / "second", forget=[cache.manifest.ids[0]])
+
+
+def test_bad_ids_and_damaged_sums(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    first = train(tmp_path / "store", out=tmp_path / "first", **OPTIONS, **HEADS["ridge"])
+    with pytest.raises(InputError, match=r"1 of the ids to forget.*'nobody.png'"):
+        update_run(first.folder, out=tmp_path / "second", forget=["nobody.png", cache.manifest.ids[0]])
+    path = first.folder / "sums.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CorruptError, match=r"sums.safetensors cannot be read.*train again"):
+        update_run(first.folder, out=tmp_path / "second", forget=[cache.manifest.ids[0]])

@@ -1,0 +1,123 @@
+"""Writing a RUN folder: all of it or nothing."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+
+from toptune.store import InputError, Manifest, StoreError, ToptuneError
+from toptune.train.confusion_picture import save_confusion_picture
+from toptune.train.run import CONFIG, METRICS, PICTURE, ROWS, SELECTION, Run
+
+
+def write_run(
+    run: Run,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    keep_sums: bool = True,
+    forgotten: Sequence[str] = (),
+) -> None:
+    """Write everything of a run but its folder; `forgotten` ids may never come back by an update."""
+    run.head.save(folder, keep_sums=keep_sums)
+    run.standardiser.save(folder)
+    write_json(folder / CONFIG, run.config)
+    write_json(folder / METRICS, run.metrics)
+    write_rows(
+        folder / ROWS, train=run.train_rows, test=run.test_rows, ids=manifest.ids, labels=manifest.labels,
+        forgotten=forgotten,
+    )  # fmt: skip
+    table = run.head.table or [{**run.config["selected"], "is_chosen": True}]
+    with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test pictures"
+    save_confusion_picture(folder / PICTURE, run.metrics["confusion_matrix"], run.classes, title=title)
+
+
+def write_rows(
+    path: Path,
+    *,
+    train: npt.NDArray[np.int64],
+    test: npt.NDArray[np.int64],
+    ids: list[str],
+    labels: list[Any],
+    forgotten: Sequence[str] = (),
+) -> None:
+    """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``.
+
+    Forgotten pictures have a row of their own, of number -1 and no label.
+    """
+    rows = [*train.tolist(), *test.tolist()]
+    none = [None] * len(forgotten)
+    table = pa.table(
+        {
+            "row": pa.array(rows + [-1] * len(forgotten), pa.int64()),
+            "id": pa.array([ids[row] for row in rows] + list(forgotten), pa.string()),
+            "label": pa.array([labels[row] for row in rows] + none, pa.string()),
+            "role": pa.array(
+                ["train"] * len(train) + ["test"] * len(test) + ["forgotten"] * len(forgotten), pa.string()
+            ),
+        }
+    )
+    pq.write_table(table, path)
+
+
+def check_out(out: str | os.PathLike[str]) -> Path:
+    """Refuse an `out` that could not become a RUN folder, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it exists and is not an empty folder, or its place cannot be written.
+    """
+    path = Path(os.fspath(out)).absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"out {path} exists and is not empty; nothing is overwritten: give another --out")
+    parent = next(each for each in path.parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(f"out {path} cannot be made: {parent} is not a folder that you may write to")
+    return path
+
+
+@contextlib.contextmanager
+def new_run_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write into; it takes its name on success and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, ToptuneError):
+            raise
+        raise StoreError(
+            f"run {path} cannot be written: {error}; free some space or give another --out; "
+            "nothing was left behind"
+        ) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON values, indented."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
