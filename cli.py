@@ -247,6 +247,9 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
     "--keep-sums/--no-keep-sums", default=True, help="Keep what --update needs in the run's folder (default)."
 )
 @click.option("--device", help="cpu, cuda or cuda:N.")
+@click.option(
+    "--dask", metavar="ADDRESS", help="A dask scheduler's, or local:N: its workers add up the sums."
+)
 @JSON
 @click.pass_context
 def train(

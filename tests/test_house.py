@@ -25,6 +25,7 @@ ONLY_IN = {
     "h5py": {"store/hdf5_arrays.py", "store/matrix_files.py"},
     "click": {"cli.py"},
     "dask": {"store/dask_arrays.py"},
+    "distributed": {"train/dask_passes.py"},
 }
 NOT_IN = {"torch": ("store/", "cli.py"), "timm": ("store/", "train/", "cli.py")}
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import Blocks, InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
+from toptune.train.dask_passes import open_cluster
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
     check_single,
@@ -28,7 +29,7 @@ from toptune.train.kernel_fit import fit_direct, fit_iterative
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
-from toptune.train.passes import TrainingRows, check_finite, to_tensor
+from toptune.train.passes import Cluster, TrainingRows, check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
 from toptune.train.solver_choice import SOLVERS, Sizes, choose_solver
@@ -79,6 +80,8 @@ class FalkonClassifier(ScoredClassifier):
         torch device; None is the CPU.
     memory_limit_bytes : int or None
         Refuse a fit whose projected peak is above; None is half of the machine's memory.
+    dask : str or None
+        Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
     Attributes
     ----------
@@ -113,6 +116,7 @@ class FalkonClassifier(ScoredClassifier):
         random_state: Any = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
+        dask: str | None = None,
     ) -> None:
         self.kernel = kernel
         self.sigma = sigma
@@ -126,6 +130,7 @@ class FalkonClassifier(ScoredClassifier):
         self.random_state = random_state
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
+        self.dask = dask
 
     def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
         """Fit to rows of features.
@@ -147,8 +152,12 @@ class FalkonClassifier(ScoredClassifier):
         NumericalError
             If no combination of the grid can be solved.
         """
-        start = time.perf_counter()
         self._check_options()
+        with open_cluster(self.dask) as cluster:
+            return self._fit(X, y, groups, cluster)
+
+    def _fit(self, X: Any, y: Any, groups: Sequence[str] | None, cluster: Cluster | None) -> Self:
+        start = time.perf_counter()
         sigmas, penalties = grid_of(self.sigma, "sigma"), grid_of(self.penalty, "penalty")
         device = device_of(self.device)
         blocks, classes, codes = fit_inputs(self, X, y)
@@ -161,6 +170,7 @@ class FalkonClassifier(ScoredClassifier):
             folds=folds,
             n_classes=len(classes),
             n_folds=n_folds,
+            cluster=cluster,
         )
         n, d = blocks.shape
         limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
@@ -168,7 +178,7 @@ class FalkonClassifier(ScoredClassifier):
         is_exact = blocks.dtype == np.float64 or n * len(values) * d <= FLOAT64_WORK
         dtype = torch.float64 if is_exact else torch.float32
         choice = choose_solver(
-            self.solver,
+            "direct" if cluster is not None else self.solver,
             Sizes(
                 n=n,
                 d=d,
@@ -274,6 +284,11 @@ class FalkonClassifier(ScoredClassifier):
         if self.kernel == "linear" and self.sigma is not None:
             raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
         check_selection(self.selection)
+        if self.dask is not None and self.solver not in ("auto", "direct"):
+            raise InputError(
+                f"solver {self.solver!r} does not work on a dask cluster; use 'direct', whose sums its "
+                "workers add up"
+            )
         if self.cv is None:
             check_single("penalty", self.penalty)
             if self.kernel != "linear":

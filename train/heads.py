@@ -71,6 +71,7 @@ def make_head(
     class_weight: str | None = None,
     device: str | None = None,
     memory_limit_bytes: int | None = None,
+    dask: str | None = None,
 ) -> Head:
     """Make an unfitted head of a name in `HEADS`.
 
@@ -83,6 +84,8 @@ def make_head(
         As in `toptune.train.train`.
     memory_limit_bytes : int, optional
         A fit whose projected peak is above is refused; by default half of the machine's memory.
+    dask : str, optional
+        Scheduler's address, or ``local:N``, for heads falkon and ridge.
 
     Raises
     ------
@@ -97,9 +100,11 @@ def make_head(
         )
     if cv is None and name not in OWN:
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
+    if dask is not None and name not in OWN:
+        raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use falkon or ridge")
     if name in OWN:
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
-                       memory_limit_bytes=memory_limit_bytes)  # fmt: skip
+                       memory_limit_bytes=memory_limit_bytes, dask=dask)  # fmt: skip
     return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
                        memory_limit_bytes=memory_limit_bytes)  # fmt: skip
 

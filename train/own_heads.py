@@ -33,6 +33,7 @@ class OwnHead:
         class_weight: str | None = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
+        dask: str | None = None,
     ) -> None:
         self.name = name
         self.params = dict(params)
@@ -42,6 +43,7 @@ class OwnHead:
             "random_state": seed,
             "device": device,
             "memory_limit_bytes": memory_limit_bytes,
+            "dask": dask,
         }
         self.estimator: Any = (
             FalkonClassifier(**self.params, **common)

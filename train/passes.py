@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,34 @@ from toptune.train.maps import Maps
 from toptune.train.sums import FoldSums, SumsBuilder
 
 _NAMED_ROWS = 10
+
+
+class Cluster(Protocol):
+    """Workers among which the passes are divided."""
+
+    def accumulate(
+        self,
+        rows: "TrainingRows",
+        maps: Maps,
+        wanted: Sequence[int],
+        *,
+        block_rows: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[FoldSums]:
+        """Do what `accumulate` does."""
+        ...
+
+    def predict_left_out(
+        self,
+        rows: "TrainingRows",
+        maps: Maps,
+        finalists: Sequence[tuple[int, Tensor]],
+        *,
+        block_rows: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> "tuple[list[OutOfFold], npt.NDArray[np.int64]]":
+        """Do what `predict_left_out` does."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +60,10 @@ class TrainingRows:
         Weight in the loss, mean 1.
     folds : ndarray of int64, shape (n,)
         Fold of each row, 0 to n_folds - 1.
+    offset : int
+        Number of the first row, for messages.
+    cluster : Cluster, optional
+        Workers that do the passes in place of this process.
     """
 
     blocks: Blocks
@@ -39,6 +72,8 @@ class TrainingRows:
     folds: npt.NDArray[np.int64]
     n_classes: int
     n_folds: int
+    offset: int = 0
+    cluster: "Cluster | None" = None
 
     @property
     def n(self) -> int:
@@ -62,7 +97,7 @@ def batches(
 
     def read() -> tuple[slice, Tensor] | None:
         for where, values in source:
-            check_finite(values, start=where.start)
+            check_finite(values, start=rows.offset + where.start)
             tensor = to_tensor(values, dtype=dtype)
             return where, tensor.pin_memory() if device.type == "cuda" else tensor
         return None
@@ -110,6 +145,8 @@ def accumulate(
     list of FoldSums
         In the order of `wanted`.
     """
+    if rows.cluster is not None:
+        return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
     builders = [
         SumsBuilder(
             n_folds=rows.n_folds,
@@ -157,6 +194,7 @@ def predict_left_out(
     *,
     block_rows: int,
     device: torch.device,
+    kept: npt.NDArray[np.int64] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
     """Second pass: every row scored by the fit that left its fold out.
@@ -165,15 +203,19 @@ def predict_left_out(
     ----------
     finalists : sequence of (int, Tensor)
         Index of the map and coefficients (n_folds, r + 1, n_classes) of its features, intercept last.
+    kept : ndarray of int64, optional
+        Rows whose scores are kept, ascending; by default `calibration_rows`.
 
     Returns
     -------
     list of OutOfFold
         One a finalist.
     ndarray of int64
-        The rows whose scores are kept: all, or an even spread of `CALIBRATION_ROWS`.
+        The rows whose scores are kept.
     """
-    kept = np.unique(np.linspace(0, rows.n - 1, min(rows.n, CALIBRATION_ROWS)).astype(np.int64))
+    if rows.cluster is not None:
+        return rows.cluster.predict_left_out(rows, maps, finalists, block_rows=block_rows, progress=progress)
+    kept = calibration_rows(rows.n) if kept is None else kept
     results = [
         OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))
         for _ in finalists
@@ -199,6 +241,11 @@ def predict_left_out(
         if progress is not None:
             progress(where.stop - where.start)
     return results, kept
+
+
+def calibration_rows(n: int) -> npt.NDArray[np.int64]:
+    """Rows whose left-out scores a temperature is fitted to: all, or an even spread of `CALIBRATION_ROWS`."""
+    return np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_ROWS)).astype(np.int64))
 
 
 def _scores_left_out(basis: Tensor, folds: Tensor, dual: Tensor, intercept: Tensor) -> Tensor:

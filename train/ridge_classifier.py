@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.train.calibration import CALIBRATION_ROWS
+from toptune.train.dask_passes import open_cluster
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
     check_single,
@@ -31,7 +32,7 @@ from toptune.train.memory import (
     one_pass_peak_bytes,
 )
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
-from toptune.train.passes import TrainingRows, check_finite, to_tensor
+from toptune.train.passes import Cluster, TrainingRows, check_finite, to_tensor
 from toptune.train.saved_sums import SavedSums
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
@@ -63,6 +64,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
     device : str or None
     memory_limit_bytes : int or None
         Refuse a fit whose projected peak is above; None is half of the machine's memory.
+    dask : str or None
+        Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
     Attributes
     ----------
@@ -84,6 +87,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
         random_state: Any = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
+        dask: str | None = None,
     ) -> None:
         self.penalty = penalty
         self.cv = cv
@@ -92,9 +96,14 @@ class StreamingRidgeClassifier(ScoredClassifier):
         self.random_state = random_state
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
+        self.dask = dask
 
     def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
         """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
+        with open_cluster(self.dask) as cluster:
+            return self._fit(X, y, groups, cluster)
+
+    def _fit(self, X: Any, y: Any, groups: Sequence[str] | None, cluster: Cluster | None) -> Self:
         start = time.perf_counter()
         penalties, device = grid_of(self.penalty, "penalty"), device_of(self.device)
         blocks, classes, codes = fit_inputs(self, X, y)
@@ -125,6 +134,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             folds=folds,
             n_classes=len(classes),
             n_folds=n_folds,
+            cluster=cluster,
         )
         maps: IdentityMap | NystromMaps
         if d <= n:

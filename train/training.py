@@ -55,6 +55,7 @@ def train(
     allow_failed: bool = False,
     keep_sums: bool = True,
     device: str | None = None,
+    dask: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
     """Train a head on stored features and write a RUN folder; nothing is extracted again.
@@ -99,6 +100,9 @@ def train(
         and forget pictures; they take about ``4 (folds + 1) M^2`` bytes.
     device : str, optional
         torch device of the toptune heads.
+    dask : str, optional
+        Address of a dask.distributed scheduler whose workers add up the sums of heads falkon and ridge, all
+        of which see the store at the same path; or ``local:N`` for N processes here.
     progress : callable, optional
         Called with the name of each phase as it begins.
 
@@ -134,6 +138,7 @@ def train(
         class_weight=class_weight,
         device=device,
         memory_limit_bytes=None if memory_limit is None else bytes_of(memory_limit),
+        dask=dask,
     )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.features(model, dataset, version=dataset_version)
