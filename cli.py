@@ -39,9 +39,6 @@ MAX_FAILURES = click.option(
     help="Unreadable pictures allowed before the exit code is 4.",
 )
 
-# What `train --update` takes: all else stays as it is in the run.
-_UPDATE_OPTIONS = frozenset({"out", "dataset_version", "allow_failed", "device"})
-
 
 def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:  # noqa: ARG001
     """Parse a JSON object, or say where the text stops being one."""
@@ -201,6 +198,13 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
     "--forget", multiple=True, metavar="ID", help="With --update: take a picture out; @FILE has one a line."
 )
 @click.option(
+    "--relabel",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="RUN",
+    help="Train for other --labels on this run's pictures, with its Gram matrices.",
+)
+@click.option("--labels", help="With --relabel: a CSV file (id, label), or a column of the manifest.")
+@click.option(
     "--head", default="falkon", show_default=True, help="falkon, ridge, logistic, svm, knn or forest."
 )
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
@@ -252,40 +256,52 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 )
 @JSON
 @click.pass_context
-def train(
-    ctx: click.Context,
-    /,
-    root: str,
-    as_json: bool,
-    update: str | None,
-    forget: tuple[str, ...],
-    **options: Any,
-) -> None:
+def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> None:
     """Train a head on stored features; nothing is extracted again.
 
     With --update RUN, bring a run up to date with its data set instead: new pictures are added, those that
-    are gone or to be forgotten are subtracted.
+    are gone or to be forgotten are subtracted. With --relabel RUN, reuse its Gram matrices for other labels.
     """
+    from toptune.train import relabel_run, update_run
     from toptune.train import train as run_training
-    from toptune.train import update_run
 
-    if update is None:
-        if forget:
-            raise click.UsageError("--forget needs --update RUN: the run to take the pictures out of")
+    given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    out = options["out"]
+    if {"update", "relabel"} <= given:
+        raise click.UsageError("--update and --relabel are two things; give one at a time")
+    if "update" in given:
+        refuse_options(
+            given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"}, "update"
+        )
+        run = update_run(
+            options["update"], out=out, store=root, forget=parse_ids(options["forget"]),
+            **{name: options[name] for name in ("dataset_version", "allow_failed", "device")},
+        )  # fmt: skip
+    elif "relabel" in given:
+        refuse_options(given - {"relabel", "labels", "out", "device"}, "relabel")
+        if options["labels"] is None:
+            raise click.UsageError("--relabel needs --labels: a CSV file, or a column of the manifest")
+        run = relabel_run(
+            options["relabel"], options["labels"], out=out, store=root, device=options["device"]
+        )
+    else:
+        for name, needed in (("forget", "update"), ("labels", "relabel")):
+            if name in given:
+                raise click.UsageError(f"--{name} needs --{needed} RUN")
         if missing := [f"--{name}" for name in ("dataset", "model") if options[name] is None]:
             raise click.MissingParameter(param_hint=missing, param_type="option", ctx=ctx)
+        for name in ("update", "relabel", "forget", "labels"):
+            del options[name]
         with plans_on_standard_error():
             run = run_training(root, **options)
-    else:
-        given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-        if strange := sorted(given - _UPDATE_OPTIONS):
-            raise click.UsageError(
-                f"--{strange[0].replace('_', '-')} has no meaning with --update: all but the pictures stays "
-                "as it is in the run"
-            )
-        kept = {name: options[name] for name in _UPDATE_OPTIONS}
-        run = update_run(update, store=root, forget=parse_ids(forget), **kept)
     show(as_json, run.to_dict(), str(run))
+
+
+def refuse_options(strange: set[str], action: str) -> None:
+    """Refuse options of a plain training where a run is changed: what they say stays as it is in the run."""
+    if strange:
+        name = min(strange).replace("_", "-")
+        raise click.UsageError(f"--{name} has no meaning with --{action}: it stays as it is in the run")
 
 
 @toptune.command()

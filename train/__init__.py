@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toptune.train.report import FitReport
     from toptune.train.ridge_classifier import StreamingRidgeClassifier
     from toptune.train.run import Run, RunArray
+    from toptune.train.run_relabel import relabel_run
     from toptune.train.run_update import update_run
     from toptune.train.splits import Split, split_manifest
     from toptune.train.standardise import StandardisedBlocks, Standardiser, fit_standardiser
@@ -41,6 +42,7 @@ _HOMES = {
     "fit_standardiser": "standardise",
     "load_head": "heads",
     "make_head": "heads",
+    "relabel_run": "run_relabel",
     "split_manifest": "splits",
     "train": "training",
     "update_run": "run_update",
@@ -65,6 +67,7 @@ __all__ = [
     "fit_standardiser",
     "load_head",
     "make_head",
+    "relabel_run",
     "split_manifest",
     "train",
     "update_run",

@@ -170,6 +170,39 @@ def accumulate(
     return [builder.result() for builder in builders]
 
 
+def accumulate_targets(
+    rows: TrainingRows,
+    maps: Maps,
+    index: int,
+    gram: Tensor,
+    *,
+    block_rows: int,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> FoldSums:
+    """One pass for other targets of the same rows: their Gram matrices (n_folds, r + 1, r + 1) are at hand.
+
+    Targets meet the basis, and its sums are turned into those of features once, at the end.
+    """
+    cross = torch.zeros((rows.n_folds, gram.shape[1], rows.n_classes), dtype=torch.float64, device=device)
+    square = torch.zeros(rows.n_folds, dtype=torch.float64, device=device)
+    codes, weights, folds = (
+        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+    )
+    square.index_add_(0, folds, weights)
+    cross[:, -1].index_put_((folds, codes), weights, accumulate=True)
+    for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
+        (basis,) = maps.basis(values, [index])
+        targets = torch.nn.functional.one_hot(codes[where], rows.n_classes) * weights[where, None]
+        for fold in torch.unique(folds[where]).tolist():
+            mine = folds[where] == fold
+            cross[fold, :-1].addmm_(basis[mine].T, targets[mine])
+        if progress is not None:
+            progress(where.stop - where.start)
+    cross[:, :-1] = maps.of_basis(index, cross[:, :-1])
+    return FoldSums(gram=gram, cross=cross, square=square)
+
+
 @dataclass(kw_only=True)
 class OutOfFold:
     """What one finalist's left-out predictions amount to.

@@ -187,6 +187,14 @@ class Run:
         return run
 
 
+def read_labels(run: Run) -> dict[int, str]:
+    """Labels that a run's rows were trained and tested with, by row of the manifest."""
+    with pq.ParquetFile(run.folder / ROWS) as file:
+        table = file.read(columns=["row", "label"], use_threads=False)
+    pairs = zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)
+    return {row: str(label) for row, label in pairs if row >= 0}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -71,7 +71,12 @@ def update_run(
     notify = progress or (lambda _phase: None)
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
-    head, saved = _updatable(old)
+    head, saved = saved_head(old)
+    if "relabelled" in old.config:
+        raise InputError(
+            f"run {old.folder} cannot be updated: its labels are not those of the data set; update the run "
+            "that it came from, and relabel that"
+        )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.config["store"])
     name, dataset = old.config["cache"]["name"], old.config["dataset"]
     before = opened.features(name, dataset, version=old.config.get("dataset_version", 1))
@@ -166,7 +171,8 @@ def update_run(
     return new
 
 
-def _updatable(run: Run) -> tuple[OwnHead, SavedSums]:
+def saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
+    """Head and sums of a run, or an InputError that says why it has none that can be used again."""
     options = run.config["options"]
     reason = None
     if not (run.folder / SUMS).is_file():
@@ -180,7 +186,7 @@ def _updatable(run: Run) -> tuple[OwnHead, SavedSums]:
     elif not isinstance(run.head, OwnHead):
         reason = f"its head {run.head.name!r} is not one of toptune's own"
     if reason or not isinstance(run.head, OwnHead):
-        raise InputError(f"run {run.folder} cannot be updated: {reason}; train again")
+        raise InputError(f"run {run.folder} cannot be updated or relabelled: {reason}; train again")
     return run.head, SavedSums.load(run.folder)
 
 

@@ -225,15 +225,18 @@ def train(
     return run
 
 
-def score(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Metrics of a run on labelled rows of a cache.
+def score(
+    run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
+) -> dict[str, Any]:
+    """Metrics of a run on labelled rows of a cache; `labels` by row, by default those of the manifest.
 
     Raises
     ------
     InputError
         If a row's class is none of the run's.
     """
-    truth = [str(cache.manifest.labels[row]) for row in rows]
+    named = cache.manifest.labels if labels is None else labels
+    truth = [str(named[row]) for row in rows.tolist()]
     strange = sorted(set(truth) - set(run.classes))
     if strange:
         raise InputError(
