@@ -30,6 +30,7 @@ from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import Cluster, TrainingRows, check_finite, to_tensor
+from toptune.train.precision import full_precision
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
 from toptune.train.solver_choice import SOLVERS, Sizes, choose_solver
@@ -153,7 +154,7 @@ class FalkonClassifier(ScoredClassifier):
             If no combination of the grid can be solved.
         """
         self._check_options()
-        with open_cluster(self.dask) as cluster:
+        with open_cluster(self.dask) as cluster, full_precision():
             return self._fit(X, y, groups, cluster)
 
     def _fit(self, X: Any, y: Any, groups: Sequence[str] | None, cluster: Cluster | None) -> Self:
@@ -201,7 +202,7 @@ class FalkonClassifier(ScoredClassifier):
         rule = None if self.cv is None else self.selection
         setup_seconds = time.perf_counter() - start
         if choice.solver == "direct":
-            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=rule)
+            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
         else:
             fitted = fit_iterative(
                 rows,
@@ -263,14 +264,20 @@ class FalkonClassifier(ScoredClassifier):
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
-        blocks = predict_inputs(self, X)
+        with full_precision():
+            return self._scores(predict_inputs(self, X))
+
+    def _scores(self, blocks: Blocks) -> npt.NDArray[np.float64]:
         device = device_of(self.device)
         dtype = torch.float64 if self.centers_.dtype == np.float64 else torch.float32
         centers = to_tensor(self.centers_, dtype=dtype, device=device)
         dual = to_tensor(self.dual_coef_, dtype=torch.float64, device=device)
         kernel = kernel_of(self.kernel, self.sigma_)
         scores = np.empty((blocks.shape[0], len(self.classes_)))
-        for where, values in blocks.iterate(block_rows_for(d=blocks.shape[1], rank=len(self.centers_))):
+        block_rows = block_rows_for(
+            d=blocks.shape[1], rank=len(self.centers_), limit_bytes=self.memory_limit_bytes
+        )
+        for where, values in blocks.iterate(block_rows):
             check_finite(values, start=where.start)
             block = kernel(to_tensor(values, dtype=dtype, device=device), centers).double()
             scores[where] = (block @ dual).cpu().numpy() + self.intercept_

@@ -58,10 +58,11 @@ def fit_direct(
     *,
     penalties: Sequence[float] | None,
     rule: str | None,
+    choice: Choice,
 ) -> KernelFit:
     """Select by a rule (None: nothing to select) and fit on the same sums, all centres (M, d) throughout."""
     maps = NystromMaps.on(kernels, centers)
-    selection = _select(rows, maps, penalties, rule)
+    selection = _select(rows, maps, penalties, rule, choice)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
     return KernelFit(
         centers=kept,
@@ -95,7 +96,7 @@ def fit_iterative(
     if rule is not None:
         subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
         maps = NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
-        selection = _select(rows, maps, penalties, rule)
+        selection = _select(rows, maps, penalties, rule, choice)
         index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
     if few < len(centers):
@@ -106,7 +107,7 @@ def fit_iterative(
         maps,
         index,
         [penalty],
-        block_rows=block_rows_for(d=centers.shape[1], rank=len(centers)),
+        block_rows=block_rows_for(d=centers.shape[1], rank=len(centers), limit_bytes=choice.limit_bytes),
         is_cached=choice.is_cached,
         center_weights=center_weights,
     )
@@ -148,9 +149,14 @@ def fit_iterative(
 
 
 def _select(
-    rows: TrainingRows, maps: NystromMaps, penalties: Sequence[float] | None, rule: str | None
+    rows: TrainingRows,
+    maps: NystromMaps,
+    penalties: Sequence[float] | None,
+    rule: str | None,
+    choice: Choice,
 ) -> Solution:
-    block_rows = block_rows_for(d=maps.centers.shape[1], rank=len(maps.centers))
+    m, d = maps.centers.shape
+    block_rows = block_rows_for(d=d, rank=m, limit_bytes=choice.limit_bytes)
     device, sigmas = maps.centers.device, [kernel.sigma for kernel in maps.kernels]
     if rule is not None:
         return solve(

@@ -12,9 +12,10 @@ _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def block_rows_for(*, d: int, rank: int) -> int:
-    """Rows of a block whose kernel and feature values take about 64 MiB in float64."""
-    return max(64, BLOCK_BYTES // (8 * (d + 3 * rank + 1)))
+def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
+    """Rows of a block whose values take about 64 MiB in float64, or less below a small limit."""
+    budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
+    return max(64, budget // (8 * (d + 3 * rank + 1)))
 
 
 def one_pass_peak_bytes(

@@ -111,13 +111,13 @@ class StreamingRidgeClassifier(ScoredClassifier):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
         size = min(n, d)
-        block_rows = block_rows_for(d=d, rank=size)
+        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
+        block_rows = block_rows_for(d=d, rank=size, limit_bytes=limit_bytes)
         n_penalties = len(penalties or RELATIVE_PENALTIES)
         peak_bytes = one_pass_peak_bytes(
             n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds, block_rows=block_rows,
             n_penalties=n_penalties, n_finalists=min(3, n_penalties), n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
-        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
         check_memory(
             peak_bytes,
             limit_bytes=limit_bytes,

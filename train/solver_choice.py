@@ -175,7 +175,7 @@ def _direct_peak(sizes: Sizes, rank: int) -> int:
         n_maps=sizes.n_widths,
         n_classes=sizes.n_classes,
         n_folds=sizes.n_folds,
-        block_rows=block_rows_for(d=sizes.d, rank=rank),
+        block_rows=block_rows_for(d=sizes.d, rank=rank, limit_bytes=sizes.limit_bytes),
         n_penalties=sizes.n_penalties,
         n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
@@ -190,6 +190,6 @@ def _iterative_peak(sizes: Sizes, *, cached_bytes: int) -> int:
         rank=sizes.n_centers,
         n_columns=sizes.n_classes,
         n_classes=sizes.n_classes,
-        block_rows=block_rows_for(d=sizes.d, rank=sizes.n_centers),
+        block_rows=block_rows_for(d=sizes.d, rank=sizes.n_centers, limit_bytes=sizes.limit_bytes),
         cached_bytes=cached_bytes,
     )

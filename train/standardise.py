@@ -14,6 +14,8 @@ from toptune.store import Blocks, CorruptError
 # A column whose deviation is below this share of its mean is constant but for rounding in float32.
 _CONSTANT = 1e-7
 FILE = "standardise.safetensors"
+# Of a block in float64, several of which are held at a time.
+_BLOCK_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def fit_standardiser(blocks: Blocks, layer_dims: Sequence[int]) -> tuple[Standar
     d = blocks.shape[1]
     count, mean, squares = 0, np.zeros(d), np.zeros(d)
     bad: list[npt.NDArray[np.int64]] = []
-    for where, values in blocks.iterate():
+    for where, values in blocks.iterate(max(1, _BLOCK_BYTES // (8 * d))):
         good = np.isfinite(values).all(axis=1)
         if not good.all():
             bad.append(np.flatnonzero(~good) + where.start)

@@ -1,0 +1,92 @@
+"""Training on a store ten times as large as the memory that the process is given for it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_classification
+
+from toptune.store import FeatureStore, Manifest, Recipe
+from toptune.train import FalkonClassifier
+
+N, D, UNIT = 26_000, 4096, 500
+LIMIT = 40 * 2**20
+
+TRAIN = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import numpy as np
+from toptune.train import FalkonClassifier, train
+store, out, limit = sys.argv[1:]
+def kernel_says(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+options = dict(sigma=60.0, penalty=1e-4, n_centers=20, cv=2, layers="all", model="tiny.demo")
+options["memory_limit"] = int(limit)
+train(store, dataset="few", out=out + "-few", **options)  # libraries and their workspaces
+before = kernel_says("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+run = train(store, dataset="many", out=out, **options)
+print(json.dumps({"grown": kernel_says("VmHWM") - before, "accuracy": run.metrics["accuracy"],
+                  "projected": run.head.report["peak_bytes"]}))
+"""
+
+
+def fill(store: FeatureStore, dataset: str, n: int) -> None:
+    labels = [f"class {row % 2}" for row in range(n)]
+    store.register(
+        dataset, Manifest.from_columns(ids=[f"{row:05}" for row in range(n)], labels=labels, sizes=[1] * n)
+    )
+    recipe = Recipe(
+        architecture="tiny", model_kwargs={}, weights="ab" * 32, transform={"input_size": [3, 8, 8]},
+        decode="pillow-1", precision="fp32",
+    )  # fmt: skip
+    cache = store.create_cache(
+        "tiny.demo", dataset, recipe, unit_rows=UNIT, batch_size=UNIT, backbone={"name": "tiny.demo"}
+    )
+    cache.ensure_array("last.mean", dim=D, dtype="float32")
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(UNIT, D)).astype(np.float32)
+    for unit in range(cache.n_units):
+        rows = cache.unit_slice(unit)
+        values = np.roll(noise, unit, axis=1)[: rows.stop - rows.start]
+        values[1::2, :64] += 1
+        cache.commit_unit(unit, {"last.mean": values})
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+def test_a_store_ten_times_the_limit(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    fill(store, "few", 2 * UNIT)
+    fill(store, "many", N)
+    assert N * D * 4 >= 10 * LIMIT
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(tmp_path / "store"), str(tmp_path / "run"), str(LIMIT)],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["accuracy"] > 0.75
+    assert figures["projected"] <= LIMIT
+    assert figures["grown"] <= LIMIT, figures
+
+
+def test_products_stay_float32_whatever_the_process_has_chosen() -> None:
+    X, y = make_classification(300, 40, n_informative=20, random_state=0)
+    X = X.astype(np.float32)
+    options: dict[str, Any] = {"n_centers": 60, "sigma": 8.0, "penalty": 1e-6, "cv": None, "random_state": 0}
+    plain = FalkonClassifier(**options).fit(X, y).scores(X)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_array_equal(FalkonClassifier(**options).fit(X, y).scores(X), plain)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
