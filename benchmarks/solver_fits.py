@@ -15,7 +15,6 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from toptune.store import InputError
 from toptune.train import FalkonClassifier
 from toptune.train.centers import choose_centers
 from toptune.train.kernels import median_distance
@@ -99,14 +98,14 @@ class Problem:
         return float((scores.argmax(axis=1) == self.y_test).mean())
 
 
-def fit_toptune(problem: Problem, *, solver: str, cv: int | None) -> tuple[Scores, dict[str, Any]]:
+def fit_toptune(problem: Problem, *, solver: str) -> tuple[Scores, dict[str, Any]]:
     """One width, one penalty; random_state 0 draws the problem's centres."""
     fitted = FalkonClassifier(
         sigma=problem.sigma,
         penalty=PENALTY,
         n_centers=problem.size.m,
         solver=solver,
-        cv=cv,  # type: ignore[arg-type]
+        cv=None,
         random_state=0,
     ).fit(problem.X, problem.y)
     return fitted.scores, fitted.report_.to_dict()
@@ -146,10 +145,9 @@ def fit_falkonml(
 
 def contestants() -> dict[str, Callable[[Problem], tuple[Scores, dict[str, Any]]]]:
     """Every way of one fit that this environment has."""
-    cv = plain_fit_cv()
     named: dict[str, Callable[[Problem], tuple[Scores, dict[str, Any]]]] = {
-        "toptune direct": lambda problem: fit_toptune(problem, solver="direct", cv=cv),
-        "toptune falkon": lambda problem: fit_toptune(problem, solver="falkon", cv=cv),
+        "toptune direct": lambda problem: fit_toptune(problem, solver="direct"),
+        "toptune falkon": lambda problem: fit_toptune(problem, solver="falkon"),
     }
     if has_falkonml():
         named["FalkonML default"] = lambda problem: fit_falkonml(problem, tuned=False)
@@ -163,16 +161,6 @@ def has_falkonml() -> bool:
     except ImportError:
         return False
     return True
-
-
-def plain_fit_cv() -> int | None:
-    """Return the `cv` of a fit without folds: None, or 5 where None is not yet known."""
-    X, y = make_rows(Size(60, 4, 10, 2), 60, seed=0)
-    try:
-        FalkonClassifier(sigma=1.0, penalty=0.1, n_centers=10, cv=None).fit(X, y)  # type: ignore[arg-type]
-    except (InputError, TypeError):
-        return 5
-    return None
 
 
 def reference_scores(problem: Problem) -> dict[str, npt.NDArray[np.float64]]:

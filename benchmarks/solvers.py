@@ -30,7 +30,6 @@ from solver_fits import (
     contestants,
     has_falkonml,
     memory_of,
-    plain_fit_cv,
     reference_scores,
     reset_peak,
 )
@@ -64,14 +63,14 @@ def fit_row(size: Size, repeats: int) -> dict[str, Any]:
             start = time.perf_counter()
             scores, report = named[name](problem)
             seconds[name].append(time.perf_counter() - start)
-            if len(seconds[name]) > 1:
-                continue
-            values, exact = scores(problem.X_test), truth[name.split()[0]]
-            row["accuracy"][name] = problem.accuracy(values)
-            row["distance"][name] = float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
-            row["report"][name] = {
-                key: report.get(key) for key in ("seconds", "precision", "rank", "iteration", "warnings")
-            }
+            if seconds[name][-1] == min(seconds[name]):
+                row["report"][name] = {
+                    key: report.get(key) for key in ("seconds", "precision", "rank", "iteration", "warnings")
+                }
+            if name not in row["accuracy"]:
+                values, exact = scores(problem.X_test), truth[name.split()[0]]
+                row["accuracy"][name] = problem.accuracy(values)
+                row["distance"][name] = float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
     row["seconds"] = seconds
     row["peak_bytes"] = {name: child(["--peak-of", name, "--rows", str(size)]) for name in named}
     return row
@@ -153,7 +152,7 @@ def print_fits(rows: list[dict[str, Any]]) -> None:
             memory = "-" if peak is None else f"{peak / 2**20:.0f}"
             cells.append(f"{text} / {row['accuracy'][name]:.3f} / {row['distance'][name]:.0e} / {memory}")
         print(f"| {row['size']} | " + " | ".join(cells) + f" | {row['reference_accuracy']:.3f} |")
-    print("\nShare of the matrix product's peak that phases of toptune direct reach, and their seconds:")
+    print("\nShare of the matrix product's peak that phases of toptune direct reach, in its fastest fit:")
     rates = {name: max(row["products_per_second"][name] for row in rows) for name in ("float32", "float64")}
     for row in rows:
         shares = shares_of_peak(row, rates)
@@ -210,7 +209,7 @@ def main() -> None:
     products = ", ".join(f"{2 * rate / 1e9:.0f} GFLOP/s {name}" for name, rate in rates.items())
     print(
         f"{options.threads} threads, torch {torch.__version__}, numpy {np.__version__}, "
-        f"FalkonML {'yes' if has_falkonml() else 'no'}, cv of one fit {plain_fit_cv()}, {N_TEST} test rows; "
+        f"FalkonML {'yes' if has_falkonml() else 'no'}, {N_TEST} test rows; "
         f"matrix products: {products}",
         flush=True,
     )

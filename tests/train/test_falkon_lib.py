@@ -192,6 +192,27 @@ def test_the_head_is_the_same_head(
     assert said == (account["residual"] > account["tolerance"])
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_centres_may_be_given_and_nothing_selected(library: Any, class_weight: Any) -> None:
+    X, y = data(400)
+    options: dict[str, Any] = {"class_weight": class_weight, "sigma": 3.0, "penalty": 1e-3, "cv": None}
+    given: dict[str, Any] = {"centers": X[:60] + 0.01}
+    for centers in (given, {"n_centers": 60, "random_state": 0}):
+        ours = FalkonClassifier(solver="direct", **centers, **options).fit(X, y)
+        theirs = FalkonClassifier(solver="falkon-lib", **centers, **options).fit(X, y)
+        if centers is given:
+            np.testing.assert_array_equal(theirs.centers_, given["centers"])
+            assert theirs.center_indices_ is None
+        else:
+            np.testing.assert_array_equal(theirs.centers_, X[theirs.center_indices_])
+        assert theirs.temperature_ == pytest.approx(ours.temperature_)
+        assert theirs.report_.iteration is not None
+        assert theirs.report_.iteration["version"] == library.__version__
+        assert theirs.report_.iteration["residual"] < 1e-2
+        assert theirs.sums_ is None
+        assert np.abs(theirs.scores(X) - ours.scores(X)).max() < 0.1
+
+
 def test_what_the_library_warns_of_is_reported(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = data()
     plain = library.Falkon.fit
