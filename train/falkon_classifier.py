@@ -26,7 +26,7 @@ from toptune.train.inputs import (
     predict_inputs,
     row_weights,
 )
-from toptune.train.kernel_fit import fit_direct, fit_iterative, fit_library
+from toptune.train.kernel_fit import fit_kernel
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
@@ -200,34 +200,11 @@ class FalkonClassifier(ScoredClassifier):
             spread = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
             widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
         kernels = [kernel_of(self.kernel, width) for width in widths]
-        rule = None if self.cv is None else self.selection
         setup_seconds = time.perf_counter() - start
-        if choice.solver == "direct":
-            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
-        elif choice.solver == "falkon-lib":
-            fitted = fit_library(
-                rows,
-                kernels,
-                centers,
-                penalties=penalties,
-                rule=rule,
-                choice=choice,
-                center_rows=center_rows,
-                seed=seed,
-            )
-        else:
-            fitted = fit_iterative(
-                rows,
-                kernels,
-                centers,
-                penalties=penalties,
-                rule=rule,
-                choice=choice,
-                center_weights=(
-                    None if center_rows is None else torch.from_numpy(rows.weights[center_rows]).to(device)
-                ),
-                seed=seed,
-            )
+        fitted = fit_kernel(
+            rows, kernels, centers, penalties=penalties, rule=None if self.cv is None else self.selection,
+            choice=choice, center_rows=center_rows, seed=seed,
+        )  # fmt: skip
         self.classes_ = classes
         self.centers_ = fitted.centers.cpu().numpy()
         self.center_indices_ = None if center_rows is None else center_rows[fitted.kept]

@@ -55,6 +55,38 @@ class KernelFit:
     sums: SavedSums | None = None
 
 
+def fit_kernel(
+    rows: TrainingRows,
+    kernels: Kernels,
+    centers: Tensor,
+    *,
+    penalties: Sequence[float] | None,
+    rule: str | None,
+    choice: Choice,
+    center_rows: npt.NDArray[np.int64] | None,
+    seed: int,
+) -> KernelFit:
+    """Fit by the solver of the choice.
+
+    Parameters
+    ----------
+    centers : Tensor, shape (M, d)
+    rule : str or None
+        See `choose`; None where there is nothing to select.
+    center_rows : ndarray of int64, shape (M,), or None
+        The training rows that the centres are, where they are rows.
+    seed : int
+        Of the centres on which an iterative solver selects.
+    """
+    if choice.solver == "direct":
+        return fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
+    fit = fit_library if choice.solver == "falkon-lib" else fit_iterative
+    return fit(
+        rows, kernels, centers,
+        penalties=penalties, rule=rule, choice=choice, center_rows=center_rows, seed=seed,
+    )  # fmt: skip
+
+
 def fit_direct(
     rows: TrainingRows,
     kernels: Kernels,
@@ -88,7 +120,7 @@ def fit_iterative(
     penalties: Sequence[float] | None,
     rule: str | None,
     choice: Choice,
-    center_weights: Tensor | None,
+    center_rows: npt.NDArray[np.int64] | None,
     seed: int,
 ) -> KernelFit:
     """Select by the direct path on some of the centres, then fit on all of them by FALKON.
@@ -107,6 +139,7 @@ def fit_iterative(
     if few < len(centers):
         maps, index = NystromMaps.on([kernels[index]], centers), 0
     whitening = maps.whitenings[index]
+    weights = None if center_rows is None else torch.from_numpy(rows.weights[center_rows]).to(centers.device)
     found = solve_falkon(
         rows,
         maps,
@@ -114,7 +147,7 @@ def fit_iterative(
         [penalty],
         block_rows=block_rows_for(d=centers.shape[1], rank=len(centers), limit_bytes=choice.limit_bytes),
         is_cached=choice.is_cached,
-        center_weights=center_weights,
+        center_weights=weights,
     )
     beta = found.beta[0]
     kept, dual = maps.coefficients(index, beta[:-1])
@@ -168,11 +201,6 @@ def fit_library(
     """Select by the direct path on some of the centres (M, d), then fit on all of them by FalkonML.
 
     With nothing to select, the temperature alone comes from there.
-
-    Parameters
-    ----------
-    center_rows : ndarray of int64, shape (M,), or None
-        The training rows that the centres are, where they are rows.
     """
     maps = _on_some(kernels, centers, few=choice.selection_centers, seed=seed)
     selection = _select(rows, maps, penalties, rule, choice)
