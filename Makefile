@@ -7,11 +7,11 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format soak bench bench-store pretrain clean
+.PHONY: help demo test check format soak bench bench-store bench-solvers pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,6 +45,9 @@ bench: $(READY) ## comparisons with named peers on real pictures in ASSETS; see 
 
 bench-store: $(READY) ## the store against plain files and its peers; about 4 GB in FOLDER
 	$(BIN)/python benchmarks/store.py $(FOLDER)
+
+bench-solvers: $(READY) ## solvers of kernel heads against FalkonML, where installed, and scikit-learn; hours
+	$(BIN)/python benchmarks/solvers.py
 
 pretrain: $(READY) ## make the embedded backbone's weights again
 	$(BIN)/python scripts/pretrain_glyphs.py

@@ -224,7 +224,7 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
     type=click.Choice(["auto", "direct", "falkon", "falkon-lib"]),
     default="auto",
     show_default=True,
-    help="Of head falkon: Gram matrices in one pass, conjugate gradient, or the cheaper of the two.",
+    help="Of head falkon: Gram matrices in one pass, conjugate gradient, the cheaper, or FalkonML.",
 )
 @click.option(
     "--memory-limit", metavar="SIZE", help="Refuse a projected peak above, e.g. 2GiB (half the machine's)."

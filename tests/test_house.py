@@ -26,6 +26,7 @@ ONLY_IN = {
     "click": {"cli.py"},
     "dask": {"store/dask_arrays.py"},
     "distributed": {"train/dask_passes.py"},
+    "falkon": {"train/falkon_lib.py"},
 }
 NOT_IN = {"torch": ("store/", "cli.py"), "timm": ("store/", "train/", "cli.py")}
 

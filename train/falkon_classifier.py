@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from toptune.store import Blocks, InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.dask_passes import open_cluster
+from toptune.train.falkon_lib import check_library
 from toptune.train.fit_report import report_of
 from toptune.train.inputs import (
     check_single,
@@ -25,7 +26,7 @@ from toptune.train.inputs import (
     predict_inputs,
     row_weights,
 )
-from toptune.train.kernel_fit import fit_direct, fit_iterative
+from toptune.train.kernel_fit import fit_kernel
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
@@ -64,11 +65,11 @@ class FalkonClassifier(ScoredClassifier):
         Nystrom centres M; ``min(n_centers, n)`` are used.
     centers : {"uniform", "class-balanced", "kmeans++"} or array-like, shape (M, d)
         How centres are drawn from the training rows, see `choose_centers`; or the centres themselves.
-    solver : {"auto", "direct", "falkon"}
+    solver : {"auto", "direct", "falkon", "falkon-lib"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
         temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
         by preconditioned conjugate gradient; ``"auto"`` takes the cheaper (see `choose_solver`).
-        ``"falkon-lib"`` is not yet in this version.
+        ``"falkon-lib"`` selects like ``"falkon"`` and leaves the last fit to FalkonML, where it is installed.
     cv : int, "leave-one-group-out" or None
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`. None fits once, with
         the one width and the one penalty given, and calibrates on leave-one-out scores.
@@ -199,26 +200,14 @@ class FalkonClassifier(ScoredClassifier):
             spread = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
             widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
         kernels = [kernel_of(self.kernel, width) for width in widths]
-        rule = None if self.cv is None else self.selection
         setup_seconds = time.perf_counter() - start
-        if choice.solver == "direct":
-            fitted = fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
-        else:
-            fitted = fit_iterative(
-                rows,
-                kernels,
-                centers,
-                penalties=penalties,
-                rule=rule,
-                choice=choice,
-                center_weights=(
-                    None if center_rows is None else torch.from_numpy(rows.weights[center_rows]).to(device)
-                ),
-                seed=seed,
-            )
+        fitted = fit_kernel(
+            rows, kernels, centers, penalties=penalties, rule=None if self.cv is None else self.selection,
+            choice=choice, center_rows=center_rows, seed=seed,
+        )  # fmt: skip
         self.classes_ = classes
         self.centers_ = fitted.centers.cpu().numpy()
-        self.center_indices_ = None if center_rows is None else center_rows[fitted.whitening.kept]
+        self.center_indices_ = None if center_rows is None else center_rows[fitted.kept]
         self.sums_ = fitted.sums
         self.dual_coef_ = fitted.dual.cpu().numpy()
         self.intercept_ = fitted.intercept.cpu().numpy()
@@ -230,9 +219,9 @@ class FalkonClassifier(ScoredClassifier):
             rows,
             solver="nystrom" if choice.solver == "direct" else choice.solver,
             n_centers=len(values),
-            rank=fitted.whitening.rank,
-            n_dropped=fitted.whitening.n_dropped,
-            smallest_pivot=fitted.whitening.smallest_pivot,
+            rank=len(fitted.kept),
+            n_dropped=len(values) - len(fitted.kept),
+            smallest_pivot=fitted.smallest_pivot,
             precision="float64" if is_exact else "float32",
             peak_bytes=choice.peak_bytes,
             plan=choice.to_dict(),
@@ -303,4 +292,4 @@ class FalkonClassifier(ScoredClassifier):
         if self.solver not in SOLVERS:
             raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
         if self.solver == "falkon-lib":
-            raise InputError(f"solver {self.solver!r} is not yet in this version of toptune; use 'falkon'")
+            check_library(self.device)

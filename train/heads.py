@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import Blocks, InputError
+from toptune.train.falkon_lib import check_library
 from toptune.train.head_files import read_description
 from toptune.train.own_heads import OWN, OwnHead
 from toptune.train.sklearn_heads import SklearnHead
@@ -90,7 +91,8 @@ def make_head(
     Raises
     ------
     InputError
-        For an unknown name or parameter; lists the valid ones.
+        For an unknown name or parameter; lists the valid ones. For solver ``falkon-lib`` where FalkonML
+        cannot be imported.
     """
     valid = parameters_of(name)
     unknown = sorted(set(params or {}) - set(valid))
@@ -102,6 +104,8 @@ def make_head(
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
     if dask is not None and name not in OWN:
         raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use falkon or ridge")
+    if (params or {}).get("solver") == "falkon-lib":
+        check_library(device)
     if name in OWN:
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
                        memory_limit_bytes=memory_limit_bytes, dask=dask)  # fmt: skip

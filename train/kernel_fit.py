@@ -1,4 +1,4 @@
-"""Fits of a kernel head on given centres: directly, or by iteration after a selection on fewer."""
+"""Fits of a kernel head on given centres: directly, or by an iteration after a selection on fewer."""
 
 import time
 from collections.abc import Sequence
@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.train.falkon import FalkonSolution, solve_falkon
+from toptune.train.falkon import TOLERANCE, FalkonSolution, solve_falkon
+from toptune.train.falkon_lib import LIBRARY_ITERATIONS, LibrarySolution, solve_library
 from toptune.train.kernels import Linear, Radial
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for
@@ -18,7 +20,6 @@ from toptune.train.passes import TrainingRows
 from toptune.train.saved_sums import SavedSums
 from toptune.train.single_fit import leave_one_out, once_solution, solve_once
 from toptune.train.solver_choice import Choice
-from toptune.train.whitening import Whitening
 
 Kernels = Sequence[Radial | Linear]
 
@@ -34,8 +35,10 @@ class KernelFit:
     intercept : Tensor of float64, shape (n_classes,)
     selection : Solution
         How width, penalty and temperature were chosen, with what a user should know.
-    whitening : Whitening
-        Of the centres of the fit.
+    kept : ndarray of int64, shape (rank,)
+        Which of the centres given they are.
+    smallest_pivot : float
+        Smallest pivot of their kernel matrix, relative to the largest.
     iteration : dict or None
         Account of the conjugate gradient; None for the direct solve.
     sums : SavedSums or None
@@ -46,9 +49,42 @@ class KernelFit:
     dual: Tensor
     intercept: Tensor
     selection: Solution
-    whitening: Whitening
+    kept: npt.NDArray[np.int64]
+    smallest_pivot: float
     iteration: dict[str, Any] | None = None
     sums: SavedSums | None = None
+
+
+def fit_kernel(
+    rows: TrainingRows,
+    kernels: Kernels,
+    centers: Tensor,
+    *,
+    penalties: Sequence[float] | None,
+    rule: str | None,
+    choice: Choice,
+    center_rows: npt.NDArray[np.int64] | None,
+    seed: int,
+) -> KernelFit:
+    """Fit by the solver of the choice.
+
+    Parameters
+    ----------
+    centers : Tensor, shape (M, d)
+    rule : str or None
+        See `choose`; None where there is nothing to select.
+    center_rows : ndarray of int64, shape (M,), or None
+        The training rows that the centres are, where they are rows.
+    seed : int
+        Of the centres on which an iterative solver selects.
+    """
+    if choice.solver == "direct":
+        return fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
+    fit = fit_library if choice.solver == "falkon-lib" else fit_iterative
+    return fit(
+        rows, kernels, centers,
+        penalties=penalties, rule=rule, choice=choice, center_rows=center_rows, seed=seed,
+    )  # fmt: skip
 
 
 def fit_direct(
@@ -64,12 +100,14 @@ def fit_direct(
     maps = NystromMaps.on(kernels, centers)
     selection = _select(rows, maps, penalties, rule, choice)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
+    whitening = maps.whitenings[selection.map_index]
     return KernelFit(
         centers=kept,
         dual=dual,
         intercept=selection.beta[-1],
         selection=selection,
-        whitening=maps.whitenings[selection.map_index],
+        kept=whitening.kept,
+        smallest_pivot=whitening.smallest_pivot,
         sums=SavedSums.of(selection.sums, maps.factors[selection.map_index]),
     )
 
@@ -82,7 +120,7 @@ def fit_iterative(
     penalties: Sequence[float] | None,
     rule: str | None,
     choice: Choice,
-    center_weights: Tensor | None,
+    center_rows: npt.NDArray[np.int64] | None,
     seed: int,
 ) -> KernelFit:
     """Select by the direct path on some of the centres, then fit on all of them by FALKON.
@@ -94,14 +132,14 @@ def fit_iterative(
     selection: Solution | None = None
     index, penalty = 0, (penalties or [0.0])[0]
     if rule is not None:
-        subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
-        maps = NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
+        maps = _on_some(kernels, centers, few=few, seed=seed)
         selection = _select(rows, maps, penalties, rule, choice)
         index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
     if few < len(centers):
         maps, index = NystromMaps.on([kernels[index]], centers), 0
     whitening = maps.whitenings[index]
+    weights = None if center_rows is None else torch.from_numpy(rows.weights[center_rows]).to(centers.device)
     found = solve_falkon(
         rows,
         maps,
@@ -109,7 +147,7 @@ def fit_iterative(
         [penalty],
         block_rows=block_rows_for(d=centers.shape[1], rank=len(centers), limit_bytes=choice.limit_bytes),
         is_cached=choice.is_cached,
-        center_weights=center_weights,
+        center_weights=weights,
     )
     beta = found.beta[0]
     kept, dual = maps.coefficients(index, beta[:-1])
@@ -134,7 +172,8 @@ def fit_iterative(
         dual=dual,
         intercept=beta[-1],
         selection=replace(selection, warnings=(*selection.warnings, *_iteration_notes(found))),
-        whitening=whitening,
+        kept=whitening.kept,
+        smallest_pivot=whitening.smallest_pivot,
         iteration={
             "reason": found.reason,
             "n_iterations": found.n_iterations,
@@ -146,6 +185,69 @@ def fit_iterative(
             "selected_on_centers": few,
         },
     )
+
+
+def fit_library(
+    rows: TrainingRows,
+    kernels: Kernels,
+    centers: Tensor,
+    *,
+    penalties: Sequence[float] | None,
+    rule: str | None,
+    choice: Choice,
+    center_rows: npt.NDArray[np.int64] | None,
+    seed: int,
+) -> KernelFit:
+    """Select by the direct path on some of the centres (M, d), then fit on all of them by FalkonML.
+
+    With nothing to select, the temperature alone comes from there.
+    """
+    maps = _on_some(kernels, centers, few=choice.selection_centers, seed=seed)
+    selection = _select(rows, maps, penalties, rule, choice)
+    start = time.perf_counter()
+    found = solve_library(
+        rows,
+        kernels[selection.map_index],
+        centers,
+        selection.chosen.penalty,
+        center_rows=center_rows,
+        is_stored=choice.is_cached,
+    )
+    seconds = {**selection.seconds, "selection": selection.seconds["total"]}
+    seconds["iteration"] = time.perf_counter() - start
+    seconds["total"] = seconds["selection"] + seconds["iteration"]
+    return KernelFit(
+        centers=centers,
+        dual=found.dual,
+        intercept=found.intercept,
+        selection=replace(
+            selection,
+            beta=torch.cat([found.dual, found.intercept[None]]),
+            warnings=(*selection.warnings, *_library_notes(found, TOLERANCE[centers.dtype])),
+            n_passes=selection.n_passes + 1,
+            seconds=seconds,
+            sums=None,
+        ),
+        kept=np.arange(len(centers)),
+        smallest_pivot=found.smallest_pivot,
+        iteration={
+            "library": "falkon (FalkonML)",
+            "version": found.version,
+            "reason": "not reported by the library",
+            "max_iterations": LIBRARY_ITERATIONS,
+            "residual": found.residual,
+            "residual_source": "taken from the solution by toptune; the library returns none",
+            "tolerance": TOLERANCE[centers.dtype],
+            "preconditioner_jitter": found.jitter,
+            "is_kernel_cached": choice.is_cached,
+            "selected_on_centers": choice.selection_centers,
+        },
+    )
+
+
+def _on_some(kernels: Kernels, centers: Tensor, *, few: int, seed: int) -> NystromMaps:
+    subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
+    return NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
 
 
 def _select(
@@ -175,5 +277,16 @@ def _iteration_notes(found: FalkonSolution) -> list[str]:
             f"conjugate gradient has not converged: {found.reason} after {found.n_iterations} products at a "
             f"relative residual of {max(found.residuals):.1e} (tolerance {found.tolerance:.0e}); raise the "
             "penalty, or use solver 'direct'"
+        )
+    return notes
+
+
+def _library_notes(found: LibrarySolution, tolerance: float) -> list[str]:
+    notes = [f"FalkonML warned: {message}" for message in found.messages]
+    if found.residual > tolerance:
+        notes.append(
+            f"falkon {found.version} (FalkonML) stops after {LIBRARY_ITERATIONS} iterations and returns no "
+            f"residual; that of its solution is {found.residual:.1e} (solver 'falkon' goes on to "
+            f"{tolerance:.0e})"
         )
     return notes

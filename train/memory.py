@@ -65,6 +65,31 @@ def iterative_peak_bytes(
     return 8 * square + columns + 3 * 8 * rank * d + block + cached_bytes + 24 * n
 
 
+def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_stored: bool) -> int:
+    """Memory that FalkonML is told it may take for blocks (its `max_cpu_mem`).
+
+    It stores the rows' kernel values only if they take less than nine tenths of this.
+    """
+    stored = 1.15 * n * n_centers * value_bytes if is_stored else 0.0
+    return int(stored) + 256 * 2**20 + 4 * 8 * n_centers * d
+
+
+def library_peak_bytes(
+    *, n: int, d: int, n_centers: int, n_classes: int, value_bytes: int, is_stored: bool
+) -> int:
+    """Projected peak of a fit by FalkonML in bytes, everything but the rows' own storage.
+
+    A copy of all rows; targets, those over n and the scores; the preconditioner and what it is made of, in
+    float64; the rows' kernel values where they are stored; and the blocks.
+    """
+    rows = value_bytes * n * (d + 3 * n_classes)
+    square = (2 * value_bytes + 16) * n_centers**2
+    columns = 10 * 8 * n_centers * n_classes
+    stored = value_bytes * n * n_centers if is_stored else 0
+    work = library_work_bytes(n=n, d=d, n_centers=n_centers, value_bytes=value_bytes, is_stored=is_stored)
+    return rows + square + columns + 5 * 8 * n_centers * d + stored + work + 24 * n
+
+
 def bytes_of(text: str | int) -> int:
     """Bytes of a number with a unit, such as ``2GiB``, ``500MB`` or ``1073741824``.
 

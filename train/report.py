@@ -11,7 +11,7 @@ class FitReport:
     Attributes
     ----------
     solver : str
-        ``"nystrom"``, ``"falkon"``, ``"primal"`` or ``"dual"``.
+        ``"nystrom"``, ``"falkon"``, ``"falkon-lib"``, ``"primal"`` or ``"dual"``.
     n_rows, n_features, n_folds : int
     n_centers, rank, n_dropped : int
         Centres used, features that they span, centres dropped because others span them.

@@ -5,7 +5,13 @@ from typing import Any
 
 from toptune.store import InputError
 from toptune.train.calibration import CALIBRATION_ROWS
-from toptune.train.memory import block_rows_for, iterative_peak_bytes, one_pass_peak_bytes
+from toptune.train.memory import (
+    block_rows_for,
+    check_memory,
+    iterative_peak_bytes,
+    library_peak_bytes,
+    one_pass_peak_bytes,
+)
 from toptune.train.one_pass import EXHAUSTIVE_RANK
 
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
@@ -55,7 +61,9 @@ class Choice:
     selection_centers : int
         Centres on which ``falkon`` chooses width and penalty; 0 where both are given and ``cv`` is None.
     is_cached : bool
-        Whether ``falkon`` keeps the kernel's values.
+        Whether the iteration keeps the kernel's values.
+    library_peak_bytes : int or None
+        Projected peak of ``falkon-lib``, a copy of the rows included; None unless it was asked for.
     """
 
     asked: str
@@ -67,10 +75,13 @@ class Choice:
     limit_bytes: int
     selection_centers: int
     is_cached: bool
+    library_peak_bytes: int | None = None
 
     @property
     def peak_bytes(self) -> int:
         """Projected peak of the solver taken."""
+        if self.library_peak_bytes is not None:
+            return self.library_peak_bytes
         return self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +89,13 @@ class Choice:
         return {**asdict(self), "peak_bytes": self.peak_bytes}
 
     def __str__(self) -> str:
+        if self.library_peak_bytes is not None:
+            return (
+                f"solver {self.solver}: about {self.library_peak_bytes / 2**20:.0f} MiB with a copy of "
+                f"all rows (selected on {self.selection_centers} centres, kernel values "
+                f"{'kept' if self.is_cached else 'recomputed'}); "
+                f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+            )
         return (
             f"solver {self.solver} ({self.asked}): about {self.direct_work:.1e} multiply-adds and "
             f"{self.direct_peak_bytes / 2**20:.0f} MiB for direct, {self.falkon_work:.1e} and "
@@ -97,8 +115,9 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     """
     if asked not in SOLVERS:
         raise InputError(f"solver {asked!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    # Nothing is to be chosen where nothing is left out.
-    few = min(sizes.n_centers, SELECTION_CENTERS) if sizes.n_folds > 1 else 0
+    # Nothing is to be chosen where nothing is left out; but FalkonML leaves the temperature open.
+    is_selected = sizes.n_folds > 1 or asked == "falkon-lib"
+    few = min(sizes.n_centers, SELECTION_CENTERS) if is_selected else 0
     selection_peak = _direct_peak(sizes, few) if few else 0
     bare_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=0))
     cached_bytes = sizes.n * sizes.n_centers * sizes.value_bytes
@@ -110,12 +129,14 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
         "direct": _direct_peak(sizes, sizes.n_centers),
         "falkon": cached_peak if is_cached else bare_peak,
     }
-    solver = asked
-    if asked == "auto":
+    solver, library_peak = asked, None
+    if asked == "falkon-lib":
+        is_cached, library_peak = _library_plan(sizes, selection_peak)
+    elif asked == "auto":
         work = {"direct": direct_work, "falkon": falkon_work}
         fitting = [name for name in peaks if peaks[name] <= sizes.limit_bytes]
         solver = min(fitting, key=work.__getitem__) if fitting else min(peaks, key=peaks.__getitem__)
-    needed = peaks["direct" if solver == "direct" else "falkon"]
+    needed = library_peak or peaks[solver]
     if needed > sizes.limit_bytes:
         raise InputError(
             f"solver {solver!r} with {sizes.n_centers} centres needs about {needed / 2**20:.0f} MiB of "
@@ -132,7 +153,37 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
         limit_bytes=sizes.limit_bytes,
         selection_centers=few,
         is_cached=is_cached,
+        library_peak_bytes=library_peak,
     )
+
+
+def _library_plan(sizes: Sizes, selection_peak: int) -> tuple[bool, int]:
+    """Whether FalkonML is to store the kernel's values, and the projected peak; refused above the limit."""
+
+    def peak(*, is_stored: bool) -> int:
+        fit = library_peak_bytes(
+            n=sizes.n,
+            d=sizes.d,
+            n_centers=sizes.n_centers,
+            n_classes=sizes.n_classes,
+            value_bytes=sizes.value_bytes,
+            is_stored=is_stored,
+        )
+        return max(selection_peak, fit)
+
+    # It guesses from the shape which way round a stored matrix is meant: a square one is misread.
+    is_stored = (
+        sizes.n_centers != sizes.n
+        and sizes.n * sizes.n_centers * sizes.value_bytes <= KERNEL_CACHE_BYTES
+        and peak(is_stored=True) <= sizes.limit_bytes
+    )
+    check_memory(
+        peak(is_stored=is_stored),
+        limit_bytes=sizes.limit_bytes,
+        what=f"solver 'falkon-lib', in which FalkonML holds a copy of all {sizes.n} rows,",
+        instead="use solver 'falkon', which streams them, or raise --memory-limit (memory_limit_bytes)",
+    )
+    return is_stored, peak(is_stored=is_stored)
 
 
 def _kernel_work(sizes: Sizes, n_centers: int) -> float:

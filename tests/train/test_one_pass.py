@@ -328,7 +328,6 @@ def test_one_standard_error_is_at_least_as_regularised(estimator: Any) -> None:
     ("options", "message"),
     [
         ({"kernel": "tophat"}, "tophat.*gaussian"),
-        ({"solver": "falkon-lib"}, "not yet in this version"),
         ({"solver": "magic"}, "magic.*auto"),
         ({"centers": "best"}, "best.*uniform"),
         ({"n_centers": 0}, "n_centers is 0"),
