@@ -10,16 +10,16 @@ import pytest
 from shapes import save_shapes
 
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN = (
-    (ROOT / name).read_text() for name in ("README.md", "docs/store.md", "docs/train.md")
-)
+README, STORE, TRAIN = ((ROOT / name).read_text() for name in ("README.md", "docs/store.md", "docs/train.md"))
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(sh|python)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(("page", "least"), [(README, 14), (STORE, 25), (TRAIN, 8)], ids=["README", "docs/store", "docs/train"])
+@pytest.mark.parametrize(
+    ("page", "least"), [(README, 14), (STORE, 25), (TRAIN, 8)], ids=["README", "docs/store", "docs/train"]
+)
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")
     ran = 0

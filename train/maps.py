@@ -13,6 +13,9 @@ from toptune.train.whitening import Whitening, whiten
 
 # Pivots of K_MM below this share of the largest are lost in the rounding of the kernel's own values.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+# Smallest pivot with which sums may be taken before whitening: their rounding then moves scores by less than
+# that of float32 kernel values.
+RAW_PIVOT = 1e-4
 
 
 class Maps(Protocol):
@@ -34,6 +37,14 @@ class Maps(Protocol):
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         """Yield phi (b, rank) in float64 of the wanted maps for rows (b, d)."""
+        ...
+
+    def whitened(self, index: int, basis: Tensor) -> Tensor:
+        """Turn values (b, rank) of the basis into features; the values may be overwritten."""
+        ...
+
+    def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:
+        """Whether sums over n rows are better taken of the basis, in float64, and whitened at the end."""
         ...
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
@@ -61,6 +72,12 @@ class IdentityMap:
             yield rows
 
     basis = features
+
+    def whitened(self, index: int, basis: Tensor) -> Tensor:  # noqa: ARG002
+        return basis
+
+    def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:  # noqa: ARG002
+        return False
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
@@ -120,9 +137,22 @@ class NystromMaps:
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         for index, values in zip(wanted, self.basis(rows, wanted), strict=True):
-            # In float64 whatever the kernel's type: in float32 a substitution this ill-conditioned moves
-            # scores ten times as far as the kernel's own rounding does.
-            yield torch.linalg.solve_triangular(self.factors[index].T, values, upper=True, left=False)
+            yield self.whitened(index, values)
+
+    def whitened(self, index: int, basis: Tensor) -> Tensor:
+        # In float64 whatever the kernel's type: in float32 a substitution this ill-conditioned moves
+        # scores ten times as far as the kernel's own rounding does.
+        features: Tensor = torch.linalg.solve_triangular(self.factors[index].T, basis, upper=True, left=False)
+        return features
+
+    def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:
+        # Whitening the sums takes 2 r^3 products a fold, whitening the rows n r^2. Rounding of sums is
+        # divided by the pivots, so they must not be small; float64 kernel values deserve better at any rate.
+        return (
+            self.dtype == torch.float32
+            and self.whitenings[index].smallest_pivot > RAW_PIVOT
+            and n > 2 * n_folds * self.ranks[index]
+        )
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.centers)

@@ -114,10 +114,13 @@ def solve(
     kept_sums: dict[int, FoldSums] = {}
     jitter, n_clipped, n_passes = 0.0, 0, 0
     pass_seconds = solve_seconds = 0.0
+    phases: dict[str, float] = {}
     for group in groups:
         start = time.perf_counter()
         group_sums = (
-            accumulate(rows, maps, group, block_rows=block_rows, device=device, progress=progress)
+            accumulate(
+                rows, maps, group, block_rows=block_rows, device=device, seconds=phases, progress=progress
+            )
             if given is None
             else [given]
         )
@@ -150,7 +153,7 @@ def solve(
         raise NumericalError(
             "no penalty of the grid gave a positive definite system; raise the penalties or standardise"
         )
-    seconds["pass"], seconds["path"] = pass_seconds, solve_seconds
+    seconds |= {"pass": pass_seconds, "path": solve_seconds, **phases}
     start = time.perf_counter()
     left, kept = predict_left_out(
         rows, maps, [(index, betas[row]) for index, row in finalists],

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from toptune.store import Blocks, InputError
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.maps import Maps
+from toptune.train.phase_watch import PhaseWatch
 from toptune.train.sums import FoldSums, SumsBuilder
 
 _NAMED_ROWS = 10
@@ -136,9 +138,16 @@ def accumulate(
     *,
     block_rows: int,
     device: torch.device,
+    seconds: dict[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[FoldSums]:
     """One pass: the sums of each wanted map.
+
+    Parameters
+    ----------
+    seconds : dict, optional
+        Takes up what each phase cost: reading (waiting for it), kernel, whitening, products. On CUDA, where
+        work is only queued, only their sum means anything.
 
     Returns
     -------
@@ -147,27 +156,41 @@ def accumulate(
     """
     if rows.cluster is not None:
         return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
+    is_raw = [maps.is_summed_raw(index, n=rows.n, n_folds=rows.n_folds) for index in wanted]
     builders = [
         SumsBuilder(
             n_folds=rows.n_folds,
             rank=maps.ranks[index],
             n_targets=rows.n_classes,
             n_rows=rows.n,
-            dtype=maps.dtype,
+            dtype=torch.float64 if raw else maps.dtype,
             device=device,
         )
-        for index in wanted
+        for index, raw in zip(wanted, is_raw, strict=True)
     ]
     codes, weights, folds = (
         torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
     )
-    for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
+    watch = PhaseWatch(seconds)
+    for where, values in watch.each("reading", batches(
+        rows, block_rows=block_rows, dtype=maps.dtype, device=device
+    )):  # fmt: skip
         targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double()
-        for builder, phi in zip(builders, maps.features(values, wanted), strict=True):
-            builder.add(phi, targets, weights[where], folds[where])
+        bases = watch.each("kernel", maps.basis(values, wanted))
+        for builder, index, raw, basis in zip(builders, wanted, is_raw, bases, strict=True):
+            with watch.phase("whitening"):
+                phi = basis if raw else maps.whitened(index, basis)
+            with watch.phase("products"):
+                builder.add(phi, targets, weights[where], folds[where])
         if progress is not None:
             progress(where.stop - where.start)
-    return [builder.result() for builder in builders]
+    with watch.phase("products"):
+        sums = [builder.result() for builder in builders]
+    with watch.phase("whitening"):
+        for each, index, raw in zip(sums, wanted, is_raw, strict=True):
+            if raw:
+                each.whiten(partial(maps.of_basis, index))
+    return sums
 
 
 def accumulate_targets(

@@ -63,7 +63,10 @@ def solve_once(
 ) -> Solution:
     """Fit the only map of `maps` to all rows, in one pass; parameters as in `solve`."""
     start = time.perf_counter()
-    (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device, progress=progress)
+    phases: dict[str, float] = {}
+    (sums,) = accumulate(
+        rows, maps, [0], block_rows=block_rows, device=device, seconds=phases, progress=progress
+    )
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
     system = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0))
@@ -74,6 +77,7 @@ def solve_once(
     )
     seconds["fit"] = time.perf_counter() - start
     seconds["total"] = sum(seconds.values())
+    seconds |= phases
     return once_solution(sigma, penalty, beta, left, sums=sums, jitter=jitter, seconds=seconds)
 
 

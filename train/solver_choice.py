@@ -230,7 +230,6 @@ def _direct_peak(sizes: Sizes, rank: int) -> int:
         n_penalties=sizes.n_penalties,
         n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
-        value_bytes=sizes.value_bytes,
     )
 
 

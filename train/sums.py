@@ -1,5 +1,6 @@
 """Block sums of one pass: all that penalties, folds and label sets need to know of the rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,17 @@ class FoldSums:
         return FoldSums(
             gram=self.gram - other.gram, cross=self.cross - other.cross, square=self.square - other.square
         )
+
+    def whiten(self, of_basis: Callable[[Tensor], Tensor]) -> None:
+        """Turn sums over a basis into sums over features, in place.
+
+        `of_basis` turns columns (r, m) of sums with values of the basis into those with features.
+        """
+        for gram, cross in zip(self.gram, self.cross, strict=True):
+            half = of_basis(gram[:-1])
+            gram[:-1, :-1] = of_basis(half[:, :-1].T)
+            gram[:-1, -1] = gram[-1, :-1] = half[:, -1]
+            cross[:-1] = of_basis(cross[:-1])
 
     @property
     def weights(self) -> Tensor:

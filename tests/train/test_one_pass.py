@@ -131,6 +131,32 @@ def test_one_fold_tells_the_others_which_penalties_to_try(seed: int) -> None:
         assert torch.equal(some.coefficients[index], whole.coefficients[index])
 
 
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_sums_of_the_basis_whitened_at_the_end_equal_those_of_features(
+    is_weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = np.random.default_rng(2).uniform(0.2, 3, 400) if is_weighted else None
+    X, rows = make_rows(400, weights=weights)
+    centers = torch.from_numpy(X[::20].astype(np.float32))
+    maps = NystromMaps.on([kernel_of("gaussian", 1.0), kernel_of("laplacian", 2.0)], centers)
+    asked = []
+    inner = NystromMaps.is_summed_raw
+
+    def ask(self: NystromMaps, index: int, **sizes: int) -> bool:
+        asked.append(inner(self, index, **sizes))
+        return asked[-1]
+
+    monkeypatch.setattr(NystromMaps, "is_summed_raw", ask)
+    raw = accumulate(rows, maps, [0, 1], block_rows=64, device=CPU)
+    assert asked == [True, True]
+    monkeypatch.setattr(NystromMaps, "is_summed_raw", lambda *_, **__: False)
+    plain = accumulate(rows, maps, [0, 1], block_rows=64, device=CPU)
+    for ours, theirs in zip(raw, plain, strict=True):
+        assert torch.allclose(ours.gram, theirs.gram, rtol=1e-5, atol=1e-4)
+        assert torch.allclose(ours.cross, theirs.cross, rtol=1e-5, atol=1e-4)
+        assert torch.equal(ours.square, theirs.square)
+
+
 def test_errors_that_cancel_are_clipped_and_counted() -> None:
     n_clipped = 0
     for seed in range(20):
