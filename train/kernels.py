@@ -153,10 +153,10 @@ def squared_distances(x: Tensor, c: Tensor) -> Tensor:
     x_norms, c_norms = (x * x).sum(dim=1), (c * c).sum(dim=1)
     squared = torch.addmm(x_norms[:, None] + c_norms, x, c.T, alpha=-2).clamp_(min=0)
     limit = _CANCELLED * torch.finfo(x.dtype).eps
-    # A bound for each row finds all that may be near in one comparison; then each pair has its own.
-    rows, columns = torch.nonzero(squared < (limit * (x_norms + c_norms.max()))[:, None], as_tuple=True)
-    near = squared[rows, columns] < limit * (x_norms[rows] + c_norms[columns])
-    rows, columns = rows[near], columns[near]
+    # Most rows are near no row of c: their least distance says so in one pass.
+    few = torch.nonzero(squared.amin(dim=1) < limit * (x_norms + c_norms.max()))[:, 0]
+    within, columns = torch.nonzero(squared[few] < limit * (x_norms[few, None] + c_norms), as_tuple=True)
+    rows = few[within]
     step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
     for start in range(0, len(rows), step):
         pairs = rows[start : start + step], columns[start : start + step]

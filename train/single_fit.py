@@ -18,7 +18,7 @@ from toptune.train.ridge import CentredSystem
 from toptune.train.selection import Candidate, numerical_notes
 
 # One number is fitted to them.
-SAMPLE_ROWS = 1000
+SAMPLE_ROWS = 500
 # A row that decides its own score to within this has no left-out score to speak of.
 _UNDECIDED = 1e-6
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 # Columns of a panel of the symmetric product: only panels on and below the diagonal are computed.
 PANEL = 256
-# Rows of a fold that are multiplied together, and the memory that rows waiting for it may take.
+# Rows of a fold that wait to be multiplied together, unless as many as half come at once, and the memory
+# that waiting rows may take.
 BATCH_ROWS = 2048
 BATCH_BYTES = 128 * 2**20
 
@@ -97,52 +98,61 @@ class SumsBuilder:
         self.cross = zeros(n_folds, rank + 1, n_targets)
         self.square = zeros(n_folds)
         self.weight = zeros(n_folds)
+        self.dtype = dtype
         self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows, value_bytes=dtype.itemsize)
-        self._features = torch.empty((n_folds, self.capacity, rank + 1), dtype=dtype, device=device)
+        self._features = torch.empty((n_folds, self.capacity, rank), dtype=dtype, device=device)
         self._targets = torch.empty((n_folds, self.capacity, n_targets), dtype=dtype, device=device)
+        self._roots = torch.empty((n_folds, self.capacity), dtype=dtype, device=device)
         self._waiting = [0] * n_folds
 
     def add(self, phi: Tensor, y: Tensor, weights: Tensor, folds: Tensor) -> None:
         """Add rows: features (b, r), targets (b, n_targets), weights (b,), folds (b,)."""
-        roots = weights.sqrt().to(self._features.dtype)
         self.weight.index_add_(0, folds, weights)
         self.square.index_add_(0, folds, weights * y.square().sum(dim=1))
+        roots, y = weights.sqrt().to(self.dtype), y.to(self.dtype)
+        is_plain = bool((weights == 1).all())
         present = torch.unique(folds).tolist()
         for fold in present:
             rows = torch.nonzero(folds == fold)[:, 0] if len(present) > 1 else slice(None)
-            z, targets, root = phi[rows], y[rows], roots[rows, None]
-            start = 0
-            while start < len(z):
-                at = self._waiting[fold]
-                count = min(len(z) - start, self.capacity - at)
-                part = slice(start, start + count)
-                features = self._features[fold, at : at + count]
-                features[:, :-1].copy_(z[part]).mul_(root[part])
-                features[:, -1:] = root[part]
-                self._targets[fold, at : at + count].copy_(targets[part]).mul_(root[part])
-                self._waiting[fold] += count
-                start += count
-                if self._waiting[fold] == self.capacity:
-                    self._multiply(fold)
+            z, targets, root = phi[rows].to(self.dtype), y[rows], roots[rows]
+            if not is_plain:
+                z, targets = z * root[:, None], targets * root[:, None]
+            if 2 * len(z) >= self.capacity:
+                self._multiply(fold, z, targets, root)
+                continue
+            if self._waiting[fold] + len(z) > self.capacity:
+                self._flush(fold)
+            at = self._waiting[fold]
+            where = slice(at, at + len(z))
+            self._features[fold, where], self._targets[fold, where] = z, targets
+            self._roots[fold, where] = root
+            self._waiting[fold] += len(z)
 
     def result(self) -> FoldSums:
         """Give the sums of all rows added so far."""
-        for fold, count in enumerate(self._waiting):
-            if count:
-                self._multiply(fold)
+        for fold in range(len(self._waiting)):
+            self._flush(fold)
         for gram, weight in zip(self.gram, self.weight, strict=True):
             below = gram.tril(-1)
             gram.tril_().add_(below.T)
             gram[-1, -1] = weight
         return FoldSums(gram=self.gram, cross=self.cross, square=self.square)
 
-    def _multiply(self, fold: int) -> None:
+    def _flush(self, fold: int) -> None:
         count, self._waiting[fold] = self._waiting[fold], 0
-        z, targets = self._features[fold, :count], self._targets[fold, :count]
-        for start in range(0, z.shape[1], PANEL):
-            end = min(start + PANEL, z.shape[1])
-            self.gram[fold, start:end, :end] += z[:, start:end].T @ z[:, :end]
-        self.cross[fold] += z.T @ targets
+        if count:
+            parts = (each[fold, :count] for each in (self._features, self._targets, self._roots))
+            self._multiply(fold, *parts)
+
+    def _multiply(self, fold: int, z: Tensor, targets: Tensor, roots: Tensor) -> None:
+        """Add rows of features, targets and 1 that have been scaled by the roots of their weights."""
+        gram, cross, rank = self.gram[fold], self.cross[fold], z.shape[1]
+        for start in range(0, rank, PANEL):
+            end = min(start + PANEL, rank)
+            gram[start:end, :end] += z[:, start:end].T @ z[:, :end]
+        gram[-1, :-1] += roots @ z
+        cross[:-1] += z.T @ targets
+        cross[-1] += roots @ targets
 
 
 def batch_rows(*, n_folds: int, rank: int, n_rows: int, value_bytes: int) -> int:
