@@ -149,7 +149,10 @@ class SumsBuilder:
         gram, cross, rank = self.gram[fold], self.cross[fold], z.shape[1]
         for start in range(0, rank, PANEL):
             end = min(start + PANEL, rank)
-            gram[start:end, :end] += z[:, start:end].T @ z[:, :end]
+            if z.dtype == gram.dtype:
+                gram[start:end, :end].addmm_(z[:, start:end].T, z[:, :end])
+            else:
+                gram[start:end, :end] += z[:, start:end].T @ z[:, :end]
         gram[-1, :-1] += roots @ z
         cross[:-1] += z.T @ targets
         cross[-1] += roots @ targets
