@@ -169,7 +169,10 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 @click.option("--model", required=True, help="As given to extract.")
 @click.option("--dataset-version", type=click.IntRange(1), help="Of a data set that grew (the latest).")
 @click.option(
-    "--head", default="falkon", show_default=True, help="falkon, ridge, logistic, svm, knn or forest."
+    "--head",
+    default="falkon",
+    show_default=True,
+    help="falkon, falkon-logistic, ridge, logistic, svm, knn or forest.",
 )
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
 @click.option("--layers", help="all, or stored layers and globs with commas; by default last.")

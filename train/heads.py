@@ -13,7 +13,7 @@ from toptune.train.own_heads import OWN, OwnHead
 from toptune.train.sklearn_heads import SklearnHead
 from toptune.train.sklearn_kinds import KINDS
 
-HEADS = ("falkon", "ridge", "logistic", "svm", "knn", "forest")
+HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest")
 
 
 class Head(Protocol):

@@ -10,18 +10,30 @@ import numpy.typing as npt
 from toptune.store import Blocks, CorruptError
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
+from toptune.train.logistic_classifier import FalkonLogisticClassifier
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
+from toptune.train.scored_classifier import ScoredClassifier
 
 OWN = {
     "falkon": ("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
+    "falkon-logistic": ("kernel", "sigma", "penalty", "n_centers", "centers"),
     "ridge": ("penalty",),
 }
-_FALKON_ARRAYS = ("centers", "dual_coef", "intercept")
-_RIDGE_ARRAYS = ("coef", "intercept")
+_ESTIMATORS: dict[str, type[ScoredClassifier]] = {
+    "falkon": FalkonClassifier,
+    "falkon-logistic": FalkonLogisticClassifier,
+    "ridge": StreamingRidgeClassifier,
+}
+_KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
+_ARRAYS = {
+    "falkon": _KERNEL_ARRAYS,
+    "falkon-logistic": _KERNEL_ARRAYS,
+    "ridge": ("coef", "intercept"),
+}
 
 
 class OwnHead:
-    """`Head` over `FalkonClassifier` or `StreamingRidgeClassifier`."""
+    """`Head` over one of toptune's own classifiers."""
 
     def __init__(
         self,
@@ -43,11 +55,7 @@ class OwnHead:
             "device": device,
             "memory_limit_bytes": memory_limit_bytes,
         }
-        self.estimator: Any = (
-            FalkonClassifier(**self.params, **common)
-            if name == "falkon"
-            else StreamingRidgeClassifier(**self.params, **common)
-        )
+        self.estimator: Any = _ESTIMATORS[name](**self.params, **common)
         self._report: dict[str, Any] = {}
 
     @property
@@ -84,14 +92,13 @@ class OwnHead:
     def save(self, folder: Path) -> None:
         """Write ``head.safetensors`` and ``head.json``."""
         estimator = self.estimator
-        names = _FALKON_ARRAYS if self.name == "falkon" else _RIDGE_ARRAYS
-        write_arrays(folder, {name: getattr(estimator, f"{name}_") for name in names})
+        write_arrays(folder, {name: getattr(estimator, f"{name}_") for name in _ARRAYS[self.name]})
         fitted = {
             "penalty": estimator.penalty_,
             "temperature": estimator.temperature_,
             "n_features": estimator.n_features_in_,
         }
-        if self.name == "falkon":
+        if _ARRAYS[self.name] is _KERNEL_ARRAYS:
             fitted |= {"kernel": estimator.kernel, "sigma": estimator.sigma_}
         description = {
             "head": self.name,
@@ -106,7 +113,7 @@ class OwnHead:
     def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description["head"]
-        arrays = read_arrays(folder, _FALKON_ARRAYS if name == "falkon" else _RIDGE_ARRAYS)
+        arrays = read_arrays(folder, _ARRAYS[name])
         try:
             fitted = description["fitted"]
             head = cls(name, description["params"])
@@ -117,7 +124,7 @@ class OwnHead:
             estimator.penalty_ = fitted["penalty"]
             estimator.temperature_ = float(fitted["temperature"])
             estimator.n_features_in_ = int(fitted["n_features"])
-            if name == "falkon":
+            if _ARRAYS[name] is _KERNEL_ARRAYS:
                 estimator.kernel, estimator.sigma_ = fitted["kernel"], fitted["sigma"]
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
