@@ -36,7 +36,8 @@ class Descent:
         Penalty included.
     decrease : float
         By how much the quadratic model at `value` expects the loss still to fall: half of the
-        squared gradient norm in the model's inverse Hessian.
+        squared gradient norm in the model's inverse Hessian. What was really left has been up to twenty
+        times as much.
     reason : str or None
         ``"converged"``: the decrease is within the tolerance; ``"stagnated"``: no step makes the loss
         fall beyond rounding; None while it goes on.
