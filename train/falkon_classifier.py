@@ -57,7 +57,7 @@ class FalkonClassifier(ScoredClassifier):
         `RELATIVE_PENALTIES` times the total variance of each width's features.
     n_centers : int
         Nystrom centres M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced", "kmeans++"}
+    centers : {"uniform", "class-balanced", "kmeans++", "leverage-scores"}
         How centres are drawn from the training rows; see `choose_centers`.
     solver : {"auto", "direct", "falkon"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
@@ -157,8 +157,9 @@ class FalkonClassifier(ScoredClassifier):
         n, d = blocks.shape
         limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
         center_rows = choose_centers(
-            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
-        )
+            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes,
+            kernel=self.kernel, sigma=sigmas, penalty=penalties,
+        )  # fmt: skip
         is_exact = blocks.dtype == np.float64 or n * len(center_rows) * d <= FLOAT64_WORK
         dtype = torch.float64 if is_exact else torch.float32
         choice = choose_solver(

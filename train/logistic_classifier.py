@@ -136,8 +136,9 @@ class FalkonLogisticClassifier(ScoredClassifier):
         )
         plan_logger.info("%s", plan)
         center_rows = choose_centers(
-            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=plan.limit_bytes
-        )
+            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=plan.limit_bytes,
+            kernel=self.kernel, sigma=sigmas, penalty=penalties,
+        )  # fmt: skip
         values = blocks.take(center_rows)
         refuse_non_finite(values, center_rows)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=device)
