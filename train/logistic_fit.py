@@ -84,11 +84,17 @@ class Problem:
         # Uniform, whichever way the centres were drawn: it stands for all rows.
         drawn = np.random.default_rng(seed).permutation(n)[: sample_rows_for(n=n, rank=len(maps.centers))]
         drawn.sort()
-        (phi,) = maps.features(to_tensor(rows.blocks.take(drawn), dtype=dtype, device=device), [0])
+        sample = torch.empty((len(drawn), len(kept)), dtype=torch.float64, device=device)
+        for first in range(0, len(drawn), block_rows):
+            values = to_tensor(
+                rows.blocks.take(drawn[first : first + block_rows]), dtype=dtype, device=device
+            )
+            (phi,) = maps.features(values, [0])
+            torch.sub(phi, logistic_rows.feature_mean, out=sample[first : first + block_rows])
         return cls(
             maps=maps,
             rows=logistic_rows,
-            sample=phi.sub_(logistic_rows.feature_mean),
+            sample=sample,
             sample_weights=torch.from_numpy(rows.weights[drawn]).to(device),
         )
 

@@ -95,7 +95,7 @@ def logistic_block_rows(*, d: int, rank: int, n_columns: int) -> int:
 
 
 def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
-    """Peak of `follow`: factors, the sample twice, every fit's pairs and points, one block."""
+    """Peak of `follow`: factors, the sample twice, every fit's pairs and points, blocks."""
     columns = n_fits * sizes.n_classes
     square = 8 * (rank + 1) ** 2
     sample = 2 * 8 * sample_rows_for(n=sizes.n, rank=rank) * (rank + sizes.d + 2 * sizes.n_classes)
@@ -103,7 +103,8 @@ def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
     # pass's own products.
     points = 8 * (rank + 1) * columns * (2 * MEMORY + 14)
     block_rows = min(sizes.n, logistic_block_rows(d=sizes.d, rank=rank, n_columns=columns))
-    block = 8 * block_rows * (3 * sizes.d + 4 * rank + 8 * columns)
+    # One block, and what the allocator keeps of the one before: measured beside cached kernel values.
+    block = 2 * 8 * block_rows * (3 * sizes.d + 4 * rank + 8 * columns)
     calibration = 8 * min(sizes.n, CALIBRATION_ROWS) * (2 * sizes.n_classes + rank)
     return 8 * square + 3 * 8 * rank * sizes.d + sample + points + block + calibration + 40 * sizes.n
 

@@ -24,7 +24,7 @@ FILES = {
 def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path) -> None:
     cache = build()
     run = train(tmp_path / "store", out=tmp_path / "new" / "run", head=head, layers="all", **OPTIONS)
-    payload = "head.safetensors" if head in ("falkon", "ridge") else "head.skops"
+    payload = "head.safetensors" if head in ("falkon", "falkon-logistic", "ridge") else "head.skops"
     assert {path.name for path in run.folder.iterdir()} == FILES | {payload}
     assert [path.name for path in run.folder.parent.iterdir()] == ["run"]
     metrics = json.loads((run.folder / "metrics.json").read_text())
