@@ -197,7 +197,7 @@ def _dual(problem: Problem, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _projected(problem: Problem, centers: Tensor, dual: Tensor, constant: Tensor) -> Tensor:
     """Point of the orthogonal projection of ``k(x, centers) dual + constant`` on the span of more centres."""
     (phi,) = problem.maps.features(centers, [0])
-    beta = phi.T @ dual
+    beta = phi.double().T @ dual
     return torch.cat([beta, (constant + problem.rows.feature_mean @ beta)[None]])
 
 

@@ -68,7 +68,7 @@ class LogisticRows:
         self._by_fold = torch.from_numpy(table).to(device)
         self.kernel_mean = torch.zeros(len(factor), dtype=torch.float64, device=device)
         for where, block in kernel_rows.blocks():
-            self.kernel_mean.addmv_(block.T, self._weights[where])
+            self.kernel_mean.addmv_(block.double().T, self._weights[where])
         self.kernel_mean /= float(self._weights.sum())
 
     @property
@@ -107,7 +107,8 @@ class LogisticRows:
         products = torch.zeros_like(dual)
         residuals = torch.zeros_like(offset)
         figures = dual.new_zeros((4, n_fits))
-        for where, block in self.kernel_rows.blocks():
+        for where, values in self.kernel_rows.blocks():
+            block = values.double()
             y, w = self._codes[where], self._weights[where, None]
             is_left = self._folds[where, None] == left
             scores = torch.addmm(offset, block, dual).view(-1, n_fits, k)
@@ -162,7 +163,7 @@ class LogisticRows:
             if first == last:
                 continue
             local = torch.from_numpy(kept[first:last] - where.start).to(block.device)
-            scores = torch.addmm(offset, block[local], dual).view(len(local), len(folds), -1)
+            scores = torch.addmm(offset, block[local].double(), dual).view(len(local), len(folds), -1)
             mine = [column[fold] for fold in self.kernel_rows.rows.folds[kept[first:last]].tolist()]
             result[first:last] = scores[torch.arange(len(local)), mine].float().cpu().numpy()
         return result
