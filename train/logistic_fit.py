@@ -134,8 +134,8 @@ def fit_logistic(
     seconds["width"] = time.perf_counter() - start
     start = time.perf_counter()
     problem = Problem.of(
-        rows, NystromMaps((kernel,), some, (maps.whitenings[index],)),
-        n_fits=rows.n_folds, is_cached=plan.is_selection_cached, seed=seed,
+        rows, maps if len(kernels) == 1 else NystromMaps.on([kernel], some), n_fits=rows.n_folds,
+        is_cached=plan.is_selection_cached, seed=seed,
     )  # fmt: skip
     chosen = choose_penalty(problem.rows, penalties, problem.sample, problem.sample_weights)
     notes += chosen.warnings
