@@ -205,7 +205,10 @@ def extract(data: str, root: str, max_failures: int, as_json: bool, **options: A
 )
 @click.option("--labels", help="With --relabel: a CSV file (id, label), or a column of the manifest.")
 @click.option(
-    "--head", default="falkon", show_default=True, help="falkon, ridge, logistic, svm, knn or forest."
+    "--head",
+    default="falkon",
+    show_default=True,
+    help="falkon, falkon-logistic, ridge, logistic, svm, knn or forest.",
 )
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
 @click.option("--layers", help="all, or stored layers and globs with commas; by default last.")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from toptune.train.folds import FoldsReducedWarning
     from toptune.train.heads import HEADS, Head, load_head, make_head
     from toptune.train.layers import choose_arrays
+    from toptune.train.logistic_classifier import FalkonLogisticClassifier
     from toptune.train.metrics import compute_metrics
     from toptune.train.report import FitReport
     from toptune.train.ridge_classifier import StreamingRidgeClassifier
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FalkonClassifier": "falkon_classifier",
+    "FalkonLogisticClassifier": "logistic_classifier",
     "FeatureDataset": "torch_dataset",
     "FitReport": "report",
     "FoldsReducedWarning": "folds",
@@ -51,6 +53,7 @@ _HOMES = {
 __all__ = [
     "HEADS",
     "FalkonClassifier",
+    "FalkonLogisticClassifier",
     "FeatureDataset",
     "FitReport",
     "FoldsReducedWarning",

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import Blocks, InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
@@ -23,12 +22,12 @@ from toptune.train.inputs import (
     fit_inputs,
     fold_numbers,
     grid_of,
-    predict_inputs,
     row_weights,
 )
 from toptune.train.kernel_fit import fit_kernel
+from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
-from toptune.train.memory import block_rows_for, memory_limit_bytes
+from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import Cluster, TrainingRows, check_finite, to_tensor
 from toptune.train.precision import full_precision
@@ -63,7 +62,7 @@ class FalkonClassifier(ScoredClassifier):
         `RELATIVE_PENALTIES` times the total variance of each width's features.
     n_centers : int
         Nystrom centres M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced", "kmeans++"} or array-like, shape (M, d)
+    centers : {"uniform", "class-balanced", "kmeans++", "leverage-scores"} or array-like, shape (M, d)
         How centres are drawn from the training rows, see `choose_centers`; or the centres themselves.
     solver : {"auto", "direct", "falkon", "falkon-lib"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
@@ -197,7 +196,7 @@ class FalkonClassifier(ScoredClassifier):
         centers = to_tensor(values, dtype=dtype, device=device)
         widths: list[float | None] = [None]
         if self.kernel != "linear":
-            spread = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
+            spread = spread_of(centers)
             widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
         kernels = [kernel_of(self.kernel, width) for width in widths]
         setup_seconds = time.perf_counter() - start
@@ -236,8 +235,10 @@ class FalkonClassifier(ScoredClassifier):
         """Rows of the centres, where they are rows, and their values (M, d)."""
         if isinstance(self.centers, str):
             chosen = choose_centers(
-                codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
-            )
+                codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes,
+                kernel=self.kernel,
+                sigma=grid_of(self.sigma, "sigma"), penalty=grid_of(self.penalty, "penalty"),
+            )  # fmt: skip
             values = blocks.take(chosen)
             refuse_non_finite(values, chosen)
             return chosen, values
@@ -252,33 +253,10 @@ class FalkonClassifier(ScoredClassifier):
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes) of rows (n, d), also for two classes."""
-        check_is_fitted(self)
-        with full_precision():
-            return self._scores(predict_inputs(self, X))
-
-    def _scores(self, blocks: Blocks) -> npt.NDArray[np.float64]:
-        device = device_of(self.device)
-        dtype = torch.float64 if self.centers_.dtype == np.float64 else torch.float32
-        centers = to_tensor(self.centers_, dtype=dtype, device=device)
-        dual = to_tensor(self.dual_coef_, dtype=torch.float64, device=device)
-        kernel = kernel_of(self.kernel, self.sigma_)
-        scores = np.empty((blocks.shape[0], len(self.classes_)))
-        block_rows = block_rows_for(
-            d=blocks.shape[1], rank=len(self.centers_), limit_bytes=self.memory_limit_bytes
-        )
-        for where, values in blocks.iterate(block_rows):
-            check_finite(values, start=where.start)
-            block = kernel(to_tensor(values, dtype=dtype, device=device), centers).double()
-            scores[where] = (block @ dual).cpu().numpy() + self.intercept_
-        return scores
+        return kernel_scores(self, X)
 
     def _check_options(self) -> None:
-        if self.kernel not in KERNELS:
-            raise InputError(f"kernel {self.kernel!r} is unknown; choose one of {', '.join(KERNELS)}")
-        if isinstance(self.n_centers, bool) or not isinstance(self.n_centers, Integral) or self.n_centers < 1:
-            raise InputError(f"n_centers is {self.n_centers!r}; it must be a whole number above 0")
-        if self.kernel == "linear" and self.sigma is not None:
-            raise InputError(f"sigma is {self.sigma}, but the linear kernel has no width; leave it out")
+        check_kernel_options(self)
         check_selection(self.selection)
         if self.dask is not None and self.solver not in ("auto", "direct"):
             raise InputError(
@@ -293,3 +271,19 @@ class FalkonClassifier(ScoredClassifier):
             raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
         if self.solver == "falkon-lib":
             check_library(self.device)
+
+
+def check_kernel_options(estimator: Any) -> None:
+    """Refuse an estimator's ``kernel``, ``n_centers`` or ``sigma`` with InputError."""
+    kernel, n_centers = estimator.kernel, estimator.n_centers
+    if kernel not in KERNELS:
+        raise InputError(f"kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}")
+    if isinstance(n_centers, bool) or not isinstance(n_centers, Integral) or n_centers < 1:
+        raise InputError(f"n_centers is {n_centers!r}; it must be a whole number above 0")
+    if kernel == "linear" and estimator.sigma is not None:
+        raise InputError(f"sigma is {estimator.sigma}, but the linear kernel has no width; leave it out")
+
+
+def spread_of(centers: torch.Tensor) -> torch.Tensor:
+    """Return the centres (M, d), or an even thousand of them, that default widths are taken from."""
+    return centers[:: max(1, len(centers) // _MEDIAN_ROWS)]

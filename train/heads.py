@@ -14,7 +14,10 @@ from toptune.train.own_heads import OWN, OwnHead
 from toptune.train.sklearn_heads import SklearnHead
 from toptune.train.sklearn_kinds import KINDS
 
-HEADS = ("falkon", "ridge", "logistic", "svm", "knn", "forest")
+HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest")
+
+# Heads made from sums: those that can do without folds, and that several processes can add up.
+SUMMED = ("falkon", "ridge")
 
 
 class Head(Protocol):
@@ -100,9 +103,9 @@ def make_head(
         raise InputError(
             f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(valid) or 'none'}"
         )
-    if cv is None and name not in OWN:
+    if cv is None and name not in SUMMED:
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
-    if dask is not None and name not in OWN:
+    if dask is not None and name not in SUMMED:
         raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use falkon or ridge")
     if (params or {}).get("solver") == "falkon-lib":
         check_library(device)

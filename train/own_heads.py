@@ -10,18 +10,30 @@ import numpy.typing as npt
 from toptune.store import Blocks, CorruptError
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
+from toptune.train.logistic_classifier import FalkonLogisticClassifier
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
+from toptune.train.scored_classifier import ScoredClassifier
 
 OWN = {
     "falkon": ("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
+    "falkon-logistic": ("kernel", "sigma", "penalty", "n_centers", "centers"),
     "ridge": ("penalty",),
 }
-_FALKON_ARRAYS = ("centers", "dual_coef", "intercept")
-_RIDGE_ARRAYS = ("coef", "intercept")
+_ESTIMATORS: dict[str, type[ScoredClassifier]] = {
+    "falkon": FalkonClassifier,
+    "falkon-logistic": FalkonLogisticClassifier,
+    "ridge": StreamingRidgeClassifier,
+}
+_KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
+_ARRAYS = {
+    "falkon": _KERNEL_ARRAYS,
+    "falkon-logistic": _KERNEL_ARRAYS,
+    "ridge": ("coef", "intercept"),
+}
 
 
 class OwnHead:
-    """`Head` over `FalkonClassifier` or `StreamingRidgeClassifier`."""
+    """`Head` over one of toptune's own classifiers."""
 
     def __init__(
         self,
@@ -43,13 +55,8 @@ class OwnHead:
             "random_state": seed,
             "device": device,
             "memory_limit_bytes": memory_limit_bytes,
-            "dask": dask,
-        }
-        self.estimator: Any = (
-            FalkonClassifier(**self.params, **common)
-            if name == "falkon"
-            else StreamingRidgeClassifier(**self.params, **common)
-        )
+        } | ({} if dask is None else {"dask": dask})
+        self.estimator: Any = _ESTIMATORS[name](**self.params, **common)
         self._report: dict[str, Any] = {}
 
     @property
@@ -93,19 +100,18 @@ class OwnHead:
     def save(self, folder: Path, *, keep_sums: bool = True) -> None:
         """Write ``head.safetensors``, ``head.json`` and, of a fit that keeps them, ``sums.safetensors``."""
         estimator = self.estimator
-        names = _FALKON_ARRAYS if self.name == "falkon" else _RIDGE_ARRAYS
-        arrays = {name: getattr(estimator, f"{name}_") for name in names}
+        arrays = {name: getattr(estimator, f"{name}_") for name in _ARRAYS[self.name]}
         if getattr(estimator, "center_indices_", None) is not None:
             arrays["center_indices"] = estimator.center_indices_
         write_arrays(folder, arrays)
-        if keep_sums and estimator.sums_ is not None:
+        if keep_sums and getattr(estimator, "sums_", None) is not None:
             estimator.sums_.save(folder)
         fitted = {
             "penalty": estimator.penalty_,
             "temperature": estimator.temperature_,
             "n_features": estimator.n_features_in_,
         }
-        if self.name == "falkon":
+        if _ARRAYS[self.name] is _KERNEL_ARRAYS:
             fitted |= {"kernel": estimator.kernel, "sigma": estimator.sigma_}
         description = {
             "head": self.name,
@@ -120,7 +126,7 @@ class OwnHead:
     def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description["head"]
-        arrays = read_arrays(folder, _FALKON_ARRAYS if name == "falkon" else _RIDGE_ARRAYS)
+        arrays = read_arrays(folder, _ARRAYS[name])
         try:
             fitted = description["fitted"]
             head = cls(name, description["params"])
@@ -132,7 +138,7 @@ class OwnHead:
             estimator.penalty_ = fitted["penalty"]
             estimator.temperature_ = float(fitted["temperature"])
             estimator.n_features_in_ = int(fitted["n_features"])
-            if name == "falkon":
+            if _ARRAYS[name] is _KERNEL_ARRAYS:
                 estimator.kernel, estimator.sigma_ = fitted["kernel"], fitted["sigma"]
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error

@@ -11,7 +11,7 @@ class FitReport:
     Attributes
     ----------
     solver : str
-        ``"nystrom"``, ``"falkon"``, ``"falkon-lib"``, ``"primal"`` or ``"dual"``.
+        ``"nystrom"``, ``"falkon"``, ``"falkon-lib"``, ``"falkon-logistic"``, ``"primal"`` or ``"dual"``.
     n_rows, n_features, n_folds : int
     n_centers, rank, n_dropped : int
         Centres used, features that they span, centres dropped because others span them.
@@ -57,7 +57,7 @@ class FitReport:
     sigma: float | None
     penalty: float
     temperature: float
-    squared_error: float
+    squared_error: float | None
     accuracy: float | None
     log_loss: float | None
     table: list[dict[str, Any]]

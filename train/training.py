@@ -67,7 +67,7 @@ def train(
         What was extracted; `model` spelt as for extract.
     dataset_version : int, optional
         Version of a data set that grew, by default the latest. The run records which one it was.
-    head : {"falkon", "ridge", "logistic", "svm", "knn", "forest"}
+    head : {"falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest"}
     out : path
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
@@ -75,7 +75,8 @@ def train(
     seed : int
         Of the split, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon`` and (penalty) ``ridge``; see `FalkonClassifier`.
+        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``; see
+        `FalkonClassifier` and `FalkonLogisticClassifier`.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
         work. Half of the machine's memory by default.
@@ -274,17 +275,19 @@ def _head_params(
 ) -> dict[str, Any]:
     """Put the options that a head takes among its parameters; refuse those that it does not."""
     given = dict(params or {})
+    options = {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers}
     if head == "falkon":
-        options = {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers}
         return options | {"solver": solver} | given
+    if head == "falkon-logistic" and solver == _FALKON_DEFAULTS["solver"]:
+        return options | given
     if head == "ridge" and penalty is not None:
         given = {"penalty": penalty} | given
     strange = {
+        "solver": solver != _FALKON_DEFAULTS["solver"],
         "sigma": sigma is not None,
         "penalty": penalty is not None and head != "ridge",
         "kernel": kernel != _FALKON_DEFAULTS["kernel"],
         "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
-        "solver": solver != _FALKON_DEFAULTS["solver"],
     }
     for name, is_given in strange.items():
         if is_given:

@@ -10,11 +10,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from toptune.store import ArrayBlocks
-from toptune.train import FalkonClassifier, StreamingRidgeClassifier
+from toptune.train import FalkonClassifier, FalkonLogisticClassifier, StreamingRidgeClassifier
 
 ESTIMATORS = [
     FalkonClassifier(n_centers=30),
     FalkonClassifier(n_centers=30, sigma=2.0, penalty=[1e-4, 1e-2], cv=3),
+    FalkonLogisticClassifier(n_centers=30, penalty=[1e-4, 1e-2]),
+    FalkonLogisticClassifier(n_centers=30, sigma=2.0, cv=3),
     StreamingRidgeClassifier(),
 ]
 
@@ -40,6 +42,7 @@ def test_blocks_and_arrays_give_the_same() -> None:
     X, y = load_iris(return_X_y=True)
     for estimator in (
         FalkonClassifier(random_state=0, n_centers=40),
+        FalkonLogisticClassifier(random_state=0, n_centers=40),
         StreamingRidgeClassifier(random_state=0),
     ):
         from_array = clone(estimator).fit(X, y).predict_proba(X)

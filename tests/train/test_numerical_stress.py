@@ -1,16 +1,18 @@
-"""Hard inputs for both solvers: never NaN, and never chance accuracy without a word."""
+"""Hard inputs for both solvers and the logistic head: never NaN, and never chance accuracy without a word."""
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from toptune.train import FalkonClassifier, FoldsReducedWarning
+from toptune.train import FalkonClassifier, FalkonLogisticClassifier, FoldsReducedWarning
 
 Matrix = npt.NDArray[np.float64]
 PENALTIES = [10.0**power for power in range(-12, 4, 3)]
+SOLVERS = ["direct", "falkon", "logistic"]
 N, D, CLASSES = 160, 12, 4
 
 
@@ -35,7 +37,13 @@ CASES: dict[str, Callable[[Matrix], Matrix]] = {
 }
 
 
-def check(fitted: FalkonClassifier, X: Matrix, y: npt.NDArray[np.int64]) -> float:
+def make(solver: str, **options: Any) -> FalkonClassifier | FalkonLogisticClassifier:
+    if solver == "logistic":
+        return FalkonLogisticClassifier(**options)
+    return FalkonClassifier(solver=solver, **options)
+
+
+def check(fitted: FalkonClassifier | FalkonLogisticClassifier, X: Matrix, y: npt.NDArray[np.int64]) -> float:
     """No NaN anywhere; an accuracy near chance comes with a warning. Return the accuracy."""
     probabilities = fitted.predict_proba(X)
     assert np.isfinite(probabilities).all()
@@ -48,7 +56,7 @@ def check(fitted: FalkonClassifier, X: Matrix, y: npt.NDArray[np.int64]) -> floa
     return accuracy
 
 
-@pytest.mark.parametrize("solver", ["direct", "falkon"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_centers", [40, N, 10 * N], ids=["M < n", "M = n", "M > n"])
@@ -56,11 +64,12 @@ def test_hard_inputs(
     solver: str, case: str, dtype: type, n_centers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)  # float32 stays float32
+    monkeypatch.setattr("toptune.train.logistic_classifier.FLOAT64_WORK", 0)
     X, y = problem()
     if case == "duplicated rows":
         y = np.concatenate([y[: N // 4]] * 4)
     X = np.ascontiguousarray(CASES[case](X), dtype=dtype)
-    fitted = FalkonClassifier(solver=solver, n_centers=n_centers, penalty=PENALTIES, random_state=0).fit(X, y)
+    fitted = make(solver, n_centers=n_centers, penalty=PENALTIES, random_state=0).fit(X, y)
     accuracy = check(fitted, X, y)
     report = fitted.report_
     assert report.rank + report.n_dropped == report.n_centers == min(n_centers, N)
@@ -68,35 +77,35 @@ def test_hard_inputs(
         assert accuracy > 0.9
 
 
-@pytest.mark.parametrize("solver", ["direct", "falkon"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_penalty_alone(
     solver: str, penalty: float, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.logistic_classifier.FLOAT64_WORK", 0)
     X, y = problem()
-    fitted = FalkonClassifier(
-        solver=solver, sigma=[0.1, 5.0, 1e3], penalty=penalty, n_centers=80, random_state=0
-    ).fit(X.astype(dtype), y)
+    fitted = make(solver, sigma=[0.1, 5.0, 1e3], penalty=penalty, n_centers=80, random_state=0).fit(
+        X.astype(dtype), y
+    )
     check(fitted, X.astype(dtype), y)
     assert fitted.penalty_ == penalty
 
 
-@pytest.mark.parametrize("solver", ["direct", "falkon"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_one_row_a_class(solver: str) -> None:
     X = np.eye(6)
     with pytest.warns(FoldsReducedWarning):
-        fitted = FalkonClassifier(solver=solver, penalty=1e-6, random_state=0).fit(X, list("abcdef"))
+        fitted = make(solver, penalty=1e-6, random_state=0).fit(X, list("abcdef"))
     assert (fitted.predict(X) == list("abcdef")).all()
 
 
-@pytest.mark.parametrize("solver", ["direct", "falkon"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_thousand_classes(solver: str) -> None:
     X, y = problem(n=3000, n_classes=1000)
+    penalties = [1e-5, 1e-4] if solver == "logistic" else [1e-8, 1e-5]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FoldsReducedWarning)
-        fitted = FalkonClassifier(
-            solver=solver, n_centers=300, sigma=8.0, penalty=[1e-8, 1e-5], cv=2, random_state=0
-        ).fit(X, y)
+        fitted = make(solver, n_centers=300, sigma=8.0, penalty=penalties, cv=2, random_state=0).fit(X, y)
     assert check(fitted, X, y) > 0.3

@@ -124,7 +124,7 @@ def test_no_sizes_are_refused(text: str | int) -> None:
         bytes_of(text)
 
 
-@pytest.mark.parametrize("head", ["falkon", "ridge", "knn"])
+@pytest.mark.parametrize("head", ["falkon", "falkon-logistic", "ridge", "knn"])
 def test_training_refuses_what_exceeds_the_limit(head: str, build: Build, tmp_path: Path) -> None:
     build()
     options: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3, "head": head}
@@ -146,6 +146,11 @@ def test_training_by_falkon(build: Build, tmp_path: Path) -> None:
     assert iterated.config["report"]["iteration"]["reason"] == "converged"
     assert iterated.metrics["accuracy"] == direct.metrics["accuracy"]
     assert iterated.metrics["log_loss"] == pytest.approx(direct.metrics["log_loss"], abs=1e-4)
+    logistic = train(tmp_path / "store", out=tmp_path / "d", head="falkon-logistic", n_centers=50, **options)
+    assert logistic.config["report"]["iteration"]["reason"] == "converged"
+    assert logistic.metrics["log_loss"] < 1.2 * direct.metrics["log_loss"] + 0.1
+    with pytest.raises(InputError, match="solver has no meaning for head 'falkon-logistic'"):
+        train(tmp_path / "store", out=tmp_path / "c", head="falkon-logistic", solver="direct", **options)
     with pytest.raises(InputError, match="solver has no meaning"):
         train(tmp_path / "store", out=tmp_path / "c", head="knn", solver="falkon", **options)
 
@@ -155,7 +160,7 @@ MEASURE = """
 import json, sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from toptune.train import FalkonClassifier, StreamingRidgeClassifier
+from toptune.train import FalkonClassifier, FalkonLogisticClassifier, StreamingRidgeClassifier
 class Made:
     def __init__(self, n, d):
         self.shape, self.dtype = (n, d), np.dtype(np.float32)
@@ -169,12 +174,14 @@ class Made:
                 stop = min(first + step, start + 500, self.shape[0])
                 yield slice(first, stop), self.rows(first, stop)
     def take(self, rows):
-        return np.concatenate([self.rows(row, row + 1) for row in np.asarray(rows).tolist()])
+        return np.concatenate([self.rows(row, row + 1).copy() for row in np.asarray(rows).tolist()])
 def fit(n, d, m, solver):
     blocks, y = Made(n, d), np.arange(n) % 10
     if solver == "ridge":
         return StreamingRidgeClassifier(penalty=[1e-3, 1e-1]).fit(blocks, y)
     grids = {"sigma": [4.0, 8.0], "penalty": [1e-3, 1e-1]}
+    if solver == "logistic":
+        return FalkonLogisticClassifier(n_centers=m, random_state=0, **grids).fit(blocks, y)
     return FalkonClassifier(n_centers=m, solver=solver, random_state=0, **grids).fit(blocks, y)
 def kernel_says(name):
     with open("/proc/self/status") as file:
@@ -200,13 +207,13 @@ def measure(n: int, d: int, m: int, solver: str) -> dict[str, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
-@pytest.mark.parametrize("solver", ["direct", "falkon", "ridge"])
+@pytest.mark.parametrize("solver", ["direct", "falkon", "logistic", "ridge"])
 def test_measured_peak_is_below_the_projection_and_flat_in_n(solver: str) -> None:
     d = 600 if solver == "ridge" else 64
     small, large = (measure(n, d, 600, solver) for n in (12_000, 48_000))
     for figures in (small, large):
         assert 0.1 * figures["projected"] <= figures["grown"] <= figures["projected"]
-    if solver == "falkon":
+    if solver in ("falkon", "logistic"):
         # The kernel's values are kept here, which the projection says.
         assert large["projected"] - small["projected"] >= 36_000 * 600 * 4
     else:

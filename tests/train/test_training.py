@@ -24,7 +24,11 @@ FILES = {
 def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path) -> None:
     cache = build()
     run = train(tmp_path / "store", out=tmp_path / "new" / "run", head=head, layers="all", **OPTIONS)
-    payload = {"head.safetensors", "sums.safetensors"} if head in ("falkon", "ridge") else {"head.skops"}
+    payload = {
+        "falkon": {"head.safetensors", "sums.safetensors"},
+        "ridge": {"head.safetensors", "sums.safetensors"},
+        "falkon-logistic": {"head.safetensors"},
+    }.get(head, {"head.skops"})
     assert {path.name for path in run.folder.iterdir()} == FILES | payload
     assert [path.name for path in run.folder.parent.iterdir()] == ["run"]
     metrics = json.loads((run.folder / "metrics.json").read_text())
