@@ -35,6 +35,8 @@ from solver_fits import (
 )
 from solver_sections import scale_child, scale_rows, selection_rows, sklearn_rows
 
+from toptune.train.maps import RAW_PIVOT
+
 SECTIONS = ("fit", "selection", "sklearn", "scale")
 GRID = [
     *(Size(n, d, m, 100) for n in (5000, 20_000, 50_000) for d in (512, 2048) for m in (1000, 2000, 5000)),
@@ -65,7 +67,8 @@ def fit_row(size: Size, repeats: int) -> dict[str, Any]:
             seconds[name].append(time.perf_counter() - start)
             if seconds[name][-1] == min(seconds[name]):
                 row["report"][name] = {
-                    key: report.get(key) for key in ("seconds", "precision", "rank", "iteration", "warnings")
+                    key: report.get(key)
+                    for key in ("seconds", "precision", "rank", "smallest_pivot", "iteration", "warnings")
                 }
             if name not in row["accuracy"]:
                 values, exact = scores(problem.X_test), truth[name.split()[0]]
@@ -114,19 +117,22 @@ def matrix_product_rates(known: dict[str, float] | None = None) -> dict[str, flo
 def shares_of_peak(row: dict[str, Any], rates: dict[str, float]) -> dict[str, float]:
     """Of the direct solver's phases that are only products: the least time they could take, over that taken.
 
-    The whitening is float64 always, the rest in the type of the kernel's values.
+    Each against the peak of its own precision: kernel values in theirs, whitening in float64, products in that of
+    the kernel, or in float64 where sums are taken before they are whitened.
     """
     size, report = Size.read(row["size"]), row["report"]["toptune direct"]
-    single = rates[report["precision"]]
-    kernel = size.n * size.m * size.d / single
-    whitening = size.n * size.m**2 / 2 / rates["float64"]
-    products = (size.n * size.m**2 / 2 + size.n * size.m * size.c) / single
+    single, double = rates[report["precision"]], rates["float64"]
+    is_raw = (
+        report["precision"] == "float32"
+        and report["smallest_pivot"] > RAW_PIVOT
+        and size.n > 2 * report["rank"]
+    )
     least = {
-        "pass": kernel + whitening + products,
-        "kernel": kernel,
-        "whitening": whitening,
-        "products": products,
+        "kernel": size.n * size.m * size.d / single,
+        "whitening": size.m**3 / double if is_raw else size.n * size.m**2 / 2 / double,
+        "products": (size.n * size.m**2 / 2 + size.n * size.m * size.c) / (double if is_raw else single),
     }
+    least["pass"] = sum(least.values())
     return {name: least[name] / taken for name, taken in report["seconds"].items() if name in least and taken}
 
 
