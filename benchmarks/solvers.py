@@ -117,8 +117,8 @@ def matrix_product_rates(known: dict[str, float] | None = None) -> dict[str, flo
 def shares_of_peak(row: dict[str, Any], rates: dict[str, float]) -> dict[str, float]:
     """Of the direct solver's phases that are only products: the least time they could take, over that taken.
 
-    Each against the peak of its own precision: kernel values in theirs, whitening in float64, products in that of
-    the kernel, or in float64 where sums are taken before they are whitened.
+    Each against the peak of its own precision: kernel values in theirs, whitening in float64, products in
+    that of the kernel, or in float64 where sums are taken before they are whitened.
     """
     size, report = Size.read(row["size"]), row["report"]["toptune direct"]
     single, double = rates[report["precision"]], rates["float64"]

@@ -41,7 +41,7 @@ plan_logger = logging.getLogger("toptune.train.plan")
 # Default widths, in multiples of the median distance between centres.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Multiply-adds of the kernel's inner products up to which blocks are float64 too.
-FLOAT64_WORK = 2e10
+FLOAT64_WORK = 2e9
 _MEDIAN_ROWS = 1000
 
 

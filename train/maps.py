@@ -32,7 +32,7 @@ class Maps(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that rows are wanted in, and that products of features may be taken in."""
+        """Type that rows are wanted in."""
         ...
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
@@ -44,7 +44,7 @@ class Maps(Protocol):
         ...
 
     def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:
-        """Whether sums over n rows are better taken of the basis, in float64, and whitened at the end."""
+        """Whether sums over n rows are better taken of the basis, and whitened at the end."""
         ...
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:

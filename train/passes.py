@@ -163,10 +163,9 @@ def accumulate(
             rank=maps.ranks[index],
             n_targets=rows.n_classes,
             n_rows=rows.n,
-            dtype=torch.float64 if raw else maps.dtype,
             device=device,
         )
-        for index, raw in zip(wanted, is_raw, strict=True)
+        for index in wanted
     ]
     codes, weights, folds = (
         torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
@@ -280,20 +279,23 @@ def predict_left_out(
         torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
     )
     wanted = sorted({index for index, _ in finalists})
-    duals = [(maps.on_basis(index, beta[:, :-1]), beta[:, -1]) for index, beta in finalists]
+    of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
+    # A map's finalists side by side: one product with its basis scores them all.
+    beside = {
+        index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
+    }
+    duals = {index: maps.on_basis(index, beta[:, :-1]) for index, beta in beside.items()}
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
         first, last = np.searchsorted(kept, [where.start, where.stop])
         local = torch.from_numpy(kept[first:last] - where.start).to(device)
         y, w = codes[where], weights[where]
         targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
         for index, basis in zip(wanted, maps.basis(values, wanted), strict=True):
-            for result, (its_map, _), dual in zip(results, finalists, duals, strict=True):
-                if its_map != index:
-                    continue
-                scores = _scores_left_out(basis, folds[where], *dual)
-                result.correct += float(w @ (scores.argmax(dim=1) == y).double())
-                result.squared_error += float(w @ (targets - scores).square().sum(dim=1))
-                result.scores[first:last] = scores[local].float().cpu().numpy()
+            scores = _scores_left_out(basis, folds[where], duals[index], beside[index][:, -1])
+            for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
+                results[at].correct += float(w @ (mine.argmax(dim=1) == y).double())
+                results[at].squared_error += float(w @ (targets - mine).square_().sum(dim=1))
+                results[at].scores[first:last] = mine[local].float().cpu().numpy()
         if progress is not None:
             progress(where.stop - where.start)
     return results, kept

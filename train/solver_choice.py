@@ -197,7 +197,7 @@ def _share(sizes: Sizes) -> float:
 
 def _direct_work(sizes: Sizes, m: int) -> float:
     """Whitening and half of the symmetric product of every row, the path of every width, the second pass."""
-    rows = sizes.n_widths * sizes.n * m * m * (0.5 + 0.5 * _share(sizes))
+    rows = sizes.n_widths * sizes.n * m * m
     systems = sizes.n_widths * m**3 / 6
     passes = 1
     if sizes.n_folds > 1:

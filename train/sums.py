@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,18 +68,15 @@ class FoldSums:
 class SumsBuilder:
     """Adds rows up to `FoldSums`.
 
-    Rows wait until a fold has a batch of them. Their products are taken in the type of the features'
-    kernel and added in float64: a float32 product of *whitened* features costs the solution nothing
-    beside the rounding of float32 kernel values (scores 2e-6 off where the kernel's own rounding moves
-    them by 2e-5 to 3e-3), while float32 whitening, or products of features not whitened, do.
+    All in float64. Rows wait until a fold has a batch of them. Products in float32 (of whitened features)
+    would take half the time of this step and move scores by about 2e-6: less than float32 kernel values
+    do, but more than may be between sums over the same rows that came together in different ways.
 
     Parameters
     ----------
     n_folds, rank, n_targets : int
     n_rows : int
         Rows to come, at most; batches are no larger.
-    dtype : torch.dtype
-        Of the products.
     """
 
     def __init__(
@@ -88,7 +86,6 @@ class SumsBuilder:
         rank: int,
         n_targets: int,
         n_rows: int = BATCH_ROWS,
-        dtype: torch.dtype = torch.float64,
         device: torch.device | None = None,
     ) -> None:
         def zeros(*shape: int) -> Tensor:
@@ -98,23 +95,23 @@ class SumsBuilder:
         self.cross = zeros(n_folds, rank + 1, n_targets)
         self.square = zeros(n_folds)
         self.weight = zeros(n_folds)
-        self.dtype = dtype
-        self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows, value_bytes=dtype.itemsize)
-        self._features = torch.empty((n_folds, self.capacity, rank), dtype=dtype, device=device)
-        self._targets = torch.empty((n_folds, self.capacity, n_targets), dtype=dtype, device=device)
-        self._roots = torch.empty((n_folds, self.capacity), dtype=dtype, device=device)
+        self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows)
+        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        self._features = torch.empty((n_folds, self.capacity, rank), **options)
+        self._targets = torch.empty((n_folds, self.capacity, n_targets), **options)
+        self._roots = torch.empty((n_folds, self.capacity), **options)
         self._waiting = [0] * n_folds
 
     def add(self, phi: Tensor, y: Tensor, weights: Tensor, folds: Tensor) -> None:
         """Add rows: features (b, r), targets (b, n_targets), weights (b,), folds (b,)."""
         self.weight.index_add_(0, folds, weights)
         self.square.index_add_(0, folds, weights * y.square().sum(dim=1))
-        roots, y = weights.sqrt().to(self.dtype), y.to(self.dtype)
+        roots = weights.sqrt()
         is_plain = bool((weights == 1).all())
         present = torch.unique(folds).tolist()
         for fold in present:
             rows = torch.nonzero(folds == fold)[:, 0] if len(present) > 1 else slice(None)
-            z, targets, root = phi[rows].to(self.dtype), y[rows], roots[rows]
+            z, targets, root = phi[rows], y[rows], roots[rows]
             if not is_plain:
                 z, targets = z * root[:, None], targets * root[:, None]
             if 2 * len(z) >= self.capacity:
@@ -149,18 +146,15 @@ class SumsBuilder:
         gram, cross, rank = self.gram[fold], self.cross[fold], z.shape[1]
         for start in range(0, rank, PANEL):
             end = min(start + PANEL, rank)
-            if z.dtype == gram.dtype:
-                gram[start:end, :end].addmm_(z[:, start:end].T, z[:, :end])
-            else:
-                gram[start:end, :end] += z[:, start:end].T @ z[:, :end]
+            gram[start:end, :end].addmm_(z[:, start:end].T, z[:, :end])
         gram[-1, :-1] += roots @ z
-        cross[:-1] += z.T @ targets
+        cross[:-1].addmm_(z.T, targets)
         cross[-1] += roots @ targets
 
 
-def batch_rows(*, n_folds: int, rank: int, n_rows: int, value_bytes: int) -> int:
+def batch_rows(*, n_folds: int, rank: int, n_rows: int) -> int:
     """Rows of each fold that wait for a common product, at most."""
-    affordable = BATCH_BYTES // (n_folds * (rank + 1) * value_bytes)
+    affordable = BATCH_BYTES // (8 * n_folds * (rank + 1))
     return max(1, min(n_rows, BATCH_ROWS, max(64, affordable)))
 
 
