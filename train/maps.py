@@ -43,8 +43,8 @@ class Maps(Protocol):
         """Turn values (b, rank) of the basis into features; the values may be overwritten."""
         ...
 
-    def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:
-        """Whether sums over n rows are better taken of the basis, and whitened at the end."""
+    def raw_factor(self, index: int, *, n: int) -> Tensor | None:
+        """Give L, of features ``basis L^-T``, where sums over n rows are better taken of the basis."""
         ...
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
@@ -76,8 +76,8 @@ class IdentityMap:
     def whitened(self, index: int, basis: Tensor) -> Tensor:  # noqa: ARG002
         return basis
 
-    def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:  # noqa: ARG002
-        return False
+    def raw_factor(self, index: int, *, n: int) -> Tensor | None:  # noqa: ARG002
+        return None
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
@@ -145,14 +145,15 @@ class NystromMaps:
         features: Tensor = torch.linalg.solve_triangular(self.factors[index].T, basis, upper=True, left=False)
         return features
 
-    def is_summed_raw(self, index: int, *, n: int, n_folds: int) -> bool:
-        # Whitening the sums takes 2 r^3 products a fold, whitening the rows n r^2. Rounding of sums is
-        # divided by the pivots, so they must not be small; float64 kernel values deserve better at any rate.
-        return (
+    def raw_factor(self, index: int, *, n: int) -> Tensor | None:
+        # Whitening sums takes 2 r^3 products, whitening rows n r^2. Rounding of sums is divided by the
+        # pivots, so they must not be small; float64 kernel values deserve better at any rate.
+        is_better = (
             self.dtype == torch.float32
             and self.whitenings[index].smallest_pivot > RAW_PIVOT
-            and n > 2 * n_folds * self.ranks[index]
+            and n > 2 * self.ranks[index]
         )
+        return self.factors[index] if is_better else None
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.centers)

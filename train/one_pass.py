@@ -119,8 +119,15 @@ def solve(
         start = time.perf_counter()
         group_sums = (
             accumulate(
-                rows, maps, group, block_rows=block_rows, device=device, seconds=phases, progress=progress
-            )
+                rows,
+                maps,
+                group,
+                block_rows=block_rows,
+                device=device,
+                keep_raw=True,
+                seconds=phases,
+                progress=progress,
+            )  # fmt: skip
             if given is None
             else [given]
         )
@@ -136,7 +143,7 @@ def solve(
                 error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
                 if abs(at - result.best) <= 1 and np.isfinite(error):
                     finalists.append((index, len(table)))
-                    betas[len(table)] = result.coefficients[at]
+                    betas[len(table)] = _on_basis(maps, index, sums, result.coefficients[at])
                 table.append(
                     Candidate(
                         map_index=index,
@@ -179,7 +186,7 @@ def solve(
             rows, maps, [chosen.map_index], block_rows=block_rows, device=device, progress=progress
         )[0]
         n_passes += 1
-    sums = kept_sums[chosen.map_index]
+    sums = kept_sums[chosen.map_index].whitened()
     beta, final_jitter = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(chosen.penalty)
     seconds["fit"] = time.perf_counter() - start
     seconds["total"] = time.perf_counter() - clock
@@ -207,8 +214,21 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
     """Return the penalties to compare: those given, or the default grid in this map's own scale."""
     if penalties is not None:
         return sorted(penalties)
-    scale = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).scale
+    total = FoldSums(
+        gram=sums.gram.sum(dim=0, keepdim=True),
+        cross=sums.cross.sum(dim=0, keepdim=True),
+        square=sums.square.sum(dim=0, keepdim=True),
+        factor=sums.factor,
+    ).whitened()
+    scale = CentredSystem.of(total.gram[0], total.cross[0]).scale
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
+
+
+def _on_basis(maps: Maps, index: int, sums: FoldSums, beta: Tensor) -> Tensor:
+    """Coefficients (n_folds, r + 1, n_targets) of the basis, whichever the sums are of."""
+    if sums.factor is not None:
+        return beta
+    return torch.cat([maps.on_basis(index, beta[:, :-1]), beta[:, -1:]], dim=1)
 
 
 def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -138,6 +137,7 @@ def accumulate(
     *,
     block_rows: int,
     device: torch.device,
+    keep_raw: bool = False,
     seconds: dict[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[FoldSums]:
@@ -145,6 +145,8 @@ def accumulate(
 
     Parameters
     ----------
+    keep_raw : bool
+        Return sums over kernel values as they are where those were taken, not whitened.
     seconds : dict, optional
         Takes up what each phase cost: reading (waiting for it), kernel, whitening, products. On CUDA, where
         work is only queued, only their sum means anything.
@@ -156,7 +158,7 @@ def accumulate(
     """
     if rows.cluster is not None:
         return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
-    is_raw = [maps.is_summed_raw(index, n=rows.n, n_folds=rows.n_folds) for index in wanted]
+    factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
     builders = [
         SumsBuilder(
             n_folds=rows.n_folds,
@@ -176,20 +178,22 @@ def accumulate(
     )):  # fmt: skip
         targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double()
         bases = watch.each("kernel", maps.basis(values, wanted))
-        for builder, index, raw, basis in zip(builders, wanted, is_raw, bases, strict=True):
+        for builder, index, factor, basis in zip(builders, wanted, factors, bases, strict=True):
             with watch.phase("whitening"):
-                phi = basis if raw else maps.whitened(index, basis)
+                phi = basis if factor is not None else maps.whitened(index, basis)
             with watch.phase("products"):
                 builder.add(phi, targets, weights[where], folds[where])
         if progress is not None:
             progress(where.stop - where.start)
     with watch.phase("products"):
-        sums = [builder.result() for builder in builders]
+        sums = [
+            replace(builder.result(), factor=factor)
+            for builder, factor in zip(builders, factors, strict=True)
+        ]
+    if keep_raw:
+        return sums
     with watch.phase("whitening"):
-        for each, index, raw in zip(sums, wanted, is_raw, strict=True):
-            if raw:
-                each.whiten(partial(maps.of_basis, index))
-    return sums
+        return [each.whitened() for each in sums]
 
 
 def accumulate_targets(
@@ -257,7 +261,7 @@ def predict_left_out(
     Parameters
     ----------
     finalists : sequence of (int, Tensor)
-        Index of the map and coefficients (n_folds, r + 1, n_classes) of its features, intercept last.
+        Index of the map and coefficients (n_folds, r + 1, n_classes) of its basis, intercept last.
     kept : ndarray of int64, optional
         Rows whose scores are kept, ascending; by default `calibration_rows`.
 
@@ -284,14 +288,13 @@ def predict_left_out(
     beside = {
         index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
     }
-    duals = {index: maps.on_basis(index, beta[:, :-1]) for index, beta in beside.items()}
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
         first, last = np.searchsorted(kept, [where.start, where.stop])
         local = torch.from_numpy(kept[first:last] - where.start).to(device)
         y, w = codes[where], weights[where]
         targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
         for index, basis in zip(wanted, maps.basis(values, wanted), strict=True):
-            scores = _scores_left_out(basis, folds[where], duals[index], beside[index][:, -1])
+            scores = _scores_left_out(basis, folds[where], beside[index])
             for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
                 results[at].correct += float(w @ (mine.argmax(dim=1) == y).double())
                 results[at].squared_error += float(w @ (targets - mine).square_().sum(dim=1))
@@ -306,9 +309,9 @@ def calibration_rows(n: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_ROWS)).astype(np.int64))
 
 
-def _scores_left_out(basis: Tensor, folds: Tensor, dual: Tensor, intercept: Tensor) -> Tensor:
-    scores = basis.new_empty((len(basis), dual.shape[2]))
+def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
+    scores = basis.new_empty((len(basis), beta.shape[2]))
     for fold in torch.unique(folds).tolist():
         mine = torch.nonzero(folds == fold)[:, 0]
-        scores[mine] = basis[mine] @ dual[fold] + intercept[fold]
+        scores[mine] = basis[mine] @ beta[fold, :-1] + beta[fold, -1]
     return scores

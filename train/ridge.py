@@ -26,10 +26,14 @@ class CentredSystem:
     feature_mean: Tensor
     target_mean: Tensor
     weight: float
+    metric: Tensor | None = None
 
     @classmethod
-    def of(cls, gram: Tensor, cross: Tensor) -> "CentredSystem":
-        """Centre sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets)."""
+    def of(cls, gram: Tensor, cross: Tensor, metric: Tensor | None = None) -> "CentredSystem":
+        """Centre sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets).
+
+        Coefficients b are penalised by ``b^T metric b``; None is the identity.
+        """
         weight = float(gram[-1, -1])
         if weight <= 0:
             raise NumericalError("no rows to fit: the sums of these folds are empty")
@@ -40,6 +44,7 @@ class CentredSystem:
             feature_mean=mean,
             target_mean=target_mean,
             weight=weight,
+            metric=metric,
         )
 
     @property
@@ -48,7 +53,7 @@ class CentredSystem:
         return float(self.gram.diagonal().sum()) / self.weight
 
     def factor(self, penalty: float) -> tuple[Tensor, float]:
-        """Lower factor (r, r) of ``gram + weight penalty I``, and the jitter that it took.
+        """Lower factor (r, r) of ``gram + weight penalty metric``, and the jitter that it took.
 
         Jitter is a share of the system's mean diagonal, 0 where the penalty alone makes it positive
         definite; otherwise raised tenfold from rounding level until it does.
@@ -58,8 +63,11 @@ class CentredSystem:
         NumericalError
             If no jitter helps.
         """
-        system = self.gram.clone()
-        system.diagonal().add_(self.weight * penalty)
+        if self.metric is None:
+            system = self.gram.clone()
+            system.diagonal().add_(self.weight * penalty)
+        else:
+            system = torch.add(self.gram, self.metric, alpha=self.weight * penalty)
         return cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
 
     def solve(self, penalty: float, factor: Tensor | None = None) -> tuple[Tensor, float]:
@@ -125,6 +133,7 @@ def left_out(sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool 
     neighbours, and then the next one for as long as the best has a neighbour that they have not tried.
     """
     n_folds, device = len(sums.gram), sums.gram.device
+    metric = None if sums.factor is None else sums.factor @ sums.factor.T
     gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
     shape = (len(penalties), n_folds)
     found = LeftOut(
@@ -146,7 +155,7 @@ def left_out(sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool 
         if float(sums.weights[fold]) == 0:
             found.errors[untried, fold] = 0.0
             return
-        system = CentredSystem.of(gram - sums.gram[fold], cross - sums.cross[fold])
+        system = CentredSystem.of(gram - sums.gram[fold], cross - sums.cross[fold], metric)
         for index in untried:
             try:
                 beta, jitter = system.solve(penalties[index])

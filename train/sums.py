@@ -1,7 +1,6 @@
 """Block sums of one pass: all that penalties, folds and label sets need to know of the rows."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,32 +31,42 @@ class FoldSums:
         Sum of w z y^T.
     square : Tensor of float64, shape (n_folds,)
         Sum of w ||y||^2.
+    factor : Tensor of float64, shape (r, r), or None
+        L where phi stands for plain kernel values: features are ``phi L^-T``, and the penalty of
+        coefficients b is ``b^T L L^T b``. None where phi are features.
     """
 
     gram: Tensor
     cross: Tensor
     square: Tensor
+    factor: Tensor | None = None
 
     def __add__(self, other: "FoldSums") -> "FoldSums":
-        return FoldSums(
-            gram=self.gram + other.gram, cross=self.cross + other.cross, square=self.square + other.square
+        return replace(
+            self,
+            gram=self.gram + other.gram,
+            cross=self.cross + other.cross,
+            square=self.square + other.square,
         )
 
     def __sub__(self, other: "FoldSums") -> "FoldSums":
-        return FoldSums(
-            gram=self.gram - other.gram, cross=self.cross - other.cross, square=self.square - other.square
+        return replace(
+            self,
+            gram=self.gram - other.gram,
+            cross=self.cross - other.cross,
+            square=self.square - other.square,
         )
 
-    def whiten(self, of_basis: Callable[[Tensor], Tensor]) -> None:
-        """Turn sums over a basis into sums over features, in place.
-
-        `of_basis` turns columns (r, m) of sums with values of the basis into those with features.
-        """
+    def whitened(self) -> "FoldSums":
+        """Turn sums over kernel values into sums over features, in place."""
+        if self.factor is None:
+            return self
         for gram, cross in zip(self.gram, self.cross, strict=True):
-            half = of_basis(gram[:-1])
-            gram[:-1, :-1] = of_basis(half[:, :-1].T)
+            half = torch.linalg.solve_triangular(self.factor, gram[:-1], upper=False)
+            gram[:-1, :-1] = torch.linalg.solve_triangular(self.factor, half[:, :-1].T, upper=False)
             gram[:-1, -1] = gram[-1, :-1] = half[:, -1]
-            cross[:-1] = of_basis(cross[:-1])
+            cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
+        return replace(self, factor=None)
 
     @property
     def weights(self) -> Tensor:

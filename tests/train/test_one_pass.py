@@ -90,6 +90,10 @@ def test_all_centres_reproduce_kernel_ridge_regression() -> None:
     np.testing.assert_allclose(scores.numpy(), K @ solution[:n] + solution[n], atol=1e-7)
 
 
+def on_basis(maps: NystromMaps, beta: torch.Tensor) -> torch.Tensor:
+    return torch.cat([maps.on_basis(0, beta[:, :-1]), beta[:, -1:]], dim=1)
+
+
 @pytest.mark.parametrize("is_weighted", [False, True])
 def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool) -> None:
     weights = np.random.default_rng(2).uniform(0.2, 3, 120) if is_weighted else None
@@ -108,7 +112,7 @@ def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool) -> None
             expected = rows.weights[~inside] @ (residual**2).sum(axis=1)
             assert float(result.errors[index, fold]) == pytest.approx(expected, rel=1e-6)
         (scored,), kept = predict_left_out(
-            rows, maps, [(0, result.coefficients[index])], block_rows=7, device=CPU
+            rows, maps, [(0, on_basis(maps, result.coefficients[index]))], block_rows=7, device=CPU
         )
         assert scored.squared_error == pytest.approx(float(result.errors[index].sum()), rel=1e-9)
         assert len(kept) == 120
@@ -139,21 +143,21 @@ def test_sums_of_the_basis_whitened_at_the_end_equal_those_of_features(
     X, rows = make_rows(400, weights=weights)
     centers = torch.from_numpy(X[::20].astype(np.float32))
     maps = NystromMaps.on([kernel_of("gaussian", 1.0), kernel_of("laplacian", 2.0)], centers)
-    asked = []
-    inner = NystromMaps.is_summed_raw
-
-    def ask(self: NystromMaps, index: int, **sizes: int) -> bool:
-        asked.append(inner(self, index, **sizes))
-        return asked[-1]
-
-    monkeypatch.setattr(NystromMaps, "is_summed_raw", ask)
+    kept = accumulate(rows, maps, [0, 1], block_rows=64, device=CPU, keep_raw=True)
+    assert all(each.factor is not None for each in kept)
+    penalties = [1e-4, 1e-1]
     raw = accumulate(rows, maps, [0, 1], block_rows=64, device=CPU)
-    assert asked == [True, True]
-    monkeypatch.setattr(NystromMaps, "is_summed_raw", lambda *_, **__: False)
-    plain = accumulate(rows, maps, [0, 1], block_rows=64, device=CPU)
+    monkeypatch.setattr(NystromMaps, "raw_factor", lambda *_, **__: None)
+    plain = accumulate(rows, maps, [0, 1], block_rows=64, device=CPU, keep_raw=True)
+    for index, (sums, theirs) in enumerate(zip(kept, plain, strict=True)):
+        mine, other = left_out(sums, penalties), left_out(theirs, penalties)
+        assert torch.allclose(mine.errors, other.errors, rtol=1e-6)
+        for at in range(2):
+            dual = maps.on_basis(index, other.coefficients[at][:, :-1])
+            assert torch.allclose(mine.coefficients[at][:, :-1], dual, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(raw, plain, strict=True):
-        assert torch.allclose(ours.gram, theirs.gram, rtol=1e-5, atol=1e-4)
-        assert torch.allclose(ours.cross, theirs.cross, rtol=1e-5, atol=1e-4)
+        assert torch.allclose(ours.gram, theirs.gram, rtol=1e-9, atol=1e-8)
+        assert torch.allclose(ours.cross, theirs.cross, rtol=1e-9, atol=1e-8)
         assert torch.equal(ours.square, theirs.square)
 
 
