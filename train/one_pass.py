@@ -127,7 +127,7 @@ def solve(
                 keep_raw=True,
                 seconds=phases,
                 progress=progress,
-            )  # fmt: skip
+            )
             if given is None
             else [given]
         )
