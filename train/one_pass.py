@@ -186,8 +186,9 @@ def solve(
             rows, maps, [chosen.map_index], block_rows=block_rows, device=device, progress=progress
         )[0]
         n_passes += 1
-    sums = kept_sums[chosen.map_index].whitened()
-    beta, final_jitter = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(chosen.penalty)
+    sums = kept_sums[chosen.map_index]
+    whole = sums.total().whitened()
+    beta, final_jitter = CentredSystem.of(whole.gram[0], whole.cross[0]).solve(chosen.penalty)
     seconds["fit"] = time.perf_counter() - start
     seconds["total"] = time.perf_counter() - clock
     assert chosen.temperature is not None
@@ -214,12 +215,7 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
     """Return the penalties to compare: those given, or the default grid in this map's own scale."""
     if penalties is not None:
         return sorted(penalties)
-    total = FoldSums(
-        gram=sums.gram.sum(dim=0, keepdim=True),
-        cross=sums.cross.sum(dim=0, keepdim=True),
-        square=sums.square.sum(dim=0, keepdim=True),
-        factor=sums.factor,
-    ).whitened()
+    total = sums.total().whitened()
     scale = CentredSystem.of(total.gram[0], total.cross[0]).scale
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
 

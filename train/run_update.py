@@ -123,7 +123,8 @@ def update_run(
         stay = [position[identity] for identity in centers if identity not in difference.gone]
         updated.estimator.center_indices_ = np.array(stay, dtype=np.int64)
     seconds = {"update": time.perf_counter() - clock}
-    is_known = np.array([after.manifest.labels[row] in set(updated.classes) for row in difference.test], bool)
+    classes, labels = set(updated.classes), after.manifest.labels
+    is_known = np.array([labels[row] in classes for row in difference.test], bool)
     test = difference.test[is_known]
     notes = (
         [] if is_known.all() else [f"{int((~is_known).sum())} test pictures are of classes without training"]

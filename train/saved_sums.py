@@ -26,7 +26,7 @@ class SavedSums:
     Attributes
     ----------
     sums : FoldSums
-        Of rank r.
+        Of rank r. Right after a fit they may be of plain kernel values; files hold those of features.
     factor : Tensor of float64, shape (r, r), or None
         L, lower triangular: features are ``k(x, centers) L^-T``. None where they are the rows themselves.
     """
@@ -40,14 +40,14 @@ class SavedSums:
         if sums is None:
             return None
         return cls(
-            sums=FoldSums(gram=sums.gram.cpu(), cross=sums.cross.cpu(), square=sums.square.cpu()),
+            sums=sums.cpu(),
             factor=None if factor is None else factor.cpu(),
         )
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor, float]:
         """Coefficients (r, n_targets) of the basis, intercepts (n_targets,), and the jitter it took."""
-        system = CentredSystem.of(self.sums.gram.sum(dim=0), self.sums.cross.sum(dim=0))
-        beta, jitter = system.solve(penalty)
+        total = self.sums.total().whitened()
+        beta, jitter = CentredSystem.of(total.gram[0], total.cross[0]).solve(penalty)
         if self.factor is None:
             return beta[:-1], beta[-1], jitter
         return torch.linalg.solve_triangular(self.factor.T, beta[:-1], upper=True), beta[-1], jitter
@@ -76,6 +76,8 @@ class SavedSums:
         """
         if self.factor is None:
             raise NumericalError("these sums have no centres")
+        if self.sums.factor is not None:
+            raise ValueError("sums of plain kernel values; save and load them first")
         left = np.setdiff1d(np.arange(len(self.factor)), gone)
         if len(left) == 0:
             raise NumericalError("no centre would be left; train again with other centres")
@@ -100,9 +102,15 @@ class SavedSums:
 
     def save(self, folder: Path) -> None:
         """Write ``sums.safetensors``: of symmetric and triangular matrices the lower half."""
+        gram, cross = [], []
+        for number in range(len(self.sums.gram)):
+            # Fold after fold: whitening is done in place, and those of the fit stay as they are.
+            fold = self.sums.fold(number).whitened()
+            gram.append(_packed(fold.gram[0]))
+            cross.append(fold.cross[0].numpy())
         tensors = {
-            "gram": np.stack([_packed(gram) for gram in self.sums.gram]),
-            "cross": self.sums.cross.contiguous().numpy(),
+            "gram": np.stack(gram),
+            "cross": np.stack(cross),
             "square": self.sums.square.numpy(),
         }
         if self.factor is not None:

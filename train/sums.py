@@ -68,6 +68,32 @@ class FoldSums:
             cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
         return replace(self, factor=None)
 
+    def total(self) -> "FoldSums":
+        """Sum of all folds, as one."""
+        return replace(
+            self,
+            gram=self.gram.sum(dim=0, keepdim=True),
+            cross=self.cross.sum(dim=0, keepdim=True),
+            square=self.square.sum(dim=0, keepdim=True),
+        )
+
+    def fold(self, number: int) -> "FoldSums":
+        """Copy of one fold's."""
+        one = slice(number, number + 1)
+        return replace(
+            self, gram=self.gram[one].clone(), cross=self.cross[one].clone(), square=self.square[one].clone()
+        )
+
+    def cpu(self) -> "FoldSums":
+        """Give the same in main memory."""
+        return replace(
+            self,
+            gram=self.gram.cpu(),
+            cross=self.cross.cpu(),
+            square=self.square.cpu(),
+            factor=None if self.factor is None else self.factor.cpu(),
+        )
+
     @property
     def weights(self) -> Tensor:
         """Weight of the rows of each fold, shape (n_folds,)."""
