@@ -97,18 +97,28 @@ def parse_folds(ctx: click.Context, param: click.Parameter, value: str) -> int |
     return int(value)
 
 
-def parse_ids(given: Sequence[str]) -> list[str]:
-    """Read ids: each as it is, or with ``@FILE`` one a line of the file."""
-    ids: list[str] = []
+def listed(given: Sequence[str], what: str) -> list[str]:
+    """Read names: each as it is, or with ``@FILE`` one a line of the file."""
+    names: list[str] = []
     for each in given:
         if not each.startswith("@"):
-            ids.append(each)
+            names.append(each)
             continue
         try:
-            ids += filter(None, Path(each[1:]).read_text(encoding="utf-8").splitlines())
+            lines = Path(each[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"ids cannot be read from {each[1:]}: {error}") from error
-    return ids
+            raise click.UsageError(f"{what} cannot be read from {each[1:]}: {error}") from error
+        names += filter(None, lines)
+    return names
+
+
+def parse_batch_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:  # noqa: ARG001
+    """Parse a number from 1, or ``auto``."""
+    if value in (None, "auto"):
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is no number of pictures from 1, and not auto")
+    return int(value)
 
 
 def parse_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:  # noqa: ARG001
@@ -137,7 +147,15 @@ def toptune(debug: bool) -> None:
 
 @toptune.command()
 @click.argument("data")
-@click.option("--model", required=True, help="As timm names it: arch.tag, hf-hub:..., local-dir:FOLDER.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="As timm names it: arch.tag, hf-hub:..., local-dir:FOLDER. Several share what is read; @FILE has "
+    "one a line.",
+)
 @STORE
 @click.option("--dataset", help="Its name in the store; by default the folder's.")
 @click.option("--split", help="Only this split: train, val or test.")
@@ -146,7 +164,12 @@ def toptune(debug: bool) -> None:
 )
 @click.option("--pooling", help="mean, max, cls, gridG, flatten; by default the family's own.")
 @click.option("--weights", type=click.Path(), help="A checkpoint: safetensors, or a torch file without code.")
-@click.option("-b", "--batch-size", type=click.IntRange(1), help="Pictures a forward pass (a new cache: 32).")
+@click.option(
+    "-b",
+    "--batch-size",
+    callback=parse_batch_size,
+    help="Pictures a forward pass (32), or auto: by measuring.",
+)
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
 @DEVICE
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True)
@@ -156,6 +179,12 @@ def toptune(debug: bool) -> None:
 @click.option("--crop-pct", type=float, help="Part of the resized picture kept by the centre crop.")
 @click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
 @click.option("--model-kwargs", callback=parse_object, help="JSON object passed on to timm.create_model.")
+@click.option(
+    "--fold/--no-fold",
+    default=True,
+    help="Fold batch norms into convolutions where it is only rounding (default).",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the forward pass: a minute, then faster.")
 @click.option("--shard", callback=parse_shard, help="Do only part i of n of the units, i from 0.")
 @click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")
@@ -168,19 +197,29 @@ def toptune(debug: bool) -> None:
 )
 @click.option("--rehash", is_flag=True, help="Compare the bytes of every picture with what was extracted.")
 @JSON
-def extract(data: str, root: str, max_failures: int, as_json: bool, **options: Any) -> None:
+def extract(
+    data: str, models: Sequence[str], root: str, max_failures: int, as_json: bool, **options: Any
+) -> None:
     """Run a frozen backbone once over DATA and store its layers.
 
     DATA is a folder (class/x.jpg, or train|val|test/class/x.jpg), a CSV or Parquet manifest (path,
     label, split), or a built-in data set (digits, greek).
     """
-    from toptune.extract import extract as run_extraction
+    from toptune.extract import extract_models
     from toptune.workflows import extraction_progress
 
     with extraction_progress() as progress:
-        summary = run_extraction(data, store=root, progress=progress, max_failures=max_failures, **options)
-    show(as_json, summary.to_dict(), str(summary))
-    report_failures(summary.failed, max_failures)
+        summaries = extract_models(
+            data,
+            models=listed(models, "models"),
+            store=root,
+            progress=progress,
+            max_failures=max_failures,
+            **options,
+        )
+    values = [summary.to_dict() for summary in summaries]
+    show(as_json, values[0] if len(values) == 1 else {"models": values}, "\n".join(map(str, summaries)))
+    report_failures({name: why for each in summaries for name, why in each.failed.items()}, max_failures)
 
 
 @toptune.command()
@@ -277,7 +316,7 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
             given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"}, "update"
         )
         run = update_run(
-            options["update"], out=out, store=root, forget=parse_ids(options["forget"]),
+            options["update"], out=out, store=root, forget=listed(options["forget"], "ids"),
             **{name: options[name] for name in ("dataset_version", "allow_failed", "device")},
         )  # fmt: skip
     elif "relabel" in given:

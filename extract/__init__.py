@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from toptune.extract.decode import DECODE, decode_image
-from toptune.extract.extraction import extract
+from toptune.extract.extraction import extract, extract_models
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.source import ImageSource, open_source
 from toptune.extract.taps import Tap, TapArray
@@ -28,6 +28,7 @@ __all__ = [
     "TapArray",
     "decode_image",
     "extract",
+    "extract_models",
     "list_models",
     "list_taps",
     "load_backbone",

@@ -13,6 +13,7 @@ from timm.data import resolve_data_config
 from toptune.extract.build import build_model
 from toptune.extract.decode import DECODE
 from toptune.extract.device import resolve_device, resolve_precision
+from toptune.extract.folding import FOLDED, fold_batch_norms
 from toptune.extract.forward import ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.model_name import parse_model_name
 from toptune.extract.options import check_transform_options
@@ -45,6 +46,8 @@ class Backbone:
         RGB picture to ``(3, h, w)`` tensor.
     device : torch.device
         Where the model lies.
+    folded : frozenset of str
+        Convolutions that do the work of the batch norm after them: their own output is no longer there.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Backbone:
     model: Any
     transform: EvalTransform
     device: torch.device
+    folded: frozenset[str] = frozenset()
     _taps: dict[str, Tap] = field(default_factory=dict, repr=False)
     _passes: dict[tuple[str, ...], ForwardPass] = field(default_factory=dict, repr=False)
 
@@ -114,7 +118,9 @@ class Backbone:
         )
         with torch.inference_mode(), exact if self.device.type == "cuda" else nullcontext():
             if taps not in self._passes:
-                self._passes[taps] = ForwardPass(self.model, taps, self._sample)
+                self._passes[taps] = ForwardPass(
+                    self.model, taps, self._sample, is_compiled="compiled" in self.recipe.forward
+                )
             batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
             return pooled(self._passes[taps], batch, wanted)
 
@@ -133,6 +139,11 @@ class Backbone:
         for name in new:
             if name not in known:
                 raise InputError(f"{self.name} has no layer {name!r}; `toptune layers MODEL` lists them")
+            if name in self.folded:
+                raise InputError(
+                    f"layer {name!r} is a convolution that the batch norm after it is folded into: its own "
+                    "output is not computed; name the norm instead, or give --no-fold"
+                )
         if new:
             try:
                 with torch.inference_mode():
@@ -162,6 +173,8 @@ def load_backbone(
     interpolation: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     pretrained: bool = True,
+    fold: bool = False,
+    compiled: bool = False,
 ) -> Backbone:
     """Load a timm model, frozen, with its own evaluation transform.
 
@@ -184,6 +197,10 @@ def load_backbone(
         Further arguments of ``timm.create_model``; JSON values.
     pretrained : bool
         False is the same as ``random:`` before the name.
+    fold : bool
+        Fold batch norms into the convolutions before them where that changes nothing but rounding.
+    compiled : bool
+        Compile the forward pass with ``torch.compile``, which takes a C++ compiler and a minute or so.
 
     Raises
     ------
@@ -209,13 +226,18 @@ def load_backbone(
         interpolation=interpolation,
     )
     model.eval().requires_grad_(False)
+    weights_sha256 = weights_digest(model)
+    folded: list[str] = []
+    if fold:
+        model, folded = fold_batch_norms(model, (config["input_size"][1], config["input_size"][2]))
     recipe = Recipe(
         architecture=str(model.pretrained_cfg["architecture"]),
         model_kwargs=reported_kwargs,
-        weights=weights_digest(model),
+        weights=weights_sha256,
         transform=config,
         decode=DECODE,
         precision=resolved,
+        forward="+".join([FOLDED] * bool(folded) + ["compiled"] * compiled),
     )
     spec = {
         "name": parsed.given,
@@ -227,6 +249,8 @@ def load_backbone(
         "crop_pct": crop_pct,
         "interpolation": interpolation,
         "model_kwargs": kwargs or None,
+        "fold": fold,
+        "compiled": compiled,
     }
     model = model.to(where, DTYPES[resolved])
     # Convolutions run faster so, and linear layers do not care: results differ by rounding only.
@@ -238,6 +262,7 @@ def load_backbone(
         model=model,
         transform=EvalTransform(config),
         device=where,
+        folded=frozenset(folded),
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,21 @@ from toptune.store import (
 
 Progress = Callable[[int, int, int], None]
 SHOWN = 3
+# Options of `extract` that a request holds as they are.
+_AS_GIVEN = (
+    *(
+        "layers",
+        "pooling",
+        "device",
+        "dtype",
+        "format",
+        "dry_run",
+        "overwrite",
+        "update",
+        "rehash",
+        "progress",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +83,7 @@ class ExtractRequest:
     layers: str | int | Sequence[str | int]
     pooling: str | Sequence[str] | None
     device: str
-    batch_size: int | None
+    batch_size: int | str | None
     workers: int
     max_pixels: int
     dtype: str
@@ -100,7 +116,7 @@ def extract(
     layers: str | int | Sequence[str | int] = "last",
     pooling: str | Sequence[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     workers: int | None = None,
     device: str = "cpu",
     precision: str = "fp32",
@@ -110,6 +126,8 @@ def extract(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
+    fold: bool = True,
+    compiled: bool = False,
     dtype: str = "auto",
     format: str | None = None,  # noqa: A002
     max_pixels: int | None = None,
@@ -141,10 +159,11 @@ def extract(
         Only this split of the data.
     layers, pooling
         See `select_names`; by default the last layer, with each family's own pooling.
-    weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs
-        See `load_backbone`. Precision ``auto`` adopts what the same features were begun with.
-    batch_size : int, optional
-        Pictures a forward pass: 32, or what the cache was begun with (it is part of the cache).
+    weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs, fold, compiled
+        See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with.
+    batch_size : int or "auto", optional
+        Pictures a forward pass: 32, or what the cache was begun with (it is part of the cache, because the
+        last bits of features depend on it). ``auto`` measures which is fastest, if the cache is new.
     workers : int, optional
         Threads that read and decode; by default one a CPU, at most 4.
     device : str
@@ -184,92 +203,134 @@ def extract(
     InterruptedRunError
         After Ctrl-C; what is committed stays.
     """
+    return _extract([model], locals())[0]
+
+
+def extract_models(
+    data: str | os.PathLike[str] | ImageSource, *, models: Sequence[str], **options: Any
+) -> list[ExtractSummary]:
+    """Run several frozen backbones over the same pictures: each is read and decoded once.
+
+    That holds for the models whose features lie in caches of one cut (new ones do, if they are begun
+    together); pictures are resized once for all models that see the same pixels.
+
+    Parameters
+    ----------
+    data : path, str or ImageSource
+        See `extract`.
+    models : sequence of str
+        All of them are held in memory at once.
+    options
+        Those of `extract`, but for ``model``.
+
+    Returns
+    -------
+    list of ExtractSummary
+        In the order of `models`.
+    """
+    given = inspect.signature(extract).bind(data, model="", **options)
+    given.apply_defaults()
+    return _extract(models, given.arguments)
+
+
+def _extract(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractSummary]:
+    """Check what was given to `extract`, and do it for each model."""
+    try:
+        requests = _requests(models, given)
+        summaries = _run(requests)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
+    most = given["max_failures"]
+    return [
+        dataclasses.replace(each, too_many_failed=most is not None and len(each.failed) > most)
+        for each in summaries
+    ]
+
+
+def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRequest]:
     started = time.perf_counter()
-    _check_numbers(batch_size=batch_size, workers=workers, max_pixels=max_pixels)
-    if dtype not in ("auto", "float16", "float32"):
-        raise InputError(f"dtype {dtype!r} is none of auto, float16, float32")
-    if format not in (None, "zarr", "hdf5"):
-        raise InputError(f"format {format!r} is none of zarr, hdf5")
-    shard_units(1, *(shard or (0, 1)))
-    if overwrite and shard not in (None, (0, 1)):
+    batch_size, shard, max_pixels = given["batch_size"], given["shard"] or (0, 1), given["max_pixels"]
+    _check_numbers(
+        batch_size=None if batch_size == "auto" else batch_size,
+        workers=given["workers"],
+        max_pixels=max_pixels,
+    )
+    _check_choice("dtype", given["dtype"], ("auto", "float16", "float32"))
+    _check_choice("format", given["format"], (None, "zarr", "hdf5"))
+    shard_units(1, *shard)
+    if given["overwrite"] and shard != (0, 1):
         raise InputError(
             "--overwrite with --shard would remove what other jobs computed; run it once without"
         )
+    names = [parse_model_name(model) for model in models]
+    twice = [name.given for i, name in enumerate(names) if name in names[:i]]
+    if twice or not names:
+        raise InputError(f"model {twice[0]} is given twice" if twice else "no model is given")
+    if given["weights"] is not None and len(names) > 1:
+        raise InputError(f"weights belong to one model, and {len(names)} are given; run them one by one")
     # Also before the request's key, which is made of them and takes only finite numbers.
-    check_transform_options(
-        img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation
-    )
+    transform = {name: given[name] for name in ("img_size", "mean", "std", "crop_pct", "interpolation")}
+    check_transform_options(**transform)
+    kwargs = given["model_kwargs"]
     options: dict[str, Any] = {
-        "img_size": img_size,
-        "mean": None if mean is None else list(mean),
-        "std": None if std is None else list(std),
-        "crop_pct": crop_pct,
-        "interpolation": interpolation,
-        "model_kwargs": None if model_kwargs is None else dict(model_kwargs),
+        name: list(value) if name in ("mean", "std") and value is not None else value
+        for name, value in transform.items()
+    } | {
+        "model_kwargs": None if kwargs is None else dict(kwargs),
+        "fold": given["fold"],
+        "compiled": given["compiled"],
     }
-    name = parse_model_name(model)
-    try:
-        source = open_source(data, split=split)
-        request = ExtractRequest(
+    source = open_source(given["data"], split=given["split"])
+    store, of_model = given["store"], {name: given[name] for name in ("weights", "precision")}
+    return [
+        ExtractRequest(
             name=name,
-            options={**options, "weights": weights, "precision": precision},
+            options=options | of_model,
             source=source,
             manifest=source.manifest(),
-            dataset=dataset if dataset is not None else source.name,
+            dataset=given["dataset"] if given["dataset"] is not None else source.name,
             root=store.root if isinstance(store, FeatureStore) else place_of(store),
             existing=_open_existing(store),
             key=request_key(
                 name,
-                layers=layers,
-                pooling=pooling,
-                precision=precision,
-                device=device,
-                weights=weights,
                 options={**options, "max_pixels": max_pixels or MAX_PIXELS},
+                device=given["device"],
+                **{option: given[option] for option in ("layers", "pooling", "precision", "weights")},
             ),
-            layers=layers,
-            pooling=pooling,
-            device=device,
             batch_size=batch_size,
-            workers=workers or min(4, os.cpu_count() or 1),
+            workers=given["workers"] or min(4, os.cpu_count() or 1),
             max_pixels=max_pixels or MAX_PIXELS,
-            dtype=dtype,
-            format=format,
-            shard=shard or (0, 1),
-            dry_run=dry_run,
-            overwrite=overwrite,
-            update=update,
-            rehash=rehash,
-            progress=progress,
+            shard=shard,
             started=started,
+            **{option: given[option] for option in _AS_GIVEN},
         )
-        summary = _run(request)
-    except KeyboardInterrupt:
-        raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
-    too_many = max_failures is not None and len(summary.failed) > max_failures
-    return dataclasses.replace(summary, too_many_failed=too_many)
+        for name in names
+    ]
 
 
-def _run(request: ExtractRequest) -> ExtractSummary:
-    if request.existing is not None:
-        request.existing.refuse_part(request.dataset)
-    if request.existing is not None and request.dataset in request.existing.datasets():
+def _run(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
+    first = requests[0]
+    if first.existing is not None:
+        first.existing.refuse_part(first.dataset)
+    if first.existing is not None and first.dataset in first.existing.datasets():
         from toptune.extract.update import run_update
 
         # Early, so that another content is refused before a model is loaded; the same one is adopted.
-        return run_update(request.existing, request)
-    return run_one(request)
+        return run_update(first.existing, requests)
+    return run_all(requests)
 
 
-def run_one(request: ExtractRequest) -> ExtractSummary:
-    """Carry out a request for one data set that has not grown."""
-    summary = None if request.existing is None else recognise(request.existing, request)
-    if summary is not None:
-        return summary
+def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
+    """Carry out requests: those that are finished are recognised, the others worked on together."""
+    found = [None if each.existing is None else recognise(each.existing, each) for each in requests]
+    left = [each for each, summary in zip(requests, found, strict=True) if summary is None]
+    if not left:
+        return [summary for summary in found if summary is not None]
     # Late: a finished extraction is recognised without torch.
     from toptune.extract.job import run_jobs
 
-    return run_jobs([request])[0]
+    done = iter(run_jobs(left))
+    return [next(done) if summary is None else summary for summary in found]
 
 
 def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
@@ -280,7 +341,10 @@ def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | 
     if found is None:
         return None
     cache, names = found
-    if request.batch_size not in (None, cache.batch_size) or request.format not in (None, cache.format):
+    if request.batch_size not in (None, "auto", cache.batch_size) or request.format not in (
+        None,
+        cache.format,
+    ):
         return None
     specs = {spec.name: spec for spec in cache.arrays()}
     units = request.units(cache.n_units, cache.unit_rows)
@@ -385,6 +449,11 @@ def _open_existing(store: str | os.PathLike[str] | FeatureStore) -> FeatureStore
         return FeatureStore.open(store)
     except StoreNotFoundError:
         return None
+
+
+def _check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{option} {value!r} is none of {', '.join(filter(None, choices))}")
 
 
 def _check_numbers(**numbers: int | None) -> None:

@@ -65,9 +65,13 @@ class ForwardPass:
         Taps: blocks, module paths or ``last``.
     sample : Tensor (b, 3, h, w)
         Noise on which modes are compared.
+    is_compiled : bool
+        Compile the model's methods; hooked modules stay out of it.
     """
 
-    def __init__(self, model: Any, names: Sequence[str], sample: torch.Tensor) -> None:
+    def __init__(
+        self, model: Any, names: Sequence[str], sample: torch.Tensor, *, is_compiled: bool = False
+    ) -> None:
         self.model = model
         self.blocks = find_blocks(model)
         self.indices = [i for i, name in enumerate(self.blocks.names) if name in names]
@@ -76,9 +80,25 @@ class ForwardPass:
         self.hooked = {
             name: modules[name] for name in names if name != LAST and name not in self.blocks.names
         }
+        self._call: Any = model
+        self._head: Any = getattr(model, "forward_head", None)
+        self._intermediates: Any = getattr(model, "forward_intermediates", None)
         self.mode: Mode = "call"
         if self.indices:
             self.mode = self._joint_or_separate(sample)
+        if is_compiled:
+            self._compile()
+
+    def _compile(self) -> None:
+        if self.hooked:
+            raise InputError(
+                f"layer {next(iter(self.hooked))} is neither a block nor last, and a compiled pass gives no "
+                "others; leave --compile out"
+            )
+        self._call, self._head, self._intermediates = (
+            None if each is None else torch.compile(each)
+            for each in (self._call, self._head, self._intermediates)
+        )
 
     def run(self, batch: torch.Tensor, sink: Sink) -> None:
         """Run the model; every tap's output goes to `sink` under its name as soon as it is there.
@@ -94,14 +114,14 @@ class ForwardPass:
         ]
         try:
             if self.mode == "call" or (self.mode == "separate" and (self.hooked or self.has_last)):
-                self._emit_last(self.model(batch), sink)
+                self._emit_last(self._call(batch), sink)
             if self.mode == "separate":
                 for handle in handles:
                     handle.remove()
             if self.mode != "call":
                 final = self._run_blocks(batch, sink)
                 if self.mode == "joint" and (self.hooked or self.has_last):
-                    self._emit_last(self.model.forward_head(final), sink)
+                    self._emit_last(self._head(final), sink)
         finally:
             for handle in handles:
                 handle.remove()
@@ -118,9 +138,9 @@ class ForwardPass:
         kwargs = dict(self.blocks.kwargs)
         if self.blocks.can_stop_early and not (self.hooked or self.has_last):
             final, kwargs = None, kwargs | {"stop_early": True, "intermediates_only": True}
-            outputs = self.model.forward_intermediates(batch, indices=self.indices, **kwargs)
+            outputs = self._intermediates(batch, indices=self.indices, **kwargs)
         else:
-            final, outputs = self.model.forward_intermediates(batch, indices=self.indices, **kwargs)
+            final, outputs = self._intermediates(batch, indices=self.indices, **kwargs)
         for index, output in zip(self.indices, outputs, strict=True):
             body, prefix = output if isinstance(output, tuple) else (output, None)
             sink(self.blocks.names[index], TapValue(body, prefix, is_tokens=prefix is not None))

@@ -4,10 +4,11 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from PIL import Image
 
 from toptune.extract.decode import decode_image
 from toptune.extract.source import ImageSource
+from toptune.extract.transfers import pixel_buffer
 from toptune.store import UnreadableImageError
 
 BATCHES_AHEAD = 2
@@ -45,6 +47,23 @@ class Batch:
     failed: dict[int, str]
 
 
+class Geometry(Protocol):
+    """From an RGB picture to what a model sees."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        ...
+
+    def pixels(self, picture: Image.Image) -> Pixels:
+        """Resize and crop: ``(h, w, 3)`` bytes."""
+        ...
+
+
+# Digest of the bytes, and for each geometry pixels or why there are none.
+Read = tuple[Pixels, list[Pixels | str]]
+
+
 class BatchReader:
     """Threads that read a few batches ahead.
 
@@ -52,26 +71,26 @@ class BatchReader:
     ----------
     source : ImageSource
         Where pictures come from.
-    to_pixels : callable
-        RGB picture to ``(h, w, 3)`` bytes.
-    size : tuple of int
-        ``(h, w)``.
+    geometries : sequence of Geometry
+        Each picture is read and decoded once, and resized for each of them.
     workers : int
         Threads.
     max_pixels : int
         Limit on a picture's size.
+    is_pinned : bool
+        Whether a CUDA device is going to fetch the pixels.
     """
 
     def __init__(
         self,
         source: ImageSource,
-        to_pixels: Callable[[Image.Image], Pixels],
+        geometries: Sequence[Geometry],
         *,
-        size: tuple[int, int],
         workers: int,
         max_pixels: int,
+        is_pinned: bool = False,
     ) -> None:
-        self._source, self._to_pixels, self._size = source, to_pixels, size
+        self._source, self._geometries, self._is_pinned = source, list(geometries), is_pinned
         self._max_pixels = max_pixels
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="toptune-read")
@@ -91,9 +110,9 @@ class BatchReader:
         """Time that reading took so far, shared by the threads."""
         return self._busy_seconds / self._workers
 
-    def batches(self, slices: Iterable[slice]) -> Iterator[Batch]:
-        """Yield one batch a slice of rows, in order, while the next ones are being read."""
-        waiting: deque[tuple[slice, list[Future[tuple[Pixels, Pixels | None, str]]]]] = deque()
+    def batches(self, slices: Iterable[slice]) -> Iterator[list[Batch]]:
+        """Yield for each slice of rows, in order, a batch a geometry, while the next ones are being read."""
+        waiting: deque[tuple[slice, list[Future[Read]]]] = deque()
         for rows in slices:
             waiting.append((rows, [self._pool.submit(self._read, row) for row in _numbers(rows)]))
             if len(waiting) > BATCHES_AHEAD:
@@ -101,30 +120,46 @@ class BatchReader:
         while waiting:
             yield self._collect(*waiting.popleft())
 
-    def _collect(self, rows: slice, futures: list[Future[tuple[Pixels, Pixels | None, str]]]) -> Batch:
-        pixels = np.zeros((len(futures), *self._size, 3), dtype=np.uint8)
+    def _collect(self, rows: slice, futures: list[Future[Read]]) -> list[Batch]:
         digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)
-        failed = {}
+        batches = [
+            Batch(
+                rows,
+                pixel_buffer((len(futures), *each.size, 3), is_pinned=self._is_pinned),
+                digests,
+                failed={},
+            )
+            for each in self._geometries
+        ]
         for place, (row, future) in enumerate(zip(_numbers(rows), futures, strict=True)):
-            digests[place], found, reason = future.result()
-            if found is None:
-                failed[row] = reason
-            else:
-                pixels[place] = found
-        return Batch(rows, pixels, digests, failed)
+            digests[place], found = future.result()
+            for batch, pixels in zip(batches, found, strict=True):
+                if isinstance(pixels, str):
+                    batch.failed[row] = pixels
+                else:
+                    batch.pixels[place] = pixels
+        return batches
 
-    def _read(self, row: int) -> tuple[Pixels, Pixels | None, str]:
+    def _read(self, row: int) -> Read:
         start = time.perf_counter()
         digest = np.zeros(DIGEST_BYTES, dtype=np.uint8)
         try:
             data = self._source.read(row)
             digest = sha256(data)
-            return digest, self._to_pixels(decode_image(data, max_pixels=self._max_pixels)), ""
+            picture = decode_image(data, max_pixels=self._max_pixels)
+            return digest, [_pixels(each, picture) for each in self._geometries]
         except UnreadableImageError as error:
-            return digest, None, str(error)
+            return digest, [str(error)] * len(self._geometries)
         finally:
             with self._lock:
                 self._busy_seconds += time.perf_counter() - start
+
+
+def _pixels(geometry: Geometry, picture: Image.Image) -> Pixels | str:
+    try:
+        return geometry.pixels(picture)
+    except UnreadableImageError as error:
+        return str(error)
 
 
 def sha256(data: bytes) -> Pixels:

@@ -45,6 +45,11 @@ class EvalTransform:
         """Height and width of what the model sees, pixels."""
         return int(self.config["input_size"][1]), int(self.config["input_size"][2])
 
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """All that `pixels` depends on: models of equal geometry see the same pixels."""
+        return {key: value for key, value in self.config.items() if key not in ("mean", "std")}
+
     def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop an RGB picture: ``(h, w, 3)`` bytes.
 

@@ -4,13 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from toptune.extract.content_check import ContentCheck
-from toptune.extract.extraction import (
-    ExtractRequest,
-    recognise,
-    refuse_all_failed,
-    refuse_changed,
-    run_one,
-)
+from toptune.extract.extraction import ExtractRequest, refuse_all_failed, refuse_changed, run_all
 from toptune.extract.part_source import PartSource
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.store import (
@@ -24,14 +18,21 @@ from toptune.store import (
 )
 
 
-def run_update(store: FeatureStore, request: ExtractRequest) -> ExtractSummary:
-    """Find or make the version that the pictures are, and extract what its parts lack.
+def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
+    """Find or make the version that the pictures are, and extract what its parts lack, for each model.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    requests : sequence of ExtractRequest
+        One a model; otherwise the same.
 
     Raises
     ------
     ConflictError
         If the pictures are no version of the data set, or were changed, and no update was asked for.
     """
+    request = requests[0]
     check = ContentCheck(store, request.source, workers=request.workers)
     growth: Growth | None = None
     if request.update:
@@ -49,14 +50,25 @@ def run_update(store: FeatureStore, request: ExtractRequest) -> ExtractSummary:
         version = find_version(store.root, request.dataset, request.manifest)
         if request.rehash:
             _refuse_other_bytes(check, version, request)
-    summary = run_one(request) if version.number == 1 else _run_parts(store, request, version, growth)
-    return dataclasses.replace(
-        summary,
-        version=version.number,
-        difference=None if growth is None or not growth.is_needed else growth.difference,
-        changed=() if growth is None else _changed_ids(growth),
-        rehashed=check.n_checked if request.rehash else None,
-    )
+    if version.number == 1:
+        summaries = run_all(requests)
+    else:
+        parts = [_part_requests(store, each, version, growth) for each in requests]
+        done = iter(run_all([each for of_model in parts for each in of_model]))
+        summaries = [
+            _join(each, [next(done) for _ in of_model])
+            for each, of_model in zip(requests, parts, strict=True)
+        ]
+    return [
+        dataclasses.replace(
+            summary,
+            version=version.number,
+            difference=None if growth is None or not growth.is_needed else growth.difference,
+            changed=() if growth is None else _changed_ids(growth),
+            rehashed=check.n_checked if request.rehash else None,
+        )
+        for summary in summaries
+    ]
 
 
 def _refuse_other_bytes(check: ContentCheck, version: DatasetVersion, request: ExtractRequest) -> None:
@@ -72,9 +84,10 @@ def _changed_ids(growth: Growth) -> tuple[str, ...]:
     return tuple(name for name in growth.new_part.ids if name in before) if growth.new_part else ()
 
 
-def _run_parts(
+def _part_requests(
     store: FeatureStore, request: ExtractRequest, version: DatasetVersion, growth: Growth | None
-) -> ExtractSummary:
+) -> list[ExtractRequest]:
+    """Make of the request for a version one for each of its parts."""
     requests = []
     for part in version.parts:
         is_new = growth is not None and growth.new_part is not None and part == version.parts[-1]
@@ -94,14 +107,7 @@ def _run_parts(
         )
     if request.overwrite:
         _refuse_loss(requests)
-    summaries = {each.dataset: summary for each in requests if (summary := recognise(store, each))}
-    left = [each for each in requests if each.dataset not in summaries]
-    if left:
-        # Late: a finished extraction is recognised without torch.
-        from toptune.extract.job import run_jobs
-
-        summaries |= {each.dataset: summary for each, summary in zip(left, run_jobs(left), strict=True)}
-    return _join(request, [summaries[part] for part in version.parts])
+    return requests
 
 
 def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:

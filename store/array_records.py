@@ -1,6 +1,7 @@
 """Records of a cache's arrays: ``ledger/<name>/array.json``, which covers the array's metadata file."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,19 @@ def recorded_names(cache: Path) -> list[str]:
     ]
 
 
-def make_array(root: Path, cache: Path, spec: ArraySpec) -> None:
-    """Write an array's metadata file and then its record, unless they are there."""
+def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, float] | None = None) -> None:
+    """Write an array's metadata file and then its record, with what was measured, unless they are there."""
     made = format_of(spec.format)
     metadata = check_inside(root, metadata_path(cache, spec))
     data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec))
-    commit.put_if_absent(check_inside(root, record_path(cache, spec.name)), _render(spec, data))
+    commit.put_if_absent(check_inside(root, record_path(cache, spec.name)), _render(spec, data, measured))
+
+
+def read_measured(cache: Path, name: str) -> dict[str, float]:
+    """Read what was measured of an array when it was made; nothing if its record does not say."""
+    path = record_path(cache, name)
+    values = unseal(ARRAY_KIND, read_file(path), path)
+    return dict(values.get("measured", {}))
 
 
 def read_array(cache: Path, name: str) -> ArraySpec:
@@ -92,7 +100,8 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     """
     record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:
-        spec = ArraySpec(**unseal(ARRAY_KIND, read_file(record), record)["spec"])
+        values = unseal(ARRAY_KIND, read_file(record), record)
+        spec = ArraySpec(**values["spec"])
     except (StoreError, FileNotFoundError, KeyError, TypeError, InputError):
         return _restore_record(cache, name, n_rows=n_rows, unit_rows=unit_rows, format=format)
     if (spec.name, spec.format) != (name, format):
@@ -100,7 +109,7 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     data = format_of(format).metadata(spec)
     commit.replace(metadata, data)
     # Another version of the library may have written other bytes for the same array.
-    commit.replace(record, _render(spec, data))
+    commit.replace(record, _render(spec, data, values.get("measured")))
     return [metadata]
 
 
@@ -127,9 +136,9 @@ def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, form
     return [record]
 
 
-def _render(spec: ArraySpec, metadata: bytes) -> bytes:
-    digest = hashlib.sha256(metadata).hexdigest()
-    return seal(ARRAY_KIND, {"spec": spec.to_dict(), "metadata_sha256": digest})
+def _render(spec: ArraySpec, metadata: bytes, measured: Mapping[str, float] | None = None) -> bytes:
+    values = {"spec": spec.to_dict(), "metadata_sha256": hashlib.sha256(metadata).hexdigest()}
+    return seal(ARRAY_KIND, values | ({"measured": dict(measured)} if measured else {}))
 
 
 def _digest(values: dict[str, Any]) -> str:

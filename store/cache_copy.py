@@ -51,7 +51,7 @@ class CacheCopier:
         copied = _make_cache(cache, target, array_format)
         for name in names:
             spec = cache.array(name)
-            ours = copied.ensure_array(name, dim=spec.dim, dtype=spec.dtype)
+            ours = copied.ensure_array(name, dim=spec.dim, dtype=spec.dtype, measured=cache.measured(name))
             if ours.dtype != spec.dtype:
                 raise ConflictError(f"{name} of {copied.path} is {ours.dtype}, of the source {spec.dtype}")
             for _, entry in sorted(sound_entries(cache, name).items()):

@@ -11,7 +11,13 @@ import numpy.typing as npt
 
 from toptune.store.array_formats import ArrayFormat, format_of
 from toptune.store.array_ledger import ArrayLedger
-from toptune.store.array_records import make_array, read_array, record_path, recorded_names
+from toptune.store.array_records import (
+    make_array,
+    read_array,
+    read_measured,
+    record_path,
+    recorded_names,
+)
 from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import row_numbers
 from toptune.store.cache_blocks import CacheBlocks
@@ -144,7 +150,13 @@ class FeatureCache:
             raise CorruptError(f"{record_path(self.path, name)} belongs to another cache; was it moved?")
         return spec
 
-    def ensure_array(self, name: str, *, dim: int, dtype: str) -> ArraySpec:
+    def measured(self, name: str) -> dict[str, float]:
+        """Return what was measured of an array when it was made, such as its deviation from float32."""
+        return read_measured(self.path, self.array(name).name)
+
+    def ensure_array(
+        self, name: str, *, dim: int, dtype: str, measured: Mapping[str, float] | None = None
+    ) -> ArraySpec:
         """Make an array, or adopt the one that is there.
 
         Parameters
@@ -156,6 +168,8 @@ class FeatureCache:
         dtype : str
             ``"float16"`` or ``"float32"`` (``"uint8"`` for ``content.*``). The type of an array that is
             there stays: look at the returned spec.
+        measured : mapping of str to float, optional
+            Kept beside a new array; see `measured`.
 
         Raises
         ------
@@ -173,7 +187,7 @@ class FeatureCache:
                 n_rows=self.n_rows,
                 format=self.format,
             )
-            make_array(self.root, self.path, spec)
+            make_array(self.root, self.path, spec, measured)
         spec = self.array(name)
         if spec.dim != dim:
             raise ConflictError(

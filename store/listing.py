@@ -139,7 +139,14 @@ def describe(store: FeatureStore, features: FeatureCache | FeatureView) -> dict[
         "unit_rows": cache.unit_rows,
         "batch_size": cache.batch_size,
         "n_units": cache.n_units,
-        "arrays": [{**spec.to_dict(), "missing_units": cache.missing_units(spec.name)} for spec in specs],
+        "arrays": [
+            {
+                **spec.to_dict(),
+                "missing_units": cache.missing_units(spec.name),
+                "measured": cache.measured(spec.name),
+            }
+            for spec in specs
+        ],
         "failed_rows": {str(row): reason for row, reason in cache.failed_rows().items()},
         "others": [
             {

@@ -34,6 +34,9 @@ class Recipe:
         Name and version of the route from bytes to RGB pixels.
     precision : str
         ``"fp32"`` or ``"bf16"``: the arithmetic of the forward pass.
+    forward : str
+        How the model was changed without changing its function: ``""`` (not at all),
+        ``"folded-1"`` (batch norms folded into convolutions), ``"compiled"``, or both with ``+``.
     version : int
         Version of this record's meaning.
     """
@@ -44,6 +47,7 @@ class Recipe:
     transform: Mapping[str, Any]
     decode: str
     precision: str
+    forward: str = ""
     version: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:
@@ -62,7 +66,10 @@ class Recipe:
 
     def to_json(self) -> str:
         """Canonical text: equal recipes give equal bytes."""
-        return canonical_json(asdict(self))
+        # The text of a plain forward pass is that of the time before there were others.
+        return canonical_json(
+            {name: value for name, value in asdict(self).items() if name != "forward" or value}
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -85,6 +92,11 @@ class Recipe:
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise CorruptError(f"not a recipe: {error}; was the file edited by hand?") from error
+
+    @property
+    def arithmetic(self) -> str:
+        """Precision, and how the forward pass was changed: ``fp32``, ``bf16, folded-1``."""
+        return ", ".join(filter(None, (self.precision, self.forward)))
 
     @property
     def digest(self) -> str:

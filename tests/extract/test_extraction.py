@@ -49,7 +49,7 @@ def test_stored_rows_are_the_features_of_the_pictures(
     assert "11 pictures" in str(summary)
     cache = FeatureStore.open(tmp_path / "s").cache(name, "pets")
     model = timm.create_model(name, pretrained=True, num_classes=0).eval()
-    backbone = load_backbone(name)
+    backbone = load_backbone(name, fold=True)
     source = open_source(folder)
     assert cache.manifest.ids == source.manifest().ids
     batch = torch.stack([backbone.transform(Image.open(folder / name)) for name in cache.manifest.ids])

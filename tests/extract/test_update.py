@@ -49,16 +49,17 @@ def run(model_folder: Path, tmp_path: Path) -> Extract:
 @pytest.fixture
 def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batches that passed through the model, by the rows in them that were read."""
-    from toptune.extract import job
+    from toptune.extract import lane, preparing
 
     seen: list[int] = []
-    plain = job.forward_pixels
+    plain = lane.forward_pixels
 
-    def counted(backbone: Any, batch: Any, *arguments: Any, **options: Any) -> Any:
-        seen.append(batch.rows.stop - batch.rows.start)
-        return plain(backbone, batch, *arguments, **options)
+    def counted(backbone: Any, pixels: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(len(pixels))
+        return plain(backbone, pixels, *arguments, **options)
 
-    monkeypatch.setattr(job, "forward_pixels", counted)
+    for module in (lane, preparing):
+        monkeypatch.setattr(module, "forward_pixels", counted)
     return seen
 
 
@@ -304,13 +305,13 @@ def test_shards_at_once(make_folder: Make, run: Extract, tmp_path: Path, model_f
 def test_an_interrupted_update_goes_on(
     make_folder: Make, run: Extract, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toptune.extract import job
+    from toptune.extract import preparing
 
     folder = make_folder(6)
     run(folder)
     put(folder, "fish", range(5))
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_open_cache", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(preparing, "_open_cache", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(Exception, match="the same command resumes"):
             run(folder, update=True)
     (row,) = summarize(FeatureStore.open(tmp_path / "store"))

@@ -1,0 +1,70 @@
+"""How far a faster arithmetic moves features from the plain model's in float32."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import NumericalError
+
+# Relative error above which a precision is refused: cosine about 0.995.
+MAX_RELATIVE_ERROR = 0.1
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of one array, over a sample of pictures.
+
+    Attributes
+    ----------
+    relative_error : float
+        Norm of the difference over the reference's norm.
+    cosine : float
+        Least over the pictures.
+    """
+
+    relative_error: float
+    cosine: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Give the fields, to three digits: further ones say nothing about other pictures."""
+        return {name: float(f"{value:.3g}") for name, value in asdict(self).items()} | {
+            "cosine": round(self.cosine, 6)
+        }
+
+
+def measure_deviations(
+    found: Mapping[str, npt.NDArray[np.float32]], reference: Mapping[str, npt.NDArray[np.float32]]
+) -> dict[str, Deviation]:
+    """Compare arrays (n, dim) of the same pictures with those of the reference, by name."""
+    return {name: _deviation(found[name], reference[name]) for name in found}
+
+
+def refuse_deviations(deviations: Mapping[str, Deviation], precision: str) -> None:
+    """Refuse a precision that moves features too far.
+
+    Raises
+    ------
+    NumericalError
+        If an array's relative error is above `MAX_RELATIVE_ERROR`, or not a number; names the worst.
+    """
+    wrong = {name: each for name, each in deviations.items() if not each.relative_error <= MAX_RELATIVE_ERROR}
+    if wrong:
+        name = max(wrong, key=lambda name: np.nan_to_num(wrong[name].relative_error, nan=np.inf))
+        raise NumericalError(
+            f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
+            f"of pictures (least cosine {wrong[name].cosine:.4f}), more than the limit of "
+            f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers; use --precision fp32"
+        )
+
+
+def _deviation(found: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> Deviation:
+    a, b = found.astype(np.float64), reference.astype(np.float64)
+    of_a, of_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    error, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+    if norm == 0:
+        return Deviation(0.0 if error == 0 else float("inf"), 1.0 if error == 0 else 0.0)
+    products = of_a * of_b
+    cosines = np.divide((a * b).sum(axis=1), products, out=np.ones_like(products), where=products > 0)
+    return Deviation(float(error / norm), float(cosines.min()))

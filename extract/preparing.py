@@ -1,0 +1,330 @@
+"""Before an extraction: backbones, types on disk, the cut into units, and the plan that says it all."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.extract.backbone import Backbone, load_backbone
+from toptune.extract.batch_size import BATCH_SIZE, measure_batch_size
+from toptune.extract.deviation import Deviation, measure_deviations, refuse_deviations
+from toptune.extract.extraction import ExtractRequest, check_touched
+from toptune.extract.folding import FOLDED
+from toptune.extract.lane import Lane, forward_pixels, missing_units
+from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.extract.reading import BATCHES_AHEAD, DIGEST_BYTES, BatchReader
+from toptune.extract.taps import TapArray
+from toptune.extract.transfers import FLOAT16_LARGEST
+from toptune.extract.writing import UNITS_BEHIND
+from toptune.store import (
+    CONTENT_ARRAY,
+    ConflictError,
+    FeatureCache,
+    FeatureStore,
+    NumericalError,
+    choose_unit_rows,
+    remove_arrays,
+)
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_ROWS = 16
+# float16 reaches 65504 and loses digits below 6e-5: values near either end go to float32.
+FLOAT16_MAX = FLOAT16_LARGEST / 16
+FLOAT16_MIN = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+    """One request, with what a look at the model and some pictures says of it."""
+
+    request: ExtractRequest
+    backbone: Backbone
+    arrays: Sequence[TapArray]
+    cache: FeatureCache | None
+    dtypes: Mapping[str, str]
+    deviations: Mapping[str, Deviation]
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes on disk of a picture."""
+        return sum(array.dim * (2 if self.dtypes[array.name] == "float16" else 4) for array in self.arrays)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One request with its plan."""
+
+    draft: Draft
+    plan: ExtractPlan
+
+    def dry_summary(self) -> ExtractSummary:
+        """Say what would be done."""
+        plan, request = self.plan, self.draft.request
+        return ExtractSummary(
+            dataset=request.dataset,
+            model=plan.model,
+            digest=self.draft.backbone.recipe.digest,
+            cache="" if self.draft.cache is None else str(self.draft.cache.path),
+            rows=plan.rows,
+            units_total=plan.units,
+            units_done=0,
+            units_already=plan.units - plan.units_missing,
+            seconds_total=time.perf_counter() - request.started,
+            arrays=plan.arrays,
+            nothing_to_do=not plan.units_missing,
+            plan=plan,
+            dry_run=True,
+        )
+
+    def open(self) -> Lane:
+        """Make the cache and its arrays, and look at what was touched."""
+        draft, request = self.draft, self.draft.request
+        cache = _open_cache(request, draft.backbone, self.plan)
+        if request.overwrite:
+            remove_arrays(cache, [array.name for array in draft.arrays])
+        for array in draft.arrays:
+            deviation = draft.deviations.get(array.name)
+            cache.ensure_array(
+                array.name,
+                dim=array.dim,
+                dtype=draft.dtypes[array.name],
+                measured=None if deviation is None else deviation.to_dict(),
+            )
+        cache.ensure_array(CONTENT_ARRAY, dim=DIGEST_BYTES, dtype="uint8")
+        check_touched(cache, request)
+        return Lane(request, draft.backbone, draft.arrays, cache, self.plan)
+
+
+def prepare(requests: Sequence[ExtractRequest]) -> list[Prepared]:
+    """Load each model once, look at a sample of pictures, and plan.
+
+    New caches of one data set are cut alike, so that what is read serves all of them.
+
+    Parameters
+    ----------
+    requests : sequence of ExtractRequest
+        Of one data set, or of several of its parts; for one model or several.
+    """
+    backbones: dict[str, Backbone] = {}
+    drafts: list[Draft] = []
+    for request in requests:
+        given = request.name.given
+        if given not in backbones:
+            backbones[given] = _load(request)
+        before = [each for each in drafts if each.request.name.given == given]
+        drafts.append(_draft(request, backbones[given], before))
+        backbones[given] = drafts[-1].backbone
+    prepared = []
+    for draft in drafts:
+        fresh = [each for each in drafts if each.request.dataset == draft.request.dataset and not each.cache]
+        prepared.append(Prepared(draft=draft, plan=_make_plan(draft, fresh)))
+    return prepared
+
+
+def open_reader(source_of: ExtractRequest, backbones: Sequence[Backbone]) -> BatchReader:
+    """Open a reader of a request's pictures, with a geometry a backbone."""
+    return BatchReader(
+        source_of.source,
+        [backbone.transform for backbone in backbones],
+        workers=source_of.workers,
+        max_pixels=source_of.max_pixels,
+        is_pinned=any(backbone.device.type == "cuda" for backbone in backbones),
+    )
+
+
+def _load(request: ExtractRequest) -> Backbone:
+    backbone = _with(request)
+    if request.existing is None:
+        return backbone
+    # What `auto` means was settled when the cache was made, perhaps on another machine.
+    parts = request.family or (request.dataset,)
+    recipes = {cache.digest for part in parts for cache in request.existing.caches(dataset=part)}
+    precisions = ("fp32", "bf16") if request.options["precision"] == "auto" else (backbone.recipe.precision,)
+    own = backbone.recipe.forward
+    for precision, forward in product(precisions, (own, own.replace(FOLDED, "").strip("+"))):
+        other = dataclasses.replace(backbone.recipe, precision=precision, forward=forward)
+        if backbone.recipe.digest not in recipes and other.digest in recipes:
+            logger.info("adopting %s, with which these features were begun", other.arithmetic)
+            return _with(request, precision=precision, fold=FOLDED in forward)
+    return backbone
+
+
+def _with(request: ExtractRequest, **options: Any) -> Backbone:
+    return load_backbone(request.name.given, device=request.device, **{**request.options, **options})
+
+
+def _draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft]) -> Draft:
+    """Look at the sample; a new part is cut and stored like the parts before it."""
+    arrays = backbone.resolve(request.layers, request.pooling)
+    cache = _find_cache(request, backbone)
+    like = [other for part in request.family if (other := _find_cache(request, backbone, part)) is not None]
+    wide = {spec.name for other in like for spec in other.arrays() if spec.dtype == "float32"}
+    wide |= {name for each in before for name, dtype in each.dtypes.items() if dtype == "float32"}
+    if cache is None and (like or before):
+        size = like[0].batch_size if like else before[0].request.batch_size
+        form = like[0].format if like else before[0].request.format
+        request = dataclasses.replace(
+            request, batch_size=request.batch_size or size, format=request.format or form
+        )
+    if cache is not None and request.batch_size not in (None, "auto", cache.batch_size):
+        raise ConflictError(
+            f"{cache.name} over {cache.dataset} was begun with batches of {cache.batch_size}, not "
+            f"{request.batch_size}; leave --batch-size out, or use another --store"
+        )
+    dtypes = {} if cache is None or request.overwrite else {spec.name: spec.dtype for spec in cache.arrays()}
+    for array in arrays:
+        stored = dtypes.get(array.name)
+        if request.dtype != "auto" and stored not in (None, request.dtype):
+            raise ConflictError(f"{array.name} is stored as {stored}, not {request.dtype}; use --overwrite")
+    new = [array for array in arrays if array.name not in dtypes]
+    is_exact = backbone.recipe.precision == "fp32" and not request.options["compiled"]
+    # Folding alone was tried on noise when the backbone was loaded.
+    sample = _sample(request, backbone) if new and not (is_exact and request.dtype != "auto") else None
+    deviations: dict[str, Deviation] = {}
+    values: dict[str, npt.NDArray[np.float32]] = {}
+    if sample is not None:
+        values = forward_pixels(backbone, sample, new).result()
+        if not is_exact:
+            exact = _with(request, precision="fp32", fold=False, compiled=False)
+            reference = forward_pixels(exact, sample, exact.arrays([array.name for array in new])).result()
+            deviations = measure_deviations(values, reference)
+            try:
+                refuse_deviations(deviations, backbone.recipe.arithmetic)
+            except NumericalError as error:
+                if request.options["precision"] != "auto" or backbone.recipe.precision == "fp32" or cache:
+                    raise
+                logger.warning("%s; precision auto takes fp32", error)
+                return _draft(request, _with(request, precision="fp32"), before)
+    for array in new:
+        dtypes[array.name] = _stored_type(request, array.name, values.get(array.name), wide)
+    if cache is None and request.batch_size in (None, "auto"):
+        request = dataclasses.replace(request, batch_size=_batch_size(request, backbone, arrays))
+    return Draft(
+        request=request, backbone=backbone, arrays=arrays, cache=cache, dtypes=dtypes, deviations=deviations
+    )
+
+
+def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[TapArray]) -> int:
+    if request.batch_size == "auto":
+        return measure_batch_size(backbone, arrays)
+    return BATCH_SIZE
+
+
+def _sample(request: ExtractRequest, backbone: Backbone) -> npt.NDArray[np.uint8] | None:
+    """Read pixels (k, h, w, 3) of some pictures; None if none of them can be used.
+
+    Evenly spread and of a fixed number, so that every job of the same data decides the same.
+    """
+    n = request.manifest.n_rows
+    there = np.arange(n) if request.needed is None else np.flatnonzero(request.needed)
+    places = np.linspace(0, len(there) - 1, min(len(there), SAMPLE_ROWS)).round().astype(int)
+    rows = there[np.unique(places)].tolist()
+    with open_reader(request, [backbone]) as reader:
+        sampled = [batch for (batch,) in reader.batches(slice(row, row + 1) for row in rows)]
+    good = [batch.pixels for batch in sampled if not batch.failed]
+    return np.concatenate(good) if good else None
+
+
+def _stored_type(
+    request: ExtractRequest, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]
+) -> str:
+    """Decide an array's type on disk: what was asked, or what a sample says.
+
+    Those in `wide` are float32 in other parts of the data set, and so here.
+    """
+    if request.dtype != "auto":
+        return request.dtype
+    if values is None or name in wide:
+        return "float32"
+    peak = float(np.abs(values).max())
+    if FLOAT16_MIN <= peak <= FLOAT16_MAX:
+        return "float16"
+    logger.warning("%s is stored as float32: its largest sampled value is %.3g", name, peak)
+    return "float32"
+
+
+def _find_cache(request: ExtractRequest, backbone: Backbone, part: str | None = None) -> FeatureCache | None:
+    if request.existing is None:
+        return None
+    for cache in request.existing.caches(dataset=part or request.dataset):
+        if cache.digest == backbone.recipe.digest:
+            return cache
+    return None
+
+
+def _open_cache(request: ExtractRequest, backbone: Backbone, plan: ExtractPlan) -> FeatureCache:
+    store = FeatureStore.create(request.root)
+    if not request.family:  # parts are registered with their version
+        store.register(request.dataset, request.manifest)
+    cache = store.create_cache(
+        request.name.plain,
+        request.dataset,
+        backbone.recipe,
+        unit_rows=plan.unit_rows,
+        batch_size=plan.batch_size,
+        backbone=backbone.spec,
+        format=request.format or "zarr",
+    )
+    if request.format not in (None, cache.format):
+        raise ConflictError(
+            f"{cache.name} over {cache.dataset} is stored as {cache.format}, not {request.format}; "
+            "leave --format out, or convert it into another store with store copy --format"
+        )
+    return cache
+
+
+def _make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
+    """Plan a draft; `fresh` are those of its data set that have no cache yet."""
+    request, cache, dtypes = draft.request, draft.cache, draft.dtypes
+    n_rows = request.manifest.n_rows
+    if cache is not None:
+        batch_size, unit_rows = cache.batch_size, cache.unit_rows
+    else:
+        batch_size = min(int(each.request.batch_size or BATCH_SIZE) for each in fresh)
+        unit_rows = choose_unit_rows(n_rows, max(each.bytes_per_image for each in fresh), batch_size)
+    n_units = -(-n_rows // unit_rows)
+    shard = request.units(n_units, unit_rows)
+    needed = np.ones(n_rows, dtype=np.bool_) if request.needed is None else request.needed
+    names = [array.name for array in draft.arrays]
+    if cache is None or request.overwrite:
+        missing = {name: list(shard) for name in [*names, CONTENT_ARRAY]}
+    else:
+        missing = missing_units(cache, [*names, CONTENT_ARRAY], shard)
+    units = sorted(set().union(*missing.values()))
+    spans = [slice(unit * unit_rows, min((unit + 1) * unit_rows, n_rows)) for unit in units]
+    array_plans = tuple(
+        ArrayPlan(
+            name=array.name, dim=array.dim, dtype=dtypes[array.name], units_missing=len(missing[array.name])
+        )
+        for array in draft.arrays
+    )
+    height, width = draft.backbone.transform.size
+    return ExtractPlan(
+        dataset=request.dataset,
+        model=cache.name if cache else f"{request.name.plain}@{draft.backbone.recipe.digest[:8]}",
+        store=str(request.root),
+        device=str(draft.backbone.device),
+        precision=draft.backbone.recipe.precision,
+        rows=int(needed.sum()),
+        rows_missing=int(sum(needed[span].sum() for span in spans)),
+        unit_rows=unit_rows,
+        batch_size=batch_size,
+        units=len(shard),
+        units_missing=len(units),
+        arrays=array_plans,
+        bytes_read=int(sum(request.manifest.sizes[span][needed[span]].sum() for span in spans)),
+        bytes_written=sum(
+            plan.bytes_per_image
+            * sum(min((u + 1) * unit_rows, n_rows) - u * unit_rows for u in missing[plan.name])
+            for plan in array_plans
+        ),
+        # Pixels of the batches ahead, and float32 features of the unit computed, waiting, and being written.
+        memory_bytes=(BATCHES_AHEAD + 2) * batch_size * height * width * 3
+        + (2 + UNITS_BEHIND) * unit_rows * sum(4 * array.dim for array in draft.arrays),
+    )

@@ -1,0 +1,79 @@
+"""Moving batches to the device and pooled features back, without making either wait where it can."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+FLOAT16_LARGEST = 65504
+
+
+def to_device(pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Move a batch of bytes; from pinned memory (`pixel_buffer`) the copy overlaps what the device does."""
+    return torch.from_numpy(pixels).to(device, non_blocking=device.type == "cuda")
+
+
+def pixel_buffer(shape: tuple[int, ...], *, is_pinned: bool) -> npt.NDArray[np.uint8]:
+    """Make an array of zero bytes, pinned where a CUDA device is going to fetch it."""
+    if is_pinned:
+        pinned: npt.NDArray[np.uint8] = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        return pinned
+    return np.zeros(shape, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Arrays of a batch on their way from the device.
+
+    Made by `start_transfer`; the device may go on with the next batch until `result` is asked for.
+    """
+
+    outputs: Mapping[str, torch.Tensor]
+    narrow: Mapping[str, torch.Tensor]
+    overflows: Mapping[str, torch.Tensor]
+    done: Any
+
+    def result(self) -> dict[str, npt.NDArray[Any]]:
+        """Wait, and give name to ``(b, dim)`` in main memory.
+
+        Arrays that are to be float16 come as float16; one that would overflow stays float32, for the store to
+        name the picture.
+        """
+        if self.done is not None:
+            self.done.synchronize()
+        found: dict[str, npt.NDArray[Any]] = {}
+        for name, wide in self.outputs.items():
+            overflow = self.overflows.get(name)
+            is_narrow = overflow is not None and not bool(overflow)
+            found[name] = (self.narrow[name] if is_narrow else wide.cpu()).numpy()
+        return found
+
+
+def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str]) -> Transfer:
+    """Convert what is to be float16 on the device, and begin to move everything to main memory."""
+    narrow: dict[str, torch.Tensor] = {}
+    overflows: dict[str, torch.Tensor] = {}
+    kept: dict[str, torch.Tensor] = {}
+    is_cuda = any(output.is_cuda for output in outputs.values())
+    for name, output in outputs.items():
+        if dtypes.get(name) == "float16":
+            overflows[name] = _fetch((output.abs() > FLOAT16_LARGEST).any(), is_cuda)
+            narrow[name] = _fetch(output.to(torch.float16), is_cuda)
+            kept[name] = output  # stays on the device: wanted only after an overflow
+        else:
+            kept[name] = _fetch(output, is_cuda)
+    done = None
+    if is_cuda:
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+    return Transfer(kept, narrow, overflows, done)
+
+
+def _fetch(values: torch.Tensor, is_cuda: bool) -> torch.Tensor:
+    if not is_cuda:
+        return values
+    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return pinned.copy_(values, non_blocking=True)

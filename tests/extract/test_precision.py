@@ -1,0 +1,112 @@
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toptune.extract import extract, lane, load_backbone
+from toptune.extract import preparing as preparing_module
+from toptune.extract.batch_size import CANDIDATES, measure_batch_size
+from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
+from toptune.extract.transfers import start_transfer
+from toptune.store import FeatureCache, FeatureStore, NumericalError
+
+Make = Callable[..., Path]
+Stored = Callable[..., FeatureCache]
+
+
+def test_the_deviation_of_bf16_is_measured_and_kept_beside_each_array(
+    make_folder: Make, stored: Stored
+) -> None:
+    cache = stored(make_folder(12), precision="bf16", layers="all", dtype="float32")
+    exact = stored(make_folder(12), precision="fp32", layers="all", dtype="float32")
+    for spec in cache.arrays():
+        measured = cache.measured(spec.name)
+        a, b = (each.blocks([spec.name]).take(range(12)) for each in (cache, exact))
+        assert measured["relative_error"] == pytest.approx(
+            np.linalg.norm(a - b) / np.linalg.norm(b), rel=0.05
+        )
+        assert 0 < measured["relative_error"] < 0.05
+        assert 0.99 < measured["cosine"] < 1
+        assert exact.measured(spec.name) == {}
+
+
+def test_a_precision_that_moves_features_too_far_is_refused_and_auto_takes_fp32(
+    make_folder: Make, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    folder, name = make_folder(5), f"local-dir:{model_folder}"
+    monkeypatch.setattr("toptune.extract.deviation.MAX_RELATIVE_ERROR", 1e-9)
+    with pytest.raises(NumericalError, match=r"bf16.* moves last.none by .*--precision fp32"):
+        extract(folder, model=name, store=tmp_path / "s", precision="bf16")
+    assert not (tmp_path / "s").exists()
+    monkeypatch.setattr("toptune.extract.device.has_fast_bf16", lambda: True)
+    with caplog.at_level(logging.WARNING):
+        summary = extract(folder, model=name, store=tmp_path / "s", precision="auto")
+    cache = FeatureStore.open(tmp_path / "s").cache(summary.model, "pets")
+    assert cache.recipe.precision == "fp32"
+    assert "precision auto takes fp32" in caplog.text
+
+
+def test_deviations_are_what_they_say() -> None:
+    reference = np.array([[3.0, 4.0], [0.0, 5.0]], dtype=np.float32)
+    found = np.array([[3.0, 4.0], [5.0, 0.0]], dtype=np.float32)
+    each = measure_deviations({"x": found}, {"x": reference})["x"]
+    assert (each.relative_error, each.cosine) == (1.0, 0.0)
+    with pytest.raises(NumericalError, match=f"moves x by 1 .*limit of {MAX_RELATIVE_ERROR}"):
+        refuse_deviations({"x": each}, "bf16")
+    lost = measure_deviations({"x": found * np.nan}, {"x": reference})
+    with pytest.raises(NumericalError, match="moves x by nan"):
+        refuse_deviations(lost, "bf16")
+    refuse_deviations(measure_deviations({"x": reference * 1.01}, {"x": reference}), "bf16")
+
+
+def test_transfers_narrow_what_fits_float16_and_leave_what_does_not() -> None:
+    outputs = {"a": torch.tensor([[1.5]]), "b": torch.tensor([[1e6]]), "c": torch.tensor([[2.5]])}
+    found = start_transfer(outputs, {"a": "float16", "b": "float16", "c": "float32"}).result()
+    assert {name: (values.dtype.name, values.item()) for name, values in found.items()} == {
+        "a": ("float16", 1.5), "b": ("float32", 1e6), "c": ("float32", 2.5),
+    }  # fmt: skip
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_said_to_be(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = load_backbone(f"local-dir:{model_folder}")
+    arrays, plain = backbone.resolve("all"), type(backbone).forward
+    pixels = np.random.default_rng(0).integers(0, 256, (7, *backbone.transform.size, 3), dtype=np.uint8)
+    whole = lane.forward_pixels(backbone, pixels, arrays).result()
+
+    def small(self: object, batch: torch.Tensor, *rest: object) -> dict[str, torch.Tensor]:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(backbone), "forward", small)
+    halves = lane.forward_pixels(backbone, pixels, arrays).result()
+    assert "7 pictures at once do not fit" in caplog.text
+    assert all(np.allclose(halves[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
+
+
+def test_a_measured_batch_size_is_one_of_the_candidates_and_is_kept(
+    make_folder: Make, stored: Stored, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone(f"local-dir:{model_folder}")
+    assert measure_batch_size(backbone, backbone.resolve("last")) in CANDIDATES["cpu"]
+    monkeypatch.setattr(preparing_module, "measure_batch_size", lambda *_: 5)
+    cache = stored(make_folder(12), batch_size="auto")
+    assert cache.batch_size == 5
+    assert stored(make_folder(12), batch_size=None, layers="all").batch_size == 5
+
+
+def test_a_compiled_pass_computes_the_same(make_folder: Make, stored: Stored) -> None:
+    exact = stored(make_folder(6), layers="all", dtype="float32", fold=False)
+    cache = stored(make_folder(6), layers="all", dtype="float32", fold=False, compiled=True)
+    assert cache.recipe == dataclasses.replace(exact.recipe, forward="compiled")
+    for spec in cache.arrays():
+        a, b = (each.blocks([spec.name]).take(range(6)) for each in (cache, exact))
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-4)
+        assert cache.measured(spec.name)["relative_error"] < 1e-4

@@ -1,0 +1,82 @@
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import feature_bytes, save_model
+
+from toptune.extract import extract, extract_models, open_source
+from toptune.store import FeatureStore, InputError
+
+Make = Callable[..., Path]
+
+
+class Counting:
+    """Counts how often each picture of a source is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._source = open_source(folder)
+        self.name, self.reads = self._source.name, Counter[int]()
+
+    def manifest(self) -> Any:
+        return self._source.manifest()
+
+    def read(self, row: int) -> bytes:
+        self.reads[row] += 1
+        return self._source.read(row)
+
+
+@pytest.fixture
+def models(model_folder: Path, tmp_path: Path) -> list[str]:
+    return [f"local-dir:{model_folder}", f"local-dir:{save_model(tmp_path / 'other.net', seed=2)}"]
+
+
+def test_each_picture_is_read_once_and_features_are_those_of_single_runs(
+    make_folder: Make, models: list[str], tmp_path: Path
+) -> None:
+    source = Counting(make_folder(70))
+    options: dict[str, Any] = {"batch_size": 4, "workers": 2, "layers": "all", "dtype": "float32"}
+    together = extract_models(source, models=models, store=tmp_path / "together", **options)
+    assert set(source.reads.values()) == {1}
+    assert len(source.reads) == 70
+    for model, summary in zip(models, together, strict=True):
+        alone = extract(tmp_path / "pets", model=model, store=tmp_path / "alone", **options)
+        assert (summary.model, summary.units_done) == (alone.model, alone.units_done)
+        both = [
+            feature_bytes(FeatureStore.open(tmp_path / root).cache(model, "pets"))
+            for root in ("together", "alone")
+        ]
+        assert both[0] == both[1]
+        assert both[0]
+    again = extract_models(source, models=models, store=tmp_path / "together", **options)
+    assert all(summary.nothing_to_do for summary in again)
+
+
+def test_a_model_that_is_done_takes_no_part(make_folder: Make, models: list[str], tmp_path: Path) -> None:
+    folder, store = make_folder(9), tmp_path / "s"
+    extract(folder, model=models[1], store=store)
+    first, second = extract_models(folder, models=models, store=store)
+    assert first.units_done == first.units_total
+    assert second.nothing_to_do
+
+
+def test_grown_data_sets_take_several_models(make_folder: Make, models: list[str], tmp_path: Path) -> None:
+    folder, store = make_folder(6), tmp_path / "s"
+    extract_models(folder, models=models, store=store)
+    make_folder(4, first=100)
+    (folder / "cat" / "new.png").write_bytes((folder / "dog" / "001.png").read_bytes())
+    grown = extract_models(folder, models=models, store=store, update=True)
+    assert [summary.version for summary in grown] == [2, 2]
+    for model in models:
+        assert FeatureStore.open(store).features(model, "pets").is_complete()
+
+
+def test_what_several_models_cannot_share_is_refused(make_folder: Make, models: list[str]) -> None:
+    folder = make_folder(4)
+    with pytest.raises(InputError, match="given twice"):
+        extract_models(folder, models=[models[0]] * 2, store=folder.parent / "s")
+    with pytest.raises(InputError, match="weights belong to one model"):
+        extract_models(folder, models=models, store=folder.parent / "s", weights="w.safetensors")
+    with pytest.raises(InputError, match="no model"):
+        extract_models(folder, models=[], store=folder.parent / "s")
