@@ -185,6 +185,13 @@ def toptune(debug: bool) -> None:
     help="Fold batch norms into convolutions where it is only rounding (default).",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the forward pass: a minute, then faster.")
+@click.option(
+    "--decode",
+    type=click.Choice(["exact", "draft"]),
+    default="exact",
+    show_default=True,
+    help="draft decodes large JPEGs at a fraction of their size.",
+)
 @click.option("--shard", callback=parse_shard, help="Do only part i of n of the units, i from 0.")
 @click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")

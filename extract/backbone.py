@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import resolve_data_config
 
 from toptune.extract.build import build_model
-from toptune.extract.decode import DECODE
+from toptune.extract.decode import ROUTES, decode_image
 from toptune.extract.device import resolve_device, resolve_precision
 from toptune.extract.folding import FOLDED, fold_batch_norms
 from toptune.extract.forward import ForwardPass, find_blocks, inspect_taps, pooled
@@ -94,6 +95,10 @@ class Backbone:
             array.tap.dim(array.pooling)
         return arrays
 
+    def decode(self, data: bytes) -> Image.Image:
+        """Decode a picture's file by the recipe's route; see `decode_image`."""
+        return decode_image(data, draft_edge=self.transform.draft_edge)
+
     def forward(self, batch: torch.Tensor, arrays: Sequence[str | TapArray]) -> dict[str, torch.Tensor]:
         """Compute arrays in one forward pass.
 
@@ -175,6 +180,7 @@ def load_backbone(
     pretrained: bool = True,
     fold: bool = False,
     compiled: bool = False,
+    decode: str = "exact",
 ) -> Backbone:
     """Load a timm model, frozen, with its own evaluation transform.
 
@@ -201,6 +207,10 @@ def load_backbone(
         Fold batch norms into the convolutions before them where that changes nothing but rounding.
     compiled : bool
         Compile the forward pass with ``torch.compile``, which takes a C++ compiler and a minute or so.
+    decode : {"exact", "draft"}
+        Whether large JPEGs are decoded whole, or at a fraction that is at least twice what the model's
+        resizing leaves: up to four times as fast for photographs of 12 megapixels, with pixels that differ by
+        0.3 of 255 on average and by 5 at most.
 
     Raises
     ------
@@ -213,6 +223,8 @@ def load_backbone(
     check_transform_options(
         img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation
     )
+    if decode not in ROUTES:
+        raise InputError(f"decode {decode!r} is none of {', '.join(ROUTES)}")
     where = resolve_device(device)
     resolved = resolve_precision(precision, where)
     kwargs = dict(model_kwargs or {})
@@ -235,7 +247,7 @@ def load_backbone(
         model_kwargs=reported_kwargs,
         weights=weights_sha256,
         transform=config,
-        decode=DECODE,
+        decode=ROUTES[decode],
         precision=resolved,
         forward="+".join([FOLDED] * bool(folded) + ["compiled"] * compiled),
     )
@@ -251,6 +263,7 @@ def load_backbone(
         "model_kwargs": kwargs or None,
         "fold": fold,
         "compiled": compiled,
+        "decode": decode,
     }
     model = model.to(where, DTYPES[resolved])
     # Convolutions run faster so, and linear layers do not care: results differ by rounding only.
@@ -260,7 +273,7 @@ def load_backbone(
         recipe=recipe,
         spec=spec,
         model=model,
-        transform=EvalTransform(config),
+        transform=EvalTransform(config, is_draft=decode == "draft"),
         device=where,
         folded=frozenset(folded),
     )

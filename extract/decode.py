@@ -13,6 +13,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from toptune.store import UnreadableImageError
 
 DECODE = "pillow-rgb-upright-1"
+# Name of each route in recipes.
+ROUTES = {"exact": DECODE, "draft": "pillow-rgb-upright-draft-1"}
 # Pillow refuses more than this by itself, so a higher limit has no effect.
 MAX_PIXELS = 178_956_970
 ORIENTATION = 0x0112
@@ -28,7 +30,7 @@ UPRIGHT = {
 }
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int | None = None) -> Image.Image:
     """Decode a picture into upright 8-bit RGB.
 
     EXIF orientation is honoured. 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255.
@@ -41,6 +43,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         The picture's file.
     max_pixels : int
         Larger pictures are refused by what their header says, before anything is decoded.
+    draft_edge : int, optional
+        A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse transform), as far as its
+        shorter edge stays at least this long, pixels.
 
     Raises
     ------
@@ -57,6 +62,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
                     f"{width} x {height} pixels, more than the limit of {max_pixels}; shrink it, "
                     "or raise --max-pixels and extract again with --overwrite"
                 )
+            if draft_edge is not None:
+                picture.draft(None, _at_least(picture.size, draft_edge))
             picture.load()
             return _upright(_to_rgb(picture), _orientation(picture))
     except (UnreadableImageError, MemoryError):
@@ -72,6 +79,12 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+
+
+def _at_least(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Give the size of the same shape whose shorter edge is `edge`."""
+    short = max(1, min(size))
+    return -(-size[0] * edge // short), -(-size[1] * edge // short)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

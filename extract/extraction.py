@@ -128,6 +128,7 @@ def extract(
     model_kwargs: Mapping[str, Any] | None = None,
     fold: bool = True,
     compiled: bool = False,
+    decode: str = "exact",
     dtype: str = "auto",
     format: str | None = None,  # noqa: A002
     max_pixels: int | None = None,
@@ -159,7 +160,7 @@ def extract(
         Only this split of the data.
     layers, pooling
         See `select_names`; by default the last layer, with each family's own pooling.
-    weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs, fold, compiled
+    weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs, fold, compiled, decode
         See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with.
     batch_size : int or "auto", optional
         Pictures a forward pass: 32, or what the cache was begun with (it is part of the cache, because the
@@ -279,6 +280,7 @@ def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRe
         "model_kwargs": None if kwargs is None else dict(kwargs),
         "fold": given["fold"],
         "compiled": given["compiled"],
+        "decode": given["decode"],
     }
     source = open_source(given["data"], split=given["split"])
     store, of_model = given["store"], {name: given[name] for name in ("weights", "precision")}

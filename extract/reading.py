@@ -55,6 +55,11 @@ class Geometry(Protocol):
         """Height and width, pixels."""
         ...
 
+    @property
+    def draft_edge(self) -> int | None:
+        """See `decode_image`."""
+        ...
+
     def pixels(self, picture: Image.Image) -> Pixels:
         """Resize and crop: ``(h, w, 3)`` bytes."""
         ...
@@ -146,8 +151,11 @@ class BatchReader:
         try:
             data = self._source.read(row)
             digest = sha256(data)
-            picture = decode_image(data, max_pixels=self._max_pixels)
-            return digest, [_pixels(each, picture) for each in self._geometries]
+            decoded = {
+                edge: decode_image(data, max_pixels=self._max_pixels, draft_edge=edge)
+                for edge in {each.draft_edge for each in self._geometries}
+            }
+            return digest, [_pixels(each, decoded[each.draft_edge]) for each in self._geometries]
         except UnreadableImageError as error:
             return digest, [str(error)] * len(self._geometries)
         finally:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageFile
 
-from toptune.extract import Backbone, decode_image, load_backbone
+from toptune.extract import Backbone, load_backbone
 from toptune.extract.device import resolve_device
 from toptune.extract.folder_source import walk_files
 from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
@@ -156,7 +156,7 @@ class Classifier:
         for position, (_, picture) in enumerate(pictures):
             try:
                 data = picture if isinstance(picture, bytes) else picture.read_bytes()
-                inputs[position] = self.backbone.transform(decode_image(data))
+                inputs[position] = self.backbone.transform(self.backbone.decode(data))
             except UnreadableImageError as error:
                 errors[position] = str(error)
             except OSError as error:

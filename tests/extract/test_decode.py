@@ -3,14 +3,16 @@ import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import draw, encode
 
-from toptune.extract import decode_image
-from toptune.store import UnreadableImageError
+from toptune.extract import decode_image, load_backbone
+from toptune.extract.transform import EvalTransform
+from toptune.store import InputError, UnreadableImageError
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -147,3 +149,56 @@ def test_warnings_stay_as_they_were_after_many_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert list(warnings.filters) == before
+
+
+def photograph(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """Make a picture with detail at every scale, as photographs have it."""
+    rng = np.random.default_rng(seed)
+    values = np.zeros((size[1], size[0], 3))
+    for level in range(3, 10):
+        cells = rng.normal(size=(2**level * size[1] // size[0] + 1, 2**level, 3)).astype(np.float32)
+        for channel in range(3):
+            layer = Image.fromarray(cells[:, :, channel]).resize(size, Image.Resampling.BICUBIC)
+            values[:, :, channel] += np.asarray(layer) / 2 ** (level / 2)
+    values = 255 * (values - values.min()) / (values.max() - values.min())
+    return Image.fromarray(values.astype(np.uint8))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_draft_decodes_less_of_a_large_jpeg_and_differs_within_the_stated_tolerance(
+    orientation: int,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photograph((2200, 1500)), "JPEG", quality=90, exif=exif)
+    small = decode_image(data, draft_edge=2 * 256)
+    assert min(small.size) == 750
+    config = {
+        "input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+        "mean": (0.5,) * 3, "std": (0.5,) * 3,
+    }  # fmt: skip
+    exact, draft = EvalTransform(config), EvalTransform(config, is_draft=True)
+    assert (exact.draft_edge, draft.draft_edge) == (None, 512)
+    assert exact.geometry != draft.geometry
+    a, b = (
+        each.pixels(decode_image(data, draft_edge=each.draft_edge)).astype(int) for each in (exact, draft)
+    )
+    assert 0 < np.abs(a - b).mean() < 0.5
+    assert np.abs(a - b).max() <= 6
+
+
+def test_draft_leaves_small_jpegs_and_other_formats_alone() -> None:
+    picture = photograph((900, 640))
+    for form in ("JPEG", "PNG"):
+        data = encode(picture, form)
+        assert decode_image(data).tobytes() == decode_image(data, draft_edge=512).tobytes()
+
+
+def test_features_of_the_routes_are_told_apart(model_folder: Path) -> None:
+    exact, draft = (load_backbone(f"local-dir:{model_folder}", decode=route) for route in ("exact", "draft"))
+    assert exact.recipe != draft.recipe
+    data = encode(photograph((900, 600)), "JPEG", quality=90)
+    assert exact.decode(data).size == (900, 600)
+    assert min(draft.decode(data).size) < 600
+    with pytest.raises(InputError, match="decode 'fast' is none of exact, draft"):
+        load_backbone(f"local-dir:{model_folder}", decode="fast")
