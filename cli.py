@@ -172,7 +172,7 @@ def toptune(debug: bool) -> None:
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
 @DEVICE
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True)
 @click.option("--img-size", type=click.IntRange(1), help="Input size in pixels, in place of the model's own.")
 @click.option("--mean", callback=parse_floats, help="Per channel, in place of the model's own.")
 @click.option("--std", callback=parse_floats, help="Per channel, in place of the model's own.")

@@ -119,7 +119,7 @@ def extract(
     batch_size: int | str | None = None,
     workers: int | None = None,
     device: str = "cpu",
-    precision: str = "fp32",
+    precision: str = "auto",
     img_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -161,7 +161,8 @@ def extract(
     layers, pooling
         See `select_names`; by default the last layer, with each family's own pooling.
     weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs, fold, compiled, decode
-        See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with.
+        See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with;
+        ``auto`` takes fp32 where bf16 would move a sample of the features too far.
     batch_size : int or "auto", optional
         Pictures a forward pass: 32, or what the cache was begun with (it is part of the cache, because the
         last bits of features depend on it). ``auto`` measures which is fastest, if the cache is new.

@@ -103,8 +103,9 @@ def test_a_measured_batch_size_is_one_of_the_candidates_and_is_kept(
 
 
 def test_a_compiled_pass_computes_the_same(make_folder: Make, stored: Stored) -> None:
-    exact = stored(make_folder(6), layers="all", dtype="float32", fold=False)
-    cache = stored(make_folder(6), layers="all", dtype="float32", fold=False, compiled=True)
+    options = {"layers": "all", "dtype": "float32", "precision": "fp32", "fold": False}
+    exact = stored(make_folder(6), **options)
+    cache = stored(make_folder(6), **options, compiled=True)
     assert cache.recipe == dataclasses.replace(exact.recipe, forward="compiled")
     for spec in cache.arrays():
         a, b = (each.blocks([spec.name]).take(range(6)) for each in (cache, exact))

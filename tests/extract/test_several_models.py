@@ -36,7 +36,9 @@ def test_each_picture_is_read_once_and_features_are_those_of_single_runs(
     make_folder: Make, models: list[str], tmp_path: Path
 ) -> None:
     source = Counting(make_folder(70))
-    options: dict[str, Any] = {"batch_size": 4, "workers": 2, "layers": "all", "dtype": "float32"}
+    options: dict[str, Any] = {
+        "batch_size": 4, "workers": 2, "layers": "all", "dtype": "float32", "precision": "fp32",
+    }  # fmt: skip
     together = extract_models(source, models=models, store=tmp_path / "together", **options)
     assert set(source.reads.values()) == {1}
     assert len(source.reads) == 70

@@ -40,6 +40,7 @@ def run(model_folder: Path, tmp_path: Path) -> Extract:
     def extracted(data: Path, **options: Any) -> ExtractSummary:
         defaults: dict[str, Any] = {
             "model": f"local-dir:{model_folder}", "store": tmp_path / "store", "batch_size": 4, "workers": 2,
+            "precision": "fp32",
         }  # fmt: skip
         return extract(data, **(defaults | options))
 
@@ -150,7 +151,8 @@ def test_labels_alone_need_neither_pictures_nor_torch(
     script = f"""
 import sys
 from toptune.extract import extract
-options = dict(model={f"local-dir:{model_folder}"!r}, store={str(tmp_path / "store")!r}, update=True)
+options = dict(model={f"local-dir:{model_folder}"!r}, store={str(tmp_path / "store")!r}, update=True,
+    precision="fp32")
 summary = extract({str(listed)!r}, **options)
 assert summary.nothing_to_do and "torch" not in sys.modules and "timm" not in sys.modules
 assert (summary.version, summary.rows) == (2, 6)
