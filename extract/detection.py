@@ -1,0 +1,151 @@
+"""What kind of data lies at a path, told by what is in it; of two kinds neither is taken."""
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from toptune.extract.arrow_source import find_saved, open_arrow, open_saved
+from toptune.extract.cifar_source import find_cifar, open_cifar
+from toptune.extract.folder_source import PICTURE_SUFFIXES, open_folder, walk_files
+from toptune.extract.idx_source import IDX_MAGICS, find_idx, open_idx
+from toptune.extract.manifest_source import open_manifest
+from toptune.extract.npz_source import open_npz
+from toptune.extract.parquet_source import find_parquet, is_parquet_of_pictures, open_parquet
+from toptune.extract.source import SPLITS, ImageSource
+from toptune.extract.tar_source import open_shards, refuse_compressed
+from toptune.extract.zip_source import open_zip
+from toptune.store import InputError
+
+GIVE = (
+    "give a folder of pictures, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "
+    "set, "
+    "a zip archive, .npz, idx files or the folder of CIFAR's batches"
+)
+SHOWN = 5
+_HEAD_BYTES = 512
+_ARCHIVE_SUFFIXES = (".zip", ".npz", ".csv", ".parquet", ".arrow", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_TAR_MAGIC = slice(257, 262)
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """Return the tar files in a folder, or in its folders of splits where there are no others."""
+    files = [file for file in sorted(folder.glob("*.tar")) if file.is_file()]
+    inner = [entry for entry in sorted(folder.glob("*")) if entry.is_dir() and not entry.name.startswith(".")]
+    if not files and inner and all(entry.name.lower() in SPLITS for entry in inner):
+        files = [file for entry in inner for file in sorted(entry.glob("*.tar"))]
+    return files
+
+
+# What a folder may hold, how it is found, and how it is opened.
+_KINDS: tuple[tuple[str, Callable[[Path], list[Path]], Callable[[list[Path], Path], ImageSource]], ...] = (
+    ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
+    ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
+    ("Parquet files with pictures", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
+    ("idx files", find_idx, lambda files, _: open_idx(files)),
+    ("batches of CIFAR", find_cifar, lambda files, _: open_cifar(files)),
+)
+
+
+def open_place(path: Path) -> ImageSource:
+    """Open a folder or a file of whatever kind it is.
+
+    Raises
+    ------
+    InputError
+        If it is none of the kinds that toptune reads, or more than one.
+    """
+    return _open_folder(path) if path.is_dir() else _open_file(path)
+
+
+def _open_folder(folder: Path) -> ImageSource:
+    found = [(kind, files, open_them) for kind, find, open_them in _KINDS if (files := find(folder))]
+    if not found:
+        _refuse_archives(folder)
+        return open_folder(folder)
+    kinds = [kind for kind, _, _ in found]
+    picture = _first_picture(folder)
+    if picture is not None:
+        kinds.append(f"pictures ({picture.relative_to(folder)})")
+    if len(kinds) > 1:
+        raise InputError(
+            f"{folder} holds {' and '.join(kinds)}; which is meant? Keep them in folders of their own, or "
+            "give "
+            f"the files, for instance {found[0][1][0]}"
+        )
+    _, files, open_them = found[0]
+    return open_them(files, folder)
+
+
+def _refuse_archives(folder: Path) -> None:
+    """Name the files that could be meant in a folder that holds nothing else."""
+    archives = [file.name for file in sorted(folder.glob("*")) if file.suffix.lower() in _ARCHIVE_SUFFIXES]
+    if archives and _first_picture(folder) is None and not any(entry.is_dir() for entry in folder.iterdir()):
+        more = ", ..." if len(archives) > SHOWN else ""
+        raise InputError(
+            f"{folder} holds no pictures; it has {', '.join(archives[:SHOWN])}{more}: give one of them"
+        )
+
+
+def _first_picture(folder: Path) -> Path | None:
+    return next((file for file in walk_files(folder) if file.suffix.lower() in PICTURE_SUFFIXES), None)
+
+
+def _open_file(path: Path) -> ImageSource:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return open_manifest(path)
+    if suffix == ".parquet" or head.startswith(b"PAR1"):
+        return open_parquet([path], whole=path) if is_parquet_of_pictures(path) else open_manifest(path)
+    if suffix == ".tar" or head[_TAR_MAGIC] == b"ustar":
+        return open_shards([path])
+    if suffix == ".npz" or _is_npz(path, head):
+        return open_npz(path)
+    if head.startswith(b"PK") or (suffix == ".zip" and head):
+        return open_zip(path)
+    if suffix == ".arrow" or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return open_arrow(path)
+    inner = _gunzipped(path) if head.startswith(b"\x1f\x8b") else head
+    if inner[:4] in IDX_MAGICS:
+        return open_idx([path])
+    refuse_compressed(path, head)
+    raise InputError(f"{path} {_what(path, head)}; {GIVE}")
+
+
+def _is_npz(path: Path, head: bytes) -> bool:
+    if not head.startswith(b"PK"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _gunzipped(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            return file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _what(path: Path, head: bytes) -> str:
+    """Say what a file seems to be."""
+    cifar = find_cifar(path.parent)
+    if path in cifar:
+        return f"is one batch of CIFAR; give its folder, {path.parent}"
+    if not head:
+        return "is empty"
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return "is one picture; give its folder"
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "is a Python pickle, which is a program; only those of CIFAR are read, by their folder"
+    return f"is a file of kind {path.suffix or 'unknown'!r}, and nothing that toptune reads by its content"
