@@ -79,7 +79,7 @@ class ArraySource:
         pixels = part.pictures[row - int(self._starts[number])]
         if part.has_planes_first:
             pixels = np.moveaxis(pixels, 0, -1)
-        return self._headers[number] + pixels.tobytes()
+        return self._headers[number] + bytes(pixels.tobytes())
 
 
 def check_pictures(pictures: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:

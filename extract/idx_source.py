@@ -46,7 +46,7 @@ def open_idx(files: list[Path]) -> ArraySource:
     InputError
         If a file is cut off or something else, or two of them belong to one split.
     """
-    parts = []
+    parts: list[ArrayPart] = []
     for file in files:
         pictures = check_pictures(read_idx(file), str(file))
         labels_file = _labels_file(file)

@@ -12,7 +12,7 @@ import os
 import pickletools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ class _Dtype:
     def numpy(self) -> np.dtype[Any]:
         if self.name not in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "b1"):
             raise ValueError(f"an array of {self.name!r}; only integers are read")
-        return np.dtype(self.name).newbyteorder(self.order) if self.order in "<>" else np.dtype(self.name)
+        return np.dtype(f"{self.order if self.order in ('<', '>') else ''}{self.name}")
 
 
 @dataclass
@@ -96,7 +96,7 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is cut off, damaged or no pickle of pictures: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}, not the dictionary of a batch of pictures")
-    return {_text(key): _finished(each) for key, each in value.items()}
+    return {_text(key): _finished(each, path) for key, each in value.items()}
 
 
 class _Machine:
@@ -106,6 +106,7 @@ class _Machine:
         self.data, self.path = data, path
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.encoded_bytes = 0
 
     def run(self) -> Any:
         while True:
@@ -119,20 +120,19 @@ class _Machine:
             if name in _LENGTHS:
                 self.stack.append(self._bytes(_LENGTHS[name]))
                 continue
-            argument = opcode.arg.reader(self.data) if opcode.arg is not None else None  # type: ignore[arg-type]
             if name == "STOP":
                 return self.stack.pop()
+            if name not in _ALLOWED:
+                self.refuse(f"the instruction {name}")
+            argument = self._argument(opcode)
             if name in _VALUES:
                 self.stack.append(argument)
             elif name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[name])
-            elif name not in ("PROTO", "FRAME"):
-                step = _STEPS.get(name)
-                if step is None:
-                    self.refuse(f"the instruction {name}")
-                step(self, argument)
+            elif name in _STEPS:
+                _STEPS[name](self, argument)
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         raise InputError(
             f"{self.path} holds {what}, which pictures do not need; a pickle can run programs, so only "
             "texts, "
@@ -140,11 +140,24 @@ class _Machine:
             "trust it, for instance to .npz"
         )
 
+    def encode(self, text: str) -> bytes:
+        """Turn a text into bytes; all of them together no longer than a file may be."""
+        self.encoded_bytes += len(text)
+        if self.encoded_bytes > MAX_FILE_BYTES:
+            raise ValueError(f"it would make more than {MAX_FILE_BYTES} bytes")
+        return text.encode("latin-1")
+
     def pop_mark(self) -> list[Any]:
         found = []
         while not isinstance(each := self.stack.pop(), _Mark):
             found.append(each)
         return found[::-1]
+
+    def _argument(self, opcode: pickletools.OpcodeInfo) -> Any:
+        if opcode.name == "GLOBAL":  # the reader of pickletools would resolve escapes in it
+            return " ".join(self.data.readline().rstrip(b"\n").decode("ascii") for _ in range(2))
+        reader: Any = None if opcode.arg is None else opcode.arg.reader
+        return None if reader is None else reader(self.data)
 
     def _bytes(self, length_bytes: int) -> bytes | memoryview:
         n_bytes = int.from_bytes(self.data.read(length_bytes), "little")
@@ -166,7 +179,7 @@ def _name_function(machine: _Machine, name: str) -> None:
 
 def _stack_function(machine: _Machine, _: Any) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
-    _name_function(machine, f"{module} {name}")
+    _name_function(machine, f"{_text(module)} {_text(name)}")
 
 
 def _call(machine: _Machine, _: Any) -> None:
@@ -177,7 +190,7 @@ def _call(machine: _Machine, _: Any) -> None:
     elif kind == "dtype":
         machine.stack.append(_Dtype(_text(arguments[0])))
     elif kind == "encode" and len(arguments) == 2 and arguments[1] in ("latin1", b"latin1"):
-        machine.stack.append(arguments[0].encode("latin-1"))
+        machine.stack.append(machine.encode(arguments[0]))
     elif kind == "buffer":
         raw, dtype, shape, order = arguments
         machine.stack.append(_Array(_array(raw, dtype, shape, _text(order) == "F")))
@@ -197,9 +210,8 @@ def _build(machine: _Machine, _: Any) -> None:
 
 
 def _array(raw: Any, dtype: Any, shape: Any, is_fortran: bool) -> npt.NDArray[Any]:
-    if isinstance(raw, str):
-        raw = raw.encode("latin-1")
-    if not isinstance(raw, bytes | memoryview) or not isinstance(dtype, _Dtype):
+    is_shape = isinstance(shape, tuple) and all(type(length) is int for length in shape)
+    if not isinstance(raw, bytes | memoryview) or not isinstance(dtype, _Dtype) or not is_shape:
         raise ValueError("an array whose values are not bytes")
     return np.frombuffer(raw, dtype=dtype.numpy()).reshape(shape, order="F" if is_fortran else "C")
 
@@ -208,7 +220,8 @@ def _set_items(machine: _Machine, pairs: list[Any]) -> None:
     target = machine.stack[-1]
     if not isinstance(target, dict):
         machine.refuse("items of an object")
-    target.update(zip(pairs[::2], pairs[1::2], strict=True))
+    # Texts only: hashing what nests itself can take for ever.
+    target.update(zip([_text(key) for key in pairs[::2]], pairs[1::2], strict=True))
 
 
 def _append(machine: _Machine, values: list[Any]) -> None:
@@ -256,18 +269,24 @@ _STEPS: dict[str, Any] = {
     "REDUCE": _call,
     "BUILD": _build,
 }
+_ALLOWED = _VALUES | _CONSTANTS.keys() | _STEPS.keys() | {"PROTO", "FRAME"}
 
 
 def _text(value: Any) -> str:
     """Python 2's texts are bytes."""
-    return bytes(value).decode("latin-1") if isinstance(value, bytes | memoryview) else str(value)
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode("latin-1")
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} where a text should be")
+    return value
 
 
-def _finished(value: Any) -> Any:
+def _finished(value: Any, path: Path) -> Any:
+    """Take arrays out of their holders; lists in lists are left as they are, they may hold themselves."""
     if isinstance(value, _Array):
         if value.values is None:
-            raise InputError("an array in a pickle has no values; the file is damaged")
+            raise InputError(f"{path} has an array without values; it is damaged: copy it again")
         return value.values
     if isinstance(value, list):
-        return [_finished(each) for each in value]
+        return [_text(each) if isinstance(each, bytes | memoryview) else each for each in value]
     return _text(value) if isinstance(value, bytes | memoryview) else value

@@ -147,7 +147,7 @@ def _text(value: Any, names: list[str] | None, where: str) -> str | None:
             "and "
             "its dataset_info.json do not belong together"
         )
-    return names[value]
+    return names[int(value)]
 
 
 def _pictures(schema: Any, features: Mapping[str, Any]) -> list[str]:

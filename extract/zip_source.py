@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 # APPNOTE.TXT 6.3.10, 4.3.7: the header before each file; its extra field may differ from the directory's.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_ENCRYPTED = 0x1
+OTHER_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or pictures"
 
@@ -118,7 +119,7 @@ def open_zip(path: Path) -> ZipSource:
         if info.flag_bits & _IS_ENCRYPTED:
             raise InputError(f"{path} is encrypted ({identifier}); decrypt it and pack it without a password")
         if info.compress_type not in METHODS:
-            kind = zipfile.compressor_names.get(info.compress_type, str(info.compress_type))
+            kind = OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
             raise InputError(
                 f"{path}: {identifier} is compressed with {kind}; pack it again stored or deflated (`zip -0`)"
             )

@@ -83,7 +83,7 @@ def write_tar(file: Path, members: dict[str, bytes], *, form: int = tarfile.USTA
 
 def make_tars(root: Path) -> Path:
     for name, rows in (("train-000", range(3)), ("train-001", range(3, 6)), ("test-000", range(6, 8))):
-        members = {}
+        members: dict[str, bytes] = {}
         for row in rows:
             members |= {f"{row:03}.png": png(row), f"{row:03}.cls": label(row).encode()}
         write_tar(root / "shards" / f"{name}.tar", members)

@@ -72,7 +72,7 @@ def test_stored_arrays_are_mapped_and_not_loaded(tmp_path: Path) -> None:
 def test_arrays_that_are_no_pictures_are_named(
     tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
-    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         open_source(tmp_path / "a.npz")
 

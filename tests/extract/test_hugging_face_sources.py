@@ -199,9 +199,12 @@ def test_parquet_is_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pyte
     source = open_source(make_parquet(tmp_path))
     loads: list[int] = []
     load = ParquetSource._load
-    monkeypatch.setattr(
-        ParquetSource, "_load", lambda self, number: loads.append(number) or load(self, number)
-    )
+
+    def count(self: ParquetSource, number: int) -> object:
+        loads.append(number)
+        return load(self, number)
+
+    monkeypatch.setattr(ParquetSource, "_load", count)
     for row in range(8):
         source.read(row)
     assert loads == [0, 1, 2, 3]

@@ -49,8 +49,8 @@ def test_a_batch_of_python_2_is_read_and_stays_mapped(tmp_path: Path) -> None:
 ATTACKS = {
     "os.system by GLOBAL": b"\x80\x02cos\nsystem\n(U\x09touch pwnt\x85R.",
     "builtins.eval by STACK_GLOBAL": b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.",
-    "INST": b"(Vtouch pwn\nios\nsystem\n.",
-    "OBJ": b"\x80\x02(cos\nsystem\nU\x01xo.",
+    "INST": b"(ios\nsystem\n.",
+    "OBJ": b"\x80\x02(cnumpy\nndarray\no.",
     "NEWOBJ": b"\x80\x02cnumpy\nndarray\n)\x81.",
     "EXT1": b"\x80\x02\x82\x01.",
     "PERSID": b"Pid\n.",
@@ -68,8 +68,8 @@ def test_whatever_else_a_pickle_asks_for_is_refused_by_name(tmp_path: Path, atta
     file.write_bytes(ATTACKS[attack])
     with pytest.raises(InputError, match="a pickle can run programs, so only") as caught:
         open_source(tmp_path)
-    word = attack.split()[0]
-    assert word in str(caught.value) or word in ("a", "numpy's", "another", "the", "ndarray")
+    if attack.isupper():
+        assert f"the instruction {attack}," in str(caught.value)
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -113,6 +113,21 @@ def test_damaged_batches_raise_nothing_else(tmp_path: Path) -> None:
             except InputError:
                 outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}U\x04data]q\x00h\x00as.",  # a list that holds itself
+        b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01s.",  # a key of 2^60 leaves
+        b"\x80\x02}U\x04data)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"s.",  # a value of them
+        b"\x80\x02}U\x04datacnumpy\ndtype\n)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"\x85Rs.",
+    ],
+)
+def test_what_nests_itself_takes_no_time(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "data_batch_1").write_bytes(data)
+    with pytest.raises(InputError):
+        open_source(tmp_path)
 
 
 def test_a_lone_pickle_is_named_for_what_it_is(tmp_path: Path) -> None:
