@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import MAX_FILE_BYTES, default_name
 from toptune.extract.table_columns import TableColumns, choose_columns, schema_features
@@ -55,17 +56,17 @@ def picture_bytes(value: Any) -> bytes:
     return bytes(data.to_pybytes())
 
 
-def find_saved(folder: Path) -> list[Path]:
+def find_saved(listing: FolderListing) -> list[Path]:
     """Return the folders of Arrow files in what `save_to_disk` wrote: one, or one a split."""
-    if (folder / _SPLITS).is_file():
+    folder = listing.folder
+    if _SPLITS in listing.file_names:
         try:
             names = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))["splits"]
             return [folder / str(name) for name in names]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / _SPLITS} does not name its splits: {error}") from error
-    if (folder / _STATE).is_file() or ((folder / _INFO).is_file() and [*folder.glob("*.arrow")]):
-        return [folder]
-    return []
+    is_info = _INFO in listing.file_names and listing.with_suffix(".arrow")
+    return [folder] if _STATE in listing.file_names or is_info else []
 
 
 def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from toptune.extract.array_labels import label_texts
 from toptune.extract.array_source import ArrayPart, ArraySource
+from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.plain_pickle import read_plain_pickle
 from toptune.extract.source import default_name
@@ -22,19 +23,19 @@ _CIFAR_10 = (*_BATCHES, ("test_batch", "test"))
 _CIFAR_100 = (("train", "train"), ("test", "test"))
 
 
-def find_cifar(folder: Path) -> list[Path]:
+def find_cifar(listing: FolderListing) -> list[Path]:
     """Return the batches of CIFAR in a folder, in their order; none where it is something else."""
-    pickles = [folder / name for name, _ in _CIFAR_10]
-    binaries = [folder / f"{name}.bin" for name, _ in _CIFAR_10]
-    hundred = [folder / name for name, _ in _CIFAR_100]
-    hundred_binary = [folder / f"{name}.bin" for name, _ in _CIFAR_100]
-    if not (folder / "meta").is_file():
-        hundred = []
-    if not (folder / "fine_label_names.txt").is_file():
-        hundred_binary = []
-    for files in (pickles, binaries, hundred, hundred_binary):
-        there = [file for file in files if file.is_file()]
-        if there:
+    ten = [name for name, _ in _CIFAR_10]
+    # The names of CIFAR-100's batches say little: they count only beside the file with its classes.
+    hundred = [name for name, _ in _CIFAR_100]
+    for names, beside in (
+        (ten, None),
+        ([f"{name}.bin" for name in ten], None),
+        (hundred, "meta"),
+        ([f"{name}.bin" for name in hundred], "fine_label_names.txt"),
+    ):
+        there = [listing.folder / name for name in names if name in listing.file_names]
+        if there and (beside is None or beside in listing.file_names):
             return there
     return []
 

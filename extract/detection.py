@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toptune.extract.arrow_source import find_saved, open_arrow, open_saved
 from toptune.extract.cifar_source import find_cifar, open_cifar
+from toptune.extract.folder_listing import FolderListing, list_folder
 from toptune.extract.folder_source import PICTURE_SUFFIXES, open_folder, walk_files
 from toptune.extract.idx_source import IDX_MAGICS, find_idx, open_idx
 from toptune.extract.manifest_source import open_manifest
@@ -29,17 +30,20 @@ _ARCHIVE_SUFFIXES = (".zip", ".npz", ".csv", ".parquet", ".arrow", ".gz", ".tgz"
 _TAR_MAGIC = slice(257, 262)
 
 
-def find_shards(folder: Path) -> list[Path]:
+def find_shards(listing: FolderListing) -> list[Path]:
     """Return the tar files in a folder, or in its folders of splits where there are no others."""
-    files = [file for file in sorted(folder.glob("*.tar")) if file.is_file()]
-    inner = [entry for entry in sorted(folder.glob("*")) if entry.is_dir() and not entry.name.startswith(".")]
-    if not files and inner and all(entry.name.lower() in SPLITS for entry in inner):
-        files = [file for entry in inner for file in sorted(entry.glob("*.tar"))]
+    files = listing.with_suffix(".tar")
+    if not files and all(name.lower() in SPLITS for name in listing.folders):
+        files = [file for name in listing.folders for file in listing.inner(name).with_suffix(".tar")]
     return files
 
 
+_Find = Callable[[FolderListing], list[Path]]
+_Open = Callable[[list[Path], Path], ImageSource]
 # What a folder may hold, how it is found, and how it is opened.
-_KINDS: tuple[tuple[str, Callable[[Path], list[Path]], Callable[[list[Path], Path], ImageSource]], ...] = (
+_KINDS: tuple[
+    tuple[str, Callable[[FolderListing], list[Path]], Callable[[list[Path], Path], ImageSource]], ...
+] = (
     ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
     ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
     ("Parquet files with pictures", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
@@ -60,9 +64,10 @@ def open_place(path: Path) -> ImageSource:
 
 
 def _open_folder(folder: Path) -> ImageSource:
-    found = [(kind, files, open_them) for kind, find, open_them in _KINDS if (files := find(folder))]
+    listing = list_folder(folder)
+    found = [(kind, files, open_them) for kind, find, open_them in _KINDS if (files := find(listing))]
     if not found:
-        _refuse_archives(folder)
+        _refuse_archives(listing)
         return open_folder(folder)
     kinds = [kind for kind, _, _ in found]
     picture = _first_picture(folder)
@@ -78,13 +83,14 @@ def _open_folder(folder: Path) -> ImageSource:
     return open_them(files, folder)
 
 
-def _refuse_archives(folder: Path) -> None:
+def _refuse_archives(listing: FolderListing) -> None:
     """Name the files that could be meant in a folder that holds nothing else."""
-    archives = [file.name for file in sorted(folder.glob("*")) if file.suffix.lower() in _ARCHIVE_SUFFIXES]
-    if archives and _first_picture(folder) is None and not any(entry.is_dir() for entry in folder.iterdir()):
+    archives = [name for name in listing.files if name.lower().endswith(_ARCHIVE_SUFFIXES)]
+    if archives and not listing.folders and _first_picture(listing.folder) is None:
         more = ", ..." if len(archives) > SHOWN else ""
         raise InputError(
-            f"{folder} holds no pictures; it has {', '.join(archives[:SHOWN])}{more}: give one of them"
+            f"{listing.folder} holds no pictures; it has {', '.join(archives[:SHOWN])}{more}: give one of "
+            "them"
         )
 
 
@@ -139,8 +145,7 @@ def _gunzipped(path: Path) -> bytes:
 
 def _what(path: Path, head: bytes) -> str:
     """Say what a file seems to be."""
-    cifar = find_cifar(path.parent)
-    if path in cifar:
+    if path in find_cifar(list_folder(path.parent)):
         return f"is one batch of CIFAR; give its folder, {path.parent}"
     if not head:
         return "is empty"

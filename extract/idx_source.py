@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from toptune.extract.array_labels import array_labels
 from toptune.extract.array_source import ArrayPart, ArraySource, check_pictures
+from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import default_name
 from toptune.store import InputError
@@ -23,16 +24,16 @@ _PICTURES = re.compile(r"images|idx[34]", re.IGNORECASE)
 _SPLITS = (("t10k", "test"), ("test", "test"), ("train", "train"), ("val", "val"))
 
 
-def find_idx(folder: Path) -> list[Path]:
+def find_idx(listing: FolderListing) -> list[Path]:
     """Return the idx files of pictures in a folder, or in its ``raw``, where torchvision puts them.
 
     A file is passed over if it lies beside its unpacked self.
     """
-    for place in (folder, folder / "raw"):
-        files = [file for file in sorted(place.glob("*")) if _NAME.search(file.name) and file.is_file()]
-        files = [file for file in files if file.suffix != ".gz" or file.with_suffix("") not in files]
-        if files:
-            return [file for file in files if re.search("images|idx[34]", file.name, re.IGNORECASE)]
+    for place in (listing, listing.inner("raw")):
+        names = [name for name in place.files if _NAME.search(name)]
+        names = [name for name in names if name.removesuffix(".gz") == name or name[:-3] not in names]
+        if names:
+            return [place.folder / name for name in names if _PICTURES.search(name)]
     return []
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toptune.extract.arrow_source import picture_bytes
+from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import SPLITS, default_name
 from toptune.extract.table_columns import choose_columns, has_pictures, schema_features
@@ -77,11 +78,11 @@ class ParquetSource:
         return pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in pictures.chunks])
 
 
-def find_parquet(folder: Path) -> list[Path]:
+def find_parquet(listing: FolderListing) -> list[Path]:
     """Return the Parquet files with pictures in a folder, in its ``data``, or in folders of splits."""
-    splits = [entry for entry in sorted(folder.glob("*")) if entry.name.lower() in SPLITS and entry.is_dir()]
-    for folders in ([folder], [folder / "data"], splits):
-        files = [file for place in folders for file in sorted(place.glob("*.parquet"))]
+    splits = [listing.inner(name) for name in listing.folders if name.lower() in SPLITS]
+    for places in ([listing], [listing.inner("data")], splits):
+        files = [file for place in places for file in place.with_suffix(".parquet")]
         files = [file for file in files if is_parquet_of_pictures(file)]
         if files:
             return files
