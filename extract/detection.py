@@ -41,9 +41,7 @@ def find_shards(listing: FolderListing) -> list[Path]:
 _Find = Callable[[FolderListing], list[Path]]
 _Open = Callable[[list[Path], Path], ImageSource]
 # What a folder may hold, how it is found, and how it is opened.
-_KINDS: tuple[
-    tuple[str, Callable[[FolderListing], list[Path]], Callable[[list[Path], Path], ImageSource]], ...
-] = (
+_KINDS: tuple[tuple[str, _Find, _Open], ...] = (
     ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
     ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
     ("Parquet files with pictures", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
