@@ -17,6 +17,9 @@ from toptune.extract.table_columns import TableColumns, choose_columns, schema_f
 from toptune.extract.table_manifest import TablePart, table_manifest
 from toptune.store import InputError, Manifest, UnreadableImageError
 
+# Of Arrow's file format; a stream has none.
+_FILE_MAGIC = b"ARROW1"
+_HEAD_BYTES = 8
 _STATE, _SPLITS, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 
 
@@ -93,7 +96,13 @@ def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
             )
         split = folder.name if folder != whole else state.get("_split")
         features = _read_json(folder / _INFO).get("features") or {}
-        listed = [folder / str(each["filename"]) for each in state.get("_data_files") or []]
+        try:
+            listed = [folder / str(each["filename"]) for each in state.get("_data_files") or []]
+            features = dict(features)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{folder / _STATE} or {_INFO} beside it is damaged: {error!r}; copy them again"
+            ) from error
         there = listed or sorted(folder.glob("*.arrow"))
         if not there:
             raise InputError(f"{folder} has no data-*.arrow files; copy them too")
@@ -116,31 +125,33 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
     parts, chunks = [], []
     for file, split, features in files:
         known = look_at(file)
-        table = _map(file)
-        columns = choose_columns(table.schema, features or schema_features(table.schema), file)
+        try:
+            table = _map(file)
+            columns = choose_columns(table.schema, features or schema_features(table.schema), file)
+            beside = table.select(columns.beside)
+            # Offsets that point elsewhere would be followed; this looks at them, not at pictures.
+            table.select([columns.picture]).validate(full=True)
+            beside.validate(full=True)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or save it "
+                "again"
+            ) from error
         pictures = _pictures(table, columns, file)
         chunks += pictures
-        parts.append(
-            TablePart(file, split, columns, table.select(columns.beside), _sizes(pictures), known.modified_ns)
-        )
+        parts.append(TablePart(file, split, columns, beside, _sizes(pictures), known.modified_ns))
     return ArrowSource(name, table_manifest(parts), chunks)
 
 
 def _map(file: Path) -> Any:
     """Map a table; only its metadata is read."""
+    source = pa.memory_map(str(file))
     try:
-        source = pa.memory_map(str(file))
-        try:
-            return pa.ipc.open_stream(source).read_all()
-        except pa.ArrowInvalid:
-            if source.size() < 8 or source.read_at(6, 0) != b"ARROW1":
-                raise
-            return pa.ipc.open_file(source).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or save it "
-            "again"
-        ) from error
+        return pa.ipc.open_stream(source).read_all()
+    except pa.ArrowInvalid:
+        if source.size() < _HEAD_BYTES or source.read_at(len(_FILE_MAGIC), 0) != _FILE_MAGIC:
+            raise
+        return pa.ipc.open_file(source).read_all()
 
 
 def _pictures(table: Any, columns: TableColumns, file: Path) -> list[Any]:
@@ -159,13 +170,16 @@ def refuse_paths_only(chunk: Any, column: str, file: Path) -> None:
         return
     paths = pc.struct_field(chunk, "path").filter(data.is_null()).drop_null()
     if len(paths):
-        raise InputError(
-            f"{len(paths)} rows of column {column!r} of {file} name files, the first {paths[0].as_py()!r}, "
-            "and do not "
-            "hold their bytes; save the data set with a newer `datasets`, which embeds them, or give a "
-            "manifest "
-            "of the files"
-        )
+        raise InputError(f"{paths_only(len(paths), column, file)}; the first names {paths[0].as_py()!r}")
+
+
+def paths_only(n: int, column: str, file: Path) -> str:
+    """Say that pictures are not in the file, and what to do."""
+    return (
+        f"{n} rows of column {column!r} of {file} name files and do not hold their bytes; embed them "
+        "(datasets: "
+        "save_to_disk does, to_parquet does not), or give a manifest of the files"
+    )
 
 
 def _sizes(chunks: Sequence[Any]) -> npt.NDArray[np.int64]:

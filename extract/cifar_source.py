@@ -133,4 +133,8 @@ def _binary_names(folder: Path, kind: str) -> list[str] | None:
     file = folder / (f"{kind}_label_names.txt" if kind else "batches.meta.txt")
     if not file.is_file():
         return None
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as text: {error}; copy it again") from error
+    return [line.strip() for line in lines if line.strip()]

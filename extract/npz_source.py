@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -22,6 +23,11 @@ MAX_LOADED_BYTES = 4 * 2**30
 PICTURES = ("x", "images", "image", "data", "pictures")
 LABELS = ("y", "labels", "label", "targets", "target")
 _ORDER = ("train", "val", "test", None)
+# What zipfile and numpy raise on damaged bytes; a header of numpy's is parsed as Python's literals are.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, OSError, EOFError, ValueError),
+    *(RuntimeError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
+)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -48,7 +54,7 @@ def open_npz(path: Path) -> ArraySource:
                     raise InputError(f"{path} has both {found[role]!r} and {name!r}; save only one of them")
                 found[role] = name
             arrays = {role: _read(path, archive, members[name]) for role, name in found.items()}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, struct.error) as error:
+    except _DAMAGE as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

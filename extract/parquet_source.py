@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from toptune.extract.arrow_source import picture_bytes
+from toptune.extract.arrow_source import paths_only, picture_bytes
 from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import SPLITS, default_name
@@ -93,7 +93,7 @@ def is_parquet_of_pictures(file: Path) -> bool:
     """Whether a file is Parquet, and has a column of pictures."""
     try:
         return has_pictures(pq.read_schema(file))
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return False
 
 
@@ -113,7 +113,7 @@ def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
                 columns = choose_columns(schema, schema_features(schema), file)
                 beside = parquet.read(columns=columns.beside, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{file} is cut off, damaged or no Parquet file: {str(error).splitlines()[0]}; copy it again"
             ) from error
@@ -121,6 +121,8 @@ def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
         leaf = f"{columns.picture}.bytes" if is_struct else columns.picture
         for number in range(metadata.num_row_groups):
             _check_group(metadata.row_group(number), leaf, file)
+            if is_struct:
+                _refuse_paths_only(metadata.row_group(number), columns.picture, file)
             groups.append((file, number, leaf, metadata.row_group(number).num_rows))
         sizes = np.zeros(metadata.num_rows, dtype=np.int64)
         parts.append(TablePart(file, _split_of(file), columns, beside, sizes, known.modified_ns))
@@ -134,6 +136,18 @@ def _split_of(file: Path) -> str | None:
         if name.lower() in SPLITS:
             return name
     return found[1] if found else None
+
+
+def _refuse_paths_only(group: Any, picture: str, file: Path) -> None:
+    """Raise an `InputError` where more rows have a path than bytes, as far as the file's statistics tell."""
+    empty = {}
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.statistics is not None and column.statistics.has_null_count:
+            empty[column.path_in_schema] = column.statistics.null_count
+    n = empty.get(f"{picture}.bytes", 0) - empty.get(f"{picture}.path", 0)
+    if f"{picture}.path" in empty and n > 0:
+        raise InputError(paths_only(n, picture, file))
 
 
 def _check_group(group: Any, leaf: str, file: Path) -> None:

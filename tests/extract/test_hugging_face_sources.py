@@ -113,12 +113,14 @@ def test_tables_that_cannot_be_used(
         open_source(path)
 
 
-def test_paths_alone_are_refused_where_arrow_shows_them(tmp_path: Path) -> None:
+@both
+def test_paths_without_bytes_are_refused(tmp_path: Path, form: str) -> None:
     content = noted(
         FEATURES, image=pa.array([{"bytes": None, "path": "/a/b.png"}], STRUCT), label=pa.array([0])
     )
-    with pytest.raises(InputError, match=r"1 rows of column 'image' .* '/a/b\.png'.*embeds"):
-        open_source(write_saved(tmp_path / "d", content))
+    path = save(tmp_path / "d", content, form)
+    with pytest.raises(InputError, match=r"1 rows of column 'image' .* do not hold their bytes; embed them"):
+        open_source(path)
 
 
 def test_a_saved_data_set_of_one_split(tmp_path: Path) -> None:

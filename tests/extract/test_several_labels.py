@@ -1,5 +1,6 @@
 """Pictures with several labels: kept as a column, and said plainly when a head is asked for."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,22 @@ def test_the_way_out_that_the_message_names_works(run_cli: Run, tmp_path: Path) 
     assert extract(tmp_path / "many.csv", model=MODEL, store=store, update=True).units_done == 0
     common = ("--store", store, "--dataset", "many", "--model", MODEL)
     assert run_cli("train", *common, "--cv", "3", "--out", tmp_path / "run")[0] == 0
+
+
+def test_where_some_have_one_label_training_goes_on_and_says_so(run_cli: Run, tmp_path: Path) -> None:
+    photos = save_shapes(tmp_path / "photos", per_class=6)
+    rows = [
+        f"{file.relative_to(tmp_path)},{file.parent.name}{'|thing' if file.stem == '000' else ''}"
+        for file in sorted(photos.rglob("*.png"))
+    ]
+    (tmp_path / "some.csv").write_text("\n".join(["path,labels", *rows]))
+    store, run = tmp_path / "store", tmp_path / "run"
+    assert run_cli("extract", tmp_path / "some.csv", "--model", MODEL, "--store", store)[0] == 0
+    common = ("--store", store, "--dataset", "some", "--model", MODEL, "--cv", "3", "--out", run)
+    assert run_cli("train", *common)[0] == 0
+    config = json.loads((run / "run.json").read_text())
+    assert config["split"]["n_unlabelled"] == 3
+    assert any("3 pictures have several labels" in warning for warning in config["warnings"])
 
 
 def test_evaluation_of_pictures_says_so_too(run_cli: Run, tmp_path: Path) -> None:

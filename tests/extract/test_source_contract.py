@@ -12,7 +12,9 @@ from containers import MAKERS, MODIFIED_NS, N_PICTURES, label, pixels, split
 from PIL import Image
 
 from toptune.extract import ImageSource, decode_image, open_source
-from toptune.store import FeatureCache
+from toptune.store import FeatureCache, InputError
+
+FLIPS = 40
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,30 @@ def test_a_split_is_a_source_too(opened: Opened) -> None:
     whole = opened.source.manifest()
     rows = [whole.ids.index(name) for name in test.manifest().ids]
     assert [test.read(row) for row in range(2)] == [opened.source.read(row) for row in rows]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("folder", "csv")])
+def test_damage_anywhere_is_an_input_error_or_not_noticed(tmp_path: Path, kind: str) -> None:
+    """Flip a byte, or cut the file there: nothing but our own errors, and some of them."""
+    path = MAKERS[kind](tmp_path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    rng = random.Random(0)
+    refused = 0
+    for trial in range(FLIPS):
+        file = rng.choice(files)
+        whole = file.read_bytes()
+        place = rng.randrange(len(whole)) if trial % 2 else rng.randrange(min(600, len(whole)))
+        torn = bytearray(whole)
+        torn[place] ^= 1 << rng.randrange(8)
+        file.write_bytes(whole[:place] if trial % 5 == 0 else torn)
+        try:
+            source = open_source(path)
+            for row in range(source.manifest().n_rows):
+                source.read(row)
+        except InputError:
+            refused += 1
+        file.write_bytes(whole)
+    assert refused
 
 
 def test_features_do_not_depend_on_the_container(
