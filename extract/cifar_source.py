@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them: Python batches or the binary version."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from toptune.extract.open_files import look_at
 from toptune.extract.plain_pickle import read_plain_pickle
 from toptune.extract.source import default_name
 from toptune.store import InputError
+
+logger = logging.getLogger(__name__)
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3072
@@ -55,6 +58,9 @@ def open_cifar(files: list[Path]) -> ArraySource:
     splits = dict(_CIFAR_10 if is_ten else _CIFAR_100)
     kinds = ("",) if is_ten else FINE_FIRST
     is_binary = files[0].suffix == ".bin"
+    if len(files) < len(splits):
+        there = ", ".join(file.name for file in files)
+        logger.warning("%s holds %s only, %d of %d batches", folder, there, len(files), len(splits))
     names = {kind: (_binary_names if is_binary else _pickled_names)(folder, kind) for kind in kinds}
     parts = []
     for file in files:

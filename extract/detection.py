@@ -27,15 +27,17 @@ GIVE = (
 SHOWN = 5
 _HEAD_BYTES = 512
 _ARCHIVE_SUFFIXES = (".zip", ".npz", ".csv", ".parquet", ".arrow", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _TAR_MAGIC = slice(257, 262)
 
 
 def find_shards(listing: FolderListing) -> list[Path]:
-    """Return the tar files in a folder, or in its folders of splits where there are no others."""
-    files = listing.with_suffix(".tar")
-    if not files and all(name.lower() in SPLITS for name in listing.folders):
-        files = [file for name in listing.folders for file in listing.inner(name).with_suffix(".tar")]
-    return files
+    """Return the tar files in a folder and in its folders of splits, with compressed ones among them."""
+    places = [listing, *(listing.inner(name) for name in listing.folders if name.lower() in SPLITS)]
+    if not any(place.with_suffix(".tar") for place in places):
+        return []
+    # The compressed ones are refused when they are opened: passed over, their rows would be missing.
+    return [file for place in places for ending in _TAR_ENDINGS for file in place.with_suffix(ending)]
 
 
 _Find = Callable[[FolderListing], list[Path]]

@@ -83,18 +83,19 @@ def find_parquet(listing: FolderListing) -> list[Path]:
     splits = [listing.inner(name) for name in listing.folders if name.lower() in SPLITS]
     for places in ([listing], [listing.inner("data")], splits):
         files = [file for place in places for file in place.with_suffix(".parquet")]
-        files = [file for file in files if is_parquet_of_pictures(file)]
-        if files:
-            return files
+        kinds = [is_parquet_of_pictures(file) for file in files]
+        # One that cannot be read is not passed over: its rows would be missing, and nobody would be told.
+        if any(kinds) or (files and places != [listing] and None in kinds):
+            return [file for file, kind in zip(files, kinds, strict=True) if kind is not False]
     return []
 
 
-def is_parquet_of_pictures(file: Path) -> bool:
-    """Whether a file is Parquet, and has a column of pictures."""
+def is_parquet_of_pictures(file: Path) -> bool | None:
+    """Whether a Parquet file has a column of pictures; None where it cannot be read."""
     try:
         return has_pictures(pq.read_schema(file))
     except (pa.ArrowException, OSError, UnicodeDecodeError):
-        return False
+        return None
 
 
 def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:

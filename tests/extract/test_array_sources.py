@@ -138,6 +138,12 @@ def test_cifar_in_every_protocol_is_cifars_binary_version(tmp_path: Path, protoc
     assert [python.read(row) for row in range(8)] == [binary.read(row) for row in range(8)]
 
 
+def test_missing_batches_of_cifar_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        open_source(make_cifar_binary(tmp_path))
+    assert "data_batch_1.bin, test_batch.bin only, 2 of 6 batches" in caplog.text
+
+
 def test_cifar_100_keeps_both_labels(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()

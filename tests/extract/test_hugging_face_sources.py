@@ -230,6 +230,16 @@ def test_parquet_cut_off_damaged_or_of_huge_groups(tmp_path: Path, monkeypatch: 
         open_source(file)
 
 
+@pytest.mark.parametrize("n_good", [0, 1])
+def test_a_cut_off_file_among_others_is_not_passed_over(tmp_path: Path, n_good: int) -> None:
+    folder = make_parquet(tmp_path)
+    files = sorted((folder / "data").iterdir())
+    for file in files[: len(files) - n_good]:
+        file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"00000-of-00001\.parquet is cut off"):
+        open_source(folder)
+
+
 def test_both_forms_hold_the_same_pictures(tmp_path: Path) -> None:
     saved, hub = open_source(make_saved(tmp_path)), open_source(make_parquet(tmp_path))
     one = {name: saved.read(row) for row, name in enumerate(saved.manifest().ids)}

@@ -111,6 +111,7 @@ def test_splits_are_told_by_the_start_of_the_name(tmp_path: Path, shard: str, sp
 def test_shards_in_folders_of_splits(tmp_path: Path) -> None:
     write_tar(tmp_path / "w/train/0.tar", {"a.png": PNG})
     write_tar(tmp_path / "w/val/0.tar", {"a.png": PNG})
+    (tmp_path / "w/notes").mkdir()
     source = open_source(tmp_path / "w")
     assert source.name == "w"
     assert source.manifest().ids == ["train/0/a", "val/0/a"]
@@ -227,6 +228,13 @@ def test_compressed_shards_are_refused_with_what_to_do(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(packed)
     with pytest.raises(InputError, match=r"compressed with gzip.*gunzip"):
         open_source(tmp_path / name)
+
+
+def test_a_compressed_shard_among_others_is_not_passed_over(tmp_path: Path) -> None:
+    packed = gzip.compress(write_tar(tmp_path / "s" / "0.tar", {"a.png": PNG}).read_bytes())
+    (tmp_path / "s" / "1.tar.gz").write_bytes(packed)
+    with pytest.raises(InputError, match=r"1\.tar\.gz is compressed"):
+        open_source(tmp_path / "s")
 
 
 def test_a_shard_that_changes_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
