@@ -210,7 +210,9 @@ def extract(
     """Run a frozen backbone once over DATA and store its layers.
 
     DATA is a folder (class/x.jpg, or train|val|test/class/x.jpg), a CSV or Parquet manifest (path,
-    label, split), or a built-in data set (digits, greek).
+    label, split), WebDataset shards (a .tar, a folder of them, or a pattern like 'train-{000..099}.tar'),
+    a Hugging Face data set (save_to_disk, or Parquet), a zip archive, arrays (.npz, idx, CIFAR), or a
+    built-in data set (digits, greek).
     """
     from toptune.extract import extract_models
     from toptune.workflows import extraction_progress

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from toptune.extract.several_labels import join_labels, split_labels
 from toptune.extract.source import SPLITS, FileRow, FileSource, default_name, printable
 from toptune.store import InputError
+from toptune.store.manifest import LABELS_COLUMN
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 SHOWN = 5
@@ -25,7 +27,8 @@ def open_manifest(file: Path) -> FileSource:
 
     Columns: ``path`` (absolute, or relative to the manifest's folder), and where present ``label``,
     ``split`` (``train``, ``val`` or ``test``) and ``id`` (the path as it is written, by default). Empty
-    fields mean that nothing is known. Other columns of text are kept beside the pictures.
+    fields mean that nothing is known. ``labels`` has several of them, as text with ``|`` or ``;`` between, or
+    as a list; where it has one, that is the label. Other columns of text are kept beside the pictures.
 
     Raises
     ------
@@ -45,14 +48,18 @@ def open_manifest(file: Path) -> FileSource:
     if empty:
         raise InputError(f"manifest {file}: row {empty[0]} (from 0) has no path, and {len(empty) - 1} others")
     ids = columns.get("id") or [Path(str(path)).as_posix() for path in paths]
+    extra = {name: values for name, values in columns.items() if name not in OWN_COLUMNS}
+    labels = columns.get("label") or [None] * len(paths)
+    if LABELS_COLUMN in table.column_names:
+        only, extra[LABELS_COLUMN] = join_labels(_several(table, file), f"manifest {file}, column 'labels'")
+        labels = [label or one for label, one in zip(labels, only, strict=True)]
     rows = _file_rows(
         file,
         ids=[unicodedata.normalize("NFC", printable(identifier or "")) for identifier in ids],
         paths=[str(path) for path in paths],
-        labels=columns.get("label") or [None] * len(paths),
+        labels=labels,
         splits=_splits(columns.get("split") or [None] * len(paths), file),
     )
-    extra = {name: values for name, values in columns.items() if name not in OWN_COLUMNS}
     generic = file.stem.lower() in ("manifest", "metadata", "labels", "index", "images", "train", "data")
     return FileSource(default_name(file.parent if generic else file.with_suffix("")), rows, extra=extra)
 
@@ -82,10 +89,20 @@ def _read(file: Path) -> Any:
 def _is_kept(table: Any, name: str) -> bool:
     if name in OWN_COLUMNS:
         return True
+    if name == LABELS_COLUMN:
+        return False  # made anew, see `_several`
     kind = table.schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return name not in RESERVED and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _several(table: Any, file: Path) -> list[list[str] | None]:
+    kind = table.schema.field(LABELS_COLUMN).type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lists = table.column(LABELS_COLUMN).to_pylist()
+        return [None if names is None else [str(name) for name in names] for names in lists]
+    return [split_labels(text) for text in _text_column(table, LABELS_COLUMN, file)]
 
 
 def _text_column(table: Any, name: str, file: Path) -> list[str | None]:

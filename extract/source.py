@@ -141,15 +141,18 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
     ----------
     data : path, str or ImageSource
         A folder of pictures (``class/x.jpg``, ``train|val|test/class/x.jpg``, or pictures without
-        classes), a CSV or Parquet manifest, or the name of a built-in data set. What is on disk
-        goes before a built-in of the same name.
+        classes); a CSV or Parquet manifest; WebDataset shards (a ``.tar``, a folder of them, or a pattern
+        like ``train-{000..099}.tar``); a Hugging Face data set (a folder from ``save_to_disk``, or of
+        Parquet files); a zip archive; arrays (``.npz``, idx files, CIFAR's batches); or the name of a
+        built-in data set. What is on disk goes before a built-in of the same name.
     split : str, optional
         Keep only this split.
 
     Raises
     ------
     InputError
-        If there is nothing of that name, it holds no pictures, or none of that split.
+        If there is nothing of that name, it is of no kind that is known or of several, it holds no
+        pictures, or none of that split.
     """
     source = _open_whole(data)
     return source if split is None else SplitSource(source, split)
@@ -158,27 +161,24 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
 def _open_whole(data: str | os.PathLike[str] | ImageSource) -> ImageSource:
     if not isinstance(data, str | os.PathLike):
         return data
-    # Imported here because both build on this module.
-    from toptune.extract.folder_source import open_folder
-    from toptune.extract.manifest_source import MANIFEST_SUFFIXES, open_manifest
+    # Imported here because they build on this module.
+    from toptune.extract.detection import open_place
+    from toptune.extract.shard_patterns import expand_pattern, is_pattern
 
     path = Path(data)
-    if path.is_dir():
-        return open_folder(path)
-    if path.is_file():
-        if path.suffix.lower() in MANIFEST_SUFFIXES:
-            return open_manifest(path)
-        raise InputError(
-            f"{path} is a file of kind {path.suffix or 'unknown'!r}; give a folder of pictures, "
-            f"or a manifest ({', '.join(MANIFEST_SUFFIXES)})"
-        )
+    if path.is_dir() or path.is_file():
+        return open_place(path)
+    if is_pattern(str(data)):
+        from toptune.extract.tar_source import open_shards
+
+        return open_shards(expand_pattern(str(data)))
     if str(data) in BUILTINS:
         from toptune.extract.builtin import open_builtin
 
         return open_builtin(str(data))
     close = difflib.get_close_matches(str(data), BUILTINS, n=1)
     raise InputError(
-        f"{str(data)!r} is no folder and no manifest on this machine, and no built-in data set "
+        f"{str(data)!r} is no folder and no file on this machine, and no built-in data set "
         f"({', '.join(BUILTINS)})" + (f"; did you mean {close[0]!r}?" if close else "; check the path")
     )
 

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from toptune.store.errors import CorruptError, InputError
 
+# A further column for pictures with several labels: their names with the separator between.
+LABELS_COLUMN = "labels"
+LABEL_SEPARATOR = "|"
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
 
 

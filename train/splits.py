@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import InputError, Manifest
+from toptune.train.several_labels import advice_on_several_labels
 
 Rows = npt.NDArray[np.int64]
 
@@ -88,7 +89,7 @@ def split_manifest(
     if len(split.train) == 0:
         raise InputError(
             f"no labelled row is left to train on among {manifest.n_rows} ({split.rule}); "
-            "check the labels and the split"
+            + (advice_on_several_labels(manifest, _unlabelled(manifest)) or "check the labels and the split")
         )
     if len(split.test):
         if groups is not None:
@@ -189,6 +190,10 @@ def _labelled(manifest: Manifest) -> npt.NDArray[np.bool_]:
     return np.array([label is not None for label in manifest.labels], dtype=bool)
 
 
+def _unlabelled(manifest: Manifest) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(~_labelled(manifest))
+
+
 def _unsplit(manifest: Manifest) -> Split:
     labelled = _labelled(manifest)
     return Split(
@@ -212,7 +217,10 @@ def _named(manifest: Manifest, val: str) -> Split:
     missing = np.flatnonzero(trains & ~labelled)
     if len(missing):
         raise InputError(
-            f"{len(missing)} training rows have no label, the first is {manifest.ids[missing[0]]!r}; "
+            f"{len(missing)} training rows have no label of their own, the first is "
+            f"{manifest.ids[missing[0]]!r}: {several}"
+            if (several := advice_on_several_labels(manifest, missing))
+            else f"{len(missing)} training rows have no label, the first is {manifest.ids[missing[0]]!r}; "
             "label them or move them to another split"
         )
     return Split(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import FeatureStore, InputError, StoredFeatures, provenance
+from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.head_files import json_ready
 from toptune.train.heads import Head, make_head
@@ -21,6 +21,7 @@ from toptune.train.memory import bytes_of
 from toptune.train.metrics import compute_metrics
 from toptune.train.run import VERSION, Run
 from toptune.train.run_writing import check_out, new_run_folder, write_run
+from toptune.train.several_labels import advice_on_several_labels
 from toptune.train.splits import Split, group_keys, split_manifest
 from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
 
@@ -202,7 +203,7 @@ def train(
             "rule": "each column by mean and deviation of the training rows, layers of equal total variance",
         },
         "selected": _selected(classifier),
-        "warnings": [*_unused(split), *classifier.report.get("warnings", [])],
+        "warnings": [*_unused(split, manifest), *classifier.report.get("warnings", [])],
         "report": classifier.report,
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "created": provenance(),
@@ -251,11 +252,14 @@ def score(
     return compute_metrics(truth, [str(each) for each in predicted], probabilities, run.classes)
 
 
-def _unused(split: Split) -> list[str]:
+def _unused(split: Split, manifest: Manifest) -> list[str]:
     """Say which rows of the data set neither train nor test."""
     notes = []
     if split.n_unlabelled:
         notes.append(f"{split.n_unlabelled} pictures without a label are not used")
+        rows = np.array([row for row, label in enumerate(manifest.labels) if label is None], dtype=np.int64)
+        several = advice_on_several_labels(manifest, rows)
+        notes += [several] if several else []
     if split.n_unused:
         notes.append(
             f"{split.n_unused} labelled pictures are in no split that was asked for and are not used"

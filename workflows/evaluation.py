@@ -9,6 +9,7 @@ import numpy as np
 from toptune.extract import open_source
 from toptune.store import FeatureStore, InputError, UnreadableImageError
 from toptune.train import compute_metrics, evaluate_run
+from toptune.train.several_labels import advice_on_several_labels
 from toptune.workflows.classifier import Classifier
 
 SHOWN = 3
@@ -102,7 +103,8 @@ def evaluate_pictures(
     manifest = source.manifest()
     truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
     if not truth:
-        raise InputError(f"{data} has no labels; evaluate compares with them, predict needs none")
+        several = advice_on_several_labels(manifest, np.arange(manifest.n_rows))
+        raise InputError(several or f"{data} has no labels; evaluate compares with them, predict needs none")
     unknown = sorted(set(truth.values()) - set(classifier.classes))
     if unknown:
         raise InputError(f"{data} has classes that {run} was not trained on: {', '.join(unknown[:10])}")

@@ -1,0 +1,133 @@
+"""Pictures held as arrays of pixels: idx files, npz, CIFAR."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import InputError, Manifest
+
+COLOURS = 3
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """Pictures in one array.
+
+    Attributes
+    ----------
+    pictures : array (n, h, w), (n, h, w, 1), (n, h, w, 3), or (n, 3, h, w) with `has_planes_first`, of uint8
+        May be mapped from a file.
+    labels : sequence of str or None (n,)
+    split : str or None
+    modified_ns : int
+        Of the file that holds them.
+    has_planes_first : bool
+        Whether each colour is a plane of its own.
+    extra : mapping of str to sequence of str or None (n,)
+        Further columns.
+    """
+
+    pictures: npt.NDArray[np.uint8]
+    labels: Sequence[str | None]
+    split: str | None
+    modified_ns: int
+    has_planes_first: bool = False
+    extra: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+
+
+class ArraySource:
+    """Pictures in arrays, each handed on as a PGM or PPM file: its bytes are a short header and the pixels.
+
+    Unlike PNG these bytes depend on no compressor, so their digests are the same on every machine. Ids are
+    the split and the number of the row in it.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    parts : sequence of ArrayPart
+        Parts of one split are numbered on.
+    """
+
+    def __init__(self, name: str, parts: Sequence[ArrayPart]) -> None:
+        self.name = name
+        self._parts = list(parts)
+        lengths = [len(part.pictures) for part in parts]
+        self._starts = np.cumsum([0, *lengths])
+        self._headers = [_header(part) for part in parts]
+        each_bytes = [
+            len(header) + int(np.prod(part.pictures.shape[1:]))
+            for header, part in zip(self._headers, parts, strict=True)
+        ]
+        self._manifest = Manifest.from_columns(
+            ids=_ids(parts),
+            labels=[label for part in parts for label in part.labels],
+            splits=[part.split for part in parts for _ in range(len(part.pictures))],
+            sizes=np.repeat(np.array(each_bytes, dtype=np.int64), lengths),
+            modified_ns=np.repeat(np.array([part.modified_ns for part in parts], dtype=np.int64), lengths),
+            extra=_extra(parts),
+        )
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        part = self._parts[number]
+        pixels = part.pictures[row - int(self._starts[number])]
+        if part.has_planes_first:
+            pixels = np.moveaxis(pixels, 0, -1)
+        return self._headers[number] + bytes(pixels.tobytes())
+
+
+def check_pictures(pictures: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
+    """Return an array of pictures, rows first, if that is what it is.
+
+    Raises
+    ------
+    InputError
+        If it is not of uint8 and of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3).
+    """
+    if pictures.dtype != np.uint8:
+        raise InputError(
+            f"{where} is of {pictures.dtype}; pictures are uint8 from 0 to 255: convert it, for instance by "
+            "(255 * x).round().astype('uint8') where x is from 0 to 1"
+        )
+    shape = pictures.shape
+    is_grey, is_colour = pictures.ndim == 3, pictures.ndim == 4 and shape[3] in (1, COLOURS)
+    if not (is_grey or is_colour) or 0 in shape[1:]:
+        hint = "; move the colours last, with numpy.moveaxis(x, 1, -1)" if 1 < len(shape) == 4 else ""
+        raise InputError(
+            f"{where} has the shape {shape}; pictures are (n, height, width), (n, height, width, 1) or "
+            f"(n, height, width, 3){hint}"
+        )
+    checked: npt.NDArray[np.uint8] = pictures  # type: ignore[assignment]
+    return checked
+
+
+def _header(part: ArrayPart) -> bytes:
+    shape = part.pictures.shape[1:]
+    height, width = shape[1:] if part.has_planes_first else shape[:2]
+    is_colour = len(shape) > 2 and COLOURS in (shape[0] if part.has_planes_first else shape[2],)
+    return b"P%d\n%d %d\n255\n" % (6 if is_colour else 5, width, height)
+
+
+def _ids(parts: Sequence[ArrayPart]) -> list[str]:
+    ids: list[str] = []
+    seen: dict[str | None, int] = {}
+    for part in parts:
+        first = seen.get(part.split, 0)
+        last = seen[part.split] = first + len(part.pictures)
+        prefix = "" if part.split is None else f"{part.split}/"
+        ids += [f"{prefix}{row:08d}" for row in range(first, last)]
+    return ids
+
+
+def _extra(parts: Sequence[ArrayPart]) -> dict[str, list[str | None]]:
+    names = {name: None for part in parts for name in part.extra}
+    return {
+        name: [value for part in parts for value in part.extra.get(name, [None] * len(part.pictures))]
+        for name in names
+    }

@@ -1,0 +1,57 @@
+"""Pictures with several labels: the manifest's column ``labels``, names joined with ``|``."""
+
+import re
+from collections.abc import Sequence
+
+from toptune.store import InputError
+from toptune.store.manifest import LABEL_SEPARATOR
+
+_SEPARATORS = re.compile(r"[|;]")
+
+
+def split_labels(text: str | None) -> list[str]:
+    """Names in a field of text, with ``|`` or ``;`` between them; those that are empty do not count."""
+    return [name.strip() for name in _SEPARATORS.split(text or "") if name.strip()]
+
+
+def join_labels(
+    rows: Sequence[Sequence[str] | None], where: str
+) -> tuple[list[str | None], list[str | None]]:
+    """Make columns of lists of names.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str or None (n,)
+        The names of each picture, in the order given; None where nothing is known.
+    where : str
+        What the names come from, for messages.
+
+    Returns
+    -------
+    labels : list of str or None (n,)
+        The only name of those pictures that have one.
+    joined : list of str or None (n,)
+        All names of each picture, with ``|`` between.
+
+    Raises
+    ------
+    InputError
+        If a name has a ``|`` in it, is empty or occurs twice for one picture.
+    """
+    labels: list[str | None] = []
+    joined: list[str | None] = []
+    for row, names in enumerate(rows):
+        names = names or ()
+        wrong = [name for name in names if LABEL_SEPARATOR in name or not name]
+        if wrong:
+            raise InputError(
+                f"{where}: row {row} (from 0) has the label {wrong[0]!r}; several labels are kept with "
+                f"{LABEL_SEPARATOR!r} between them, so no name may hold it or be empty: rename it"
+            )
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"{where}: row {row} (from 0) has a label twice: {list(names)!r}; give each once"
+            )
+        labels.append(names[0] if len(names) == 1 else None)
+        joined.append(LABEL_SEPARATOR.join(names) if names else None)
+    return labels, joined

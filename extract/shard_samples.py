@@ -1,0 +1,155 @@
+"""The pictures in one WebDataset shard: members of one key together are a sample."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from toptune.extract.folder_source import PICTURE_SUFFIXES
+from toptune.extract.several_labels import split_labels
+from toptune.extract.tar_index import TarMember, tar_members
+from toptune.store import InputError
+
+PICTURE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
+# A text is a label if it is short and of one line; longer ones are captions.
+MAX_LABEL_CHARACTERS = 100
+_MAX_CLASS_BYTES = 4096
+_MAX_JSON_BYTES = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture of a shard.
+
+    Attributes
+    ----------
+    key : str
+        Path of its members up to the first dot of the last part.
+    offset, bytes : int
+        Where the picture lies.
+    names : list of str or None
+        Its labels; None where it has none.
+    has_list : bool
+        Whether they came as a list of several.
+    caption : str or None
+        What its ``.txt`` says: a label, if that of every picture is short enough to be one.
+    """
+
+    key: str
+    offset: int
+    bytes: int
+    names: list[str] | None
+    has_list: bool
+    caption: str | None
+
+
+def shard_samples(path: Path) -> Iterator[Sample]:
+    """Give the pictures of a shard in its order; reads headers and labels, no pictures.
+
+    Raises
+    ------
+    InputError
+        If the shard is damaged, a sample has two pictures, or a label is none.
+    """
+    samples: dict[str, dict[str, TarMember]] = {}
+    for member in tar_members(path):
+        key, extension = _key(member.name)
+        if not key:
+            continue
+        fields = samples.setdefault(key, {})
+        if extension in fields:
+            raise InputError(
+                f"shard {path} holds {member.name!r} twice, or two spellings of it; write it again with "
+                "one of them"
+            )
+        fields[extension] = member
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for key, fields in samples.items():
+            picture = _picture(fields, path)
+            if picture is not None:
+                names, has_list, caption = _labels(fields, descriptor, path)
+                yield Sample(key, picture.offset, picture.bytes, names, has_list, caption)
+    finally:
+        os.close(descriptor)
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Key and extension as WebDataset cuts them; no key for what is hidden or describes the shard."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    if not slash and base.startswith("__") and base.endswith("__"):
+        return "", ""
+    stem, dot, extension = base.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem and dot else ("", "")
+
+
+def _picture(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
+    """Pick the member that is a picture: ``x.jpg`` before ``x.mask.png``."""
+    plain = [member for extension, member in fields.items() if extension in PICTURE_EXTENSIONS]
+    found = plain or [
+        member for extension, member in fields.items() if extension.rpartition(".")[2] in PICTURE_EXTENSIONS
+    ]
+    if len(found) > 1:
+        raise InputError(
+            f"shard {path}: {found[0].name!r} and {found[1].name!r} have one key, the name up to its first "
+            "dot; "
+            "toptune takes one picture a key: rename one of them"
+        )
+    if found and found[0].offset < 0:
+        raise InputError(
+            f"shard {path}: {found[0].name!r} is a link; write the files themselves, "
+            "with `tar --dereference --hard-dereference`"
+        )
+    return found[0] if found else None
+
+
+def _labels(
+    fields: Mapping[str, TarMember], descriptor: int, path: Path
+) -> tuple[list[str] | None, bool, str | None]:
+    if "cls" in fields:
+        text = _read(fields["cls"], descriptor, path, _MAX_CLASS_BYTES).strip()
+        return ([text] if text else None), False, None
+    if "json" in fields:
+        member = fields["json"]
+        try:
+            content = json.loads(_read(member, descriptor, path, _MAX_JSON_BYTES))
+        except ValueError as error:
+            raise InputError(f"shard {path}: {member.name!r} is no JSON: {error}") from error
+        found = content if isinstance(content, dict) else {}
+        for name in ("labels", "label"):
+            if found.get(name) is not None:
+                names, has_list = _names(found[name], name, member, path)
+                return names, has_list or name == "labels", None
+    if "txt" in fields:
+        return None, False, _read(fields["txt"], descriptor, path, _MAX_JSON_BYTES).strip()
+    return None, False, None
+
+
+def _names(value: object, field: str, member: TarMember, path: Path) -> tuple[list[str], bool]:
+    if isinstance(value, list):
+        return [_name(each, member, path) for each in value], True
+    if field == "labels" and isinstance(value, str):
+        return split_labels(value), True
+    return [_name(value, member, path)], False
+
+
+def _name(value: object, member: TarMember, path: Path) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    raise InputError(
+        f"shard {path}: {member.name!r} has the label {value!r}; a label is a text or an integer, "
+        "several are a list of them under 'labels'"
+    )
+
+
+def _read(member: TarMember, descriptor: int, path: Path, limit: int) -> str:
+    if member.offset < 0 or member.bytes > limit:
+        raise InputError(
+            f"shard {path}: {member.name!r} should hold a label and is "
+            + ("a link" if member.offset < 0 else f"{member.bytes} bytes long; the limit is {limit}")
+        )
+    try:
+        return os.pread(descriptor, member.bytes, member.offset).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"shard {path}: {member.name!r} is not UTF-8 text: {error.reason}") from error

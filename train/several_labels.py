@@ -1,0 +1,38 @@
+"""What to say of pictures with several labels, which no head takes yet."""
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store import Manifest
+from toptune.store.manifest import LABEL_SEPARATOR, LABELS_COLUMN
+
+
+def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) -> str:
+    """Say which of some rows have several labels and what to do; nothing where none has.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    rows : array (m,) of int
+        Rows without a label.
+
+    Returns
+    -------
+    str
+        A sentence, or an empty text.
+    """
+    if LABELS_COLUMN not in manifest.extra_names:
+        return ""
+    joined = manifest.column(LABELS_COLUMN)
+    several = [row for row in rows.tolist() if LABEL_SEPARATOR in (joined[row] or "")]
+    if not several:
+        return ""
+    first = several[0]
+    return (
+        f"{len(several)} pictures have several labels, for instance {manifest.ids[first]!r} has "
+        f"{joined[first]!r}, and toptune's heads take one label a picture: give each picture one where the "
+        "labels stand (for instance in a manifest's column 'label') and extract with --update, which "
+        "computes "
+        "nothing anew for labels; from a run on pictures with one label, --relabel RUN --labels COLUMN (or a "
+        "CSV file of id and label) trains for others"
+    )
