@@ -18,6 +18,7 @@ from toptune.extract.options import check_transform_options
 from toptune.extract.plan import ArrayPlan, ExtractSummary
 from toptune.extract.request import request_key
 from toptune.extract.source import ImageSource, open_source
+from toptune.extract.watch import Clocks, Stop, Watch
 from toptune.store import (
     CONTENT_ARRAY,
     ConflictError,
@@ -54,6 +55,8 @@ class ExtractRequest:
         All parts of the data set, where this is the request for one of them; empty otherwise.
     needed : array (n,) of bool, optional
         Rows that are asked for; by default all of them.
+    watch : Watch
+        Says between batches whether to go on.
     """
 
     name: ModelName
@@ -81,6 +84,7 @@ class ExtractRequest:
     started: float
     family: tuple[str, ...] = ()
     needed: npt.NDArray[np.bool_] | None = None
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
     def units(self, n_units: int, unit_rows: int) -> list[int]:
         """List the units of this job: of its shard those that hold a row that is asked for."""
@@ -120,6 +124,9 @@ def extract(
     rehash: bool = False,
     max_failures: int | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
+    time_limit: float | None = None,
+    clocks: Clocks | None = None,
 ) -> ExtractSummary:
     """Run a frozen backbone once over pictures and store its layers.
 
@@ -174,6 +181,13 @@ def extract(
         goes to its end all the same.
     progress : callable, optional
         Called with ``(done_rows, rows, failed)`` after every batch.
+    stop : callable, optional
+        Asked between batches: None to go on, or the seconds within which the unit at hand may still be
+        finished; no other one is begun. No signal handler is installed here.
+    time_limit : float, optional
+        Seconds from now within which the work is to end; no unit is begun that would not be done by then.
+    clocks : Clocks, optional
+        To be read while the extraction runs.
 
     Raises
     ------
@@ -182,7 +196,7 @@ def extract(
     ConflictError
         If the store holds other pictures under that name, or a picture changed since, without `update`.
     InterruptedRunError
-        After Ctrl-C; what is committed stays.
+        After Ctrl-C, a stop or the time limit; what is committed stays.
     """
     started = time.perf_counter()
     _check_numbers(batch_size=batch_size, workers=workers, max_pixels=max_pixels)
@@ -190,6 +204,8 @@ def extract(
         raise InputError(f"dtype {dtype!r} is none of auto, float16, float32")
     if format not in (None, "zarr", "hdf5"):
         raise InputError(f"format {format!r} is none of zarr, hdf5")
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(f"time_limit is {time_limit} seconds; it must be above 0")
     shard_units(1, *(shard or (0, 1)))
     if overwrite and shard not in (None, (0, 1)):
         raise InputError(
@@ -242,6 +258,7 @@ def extract(
             rehash=rehash,
             progress=progress,
             started=started,
+            watch=Watch(stop=stop, time_limit=time_limit, clocks=clocks, started=started),
         )
         summary = _run(request)
     except KeyboardInterrupt:

@@ -173,16 +173,16 @@ class _Job:
         if not self.units:
             return finished_summary(self.cache, self.names, self.request, nothing_to_do=True, plan=self.plan)
         start = time.perf_counter()
-        writer = UnitWriter(self.cache)
+        watch, writer = self.request.watch, UnitWriter(self.cache)
         try:
             with _reader(self.request, self.backbone) as reader, writer:
+                watch.begin_job(lambda: (reader.seconds, self.seconds_compute, writer.seconds))
                 for unit in self._compute(reader):
                     writer.write(unit)
         except KeyboardInterrupt:
-            done = len(self.shard) - len(self.units) + writer.units_written
-            raise InterruptedRunError(
-                f"stopped with {done} of {len(self.shard)} units stored; the same command resumes"
-            ) from None
+            raise self._interrupted("stopped", writer) from None
+        if watch.reason is not None:
+            raise self._interrupted(watch.reason, writer)
         seconds = time.perf_counter() - start
         dims = {spec.name: spec.dim * np.dtype(spec.dtype).itemsize for spec in self.cache.arrays()}
         return finished_summary(
@@ -202,6 +202,12 @@ class _Job:
             plan=self.plan,
         )
 
+    def _interrupted(self, reason: str, writer: UnitWriter) -> InterruptedRunError:
+        done = len(self.shard) - len(self.units) + writer.units_written
+        return InterruptedRunError(
+            f"{reason} with {done} of {len(self.shard)} units stored; the same command resumes"
+        )
+
     def _compute(self, reader: BatchReader) -> Iterator[UnitValues]:
         known = _known_digests(self.request, self.cache)
         batches = reader.batches(rows for unit in self.units for rows in self._batches(unit))
@@ -209,13 +215,17 @@ class _Job:
         for unit in self.units:
             start = time.perf_counter()
             unit_rows = self.cache.unit_slice(unit)
+            if not self.request.watch.may_begin(_length(unit_rows)):
+                return
             values: dict[str, npt.NDArray[Any]] = {
                 array.name: np.empty((_length(unit_rows), array.dim), dtype=self.dtypes[array.name])
                 for array in self.arrays
             }
             values[CONTENT_ARRAY] = np.empty((_length(unit_rows), DIGEST_BYTES), dtype=np.uint8)
             failed: dict[int, str] = {}
-            for _ in self._batches(unit):
+            for rows in self._batches(unit):
+                if not self.request.watch.may_go_on(unit_rows.stop - rows.start):
+                    return
                 batch = next(batches)
                 self._check_content(batch, *known)
                 place = slice(batch.rows.start - unit_rows.start, batch.rows.stop - unit_rows.start)
