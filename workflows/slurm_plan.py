@@ -88,7 +88,8 @@ class SlurmPlan:
             f"{_mib(self.base_bytes)} for torch; asked for {_mib(self.memory_bytes)}"
         )
         yield (
-            f"disk: {_mib(self.bytes_read)} read, {_mib(self.bytes_written)} written in about {self.files} files"
+            f"disk: {_mib(self.bytes_read)} read, {_mib(self.bytes_written)} written in about "
+            f"{self.files} files"
         )
         yield from self.notes
 
