@@ -10,7 +10,9 @@ import pytest
 from shapes import save_shapes
 
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN = ((ROOT / name).read_text() for name in ("README.md", "docs/store.md", "docs/train.md"))
+README, STORE, TRAIN, JOBS = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/store.md", "docs/train.md", "docs/jobs.md")
+)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -18,7 +20,9 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [(README, 14), (STORE, 25), (TRAIN, 8)], ids=["README", "docs/store", "docs/train"]
+    ("page", "least"),
+    [(README, 14), (STORE, 25), (TRAIN, 8), (JOBS, 2)],
+    ids=["README", "docs/store", "docs/train", "docs/jobs"],
 )
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")

@@ -136,12 +136,14 @@ def size_jobs(
     wanted = jobs if jobs is not None else math.ceil(work / max(usable, unit_seconds))
     tasks = max(1, min(wanted, plan.units, MAX_TASKS))
     if jobs is not None and tasks < jobs:
-        limit = f"there are {plan.units} units" if tasks == plan.units else f"arrays have at most {MAX_TASKS}"
-        notes.append(f"{tasks} tasks instead of {jobs}: {limit}")
+        limit = "that is how many units there are" if tasks == plan.units else "arrays have no more"
+        notes.append(f"{jobs} tasks asked for, {tasks} made: {limit}")
     units_per_task = min(-(-plan.units // tasks), plan.units_missing)
     rows_per_task = min(units_per_task * plan.unit_rows, plan.rows_missing)
     compute = rows_per_task / images_per_second
-    if time_seconds is None:
+    if time_seconds is None and jobs is None:
+        time_seconds = max(DEFAULT_SECONDS, math.ceil(unit_seconds) + START_SECONDS + END_SECONDS)
+    elif time_seconds is None:
         time_seconds = 300 * math.ceil((TIME_SLACK * compute + START_SECONDS + END_SECONDS) / 300)
     starts = math.ceil(TIME_SLACK * compute / (time_seconds - START_SECONDS - END_SECONDS))
     if starts > 1:

@@ -1,5 +1,7 @@
 """Shards from the environment of job arrays: what is taken, and what is refused."""
 
+import re
+
 import pytest
 
 from toptune.store import InputError
@@ -92,6 +94,5 @@ def test_every_task_of_an_array_takes_another_shard() -> None:
     ],
 )
 def test_what_is_refused(given: str | None, environment: dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match="(?s).*") as refusal:
+    with pytest.raises(InputError, match=re.escape(said)):
         choose_shard(given, environment)
-    assert said in str(refusal.value)

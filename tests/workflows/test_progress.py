@@ -31,7 +31,8 @@ def test_a_line_a_minute_where_there_is_no_terminal(
     with extraction_progress() as progress:
         report(progress, clock, 150)
     assert capsys.readouterr().err.splitlines() == [
-        "extracting: 600 of 3000 images, 10 images/s, 240 s left, 2 failed, read 30 s, compute 54 s, write 6 s",
+        "extracting: 600 of 3000 images, 10 images/s, 240 s left, 2 failed, read 30 s, compute 54 s, "
+        "write 6 s",
         "extracting: 1200 of 3000 images, 10 images/s, 180 s left, 2 failed, read 60 s, compute 108 s, "
         "write 12 s",
     ]
@@ -40,10 +41,14 @@ def test_a_line_a_minute_where_there_is_no_terminal(
 def test_json_lines_once_a_minute_and_at_the_end(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), extraction_progress(json_logs=True) as progress:
-        report(progress, clock, 150)
-        clock[0] = 160.0
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with extraction_progress(json_logs=True) as progress:
+            report(progress, clock, 150)
+            clock[0] = 160.0
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["done"] for line in lines] == [600, 1200, 1500]
     assert all(line["time"].endswith("+00:00") for line in lines)
