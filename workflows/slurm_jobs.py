@@ -41,6 +41,8 @@ BACKBONE_OPTIONS = (
     "interpolation",
     "model_kwargs",
 )
+# Of `toptune train`: what the jobs say.
+DECIDED = ("--store", "--dataset", "--model", "--out", "--update", "--relabel")
 # Of `extract`: what a plan and a sample are made without.
 NOT_FOR_PLANS = ("max_failures", "update", "rehash")
 
@@ -138,6 +140,9 @@ def write_slurm_jobs(
     options = {name: value for name, value in (options or {}).items() if value is not None}
     if gpus:
         options["device"] = "cuda" if options.get("device", "cpu") == "cpu" else options["device"]
+    decided = [word for word in train_arguments or () if word.split("=")[0] in DECIDED]
+    if decided:
+        raise InputError(f"--train {decided[0]} is for the jobs to say; leave it out")
     folder = Path(out).absolute()
     run = folder / "run"
     if train_arguments is not None and run.exists():

@@ -1,4 +1,4 @@
-"""A real Slurm runs what `toptune jobs slurm` wrote, loses a node in the middle, and the store is the same."""
+"""A real Slurm runs what `toptune jobs slurm` wrote, loses a node midway, and ends as a single run."""
 
 import json
 import os
@@ -98,8 +98,9 @@ def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tm
     assert metrics["accuracy"] > 0.8
     print(
         f"\n{TASKS} tasks on 2 nodes; {node} killed with {len(killed)} processes after {lost:.1f} s, units "
-        f"{sorted(left)} missing; restarted by Slurm on {again['NodeList']}; "
-        f"all jobs ended after {seconds:.1f} s, all compared after {time.monotonic() - began:.1f} s; accuracy {metrics['accuracy']:.3f}"
+        f"{sorted(left)} missing; restarted by Slurm on {again['NodeList']}; all jobs ended after "
+        f"{seconds:.1f} s, all compared after {time.monotonic() - began:.1f} s; accuracy "
+        f"{metrics['accuracy']:.3f}"
     )
 
 
