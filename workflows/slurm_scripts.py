@@ -23,6 +23,7 @@ export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-{cpus}}}"
 # the extraction through this. It finishes or gives up the unit at hand and exits with 3.
 pid=
 signalled=
+# shellcheck disable=SC2317  # the trap calls it
 pass_on() {{
     signalled=yes
     [ -z "$pid" ] || kill -s USR1 "$pid" 2>/dev/null
