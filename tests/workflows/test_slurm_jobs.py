@@ -69,7 +69,7 @@ def test_sizes_are_arithmetic(
     units_per_task: int,
     starts: int,
 ) -> None:
-    sized = size_jobs(plan_of(rows, 4096), images_per_second=100, weights_bytes=100 * MiB, **options)  # type: ignore[arg-type]
+    sized = size_jobs(plan_of(rows, 4096), images_per_second=100, weights_bytes=100 * MiB, **options)
     assert (sized.tasks, sized.units_per_task) == (tasks, units_per_task)
     assert sized.tasks * sized.units_per_task >= sized.units
     assert sized.starts_per_task == starts
@@ -134,7 +134,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         assert subprocess.run(["bash", "-n", scripts / name], capture_output=True).stderr == b""
         if shutil.which("shellcheck"):
             # 2016 is about the dollar sign of the folder, which is meant.
-            command = ["shellcheck", "--exclude=SC2016", scripts / name]
+            command = ["shellcheck", "--exclude=SC2016", str(scripts / name)]
             checked = subprocess.run(command, capture_output=True, text=True)
             assert checked.returncode == 0, checked.stdout
     text = (scripts / "extract.sbatch").read_text()
