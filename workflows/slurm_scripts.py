@@ -44,8 +44,13 @@ case "$code" in
 3 | 138 | 143)
     # Stopped early, or signalled before it could listen: back into the queue, to go on with what is missing.
     if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then
-        scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}" ||
+        if scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; then
+            # Slurm ends this script now. Ending by itself could be taken for the end of the task.
+            trap - TERM
+            sleep {end_seconds}
+        else
             echo "cannot be put back into the queue; submit this script again to go on" >&2
+        fi
     fi
     ;;
 esac
@@ -133,6 +138,7 @@ def extract_script(
         cpus=cpus,
         command=_command(words),
         max_restarts=MAX_RESTARTS,
+        end_seconds=END_SECONDS,
     )
 
 

@@ -1,4 +1,4 @@
-"""A real Slurm runs what `toptune jobs slurm` wrote, loses a node midway, and ends as a single run."""
+"""A real Slurm runs what `toptune jobs slurm` wrote, loses a node and warns a task; the store is the same."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tiny import feature_bytes
 
 from toptune.store import FeatureCache, FeatureStore, shard_units
 
-PICTURES, UNIT_ROWS, TASKS = 480, 64, 2
+PICTURES, UNIT_ROWS, TASKS = 384, 64, 2
 EXTRACT = ("--model", MODEL, "--layers", "all", "-b", "8", "-j", "1", "--img-size", "224")
 
 
@@ -60,15 +60,17 @@ def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tm
     assert report["plan"]["tasks"] == TASKS
     extract, train = report["jobs"]["extract"], report["jobs"]["train"]
 
-    # Each task works on its own units; the node of the second is cut off while that has some and lacks some.
+    # Each task works on its own units. The first gets the signal that announces the end of its time, the node
+    # of the second is cut off, both while they have some units and lack some.
     n_units = -(-PICTURES // UNIT_ROWS)
-    second = set(shard_units(n_units, 1, TASKS))
+    first, second = (set(shard_units(n_units, task, TASKS)) for task in range(TASKS))
 
     def stored() -> set[int]:
         arrays = units_of(folder / "store")
         return set.intersection(*arrays.values()) if arrays else set()
 
-    cluster.wait_for("unit of the second task", lambda: stored() & second, 60)
+    cluster.wait_for("unit of each task", lambda: stored() & first and stored() & second, 60)
+    cluster.run("scancel", "--signal=USR1", "--batch", f"{extract}_0")
     nodes = {number: node for number, state, node in cluster.jobs() if state == "RUNNING"}
     node = nodes[f"{extract}_1"]
     killed = cluster.kill_node(node)
@@ -77,15 +79,22 @@ def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tm
     assert left, "the task was done before its node was lost"
     lost = time.monotonic() - began
 
-    # Slurm finds out by itself and puts the task back, to begin in two minutes: as an operator, do not wait.
-    cluster.wait_for("requeued task", lambda: (f"{extract}_1", "PENDING", "") in cluster.jobs(), 60)
-    cluster.run("scontrol", "update", f"JobId={extract}_1", "StartTime=now")
+    # The first puts itself back into the queue; that the node is gone, Slurm finds out by itself. Both are to
+    # begin in two minutes: as an operator, do not wait. (Slurm needs a second in between.)
+    for task in (f"{extract}_0", f"{extract}_1"):
+        cluster.wait_for("requeued task", lambda task=task: (task, "PENDING", "") in cluster.jobs(), 60)
+        if task.endswith("_0"):
+            before = stored()
+        cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now+3")
     cluster.wait_for("end of all jobs", lambda: not cluster.jobs(), 150)
     logs = "\n".join(path.read_text() for path in sorted((folder / "jobs" / "logs").iterdir()))
-    again = cluster.job(f"{extract}_1")
-    assert (again["JobState"], again["Restarts"]) == ("COMPLETED", "1"), logs
-    assert cluster.job(f"{extract}_0")["JobState"] == "COMPLETED", logs
+    ended = [cluster.job(f"{extract}_{task}") for task in range(TASKS)]
+    assert [(job["JobState"], job["Restarts"]) for job in ended] == [("COMPLETED", "1")] * TASKS, (
+        logs + cluster.logs()
+    )
     assert cluster.job(train)["JobState"] == "COMPLETED", logs
+    assert "SIGUSR1: the unit at hand is finished" in logs
+    assert f"stopped with {len(before & first)} of 3 units stored; the same command resumes" in logs
     assert "shard 1/2: SLURM_ARRAY_TASK_ID is 1" in logs
     seconds = time.monotonic() - began
 
@@ -103,7 +112,7 @@ def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tm
     assert metrics["accuracy"] > 0.8
     print(
         f"\n{TASKS} tasks on 2 nodes; {node} killed with {len(killed)} processes after {lost:.1f} s, units "
-        f"{sorted(left)} missing; restarted by Slurm on {again['NodeList']}; all jobs ended after "
+        f"{sorted(left)} missing; restarted by Slurm on {ended[1]['NodeList']}; all jobs ended after "
         f"{seconds:.1f} s, all compared after {time.monotonic() - began:.1f} s; accuracy "
         f"{metrics['accuracy']:.3f}"
     )
