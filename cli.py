@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,27 @@ def parse_age(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return timedelta(**{unit: int(value[:-1])})
 
 
+def parse_seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Parse a length of time: ``2h``, ``90m``, ``45s``, ``1d``, or seconds."""
+    if value is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(value[-1:])
+    try:
+        seconds = float(value[:-1]) * unit if unit else float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise click.BadParameter(f"{value!r} is no length of time; give one such as 2h, 90m or 3600")
+    return seconds
+
+
+def parse_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001
+    """Parse an amount of memory: ``4GiB``, ``512M``."""
+    from toptune.train.memory import bytes_of
+
+    return None if value is None else bytes_of(value)
+
+
 def parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:  # noqa: ARG001
     """Parse names with commas between them."""
     if value is None:
@@ -119,16 +141,6 @@ def parse_batch_size(ctx: click.Context, param: click.Parameter, value: str | No
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is no number of pictures from 1, and not auto")
     return int(value)
-
-
-def parse_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:  # noqa: ARG001
-    """Parse ``i/n``: part i of n, i from 0."""
-    if value is None:
-        return None
-    index, slash, count = value.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise click.BadParameter(f"{value!r} is not i/n with 0 <= i < n, for instance 0/4")
-    return int(index), int(count)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -192,7 +204,25 @@ def toptune(debug: bool) -> None:
     show_default=True,
     help="draft decodes large JPEGs at a fraction of their size.",
 )
-@click.option("--shard", callback=parse_shard, help="Do only part i of n of the units, i from 0.")
+@click.option(
+    "--shard",
+    metavar="I/N|auto[/N]",
+    help="Do only part i of n of the units, i from 0; auto, the default in job arrays: as the array says.",
+)
+@click.option(
+    "--time-limit",
+    callback=parse_seconds,
+    metavar="TIME",
+    help="Stop before a unit that would end later: 2h.",
+)
+@click.option(
+    "--grace",
+    callback=parse_seconds,
+    default="30",
+    show_default=True,
+    metavar="TIME",
+    help="After SIGTERM, SIGINT or SIGUSR1: for the unit at hand, if that is enough.",
+)
 @click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
@@ -203,9 +233,18 @@ def toptune(debug: bool) -> None:
     "--update", is_flag=True, help="Make DATA the next version of the data set: only new pictures are run."
 )
 @click.option("--rehash", is_flag=True, help="Compare the bytes of every picture with what was extracted.")
+@click.option("--json-logs", is_flag=True, help="Progress on standard error as JSON, a line a minute.")
 @JSON
 def extract(
-    data: str, models: Sequence[str], root: str, max_failures: int, as_json: bool, **options: Any
+    data: str,
+    models: Sequence[str],
+    root: str,
+    shard: str | None,
+    grace: float,
+    json_logs: bool,
+    max_failures: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run a frozen backbone once over DATA and store its layers.
 
@@ -215,14 +254,20 @@ def extract(
     built-in data set (digits, greek).
     """
     from toptune.extract import extract_models
-    from toptune.workflows import extraction_progress
+    from toptune.workflows import choose_shard, extraction_progress, stop_on_signals
 
-    with extraction_progress() as progress:
+    part, why = choose_shard(shard, os.environ)
+    if why:
+        click.echo(why, err=True)
+    with stop_on_signals(grace) as stop, extraction_progress(json_logs=json_logs) as progress:
         summaries = extract_models(
             data,
             models=listed(models, "models"),
             store=root,
+            shard=part,
+            stop=stop,
             progress=progress,
+            clocks=progress.clocks,
             max_failures=max_failures,
             **options,
         )
@@ -448,6 +493,92 @@ def demo(out: str, as_json: bool) -> None:
 
     report = run_demo(out, report=lambda command: click.echo(f"$ {command}", err=True))
     show(as_json, report.to_dict(), str(report))
+
+
+@toptune.group()
+def jobs() -> None:
+    """Write, and submit, scripts for a cluster's batch system."""
+
+
+@jobs.command("slurm")
+@click.option(
+    "--out", default="toptune-jobs", show_default=True, type=click.Path(), help="Scripts, logs, run."
+)
+@click.option("--jobs", "n_jobs", type=click.IntRange(1), help="Tasks of the array; by default by --time.")
+@click.option(
+    "--time",
+    "time_seconds",
+    callback=parse_seconds,
+    help="Of each task: 2h, 90m; by default worked out, or 1h.",
+)
+@click.option(
+    "--mem", "memory_bytes", callback=parse_bytes, help="Of each task, as 8G; by default worked out."
+)
+@click.option("--partition", help="Slurm's.")
+@click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="Of each task.")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="Of each task.")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="One more of sbatch: --account=vision.")
+@click.option("--images-per-second", type=float, help="Of one task; by default measured here on a sample.")
+@click.option("--train", "training", default="", metavar="OPTIONS", help="Of toptune train: '--head ridge'.")
+@click.option("--no-train", is_flag=True, help="Only the extraction.")
+@click.option("--submit", is_flag=True, help="Submit what was written.")
+@click.pass_context
+def jobs_slurm(
+    ctx: click.Context,
+    /,
+    data: str,
+    models: Sequence[str],
+    root: str,
+    n_jobs: int | None,
+    training: str,
+    no_train: bool,
+    submit: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write an array job that extracts DATA, and a job that checks the store and trains.
+
+    Takes every option of extract that can be one of a job's, and for training --train. Sizes follow from the
+    plan, which is printed. Nothing is submitted without --submit.
+    """
+    from toptune.workflows import check_sbatch, submit_slurm_jobs, write_slurm_jobs
+
+    if len(models) > 1:
+        raise click.UsageError(f"{len(models)} models are given; write the jobs of each by itself")
+    (model,) = models
+    if submit:
+        check_sbatch()
+    words = shlex.split(training)
+    if not no_train:
+        fixed = ["--store", root, "--dataset", "x", "--model", model, "--out", "x"]
+        train.make_context("train", [*fixed, *words], parent=ctx)
+    own = {name: options.pop(name) for name in SLURM_OPTIONS}
+    done = write_slurm_jobs(
+        data,
+        model=model,
+        store=root,
+        options=options,
+        jobs=n_jobs,
+        train_arguments=None if no_train else words,
+        **own,
+    )
+    done = submit_slurm_jobs(done) if submit else done
+    show(as_json, done.to_dict(), str(done))
+
+
+SLURM_OPTIONS = (
+    "out",
+    "time_seconds",
+    "memory_bytes",
+    "partition",
+    "cpus",
+    "gpus",
+    "sbatch",
+    "images_per_second",
+)
+# What jobs decide, and what an array must not do.
+NOT_IN_JOBS = ("shard", "time_limit", "grace", "json_logs", "dry_run", "overwrite", "dask")
+jobs_slurm.params += [option for option in extract.params if option.name not in NOT_IN_JOBS]
 
 
 @toptune.command()
@@ -732,23 +863,33 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # A job scheduler's SIGTERM stops the work as Ctrl-C does: cleanly, and to be resumed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A job scheduler's signals stop the work as Ctrl-C does: cleanly, and to be resumed.
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:
+        # Another signal, while it was being said that one had come.
+        code = 3
+    raise SystemExit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out one command; return its exit code."""
     try:
         toptune.main(arguments, prog_name="toptune", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        code = say_in_json(error.format_message(), error.exit_code, arguments)
+        return say_in_json(error.format_message(), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
         resumes = "; the same command resumes" if {"extract", "import", "copy"} & {*arguments[:3]} else ""
-        code = fail(f"stopped{resumes}", 3, arguments)
+        return fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:
             raise
-        code = fail(*explain(error), arguments)
-    else:
-        code = 0
-    raise SystemExit(code)
+        return fail(*explain(error), arguments)
+    return 0
 
 
 def explain(error: Exception) -> tuple[str, int]:

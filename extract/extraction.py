@@ -19,6 +19,7 @@ from toptune.extract.options import check_transform_options
 from toptune.extract.plan import ArrayPlan, ExtractSummary
 from toptune.extract.request import request_key
 from toptune.extract.source import ImageSource, open_source
+from toptune.extract.watch import Clocks, Stop, Watch
 from toptune.store import (
     CONTENT_ARRAY,
     ConflictError,
@@ -70,6 +71,8 @@ class ExtractRequest:
         All parts of the data set, where this is the request for one of them; empty otherwise.
     needed : array (n,) of bool, optional
         Rows that are asked for; by default all of them.
+    watch : Watch
+        Says between batches whether to go on.
     """
 
     name: ModelName
@@ -97,6 +100,7 @@ class ExtractRequest:
     started: float
     family: tuple[str, ...] = ()
     needed: npt.NDArray[np.bool_] | None = None
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
     def units(self, n_units: int, unit_rows: int) -> list[int]:
         """List the units of this job: of its shard those that hold a row that is asked for."""
@@ -139,6 +143,9 @@ def extract(
     rehash: bool = False,
     max_failures: int | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
+    time_limit: float | None = None,
+    clocks: Clocks | None = None,
 ) -> ExtractSummary:
     """Run a frozen backbone once over pictures and store its layers.
 
@@ -195,6 +202,13 @@ def extract(
         goes to its end all the same.
     progress : callable, optional
         Called with ``(done_rows, rows, failed)`` after every batch.
+    stop : callable, optional
+        Asked between batches: None to go on, or the seconds within which the unit at hand may still be
+        finished; no other one is begun. No signal handler is installed here.
+    time_limit : float, optional
+        Seconds from now within which the work is to end; no unit is begun that would not be done by then.
+    clocks : Clocks, optional
+        To be read while the extraction runs.
 
     Raises
     ------
@@ -203,7 +217,7 @@ def extract(
     ConflictError
         If the store holds other pictures under that name, or a picture changed since, without `update`.
     InterruptedRunError
-        After Ctrl-C; what is committed stays.
+        After Ctrl-C, a stop or the time limit; what is committed stays.
     """
     return _extract([model], locals())[0]
 
@@ -259,6 +273,9 @@ def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRe
     )
     _check_choice("dtype", given["dtype"], ("auto", "float16", "float32"))
     _check_choice("format", given["format"], (None, "zarr", "hdf5"))
+    time_limit = given["time_limit"]
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(f"time_limit is {time_limit} seconds; it must be above 0")
     shard_units(1, *shard)
     if given["overwrite"] and shard != (0, 1):
         raise InputError(
@@ -285,6 +302,7 @@ def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRe
     }
     source = open_source(given["data"], split=given["split"])
     store, of_model = given["store"], {name: given[name] for name in ("weights", "precision")}
+    watch = Watch(stop=given["stop"], time_limit=time_limit, clocks=given["clocks"], started=started)
     return [
         ExtractRequest(
             name=name,
@@ -305,6 +323,7 @@ def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRe
             max_pixels=max_pixels or MAX_PIXELS,
             shard=shard,
             started=started,
+            watch=watch,
             **{option: given[option] for option in _AS_GIVEN},
         )
         for name in names

@@ -81,7 +81,7 @@ class _Pass:
         """Read, compute and commit, with progress as of `total` rows, `before` of which others have done."""
         if not self.units:
             return
-        start = time.perf_counter()
+        start, watch = time.perf_counter(), self.lanes[0].request.watch
         # One geometry for all models that see the same pixels.
         geometries = {canonical_json(lane.backbone.transform.geometry): lane.backbone for lane in self.lanes}
         try:
@@ -89,14 +89,28 @@ class _Pass:
                 reader = stack.enter_context(open_reader(self.lanes[0].request, list(geometries.values())))
                 for writer in self.writers.values():
                     stack.enter_context(writer)
+                watch.begin_job(lambda: self._clocks(reader))
                 self._compute(reader, list(geometries), before=before, total=total, failed=failed)
         except KeyboardInterrupt:
-            n_units = sum(len(lane.shard) for lane in self.lanes)
-            done = n_units + sum(self.writers[lane].units_written - len(lane.units) for lane in self.lanes)
-            raise InterruptedRunError(
-                f"stopped with {done} of {n_units} units stored; the same command resumes"
-            ) from None
+            raise self._interrupted("stopped") from None
+        if watch.reason is not None:
+            raise self._interrupted(watch.reason)
         self.seconds, self.seconds_read = time.perf_counter() - start, reader.seconds
+
+    def _clocks(self, reader: BatchReader) -> tuple[float, float, float]:
+        """Seconds of reading, computing and committing so far."""
+        return (
+            reader.seconds,
+            sum(lane.seconds_compute for lane in self.lanes),
+            sum(writer.seconds for writer in self.writers.values()),
+        )
+
+    def _interrupted(self, reason: str) -> InterruptedRunError:
+        n_units = sum(len(lane.shard) for lane in self.lanes)
+        done = n_units + sum(self.writers[lane].units_written - len(lane.units) for lane in self.lanes)
+        return InterruptedRunError(
+            f"{reason} with {done} of {n_units} units stored; the same command resumes"
+        )
 
     def _compute(
         self, reader: BatchReader, geometries: Sequence[str], *, before: int, total: int, failed: int
@@ -105,12 +119,18 @@ class _Pass:
             lane: geometries.index(canonical_json(lane.backbone.transform.geometry)) for lane in self.lanes
         }
         batches = reader.batches(rows for unit in self.units for rows in self.lanes[0].batches(unit))
-        progress, done = self.lanes[0].request.progress, before
+        progress, watch = self.lanes[0].request.progress, self.lanes[0].request.watch
+        done = before
         for unit in self.units:
+            unit_rows = self._slices(unit)
+            if not watch.may_begin(length(unit_rows)):
+                return
             wanting = [lane for lane in self.lanes if unit in lane.wanted]
             for lane in wanting:
                 lane.begin(unit)
-            for _ in self.lanes[0].batches(unit):
+            for rows in self.lanes[0].batches(unit):
+                if not watch.may_go_on(unit_rows.stop - rows.start):
+                    return
                 by_geometry = next(batches)
                 for lane in wanting:
                     lane.take(by_geometry[places[lane]])

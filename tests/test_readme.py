@@ -10,8 +10,10 @@ import pytest
 from shapes import save_shapes
 
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN = ((ROOT / name).read_text() for name in ("README.md", "docs/store.md", "docs/train.md"))
-SOURCES = (ROOT / "docs/sources.md").read_text()
+README, STORE, TRAIN, SOURCES, JOBS = (
+    (ROOT / name).read_text()
+    for name in ("README.md", "docs/store.md", "docs/train.md", "docs/sources.md", "docs/jobs.md")
+)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -20,8 +22,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 14), (STORE, 25), (TRAIN, 8), (SOURCES, 9)],
-    ids=["README", "docs/store", "docs/train", "docs/sources"],
+    [(README, 14), (STORE, 25), (TRAIN, 8), (SOURCES, 9), (JOBS, 2)],
+    ids=["README", "docs/store", "docs/train", "docs/sources", "docs/jobs"],
 )
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")

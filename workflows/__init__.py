@@ -7,17 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toptune.workflows.array_task import choose_shard
     from toptune.workflows.classifier import Classifier, Prediction, write_predictions
     from toptune.workflows.demonstration import DemoReport, demo
     from toptune.workflows.evaluation import describe_metrics, evaluate
     from toptune.workflows.feature_files import export_stored, import_files
     from toptune.workflows.machine import examine_machine
     from toptune.workflows.progress import extraction_progress, work_progress
+    from toptune.workflows.slurm_jobs import SlurmJobs, check_sbatch, submit_slurm_jobs, write_slurm_jobs
+    from toptune.workflows.slurm_plan import SlurmPlan, size_jobs
+    from toptune.workflows.stop_signals import stop_on_signals
 
 _WHERE = {
     "Classifier": "classifier",
     "DemoReport": "demonstration",
     "Prediction": "classifier",
+    "SlurmJobs": "slurm_jobs",
+    "SlurmPlan": "slurm_plan",
+    "check_sbatch": "slurm_jobs",
+    "choose_shard": "array_task",
     "demo": "demonstration",
     "describe_metrics": "evaluation",
     "evaluate": "evaluation",
@@ -25,14 +33,22 @@ _WHERE = {
     "extraction_progress": "progress",
     "export_stored": "feature_files",
     "import_files": "feature_files",
+    "size_jobs": "slurm_plan",
+    "stop_on_signals": "stop_signals",
+    "submit_slurm_jobs": "slurm_jobs",
     "work_progress": "progress",
     "write_predictions": "classifier",
+    "write_slurm_jobs": "slurm_jobs",
 }
 
 __all__ = [
     "Classifier",
     "DemoReport",
     "Prediction",
+    "SlurmJobs",
+    "SlurmPlan",
+    "check_sbatch",
+    "choose_shard",
     "demo",
     "describe_metrics",
     "evaluate",
@@ -40,8 +56,12 @@ __all__ = [
     "export_stored",
     "extraction_progress",
     "import_files",
+    "size_jobs",
+    "stop_on_signals",
+    "submit_slurm_jobs",
     "work_progress",
     "write_predictions",
+    "write_slurm_jobs",
 ]
 
 

@@ -1,32 +1,147 @@
-"""How long work shows itself: a live bar on a terminal, a line a minute in a log."""
+"""How long work shows itself: a live bar on a terminal, a line a minute in a log, or JSON lines."""
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from toptune.extract import Clocks
+
 LOG_SECONDS = 60.0
 
-ReportRows = Callable[[int, int, int], None]
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far an extraction is.
+
+    Attributes
+    ----------
+    done, total, failed : int
+        Pictures.
+    images_per_second : float
+        From the first batch on, without what came before it; 0 until it can be told.
+    read, compute, write : float
+        Seconds of the three clocks.
+    """
+
+    done: int
+    total: int
+    failed: int
+    images_per_second: float
+    read: float
+    compute: float
+    write: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace so far; None where there is none yet."""
+        return (self.total - self.done) / self.images_per_second if self.images_per_second else None
+
+    @property
+    def clocks(self) -> str:
+        """The three clocks in words."""
+        return f"read {self.read:.0f} s, compute {self.compute:.0f} s, write {self.write:.0f} s"
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f"{self.seconds_left:.0f} s left, "
+        return (
+            f"extracting: {self.done} of {self.total} images, {self.images_per_second:.0f} images/s, "
+            f"{left}{self.failed} failed, {self.clocks}"
+        )
+
+    def to_json(self) -> str:
+        """Give one line of JSON, with the time of day."""
+        left = self.seconds_left
+        return json.dumps(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "done": self.done,
+                "total": self.total,
+                "images_per_second": round(self.images_per_second, 2),
+                "seconds_left": None if left is None else round(left, 1),
+                "failed": self.failed,
+                "seconds_read": round(self.read, 2),
+                "seconds_compute": round(self.compute, 2),
+                "seconds_write": round(self.write, 2),
+            }
+        )
+
+
+class ExtractionProgress:
+    """``progress`` of `toptune.extract.extract`; its `clocks` are to be given to the same call.
+
+    Parameters
+    ----------
+    show : callable
+        Called with every `Standing`.
+    """
+
+    def __init__(self, show: Callable[[Standing], None]) -> None:
+        self.clocks = Clocks()
+        self.last: Standing | None = None
+        self._show = show
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int, failed: int) -> None:
+        """Take note of a batch."""
+        now = time.perf_counter()
+        # The first batch waits for what is made once; the pace is that of the others.
+        began, before = self._first = self._first or (now, done)
+        rate = (done - before) / (now - began) if now > began else 0.0
+        read, compute, write = self.clocks.seconds()
+        self.last = Standing(
+            done=done,
+            total=total,
+            failed=failed,
+            images_per_second=rate,
+            read=read,
+            compute=compute,
+            write=write,
+        )
+        self._show(self.last)
+
+    def refresh(self) -> Standing | None:
+        """Give the last standing, with the clocks as they are now."""
+        if self.last is None:
+            return None
+        read, compute, write = self.clocks.seconds()
+        return Standing(**(vars(self.last) | {"read": read, "compute": compute, "write": write}))
 
 
 @contextmanager
-def extraction_progress() -> Iterator[ReportRows]:
-    """Show images done, images/s, time left and failures on standard error.
+def extraction_progress(*, json_logs: bool = False) -> Iterator[ExtractionProgress]:
+    """Show images done, images/s, time left, failures and the three clocks on standard error.
+
+    Parameters
+    ----------
+    json_logs : bool
+        One JSON object a line, at most one a minute and one at the end, terminal or not.
 
     Yields
     ------
-    callable
-        ``report(done_rows, total_rows, failed)``, for `toptune.extract.extract`'s ``progress``.
+    ExtractionProgress
+        For `toptune.extract.extract`: as ``progress``, and its ``clocks``.
     """
     console = Console(stderr=True)
-    if console.is_terminal:
-        with live_bar(console) as report:
-            yield report
+    if json_logs:
+        progress = ExtractionProgress(every_minute(lambda standing: write_line(standing.to_json())))
+        try:
+            yield progress
+        finally:
+            last = progress.refresh()
+            if last is not None:
+                write_line(last.to_json())
+    elif console.is_terminal:
+        with live_bar(console) as show:
+            yield ExtractionProgress(show)
     else:
-        yield log_lines(console)
+        yield ExtractionProgress(every_minute(lambda standing: write_line(str(standing))))
 
 
 @contextmanager
@@ -40,7 +155,7 @@ def work_progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def live_bar(console: Console) -> Iterator[ReportRows]:
+def live_bar(console: Console) -> Iterator[Callable[[Standing], None]]:
     """Draw a bar that moves."""
     columns = (
         TextColumn("extracting"),
@@ -48,39 +163,40 @@ def live_bar(console: Console) -> Iterator[ReportRows]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.0f} images/s"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[clocks]}"),
         TextColumn("{task.fields[failed]}"),
     )
-    start = time.perf_counter()
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task("", total=None, rate=0.0, failed="")
+        task = bars.add_task("", total=None, rate=0.0, clocks="", failed="")
 
-        def report(done_rows: int, total_rows: int, failed: int) -> None:
-            rate = done_rows / max(time.perf_counter() - start, 1e-9)
+        def show(standing: Standing) -> None:
             bars.update(
                 task,
-                completed=done_rows,
-                total=total_rows,
-                rate=rate,
-                failed=f"{failed} failed" if failed else "",
+                completed=standing.done,
+                total=standing.total,
+                rate=standing.images_per_second,
+                clocks=standing.clocks,
+                failed=f"{standing.failed} failed" if standing.failed else "",
             )
 
-        yield report
+        yield show
 
 
-def log_lines(console: Console) -> ReportRows:
-    """Write a line a minute: what a log file can hold."""
-    start = last = time.perf_counter()
+def every_minute(show: Callable[[Standing], None]) -> Callable[[Standing], None]:
+    """Pass on at most one standing a minute: what a log file can hold."""
+    last = time.perf_counter()
 
-    def report(done_rows: int, total_rows: int, failed: int) -> None:
+    def pass_on(standing: Standing) -> None:
         nonlocal last
         now = time.perf_counter()
         if now - last >= LOG_SECONDS:
             last = now
-            rate = done_rows / (now - start)
-            left = (total_rows - done_rows) / max(rate, 1e-9)
-            console.print(
-                f"extracting: {done_rows} of {total_rows} images, {rate:.0f} images/s, "
-                f"{left:.0f} s left, {failed} failed"
-            )
+            show(standing)
 
-    return report
+    return pass_on
+
+
+def write_line(text: str) -> None:
+    """Write one line, however long, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

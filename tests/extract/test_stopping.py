@@ -1,0 +1,217 @@
+"""Stopped by a signal, a wish or a time limit: the unit at hand, the exit code, the same bytes in the end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny import feature_bytes
+
+from toptune.extract import Clocks, extract
+from toptune.extract.watch import Watch
+from toptune.store import FeatureCache, FeatureStore, InputError, InterruptedRunError, verify
+
+Make = Callable[..., Path]
+Stored = Callable[..., FeatureCache]
+N, UNITS = 150, 3  # units of 64 rows, batches of 4
+
+SLOW = """
+import sys, time
+from toptune.extract.source import FileSource
+read = FileSource.read
+def slowly(self, row):
+    time.sleep(float(sys.argv[1]))
+    return read(self, row)
+FileSource.read = slowly
+from toptune.cli import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def undisturbed(make_folder: Make, stored: Stored, tmp_path: Path) -> FeatureCache:
+    return stored(make_folder(N), store=tmp_path / "undisturbed", layers="all")
+
+
+def options(cache: FeatureCache, root: Path) -> dict[str, object]:
+    return {"model": cache.backbone["name"], "store": root, "batch_size": 4, "layers": "all", "workers": 2}
+
+
+def finish(cache: FeatureCache, pictures: Path, root: Path) -> None:
+    """Resume, and compare with the undisturbed run."""
+    summary = extract(pictures, **options(cache, root))  # type: ignore[arg-type]
+    assert summary.units_done + summary.units_already == UNITS
+    resumed = FeatureStore.open(root).caches()[0]
+    assert feature_bytes(resumed) == feature_bytes(cache)
+    assert not verify(resumed, deep=True).damaged
+
+
+@pytest.mark.parametrize(("grace", "stored_units"), [(60.0, 2), (0.0, 1), (1e-9, 1)])
+def test_a_wish_to_stop_finishes_the_unit_or_gives_it_up(
+    undisturbed: FeatureCache, tmp_path: Path, grace: float, stored_units: int
+) -> None:
+    done_rows = 0
+
+    def progress(done: int, _rows: int, _failed: int) -> None:
+        nonlocal done_rows
+        done_rows = done
+
+    with pytest.raises(
+        InterruptedRunError, match=f"^stopped with {stored_units} of 3 units stored; the same"
+    ):
+        extract(
+            tmp_path / "pets",
+            progress=progress,
+            stop=lambda: grace if done_rows >= 80 else None,
+            **options(undisturbed, tmp_path / "s"),  # type: ignore[arg-type]
+        )
+    assert done_rows == (128 if grace == 60 else 80)
+    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+
+
+def test_a_wish_that_comes_in_the_last_unit_stops_nothing(undisturbed: FeatureCache, tmp_path: Path) -> None:
+    done_rows = 0
+
+    def progress(done: int, _rows: int, _failed: int) -> None:
+        nonlocal done_rows
+        done_rows = done
+
+    clocks = Clocks()
+    summary = extract(
+        tmp_path / "pets",
+        progress=progress,
+        stop=lambda: 60.0 if done_rows >= 130 else None,
+        clocks=clocks,
+        **options(undisturbed, tmp_path / "s"),  # type: ignore[arg-type]
+    )
+    assert summary.units_done == UNITS
+    seconds = (summary.seconds_read, summary.seconds_compute, summary.seconds_write)
+    assert clocks.seconds() == pytest.approx(seconds)
+    assert min(clocks.seconds()) > 0
+
+
+# A batch is a second here: units take 16, 16 and 6 of them.
+@pytest.mark.parametrize(("limit", "stored_units"), [(0.5, 0), (10, 0), (25, 1), (32.5, 2), (36, 2), (45, 3)])
+def test_no_unit_is_begun_that_would_not_be_done_in_time(
+    undisturbed: FeatureCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: float,
+    stored_units: int,
+) -> None:
+    now, batches = 0.0, 0
+
+    def progress(_done: int, _rows: int, _failed: int) -> None:
+        nonlocal now, batches
+        now, batches = now + 1, batches + 1
+
+    request = {**options(undisturbed, tmp_path / "s"), "progress": progress, "time_limit": limit}
+    with monkeypatch.context() as patch:
+        # Only there: what the threads measure of their own work would otherwise be these seconds too.
+        for module in ("watch", "extraction"):
+            patch.setattr(f"toptune.extract.{module}.time", SimpleNamespace(perf_counter=lambda: now))
+        if stored_units == UNITS:
+            assert extract(tmp_path / "pets", **request).units_done == UNITS  # type: ignore[arg-type]
+        else:
+            said = (
+                rf"stopped by the time limit of {limit:g} s with {stored_units} of 3 units stored; the same"
+            )
+            with pytest.raises(InterruptedRunError, match=said):
+                extract(tmp_path / "pets", **request)  # type: ignore[arg-type]
+            # What is begun is within the limit, but for the first unit, of which nothing was known.
+            assert batches == (16 * stored_units or min(int(limit + 0.5), 16))
+    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+
+
+def test_a_time_limit_has_to_be_above_0(tmp_path: Path) -> None:
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(InputError, match="time_limit"):
+            extract(tmp_path, model="resnet18", store=tmp_path / "s", time_limit=limit)
+
+
+def test_committing_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("toptune.extract.watch.time.perf_counter", lambda: now)
+    # Eight rows took 70 s, and committing them 10: one more row would be committed after 98.75 s.
+    for rows, is_in_time in ((1, True), (2, False)):
+        watch, now = Watch(time_limit=100, started=0.0), 0.0
+        watch.begin_job(lambda: (0.0, 0.0, 10.0))
+        assert watch.may_begin(8)
+        now = 70.0
+        assert watch.may_begin(rows) == is_in_time
+    wish: list[float] = []
+    watch = Watch(stop=lambda: wish[0] if wish else None)
+    watch.begin_job(lambda: (0.0, 0.0, 10.0))
+    now = 0.0
+    assert watch.may_begin(8)
+    now = 62.0
+    assert watch.may_begin(8)
+    wish.append(30.0)
+    now = 75.0
+    # 13 s for seven rows and 1.9 for the last, or as much again for the other four; then 20 for committing.
+    assert watch.may_go_on(1)
+    assert not watch.may_go_on(4)
+    assert watch.reason == "stopped"
+    assert not watch.may_begin(1)
+
+
+def start(folder: Path, cache: FeatureCache, seconds_a_picture: float, *more: str) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable, "-c", SLOW, str(seconds_a_picture), "extract", str(folder / "pets"),
+        "--model", str(cache.backbone["name"]), "--store", str(folder / "s"), "-b", "4", "--layers", "all",
+        "--workers", "1", *more,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    ledger = folder / "s" / "features"
+    deadline = time.monotonic() + 120
+    while not list(ledger.glob("*/*/ledger/*/0*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_command_with_3_and_one_line(
+    undisturbed: FeatureCache, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, undisturbed, 0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    asked, said = err.splitlines()
+    assert asked.startswith(f"{number.name}: ")
+    assert said == "error: stopped with 2 of 3 units stored; the same command resumes"
+    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+
+
+def test_a_unit_that_takes_longer_than_the_grace_time_is_given_up(
+    undisturbed: FeatureCache, tmp_path: Path
+) -> None:
+    process = start(tmp_path, undisturbed, 0.05, "--grace", "1s")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert time.monotonic() - began < 3
+    assert err.splitlines()[-1] == "error: stopped with 1 of 3 units stored; the same command resumes"
+    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+
+
+def test_a_second_signal_does_not_wait(undisturbed: FeatureCache, tmp_path: Path) -> None:
+    process = start(tmp_path, undisturbed, 0.05, "--grace", "60")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert time.monotonic() - began < 6
+    assert err.splitlines()[-1].startswith("error: stopped with 1 of 3 units")
+    finish(undisturbed, tmp_path / "pets", tmp_path / "s")

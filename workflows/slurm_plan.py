@@ -1,0 +1,185 @@
+"""How many jobs, how long and how large: arithmetic over an extraction's plan."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toptune.extract import ExtractPlan
+from toptune.store import InputError
+
+# Slurm's own default of MaxArraySize is 1001.
+MAX_TASKS = 1000
+DEFAULT_SECONDS = 3600
+# Before the first picture: Python, torch, the weights and the manifest, over a shared disk.
+START_SECONDS = 120
+# At the end of a task's time, for what is at hand.
+END_SECONDS = 90
+# Nodes and neighbours differ.
+TIME_SLACK = 1.25
+MEMORY_SLACK = 1.25
+# torch with its libraries, and the activations of one batch.
+BASE_BYTES = 3 * 2**29
+MEMORY_STEP = 2**28
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmPlan:
+    """What a job array will do, and what each of its tasks asks for.
+
+    Attributes
+    ----------
+    tasks : int
+        Of the array; never more than units.
+    units, rows : int
+        To be computed, in all.
+    units_per_task, rows_per_task : int
+        At most.
+    images_per_second : float
+        Of one task.
+    seconds_per_task : float
+        Expected, with the start.
+    time_seconds : int
+        Asked for.
+    starts_per_task : int
+        How often a task is expected to be started, because its time ends before its units do.
+    buffers_bytes, model_bytes, base_bytes, memory_bytes : int
+        Of one task: of the plan, the weights (twice: they are read and then placed), of torch, and asked for.
+    files, bytes_read, bytes_written : int
+        By all tasks together.
+    notes : tuple of str
+        What differs from what was asked.
+    """
+
+    tasks: int
+    units: int
+    rows: int
+    units_per_task: int
+    rows_per_task: int
+    images_per_second: float
+    seconds_per_task: float
+    time_seconds: int
+    starts_per_task: int
+    buffers_bytes: int
+    model_bytes: int
+    base_bytes: int
+    memory_bytes: int
+    files: int
+    bytes_read: int
+    bytes_written: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give every field, as JSON values."""
+        return asdict(self) | {"notes": list(self.notes)}
+
+    def lines(self) -> Iterator[str]:
+        """Say it in words."""
+        yield (
+            f"{self.rows} pictures in {self.units} units for {self.tasks} tasks: at most "
+            f"{self.units_per_task} units, {self.rows_per_task} pictures each"
+        )
+        yield (
+            f"time: {self.seconds_per_task:.0f} s a task at {self.images_per_second:.1f} images/s with "
+            f"{START_SECONDS} s to start; asked for {clock(self.time_seconds)}"
+        )
+        yield (
+            f"memory: {_mib(self.buffers_bytes)} of buffers, {_mib(self.model_bytes)} for the weights, "
+            f"{_mib(self.base_bytes)} for torch; asked for {_mib(self.memory_bytes)}"
+        )
+        yield (
+            f"disk: {_mib(self.bytes_read)} read, {_mib(self.bytes_written)} written in about "
+            f"{self.files} files"
+        )
+        yield from self.notes
+
+
+def size_jobs(
+    plan: ExtractPlan,
+    *,
+    images_per_second: float,
+    weights_bytes: int,
+    jobs: int | None = None,
+    time_seconds: float | None = None,
+    memory_bytes: int | None = None,
+) -> SlurmPlan:
+    """Cut a plan into tasks.
+
+    Parameters
+    ----------
+    plan : ExtractPlan
+        Of the whole data set.
+    images_per_second : float
+        Of one task.
+    weights_bytes : int
+        Of the model.
+    jobs, time_seconds, memory_bytes : optional
+        As asked for. Without `jobs`, so many that each is done within its time (an hour, unless given).
+
+    Raises
+    ------
+    InputError
+        If a number cannot be, or one unit would not be done in the time.
+    """
+    if not (images_per_second > 0 and math.isfinite(images_per_second)):
+        raise InputError(f"images_per_second is {images_per_second}; it must be above 0")
+    notes = []
+    unit_seconds = TIME_SLACK * plan.unit_rows / images_per_second
+    if time_seconds is not None and time_seconds < unit_seconds + START_SECONDS + END_SECONDS:
+        raise InputError(
+            f"--time is {time_seconds:.0f} s, but one unit of {plan.unit_rows} pictures takes "
+            f"{unit_seconds:.0f} s, with {START_SECONDS + END_SECONDS} s to start and to end; give --time "
+            f"{math.ceil((unit_seconds + START_SECONDS + END_SECONDS) / 60)}m or more"
+        )
+    work = TIME_SLACK * plan.rows_missing / images_per_second
+    usable = (DEFAULT_SECONDS if time_seconds is None else time_seconds) - START_SECONDS - END_SECONDS
+    wanted = jobs if jobs is not None else math.ceil(work / max(usable, unit_seconds))
+    tasks = max(1, min(wanted, plan.units, MAX_TASKS))
+    if jobs is not None and tasks < jobs:
+        limit = "that is how many units there are" if tasks == plan.units else "arrays have no more"
+        notes.append(f"{jobs} tasks asked for, {tasks} made: {limit}")
+    units_per_task = min(-(-plan.units // tasks), plan.units_missing)
+    rows_per_task = min(units_per_task * plan.unit_rows, plan.rows_missing)
+    compute = rows_per_task / images_per_second
+    if time_seconds is None and jobs is None:
+        time_seconds = max(DEFAULT_SECONDS, math.ceil(unit_seconds) + START_SECONDS + END_SECONDS)
+    elif time_seconds is None:
+        time_seconds = 300 * math.ceil((TIME_SLACK * compute + START_SECONDS + END_SECONDS) / 300)
+    starts = math.ceil(TIME_SLACK * compute / (time_seconds - START_SECONDS - END_SECONDS))
+    if starts > 1:
+        notes.append(f"each task goes on over about {starts} starts: it is put back into the queue")
+    model_bytes = 2 * weights_bytes
+    needed = MEMORY_SLACK * (plan.memory_bytes + model_bytes + BASE_BYTES)
+    if memory_bytes is not None and memory_bytes < needed / MEMORY_SLACK:
+        notes.append(f"--mem {_mib(memory_bytes)} is less than the {_mib(int(needed))} that it would be here")
+    return SlurmPlan(
+        tasks=tasks,
+        units=plan.units_missing,
+        rows=plan.rows_missing,
+        units_per_task=units_per_task,
+        rows_per_task=rows_per_task,
+        images_per_second=images_per_second,
+        seconds_per_task=START_SECONDS + compute,
+        time_seconds=60 * math.ceil(time_seconds / 60),
+        starts_per_task=max(starts, 1),
+        buffers_bytes=plan.memory_bytes,
+        model_bytes=model_bytes,
+        base_bytes=BASE_BYTES,
+        memory_bytes=memory_bytes or MEMORY_STEP * math.ceil(needed / MEMORY_STEP),
+        # Shards and ledger entries, of every array and of the digests of the pictures.
+        files=2 * plan.units_missing + 2 * sum(array.units_missing for array in plan.arrays),
+        bytes_read=plan.bytes_read,
+        bytes_written=plan.bytes_written,
+        notes=tuple(notes),
+    )
+
+
+def clock(seconds: int) -> str:
+    """Write seconds as Slurm does: ``1-02:30:00``."""
+    days, rest = divmod(seconds, 86400)
+    text = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{text}" if days else text
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:.0f} MiB" if n_bytes < 10 * 2**30 else f"{n_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,69 @@
+"""A scheduler's signals, and Ctrl-C, as a wish to stop: asked for, waited for, and then insisted on."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Schedulers signal a script and its children alike, and a script hands on what it got: one wish, not two.
+SAME_SECONDS = 1.0
+
+Stop = Callable[[], float | None]
+
+
+@contextmanager
+def stop_on_signals(grace_seconds: float) -> Iterator[Stop]:
+    """Turn the first SIGTERM, SIGINT or SIGUSR1 into an answer, and the second into KeyboardInterrupt.
+
+    The grace time over, the work is interrupted too. Handlers are put back on leaving; this is for
+    the main thread, as all of Python's signal handlers are.
+
+    Parameters
+    ----------
+    grace_seconds : float
+        That the work at hand may take from the first signal on; 0 interrupts at once.
+
+    Yields
+    ------
+    callable
+        None until a signal came, then the seconds that are left; for `toptune.extract.extract`'s ``stop``.
+    """
+    asked = ends = None
+    timer = (0.0, 0.0)
+
+    def seconds_left() -> float | None:
+        return None if ends is None else max(ends - time.monotonic(), 0.0)
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal asked, ends, timer
+        now = time.monotonic()
+        if asked is not None and ends is not None:
+            if number == signal.SIGINT or now - asked > SAME_SECONDS or now >= ends:
+                raise KeyboardInterrupt
+            return
+        asked, ends = now, now + grace_seconds
+        if grace_seconds <= 0:
+            raise KeyboardInterrupt
+        # Not through sys.stderr, in the midst of whose writing this may be.
+        os.write(
+            2,
+            f"{signal.Signals(number).name}: the unit at hand is finished if that takes at most "
+            f"{grace_seconds:g} s; a second signal stops at once\n".encode(),
+        )
+        timer = signal.setitimer(signal.ITIMER_REAL, grace_seconds)
+
+    def insist(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, insist)
+    try:
+        yield seconds_left
+    finally:
+        if asked is not None:
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+        for number, handler in before.items():
+            signal.signal(number, handler)
