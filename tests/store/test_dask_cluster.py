@@ -1,0 +1,66 @@
+"""What is an address of a dask cluster, and what is said where one cannot be had."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toptune.store import InputError
+from toptune.store.dask_cluster import check_address, local_workers, open_client, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "message"),
+    [
+        ("nowhere", None, "'nowhere' is no address; give a scheduler's, such as tcp://host:8786, or local:N"),
+        ("local:0", None, "'local:0' has no worker; give local:1 or more"),
+        ("local:2", {"jobs": 2}, "options are for slurm, pbs, lsf; dask 'local:2' takes none"),
+        ("slurm", {"jobs": 0}, "option jobs is 0; it must be a whole number from 1"),
+        ("pbs", {"jobs": "many"}, "option jobs is 'many'"),
+    ],
+)
+def test_what_cannot_be_is_refused(address: str, options: dict[str, Any] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_address(address, options)
+
+
+def test_what_can_be() -> None:
+    for address in ("local:3", "tcp://host:8786", "host:8786", "slurm", "pbs", "lsf"):
+        check_address(address)
+    check_address("slurm", {"jobs": 4, "cores": 8})
+    assert (local_workers("local:3"), local_workers("slurm")) == (3, None)
+    assert usable_cores() >= 1
+
+
+def test_without_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(InputError, match=r"distributed is not installed; pip install 'toptune\[dask\]'"),
+        open_client("local:1"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("system", ["slurm", "pbs", "lsf"])
+def test_a_batch_system_needs_dask_jobqueue_and_its_own_program(
+    system: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(InputError, match=r"pip install 'toptune\[jobqueue\]'"), open_client(system):
+        pass
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", object())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub"}[system]
+    with pytest.raises(InputError, match=f"there is no {program} on this machine"), open_client(system):
+        pass
+
+
+def test_no_scheduler_answers() -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with (
+        pytest.raises(InputError, match="no dask scheduler answers at 'nothing://there'"),
+        open_client("nothing://there"),
+    ):
+        pass
