@@ -62,6 +62,15 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def has_distributed() -> bool:
+    """Whether dask.distributed is installed."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def open_client(
     address: str, *, options: Mapping[str, Any] | None = None, memory_limit: str | int = "auto"
