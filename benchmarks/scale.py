@@ -9,6 +9,7 @@ then scaled by their rows.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -68,10 +69,10 @@ def print_plan() -> int:
             "units": f"{n_units:,}",
             "features": f"{ROWS * bytes_per_image / 1e12:.2f} TB, {bytes_per_image:,} bytes a picture",
             "digests of pictures": f"{ROWS * 32 / 1e9:.1f} GB",
-            "shards": f"{n_files:,} files, {unit_rows * DIM * 2 / 2**20:.1f} MiB each",
+            "shards": f"{n_files:,} files, each in its own folder, {unit_rows * DIM * 2 / 2**20:.1f} MiB",
             "ledger while it is written": f"{n_files:,} files, {n_units * entry / 1e6:.0f} MB",
             "ledger when packed": f"{len(NAMES)} files",
-            "largest folder": f"{n_units:,} files",
+            "largest folder": f"{n_units:,} files or folders",
             **{
                 f"jobs of 24 h at {rate} images/s": f"{-(-ROWS // (rate * 86_400)):,}"
                 for rate in (50, 100, 1000)
@@ -132,9 +133,10 @@ def print_ledger(folder: Path, n_units: int) -> None:
         (one,) = FeatureStore.open(root).caches()
         return one
 
-    last = fresh().entry_path(NAMES[0], n_units - 1)
-    kept = last.read_bytes()
-    last.unlink()
+    last = [cache.entry_path(name, n_units - 1) for name in NAMES]
+    kept = [path.read_bytes() for path in last]
+    for path in last:
+        path.unlink()
     timed(found, "`store ls`, one unit missing", lambda: summarize(FeatureStore.open(root)))
     missing = timed(
         found, "resume: what is missing, all units, one job", lambda: look(fresh(), range(n_units))
@@ -146,7 +148,8 @@ def print_ledger(folder: Path, n_units: int) -> None:
     timed(found, "  where it read all entries", lambda: fresh().failed_rows(NAMES))
     timed(found, "end of a job: pack, refused", lambda: fresh().pack_ledgers(NAMES))
     timed(found, "  where it read all entries first", lambda: [fresh().entries(name) for name in NAMES])
-    last.write_bytes(kept)
+    for path, data in zip(last, kept, strict=True):
+        path.write_bytes(data)
     timed(found, "end of the last job: pack", lambda: fresh().pack_ledgers(NAMES))
     timed(found, "`store ls`, packed", lambda: summarize(FeatureStore.open(root)))
     timed(found, "nothing to do: what is missing, packed", lambda: look(fresh(), range(n_units)))
@@ -179,12 +182,14 @@ def fabricate(folder: Path, n_units: int) -> FeatureCache:
     for name in NAMES:
         content = name == CONTENT_ARRAY
         spec = cache.ensure_array(name, dim=32 if content else 8, dtype="uint8" if content else "float16")
-        cache.shard_path(name, 0).parent.mkdir(parents=True, exist_ok=True)
         for unit in range(n_units):
             entry = an_entry(name, unit, FAKE_UNIT_ROWS, n_bytes=shard_bytes(spec))
-            with cache.shard_path(name, unit).open("wb") as file:
+            shard = cache.shard_path(name, unit)
+            shard.parent.mkdir(parents=True)
+            with shard.open("wb") as file:
                 file.truncate(entry.n_bytes)
             cache.entry_path(name, unit).write_bytes(entry.to_bytes())
+    os.sync()  # else the first fsync that is measured would write all of this
     return cache
 
 

@@ -112,7 +112,10 @@ def open_client(
                     )
                 )
             elif address in SYSTEMS:
-                place = stack.enter_context(_submitted(address, dict(options or {})))
+                given = dict(options or {})
+                jobs = given.pop("jobs", 1)
+                place = stack.enter_context(_batch_cluster(address, given))
+                place.scale(jobs=jobs)  # they join when the batch system starts them
             client = stack.enter_context(Client(place, timeout="10s"))
         except (OSError, ValueError, TimeoutError) as error:
             if isinstance(error, InputError):
@@ -123,8 +126,8 @@ def open_client(
         yield client
 
 
-def _submitted(system: str, options: dict[str, Any]) -> Any:
-    """Submit jobs whose workers join a scheduler in this process."""
+def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
+    """Start a scheduler in this process, and say how jobs are submitted whose workers join it."""
     name, program = SYSTEMS[system]
     try:
         import dask_jobqueue
@@ -134,17 +137,15 @@ def _submitted(system: str, options: dict[str, Any]) -> Any:
         ) from error
     if shutil.which(program) is None:
         raise InputError(f"dask {system!r}: there is no {program} on this machine; submit from where it is")
-    jobs = options.pop("jobs", 1)
+    # A job is one process, which owns the job's cores: a backbone in memory once.
+    fixed = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
     try:
-        # One process a job, which owns the job's cores: a backbone in memory once.
-        cluster = getattr(dask_jobqueue, name)(**{"processes": 1, **options})
+        return getattr(dask_jobqueue, name)(**fixed | options)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"dask {system!r} cannot be used as asked: {error}; give dask-jobqueue's own arguments, such as "
             '--dask-options \'{"jobs": 4, "cores": 8, "memory": "16GB", "walltime": "04:00:00"}\''
         ) from error
-    cluster.scale(jobs=jobs)
-    return cluster
 
 
 def first_finished(futures: Sequence[Any], *, seconds: float) -> list[Any]:

@@ -1,5 +1,6 @@
 """What is an address of a dask cluster, and what is said where one cannot be had."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from toptune.store import InputError
-from toptune.store.dask_cluster import check_address, local_workers, open_client, usable_cores
+from toptune.store.dask_cluster import check_address, local_workers, open_client, this_worker, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -62,5 +63,43 @@ def test_no_scheduler_answers() -> None:
     with (
         pytest.raises(InputError, match="no dask scheduler answers at 'nothing://there'"),
         open_client("nothing://there"),
+    ):
+        pass
+
+
+SBATCH = """#!{python}
+import os, subprocess, sys
+job = subprocess.Popen(["sh", sys.argv[1]], start_new_session=True, stdout=open({log!r}, "a"), stderr=-2)
+print("Submitted batch job", job.pid)
+"""
+SCANCEL = """#!{python}
+import os, signal, sys
+open({log!r}, "a").write("cancelled " + sys.argv[1] + "\\n")
+os.killpg(int(sys.argv[1]), signal.SIGKILL)
+"""
+
+
+def test_jobs_of_a_batch_system_are_submitted_and_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    log = tmp_path / "log"
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(text.format(python=sys.executable, log=str(log)))
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.chdir(tmp_path)
+    options = {"jobs": 2, "cores": 1, "memory": "1GB", "interface": "lo"}
+    with open_client("slurm", options=options) as client:
+        client.wait_for_workers(2, timeout=60)
+        workers = client.submit(this_worker, pure=False).result()
+        assert workers.threads == 1
+    assert log.read_text().count("cancelled") == 2
+    with (
+        pytest.raises(InputError, match=r"(?s)dask 'slurm' cannot be used as asked: .*--dask-options"),
+        open_client("slurm", options={"jobs": 1}),
     ):
         pass

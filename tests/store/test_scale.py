@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_store import DIMS, commit, open_empty
+from small_store import DIMS, commit, make_manifest, open_empty
 
 from toptune.store import (
     CONTENT_ARRAY,
@@ -17,6 +17,7 @@ from toptune.store import (
     array_ledger,
     choose_unit_rows,
     known_digests,
+    manifest,
 )
 from toptune.store.units import count_units
 
@@ -107,3 +108,19 @@ def test_the_digest_of_pictures_does_not_depend_on_how_arrow_holds_them(
         + b"".join(names)
     )
     assert Manifest(cut(whole.table[1:])).pictures_digest == expected.hexdigest()
+
+
+def test_rows_are_taken_in_pieces_where_text_is_too_much_for_one_array(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = make_manifest()
+    rows = np.array([26, 0, 13, 13, 5], dtype=np.intp)
+    expected = whole.take(rows)
+    monkeypatch.setattr(manifest, "_MOST_TEXT", 0)
+    monkeypatch.setattr(manifest, "_PIECE_ROWS", 2)
+    pieces = whole.take(rows)
+    assert pieces.table["id"].num_chunks > 1
+    assert pieces.table.equals(expected.table)
+    assert pieces.table.schema == whole.table.schema
+    assert pieces.differences(expected) == []
+    assert whole.take(rows[:0]).n_rows == 0
