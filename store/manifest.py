@@ -164,11 +164,11 @@ class Manifest:
     def pictures_digest(self) -> str:
         """SHA-256 over ids and sizes in order: which pictures, whatever their labels or times."""
         digest = hashlib.sha256(b"toptune pictures 1\n")
-        digest.update(self.sizes.astype("<i8"))
+        digest.update(self.sizes.astype("<i8").data)
         # From Arrow's own buffers: a hundred million ids as Python's text would take some ten gigabytes.
         chunks = [chunk for chunk in self.table["id"].chunks if len(chunk)]
         for chunk in chunks:
-            digest.update(pc.binary_length(chunk).to_numpy(zero_copy_only=False).astype("<i8"))
+            digest.update(pc.binary_length(chunk).to_numpy(zero_copy_only=False).astype("<i8").data)
         for chunk in chunks:
             _, places, text = chunk.buffers()
             kind = np.int64 if pa.types.is_large_string(chunk.type) else np.int32

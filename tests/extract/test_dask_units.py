@@ -274,7 +274,7 @@ def test_the_client_plans_without_the_workers_device(
     pets: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    given = {
+    given: dict[str, Any] = {
         "data": pets,
         "model": f"local-dir:{model_folder}",
         "store": tmp_path / "s",
@@ -282,7 +282,7 @@ def test_the_client_plans_without_the_workers_device(
         "dask": "tcp://there:1",
     }
     seen: list[Any] = []
-    monkeypatch.setattr(extraction, "_run", lambda requests: seen.extend(requests) or [])
+    monkeypatch.setattr(extraction, "_run", seen.extend)
     for more in ({}, {"precision": "auto"}, {"device": "cpu,cpu"}, {"device": "cpu"}):
         with pytest.raises(IndexError):
             extract(**(given | more))

@@ -79,6 +79,8 @@ os.killpg(int(sys.argv[1]), signal.SIGKILL)
 """
 
 
+# dask's own class complains when a cluster goes away whose making was refused.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_jobs_of_a_batch_system_are_submitted_and_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
