@@ -284,7 +284,7 @@ def test_the_client_plans_without_the_workers_device(
     seen: list[Any] = []
     monkeypatch.setattr(extraction, "_run", seen.extend)
     for more in ({}, {"precision": "auto"}, {"device": "cpu,cpu"}, {"device": "cpu"}):
-        with pytest.raises(IndexError):
+        with pytest.raises(TypeError):
             extract(**(given | more))
     assert [planning_device(seen[i]) for i in (0, 3)] == ["cpu", "cpu"]
     with pytest.raises(InputError, match="what auto means cannot be found out here; give --precision"):

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,8 +80,6 @@ os.killpg(int(sys.argv[1]), signal.SIGKILL)
 """
 
 
-# dask's own class complains when a cluster goes away whose making was refused.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_jobs_of_a_batch_system_are_submitted_and_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,8 +99,21 @@ def test_jobs_of_a_batch_system_are_submitted_and_cancelled(
         workers = client.submit(this_worker, pure=False).result()
         assert workers.threads == 1
     assert log.read_text().count("cancelled") == 2
+
+
+def test_options_that_dask_jobqueue_does_not_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+
+    def refuse(**_: Any) -> None:
+        raise ValueError("You must specify how much cores and memory per job you want to use")
+
+    (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=refuse))
     with (
-        pytest.raises(InputError, match=r"(?s)dask 'slurm' cannot be used as asked: .*--dask-options"),
+        pytest.raises(
+            InputError, match=r"'slurm' cannot be used as asked: You must .*--dask-options '{\"jobs"
+        ),
         open_client("slurm", options={"jobs": 1}),
     ):
         pass
