@@ -183,7 +183,12 @@ def toptune(debug: bool) -> None:
     help="Pictures a forward pass (32), or auto: by measuring.",
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
-@DEVICE
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda (all that are visible, a process each), cuda:N, or several with commas.",
+)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True)
 @click.option("--img-size", type=click.IntRange(1), help="Input size in pixels, in place of the model's own.")
 @click.option("--mean", callback=parse_floats, help="Per channel, in place of the model's own.")
@@ -234,6 +239,16 @@ def toptune(debug: bool) -> None:
 )
 @click.option("--rehash", is_flag=True, help="Compare the bytes of every picture with what was extracted.")
 @click.option("--json-logs", is_flag=True, help="Progress on standard error as JSON, a line a minute.")
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="A dask scheduler's, local:N, slurm, pbs or lsf: its workers compute the units.",
+)
+@click.option(
+    "--dask-options",
+    callback=parse_object,
+    help="JSON object for slurm, pbs, lsf: dask-jobqueue's, and jobs.",
+)
 @JSON
 def extract(
     data: str,

@@ -31,6 +31,24 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def list_devices(device: str) -> list[str]:
+    """Name each device that is meant: ``cuda`` is all that are visible, and commas stand between several.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or this machine has no such device.
+    """
+    if device == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return [f"cuda:{i}" for i in range(count)] if count > 1 else [device]
+    names = [name.strip() for name in device.split(",")]
+    if len(names) > 1:
+        for name in names:
+            resolve_device(name)
+    return names
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turn ``auto`` into ``bf16`` where the device computes in it, and ``fp32`` elsewhere.
 

@@ -33,6 +33,7 @@ from toptune.store import (
     place_of,
     shard_units,
 )
+from toptune.store.dask_cluster import check_address
 
 Progress = Callable[[int, int, int], None]
 SHOWN = 3
@@ -49,6 +50,8 @@ _AS_GIVEN = (
         "update",
         "rehash",
         "progress",
+        "dask",
+        "dask_options",
     ),
 )
 
@@ -73,6 +76,8 @@ class ExtractRequest:
         Rows that are asked for; by default all of them.
     watch : Watch
         Says between batches whether to go on.
+    opened : tuple of (str, str or None), optional
+        DATA and split with which another process can open the source again.
     """
 
     name: ModelName
@@ -97,10 +102,13 @@ class ExtractRequest:
     update: bool
     rehash: bool
     progress: Progress | None
+    dask: str | None
+    dask_options: Mapping[str, Any] | None
     started: float
     family: tuple[str, ...] = ()
     needed: npt.NDArray[np.bool_] | None = None
     watch: Watch = dataclasses.field(default_factory=Watch)
+    opened: tuple[str, str | None] | None = None
 
     def units(self, n_units: int, unit_rows: int) -> list[int]:
         """List the units of this job: of its shard those that hold a row that is asked for."""
@@ -146,6 +154,8 @@ def extract(
     stop: Stop | None = None,
     time_limit: float | None = None,
     clocks: Clocks | None = None,
+    dask: str | None = None,
+    dask_options: Mapping[str, Any] | None = None,
 ) -> ExtractSummary:
     """Run a frozen backbone once over pictures and store its layers.
 
@@ -176,7 +186,8 @@ def extract(
     workers : int, optional
         Threads that read and decode; by default one a CPU, at most 4.
     device : str
-        ``cpu``, ``cuda`` or ``cuda:N``.
+        ``cpu``, ``cuda`` or ``cuda:N``. Where several CUDA devices are visible, ``cuda`` is all of them: a
+        process each (needs dask.distributed), as for several names with commas between them.
     dtype : str
         On disk: ``float16``, ``float32``, or ``auto``: float16 except for layers that come near its range
         in a sample of 16 pictures.
@@ -201,7 +212,7 @@ def extract(
         More pictures than this that could not be used make the summary say ``too_many_failed``; the run
         goes to its end all the same.
     progress : callable, optional
-        Called with ``(done_rows, rows, failed)`` after every batch.
+        Called with ``(done_rows, rows, failed)`` after every batch; with `dask` after some units.
     stop : callable, optional
         Asked between batches: None to go on, or the seconds within which the unit at hand may still be
         finished; no other one is begun. No signal handler is installed here.
@@ -209,6 +220,12 @@ def extract(
         Seconds from now within which the work is to end; no unit is begun that would not be done by then.
     clocks : Clocks, optional
         To be read while the extraction runs.
+    dask : str, optional
+        Address of a dask.distributed scheduler whose workers compute the units, ``local:N`` for N processes
+        on this machine, or ``slurm``, ``pbs``, ``lsf`` for jobs of a batch system (needs dask-jobqueue).
+        Workers must see pictures, weights and store under the same paths.
+    dask_options : mapping, optional
+        For a batch system: arguments of dask-jobqueue's cluster, and ``jobs``, how many to submit.
 
     Raises
     ------
@@ -281,6 +298,10 @@ def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRe
         raise InputError(
             "--overwrite with --shard would remove what other jobs computed; run it once without"
         )
+    if given["dask"] is not None:
+        check_address(given["dask"], given["dask_options"])
+    elif given["dask_options"]:
+        raise InputError("dask options without dask; give --dask slurm, pbs or lsf with them")
     names = [parse_model_name(model) for model in models]
     twice = [name.given for i, name in enumerate(names) if name in names[:i]]
     if twice or not names:
@@ -324,6 +345,7 @@ def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRe
             shard=shard,
             started=started,
             watch=watch,
+            opened=_opened(given["data"], given["split"]),
             **{option: given[option] for option in _AS_GIVEN},
         )
         for name in names
@@ -389,16 +411,18 @@ def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
     touched = np.flatnonzero(cache.manifest.modified_ns != request.manifest.modified_ns)
     if not len(touched):
         return
-    digests, known = cache.content_digests()
     changed = []
-    for row in touched.tolist():
-        if known[row]:
+    for unit in np.unique(touched // cache.unit_rows).tolist():
+        rows, digests = cache.unit_slice(unit), cache.unit_digests(unit)
+        if digests is None:
+            continue
+        for row in touched[(touched >= rows.start) & (touched < rows.stop)].tolist():
             try:
                 digest = hashlib.sha256(request.source.read(row)).digest()
             except UnreadableImageError:
                 digest = bytes(digests.shape[1])
-            if digest != digests[row].tobytes():
-                changed.append(request.manifest.ids[row])
+            if digest != digests[row - rows.start].tobytes():
+                changed.append(request.manifest.picture_id(row))
     refuse_changed(changed, request.dataset)
 
 
@@ -434,10 +458,12 @@ def finished_summary(
     InputError
         If no picture of the data set could be used.
     """
-    ids, needed = request.manifest.ids, request.needed
+    needed, picture = request.needed, request.manifest.picture_id
+    # A job of many says what failed in its own units: to read all entries would cost as much as its work.
+    mine = None if request.shard == (0, 1) else request.units(cache.n_units, cache.unit_rows)
     failed = {
-        ids[row]: reason
-        for row, reason in cache.failed_rows([*names]).items()
+        picture(row): reason
+        for row, reason in cache.failed_rows([*names], units=mine).items()
         if needed is None or needed[row]
     }
     if needed is None:
@@ -462,6 +488,13 @@ def finished_summary(
         ),
         **values,
     )
+
+
+def _opened(data: str | os.PathLike[str] | ImageSource, split: str | None) -> tuple[str, str | None] | None:
+    if not isinstance(data, str | os.PathLike):
+        return None
+    # What is no path is a name, the same everywhere.
+    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data), split
 
 
 def _open_existing(store: str | os.PathLike[str] | FeatureStore) -> FeatureStore | None:

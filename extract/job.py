@@ -1,5 +1,6 @@
 """The extraction itself: read, compute and commit, overlapping; several models share what is read."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -7,11 +8,13 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from toptune.extract.dask_units import Workers, open_workers, planning_device
 from toptune.extract.extraction import ExtractRequest, finished_summary
 from toptune.extract.lane import Lane, length
 from toptune.extract.plan import ExtractSummary
 from toptune.extract.preparing import open_reader, prepare
 from toptune.extract.reading import BatchReader
+from toptune.extract.units_done import ModelDone, UnitsDone
 from toptune.extract.writing import UnitWriter
 from toptune.store import CONTENT_ARRAY, FeatureCache, InterruptedRunError, StoreError, canonical_json
 
@@ -26,20 +29,21 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     requests : sequence of ExtractRequest
         Of one data set, or of several of its parts; for one model or several.
     """
-    prepared = prepare(requests)
+    prepared = prepare([dataclasses.replace(each, device=planning_device(each)) for each in requests])
     if requests[0].dry_run:
         return [each.dry_summary() for each in prepared]
     lanes = [each.open() for each in prepared]
-    passes = [_Pass(together) for together in _sharing(lanes)]
+    passes = [Pass(together) for together in _sharing(lanes)]
     total = sum(each.rows for each in passes)
     done, n_failed = 0, 0
     summaries: dict[Lane, ExtractSummary] = {}
-    for each in passes:
-        each.run(before=done, total=total, failed=n_failed)
-        done, n_failed = done + each.rows, n_failed + each.n_failed
-        for lane in each.lanes:
-            summaries[lane] = each.summary(lane)
-            _tidy(lane.cache, lane.request.key, lane.names)
+    with open_workers(requests[0], sum(len(each.units) for each in passes)) as workers:
+        for each in passes:
+            each.run(before=done, total=total, failed=n_failed, workers=workers)
+            done, n_failed = done + each.rows, n_failed + each.n_failed
+            for lane in each.lanes:
+                summaries[lane] = each.summary(lane)
+                _tidy(lane.cache, lane.request.key, lane.names)
     return [summaries[lane] for lane in lanes]
 
 
@@ -62,7 +66,7 @@ def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
         logger.info("later commands will be slower than they could be: %s", error)
 
 
-class _Pass:
+class Pass:
     """Units of one data set, read once for all lanes that lack them."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
@@ -77,11 +81,20 @@ class _Pass:
     def n_failed(self) -> int:
         return max(lane.n_failed for lane in self.lanes)
 
-    def run(self, *, before: int, total: int, failed: int) -> None:
+    def run(self, *, before: int, total: int, failed: int, workers: Workers | None = None) -> None:
         """Read, compute and commit, with progress as of `total` rows, `before` of which others have done."""
         if not self.units:
             return
         start, watch = time.perf_counter(), self.lanes[0].request.watch
+        if workers is not None:
+            progress = self.lanes[0].request.progress or (lambda *_: None)
+            self._adopt(
+                workers.compute(
+                    self.lanes, self.units, lambda rows, new: progress(before + rows, total, failed + new)
+                )
+            )
+            self.seconds = time.perf_counter() - start
+            return
         # One geometry for all models that see the same pixels.
         geometries = {canonical_json(lane.backbone.transform.geometry): lane.backbone for lane in self.lanes}
         try:
@@ -96,6 +109,27 @@ class _Pass:
         if watch.reason is not None:
             raise self._interrupted(watch.reason)
         self.seconds, self.seconds_read = time.perf_counter() - start, reader.seconds
+
+    def done(self) -> UnitsDone:
+        """Say what it took."""
+        return UnitsDone(
+            seconds_read=self.seconds_read,
+            models=tuple(
+                ModelDone(
+                    n_failed=lane.n_failed,
+                    seconds_compute=lane.seconds_compute,
+                    seconds_write=self.writers[lane].seconds,
+                )
+                for lane in self.lanes
+            ),
+        )
+
+    def _adopt(self, done: UnitsDone) -> None:
+        """Take what workers did for one's own."""
+        self.seconds_read = done.seconds_read
+        for lane, model in zip(self.lanes, done.models, strict=True):
+            lane.n_failed, lane.seconds_compute = model.n_failed, model.seconds_compute
+            self.writers[lane].seconds = model.seconds_write
 
     def _clocks(self, reader: BatchReader) -> tuple[float, float, float]:
         """Seconds of reading, computing and committing so far."""

@@ -16,7 +16,7 @@ from toptune.extract.reading import DIGEST_BYTES, Batch
 from toptune.extract.taps import TapArray
 from toptune.extract.transfers import Transfer, start_transfer, to_device
 from toptune.extract.writing import UnitValues
-from toptune.store import CONTENT_ARRAY, GONE, FeatureCache, FeatureStore, known_digests
+from toptune.store import CONTENT_ARRAY, GONE, FeatureCache, FeatureStore, KnownDigests
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ class Lane:
     Attributes
     ----------
     units : list of int
-        To be computed, ascending; `wanted` is the set of them.
+        To be computed, ascending; `wanted` is the set of them. If some are given they are looked at in place
+        of the whole job's, and all of `arrays` are computed, because another process chose them.
     rows : int
         Pictures in them.
     """
@@ -41,15 +42,16 @@ class Lane:
         backbone: Backbone,
         arrays: Sequence[TapArray],
         cache: FeatureCache,
-        plan: ExtractPlan,
+        plan: ExtractPlan | None,
+        units: Sequence[int] | None = None,
     ) -> None:
         self.request, self.backbone, self.cache, self.plan = request, backbone, cache, plan
         self.names = [array.name for array in arrays]
-        self.shard = request.units(cache.n_units, cache.unit_rows)
+        self.shard = request.units(cache.n_units, cache.unit_rows) if units is None else list(units)
         self.missing = missing_units(cache, [*self.names, CONTENT_ARRAY], self.shard)
         self.units = sorted(set().union(*self.missing.values()))
         # The same set in every unit: what else is computed along must not depend on where one stopped.
-        self.arrays = [array for array in arrays if self.missing[array.name]]
+        self.arrays = [array for array in arrays if units is not None or self.missing[array.name]]
         self.dtypes = {spec.name: spec.dtype for spec in cache.arrays()}
         self.wanted = frozenset(self.units)
         self.rows = sum(length(cache.unit_slice(unit)) for unit in self.units)
@@ -126,12 +128,13 @@ class Lane:
         return slice(batch.rows.start - self._rows.start, batch.rows.stop - self._rows.start)
 
     def _check_content(self, batch: Batch) -> None:
-        digests, known = self._known
-        differs = known[batch.rows] & (digests[batch.rows] != batch.digests).any(axis=1)
+        digests, known = self._known.of(batch.rows)
+        differs = known & (digests != batch.digests).any(axis=1)
         differs[[row - batch.rows.start for row, reason in batch.failed.items() if reason == GONE]] = False
-        ids = self.request.manifest.ids
+        picture = self.request.manifest.picture_id
         refuse_changed(
-            [ids[batch.rows.start + int(place)] for place in np.flatnonzero(differs)], self.request.dataset
+            [picture(batch.rows.start + int(place)) for place in np.flatnonzero(differs)],
+            self.request.dataset,
         )
 
 
@@ -179,10 +182,8 @@ def length(rows: slice) -> int:
     return int(rows.stop - rows.start)
 
 
-def _known_digests(
-    request: ExtractRequest, cache: FeatureCache
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Collect the pictures' digests from this cache and the others of the data set."""
+def _known_digests(request: ExtractRequest, cache: FeatureCache) -> KnownDigests:
+    """Look for the pictures' digests in this cache and the others of the data set."""
     caches = FeatureStore.open(request.root).caches(dataset=request.dataset)
     others = [other for other in caches if other.path != cache.path]
-    return known_digests([cache, *others], cache.n_rows, needed=cache)
+    return KnownDigests([cache, *others], needed=cache)

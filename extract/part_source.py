@@ -1,5 +1,7 @@
 """`PartSource`: the rows of one part of a data set that grew, found in the pictures that are there now."""
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -24,13 +26,15 @@ class PartSource:
 
     Attributes
     ----------
+    whole : ImageSource
+        The pictures that it finds its own among.
     is_there : array (n,) of bool
         Rows of the part that the version has.
     """
 
     def __init__(self, source: ImageSource, version: DatasetVersion, part: str, manifest: Manifest) -> None:
         self.name = part
-        self._source = source
+        self.whole = source
         rows = version.rows_of(part)
         self._rows: npt.NDArray[np.intp] = np.full(manifest.n_rows, -1, dtype=np.intp)
         self._rows[version.part_row[rows]] = rows
@@ -47,7 +51,13 @@ class PartSource:
     def manifest(self) -> Manifest:
         return self._manifest
 
+    def over(self, whole: ImageSource) -> "PartSource":
+        """Return the same part, found in the same pictures opened another time."""
+        other = copy.copy(self)
+        other.whole = whole
+        return other
+
     def read(self, row: int) -> bytes:
         if not self.is_there[row]:
             raise UnreadableImageError(GONE)
-        return self._source.read(int(self._rows[row]))
+        return self.whole.read(int(self._rows[row]))

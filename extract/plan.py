@@ -118,12 +118,14 @@ class ExtractSummary:
     units_total, units_done, units_already : int
         Units of this job: all of them, those computed now, those that were there.
     failed : mapping of str to str
-        Id to reason of pictures that could not be used, whenever they were read.
+        Id to reason of pictures that could not be used, whenever they were read; with a shard those of its
+        units.
     images_per_second : float
         Over the time from the first read to the last commit; 0 if nothing was computed.
     seconds_read, seconds_compute, seconds_write : float
         Time that reading and decoding took (shared by its threads), that the forward passes took, and that
-        committing took. The stages overlap: the largest says what to fix.
+        committing took. The stages overlap: the largest says what to fix. Over several workers they are added
+        up.
     seconds_total : float
         All of it, loading the model included.
     bytes_written : int

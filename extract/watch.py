@@ -109,6 +109,21 @@ class Watch:
             return self._end("stopped")
         return True
 
+    def may_hand_out(self) -> bool:
+        """Say whether units may be handed to other processes.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the time limit is over: what others compute is given up.
+        """
+        if self._stop is not None and self._stop() is not None:
+            return self._end("stopped")
+        if time.perf_counter() - self._started >= self._limit:
+            self._end(f"stopped by the time limit of {self._limit:g} s")
+            raise KeyboardInterrupt
+        return True
+
     def _commit_seconds(self) -> float:
         """Estimate the seconds until a unit that is computed now is durable."""
         return COMMITS_BEHIND * self.clocks.seconds()[2] / max(self._units_done, 1)

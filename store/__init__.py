@@ -3,7 +3,7 @@
 from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import ArrayBlocks, Blocks
 from toptune.store.collection import Garbage, collect_garbage, find_garbage
-from toptune.store.content import GONE, known_digests
+from toptune.store.content import GONE, KnownDigests, known_digests
 from toptune.store.copying import CopyReport, copy_store
 from toptune.store.dask_arrays import as_dask_array
 from toptune.store.errors import (
@@ -63,6 +63,7 @@ __all__ = [
     "IncompleteError",
     "InputError",
     "InterruptedRunError",
+    "KnownDigests",
     "LedgerEntry",
     "Manifest",
     "NumericalError",

@@ -102,6 +102,8 @@ class ArrayLedger:
         units = self._single_units()
         if not units:
             return self.packed_path.exists()
+        if len(self._read_packed().keys() | units) < self.n_units:
+            return False  # without reading any: each of many jobs asks, and there may be very many entries
         entries = self.all_recorded()
         if len(entries) < self.n_units:
             return False

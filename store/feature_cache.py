@@ -1,6 +1,6 @@
 """`FeatureCache`: the arrays of one recipe over one data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -255,14 +255,27 @@ class FeatureCache:
             names = [spec.name for spec in self.all_arrays()]
         return bool(names) and not any(self.missing_units(name) for name in names)
 
-    def failed_rows(self, names: Sequence[str] | None = None) -> dict[int, str]:
-        """Return row to reason for pictures that could not be used in the named arrays (default: all)."""
+    def failed_rows(
+        self, names: Sequence[str] | None = None, *, units: Iterable[int] | None = None
+    ) -> dict[int, str]:
+        """Return row to reason for pictures that could not be used.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            In these arrays; by default all.
+        units : iterable of int, optional
+            In these units; by default all. A job of many looks at its own.
+        """
         if names is None:
             names = [spec.name for spec in self.all_arrays()]
+        units = None if units is None else list(units)
         failed: dict[int, str] = {}
         for name in names:
-            for entry in self.entries(name).values():
-                failed = {**entry.failed, **failed} if entry.failed else failed
+            found = self.entries(name).values() if units is None else (self.entry(name, u) for u in units)
+            for entry in found:
+                for row, reason in entry.failed.items() if entry is not None else ():
+                    failed.setdefault(row, reason)
         return dict(sorted(failed.items()))
 
     # Writing
@@ -388,12 +401,21 @@ class FeatureCache:
         digests = np.zeros((self.n_rows, 32), dtype=np.uint8)
         known = np.zeros(self.n_rows, dtype=bool)
         if record_path(self.path, CONTENT_ARRAY).exists():
-            reader = UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)
+            reader = self._content_reader()
             for unit in self.entries(CONTENT_ARRAY):
                 rows = self.unit_slice(unit)
                 digests[rows] = reader.unit(unit)
                 known[rows] = True
         return digests, known
+
+    def unit_digests(self, unit: int) -> npt.NDArray[np.uint8] | None:
+        """Return one unit's part of `content_digests`, ``(rows, 32)``; None if it is not committed."""
+        if self.entry(CONTENT_ARRAY, unit) is None:
+            return None
+        return self._content_reader().unit(unit)
+
+    def _content_reader(self) -> UnitReader:
+        return UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)
 
     def _require_same(self) -> None:
         """Refuse to go on in a folder that was removed, or made anew for other pictures, since it was opened.

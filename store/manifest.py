@@ -17,6 +17,8 @@ from toptune.store.errors import CorruptError, InputError
 # A further column for pictures with several labels: their names with the separator between.
 LABELS_COLUMN = "labels"
 LABEL_SEPARATOR = "|"
+_MOST_TEXT = 2**31 - 1
+_PIECE_ROWS = 2**20
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
 
 
@@ -164,16 +166,30 @@ class Manifest:
     @cached_property
     def pictures_digest(self) -> str:
         """SHA-256 over ids and sizes in order: which pictures, whatever their labels or times."""
-        names = [name.encode() for name in self.ids]
         digest = hashlib.sha256(b"toptune pictures 1\n")
-        digest.update(self.sizes.astype("<i8").tobytes())
-        digest.update(np.array([len(name) for name in names], dtype="<i8").tobytes())
-        digest.update(b"".join(names))
+        digest.update(self.sizes.astype("<i8").data)
+        # From Arrow's own buffers: a hundred million ids as Python's text would take some ten gigabytes.
+        chunks = [chunk for chunk in self.table["id"].chunks if len(chunk)]
+        for chunk in chunks:
+            digest.update(pc.binary_length(chunk).to_numpy(zero_copy_only=False).astype("<i8").data)
+        for chunk in chunks:
+            _, places, text = chunk.buffers()
+            kind = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+            ends = np.frombuffer(places, dtype=kind)[chunk.offset : chunk.offset + len(chunk) + 1]
+            digest.update(memoryview(text)[int(ends[0]) : int(ends[-1])])
         return digest.hexdigest()
 
     def take(self, rows: npt.NDArray[np.intp]) -> "Manifest":
         """Return the manifest of some rows, in the order given."""
-        return Manifest(self.table.take(pa.array(rows)).combine_chunks())
+        if self.table.nbytes < _MOST_TEXT:
+            return Manifest(self.table.take(pa.array(rows)).combine_chunks())
+        # Piece by piece: Arrow would join a column's text in one array, which ends at 2 GiB.
+        pieces = [self.table.schema.empty_table()]
+        wide = self.table.cast(pa.schema([_widened(field) for field in self.table.schema]))
+        for start in range(0, len(rows), _PIECE_ROWS):
+            taken = wide.take(pa.array(rows[start : start + _PIECE_ROWS]))
+            pieces.append(taken.combine_chunks().cast(self.table.schema))
+        return Manifest(pa.concat_tables(pieces))
 
     def differences(self, other: "Manifest") -> list[str]:
         """Say in words how the content differs; modification times are no content."""
@@ -196,10 +212,14 @@ class Manifest:
         return lines
 
 
+def _widened(field: Any) -> Any:
+    return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+
+
 def _strings(name: str, values: Sequence[str | None], n: int) -> Any:
     _check_length(name, len(values), n)
     try:
-        return pa.array(list(values), type=pa.string())
+        return pa.array(values if isinstance(values, list) else list(values), type=pa.string())
     except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
         raise InputError(f"column {name!r} must hold Unicode text or nothing: {error}") from error
 
@@ -215,7 +235,8 @@ def _check_length(name: str, length: int, n: int) -> None:
 
 
 def _check_ids(table: Any) -> None:
-    ids = table["id"]
+    # Arrow's tables of plain text end at 2 GiB, some seventy million ids; to widen them copies no text.
+    ids = table["id"].cast(pa.large_string())
     if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
         raise InputError("every picture needs an id that is not empty")
     if len(pc.unique(ids)) != len(ids):

@@ -25,7 +25,8 @@ ONLY_IN = {
     "h5py": {"store/hdf5_arrays.py", "store/matrix_files.py"},
     "click": {"cli.py"},
     "dask": {"store/dask_arrays.py"},
-    "distributed": {"train/dask_passes.py"},
+    "distributed": {"store/dask_cluster.py"},
+    "dask_jobqueue": {"store/dask_cluster.py"},
     "falkon": {"train/falkon_lib.py"},
 }
 NOT_IN = {"torch": ("store/", "cli.py"), "timm": ("store/", "train/", "cli.py")}

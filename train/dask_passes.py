@@ -1,7 +1,6 @@
 """Passes over rows by the workers of a dask.distributed cluster: parts summed apart, then together."""
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import ArrayBlocks, Blocks, InputError, ToptuneError
+from toptune.store import ArrayBlocks, Blocks, ToptuneError
+from toptune.store.dask_cluster import each_finished, killed_worker, open_client
 from toptune.train.maps import Maps
 from toptune.train.passes import OutOfFold, TrainingRows, accumulate, calibration_rows, predict_left_out
 from toptune.train.sums import FoldSums
@@ -110,18 +110,14 @@ class DaskCluster:
         return [(_part(rows, start, stop), start) for start, stop in pairwise(cuts)]
 
     def _wait(self, parts: list[Any], rows: TrainingRows, progress: Callable[[int], None] | None) -> None:
-        from distributed import as_completed
-
-        for number, _ in enumerate(as_completed(parts)):
+        for number, _ in enumerate(each_finished(parts)):
             if progress is not None:
                 progress(rows.n * (number + 1) // len(parts) - rows.n * number // len(parts))
 
     def _gather(self, futures: list[Any]) -> list[Any]:
-        from distributed.scheduler import KilledWorker
-
         try:
             results: list[Any] = self.client.gather(futures)
-        except KilledWorker as error:
+        except killed_worker() as error:
             raise ToptuneError(
                 f"the same part of the rows took several dask workers down ({error}); they may be short of "
                 "memory: give them more, or take fewer centres"
@@ -131,38 +127,11 @@ class DaskCluster:
 
 @contextlib.contextmanager
 def open_cluster(address: str | None) -> Iterator[DaskCluster | None]:
-    """Connect to a scheduler, or start ``local:N`` worker processes and stop them at the end.
-
-    Raises
-    ------
-    InputError
-        If dask.distributed is not installed, the address is none, or no scheduler answers.
-    """
+    """Reach a cluster, or give None where there is no address; raises as `open_client` does."""
     if address is None:
         yield None
         return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise InputError("dask.distributed is not installed; pip install 'toptune[dask]'") from error
-    local = re.fullmatch(r"local:([0-9]+)", address)
-    if local is None and ":" not in address:
-        raise InputError(
-            f"dask {address!r} is no address; give a scheduler's, such as tcp://host:8786, or local:N"
-        )
-    if local is not None and int(local[1]) < 1:
-        raise InputError(f"dask {address!r} has no worker; give local:1 or more")
-    with contextlib.ExitStack() as stack:
-        try:
-            if local is not None:
-                place = stack.enter_context(
-                    LocalCluster(n_workers=int(local[1]), threads_per_worker=1, dashboard_address=":0")
-                )
-            client = stack.enter_context(Client(place if local is not None else address, timeout="10s"))
-        except (OSError, ValueError, TimeoutError) as error:
-            raise InputError(
-                f"no dask scheduler answers at {address!r} ({error}); check its address"
-            ) from error
+    with open_client(address) as client:
         yield DaskCluster(client)
 
 

@@ -1,0 +1,208 @@
+"""Reaching a dask.distributed cluster: a scheduler, workers on this machine, or jobs of a batch system."""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toptune.store.errors import InputError, InterruptedRunError
+
+# Name to class in dask_jobqueue, and the program that submits a job.
+SYSTEMS = {
+    "slurm": ("SLURMCluster", "sbatch"),
+    "pbs": ("PBSCluster", "qsub"),
+    "lsf": ("LSFCluster", "bsub"),
+}
+_LOCAL = re.compile(r"local:([0-9]+)")
+
+
+def check_address(address: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse what cannot be a cluster, without connecting to one.
+
+    Parameters
+    ----------
+    address : str
+        A scheduler's (``tcp://host:8786``), ``local:N``, or ``slurm``, ``pbs``, ``lsf``.
+    options : mapping, optional
+        Arguments of dask_jobqueue's cluster, and ``jobs``, how many to submit.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or options are given where there is no batch system.
+    """
+    count = local_workers(address)
+    if count is None and ":" not in address and address not in SYSTEMS:
+        raise InputError(
+            f"dask {address!r} is no address; give a scheduler's, such as tcp://host:8786, or local:N, or "
+            f"one of {', '.join(SYSTEMS)}"
+        )
+    if count is not None and count < 1:
+        raise InputError(f"dask {address!r} has no worker; give local:1 or more")
+    if options and address not in SYSTEMS:
+        raise InputError(f"dask options are for {', '.join(SYSTEMS)}; dask {address!r} takes none")
+    jobs = (options or {}).get("jobs", 1)
+    if not isinstance(jobs, int) or jobs < 1:
+        raise InputError(f"dask option jobs is {jobs!r}; it must be a whole number from 1")
+
+
+def local_workers(address: str) -> int | None:
+    """Return N of ``local:N``; None for other addresses."""
+    found = _LOCAL.fullmatch(address)
+    return int(found[1]) if found else None
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_distributed() -> bool:
+    """Whether dask.distributed is installed."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def open_client(
+    address: str, *, options: Mapping[str, Any] | None = None, memory_limit: str | int = "auto"
+) -> Iterator[Any]:
+    """Connect to a scheduler; what was started for that is stopped at the end.
+
+    Parameters
+    ----------
+    address, options
+        See `check_address`.
+    memory_limit : str or int
+        Of each worker of ``local:N``, in dask's words; 0 is none.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    InputError
+        If a package or program is missing, an option does not fit, or no scheduler answers.
+    """
+    check_address(address, options)
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise InputError("dask.distributed is not installed; pip install 'toptune[dask]'") from error
+    with contextlib.ExitStack() as stack:
+        place: Any = address
+        try:
+            if (count := local_workers(address)) is not None:
+                place = stack.enter_context(
+                    LocalCluster(
+                        n_workers=count,
+                        threads_per_worker=1,
+                        dashboard_address=":0",
+                        memory_limit=memory_limit,
+                        preload=["toptune.store.dask_preload"],
+                    )
+                )
+            elif address in SYSTEMS:
+                given = dict(options or {})
+                jobs = given.pop("jobs", 1)
+                place = stack.enter_context(_batch_cluster(address, given))
+                place.scale(jobs=jobs)  # they join when the batch system starts them
+            client = stack.enter_context(Client(place, timeout="10s"))
+        except (OSError, ValueError, TimeoutError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"no dask scheduler answers at {address!r} ({error}); check its address"
+            ) from error
+        yield client
+
+
+def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
+    """Start a scheduler in this process, and say how jobs are submitted whose workers join it."""
+    name, program = SYSTEMS[system]
+    try:
+        import dask_jobqueue
+    except ImportError as error:
+        raise InputError(
+            f"dask {system!r} needs dask-jobqueue, which is not installed; pip install 'toptune[jobqueue]'"
+        ) from error
+    if shutil.which(program) is None:
+        raise InputError(f"dask {system!r}: there is no {program} on this machine; submit from where it is")
+    # A job is one process, which owns the job's cores: a backbone in memory once.
+    fixed = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
+    try:
+        return getattr(dask_jobqueue, name)(**fixed | options)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"dask {system!r} cannot be used as asked: {error}; give dask-jobqueue's own arguments, such as "
+            '--dask-options \'{"jobs": 4, "cores": 8, "memory": "16GB", "walltime": "04:00:00"}\''
+        ) from error
+
+
+def first_finished(futures: Sequence[Any], *, seconds: float) -> list[Any]:
+    """Wait until one of the futures is finished, or the time is over; return those that are.
+
+    Raises
+    ------
+    InterruptedRunError
+        If the scheduler forgot them: it was stopped, or the connection to it is gone.
+    """
+    from distributed import CancelledError, wait
+
+    try:
+        return list(wait(futures, timeout=seconds, return_when="FIRST_COMPLETED").done)
+    except TimeoutError:
+        return []
+    except CancelledError as error:
+        raise InterruptedRunError(
+            f"the dask scheduler is gone ({error}); what is committed stays, and the same command resumes"
+        ) from error
+
+
+def each_finished(futures: Sequence[Any]) -> Iterator[Any]:
+    """Yield futures as they finish."""
+    from distributed import as_completed
+
+    yield from as_completed(futures)
+
+
+def killed_worker() -> type[Exception]:
+    """Return the error of a task during which several workers died."""
+    from distributed.scheduler import KilledWorker
+
+    kind: type[Exception] = KilledWorker
+    return kind
+
+
+@dataclass(frozen=True)
+class ThisWorker:
+    """The dask worker that asks.
+
+    Attributes
+    ----------
+    name, address : str
+        Workers of ``local:N`` are called ``0`` to ``N - 1``.
+    threads : int
+        That it was given.
+    """
+
+    name: str
+    address: str
+    threads: int
+
+
+def this_worker() -> ThisWorker:
+    """Say which worker of a cluster runs this task."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    return ThisWorker(str(worker.name), str(worker.address), int(worker.state.nthreads))
