@@ -263,8 +263,14 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("to_all", [False, True], ids=["the script", "the script and its children"])
-def test_a_signal_to_the_script_reaches_the_extraction(tmp_path: Path, to_all: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_all", "requeued"),
+    [(signal.SIGUSR1, False, True), (signal.SIGUSR1, True, True), (signal.SIGTERM, True, False)],
+    ids=["warned", "warned with its children", "cancelled"],
+)
+def test_a_signal_to_the_script_reaches_the_extraction(
+    tmp_path: Path, number: signal.Signals, to_all: bool, requeued: bool
+) -> None:
     save_shapes(tmp_path / "photos", per_class=60)
     jobs = write_slurm_jobs(
         tmp_path / "photos", model=MODEL, store=str(tmp_path / "s"), options={"workers": 1},
@@ -297,12 +303,15 @@ def test_a_signal_to_the_script_reaches_the_extraction(tmp_path: Path, to_all: b
         assert process.poll() is None
         time.sleep(0.02)
     if to_all:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
     else:
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM, err
     assert "stopped with 2 of 3 units stored" in err
+    assert process.returncode == (-signal.SIGTERM if requeued else 3), err
+    if not requeued:
+        assert not (tmp_path / "calls").exists()
+        return
     assert (tmp_path / "calls").read_text() == "requeue 77_0\n"
     _, err = start(SLURM_RESTART_COUNT="1").communicate(timeout=120)
     assert json.loads(err.splitlines()[-1])["done"] == 180 - 128
