@@ -479,6 +479,14 @@ def jobs() -> None:
 @click.option("--sbatch", multiple=True, metavar="OPTION", help="One more of sbatch: --account=vision.")
 @click.option("--images-per-second", type=float, help="Of one task; by default measured here on a sample.")
 @click.option("--train", "training", default="", metavar="OPTIONS", help="Of toptune train: '--head ridge'.")
+@click.option(
+    "--train-time",
+    "train_seconds",
+    callback=parse_seconds,
+    default="1h",
+    show_default=True,
+    help="That training asks for.",
+)
 @click.option("--no-train", is_flag=True, help="Only the extraction.")
 @click.option("--submit", is_flag=True, help="Submit what was written.")
 @click.pass_context
@@ -524,6 +532,7 @@ def jobs_slurm(
 
 SLURM_OPTIONS = (
     "out",
+    "train_seconds",
     "time_seconds",
     "memory_bytes",
     "partition",

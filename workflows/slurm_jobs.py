@@ -1,6 +1,7 @@
 """`write_slurm_jobs`: extract-then-train as batch scripts for Slurm, sized from the plan."""
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -97,6 +98,7 @@ def write_slurm_jobs(
     store: str,
     options: Mapping[str, Any] | None = None,
     train_arguments: Sequence[str] | None = (),
+    train_seconds: float = 3600,
     out: str | os.PathLike[str] = "toptune-jobs",
     jobs: int | None = None,
     time_seconds: float | None = None,
@@ -119,6 +121,8 @@ def write_slurm_jobs(
         Further options of `toptune.extract.extract`, by name.
     train_arguments : sequence of str, optional
         Further arguments of ``toptune train``; None for no training.
+    train_seconds : float
+        That the training asks for.
     out : path
         Folder for scripts, logs and the run; scripts that are there are replaced.
     jobs, time_seconds, memory_bytes : optional
@@ -214,6 +218,7 @@ def write_slurm_jobs(
             more={"output": f"{log_pattern(str(folder))}/logs/train-%j.log", **more},
             verify=[*toptune, "store", "verify", "--store", root],
             memory_bytes=max(TRAIN_BYTES, plan.memory_bytes) if memory_bytes is None else memory_bytes,
+            seconds=60 * math.ceil(train_seconds / 60),
             run=run,
             gpus=gpus,
             cpus=cpus,
@@ -323,6 +328,7 @@ def _training(
     more: Mapping[str, str | None],
     verify: Sequence[str],
     memory_bytes: int,
+    seconds: int,
     run: Path,
     gpus: int,
     cpus: int,
@@ -335,7 +341,7 @@ def _training(
     on_gpu = gpus and any(word.startswith("cuda") for word in arguments)
     options = {
         **_given(shared),
-        "time": clock(3600),
+        "time": clock(seconds),
         "mem": f"{memory_bytes // 2**20}M",
         **({"gres": "gpu:1"} if on_gpu else {}),
         "requeue": None,

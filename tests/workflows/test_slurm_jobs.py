@@ -120,7 +120,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         "jobs", "slurm", "my photos", "--model", MODEL, "--store", "the store", "--layers", "all",
         "--mean", "0.5,0.4,0.3", "--model-kwargs", '{"drop_rate": 0.0}', "--out", "my jobs", "--jobs", "7",
         "--time", "90m", "--mem", "3GiB", "--partition", "short", "--gpus", "1", "--sbatch=--account=a",
-        "--train", "--head ridge --seed 3", *RATE, "--json",
+        "--train", "--head ridge --seed 3", "--train-time", "45m", *RATE, "--json",
     )  # fmt: skip
     code, out, err = run_cli(*asked)
     assert code == 0, err
@@ -156,6 +156,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
     trained = (scripts / "train.sbatch").read_text()
     assert "--head ridge" in trained.replace("\\\n    ", "")
     assert "gres" not in trained
+    assert "#SBATCH --time=00:45:00\n" in trained
     assert "--memory-limit 2048MiB" in trained
 
 
