@@ -39,6 +39,9 @@ BACKBONE_OPTIONS = (
 )
 # Of `toptune train`: what the jobs say.
 DECIDED = ("--store", "--dataset", "--model", "--out", "--update", "--relabel")
+# Of `extract`: options that are spelt otherwise on the command line, and those that are turned off there.
+SPELT = {"compiled": "compile"}
+ON_BY_DEFAULT = ("fold",)
 # Of `extract`: what a plan and a sample are made without.
 NOT_FOR_PLANS = ("max_failures", "update", "rehash")
 
@@ -235,9 +238,9 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     """Write options of `toptune.extract.extract` as they stand on a command line."""
     words: list[str] = []
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = f"--{SPELT.get(name, name.replace('_', '-'))}"
         if isinstance(value, bool):
-            words += [flag] if value else []
+            words += [flag] if value else [f"--no-{name}"] if name in ON_BY_DEFAULT else []
         elif isinstance(value, Mapping):
             words += [flag, json.dumps(dict(value))]
         elif isinstance(value, list | tuple):

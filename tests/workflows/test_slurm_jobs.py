@@ -17,6 +17,7 @@ from shapes import MODEL, save_shapes
 from toptune.extract import ArrayPlan, ExtractPlan
 from toptune.store import FeatureStore, InputError
 from toptune.workflows import size_jobs, write_slurm_jobs
+from toptune.workflows.slurm_jobs import as_arguments
 from toptune.workflows.slurm_plan import BASE_BYTES, clock
 from toptune.workflows.slurm_scripts import extract_script, log_pattern
 
@@ -318,6 +319,13 @@ def test_a_signal_to_the_script_reaches_the_extraction(
     assert json.loads(err.splitlines()[-1])["done"] == 180 - 128
     assert FeatureStore.open(tmp_path / "s").caches()[0].is_complete()
     assert (tmp_path / "calls").read_text() == "requeue 77_0\n"
+
+
+def test_options_as_they_stand_on_a_command_line() -> None:
+    options = {"batch_size": 8, "update": True, "rehash": False, "weights": None, "mean": [0.5, 0.25]}
+    assert as_arguments(options) == ["--batch-size", "8", "--update", "--mean", "0.5,0.25"]
+    assert as_arguments({"fold": False, "compiled": True}) == ["--no-fold", "--compile"]
+    assert as_arguments({"model_kwargs": {"depth": 4}}) == ["--model-kwargs", '{"depth": 4}']
 
 
 def test_texts_that_no_script_can_hold() -> None:
