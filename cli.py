@@ -271,7 +271,8 @@ def extract(
     from toptune.extract import extract_models
     from toptune.workflows import choose_shard, extraction_progress, stop_on_signals
 
-    part, why = choose_shard(shard, os.environ)
+    # Workers of a cluster share the units among themselves.
+    part, why = (None, "") if options["dask"] and shard is None else choose_shard(shard, os.environ)
     if why:
         click.echo(why, err=True)
     with stop_on_signals(grace) as stop, extraction_progress(json_logs=json_logs) as progress:
@@ -535,6 +536,14 @@ def jobs() -> None:
 @click.option("--sbatch", multiple=True, metavar="OPTION", help="One more of sbatch: --account=vision.")
 @click.option("--images-per-second", type=float, help="Of one task; by default measured here on a sample.")
 @click.option("--train", "training", default="", metavar="OPTIONS", help="Of toptune train: '--head ridge'.")
+@click.option(
+    "--train-time",
+    "train_seconds",
+    callback=parse_seconds,
+    default="1h",
+    show_default=True,
+    help="That training asks for.",
+)
 @click.option("--no-train", is_flag=True, help="Only the extraction.")
 @click.option("--submit", is_flag=True, help="Submit what was written.")
 @click.pass_context
@@ -583,6 +592,7 @@ def jobs_slurm(
 
 SLURM_OPTIONS = (
     "out",
+    "train_seconds",
     "time_seconds",
     "memory_bytes",
     "partition",

@@ -16,6 +16,7 @@ from toptune.extract.extraction import ExtractRequest
 from toptune.extract.job import Pass
 from toptune.extract.lane import Lane
 from toptune.extract.units_done import UnitsDone
+from toptune.extract.watch import Watch
 from toptune.store import (
     FeatureCache,
     FeatureStore,
@@ -97,7 +98,8 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
     with _ONE_AT_A_TIME:
         torch.set_num_threads(order.threads or worker.threads)
         try:
-            request = _request(order)
+            # A watch of its own: it comes to hold what cannot travel, and orders travel between workers.
+            request = replace(_request(order), watch=Watch())
             lanes = [
                 Lane(request, backbone, backbone.arrays(model.names), cache, plan=None, units=units)
                 for model, cache, backbone in _models(order, worker)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from toptune.workflows.feature_files import export_stored, import_files
     from toptune.workflows.machine import examine_machine
     from toptune.workflows.progress import extraction_progress, work_progress
-    from toptune.workflows.slurm_jobs import SlurmJobs, check_sbatch, submit_slurm_jobs, write_slurm_jobs
+    from toptune.workflows.slurm_jobs import SlurmJobs, write_slurm_jobs
     from toptune.workflows.slurm_plan import SlurmPlan, size_jobs
+    from toptune.workflows.slurm_submission import check_sbatch, submit_slurm_jobs
     from toptune.workflows.stop_signals import stop_on_signals
 
 _WHERE = {
@@ -24,7 +25,7 @@ _WHERE = {
     "Prediction": "classifier",
     "SlurmJobs": "slurm_jobs",
     "SlurmPlan": "slurm_plan",
-    "check_sbatch": "slurm_jobs",
+    "check_sbatch": "slurm_submission",
     "choose_shard": "array_task",
     "demo": "demonstration",
     "describe_metrics": "evaluation",
@@ -35,7 +36,7 @@ _WHERE = {
     "import_files": "feature_files",
     "size_jobs": "slurm_plan",
     "stop_on_signals": "stop_signals",
-    "submit_slurm_jobs": "slurm_jobs",
+    "submit_slurm_jobs": "slurm_submission",
     "work_progress": "progress",
     "write_predictions": "classifier",
     "write_slurm_jobs": "slurm_jobs",

@@ -1,21 +1,18 @@
 """`write_slurm_jobs`: extract-then-train as batch scripts for Slurm, sized from the plan."""
 
 import json
+import math
 import os
 import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from toptune.extract import ImageSource, extract, load_backbone, open_source
-from toptune.store import InputError, Manifest, place_of
+from toptune.extract import extract, load_backbone
+from toptune.store import InputError, place_of
+from toptune.workflows.rate_sample import measure_rate
 from toptune.workflows.slurm_plan import SlurmPlan, clock, size_jobs
 from toptune.workflows.slurm_scripts import (
     extract_script,
@@ -26,7 +23,6 @@ from toptune.workflows.slurm_scripts import (
 )
 
 DEFAULT_CPUS = 4
-SAMPLE_PICTURES = 128
 TRAIN_BYTES = 4 * 2**30
 # What a training takes beside what it counts against its limit.
 TRAIN_BASE_BYTES = 2**30
@@ -44,13 +40,11 @@ BACKBONE_OPTIONS = (
     "compiled",
     "decode",
 )
-# Options whose flag is not their name: what stands on the command line for True and for False.
-FLAGS: Mapping[str, tuple[list[str], list[str]]] = {
-    "fold": ([], ["--no-fold"]),
-    "compiled": (["--compile"], []),
-}
 # Of `toptune train`: what the jobs say.
 DECIDED = ("--store", "--dataset", "--model", "--out", "--update", "--relabel")
+# Of `extract`: options that are spelt otherwise on the command line, and those that are turned off there.
+SPELT = {"compiled": "compile"}
+ON_BY_DEFAULT = ("fold",)
 # Of `extract`: what a plan and a sample are made without.
 NOT_FOR_PLANS = ("max_failures", "update", "rehash")
 
@@ -105,6 +99,7 @@ def write_slurm_jobs(
     store: str,
     options: Mapping[str, Any] | None = None,
     train_arguments: Sequence[str] | None = (),
+    train_seconds: float = 3600,
     out: str | os.PathLike[str] = "toptune-jobs",
     jobs: int | None = None,
     time_seconds: float | None = None,
@@ -127,6 +122,8 @@ def write_slurm_jobs(
         Further options of `toptune.extract.extract`, by name.
     train_arguments : sequence of str, optional
         Further arguments of ``toptune train``; None for no training.
+    train_seconds : float
+        That the training asks for.
     out : path
         Folder for scripts, logs and the run; scripts that are there are replaced.
     jobs, time_seconds, memory_bytes : optional
@@ -222,6 +219,7 @@ def write_slurm_jobs(
             more={"output": f"{log_pattern(str(folder))}/logs/train-%j.log", **more},
             verify=[*toptune, "store", "verify", "--store", root],
             memory_bytes=max(TRAIN_BYTES, plan.memory_bytes) if memory_bytes is None else memory_bytes,
+            seconds=60 * math.ceil(train_seconds / 60),
             run=run,
             gpus=gpus,
             cpus=cpus,
@@ -239,48 +237,13 @@ def write_slurm_jobs(
     )
 
 
-def submit_slurm_jobs(jobs: SlurmJobs) -> SlurmJobs:
-    """Submit what was written.
-
-    Raises
-    ------
-    InputError
-        If sbatch is not there, or does not take the scripts.
-    """
-    check_sbatch()
-    done = subprocess.run(  # noqa: S603  (the script just written)
-        ["bash", f"{jobs.out}/submit.sh"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    ids = dict(line.split() for line in done.stdout.splitlines())
-    if done.returncode:
-        taken = f" (submitted: {', '.join(map(' '.join, ids.items()))})" if ids else ""
-        raise InputError(
-            f"sbatch refuses the scripts in {jobs.out}{taken}: {done.stderr.strip()}; change the options, or "
-            "the scripts, and submit again"
-        )
-    return replace(jobs, ids=ids)
-
-
-def check_sbatch() -> None:
-    """Raise an `InputError` where there is no sbatch."""
-    if shutil.which("sbatch") is None:
-        raise InputError(
-            "--submit: there is no sbatch on the PATH; leave --submit out, and run the submit.sh that is "
-            "written where Slurm is"
-        )
-
-
 def as_arguments(options: Mapping[str, Any]) -> list[str]:
     """Write options of `toptune.extract.extract` as they stand on a command line."""
     words: list[str] = []
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = f"--{SPELT.get(name, name.replace('_', '-'))}"
         if isinstance(value, bool):
-            given, left_out = FLAGS.get(name, ([flag], []))
-            words += given if value else left_out
+            words += [flag] if value else [f"--no-{name}"] if name in ON_BY_DEFAULT else []
         elif isinstance(value, Mapping):
             words += [flag, json.dumps(dict(value))]
         elif isinstance(value, list | tuple):
@@ -288,40 +251,6 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
         elif value is not None:
             words += [flag, str(value)]
     return words
-
-
-def measure_rate(data: str | os.PathLike[str], *, model: str, options: Mapping[str, Any]) -> float:
-    """Extract a sample into a store that is thrown away, and give its images/s."""
-    known = {name: value for name, value in options.items() if name not in ("dataset", "split")}
-    sample = Sample(open_source(data, split=options.get("split")), SAMPLE_PICTURES)
-    with tempfile.TemporaryDirectory(prefix="toptune-") as folder:
-        return extract(sample, model=model, store=folder, dataset="sample", **known).images_per_second
-
-
-class Sample:
-    """Some pictures of a source, evenly spread.
-
-    Parameters
-    ----------
-    source : ImageSource
-        All of them.
-    n_pictures : int
-        At most.
-    """
-
-    def __init__(self, source: ImageSource, n_pictures: int) -> None:
-        self.name = source.name
-        self._source = source
-        whole = source.manifest()
-        n = min(n_pictures, whole.n_rows)
-        self._rows = np.unique(np.linspace(0, whole.n_rows - 1, n).round().astype(np.intp))
-        self._manifest = whole.take(self._rows)
-
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    def read(self, row: int) -> bytes:
-        return self._source.read(int(self._rows[row]))
 
 
 def _training(
@@ -332,6 +261,7 @@ def _training(
     more: Mapping[str, str | None],
     verify: Sequence[str],
     memory_bytes: int,
+    seconds: int,
     run: Path,
     gpus: int,
     cpus: int,
@@ -344,7 +274,7 @@ def _training(
     on_gpu = gpus and any(word.startswith("cuda") for word in arguments)
     options = {
         **_given(shared),
-        "time": clock(3600),
+        "time": clock(seconds),
         "mem": f"{memory_bytes // 2**20}M",
         **({"gres": "gpu:1"} if on_gpu else {}),
         "requeue": None,

@@ -19,16 +19,18 @@ EXTRACT = """\
 cd -- {folder} || exit 1
 export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-{cpus}}}"
 
-# bash passes no signal on by itself: the warning before the end of the time, and a preemption, reach
-# the extraction through this. It finishes or gives up the unit at hand and exits with 3.
+# bash passes no signal on by itself: through this they reach the extraction, which finishes or gives up the
+# unit at hand and exits with 3. USR1 announces the end of the time; TERM is scancel or preemption.
 pid=
 signalled=
-# shellcheck disable=SC2317  # the trap calls it
+ended=
+# shellcheck disable=SC2317  # the traps call it
 pass_on() {{
     signalled=yes
     [ -z "$pid" ] || kill -s USR1 "$pid" 2>/dev/null
 }}
-trap pass_on USR1 TERM
+trap pass_on USR1
+trap 'ended=yes; pass_on' TERM
 
 {command} &
 pid=$!
@@ -41,9 +43,10 @@ while [ -n "$signalled" ]; do
 done
 
 case "$code" in
-3 | 138 | 143)
-    # Stopped early, or signalled before it could listen: back into the queue, to go on with what is missing.
-    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then
+3 | 138)
+    # Stopped early, or signalled before it could listen: back into the queue, to go on with what is missing;
+    # but not if Slurm ended it, which puts it back by itself if that is meant.
+    if [ -z "$ended" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then
         if scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; then
             # Slurm ends this script now. Ending by itself could be taken for the end of the task.
             trap - TERM

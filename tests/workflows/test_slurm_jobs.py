@@ -17,6 +17,7 @@ from shapes import MODEL, save_shapes
 from toptune.extract import ArrayPlan, ExtractPlan
 from toptune.store import FeatureStore, InputError
 from toptune.workflows import size_jobs, write_slurm_jobs
+from toptune.workflows.slurm_jobs import as_arguments
 from toptune.workflows.slurm_plan import BASE_BYTES, clock
 from toptune.workflows.slurm_scripts import extract_script, log_pattern
 
@@ -120,7 +121,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         "jobs", "slurm", "my photos", "--model", MODEL, "--store", "the store", "--layers", "all",
         "--mean", "0.5,0.4,0.3", "--model-kwargs", '{"drop_rate": 0.0}', "--out", "my jobs", "--jobs", "7",
         "--time", "90m", "--mem", "3GiB", "--partition", "short", "--gpus", "1", "--sbatch=--account=a",
-        "--train", "--head ridge --seed 3", *RATE, "--json",
+        "--train", "--head ridge --seed 3", "--train-time", "45m", *RATE, "--json",
     )  # fmt: skip
     code, out, err = run_cli(*asked)
     assert code == 0, err
@@ -156,6 +157,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
     trained = (scripts / "train.sbatch").read_text()
     assert "--head ridge" in trained.replace("\\\n    ", "")
     assert "gres" not in trained
+    assert "#SBATCH --time=00:45:00\n" in trained
     assert "--memory-limit 2048MiB" in trained
 
 
@@ -263,8 +265,14 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("to_all", [False, True], ids=["the script", "the script and its children"])
-def test_a_signal_to_the_script_reaches_the_extraction(tmp_path: Path, to_all: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_all", "requeued"),
+    [(signal.SIGUSR1, False, True), (signal.SIGUSR1, True, True), (signal.SIGTERM, True, False)],
+    ids=["warned", "warned with its children", "cancelled"],
+)
+def test_a_signal_to_the_script_reaches_the_extraction(
+    tmp_path: Path, number: signal.Signals, to_all: bool, requeued: bool
+) -> None:
     save_shapes(tmp_path / "photos", per_class=60)
     jobs = write_slurm_jobs(
         tmp_path / "photos", model=MODEL, store=str(tmp_path / "s"), options={"workers": 1},
@@ -297,17 +305,27 @@ def test_a_signal_to_the_script_reaches_the_extraction(tmp_path: Path, to_all: b
         assert process.poll() is None
         time.sleep(0.02)
     if to_all:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
     else:
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM, err
     assert "stopped with 2 of 3 units stored" in err
+    assert process.returncode == (-signal.SIGTERM if requeued else 3), err
+    if not requeued:
+        assert not (tmp_path / "calls").exists()
+        return
     assert (tmp_path / "calls").read_text() == "requeue 77_0\n"
     _, err = start(SLURM_RESTART_COUNT="1").communicate(timeout=120)
     assert json.loads(err.splitlines()[-1])["done"] == 180 - 128
     assert FeatureStore.open(tmp_path / "s").caches()[0].is_complete()
     assert (tmp_path / "calls").read_text() == "requeue 77_0\n"
+
+
+def test_options_as_they_stand_on_a_command_line() -> None:
+    options = {"batch_size": 8, "update": True, "rehash": False, "weights": None, "mean": [0.5, 0.25]}
+    assert as_arguments(options) == ["--batch-size", "8", "--update", "--mean", "0.5,0.25"]
+    assert as_arguments({"fold": False, "compiled": True}) == ["--no-fold", "--compile"]
+    assert as_arguments({"model_kwargs": {"depth": 4}}) == ["--model-kwargs", '{"depth": 4}']
 
 
 def test_texts_that_no_script_can_hold() -> None:

@@ -1,0 +1,47 @@
+"""How many images a second an extraction does here: measured on a sample of the pictures."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from toptune.extract import ImageSource, extract, open_source
+from toptune.store import Manifest
+
+SAMPLE_PICTURES = 128
+
+
+def measure_rate(data: str | os.PathLike[str], *, model: str, options: Mapping[str, Any]) -> float:
+    """Extract a sample into a store that is thrown away, and give its images/s."""
+    known = {name: value for name, value in options.items() if name not in ("dataset", "split")}
+    sample = Sample(open_source(data, split=options.get("split")), SAMPLE_PICTURES)
+    with tempfile.TemporaryDirectory(prefix="toptune-") as folder:
+        return extract(sample, model=model, store=folder, dataset="sample", **known).images_per_second
+
+
+class Sample:
+    """Some pictures of a source, evenly spread.
+
+    Parameters
+    ----------
+    source : ImageSource
+        All of them.
+    n_pictures : int
+        At most.
+    """
+
+    def __init__(self, source: ImageSource, n_pictures: int) -> None:
+        self.name = source.name
+        self._source = source
+        whole = source.manifest()
+        n = min(n_pictures, whole.n_rows)
+        self._rows = np.unique(np.linspace(0, whole.n_rows - 1, n).round().astype(np.intp))
+        self._manifest = whole.take(self._rows)
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        return self._source.read(int(self._rows[row]))
