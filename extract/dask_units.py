@@ -119,6 +119,7 @@ class Workers:
         cache = lanes[0].cache
         done = UnitsDone(seconds_read=0.0, models=(ModelDone(),) * len(lanes))
         rows, left, running = 0, deque(units), dict[Any, tuple[list[int], str]]()
+        lost: set[str] = set()
         # A task, and no data of the client's: the scheduler can have it made again wherever it is lost.
         try:
             order = self.client.submit(_same, self._order(lanes), pure=False)
@@ -132,6 +133,9 @@ class Workers:
                 addresses = list(self.client.nthreads())
                 hope.look(addresses)
                 busy = {address for _, address in running.values()}
+                for address in busy - {*addresses} - lost:
+                    logger.warning("dask worker %s is gone; others do its units", address)
+                lost |= busy - {*addresses}
                 for address in [each for each in addresses if each not in busy][: len(left)]:
                     size = units_at_once(len(left), len(addresses), cache.unit_rows)
                     mine = [left.popleft() for _ in range(min(size, len(left)))]
