@@ -280,6 +280,7 @@ def test_the_client_plans_without_the_workers_device(
         "model": f"local-dir:{model_folder}",
         "store": tmp_path / "s",
         "device": "cuda",
+        "precision": "fp32",
         "dask": "tcp://there:1",
     }
     seen: list[Any] = []
