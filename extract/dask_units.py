@@ -120,6 +120,7 @@ class Workers:
         cache = lanes[0].cache
         done = UnitsDone(seconds_read=0.0, models=(ModelDone(),) * len(lanes))
         rows, left, running = 0, deque(units), dict[Any, tuple[list[int], str]]()
+        lost: set[str] = set()
         # A task, and no data of the client's: the scheduler can have it made again wherever it is lost.
         try:
             order = self.client.submit(_same, self._order(lanes), pure=False)
@@ -133,6 +134,9 @@ class Workers:
                 addresses = list(self.client.nthreads())
                 hope.look(addresses)
                 busy = {address for _, address in running.values()}
+                for address in busy - {*addresses} - lost:
+                    logger.warning("dask worker %s is gone; others do its units", address)
+                lost |= busy - {*addresses}
                 idle = [each for each in addresses if each not in busy] if watch.may_hand_out() else []
                 for address in idle[: len(left)]:
                     size = units_at_once(len(left), len(addresses), cache.unit_rows)

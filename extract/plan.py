@@ -56,6 +56,10 @@ class ExtractPlan:
         Of picture files, and of features.
     memory_bytes : int
         Estimate of what buffers hold at most, beside the model and its activations.
+    pixel_bytes_per_image : int
+        What moves to the device of one picture; back come its features.
+    files_written : int
+        Of features and of the pictures' digests, each with a ledger entry until all are there.
     parts : int
         Parts of a data set that grew, over which these are totals; the cut is that of the first.
     """
@@ -75,6 +79,8 @@ class ExtractPlan:
     bytes_read: int
     bytes_written: int
     memory_bytes: int
+    pixel_bytes_per_image: int
+    files_written: int
     parts: int = 1
 
     @property
@@ -85,7 +91,10 @@ class ExtractPlan:
     def to_dict(self) -> dict[str, Any]:
         """Give every field, as JSON values."""
         arrays = [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays]
-        return asdict(self) | {"arrays": arrays, "bytes_per_image": self.bytes_per_image}
+        return asdict(self) | {
+            "arrays": arrays,
+            "bytes_per_image": self.bytes_per_image,
+        }
 
     def __str__(self) -> str:
         lines = [
@@ -94,7 +103,10 @@ class ExtractPlan:
             f"  read     {self.rows_missing} of {self.rows} pictures, {_bytes(self.bytes_read)}",
             f"  compute  {self.units_missing} of {self.units} units of {self.unit_rows} rows, batches of "
             f"{self.batch_size}, {self.precision} on {self.device}",
-            f"  write    {self.bytes_per_image} bytes a picture, {_bytes(self.bytes_written)} in all",
+            f"  move     {self.pixel_bytes_per_image} bytes of pixels a picture to the device, "
+            f"{self.bytes_per_image} of pooled features back",
+            f"  write    {self.bytes_per_image} bytes a picture, {_bytes(self.bytes_written)} in all, in "
+            f"{self.files_written} files, each with a ledger entry until all are there",
             f"  buffers  {_bytes(self.memory_bytes)} of memory",
         ]
         lines += [

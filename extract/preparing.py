@@ -325,6 +325,8 @@ def _make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
             for plan in array_plans
         ),
         # Pixels of the batches ahead, and float32 features of the unit computed, waiting, and being written.
+        pixel_bytes_per_image=height * width * 3,
+        files_written=sum(map(len, missing.values())),
         memory_bytes=(BATCHES_AHEAD + 2) * batch_size * height * width * 3
         + (2 + UNITS_BEHIND) * unit_rows * sum(4 * array.dim for array in draft.arrays),
     )

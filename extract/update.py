@@ -185,5 +185,6 @@ def _join_plans(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> Ext
         bytes_read=sum(plan.bytes_read for plan in plans),
         bytes_written=sum(plan.bytes_written for plan in plans),
         memory_bytes=max(plan.memory_bytes for plan in plans),
+        files_written=sum(plan.files_written for plan in plans),
         parts=len(parts),
     )

@@ -118,6 +118,8 @@ def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, Feat
     device = order.devices[0]
     if len(order.devices) > 1:
         device = order.devices[int(worker.name) % len(order.devices)]
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
     keys = [(model.digest, canonical_json(model.spec), device) for model in order.models]
     for key in _LOADED.keys() - set(keys):
         del _LOADED[key]  # of an earlier extraction: its memory is wanted

@@ -1,6 +1,7 @@
 """Reaching a dask.distributed cluster: a scheduler, workers on this machine, or jobs of a batch system."""
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -108,6 +109,7 @@ def open_client(
                         threads_per_worker=1,
                         dashboard_address=":0",
                         memory_limit=memory_limit,
+                        silence_logs=logging.ERROR,
                         preload=["toptune.store.dask_preload"],
                     )
                 )

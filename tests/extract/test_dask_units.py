@@ -169,12 +169,13 @@ def test_a_device_each_from_the_command_line(
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(
-    serial: FeatureCache, pets: Path, tmp_path: Path
+    serial: FeatureCache, pets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # A row that is neither sampled nor probed.
     source = DeadlySource(pets, 205, tmp_path / "marks", times=1)
     summary = extract(source, **options(serial, tmp_path / "s", dask="local:2"))
     assert len(list((tmp_path / "marks").iterdir())) == 1
+    assert "is gone; others do its units" in caplog.text
     assert summary.units_done == 5
     assert feature_bytes(the_cache(tmp_path / "s")) == feature_bytes(serial)
 
@@ -279,6 +280,7 @@ def test_the_client_plans_without_the_workers_device(
         "model": f"local-dir:{model_folder}",
         "store": tmp_path / "s",
         "device": "cuda",
+        "precision": "fp32",
         "dask": "tcp://there:1",
     }
     seen: list[Any] = []

@@ -131,14 +131,20 @@ def test_dry_run_writes_nothing(
     assert plan.bytes_written == 10 * plan.bytes_per_image
     assert plan.bytes_read == sum(file.stat().st_size for file in folder.rglob("*.png"))
     assert "blocks.4.mean: 64 x float16, 128 bytes a picture" in str(plan)
+    assert f"move     3072 bytes of pixels a picture to the device, {plan.bytes_per_image} of" in str(plan)
+    assert plan.files_written == len(plan.arrays) + 1  # one unit
+    assert f"in {plan.files_written} files" in str(plan)
     stored(folder)
     before = everything(root)
     again = extract(folder, model=name, store=root, layers="all", dry_run=True)
     assert everything(root) == before
     assert again.plan is not None
+    assert again.plan.files_written == len(plan.arrays) - 1  # the last layer and the digests are there
     assert "last.none: 256 x float16, 512 bytes a picture, already stored" in str(again)
     done = extract(folder, model=name, store=root, layers="all", batch_size=4)
     assert done.bytes_written == again.plan.bytes_written
+    shards = [path for path in {*everything(root)} - {*before} if "c" in path.parts and path.is_file()]
+    assert len(shards) == again.plan.files_written
 
 
 def test_layers_added_later_leave_the_others_alone(make_folder: Make, stored: Stored, tmp_path: Path) -> None:
