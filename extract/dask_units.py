@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from toptune.extract.device import list_devices
-from toptune.extract.extraction import ExtractRequest
+from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.lane import Lane, length
 from toptune.extract.reopened_source import to_be_reopened
 from toptune.extract.units_done import ModelDone, UnitsDone

@@ -1,121 +1,17 @@
 """`extract`: pictures to stored features. What is finished is recognised here, before torch is loaded."""
 
 import dataclasses
-import hashlib
 import inspect
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from toptune.extract.decode import MAX_PIXELS
-from toptune.extract.model_name import ModelName, parse_model_name
-from toptune.extract.options import check_transform_options
-from toptune.extract.plan import ArrayPlan, ExtractSummary
-from toptune.extract.request import request_key
-from toptune.extract.source import ImageSource, open_source
-from toptune.extract.watch import Clocks, Stop, Watch
-from toptune.store import (
-    CONTENT_ARRAY,
-    ConflictError,
-    FeatureCache,
-    FeatureStore,
-    InputError,
-    InterruptedRunError,
-    Manifest,
-    StoreNotFoundError,
-    UnreadableImageError,
-    place_of,
-    shard_units,
-)
-from toptune.store.dask_cluster import check_address
-
-Progress = Callable[[int, int, int], None]
-SHOWN = 3
-# Options of `extract` that a request holds as they are.
-_AS_GIVEN = (
-    *(
-        "layers",
-        "pooling",
-        "device",
-        "dtype",
-        "format",
-        "dry_run",
-        "overwrite",
-        "update",
-        "rehash",
-        "progress",
-        "dask",
-        "dask_options",
-    ),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractRequest:
-    """What was asked of `extract`, checked as far as it can be without the model.
-
-    Attributes
-    ----------
-    name : ModelName
-        The backbone.
-    options : mapping
-        Further arguments of `load_backbone`.
-    existing : FeatureStore, optional
-        The store, if it is there already.
-    key : str, optional
-        Under which the finished request is noted.
-    family : tuple of str
-        All parts of the data set, where this is the request for one of them; empty otherwise.
-    needed : array (n,) of bool, optional
-        Rows that are asked for; by default all of them.
-    watch : Watch
-        Says between batches whether to go on.
-    opened : tuple of (str, str or None), optional
-        DATA and split with which another process can open the source again.
-    """
-
-    name: ModelName
-    options: Mapping[str, Any]
-    source: ImageSource
-    manifest: Manifest
-    dataset: str
-    root: Path
-    existing: FeatureStore | None
-    key: str | None
-    layers: str | int | Sequence[str | int]
-    pooling: str | Sequence[str] | None
-    device: str
-    batch_size: int | str | None
-    workers: int
-    max_pixels: int
-    dtype: str
-    format: str | None
-    shard: tuple[int, int]
-    dry_run: bool
-    overwrite: bool
-    update: bool
-    rehash: bool
-    progress: Progress | None
-    dask: str | None
-    dask_options: Mapping[str, Any] | None
-    started: float
-    family: tuple[str, ...] = ()
-    needed: npt.NDArray[np.bool_] | None = None
-    watch: Watch = dataclasses.field(default_factory=Watch)
-    opened: tuple[str, str | None] | None = None
-
-    def units(self, n_units: int, unit_rows: int) -> list[int]:
-        """List the units of this job: of its shard those that hold a row that is asked for."""
-        units = shard_units(n_units, *self.shard)
-        if self.needed is None:
-            return list(units)
-        return [u for u in units if self.needed[u * unit_rows : (u + 1) * unit_rows].any()]
+from toptune.extract.extract_request import ExtractRequest, Progress, make_requests
+from toptune.extract.finished import recognise
+from toptune.extract.plan import ExtractSummary
+from toptune.extract.source import ImageSource
+from toptune.extract.watch import Clocks, Stop
+from toptune.store import FeatureStore, InterruptedRunError
 
 
 def extract(
@@ -269,7 +165,7 @@ def extract_models(
 def _extract(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractSummary]:
     """Check what was given to `extract`, and do it for each model."""
     try:
-        requests = _requests(models, given)
+        requests = make_requests(models, given)
         summaries = _run(requests)
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
@@ -277,78 +173,6 @@ def _extract(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractSum
     return [
         dataclasses.replace(each, too_many_failed=most is not None and len(each.failed) > most)
         for each in summaries
-    ]
-
-
-def _requests(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractRequest]:
-    started = time.perf_counter()
-    batch_size, shard, max_pixels = given["batch_size"], given["shard"] or (0, 1), given["max_pixels"]
-    _check_numbers(
-        batch_size=None if batch_size == "auto" else batch_size,
-        workers=given["workers"],
-        max_pixels=max_pixels,
-    )
-    _check_choice("dtype", given["dtype"], ("auto", "float16", "float32"))
-    _check_choice("format", given["format"], (None, "zarr", "hdf5"))
-    time_limit = given["time_limit"]
-    if time_limit is not None and not time_limit > 0:
-        raise InputError(f"time_limit is {time_limit} seconds; it must be above 0")
-    shard_units(1, *shard)
-    if given["overwrite"] and shard != (0, 1):
-        raise InputError(
-            "--overwrite with --shard would remove what other jobs computed; run it once without"
-        )
-    if given["dask"] is not None:
-        check_address(given["dask"], given["dask_options"])
-    elif given["dask_options"]:
-        raise InputError("dask options without dask; give --dask slurm, pbs or lsf with them")
-    names = [parse_model_name(model) for model in models]
-    twice = [name.given for i, name in enumerate(names) if name in names[:i]]
-    if twice or not names:
-        raise InputError(f"model {twice[0]} is given twice" if twice else "no model is given")
-    if given["weights"] is not None and len(names) > 1:
-        raise InputError(f"weights belong to one model, and {len(names)} are given; run them one by one")
-    # Also before the request's key, which is made of them and takes only finite numbers.
-    transform = {name: given[name] for name in ("img_size", "mean", "std", "crop_pct", "interpolation")}
-    check_transform_options(**transform)
-    kwargs = given["model_kwargs"]
-    options: dict[str, Any] = {
-        name: list(value) if name in ("mean", "std") and value is not None else value
-        for name, value in transform.items()
-    } | {
-        "model_kwargs": None if kwargs is None else dict(kwargs),
-        "fold": given["fold"],
-        "compiled": given["compiled"],
-        "decode": given["decode"],
-    }
-    source = open_source(given["data"], split=given["split"])
-    store, of_model = given["store"], {name: given[name] for name in ("weights", "precision")}
-    watch = Watch(stop=given["stop"], time_limit=time_limit, clocks=given["clocks"], started=started)
-    return [
-        ExtractRequest(
-            name=name,
-            options=options | of_model,
-            source=source,
-            manifest=source.manifest(),
-            dataset=given["dataset"] if given["dataset"] is not None else source.name,
-            root=store.root if isinstance(store, FeatureStore) else place_of(store),
-            existing=_open_existing(store),
-            key=request_key(
-                name,
-                options={**options, "max_pixels": max_pixels or MAX_PIXELS},
-                device=given["device"],
-                **{option: given[option] for option in ("layers", "pooling", "precision", "weights")},
-            ),
-            batch_size=batch_size,
-            workers=given["workers"] or min(4, os.cpu_count() or 1),
-            max_pixels=max_pixels or MAX_PIXELS,
-            shard=shard,
-            started=started,
-            watch=watch,
-            opened=_opened(given["data"], given["split"]),
-            **{option: given[option] for option in _AS_GIVEN},
-        )
-        for name in names
     ]
 
 
@@ -375,143 +199,3 @@ def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
 
     done = iter(run_jobs(left))
     return [next(done) if summary is None else summary for summary in found]
-
-
-def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
-    """Return a summary if everything asked for is in the store, None if it has to be worked out."""
-    if request.key is None or request.overwrite:
-        return None
-    found = store.find_request(request.dataset, request.key)
-    if found is None:
-        return None
-    cache, names = found
-    if request.batch_size not in (None, "auto", cache.batch_size) or request.format not in (
-        None,
-        cache.format,
-    ):
-        return None
-    specs = {spec.name: spec for spec in cache.arrays()}
-    units = request.units(cache.n_units, cache.unit_rows)
-    if any(name not in specs or request.dtype not in ("auto", specs[name].dtype) for name in names):
-        return None
-    if any(cache.entry(name, unit) is None for name in [*names, CONTENT_ARRAY] for unit in units):
-        return None
-    check_touched(cache, request)
-    return finished_summary(cache, names, request, nothing_to_do=True)
-
-
-def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
-    """Read pictures again whose modification time changed since they were registered.
-
-    Raises
-    ------
-    ConflictError
-        If the content of one differs from what was extracted; names it.
-    """
-    touched = np.flatnonzero(cache.manifest.modified_ns != request.manifest.modified_ns)
-    if not len(touched):
-        return
-    changed = []
-    for unit in np.unique(touched // cache.unit_rows).tolist():
-        rows, digests = cache.unit_slice(unit), cache.unit_digests(unit)
-        if digests is None:
-            continue
-        for row in touched[(touched >= rows.start) & (touched < rows.stop)].tolist():
-            try:
-                digest = hashlib.sha256(request.source.read(row)).digest()
-            except UnreadableImageError:
-                digest = bytes(digests.shape[1])
-            if digest != digests[row - rows.start].tobytes():
-                changed.append(request.manifest.picture_id(row))
-    refuse_changed(changed, request.dataset)
-
-
-def refuse_changed(changed: Sequence[str], dataset: str) -> None:
-    """Raise a `ConflictError` that names the pictures, if there are any."""
-    if changed:
-        shown = ", ".join(changed[:SHOWN])
-        raise ConflictError(
-            f"{len(changed)} pictures of data set {dataset!r} changed since they were extracted: {shown}"
-            f"{', ...' if len(changed) > SHOWN else ''}; give --update to extract them as they are now, put "
-            "them back, or extract under another --dataset"
-        )
-
-
-def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> None:
-    """Raise an `InputError` if every picture failed."""
-    if len(failed) == n_rows:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
-        raise InputError(
-            f"none of the {n_rows} pictures of {dataset!r} could be used: {reasons}; these failures are "
-            "recorded in the store under that name: repair the pictures and extract with --update, or under "
-            "another --dataset"
-        )
-
-
-def finished_summary(
-    cache: FeatureCache, names: Sequence[str], request: ExtractRequest, **values: Any
-) -> ExtractSummary:
-    """Summarise what the store now holds of `names`; `values` are further fields.
-
-    Raises
-    ------
-    InputError
-        If no picture of the data set could be used.
-    """
-    needed, picture = request.needed, request.manifest.picture_id
-    # A job of many says what failed in its own units: to read all entries would cost as much as its work.
-    mine = None if request.shard == (0, 1) else request.units(cache.n_units, cache.unit_rows)
-    failed = {
-        picture(row): reason
-        for row, reason in cache.failed_rows([*names], units=mine).items()
-        if needed is None or needed[row]
-    }
-    if needed is None:
-        refuse_all_failed(failed, cache.n_rows, request.dataset)
-    specs = {spec.name: spec for spec in cache.arrays()}
-    n_units = len(request.units(cache.n_units, cache.unit_rows))
-    done = values.pop("units_done", 0)
-    return ExtractSummary(
-        dataset=cache.dataset,
-        model=cache.name,
-        digest=cache.digest,
-        cache=str(cache.path),
-        rows=cache.n_rows if needed is None else int(needed.sum()),
-        units_total=n_units,
-        units_done=done,
-        units_already=n_units - done,
-        failed=failed,
-        seconds_total=time.perf_counter() - request.started,
-        arrays=tuple(
-            ArrayPlan(name=name, dim=specs[name].dim, dtype=specs[name].dtype, units_missing=0)
-            for name in names
-        ),
-        **values,
-    )
-
-
-def _opened(data: str | os.PathLike[str] | ImageSource, split: str | None) -> tuple[str, str | None] | None:
-    if not isinstance(data, str | os.PathLike):
-        return None
-    # What is no path is a name, the same everywhere.
-    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data), split
-
-
-def _open_existing(store: str | os.PathLike[str] | FeatureStore) -> FeatureStore | None:
-    if isinstance(store, FeatureStore):
-        return store
-    try:
-        return FeatureStore.open(store)
-    except StoreNotFoundError:
-        return None
-
-
-def _check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{option} {value!r} is none of {', '.join(filter(None, choices))}")
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    for option, number in numbers.items():
-        if number is not None and number < 1:
-            raise InputError(f"{option} is {number}; it must be at least 1")

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 import numpy as np
 
 from toptune.extract.dask_units import Workers, open_workers, planning_device
-from toptune.extract.extraction import ExtractRequest, finished_summary
+from toptune.extract.extract_request import ExtractRequest
+from toptune.extract.finished import finished_summary
 from toptune.extract.lane import Lane, length
 from toptune.extract.plan import ExtractSummary
 from toptune.extract.preparing import open_reader, prepare

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from toptune.extract.backbone import Backbone
-from toptune.extract.extraction import ExtractRequest, refuse_changed
+from toptune.extract.extract_request import ExtractRequest
+from toptune.extract.finished import refuse_changed
 from toptune.extract.plan import ExtractPlan
 from toptune.extract.reading import DIGEST_BYTES, Batch
 from toptune.extract.taps import TapArray

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.batch_size import BATCH_SIZE, measure_batch_size
 from toptune.extract.deviation import Deviation, measure_deviations, refuse_deviations
-from toptune.extract.extraction import ExtractRequest, check_touched
+from toptune.extract.extract_request import ExtractRequest
+from toptune.extract.finished import check_touched
 from toptune.extract.folding import FOLDED
 from toptune.extract.lane import Lane, forward_pixels, missing_units
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from toptune.extract.content_check import ContentCheck
-from toptune.extract.extraction import ExtractRequest, refuse_all_failed, refuse_changed, run_all
+from toptune.extract.extract_request import ExtractRequest
+from toptune.extract.extraction import run_all
+from toptune.extract.finished import refuse_all_failed, refuse_changed
 from toptune.extract.part_source import PartSource
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.store import (

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from toptune.extract.backbone import Backbone, load_backbone
-from toptune.extract.extraction import ExtractRequest
+from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.job import Pass
 from toptune.extract.lane import Lane
 from toptune.extract.units_done import UnitsDone
