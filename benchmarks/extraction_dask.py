@@ -4,6 +4,7 @@
 
 Rates are marginal: the difference of two sizes of data, so that starting does not count. Rounds are measured
 in random order with the workers already started and the model loaded; the ratio is that of the medians.
+Sizes are even numbers of units (64 pictures, up to some hundreds), so that no worker waits for the last one.
 """
 
 import argparse
