@@ -13,7 +13,7 @@ import torch
 from deadly_source import DeadlySource, HomeSource, LockedSource
 from tiny import draw, encode, feature_bytes, save_model
 
-from toptune.extract import dask_units, extract, extract_models, extraction
+from toptune.extract import dask_units, extract, extract_models, extract_request, extraction
 from toptune.extract.dask_units import planning_device, units_at_once
 from toptune.extract.device import list_devices
 from toptune.store import (
@@ -229,12 +229,12 @@ def test_a_worker_that_does_not_see_the_pictures(
     ):
         extract(home, **more)
     for data, message in (
-        (tmp_path / "nowhere", "nowhere' is no folder and no manifest on this machine"),
+        (tmp_path / "nowhere", "nowhere' is no folder and no file on this machine"),
         (tmp_path / "elsewhere", r"elsewhere holds other pictures here \(1 of them\)"),
     ):
         (tmp_path / "elsewhere" / "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "elsewhere" / "cat" / "1.png").write_bytes(encode(draw(1)))
-        monkeypatch.setattr(extraction, "_opened", lambda *_, data=data: (str(data), None))
+        monkeypatch.setattr(extract_request, "_opened", lambda *_, data=data: (str(data), None))
         with pytest.raises(InputError, match=f"{message}.*must lie under the same paths for all workers"):
             extract(pets, **more)
     assert the_cache(tmp_path / "s").entries("last.none") == {}

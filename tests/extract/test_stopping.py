@@ -113,7 +113,7 @@ def test_no_unit_is_begun_that_would_not_be_done_in_time(
     request = {**options(undisturbed, tmp_path / "s"), "progress": progress, "time_limit": limit}
     with monkeypatch.context() as patch:
         # Only there: what the threads measure of their own work would otherwise be these seconds too.
-        for module in ("watch", "extraction"):
+        for module in ("watch", "extract_request"):
             patch.setattr(f"toptune.extract.{module}.time", SimpleNamespace(perf_counter=lambda: now))
         if stored_units == UNITS:
             assert extract(tmp_path / "pets", **request).units_done == UNITS  # type: ignore[arg-type]
