@@ -11,7 +11,8 @@ from toptune.extract.taps import TapArray
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 32
+# By device: what the caches of CPUs still hold, and what keeps a GPU busy.
+BATCH_SIZES = {"cpu": 16, "cuda": 128}
 CANDIDATES = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
 # A larger batch must be this much faster than a smaller one to be worth its memory.
 WORTH = 1.03

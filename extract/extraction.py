@@ -77,8 +77,9 @@ def extract(
         See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with;
         ``auto`` takes fp32 where bf16 would move a sample of the features too far.
     batch_size : int or "auto", optional
-        Pictures a forward pass: 32, or what the cache was begun with (it is part of the cache, because the
-        last bits of features depend on it). ``auto`` measures which is fastest, if the cache is new.
+        Pictures a forward pass: 16 (128 on CUDA), or what the cache was begun with (it is part of the cache,
+        because the last bits of features depend on it). ``auto`` measures which is fastest, if the cache is
+        new.
     workers : int, optional
         Threads that read and decode; by default one a CPU, at most 4.
     device : str

@@ -7,6 +7,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from toptune.extract.taps import grid_size
 
+# Float32 copies on the CPU are made in steps of this many bytes: larger ones would be fetched from the
+# operating system, page by page, for every batch.
+STEP_BYTES = 2**24
+
 
 @dataclass(frozen=True)
 class TapValue:
@@ -41,17 +45,25 @@ def pool(value: TapValue, pooling: str) -> torch.Tensor:
     if pooling == "none":
         return _fresh(body)
     if pooling == "mean":
-        return body.float().flatten(2).mean(2)
+        return torch.cat([part.float().flatten(2).mean(2) for part in _steps(body)])
     if pooling == "max":
         return body.flatten(2).amax(2).float()
     if grid is not None:
-        return adaptive_avg_pool2d(body.float().contiguous(), grid).flatten(1)
+        return torch.cat(
+            [adaptive_avg_pool2d(part.float().contiguous(), grid).flatten(1) for part in _steps(body)]
+        )
     if pooling == "flatten" and value.is_tokens:
         tokens = body.flatten(2).transpose(1, 2)
         return _fresh((tokens if value.prefix is None else torch.cat([value.prefix, tokens], 1)).flatten(1))
     if pooling == "flatten":
         return _fresh(body.flatten(1))
     raise ValueError(f"pooling {pooling!r} of a body of shape {tuple(body.shape)}")
+
+
+def _steps(body: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    if body.device.type != "cpu":
+        return (body,)
+    return body.split(max(1, STEP_BYTES // (4 * body[0].numel())))
 
 
 def _fresh(values: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.extract.backbone import Backbone, load_backbone
-from toptune.extract.batch_size import BATCH_SIZE, measure_batch_size
+from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
 from toptune.extract.deviation import Deviation, measure_deviations, refuse_deviations
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.finished import check_touched
 from toptune.extract.folding import FOLDED
+from toptune.extract.heap import keep_freed_memory
 from toptune.extract.lane import Lane, forward_pixels, missing_units
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.reading import BATCHES_AHEAD, DIGEST_BYTES, BatchReader
@@ -112,6 +113,7 @@ def prepare(requests: Sequence[ExtractRequest]) -> list[Prepared]:
     requests : sequence of ExtractRequest
         Of one data set, or of several of its parts; for one model or several.
     """
+    keep_freed_memory()
     backbones: dict[str, Backbone] = {}
     drafts: list[Draft] = []
     for request in requests:
@@ -214,7 +216,7 @@ def _draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft])
 def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[TapArray]) -> int:
     if request.batch_size == "auto":
         return measure_batch_size(backbone, arrays)
-    return BATCH_SIZE
+    return BATCH_SIZES[backbone.device.type]
 
 
 def _sample(request: ExtractRequest, backbone: Backbone) -> npt.NDArray[np.uint8] | None:
@@ -287,7 +289,7 @@ def _make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
     if cache is not None:
         batch_size, unit_rows = cache.batch_size, cache.unit_rows
     else:
-        batch_size = min(int(each.request.batch_size or BATCH_SIZE) for each in fresh)
+        batch_size = min(int(each.request.batch_size or 1) for each in fresh)
         unit_rows = choose_unit_rows(n_rows, max(each.bytes_per_image for each in fresh), batch_size)
     n_units = -(-n_rows // unit_rows)
     shard = request.units(n_units, unit_rows)

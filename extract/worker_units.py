@@ -13,6 +13,7 @@ import torch
 
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.extract_request import ExtractRequest
+from toptune.extract.heap import keep_freed_memory
 from toptune.extract.job import Pass
 from toptune.extract.lane import Lane
 from toptune.extract.units_done import UnitsDone
@@ -97,6 +98,7 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
     worker = this_worker()
     with _ONE_AT_A_TIME:
         torch.set_num_threads(order.threads or worker.threads)
+        keep_freed_memory()
         try:
             # A watch of its own: it comes to hold what cannot travel, and orders travel between workers.
             request = replace(_request(order), watch=Watch())

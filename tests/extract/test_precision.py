@@ -1,5 +1,7 @@
 import dataclasses
 import logging
+import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from toptune.extract import extract, lane, load_backbone
 from toptune.extract import preparing as preparing_module
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
+from toptune.extract.heap import keep_freed_memory
 from toptune.extract.transfers import start_transfer
 from toptune.store import FeatureCache, FeatureStore, NumericalError
 
@@ -111,3 +114,10 @@ def test_a_compiled_pass_computes_the_same(make_folder: Make, stored: Stored) ->
         a, b = (each.blocks([spec.name]).take(range(6)) for each in (cache, exact))
         assert np.allclose(a, b, rtol=1e-4, atol=1e-4)
         assert cache.measured(spec.name)["relative_error"] < 1e-4
+
+
+def test_freed_memory_is_kept_unless_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc":
+        assert keep_freed_memory()
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not keep_freed_memory()

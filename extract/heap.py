@@ -1,0 +1,35 @@
+"""Memory between batches on the CPU: kept, because the next batch wants as much."""
+
+import ctypes
+import os
+import sys
+
+# glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+LARGEST_MMAP_THRESHOLD = 32 * 2**20  # more is refused
+KEPT_BYTES = 2**30
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep up to 1 GiB of freed memory, and to serve requests up to 32 MiB from it.
+
+    Otherwise activations go back to the operating system after every layer and are fetched again page by
+    page: a fifth to a third of a ResNet-50's time here. What the environment says of ``MALLOC_*`` stays.
+
+    Returns
+    -------
+    bool
+        Whether it was done: elsewhere than with glibc it is not.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    wanted = (
+        (_M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD),
+        (_M_TRIM_THRESHOLD, KEPT_BYTES),
+        (_M_TOP_PAD, 64 * 2**20),
+    )
+    return all(mallopt(option, value) == 1 for option, value in wanted)
