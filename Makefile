@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## install, then extract, train and report on pictures that need no download
 	$(BIN)/toptune demo
 
-test: $(READY) ## the test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(READY) ## the test suite, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

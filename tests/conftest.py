@@ -9,6 +9,9 @@ from shapes import save_shapes
 
 # As the command line does, and before any test loads torch: see `toptune.cli.main`.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Files run beside each other; more threads than cores would only wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
