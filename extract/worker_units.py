@@ -98,7 +98,8 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
     worker = this_worker()
     with _ONE_AT_A_TIME:
         torch.set_num_threads(order.threads or worker.threads)
-        keep_freed_memory()
+        # distributed sets this one for its workers, against results that pile up in them.
+        keep_freed_memory(overruled=("MALLOC_TRIM_THRESHOLD_",))
         try:
             # A watch of its own: it comes to hold what cannot travel, and orders travel between workers.
             request = replace(_request(order), watch=Watch())
