@@ -63,7 +63,7 @@ def pool(value: TapValue, pooling: str) -> torch.Tensor:
 def _steps(body: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if body.device.type != "cpu":
         return (body,)
-    return body.split(max(1, STEP_BYTES // (4 * body[0].numel())))
+    return torch.split(body, max(1, STEP_BYTES // (4 * body[0].numel())))
 
 
 def _fresh(values: torch.Tensor) -> torch.Tensor:

@@ -68,8 +68,8 @@ def test_a_store_ten_times_the_limit(tmp_path: Path) -> None:
     fill(store, "few", 2 * UNIT)
     fill(store, "many", N)
     assert N * D * 4 >= 10 * LIMIT
-    # Starting dask workers leaves a setting of glibc's in the environment, by which the heap shrinks before it is
-    # measured.
+    # Starting dask workers leaves a setting of glibc's in the environment, by which the heap shrinks before
+    # it is measured.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(tmp_path / "store"), str(tmp_path / "run"), str(LIMIT)],
