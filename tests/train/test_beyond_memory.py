@@ -15,8 +15,8 @@ from sklearn.datasets import make_classification
 from toptune.store import FeatureStore, Manifest, Recipe
 from toptune.train import FalkonClassifier
 
-N, D, UNIT = 26_000, 4096, 500
-LIMIT = 40 * 2**20
+N, D, UNIT = 40_000, 4096, 500
+LIMIT = 60 * 2**20
 
 TRAIN = """
 import json, sys
