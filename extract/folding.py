@@ -27,6 +27,8 @@ def fold_batch_norms(model: Any, size: tuple[int, int]) -> tuple[Any, list[str]]
     size : tuple of int
         Height and width of what it sees.
     """
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return model, []
     sample = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(SEED))
     pairs = _pairs(model, sample)
     if not pairs:

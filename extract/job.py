@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -97,14 +97,16 @@ class Pass:
             self.seconds = time.perf_counter() - start
             return
         # One geometry for all models that see the same pixels.
-        geometries = {canonical_json(lane.backbone.transform.geometry): lane.backbone for lane in self.lanes}
+        keys = {lane: canonical_json(lane.backbone.transform.geometry) for lane in self.lanes}
+        geometries = {key: lane.backbone for lane, key in keys.items()}
+        places = {lane: list(geometries).index(key) for lane, key in keys.items()}
         try:
             with ExitStack() as stack:
                 reader = stack.enter_context(open_reader(self.lanes[0].request, list(geometries.values())))
                 for writer in self.writers.values():
                     stack.enter_context(writer)
                 watch.begin_job(lambda: self._clocks(reader))
-                self._compute(reader, list(geometries), before=before, total=total, failed=failed)
+                self._compute(reader, places, before=before, total=total, failed=failed)
         except KeyboardInterrupt:
             raise self._interrupted("stopped") from None
         if watch.reason is not None:
@@ -148,11 +150,8 @@ class Pass:
         )
 
     def _compute(
-        self, reader: BatchReader, geometries: Sequence[str], *, before: int, total: int, failed: int
+        self, reader: BatchReader, places: Mapping[Lane, int], *, before: int, total: int, failed: int
     ) -> None:
-        places = {
-            lane: geometries.index(canonical_json(lane.backbone.transform.geometry)) for lane in self.lanes
-        }
         batches = reader.batches(rows for unit in self.units for rows in self.lanes[0].batches(unit))
         progress, watch = self.lanes[0].request.progress, self.lanes[0].request.watch
         done = before
