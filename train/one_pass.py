@@ -1,6 +1,7 @@
 """One pass, every penalty, every fold: selection and fit of ridge regression on feature maps."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from toptune.store import NumericalError
 from toptune.train.calibration import Temperature, fit_temperature
 from toptune.train.maps import Maps
 from toptune.train.passes import TrainingRows, accumulate, predict_left_out
-from toptune.train.ridge import CentredSystem, left_out
+from toptune.train.ridge import CentredSystem, LeftOut, left_out
 from toptune.train.selection import Candidate, choose, edge_notes, numerical_notes
 from toptune.train.sums import FoldSums, sums_bytes
 
@@ -26,6 +27,8 @@ RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
 SUMS_BYTES = 4 * 2**30
 # Up to this rank every fold tries every penalty; above, one fold tells the others which to try.
 EXHAUSTIVE_RANK = 512
+# There, a map whose least error on that fold is so many times another's is not tried on the others.
+HOPELESS = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,9 @@ def solve(
     kept_sums: dict[int, FoldSums] = {}
     jitter, n_clipped, n_passes = 0.0, 0, 0
     pass_seconds = solve_seconds = 0.0
+    results: dict[int, LeftOut] = {}
+    grids: dict[int, list[float]] = {}
+    bound = math.inf
     phases: dict[str, float] = {}
     for group in groups:
         start = time.perf_counter()
@@ -134,14 +140,24 @@ def solve(
         n_passes += given is None
         pass_seconds += time.perf_counter() - start
         start = time.perf_counter()
+        for index in sorted(group, key=lambda index: abs(2 * index - (len(sigmas) - 1))):
+            is_exhaustive = maps.ranks[index] <= EXHAUSTIVE_RANK
+            grids[index] = penalty_grid(group_sums[index - group[0]], penalties)
+            results[index] = left_out(
+                group_sums[index - group[0]],
+                grids[index],
+                is_exhaustive=is_exhaustive,
+                bound=math.inf if is_exhaustive else bound,
+            )
+            if not is_exhaustive:
+                bound = min(bound, HOPELESS * results[index].first_error)
         for index, sums in zip(group, group_sums, strict=True):
-            grid = penalty_grid(sums, penalties)
-            result = left_out(sums, grid, is_exhaustive=maps.ranks[index] <= EXHAUSTIVE_RANK)
+            result, grid = results.pop(index), grids[index]
             jitter, n_clipped = max(jitter, result.jitter), n_clipped + result.n_clipped
             for at, penalty in enumerate(grid):
                 tried = result.is_tried[at]
                 error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
-                if abs(at - result.best) <= 1 and np.isfinite(error):
+                if at in result.coefficients and abs(at - result.best) <= 1 and np.isfinite(error):
                     finalists.append((index, len(table)))
                     betas[len(table)] = _on_basis(maps, index, sums, result.coefficients[at])
                 table.append(

@@ -1,5 +1,6 @@
 """Ridge regression from block sums, with an intercept that no penalty touches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -108,6 +109,8 @@ class LeftOut:
         Largest jitter that any fit took.
     coefficients : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
         Of each penalty that was tried on all folds, the intercept last; 0 for a fold without rows.
+    first_error : float
+        Least error of any penalty on the fold that tries every one.
     """
 
     errors: Tensor
@@ -115,6 +118,7 @@ class LeftOut:
     n_clipped: int
     jitter: float
     coefficients: dict[int, Tensor]
+    first_error: float
 
     @property
     def best(self) -> int:
@@ -123,14 +127,17 @@ class LeftOut:
         return int(torch.where(torch.isfinite(totals), totals, torch.inf).argmin())
 
 
-def left_out(sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool = True) -> LeftOut:
+def left_out(
+    sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool = True, bound: float = math.inf
+) -> LeftOut:
     """Left-out squared errors of penalties and folds, from the sums alone.
 
     With ``b`` fitted to all folds but f, the error on f is
     ``tr(Y_f^T Y_f) - 2 tr(b^T B_f) + tr(b^T G_f b)`` (sums of ``(phi, 1)``, so b has the intercept).
 
     Not `is_exhaustive`, one fold tries every penalty; the others try the best of it and its two
-    neighbours, and then the next one for as long as the best has a neighbour that they have not tried.
+    neighbours, and then the next one for as long as the best has a neighbour that they have not tried. They
+    try none where no penalty has an error below `bound` on the one fold.
     """
     n_folds, device = len(sums.gram), sums.gram.device
     metric = None if sums.factor is None else sums.factor @ sums.factor.T
@@ -142,6 +149,7 @@ def left_out(sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool 
         n_clipped=0,
         jitter=0.0,
         coefficients={},
+        first_error=math.inf,
     )
     betas: dict[tuple[int, int], Tensor] = {}
     n_clipped, largest_jitter = 0, 0.0
@@ -175,6 +183,9 @@ def left_out(sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool 
     first = int(sums.weights.argmax())
     attempt(first, everything)
     of_first = found.errors[:, first].nan_to_num(torch.inf)
+    found = replace(found, first_error=float(of_first.min()))
+    if found.first_error > bound:
+        return replace(found, n_clipped=n_clipped, jitter=largest_jitter)
     window = everything if is_exhaustive else _around(int(of_first.argmin()), len(penalties))
     while True:
         for fold in range(n_folds):

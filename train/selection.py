@@ -24,7 +24,8 @@ class Candidate:
     squared_error : float
         Left-out squared error a row, in closed form; NaN where a fold could not be fitted.
     n_folds : int
-        Folds that it is taken over: all, or one where that one told that the penalty is no candidate.
+        Folds that it is taken over: all, or one where that one told that the penalty or the map is no
+        candidate.
     accuracy, log_loss, temperature : float or None
         Of the left-out predictions; known for finalists only.
     """

@@ -16,6 +16,7 @@ from toptune.train.folds import FoldsReducedWarning
 from toptune.train.kernels import kernel_of
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import one_pass_peak_bytes
+from toptune.train.one_pass import solve
 from toptune.train.passes import TrainingRows, accumulate, predict_left_out
 from toptune.train.ridge import CentredSystem, left_out
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
@@ -133,6 +134,20 @@ def test_one_fold_tells_the_others_which_penalties_to_try(seed: int) -> None:
     assert torch.equal(some.errors[tried], whole.errors[tried])
     for index in tried.nonzero()[:, 0].tolist():
         assert torch.equal(some.coefficients[index], whole.coefficients[index])
+
+
+def test_widths_far_behind_on_one_fold_are_not_tried_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, rows = make_rows()
+    sigmas = [0.01, 2.0, 4.0]
+    maps = NystromMaps.on([kernel_of("gaussian", sigma) for sigma in sigmas], torch.from_numpy(X[::2]))
+    whole = solve(rows, maps, sigmas, penalties=[1e-4, 1e-2], block_rows=50, device=CPU)
+    monkeypatch.setattr("toptune.train.one_pass.EXHAUSTIVE_RANK", 10)
+    some = solve(rows, maps, sigmas, penalties=[1e-4, 1e-2], block_rows=50, device=CPU)
+    folds = {sigma: {row.n_folds for row in some.table if row.sigma == sigma} for sigma in sigmas}
+    assert folds == {0.01: {1}, 2.0: {4}, 4.0: {4}}
+    assert all(row.accuracy is None for row in some.table if row.sigma == 0.01)
+    assert (some.chosen.sigma, some.chosen.penalty) == (whole.chosen.sigma, whole.chosen.penalty)
+    assert torch.equal(some.beta, whole.beta)
 
 
 @pytest.mark.parametrize("is_weighted", [False, True])
