@@ -8,6 +8,11 @@ import numpy.typing as npt
 
 _NUMBERED_CLASSES = 30
 _NAMED_CLASSES = 100
+# Of the font's size, a little above the mean of DejaVu Sans.
+_LETTER_WIDTH = 0.65
+# Inches.
+_BAR_WIDTH = 1.1
+_TITLE_HEIGHT = 0.5
 
 
 def save_confusion_picture(
@@ -24,20 +29,23 @@ def save_confusion_picture(
     counts = np.asarray(confusion, dtype=np.int64)
     n = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(3.0 + 0.24 * n, 4.5, 24.0))
-    figure = Figure(figsize=(side + 1.2, side), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     size = 9 if n <= _NUMBERED_CLASSES else 7
     if n <= _NAMED_CLASSES:
+        ticks = list(range(n))
         names = [_short(name, position) for position, name in enumerate(classes)]
-        axes.set_xticks(range(n), [_plain(name) for name in names], rotation=90, fontsize=size)
-        axes.set_yticks(range(n), [_plain(name) for name in names], fontsize=size)
     else:
         ticks = list(range(0, n, max(10, 10 * (n // 400))))
-        axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=size)
-        axes.set_yticks(ticks, [str(tick) for tick in ticks], fontsize=size)
+        names = [str(tick) for tick in ticks]
+    # Laid out by arithmetic, in inches: matplotlib's own layout draws everything twice.
+    side = float(np.clip(1.5 + 0.22 * n, 3.0, 22.0))
+    margin = 0.5 + max(map(len, names)) * _LETTER_WIDTH * size / 72
+    width, height = margin + side + _BAR_WIDTH, margin + side + _TITLE_HEIGHT
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks(ticks, [_plain(name) for name in names], rotation=90, fontsize=size)
+    axes.set_yticks(ticks, [_plain(name) for name in names], fontsize=size)
     if n <= _NUMBERED_CLASSES:
         for row, column in np.argwhere(counts > 0):
             dark = shares[row, column] > 0.5
@@ -48,8 +56,13 @@ def save_confusion_picture(
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if title:
-        axes.set_title(_plain("".join(each if _is_drawable(each) else "?" for each in title)), fontsize=11)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+        shown = "".join(each if _is_drawable(each) else "?" for each in title)
+        fitting = 72 * 0.95 * width / (_LETTER_WIDTH * len(shown))
+        figure.text(0.5, 1 - 0.35 / height, _plain(shown), ha="center", fontsize=min(11, fitting))
+    bar = figure.add_axes(
+        ((margin + side + 0.2) / width, (margin + 0.15 * side) / height, 0.2 / width, 0.7 * side / height)
+    )
+    figure.colorbar(image, cax=bar, label="share of the true class")
     figure.savefig(path)
 
 
