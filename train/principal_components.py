@@ -14,7 +14,7 @@ from toptune.train.memory import check_memory
 from toptune.train.preprocessing_steps import Layers, Values
 
 # Of a block in float64: enough rows that adding to the d x d sums costs less than their product.
-_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

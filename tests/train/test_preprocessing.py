@@ -1,6 +1,8 @@
 """Each step against scikit-learn or numpy, and what every preprocessing must hold."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,32 @@ def test_pca_drops_the_rank_that_is_not_there(values: Values) -> None:
 def test_pca_is_refused_where_its_matrices_are_above_the_limit(values: Values) -> None:
     with pytest.raises(InputError, match=r"covariance of 10 features \(step whiten\).*fewer layers"):
         fit_preprocessing("whiten", ArrayBlocks(values), DIMS, memory_limit_bytes=2**20)
+
+
+MEASURED = """
+import sys
+import numpy as np
+from toptune.store import ArrayBlocks
+from toptune.train import fit_preprocessing
+from toptune.train.principal_components import peak_bytes
+def kernel_says(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+values = np.random.default_rng(0).normal(size=(1500, 1500)).astype(np.float32)
+fit_preprocessing("pca", ArrayBlocks(values[:, :50].copy()), (50,))  # libraries and their workspaces
+before = kernel_says("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+fit_preprocessing("standardise,pca", ArrayBlocks(values), (1500,))
+print(kernel_says("VmHWM") - before, peak_bytes(1500, 1500))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process's memory")
+def test_memory_of_pca_stays_below_what_is_projected() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    measured, projected = map(int, done.stdout.split())
+    assert projected / 3 < measured < projected
 
 
 def test_steps_are_fitted_in_order(values: Values) -> None:

@@ -1,56 +1,24 @@
 """Runs whose head uses some columns only: they need the arrays of these, and predict the same."""
 
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from selecting_ridge import SelectingRidge, heads_that_select
 
 from toptune.store import FeatureCache
 from toptune.train import PreprocessedBlocks, Run, evaluate_run, fit_preprocessing, train
-from toptune.train.own_heads import OwnHead
 
 Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3, "head": "ridge", "layers": "all"}
 
 
-class SelectingRidge(OwnHead):
-    """Head ridge on some of its inputs."""
-
-    chosen = np.array([1, 4, 12, 14, 18])
-
-    @property
-    def columns(self) -> npt.NDArray[np.int64]:
-        return self.chosen
-
-    def fit(self, X: Any, y: Any, *, groups: Any = None) -> Self:
-        super().fit(X.take(np.arange(X.shape[0]))[:, self.chosen], y, groups=groups)
-        narrow = self.estimator.coef_
-        self.estimator.coef_ = np.zeros((len(narrow), X.shape[1]))
-        self.estimator.coef_[:, self.chosen] = narrow
-        self.estimator.n_features_in_, self.estimator.sums_ = X.shape[1], None
-        return self
-
-    def on_columns(self) -> OwnHead:
-        estimator = copy(self.estimator)
-        estimator.coef_, estimator.n_features_in_ = estimator.coef_[:, self.chosen], len(self.chosen)
-        return self.with_estimator(estimator, self._report)
-
-
 @pytest.fixture
 def selecting(monkeypatch: pytest.MonkeyPatch) -> list[SelectingRidge]:
-    """Heads that `train` makes from now on."""
-    made: list[SelectingRidge] = []
-
-    def make(name: str, *, params: Any, seed: int, cv: Any, **_: Any) -> SelectingRidge:
-        made.append(SelectingRidge(name, params, seed=seed, cv=cv))
-        return made[-1]
-
-    monkeypatch.setattr("toptune.train.training.make_head", make)
-    return made
+    """Heads that `train` makes from now on: on columns of block.cls and last.mean, none of block.mean."""
+    return heads_that_select(monkeypatch, [1, 4, 12, 14, 18])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +31,6 @@ def test_a_run_needs_only_what_its_head_uses(
     cache = build()
     run = train(tmp_path / "store", out=tmp_path / "run", preprocess=spec, **OPTIONS)
     dims = {array.name: array.dim for array in cache.arrays()}
-    # block.cls has 5 columns, block.mean 6 and last.mean 8; the chosen ones are of the first and the last.
     assert list(dims.values()) == [5, 6, 8]
     loaded = Run.load(run.folder)
     names = [array.name for array in loaded.arrays]

@@ -133,6 +133,8 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
         ({"layers": "block"}, "cls, mean"),
         ({"head": "perceptron"}, "perceptron"),
         ({"kernel": "tophat"}, "tophat"),
+        ({"preprocess": "standardize"}, "standardize.*standardise, l2"),
+        ({"preprocess": "pca", "memory_limit": 1000}, "covariance of 8 features"),
         ({"params": {"deph": 3}}, "deph.*n_centers"),
         ({"head": "svm", "sigma": 1.0}, "sigma has no meaning for head 'svm'"),
         ({"head": "knn", "n_centers": 10}, "n_centers has no meaning"),
