@@ -82,7 +82,7 @@ class Standardise:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitNorm:
-    """Each layer of each row divided by its Euclidean norm (Head2Toe, Evci et al. 2022, §3.2); zeros stay."""
+    """Each layer of each row divided by its Euclidean norm (Head2Toe, Evci et al. 2022); zeros stay."""
 
     name: ClassVar[str] = "l2"
     layer_dims: Layers
@@ -111,7 +111,7 @@ class UnitNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """``sign(x) |x|^exponent``: power normalisation (Perronnin, Sánchez & Mensink 2010, §3.2).
+    """``sign(x) |x|^exponent``: power normalisation (Perronnin, Sánchez & Mensink 2010).
 
     With exponent 0.5 the signed square root, as in bilinear CNNs (Lin, RoyChowdhury & Maji 2015).
     """
@@ -136,7 +136,7 @@ class Power:
 
 @dataclass(frozen=True, kw_only=True)
 class Ternary:
-    """-1, 0 or 1 by the standardised value: the full-network embedding (Garcia-Gasulla et al. 2018, §3.3).
+    """-1, 0 or 1 by the standardised value: the full-network embedding (Garcia-Gasulla et al. 2018).
 
     Attributes
     ----------
