@@ -322,6 +322,12 @@ def extract(
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
 @click.option("--layers", help="all, or stored layers and globs with commas; by default last.")
 @click.option("--pooling", help="Which pooling, where a layer was stored with several.")
+@click.option(
+    "--preprocess",
+    metavar="STEPS",
+    help="With commas, in order: standardise (the default of most heads), l2, power, pca:N, whiten:N, "
+    "ternary; or none.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--kernel", default="gaussian", show_default=True, help="gaussian, laplacian, matern12/32/52, linear."

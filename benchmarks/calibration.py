@@ -19,9 +19,9 @@ from sklearn.model_selection import StratifiedKFold
 from toptune.store import FeatureStore
 from toptune.train import (
     FalkonClassifier,
-    StandardisedBlocks,
+    PreprocessedBlocks,
     choose_arrays,
-    fit_standardiser,
+    fit_preprocessing,
     split_manifest,
 )
 from toptune.train.calibration import fit_temperature, softmax
@@ -42,10 +42,11 @@ def main() -> None:
         for seed in range(options.seeds):
             split = split_manifest(cache.manifest, seed=seed, resplit=True)
             labels = np.array([str(label) for label in cache.manifest.labels])
-            standardiser, _ = fit_standardiser(cache.blocks([array.name], split.train), [array.dim])
+            blocks = cache.blocks([array.name], split.train)
+            preprocessing, _ = fit_preprocessing("standardise", blocks, (array.dim,))
 
             X, X_test = (
-                StandardisedBlocks(cache.blocks([array.name], part), standardiser).take(np.arange(len(part)))
+                PreprocessedBlocks(cache.blocks([array.name], part), preprocessing).take(np.arange(len(part)))
                 for part in (split.train, split.test)
             )
             row: dict[str, Any] = {"dataset": cache.dataset, "model": cache.model, "seed": seed}

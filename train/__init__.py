@@ -1,4 +1,4 @@
-"""Features in, heads out: splits, standardising, the one-pass solver, heads, RUN folders.
+"""Features in, heads out: splits, preprocessing, the one-pass solver, heads, RUN folders.
 
 Names are imported when first used, so that ``import toptune.train`` costs nothing.
 """
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from toptune.train.layers import choose_arrays
     from toptune.train.logistic_classifier import FalkonLogisticClassifier
     from toptune.train.metrics import compute_metrics
+    from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
+    from toptune.train.preprocessing_fit import fit_preprocessing
     from toptune.train.report import FitReport
     from toptune.train.ridge_classifier import StreamingRidgeClassifier
     from toptune.train.run import Run, RunArray
     from toptune.train.run_relabel import relabel_run
     from toptune.train.run_update import update_run
     from toptune.train.splits import Split, split_manifest
-    from toptune.train.standardise import StandardisedBlocks, Standardiser, fit_standardiser
     from toptune.train.torch_dataset import FeatureDataset
     from toptune.train.training import train
 
@@ -32,16 +33,16 @@ _HOMES = {
     "FoldsReducedWarning": "folds",
     "HEADS": "heads",
     "Head": "heads",
+    "PreprocessedBlocks": "preprocessing",
+    "Preprocessing": "preprocessing",
     "Run": "run",
     "RunArray": "run",
     "Split": "splits",
-    "StandardisedBlocks": "standardise",
-    "Standardiser": "standardise",
     "StreamingRidgeClassifier": "ridge_classifier",
     "choose_arrays": "layers",
     "compute_metrics": "metrics",
     "evaluate_run": "evaluation",
-    "fit_standardiser": "standardise",
+    "fit_preprocessing": "preprocessing_fit",
     "load_head": "heads",
     "make_head": "heads",
     "relabel_run": "run_relabel",
@@ -58,16 +59,16 @@ __all__ = [
     "FitReport",
     "FoldsReducedWarning",
     "Head",
+    "PreprocessedBlocks",
+    "Preprocessing",
     "Run",
     "RunArray",
     "Split",
-    "StandardisedBlocks",
-    "Standardiser",
     "StreamingRidgeClassifier",
     "choose_arrays",
     "compute_metrics",
     "evaluate_run",
-    "fit_standardiser",
+    "fit_preprocessing",
     "load_head",
     "make_head",
     "relabel_run",

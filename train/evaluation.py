@@ -9,7 +9,7 @@ import numpy as np
 from toptune.store import FeatureStore, InputError
 from toptune.train.head_files import json_ready
 from toptune.train.run import Run, read_labels
-from toptune.train.training import score
+from toptune.train.scoring import score
 
 SPLITS = ("test", "train", "all")
 

@@ -40,6 +40,15 @@ class Head(Protocol):
         """Everything that was compared, one mapping a row of ``selection.csv``."""
         ...
 
+    @property
+    def columns(self) -> npt.NDArray[np.int64] | None:
+        """Positions, ascending, of the only inputs that the fitted head uses; None if it may use all."""
+        ...
+
+    def on_columns(self) -> "Head":
+        """Give the same fitted head over just its `columns`, side by side; itself where they are None."""
+        ...
+
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:

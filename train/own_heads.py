@@ -71,6 +71,13 @@ class OwnHead:
     def table(self) -> list[dict[str, Any]]:
         return list(self._report.get("table", []))
 
+    @property
+    def columns(self) -> npt.NDArray[np.int64] | None:
+        return None
+
+    def on_columns(self) -> "OwnHead":
+        return self
+
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:

@@ -19,9 +19,9 @@ from toptune.store import (
     Recipe,
 )
 from toptune.train.heads import Head, load_head
-from toptune.train.standardise import StandardisedBlocks, Standardiser
+from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
 
-VERSION = 1
+VERSION = 2
 CONFIG, METRICS, SELECTION, ROWS, PICTURE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "confusion_matrix.png",
 )  # fmt: skip
@@ -38,7 +38,7 @@ class RunArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained head with its standardisation, its config and its metrics.
+    """A trained head with its preprocessing, its config and its metrics.
 
     Attributes
     ----------
@@ -48,8 +48,9 @@ class Run:
     metrics : dict
         Content of ``metrics.json``.
     head : Head
-        Fitted, on standardised features.
-    standardiser : Standardiser
+        Fitted, on preprocessed features.
+    preprocessing : Preprocessing
+        Fitted, on `arrays` side by side.
     train_rows, test_rows : ndarray of int64
         Row numbers of the data set's manifest.
     """
@@ -58,7 +59,7 @@ class Run:
     config: dict[str, Any]
     metrics: dict[str, Any]
     head: Head
-    standardiser: Standardiser
+    preprocessing: Preprocessing
     train_rows: npt.NDArray[np.int64]
     test_rows: npt.NDArray[np.int64]
 
@@ -69,7 +70,7 @@ class Run:
 
     @property
     def arrays(self) -> list[RunArray]:
-        """Stored arrays whose columns, side by side, are the features."""
+        """Stored arrays whose columns, side by side, are all that is needed of a picture."""
         return [RunArray(each["name"], each["dim"], each["dtype"]) for each in self.config["arrays"]]
 
     @property
@@ -83,7 +84,7 @@ class Run:
         return dict(self.config["backbone"])
 
     def predict_blocks(self, blocks: Blocks) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-        """Classify rows of features as stored, not standardised.
+        """Classify rows of features as stored, not preprocessed.
 
         Parameters
         ----------
@@ -100,10 +101,10 @@ class Run:
         InputError
             If the number of columns differs, or a row is not finite.
         """
-        d = len(self.standardiser.mean)
+        d = self.preprocessing.n_inputs
         if blocks.shape[1] != d:
-            raise InputError(f"{blocks.shape[1]} features a row where this run was trained on {d}")
-        probabilities = self.head.predict_proba(StandardisedBlocks(blocks, self.standardiser))
+            raise InputError(f"{blocks.shape[1]} features a row where this run takes {d}")
+        probabilities = self.head.predict_proba(PreprocessedBlocks(blocks, self.preprocessing))
         return np.array(self.classes)[probabilities.argmax(axis=1)], probabilities
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class Run:
         }
 
     def __str__(self) -> str:
-        metrics, lines = self.metrics, []
+        metrics, saves, lines = self.metrics, self.config["saves"], []
         if metrics["n_test"]:
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
@@ -130,9 +131,15 @@ class Run:
         else:
             lines.append(f"{self.head.name}: trained, no test pictures")
         lines.append(
-            f"trained on {metrics['n_train']} pictures, {len(self.standardiser.mean)} features, "
+            f"trained on {metrics['n_train']} pictures, {saves['n_columns_trained_on']} features, "
             f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
         )
+        if saves["n_columns"] < saves["n_columns_trained_on"]:
+            lines.append(
+                f"uses {saves['n_columns']} of the features, of {saves['n_arrays']} of "
+                f"{saves['n_arrays_trained_on']} arrays: {saves['bytes_per_picture']} of "
+                f"{saves['bytes_per_picture_trained_on']} bytes a picture"
+            )
         chosen = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.config["selected"].items()
@@ -166,8 +173,8 @@ class Run:
             raise FormatVersionError(
                 f"{path} is of version {config.get('version')}, this toptune reads {VERSION}; train again"
             )
-        missing = {"dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings"} - config.keys()
-        if missing:
+        needed = {"dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves"}
+        if missing := needed - config.keys():
             raise CorruptError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; train again")
         rows, roles = _read_rows(path / ROWS)
         run = cls(
@@ -175,14 +182,14 @@ class Run:
             config=config,
             metrics=_read_json(path / METRICS),
             head=load_head(path),
-            standardiser=Standardiser.load(path),
+            preprocessing=Preprocessing.load(path),
             train_rows=rows[roles == "train"],
             test_rows=rows[roles == "test"],
         )
         d = sum(array.dim for array in run.arrays)
-        if len(run.standardiser.mean) != d:
+        if run.preprocessing.n_inputs != d:
             raise CorruptError(
-                f"{path}: {len(run.standardiser.mean)} standardised columns for {d} in run.json; train again"
+                f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
             )
         return run
 

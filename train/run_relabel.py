@@ -19,13 +19,13 @@ from toptune.train.inputs import device_of, grid_of
 from toptune.train.memory import block_rows_for
 from toptune.train.one_pass import solve
 from toptune.train.passes import TrainingRows, accumulate_targets
+from toptune.train.preprocessing import PreprocessedBlocks
 from toptune.train.run import Run
 from toptune.train.run_update import saved_head
 from toptune.train.run_writing import check_out, new_run_folder, write_run
 from toptune.train.saved_sums import SavedSums
+from toptune.train.scoring import score
 from toptune.train.splits import Split, group_keys
-from toptune.train.standardise import StandardisedBlocks
-from toptune.train.training import score
 from toptune.train.updating import maps_of
 
 
@@ -40,7 +40,7 @@ def relabel_run(
 ) -> Run:
     """Train for other labels on the pictures of a run.
 
-    Split, folds, centres, width, standardisation and with them the Gram matrices are the run's; only the
+    Split, folds, centres, width, preprocessing and with them the Gram matrices are the run's; only the
     sums with the targets are taken anew, in one pass over kernel values without any product of M^2. The
     penalty and the temperature are chosen for the new labels, out of fold.
 
@@ -97,7 +97,7 @@ def relabel_run(
     )
     names = [array.name for array in old.arrays]
     rows = TrainingRows(
-        blocks=StandardisedBlocks(cache.blocks(names, old.train_rows), old.standardiser),
+        blocks=PreprocessedBlocks(cache.blocks(names, old.train_rows), old.preprocessing),
         codes=codes.astype(np.int64),
         weights=np.ones(len(codes)),
         folds=folds_of_keys([keys[row] for row in old.train_rows], n_folds=n_folds),
@@ -148,7 +148,7 @@ def relabel_run(
         },
     }
     new = Run(
-        folder=path, config=json_ready(config), metrics={}, head=relabelled, standardiser=old.standardiser,
+        folder=path, config=json_ready(config), metrics={}, head=relabelled, preprocessing=old.preprocessing,
         train_rows=old.train_rows, test_rows=test,
     )  # fmt: skip
     notify("test")

@@ -12,14 +12,14 @@ from toptune.store import FeatureStore, InputError, StoredFeatures, provenance
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.head_files import json_ready
 from toptune.train.own_heads import OwnHead
+from toptune.train.preprocessing import PreprocessedBlocks
 from toptune.train.run import Run
 from toptune.train.run_difference import find_difference, forgotten_ids, without_failed
 from toptune.train.run_writing import check_out, new_run_folder, write_run
 from toptune.train.saved_sums import FILE as SUMS
 from toptune.train.saved_sums import SavedSums
+from toptune.train.scoring import score
 from toptune.train.splits import Split, group_keys
-from toptune.train.standardise import StandardisedBlocks
-from toptune.train.training import score
 from toptune.train.updating import Change, updated_head
 
 Rows = npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ def update_run(
 
     New pictures and classes are added, pictures that left the data set or are to be forgotten are subtracted,
     relabelled ones are both. Nothing else is read but the test pictures, which are scored again. Centres,
-    width, penalty, temperature and standardisation are held; scores equal those of training from scratch with
+    width, penalty, temperature and preprocessing are held; scores equal those of training from scratch with
     them. A centre that goes leaves the head with all that it stood for.
 
     Parameters
@@ -101,7 +101,7 @@ def update_run(
     def change(cache: StoredFeatures, rows: Rows, labels: Sequence[str]) -> Change:
         keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
         return Change(
-            blocks=StandardisedBlocks(cache.blocks(arrays, rows), old.standardiser),
+            blocks=PreprocessedBlocks(cache.blocks(arrays, rows), old.preprocessing),
             labels=labels,
             groups=[keys[row] for row in rows],
         )
@@ -155,7 +155,7 @@ def update_run(
         },
     }  # fmt: skip
     new = Run(
-        folder=path, config=json_ready(config), metrics={}, head=updated, standardiser=old.standardiser,
+        folder=path, config=json_ready(config), metrics={}, head=updated, preprocessing=old.preprocessing,
         train_rows=difference.train, test_rows=test,
     )  # fmt: skip
     notify("test")

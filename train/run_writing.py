@@ -31,7 +31,7 @@ def write_run(
 ) -> None:
     """Write everything of a run but its folder; `forgotten` ids may never come back by an update."""
     run.head.save(folder, keep_sums=keep_sums)
-    run.standardiser.save(folder)
+    run.preprocessing.save(folder)
     write_json(folder / CONFIG, run.config)
     write_json(folder / METRICS, run.metrics)
     write_rows(

@@ -10,20 +10,23 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, provenance
+from toptune.store import FeatureStore, InputError, Manifest, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
+from toptune.train.finite_rows import non_finite_rows
 from toptune.train.head_files import json_ready
 from toptune.train.heads import Head, make_head
 from toptune.train.layers import choose_arrays
 from toptune.train.memory import bytes_of
-from toptune.train.metrics import compute_metrics
+from toptune.train.preprocessing import PreprocessedBlocks
+from toptune.train.preprocessing_fit import fit_preprocessing
+from toptune.train.preprocessing_spec import default_preprocessing, parse_preprocessing
+from toptune.train.restriction import restricted_run
 from toptune.train.run import VERSION, Run
 from toptune.train.run_writing import check_out, new_run_folder, write_run
+from toptune.train.scoring import score
 from toptune.train.several_labels import advice_on_several_labels
 from toptune.train.splits import Split, group_keys, split_manifest
-from toptune.train.standardise import StandardisedBlocks, fit_standardiser, non_finite_rows
 
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 _FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000, "solver": "auto"}
@@ -39,6 +42,7 @@ def train(
     out: str | os.PathLike[str],
     layers: str | Sequence[str] | None = None,
     pooling: str | None = None,
+    preprocess: str | None = None,
     seed: int = 0,
     penalty: float | Sequence[float] | None = None,
     sigma: float | Sequence[float] | None = None,
@@ -73,6 +77,9 @@ def train(
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
         Which stored arrays; see `choose_arrays`. By default ``last``.
+    preprocess : str, optional
+        Steps between the stored features and the head, such as ``l2,standardise`` or ``pca:256``; see
+        `fit_preprocessing`. By default the head's own, which is ``standardise`` but where it says otherwise.
     seed : int
         Of the split, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
@@ -123,13 +130,17 @@ def train(
     start = time.perf_counter()
     notify = progress or (lambda _phase: None)
     options = {
-        "head": head, "layers": layers, "pooling": pooling, "seed": seed, "penalty": penalty, "sigma": sigma,
+        "head": head, "layers": layers, "pooling": pooling, "preprocess": preprocess, "seed": seed,
+        "penalty": penalty, "sigma": sigma,
         "kernel": kernel, "n_centers": n_centers, "solver": solver, "memory_limit": memory_limit,
         "cv": cv, "test_fraction": test_fraction,
         "resplit": resplit, "val": val, "group_by": group_by, "class_weight": class_weight,
         "params": dict(params or {}), "allow_failed": allow_failed, "device": device,
     }  # fmt: skip
     path = check_out(out)
+    spec = default_preprocessing(head) if preprocess is None else preprocess
+    parse_preprocessing(spec)
+    limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
     classifier = make_head(
         head,
         params=_head_params(
@@ -139,7 +150,7 @@ def train(
         cv=cv,
         class_weight=class_weight,
         device=device,
-        memory_limit_bytes=None if memory_limit is None else bytes_of(memory_limit),
+        memory_limit_bytes=limit_bytes,
         dask=dask,
     )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
@@ -156,23 +167,25 @@ def train(
     split, n_skipped = leave_out(split, failed_rows, manifest, allow=allow_failed, reasons=failed)
     seconds: dict[str, float] = {}
 
-    notify("standardise")
+    notify("preprocess")
     clock = time.perf_counter()
-    dims = [array.dim for array in arrays]
+    dims = tuple(array.dim for array in arrays)
     check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
-    standardiser, bad = fit_standardiser(cache.blocks(names, split.train), dims)
+    preprocessing, bad = fit_preprocessing(
+        spec, cache.blocks(names, split.train), dims, memory_limit_bytes=limit_bytes
+    )
     bad_test = non_finite_rows(cache.blocks(names, split.test)) if len(split.test) else bad[:0]
     bad_rows = np.concatenate([split.train[bad], split.test[bad_test]])
     split, n_more = leave_out(split, bad_rows, manifest, allow=allow_failed, reasons={})
     n_skipped += n_more
     classes, counts = check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
-    seconds["standardise"] = time.perf_counter() - clock
+    seconds["preprocess"] = time.perf_counter() - clock
 
     notify("fit")
     clock = time.perf_counter()
     labels = [str(manifest.labels[row]) for row in split.train]
     groups = manifest.ids if group_by is None else group_keys(manifest, group_by)
-    blocks = StandardisedBlocks(cache.blocks(names, split.train), standardiser)
+    blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing)
     classifier.fit(blocks, labels, groups=[groups[row] for row in split.train])
     seconds["fit"] = time.perf_counter() - clock
     config = {
@@ -198,20 +211,21 @@ def train(
             "rows_digest": rows_digest(split, manifest),
         },
         "manifest": {"n_rows": manifest.n_rows, "pictures_digest": manifest.pictures_digest},
-        "standardise": {
-            "n_constant": standardiser.n_constant,
-            "rule": "each column by mean and deviation of the training rows, layers of equal total variance",
-        },
         "selected": _selected(classifier),
-        "warnings": [*_unused(split, manifest), *classifier.report.get("warnings", [])],
+        "warnings": [
+            *_unused(split, manifest),
+            *preprocessing.warnings,
+            *classifier.report.get("warnings", []),
+        ],
         "report": classifier.report,
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "created": provenance(),
     }
     run = Run(
-        folder=path, config=json_ready(config), metrics={}, head=classifier, standardiser=standardiser,
+        folder=path, config=json_ready(config), metrics={}, head=classifier, preprocessing=preprocessing,
         train_rows=split.train, test_rows=split.test,
     )  # fmt: skip
+    run = restricted_run(run)
 
     notify("test")
     clock = time.perf_counter()
@@ -225,31 +239,6 @@ def train(
     with new_run_folder(path) as folder:
         write_run(run, folder, manifest, keep_sums=keep_sums)
     return run
-
-
-def score(
-    run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
-) -> dict[str, Any]:
-    """Metrics of a run on labelled rows of a cache; `labels` by row, by default those of the manifest.
-
-    Raises
-    ------
-    InputError
-        If a row's class is none of the run's.
-    """
-    named = cache.manifest.labels if labels is None else labels
-    truth = [str(named[row]) for row in rows.tolist()]
-    strange = sorted(set(truth) - set(run.classes))
-    if strange:
-        raise InputError(
-            f"{len(strange)} classes of the rows to test are none that the run knows, for instance "
-            f"{strange[0]!r}; train with rows of them or leave them out of the test split"
-        )
-    if not truth:
-        return compute_metrics([], [], np.zeros((0, len(run.classes))), run.classes)
-    names = [array.name for array in run.arrays]
-    predicted, probabilities = run.predict_blocks(cache.blocks(names, rows))
-    return compute_metrics(truth, [str(each) for each in predicted], probabilities, run.classes)
 
 
 def _unused(split: Split, manifest: Manifest) -> list[str]:

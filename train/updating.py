@@ -31,7 +31,7 @@ class Change:
     Attributes
     ----------
     blocks : Blocks, shape (n, d)
-        Standardised as the head's own rows were.
+        Preprocessed as the head's own rows were.
     labels : sequence of str
     groups : sequence of str
         What decides their folds: ids, or groups.
@@ -51,7 +51,7 @@ def updated_head(
     gone_centers: npt.NDArray[np.int64],
     device: str | None = None,
 ) -> OwnHead:
-    """Add and subtract rows; centres, width, penalty, temperature and standardisation stay.
+    """Add and subtract rows; centres, width, penalty, temperature and preprocessing stay.
 
     Scores equal those of a fit to the rows that are left on the same centres, in time proportional to
     the rows that come and go.
@@ -162,7 +162,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "seconds": {},
         "n_passes": 0,
         "warnings": [
-            "updated: width, penalty, temperature and standardisation are those of the run before",
+            "updated: width, penalty, temperature and preprocessing are those of the run before",
             *([f"{n_gone} centres were pictures that are gone and left the head"] if n_gone else []),
             *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
         ],

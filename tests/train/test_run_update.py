@@ -12,8 +12,8 @@ import pytest
 from toptune.store import CorruptError, FeatureCache, FeatureStore, InputError, Manifest, StoredFeatures, grow
 from toptune.train import (
     FalkonClassifier,
+    PreprocessedBlocks,
     Run,
-    StandardisedBlocks,
     StreamingRidgeClassifier,
     evaluate_run,
     relabel_run,
@@ -66,15 +66,15 @@ def fill(store: FeatureStore, like: FeatureCache, part: str, failed: dict[int, s
         cache.commit_unit(unit, values, failed=mine)
 
 
-def standardised(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def preprocessed(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     names = [array.name for array in run.arrays]
-    return StandardisedBlocks(cache.blocks(names, rows), run.standardiser).take(np.arange(len(rows)))
+    return PreprocessedBlocks(cache.blocks(names, rows), run.preprocessing).take(np.arange(len(rows)))
 
 
 def from_scratch(run: Run, store: FeatureStore) -> Any:
-    """Fit the updated run's rows anew, on its own centres, width, penalty and standardisation."""
+    """Fit the updated run's rows anew, on its own centres, width, penalty and preprocessing."""
     cache = store.features("tiny.demo", "pets", version=run.config["dataset_version"])
-    X = standardised(run, cache, run.train_rows)
+    X = preprocessed(run, cache, run.train_rows)
     y = [str(cache.manifest.labels[row]) for row in run.train_rows]
     estimator = run.head.estimator  # type: ignore[attr-defined]
     fresh: Any = (
@@ -90,7 +90,7 @@ def from_scratch(run: Run, store: FeatureStore) -> Any:
 def assert_equal_to_scratch(run: Run, store: FeatureStore, atol: float = 1e-8) -> None:
     fresh = from_scratch(run, store)
     cache = store.features("tiny.demo", "pets", version=run.config["dataset_version"])
-    X = standardised(run, cache, np.concatenate([run.train_rows, run.test_rows]))
+    X = preprocessed(run, cache, np.concatenate([run.train_rows, run.test_rows]))
     assert run.classes == list(fresh.classes_)
     np.testing.assert_allclose(run.head.decision_function(X), fresh.scores(X), atol=atol)
 
@@ -100,20 +100,22 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows = 0
-        inner = StandardisedBlocks.iterate
+        inner = PreprocessedBlocks.iterate
 
-        def iterate(blocks: StandardisedBlocks, block_rows: int | None = None) -> Any:
+        def iterate(blocks: PreprocessedBlocks, block_rows: int | None = None) -> Any:
             for rows, values in inner(blocks, block_rows):
                 self.rows += len(values)
                 yield rows, values
 
-        monkeypatch.setattr(StandardisedBlocks, "iterate", iterate)
+        monkeypatch.setattr(PreprocessedBlocks, "iterate", iterate)
 
 
 HEADS: dict[str, dict[str, Any]] = {
     "falkon": {"head": "falkon", "n_centers": 25, "solver": "direct"},
     "wide": {"head": "falkon", "sigma": 60.0, "solver": "direct"},
     "ridge": {"head": "ridge"},
+    "unit norms": {"head": "ridge", "preprocess": "l2,standardise"},
+    "components": {"head": "falkon", "n_centers": 25, "solver": "direct", "preprocess": "l2,whiten:8"},
 }
 
 
@@ -203,7 +205,7 @@ def test_pictures_are_forgotten_with_the_centres_on_them(head: str, build: Build
         left = second.head.estimator  # type: ignore[attr-defined]
         n_gone = len({ids[row] for row in indices} & set(goes))
         assert len(left.centers_) == len(indices) - n_gone
-        X = standardised(second, cache, second.train_rows)
+        X = preprocessed(second, cache, second.train_rows)
         np.testing.assert_array_equal(left.centers_, X[left.center_indices_])
     # What is forgotten does not come back when the data set grows, and can be forgotten further.
     grow(store, "pets", manifest_of(cache, 9))
@@ -259,7 +261,7 @@ def test_left_out_error_is_that_of_the_updated_folds(build: Build, tmp_path: Pat
     goes = [cache.manifest.ids[row] for row in first.train_rows[:9]]
     second = update_run(first.folder, out=tmp_path / "second", forget=goes)
     estimator = second.head.estimator  # type: ignore[attr-defined]
-    X = standardised(second, cache, second.train_rows)
+    X = preprocessed(second, cache, second.train_rows)
     fresh = FalkonClassifier(centers=estimator.centers_, sigma=3.0, penalty=1e-3, cv=3).fit(
         X,
         [str(cache.manifest.labels[row]) for row in second.train_rows],
@@ -325,7 +327,7 @@ def test_other_labels_reuse_the_gram(
     )
     second = relabel_run(first.folder, table, out=tmp_path / "second")
     monkeypatch.undo()
-    X = standardised(second, cache, second.train_rows)
+    X = preprocessed(second, cache, second.train_rows)
     ids = [cache.manifest.ids[row] for row in second.train_rows]
     estimator = second.head.estimator  # type: ignore[attr-defined]
     fresh: Any = (

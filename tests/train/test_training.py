@@ -16,7 +16,7 @@ Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3}
 FILES = {
     "confusion_matrix.png", "head.json", "metrics.json", "rows.parquet", "run.json", "selection.csv",
-    "standardise.safetensors",
+    "preprocessing.safetensors",
 }  # fmt: skip
 
 
@@ -133,6 +133,8 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
         ({"layers": "block"}, "cls, mean"),
         ({"head": "perceptron"}, "perceptron"),
         ({"kernel": "tophat"}, "tophat"),
+        ({"preprocess": "standardize"}, "standardize.*standardise, l2"),
+        ({"preprocess": "pca", "memory_limit": 1000}, "covariance of 8 features"),
         ({"params": {"deph": 3}}, "deph.*n_centers"),
         ({"head": "svm", "sigma": 1.0}, "sigma has no meaning for head 'svm'"),
         ({"head": "knn", "n_centers": 10}, "n_centers has no meaning"),
@@ -206,7 +208,13 @@ def test_failure_while_writing_leaves_nothing_behind(
 def test_damaged_runs_are_refused(build: Build, tmp_path: Path) -> None:
     build()
     run = train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
-    for name in ("metrics.json", "rows.parquet", "standardise.safetensors", "head.safetensors", "head.json"):
+    for name in (
+        "metrics.json",
+        "rows.parquet",
+        "preprocessing.safetensors",
+        "head.safetensors",
+        "head.json",
+    ):
         broken = tmp_path / f"broken {name}"
         shutil.copytree(run.folder, broken)
         (broken / name).write_bytes(b"{")

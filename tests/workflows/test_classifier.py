@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from selecting_ridge import heads_that_select
 from shapes import MODEL, SHAPES, save_shapes
 from tiny import save_model
 
-from toptune.extract import decode_image, extract, open_source
+from toptune.extract import Backbone, decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
 from toptune.train import train
 from toptune.workflows import Classifier, describe_metrics, evaluate
@@ -54,6 +55,51 @@ def test_one_answer_a_picture_in_the_order_given(folder: Path, classifier: Class
         assert set(answer.probabilities) == set(SHAPES)
         assert answer.confidence == max(answer.probabilities.values())
         assert sum(answer.probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("spec", ["none", "l2", "power", "pca:0.9", "whiten:5", "ternary", "l2,standardise"])
+def test_every_preprocessing_is_done_to_pictures_too(spec: str, folder: Path, tmp_path: Path) -> None:
+    run = train(
+        folder / "store", dataset="photos", model=MODEL, layers="all", head="ridge", preprocess=spec, cv=3,
+        out=tmp_path / "run",
+    )  # fmt: skip
+    stored = run.predict_blocks(
+        FeatureStore.open(folder / "store")
+        .cache(MODEL, "photos")
+        .blocks([array.name for array in run.arrays], run.test_rows)
+    )[1]
+    manifest = FeatureStore.open(folder / "store").cache(MODEL, "photos").manifest
+    pictures = [folder / "photos" / manifest.ids[row] for row in run.test_rows]
+    answers = Classifier.load(tmp_path / "run").predict(pictures)
+    computed = [[answer.probabilities[name] for name in run.classes] for answer in answers]
+    # Ternary values jump where the last bit of float16 does.
+    np.testing.assert_allclose(computed, stored, atol=0.05 if spec == "ternary" else 0.01)
+    assert evaluate(tmp_path / "run")["accuracy"] == pytest.approx(run.metrics["accuracy"])
+
+
+def test_only_the_layers_that_the_head_uses_are_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads_that_select(monkeypatch, [0, 3, 20])
+    run = train(
+        folder / "store", dataset="photos", model=MODEL, layers="all", head="ridge", cv=3,
+        preprocess="l2,standardise", out=tmp_path / "run",
+    )  # fmt: skip
+    assert run.config["saves"]["n_arrays"] < run.config["saves"]["n_arrays_trained_on"]
+    few = Classifier.load(tmp_path / "run")
+    asked: list[list[str]] = []
+    forward = Backbone.forward
+
+    def watch(backbone: Backbone, batch: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+        asked.append(names)
+        return forward(backbone, batch, names)
+
+    monkeypatch.setattr(Backbone, "forward", watch)
+    manifest = FeatureStore.open(folder / "store").cache(MODEL, "photos").manifest
+    answers = few.predict([folder / "photos" / manifest.ids[row] for row in run.test_rows])
+    assert asked == [[array.name for array in run.arrays]]
+    right = [answer.label == manifest.labels[row] for answer, row in zip(answers, run.test_rows, strict=True)]
+    assert np.mean(right) == pytest.approx(run.metrics["accuracy"])
 
 
 def test_another_backbone_is_refused(folder: Path) -> None:

@@ -1,0 +1,80 @@
+"""What a text such as ``l2,standardise`` or ``standardise,pca:256`` means."""
+
+from dataclasses import dataclass
+
+from toptune.store import InputError
+
+NONE = "none"
+STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
+_DEFAULT = "standardise"
+# Heads that were published with a preprocessing of their own.
+_DEFAULT_OF_HEAD: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """A step to fit, and its argument."""
+
+    name: str
+    value: int | float | None = None
+
+
+def default_preprocessing(head: str) -> str:
+    """Give the preprocessing of a head where none is asked for."""
+    return _DEFAULT_OF_HEAD.get(head, _DEFAULT)
+
+
+def parse_preprocessing(spec: str) -> tuple[StepSpec, ...]:
+    """Read the names of steps, in order, with commas between; ``none`` is no step.
+
+    Raises
+    ------
+    InputError
+        For an unknown step or an argument that it does not take; says what there is.
+    """
+    words = [word.strip() for word in spec.split(",")]
+    if words == [NONE]:
+        return ()
+    return tuple(_step(word, spec) for word in words)
+
+
+def _step(word: str, spec: str) -> StepSpec:
+    name, colon, argument = word.partition(":")
+    if name not in STEPS:
+        raise InputError(
+            f"preprocessing {spec!r}: step {word!r} is unknown; give {NONE}, or with commas any of "
+            f"{', '.join(STEPS)}"
+        )
+    if name in ("pca", "whiten"):
+        return StepSpec(name, _components(argument, word) if colon else None)
+    if name == "power":
+        return StepSpec(name, _exponent(argument, word) if colon else None)
+    if colon:
+        raise InputError(f"preprocessing {spec!r}: step {name} takes no argument, and {argument!r} was given")
+    return StepSpec(name)
+
+
+def _components(argument: str, word: str) -> int | float:
+    value = int(argument) if argument.isdecimal() else _number(argument)
+    if value is None or not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise InputError(
+            f"preprocessing step {word!r}: give a number of components (pca:256) or a share of the variance "
+            "above 0 and up to 1 (pca:0.95)"
+        )
+    return value
+
+
+def _exponent(argument: str, word: str) -> float:
+    value = _number(argument)
+    if value is None or not 0 < value <= 1:
+        raise InputError(
+            f"preprocessing step {word!r}: give an exponent above 0 and at most 1 (0.5 is the signed root)"
+        )
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,204 @@
+"""The fitted steps that rows of features go through: each a frozen value of its statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+Layers = tuple[int, ...]
+
+
+class Step(Protocol):
+    """Rows in, rows out, each by itself. Fields are arrays or JSON values: that is how a step is saved."""
+
+    name: ClassVar[str]
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        """Columns of each layer after the step; ValueError if it was fitted to other columns."""
+        ...
+
+    def apply(self, values: npt.NDArray[Any]) -> Values:
+        """Turn rows (b, d) into rows (b, d')."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Account for the fit in JSON values, with the ``name``."""
+        ...
+
+
+@runtime_checkable
+class LayerStep(Step, Protocol):
+    """A step that makes each layer from that layer alone, and so can do without the others."""
+
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> Self:
+        """Give the same step on some whole layers; `kept` has an entry a layer."""
+        ...
+
+
+def apply_steps(steps: Sequence[Step], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Apply steps one after the other; what is not finite stays so, without a warning."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        for step in steps:
+            values = step.apply(values)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardise:
+    """``(x - mean) * scale``, column by column.
+
+    Attributes
+    ----------
+    mean, scale : ndarray of float64, shape (d,)
+        `scale` is 1 / deviation times the weight of the column's layer; 0 for a constant column.
+    """
+
+    name: ClassVar[str] = "standardise"
+    mean: Values
+    scale: Values
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        _check_columns(self.name, layer_dims, self.mean, self.scale)
+        return layer_dims
+
+    def apply(self, values: npt.NDArray[Any]) -> Values:
+        result: Values = (values - self.mean) * self.scale
+        return result
+
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Standardise":
+        columns = np.repeat(kept, layer_dims)
+        return Standardise(mean=self.mean[columns], scale=self.scale[columns])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "rule": "each column by mean and deviation of the training rows, layers of equal total variance",
+            "n_constant": int((self.scale == 0).sum()),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitNorm:
+    """Each layer of each row divided by its Euclidean norm (Head2Toe, Evci et al. 2022); zeros stay."""
+
+    name: ClassVar[str] = "l2"
+    layer_dims: Layers
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        if tuple(self.layer_dims) != layer_dims:
+            raise ValueError(f"step l2 is for layers of {self.layer_dims} columns, not {layer_dims}")
+        return layer_dims
+
+    def apply(self, values: npt.NDArray[Any]) -> Values:
+        result = np.array(values, dtype=np.float64)
+        start = 0
+        for dim in self.layer_dims:
+            layer = result[:, start : start + dim]
+            norms = np.linalg.norm(layer, axis=1, keepdims=True)
+            layer /= np.where(norms == 0, 1.0, norms)
+            start += dim
+        return result
+
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "UnitNorm":
+        return UnitNorm(layer_dims=tuple(np.array(layer_dims)[kept].tolist()))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "rule": "each layer of each picture divided by its Euclidean norm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power:
+    """``sign(x) |x|^exponent``: power normalisation (Perronnin, Sánchez & Mensink 2010).
+
+    With exponent 0.5 the signed square root, as in bilinear CNNs (Lin, RoyChowdhury & Maji 2015).
+    """
+
+    name: ClassVar[str] = "power"
+    exponent: float
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        return layer_dims
+
+    def apply(self, values: npt.NDArray[Any]) -> Values:
+        wide = np.asarray(values, dtype=np.float64)
+        result: Values = np.sign(wide) * np.abs(wide) ** self.exponent
+        return result
+
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Power":  # noqa: ARG002
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "exponent": self.exponent}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ternary:
+    """-1, 0 or 1 by the standardised value: the full-network embedding (Garcia-Gasulla et al. 2018).
+
+    Attributes
+    ----------
+    mean, scale : ndarray of float64, shape (d,)
+        `scale` is 1 / deviation; 0 for a constant column, which becomes 0.
+    """
+
+    name: ClassVar[str] = "ternary"
+    ABOVE: ClassVar[float] = 0.15
+    BELOW: ClassVar[float] = -0.25
+    mean: Values
+    scale: Values
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        _check_columns(self.name, layer_dims, self.mean, self.scale)
+        return layer_dims
+
+    def apply(self, values: npt.NDArray[Any]) -> Values:
+        standard = (values - self.mean) * self.scale
+        levels = (standard > self.ABOVE).astype(np.float64) - (standard < self.BELOW)
+        # Rows that are not finite are refused by number later, so they must not turn into -1, 0 and 1.
+        return np.where(np.isfinite(values), levels, np.nan)
+
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Ternary":
+        columns = np.repeat(kept, layer_dims)
+        return Ternary(mean=self.mean[columns], scale=self.scale[columns])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "rule": f"1 above {self.ABOVE}, -1 below {self.BELOW} deviations from the mean, else 0",
+            "n_constant": int((self.scale == 0).sum()),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """Some columns, which are all that a head uses.
+
+    Attributes
+    ----------
+    columns : ndarray of int64, shape (d',)
+        Ascending.
+    """
+
+    name: ClassVar[str] = "select"
+    columns: npt.NDArray[np.int64]
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        columns, ends = self.columns, np.cumsum([0, *layer_dims])
+        if len(columns) == 0 or columns[0] < 0 or columns[-1] >= ends[-1] or (np.diff(columns) <= 0).any():
+            raise ValueError(f"selected columns are not ascending positions among {ends[-1]}")
+        return tuple(np.diff(np.searchsorted(columns, ends)).tolist())
+
+    def apply(self, values: npt.NDArray[Any]) -> Values:
+        return values[:, self.columns]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "n_columns": len(self.columns)}
+
+
+def _check_columns(name: str, layer_dims: Layers, *statistics: Values) -> None:
+    for each in statistics:
+        if each.shape != (sum(layer_dims),):
+            raise ValueError(f"step {name} is for {each.shape} columns, not {sum(layer_dims)}")
