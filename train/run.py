@@ -125,7 +125,7 @@ class Run:
         if metrics["n_test"]:
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
-                for name in ("accuracy", "balanced_accuracy", "log_loss")
+                for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
             )
             lines.append(f"{self.head.name}: {figures} on {metrics['n_test']} test pictures")
         else:

@@ -29,6 +29,8 @@ class Split:
         Labelled rows left out of both because their split is not asked for.
     rule : str
         In words, how the rows were told apart.
+    n_not_drawn : int
+        Training rows left out because only a sample of them was asked for.
     """
 
     train: Rows
@@ -36,6 +38,7 @@ class Split:
     n_unlabelled: int
     n_unused: int
     rule: str
+    n_not_drawn: int = 0
 
 
 def split_manifest(
