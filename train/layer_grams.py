@@ -55,7 +55,7 @@ class PrimalGrams:
     Parameters
     ----------
     rows : TrainingRows
-        Blocks are all layers side by side, standardised.
+        Blocks are all layers side by side, preprocessed.
     dims : sequence of int
         Columns of each layer.
     """
@@ -160,8 +160,7 @@ class DualGrams:
     rows : TrainingRows
         Classes, weights and folds; its blocks are not read.
     layers : iterable of Blocks
-        Each layer's columns, standardised; each is read once. Kernels are divided by the number of columns,
-        so that all layers have the same total variance.
+        Each layer's preprocessed columns; each is read once.
     """
 
     def __init__(self, rows: TrainingRows, layers: Iterable[Blocks], *, device: torch.device) -> None:
@@ -252,5 +251,5 @@ def _linear_kernel(blocks: Blocks, n: int, device: torch.device) -> Tensor:
     kernel = torch.zeros((n, n), dtype=torch.float64, device=device)
     for start in range(0, values.shape[1], _PANEL_COLUMNS):
         panel = torch.from_numpy(values[:, start : start + _PANEL_COLUMNS].astype(np.float64)).to(device)
-        kernel.addmm_(panel, panel.T, alpha=1 / values.shape[1])
+        kernel.addmm_(panel, panel.T)
     return kernel

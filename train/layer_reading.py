@@ -1,20 +1,24 @@
-"""From stored layers to their Gram matrices: standardised, in the primal or the dual, within a limit."""
+"""From stored layers to their Gram matrices: preprocessed, in the primal or the dual, within a limit."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from toptune.store import ArraySpec, Blocks, InputError, StoredFeatures
+from toptune.store import ArraySpec, InputError, StoredFeatures
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.inputs import device_of, fold_numbers, row_weights
 from toptune.train.layer_grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes
 from toptune.train.memory import block_rows_for, check_memory, memory_limit_bytes
 from toptune.train.passes import TrainingRows
+from toptune.train.preprocessing import PreprocessedBlocks
+from toptune.train.preprocessing_fit import fit_preprocessing
+from toptune.train.preprocessing_spec import parse_preprocessing
 from toptune.train.splits import Split
-from toptune.train.standardise import StandardisedBlocks, fit_standardiser
 
 # Up to this many columns of all layers together the sums are of columns, over all rows; beyond, of rows.
 PRIMAL_COLUMNS = 4000
+# Steps of a preprocessing that do not keep layers apart.
+_MIXING = ("pca", "whiten")
 
 
 def read_grams(
@@ -26,6 +30,7 @@ def read_grams(
     seed: int,
     cv: int | str | None,
     class_weight: str | None,
+    preprocess: str,
     search_rows: int,
     memory_limit: int | None,
     device: str | None,
@@ -48,6 +53,12 @@ def read_grams(
     if cv is None:
         raise InputError(
             "layers are chosen by cross-validation, but cv is None; give a number of folds (--cv)"
+        )
+    mixing = [step.name for step in parse_preprocessing(preprocess) if step.name in _MIXING]
+    if mixing:
+        raise InputError(
+            f"preprocessing {preprocess!r}: {mixing[0]} mixes the layers that a search is to tell apart; "
+            "choose --layers by another preprocessing first"
         )
     limit_bytes = memory_limit or memory_limit_bytes()
     names, dims = [array.name for array in arrays], [array.dim for array in arrays]
@@ -74,20 +85,17 @@ def read_grams(
         notes.append(f"layers were compared on {search_rows} of the {n} training rows (--search-rows)")
     notify("read layers")
 
-    def standardised(wanted: slice) -> Blocks:
-        blocks = cache.blocks(names[wanted], searched.train)
-        standardiser, bad = fit_standardiser(blocks, dims[wanted])
-        if len(bad):
-            raise InputError(
-                f"{len(bad)} training rows are not finite in {' or '.join(names[wanted])}, the first is "
-                f"{cache.manifest.ids[searched.train[bad[0]]]!r}; name the --layers to use, or repair these "
-                "pictures and extract again"
-            )
-        return StandardisedBlocks(blocks, standardiser)
-
+    blocks = cache.blocks(names, searched.train)
+    preprocessing, bad = fit_preprocessing(preprocess, blocks, tuple(dims), memory_limit_bytes=limit_bytes)
+    if len(bad):
+        raise InputError(
+            f"{len(bad)} training rows have features that are not finite in one of {', '.join(names)}, the "
+            f"first is {cache.manifest.ids[searched.train[bad[0]]]!r}; name the --layers to use, or repair "
+            "these pictures and extract again"
+        )
     at = np.searchsorted(split.train, searched.train)
     rows = TrainingRows(
-        blocks=standardised(slice(None)) if is_primal else cache.blocks(names, searched.train),
+        blocks=PreprocessedBlocks(blocks, preprocessing),
         codes=codes[at].astype(np.int64),
         weights=row_weights(codes[at], classes, class_weight),
         folds=folds[at],
@@ -104,5 +112,11 @@ def read_grams(
             peak_bytes,
             notes,
         )
-    each = (standardised(slice(layer, layer + 1)) for layer in range(len(arrays)))
-    return DualGrams(rows, each, device=torch_device), rows, "dual", peak_bytes, notes
+    ends = np.cumsum(dims).tolist()
+    layers = (
+        PreprocessedBlocks(
+            cache.blocks([name], searched.train), preprocessing.restricted(np.arange(end - dim, end))
+        )
+        for name, dim, end in zip(names, dims, ends, strict=True)
+    )
+    return DualGrams(rows, layers, device=torch_device), rows, "dual", peak_bytes, notes

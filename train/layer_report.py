@@ -17,8 +17,9 @@ from toptune.train.heads import make_head
 from toptune.train.layer_choices import LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.layer_picture import save_layer_picture
 from toptune.train.layer_search import N_SHORT_LIST, SEARCH_ROWS, SHORT_LIST_HEADS, search_layers
-from toptune.train.layers import by_depth, choose_arrays
+from toptune.train.layers import AUTO, by_depth, choose_arrays
 from toptune.train.memory import bytes_of
+from toptune.train.preprocessing_spec import default_preprocessing
 from toptune.train.printed_table import printed_table
 from toptune.train.run_writing import check_out, new_run_folder, write_json
 from toptune.train.splits import group_keys, split_manifest
@@ -53,29 +54,37 @@ class LayerReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values."""
-        fields: dict[str, Any] = json_ready({"report": str(self.folder), **self.config, **self.search.to_dict()})
+        fields: dict[str, Any] = json_ready(
+            {"report": str(self.folder), **self.config, **self.search.to_dict()}
+        )
         return fields
 
     def __str__(self) -> str:
         search = self.search
         parts = [
-            printed_table(_TITLES[path], ("layers", *_COLUMNS), [_row(choice) for choice in found])
+            printed_table(_TITLES[path], ("layers", *_COLUMNS), _rows(found))
             for path in _TITLES
             if (found := list(search.path(path)))
         ]
         checked = {each.arrays: each for each in search.choices if each.head_accuracy is not None}
         if checked:
             rows = [
-                (each.layers, _figure(each.head_accuracy), _figure(each.head_log_loss), _figure(each.accuracy))
+                (
+                    each.layers,
+                    _figure(each.head_accuracy),
+                    _figure(each.head_log_loss),
+                    _figure(each.accuracy),
+                )
                 for each in checked.values()
             ]
             columns = ("layers", "accuracy", "log-loss", "accuracy of ridge")
             parts.append(printed_table(f"short list, by head {search.decided_by}", columns, rows))
         chosen, cheapest = search.chosen, search.cheapest
         lines = [
-            f"accuracies are those of left-out training rows ({search.n_rows} rows, {search.n_folds} folds), no test "
-            "row was read; +- is one standard error",
-            f"best by {search.decided_by}: --layers {chosen.layers} ({chosen.bytes_per_picture} bytes a picture)",
+            f"accuracies are those of left-out training rows ({search.n_rows} rows, {search.n_folds} folds), "
+            "no test row was read; +- is one standard error",
+            f"best by {search.decided_by}: --layers {chosen.layers} "
+            f"({chosen.bytes_per_picture} bytes a picture)",
         ]
         if cheapest.arrays != chosen.arrays:
             lines.append(
@@ -96,6 +105,7 @@ def report_layers(
     dataset_version: int | None = None,
     layers: str | Sequence[str] | None = None,
     pooling: str | None = None,
+    preprocess: str | None = None,
     head: str = "falkon",
     short_list: int = N_SHORT_LIST,
     search_rows: int = SEARCH_ROWS,
@@ -132,8 +142,7 @@ def report_layers(
         See `toptune.train.search_layers`.
     params : mapping, optional
         The head's parameters.
-    store, dataset, model, dataset_version, seed, cv, test_fraction, resplit, val, group_by, shots, train_size, \
-class_weight, memory_limit, allow_failed, device, progress
+    **others
         As in `toptune.train.train`.
 
     Raises
@@ -151,12 +160,13 @@ class_weight, memory_limit, allow_failed, device, progress
         make_head, head, params=params, seed=seed, cv=cv, class_weight=class_weight, device=device,
         memory_limit_bytes=limit_bytes,
     )  # fmt: skip
+    spec = default_preprocessing(head) if preprocess is None else preprocess
     new_head()  # refuses parameters that it does not take before any work
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.features(model, dataset, version=dataset_version)
     cache.mark_used()
     manifest = cache.manifest
-    arrays = choose_arrays(by_depth(cache.arrays()), "all" if layers is None else layers, pooling)
+    arrays = choose_arrays(by_depth(cache.arrays()), "all" if layers in (None, AUTO) else layers, pooling)
     split = split_manifest(
         manifest, seed=seed, test_fraction=test_fraction, val=val, group_by=group_by, resplit=resplit
     )
@@ -174,6 +184,7 @@ class_weight, memory_limit, allow_failed, device, progress
         seed=seed,
         cv=cv,
         class_weight=class_weight,
+        preprocess=spec,
         short_list_head=new_head,
         n_short_list=short_list,
         search_rows=search_rows,
@@ -187,9 +198,10 @@ class_weight, memory_limit, allow_failed, device, progress
         "model": model,
         "cache": {"name": cache.name, "digest": cache.digest},
         "options": {
-            "layers": layers, "pooling": pooling, "head": head, "short_list": short_list,
-            "search_rows": search_rows, "seed": seed, "cv": cv, "test_fraction": test_fraction, "resplit": resplit,
-            "val": val, "group_by": group_by, "shots": shots, "train_size": train_size,
+            "layers": layers, "pooling": pooling, "preprocess": spec, "head": head,
+            "short_list": short_list,
+            "search_rows": search_rows, "seed": seed, "cv": cv, "test_fraction": test_fraction,
+            "resplit": resplit, "val": val, "group_by": group_by, "shots": shots, "train_size": train_size,
             "class_weight": class_weight, "params": dict(params or {}),
         },
         "split": {
@@ -209,10 +221,21 @@ class_weight, memory_limit, allow_failed, device, progress
     return report
 
 
-def _row(choice: LayerChoice) -> tuple[str, ...]:
-    star = " *" if choice.is_chosen else ""
+def _rows(path: Sequence[LayerChoice]) -> list[tuple[str, ...]]:
+    """Name a subset by its difference from the one before it on the path; a star marks the choice."""
+    rows = []
+    for before, choice in zip((None, *path), path, strict=False):
+        if before is None or path[0].path == "alone":
+            name = choice.layers if len(choice.arrays) == 1 else f"all {len(choice.arrays)}"
+        else:
+            came = [f"+ {name}" for name in choice.arrays if name not in before.arrays]
+            name = ", ".join([*came, *(f"- {name}" for name in before.arrays if name not in choice.arrays)])
+        rows.append((f"{name}{' *' if choice.is_chosen else ''}", *_figures(choice)))
+    return rows
+
+
+def _figures(choice: LayerChoice) -> tuple[str, ...]:
     return (
-        choice.layers + star,
         f"{choice.accuracy:.4f} +- {choice.standard_error:.4f}",
         _figure(choice.log_loss),
         _figure(choice.squared_error),

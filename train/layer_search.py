@@ -22,8 +22,9 @@ from toptune.train.layer_reading import read_grams
 from toptune.train.layers import LAST, tap_of
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import calibration_rows
+from toptune.train.preprocessing import PreprocessedBlocks
+from toptune.train.preprocessing_fit import fit_preprocessing
 from toptune.train.splits import Split
-from toptune.train.standardise import StandardisedBlocks, fit_standardiser
 
 # Of the dual: factorisations cost their cube.
 SEARCH_ROWS = 2000
@@ -42,6 +43,7 @@ def search_layers(
     seed: int = 0,
     cv: int | str | None = 5,
     class_weight: str | None = None,
+    preprocess: str = "standardise",
     short_list_head: Callable[[], Head] | None = None,
     n_short_list: int = N_SHORT_LIST,
     max_layers: int = MAX_LAYERS,
@@ -52,8 +54,8 @@ def search_layers(
 ) -> LayerSearch:
     """Cross-validate ridge regression on subsets of layers, from sums of one pass over all of them.
 
-    Columns are standardised as `train` does, so that all layers weigh alike. With up to 4000 columns, and no
-    more than rows, the sums are the Gram matrix of all columns over all rows; subsets are its sub-blocks.
+    Columns are preprocessed as `train` does: standardised, all layers weigh alike. With up to 4000 columns,
+    and no more than rows, the sums are the Gram matrix of all columns over all rows; subsets are its blocks.
     Otherwise they are a linear kernel matrix for each layer over at most `search_rows` training rows (a
     stratified sample); subsets are their sums. Greedy steps and penalties go by left-out squared error;
     accuracy and log-loss of left-out rows decide. Nothing sees a test row.
@@ -67,8 +69,8 @@ def search_layers(
         Only its training rows are read.
     groups : sequence of str
         Group, or id, of every row of the manifest: equal ones share a fold.
-    seed, cv, class_weight, device
-        As in `toptune.train.train`.
+    seed, cv, class_weight, preprocess, device
+        As in `toptune.train.train`; steps that mix layers are refused.
     short_list_head : callable, optional
         Makes an unfitted head whose report has left-out ``accuracy`` and ``log_loss``. It is fitted to the
         `n_short_list` best subsets and to the last layer alone, on all training rows, and decides among them.
@@ -92,7 +94,8 @@ def search_layers(
     notify = progress or (lambda _phase: None)
     grams, rows, form, peak_bytes, notes = read_grams(
         cache, arrays, split, groups=groups, seed=seed, cv=cv, class_weight=class_weight,
-        search_rows=search_rows, memory_limit=memory_limit, device=device, notify=notify,
+        preprocess=preprocess, search_rows=search_rows, memory_limit=memory_limit, device=device,
+        notify=notify,
     )  # fmt: skip
 
     def penalty(subset: Subset, at: int) -> float:
@@ -132,7 +135,7 @@ def search_layers(
         for subset in dict.fromkeys([*by_figures[:n_short_list], last]):
             notify(f"short list: {of_subset[subset].layers}")
             of_subset[subset] = _checked(
-                of_subset[subset], short_list_head(), cache, arrays, subset, split, groups
+                of_subset[subset], short_list_head(), cache, preprocess, split, groups
             )
     distinct = list(of_subset.values())
     is_checked = any(choice.head_accuracy is not None for choice in distinct)
@@ -165,16 +168,16 @@ def _checked(
     choice: LayerChoice,
     head: Head,
     cache: StoredFeatures,
-    arrays: Sequence[ArraySpec],
-    subset: Subset,
+    preprocess: str,
     split: Split,
     groups: Sequence[str],
 ) -> LayerChoice:
     """Add the left-out figures of a head fitted to all training rows."""
     blocks = cache.blocks(choice.arrays, split.train)
-    standardiser, _ = fit_standardiser(blocks, [arrays[layer].dim for layer in subset])
+    dims = tuple(cache.array(name).dim for name in choice.arrays)
+    preprocessing, _ = fit_preprocessing(preprocess, blocks, dims)
     head.fit(
-        StandardisedBlocks(blocks, standardiser),
+        PreprocessedBlocks(blocks, preprocessing),
         [str(cache.manifest.labels[row]) for row in split.train],
         groups=[groups[row] for row in split.train],
     )

@@ -14,6 +14,9 @@ from toptune.train.several_labels import advice_on_several_labels
 
 Rows = npt.NDArray[np.int64]
 
+# How the rule of a split begins that was not drawn.
+NAMED = "the manifest's own split"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -231,7 +234,7 @@ def _named(manifest: Manifest, val: str) -> Split:
         test=np.flatnonzero(tests & labelled),
         n_unlabelled=int((~labelled).sum()),
         n_unused=int((labelled & ~trains & ~tests).sum()),
-        rule=f"the manifest's own split (val: {val})",
+        rule=f"{NAMED} (val: {val})",
     )
 
 

@@ -17,8 +17,9 @@ from toptune.train.layer_paths import PenaltyPaths, all_paths, backward, forward
 from toptune.train.layer_search import search_layers
 from toptune.train.layers import by_depth
 from toptune.train.passes import TrainingRows
+from toptune.train.preprocessing import PreprocessedBlocks
+from toptune.train.preprocessing_fit import fit_preprocessing
 from toptune.train.splits import split_manifest
-from toptune.train.standardise import StandardisedBlocks, fit_standardiser
 
 Build = Callable[..., FeatureCache]
 DIMS = (4, 7, 3, 6)
@@ -39,8 +40,8 @@ def grams(form: str, *, is_weighted: bool) -> tuple[Any, npt.NDArray[Any], Train
     values, codes = planted()
     rng = np.random.default_rng(1)
     weights = rng.uniform(0.5, 2.0, N) if is_weighted else np.ones(N)
-    standardiser, _ = fit_standardiser(ArrayBlocks(values), DIMS)
-    blocks = StandardisedBlocks(ArrayBlocks(values), standardiser)
+    fitted, _ = fit_preprocessing("standardise", ArrayBlocks(values), DIMS)
+    blocks = PreprocessedBlocks(ArrayBlocks(values), fitted)
     rows = TrainingRows(
         blocks=blocks,
         codes=codes,
@@ -52,10 +53,8 @@ def grams(form: str, *, is_weighted: bool) -> tuple[Any, npt.NDArray[Any], Train
     device = torch.device("cpu")
     if form == "primal":
         return PrimalGrams(rows, DIMS, block_rows=50, device=device), blocks.take(np.arange(N)), rows
-    layers = []
-    for part in np.split(values, np.cumsum(DIMS)[:-1], axis=1):
-        alone, _ = fit_standardiser(ArrayBlocks(part), [part.shape[1]])
-        layers.append(StandardisedBlocks(ArrayBlocks(part), alone))
+    parts = np.split(blocks.take(np.arange(N)), np.cumsum(DIMS)[:-1], axis=1)
+    layers = [ArrayBlocks(part) for part in parts]
     return DualGrams(rows, layers, device=device), blocks.take(np.arange(N)), rows
 
 
@@ -78,26 +77,21 @@ def test_subsets_equal_ridge_on_their_columns(form: str, is_weighted: bool) -> N
                 )
                 scores[held] = model.predict(X[held][:, columns])
             expected = rows.weights @ ((targets - scores) ** 2).sum(axis=1) / rows.weights.sum()
-            # The dual's layers have variance 1, the primal's together as many as columns.
-            unit = 1.0 if form == "primal" else len(DIMS) / sum(DIMS)
-            penalty = relative * scale * unit
+            penalty = relative * scale
             assert found.squared_error(subset, penalty) == pytest.approx(expected, rel=1e-5)
             (scored,) = found.left_out([(subset, penalty)])
             assert scored.correct == pytest.approx(rows.weights @ (scores.argmax(axis=1) == rows.codes))
             np.testing.assert_allclose(scored.scores, scores, atol=1e-5)
     if not is_weighted:
-        assert sum(found.scales) == pytest.approx(sum(DIMS) if form == "primal" else len(DIMS), rel=1e-5)
+        assert sum(found.scales) == pytest.approx(sum(DIMS), rel=1e-5)
 
 
 def test_primal_and_dual_agree() -> None:
     primal, _, _ = grams("primal", is_weighted=True)
     dual, _, _ = grams("dual", is_weighted=True)
-    unit = len(DIMS) / sum(DIMS)
-    np.testing.assert_allclose(dual.scales, np.array(primal.scales) * unit, rtol=1e-5)
+    np.testing.assert_allclose(dual.scales, primal.scales, rtol=1e-10)
     for subset in [(3,), (0, 2)]:
-        assert dual.squared_error(subset, 0.1 * unit) == pytest.approx(
-            primal.squared_error(subset, 0.1), rel=1e-6
-        )
+        assert dual.squared_error(subset, 0.1) == pytest.approx(primal.squared_error(subset, 0.1), rel=1e-10)
 
 
 def test_greedy_paths_find_what_is_planted() -> None:
@@ -188,6 +182,8 @@ def test_bad_input(build: Build) -> None:
     with pytest.raises(InputError, match="memory"):
         search(cache, memory_limit=1000)
     arrays, split = cache.arrays(), split_manifest(cache.manifest)
+    with pytest.raises(InputError, match="pca mixes the layers"):
+        search(cache, preprocess="pca:3")
     with pytest.raises(InputError, match="cv is None"):
         search_layers(cache, arrays, split, groups=cache.manifest.ids, cv=None)
 
