@@ -12,7 +12,7 @@ from toptune.store import FeatureStore, InputError, StoredFeatures
 from toptune.train.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.head_files import json_ready
 from toptune.train.heads import parameters_of
-from toptune.train.run import CONFIG, METRICS
+from toptune.train.run import CONFIG, METRICS, read_labels
 from toptune.train.run_writing import check_out
 from toptune.train.splits import NAMED, split_manifest
 from toptune.train.training import train
@@ -193,4 +193,7 @@ def _finished(
                 f"{path} is a run with {name} {made.get(name)!r}, and {value!r} is asked for; give another "
                 "--out, or remove it"
             )
+    labels = cache.manifest.labels
+    if any(labels[row] != label for row, label in read_labels(path).items()):
+        raise InputError(f"{path} is a run with other labels than the data set has now; give another --out")
     return config, metrics
