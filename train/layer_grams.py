@@ -212,11 +212,11 @@ class DualGrams:
             held, rest = torch.nonzero(folds == fold)[:, 0], torch.nonzero(folds != fold)[:, 0]
             weights, targets = self._weights[rest], self._targets[rest]
             weight = weights.sum()
-            between = kernel[rest[:, None], rest]
+            between = kernel.index_select(0, rest).index_select(1, rest)
             means = between @ weights / weight
             grand = means @ weights / weight
             between += grand - means[:, None] - means
-            to_held = kernel[held[:, None], rest]
+            to_held = kernel.index_select(0, held).index_select(1, rest)
             to_held += grand - (to_held @ weights / weight)[:, None] - means
             roots = weights.sqrt()
             system = between.mul_(roots[:, None]).mul_(roots)

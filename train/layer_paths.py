@@ -30,6 +30,7 @@ class PenaltyPaths:
         self._error = error
         self._n_penalties = n_penalties
         self._known: dict[tuple[Subset, int], float] = {}
+        self._best: dict[Subset, int] = {}
         self.seconds: dict[Subset, float] = {}
 
     def at(self, subset: Iterable[int], penalty: int) -> float:
@@ -43,17 +44,20 @@ class PenaltyPaths:
         return self._known[key]
 
     def best(self, subset: Iterable[int], start: int | None = None) -> int:
-        """Penalty of least error: downhill along the grid from `start`, by default its middle.
+        """Penalty of least error: downhill along the grid from `start`, by default its middle; asked once.
 
         The error of ridge regression falls, then rises with the penalty; where it has several dips, the one
         found is that beside the start.
         """
-        subset = tuple(subset)
+        subset = tuple(sorted(subset))
+        if subset in self._best:
+            return self._best[subset]
         here = self._n_penalties // 2 if start is None else start
         while True:
             around = range(max(0, here - 1), min(self._n_penalties, here + 2))
             best = min(around, key=lambda index: (self.at(subset, index), index != here))
             if best == here:
+                self._best[subset] = here
                 return here
             here = best
 
@@ -139,8 +143,13 @@ def all_paths(
     if len(layers) == 1:
         return found
     notify("layers from either end")
-    found += [("first", tuple(depth[:count])) for count in range(1, len(depth) + 1)]
-    found += [("last", tuple(depth[-count:])) for count in range(1, len(depth) + 1)]
+    for path, order in (("first", depth), ("last", depth[::-1])):
+        penalty: int | None = None
+        for count in range(1, len(order) + 1):
+            subset = tuple(order[:count])
+            # One layer more moves the best penalty little.
+            penalty = paths.best(subset, penalty)
+            found.append((path, subset))
     notify("layers forward")
     found += [("forward", subset) for subset in forward(paths, layers, max_layers=max_layers)]
     notify("layers backward")
