@@ -320,7 +320,7 @@ def extract(
     help="falkon, falkon-logistic, ridge, logistic, svm, knn or forest.",
 )
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
-@click.option("--layers", help="all, or stored layers and globs with commas; by default last.")
+@click.option("--layers", help="auto (chosen by cross-validation), all, or names and globs; by default last.")
 @click.option("--pooling", help="Which pooling, where a layer was stored with several.")
 @click.option(
     "--preprocess",
@@ -360,6 +360,8 @@ def extract(
 @click.option(
     "--group-by", help="A manifest column, or a pattern on the id: groups never straddle the split."
 )
+@click.option("--shots", type=click.IntRange(1), help="Train on so many pictures of each class only.")
+@click.option("--train-size", type=click.IntRange(1), help="Train on so many pictures in all, stratified.")
 @click.option("--class-weight", type=click.Choice(["balanced"]))
 @click.option("--params", callback=parse_object, help="JSON object of the head's own parameters.")
 @click.option(
@@ -413,6 +415,83 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
         with plans_on_standard_error():
             run = run_training(root, **options)
     show(as_json, run.to_dict(), str(run))
+
+
+# What a layer search and a comparison take as training does.
+OF_TRAINING = (
+    *("dataset_version", "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit"),
+    *("val", "group_by", "shots", "train_size", "class_weight", "allow_failed", "device"),
+)
+
+
+@toptune.command("layers-report")
+@STORE
+@click.option("--dataset", required=True, help="The data set's name in the store.")
+@click.option("--model", required=True, help="As given to extract.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for table and picture, made new.")
+@click.option(
+    "--head",
+    type=click.Choice(["falkon", "falkon-logistic"]),
+    default="falkon",
+    show_default=True,
+    help="Decides among the short list.",
+)
+@click.option("--params", callback=parse_object, help="JSON object of the head's own parameters.")
+@click.option(
+    "--short-list",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Subsets that the head checks; 0: ridge decides.",
+)
+@click.option(
+    "--search-rows",
+    type=click.IntRange(2),
+    default=2000,
+    show_default=True,
+    help="Training pictures compared on, where all layers have too many columns to take all.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@JSON
+def layers_report(root: str, as_json: bool, **options: Any) -> None:
+    """Say and draw how well each stored layer and pooling does, and which to train on.
+
+    By cross-validation on the training pictures: each layer alone, cumulative from either end, greedily
+    chosen. Takes the options of train that say which pictures those are.
+    """
+    from toptune.train import report_layers
+
+    report = report_layers(root, **options)
+    show(as_json, report.to_dict(), str(report))
+
+
+@toptune.command()
+@STORE
+@click.option("--dataset", required=True, help="The data set's name in the store.")
+@click.option("--model", required=True, help="As given to extract.")
+@click.option("--heads", required=True, callback=parse_names, help="As of train, with commas.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for tables and runs; resumes.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each head.")
+@click.option("--leak", is_flag=True, help="With --group-by: how much splits without groups overstate.")
+@click.option(
+    "--params", callback=parse_object, help="JSON object of parameters by head: '{\"knn\": {...}}'."
+)
+@JSON
+def compare(root: str, as_json: bool, **options: Any) -> None:
+    """Train several heads on repeated splits or samples: means, intervals, paired tests.
+
+    Takes the options of train that say which pictures are trained and tested on.
+    """
+    from toptune.train import compare_heads
+    from toptune.workflows import work_progress
+
+    with work_progress("comparing") as progress:
+        comparison = compare_heads(root, progress=progress, **options)
+    show(as_json, comparison.to_dict(), str(comparison))
+
+
+for _command in (layers_report, compare):
+    _command.params += [option for option in train.params if option.name in OF_TRAINING]
 
 
 def refuse_options(strange: set[str], action: str) -> None:
@@ -914,7 +993,11 @@ def run(arguments: list[str]) -> int:
         error.show()
         return say_in_json(error.format_message(), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
-        resumes = "; the same command resumes" if {"extract", "import", "copy"} & {*arguments[:3]} else ""
+        resumes = (
+            "; the same command resumes"
+            if {"extract", "import", "copy", "compare"} & {*arguments[:3]}
+            else ""
+        )
         return fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:

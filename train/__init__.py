@@ -7,10 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toptune.train.comparison import compare_heads
+    from toptune.train.comparison_report import Comparison
     from toptune.train.evaluation import evaluate_run
     from toptune.train.falkon_classifier import FalkonClassifier
     from toptune.train.folds import FoldsReducedWarning
     from toptune.train.heads import HEADS, Head, load_head, make_head
+    from toptune.train.layer_choices import LayerChoice, LayerSearch
+    from toptune.train.layer_report import LayerReport, report_layers
+    from toptune.train.layer_search import search_layers
     from toptune.train.layers import choose_arrays
     from toptune.train.logistic_classifier import FalkonLogisticClassifier
     from toptune.train.metrics import compute_metrics
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from toptune.train.training import train
 
 _HOMES = {
+    "Comparison": "comparison_report",
     "FalkonClassifier": "falkon_classifier",
     "FalkonLogisticClassifier": "logistic_classifier",
     "FeatureDataset": "torch_dataset",
@@ -33,6 +39,9 @@ _HOMES = {
     "FoldsReducedWarning": "folds",
     "HEADS": "heads",
     "Head": "heads",
+    "LayerChoice": "layer_choices",
+    "LayerReport": "layer_report",
+    "LayerSearch": "layer_choices",
     "PreprocessedBlocks": "preprocessing",
     "Preprocessing": "preprocessing",
     "Run": "run",
@@ -40,12 +49,15 @@ _HOMES = {
     "Split": "splits",
     "StreamingRidgeClassifier": "ridge_classifier",
     "choose_arrays": "layers",
+    "compare_heads": "comparison",
     "compute_metrics": "metrics",
     "evaluate_run": "evaluation",
     "fit_preprocessing": "preprocessing_fit",
     "load_head": "heads",
     "make_head": "heads",
     "relabel_run": "run_relabel",
+    "report_layers": "layer_report",
+    "search_layers": "layer_search",
     "split_manifest": "splits",
     "train": "training",
     "update_run": "run_update",
@@ -53,12 +65,16 @@ _HOMES = {
 
 __all__ = [
     "HEADS",
+    "Comparison",
     "FalkonClassifier",
     "FalkonLogisticClassifier",
     "FeatureDataset",
     "FitReport",
     "FoldsReducedWarning",
     "Head",
+    "LayerChoice",
+    "LayerReport",
+    "LayerSearch",
     "PreprocessedBlocks",
     "Preprocessing",
     "Run",
@@ -66,12 +82,15 @@ __all__ = [
     "Split",
     "StreamingRidgeClassifier",
     "choose_arrays",
+    "compare_heads",
     "compute_metrics",
     "evaluate_run",
     "fit_preprocessing",
     "load_head",
     "make_head",
     "relabel_run",
+    "report_layers",
+    "search_layers",
     "split_manifest",
     "train",
     "update_run",

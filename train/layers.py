@@ -1,11 +1,17 @@
 """Which stored arrays a ``--layers`` option means."""
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from toptune.store import ArraySpec, InputError
 
 LAST = "last"
+# In place of layers: those of a layer search on the training rows.
+AUTO = "auto"
+# First words of the names of modules before and after a backbone's blocks.
+_BEFORE = ("act1", "bn1", "conv1", "conv_stem", "norm_pre", "patch_embed", "stem")
+_AFTER = ("conv_head", "final_conv", "fc_norm", "global_pool", "head", "norm", "pre_logits", LAST)
 
 
 def choose_arrays(
@@ -72,6 +78,27 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
             raise InputError(f"tap {tap!r} is stored with the poolings {found} and {asked}; set pooling")
         chosen += fitting
     return chosen
+
+
+def by_depth(stored: Sequence[ArraySpec]) -> list[ArraySpec]:
+    """Order arrays as their layers follow in a network, told by their names.
+
+    Stems first, numbered blocks by their numbers, heads and ``last`` at the end; poolings of a tap by name.
+    """
+
+    def depth(spec: ArraySpec) -> tuple[int, list[tuple[bool, int, str]], str]:
+        tap = tap_of(spec)
+        first = tap.split(".")[0]
+        place = 0 if first in _BEFORE else 2 if first in _AFTER else 1
+        words = [word for word in re.split(r"(\d+)|\.", tap) if word]
+        place += tap == LAST
+        return (
+            place,
+            [(word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words],
+            spec.name,
+        )
+
+    return sorted(stored, key=depth)
 
 
 def tap_of(spec: ArraySpec) -> str:

@@ -125,7 +125,7 @@ class Run:
         if metrics["n_test"]:
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
-                for name in ("accuracy", "balanced_accuracy", "log_loss")
+                for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
             )
             lines.append(f"{self.head.name}: {figures} on {metrics['n_test']} test pictures")
         else:
@@ -194,9 +194,9 @@ class Run:
         return run
 
 
-def read_labels(run: Run) -> dict[int, str]:
+def read_labels(folder: Path) -> dict[int, str]:
     """Labels that a run's rows were trained and tested with, by row of the manifest."""
-    with pq.ParquetFile(run.folder / ROWS) as file:
+    with pq.ParquetFile(folder / ROWS) as file:
         table = file.read(columns=["row", "label"], use_threads=False)
     pairs = zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)
     return {row: str(label) for row, label in pairs if row >= 0}

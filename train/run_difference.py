@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from toptune.store import FeatureView, InputError, Manifest, StoredFeatures
 from toptune.train.chosen_rows import leave_out
 from toptune.train.run import ROWS, Run
-from toptune.train.splits import Split, group_keys, held_out, split_manifest
+from toptune.train.splits import NAMED, Split, group_keys, held_out, split_manifest
 
 Rows = npt.NDArray[np.int64]
 
@@ -155,7 +155,7 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, list[int]]) -> 
     options = run.config["options"]
     if len(fresh) == 0:
         return fresh, fresh
-    if run.config["split"]["rule"].startswith("the manifest's own"):
+    if run.config["split"]["rule"].startswith(NAMED):
         split = split_manifest(new, val=options["val"], group_by=options["group_by"], seed=options["seed"])
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
     keys = new.ids if options["group_by"] is None else group_keys(new, options["group_by"])

@@ -77,6 +77,11 @@ def update_run(
             f"run {old.folder} cannot be updated: its labels are not those of the data set; update the run "
             "that it came from, and relabel that"
         )
+    if old.config["split"].get("n_not_drawn"):
+        raise InputError(
+            f"run {old.folder} cannot be updated: it was trained on a sample (--shots, --train-size), and "
+            "whether new pictures belong to it depends on all others; train again"
+        )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.config["store"])
     name, dataset = old.config["cache"]["name"], old.config["dataset"]
     before = opened.features(name, dataset, version=old.config.get("dataset_version", 1))

@@ -14,6 +14,9 @@ from toptune.train.several_labels import advice_on_several_labels
 
 Rows = npt.NDArray[np.int64]
 
+# How the rule of a split begins that was not drawn.
+NAMED = "the manifest's own split"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -29,6 +32,8 @@ class Split:
         Labelled rows left out of both because their split is not asked for.
     rule : str
         In words, how the rows were told apart.
+    n_not_drawn : int
+        Training rows left out because only a sample of them was asked for.
     """
 
     train: Rows
@@ -36,6 +41,7 @@ class Split:
     n_unlabelled: int
     n_unused: int
     rule: str
+    n_not_drawn: int = 0
 
 
 def split_manifest(
@@ -228,7 +234,7 @@ def _named(manifest: Manifest, val: str) -> Split:
         test=np.flatnonzero(tests & labelled),
         n_unlabelled=int((~labelled).sum()),
         n_unused=int((labelled & ~trains & ~tests).sum()),
-        rule=f"the manifest's own split (val: {val})",
+        rule=f"{NAMED} (val: {val})",
     )
 
 

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 
 from toptune.store import FeatureStore, InputError, Manifest, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
+from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows
 from toptune.train.head_files import json_ready
 from toptune.train.heads import Head, make_head
-from toptune.train.layers import choose_arrays
+from toptune.train.layer_choices import LAYER_SEARCH
+from toptune.train.layer_search import SHORT_LIST_HEADS, search_layers
+from toptune.train.layers import AUTO, by_depth, choose_arrays
 from toptune.train.memory import bytes_of
 from toptune.train.preprocessing import PreprocessedBlocks
 from toptune.train.preprocessing_fit import fit_preprocessing
@@ -55,6 +59,8 @@ def train(
     resplit: bool = False,
     val: str = "train",
     group_by: str | None = None,
+    shots: int | None = None,
+    train_size: int | None = None,
     class_weight: str | None = None,
     params: Mapping[str, Any] | None = None,
     allow_failed: bool = False,
@@ -76,12 +82,13 @@ def train(
     out : path
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
-        Which stored arrays; see `choose_arrays`. By default ``last``.
+        Which stored arrays; see `choose_arrays`. By default ``last``. With ``auto`` a search over all of them
+        chooses, by cross-validation on the training rows; see `toptune.train.search_layers`.
     preprocess : str, optional
         Steps between the stored features and the head, such as ``l2,standardise`` or ``pca:256``; see
         `fit_preprocessing`. By default the head's own, which is ``standardise`` but where it says otherwise.
     seed : int
-        Of the split, the centres and scikit-learn's estimators.
+        Of the split, the sample, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
         Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``; see
         `FalkonClassifier` and `FalkonLogisticClassifier`.
@@ -99,6 +106,9 @@ def train(
         What rows of a split ``val`` do.
     group_by : str, optional
         Column, or pattern on the id, whose groups stay on one side of the split and in one fold.
+    shots, train_size : int, optional
+        Train on a sample of the training rows only: so many of each class, or so many in all; see
+        `toptune.train.few_shot.draw_training_rows`.
     class_weight : None or "balanced"
     params : mapping, optional
         The head's own parameters.
@@ -134,14 +144,16 @@ def train(
         "penalty": penalty, "sigma": sigma,
         "kernel": kernel, "n_centers": n_centers, "solver": solver, "memory_limit": memory_limit,
         "cv": cv, "test_fraction": test_fraction,
-        "resplit": resplit, "val": val, "group_by": group_by, "class_weight": class_weight,
+        "resplit": resplit, "val": val, "group_by": group_by, "shots": shots, "train_size": train_size,
+        "class_weight": class_weight,
         "params": dict(params or {}), "allow_failed": allow_failed, "device": device,
     }  # fmt: skip
     path = check_out(out)
     spec = default_preprocessing(head) if preprocess is None else preprocess
     parse_preprocessing(spec)
     limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
-    classifier = make_head(
+    new_head = partial(
+        make_head,
         head,
         params=_head_params(
             head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
@@ -151,13 +163,17 @@ def train(
         class_weight=class_weight,
         device=device,
         memory_limit_bytes=limit_bytes,
-        dask=dask,
     )
+    classifier = new_head(dask=dask)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.features(model, dataset, version=dataset_version)
     cache.mark_used()
     manifest = cache.manifest
-    arrays = choose_arrays(cache.arrays(), layers, pooling)
+    is_auto = layers == AUTO
+    stored = cache.arrays()
+    arrays = (
+        choose_arrays(by_depth(stored), "all", pooling) if is_auto else choose_arrays(stored, layers, pooling)
+    )
     names = [array.name for array in arrays]
     split = split_manifest(
         manifest, seed=seed, test_fraction=test_fraction, val=val, group_by=group_by, resplit=resplit
@@ -165,12 +181,24 @@ def train(
     failed = cache.failed_rows(names)
     failed_rows = np.array(sorted(failed), dtype=np.int64)
     split, n_skipped = leave_out(split, failed_rows, manifest, allow=allow_failed, reasons=failed)
+    split = draw_training_rows(split, manifest, shots=shots, train_size=train_size, seed=seed)
+    check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
+    groups = manifest.ids if group_by is None else group_keys(manifest, group_by)
     seconds: dict[str, float] = {}
+    search = None
+    if is_auto:
+        search = search_layers(
+            cache, arrays, split, groups=groups, seed=seed, cv=cv, class_weight=class_weight,
+            preprocess=spec, short_list_head=new_head if head in SHORT_LIST_HEADS else None,
+            memory_limit=limit_bytes, device=device, progress=notify,
+        )  # fmt: skip
+        arrays = [array for array in arrays if array.name in search.chosen.arrays]
+        names = [array.name for array in arrays]
+        seconds["layers"] = search.seconds
 
     notify("preprocess")
     clock = time.perf_counter()
     dims = tuple(array.dim for array in arrays)
-    check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
     preprocessing, bad = fit_preprocessing(
         spec, cache.blocks(names, split.train), dims, memory_limit_bytes=limit_bytes
     )
@@ -184,7 +212,6 @@ def train(
     notify("fit")
     clock = time.perf_counter()
     labels = [str(manifest.labels[row]) for row in split.train]
-    groups = manifest.ids if group_by is None else group_keys(manifest, group_by)
     blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing)
     classifier.fit(blocks, labels, groups=[groups[row] for row in split.train])
     seconds["fit"] = time.perf_counter() - clock
@@ -201,12 +228,14 @@ def train(
         "arrays": [{"name": each.name, "dim": each.dim, "dtype": str(each.dtype)} for each in arrays],
         "classes": dict(zip(classes, counts, strict=True)),
         "options": options,
+        "layer_search": None if search is None else search.summary(),
         "split": {
             "rule": split.rule,
             "n_train": len(split.train),
             "n_test": len(split.test),
             "n_unlabelled": split.n_unlabelled,
             "n_unused": split.n_unused,
+            "n_not_drawn": split.n_not_drawn,
             "n_skipped": n_skipped,
             "rows_digest": rows_digest(split, manifest),
         },
@@ -214,6 +243,7 @@ def train(
         "selected": _selected(classifier),
         "warnings": [
             *_unused(split, manifest),
+            *(search.notes if search is not None else ()),
             *preprocessing.warnings,
             *classifier.report.get("warnings", []),
         ],
@@ -238,6 +268,8 @@ def train(
     notify("write")
     with new_run_folder(path) as folder:
         write_run(run, folder, manifest, keep_sums=keep_sums)
+        if search is not None:
+            search.write_csv(folder / LAYER_SEARCH)
     return run
 
 

@@ -1,0 +1,113 @@
+"""Statistics of repeated runs: means with intervals, paired tests that know that splits overlap."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean of repeated runs, and how far they are apart.
+
+    Attributes
+    ----------
+    mean : float
+    deviation : float or None
+        Standard deviation (n - 1); None of one run.
+    low, high : float or None
+        Interval of Student's t at 95 % around the mean.
+    n : int
+    """
+
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """Difference of two heads over the same runs.
+
+    Attributes
+    ----------
+    difference : float
+        Mean of a - b.
+    t, p : float or None
+        Two-sided; None where nothing varies or nothing can be said of it.
+    """
+
+    difference: float
+    t: float | None
+    p: float | None
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean, deviation and 95 % interval (Student's t with n - 1 degrees of freedom) of repeated runs."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Spread(mean=mean, deviation=None, low=None, high=None, n=n)
+    deviation = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / np.sqrt(n)
+    return Spread(mean=mean, deviation=deviation, low=mean - half, high=mean + half, n=n)
+
+
+def corrected_paired_test(
+    first: Sequence[float], second: Sequence[float], *, ratio: float | None
+) -> PairedTest:
+    """Corrected resampled t-test (Nadeau & Bengio 2003, Machine Learning 52, §3).
+
+    Runs share rows, so that their differences are correlated, and ``s^2 / n`` is too small a variance of
+    their mean. With correlation r it is ``(1 / n + r / (1 - r)) s^2``, and t has n - 1 degrees of freedom.
+
+    Parameters
+    ----------
+    first, second : sequence of float
+        Figures of two heads over the same n runs.
+    ratio : float or None
+        ``r / (1 - r)``: for random splits, rows tested over rows trained on. None where it is not known: no
+        test is made.
+    """
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    n, mean = len(differences), float(differences.mean())
+    variance = float(differences.var(ddof=1)) if n > 1 else 0.0
+    # Differences equal but for rounding have no variance to compare their mean with.
+    if ratio is None or n < 2 or variance <= (1e-12 * max(1.0, abs(mean))) ** 2:
+        return PairedTest(difference=mean, t=None, p=None)
+    t = mean / float(np.sqrt((1 / n + ratio) * variance))
+    return PairedTest(difference=mean, t=t, p=float(2 * stats.t.sf(abs(t), n - 1)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p-values of several tests so that all of them together err with the level given (Holm 1979).
+
+    Tests that were not made (None) do not count.
+    """
+    made = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, at) in enumerate(made):
+        largest = max(largest, min(1.0, (len(made) - rank) * p))
+        adjusted[at] = largest
+    return adjusted
+
+
+def difference_of_means(first: Sequence[float], second: Sequence[float]) -> Spread:
+    """Mean of the first less that of the second, with Welch's 95 % interval: the runs are not paired."""
+    mean = float(np.mean(first) - np.mean(second))
+    n = min(len(first), len(second))
+    if n < 2:
+        return Spread(mean=mean, deviation=None, low=None, high=None, n=n)
+    # Not scipy's ttest_ind, which warns where all figures of a side are equal, as accuracies of 1 are.
+    variances = np.array([np.var(each, ddof=1) / len(each) for each in (first, second)])
+    if not variances.any():
+        return Spread(mean=mean, deviation=0.0, low=mean, high=mean, n=n)
+    degrees = variances.sum() ** 2 / (variances**2 / (np.array([len(first), len(second)]) - 1)).sum()
+    deviation = float(np.sqrt(np.var(first, ddof=1) + np.var(second, ddof=1)))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * float(np.sqrt(variances.sum()))
+    return Spread(mean=mean, deviation=deviation, low=mean - half, high=mean + half, n=n)

@@ -1,0 +1,157 @@
+"""Which subsets of layers are looked at: alone, from either end, and greedily."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+Subset = tuple[int, ...]
+
+# A step of the backward search drops as many layers of a large set as keep it to about this many steps.
+_BACKWARD_STEPS = 16
+
+
+class PenaltyPaths:
+    """Left-out errors of subsets over a grid of penalties, each computed once, when it is asked for.
+
+    Parameters
+    ----------
+    error : callable
+        Left-out error of a subset at a penalty of the grid, by its position; NaN where it cannot be fitted.
+    n_penalties : int
+
+    Attributes
+    ----------
+    seconds : dict of tuple of int to float
+        What the latest computation of each subset took.
+    """
+
+    def __init__(self, error: Callable[[Subset, int], float], n_penalties: int) -> None:
+        self._error = error
+        self._n_penalties = n_penalties
+        self._known: dict[tuple[Subset, int], float] = {}
+        self._best: dict[Subset, int] = {}
+        self.seconds: dict[Subset, float] = {}
+
+    def at(self, subset: Iterable[int], penalty: int) -> float:
+        """Error of a subset at one penalty; infinite where it cannot be fitted."""
+        key = (tuple(sorted(subset)), penalty)
+        if key not in self._known:
+            start = time.perf_counter()
+            value = self._error(*key)
+            self._known[key] = value if np.isfinite(value) else np.inf
+            self.seconds[key[0]] = time.perf_counter() - start
+        return self._known[key]
+
+    def best(self, subset: Iterable[int], start: int | None = None) -> int:
+        """Penalty of least error: downhill along the grid from `start`, by default its middle; asked once.
+
+        The error of ridge regression falls, then rises with the penalty; where it has several dips, the one
+        found is that beside the start.
+        """
+        subset = tuple(sorted(subset))
+        if subset in self._best:
+            return self._best[subset]
+        here = self._n_penalties // 2 if start is None else start
+        while True:
+            around = range(max(0, here - 1), min(self._n_penalties, here + 2))
+            best = min(around, key=lambda index: (self.at(subset, index), index != here))
+            if best == here:
+                self._best[subset] = here
+                return here
+            here = best
+
+    def least(self, subset: Iterable[int], start: int | None = None) -> float:
+        """Error of a subset at its best penalty."""
+        subset = tuple(subset)
+        return self.at(subset, self.best(subset, start))
+
+
+def forward(paths: PenaltyPaths, candidates: Sequence[int], *, max_layers: int) -> list[Subset]:
+    """Add the layer that helps most, as long as one helps; gives the subset after each step.
+
+    The candidates of a step are compared at the penalty of the subset that they extend; the winner gets its
+    own.
+    """
+    subset: Subset = (min(candidates, key=lambda layer: paths.least((layer,))),)
+    steps = [subset]
+    while len(subset) < min(max_layers, len(candidates)):
+        penalty = paths.best(subset)
+        others = [layer for layer in candidates if layer not in subset]
+        added = min(others, key=lambda layer: paths.at((*subset, layer), penalty))
+        longer = (*subset, added)
+        if paths.least(longer, penalty) >= paths.at(subset, penalty):
+            break
+        subset = longer
+        steps.append(subset)
+    return steps
+
+
+def backward(paths: PenaltyPaths, candidates: Sequence[int]) -> list[Subset]:
+    """Begin with all candidates and drop the layer that is missed least, as long as the error falls.
+
+    Of more than sixteen layers, a sixteenth is dropped at each step: those that are missed least alone.
+    """
+    subset: Subset = tuple(candidates)
+    steps = [subset]
+    while len(subset) > 1:
+        penalty = paths.best(subset)
+        without = {layer: tuple(each for each in subset if each != layer) for layer in subset}
+        missed = sorted(subset, key=lambda layer: paths.at(without[layer], penalty))
+        dropped = missed[: max(1, len(subset) // _BACKWARD_STEPS)]
+        shorter = tuple(layer for layer in subset if layer not in dropped)
+        if paths.least(shorter, penalty) >= paths.at(subset, penalty):
+            break
+        subset = shorter
+        steps.append(subset)
+    return steps
+
+
+def best_poolings(paths: PenaltyPaths, taps: Sequence[str]) -> list[int]:
+    """Of each tap, the array whose pooling alone has the least error; in the order of the taps."""
+    of_tap: dict[str, list[int]] = {}
+    for layer, tap in enumerate(taps):
+        of_tap.setdefault(tap, []).append(layer)
+    return [min(layers, key=lambda layer: paths.least((layer,))) for layers in of_tap.values()]
+
+
+def all_paths(
+    paths: PenaltyPaths, taps: Sequence[str], *, max_layers: int, notify: Callable[[str], None]
+) -> list[tuple[str, Subset]]:
+    """List ``(path, subset)`` of every subset to be scored.
+
+    Parameters
+    ----------
+    taps : sequence of str
+        Tap of each array, by depth. Of a tap with several poolings every one is looked at alone and forward,
+        and the other paths take its best.
+    max_layers : int
+        Layers of the forward path, at most.
+    notify : callable
+        Called with what begins.
+
+    Returns
+    -------
+    list of (str, tuple of int)
+        Paths are ``alone``, ``first`` (cumulative from the first layer), ``last`` (from the last),
+        ``forward`` and ``backward``.
+    """
+    layers = range(len(taps))
+    notify("layers alone")
+    found: list[tuple[str, Subset]] = [("alone", (layer,)) for layer in layers]
+    depth = best_poolings(paths, taps)
+    if len(layers) == 1:
+        return found
+    notify("layers from either end")
+    for path, order in (("first", depth), ("last", depth[::-1])):
+        penalty: int | None = None
+        for count in range(1, len(order) + 1):
+            subset = tuple(order[:count])
+            # One layer more moves the best penalty little.
+            penalty = paths.best(subset, penalty)
+            found.append((path, subset))
+    notify("layers forward")
+    found += [("forward", subset) for subset in forward(paths, layers, max_layers=max_layers)]
+    notify("layers backward")
+    found += [("backward", subset) for subset in backward(paths, depth)]
+    return found
