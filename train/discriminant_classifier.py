@@ -1,4 +1,4 @@
-"""`ShrinkageDiscriminantClassifier`: linear discriminant analysis from one pass, shrinkage cross-validated."""
+"""`ShrinkageDiscriminantClassifier`: linear discriminant analysis from one pass over the rows."""
 
 import logging
 import time
@@ -31,13 +31,14 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
 
     Class sums and one Gram matrix a fold, all from one pass, give every shrinkage without every fold; a
     second pass scores the rows left out. The fit is that of scikit-learn's
-    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)``. With fewer rows than columns it is taken in the
-    coordinates of the rows' span, which changes nothing.
+    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)``. With fewer rows than columns it is taken in
+    the coordinates of the rows' span, which changes nothing.
 
     Parameters
     ----------
     shrinkage : float, sequence of float or None
-        From 0 (the covariance as it is) to 1 (a sphere); a number is fixed, a sequence a grid, None `SHRINKAGES`.
+        From 0 (the covariance as it is) to 1 (a sphere); a number is fixed, a sequence a grid, None is
+        `SHRINKAGES`.
     cv : int or "leave-one-group-out"
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict

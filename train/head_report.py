@@ -50,7 +50,7 @@ class HeadReport:
 def left_out_figures(accuracy: float | None, log_loss: float | None, n_rows: int) -> dict[str, Any]:
     """Figures of the chosen fit on training rows that it was not fitted to, named alike for every head.
 
-    `accuracy` is over all `n_rows` rows, weighted as the fit weighs them; `log_loss` is at the chosen temperature, of
-    at most `CALIBRATION_ROWS` of them.
+    `accuracy` is over all `n_rows` rows, weighted as the fit weighs them; `log_loss` is at the chosen
+    temperature, of at most `CALIBRATION_ROWS` of them.
     """
     return {"accuracy": accuracy, "log_loss": log_loss, "n_rows": n_rows}

@@ -1,4 +1,4 @@
-"""Rows as they are or, where they are fewer than their columns, by coordinates in the space that they span."""
+"""Rows as they are or, where they are fewer than their columns, by coordinates in their span."""
 
 from typing import Any
 

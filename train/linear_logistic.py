@@ -36,8 +36,8 @@ class StreamingLogisticClassifier(ScoredClassifier):
 
     Minimises ``(1/n) sum w_i logloss(softmax(x_i W + b), y_i) + penalty ||W||^2``, intercepts free. From the
     largest penalty down each solution starts the next, and all folds share every pass over the rows
-    (`toptune.train.logistic_path`, the solver of `FalkonLogisticClassifier`). Rows are kept in memory where the
-    limit allows, in which case they are read once. With fewer rows than columns the problem is solved in
+    (`toptune.train.logistic_path`, the solver of `FalkonLogisticClassifier`). Rows are kept in memory where
+    the limit allows, in which case they are read once. With fewer rows than columns the problem is solved in
     the coordinates of the rows' span, which is the same.
 
     Parameters

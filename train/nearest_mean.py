@@ -51,7 +51,7 @@ class NearestMeanClassifier(ScoredClassifier):
 
     References
     ----------
-    Mensink, Verbeek, Perronnin & Csurka 2013 (nearest class mean); Wang et al. 2019 (SimpleShot, unit length).
+    Mensink, Verbeek, Perronnin & Csurka 2013 (nearest class mean); Wang et al. 2019 (SimpleShot).
     """
 
     def __init__(
@@ -140,7 +140,7 @@ def unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, Matrix], Matrix]:
-    """Sums (n_folds, n_classes, d) of each metric's rows, and counts (n_folds, n_classes)."""
+    """Give sums (n_folds, n_classes, d) of each metric's rows, and counts (n_folds, n_classes)."""
     shape = (rows.n_folds, rows.n_classes)
     counts = np.zeros(shape)
     np.add.at(counts, (rows.folds, rows.codes), 1.0)

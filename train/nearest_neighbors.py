@@ -51,7 +51,8 @@ class NearestNeighborClassifier(ScoredClassifier):
         Seed of the folds.
     device : str or None
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above, which holds all rows; None is half of the machine's memory.
+        Refuse a fit whose projected peak, with all rows in it, is above; None is half of the machine's
+        memory.
 
     Attributes
     ----------
@@ -99,7 +100,7 @@ class NearestNeighborClassifier(ScoredClassifier):
             peak_bytes,
             limit_bytes=self.memory_limit_bytes,
             what=f"knn, which keeps all rows, on {n} rows of {d} features",
-            instead="take fewer layers, a head that streams its rows such as 'ridge', or raise --memory-limit",
+            instead="take fewer layers, a head that streams its rows ('ridge'), or raise --memory-limit",
         )
         dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
         kept = torch.empty((n, d), dtype=dtype, device=device)
@@ -221,6 +222,7 @@ def _check_weights(given: Any, metric: str) -> list[str]:
     for weighting in weightings:
         if weighting not in usable:
             raise InputError(
-                f"weights is {weighting!r} with metric {metric!r}; it must be {' or '.join(map(repr, usable))}"
+                f"weights is {weighting!r} with metric {metric!r}; "
+                f"it must be {' or '.join(map(repr, usable))}"
             )
     return weightings

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,7 @@ from toptune.store import FeatureStore, InputError, Manifest, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.finite_rows import non_finite_rows
 from toptune.train.head_files import json_ready
+from toptune.train.head_trials import AUTO, try_heads
 from toptune.train.heads import Head, make_head
 from toptune.train.layers import choose_arrays
 from toptune.train.memory import bytes_of
@@ -57,6 +59,7 @@ def train(
     group_by: str | None = None,
     class_weight: str | None = None,
     params: Mapping[str, Any] | None = None,
+    budget: float | None = None,
     allow_failed: bool = False,
     keep_sums: bool = True,
     device: str | None = None,
@@ -72,7 +75,9 @@ def train(
         What was extracted; `model` spelt as for extract.
     dataset_version : int, optional
         Version of a data set that grew, by default the latest. The run records which one it was.
-    head : {"falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest"}
+    head : {"falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest", "auto"}
+        Or ``sklearn:package.Class``, any scikit-learn classifier. ``auto`` tries heads within `budget` and
+        keeps the best of them by cross-validation.
     out : path
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
@@ -83,8 +88,8 @@ def train(
     seed : int
         Of the split, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``; see
-        `FalkonClassifier` and `FalkonLogisticClassifier`.
+        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge`` and
+        ``logistic``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
         work. Half of the machine's memory by default.
@@ -102,6 +107,8 @@ def train(
     class_weight : None or "balanced"
     params : mapping, optional
         The head's own parameters.
+    budget : float, optional
+        Seconds that head ``auto`` may take for all its fits; 120 by default.
     allow_failed : bool
         Leave out rows that are not finite (failed pictures) instead of refusing.
     keep_sums : bool
@@ -135,24 +142,21 @@ def train(
         "kernel": kernel, "n_centers": n_centers, "solver": solver, "memory_limit": memory_limit,
         "cv": cv, "test_fraction": test_fraction,
         "resplit": resplit, "val": val, "group_by": group_by, "class_weight": class_weight,
-        "params": dict(params or {}), "allow_failed": allow_failed, "device": device,
+        "params": dict(params or {}), "budget": budget, "allow_failed": allow_failed, "device": device,
     }  # fmt: skip
     path = check_out(out)
     spec = default_preprocessing(head) if preprocess is None else preprocess
     parse_preprocessing(spec)
     limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
-    classifier = make_head(
-        head,
-        params=_head_params(
-            head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
-        ),
-        seed=seed,
-        cv=cv,
-        class_weight=class_weight,
-        device=device,
-        memory_limit_bytes=limit_bytes,
-        dask=dask,
+    given = _head_params(
+        head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
     )
+    make = partial(
+        make_head, seed=seed, cv=cv, class_weight=class_weight, device=device, dask=dask,
+        memory_limit_bytes=limit_bytes,
+    )  # fmt: skip
+    _check_auto(head, given, budget=budget, cv=cv, dask=dask)
+    classifier = None if head == AUTO else make(head, params=given)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.features(model, dataset, version=dataset_version)
     cache.mark_used()
@@ -186,7 +190,16 @@ def train(
     labels = [str(manifest.labels[row]) for row in split.train]
     groups = manifest.ids if group_by is None else group_keys(manifest, group_by)
     blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing)
-    classifier.fit(blocks, labels, groups=[groups[row] for row in split.train])
+    keys = [groups[row] for row in split.train]
+    trials = None
+    if classifier is None:
+        trials = try_heads(
+            blocks, labels, make=partial(make, is_compared=True), groups=keys,
+            n_folds=cv if isinstance(cv, int) else len(set(keys)), budget_seconds=budget,
+        )  # fmt: skip
+        classifier = trials.head
+    else:
+        classifier.fit(blocks, labels, groups=keys)
     seconds["fit"] = time.perf_counter() - clock
     config = {
         "format": "toptune-run",
@@ -211,6 +224,7 @@ def train(
             "rows_digest": rows_digest(split, manifest),
         },
         "manifest": {"n_rows": manifest.n_rows, "pictures_digest": manifest.pictures_digest},
+        "auto": None if trials is None else trials.to_dict(),
         "selected": _selected(classifier),
         "warnings": [
             *_unused(split, manifest),
@@ -273,12 +287,13 @@ def _head_params(
         return options | {"solver": solver} | given
     if head == "falkon-logistic" and solver == _FALKON_DEFAULTS["solver"]:
         return options | given
-    if head == "ridge" and penalty is not None:
+    takes_penalty = head in ("ridge", "logistic")
+    if takes_penalty and penalty is not None:
         given = {"penalty": penalty} | given
     strange = {
         "solver": solver != _FALKON_DEFAULTS["solver"],
         "sigma": sigma is not None,
-        "penalty": penalty is not None and head != "ridge",
+        "penalty": penalty is not None and not takes_penalty,
         "kernel": kernel != _FALKON_DEFAULTS["kernel"],
         "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
     }
@@ -286,6 +301,27 @@ def _head_params(
         if is_given:
             raise InputError(f"{name} has no meaning for head {head!r}; leave it out, or use head 'falkon'")
     return given
+
+
+def _check_auto(
+    head: str, given: Mapping[str, Any], *, budget: float | None, cv: int | str | None, dask: str | None
+) -> None:
+    """Refuse what head auto cannot do, and a budget for any other head."""
+    if head != AUTO:
+        if budget is not None:
+            raise InputError(f"budget has no meaning for head {head!r}; leave it out, or use head 'auto'")
+        return
+    if budget is not None and not budget > 0:
+        raise InputError(f"budget is {budget:g} seconds; give more than 0")
+    if given:
+        raise InputError(
+            f"params {', '.join(given)} have no meaning for head 'auto', which takes every head by its "
+            "defaults; name the head"
+        )
+    if cv is None:
+        raise InputError("cv is None, but head 'auto' compares by cross-validation; give a number of folds")
+    if dask is not None:
+        raise InputError(f"dask is {dask!r}, which head 'auto' does not know; use falkon or ridge")
 
 
 def _selected(head: Head) -> dict[str, Any]:
