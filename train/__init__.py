@@ -7,13 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toptune.train.discriminant_classifier import ShrinkageDiscriminantClassifier
     from toptune.train.evaluation import evaluate_run
     from toptune.train.falkon_classifier import FalkonClassifier
     from toptune.train.folds import FoldsReducedWarning
     from toptune.train.heads import HEADS, Head, load_head, make_head
     from toptune.train.layers import choose_arrays
+    from toptune.train.linear_logistic import StreamingLogisticClassifier
     from toptune.train.logistic_classifier import FalkonLogisticClassifier
     from toptune.train.metrics import compute_metrics
+    from toptune.train.nearest_mean import NearestMeanClassifier
+    from toptune.train.nearest_neighbors import NearestNeighborClassifier
     from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
     from toptune.train.preprocessing_fit import fit_preprocessing
     from toptune.train.report import FitReport
@@ -35,9 +39,13 @@ _HOMES = {
     "Head": "heads",
     "PreprocessedBlocks": "preprocessing",
     "Preprocessing": "preprocessing",
+    "NearestMeanClassifier": "nearest_mean",
+    "NearestNeighborClassifier": "nearest_neighbors",
     "Run": "run",
     "RunArray": "run",
+    "ShrinkageDiscriminantClassifier": "discriminant_classifier",
     "Split": "splits",
+    "StreamingLogisticClassifier": "linear_logistic",
     "StreamingRidgeClassifier": "ridge_classifier",
     "choose_arrays": "layers",
     "compute_metrics": "metrics",
@@ -59,11 +67,15 @@ __all__ = [
     "FitReport",
     "FoldsReducedWarning",
     "Head",
+    "NearestMeanClassifier",
+    "NearestNeighborClassifier",
     "PreprocessedBlocks",
     "Preprocessing",
     "Run",
     "RunArray",
+    "ShrinkageDiscriminantClassifier",
     "Split",
+    "StreamingLogisticClassifier",
     "StreamingRidgeClassifier",
     "choose_arrays",
     "compute_metrics",

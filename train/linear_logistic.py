@@ -26,7 +26,7 @@ from toptune.train.scored_classifier import ScoredClassifier
 
 # Up to this many features the preconditioner is a matrix of them; above, it is diagonal.
 DENSE_FEATURES = 6_000
-_DIAGONAL_ROWS = 1_000
+DIAGONAL_ROWS = 1_000
 # What a fit is going to do, said before it does it.
 plan_logger = logging.getLogger("toptune.train.plan")
 
@@ -176,4 +176,4 @@ class StreamingLogisticClassifier(ScoredClassifier):
 
 def _sample_rows(n: int, rank: int) -> int:
     """Rows that the preconditioner is made of; fewer than features make it diagonal."""
-    return sample_rows_for(n=n, rank=rank) if rank <= DENSE_FEATURES or n <= rank else _DIAGONAL_ROWS
+    return sample_rows_for(n=n, rank=rank) if rank <= DENSE_FEATURES or n <= rank else DIAGONAL_ROWS

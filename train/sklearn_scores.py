@@ -14,8 +14,8 @@ _LEAST_PROBABILITY = 1e-4
 def scores_of(estimator: Any, values: npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float64]:
     """Scores (n, n_classes) of rows (n, d) by an estimator whose classes are codes.
 
-    Its decision function, else logarithms of its probabilities, else 1 for the class that it predicts. A class
-    that it never saw is below all others.
+    Its decision function, else logarithms of its probabilities, else 1 for the class that it predicts. A
+    class that it never saw is below all others.
 
     Raises
     ------

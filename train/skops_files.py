@@ -89,8 +89,8 @@ def read_estimator(path: Path, estimator_type: type) -> Any:
         if strange := untrusted_types(found):
             raise CorruptError(
                 f"{path} holds types that a {estimator_type.__name__} of scikit-learn is not made of: "
-                f"{', '.join(strange)}; it is not loaded, because loading could run foreign code. Train again, "
-                f"or, if you trust whoever made it, set {TRUSTED_VARIABLE}={','.join(strange)}"
+                f"{', '.join(strange)}; it is not loaded, because loading could run foreign code. Train "
+                f"again, or, if you trust whoever made it, set {TRUSTED_VARIABLE}={','.join(strange)}"
             )
         estimator = skops.io.load(path, trusted=found)
     except CorruptError:
@@ -99,6 +99,7 @@ def read_estimator(path: Path, estimator_type: type) -> Any:
         raise CorruptError(f"{path} cannot be read ({error}); train again") from error
     if type(estimator) is not estimator_type:
         raise CorruptError(
-            f"{path} holds a {type(estimator).__name__} where a {estimator_type.__name__} should be; train again"
+            f"{path} holds a {type(estimator).__name__} where a {estimator_type.__name__} should be; "
+            "train again"
         )
     return estimator
