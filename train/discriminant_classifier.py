@@ -118,7 +118,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         jitter = max(jitter, added)
         seconds["total"] = time.perf_counter() - start
         self.classes_ = classes
-        self.coef_ = linear_coefficients(maps, beta[:-1]).T.cpu().numpy()
+        self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
         self.intercept_ = beta[-1].cpu().numpy()
         self.shrinkage_, self.temperature_ = compared.chosen["shrinkage"], compared.temperature
         self.report_ = HeadReport(

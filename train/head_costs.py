@@ -8,6 +8,8 @@ from dataclasses import dataclass
 RATE = 2.5e10
 # Of any fit, however small.
 OVERHEAD_SECONDS = 0.05
+# Of reading a value from the store and standardising it, twice, in units of multiply-adds.
+_READING = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ def estimated_seconds(head: str, size: ProblemSize) -> float:
 
     Good to a factor of two or three; how far off it is here shows with the first heads that are tried.
     """
-    return OVERHEAD_SECONDS + _WORK[head](size) / RATE
+    return OVERHEAD_SECONDS + (_READING * size.n * size.d + _WORK[head](size)) / RATE
 
 
 def _factorisations(rank: float, count: float) -> float:

@@ -108,7 +108,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
         seconds["fit"] = time.perf_counter() - start
         seconds["total"] = sum(seconds.values())
         self.classes_ = classes
-        self.coef_ = linear_coefficients(maps, beta[:-1]).T.cpu().numpy()
+        self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
         self.intercept_ = (beta[-1] - problem.feature_mean @ beta[:-1]).cpu().numpy()
         self.penalty_, self.temperature_ = selection.penalty, selection.temperature
         self.report_ = HeadReport(

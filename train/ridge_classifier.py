@@ -151,7 +151,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             )
         rank = maps.ranks[0]
         self.classes_ = classes
-        self.coef_ = linear_coefficients(maps, solution.beta[:-1]).T.cpu().numpy()
+        self.coef_ = np.ascontiguousarray(linear_coefficients(maps, solution.beta[:-1]).T.cpu().numpy())
         self.intercept_ = solution.beta[-1].cpu().numpy()
         self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
         self.penalty_ = solution.chosen.penalty

@@ -207,3 +207,12 @@ def test_temperature_recovers_what_labels_were_drawn_with() -> None:
     scores = rng.normal(size=(20_000, 3))
     codes = (rng.random((20_000, 1)) > softmax(scores, 0.4).cumsum(axis=1)).sum(axis=1)
     assert fit_temperature(scores, codes).value == pytest.approx(0.4, rel=0.05)
+
+
+def test_few_rows_that_are_all_right_do_not_make_certain() -> None:
+    codes = np.arange(50) % 2
+    scores = np.where(codes[:, None] == np.arange(2), 1.0, -1.0) * np.linspace(1, 3, 50)[:, None]
+    fitted = fit_temperature(scores, codes)
+    confidence = softmax(scores, fitted.value).max(axis=1).mean()
+    assert 0.95 < confidence < 1 - 0.5 / 52
+    assert fitted.log_loss == pytest.approx(-np.log(softmax(scores, fitted.value).max(axis=1)).mean())
