@@ -65,7 +65,8 @@ def test_lda_chooses_its_shrinkage_and_reports_jitter() -> None:
     assert fitted.shrinkage_ in [row["shrinkage"] for row in fitted.report_.table]
     bare = ShrinkageDiscriminantClassifier(shrinkage=0).fit(X, y)
     assert any("jitter" in note for note in bare.report_.warnings)
-    for wrong in (1.5, -0.1, "auto", True):
+    wrongs: list[Any] = [1.5, -0.1, "auto", True]
+    for wrong in wrongs:
         with pytest.raises(InputError, match="from 0 to 1"):
             ShrinkageDiscriminantClassifier(shrinkage=wrong).fit(X, y)
 
