@@ -317,7 +317,11 @@ def extract(
     "--head",
     default="falkon",
     show_default=True,
-    help="falkon, falkon-logistic, ridge, logistic, svm, knn or forest.",
+    help="falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, sklearn:package.Class, or "
+    "auto, which tries them within --budget.",
+)
+@click.option(
+    "--budget", callback=parse_seconds, metavar="TIME", help="Of head auto's fits: 30, 5m; by default 2m."
 )
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
 @click.option("--layers", help="auto (chosen by cross-validation), all, or names and globs; by default last.")

@@ -28,7 +28,7 @@ class SelectingRidge(OwnHead):
         self.estimator.n_features_in_, self.estimator.sums_ = X.shape[1], None
         return self
 
-    def on_columns(self) -> OwnHead:
+    def on_columns(self) -> Any:
         estimator = copy(self.estimator)
         estimator.coef_, estimator.n_features_in_ = estimator.coef_[:, self.chosen], len(self.chosen)
         return self.with_estimator(estimator, self._report)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toptune.train.comparison import compare_heads
     from toptune.train.comparison_report import Comparison
+    from toptune.train.discriminant_classifier import ShrinkageDiscriminantClassifier
     from toptune.train.evaluation import evaluate_run
     from toptune.train.falkon_classifier import FalkonClassifier
     from toptune.train.folds import FoldsReducedWarning
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from toptune.train.layer_report import LayerReport, report_layers
     from toptune.train.layer_search import search_layers
     from toptune.train.layers import choose_arrays
+    from toptune.train.linear_logistic import StreamingLogisticClassifier
     from toptune.train.logistic_classifier import FalkonLogisticClassifier
     from toptune.train.metrics import compute_metrics
+    from toptune.train.nearest_mean import NearestMeanClassifier
+    from toptune.train.nearest_neighbors import NearestNeighborClassifier
     from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
     from toptune.train.preprocessing_fit import fit_preprocessing
     from toptune.train.report import FitReport
@@ -44,9 +48,13 @@ _HOMES = {
     "LayerSearch": "layer_choices",
     "PreprocessedBlocks": "preprocessing",
     "Preprocessing": "preprocessing",
+    "NearestMeanClassifier": "nearest_mean",
+    "NearestNeighborClassifier": "nearest_neighbors",
     "Run": "run",
     "RunArray": "run",
+    "ShrinkageDiscriminantClassifier": "discriminant_classifier",
     "Split": "splits",
+    "StreamingLogisticClassifier": "linear_logistic",
     "StreamingRidgeClassifier": "ridge_classifier",
     "choose_arrays": "layers",
     "compare_heads": "comparison",
@@ -75,11 +83,15 @@ __all__ = [
     "LayerChoice",
     "LayerReport",
     "LayerSearch",
+    "NearestMeanClassifier",
+    "NearestNeighborClassifier",
     "PreprocessedBlocks",
     "Preprocessing",
     "Run",
     "RunArray",
+    "ShrinkageDiscriminantClassifier",
     "Split",
+    "StreamingLogisticClassifier",
     "StreamingRidgeClassifier",
     "choose_arrays",
     "compare_heads",

@@ -35,6 +35,9 @@ def fit_temperature(
 ) -> Temperature:
     """Temperature of least log-loss for scores of rows that the fit had not seen.
 
+    Of n rows, each counts 1 / (n + 2) for the other classes (Platt 1999, §2.2): few rows, all of them
+    right, do not make certain. The log-loss given is that of the rows themselves.
+
     Parameters
     ----------
     scores : array-like, shape (n, n_classes)
@@ -50,11 +53,16 @@ def fit_temperature(
 
     below_best = (values - values.max(axis=1, keepdims=True)) / spread
     of_truth = below_best[np.arange(len(codes)), codes]
+    doubt = 1 / (len(codes) + 2)
+    of_others = (below_best.sum(axis=1) - of_truth) / max(1, values.shape[1] - 1)
+    in_doubt = (1 - doubt) * of_truth + doubt * of_others
 
-    def loss(log_temperature: float) -> float:
+    def loss(log_temperature: float, of_target: Matrix) -> float:
         inverse = np.exp(-log_temperature)
         normaliser = np.log(np.exp(below_best * inverse).sum(axis=1))
-        return float(weights @ (normaliser - of_truth * inverse) / weights.sum())
+        return float(weights @ (normaliser - of_target * inverse) / weights.sum())
 
-    found = minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-3})
-    return Temperature(spread * float(np.exp(found.x)), float(found.fun))
+    found = minimize_scalar(
+        loss, args=(in_doubt,), bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-3}
+    )
+    return Temperature(spread * float(np.exp(found.x)), loss(found.x, of_truth))

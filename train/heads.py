@@ -10,11 +10,13 @@ import numpy.typing as npt
 from toptune.store import Blocks, InputError
 from toptune.train.falkon_lib import check_library
 from toptune.train.head_files import read_description
-from toptune.train.own_heads import OWN, OwnHead
-from toptune.train.sklearn_heads import SklearnHead
+from toptune.train.own_heads import OwnHead
+from toptune.train.own_kinds import OWN
+from toptune.train.sklearn_heads import SklearnHead, kind_named
 from toptune.train.sklearn_kinds import KINDS
+from toptune.train.sklearn_paths import PREFIX, is_path
 
-HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest")
+HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest")
 
 # Heads made from sums: those that can do without folds, and that several processes can add up.
 SUMMED = ("falkon", "ridge")
@@ -85,8 +87,9 @@ def make_head(
     device: str | None = None,
     memory_limit_bytes: int | None = None,
     dask: str | None = None,
+    is_compared: bool = False,
 ) -> Head:
-    """Make an unfitted head of a name in `HEADS`.
+    """Make an unfitted head of a name in `HEADS`, or ``sklearn:package.Class``.
 
     Parameters
     ----------
@@ -99,6 +102,8 @@ def make_head(
         A fit whose projected peak is above is refused; by default half of the machine's memory.
     dask : str, optional
         Scheduler's address, or ``local:N``, for heads falkon and ridge.
+    is_compared : bool
+        Cross-validate every head: forest, which has nothing to choose, is fitted once by itself.
 
     Raises
     ------
@@ -122,7 +127,7 @@ def make_head(
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
                        memory_limit_bytes=memory_limit_bytes, dask=dask)  # fmt: skip
     return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
-                       memory_limit_bytes=memory_limit_bytes)  # fmt: skip
+                       memory_limit_bytes=memory_limit_bytes, is_compared=is_compared)  # fmt: skip
 
 
 def parameters_of(name: str) -> tuple[str, ...]:
@@ -131,13 +136,15 @@ def parameters_of(name: str) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        For an unknown head; lists those there are.
+        For an unknown head; lists those there are. For a dotted path that leads to no class.
     """
     if name in OWN:
-        return OWN[name]
-    if name in KINDS:
-        return KINDS[name].parameters
-    raise InputError(f"head {name!r} is unknown; choose one of {', '.join(HEADS)}")
+        return OWN[name].parameters
+    if name in KINDS or is_path(name):
+        return kind_named(name).parameters
+    raise InputError(
+        f"head {name!r} is unknown; choose one of {', '.join(HEADS)}, auto, or {PREFIX}package.Class"
+    )
 
 
 def load_head(folder: Path) -> Head:
@@ -147,6 +154,8 @@ def load_head(folder: Path) -> Head:
     ------
     CorruptError
         If a file is missing, damaged, or holds types that no head of ours is made of.
+    InputError
+        If the head is of a class outside scikit-learn that nobody has said may be loaded.
     """
     description = read_description(folder)
     if description["head"] in OWN:

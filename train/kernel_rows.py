@@ -37,6 +37,16 @@ class KernelRows:
         self.n_passes = 0
         self._kept: Tensor | None = None
 
+    @property
+    def rank(self) -> int:
+        """Number of centres r."""
+        return len(self.centers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where values are computed."""
+        return self.centers.device
+
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield ``(rows, values)``: kernel values (b, r) of consecutive rows, in the kernel's own type."""
         if self._kept is not None:

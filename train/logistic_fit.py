@@ -168,7 +168,7 @@ def fit_logistic(
         chosen=chosen,
         widths=widths,
         whitening=problem.maps.whitenings[0],
-        warnings=(*notes, *_notes(found)),
+        warnings=(*notes, *convergence_notes(found)),
         n_passes=n_passes + problem.rows.kernel_rows.n_passes,
         jitter=max(found.jitter, chosen.jitter),
         iteration={
@@ -202,7 +202,8 @@ def _projected(problem: Problem, centers: Tensor, dual: Tensor, constant: Tensor
     return torch.cat([beta, (constant + problem.rows.feature_mean @ beta)[None]])
 
 
-def _notes(found: Stop) -> list[str]:
+def convergence_notes(found: Stop) -> list[str]:
+    """Say what a user should know of how the last fit ended."""
     notes = []
     if found.jitter > 0:
         notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal")

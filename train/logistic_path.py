@@ -19,7 +19,7 @@ from torch import Tensor
 
 from toptune.train.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.logistic_rows import Evaluation, LogisticRows
-from toptune.train.quasi_newton import Descent
+from toptune.train.quasi_newton import Descent, Precondition
 
 # Penalties further apart are joined by others in between, at a coarse tolerance.
 STEP = 10.0
@@ -115,12 +115,12 @@ def follow(
                 descent.relax(penalty, min(share, _FARTHEST) * (descent.value - earlier))
         before = now
         history: list[float] = []
-        factor, jitter = _preconditioner(descents, sample, sample_weights)
+        precondition, jitter = _preconditioner(descents, sample, sample_weights)
         while True:
             if history and len(history) % REFRESH == 0:
-                factor, added = _preconditioner(descents, sample, sample_weights)
+                precondition, added = _preconditioner(descents, sample, sample_weights)
                 jitter = max(jitter, added)
-            _aim(descents, factor, tolerance if is_wanted else max(tolerance, COARSE_TOLERANCE))
+            _aim(descents, precondition, tolerance if is_wanted else max(tolerance, COARSE_TOLERANCE))
             history.append(max(descent.decrease for descent in descents))
             active = [number for number, descent in enumerate(descents) if descent.reason is None]
             if not active or len(history) > max_iterations:
@@ -162,18 +162,21 @@ def _log_ratio(larger: tuple[float, bool], smaller: tuple[float, bool]) -> float
     return math.log(larger[0] / smaller[0])
 
 
-def _aim(descents: Sequence[Descent], factor: Tensor, tolerance: float) -> None:
+def _aim(descents: Sequence[Descent], precondition: Precondition, tolerance: float) -> None:
     for descent in descents:
         if descent.reason is None and not descent.is_aimed:
-            descent.aim(partial(solve_factored, factor), tolerance=tolerance)
+            descent.aim(precondition, tolerance=tolerance)
 
 
-def _preconditioner(descents: Sequence[Descent], sample: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-    """Factor (r + 1, r + 1) of the Hessian's diagonal blocks on the sample, averaged; and its jitter.
+def _preconditioner(
+    descents: Sequence[Descent], sample: Tensor, weights: Tensor
+) -> tuple[Precondition, float]:
+    """Inverse (r + 1, r + 1) of the Hessian's diagonal blocks on the sample, averaged; and their jitter.
 
     The block of class c has curvatures ``p_c (1 - p_c)``; one factor with their mean over classes and
     fits serves all. Boehning's bound (1992), curvature 1/2 wherever the rows lie, took Newton steps 1.5
-    to 2 times as many passes on digits: rows that are certain hardly count.
+    to 2 times as many passes on digits: rows that are certain hardly count. Of a sample with
+    fewer rows than features only the diagonal is taken.
     """
     curvature = torch.zeros_like(weights)
     for descent in descents:
@@ -181,13 +184,19 @@ def _preconditioner(descents: Sequence[Descent], sample: Tensor, weights: Tensor
         curvature += (p - p.square()).mean(dim=1) / len(descents)
     share = weights * curvature.clamp_(min=_LEAST_CURVATURE) / weights.sum()
     r = sample.shape[1]
+    if len(sample) < r:
+        diagonal = torch.cat([share @ sample.square() + 2 * descents[0].penalty, share.sum()[None]])
+        return lambda gradient: gradient / diagonal[:, None], 0.0
     weighted = sample * share[:, None]
     system = sample.new_empty((r + 1, r + 1))
     torch.mm(weighted.T, sample, out=system[:r, :r])
     system[r, :r] = system[:r, r] = weighted.sum(dim=0)
     system[r, r] = share.sum()
     system[:r, :r].diagonal().add_(2 * descents[0].penalty)
-    return cholesky_with_jitter(system, what=f"the preconditioner at penalty {descents[0].penalty:g}")
+    factor, jitter = cholesky_with_jitter(
+        system, what=f"the preconditioner at penalty {descents[0].penalty:g}"
+    )
+    return partial(solve_factored, factor), jitter
 
 
 def _imbalance(descent: Descent) -> float:

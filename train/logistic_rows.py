@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from toptune.train.feature_rows import FeatureRows
 from toptune.train.kernel_rows import KernelRows
 
 # Share of a class that no row of a fit belongs to: its intercept starts, and stays, far down.
@@ -47,14 +48,14 @@ class LogisticRows:
     Attributes
     ----------
     kernel_rows : KernelRows
-    factor : Tensor of float64, shape (r, r)
-        L, lower triangular.
+    factor : Tensor of float64, shape (r, r), or None
+        L, lower triangular; None where the rows' values are features.
     kernel_mean : Tensor of float64, shape (r,)
         Weighted mean of k(x, C).
     """
 
-    def __init__(self, kernel_rows: KernelRows, factor: Tensor) -> None:
-        rows, device = kernel_rows.rows, factor.device
+    def __init__(self, kernel_rows: KernelRows | FeatureRows, factor: Tensor | None) -> None:
+        rows, device = kernel_rows.rows, kernel_rows.device
         self.kernel_rows = kernel_rows
         self.factor = factor
         self.n_classes = rows.n_classes
@@ -66,7 +67,7 @@ class LogisticRows:
         table = np.zeros((rows.n_folds + 1, rows.n_classes))
         np.add.at(table, (rows.folds, rows.codes), rows.weights)
         self._by_fold = torch.from_numpy(table).to(device)
-        self.kernel_mean = torch.zeros(len(factor), dtype=torch.float64, device=device)
+        self.kernel_mean = torch.zeros(kernel_rows.rank, dtype=torch.float64, device=device)
         for where, block in kernel_rows.blocks():
             self.kernel_mean.addmv_(block.double().T, self._weights[where])
         self.kernel_mean /= float(self._weights.sum())
@@ -74,8 +75,7 @@ class LogisticRows:
     @property
     def feature_mean(self) -> Tensor:
         """Weighted mean (r,) of the whitened features."""
-        mean: Tensor = torch.linalg.solve_triangular(self.factor, self.kernel_mean[:, None], upper=False)
-        return mean[:, 0]
+        return self._whitened(self.kernel_mean[:, None])[:, 0]
 
     def class_weights(self, fold: int) -> Tensor:
         """Weight of each class (n_classes,) among the rows that a fit without `fold` sees."""
@@ -85,7 +85,7 @@ class LogisticRows:
         """Best point (r + 1, n_classes) without features: where descents begin."""
         shares = self.class_weights(fold)
         logs = (shares / shares.sum()).clamp_(min=_NO_SHARE).log_()
-        point = logs.new_zeros((len(self.factor) + 1, self.n_classes))
+        point = logs.new_zeros((len(self.kernel_mean) + 1, self.n_classes))
         point[-1] = logs - logs.mean()
         return point
 
@@ -130,7 +130,7 @@ class LogisticRows:
             products.addmm_(block.T, weighted)
             residuals += weighted.sum(dim=0)
         products.addr_(self.kernel_mean, residuals, alpha=-1)
-        gradient = torch.linalg.solve_triangular(self.factor, products, upper=False)
+        gradient = self._whitened(products)
         gradients = torch.split(torch.cat([gradient, residuals[None]]), k, dim=1)
         return [
             Evaluation(
@@ -148,8 +148,17 @@ class LogisticRows:
     def dual_of(self, points: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Weights (r, n_fits * n_classes) of the kernel's values and the constants that go with them."""
         together = torch.cat(list(points), dim=1)
-        dual = torch.linalg.solve_triangular(self.factor.T, together[:-1], upper=True)
+        dual = together[:-1]
+        if self.factor is not None:
+            dual = torch.linalg.solve_triangular(self.factor.T, dual, upper=True)
         return dual, together[-1] - self.kernel_mean @ dual
+
+    def _whitened(self, columns: Tensor) -> Tensor:
+        """L^-1 times columns (r, m)."""
+        if self.factor is None:
+            return columns
+        whitened: Tensor = torch.linalg.solve_triangular(self.factor, columns, upper=False)
+        return whitened
 
     def left_out_scores(
         self, points: Sequence[Tensor], folds: Sequence[int], kept: npt.NDArray[np.int64]

@@ -16,6 +16,9 @@ from toptune.train.logistic_rows import LogisticRows
 RELATIVE_PENALTIES = tuple(10.0 ** (-step / 2) for step in range(4, 19))
 # Penalties are left out once the log-loss of this many in a row was above the least.
 PATIENCE = 2
+# Nats over all rows by which a smaller penalty must be better: where classes can be separated the log-loss
+# of left-out rows falls without end, and what it falls by says nothing.
+LEAST_GAIN = 1.0
 # Nats a row that a left-out figure may be off by.
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 100
@@ -56,8 +59,9 @@ def choose_penalty(
 ) -> Chosen:
     """Fit without each fold down the grid while the left-out log-loss falls; choose its least.
 
-    Rows whose class no row outside their fold has count as wrong and have no log-loss: no fit could
-    know their class, and what it says of them is minus infinity.
+    Of penalties whose total log-loss differs by less than `LEAST_GAIN` the largest is taken. Rows whose
+    class no row outside their fold has count as wrong and have no log-loss: no fit could know their class,
+    and what it says of them is minus infinity.
 
     Parameters
     ----------
@@ -75,6 +79,7 @@ def choose_penalty(
     weight, total = float(training.weights[is_seen].sum()), float(training.weights.sum())
     table: list[dict[str, Any]] = []
     best: Stop | None = None
+    best_loss = float("inf")
     losses: list[float] = []
     jitter = 0.0
     for stop in follow(
@@ -84,8 +89,8 @@ def choose_penalty(
         jitter = max(jitter, stop.jitter)
         table.append(_row(stop, weight, total))
         losses.append(sum(each.left_out_loss for each in stop.evaluations))
-        if losses[-1] <= min(losses):
-            best = stop
+        if best is None or losses[-1] < best_loss - LEAST_GAIN:
+            best, best_loss = stop, losses[-1]
         if weight > 0 and len(losses) > PATIENCE and min(losses[-PATIENCE:]) > min(losses):
             break
         # Nothing says which: the middle of the grid, rather than either end.

@@ -1,4 +1,4 @@
-"""Heads on toptune's own estimators: streamed, saved as safetensors and JSON."""
+"""Heads on toptune's own estimators: saved as safetensors and JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,32 +7,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import Blocks, CorruptError
-from toptune.train.falkon_classifier import FalkonClassifier
+from toptune.store import Blocks, CorruptError, InputError
 from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
-from toptune.train.logistic_classifier import FalkonLogisticClassifier
-from toptune.train.ridge_classifier import StreamingRidgeClassifier
-from toptune.train.scored_classifier import ScoredClassifier
-
-OWN = {
-    "falkon": ("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
-    "falkon-logistic": ("kernel", "sigma", "penalty", "n_centers", "centers"),
-    "ridge": ("penalty",),
-}
-_ESTIMATORS: dict[str, type[ScoredClassifier]] = {
-    "falkon": FalkonClassifier,
-    "falkon-logistic": FalkonLogisticClassifier,
-    "ridge": StreamingRidgeClassifier,
-}
-_KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
-_ARRAYS = {
-    "falkon": _KERNEL_ARRAYS,
-    "falkon-logistic": _KERNEL_ARRAYS,
-    "ridge": ("coef", "intercept"),
-}
+from toptune.train.own_kinds import OWN
+from toptune.train.reported_head import ReportedHead
 
 
-class OwnHead:
+class OwnHead(ReportedHead):
     """`Head` over one of toptune's own classifiers."""
 
     def __init__(
@@ -48,35 +29,20 @@ class OwnHead:
         dask: str | None = None,
     ) -> None:
         self.name = name
+        self.kind = OWN[name]
         self.params = dict(params)
-        common: dict[str, Any] = {
-            "cv": cv,
-            "class_weight": class_weight,
-            "random_state": seed,
-            "device": device,
-            "memory_limit_bytes": memory_limit_bytes,
-        } | ({} if dask is None else {"dask": dask})
-        self.estimator: Any = _ESTIMATORS[name](**self.params, **common)
+        if class_weight is not None and not self.kind.takes_class_weight:
+            raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
+        options: dict[str, Any] = {"cv": cv, "random_state": seed, "memory_limit_bytes": memory_limit_bytes}
+        options |= {"class_weight": class_weight} if self.kind.takes_class_weight else {}
+        options |= {"device": device} if self.kind.takes_device else {}
+        options |= {} if dask is None else {"dask": dask}
+        self.estimator: Any = self.kind.estimator_type(**self.params, **options)
         self._report: dict[str, Any] = {}
 
     @property
     def classes(self) -> list[str]:
         return [str(name) for name in self.estimator.classes_]
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return {key: value for key, value in self._report.items() if key != "table"}
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        return list(self._report.get("table", []))
-
-    @property
-    def columns(self) -> npt.NDArray[np.int64] | None:
-        return None
-
-    def on_columns(self) -> "OwnHead":
-        return self
 
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
@@ -100,26 +66,19 @@ class OwnHead:
         probabilities: npt.NDArray[np.float64] = self.estimator.predict_proba(X)
         return probabilities
 
-    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
-        labels: npt.NDArray[Any] = self.estimator.predict(X)
-        return labels
-
     def save(self, folder: Path, *, keep_sums: bool = True) -> None:
         """Write ``head.safetensors``, ``head.json`` and, of a fit that keeps them, ``sums.safetensors``."""
         estimator = self.estimator
-        arrays = {name: getattr(estimator, f"{name}_") for name in _ARRAYS[self.name]}
+        arrays = {name: getattr(estimator, f"{name}_") for name in self.kind.arrays}
         if getattr(estimator, "center_indices_", None) is not None:
             arrays["center_indices"] = estimator.center_indices_
         write_arrays(folder, arrays)
         if keep_sums and getattr(estimator, "sums_", None) is not None:
             estimator.sums_.save(folder)
-        fitted = {
-            "penalty": estimator.penalty_,
-            "temperature": estimator.temperature_,
-            "n_features": estimator.n_features_in_,
-        }
-        if _ARRAYS[self.name] is _KERNEL_ARRAYS:
-            fitted |= {"kernel": estimator.kernel, "sigma": estimator.sigma_}
+        fitted = {name: getattr(estimator, f"{name}_") for name in self.kind.values}
+        fitted |= {"temperature": estimator.temperature_, "n_features": estimator.n_features_in_}
+        if "sigma" in fitted:
+            fitted["kernel"] = estimator.kernel
         description = {
             "head": self.name,
             "classes": self.classes,
@@ -133,26 +92,33 @@ class OwnHead:
     def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description["head"]
-        arrays = read_arrays(folder, _ARRAYS[name])
+        arrays = read_arrays(folder, OWN[name].arrays)
         try:
             fitted = description["fitted"]
             head = cls(name, description["params"])
             estimator = head.estimator
             for key, values in arrays.items():
                 setattr(estimator, f"{key}_", values)
+            for key in head.kind.values:
+                setattr(estimator, f"{key}_", fitted[key])
             estimator.sums_ = None
             estimator.classes_ = np.array(description["classes"])
-            estimator.penalty_ = fitted["penalty"]
             estimator.temperature_ = float(fitted["temperature"])
             estimator.n_features_in_ = int(fitted["n_features"])
-            if _ARRAYS[name] is _KERNEL_ARRAYS:
-                estimator.kernel, estimator.sigma_ = fitted["kernel"], fitted["sigma"]
+            if "sigma" in head.kind.values:
+                estimator.kernel = fitted["kernel"]
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
-        columns = len(estimator.intercept_)
-        if columns != len(estimator.classes_):
-            raise CorruptError(
-                f"{folder} holds {columns} scores for {len(estimator.classes_)} classes; train again"
-            )
+        _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
         head._report = dict(description["report"])
         return head
+
+
+def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], *, n_classes: int) -> None:
+    """Refuse arrays that belong to other classes than ``head.json`` names."""
+    if "codes" in arrays:
+        columns = int(arrays["codes"].max()) + 1
+    else:
+        columns = len(arrays["intercept"] if "intercept" in arrays else arrays["means"])
+    if columns != n_classes:
+        raise CorruptError(f"{folder} holds {columns} scores for {n_classes} classes; train again")

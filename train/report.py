@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from toptune.train.head_report import left_out_figures
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
@@ -70,5 +72,8 @@ class FitReport:
     calibration: str = "softmax of scores with one temperature fitted out of fold"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able mapping."""
-        return asdict(self)
+        """Return a JSON-able mapping, with ``left_out`` figures where folds were left out."""
+        left_out = None
+        if self.n_folds > 1:
+            left_out = left_out_figures(self.accuracy, self.log_loss, self.n_rows)
+        return asdict(self) | {"left_out": left_out}

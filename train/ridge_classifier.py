@@ -7,9 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.dask_passes import open_cluster
@@ -20,11 +18,10 @@ from toptune.train.inputs import (
     fit_inputs,
     fold_numbers,
     grid_of,
-    predict_inputs,
     row_weights,
 )
-from toptune.train.kernels import Linear
-from toptune.train.maps import IdentityMap, NystromMaps
+from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
+from toptune.train.maps import NystromMaps
 from toptune.train.memory import (
     block_rows_for,
     check_memory,
@@ -32,7 +29,7 @@ from toptune.train.memory import (
     one_pass_peak_bytes,
 )
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
-from toptune.train.passes import Cluster, TrainingRows, check_finite, to_tensor
+from toptune.train.passes import Cluster, TrainingRows
 from toptune.train.saved_sums import SavedSums
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
@@ -136,13 +133,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             n_folds=n_folds,
             cluster=cluster,
         )
-        maps: IdentityMap | NystromMaps
-        if d <= n:
-            maps = IdentityMap(d)
-        else:
-            values = blocks.take(np.arange(n))
-            check_finite(values)
-            maps = NystromMaps.on([Linear()], to_tensor(values, dtype=torch.float64, device=device))
+        maps = linear_maps(blocks, device=device)
         setup_seconds = time.perf_counter() - start
         if self.cv is None:
             check_single("penalty", self.penalty)
@@ -159,13 +150,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
                 selection=check_selection(self.selection),
             )
         rank = maps.ranks[0]
-        if isinstance(maps, NystromMaps):
-            kept, dual = maps.coefficients(0, solution.beta[:-1])
-            coefficients = kept.T @ dual
-        else:
-            coefficients = solution.beta[:-1]
         self.classes_ = classes
-        self.coef_ = coefficients.T.cpu().numpy()
+        self.coef_ = np.ascontiguousarray(linear_coefficients(maps, solution.beta[:-1]).T.cpu().numpy())
         self.intercept_ = solution.beta[-1].cpu().numpy()
         self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
         self.penalty_ = solution.chosen.penalty
@@ -187,10 +173,4 @@ class StreamingRidgeClassifier(ScoredClassifier):
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes) of rows (n, d), also for two classes."""
-        check_is_fitted(self)
-        blocks = predict_inputs(self, X)
-        scores = np.empty((blocks.shape[0], len(self.classes_)))
-        for where, values in blocks.iterate():
-            check_finite(values, start=where.start)
-            scores[where] = values.astype(np.float64) @ self.coef_.T + self.intercept_
-        return scores
+        return linear_scores(self, X)

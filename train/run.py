@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ class Run:
         return [RunArray(each["name"], each["dim"], each["dtype"]) for each in self.config["arrays"]]
 
     @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Heads that ``--head auto`` tried; none where the head was named."""
+        return list((self.config.get("auto") or {}).get("table", []))
+
+    @property
     def recipe(self) -> Recipe:
         """How the features were computed."""
         return Recipe.from_json(json.dumps(self.config["recipe"]))
@@ -115,6 +121,7 @@ class Run:
             "dataset": self.config["dataset"],
             "model": self.config["model"],
             "arrays": [array.name for array in self.arrays],
+            "auto": self.config.get("auto"),
             "selected": self.config["selected"],
             "warnings": self.config["warnings"],
             "metrics": self.metrics,
@@ -147,6 +154,7 @@ class Run:
         )
         if chosen:
             lines.append(f"selected: {chosen}")
+        lines += [_trial_line(row) for row in self.trials]
         lines += [f"note: {warning}" for warning in self.config["warnings"]]
         return "\n".join([*lines, f"written to {self.folder}"])
 
@@ -192,6 +200,18 @@ class Run:
                 f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
             )
         return run
+
+
+def _trial_line(row: Mapping[str, Any]) -> str:
+    mark = "*" if row["is_chosen"] else " "
+    if row["skipped"]:
+        return f"{mark} {row['head']:<15} skipped: {row['skipped']}"
+    figures = [
+        f"{name} {value:.4f}"
+        for name, value in (("accuracy", row["accuracy"]), ("log loss", row["log_loss"]))
+        if value is not None
+    ]
+    return f"{mark} {row['head']:<15} left-out {', '.join(figures)} in {row['seconds']:.1f} s"
 
 
 def read_labels(folder: Path) -> dict[int, str]:

@@ -138,6 +138,7 @@ def relabel_run(
     config = old.config | {
         "classes": members,
         "split": old.config["split"] | {"n_test": len(test), "rows_digest": rows_digest(split, manifest)},
+        "auto": None,
         "selected": {name: report[name] for name in ("sigma", "penalty", "temperature", "rank")},
         "warnings": [*notes, *report["warnings"]],
         "report": relabelled.report,

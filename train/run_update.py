@@ -146,6 +146,7 @@ def update_run(
             "rows_digest": rows_digest(split, after.manifest),
         },
         "manifest": {"n_rows": after.manifest.n_rows, "pictures_digest": after.manifest.pictures_digest},
+        "auto": None,
         "selected": old.config["selected"] | {"squared_error": updated.report["squared_error"]},
         "warnings": [*notes, *updated.report["warnings"]],
         "report": updated.report,

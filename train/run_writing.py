@@ -38,7 +38,7 @@ def write_run(
         folder / ROWS, train=run.train_rows, test=run.test_rows, ids=manifest.ids, labels=manifest.labels,
         forgotten=forgotten,
     )  # fmt: skip
-    table = run.head.table or [{**run.config["selected"], "is_chosen": True}]
+    table = run.trials or run.head.table or [{**run.config["selected"], "is_chosen": True}]
     with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
         writer.writeheader()

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,22 +12,35 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.store import Blocks, CorruptError, InputError
-from toptune.train.calibration import fit_temperature, softmax
+from toptune.train.calibration import softmax
 from toptune.train.head_files import SKOPS, json_ready, write_description
-from toptune.train.inputs import fold_numbers, is_blocks
+from toptune.train.head_report import HeadReport
+from toptune.train.inputs import fold_numbers, is_blocks, row_weights
 from toptune.train.memory import check_memory
-from toptune.train.passes import check_finite
-from toptune.train.selection import Candidate, choose
-from toptune.train.sklearn_kinds import KINDS
+from toptune.train.passes import OutOfFold, calibration_rows, check_finite
+from toptune.train.reported_head import ReportedHead
+from toptune.train.settings_comparison import Comparison, compare
+from toptune.train.sklearn_kinds import KINDS, Kind
+from toptune.train.sklearn_paths import PREFIX, is_path, kind_of_path
+from toptune.train.sklearn_scores import scores_of
+from toptune.train.skops_files import check_trusted, read_estimator, write_estimator
 
-_CALIBRATED = "softmax of scores with one temperature fitted out of fold"
+_MOST_WARNINGS = 5
+_UNCONVERGED = "not converged"
 
 
-class SklearnHead:
+class SklearnHead(ReportedHead):
     """`Head` over a scikit-learn classifier, its parameters chosen by cross-validation.
 
     Folds and the rule of choice are those of the other heads: among candidates whose left-out
     accuracy is within half a standard error of the best, the least log-loss.
+
+    Parameters
+    ----------
+    name : str
+        In `KINDS`, or ``sklearn:package.Class``.
+    is_compared : bool
+        Cross-validate it even if it has nothing to choose and would be fitted once by itself (the forest).
     """
 
     def __init__(
@@ -40,39 +52,30 @@ class SklearnHead:
         cv: int | str | None = 5,
         class_weight: str | None = None,
         memory_limit_bytes: int | None = None,
+        is_compared: bool = False,
     ) -> None:
         self.name = name
-        self.kind = KINDS[name]
+        self.kind = kind_named(name)
         self.params = dict(params)
         self.seed = seed
         self.cv = cv
         self.class_weight = class_weight
         self.memory_limit_bytes = memory_limit_bytes
+        self.is_selected = self.kind.is_selected or is_compared
         self.temperature: float | None = None
         self.estimator: Any = None
         self._classes: list[str] = []
         self._report: dict[str, Any] = {}
         if class_weight is not None and not self.kind.takes_class_weight:
             raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
+        if is_path(name):
+            # Whether it is a classifier shows once it is made.
+            grid = self.kind.grid(self.params, np.empty((0, 0)))
+            self.kind.make(grid[0], seed=seed, class_weight=class_weight)
 
     @property
     def classes(self) -> list[str]:
         return list(self._classes)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return {key: value for key, value in self._report.items() if key != "table"}
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        return list(self._report.get("table", []))
-
-    @property
-    def columns(self) -> npt.NDArray[np.int64] | None:
-        return None
-
-    def on_columns(self) -> Self:
-        return self
 
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
@@ -106,55 +109,42 @@ class SklearnHead:
             raise InputError(f"the labels have one class only, {classes[0]!r}; a classifier needs at least 2")
         self._classes = [str(name) for name in classes]
         grid = self.kind.grid(self.params, values)
-        n_unconverged = 0
-        table: list[dict[str, Any]] = []
-        chosen = grid[0]
-        notes: list[str] = []
         read_seconds = time.perf_counter() - start
-        if self.kind.is_selected:
+        said: list[str] = []
+        compared: Comparison | None = None
+        n_folds = 0
+        if self.is_selected:
             folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=self.seed, groups=groups)
-            results = []
-            for number, params in enumerate(grid):
-                scores, unconverged = self._left_out(params, values, codes, folds, n_folds, len(classes))
-                n_unconverged += unconverged
-                results.append(self._judge(number, scores, codes))
-            best = choose(results, n=n)
-            chosen = grid[best.map_index]
-            self.temperature = None if self.kind.has_probabilities else best.temperature
-            table = [
-                {
-                    **params,
-                    "accuracy": each.accuracy,
-                    "log_loss": each.log_loss,
-                    "temperature": each.temperature,
-                    "is_chosen": each is best,
-                }
-                for params, each in zip(grid, results, strict=True)
-            ]
-            notes += _edges(grid, chosen)
-        self.estimator, unconverged = self._fit_one(chosen, values, codes)
-        n_unconverged += unconverged
-        if n_unconverged:
-            notes.append(f"{n_unconverged} fits stopped before they had converged; raise max_iter")
+            left = [self._left_out(params, values, codes, folds, n_folds, said) for params in grid]
+            weights = row_weights(codes, classes, self.class_weight)
+            tallied = [_tally(scores, codes, weights) for scores in left]
+            compared = compare(grid, tallied, codes=codes, weights=weights)
+        chosen = compared.chosen if compared else grid[0]
+        self.temperature = compared.temperature if compared else None
+        self.estimator = self._fit_one(chosen, values, codes, said)
         self._report = json_ready(
-            {
-                "solver": self.kind.description,
-                "n_rows": n,
-                "n_features": d,
-                "chosen": chosen,
-                "temperature": self.temperature,
-                "calibration": self.kind.probabilities if self.kind.has_probabilities else _CALIBRATED,
-                "table": table,
-                "warnings": notes,
-                "peak_bytes": self.kind.peak_bytes(n, d),
-                "seconds": {"read": read_seconds, "total": time.perf_counter() - start},
-            }
+            HeadReport(
+                solver=self.kind.description,
+                n_rows=n,
+                n_features=d,
+                n_folds=n_folds,
+                chosen=chosen,
+                left_out=compared.left_out if compared else None,
+                temperature=self.temperature,
+                calibration="softmax of scores with one temperature fitted out of fold"
+                if compared
+                else "the estimator's own, not calibrated",
+                table=compared.table if compared else [],
+                warnings=[*(compared.warnings if compared else []), *_summary(said)],
+                peak_bytes=self.kind.peak_bytes(n, d),
+                seconds={"read": read_seconds, "total": time.perf_counter() - start},
+            ).to_dict()
         )
         return self
 
     def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes); for estimators without scores the logarithm of the probabilities."""
-        return self._by_block(X, lambda block: self._scores_of(self.estimator, block, len(self._classes)))
+        return self._by_block(X, lambda block: scores_of(self.estimator, block, len(self._classes)))
 
     def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
         if self.temperature is not None:
@@ -164,17 +154,9 @@ class SklearnHead:
         probabilities: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
         return probabilities
 
-    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
-        """Labels (n,) of the highest probability."""
-        positions = self.predict_proba(X).argmax(axis=1)
-        labels: npt.NDArray[Any] = np.array(self._classes)[positions]
-        return labels
-
     def save(self, folder: Path, *, keep_sums: bool = True) -> None:  # noqa: ARG002
         """Write ``head.skops`` and ``head.json``."""
-        import skops.io
-
-        skops.io.dump(self.estimator, folder / SKOPS)
+        write_estimator(folder / SKOPS, self.estimator)
         description = {
             "head": self.name,
             "classes": self._classes,
@@ -192,30 +174,15 @@ class SklearnHead:
         ------
         CorruptError
             If a file is missing or damaged, or holds a type that this head is not made of.
+        InputError
+            If the class is not scikit-learn's and nobody has said that it may be loaded.
         """
-        import skops.io
-
         name, path = description["head"], folder / SKOPS
-        if name not in KINDS:
+        if name not in KINDS and not is_path(name):
             raise CorruptError(f"{folder / 'head.json'} names an unknown head {name!r}; train again")
-        kind = KINDS[name]
-        try:
-            strange = sorted(set(skops.io.get_untrusted_types(file=path)) - set(kind.trusted))
-            if strange:
-                raise CorruptError(
-                    f"{path} holds types that head {name!r} is not made of: {', '.join(strange)}; it is not "
-                    "loaded, because loading could run foreign code. Train again"
-                )
-            estimator = skops.io.load(path, trusted=list(kind.trusted))
-        except CorruptError:
-            raise
-        except Exception as error:  # whatever a damaged archive makes skops stumble over
-            raise CorruptError(f"{path} cannot be read ({error}); train again") from error
-        if type(estimator) is not kind.estimator_type:
-            raise CorruptError(
-                f"{path} holds a {type(estimator).__name__} where head {name!r} has a "
-                f"{kind.estimator_type.__name__}; train again"
-            )
+        if is_path(name):
+            check_trusted(name.removeprefix(PREFIX), path)
+        estimator = read_estimator(path, kind_named(name).estimator_type)
         try:
             head = cls(name, description["params"])
             head.estimator = estimator
@@ -227,13 +194,26 @@ class SklearnHead:
         return head
 
     def _fit_one(
-        self, params: Mapping[str, Any], values: npt.NDArray[Any], codes: npt.NDArray[np.int64]
-    ) -> tuple[Any, int]:
+        self,
+        params: Mapping[str, Any],
+        values: npt.NDArray[Any],
+        codes: npt.NDArray[np.int64],
+        said: list[str],
+    ) -> Any:
+        """Fit to rows; what scikit-learn warned of is added to `said`."""
         estimator = self.kind.make(params, seed=self.seed, class_weight=self.class_weight)
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            estimator.fit(values, codes)
-        return estimator, any(issubclass(each.category, ConvergenceWarning) for each in caught)
+            warnings.simplefilter("always")
+            try:
+                estimator.fit(values, codes)
+            except InvalidParameterError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise InputError(f"head {self.name!r} cannot be fitted to these rows: {error}") from error
+        said += [
+            _UNCONVERGED if each.category is ConvergenceWarning else str(each.message) for each in caught
+        ]
+        return estimator
 
     def _left_out(
         self,
@@ -242,41 +222,17 @@ class SklearnHead:
         codes: npt.NDArray[np.int64],
         folds: npt.NDArray[np.int64],
         n_folds: int,
-        n_classes: int,
-    ) -> tuple[npt.NDArray[np.float64], int]:
+        said: list[str],
+    ) -> npt.NDArray[np.float64]:
+        n_classes = len(self._classes)
         scores = np.zeros((len(codes), n_classes))
-        unconverged = 0
         for fold in range(n_folds):
             inside = folds != fold
             if inside.all() or len(np.unique(codes[inside])) < 2:
                 continue
-            fitted = {**params}
-            if "n_neighbors" in fitted:
-                fitted["n_neighbors"] = min(fitted["n_neighbors"], int(inside.sum()))
-            estimator, stopped = self._fit_one(fitted, values[inside], codes[inside])
-            unconverged += stopped
-            scores[~inside] = self._scores_of(estimator, values[~inside], n_classes)
-        return scores, unconverged
-
-    def _scores_of(self, estimator: Any, values: npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float64]:
-        """Scores with one column a class; a class that the estimator never saw is below all others."""
-        if self.kind.has_probabilities:
-            raw = np.log(np.maximum(np.asarray(estimator.predict_proba(values)), 1e-15))
-        else:
-            raw = np.asarray(estimator.decision_function(values), dtype=np.float64)
-            if raw.ndim == 1:
-                raw = np.stack([-raw / 2, raw / 2], axis=1)
-        scores = np.repeat(raw.min(axis=1, keepdims=True) - 1.0, n_classes, axis=1).astype(np.float64)
-        scores[:, estimator.classes_] = raw
+            estimator = self._fit_one(params, values[inside], codes[inside], said)
+            scores[~inside] = scores_of(estimator, values[~inside], n_classes)
         return scores
-
-    def _judge(self, number: int, scores: npt.NDArray[np.float64], codes: npt.NDArray[np.int64]) -> Candidate:
-        accuracy = float((scores.argmax(axis=1) == codes).mean())
-        result = Candidate(map_index=number, sigma=None, penalty=0.0, squared_error=0.0, accuracy=accuracy)
-        if self.kind.has_probabilities:
-            return replace(result, log_loss=float(-scores[np.arange(len(codes)), codes].mean()))
-        fitted = fit_temperature(scores, codes)
-        return replace(result, log_loss=fitted.log_loss, temperature=fitted.value)
 
     def _by_block(self, X: npt.NDArray[Any] | Blocks, function: Any) -> npt.NDArray[np.float64]:
         if not is_blocks(X):
@@ -289,6 +245,11 @@ class SklearnHead:
         return result
 
 
+def kind_named(name: str) -> Kind:
+    """Kind of a head in `KINDS` or of ``sklearn:package.Class``."""
+    return KINDS[name] if name in KINDS else kind_of_path(name)
+
+
 def gather(X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
     """All rows in one array (n, d)."""
     if not is_blocks(X):
@@ -299,11 +260,20 @@ def gather(X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
     return values
 
 
-def _edges(grid: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> list[str]:
+def _tally(
+    scores: npt.NDArray[np.float64], codes: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> OutOfFold:
+    correct = float(weights @ (scores.argmax(axis=1) == codes))
+    kept = scores[calibration_rows(len(codes))].astype(np.float32)
+    return OutOfFold(correct=correct, squared_error=0.0, scores=kept)
+
+
+def _summary(said: Sequence[str]) -> list[str]:
+    """Sum up what scikit-learn warned of in all fits."""
     notes = []
-    for name, value in chosen.items():
-        values = sorted({each[name] for each in grid if isinstance(each[name], int | float)})
-        if len(values) > 1 and value in (values[0], values[-1]):
-            side = "lower" if value == values[0] else "upper"
-            notes.append(f"the chosen {name} {value:.4g} is at the {side} edge of its grid")
+    unconverged = said.count(_UNCONVERGED)
+    if unconverged:
+        notes.append(f"{unconverged} fits stopped before they had converged; raise max_iter")
+    others = [message for message in dict.fromkeys(said) if message != _UNCONVERGED]
+    notes += [f"scikit-learn: {message}" for message in others[:_MOST_WARNINGS]]
     return notes

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store import FeatureStore, InputError, Manifest, provenance
+from toptune.store import FeatureStore, Manifest, provenance
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows
 from toptune.train.head_files import json_ready
+from toptune.train.head_options import check_auto, head_params
+from toptune.train.head_trials import AUTO_HEAD, try_heads
 from toptune.train.heads import Head, make_head
 from toptune.train.layer_choices import LAYER_SEARCH
 from toptune.train.layer_search import SHORT_LIST_HEADS, search_layers
@@ -33,7 +35,6 @@ from toptune.train.several_labels import advice_on_several_labels
 from toptune.train.splits import Split, group_keys, split_manifest
 
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
-_FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000, "solver": "auto"}
 
 
 def train(
@@ -63,6 +64,7 @@ def train(
     train_size: int | None = None,
     class_weight: str | None = None,
     params: Mapping[str, Any] | None = None,
+    budget: float | None = None,
     allow_failed: bool = False,
     keep_sums: bool = True,
     device: str | None = None,
@@ -78,7 +80,9 @@ def train(
         What was extracted; `model` spelt as for extract.
     dataset_version : int, optional
         Version of a data set that grew, by default the latest. The run records which one it was.
-    head : {"falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest"}
+    head : {"falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest", "auto"}
+        Or ``sklearn:package.Class``, any scikit-learn classifier. ``auto`` tries heads within `budget` and
+        keeps the best of them by cross-validation.
     out : path
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
@@ -90,8 +94,8 @@ def train(
     seed : int
         Of the split, the sample, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``; see
-        `FalkonClassifier` and `FalkonLogisticClassifier`.
+        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge`` and
+        ``logistic``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
         work. Half of the machine's memory by default.
@@ -112,6 +116,8 @@ def train(
     class_weight : None or "balanced"
     params : mapping, optional
         The head's own parameters.
+    budget : float, optional
+        Seconds that head ``auto`` may take for all its fits; 120 by default.
     allow_failed : bool
         Leave out rows that are not finite (failed pictures) instead of refusing.
     keep_sums : bool
@@ -146,25 +152,20 @@ def train(
         "cv": cv, "test_fraction": test_fraction,
         "resplit": resplit, "val": val, "group_by": group_by, "shots": shots, "train_size": train_size,
         "class_weight": class_weight,
-        "params": dict(params or {}), "allow_failed": allow_failed, "device": device,
+        "params": dict(params or {}), "budget": budget, "allow_failed": allow_failed, "device": device,
     }  # fmt: skip
     path = check_out(out)
     spec = default_preprocessing(head) if preprocess is None else preprocess
     parse_preprocessing(spec)
     limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
-    new_head = partial(
-        make_head,
-        head,
-        params=_head_params(
-            head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
-        ),
-        seed=seed,
-        cv=cv,
-        class_weight=class_weight,
-        device=device,
-        memory_limit_bytes=limit_bytes,
+    given = head_params(
+        head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
     )
-    classifier = new_head(dask=dask)
+    make = partial(
+        make_head, seed=seed, cv=cv, class_weight=class_weight, device=device, memory_limit_bytes=limit_bytes
+    )
+    check_auto(head, given, budget=budget, cv=cv, dask=dask)
+    classifier = None if head == AUTO_HEAD else make(head, params=given, dask=dask)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.features(model, dataset, version=dataset_version)
     cache.mark_used()
@@ -189,8 +190,8 @@ def train(
     if is_auto:
         search = search_layers(
             cache, arrays, split, groups=groups, seed=seed, cv=cv, class_weight=class_weight,
-            preprocess=spec, short_list_head=new_head if head in SHORT_LIST_HEADS else None,
-            memory_limit=limit_bytes, device=device, progress=notify,
+            preprocess=spec, memory_limit=limit_bytes, device=device, progress=notify,
+            short_list_head=partial(make, head, params=given) if head in SHORT_LIST_HEADS else None,
         )  # fmt: skip
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
         names = [array.name for array in arrays]
@@ -213,7 +214,16 @@ def train(
     clock = time.perf_counter()
     labels = [str(manifest.labels[row]) for row in split.train]
     blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing)
-    classifier.fit(blocks, labels, groups=[groups[row] for row in split.train])
+    keys = [groups[row] for row in split.train]
+    trials = None
+    if classifier is None:
+        trials = try_heads(
+            blocks, labels, make=partial(make, is_compared=True), groups=keys,
+            n_folds=cv if isinstance(cv, int) else len(set(keys)), budget_seconds=budget,
+        )  # fmt: skip
+        classifier = trials.head
+    else:
+        classifier.fit(blocks, labels, groups=keys)
     seconds["fit"] = time.perf_counter() - clock
     config = {
         "format": "toptune-run",
@@ -240,6 +250,7 @@ def train(
             "rows_digest": rows_digest(split, manifest),
         },
         "manifest": {"n_rows": manifest.n_rows, "pictures_digest": manifest.pictures_digest},
+        "auto": None if trials is None else trials.to_dict(),
         "selected": _selected(classifier),
         "warnings": [
             *_unused(split, manifest),
@@ -286,38 +297,6 @@ def _unused(split: Split, manifest: Manifest) -> list[str]:
             f"{split.n_unused} labelled pictures are in no split that was asked for and are not used"
         )
     return notes
-
-
-def _head_params(
-    head: str,
-    params: Mapping[str, Any] | None,
-    *,
-    penalty: float | Sequence[float] | None,
-    sigma: float | Sequence[float] | None,
-    kernel: str,
-    n_centers: int,
-    solver: str,
-) -> dict[str, Any]:
-    """Put the options that a head takes among its parameters; refuse those that it does not."""
-    given = dict(params or {})
-    options = {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers}
-    if head == "falkon":
-        return options | {"solver": solver} | given
-    if head == "falkon-logistic" and solver == _FALKON_DEFAULTS["solver"]:
-        return options | given
-    if head == "ridge" and penalty is not None:
-        given = {"penalty": penalty} | given
-    strange = {
-        "solver": solver != _FALKON_DEFAULTS["solver"],
-        "sigma": sigma is not None,
-        "penalty": penalty is not None and head != "ridge",
-        "kernel": kernel != _FALKON_DEFAULTS["kernel"],
-        "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
-    }
-    for name, is_given in strange.items():
-        if is_given:
-            raise InputError(f"{name} has no meaning for head {head!r}; leave it out, or use head 'falkon'")
-    return given
 
 
 def _selected(head: Head) -> dict[str, Any]:

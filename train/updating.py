@@ -157,6 +157,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "jitter": jitter,
         "accuracy": None,
         "log_loss": None,
+        "left_out": None,
         "table": [],
         "iteration": None,
         "seconds": {},

@@ -10,7 +10,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from toptune.store import ArrayBlocks
-from toptune.train import FalkonClassifier, FalkonLogisticClassifier, StreamingRidgeClassifier
+from toptune.train import (
+    FalkonClassifier,
+    FalkonLogisticClassifier,
+    NearestMeanClassifier,
+    NearestNeighborClassifier,
+    ShrinkageDiscriminantClassifier,
+    StreamingLogisticClassifier,
+    StreamingRidgeClassifier,
+)
 
 ESTIMATORS = [
     FalkonClassifier(n_centers=30),
@@ -18,6 +26,10 @@ ESTIMATORS = [
     FalkonLogisticClassifier(n_centers=30, penalty=[1e-4, 1e-2]),
     FalkonLogisticClassifier(n_centers=30, sigma=2.0, cv=3),
     StreamingRidgeClassifier(),
+    StreamingLogisticClassifier(penalty=[1e-3, 1e-1]),
+    ShrinkageDiscriminantClassifier(),
+    NearestMeanClassifier(),
+    NearestNeighborClassifier(n_neighbors=[1, 3]),
 ]
 
 

@@ -27,8 +27,9 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     payload = {
         "falkon": {"head.safetensors", "sums.safetensors"},
         "ridge": {"head.safetensors", "sums.safetensors"},
-        "falkon-logistic": {"head.safetensors"},
-    }.get(head, {"head.skops"})
+        "svm": {"head.skops"},
+        "forest": {"head.skops"},
+    }.get(head, {"head.safetensors"})
     assert {path.name for path in run.folder.iterdir()} == FILES | payload
     assert [path.name for path in run.folder.parent.iterdir()] == ["run"]
     metrics = json.loads((run.folder / "metrics.json").read_text())

@@ -1,0 +1,56 @@
+"""`TrainingRows` of an estimator that cross-validates, from what its ``fit`` was given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_random_state
+
+from toptune.store import InputError
+from toptune.train.inputs import fit_inputs, fold_numbers, row_weights
+from toptune.train.passes import TrainingRows
+
+
+def rows_to_fit(
+    estimator: Any, X: Any, y: Any, groups: Sequence[str] | None
+) -> tuple[TrainingRows, npt.NDArray[Any], int]:
+    """Rows with their weights and folds, the classes, and a seed from the estimator's ``random_state``.
+
+    Raises
+    ------
+    InputError
+        For labels of one class, or options out of range.
+    """
+    if estimator.cv is None:
+        raise InputError(
+            "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
+        )
+    blocks, classes, codes = fit_inputs(estimator, X, y)
+    seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
+    folds, n_folds = fold_numbers(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
+    rows = TrainingRows(
+        blocks=blocks,
+        codes=codes,
+        weights=row_weights(codes, classes, getattr(estimator, "class_weight", None)),
+        folds=folds,
+        n_classes=len(classes),
+        n_folds=n_folds,
+    )
+    return rows, classes, seed
+
+
+def values_of(given: Any, default: Sequence[Any], name: str) -> list[Any]:
+    """Return the values of a parameter to compare: those of a list, the one given, or the default ones.
+
+    Raises
+    ------
+    InputError
+        For an empty list.
+    """
+    if given is None:
+        return list(default)
+    values = list(given) if isinstance(given, list | tuple | np.ndarray) else [given]
+    if not values:
+        raise InputError(f"{name} is an empty list; give at least one value")
+    return values
