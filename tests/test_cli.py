@@ -52,7 +52,10 @@ def test_shards_together_make_the_whole(run_cli: Run, photos: Path, tmp_path: Pa
     assert run_cli("store", "verify", "--deep", "--store", tmp_path / "s")[0] == 0
 
 
-@pytest.mark.parametrize("head", ["falkon", "ridge", "logistic", "svm", "knn", "forest"])
+@pytest.mark.parametrize(
+    "head",
+    ["falkon", "logistic", "lda", "ncm", "knn", "svm", "forest", "auto", "sklearn:sklearn.svm.LinearSVC"],
+)
 def test_every_head_trains_and_predicts(run_cli: Run, trained: Path, tmp_path: Path, head: str) -> None:
     common = ("--store", trained / "store", "--dataset", "photos", "--model", MODEL, "--cv", "3")
     code, out, _ = run_cli("train", *common, "--head", head, "--out", tmp_path / "run", "--json")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 RATE = 2.5e10
 # Of any fit, however small.
 OVERHEAD_SECONDS = 0.05
-# Of reading a value from the store and standardising it, twice, in units of multiply-adds.
+# Of reading a value from the store and preprocessing it, twice, in units of multiply-adds.
 _READING = 500
 
 

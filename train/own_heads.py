@@ -44,6 +44,9 @@ class OwnHead(ReportedHead):
     def classes(self) -> list[str]:
         return [str(name) for name in self.estimator.classes_]
 
+    def on_columns(self) -> "OwnHead":
+        return self
+
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:

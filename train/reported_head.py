@@ -1,7 +1,7 @@
 """What every head does alike with its report, its classes and its probabilities."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +36,6 @@ class ReportedHead(ABC):
     def columns(self) -> npt.NDArray[np.int64] | None:
         """None: it uses all its inputs."""
         return None
-
-    def on_columns(self) -> Self:
-        return self
 
     def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
         """Names (n,) of the classes of highest probability."""

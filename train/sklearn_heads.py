@@ -77,6 +77,9 @@ class SklearnHead(ReportedHead):
     def classes(self) -> list[str]:
         return list(self._classes)
 
+    def on_columns(self) -> Self:
+        return self
+
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> Self:
