@@ -174,7 +174,7 @@ def toptune(debug: bool) -> None:
 @click.option(
     "--layers", default="last", show_default=True, help="last, all, last n, -1,-2, or module paths and globs."
 )
-@click.option("--pooling", help="mean, max, cls, gridG, flatten; by default the family's own.")
+@click.option("--pooling", help="mean, max, cls, gridG, targetT, flatten; by default the family's own.")
 @click.option("--weights", type=click.Path(), help="A checkpoint: safetensors, or a torch file without code.")
 @click.option(
     "-b",
