@@ -21,7 +21,7 @@ def map_by_the_paper(values: torch.Tensor, target: int) -> torch.Tensor:
     n_channels, width = values.shape[1], values.shape[3]
     if n_channels >= target:
         return values.mean(dim=(2, 3))
-    n = int(math.floor(math.sqrt(target // n_channels)))
+    n = math.floor(math.sqrt(target // n_channels))
     p = width // n
     return nn.Flatten()(nn.AvgPool2d(p, stride=p, padding=0)(values))
 
@@ -30,7 +30,7 @@ def tokens_by_the_paper(values: torch.Tensor, target: int) -> torch.Tensor:
     n_tokens, n_channels = values.shape[1:]
     if n_channels >= target:
         return values.mean(dim=1)
-    p = int(math.floor(n_tokens / (target / n_channels)))
+    p = math.floor(n_tokens / (target / n_channels))
     return nn.Flatten()(nn.AvgPool1d(p, stride=p)(values.transpose(1, 2)))
 
 
