@@ -317,7 +317,7 @@ def extract(
     "--head",
     default="falkon",
     show_default=True,
-    help="falkon, falkon-logistic, ridge, logistic, svm, knn or forest.",
+    help="falkon, falkon-logistic, ridge, logistic, svm, knn, forest or head2toe.",
 )
 @click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
 @click.option("--layers", help="auto (chosen by cross-validation), all, or names and globs; by default last.")

@@ -44,6 +44,7 @@ class PathPoint:
 
     Attributes
     ----------
+    weights : Tensor, shape (d, k)
     norms : Tensor, shape (d,)
         ``||W_j||`` of every column.
     pulls : Tensor, shape (d,)
@@ -54,6 +55,7 @@ class PathPoint:
     n_steps : int
     """
 
+    weights: Tensor
     norms: Tensor
     pulls: Tensor
     group_penalty: float
@@ -64,6 +66,7 @@ class PathPoint:
     def of(cls, weights: Tensor, gradient: Tensor, *, group_penalty: float, n_steps: int) -> "PathPoint":
         """Take the lengths of weights and gradient (d, k)."""
         return cls(
+            weights=weights,
             norms=group_norms(weights).double(),
             pulls=group_norms(gradient).double(),
             group_penalty=group_penalty,

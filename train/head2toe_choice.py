@@ -143,9 +143,7 @@ def compare(
     best_of = np.where(np.isfinite(totals), totals, np.inf).argmin(axis=1)
     finalists = np.argsort(totals[np.arange(len(rules)), best_of])[:N_FINALISTS].tolist()
     # Not selecting at all, and the last layer, are always among those that are looked at.
-    finalists += [
-        at for at, rule in enumerate(rules) if rule.fraction in (None, 1.0) and at not in finalists
-    ]
+    finalists += [at for at, rule in enumerate(rules) if rule.fraction in (None, 1.0) and at not in finalists]
     finalists = [at for at in finalists if np.isfinite(totals[at, best_of[at]])]
     table, scale = [], {}
     variances = moments.without(None).variances
@@ -164,7 +162,12 @@ def compare(
         ]
     kept = [at * len(grid) + int(best_of[at]) for at in finalists]
     betas = _left_out_coefficients(
-        rows, moments, ranking, [(rules[at], grid[best_of[at]]) for at in finalists], penalties is None, device
+        rows,
+        moments,
+        ranking,
+        [(rules[at], grid[best_of[at]]) for at in finalists],
+        penalties is None,
+        device,
     )
     left, known = predict_left_out(
         rows,

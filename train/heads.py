@@ -14,7 +14,7 @@ from toptune.train.own_heads import OWN, OwnHead
 from toptune.train.sklearn_heads import SklearnHead
 from toptune.train.sklearn_kinds import KINDS
 
-HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest")
+HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest", "head2toe")
 
 # Heads made from sums: those that can do without folds, and that several processes can add up.
 SUMMED = ("falkon", "ridge")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from toptune.store import Blocks, CorruptError
 from toptune.train.falkon_classifier import FalkonClassifier
+from toptune.train.head2toe import Head2ToeClassifier
 from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
 from toptune.train.logistic_classifier import FalkonLogisticClassifier
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
@@ -18,17 +19,20 @@ OWN = {
     "falkon": ("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
     "falkon-logistic": ("kernel", "sigma", "penalty", "n_centers", "centers"),
     "ridge": ("penalty",),
+    "head2toe": ("solver", "selection", "fraction", "group_penalty", "final", "penalty", "unit_norm"),
 }
 _ESTIMATORS: dict[str, type[ScoredClassifier]] = {
     "falkon": FalkonClassifier,
     "falkon-logistic": FalkonLogisticClassifier,
     "ridge": StreamingRidgeClassifier,
+    "head2toe": Head2ToeClassifier,
 }
 _KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
 _ARRAYS = {
     "falkon": _KERNEL_ARRAYS,
     "falkon-logistic": _KERNEL_ARRAYS,
     "ridge": ("coef", "intercept"),
+    "head2toe": ("columns", "kept_dims", "coef", "intercept", "centers"),
 }
 
 
@@ -73,10 +77,11 @@ class OwnHead:
 
     @property
     def columns(self) -> npt.NDArray[np.int64] | None:
-        return None
+        columns: npt.NDArray[np.int64] | None = getattr(self.estimator, "columns_", None)
+        return None if columns is None or len(columns) == self.estimator.n_features_in_ else columns
 
     def on_columns(self) -> "OwnHead":
-        return self
+        return self if self.columns is None else self.with_estimator(self.estimator.on_kept(), self._report)
 
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
@@ -120,6 +125,8 @@ class OwnHead:
         }
         if _ARRAYS[self.name] is _KERNEL_ARRAYS:
             fitted |= {"kernel": estimator.kernel, "sigma": estimator.sigma_}
+        elif self.name == "head2toe":
+            fitted |= {"sigma": estimator.sigma_}
         description = {
             "head": self.name,
             "classes": self.classes,
@@ -147,6 +154,8 @@ class OwnHead:
             estimator.n_features_in_ = int(fitted["n_features"])
             if _ARRAYS[name] is _KERNEL_ARRAYS:
                 estimator.kernel, estimator.sigma_ = fitted["kernel"], fitted["sigma"]
+            elif name == "head2toe":
+                estimator.sigma_ = fitted["sigma"]
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         columns = len(estimator.intercept_)

@@ -78,7 +78,7 @@ def train(
         What was extracted; `model` spelt as for extract.
     dataset_version : int, optional
         Version of a data set that grew, by default the latest. The run records which one it was.
-    head : {"falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest"}
+    head : {"falkon", "falkon-logistic", "ridge", "logistic", "svm", "knn", "forest", "head2toe"}
     out : path
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
@@ -90,7 +90,7 @@ def train(
     seed : int
         Of the split, the sample, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``; see
+        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge`` and ``head2toe``; see
         `FalkonClassifier` and `FalkonLogisticClassifier`.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
@@ -212,7 +212,7 @@ def train(
     notify("fit")
     clock = time.perf_counter()
     labels = [str(manifest.labels[row]) for row in split.train]
-    blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing)
+    blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing, names)
     classifier.fit(blocks, labels, groups=[groups[row] for row in split.train])
     seconds["fit"] = time.perf_counter() - clock
     config = {
@@ -305,12 +305,12 @@ def _head_params(
         return options | {"solver": solver} | given
     if head == "falkon-logistic" and solver == _FALKON_DEFAULTS["solver"]:
         return options | given
-    if head == "ridge" and penalty is not None:
+    if head in ("ridge", "head2toe") and penalty is not None:
         given = {"penalty": penalty} | given
     strange = {
         "solver": solver != _FALKON_DEFAULTS["solver"],
         "sigma": sigma is not None,
-        "penalty": penalty is not None and head != "ridge",
+        "penalty": penalty is not None and head not in ("ridge", "head2toe"),
         "kernel": kernel != _FALKON_DEFAULTS["kernel"],
         "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
     }
