@@ -17,8 +17,8 @@ def target_window(places: Sequence[int], channels: int, target: int) -> int | No
     """Edge p of the windows that are averaged, which do not overlap; None where all places are.
 
     Channels are never pooled. A map of C channels and width W with ``C < t`` has ``p = W // n`` with
-    ``n = floor(sqrt(t // C))``; T tokens have ``p = floor(T / (t / C))``. What is left may be somewhat more or
-    less than t, because p is whole and places that fill no window are dropped.
+    ``n = floor(sqrt(t // C))``; T tokens have ``p = floor(T / (t / C))``. What is left may be somewhat more
+    or less than t, because p is whole and places that fill no window are dropped.
 
     Parameters
     ----------

@@ -44,8 +44,8 @@ def squared_path(
     group_penalties : sequence of float
         Descending.
     starts : sequence of Tensor (d, n_targets), optional
-        Solutions of a problem much alike at each of the penalties: of all rows, where a fold is left out. They
-        decide nothing but how soon the tolerance is met.
+        Solutions of a problem much alike at each of the penalties: of all rows, where a fold is left out.
+        They decide nothing but how soon the tolerance is met.
     """
     d, n_targets = moments.cross.shape
     weights = moments.cross.new_zeros((d, n_targets))
@@ -95,9 +95,9 @@ def _descend(
 def _bound_step(value: Tensor, gram: Tensor, cross: Tensor, c: float) -> Tensor:
     """Minimise the quadratic bound that touches the objective at `value`, over the rows that are not 0.
 
-    ``||W_j|| <= (||W_j||^2 / v_j + v_j) / 2`` with equality for ``v_j`` the length at `value`, so the objective
-    does not rise; one factorisation serves all classes. It overcomes what slows proximal steps down, columns
-    much alike, and they what slows it down, rows on their way to 0.
+    ``||W_j|| <= (||W_j||^2 / v_j + v_j) / 2`` with equality for ``v_j`` the length at `value`, so the
+    objective does not rise; one factorisation serves all classes. It overcomes what slows proximal steps
+    down, columns much alike, and they what slows it down, rows on their way to 0.
     """
     norms = group_norms(value)
     kept = torch.nonzero(norms)[:, 0]

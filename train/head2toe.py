@@ -1,4 +1,4 @@
-"""`Head2ToeClassifier`: columns of all layers chosen by the group lasso, and a head on those that are kept."""
+"""`Head2ToeClassifier`: columns of all layers chosen by the group lasso, and a head on those kept."""
 
 import logging
 import time

@@ -198,7 +198,7 @@ def compare(
 def _ridge(
     moments: Moments, columns: Tensor, penalties: Sequence[float], is_relative: bool
 ) -> tuple[Tensor, Tensor]:
-    """Coefficients (n_penalties, k, n_classes) and intercepts (n_penalties, n_classes) of ridge regression."""
+    """Ridge regression: coefficients (n_penalties, k, n_classes), intercepts (n_penalties, n_classes)."""
     unit = (float(moments.variances[columns].sum()) or 1.0) if is_relative else 1.0
     coefficients = moments.ridge(columns, [unit * penalty for penalty in penalties])
     return coefficients, moments.target_means - moments.means[columns] @ coefficients

@@ -71,7 +71,10 @@ def fit_final(
             # Without a fold a class may have fewer rows than folds; what counts is said of all rows.
             if chosen is not None:
                 warnings.simplefilter("ignore", FoldsReducedWarning)
-            return _estimator(name, len(columns), weight, options).fit(some, codes, groups=its_groups)
+            fitted: ScoredClassifier = _estimator(name, len(columns), weight, options).fit(
+                some, codes, groups=its_groups
+            )
+            return fitted
 
     scores = np.empty((rows.n, rows.n_classes))
     for fold in np.unique(rows.folds).tolist():

@@ -23,9 +23,11 @@ class Moments(Protocol):
     """
 
     cross: Tensor
-    variances: Tensor
     means: Tensor
     target_means: Tensor
+
+    @property
+    def variances(self) -> Tensor: ...
 
     def gram(self, columns: Tensor) -> Tensor:
         """``X_A^T X_A / n`` of some columns, (k, k)."""
@@ -77,7 +79,7 @@ class GramMoments:
 
 @dataclass(kw_only=True)
 class RowMoments:
-    """`Moments` from rows that are held: with fewer rows than columns they are less than their Gram matrix."""
+    """`Moments` from rows that are held: fewer than columns, they take less than their Gram matrix."""
 
     rows: Tensor
     targets: Tensor

@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from toptune.store import Blocks
 from toptune.store.blocks import row_numbers, row_slices
+from toptune.train.passes import check_finite
 
 
 class SelectedBlocks:
-    """`Blocks` of some columns of another's.
+    """`Blocks` of some columns of another's, all of which must be finite.
 
     Parameters
     ----------
@@ -40,6 +41,7 @@ class SelectedBlocks:
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         for rows, values in self.blocks.iterate(block_rows):
+            check_finite(values, start=rows.start)
             yield rows, self._of(values)
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:

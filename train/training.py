@@ -90,8 +90,8 @@ def train(
     seed : int
         Of the split, the sample, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge`` and ``head2toe``; see
-        `FalkonClassifier` and `FalkonLogisticClassifier`.
+        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge`` and
+        ``head2toe``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
         work. Half of the machine's memory by default.

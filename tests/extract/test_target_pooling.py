@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def map_by_the_paper(values: torch.Tensor, target: int) -> torch.Tensor:
         return values.mean(dim=(2, 3))
     n = math.floor(math.sqrt(target // n_channels))
     p = width // n
-    return nn.Flatten()(nn.AvgPool2d(p, stride=p, padding=0)(values))
+    pooled: torch.Tensor = nn.Flatten()(nn.AvgPool2d(p, stride=p, padding=0)(values))
+    return pooled
 
 
 def tokens_by_the_paper(values: torch.Tensor, target: int) -> torch.Tensor:
@@ -31,7 +33,8 @@ def tokens_by_the_paper(values: torch.Tensor, target: int) -> torch.Tensor:
     if n_channels >= target:
         return values.mean(dim=1)
     p = math.floor(n_tokens / (target / n_channels))
-    return nn.Flatten()(nn.AvgPool1d(p, stride=p)(values.transpose(1, 2)))
+    pooled: torch.Tensor = nn.Flatten()(nn.AvgPool1d(p, stride=p)(values.transpose(1, 2)))
+    return pooled
 
 
 @pytest.mark.parametrize("target", [1, 8, 31, 32, 72, 100, 512])
@@ -39,10 +42,8 @@ def tokens_by_the_paper(values: torch.Tensor, target: int) -> torch.Tensor:
 def test_maps(width: int, target: int) -> None:
     values = torch.randn(3, 8, width, width, generator=torch.Generator().manual_seed(0))
     tap = Tap("layer1", "map", (8, width, width), "mean", grid=(width, width))
-    if target // 8 >= (width + 1) ** 2:
-        expected = values.flatten(1)
-    else:
-        expected = map_by_the_paper(values, target)
+    is_all = target // 8 >= (width + 1) ** 2
+    expected = values.flatten(1) if is_all else map_by_the_paper(values, target)
     pooled = pool(TapValue(values), f"target{target}")
     torch.testing.assert_close(pooled, expected)
     assert tap.dim(f"target{target}") == pooled.shape[1]
@@ -86,7 +87,7 @@ def test_names_that_are_none(pooling: str) -> None:
 
 def test_extraction_of_all_layers(tmp_path: Path) -> None:
     save_shapes(tmp_path / "photos")
-    options = {"model": "resnet10t.toptune_glyphs", "layers": "all", "pooling": "target512"}
+    options: dict[str, Any] = {"model": "resnet10t.toptune_glyphs", "layers": "all", "pooling": "target512"}
     plan = extract(tmp_path / "photos", store=tmp_path / "store", dry_run=True, **options)
     extract(tmp_path / "photos", store=tmp_path / "store", **options)
     cache = FeatureStore.open(tmp_path / "store").cache("resnet10t.toptune_glyphs", "photos")
