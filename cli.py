@@ -174,7 +174,7 @@ def toptune(debug: bool) -> None:
 @click.option(
     "--layers", default="last", show_default=True, help="last, all, last n, -1,-2, or module paths and globs."
 )
-@click.option("--pooling", help="mean, max, cls, gridG, flatten; by default the family's own.")
+@click.option("--pooling", help="mean, max, cls, gridG, targetT, flatten; by default the family's own.")
 @click.option("--weights", type=click.Path(), help="A checkpoint: safetensors, or a torch file without code.")
 @click.option(
     "-b",
@@ -317,8 +317,8 @@ def extract(
     "--head",
     default="falkon",
     show_default=True,
-    help="falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, sklearn:package.Class, or "
-    "auto, which tries them within --budget.",
+    help="falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, head2toe, "
+    "sklearn:package.Class, or auto, which tries them within --budget.",
 )
 @click.option(
     "--budget", callback=parse_seconds, metavar="TIME", help="Of head auto's fits: 30, 5m; by default 2m."

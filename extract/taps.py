@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from toptune.extract.target_pooling import target_dim, target_size
 from toptune.store import InputError
 
 LAST = "last"
 MAX_DIM = 200_000
 GRIDS = (2, 3, 4)
+NAMED = ("cls", "mean", "max", "flatten", "none")
 _GRID = re.compile(r"grid([1-9][0-9]*)\Z")
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
-POOLINGS = "cls, mean, max, gridG (for instance grid2), flatten, none"
+POOLINGS = "cls, mean, max, gridG (for instance grid2), targetT (target512), flatten, none"
 
 Kind = Literal["vector", "tokens", "map"]
 
@@ -57,12 +59,17 @@ class Tap:
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Poolings that fit, with some sizes of grid."""
+        """Poolings that fit, with some sizes of grid and one target."""
         if self.kind == "vector":
             return ("none",)
         cls = ("cls",) if self.has_class_token else ()
         grids = tuple(f"grid{g}" for g in GRIDS if self.grid and g <= min(self.grid))
-        return (*cls, "mean", "max", *grids, "flatten")
+        return (*cls, "mean", "max", "target512", *grids, "flatten")
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Rows and columns of a map, or tokens with their prefix: what averages go over."""
+        return self.shape[1:] if self.kind == "map" else self.shape[:-1]
 
     def dim(self, pooling: str) -> int:
         """Values that a pooling leaves of one picture.
@@ -72,9 +79,11 @@ class Tap:
         InputError
             If the pooling is unknown or does not fit this tap.
         """
-        grid = grid_size(pooling)
+        grid, target = grid_size(pooling), target_size(pooling)
         if self.kind == "vector":
             fits = pooling == "none"
+        elif target is not None:
+            fits = True
         elif grid is not None:
             fits = self.grid is not None and grid <= min(self.grid)
         else:
@@ -86,6 +95,8 @@ class Tap:
             )
         if pooling == "flatten":
             return math.prod(self.shape)
+        if target is not None:
+            return target_dim(self.places, self.channels, target)
         return self.channels * (grid * grid if grid else 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def parse_poolings(pooling: str | Sequence[str] | None) -> list[str]:
         return []
     names = [name.strip() for name in pooling.split(",")] if isinstance(pooling, str) else list(pooling)
     for name in names:
-        if name not in ("cls", "mean", "max", "flatten", "none") and grid_size(name) is None:
+        if name not in NAMED and grid_size(name) is None and target_size(name) is None:
             raise InputError(f"unknown pooling {name!r}; there are {POOLINGS}")
     return list(dict.fromkeys(names))
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from toptune.train.evaluation import evaluate_run
     from toptune.train.falkon_classifier import FalkonClassifier
     from toptune.train.folds import FoldsReducedWarning
+    from toptune.train.head2toe import Head2ToeClassifier
     from toptune.train.heads import HEADS, Head, load_head, make_head
     from toptune.train.layer_choices import LayerChoice, LayerSearch
     from toptune.train.layer_report import LayerReport, report_layers
@@ -43,6 +44,7 @@ _HOMES = {
     "FoldsReducedWarning": "folds",
     "HEADS": "heads",
     "Head": "heads",
+    "Head2ToeClassifier": "head2toe",
     "LayerChoice": "layer_choices",
     "LayerReport": "layer_report",
     "LayerSearch": "layer_choices",
@@ -80,6 +82,7 @@ __all__ = [
     "FitReport",
     "FoldsReducedWarning",
     "Head",
+    "Head2ToeClassifier",
     "LayerChoice",
     "LayerReport",
     "LayerSearch",

@@ -26,7 +26,7 @@ def head_params(
         return options | {"solver": solver} | given
     if head == "falkon-logistic" and solver == _FALKON_DEFAULTS["solver"]:
         return options | given
-    takes_penalty = head in ("ridge", "logistic")
+    takes_penalty = head in ("ridge", "logistic", "head2toe")
     if takes_penalty and penalty is not None:
         given = {"penalty": penalty} | given
     strange = {

@@ -16,7 +16,9 @@ from toptune.train.sklearn_heads import SklearnHead, kind_named
 from toptune.train.sklearn_kinds import KINDS
 from toptune.train.sklearn_paths import PREFIX, is_path
 
-HEADS = ("falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest")
+HEADS = (
+    "falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest", "head2toe",
+)  # fmt: skip
 
 # Heads made from sums: those that can do without folds, and that several processes can add up.
 SUMMED = ("falkon", "ridge")

@@ -44,8 +44,13 @@ class OwnHead(ReportedHead):
     def classes(self) -> list[str]:
         return [str(name) for name in self.estimator.classes_]
 
+    @property
+    def columns(self) -> npt.NDArray[np.int64] | None:
+        columns: npt.NDArray[np.int64] | None = getattr(self.estimator, "columns_", None)
+        return None if columns is None or len(columns) == self.estimator.n_features_in_ else columns
+
     def on_columns(self) -> "OwnHead":
-        return self
+        return self if self.columns is None else self.with_estimator(self.estimator.on_kept(), self._report)
 
     def fit(
         self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
@@ -79,9 +84,8 @@ class OwnHead(ReportedHead):
         if keep_sums and getattr(estimator, "sums_", None) is not None:
             estimator.sums_.save(folder)
         fitted = {name: getattr(estimator, f"{name}_") for name in self.kind.values}
+        fitted |= {name: getattr(estimator, name) for name in self.kind.options}
         fitted |= {"temperature": estimator.temperature_, "n_features": estimator.n_features_in_}
-        if "sigma" in fitted:
-            fitted["kernel"] = estimator.kernel
         description = {
             "head": self.name,
             "classes": self.classes,
@@ -108,8 +112,8 @@ class OwnHead(ReportedHead):
             estimator.classes_ = np.array(description["classes"])
             estimator.temperature_ = float(fitted["temperature"])
             estimator.n_features_in_ = int(fitted["n_features"])
-            if "sigma" in head.kind.values:
-                estimator.kernel = fitted["kernel"]
+            for key in head.kind.options:
+                setattr(estimator, key, fitted[key])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         _check_shapes(folder, arrays, n_classes=len(estimator.classes_))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from toptune.train.discriminant_classifier import ShrinkageDiscriminantClassifier
 from toptune.train.falkon_classifier import FalkonClassifier
+from toptune.train.head2toe import Head2ToeClassifier
 from toptune.train.linear_logistic import StreamingLogisticClassifier
 from toptune.train.logistic_classifier import FalkonLogisticClassifier
 from toptune.train.nearest_mean import NearestMeanClassifier
@@ -25,6 +26,8 @@ class OwnKind:
         What ``params`` may name.
     arrays, values : tuple of str
         Fitted attributes that are saved, without their trailing underscores: arrays, and numbers or names.
+    options : tuple of str
+        Parameters without which the fitted attributes mean nothing, saved with them.
     takes_class_weight, takes_device : bool
     """
 
@@ -32,6 +35,7 @@ class OwnKind:
     parameters: tuple[str, ...]
     arrays: tuple[str, ...]
     values: tuple[str, ...]
+    options: tuple[str, ...] = ()
     takes_class_weight: bool = True
     takes_device: bool = True
 
@@ -42,12 +46,14 @@ OWN: dict[str, OwnKind] = {
         parameters=("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
         arrays=_KERNEL_ARRAYS,
         values=("penalty", "sigma"),
+        options=("kernel",),
     ),
     "falkon-logistic": OwnKind(
         estimator_type=FalkonLogisticClassifier,
         parameters=("kernel", "sigma", "penalty", "n_centers", "centers"),
         arrays=_KERNEL_ARRAYS,
         values=("penalty", "sigma"),
+        options=("kernel",),
     ),
     "ridge": OwnKind(
         estimator_type=StreamingRidgeClassifier,
@@ -81,5 +87,11 @@ OWN: dict[str, OwnKind] = {
         arrays=("rows", "codes"),
         values=("n_neighbors", "metric", "weights"),
         takes_class_weight=False,
+    ),
+    "head2toe": OwnKind(
+        estimator_type=Head2ToeClassifier,
+        parameters=("solver", "selection", "fraction", "group_penalty", "final", "penalty", "unit_norm"),
+        arrays=("columns", "kept_dims", *_LINEAR_ARRAYS, "centers"),
+        values=("penalty", "sigma"),
     ),
 }

@@ -1,6 +1,6 @@
 """`Preprocessing`: fitted steps between the stored features and the head."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -125,11 +125,14 @@ class PreprocessedBlocks:
     ----------
     layer_dims : tuple of int
         Columns of each layer after preprocessing; one where a step has mixed them.
+    layer_names : tuple of str
+        Names of the layers that go in, where they are given.
     """
 
-    def __init__(self, blocks: Blocks, preprocessing: Preprocessing) -> None:
+    def __init__(self, blocks: Blocks, preprocessing: Preprocessing, layer_names: Sequence[str] = ()) -> None:
         self.blocks = blocks
         self.preprocessing = preprocessing
+        self.layer_names = tuple(layer_names)
         self.layer_dims = preprocessing.layers_between[-1]
 
     @property

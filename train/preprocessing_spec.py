@@ -8,7 +8,7 @@ NONE = "none"
 STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
 _DEFAULT = "standardise"
 # Heads that were published with a preprocessing of their own.
-_DEFAULT_OF_HEAD: dict[str, str] = {}
+_DEFAULT_OF_HEAD = {"head2toe": "l2"}
 
 
 @dataclass(frozen=True)

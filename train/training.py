@@ -80,9 +80,9 @@ def train(
         What was extracted; `model` spelt as for extract.
     dataset_version : int, optional
         Version of a data set that grew, by default the latest. The run records which one it was.
-    head : {"falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest", "auto"}
-        Or ``sklearn:package.Class``, any scikit-learn classifier. ``auto`` tries heads within `budget` and
-        keeps the best of them by cross-validation.
+    head : str
+        One of `HEADS`, or ``sklearn:package.Class``, any scikit-learn classifier, or ``auto``, which tries
+        heads within `budget` and keeps the best of them by cross-validation.
     out : path
         RUN folder to make; one that exists and is not empty is refused.
     layers, pooling : optional
@@ -94,8 +94,8 @@ def train(
     seed : int
         Of the split, the sample, the centres and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge`` and
-        ``logistic``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
+        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``,
+        ``logistic`` and ``head2toe``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
         work. Half of the machine's memory by default.
@@ -213,7 +213,7 @@ def train(
     notify("fit")
     clock = time.perf_counter()
     labels = [str(manifest.labels[row]) for row in split.train]
-    blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing)
+    blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing, names)
     keys = [groups[row] for row in split.train]
     trials = None
     if classifier is None:

@@ -168,7 +168,7 @@ def test_listing() -> None:
         "default_pooling": "cls",
         "dim": 64,
         "bytes_per_image": 128,
-        "poolings": ["cls", "mean", "max", "grid2", "grid3", "grid4", "flatten"],
+        "poolings": ["cls", "mean", "max", "target512", "grid2", "grid3", "grid4", "flatten"],
     }
     assert "resnet18.a1_in1k" in list_models("resnet18*")
     assert list_models("no-such-model*") == []

@@ -13,6 +13,7 @@ from toptune.store import ArrayBlocks
 from toptune.train import (
     FalkonClassifier,
     FalkonLogisticClassifier,
+    Head2ToeClassifier,
     NearestMeanClassifier,
     NearestNeighborClassifier,
     ShrinkageDiscriminantClassifier,
@@ -26,6 +27,8 @@ ESTIMATORS = [
     FalkonLogisticClassifier(n_centers=30, penalty=[1e-4, 1e-2]),
     FalkonLogisticClassifier(n_centers=30, sigma=2.0, cv=3),
     StreamingRidgeClassifier(),
+    Head2ToeClassifier(fraction=[0.5, 1.0]),
+    Head2ToeClassifier(solver="softmax", final="logistic", group_penalty=0.1, unit_norm=False, cv=3),
     StreamingLogisticClassifier(penalty=[1e-3, 1e-1]),
     ShrinkageDiscriminantClassifier(),
     NearestMeanClassifier(),
@@ -56,6 +59,7 @@ def test_blocks_and_arrays_give_the_same() -> None:
         FalkonClassifier(random_state=0, n_centers=40),
         FalkonLogisticClassifier(random_state=0, n_centers=40),
         StreamingRidgeClassifier(random_state=0),
+        Head2ToeClassifier(random_state=0),
     ):
         from_array = clone(estimator).fit(X, y).predict_proba(X)
         from_blocks = clone(estimator).fit(ArrayBlocks(X), y).predict_proba(ArrayBlocks(X))

@@ -34,6 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "svm": {"C": [1.0, 10.0]},
     "knn": {"n_neighbors": [1, 5]},
     "forest": {"n_estimators": 20},
+    "head2toe": {"fraction": [0.5, 1.0]},
 }
 
 
