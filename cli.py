@@ -494,8 +494,8 @@ def compare(root: str, as_json: bool, **options: Any) -> None:
     show(as_json, comparison.to_dict(), str(comparison))
 
 
-for _command in (layers_report, compare):
-    _command.params += [option for option in train.params if option.name in OF_TRAINING]
+for _command, _names in ((layers_report, OF_TRAINING), (compare, (*OF_TRAINING, "budget"))):
+    _command.params += [option for option in train.params if option.name in _names]
 
 
 def refuse_options(strange: set[str], action: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from toptune.store import FeatureStore, InputError, StoredFeatures
 from toptune.train.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.head_files import json_ready
+from toptune.train.head_trials import AUTO_HEAD
 from toptune.train.heads import parameters_of
 from toptune.train.run import CONFIG, METRICS, read_labels
 from toptune.train.run_writing import check_out
@@ -53,6 +54,7 @@ def compare_heads(
     train_size: int | None = None,
     class_weight: str | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
+    budget: float | None = None,
     allow_failed: bool = False,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -76,6 +78,8 @@ def compare_heads(
         Run everything without `group_by` too, and say by how much such splits overstate the figures.
     params : mapping, optional
         Parameters of each head, by its name.
+    budget : float, optional
+        Seconds of each run of head ``auto``.
     progress : callable, optional
         Called with the runs done and their number.
     **others
@@ -92,7 +96,7 @@ def compare_heads(
     """
     names = [str(head) for head in heads]
     given = {head: dict(values) for head, values in (params or {}).items()}
-    _check(names, given, seeds)
+    _check(names, given, seeds, budget)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     cache = opened.features(model, dataset, version=dataset_version)
     if leak:
@@ -126,6 +130,7 @@ def compare_heads(
             "seed": run.seed,
             "group_by": group_by if run.is_grouped else None,
             "params": given.get(run.head, {}),
+            "budget": budget if run.head == AUTO_HEAD else None,
         }
         path = folder / RUNS / run.name
         if not path.exists():
@@ -139,19 +144,22 @@ def compare_heads(
     if progress is not None:
         progress(len(planned), len(planned))
     request = {"dataset": dataset, "model": model, "heads": names, "seeds": seeds, "leak": leak}
-    options = common | {"group_by": group_by, "params": given}
+    options = common | {"group_by": group_by, "params": given, "budget": budget}
     comparison = compare_rows(rows, folder=folder, config=json_ready(request | {"options": options}))
     comparison.write()
     return comparison
 
 
-def _check(heads: Sequence[str], params: Mapping[str, Any], seeds: int) -> None:
+def _check(heads: Sequence[str], params: Mapping[str, Any], seeds: int, budget: float | None) -> None:
     if not heads or len(set(heads)) < len(heads):
         raise InputError(f"heads are {', '.join(heads) or 'none'}; name each once, and at least one")
     if seeds < 1:
         raise InputError(f"seeds is {seeds}; give at least 1, and 2 or more for a deviation")
     for head in heads:
-        parameters_of(head)
+        if head != AUTO_HEAD:
+            parameters_of(head)
+    if budget is not None and AUTO_HEAD not in heads:
+        raise InputError(f"budget is that of head {AUTO_HEAD!r}, which is not among the heads; leave it out")
     if strange := sorted(params.keys() - set(heads)):
         raise InputError(
             f"params are given for {strange[0]!r}, which is not among the heads {', '.join(heads)}; give "

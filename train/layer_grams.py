@@ -23,7 +23,7 @@ from toptune.train.ridge import CentredSystem, left_out
 from toptune.train.sums import BATCH_ROWS, FoldSums, sums_bytes
 
 # Coefficients of candidates that one pass scores, at most.
-_FINALISTS_BYTES = 512 * 2**20
+_FINALISTS_BYTES = 128 * 2**20
 _PANEL_COLUMNS = 4096
 # A subset of layers, by their numbers, and a penalty of the (1/n) loss + penalty norm^2.
 Fit = tuple[tuple[int, ...], float]

@@ -181,6 +181,7 @@ def test_the_leak_of_splits_that_part_groups(build: Build, tmp_path: Path) -> No
         ({"heads": ["oracle"]}, "head 'oracle' is unknown"),
         ({"seeds": 0}, "seeds is 0"),
         ({"params": {"forest": {}}}, "params are given for 'forest'"),
+        ({"budget": 3.0}, "budget is that of head 'auto'"),
     ],
 )
 def test_bad_input(build: Build, tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -192,3 +193,11 @@ def test_bad_input(build: Build, tmp_path: Path, options: dict[str, Any], messag
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         compare(cache, tmp_path / "full")
+
+
+def test_head_auto_and_dotted_paths_are_heads_too(build: Build, tmp_path: Path) -> None:
+    heads = ["auto", "sklearn:sklearn.naive_bayes.GaussianNB"]
+    found = compare(build(), tmp_path / "out", heads=heads, seeds=1, budget=0.5)
+    assert [row.head for row in found.rows] == heads
+    assert found.heads["auto"]["accuracy"].deviation is None
+    assert compare(build(root=tmp_path / "again"), tmp_path / "out", heads=heads, seeds=1, budget=0.5).rows

@@ -203,3 +203,13 @@ def test_ties_within_half_a_standard_error_go_to_the_better_log_loss(build: Buil
     top = max(choice.accuracy for choice in found.choices)
     assert best.accuracy >= top - 0.5 * best.standard_error - 0.02
     assert found.chosen.arrays == best.arrays
+
+
+def test_finalists_of_several_passes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _, _ = grams("primal", is_weighted=True)
+    fits = [((0,), 0.1), ((1, 3), 0.2), ((2,), 0.3)]
+    at_once = found.left_out(fits)
+    monkeypatch.setattr("toptune.train.layer_grams._FINALISTS_BYTES", 1)
+    for one, other in zip(at_once, found.left_out(fits), strict=True):
+        assert one.correct == other.correct
+        np.testing.assert_array_equal(one.scores, other.scores)
