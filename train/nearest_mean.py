@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
-from toptune.train.comparison import compare, score_left_out
+from toptune.train.comparison import compare, kept_scores_bytes, score_left_out
 from toptune.train.fit_rows import rows_to_fit, values_of
 from toptune.train.head_report import HeadReport
 from toptune.train.inputs import predict_inputs
@@ -73,6 +73,7 @@ class NearestMeanClassifier(ScoredClassifier):
         rows, classes, _ = rows_to_fit(self, X, y, groups)
         n, d = rows.blocks.shape
         peak_bytes = 8 * d * len(classes) * (2 * rows.n_folds + 4) * len(metrics) + 64 * 2**20 + 40 * n
+        peak_bytes += kept_scores_bytes(n, len(classes), n_settings=len(metrics))
         check_memory(
             peak_bytes,
             limit_bytes=self.memory_limit_bytes,
