@@ -145,7 +145,8 @@ def parameters_of(name: str) -> tuple[str, ...]:
     if name in KINDS or is_path(name):
         return kind_named(name).parameters
     raise InputError(
-        f"head {name!r} is unknown; choose one of {', '.join(HEADS)}, auto, or {PREFIX}package.Class"
+        f"head {name!r} is unknown; choose one of {', '.join(HEADS)}, {PREFIX}package.Class, "
+        "or, in train, auto"
     )
 
 

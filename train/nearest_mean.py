@@ -15,7 +15,7 @@ from toptune.train.inputs import predict_inputs
 from toptune.train.memory import check_memory
 from toptune.train.passes import TrainingRows, check_finite
 from toptune.train.scored_classifier import ScoredClassifier
-from toptune.train.settings_comparison import compare, score_left_out
+from toptune.train.settings_comparison import compare, kept_scores_bytes, score_left_out
 
 Matrix = npt.NDArray[np.float64]
 METRICS = ("euclidean", "cosine")
@@ -73,6 +73,7 @@ class NearestMeanClassifier(ScoredClassifier):
         rows, classes, _ = rows_to_fit(self, X, y, groups)
         n, d = rows.blocks.shape
         peak_bytes = 8 * d * len(classes) * (2 * rows.n_folds + 4) * len(metrics) + 64 * 2**20 + 40 * n
+        peak_bytes += kept_scores_bytes(n, len(classes), n_settings=len(metrics))
         check_memory(
             peak_bytes,
             limit_bytes=self.memory_limit_bytes,

@@ -20,7 +20,7 @@ from toptune.train.nearest_mean import METRICS, check_metrics
 from toptune.train.passes import TrainingRows, check_finite, to_tensor
 from toptune.train.precision import full_precision
 from toptune.train.scored_classifier import ScoredClassifier
-from toptune.train.settings_comparison import compare, score_left_out
+from toptune.train.settings_comparison import compare, kept_scores_bytes, score_left_out
 
 Matrix = npt.NDArray[np.float64]
 NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
@@ -94,8 +94,13 @@ class NearestNeighborClassifier(ScoredClassifier):
         n, d = rows.blocks.shape
         counts = _check_counts(self.n_neighbors, n)
         device = device_of(self.device)
+        settings = [
+            {"n_neighbors": count, "weights": weighting, "metric": metric}
+            for count, weighting in product(counts, weightings)
+        ]
         value_bytes = max(4, rows.blocks.dtype.itemsize)
-        peak_bytes = value_bytes * 3 * n * d + 4 * _BLOCK_BYTES + 40 * n
+        peak_bytes = value_bytes * 2 * n * d + 4 * _BLOCK_BYTES + 40 * n
+        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=len(settings))
         check_memory(
             peak_bytes,
             limit_bytes=self.memory_limit_bytes,
@@ -107,10 +112,6 @@ class NearestNeighborClassifier(ScoredClassifier):
         for where, values in rows.blocks.iterate():
             check_finite(values, start=where.start)
             kept[where] = _ready(to_tensor(values, dtype=dtype, device=device), metric)
-        settings = [
-            {"n_neighbors": count, "weights": weighting, "metric": metric}
-            for count, weighting in product(counts, weightings)
-        ]
         with full_precision():
             left = score_left_out(
                 _left_out(kept, rows, settings, metric), codes=rows.codes, weights=rows.weights,
@@ -142,11 +143,11 @@ class NearestNeighborClassifier(ScoredClassifier):
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
         dtype = torch.float64 if self.rows_.dtype == np.float64 else torch.float32
-        kept = to_tensor(self.rows_, dtype=dtype, device=device_of(self.device))
+        kept = torch.from_numpy(self.rows_).to(device_of(self.device))
         codes = torch.from_numpy(self.codes_).to(kept.device)
         result = np.empty((blocks.shape[0], len(self.classes_)))
         with full_precision():
-            for where, values in blocks.iterate(_block_rows(*kept.shape)):
+            for where, values in blocks.iterate(_block_rows(kept, len(self.classes_))):
                 check_finite(values, start=where.start)
                 queries = _ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
                 nearness, at = _nearness(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
@@ -167,25 +168,23 @@ def _nearness(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
 
 def _left_out(
     kept: Tensor, rows: TrainingRows, settings: Sequence[dict[str, Any]], metric: str
-) -> Iterator[tuple[slice, list[Matrix]]]:
+) -> Iterator[tuple[slice, Iterator[Matrix]]]:
     """Votes of each setting's neighbours in other folds, one search for all of them."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
-    step = _block_rows(*kept.shape)
+    step = _block_rows(kept, rows.n_classes)
     for start in range(0, rows.n, step):
         where = slice(start, min(start + step, rows.n))
         nearness = _nearness(kept[where], kept, metric)
         nearness.masked_fill_(folds[where, None] == folds, -torch.inf)
         nearest, at = nearness.topk(most, dim=1)
         of_class = codes[at]
-        yield (
-            where,
-            [
-                _votes(nearest[:, :k], of_class[:, :k], rows.n_classes, setting["weights"])
-                for setting in settings
-                for k in [setting["n_neighbors"]]
-            ],
+        votes = (
+            _votes(nearest[:, :k], of_class[:, :k], rows.n_classes, setting["weights"])
+            for setting in settings
+            for k in [setting["n_neighbors"]]
         )
+        yield where, votes
 
 
 def _votes(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Matrix:
@@ -202,8 +201,9 @@ def _votes(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> M
     return scores
 
 
-def _block_rows(n: int, d: int) -> int:
-    return max(16, _BLOCK_BYTES // (8 * (n + d)))
+def _block_rows(kept: Tensor, n_classes: int) -> int:
+    n, d = kept.shape
+    return max(16, _BLOCK_BYTES // (8 * (n + d + 4 * n_classes)))
 
 
 def _check_counts(given: Any, n: int) -> list[int]:

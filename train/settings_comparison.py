@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.train.calibration import fit_temperature
+from toptune.train.calibration import CALIBRATION_ROWS, fit_temperature
 from toptune.train.head_report import left_out_figures
 from toptune.train.passes import OutOfFold, calibration_rows
 from toptune.train.selection import Candidate, choose
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def score_left_out(
-    blocks: Iterable[tuple[slice, Sequence[Matrix]]],
+    blocks: Iterable[tuple[slice, Iterable[Matrix]]],
     *,
     codes: Codes,
     weights: Matrix,
@@ -62,6 +62,11 @@ def score_left_out(
             result.correct += float(weights[where] @ (scores.argmax(axis=1) == codes[where]))
             result.scores[first:last] = scores[kept[first:last] - where.start]
     return results
+
+
+def kept_scores_bytes(n: int, n_classes: int, *, n_settings: int) -> int:
+    """Bytes of the scores that `score_left_out` keeps."""
+    return 4 * n_settings * min(n, CALIBRATION_ROWS) * n_classes
 
 
 def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weights: Matrix) -> Comparison:
