@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     assert loaded.recipe.digest == cache.digest
     assert loaded.backbone == {"name": "tiny.demo"}
     assert loaded.classes == ["class 0", "class 1", "class 2"]
-    assert [array.name for array in loaded.arrays] == [spec.name for spec in cache.arrays()]
+    used = [layer["n_kept"] > 0 for layer in loaded.config["report"].get("layers", [])] or [True] * 3
+    assert [array.name for array in loaded.arrays] == list(
+        compress([spec.name for spec in cache.arrays()], used)
+    )
     assert not set(loaded.train_rows) & set(loaded.test_rows)
     names = [array.name for array in loaded.arrays]
     labels, probabilities = loaded.predict_blocks(cache.blocks(names, loaded.test_rows))
