@@ -600,6 +600,35 @@ def demo(out: str, as_json: bool) -> None:
     show(as_json, report.to_dict(), str(report))
 
 
+@toptune.command()
+@click.argument("study_file", metavar="STUDY.yaml", type=click.Path(exists=True, dir_okay=False))
+@click.option("--dask", metavar="ADDRESS", help="Scheduler whose workers train the cells, or local:N.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and the time it takes where known.")
+@JSON
+def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> None:
+    """Train the cross product of data sets, backbones, layers, heads, sizes and seeds of a file.
+
+    Finished trainings are not repeated; results.csv and results.parquet in the study's folder have one row
+    each.
+    """
+    from toptune.workflows import plan_study, run_study, work_progress
+
+    if dry_run:
+        plan = plan_study(study_file)
+        show(as_json, plan.to_dict(), str(plan))
+        return
+    with work_progress("trainings") as progress:
+        report = run_study(
+            study_file, dask=dask, progress=progress, notify=lambda line: click.echo(line, err=True)
+        )
+    lines = [table(report.summary)] if report.summary else []
+    lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
+    lines += [f"failed: {cell}: {reason}" for cell, reason in report.failed.items()]
+    show(as_json, report.to_dict(), "\n".join(lines))
+    if report.failed:
+        raise SystemExit(1)
+
+
 @toptune.group()
 def jobs() -> None:
     """Write, and submit, scripts for a cluster's batch system."""
@@ -989,6 +1018,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
+RESUMING = {"extract", "import", "copy", "compare", "study"}
+
+
 def run(arguments: list[str]) -> int:
     """Carry out one command; return its exit code."""
     try:
@@ -997,11 +1029,7 @@ def run(arguments: list[str]) -> int:
         error.show()
         return say_in_json(error.format_message(), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
-        resumes = (
-            "; the same command resumes"
-            if {"extract", "import", "copy", "compare"} & {*arguments[:3]}
-            else ""
-        )
+        resumes = "; the same command resumes" if RESUMING & {*arguments[:3]} else ""
         return fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toptune.workflows.slurm_plan import SlurmPlan, size_jobs
     from toptune.workflows.slurm_submission import check_sbatch, submit_slurm_jobs
     from toptune.workflows.stop_signals import stop_on_signals
+    from toptune.workflows.study import plan_study, run_study
 
 _WHERE = {
     "Classifier": "classifier",
@@ -34,6 +35,8 @@ _WHERE = {
     "extraction_progress": "progress",
     "export_stored": "feature_files",
     "import_files": "feature_files",
+    "plan_study": "study",
+    "run_study": "study",
     "size_jobs": "slurm_plan",
     "stop_on_signals": "stop_signals",
     "submit_slurm_jobs": "slurm_submission",
@@ -57,6 +60,8 @@ __all__ = [
     "export_stored",
     "extraction_progress",
     "import_files",
+    "plan_study",
+    "run_study",
     "size_jobs",
     "stop_on_signals",
     "submit_slurm_jobs",

@@ -1,0 +1,138 @@
+"""A study trains every cell once, resumes, and its results are those of the runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from shapes import save_shapes
+
+from toptune.store import InputError
+from toptune.train import train
+from toptune.workflows.study import plan_study, run_study
+from toptune.workflows.study_cells import cells_of
+from toptune.workflows.study_file import read_study
+
+Run = Callable[..., tuple[int, str, str]]
+MODEL = "resnet10t.toptune_glyphs"
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """Write a small study beside the pictures."""
+    if not (folder / "photos").exists():
+        save_shapes(folder / "photos")
+    content: dict[str, Any] = {
+        "datasets": {"shapes": {"data": "photos", "test_fraction": 0.25}},
+        "models": {"glyphs": MODEL},
+        "layers": ["last", "all"],
+        "heads": {"ridge": {}, "kernel": {"head": "falkon", "n_centers": 10, "layers": "last"}},
+        "seeds": 2,
+    } | changes
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_every_cell_once_and_results_are_those_of_the_runs(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    plan = plan_study(path)
+    assert (plan.cells, plan.done, plan.seconds_left, plan.unknown) == (6, 0, None, ("ridge", "kernel"))
+    report = run_study(path)
+    assert (report.trained, report.done_before, report.failed) == (6, 0, {})
+    rows = pq.read_table(tmp_path / "small" / "results.parquet").to_pylist()
+    assert [(row["method"], row["layers"], row["seed"]) for row in rows] == [
+        (method, layers, seed)
+        for seed in (0, 1)
+        for method, layers in (("ridge", "last"), ("ridge", "all"), ("kernel", "last"))
+    ]
+    for row in rows:
+        run = tmp_path / "small" / row["run"]
+        assert row["accuracy"] == json.loads((run / "metrics.json").read_text())["accuracy"]
+        options = json.loads((run / "run.json").read_text())["options"]
+        assert (options["seed"], options["test_fraction"]) == (row["seed"], 0.25)
+        assert row["extract_seconds"] > 0
+    again = train(
+        tmp_path / "features", dataset="shapes", model=MODEL, head="ridge", layers="all", seed=1,
+        test_fraction=0.25, out=tmp_path / "again",
+    )  # fmt: skip
+    assert again.metrics["log_loss"] == pytest.approx(rows[4]["log_loss"], rel=1e-9)
+    assert pyarrow.csv.read_csv(tmp_path / "small" / "results.csv").num_rows == 6
+    assert [row["seeds"] for row in report.summary] == [2, 2, 2]
+
+
+def test_finished_cells_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, layers=["last"])
+    calls: list[str] = []
+
+    def stopped_at_the_third(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["out"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(*arguments, **options)
+
+    monkeypatch.setattr("toptune.workflows.study.train", stopped_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(path)
+    assert plan_study(path).done == 2
+    assert (plan_study(path).seconds_left or 0) > 0
+    report = run_study(path)
+    assert (report.trained, report.done_before) == (2, 2)
+    assert len(calls) == 5
+    assert len(set(calls)) == 4
+    # A changed option is another cell.
+    write(tmp_path, layers=["last"], heads={"ridge": {"penalty": 0.1}})
+    assert plan_study(path).done == 0
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: Path) -> None:
+    path = write(tmp_path, layers=["last"], heads={"ridge": {}, "broken": {"head": "ridge", "cv": 1000}})
+    code, out, _ = run_cli("study", path, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert report["trained"] == 2
+    assert [name.split(", ")[2] for name in report["failed"]] == ["broken", "broken"]
+    assert run_cli("study", path, "--dry-run")[1].startswith("4 trainings, 2 of them done; 2 left")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": ["ridge"]}, r"key 'head'; it takes .*heads"),
+        ({"models": {}}, "names no models"),
+        ({"datasets": {"shapes": {"data": "photos", "splitt": "x"}}}, "option 'splitt'; it takes data"),
+        ({"datasets": {"shapes": "$NOT_SET_ANYWHERE/photos"}}, "variable is not set"),
+        ({"seeds": [-1]}, r"seeds is \[-1\]; give whole numbers from 0"),
+        ({"train_sizes": ["many"]}, "train_sizes"),
+        ({"layers": []}, "layers"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cells_of(read_study(write(tmp_path, **changes)))
+
+
+def test_no_file_and_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_study(tmp_path / "broken.yaml")
+
+
+def test_dask_workers_give_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    path = write(tmp_path, layers=["last"])
+    run_study(path)
+    serial = pq.read_table(tmp_path / "small" / "results.parquet").to_pylist()
+    (tmp_path / "small").rename(tmp_path / "serial")
+    report = run_study(path, dask="local:2")
+    assert (report.trained, report.failed) == (4, {})
+    for mine, theirs in zip(
+        pq.read_table(tmp_path / "small" / "results.parquet").to_pylist(), serial, strict=True
+    ):
+        assert (mine["method"], mine["seed"]) == (theirs["method"], theirs["seed"])
+        assert mine["log_loss"] == pytest.approx(theirs["log_loss"], rel=1e-6)

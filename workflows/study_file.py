@@ -1,0 +1,181 @@
+"""What a study file says: data sets, backbones, heads, layers, sizes, seeds, fine-tuning or not."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from toptune.store import InputError
+
+KEYS = (
+    "store", "out", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds", "extract",
+    "finetune",
+)  # fmt: skip
+ALL = "all"
+Named = Mapping[str, Mapping[str, Any]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A cross product to be measured.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    store, out : Path
+    datasets : mapping of name to mapping
+        ``data``, the pictures; ``split``; and options of the split: ``group_by``, ``resplit``,
+        ``test_fraction``, ``val``.
+    models : mapping of name to mapping
+        ``model`` and other options of extraction that belong to the backbone, such as ``weights``.
+    layers : tuple of str
+        For heads that do not name their own.
+    heads : mapping of name to mapping
+        Options of `toptune.train.train`; ``head`` is the name itself unless given.
+    sizes : tuple of mapping
+        ``{}`` for all training pictures, ``{"train_size": N}`` or ``{"shots": K}``.
+    seeds : tuple of int
+    extract : mapping
+        Options of `toptune.extract.extract` for all.
+    finetune : mapping of name to mapping
+        Options of `toptune.workflows.finetune`; none where nothing is fine-tuned.
+    """
+
+    path: Path
+    store: Path
+    out: Path
+    datasets: Named
+    models: Named
+    layers: tuple[str, ...]
+    heads: Named
+    sizes: tuple[Mapping[str, int], ...]
+    seeds: tuple[int, ...]
+    extract: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Named = field(default_factory=dict)
+
+
+def read_study(path: str | os.PathLike[str]) -> Study:
+    """Read a study file; paths in it are relative to its folder, and ``$NAME`` is the environment's.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a key is unknown, missing or of the wrong kind, or a variable is not set.
+    """
+    file = Path(path)
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"study {file} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"study {file} is no mapping; it takes {', '.join(KEYS)}")
+    if unknown := [key for key in given if key not in KEYS]:
+        raise InputError(f"study {file} has a key {unknown[0]!r}; it takes {', '.join(KEYS)}")
+    if missing := [key for key in ("datasets", "models", "heads") if not given.get(key)]:
+        raise InputError(f"study {file} names no {missing[0]}")
+    folder = file.absolute().parent
+
+    def place(value: Any, key: str) -> Path:
+        return folder / _expanded(_kind(value, str, key, file), key, file)
+
+    datasets = _named(given["datasets"], "data", "datasets", file)
+    seeds = given.get("seeds", 1)
+    return Study(
+        path=file,
+        store=place(given.get("store", "features"), "store"),
+        out=place(given.get("out", file.stem), "out"),
+        datasets={
+            name: {**options, "data": _data(options, name, place)} for name, options in datasets.items()
+        },
+        models={
+            name: {**options, **_backbone(options, name, folder, file)}
+            for name, options in _named(given["models"], "model", "models", file).items()
+        },
+        layers=tuple(_strings(given.get("layers", ["last"]), "layers", file)),
+        heads={
+            name: {"head": name, **options}
+            for name, options in _named(given["heads"], "head", "heads", file).items()
+        },
+        sizes=_sizes(given, file),
+        seeds=tuple(range(seeds))
+        if isinstance(seeds, int)
+        else tuple(_numbers(seeds, "seeds", file, least=0)),
+        extract=_kind(given.get("extract") or {}, dict, "extract", file),
+        finetune=_named(given.get("finetune") or {}, "depth", "finetune", file),
+    )
+
+
+def _named(value: Any, main: str, key: str, file: Path) -> dict[str, dict[str, Any]]:
+    """Take a mapping of names to options (or to the main one by itself), or a list of names."""
+    if isinstance(value, list):
+        value = {name: {} for name in _strings(value, key, file)}
+    items = _kind(value, dict, key, file).items()
+    return {
+        str(name): dict(options)
+        if isinstance(options, Mapping)
+        else {}
+        if options is None
+        else {main: _kind(options, str, f"{key}: {name}", file)}
+        for name, options in items
+    }
+
+
+def _data(options: Mapping[str, Any], name: str, place: Callable[[Any, str], Path]) -> str:
+    """Give pictures as a path, or as the name of something built in where there is no such path."""
+    value = options.get("data", name)
+    path = place(value, f"datasets: {name}")
+    return str(path) if path.exists() or os.sep in str(value) else str(value)
+
+
+def _backbone(options: Mapping[str, Any], name: str, folder: Path, file: Path) -> dict[str, str]:
+    model = _expanded(
+        _kind(options.get("model", name), str, f"models: {name}", file), f"models: {name}", file
+    )
+    kind, _, path = model.partition(":")
+    found = {"model": f"{kind}:{folder / path}" if kind == "local-dir" else model}
+    if "weights" in options:
+        found["weights"] = str(folder / _expanded(str(options["weights"]), f"models: {name}: weights", file))
+    return found
+
+
+def _sizes(given: Mapping[str, Any], file: Path) -> tuple[Mapping[str, int], ...]:
+    shots = _numbers(given.get("shots", []), "shots", file, least=1)
+    wanted = given.get("train_sizes", [] if shots else [ALL])
+    if not isinstance(wanted, list):
+        raise InputError(f"study {file}: train_sizes is {wanted!r}; give a list of numbers and {ALL!r}")
+    numbers = _numbers([each for each in wanted if each != ALL], "train_sizes", file, least=1)
+    whole: list[Mapping[str, int]] = [{}] if ALL in wanted else []
+    return (*whole, *({"train_size": size} for size in numbers), *({"shots": size} for size in shots))
+
+
+def _strings(value: Any, key: str, file: Path) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value) or not value:
+        raise InputError(f"study {file}: {key} is {value!r}; give a list of texts")
+    return value
+
+
+def _numbers(value: Any, key: str, file: Path, *, least: int) -> Sequence[int]:
+    listed = value if isinstance(value, list) else [value]
+    if not all(type(each) is int and each >= least for each in listed):
+        raise InputError(f"study {file}: {key} is {value!r}; give whole numbers from {least}")
+    return listed
+
+
+def _kind(value: Any, kind: type[T], key: str, file: Path) -> T:
+    if not isinstance(value, kind):
+        raise InputError(f"study {file}: {key} is {value!r}; it must be a {kind.__name__}")
+    return value
+
+
+def _expanded(text: str, key: str, file: Path) -> str:
+    found = os.path.expandvars(text)
+    if "$" in found:
+        raise InputError(f"study {file}: {key} is {text!r}, whose variable is not set in the environment")
+    return found
