@@ -87,8 +87,8 @@ class Checkpoint:
             ]
             raise ConflictError(
                 f"{self.folder} holds an unfinished fine-tuning of something else: "
-                f"{'; '.join(changes) or f'format {version}, here {VERSION}'}. Give the same options to go on, "
-                f"another --out, or {self._anew}"
+                f"{'; '.join(changes) or f'format {version}, here {VERSION}'}. Give the same options to go "
+                f"on, another --out, or {self._anew}"
             )
         return standing
 

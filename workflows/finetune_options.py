@@ -186,8 +186,8 @@ class FineTuneOptions:
             raise InputError(f"crop_scale is {self.crop_scale}; it must be above 0 and at most 1")
         if self.validation_fraction == 0 and (len(self.rates) > 1 or self.refit):
             raise InputError(
-                f"validation_fraction is 0, and nothing could choose among {len(self.rates)} learning rates or "
-                "say how long to refit; give one --learning-rate and no --refit, or some validation rows"
+                f"validation_fraction is 0, and nothing could choose among {len(self.rates)} learning rates "
+                "or say how long to refit; give one --learning-rate and no --refit, or some validation rows"
             )
 
 

@@ -68,9 +68,9 @@ class PictureLoader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     @property
-    def n_cached(self) -> int:
-        """Pictures that are held decoded."""
-        return len(self._cache)
+    def cached_bytes(self) -> int:
+        """Of pictures that are held decoded."""
+        return sum(pixels.nbytes for pixels in self._cache.values())
 
     def look_at(
         self, rows: Sequence[int], *, is_training: bool, seen: Callable[[int], object]

@@ -16,7 +16,7 @@ import torch
 from scipy.special import softmax
 from timm.models import save_for_hf
 
-from toptune.store import ConflictError, CorruptError, FormatVersionError, InputError, provenance
+from toptune.store import CorruptError, FormatVersionError, InputError, provenance
 from toptune.train import compute_metrics
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
@@ -122,8 +122,8 @@ class FineTunedRun:
         differing = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
         if differing:
             raise InputError(
-                f"out {self.folder} exists and holds a fine-tuning with other {', '.join(differing)}; nothing "
-                "is overwritten: give another --out"
+                f"out {self.folder} exists and holds a fine-tuning with other {', '.join(differing)}; "
+                "nothing is overwritten: give another --out"
             )
         return self
 
@@ -140,7 +140,9 @@ class FineTunedRun:
         """
         path = Path(folder)
         if not is_finetuned(path):
-            raise InputError(f"{path} is no RUN folder of a fine-tuned network; give what finetune --out wrote")
+            raise InputError(
+                f"{path} is no RUN folder of a fine-tuned network; give what finetune --out wrote"
+            )
         config = _read(path / CONFIG)
         if config.get("version") != VERSION:
             raise FormatVersionError(
@@ -186,9 +188,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
             "epochs": len(outcome.epochs),
         },
     }
-    run = FineTunedRun(
-        folder=folder, config=json_ready(_config(task, outcome)), metrics=json_ready(metrics)
-    )
+    run = FineTunedRun(folder=folder, config=json_ready(_config(task, outcome)), metrics=json_ready(metrics))
     with new_run_folder(folder) as temporary:
         _write_network(temporary, task, outcome.network)
         write_json(temporary / CONFIG, run.config)
@@ -246,7 +246,9 @@ def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) ->
         str(folder),
         model_config={"label_names": list(task.classes)},
         safe_serialization=True,
-        data_config={name: config[name] for name in ("input_size", "mean", "std", "crop_pct", "interpolation")},
+        data_config={
+            name: config[name] for name in ("input_size", "mean", "std", "crop_pct", "interpolation")
+        },
     )
 
 

@@ -64,9 +64,7 @@ class FineTuneTask:
     @property
     def request(self) -> dict[str, Any]:
         """What decides the result, as JSON values."""
-        roles = hashlib.sha256(
-            "\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode()
-        )
+        roles = hashlib.sha256("\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode())
         recipe = json.loads(self.backbone.recipe.to_json())
         return self.options.identity() | {
             "weights": recipe["weights"],
@@ -218,7 +216,7 @@ def draw_validation(
     )
     if not chosen.any():
         raise InputError(
-            f"a validation part of {fraction:g} of each class leaves none of the {len(train)} training rows to "
-            "validate on; raise --validation-fraction, group more finely, or give 0 and one --learning-rate"
+            f"a validation part of {fraction:g} of each class leaves none of the {len(train)} training rows "
+            "to validate on; raise --validation-fraction, group more finely, or give 0 and one --learning-rate"
         )
     return train[chosen]

@@ -18,7 +18,7 @@ from toptune.train.run import CONFIG
 from toptune.train.run_writing import check_out
 from toptune.workflows.finetune_checkpoint import Checkpoint, Standing
 from toptune.workflows.finetune_options import FineTuneOptions
-from toptune.workflows.finetune_progress import Progress, ProgressReport
+from toptune.workflows.finetune_reports import Progress, ProgressReport
 from toptune.workflows.finetune_run import FineTunedRun, Outcome, write_finetuned
 from toptune.workflows.finetune_task import FineTuneTask, make_task
 from toptune.workflows.learner import Learner, n_batches
@@ -46,8 +46,8 @@ def finetune(
 
     Each learning rate is trained from the pretrained weights on the training rows but a validation part,
     until that stops getting better; the best epoch of all is tested, once, on the rows that
-    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: killed at any
-    moment and called again, it goes on, with the losses that it would have had.
+    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: killed at
+    any moment and called again, it goes on, with the losses that it would have had.
 
     Parameters
     ----------
@@ -131,7 +131,8 @@ class _Work:
         if best is None:
             rates = ", ".join(f"{rate:g}" for rate in options.rates)
             raise NumericalError(
-                f"the loss is no number any more with learning rate {rates}; give smaller ones with another --out"
+                f"the loss is no number any more with learning rate {rates}; give smaller ones and "
+                "another --out"
             )
         if options.refit:
             both = np.union1d(fitted, validation)
@@ -170,7 +171,13 @@ class _Work:
         return kept[0], kept[1], n_failed
 
     def _train(
-        self, learner: Learner, trial: int, rate: float, fitted: Rows, validation: Rows, until: int | None = None
+        self,
+        learner: Learner,
+        trial: int,
+        rate: float,
+        fitted: Rows,
+        validation: Rows,
+        until: int | None = None,
     ) -> None:
         """Train with one rate, from where it was, to its end or to epoch `until`."""
         options = self.task.options

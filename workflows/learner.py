@@ -183,7 +183,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def n_batches(n_rows: int, batch_size: int) -> int:
-    """Steps of an epoch."""
+    """Count the steps of an epoch."""
     return -(-n_rows // batch_size)
 
 

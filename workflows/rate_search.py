@@ -97,7 +97,8 @@ def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptio
     if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):
         end = "smallest" if best.learning_rate == rates[0] else "largest"
         notes.append(
-            f"the chosen learning rate {best.learning_rate:g} is the {end} of the grid; one beyond may do better"
+            f"the chosen learning rate {best.learning_rate:g} is the {end} of the grid; one "
+            "beyond may do better"
         )
     if best.epoch == options.epochs:
         notes.append(f"the best epoch is the last of {options.epochs}; more --epochs may do better")

@@ -99,7 +99,9 @@ def make_network(backbone: Backbone, *, n_classes: int, depth: str, seed: int) -
         try:
             model.reset_classifier(n_classes)
         except (AttributeError, NotImplementedError, TypeError) as error:
-            raise InputError(f"{backbone.name} takes no classifier of {n_classes} classes: {error}") from error
+            raise InputError(
+                f"{backbone.name} takes no classifier of {n_classes} classes: {error}"
+            ) from error
     model.to(backbone.device)
     names = _trained_names(model, depth, backbone.name)
     modules = dict(model.named_modules())
@@ -119,7 +121,9 @@ def _trained_names(model: Any, depth: str, name: str) -> tuple[str, ...]:
         return tuple(names)
     heads = model.get_classifier()
     # Distilled models have two.
-    inside = {id(each) for head in (heads if isinstance(heads, tuple) else (heads,)) for each in head.modules()}
+    inside = {
+        id(each) for head in (heads if isinstance(heads, tuple) else (heads,)) for each in head.modules()
+    }
     head_names = [each for each, module in model.named_modules() if id(module) in inside]
     if depth == "head":
         return tuple(head_names)
@@ -127,8 +131,8 @@ def _trained_names(model: Any, depth: str, name: str) -> tuple[str, ...]:
     n_last = int(depth.partition(":")[2])
     if not 1 <= n_last < len(blocks):
         raise InputError(
-            f"depth last:{n_last} asks for the last {n_last} of {len(blocks)} blocks of {name}; N may be up to "
-            f"{max(len(blocks) - 1, 0)}; give full for all of it"
+            f"depth last:{n_last} asks for the last {n_last} of {len(blocks)} blocks of {name}; N may be "
+            f"up to {max(len(blocks) - 1, 0)}; give full for all of it"
         )
     before = blocks[-n_last - 1]
     if before not in names:
