@@ -126,9 +126,9 @@ def plan_finetune(data: str | os.PathLike[str] | ImageSource, *, model: str, **o
     with task.open_loader() as loader:
         learner = task.make_learner(loader)
         rows, read = _sample(task, learner)
+        kept = loader.cached_bytes / len(rows) * (len(task.fitted) + len(task.validation))
         learner.begin(asked.rates[0], n_steps_per_epoch=n_batches(len(task.fitted), asked.batch_size))
         train, score = _time_steps(learner, rows)
-        kept = loader.cached_bytes / len(rows) * (len(task.fitted) + len(task.validation))
         network = learner.network
     stops = asked.validation_fraction > 0
     return FineTunePlan(

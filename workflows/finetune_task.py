@@ -217,6 +217,6 @@ def draw_validation(
     if not chosen.any():
         raise InputError(
             f"a validation part of {fraction:g} of each class leaves none of the {len(train)} training rows "
-            "to validate on; raise --validation-fraction, group more finely, or give 0 and one --learning-rate"
+            "to validate on; raise --validation-fraction, group more finely, or give 0 and one rate"
         )
     return train[chosen]

@@ -118,7 +118,7 @@ def test_last_block_of_other_families(name: str, behind: set[str]) -> None:
 
 @pytest.mark.parametrize("depth", ["last:5", "last:99"])
 def test_more_blocks_than_there_are_are_refused(depth: str) -> None:
-    with pytest.raises(InputError, match="of 5 blocks of .* N may be up to 4; give full"):
+    with pytest.raises(InputError, match=r"of 5 blocks of .* N may be up to 4; give full"):
         network(depth)
 
 
@@ -144,9 +144,7 @@ def open_loader(pictures: Path, cache_bytes: int, workers: int = 2) -> PictureLo
     backbone = load_backbone(MODEL)
     augmentation = Augmentation(backbone.transform.config, flips=True, least_scale=0.3)
     source = open_source(pictures)
-    return PictureLoader(
-        source, backbone, augmentation, seed=3, workers=workers, cache_bytes=cache_bytes
-    )
+    return PictureLoader(source, backbone, augmentation, seed=3, workers=workers, cache_bytes=cache_bytes)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 30_000, 10**9])
@@ -200,7 +198,8 @@ def manifest(n: int = 60, **extra: list[str]) -> Manifest:
 def test_validation_rows_are_a_share_of_each_class_of_the_training_rows() -> None:
     whole, train = manifest(), np.arange(45)
     draws = [
-        draw_validation(whole, train, groups=whole.ids, options=FineTuneOptions(seed=seed)) for seed in (0, 0, 1)
+        draw_validation(whole, train, groups=whole.ids, options=FineTuneOptions(seed=seed))
+        for seed in (0, 0, 1)
     ]
     assert set(draws[0]) <= set(train)
     assert Counter(whole.labels[row] for row in draws[0]) == dict.fromkeys(SHAPES, 3)
