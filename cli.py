@@ -515,7 +515,13 @@ def refuse_options(strange: set[str], action: str) -> None:
 @click.option(
     "--depth", default="full", show_default=True, help="What is trained: full, last:N (blocks), or head."
 )
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adamw", "sgd"]),
+    default="adamw",
+    show_default=True,
+    help="sgd has momentum 0.9.",
+)
 @click.option(
     "--learning-rate",
     "learning_rates",
@@ -534,14 +540,26 @@ def refuse_options(strange: set[str], action: str) -> None:
     show_default=True,
     help="Epochs without a better validation.",
 )
-@click.option("--warmup-epochs", type=click.IntRange(0), default=2, show_default=True)
-@click.option("-b", "--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--warmup-epochs",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="In which the rate rises; half a cosine follows.",
+)
+@click.option(
+    "-b", "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Pictures a step, at most."
+)
 @click.option(
     "--clip-grad", type=float, default=1.0, show_default=True, help="Limit on its norm; 0 for none."
 )
-@click.option("--label-smoothing", type=float, default=0.0, show_default=True)
+@click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="Share, from 0 to below 1.")
 @click.option(
-    "--augment", type=click.Choice(["crop-flip", "crop", "none"]), default="crop-flip", show_default=True
+    "--augment",
+    type=click.Choice(["crop-flip", "crop", "none"]),
+    default="crop-flip",
+    show_default=True,
+    help="Random resized crop, horizontal flip.",
 )
 @click.option(
     "--crop-scale", type=float, default=0.08, show_default=True, help="Least share that a random crop keeps."
@@ -554,12 +572,24 @@ def refuse_options(strange: set[str], action: str) -> None:
     help="Of each class's training rows; 0: one rate, all epochs.",
 )
 @click.option("--refit", is_flag=True, help="Train the chosen setting once more on all training rows.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split, classifier, order, crops.")
 @click.option("--test-fraction", type=float, default=0.2, show_default=True, help="Where DATA has no split.")
 @click.option("--resplit", is_flag=True, help="Draw a new split even where DATA has one.")
-@click.option("--val", type=click.Choice(["train", "test", "drop"]), default="train", show_default=True)
+@click.option(
+    "--val",
+    type=click.Choice(["train", "test", "drop"]),
+    default="train",
+    show_default=True,
+    help="What rows of a split val do.",
+)
 @click.option("--group-by", help="A manifest column, or a pattern on the id: groups stay on one side.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic; auto: bf16 where it is fast.",
+)
 @DEVICE
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and augment ahead.")
 @click.option(

@@ -87,7 +87,10 @@ def finetune(
     try:
         task = make_task(data, model=model, options=asked)
         if (folder / CONFIG).is_file():
-            return FineTunedRun.load(folder).check_same(task.request)
+            done = FineTunedRun.load(folder).check_same(task.request)
+            # What a kill between the last two steps left.
+            Checkpoint(folder, task.request).remove()
+            return done
         check_out(folder)
         keep_freed_memory()
         return _Work(task, folder, watch, progress or (lambda _report: None)).run()

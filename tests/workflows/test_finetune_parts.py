@@ -191,7 +191,7 @@ def manifest(n: int = 60, **extra: list[str]) -> Manifest:
         labels=[SHAPES[i % 3] for i in range(n)],
         splits=[None] * n,
         sizes=[1] * n,
-        extra=dict(extra) or None,  # type: ignore[arg-type]
+        extra=dict(extra) or None,
     )
 
 

@@ -93,7 +93,9 @@ def test_a_finished_run_is_given_back_and_nothing_else_takes_its_place(photos: P
     options = OPTIONS | {"epochs": 2}
     finetune(photos, out=tmp_path / "run", **options)
     before = numbers(tmp_path / "run")
+    (tmp_path / "run.unfinished").mkdir()
     again = finetune(photos, out=tmp_path / "run", **options | {"workers": 1})
+    assert not (tmp_path / "run.unfinished").exists()
     assert again.metrics["costs"]["sessions"] == 1
     assert numbers(tmp_path / "run") == before
     with pytest.raises(InputError, match=r"a fine-tuning with other .*seed.*; nothing is overwritten"):
@@ -151,7 +153,7 @@ def test_a_signal_ends_the_command_with_code_3_and_it_resumes(photos: Path, tmp_
     n_epochs = len(json.loads(state.read_text())["epochs"])
     assert n_epochs >= 1
     # Killed for good, at any moment.
-    work = subprocess.Popen([*words, "5000"], stderr=subprocess.DEVNULL, env=environment)
+    work = subprocess.Popen([*words, "5000"], stderr=subprocess.DEVNULL, text=True, env=environment)
     while len(json.loads(state.read_text())["epochs"]) == n_epochs and time.monotonic() < deadline:
         time.sleep(0.02)
     work.kill()
