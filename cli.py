@@ -548,12 +548,19 @@ def refuse_options(strange: set[str], action: str) -> None:
     help="In which the rate rises; half a cosine follows.",
 )
 @click.option(
-    "-b", "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Pictures a step, at most."
+    "-b",
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Pictures a step, at most.",
 )
 @click.option(
     "--clip-grad", type=float, default=1.0, show_default=True, help="Limit on its norm; 0 for none."
 )
-@click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="Share, from 0 to below 1.")
+@click.option(
+    "--label-smoothing", type=float, default=0.0, show_default=True, help="Share, from 0 to below 1."
+)
 @click.option(
     "--augment",
     type=click.Choice(["crop-flip", "crop", "none"]),
