@@ -137,6 +137,23 @@ class FineTuneTask:
             )
         return np.setdiff1d(rows, np.array(sorted(failed), dtype=np.int64)), n_failed
 
+    def check_kept(self, fitted: Rows, validation: Rows) -> None:
+        """Refuse to go on where failed pictures left a class, or the validation part, empty.
+
+        Raises
+        ------
+        InputError
+        """
+        empty = sorted(set(self.classes) - {str(self.manifest.labels[row]) for row in fitted.tolist()})
+        if empty:
+            raise InputError(
+                f"no picture of class {empty[0]!r} is left to train on; repair those that failed"
+            )
+        if len(self.validation) and not len(validation):
+            raise InputError(
+                f"all {len(self.validation)} validation pictures failed; repair them, or give another --seed"
+            )
+
 
 def make_task(
     data: str | os.PathLike[str] | ImageSource, *, model: str, options: FineTuneOptions

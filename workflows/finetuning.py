@@ -14,12 +14,11 @@ from toptune.extract import ImageSource
 from toptune.extract.heap import keep_freed_memory
 from toptune.extract.watch import Stop, Watch
 from toptune.store import InterruptedRunError, NumericalError
-from toptune.train.run import CONFIG
 from toptune.train.run_writing import check_out
 from toptune.workflows.finetune_checkpoint import Checkpoint, Standing
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_reports import Progress, ProgressReport
-from toptune.workflows.finetune_run import FineTunedRun, Outcome, write_finetuned
+from toptune.workflows.finetune_run import FineTunedRun, Outcome, is_finetuned, write_finetuned
 from toptune.workflows.finetune_task import FineTuneTask, make_task
 from toptune.workflows.learner import Learner, n_batches
 from toptune.workflows.phase_costs import PhaseCosts
@@ -86,7 +85,7 @@ def finetune(
     folder = Path(os.fspath(out)).absolute()
     try:
         task = make_task(data, model=model, options=asked)
-        if (folder / CONFIG).is_file():
+        if is_finetuned(folder):
             done = FineTunedRun.load(folder).check_same(task.request)
             # What a kill between the last two steps left.
             Checkpoint(folder, task.request).remove()
@@ -171,6 +170,7 @@ class _Work:
             self.costs.count("read", len(part))
             rows, n_failed = task.without(part, failed, seen_failed=n_failed)
             kept.append(rows)
+        task.check_kept(*kept)
         return kept[0], kept[1], n_failed
 
     def _train(

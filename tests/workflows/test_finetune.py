@@ -271,6 +271,20 @@ def test_pictures_that_fail_are_refused_by_name_unless_allowed(photos: Path, tmp
     assert run.metrics["costs"]["sessions"] == 2
 
 
+def test_what_failed_must_leave_every_class_a_picture(photos: Path, tmp_path: Path) -> None:
+    for path in (photos / "cross").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no picture of class 'cross' is left to train on"):
+        finetune(photos, out=tmp_path / "run", allow_failed=True, **QUICK)
+
+
+def test_all_of_the_validation_part_may_not_fail(photos: Path, tmp_path: Path) -> None:
+    for name in finetune(photos, out=tmp_path / "run", **QUICK).config["split"]["validation_ids"]:
+        (photos / name).write_bytes(b"no picture")
+    with pytest.raises(InputError, match="all 6 validation pictures failed"):
+        finetune(photos, out=tmp_path / "other", allow_failed=True, **QUICK)
+
+
 def test_a_class_of_test_rows_alone_is_refused(tmp_path: Path) -> None:
     save_shapes(tmp_path / "photos" / "train", per_class=6)
     save_shapes(tmp_path / "photos" / "test", per_class=1)
