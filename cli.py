@@ -536,7 +536,7 @@ def refuse_options(strange: set[str], action: str) -> None:
 @click.option(
     "--patience",
     type=click.IntRange(1),
-    default=3,
+    default=10,
     show_default=True,
     help="Epochs without a better validation.",
 )
@@ -590,6 +590,8 @@ def refuse_options(strange: set[str], action: str) -> None:
     help="What rows of a split val do.",
 )
 @click.option("--group-by", help="A manifest column, or a pattern on the id: groups stay on one side.")
+@click.option("--shots", type=click.IntRange(1), help="Train on so many pictures of each class only.")
+@click.option("--train-size", type=click.IntRange(1), help="Train on so many pictures in all, stratified.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "auto"]),

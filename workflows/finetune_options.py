@@ -27,7 +27,10 @@ _OF_NO_EFFECT = ("device", "workers", "cache_memory_bytes", "allow_failed", "max
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneOptions:
-    """Options of `finetune`. Batch size, epochs, patience, clipping and those of SGD are "When & How"'s.
+    """Options of `finetune`.
+
+    Batch size, epochs, clipping and those of SGD are those of "When & How to Transfer" (Tormos et al. 2022).
+    Its patience of 3 epochs belongs to a constant rate: with a cosine it stops before the rate has fallen.
 
     Attributes
     ----------
@@ -63,7 +66,7 @@ class FineTuneOptions:
         one learning rate.
     refit : bool
         Train once more, on all training rows, with the learning rate and as many epochs as were chosen.
-    seed, test_fraction, resplit, val, group_by
+    seed, test_fraction, resplit, val, group_by, shots, train_size
         See `toptune.train.train`; the same values give the same rows.
     allow_failed : bool
         Leave out pictures that cannot be read instead of refusing.
@@ -86,7 +89,7 @@ class FineTuneOptions:
     weight_decay: float | None = None
     epochs: int = 40
     min_epochs: int = 10
-    patience: int = 3
+    patience: int = 10
     warmup_epochs: int = 2
     batch_size: int = 64
     clip_grad: float = 1.0
@@ -100,6 +103,8 @@ class FineTuneOptions:
     resplit: bool = False
     val: str = "train"
     group_by: str | None = None
+    shots: int | None = None
+    train_size: int | None = None
     allow_failed: bool = False
     max_failures: int = 0
     workers: int | None = None

@@ -15,6 +15,7 @@ from toptune.extract.device import resolve_device, resolve_precision
 from toptune.store import InputError, Manifest
 from toptune.train import Split, split_manifest
 from toptune.train.chosen_rows import check_classes, rows_digest
+from toptune.train.few_shot import draw_training_rows
 from toptune.train.splits import group_keys, held_out
 from toptune.workflows.augmentation import Augmentation
 from toptune.workflows.finetune_options import FineTuneOptions
@@ -178,6 +179,9 @@ def make_task(
         val=options.val,
         group_by=options.group_by,
         resplit=options.resplit,
+    )
+    split = draw_training_rows(
+        split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
     )
     classes, counts = check_classes(manifest, split, cv=None, is_cross_validated=False)
     strange = sorted({str(manifest.labels[row]) for row in split.test} - set(classes))

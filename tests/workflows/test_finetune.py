@@ -68,6 +68,17 @@ def test_rows_are_those_of_training_a_head(folder: Path, tmp_path: Path) -> None
     }
 
 
+def test_a_sample_of_the_training_rows_is_that_of_training_a_head(photos: Path, tmp_path: Path) -> None:
+    extract(photos, model=MODEL, store=tmp_path / "store")
+    options: dict[str, Any] = {"shots": 6, "seed": 3}
+    head = train(
+        tmp_path / "store", dataset="photos", model=MODEL, head="ridge", out=tmp_path / "head", **options
+    )
+    run = finetune(photos, out=tmp_path / "run", **QUICK, **options)
+    assert run.metrics["n_train"] == 18
+    assert run.config["split"]["rows_digest"] == head.config["split"]["rows_digest"]
+
+
 def test_the_network_is_one_of_timms(folder: Path) -> None:
     model = timm.create_model(f"local-dir:{folder / 'run'}", pretrained=True).eval()
     config = timm.data.resolve_data_config(model=model)
