@@ -63,7 +63,7 @@ class EvalTransform:
         UnreadableImageError
             If the picture is so long and thin that resizing its short edge would explode.
         """
-        self._check_strip(picture.size)
+        self.check_shape(picture.size)
         return np.array(self._geometry(picture), dtype=np.uint8)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -76,12 +76,13 @@ class EvalTransform:
         """Turn an RGB picture into ``(3, h, w)`` floats."""
         return self.normalize(torch.from_numpy(self.pixels(picture))[None])[0].contiguous()
 
-    @property
-    def _edge(self) -> int:
-        """Shorter edge of the resized picture, pixels."""
-        return math.floor(max(self.size) / float(self.config["crop_pct"]))
+    def check_shape(self, size: tuple[int, int]) -> None:
+        """Refuse a picture of that width and height if resizing its short edge would explode.
 
-    def _check_strip(self, size: tuple[int, int]) -> None:
+        Raises
+        ------
+        UnreadableImageError
+        """
         if self.config["crop_mode"] != "center":
             return
         short, long = min(size), max(size)
@@ -92,3 +93,8 @@ class EvalTransform:
                 f"{size[0]} x {size[1]} is too long and thin: with its short edge at {edge} it would have "
                 f"{n_pixels} pixels, more than the limit of {MAX_RESIZED_PIXELS}; crop it"
             )
+
+    @property
+    def _edge(self) -> int:
+        """Shorter edge of the resized picture, pixels."""
+        return math.floor(max(self.size) / float(self.config["crop_pct"]))

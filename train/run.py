@@ -177,6 +177,11 @@ class Run:
         config = _read_json(path / CONFIG)
         if config.get("format") != "toptune-run":
             raise InputError(f"{path / CONFIG} is not of a toptune run; give what train --out wrote")
+        if config.get("kind") == "finetune":
+            raise InputError(
+                f"{path} is a fine-tuned network, which stored features have nothing to do with: score it on "
+                "pictures (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
+            )
         if config.get("version") != VERSION:
             raise FormatVersionError(
                 f"{path} is of version {config.get('version')}, this toptune reads {VERSION}; train again"

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from toptune.workflows.demonstration import DemoReport, demo
     from toptune.workflows.evaluation import describe_metrics, evaluate
     from toptune.workflows.feature_files import export_stored, import_files
+    from toptune.workflows.finetune_options import FineTuneOptions
+    from toptune.workflows.finetune_plan import FineTunePlan, plan_finetune
+    from toptune.workflows.finetune_reports import finetune_progress
+    from toptune.workflows.finetune_run import FineTunedRun
+    from toptune.workflows.finetuning import finetune
     from toptune.workflows.machine import examine_machine
     from toptune.workflows.progress import extraction_progress, work_progress
     from toptune.workflows.slurm_jobs import SlurmJobs, write_slurm_jobs
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "Classifier": "classifier",
     "DemoReport": "demonstration",
+    "FineTuneOptions": "finetune_options",
+    "FineTunePlan": "finetune_plan",
+    "FineTunedRun": "finetune_run",
     "Prediction": "classifier",
     "SlurmJobs": "slurm_jobs",
     "SlurmPlan": "slurm_plan",
@@ -34,7 +42,10 @@ _WHERE = {
     "examine_machine": "machine",
     "extraction_progress": "progress",
     "export_stored": "feature_files",
+    "finetune": "finetuning",
+    "finetune_progress": "finetune_reports",
     "import_files": "feature_files",
+    "plan_finetune": "finetune_plan",
     "plan_study": "study",
     "run_study": "study",
     "size_jobs": "slurm_plan",
@@ -48,6 +59,9 @@ _WHERE = {
 __all__ = [
     "Classifier",
     "DemoReport",
+    "FineTuneOptions",
+    "FineTunePlan",
+    "FineTunedRun",
     "Prediction",
     "SlurmJobs",
     "SlurmPlan",
@@ -59,7 +73,10 @@ __all__ = [
     "examine_machine",
     "export_stored",
     "extraction_progress",
+    "finetune",
+    "finetune_progress",
     "import_files",
+    "plan_finetune",
     "plan_study",
     "run_study",
     "size_jobs",

@@ -20,6 +20,7 @@ from toptune.extract.device import resolve_device
 from toptune.extract.folder_source import walk_files
 from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
 from toptune.train import Run
+from toptune.workflows.finetune_run import is_finetuned
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Classifier:
         model: str | None = None,
         weights: str | Path | None = None,
     ) -> "Classifier":
-        """Open a RUN folder and load the backbone that it was trained on.
+        """Open a RUN folder, of a head or of a fine-tuned network, and load its backbone.
 
         Parameters
         ----------
@@ -89,6 +90,16 @@ class Classifier:
             If the checkpoint is gone, or the backbone found is not the one of the run; the message says
             what differs.
         """
+        if is_finetuned(run):
+            if model is not None or weights is not None:
+                raise InputError(
+                    f"{run} holds its whole network; --model and --weights say where a frozen backbone "
+                    "is, leave them out"
+                )
+            # Imported here because it builds on this module.
+            from toptune.workflows.finetuned import FineTunedClassifier
+
+            return FineTunedClassifier.open(run, device=device)
         loaded = Run.load(run)
         if loaded.recipe.architecture == "imported":
             raise InputError(
@@ -163,12 +174,10 @@ class Classifier:
                 errors[position] = f"cannot be read: {error.strerror or type(error).__name__}"
         labels: dict[int, tuple[str, npt.NDArray[np.float64]]] = {}
         if inputs:
-            names, probabilities = self.run.predict_blocks(
-                ArrayBlocks(self.features(torch.stack([*inputs.values()])))
-            )
+            probabilities = self.probabilities(torch.stack([*inputs.values()]))
             labels = {
-                position: (str(name), row)
-                for position, name, row in zip(inputs, names, probabilities, strict=True)
+                position: (self.classes[int(row.argmax())], row)
+                for position, row in zip(inputs, probabilities, strict=True)
             }
         return [
             Prediction(path=path, error=errors[position])
@@ -181,6 +190,10 @@ class Classifier:
             )
             for position, (path, _) in enumerate(pictures)
         ]
+
+    def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
+        """Give the probabilities ``(b, n_classes)`` of pictures that ``backbone.transform`` made."""
+        return self.run.predict_blocks(ArrayBlocks(self.features(batch)))[1]
 
     def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         """Features of transformed pictures, rounded as the store rounds them.

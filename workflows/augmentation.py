@@ -1,0 +1,54 @@
+"""timm's training transform, with its randomness decided by a seed a picture."""
+
+import random
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from timm.data import create_transform
+from torchvision.transforms.functional import hflip, resized_crop
+
+# timm draws from Python's global generator.
+_GENERATOR = threading.Lock()
+
+
+class Augmentation:
+    """Random resized crop and horizontal flip of timm's ``create_transform(is_training=True)``.
+
+    The same picture and seed give the same pixels, whichever thread asks and whatever came before: an
+    interrupted training resumes with the pictures that it would have seen.
+
+    Parameters
+    ----------
+    config : mapping
+        timm's resolved data configuration.
+    flips : bool
+        Whether half of the pictures are flipped.
+    least_scale : float
+        Share of the area that a crop keeps at least, in (0, 1].
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, flips: bool, least_scale: float) -> None:
+        chain = create_transform(
+            **config,
+            is_training=True,
+            color_jitter=None,
+            scale=(least_scale, 1.0),
+            hflip=0.5 if flips else 0.0,
+        )
+        self._crop = chain.transforms[0]
+        self._flip_share = float(chain.transforms[1].p) if flips else 0.0
+
+    def __call__(self, picture: Image.Image, seed: int) -> npt.NDArray[np.uint8]:
+        """Crop and flip an RGB picture: ``(h, w, 3)`` bytes, not normalised."""
+        with _GENERATOR:
+            before = random.getstate()
+            random.seed(seed)
+            box = self._crop.get_params(picture, self._crop.scale, self._crop.ratio)
+            is_flipped = random.random() < self._flip_share  # noqa: S311
+            random.setstate(before)
+        cropped = resized_crop(picture, *box, list(self._crop.size), self._crop.interpolation)
+        return np.array(hflip(cropped) if is_flipped else cropped, dtype=np.uint8)

@@ -1,0 +1,96 @@
+"""How a fine-tuning shows itself: a live bar on a terminal, a line a minute in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from toptune.workflows.progress import LOG_SECONDS, write_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressReport:
+    """How far a fine-tuning is.
+
+    Attributes
+    ----------
+    doing : str
+        In a word.
+    done, total : int
+        Pictures of the epoch, or of what is read or tested.
+    trial, trials : int, optional
+        Which learning rate of how many, from 1.
+    learning_rate : float, optional
+    epoch, epochs : int, optional
+        Which epoch of how many at most, from 1.
+    best_accuracy : float, optional
+        On the validation part, so far.
+    """
+
+    doing: str
+    total: int
+    done: int = 0
+    trial: int | None = None
+    trials: int = 1
+    learning_rate: float | None = None
+    epoch: int | None = None
+    epochs: int = 1
+    best_accuracy: float | None = None
+
+    def __str__(self) -> str:
+        parts = [self.doing]
+        if self.trial is not None:
+            number = f" {self.trial} of {self.trials}" if self.trial <= self.trials else ""
+            parts.append(
+                f"learning rate{number} ({self.learning_rate:g}), epoch {self.epoch} of {self.epochs}"
+            )
+        if self.best_accuracy is not None:
+            parts.append(f"best validation accuracy {self.best_accuracy:.3f}")
+        return ", ".join(parts)
+
+
+Progress = Callable[[ProgressReport], None]
+
+
+@contextmanager
+def finetune_progress() -> Iterator[Progress]:
+    """Show what is done, learning rate, epoch and the best validation so far on standard error."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _every_minute()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task("")
+        shown = ""
+
+        def show(report: ProgressReport) -> None:
+            nonlocal shown
+            if str(report) != shown:
+                shown = str(report)
+                bars.reset(task, description=shown, total=report.total)
+            bars.update(task, completed=report.done)
+
+        yield show
+
+
+def _every_minute() -> Progress:
+    last = time.perf_counter()
+
+    def pass_on(report: ProgressReport) -> None:
+        nonlocal last
+        if time.perf_counter() - last >= LOG_SECONDS:
+            last = time.perf_counter()
+            write_line(f"{report}, {report.done} of {report.total} images")
+
+    return pass_on

@@ -1,0 +1,66 @@
+"""What the phases of some work cost: seconds by the wall and of the processors, memory, pictures."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_FIELDS = ("wall_seconds", "cpu_seconds", "images")
+
+
+class PhaseCosts:
+    """Adds up phases, on top of those of sessions before.
+
+    Parameters
+    ----------
+    before : mapping, optional
+        What `to_dict` gave in the session before.
+    """
+
+    def __init__(self, before: Mapping[str, Any] | None = None) -> None:
+        known = before or {"phases": {}, "total_seconds": 0.0, "peak_memory_bytes": 0, "sessions": 0}
+        self.phases: dict[str, dict[str, float]] = {
+            name: dict(values) for name, values in known["phases"].items()
+        }
+        self._total_before, self._peak_before = known["total_seconds"], known["peak_memory_bytes"]
+        self._sessions = known["sessions"] + 1
+        self._began = time.perf_counter()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what is done inside, threads included."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            costs = self._costs(name)
+            costs["wall_seconds"] += time.perf_counter() - wall
+            costs["cpu_seconds"] += time.process_time() - cpu
+
+    def count(self, name: str, images: int) -> None:
+        """Add pictures to a phase."""
+        self._costs(name)["images"] += images
+
+    def seconds(self, name: str) -> float:
+        """Wall-clock seconds of a phase so far."""
+        return self._costs(name)["wall_seconds"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON values: ``phases``, ``total_seconds``, ``peak_memory_bytes``, ``sessions``."""
+        return {
+            "phases": {name: dict(values) for name, values in self.phases.items()},
+            "total_seconds": self._total_before + time.perf_counter() - self._began,
+            "peak_memory_bytes": max(self._peak_before, peak_memory_bytes()),
+            "sessions": self._sessions,
+        }
+
+    def _costs(self, name: str) -> dict[str, float]:
+        return self.phases.setdefault(name, dict.fromkeys(_FIELDS, 0))
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process so far."""
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
