@@ -10,9 +10,16 @@ import pytest
 from shapes import save_shapes
 
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS = (
+README, STORE, TRAIN, SOURCES, JOBS, REPORT = (
     (ROOT / name).read_text()
-    for name in ("README.md", "docs/store.md", "docs/train.md", "docs/sources.md", "docs/jobs.md")
+    for name in (
+        "README.md",
+        "docs/store.md",
+        "docs/train.md",
+        "docs/sources.md",
+        "docs/jobs.md",
+        "docs/report.md",
+    )
 )
 
 
@@ -22,8 +29,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 14), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2)],
-    ids=["README", "docs/store", "docs/train", "docs/sources", "docs/jobs"],
+    [(README, 14), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (REPORT, 5)],
+    ids=["README", "docs/store", "docs/train", "docs/sources", "docs/jobs", "docs/report"],
 )
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from toptune.workflows.report_drawing import ACCENT, INK, MUTED, drawing, to_svg
+from toptune.workflows.report_drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
 from toptune.workflows.report_pictures import Thumbnails
 from toptune.workflows.report_runs import Predictions, join_predictions
 from toptune.workflows.report_settings import Setting
@@ -150,7 +150,7 @@ def _draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], name:
         axes.imshow(shade, interpolation="none")
         step = -(-n // _NAMED_CLASSES)
         size = 8 if n <= _NUMBERED_CLASSES else 5.5
-        shown = [each if len(each) <= 20 else f"{each[:19]}…" for each in classes[::step]]
+        shown = [drawable(each, 20) for each in classes[::step]]
         axes.set_xticks(range(0, n, step), shown, rotation=90, fontsize=size)
         axes.set_yticks(range(0, n, step), shown, fontsize=size)
         axes.tick_params(length=0)

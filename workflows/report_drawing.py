@@ -1,6 +1,7 @@
 """Drawings for a page: matplotlib's SVG whose colours are the page's, in its light and its dark theme."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACC
 }
 # matplotlib's marker, and the letter that looks like it.
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+# XML 1.0 §2.2: what is no Char.
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE = {
     "font.size": 8.5,
     "text.color": INK,
@@ -117,6 +120,12 @@ def to_svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | N
     root.attrib.update({"role": "img", "aria-label": label})
     text = ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
     return Markup(text)  # noqa: S704  (written by an XML writer, which escapes every name)
+
+
+def drawable(text: str, length: int = 60) -> str:
+    """Cut a name to its end and leave out what no XML may hold, so that it can stand in a drawing."""
+    plain = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    return plain if len(plain) <= length else f"…{plain[1 - length :]}"
 
 
 def plain_ticks(axes: Axes) -> None:

@@ -7,12 +7,14 @@ from markupsafe import Markup
 
 from toptune.workflows.report_costs import MAX_PANELS
 from toptune.workflows.report_drawing import (
+    GRID,
     INK,
     MARKERS,
     MUTED,
     SERIES,
     Key,
     Panel,
+    drawable,
     drawing,
     plain_ticks,
     to_svg,
@@ -27,26 +29,26 @@ _PATHS = {"alone": "each layer alone", "first": "first layers together", "last":
 
 def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) -> Markup:
     """Draw how many times faster each method trained: a dot a pair of runs, a bar at the median."""
-    n = len(comparisons)
-    tips = {}
-    with drawing(5.6, 0.9 + 0.34 * n) as (figure, axes):
+    n, tips = len(comparisons), {}
+    several = len({each.finetuning for each in comparisons}) > 1
+    with drawing(4.4, 0.6 + 0.5 * n) as (figure, axes):
+        # Names stand above their rows: long ones would leave no width for the axis on a phone.
+        across = axes.get_yaxis_transform()
         for place, each in enumerate(comparisons):
             key, median = legend[each.method], float(np.median(each.speedups))
             axes.plot(each.speedups, np.full(len(each.speedups), place), key.marker, color=key.colour,
                       alpha=0.6, markersize=5, markeredgewidth=0, gid=f"row{place}")  # fmt: skip
-            axes.vlines(median, place - 0.3, place + 0.3, color=INK, linewidth=1.5)
-            axes.annotate(
-                f"{in_digits(median)} x", (median, place - 0.3), ha="center", va="bottom", fontsize=8
-            )
+            axes.vlines(median, place - 0.2, place + 0.2, color=INK, linewidth=1.5)
+            axes.text(median, place + 0.23, f"{in_digits(median)} x", ha="center", va="top", fontsize=8)
+            name = f"{each.method} beside {each.finetuning}" if several else each.method
+            axes.text(0.01, place - 0.24, drawable(name), transform=across, color=MUTED, fontsize=8)
             least, most = in_digits(each.speedups.min()), in_digits(each.speedups.max())
             tips[f"row{place}"] = f"{each.method} beside {each.finetuning}: {least} to {most}"
-        axes.axvline(1, color=MUTED, linewidth=0.8)
+        axes.axvline(1, color=GRID, linewidth=2, zorder=0)
         axes.set_xscale("log")
         plain_ticks(axes)
-        axes.set_ylim(n - 0.5, -0.8)
-        several = len({each.finetuning for each in comparisons}) > 1
-        names = [f"{each.method} / {each.finetuning}" if several else each.method for each in comparisons]
-        axes.set_yticks(range(n), names)
+        axes.set_ylim(n - 0.3, -0.6)
+        axes.set_yticks([])
         axes.grid(True, axis="x")
         axes.set_xlabel("times faster than fine-tuning")
         return to_svg(figure, name="speedup", label="Speed-up over fine-tuning by method", tips=tips)
@@ -82,7 +84,7 @@ def _layers_panel(heading: str, table: Sequence[Mapping[str, str]], name: str) -
                 places, found, marker=marker, color=SERIES[number], linewidth=1, markersize=4, label=label
             )
         step = -(-len(names) // _NAMED_LAYERS) or 1
-        shown = [each if len(each) <= 24 else f"…{each[-23:]}" for each in names[::step]]
+        shown = [drawable(each, 24) for each in names[::step]]
         axes.set_xticks(range(0, len(names), step), shown, rotation=90, fontsize=7)
         axes.grid(True, axis="y")
         axes.set_ylabel("left-out accuracy, %")

@@ -243,7 +243,7 @@ def _record(setting: Setting, data: str | os.PathLike[str] | None) -> _Record:
     created, versions = first.get("created", {}), first.get("versions", {})
     libraries = ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)
     rule = first.get("split", {}).get("rule", "")
-    about = [f"first on {created.get('when', '?')}", libraries, f"split: {rule}" if rule else ""]
+    about = [f"first on {created.get('when', '?')}", libraries, f"split of the first: {rule}" if rule else ""]
     warnings = [str(warning) for run in setting.runs for warning in run.config.get("warnings", [])]
     return _Record(
         setting=setting,

@@ -20,6 +20,8 @@ class Comparison:
     method, finetuning : str
     speedups : ndarray of float64, shape (n,)
         Seconds of fine-tuning over seconds of training the head.
+    speedups_with_extraction : ndarray of float64
+        The same with the extraction of the head's features counted too, of the pairs where it was measured.
     differences : ndarray of float64
         Accuracy of the head minus that of fine-tuning, of the pairs that were tested.
     """
@@ -27,6 +29,7 @@ class Comparison:
     method: str
     finetuning: str
     speedups: npt.NDArray[np.float64]
+    speedups_with_extraction: npt.NDArray[np.float64]
     differences: npt.NDArray[np.float64]
 
 
@@ -46,6 +49,13 @@ def compare_with_finetuning(settings: Sequence[Setting]) -> list[Comparison]:
             method=method,
             finetuning=finetuning,
             speedups=np.array([other.seconds / run.seconds for run, other in found]),
+            speedups_with_extraction=np.array(
+                [
+                    other.seconds / (run.seconds + extraction)
+                    for run, other in found
+                    if (extraction := run.cost("extract_seconds")) is not None
+                ]
+            ),
             differences=np.array(
                 [
                     run.accuracy - other.accuracy

@@ -42,8 +42,8 @@ class Thumbnails:
         """
         if identity not in self._rows:
             raise InputError(
-                f"{os.fspath(self.data)} has no picture {identity!r}, which a run on {dataset!r} tested; give the "
-                f"pictures that were extracted: --data {dataset}=PATH"
+                f"{os.fspath(self.data)} has no picture {identity!r}, which a run on {dataset!r} tested; "
+                f"give the pictures that were extracted: --data {dataset}=PATH"
             )
 
     def read(self, identity: str) -> tuple[str | None, str | None]:

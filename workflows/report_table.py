@@ -23,25 +23,27 @@ def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], lis
     """Give the columns, with whether they are numbers, and a row of cells a setting."""
     has_energy = any(setting.watt_hours is not None for setting in settings)
     has_extraction = any(setting.cost("extract_seconds") is not None for setting in settings)
-    columns = [("data set", False), ("backbone", False), ("method", False), ("seeds", True)]
-    columns += [("accuracy, %", True), ("balanced, %", True), ("log-loss", True), ("calibration error", True)]
-    columns += [("trained on", True), ("seconds", True)]
+    columns = [("data set", False), ("backbone", False), ("method", False)]
+    columns += [("accuracy, %", True), ("seconds", True)]
     columns += [("extraction, s", True)] if has_extraction else []
     columns += [("energy, Wh", True)] if has_energy else []
+    columns += [
+        ("seeds", True),
+        ("trained on", True),
+        ("balanced, %", True),
+        ("log-loss", True),
+        ("ECE", True),
+    ]
     rows = []
     for setting in settings:
-        cells = [
-            Cell(setting.dataset),
-            Cell(setting.model),
-            Cell(setting.method),
-            _number(len(setting.runs), "d"),
-        ]
-        cells += [_accuracy(setting), _number(_percent(setting.metric("balanced_accuracy")), ".2f")]
-        cells += [_number(setting.metric("log_loss"), ".3f")]
-        cells += [_number(setting.metric("expected_calibration_error"), ".3f")]
-        cells += [_number(setting.runs[0].metrics["n_train"], "d"), _number(setting.seconds)]
+        cells = [Cell(setting.dataset), Cell(setting.model), Cell(setting.method)]
+        cells += [_accuracy(setting), _number(setting.seconds)]
         cells += [_number(setting.cost("extract_seconds"))] if has_extraction else []
         cells += [_number(setting.watt_hours)] if has_energy else []
+        cells += [_number(len(setting.runs), "d"), _number(setting.runs[0].metrics["n_train"], "d")]
+        cells += [_number(_percent(setting.metric("balanced_accuracy")), ".2f")]
+        cells += [_number(setting.metric("log_loss"), ".3f")]
+        cells += [_number(setting.metric("expected_calibration_error"), ".3f")]
         rows.append(cells)
     return columns, rows
 
