@@ -72,7 +72,7 @@ def draw_layers(settings: Sequence[Setting]) -> tuple[list[Panel], int]:
 
 def _layers_panel(heading: str, table: Sequence[Mapping[str, str]], name: str) -> Markup:
     names = [row["arrays"] for row in table if row["path"] == "alone"]
-    with drawing(4.6, 3.6) as (figure, axes):
+    with drawing(3.9, 3.3) as (figure, axes):
         for number, (path, label) in enumerate(_PATHS.items()):
             found = [100 * float(row["accuracy"]) for row in table if row["path"] == path]
             places = range(len(found))

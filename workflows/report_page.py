@@ -58,8 +58,8 @@ class ReportSummary:
 
     def __str__(self) -> str:
         first = (
-            f"{self.runs} runs, {self.settings} settings, {self.datasets} data sets in {self.out} "
-            f"({self.n_bytes / 1e6:.2f} MB)"
+            f"{_count(self.runs, 'run')}, {_count(self.settings, 'setting')}, "
+            f"{_count(self.datasets, 'data set')} in {self.out} ({self.n_bytes / 1e6:.2f} MB)"
         )
         return "\n".join([first, *(f"note: {note}" for note in self.notes)])
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toptune.store import CorruptError, InputError, plain_model_name
+from toptune.train.layer_choices import LAYER_SEARCH
 from toptune.train.run import CONFIG, METRICS, PREDICTIONS
 
 MAX_RUNS = 2_000
-LAYER_SEARCH = "layer_search.csv"
 _FORMAT = "toptune-run"
 _UNREADABLE = "{} cannot be read ({}); train again, or leave the run out"
 _PREDICTED = ("id", "label", "predicted", "confidence")

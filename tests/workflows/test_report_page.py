@@ -276,7 +276,7 @@ def test_command_line_says_what_is_wrong(run_cli: Cli, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     code, out, _ = run_cli("report", run, "-o", tmp_path / "page.html", "--title", "Cats")
     assert code == 0
-    assert "1 runs, 1 settings, 1 data sets" in out
+    assert "1 run, 1 setting, 1 data set in" in out
     code, _, err = run_cli("report", run, "-o", tmp_path / "page.html")
     assert (code, "--overwrite" in err) == (2, True)
     code, _, err = run_cli("report", run, "-o", tmp_path / "new.html", "--data", "pets")
