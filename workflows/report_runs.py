@@ -22,6 +22,8 @@ from toptune.train.run import CONFIG, METRICS, PREDICTIONS
 MAX_RUNS = 2_000
 _FORMAT = "toptune-run"
 _UNREADABLE = "{} cannot be read ({}); train again, or leave the run out"
+# Of probabilities that add up to one.
+_ROUNDING = 1e-6
 _PREDICTED = ("id", "label", "predicted", "confidence")
 
 
@@ -124,16 +126,18 @@ class ReportedRun:
             return None
         try:
             table = pq.read_table(path, columns=list(_PREDICTED), use_threads=False)
-            return Predictions(
+            found = Predictions(
                 ids=np.array(table["id"].to_pylist(), dtype=object),
                 labels=np.array(table["label"].to_pylist(), dtype=object),
                 predicted=np.array(table["predicted"].to_pylist(), dtype=object),
                 confidence=table["confidence"].to_numpy().astype(np.float64),
             )
+            is_sure = (found.confidence >= 0) & (found.confidence <= 1 + _ROUNDING)
+            if len(found.ids) != self.metrics["n_test"] or not is_sure.all():
+                raise ValueError("its rows are not those of metrics.json, or a confidence is none")
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise CorruptError(
-                f"{path} cannot be read ({error}); train again, or leave the run out"
-            ) from error
+            raise CorruptError(_UNREADABLE.format(path, error)) from error
+        return found
 
     def layer_search(self) -> list[dict[str, str]]:
         """Read the table of layers that a search compared; empty where none was made."""
@@ -147,9 +151,7 @@ class ReportedRun:
                 if not math.isfinite(float(row["accuracy"])) or None in (row["path"], row["arrays"]):
                     raise ValueError(f"a line {row}")
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise CorruptError(
-                f"{path} cannot be read ({error}); train again, or leave the run out"
-            ) from error
+            raise CorruptError(_UNREADABLE.format(path, error)) from error
         return rows
 
 

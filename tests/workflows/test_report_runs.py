@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,10 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
     (folder / "layer_search.csv").write_text("path,arrays,accuracy\nalone,stem,high\n")
     with pytest.raises(CorruptError, match=r"layer_search.csv cannot be read"):
         run.layer_search()
+    other = make_run(tmp_path / "other", n_test=19)
+    shutil.copy(other / "predictions.parquet", folder)
+    with pytest.raises(CorruptError, match=r"its rows are not those of metrics.json"):
+        run.predictions()
     (folder / "predictions.parquet").write_bytes(b"PAR1")
     with pytest.raises(CorruptError, match=r"predictions.parquet cannot be read"):
         run.predictions()
