@@ -106,6 +106,17 @@ def parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -
     return names
 
 
+def parse_places(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, str]:  # noqa: ARG001
+    """Parse places of data sets, ``NAME=PATH`` each."""
+    places = {}
+    for each in value:
+        name, sign, place = each.partition("=")
+        if not (name and sign and place):
+            raise click.BadParameter(f"{each!r} is not DATASET=PATH, such as pets=photos/pets")
+        places[name] = place
+    return places
+
+
 def parse_folds(ctx: click.Context, param: click.Parameter, value: str) -> int | str | None:  # noqa: ARG001
     """Parse a number of folds from 2, ``leave-one-group-out`` or ``none``."""
     if value == "none":
@@ -712,6 +723,28 @@ def predict(
         columns = classifier.classes if probabilities else []
         write_predictions(predictions, sys.stdout, form=form, columns=columns)
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
+
+
+@toptune.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option("--out", "-o", required=True, type=click.Path(), help="The page's file, such as report.html.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="DATASET=PATH",
+    callback=parse_places,
+    help="Where a data set's pictures are, for thumbnails of mistakes; may be given several times.",
+)
+@click.option("--title", default="toptune report", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Take the place of a file that is there.")
+@JSON
+def report(runs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write one self-contained HTML page about RUNS: RUN folders, and folders with some below."""
+    from toptune.workflows import work_progress, write_report
+
+    with work_progress("reporting") as progress:
+        summary = write_report(runs, progress=progress, **options)
+    show(as_json, summary.to_dict(), str(summary))
 
 
 @toptune.command()

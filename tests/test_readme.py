@@ -10,7 +10,7 @@ import pytest
 from shapes import save_shapes
 
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS, FINETUNE = (
+README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -19,6 +19,7 @@ README, STORE, TRAIN, SOURCES, JOBS, FINETUNE = (
         "docs/sources.md",
         "docs/jobs.md",
         "docs/finetune.md",
+        "docs/report.md",
     )
 )
 
@@ -29,8 +30,16 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 14), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6)],
-    ids=["README", "docs/store", "docs/train", "docs/sources", "docs/jobs", "docs/finetune"],
+    [(README, 15), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5)],
+    ids=[
+        "README",
+        "docs/store",
+        "docs/train",
+        "docs/sources",
+        "docs/jobs",
+        "docs/finetune",
+        "docs/report",
+    ],  # fmt: skip
 )
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")

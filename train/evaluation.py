@@ -82,7 +82,7 @@ def evaluate_run(
     usable = rows[~np.isin(rows, np.array(list(failed), dtype=np.int64))]
     if len(usable) == 0:
         raise InputError(f"data set {name!r} has no labelled row to score in split {split!r}")
-    metrics = score(opened_run, cache, usable, read_labels(opened_run.folder) if is_own else None)
+    metrics = score(opened_run, cache, usable, read_labels(opened_run.folder) if is_own else None).metrics
     metrics |= {
         "n_train": len(opened_run.train_rows),
         "n_test": len(usable),

@@ -23,8 +23,9 @@ from toptune.train.heads import Head, load_head
 from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
 
 VERSION = 2
-CONFIG, METRICS, SELECTION, ROWS, PICTURE = (
-    "run.json", "metrics.json", "selection.csv", "rows.parquet", "confusion_matrix.png",
+CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, PICTURE = (
+    "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
+    "confusion_matrix.png",
 )  # fmt: skip
 
 

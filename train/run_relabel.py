@@ -153,13 +153,14 @@ def relabel_run(
         train_rows=old.train_rows, test_rows=test,
     )  # fmt: skip
     notify("test")
-    metrics = score(new, cache, test, by_row)
+    scored = score(new, cache, test, by_row)
     seconds["total"] = time.perf_counter() - start
-    metrics |= {"n_train": len(codes), "n_test": len(test), "n_skipped": 0, "seconds": seconds}
+    metrics = scored.metrics | {"n_train": len(codes), "n_test": len(test), "n_skipped": 0,
+                                "seconds": seconds}  # fmt: skip
     new = replace(new, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:
-        write_run(new, folder, manifest)
+        write_run(new, folder, manifest, scored)
     return new
 
 

@@ -166,15 +166,15 @@ def update_run(
     )  # fmt: skip
     notify("test")
     clock = time.perf_counter()
-    metrics = score(new, after, test)
+    scored = score(new, after, test)
     seconds["test"] = time.perf_counter() - clock
     seconds["total"] = time.perf_counter() - start
-    metrics |= {"n_train": len(difference.train), "n_test": len(test), "n_skipped": n_skipped,
-                "seconds": seconds}  # fmt: skip
+    metrics = scored.metrics | {"n_train": len(difference.train), "n_test": len(test), "n_skipped": n_skipped,
+                                "seconds": seconds}  # fmt: skip
     new = replace(new, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:
-        write_run(new, folder, after.manifest, forgotten=sorted({*earlier, *forget}))
+        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *forget}))
     return new
 
 

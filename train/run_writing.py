@@ -18,18 +18,23 @@ from safetensors import SafetensorError
 
 from toptune.store import InputError, Manifest, StoreError, ToptuneError
 from toptune.train.confusion_picture import save_confusion_picture
-from toptune.train.run import CONFIG, METRICS, PICTURE, ROWS, SELECTION, Run
+from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, Run
+from toptune.train.scoring import Scored
 
 
 def write_run(
     run: Run,
     folder: Path,
     manifest: Manifest,
+    scored: Scored,
     *,
     keep_sums: bool = True,
     forgotten: Sequence[str] = (),
 ) -> None:
-    """Write everything of a run but its folder; `forgotten` ids may never come back by an update."""
+    """Write everything of a run but its folder; `forgotten` ids may never come back by an update.
+
+    `scored` is what the run said of its test rows.
+    """
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
     write_json(folder / CONFIG, run.config)
@@ -37,6 +42,10 @@ def write_run(
     write_rows(
         folder / ROWS, train=run.train_rows, test=run.test_rows, ids=manifest.ids, labels=manifest.labels,
         forgotten=forgotten,
+    )  # fmt: skip
+    write_predictions(
+        folder / PREDICTIONS, rows=scored.rows, ids=[manifest.ids[row] for row in scored.rows.tolist()],
+        labels=scored.labels, predicted=scored.predicted, confidence=scored.confidence,
     )  # fmt: skip
     table = run.trials or run.head.table or [{**run.config["selected"], "is_chosen": True}]
     with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
@@ -73,6 +82,26 @@ def write_rows(
         }
     )
     pq.write_table(table, path)
+
+
+def write_predictions(
+    path: Path,
+    *,
+    rows: npt.NDArray[np.int64],
+    ids: Sequence[str],
+    labels: Sequence[str],
+    predicted: Sequence[str],
+    confidence: npt.NDArray[np.float64],
+) -> None:
+    """Write what was said of test pictures: ``row``, ``id``, ``label``, ``predicted``, ``confidence``."""
+    columns = {
+        "row": pa.array(rows, pa.int64()),
+        "id": pa.array(ids, pa.string()),
+        "label": pa.array(labels, pa.string()),
+        "predicted": pa.array(predicted, pa.string()),
+        "confidence": pa.array(confidence, pa.float64()),
+    }
+    pq.write_table(pa.table(columns), path)
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,7 @@
-"""Metrics of a run on rows whose labels are known."""
+"""Predictions and metrics of a run on rows whose labels are known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,33 @@ from toptune.train.metrics import compute_metrics
 from toptune.train.run import Run
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a run said of rows whose labels are known.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Of the manifest.
+    labels, predicted : sequence of str, length n
+        True and predicted classes.
+    confidence : ndarray of float64, shape (n,)
+        Probability of the predicted class.
+    metrics : dict
+        Of `compute_metrics`.
+    """
+
+    rows: npt.NDArray[np.int64]
+    labels: Sequence[str]
+    predicted: Sequence[str]
+    confidence: npt.NDArray[np.float64]
+    metrics: dict[str, Any]
+
+
 def score(
     run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
-) -> dict[str, Any]:
-    """Metrics of a run on labelled rows of a cache; `labels` by row, by default those of the manifest.
+) -> Scored:
+    """Score a run on labelled rows of a cache; `labels` by row, by default those of the manifest.
 
     Raises
     ------
@@ -29,8 +53,15 @@ def score(
             f"{len(strange)} classes of the rows to test are none that the run knows, for instance "
             f"{strange[0]!r}; train with rows of them or leave them out of the test split"
         )
-    if not truth:
-        return compute_metrics([], [], np.zeros((0, len(run.classes))), run.classes)
     names = [array.name for array in run.arrays]
-    predicted, probabilities = run.predict_blocks(cache.blocks(names, rows))
-    return compute_metrics(truth, [str(each) for each in predicted], probabilities, run.classes)
+    predicted, probabilities = (
+        run.predict_blocks(cache.blocks(names, rows)) if truth else ((), np.zeros((0, len(run.classes))))
+    )
+    guesses = [str(each) for each in predicted]
+    return Scored(
+        rows=rows,
+        labels=truth,
+        predicted=guesses,
+        confidence=probabilities.max(axis=1),
+        metrics=compute_metrics(truth, guesses, probabilities, run.classes),
+    )

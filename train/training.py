@@ -270,15 +270,15 @@ def train(
 
     notify("test")
     clock = time.perf_counter()
-    metrics = score(run, cache, split.test)
+    scored = score(run, cache, split.test)
     seconds["test"] = time.perf_counter() - clock
     seconds["total"] = time.perf_counter() - start
-    metrics |= {"n_train": len(split.train), "n_test": len(split.test), "n_skipped": n_skipped,
-                "seconds": seconds}  # fmt: skip
+    metrics = scored.metrics | {"n_train": len(split.train), "n_test": len(split.test),
+                                "n_skipped": n_skipped, "seconds": seconds}  # fmt: skip
     run = replace(run, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:
-        write_run(run, folder, manifest, keep_sums=keep_sums)
+        write_run(run, folder, manifest, scored, keep_sums=keep_sums)
         if search is not None:
             search.write_csv(folder / LAYER_SEARCH)
     return run

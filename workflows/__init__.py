@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toptune.workflows.finetuning import finetune
     from toptune.workflows.machine import examine_machine
     from toptune.workflows.progress import extraction_progress, work_progress
+    from toptune.workflows.report_page import ReportSummary, write_report
     from toptune.workflows.slurm_jobs import SlurmJobs, write_slurm_jobs
     from toptune.workflows.slurm_plan import SlurmPlan, size_jobs
     from toptune.workflows.slurm_submission import check_sbatch, submit_slurm_jobs
@@ -32,6 +33,7 @@ _WHERE = {
     "FineTunePlan": "finetune_plan",
     "FineTunedRun": "finetune_run",
     "Prediction": "classifier",
+    "ReportSummary": "report_page",
     "SlurmJobs": "slurm_jobs",
     "SlurmPlan": "slurm_plan",
     "check_sbatch": "slurm_submission",
@@ -53,6 +55,7 @@ _WHERE = {
     "submit_slurm_jobs": "slurm_submission",
     "work_progress": "progress",
     "write_predictions": "classifier",
+    "write_report": "report_page",
     "write_slurm_jobs": "slurm_jobs",
 }
 
@@ -63,6 +66,7 @@ __all__ = [
     "FineTunePlan",
     "FineTunedRun",
     "Prediction",
+    "ReportSummary",
     "SlurmJobs",
     "SlurmPlan",
     "check_sbatch",
@@ -84,6 +88,7 @@ __all__ = [
     "submit_slurm_jobs",
     "work_progress",
     "write_predictions",
+    "write_report",
     "write_slurm_jobs",
 ]
 

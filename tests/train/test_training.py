@@ -16,8 +16,8 @@ from toptune.train import HEADS, Run, evaluate_run, train
 Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3}
 FILES = {
-    "confusion_matrix.png", "head.json", "metrics.json", "rows.parquet", "run.json", "selection.csv",
-    "preprocessing.safetensors",
+    "confusion_matrix.png", "head.json", "metrics.json", "predictions.parquet", "rows.parquet", "run.json",
+    "selection.csv", "preprocessing.safetensors",
 }  # fmt: skip
 
 
@@ -53,6 +53,11 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     truth = np.array(cache.manifest.labels)[loaded.test_rows]
     assert (labels == truth).mean() == pytest.approx(metrics["accuracy"])
     assert probabilities.shape == (18, 3)
+    told = pq.read_table(run.folder / "predictions.parquet").to_pydict()
+    assert told["row"] == loaded.test_rows.tolist()
+    assert told["id"] == [cache.manifest.ids[row] for row in told["row"]]
+    assert (told["label"], told["predicted"]) == (truth.tolist(), labels.tolist())
+    np.testing.assert_allclose(told["confidence"], probabilities.max(axis=1), rtol=1e-9)
     again = evaluate_run(run.folder)
     assert {key: again[key] for key in ("accuracy", "log_loss", "confusion_matrix")} == {
         key: metrics[key] for key in ("accuracy", "log_loss", "confusion_matrix")

@@ -1,0 +1,60 @@
+"""Thumbnails of pictures by id, small enough to be a part of a page."""
+
+import base64
+import io
+import os
+
+from PIL import Image
+
+from toptune.extract import decode_image, open_source
+from toptune.store import InputError, UnreadableImageError
+
+_EDGE_PIXELS = 112
+_JPEG_QUALITY = 78
+
+
+class Thumbnails:
+    """Pictures of a data set, wherever they lie.
+
+    Parameters
+    ----------
+    data : path or str
+        See `toptune.extract.open_source`.
+
+    Raises
+    ------
+    InputError
+        If it cannot be opened.
+    """
+
+    def __init__(self, data: str | os.PathLike[str]) -> None:
+        self.data = data
+        self._source = open_source(data)
+        self._rows = {identity: row for row, identity in enumerate(self._source.manifest().ids)}
+
+    def check_known(self, identity: str, dataset: str) -> None:
+        """Refuse a source of other pictures than those of a run, told by one id.
+
+        Raises
+        ------
+        InputError
+            If the id is not there.
+        """
+        if identity not in self._rows:
+            raise InputError(
+                f"{os.fspath(self.data)} has no picture {identity!r}, which a run on {dataset!r} tested; "
+                f"give the pictures that were extracted: --data {dataset}=PATH"
+            )
+
+    def read(self, identity: str) -> tuple[str | None, str | None]:
+        """Give a picture as a data URI of a JPEG of at most 112 pixels, or None and the reason why not."""
+        if identity not in self._rows:
+            return None, "not among the pictures any more"
+        try:
+            picture = decode_image(self._source.read(self._rows[identity]), draft_edge=_EDGE_PIXELS)
+        except UnreadableImageError as error:
+            return None, str(error)
+        picture.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=_JPEG_QUALITY)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", None

@@ -1,0 +1,90 @@
+"""Figures of several runs: means with their intervals, calibration in bins, pairs with fine-tuning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from toptune.train.metrics import CALIBRATION_BINS
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % confidence interval.
+
+    Attributes
+    ----------
+    mean : float
+    low, high : float
+    over : {"seeds", "pictures"}
+        What varies: repetitions, by Student's t; or, of one run, the drawing of its test pictures, by
+        Wilson's interval for a share (1927).
+    """
+
+    mean: float
+    low: float
+    high: float
+    over: Literal["seeds", "pictures"]
+
+
+def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
+    """Mean accuracy of repetitions with its confidence interval, kept within [0, 1].
+
+    Parameters
+    ----------
+    accuracies : sequence of float, length 1 or more
+        One a seed.
+    n_test : int
+        Test pictures of the run, where it is one.
+    """
+    values = np.array(accuracies, dtype=np.float64)
+    mean = float(values.mean())
+    if len(values) == 1:
+        found = stats.binomtest(round(mean * n_test), n_test).proportion_ci(CONFIDENCE, method="wilson")
+        return Estimate(mean, float(found.low), float(found.high), "pictures")
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), "seeds")
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predictions in bins of confidence, of equal width.
+
+    Attributes
+    ----------
+    counts : ndarray of int64, shape (bins,)
+    accuracy, confidence : ndarray of float64, shape (bins,)
+        Means of each bin; NaN in empty ones.
+    """
+
+    counts: npt.NDArray[np.int64]
+    accuracy: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
+
+    @property
+    def expected_error(self) -> float:
+        """The expected calibration error: distance of accuracy and confidence, weighted by pictures."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(gaps * self.counts) / self.counts.sum())
+
+
+def bin_confidences(
+    confidence: npt.NDArray[np.float64],
+    is_right: npt.NDArray[np.bool_],
+    *,
+    n_bins: int = CALIBRATION_BINS,
+) -> Reliability:
+    """Bin predictions, at least one, by confidence, a value on an edge to the bin below (Guo et al. 2017)."""
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    counts = np.bincount(bins, minlength=n_bins)
+    members = np.where(counts > 0, counts, np.nan)
+    return Reliability(
+        counts=counts,
+        accuracy=np.bincount(bins, is_right, minlength=n_bins) / members,
+        confidence=np.bincount(bins, confidence, minlength=n_bins) / members,
+    )
