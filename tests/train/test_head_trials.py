@@ -35,7 +35,8 @@ def rings() -> tuple[npt.NDArray[np.float32], list[str]]:
 
 
 def test_every_head_has_a_place_and_a_price() -> None:
-    assert set(ORDER) == set(HEADS)
+    # Head2Toe is for many layers, with a preprocessing of its own: asked for by name.
+    assert set(ORDER) == set(HEADS) - {"head2toe"}
     small, large = (ProblemSize(n=n, d=500, n_classes=10, n_folds=5) for n in (500, 50_000))
     for name in ORDER:
         assert 0 < estimated_seconds(name, small) < 60
