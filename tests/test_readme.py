@@ -39,7 +39,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         "docs/jobs",
         "docs/finetune",
         "docs/report",
-    ],  # fmt: skip
+    ],
 )
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from toptune.extract import extract
-from toptune.store import FeatureStore, InputError, ToptuneError
+from toptune.store import FeatureStore, InterruptedRunError, ToptuneError
 from toptune.store.dask_cluster import each_finished, open_client
 from toptune.train import train
+from toptune.workflows.finetuning import finetune
 from toptune.workflows.study_cells import Cell, cells_of
 from toptune.workflows.study_file import Study, read_study
 from toptune.workflows.study_results import result_of, summarise, write_results
@@ -220,10 +221,15 @@ def extract_all(study: Study, notify: Callable[[str], None]) -> dict[tuple[str, 
     return names
 
 
-def train_cell(arguments: Mapping[str, Any]) -> str | None:
+def train_cell(kind: str, arguments: Mapping[str, Any]) -> str | None:
     """Train one cell; return why it could not be, or None. Runs in a dask worker too."""
     try:
-        train(**arguments)
+        if kind == "finetune":
+            finetune(**arguments)
+        else:
+            train(**arguments)
+    except InterruptedRunError:
+        raise
     except ToptuneError as error:
         return str(error)
     return None
@@ -236,12 +242,14 @@ RunAll = Callable[[Sequence[Job]], Iterator[tuple[Cell, str | None]]]
 @contextmanager
 def _runner(dask: str | None) -> Iterator[RunAll]:
     if dask is None:
-        yield lambda jobs: ((cell, train_cell(arguments)) for cell, arguments in jobs)
+        yield lambda jobs: ((cell, train_cell(cell.kind, arguments)) for cell, arguments in jobs)
         return
     with open_client(dask) as client:
 
         def run_all(jobs: Sequence[Job]) -> Iterator[tuple[Cell, str | None]]:
-            futures = {client.submit(train_cell, arguments, pure=False): cell for cell, arguments in jobs}
+            futures = {
+                client.submit(train_cell, cell.kind, arguments, pure=False): cell for cell, arguments in jobs
+            }
             for future in each_finished(list(futures)):
                 yield futures[future], future.result()
 
@@ -250,7 +258,12 @@ def _runner(dask: str | None) -> Iterator[RunAll]:
 
 def _arguments(study: Study, cell: Cell, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     if cell.kind == "finetune":
-        raise InputError(f"study {study.path}: finetune is not there yet; leave it out")
+        return {
+            "data": study.datasets[cell.dataset]["data"],
+            "out": str(cell.folder),
+            **study.models[cell.model],
+            **cell.options,
+        }
     return {
         "store": str(study.store),
         "dataset": cell.dataset,

@@ -105,6 +105,8 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: 
         ({"models": {}}, "names no models"),
         ({"datasets": {"shapes": {"data": "photos", "splitt": "x"}}}, "option 'splitt'; it takes data"),
         ({"datasets": {"shapes": "$NOT_SET_ANYWHERE/photos"}}, "variable is not set"),
+        ({"heads": {"ridge": {"penalti": 1.0}}}, "head 'ridge' has an option 'penalti'; it takes .*penalty"),
+        ({"finetune": {"full": {"epoch": 1}}}, "finetune 'full' has an option 'epoch'; it takes .*epochs"),
         ({"seeds": [-1]}, r"seeds is \[-1\]; give whole numbers from 0"),
         ({"train_sizes": ["many"]}, "train_sizes"),
         ({"layers": []}, "layers"),
@@ -136,3 +138,15 @@ def test_dask_workers_give_the_same(tmp_path: Path) -> None:
     ):
         assert (mine["method"], mine["seed"]) == (theirs["method"], theirs["seed"])
         assert mine["log_loss"] == pytest.approx(theirs["log_loss"], rel=1e-6)
+
+
+def test_fine_tuning_stands_beside_the_heads(tmp_path: Path) -> None:
+    tuning = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-3], "crop_scale": 0.5}
+    path = write(tmp_path, heads={"ridge": {}}, layers=["last"], seeds=1, finetune={"full": tuning})
+    report = run_study(path)
+    assert (report.trained, report.failed) == (2, {})
+    head, tuned = pq.read_table(tmp_path / "small" / "results.parquet").to_pylist()
+    assert (head["kind"], tuned["kind"]) == ("train", "finetune")
+    assert (head["n_train"], head["n_test"]) == (tuned["n_train"], tuned["n_test"])
+    assert tuned["seconds"] > 0
+    assert run_study(path).done_before == 2
