@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from toptune.workflows.classifier import Classifier, Prediction, write_predictions
     from toptune.workflows.demonstration import DemoReport, demo
     from toptune.workflows.evaluation import describe_metrics, evaluate
+    from toptune.workflows.exporting import ExportReport, export
     from toptune.workflows.feature_files import export_stored, import_files
     from toptune.workflows.machine import examine_machine
     from toptune.workflows.progress import extraction_progress, work_progress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Classifier": "classifier",
     "DemoReport": "demonstration",
+    "ExportReport": "exporting",
     "Prediction": "classifier",
     "SlurmJobs": "slurm_jobs",
     "SlurmPlan": "slurm_plan",
@@ -32,6 +34,7 @@ _WHERE = {
     "describe_metrics": "evaluation",
     "evaluate": "evaluation",
     "examine_machine": "machine",
+    "export": "exporting",
     "extraction_progress": "progress",
     "export_stored": "feature_files",
     "import_files": "feature_files",
@@ -48,6 +51,7 @@ _WHERE = {
 __all__ = [
     "Classifier",
     "DemoReport",
+    "ExportReport",
     "Prediction",
     "SlurmJobs",
     "SlurmPlan",
@@ -57,6 +61,7 @@ __all__ = [
     "describe_metrics",
     "evaluate",
     "examine_machine",
+    "export",
     "export_stored",
     "extraction_progress",
     "import_files",
