@@ -20,6 +20,11 @@ class KernelScores(nn.Module):
     float64 enough digits are left.
     """
 
+    shift: Tensor
+    centers: Tensor
+    dual: Tensor
+    intercept: Tensor
+
     def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self._kernel = kernel_of(estimator.kernel, estimator.sigma_)
@@ -44,6 +49,9 @@ class KernelScores(nn.Module):
 
 class LinearScores(nn.Module):
     """``x coef^T + intercept``; one row of coefficients, for two classes, gives both their scores."""
+
+    coef: Tensor
+    intercept: Tensor
 
     def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
         super().__init__()

@@ -36,6 +36,9 @@ class PreprocessingModule(nn.Module):
 class _Affine(nn.Module):
     """``(x - mean) * scale``, and where levels are asked for -1, 0 or 1 by them."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, step: Standardise | Ternary, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("mean", _tensor(step.mean, dtype))
@@ -73,6 +76,9 @@ class _Power(nn.Module):
 
 
 class _Projection(nn.Module):
+    mean: Tensor
+    axes: Tensor
+
     def __init__(self, step: PrincipalComponents, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("mean", _tensor(step.mean, dtype))
@@ -84,6 +90,8 @@ class _Projection(nn.Module):
 
 
 class _Selection(nn.Module):
+    columns: Tensor
+
     def __init__(self, step: Select, _dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("columns", _tensor(step.columns, torch.int64))

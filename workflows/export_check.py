@@ -19,8 +19,9 @@ BATCH_SIZE = 5
 N_ALONE = 3
 DEFAULT_CHECK = "digits"
 _NOISE_SEED = 0
-# Below this the probabilities of all the pictures are the same for practical purposes.
+# Below these a difference of logits hardly moves the probabilities of any picture.
 _VARIES = 1e-3
+_DOUBTS = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class ExportCheck:
         Pictures whose label is another than that of `Classifier.predict`.
     spread : float
         Largest standard deviation of a class's probability over the pictures.
+    doubt : float
+        Largest probability left to the classes that are not a picture's label.
     """
 
     data: str
@@ -52,6 +55,7 @@ class ExportCheck:
     difference_from_predict: float
     n_other_labels: int
     spread: float
+    doubt: float
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -60,12 +64,19 @@ class ExportCheck:
     @property
     def warnings(self) -> list[str]:
         """What the figures do not show."""
-        if self.spread < _VARIES:
-            return [
-                f"the head says nearly the same of all {self.n_pictures} pictures of {self.data}, so the "
-                "comparison shows little; give pictures of the run's own kind with --check"
-            ]
-        return []
+        what = (
+            "says nearly the same of"
+            if self.spread < _VARIES
+            else "is all but certain of"
+            if self.doubt < _DOUBTS
+            else None
+        )
+        if what is None:
+            return []
+        return [
+            f"the head {what} all {self.n_pictures} pictures of {self.data}, so the comparison shows little; "
+            "give other pictures with --check"
+        ]
 
 
 def sample_inputs(
@@ -137,6 +148,7 @@ def compare(
         difference_from_predict=_largest(together - predicted),
         n_other_labels=int((together.argmax(axis=1) != predicted.argmax(axis=1)).sum()),
         spread=float(expected.std(axis=0).max()),
+        doubt=float(1 - expected.max(axis=1).min()),
     )
 
 

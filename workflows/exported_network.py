@@ -27,6 +27,9 @@ class ExportedNetwork(nn.Module):
         To compute in after the backbone.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, classifier: Classifier, *, is_normalizing: bool, head_dtype: torch.dtype) -> None:
         super().__init__()
         run, config = classifier.run, classifier.backbone.transform.config

@@ -116,8 +116,8 @@ def _input(facts: Mapping[str, Any], name: str) -> str:
         "```python",
         "from timm.data import create_transform",
         "transform = create_transform(",
-        f"    input_size={tuple(facts['shape'][1:])}, interpolation={facts['interpolation']!r},",
-        f"    crop_pct={facts['crop_pct']}, crop_mode={facts['crop_mode']!r},",
+        f"    input_size={tuple(facts['shape'][1:])}, interpolation={json.dumps(facts['interpolation'])},",
+        f"    crop_pct={facts['crop_pct']}, crop_mode={json.dumps(facts['crop_mode'])},",
         f"    mean={_mean(facts)}, std={_std(facts)},",
         ")",
         "```",
@@ -137,7 +137,7 @@ def _usage(name: str) -> str:
     if name.endswith(".onnx"):
         lines = [
             "import onnxruntime",
-            f"session = onnxruntime.InferenceSession({name!r})",
+            f"session = onnxruntime.InferenceSession({json.dumps(name)})",
             'probabilities, logits = session.run(None, {"pictures": pictures})',
             'classes = session.get_modelmeta().custom_metadata_map["classes"]  # JSON',
         ]
@@ -145,7 +145,7 @@ def _usage(name: str) -> str:
         lines = [
             "import torch",
             'files = {"classes": ""}',
-            f"network = torch.export.load({name!r}, extra_files=files).module()",
+            f"network = torch.export.load({json.dumps(name)}, extra_files=files).module()",
             'probabilities = network(pictures)["probabilities"]  # files["classes"] is JSON',
         ]
     return "\n".join(["```python", *lines, "```"])
@@ -209,9 +209,8 @@ def _check(report: Mapping[str, Any], tolerance: float) -> str:
 
 
 def _limits(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    weakest = sorted(
-        (each["recall"], name) for name, each in metrics["per_class"].items() if each["support"]
-    )[:3]
+    found = {name: each["recall"] for name, each in metrics["per_class"].items() if each["support"]}
+    weakest = sorted((recall, name) for name, recall in found.items() if recall < 1)[:3]
     shown = ", ".join(f"`{name}` {recall:.2f}" for recall, name in weakest)
     return [
         "It names one of the classes above for every picture, also for one that belongs to none.",
