@@ -169,8 +169,8 @@ def test_other_kernels_and_steps_run_in_onnxruntime_too(
     folder: Path, tmp_path: Path, onnxruntime: Any
 ) -> None:
     train(
-        folder / "store", dataset="photos", model=MODEL, kernel="matern52", preprocess="power,whiten:5,ternary",
-        out=tmp_path / "run", cv=3,
+        folder / "store", dataset="photos", model=MODEL, kernel="matern52",
+        preprocess="power,whiten:5,ternary", out=tmp_path / "run", cv=3,
     )  # fmt: skip
     assert export(tmp_path / "run", tmp_path / "run.onnx", check=folder / "photos").check.difference < 1e-4
 
