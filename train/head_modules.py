@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from toptune.store import InputError
 from toptune.train.heads import Head
 from toptune.train.kernels import Linear, kernel_of
+from toptune.train.nearest_neighbors import nearness_of, ready, vote_scores
+from toptune.train.own_heads import OwnHead
+from toptune.train.preprocessing_modules import UnitNormModule
 
 
 class KernelScores(nn.Module):
@@ -48,22 +51,70 @@ class KernelScores(nn.Module):
 
 
 class LinearScores(nn.Module):
-    """``x coef^T + intercept``; one row of coefficients, for two classes, gives both their scores."""
+    """``x coef^T + intercept``."""
 
     coef: Tensor
     intercept: Tensor
 
     def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        coef, intercept = np.asarray(estimator.coef_), np.asarray(estimator.intercept_)
-        if len(coef) == 1:
-            halves = np.array([[-0.5], [0.5]])
-            coef, intercept = halves * coef, (halves * intercept)[:, 0]
-        self.register_buffer("coef", torch.from_numpy(np.array(coef)).to(dtype))
-        self.register_buffer("intercept", torch.from_numpy(np.array(intercept)).to(dtype))
+        self.register_buffer("coef", torch.from_numpy(np.array(estimator.coef_)).to(dtype))
+        self.register_buffer("intercept", torch.from_numpy(np.array(estimator.intercept_)).to(dtype))
 
     def forward(self, rows: Tensor) -> Tensor:
         result: Tensor = rows.to(self.coef.dtype) @ self.coef.T + self.intercept
+        return result
+
+
+class NearestMeanScores(nn.Module):
+    """Cosines with the classes' means, or minus half the squared distances but for each row's own part."""
+
+    means: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._metric = estimator.metric_
+        self.register_buffer("means", torch.from_numpy(np.array(estimator.means_)).to(dtype))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nearness_of(ready(rows.to(self.means.dtype), self._metric), self.means, self._metric)
+
+
+class NeighborScores(nn.Module):
+    """Votes of the nearest training rows, all of which it holds."""
+
+    rows: Tensor
+    codes: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._metric, self._weights = estimator.metric_, estimator.weights_
+        self._n_neighbors, self._n_classes = int(estimator.n_neighbors_), len(estimator.classes_)
+        self.register_buffer("rows", torch.from_numpy(np.array(estimator.rows_)).to(dtype))
+        self.register_buffer("codes", torch.from_numpy(np.array(estimator.codes_)))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        queries = ready(rows.to(self.rows.dtype), self._metric)
+        nearness, at = nearness_of(queries, self.rows, self._metric).topk(self._n_neighbors, dim=1)
+        return vote_scores(nearness, self.codes[at], self._n_classes, self._weights).to(self.rows.dtype)
+
+
+class Head2ToeScores(nn.Module):
+    """The final head on the columns that Head2Toe kept."""
+
+    columns: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self.register_buffer("columns", torch.from_numpy(np.array(estimator.columns_)))
+        dims = estimator.divided_dims
+        self.norm = nn.Identity() if dims is None else UnitNormModule(dims)
+        final = estimator.fitted_final()
+        self.final = (KernelScores if hasattr(final, "centers_") else LinearScores)(final, dtype)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        result: Tensor = self.final(self.norm(rows[:, self.columns].to(self._dtype)))
         return result
 
 
@@ -73,6 +124,10 @@ HEAD_MODULES: dict[str, Callable[[Any, torch.dtype], nn.Module]] = {
     "falkon-logistic": KernelScores,
     "ridge": LinearScores,
     "logistic": LinearScores,
+    "lda": LinearScores,
+    "ncm": NearestMeanScores,
+    "knn": NeighborScores,
+    "head2toe": Head2ToeScores,
 }
 
 
@@ -82,9 +137,9 @@ class HeadModule(nn.Module):
     def __init__(self, head: Head, dtype: torch.dtype) -> None:
         super().__init__()
         check_exportable(head.name)
-        estimator = head.estimator  # type: ignore[attr-defined]
-        self.scores = HEAD_MODULES[head.name](estimator, dtype)
-        self._temperature = _temperature(head)
+        assert isinstance(head, OwnHead)
+        self.scores = HEAD_MODULES[head.name](head.estimator, dtype)
+        self._temperature = float(head.estimator.temperature_)
 
     def forward(self, rows: Tensor) -> Tensor:
         logits: Tensor = self.scores(rows) / self._temperature
@@ -104,10 +159,3 @@ def check_exportable(name: str) -> None:
             f"head {name!r} cannot be exported: it has no form as tensor operations here; train one of "
             f"{', '.join(HEAD_MODULES)} on the same features (seconds), or use toptune predict"
         )
-
-
-def _temperature(head: Head) -> float:
-    """Return the temperature of a head; 1 where the scores' own softmax are the probabilities."""
-    own = getattr(head.estimator, "temperature_", None)  # type: ignore[attr-defined]
-    given = own if own is not None else getattr(head, "temperature", None)
-    return 1.0 if given is None else float(given)

@@ -1,6 +1,6 @@
 """Steps of a preprocessing as torch modules, for exported models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,18 @@ class _Affine(nn.Module):
         return (standard > above).to(values.dtype) - (standard < below).to(values.dtype)
 
 
-class _UnitNorm(nn.Module):
-    def __init__(self, step: UnitNorm, _dtype: torch.dtype) -> None:
+class UnitNormModule(nn.Module):
+    """Each layer of each row divided by its Euclidean norm; zeros stay.
+
+    Parameters
+    ----------
+    dims : sequence of int
+        Columns of each layer.
+    """
+
+    def __init__(self, dims: Sequence[int]) -> None:
         super().__init__()
-        self._dims = list(step.layer_dims)
+        self._dims = list(dims)
 
     def forward(self, values: Tensor) -> Tensor:
         parts = []
@@ -104,7 +112,7 @@ class _Selection(nn.Module):
 STEP_MODULES: dict[type, Callable[[Any, torch.dtype], nn.Module]] = {
     Standardise: _Affine,
     Ternary: _Affine,
-    UnitNorm: _UnitNorm,
+    UnitNorm: lambda step, _dtype: UnitNormModule(step.layer_dims),
     Power: _Power,
     PrincipalComponents: _Projection,
     Select: _Selection,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from toptune.extract.feature_module import FeatureModule
+from toptune.store import InputError
 from toptune.train.head_modules import HeadModule
 from toptune.train.preprocessing_modules import PreprocessingModule
 from toptune.workflows.classifier import Classifier
@@ -55,14 +56,26 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
     ----------
     size : sequence of int
         Height and width of the pictures.
+
+    Raises
+    ------
+    InputError
+        If torch cannot follow the network's code, or the code is for one batch size.
     """
     example = torch.zeros(2, 3, *size)
     dynamic = {"pictures": {0: torch.export.Dim("batch", min=1)}}
-    with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
-        needed: Any = program.module()
-        _drop_unused(needed)
-        return torch.export.export(needed, (example,), dynamic_shapes=dynamic)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+            needed: Any = program.module()
+            _drop_unused(needed)
+            return torch.export.export(needed, (example,), dynamic_shapes=dynamic)
+    except Exception as error:  # whatever the backbone's code makes torch's tracer raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the network cannot be traced with a free batch size: {reason}; take other layers or another "
+            "backbone, or use toptune predict"
+        ) from error
 
 
 def _drop_unused(module: Any) -> None:

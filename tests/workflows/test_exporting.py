@@ -19,6 +19,7 @@ from toptune.extract import extract, load_backbone
 from toptune.store import InputError, NumericalError
 from toptune.train import train
 from toptune.workflows import Classifier, export
+from toptune.workflows.exported_network import trace
 
 Values = npt.NDArray[np.float32]
 
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number % 3 == 0:
             file.rename(folder / "photos" / "square" / f"wrong-{number}.png")
     extract(folder / "photos", model=MODEL, store=folder / "store", layers="all", precision="fp32")
-    options = {"dataset": "photos", "model": MODEL, "cv": 3}
+    options: dict[str, Any] = {"dataset": "photos", "model": MODEL, "cv": 3}
     train(
         folder / "store", **options, layers="layer1,layer2", preprocess="l2,standardise", out=folder / "run"
     )
@@ -165,14 +166,20 @@ def test_the_program_in_the_card_runs(
     np.testing.assert_allclose(names["probabilities"], predicted, atol=1e-4)
 
 
-def test_other_kernels_and_steps_run_in_onnxruntime_too(
-    folder: Path, tmp_path: Path, onnxruntime: Any
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("falkon", {"kernel": "matern52", "preprocess": "power,whiten:5,ternary"}),
+        ("knn", {"params": {"n_neighbors": 3, "weights": "similarity"}}),
+        ("head2toe", {"params": {"final": "falkon"}}),
+    ],
+)
+def test_other_heads_and_steps_run_in_onnxruntime_too(
+    head: str, options: dict[str, Any], folder: Path, tmp_path: Path, onnxruntime: Any
 ) -> None:
-    train(
-        folder / "store", dataset="photos", model=MODEL, kernel="matern52",
-        preprocess="power,whiten:5,ternary", out=tmp_path / "run", cv=3,
-    )  # fmt: skip
-    assert export(tmp_path / "run", tmp_path / "run.onnx", check=folder / "photos").check.difference < 1e-4
+    run, out = tmp_path / "run", tmp_path / "run.onnx"
+    train(folder / "store", dataset="photos", model=MODEL, layers="all", head=head, out=run, cv=3, **options)
+    assert export(run, out, check=folder / "photos").check.difference < 1e-4
 
 
 def test_features_in_bf16_are_said_to_differ(folder: Path, tmp_path: Path) -> None:
@@ -193,6 +200,15 @@ def test_pictures_that_show_little_are_said_to(folder: Path, tmp_path: Path) -> 
     report = export(folder / "run", tmp_path / "run.pt2", check=grey)
     assert report.check.n_pictures == 3
     assert "shows little; give other pictures with --check" in report.warnings[0]
+
+
+def test_a_network_for_one_batch_size_is_refused() -> None:
+    class Pairs(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return pictures.reshape(2, -1)[:, : int(pictures.shape[0])]
+
+    with pytest.raises(InputError, match=r"cannot be traced with a free batch size: .*toptune predict"):
+        trace(Pairs(), (8, 8))
 
 
 def test_what_differs_by_more_than_is_accepted_is_not_written(folder: Path, tmp_path: Path) -> None:
