@@ -725,6 +725,34 @@ def predict(
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
 
 
+@toptune.command("export")
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@click.option("--out", "-o", required=True, type=click.Path(), help="FILE.onnx or FILE.pt2, made new.")
+@click.option(
+    "--check", metavar="DATA", help="Pictures to compare with predict on; by default built-in digits."
+)
+@click.option("--normalize", is_flag=True, help="Take RGB values from 0 to 1 and normalise inside the file.")
+@click.option(
+    "--head-dtype",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="Type after the backbone; float32 for devices without float64.",
+)
+@click.option(
+    "--tolerance", type=float, default=1e-4, show_default=True, help="Largest difference of a probability."
+)
+@click.option("--model", help="Where the backbone is now, if it has moved (local-dir:FOLDER).")
+@click.option("--weights", type=click.Path(), help="Where the checkpoint is now, if it has moved.")
+@JSON
+def export_run(run: str, out: str, as_json: bool, **options: Any) -> None:
+    """Write a RUN and its backbone as one ONNX or .pt2 file, compared with predict, and a model card."""
+    from toptune.workflows import export
+
+    report = export(run, out, **options)
+    show(as_json, report.to_dict(), str(report))
+
+
 @toptune.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--out", "-o", required=True, type=click.Path(), help="The page's file, such as report.html.")

@@ -83,7 +83,8 @@ def _to_target(body: torch.Tensor, target: int) -> torch.Tensor:
 
 
 def _steps(body: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    if body.device.type != "cpu":
+    # A graph for all batch sizes cannot depend on the size of this one.
+    if body.device.type != "cpu" or torch.compiler.is_exporting():
         return (body,)
     return torch.split(body, max(1, STEP_BYTES // (4 * body[0].numel())))
 

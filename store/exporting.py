@@ -82,7 +82,7 @@ def export_features(
         failed_rows=_failed(cache, [spec.name for spec in specs], rows),
         progress=progress or (lambda _done, _rows: None),
     )
-    with _new(target) as temporary:
+    with new_target(target) as temporary:
         WRITERS[format](export, temporary)
     return {
         "out": str(target),
@@ -110,7 +110,7 @@ def _failed(cache: StoredFeatures, names: Sequence[str], rows: npt.NDArray[np.in
 
 
 @contextlib.contextmanager
-def _new(target: Path) -> Iterator[Path]:
+def new_target(target: Path) -> Iterator[Path]:
     """Give a temporary sibling, which takes its name on success and vanishes otherwise."""
     temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:

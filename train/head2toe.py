@@ -270,11 +270,13 @@ class Head2ToeClassifier(ScoredClassifier):
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
-        is_divided = self.unit_norm and self.final != "ridge"
-        kept = SelectedBlocks(
-            predict_inputs(self, X), self.columns_, self.kept_dims_.tolist() if is_divided else None
-        )
-        return self._fitted_final().scores(kept)
+        kept = SelectedBlocks(predict_inputs(self, X), self.columns_, self.divided_dims)
+        return self.fitted_final().scores(kept)
+
+    @property
+    def divided_dims(self) -> list[int] | None:
+        """Columns kept of each layer, where the final head takes each divided by its length."""
+        return self.kept_dims_.tolist() if self.unit_norm and self.final != "ridge" else None
 
     def on_kept(self) -> "Head2ToeClassifier":
         """Give the same fitted classifier for rows that have only the columns kept."""
@@ -283,7 +285,7 @@ class Head2ToeClassifier(ScoredClassifier):
         narrow.n_features_in_ = len(self.columns_)
         return narrow
 
-    def _fitted_final(self) -> ScoredClassifier:
+    def fitted_final(self) -> ScoredClassifier:
         """Give the final head, as an estimator on the columns kept."""
         final: Any
         if self.final == "falkon":

@@ -111,7 +111,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         kept = torch.empty((n, d), dtype=dtype, device=device)
         for where, values in rows.blocks.iterate():
             check_finite(values, start=where.start)
-            kept[where] = _ready(to_tensor(values, dtype=dtype, device=device), metric)
+            kept[where] = ready(to_tensor(values, dtype=dtype, device=device), metric)
         with full_precision():
             left = score_left_out(
                 _left_out(kept, rows, settings, metric), codes=rows.codes, weights=rows.weights,
@@ -149,17 +149,19 @@ class NearestNeighborClassifier(ScoredClassifier):
         with full_precision():
             for where, values in blocks.iterate(_block_rows(kept, len(self.classes_))):
                 check_finite(values, start=where.start)
-                queries = _ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
-                nearness, at = _nearness(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
-                result[where] = _votes(nearness, codes[at], len(self.classes_), self.weights_)
+                queries = ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
+                nearness, at = nearness_of(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
+                scores = vote_scores(nearness, codes[at], len(self.classes_), self.weights_)
+                result[where] = scores.cpu().numpy()
         return result
 
 
-def _ready(values: Tensor, metric: str) -> Tensor:
+def ready(values: Tensor, metric: str) -> Tensor:
+    """Rows (b, d) as they are compared: of length 1 for the cosine."""
     return torch.nn.functional.normalize(values, dim=1) if metric == "cosine" else values
 
 
-def _nearness(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
+def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
     """Cosines (b, n), or minus half the squared distance but for each query's own part."""
     if metric == "cosine":
         return queries @ kept.T
@@ -175,19 +177,19 @@ def _left_out(
     step = _block_rows(kept, rows.n_classes)
     for start in range(0, rows.n, step):
         where = slice(start, min(start + step, rows.n))
-        nearness = _nearness(kept[where], kept, metric)
+        nearness = nearness_of(kept[where], kept, metric)
         nearness.masked_fill_(folds[where, None] == folds, -torch.inf)
         nearest, at = nearness.topk(most, dim=1)
         of_class = codes[at]
         votes = (
-            _votes(nearest[:, :k], of_class[:, :k], rows.n_classes, setting["weights"])
+            vote_scores(nearest[:, :k], of_class[:, :k], rows.n_classes, setting["weights"]).cpu().numpy()
             for setting in settings
             for k in [setting["n_neighbors"]]
         )
         yield where, votes
 
 
-def _votes(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Matrix:
+def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
     """Scores (b, n_classes) from nearness and class of each row's neighbours (b, k), nearest first."""
     is_there = torch.isfinite(nearness)
     counts = is_there.sum(dim=1, keepdim=True)
@@ -195,10 +197,9 @@ def _votes(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> M
         shares = torch.softmax(nearness.double() / VOTE_TEMPERATURE, dim=1)
     else:
         shares = is_there.double() / counts
-    votes = shares.new_zeros((len(shares), n_classes)).scatter_add_(1, classes, shares)
+    votes = shares.new_zeros((shares.shape[0], n_classes)).scatter_add_(1, classes, shares)
     smoothed = (votes * counts + 1 / n_classes) / (counts + 1)
-    scores: Matrix = smoothed.log().cpu().numpy()
-    return scores
+    return smoothed.log()
 
 
 def _block_rows(kept: Tensor, n_classes: int) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from toptune.workflows.classifier import Classifier, Prediction, write_predictions
     from toptune.workflows.demonstration import DemoReport, demo
     from toptune.workflows.evaluation import describe_metrics, evaluate
+    from toptune.workflows.exporting import ExportReport, export
     from toptune.workflows.feature_files import export_stored, import_files
     from toptune.workflows.finetune_options import FineTuneOptions
     from toptune.workflows.finetune_plan import FineTunePlan, plan_finetune
@@ -32,6 +33,7 @@ _WHERE = {
     "FineTuneOptions": "finetune_options",
     "FineTunePlan": "finetune_plan",
     "FineTunedRun": "finetune_run",
+    "ExportReport": "exporting",
     "Prediction": "classifier",
     "ReportSummary": "report_page",
     "SlurmJobs": "slurm_jobs",
@@ -42,6 +44,7 @@ _WHERE = {
     "describe_metrics": "evaluation",
     "evaluate": "evaluation",
     "examine_machine": "machine",
+    "export": "exporting",
     "extraction_progress": "progress",
     "export_stored": "feature_files",
     "finetune": "finetuning",
@@ -62,6 +65,7 @@ _WHERE = {
 __all__ = [
     "Classifier",
     "DemoReport",
+    "ExportReport",
     "FineTuneOptions",
     "FineTunePlan",
     "FineTunedRun",
@@ -75,6 +79,7 @@ __all__ = [
     "describe_metrics",
     "evaluate",
     "examine_machine",
+    "export",
     "export_stored",
     "extraction_progress",
     "finetune",

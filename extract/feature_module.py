@@ -1,0 +1,48 @@
+"""A backbone's part that some arrays need, as one torch module."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from toptune.extract.backbone import SAMPLE_SEED, Backbone
+from toptune.extract.forward import ForwardPass, pooled
+
+
+class FeatureModule(nn.Module):
+    """Normalised pictures ``(b, 3, h, w)`` to features ``(b, d)``, by the same pass as `Backbone.forward`.
+
+    ``torch.export`` can trace it with any batch size. Where timm's blocks are all that is asked for, the pass
+    ends with the last of them; what lies behind the last hooked module computes nothing that the result
+    depends on.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        In float32; it is copied.
+    arrays : sequence of (str, str)
+        Names ``<tap>.<pooling>`` and the types, ``float16`` or ``float32``, to which the values are rounded
+        before they are float32 again, as in the store.
+    """
+
+    def __init__(self, backbone: Backbone, arrays: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        wanted = backbone.arrays([name for name, _ in arrays])
+        # The channels-last order of a backbone's weights is for speed here; files hold them in plain order.
+        self.model = copy.deepcopy(backbone.model).to(memory_format=torch.contiguous_format)
+        self._arrays = wanted
+        self._dtypes = [getattr(torch, dtype) for _, dtype in arrays]
+        noise = torch.randn(
+            2, 3, *backbone.transform.size, generator=torch.Generator().manual_seed(SAMPLE_SEED)
+        )
+        with torch.inference_mode():
+            self._forward = ForwardPass(self.model, tuple(sorted({each.tap.name for each in wanted})), noise)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        outputs = pooled(self._forward, pictures, self._arrays)
+        rounded = [
+            outputs[array.name].to(dtype).to(torch.float32)
+            for array, dtype in zip(self._arrays, self._dtypes, strict=True)
+        ]
+        return torch.cat(rounded, dim=1)

@@ -1,0 +1,103 @@
+"""Torch modules of exported models against the numpy steps and the heads that they stand for."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sklearn.datasets import make_classification
+
+from toptune.store import ArrayBlocks, InputError
+from toptune.train import HEADS, Preprocessing, fit_preprocessing, make_head
+from toptune.train.head_modules import HEAD_MODULES, HeadModule, check_exportable
+from toptune.train.kernels import KERNELS
+from toptune.train.preprocessing_files import _TYPES
+from toptune.train.preprocessing_modules import STEP_MODULES, PreprocessingModule
+
+Values = npt.NDArray[Any]
+DIMS = (3, 5, 2)
+SPECS = [
+    "none", "standardise", "l2", "power:0.3", "ternary", "pca:0.9", "whiten:4", "l2,standardise",
+    "standardise,pca:4,power,l2", "l2,whiten:3,ternary",
+]  # fmt: skip
+
+
+@pytest.fixture
+def values() -> Values:
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(200, 10)) @ rng.normal(size=(10, 10))
+    mixed[3] = 0
+    return (mixed * np.logspace(-2, 2, 10)).astype(np.float32)
+
+
+def preprocessed(preprocessing: Preprocessing, values: Values, dtype: torch.dtype) -> Values:
+    result: Values = PreprocessingModule(preprocessing, dtype)(torch.from_numpy(values)).numpy()
+    return result
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_steps_give_what_the_preprocessing_gives(spec: str, values: Values) -> None:
+    fitted = fit_preprocessing(spec, ArrayBlocks(values), DIMS)[0]
+    expected = fitted.apply(values)
+    result = preprocessed(fitted, values, torch.float64)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
+    if "ternary" not in spec:
+        np.testing.assert_allclose(
+            preprocessed(fitted, values, torch.float32), expected, rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("spec", ["l2,standardise", "pca:4"])
+def test_selected_columns_are_those_of_the_restricted_preprocessing(spec: str, values: Values) -> None:
+    fitted = fit_preprocessing(spec, ArrayBlocks(values), DIMS)[0].restricted(np.array([1, 3]))
+    inputs = values[:, : fitted.n_inputs]
+    np.testing.assert_allclose(
+        preprocessed(fitted, inputs, torch.float64), fitted.apply(inputs), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_every_saved_step_has_a_module() -> None:
+    assert set(STEP_MODULES) == set(_TYPES.values())
+
+
+CASES: list[tuple[str, dict[str, Any], int]] = [
+    *(("falkon", {"kernel": kernel, "n_centers": 60}, 3) for kernel in KERNELS),
+    *((name, {}, n_classes) for name in HEAD_MODULES for n_classes in (2, 3)),
+    ("falkon", {"solver": "falkon"}, 2),
+    ("ncm", {"metric": "cosine"}, 3),
+    ("ncm", {"metric": "euclidean"}, 3),
+    ("knn", {"metric": "euclidean", "n_neighbors": 5}, 3),
+    ("knn", {"weights": "uniform", "n_neighbors": 7}, 2),
+    ("head2toe", {"final": "logistic", "fraction": 0.6}, 3),
+    ("head2toe", {"final": "falkon", "fraction": 0.6}, 3),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "n_classes"), CASES)
+def test_softmax_of_logits_are_the_head_s_probabilities(
+    name: str, params: dict[str, Any], n_classes: int
+) -> None:
+    X, y = make_classification(
+        260, 8, n_informative=6, n_redundant=0, n_classes=n_classes, class_sep=0.7, random_state=0
+    )
+    X = X.astype(np.float32)
+    head = make_head(name, params=params, cv=3).fit(X[:200], [f"class {code}" for code in y[:200]])
+    # Rows that were trained on too: of the same place as centres.
+    expected = head.predict_proba(X)
+    assert expected.std() > 0.1, "the comparison would show little"
+    # Nearest neighbours are searched in float32 where training and prediction are.
+    for dtype, tolerance in ((torch.float64, 1e-4 if name == "knn" else 1e-6), (torch.float32, 2e-3)):
+        logits = HeadModule(head, dtype)(torch.from_numpy(X))
+        assert logits.dtype == dtype
+        np.testing.assert_allclose(logits.softmax(dim=1).numpy(), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["svm", "forest", "sklearn:sklearn.ensemble.ExtraTreesClassifier"])
+def test_other_heads_are_refused_with_those_that_can_be_exported(name: str) -> None:
+    assert set(HEAD_MODULES) == set(HEADS) - {"svm", "forest"}
+    with pytest.raises(
+        InputError, match=f"head '{name}' cannot be exported.*falkon, falkon-logistic, ridge, logistic"
+    ):
+        check_exportable(name)

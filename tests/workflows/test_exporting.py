@@ -1,0 +1,262 @@
+"""Exported files against `Classifier.predict`, run as other programs run them."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from shapes import MODEL, save_shapes
+from timm.data import create_transform
+
+from toptune.extract import extract, load_backbone
+from toptune.store import InputError, NumericalError
+from toptune.train import train
+from toptune.workflows import Classifier, export
+from toptune.workflows.exported_network import trace
+
+Values = npt.NDArray[np.float32]
+
+
+@pytest.fixture
+def onnxruntime() -> Any:
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name}, of the extra export, is not installed")
+    return pytest.importorskip("onnxruntime", reason="onnxruntime, of the extra export, is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an inner layer only, on pictures of which every third has a wrong label: never sure."""
+    folder = tmp_path_factory.mktemp("export")
+    save_shapes(folder / "photos", per_class=16)
+    for number, file in enumerate(sorted((folder / "photos" / "disc").iterdir())):
+        if number % 3 == 0:
+            file.rename(folder / "photos" / "square" / f"wrong-{number}.png")
+    extract(folder / "photos", model=MODEL, store=folder / "store", layers="all", precision="fp32")
+    options: dict[str, Any] = {"dataset": "photos", "model": MODEL, "cv": 3}
+    train(
+        folder / "store", **options, layers="layer1,layer2", preprocess="l2,standardise", out=folder / "run"
+    )
+    train(folder / "store", **options, head="svm", out=folder / "svm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(folder: Path) -> list[Path]:
+    return sorted((folder / "photos").rglob("*.png"))[::7][:5]
+
+
+@pytest.fixture(scope="module")
+def predicted(folder: Path, pictures: list[Path]) -> npt.NDArray[np.float64]:
+    classifier = Classifier.load(folder / "run")
+    answers = classifier.predict(pictures)
+    probabilities = np.array([[each.probabilities[name] for name in classifier.classes] for each in answers])
+    assert (probabilities.max(axis=1) < 0.9).any(), "a sure head would hide differences"
+    return probabilities
+
+
+def prepared(pictures: list[Path], *, mean: Any, std: Any) -> Values:
+    """Pictures as timm alone prepares them."""
+    config = load_backbone(MODEL).transform.config
+    transform = create_transform(**{**config, "mean": mean, "std": std})
+    return torch.stack([transform(Image.open(each).convert("RGB")) for each in pictures]).numpy()
+
+
+def normalized(pictures: list[Path]) -> Values:
+    config = load_backbone(MODEL).transform.config
+    return prepared(pictures, mean=config["mean"], std=config["std"])
+
+
+def test_onnx_runs_in_onnxruntime_and_gives_what_predict_gives(
+    folder: Path, pictures: list[Path], predicted: Values, tmp_path: Path, onnxruntime: Any
+) -> None:
+    report = export(folder / "run", tmp_path / "run.onnx", check=folder / "photos")
+    assert report.check.difference < 1e-4
+    assert report.check.batch_sizes == (1, 5)
+    assert report.check.n_other_labels == 0
+    assert not report.warnings
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.onnx", "run.onnx.md"]
+    session = onnxruntime.InferenceSession(tmp_path / "run.onnx", providers=["CPUExecutionProvider"])
+    inputs = normalized(pictures)
+    for batch in (slice(0, 1), slice(0, 5)):
+        probabilities, logits = session.run(None, {"pictures": inputs[batch]})
+        np.testing.assert_allclose(probabilities, predicted[batch], atol=1e-4)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(
+            probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-5
+        )
+    facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert facts["classes"] == ["cross", "disc", "square"]
+    assert facts["input"]["shape"] == ["N", 3, *inputs.shape[2:]]
+    assert facts["backbone"]["layers"] == ["layer1.mean", "layer2.mean"]
+
+
+def test_pt2_runs_in_torch_and_holds_no_layer_behind_the_last_used(
+    folder: Path, pictures: list[Path], predicted: Values, tmp_path: Path
+) -> None:
+    report = export(folder / "run", tmp_path / "run.pt2", check=folder / "photos")
+    assert report.check.difference < 1e-4
+    extra = {"classes": ""}
+    with (tmp_path / "run.pt2").open("rb") as file:
+        program = torch.export.load(file, extra_files=extra)
+    assert json.loads(extra["classes"]) == ["cross", "disc", "square"]
+    names = set(program.state_dict)
+    assert any("layer2" in name for name in names)
+    assert not any("layer3" in name or "layer4" in name for name in names)
+    inputs = torch.from_numpy(normalized(pictures))
+    for batch in (slice(0, 1), slice(0, 5)):
+        outputs = program.module()(inputs[batch])
+        np.testing.assert_allclose(outputs["probabilities"].numpy(), predicted[batch], atol=1e-4)
+
+
+def test_normalising_inside_takes_values_from_0_to_1(
+    folder: Path, pictures: list[Path], predicted: Values, tmp_path: Path
+) -> None:
+    report = export(
+        folder / "run", tmp_path / "run.pt2", check=folder / "photos", normalize=True, head_dtype="float32"
+    )
+    assert report.input["is_normalized_inside"]
+    with (tmp_path / "run.pt2").open("rb") as file:
+        network = torch.export.load(file).module()
+    plain = torch.from_numpy(prepared(pictures, mean=(0, 0, 0), std=(1, 1, 1)))
+    np.testing.assert_allclose(network(plain)["probabilities"].numpy(), predicted, atol=1e-4)
+    card = (tmp_path / "run.pt2.md").read_text()
+    assert "mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)" in card
+
+
+def test_the_card_says_what_it_is_and_how_to_use_it(folder: Path, tmp_path: Path) -> None:
+    report = export(folder / "run", tmp_path / "run.pt2", check=folder / "photos")
+    card = Path(report.card).read_text()
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    for expected in (
+        "`cross`, `disc`, `square`", "photos, version 1", f"accuracy: {metrics['accuracy']:.4f}", MODEL,
+        "apache-2.0", "layer1.mean, layer2.mean", "l2,standardise", "Limits", "training, fit",
+        f"{report.check.difference:.1e}",
+    ):  # fmt: skip
+        assert expected in card, expected
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_the_program_in_the_card_runs(
+    suffix: str,
+    folder: Path,
+    pictures: list[Path],
+    predicted: Values,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    onnxruntime: Any,
+) -> None:
+    out = tmp_path / f"run{suffix}"
+    export(folder / "run", out, check=folder / "photos")
+    prepare, use = re.findall(r"```python\n(.*?)```", (tmp_path / f"run{suffix}.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(prepare, names)
+    names["pictures"] = torch.stack([names["transform"](Image.open(each)) for each in pictures])
+    if suffix == ".onnx":
+        names["pictures"] = names["pictures"].numpy()
+    monkeypatch.chdir(tmp_path)
+    exec(use, names)
+    np.testing.assert_allclose(names["probabilities"], predicted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("falkon", {"kernel": "matern52", "preprocess": "power,whiten:5,ternary"}),
+        ("knn", {"params": {"n_neighbors": 3, "weights": "similarity"}}),
+        ("head2toe", {"params": {"final": "falkon"}}),
+    ],
+)
+def test_other_heads_and_steps_run_in_onnxruntime_too(
+    head: str, options: dict[str, Any], folder: Path, tmp_path: Path, onnxruntime: Any
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "run.onnx"
+    train(folder / "store", dataset="photos", model=MODEL, layers="all", head=head, out=run, cv=3, **options)
+    assert export(run, out, check=folder / "photos").check.difference < 1e-4
+
+
+def test_features_in_bf16_are_said_to_differ(folder: Path, tmp_path: Path) -> None:
+    extract(folder / "photos", model=MODEL, store=tmp_path / "store", precision="bf16")
+    train(tmp_path / "store", dataset="photos", model=MODEL, head="ridge", out=tmp_path / "run", cv=3)
+    report = export(tmp_path / "run", tmp_path / "run.pt2", check=folder / "photos")
+    assert report.check.difference < 1e-4 < report.check.difference_from_predict
+    assert "computed in bf16, the file computes in float32" in report.warnings[0]
+    assert "computed in bf16" in Path(report.card).read_text()
+
+
+def test_pictures_that_show_little_are_said_to(folder: Path, tmp_path: Path) -> None:
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), (128, 128, 128)).save(grey / f"{number}.png")
+    (grey / "broken.png").write_bytes(b"no picture")
+    report = export(folder / "run", tmp_path / "run.pt2", check=grey)
+    assert report.check.n_pictures == 3
+    assert "shows little; give other pictures with --check" in report.warnings[0]
+
+
+def test_a_network_for_one_batch_size_is_refused() -> None:
+    class Pairs(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return pictures.reshape(2, -1)[:, : int(pictures.shape[0])]
+
+    with pytest.raises(InputError, match=r"cannot be traced with a free batch size: .*toptune predict"):
+        trace(Pairs(), (8, 8))
+
+
+def test_what_differs_by_more_than_is_accepted_is_not_written(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NumericalError, match=r"differ from the run's by up to .*Nothing was written"):
+        export(folder / "run", tmp_path / "run.pt2", check=folder / "photos", tolerance=1e-15)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "options", "message"),
+    [
+        ("run", "run.tflite", {}, r"suffix '.tflite'.*\.onnx, \.pt2"),
+        ("run", "there.pt2", {}, "there.pt2 exists; nothing is overwritten"),
+        ("svm", "svm.pt2", {}, "head 'svm' cannot be exported.*falkon, falkon-logistic, ridge"),
+        ("run", "run.pt2", {"head_dtype": "float16"}, "head_dtype is 'float16'"),
+        ("run", "run.pt2", {"tolerance": 0}, "tolerance is 0"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    folder: Path, tmp_path: Path, run: str, out: str, options: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "there.pt2").touch()
+    with pytest.raises(InputError, match=message):
+        export(folder / run, tmp_path / out, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.pt2"]
+
+
+def test_packages_that_are_missing_are_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else found(name)
+    )
+    with pytest.raises(
+        InputError, match=r"needs onnx, onnxscript, onnxruntime.*pip install 'toptune\[export\]'"
+    ):
+        export(folder / "run", tmp_path / "run.onnx")
+
+
+def test_the_command_reports_in_json(
+    folder: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "run.pt2"
+    code, printed, _ = run_cli("export", folder / "run", "--out", out, "--json")
+    assert code == 0
+    report = json.loads(printed)
+    assert report["out"] == str(out)
+    assert report["n_bytes"] == out.stat().st_size
+    assert report["check"]["data"] == "digits"
+    assert run_cli("export", folder / "run", "--out", out)[0] == 2

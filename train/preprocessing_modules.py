@@ -1,0 +1,123 @@
+"""Steps of a preprocessing as torch modules, for exported models."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from toptune.train.preprocessing import Preprocessing
+from toptune.train.preprocessing_steps import Power, Select, Standardise, Ternary, UnitNorm
+from toptune.train.principal_components import PrincipalComponents
+
+
+class PreprocessingModule(nn.Module):
+    """Rows (b, n_inputs) to rows (b, n_outputs) of float32, as `Preprocessing.apply`.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    dtype : torch.dtype
+        To compute in; float64 is what `Preprocessing.apply` does.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self.steps = nn.Sequential(*(STEP_MODULES[type(step)](step, dtype) for step in preprocessing.steps))
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.steps(values.to(self._dtype)).to(torch.float32)
+        return result
+
+
+class _Affine(nn.Module):
+    """``(x - mean) * scale``, and where levels are asked for -1, 0 or 1 by them."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, step: Standardise | Ternary, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("mean", _tensor(step.mean, dtype))
+        self.register_buffer("scale", _tensor(step.scale, dtype))
+        self._levels = (step.BELOW, step.ABOVE) if isinstance(step, Ternary) else None
+
+    def forward(self, values: Tensor) -> Tensor:
+        standard: Tensor = (values - self.mean) * self.scale
+        if self._levels is None:
+            return standard
+        below, above = self._levels
+        return (standard > above).to(values.dtype) - (standard < below).to(values.dtype)
+
+
+class UnitNormModule(nn.Module):
+    """Each layer of each row divided by its Euclidean norm; zeros stay.
+
+    Parameters
+    ----------
+    dims : sequence of int
+        Columns of each layer.
+    """
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self._dims = list(dims)
+
+    def forward(self, values: Tensor) -> Tensor:
+        parts = []
+        for layer in torch.split(values, self._dims, dim=1):
+            norms = layer.square().sum(dim=1, keepdim=True).sqrt()
+            parts.append(layer / torch.where(norms == 0, torch.ones_like(norms), norms))
+        return torch.cat(parts, dim=1)
+
+
+class _Power(nn.Module):
+    def __init__(self, step: Power, _dtype: torch.dtype) -> None:
+        super().__init__()
+        self._exponent = step.exponent
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.sign() * values.abs() ** self._exponent
+
+
+class _Projection(nn.Module):
+    mean: Tensor
+    axes: Tensor
+
+    def __init__(self, step: PrincipalComponents, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("mean", _tensor(step.mean, dtype))
+        self.register_buffer("axes", _tensor(step.axes, dtype))
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = (values - self.mean) @ self.axes
+        return result
+
+
+class _Selection(nn.Module):
+    columns: Tensor
+
+    def __init__(self, step: Select, _dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("columns", _tensor(step.columns, torch.int64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values[:, self.columns]
+
+
+# A new step needs a line here.
+STEP_MODULES: dict[type, Callable[[Any, torch.dtype], nn.Module]] = {
+    Standardise: _Affine,
+    Ternary: _Affine,
+    UnitNorm: lambda step, _dtype: UnitNormModule(step.layer_dims),
+    Power: _Power,
+    PrincipalComponents: _Projection,
+    Select: _Selection,
+}
+
+
+def _tensor(values: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.array(values)).to(dtype)

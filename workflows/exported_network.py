@@ -1,0 +1,90 @@
+"""A run and its backbone as one torch module, traced for any batch size."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toptune.extract.feature_module import FeatureModule
+from toptune.store import InputError
+from toptune.train.head_modules import HeadModule
+from toptune.train.preprocessing_modules import PreprocessingModule
+from toptune.workflows.classifier import Classifier
+
+OUTPUTS = ("probabilities", "logits")
+
+
+class ExportedNetwork(nn.Module):
+    """Pictures ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, float32.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Its backbone in float32.
+    is_normalizing : bool
+        Whether pictures come as RGB values from 0 to 1, and are normalised here.
+    head_dtype : torch.dtype
+        To compute in after the backbone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: Classifier, *, is_normalizing: bool, head_dtype: torch.dtype) -> None:
+        super().__init__()
+        run, config = classifier.run, classifier.backbone.transform.config
+        self._is_normalizing = is_normalizing
+        if is_normalizing:
+            self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1))
+            self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1))
+        self.features = FeatureModule(classifier.backbone, [(each.name, each.dtype) for each in run.arrays])
+        self.preprocessing = PreprocessingModule(run.preprocessing, head_dtype)
+        self.head = HeadModule(run.head, head_dtype)
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        if self._is_normalizing:
+            pictures = (pictures - self.mean) / self.std
+        logits = self.head(self.preprocessing(self.features(pictures)))
+        return {"probabilities": logits.softmax(dim=1).float(), "logits": logits.float()}
+
+
+def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgram:
+    """Trace a network with a free batch size, and drop the weights that the outputs do not depend on.
+
+    Parameters
+    ----------
+    size : sequence of int
+        Height and width of the pictures.
+
+    Raises
+    ------
+    InputError
+        If torch cannot follow the network's code, or the code is for one batch size.
+    """
+    example = torch.zeros(2, 3, *size)
+    dynamic = {"pictures": {0: torch.export.Dim("batch", min=1)}}
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+            needed: Any = program.module()
+            _drop_unused(needed)
+            return torch.export.export(needed, (example,), dynamic_shapes=dynamic)
+    except Exception as error:  # whatever the backbone's code makes torch's tracer raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the network cannot be traced with a free batch size: {reason}; take other layers or another "
+            "backbone, or use toptune predict"
+        ) from error
+
+
+def _drop_unused(module: Any) -> None:
+    """Remove tensors of a traced module that no operation reads: layers behind the last that is used."""
+    module.graph.eliminate_dead_code()
+    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, _ in tensors:
+        if name not in used:
+            parent, _, attribute = name.rpartition(".")
+            delattr(module.get_submodule(parent), attribute)
+    module.recompile()
