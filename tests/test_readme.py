@@ -10,7 +10,7 @@ import pytest
 from shapes import save_shapes
 
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT = (
+README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -20,6 +20,7 @@ README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT = (
         "docs/jobs.md",
         "docs/finetune.md",
         "docs/report.md",
+        "docs/study.md",
     )
 )
 
@@ -30,7 +31,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 15), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5)],
+    [(README, 16), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5), (STUDY, 3)],
     ids=[
         "README",
         "docs/store",
@@ -39,10 +40,14 @@ def blocks(page: str) -> list[tuple[str, str]]:
         "docs/jobs",
         "docs/finetune",
         "docs/report",
+        "docs/study",
     ],
 )
+@pytest.mark.timeout(900)
 def test_every_command_and_program_runs(tmp_path: Path, page: str, least: int) -> None:
     save_shapes(tmp_path / "photos")
+    for name, text in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text)
     ran = 0
     for language, text in blocks(page):
         programs = (

@@ -12,12 +12,14 @@ import yaml
 from shapes import save_shapes
 
 from toptune.store import InputError
-from toptune.train import train
+from toptune.train import make_head, train
+from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.study import plan_study, run_study
 from toptune.workflows.study_cells import cells_of
 from toptune.workflows.study_file import read_study
 
 Run = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[2]
 MODEL = "resnet10t.toptune_glyphs"
 
 
@@ -150,3 +152,18 @@ def test_fine_tuning_stands_beside_the_heads(tmp_path: Path) -> None:
     assert (head["n_train"], head["n_test"]) == (tuned["n_train"], tuned["n_test"])
     assert tuned["seconds"] > 0
     assert run_study(path).done_before == 2
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_ready_made_studies_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ASSETS", str(tmp_path))
+    study = read_study(path)
+    cells = cells_of(study)
+    assert len({cell.folder for cell in cells}) == len(cells) > 10
+    for cell in cells:
+        if cell.kind == "finetune":
+            FineTuneOptions(**cell.options)
+        elif "/" not in cell.options["head"] and ":" not in cell.options["head"]:
+            make_head(cell.options["head"], params=cell.options.get("params"))
