@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class FineTuneTask:
 
     Attributes
     ----------
+    data : str
+        What was given, paths absolute; the source's name if it was a source.
     split : Split
         Training and test rows, those of `toptune.train.train`.
     validation : ndarray of int64
@@ -41,6 +44,7 @@ class FineTuneTask:
         Names and their numbers of training rows.
     """
 
+    data: str
     source: ImageSource
     manifest: Manifest
     model: str
@@ -200,6 +204,7 @@ def make_task(
         model_kwargs=options.model_kwargs,
     )
     return FineTuneTask(
+        data=_place(data, source),
         source=source,
         manifest=manifest,
         model=model,
@@ -210,6 +215,12 @@ def make_task(
         classes=dict(zip(classes, counts, strict=True)),
         options=options,
     )
+
+
+def _place(data: str | os.PathLike[str] | ImageSource, source: ImageSource) -> str:
+    if not isinstance(data, str | os.PathLike):
+        return source.name
+    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data)
 
 
 def draw_validation(

@@ -10,7 +10,12 @@ from toptune.train import train
 from toptune.workflows.report_runs import ReportedRun
 
 # Options whose flag is not their name.
-_FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
+_FLAGS = {
+    "n_centers": "centers",
+    "allow_failed": "skip-failed",
+    "learning_rates": "learning-rate",
+    "cache_memory_bytes": "cache-memory",
+}
 _IMPORTED = "imported"
 
 

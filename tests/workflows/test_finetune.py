@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import torch
 from safetensors.torch import load_file
 from shapes import MODEL, SHAPES, save_shapes
 
+from toptune.cli import toptune
 from toptune.extract import ImageSource, extract, load_backbone, open_source
 from toptune.store import InputError, Manifest, NumericalError
 from toptune.train import Run, train
 from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune
+from toptune.workflows.report_commands import command_of
+from toptune.workflows.report_runs import read_run
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK: dict[str, Any] = {
@@ -110,6 +114,17 @@ def test_what_is_saved_scores_what_was_measured(folder: Path, tmp_path: Path) ->
     assert again["confusion_matrix"] == run.metrics["confusion_matrix"]
 
 
+def test_what_was_said_of_each_test_picture_is_kept(folder: Path) -> None:
+    said = pq.read_table(folder / "run" / "predictions.parquet").to_pylist()
+    answers = Classifier.load(folder / "run").predict([folder / "photos" / each["id"] for each in said])
+    assert [each["predicted"] for each in said] == [each.label for each in answers]
+    assert [each["label"] for each in said] == [each["id"].split("/")[0] for each in said]
+    np.testing.assert_allclose(
+        [each["confidence"] for each in said], [each.confidence or 0 for each in answers], atol=1e-5
+    )
+    assert json.loads((folder / "run" / "run.json").read_text())["data"] == str(folder / "photos")
+
+
 def test_the_best_epoch_is_the_one_that_is_kept(folder: Path) -> None:
     run = FineTunedRun.load(folder / "run")
     rows = epochs_of(folder / "run")
@@ -122,6 +137,14 @@ def test_the_best_epoch_is_the_one_that_is_kept(folder: Path) -> None:
     loss = -np.mean([np.log(each.probabilities[name.split("/")[0]])
                      for name, each in zip(ids, answers, strict=True)])  # fmt: skip
     assert loss == pytest.approx(float(best["validation_loss"]), abs=1e-5)
+
+
+def test_the_report_spells_the_command_that_repeats_it(folder: Path) -> None:
+    words = shlex.split(command_of(read_run(folder / "run")))
+    assert words[:3] == ["toptune", "finetune", str(folder / "photos")]
+    context = toptune.commands["finetune"].make_context("finetune", words[2:])
+    assert context.params["learning_rates"] == [1e-3, 3e-3]
+    assert context.params["cache_memory_bytes"] == 4 * 2**30
 
 
 def test_costs_are_told_by_phase(folder: Path) -> None:
