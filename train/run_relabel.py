@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from toptune.store import FeatureStore, InputError, Manifest, provenance
+from toptune.store.costs import CostMeter
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.fit_report import report_of
 from toptune.train.folds import folds_of_keys, usable_folds
@@ -62,7 +63,7 @@ def relabel_run(
         If a picture of the run has no label, one class only is left, a class has fewer training pictures than
         folds, or the run keeps no sums.
     """
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), CostMeter()
     notify = progress or (lambda _phase: None)
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
@@ -156,7 +157,7 @@ def relabel_run(
     scored = score(new, cache, test, by_row)
     seconds["total"] = time.perf_counter() - start
     metrics = scored.metrics | {"n_train": len(codes), "n_test": len(test), "n_skipped": 0,
-                                "seconds": seconds}  # fmt: skip
+                                "seconds": seconds, "costs": meter.to_dict()}  # fmt: skip
     new = replace(new, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import FeatureStore, InputError, StoredFeatures, provenance
+from toptune.store.costs import CostMeter
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.head_files import json_ready
 from toptune.train.own_heads import OwnHead
@@ -67,7 +68,7 @@ def update_run(
     StoreError
         If the store lacks the features.
     """
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), CostMeter()
     notify = progress or (lambda _phase: None)
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
@@ -170,7 +171,7 @@ def update_run(
     seconds["test"] = time.perf_counter() - clock
     seconds["total"] = time.perf_counter() - start
     metrics = scored.metrics | {"n_train": len(difference.train), "n_test": len(test), "n_skipped": n_skipped,
-                                "seconds": seconds}  # fmt: skip
+                                "seconds": seconds, "costs": meter.to_dict()}  # fmt: skip
     new = replace(new, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:

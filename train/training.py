@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from toptune.store import FeatureStore, Manifest, provenance
+from toptune.store.costs import CostMeter, extraction_costs
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows
@@ -143,7 +144,7 @@ def train(
     StoreError
         If the store lacks what is asked for, or it is incomplete or damaged.
     """
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), CostMeter()
     notify = progress or (lambda _phase: None)
     options = {
         "head": head, "layers": layers, "pooling": pooling, "preprocess": preprocess, "seed": seed,
@@ -198,6 +199,7 @@ def train(
         seconds["layers"] = search.seconds
 
     notify("preprocess")
+    meter.begin("preprocess")
     clock = time.perf_counter()
     dims = tuple(array.dim for array in arrays)
     preprocessing, bad = fit_preprocessing(
@@ -211,6 +213,7 @@ def train(
     seconds["preprocess"] = time.perf_counter() - clock
 
     notify("fit")
+    meter.begin("fit")
     clock = time.perf_counter()
     labels = [str(manifest.labels[row]) for row in split.train]
     blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing, names)
@@ -269,12 +272,14 @@ def train(
     run = restricted_run(run)
 
     notify("test")
+    meter.begin("test")
     clock = time.perf_counter()
     scored = score(run, cache, split.test)
     seconds["test"] = time.perf_counter() - clock
     seconds["total"] = time.perf_counter() - start
     metrics = scored.metrics | {"n_train": len(split.train), "n_test": len(split.test),
-                                "n_skipped": n_skipped, "seconds": seconds}  # fmt: skip
+                                "n_skipped": n_skipped, "seconds": seconds,
+                                "costs": meter.to_dict() | extraction_costs(cache, names)}  # fmt: skip
     run = replace(run, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:

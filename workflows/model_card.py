@@ -189,10 +189,20 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = {f"training, {name}": f"{value:.2f} s" for name, value in metrics["seconds"].items()}
-    return seconds | {
-        name: json.dumps(value) for name, value in metrics.get("costs", {}).items() if name != "phases"
+    facts = {f"training, {name}": f"{value:.2f} s" for name, value in metrics["seconds"].items()}
+    costs = metrics.get("costs")
+    if costs is None:
+        return facts
+    estimate = " (an estimate)" if costs["energy"]["estimate"] else ""
+    facts |= {
+        "training, processors": f"{costs['cpu_seconds']:.2f} s, {costs['energy_joules']:.0f} J{estimate}",
+        "training, peak memory": f"{costs['peak_memory_bytes'] / 1e6:.0f} MB",
     }
+    if "extract_seconds" in costs:
+        facts["extraction of the features, once for all runs on them"] = (
+            f"{costs['extract_seconds']:.2f} s for {costs['extract_pictures']} pictures"
+        )
+    return facts
 
 
 def _check(report: Mapping[str, Any], tolerance: float) -> str:

@@ -1,11 +1,11 @@
 """What the phases of some work cost: seconds by the wall and of the processors, memory, pictures."""
 
 import contextlib
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from toptune.store.costs import peak_memory_bytes
 
 _FIELDS = ("wall_seconds", "cpu_seconds", "images")
 
@@ -58,9 +58,3 @@ class PhaseCosts:
 
     def _costs(self, name: str) -> dict[str, float]:
         return self.phases.setdefault(name, dict.fromkeys(_FIELDS, 0))
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far."""
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -38,7 +38,13 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     assert (metrics["n_train"], metrics["n_test"]) == (72, 18)
     assert metrics.keys() >= {
         "balanced_accuracy", "macro_f1", "log_loss", "per_class", "confusion_matrix", "seconds",
+        "costs",
     }  # fmt: skip
+    costs = metrics["costs"]
+    assert costs["phases"].keys() == {"preprocess", "fit", "test"}
+    assert costs["cpu_seconds"] > 0
+    assert costs["energy_joules"] > 0
+    assert costs["extract_pictures"] == cache.n_rows
     loaded = Run.load(run.folder)
     assert loaded.recipe.digest == cache.digest
     assert loaded.backbone == {"name": "tiny.demo"}
