@@ -21,8 +21,8 @@ from toptune.train import compute_metrics
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.head_files import json_ready
-from toptune.train.run import CONFIG, METRICS, PICTURE, ROWS, SELECTION, VERSION
-from toptune.train.run_writing import new_run_folder, write_json, write_rows
+from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
+from toptune.train.run_writing import new_run_folder, write_json, write_predictions, write_rows
 from toptune.workflows.finetune_task import FineTuneTask
 from toptune.workflows.phase_costs import PhaseCosts
 from toptune.workflows.rate_search import Epoch, search_warnings
@@ -167,12 +167,9 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     train = np.union1d(outcome.fitted, outcome.validation)
     classes = list(task.classes)
     probabilities = softmax(outcome.logits.astype(np.float64), axis=1)
-    metrics = compute_metrics(
-        [str(task.manifest.labels[row]) for row in outcome.test],
-        [classes[index] for index in probabilities.argmax(axis=1)],
-        probabilities,
-        classes,
-    )
+    truth = [str(task.manifest.labels[row]) for row in outcome.test]
+    predicted = [classes[index] for index in probabilities.argmax(axis=1)]
+    metrics = compute_metrics(truth, predicted, probabilities, classes)
     spent = costs.to_dict()
     seconds = {name: values["wall_seconds"] for name, values in spent["phases"].items()}
     metrics |= {
@@ -196,6 +193,10 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
         write_rows(
             temporary / ROWS, train=train, test=outcome.test,
             ids=task.manifest.ids, labels=task.manifest.labels,
+        )  # fmt: skip
+        write_predictions(
+            temporary / PREDICTIONS, rows=outcome.test, ids=[task.manifest.ids[row] for row in outcome.test],
+            labels=truth, predicted=predicted, confidence=probabilities.max(axis=1),
         )  # fmt: skip
         _write_epochs(temporary / SELECTION, outcome)
         title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test pictures"
