@@ -24,7 +24,7 @@ demo: $(READY) ## install, then extract, train and report on pictures that need 
 	$(BIN)/toptune demo
 
 test: $(READY) ## the test suite, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

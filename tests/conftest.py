@@ -14,6 +14,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Files that take minutes: they are begun first, so that none of them is left over for one worker at the end.
+LONG = ("test_readme.py", "test_finetune.py", "test_check_estimator.py", "test_slurm.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Thirty-six pictures of three shapes."""

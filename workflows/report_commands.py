@@ -4,18 +4,17 @@ import inspect
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from toptune.train import train
+from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.report_runs import ReportedRun
 
 # Options whose flag is not their name.
-_FLAGS = {
-    "n_centers": "centers",
-    "allow_failed": "skip-failed",
-    "learning_rates": "learning-rate",
-    "cache_memory_bytes": "cache-memory",
-}
+_FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
+# What the command line takes in other units, and what changes no result.
+_NOT_SPELT = ("cache_memory_bytes",)
 _IMPORTED = "imported"
 
 
@@ -35,7 +34,7 @@ def command_of(run: ReportedRun) -> str:
     about = ["--dataset", run.dataset, "--model", str(config["model"])]
     if run.is_finetuned:
         words = ["toptune", "finetune", str(config.get("data", "DATA")), *about[2:]]
-        return shlex.join([*words, *_flags(run.options, {}), *out])
+        return shlex.join([*words, *_flags(run.options, _FINETUNE_DEFAULTS), *out])
     if (version := config.get("dataset_version", 1)) != 1:
         about += ["--dataset-version", str(version)]
     return shlex.join([*store, *about, *_flags(run.options, _DEFAULTS), *out])
@@ -65,8 +64,12 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
 def _flags(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     """Spell options as the command line takes them, but for those of their default value."""
     for name, value in options.items():
-        default = defaults.get(name)
-        if value == default or value in ({}, []) or (value is None and name != "cv"):
+        if (
+            value == defaults.get(name)
+            or name in _NOT_SPELT
+            or value in ({}, [])
+            or (value is None and name != "cv")
+        ):
             continue
         flag = f"--{_FLAGS.get(name, name).replace('_', '-')}"
         if value is True:
@@ -83,4 +86,5 @@ def _spelt(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+_FINETUNE_DEFAULTS = {each.name: each.default for each in fields(FineTuneOptions)}
 _DEFAULTS = {name: each.default for name, each in inspect.signature(train).parameters.items()}

@@ -4,8 +4,9 @@ import csv
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ class ReportedRun:
     def dataset(self) -> str:
         """Name of the data set."""
         return str(self.config["dataset"])
+
+    @property
+    def pictures_digest(self) -> str | None:
+        """Which pictures the data set has, by their ids and sizes."""
+        digest = self.config.get("manifest", {}).get("pictures_digest")
+        return None if digest is None else str(digest)
 
     @cached_property
     def model(self) -> str:
@@ -181,7 +188,21 @@ def read_runs(
     for number, folder in enumerate(folders, start=1):
         runs.append(read_run(folder))
         progress(number, len(folders))
-    return runs
+    return _with_common_names(runs)
+
+
+def _with_common_names(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """Call the data set of a fine-tuning, which read the pictures themselves, as the store calls it."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        if not run.is_finetuned and (digest := run.pictures_digest):
+            names[digest].append(run.dataset)
+    renamed = []
+    for run in runs:
+        stored = names.get(run.pictures_digest or "", [])
+        is_other = run.is_finetuned and stored and run.dataset not in stored
+        renamed.append(replace(run, config=run.config | {"dataset": stored[0]}) if is_other else run)
+    return renamed
 
 
 def read_run(folder: Path) -> ReportedRun:

@@ -19,7 +19,7 @@ from toptune.cli import toptune
 from toptune.extract import ImageSource, extract, load_backbone, open_source
 from toptune.store import InputError, Manifest, NumericalError
 from toptune.train import Run, train
-from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune
+from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune, write_report
 from toptune.workflows.report_commands import command_of
 from toptune.workflows.report_runs import read_run
 
@@ -70,6 +70,14 @@ def test_rows_are_those_of_training_a_head(folder: Path, tmp_path: Path) -> None
     assert set(run.config["split"]["validation_ids"]) <= {
         open_source(folder / "photos").manifest().ids[row] for row in head.train_rows
     }
+    told = pq.read_table(folder / "run" / "predictions.parquet").to_pydict()
+    assert told["row"] == head.test_rows.tolist()
+    right = [label == predicted for label, predicted in zip(told["label"], told["predicted"], strict=True)]
+    assert np.mean(right) == run.metrics["accuracy"]
+    write_report([folder / "run", tmp_path / "head"], out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "times faster than fine-tuning" in page
+    assert "This run kept no predictions" not in page
 
 
 def test_a_sample_of_the_training_rows_is_that_of_training_a_head(photos: Path, tmp_path: Path) -> None:

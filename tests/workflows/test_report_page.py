@@ -116,7 +116,7 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
     for command in (
         "extract DATA --model resnet10t.demo --store features --dataset pets --layers last --precision bf16",
         "train --store features --dataset pets --model resnet10t.demo --head ridge --seed 1 --out ridge1",
-        "finetune DATA --model resnet10t.demo --depth full --seed 1 --test-fraction 0.2 --out tuned1",
+        "finetune DATA --model resnet10t.demo --seed 1 --out tuned1",
     ):
         assert f"toptune {command}" in text
     assert "Pictures are shown with --data pets=PATH" in text

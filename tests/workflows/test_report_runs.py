@@ -150,6 +150,16 @@ def test_costs_count_only_where_every_run_has_them(tmp_path: Path) -> None:
     assert setting.cost("phases") is None
 
 
+def test_a_fine_tuning_is_on_the_data_set_that_has_its_pictures(tmp_path: Path) -> None:
+    for name, kind, dataset, digest in (
+        ("a", None, "trash", "1"), ("b", "finetune", "trashnet", "1"), ("c", "finetune", "others", "2"),
+    ):  # fmt: skip
+        folder = make_run(tmp_path / name, dataset=dataset, kind=kind)
+        change(folder, "run.json", manifest={"pictures_digest": digest})
+    found = read_runs([tmp_path], progress=NO_PROGRESS)
+    assert [run.dataset for run in found] == ["trash", "trash", "others"]
+
+
 def test_pairs_share_data_set_backbone_size_and_seed(tmp_path: Path) -> None:
     for seed in (0, 1):
         costs = {"extract_seconds": 3.0} if seed else None
