@@ -58,8 +58,8 @@ class Head2ToeClassifier(ScoredClassifier):
     group_penalty : float, sequence of float or None
         As a share, below 1, of the smallest penalty at which no column has a weight; None compares a grid.
     final : {"ridge", "logistic", "falkon"}
-        Head on the columns kept: ridge regression from the same moments; or `FalkonLogisticClassifier` with
-        the linear kernel, or `FalkonClassifier` on the rows, which choose their own penalty (and width)
+        Head on the columns kept: ridge regression from the same moments; or `StreamingLogisticClassifier`
+        or `FalkonClassifier` on the rows, which choose their own penalty (and width)
         within the rows that they are fitted to.
     penalty : float, sequence of float or None
         Of the ridge regression; None compares a grid in units of the kept columns' total variance.
@@ -240,11 +240,10 @@ class Head2ToeClassifier(ScoredClassifier):
             },
         )  # fmt: skip
         fitted = final.estimator
-        dual: npt.NDArray[np.float64] = fitted.dual_coef_.T
         if self.final == "falkon":
-            self.coef_, self.centers_, self.sigma_ = dual, fitted.centers_, fitted.sigma_
+            self.coef_, self.centers_, self.sigma_ = fitted.dual_coef_.T, fitted.centers_, fitted.sigma_
         else:
-            self.coef_ = dual @ fitted.centers_.astype(np.float64)
+            self.coef_ = fitted.coef_
         self.intercept_, self.penalty_ = fitted.intercept_, fitted.penalty_
         self.temperature_ = final.calibrated.value
         return final

@@ -13,7 +13,7 @@ from toptune.train.calibration import Temperature, fit_temperature
 from toptune.train.column_selection import Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.folds import FoldsReducedWarning
-from toptune.train.logistic_classifier import FalkonLogisticClassifier
+from toptune.train.linear_logistic import StreamingLogisticClassifier
 from toptune.train.passes import TrainingRows
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selected_blocks import SelectedBlocks, SomeRows
@@ -71,9 +71,7 @@ def fit_final(
             # Without a fold a class may have fewer rows than folds; what counts is said of all rows.
             if chosen is not None:
                 warnings.simplefilter("ignore", FoldsReducedWarning)
-            fitted: ScoredClassifier = _estimator(name, len(columns), weight, options).fit(
-                some, codes, groups=its_groups
-            )
+            fitted: ScoredClassifier = _estimator(name, weight, options).fit(some, codes, groups=its_groups)
             return fitted
 
     scores = np.empty((rows.n, rows.n_classes))
@@ -92,11 +90,7 @@ def fit_final(
     )
 
 
-def _estimator(name: str, n_columns: int, class_weight: Any, options: dict[str, Any]) -> Any:
+def _estimator(name: str, class_weight: Any, options: dict[str, Any]) -> Any:
     if name == "falkon":
         return FalkonClassifier(n_centers=_N_CENTERS, class_weight=class_weight, **options)
-    # More centres than columns span all of them: the kernel's fit is that of plain logistic regression.
-    n_centers = max(_N_CENTERS, 2 * n_columns)
-    return FalkonLogisticClassifier(
-        kernel="linear", n_centers=n_centers, class_weight=class_weight, **options
-    )
+    return StreamingLogisticClassifier(class_weight=class_weight, **options)
