@@ -15,8 +15,8 @@ from toptune.train.preprocessing_files import read_steps, write_steps
 from toptune.train.preprocessing_steps import Layers, LayerStep, Select, Step, apply_steps
 from toptune.train.principal_components import PrincipalComponents
 
-# Of rows read in float64, where steps make them narrower and the reader reckons with narrow ones.
-_PIECE_BYTES = 16 * 2**20
+# Of rows in float64: whatever a reader asks for at a time, and however wide they were before the steps.
+_PIECE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class PreprocessedBlocks:
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         if self.shape[1] >= self.blocks.shape[1]:
             for rows, values in self.blocks.iterate(block_rows):
-                yield rows, self.preprocessing.apply(values)
+                yield rows, self._applied(values)
             return
         pieces = (self.preprocessing.apply(values) for _, values in self.blocks.iterate(self._piece_rows))
         held = np.empty((0, self.shape[1]), dtype=self.dtype)
@@ -159,7 +159,10 @@ class PreprocessedBlocks:
             yield rows, np.concatenate(parts)
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
-        values = self.blocks.take(rows)
+        return self._applied(self.blocks.take(rows))
+
+    def _applied(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Preprocess piece by piece: the float64 values in between are of a piece only."""
         result = np.empty((len(values), self.shape[1]), dtype=self.dtype)
         for piece in row_slices(values.shape, self.dtype, self._piece_rows):
             result[piece] = self.preprocessing.apply(values[piece])

@@ -15,8 +15,8 @@ from sklearn.datasets import make_classification
 from toptune.store import FeatureStore, Manifest, Recipe
 from toptune.train import FalkonClassifier
 
-N, D, UNIT = 40_000, 4096, 500
-LIMIT = 60 * 2**20
+N, D, UNIT = 40_000, 6144, 400
+LIMIT = 90 * 2**20
 
 TRAIN = """
 import json, sys
@@ -58,7 +58,7 @@ def fill(store: FeatureStore, dataset: str, n: int) -> None:
     for unit in range(cache.n_units):
         rows = cache.unit_slice(unit)
         values = np.roll(noise, unit, axis=1)[: rows.stop - rows.start]
-        values[1::2, :64] += 1
+        values[1::2, :96] += 1
         cache.commit_unit(unit, {"last.mean": values})
 
 
