@@ -158,14 +158,14 @@ def parse_batch_size(ctx: click.Context, param: click.Parameter, value: str | No
 @click.version_option(package_name="toptune")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 def toptune(debug: bool) -> None:
-    r"""Extract a frozen backbone's layers once; train classifiers on them in seconds.
+    """Extract a frozen backbone's layers once; train classifiers on them in seconds.
 
     \b
     toptune demo                                    see it work, nothing to download
     toptune extract photos --model resnet50.a1_in1k --store features
     toptune train --store features --dataset photos --model resnet50.a1_in1k --out run
     toptune predict run new-photos
-    """
+    """  # noqa: D301
 
 
 @toptune.command()
