@@ -9,27 +9,24 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import check_random_state
 
 from toptune.store import Blocks, InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.dask_passes import open_cluster
 from toptune.train.falkon_lib import check_library
 from toptune.train.fit_report import report_of
+from toptune.train.fit_rows import training_rows
 from toptune.train.inputs import (
     check_single,
     device_of,
-    fit_inputs,
-    fold_numbers,
     grid_of,
-    row_weights,
 )
 from toptune.train.kernel_fit import fit_kernel
 from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
-from toptune.train.passes import Cluster, TrainingRows, check_finite, to_tensor
+from toptune.train.passes import Cluster, check_finite, to_tensor
 from toptune.train.precision import full_precision
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
@@ -161,18 +158,8 @@ class FalkonClassifier(ScoredClassifier):
         start = time.perf_counter()
         sigmas, penalties = grid_of(self.sigma, "sigma"), grid_of(self.penalty, "penalty")
         device = device_of(self.device)
-        blocks, classes, codes = fit_inputs(self, X, y)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
-        rows = TrainingRows(
-            blocks=blocks,
-            codes=codes,
-            weights=row_weights(codes, classes, self.class_weight),
-            folds=folds,
-            n_classes=len(classes),
-            n_folds=n_folds,
-            cluster=cluster,
-        )
+        rows, classes, seed = training_rows(self, X, y, groups, cluster=cluster)
+        blocks, codes, n_folds = rows.blocks, rows.codes, rows.n_folds
         n, d = blocks.shape
         limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
         center_rows, values = self._centers(blocks, codes, seed=seed, limit_bytes=limit_bytes)

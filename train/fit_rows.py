@@ -1,4 +1,4 @@
-"""`TrainingRows` of an estimator that cross-validates, from what its ``fit`` was given."""
+"""`TrainingRows` of an estimator, from what its ``fit`` was given."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,28 @@ from sklearn.utils import check_random_state
 
 from toptune.store import InputError
 from toptune.train.inputs import fit_inputs, fold_numbers, row_weights
-from toptune.train.passes import TrainingRows
+from toptune.train.passes import Cluster, TrainingRows
 
 
 def rows_to_fit(
     estimator: Any, X: Any, y: Any, groups: Sequence[str] | None
+) -> tuple[TrainingRows, npt.NDArray[Any], int]:
+    """Do what `training_rows` does, for an estimator that cannot do without folds.
+
+    Raises
+    ------
+    InputError
+        If ``cv`` is None; see also `training_rows`.
+    """
+    if estimator.cv is None:
+        raise InputError(
+            "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
+        )
+    return training_rows(estimator, X, y, groups)
+
+
+def training_rows(
+    estimator: Any, X: Any, y: Any, groups: Sequence[str] | None, *, cluster: Cluster | None = None
 ) -> tuple[TrainingRows, npt.NDArray[Any], int]:
     """Rows with their weights and folds, the classes, and a seed from the estimator's ``random_state``.
 
@@ -22,10 +39,6 @@ def rows_to_fit(
     InputError
         For labels of one class, or options out of range.
     """
-    if estimator.cv is None:
-        raise InputError(
-            "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
-        )
     blocks, classes, codes = fit_inputs(estimator, X, y)
     seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
     folds, n_folds = fold_numbers(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
@@ -36,6 +49,7 @@ def rows_to_fit(
         folds=folds,
         n_classes=len(classes),
         n_folds=n_folds,
+        cluster=cluster,
     )
     return rows, classes, seed
 

@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
 from toptune.train.column_selection import SELECTIONS, Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier
+from toptune.train.fit_rows import training_rows
 from toptune.train.fold_moments import FoldMoments, HeldFolds, SummedFolds
 from toptune.train.gram_path import largest_penalty, squared_path
 from toptune.train.group_lasso import PathPoint
@@ -22,7 +22,7 @@ from toptune.train.head2toe_choice import Comparison, Ranking, compare, fit_ridg
 from toptune.train.head2toe_final import FINALS, Final, fit_final
 from toptune.train.head2toe_plan import Plan, plan_head2toe
 from toptune.train.head2toe_report import Head2ToeReport, head2toe_report
-from toptune.train.inputs import device_of, fit_inputs, fold_numbers, grid_of, predict_inputs, row_weights
+from toptune.train.inputs import device_of, grid_of, predict_inputs
 from toptune.train.memory import block_rows_for, memory_limit_bytes
 from toptune.train.passes import TrainingRows, batches
 from toptune.train.precision import full_precision
@@ -131,28 +131,18 @@ class Head2ToeClassifier(ScoredClassifier):
     def _fit(self, X: Any, y: Any, groups: Sequence[str] | None) -> Self:
         start = time.perf_counter()
         device = device_of(self.device)
-        blocks, classes, codes = fit_inputs(self, X, y)
-        n, d = blocks.shape
+        rows, classes, seed = training_rows(self, X, y, groups)
+        n, d = rows.blocks.shape
         layers = Layers.of(X, d, self.layer_dims)
         if self.selection == "layer" and len(layers.dims) == 1:
             raise InputError(
                 "selection 'layer' chooses among layers and there is one; give layer_dims, train on --layers "
                 "all with a preprocessing that keeps layers apart, or take selection 'feature'"
             )
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
-        rows = TrainingRows(
-            blocks=blocks,
-            codes=codes,
-            weights=row_weights(codes, classes, self.class_weight),
-            folds=folds,
-            n_classes=len(classes),
-            n_folds=n_folds,
-        )
         limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
         block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=limit_bytes)
         plan = plan_head2toe(
-            n=n, d=d, n_classes=len(classes), n_folds=n_folds, n_shares=len(self._shares()),
+            n=n, d=d, n_classes=len(classes), n_folds=rows.n_folds, n_shares=len(self._shares()),
             solver=self.solver, block_rows=block_rows, limit_bytes=limit_bytes,
         )  # fmt: skip
         plan_logger.info("%s", plan)

@@ -8,12 +8,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import check_random_state
 
-from toptune.store import InputError
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.falkon_classifier import FLOAT64_WORK, WIDTHS, check_kernel_options, spread_of
-from toptune.train.inputs import device_of, fit_inputs, fold_numbers, grid_of, row_weights
+from toptune.train.fit_rows import rows_to_fit
+from toptune.train.inputs import device_of, grid_of
 from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import kernel_of, median_distance
 from toptune.train.logistic_fit import fit_logistic
@@ -21,7 +20,7 @@ from toptune.train.logistic_plan import plan_logistic
 from toptune.train.logistic_report import logistic_report
 from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
-from toptune.train.passes import TrainingRows, to_tensor
+from toptune.train.passes import to_tensor
 from toptune.train.precision import full_precision
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.solver_choice import Sizes
@@ -115,19 +114,10 @@ class FalkonLogisticClassifier(ScoredClassifier):
     def _fit(self, X: Any, y: Any, groups: Sequence[str] | None) -> Self:
         start = time.perf_counter()
         check_kernel_options(self)
-        if self.cv is None:
-            raise InputError(
-                "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
-            )
         sigmas, penalties = grid_of(self.sigma, "sigma"), grid_of(self.penalty, "penalty")
         device = device_of(self.device)
-        blocks, classes, codes = fit_inputs(self, X, y)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
-        weights = row_weights(codes, classes, self.class_weight)
-        rows = TrainingRows(
-            blocks=blocks, codes=codes, weights=weights, folds=folds, n_classes=len(classes), n_folds=n_folds
-        )
+        rows, classes, seed = rows_to_fit(self, X, y, groups)
+        blocks, codes, n_folds = rows.blocks, rows.codes, rows.n_folds
         n, d = blocks.shape
         n_centers = min(self.n_centers, n)
         is_exact = blocks.dtype == np.float64 or n * n_centers * d <= FLOAT64_WORK

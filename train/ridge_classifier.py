@@ -7,18 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import check_random_state
 
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.dask_passes import open_cluster
 from toptune.train.fit_report import report_of
+from toptune.train.fit_rows import training_rows
 from toptune.train.inputs import (
     check_single,
     device_of,
-    fit_inputs,
-    fold_numbers,
     grid_of,
-    row_weights,
 )
 from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
 from toptune.train.maps import NystromMaps
@@ -29,7 +26,7 @@ from toptune.train.memory import (
     one_pass_peak_bytes,
 )
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
-from toptune.train.passes import Cluster, TrainingRows
+from toptune.train.passes import Cluster
 from toptune.train.saved_sums import SavedSums
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
@@ -103,10 +100,9 @@ class StreamingRidgeClassifier(ScoredClassifier):
     def _fit(self, X: Any, y: Any, groups: Sequence[str] | None, cluster: Cluster | None) -> Self:
         start = time.perf_counter()
         penalties, device = grid_of(self.penalty, "penalty"), device_of(self.device)
-        blocks, classes, codes = fit_inputs(self, X, y)
+        rows, classes, _ = training_rows(self, X, y, groups, cluster=cluster)
+        blocks, n_folds = rows.blocks, rows.n_folds
         n, d = blocks.shape
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=seed, groups=groups)
         size = min(n, d)
         limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
         block_rows = block_rows_for(d=d, rank=size, limit_bytes=limit_bytes)
@@ -123,15 +119,6 @@ class StreamingRidgeClassifier(ScoredClassifier):
         )
         plan_logger.info(
             "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, limit_bytes // 2**20
-        )
-        rows = TrainingRows(
-            blocks=blocks,
-            codes=codes,
-            weights=row_weights(codes, classes, self.class_weight),
-            folds=folds,
-            n_classes=len(classes),
-            n_folds=n_folds,
-            cluster=cluster,
         )
         maps = linear_maps(blocks, device=device)
         setup_seconds = time.perf_counter() - start
