@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from toptune.train.comparison_statistics import LEVEL, spread_of
 from toptune.train.metrics import CALIBRATION_BINS
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,12 @@ def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
     values = np.array(accuracies, dtype=np.float64)
     mean = float(values.mean())
     if len(values) == 1:
-        found = stats.binomtest(round(mean * n_test), n_test).proportion_ci(CONFIDENCE, method="wilson")
+        found = stats.binomtest(round(mean * n_test), n_test).proportion_ci(LEVEL, method="wilson")
         return Estimate(mean, float(found.low), float(found.high), "pictures")
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), "seeds")
+    spread = spread_of(accuracies)
+    assert spread.low is not None
+    assert spread.high is not None
+    return Estimate(mean, max(0.0, spread.low), min(1.0, spread.high), "seeds")
 
 
 @dataclass(frozen=True)

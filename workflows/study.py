@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.extract import extract
-from toptune.store import FeatureStore, InterruptedRunError, ToptuneError
+from toptune.store import InterruptedRunError, ToptuneError
 from toptune.store.dask_cluster import each_finished, open_client
 from toptune.train import train
 from toptune.workflows.finetuning import finetune
@@ -17,7 +17,6 @@ from toptune.workflows.study_file import Study, read_study
 from toptune.workflows.study_results import result_of, summarise, write_results
 
 logger = logging.getLogger(__name__)
-_MAIN_ARRAY = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ def plan_study(path: str | Path) -> StudyPlan:
     study = read_study(path)
     cells = cells_of(study)
     done = [cell for cell in cells if cell.is_done]
-    rows = [result_of(cell, study.out, None) for cell in done]
+    rows = [result_of(cell, study.out) for cell in done]
     expected = [_expected_seconds(cell, rows) for cell in cells if not cell.is_done]
     known = [seconds for seconds in expected if seconds is not None]
     left = [cell for cell in cells if not cell.is_done]
@@ -166,16 +165,7 @@ def run_study(
     names: dict[tuple[str, str], str] = {}
     if any(cell.kind == "train" for cell in left):
         names = extract_all(study, notify)
-    extract_seconds = {
-        (dataset, model): _extract_seconds(study, dataset, model)
-        for dataset in study.datasets
-        for model in study.models
-    }
-
-    def result(cell: Cell) -> dict[str, Any]:
-        return result_of(cell, study.out, extract_seconds[cell.dataset, cell.model])
-
-    results = {str(cell.folder): result(cell) for cell in cells if cell.is_done}
+    results = {str(cell.folder): result_of(cell, study.out) for cell in cells if cell.is_done}
 
     def in_order() -> list[dict[str, Any]]:
         return [results[str(cell.folder)] for cell in cells if str(cell.folder) in results]
@@ -185,7 +175,7 @@ def run_study(
         jobs = [(cell, _arguments(study, cell, names)) for cell in left]
         for number, (cell, reason) in enumerate(run_all(jobs), start=1):
             if reason is None:
-                results[str(cell.folder)] = result(cell)
+                results[str(cell.folder)] = result_of(cell, study.out)
             else:
                 failed[str(cell)] = reason
                 logger.warning("%s: %s", cell, reason)
@@ -271,16 +261,6 @@ def _arguments(study: Study, cell: Cell, names: Mapping[tuple[str, str], str]) -
         "out": str(cell.folder),
         **cell.options,
     }
-
-
-def _extract_seconds(study: Study, dataset: str, model: str) -> float | None:
-    """Time that the features took, by the ledger; None where versions or other stores hide it."""
-    try:
-        cache = FeatureStore.open(study.store).cache(study.models[model]["model"], dataset)
-        name = next(each.name for each in cache.arrays() if each.name.startswith(_MAIN_ARRAY))
-        return float(sum(entry.seconds for entry in cache.entries(name).values()))
-    except (ToptuneError, StopIteration):
-        return None
 
 
 def _expected_seconds(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> float | None:

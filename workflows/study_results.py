@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def result_of(cell: Cell, out: Path, extract_seconds: float | None) -> dict[str, Any]:
+def result_of(cell: Cell, out: Path) -> dict[str, Any]:
     """Give the row of a finished cell.
 
     Raises
@@ -57,7 +57,7 @@ def result_of(cell: Cell, out: Path, extract_seconds: float | None) -> dict[str,
         **{name: metrics.get(name) for name in METRICS},
         "seconds": metrics["seconds"]["total"],
         "fit_seconds": metrics["seconds"].get("fit"),
-        "extract_seconds": extract_seconds,
+        "extract_seconds": metrics.get("costs", {}).get("extract_seconds"),
         "bytes_per_picture": config.get("saves", {}).get("bytes_per_picture"),
         "run": cell.folder.relative_to(out).as_posix(),
     }
