@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
 from toptune.train.fit_rows import rows_to_fit, values_of
-from toptune.train.head_report import HeadReport
 from toptune.train.inputs import predict_inputs
 from toptune.train.memory import check_memory
 from toptune.train.passes import TrainingRows, check_finite
@@ -97,19 +96,12 @@ class NearestMeanClassifier(ScoredClassifier):
         self.metric_ = compared.chosen["metric"]
         self.means_ = _means(sums[self.metric_], counts, self.metric_)
         self.temperature_ = compared.temperature
-        self.report_ = HeadReport(
+        self.report_ = compared.report(
+            rows,
             solver="nearest class mean, metric cross-validated from fold sums",
-            n_rows=n,
-            n_features=d,
-            n_folds=rows.n_folds,
-            chosen=compared.chosen,
-            left_out=compared.left_out,
-            temperature=compared.temperature,
             calibration="softmax of scores with one temperature fitted out of fold",
-            table=compared.table,
-            warnings=compared.warnings,
             peak_bytes=peak_bytes,
-            seconds={"total": time.perf_counter() - start},
+            seconds=time.perf_counter() - start,
         )
         return self
 

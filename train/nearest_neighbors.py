@@ -13,7 +13,6 @@ from torch import Tensor
 
 from toptune.store import InputError
 from toptune.train.fit_rows import rows_to_fit, values_of
-from toptune.train.head_report import HeadReport
 from toptune.train.inputs import device_of, predict_inputs
 from toptune.train.memory import check_memory
 from toptune.train.nearest_mean import METRICS, check_metrics
@@ -122,19 +121,12 @@ class NearestNeighborClassifier(ScoredClassifier):
         self.rows_, self.codes_ = kept.cpu().numpy(), rows.codes
         self.n_neighbors_, self.weights_ = compared.chosen["n_neighbors"], compared.chosen["weights"]
         self.metric_, self.temperature_ = metric, compared.temperature
-        self.report_ = HeadReport(
+        self.report_ = compared.report(
+            rows,
             solver="exact nearest neighbours, k and weights cross-validated from one search",
-            n_rows=n,
-            n_features=d,
-            n_folds=rows.n_folds,
-            chosen=compared.chosen,
-            left_out=compared.left_out,
-            temperature=compared.temperature,
             calibration="shares of the votes, smoothed, with one temperature fitted out of fold",
-            table=compared.table,
-            warnings=compared.warnings,
             peak_bytes=peak_bytes,
-            seconds={"total": time.perf_counter() - start},
+            seconds=time.perf_counter() - start,
         )
         return self
 

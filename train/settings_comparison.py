@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.train.calibration import CALIBRATION_ROWS, fit_temperature
-from toptune.train.head_report import left_out_figures
-from toptune.train.passes import OutOfFold, calibration_rows
+from toptune.train.head_report import HeadReport, left_out_figures
+from toptune.train.passes import OutOfFold, TrainingRows, calibration_rows
 from toptune.train.selection import Candidate, choose
 
 Matrix = npt.NDArray[np.float64]
@@ -40,6 +40,25 @@ class Comparison:
     left_out: dict[str, Any]
     table: list[dict[str, Any]]
     warnings: list[str]
+
+    def report(
+        self, rows: TrainingRows, *, solver: str, calibration: str, peak_bytes: int, seconds: float
+    ) -> HeadReport:
+        """Account for a fit of the chosen settings to all rows; see `HeadReport`."""
+        return HeadReport(
+            solver=solver,
+            n_rows=rows.n,
+            n_features=rows.blocks.shape[1],
+            n_folds=rows.n_folds,
+            chosen=self.chosen,
+            left_out=self.left_out,
+            temperature=self.temperature,
+            calibration=calibration,
+            table=self.table,
+            warnings=self.warnings,
+            peak_bytes=peak_bytes,
+            seconds={"total": seconds},
+        )
 
 
 def score_left_out(
