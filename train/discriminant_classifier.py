@@ -13,7 +13,6 @@ from toptune.store import InputError
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.discriminant import ClassMoments
 from toptune.train.fit_rows import rows_to_fit, values_of
-from toptune.train.head_report import HeadReport
 from toptune.train.inputs import device_of
 from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
 from toptune.train.memory import block_rows_for, check_memory, memory_limit_bytes, one_pass_peak_bytes
@@ -121,19 +120,13 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
         self.intercept_ = beta[-1].cpu().numpy()
         self.shrinkage_, self.temperature_ = compared.chosen["shrinkage"], compared.temperature
-        self.report_ = HeadReport(
+        self.report_ = compared.report(
+            rows,
             solver="linear discriminant analysis, shrinkage cross-validated from one pass's sums",
-            n_rows=n,
-            n_features=d,
-            n_folds=rows.n_folds,
-            chosen=compared.chosen,
-            left_out=compared.left_out,
-            temperature=compared.temperature,
             calibration="posteriors with one temperature fitted out of fold",
-            table=compared.table,
-            warnings=[*compared.warnings, *_notes(jitter)],
             peak_bytes=peak_bytes,
             seconds=seconds,
+            notes=_notes(jitter),
         )
         return self
 

@@ -101,7 +101,7 @@ class NearestMeanClassifier(ScoredClassifier):
             solver="nearest class mean, metric cross-validated from fold sums",
             calibration="softmax of scores with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
-            seconds=time.perf_counter() - start,
+            seconds={"total": time.perf_counter() - start},
         )
         return self
 

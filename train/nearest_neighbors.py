@@ -126,7 +126,7 @@ class NearestNeighborClassifier(ScoredClassifier):
             solver="exact nearest neighbours, k and weights cross-validated from one search",
             calibration="shares of the votes, smoothed, with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
-            seconds=time.perf_counter() - start,
+            seconds={"total": time.perf_counter() - start},
         )
         return self
 

@@ -42,9 +42,16 @@ class Comparison:
     warnings: list[str]
 
     def report(
-        self, rows: TrainingRows, *, solver: str, calibration: str, peak_bytes: int, seconds: float
+        self,
+        rows: TrainingRows,
+        *,
+        solver: str,
+        calibration: str,
+        peak_bytes: int,
+        seconds: dict[str, float],
+        notes: Sequence[str] = (),
     ) -> HeadReport:
-        """Account for a fit of the chosen settings to all rows; see `HeadReport`."""
+        """Account for a fit of the chosen settings to all rows; `notes` are further warnings."""
         return HeadReport(
             solver=solver,
             n_rows=rows.n,
@@ -55,9 +62,9 @@ class Comparison:
             temperature=self.temperature,
             calibration=calibration,
             table=self.table,
-            warnings=self.warnings,
+            warnings=[*self.warnings, *notes],
             peak_bytes=peak_bytes,
-            seconds={"total": seconds},
+            seconds=seconds,
         )
 
 
