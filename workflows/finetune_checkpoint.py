@@ -16,7 +16,7 @@ from toptune.store.commit import replace
 from toptune.workflows.rate_search import Epoch
 
 STATE = "state.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toptune.store.costs import peak_memory_bytes
+from toptune.store.costs import CostMeter, peak_memory_bytes
 
 _FIELDS = ("wall_seconds", "cpu_seconds", "images")
 
@@ -20,12 +20,22 @@ class PhaseCosts:
     """
 
     def __init__(self, before: Mapping[str, Any] | None = None) -> None:
-        known = before or {"phases": {}, "total_seconds": 0.0, "peak_memory_bytes": 0, "sessions": 0}
+        known = before or {
+            "phases": {},
+            "total_seconds": 0.0,
+            "cpu_seconds": 0.0,
+            "energy_joules": 0.0,
+            "energy": None,
+            "peak_memory_bytes": 0,
+            "sessions": 0,
+        }
         self.phases: dict[str, dict[str, float]] = {
             name: dict(values) for name, values in known["phases"].items()
         }
         self._total_before, self._peak_before = known["total_seconds"], known["peak_memory_bytes"]
         self._sessions = known["sessions"] + 1
+        self._before = known
+        self._meter = CostMeter()
         self._began = time.perf_counter()
 
     @contextlib.contextmanager
@@ -48,10 +58,22 @@ class PhaseCosts:
         return self._costs(name)["wall_seconds"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON values: ``phases``, ``total_seconds``, ``peak_memory_bytes``, ``sessions``."""
+        """Give JSON values.
+
+        Returns
+        -------
+        dict
+            ``phases``, ``total_seconds``, ``cpu_seconds``, ``energy_joules`` and ``energy`` (see
+            `toptune.store.costs.CostMeter`; an estimate if that of any session is one),
+            ``peak_memory_bytes``, ``sessions``.
+        """
+        now, how = self._meter.to_dict(), self._before["energy"]
         return {
             "phases": {name: dict(values) for name, values in self.phases.items()},
             "total_seconds": self._total_before + time.perf_counter() - self._began,
+            "cpu_seconds": self._before["cpu_seconds"] + now["cpu_seconds"],
+            "energy_joules": self._before["energy_joules"] + now["energy_joules"],
+            "energy": how if how and how["estimate"] else now["energy"],
             "peak_memory_bytes": max(self._peak_before, peak_memory_bytes()),
             "sessions": self._sessions,
         }

@@ -12,9 +12,8 @@ from typing import Any
 from toptune.store import InputError, canonical_json
 from toptune.train import train
 from toptune.workflows.finetune_options import FineTuneOptions
-from toptune.workflows.study_file import Study
+from toptune.workflows.study_file import Named, Study
 
-RUNS = "runs"
 SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
 # What a study says itself.
 _PLACES = {"store", "dataset", "model", "dataset_version", "out", "seed", "shots", "train_size", "progress"}
@@ -80,8 +79,8 @@ def cells_of(study: Study) -> list[Cell]:
     of_tuning = {field.name for field in dataclasses.fields(FineTuneOptions)}
     for kind, named, known in (
         ("data set", study.datasets, set(_DATASET_OPTIONS)),
-        ("head", study.heads, of_training),
-        ("finetune", study.finetune, of_tuning),
+        ("head", study.heads, of_training | {"only"}),
+        ("finetune", study.finetune, of_tuning | {"only"}),
         ("model", study.models if study.finetune else {}, of_tuning | {"model"}),
     ):
         for name, options in named.items():
@@ -105,14 +104,23 @@ def _cells(study: Study) -> Iterator[Cell]:
             for model in study.models:
                 for size in study.sizes:
                     common = {**split, **size, "seed": seed}
-                    for method, of_head in study.heads.items():
+                    for method, of_head in _wanted(study.heads, dataset, model, seed):
                         wanted = [of_head["layers"]] if "layers" in of_head else study.layers
                         for layers in wanted:
                             options = {**of_head, "layers": layers, **common}
                             yield _cell(study, "train", dataset, model, method, str(layers), size, options)
-                    for method, of_tuning in study.finetune.items():
+                    for method, of_tuning in _wanted(study.finetune, dataset, model, seed):
                         options = {**of_tuning, **common}
                         yield _cell(study, "finetune", dataset, model, method, "", size, options)
+
+
+def _wanted(methods: Named, dataset: str, model: str, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the methods that are to be trained there."""
+    for method, options in methods.items():
+        only = options.get("only", {})
+        here = {"datasets": dataset, "models": model, "seeds": seed}
+        if all(here[kind] in limit for kind, limit in only.items()):
+            yield method, {name: value for name, value in options.items() if name != "only"}
 
 
 def _cell(
@@ -126,10 +134,11 @@ def _cell(
     options: Mapping[str, Any],
 ) -> Cell:
     spelt = f"{size['shots']} a class" if "shots" in size else str(size.get("train_size", "all"))
-    identity = [kind, study.datasets[dataset]["data"], study.models[model], study.extract, options]
+    extraction = study.extract if kind == "train" else {}
+    identity = [kind, study.datasets[dataset]["data"], study.models[model], extraction, options]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10]
     words = [re.sub(r"[^\w.-]+", "-", word) for word in (method, layers, spelt) if word]
-    folder = study.out / RUNS / _plain(dataset) / _plain(model)
+    folder = study.runs / _plain(dataset) / _plain(model)
     return Cell(
         kind=kind,
         dataset=dataset,

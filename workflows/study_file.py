@@ -11,10 +11,11 @@ import yaml
 from toptune.store import InputError
 
 KEYS = (
-    "store", "out", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds", "extract",
-    "finetune",
+    "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",
+    "extract", "finetune",
 )  # fmt: skip
 ALL = "all"
+RUNS = "runs"
 Named = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
 
@@ -27,7 +28,8 @@ class Study:
     ----------
     path : Path
         The file.
-    store, out : Path
+    store, out, runs : Path
+        Of features, results and trainings; studies that share `runs` share what is in all of them.
     datasets : mapping of name to mapping
         ``data``, the pictures; ``split``; and options of the split: ``group_by``, ``resplit``,
         ``test_fraction``, ``val``.
@@ -36,19 +38,21 @@ class Study:
     layers : tuple of str
         For heads that do not name their own.
     heads : mapping of name to mapping
-        Options of `toptune.train.train`; ``head`` is the name itself unless given.
+        Options of `toptune.train.train`; ``head`` is the name itself unless given; ``only`` says where it is
+        trained, unless everywhere: lists of ``datasets`` and ``models``, and ``seeds``.
     sizes : tuple of mapping
         ``{}`` for all training pictures, ``{"train_size": N}`` or ``{"shots": K}``.
     seeds : tuple of int
     extract : mapping
         Options of `toptune.extract.extract` for all.
     finetune : mapping of name to mapping
-        Options of `toptune.workflows.finetune`; none where nothing is fine-tuned.
+        Options of `toptune.workflows.finetune`, and ``only``; none where nothing is fine-tuned.
     """
 
     path: Path
     store: Path
     out: Path
+    runs: Path
     datasets: Named
     models: Named
     layers: tuple[str, ...]
@@ -84,29 +88,32 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         return folder / _expanded(_kind(value, str, key, file), key, file)
 
     datasets = _named(given["datasets"], "data", "datasets", file)
-    seeds = given.get("seeds", 1)
+    models = _named(given["models"], "model", "models", file)
+    known = {"datasets": list(datasets), "models": list(models)}
+    out = place(given.get("out", file.stem), "out")
     return Study(
         path=file,
         store=place(given.get("store", "features"), "store"),
-        out=place(given.get("out", file.stem), "out"),
+        out=out,
+        runs=place(given["runs"], "runs") if "runs" in given else out / RUNS,
         datasets={
             name: {**options, "data": _data(options, name, place)} for name, options in datasets.items()
         },
         models={
-            name: {**options, **_backbone(options, name, folder, file)}
-            for name, options in _named(given["models"], "model", "models", file).items()
+            name: {**options, **_backbone(options, name, folder, file)} for name, options in models.items()
         },
         layers=tuple(_strings(given.get("layers", ["last"]), "layers", file)),
         heads={
-            name: {"head": name, **options}
+            name: {"head": name, **_limited(options, f"heads: {name}", known, file)}
             for name, options in _named(given["heads"], "head", "heads", file).items()
         },
         sizes=_sizes(given, file),
-        seeds=tuple(range(seeds))
-        if isinstance(seeds, int)
-        else tuple(_numbers(seeds, "seeds", file, least=0)),
+        seeds=_seeds(given.get("seeds", 1), "seeds", file),
         extract=_kind(given.get("extract") or {}, dict, "extract", file),
-        finetune=_named(given.get("finetune") or {}, "depth", "finetune", file),
+        finetune={
+            name: _limited(options, f"finetune: {name}", known, file)
+            for name, options in _named(given.get("finetune") or {}, "depth", "finetune", file).items()
+        },
     )
 
 
@@ -123,6 +130,29 @@ def _named(value: Any, main: str, key: str, file: Path) -> dict[str, dict[str, A
         else {main: _kind(options, str, f"{key}: {name}", file)}
         for name, options in items
     }
+
+
+def _limited(
+    options: Mapping[str, Any], key: str, known: Mapping[str, list[str]], file: Path
+) -> dict[str, Any]:
+    """Check ``only``, which says where a method is trained."""
+    if "only" not in options:
+        return dict(options)
+    only = _kind(options["only"], dict, f"{key}: only", file)
+    if unknown := [name for name in only if name not in ("seeds", *known)]:
+        raise InputError(f"study {file}: {key}: only has {unknown[0]!r}; it takes datasets, models, seeds")
+    limits: dict[str, Any] = {}
+    for kind, names in known.items():
+        if kind in only:
+            limits[kind] = _strings(only[kind], f"{key}: only: {kind}", file)
+            if strange := [name for name in limits[kind] if name not in names]:
+                raise InputError(
+                    f"study {file}: {key}: only names {strange[0]!r}, which is none of the {kind} "
+                    f"{', '.join(names)}"
+                )
+    if "seeds" in only:
+        limits["seeds"] = _seeds(only["seeds"], f"{key}: only: seeds", file)
+    return {**options, "only": limits}
 
 
 def _data(options: Mapping[str, Any], name: str, place: Callable[[Any, str], Path]) -> str:
@@ -151,6 +181,10 @@ def _sizes(given: Mapping[str, Any], file: Path) -> tuple[Mapping[str, int], ...
     numbers = _numbers([each for each in wanted if each != ALL], "train_sizes", file, least=1)
     whole: list[Mapping[str, int]] = [{}] if ALL in wanted else []
     return (*whole, *({"train_size": size} for size in numbers), *({"shots": size} for size in shots))
+
+
+def _seeds(value: Any, key: str, file: Path) -> tuple[int, ...]:
+    return tuple(range(value)) if type(value) is int else tuple(_numbers(value, key, file, least=0))
 
 
 def _strings(value: Any, key: str, file: Path) -> list[str]:

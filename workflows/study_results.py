@@ -1,6 +1,7 @@
 """Results of a study as one tidy table, and a summary of it."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ METRICS = (
     "n_train",
     "n_test",
 )
+COSTS = ("extract_seconds", "cpu_seconds", "energy_joules", "peak_memory_bytes")
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("kind", "dataset", "model", "method", "layers", "size")]
     + [("seed", pa.int64())]
@@ -30,7 +32,7 @@ _SCHEMA = pa.schema(
     + [
         ("seconds", pa.float64()),
         ("fit_seconds", pa.float64()),
-        ("extract_seconds", pa.float64()),
+        *((name, pa.int64() if name.endswith("_bytes") else pa.float64()) for name in COSTS),
         ("bytes_per_picture", pa.int64()),
         ("run", pa.string()),
     ]
@@ -52,14 +54,15 @@ def result_of(cell: Cell, out: Path) -> dict[str, Any]:
         raise CorruptError(
             f"run {cell.folder} cannot be read ({error}); remove it, and it is trained again"
         ) from error
+    costs = metrics.get("costs", {})
     return {
         **cell.to_dict(),
         **{name: metrics.get(name) for name in METRICS},
         "seconds": metrics["seconds"]["total"],
         "fit_seconds": metrics["seconds"].get("fit"),
-        "extract_seconds": metrics.get("costs", {}).get("extract_seconds"),
+        **{name: costs.get(name) for name in COSTS},
         "bytes_per_picture": config.get("saves", {}).get("bytes_per_picture"),
-        "run": cell.folder.relative_to(out).as_posix(),
+        "run": os.path.relpath(cell.folder, out),
     }
 
 

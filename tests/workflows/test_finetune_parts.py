@@ -331,6 +331,12 @@ def test_costs_add_up_over_sessions() -> None:
         assert after["phases"]["train"][name] >= before["phases"]["train"][name] > 0
     assert after["total_seconds"] >= before["total_seconds"] > 0
     assert after["peak_memory_bytes"] >= before["peak_memory_bytes"] > 10**7
+    assert after["cpu_seconds"] >= before["cpu_seconds"] > 0
+    assert after["energy_joules"] >= before["energy_joules"] > 0
+    measured = {"source": "rapl", "estimate": False, "watts_per_core": None}
+    assert before["energy"] in (measured, {"source": "model", "estimate": True, "watts_per_core": 10.0})
+    estimated = before | {"energy": {"source": "model", "estimate": True, "watts_per_core": 10.0}}
+    assert PhaseCosts(estimated).to_dict()["energy"]["estimate"]
 
 
 def test_a_log_has_a_line_a_minute(

@@ -57,6 +57,7 @@ def test_every_cell_once_and_results_are_those_of_the_runs(tmp_path: Path) -> No
         options = json.loads((run / "run.json").read_text())["options"]
         assert (options["seed"], options["test_fraction"]) == (row["seed"], 0.25)
         assert row["extract_seconds"] > 0
+        assert min(row["cpu_seconds"], row["energy_joules"], row["peak_memory_bytes"]) > 0
     again = train(
         tmp_path / "features", dataset="shapes", model=MODEL, head="ridge", layers="all", seed=1,
         test_fraction=0.25, out=tmp_path / "again",
@@ -90,6 +91,32 @@ def test_finished_cells_are_not_trained_again(tmp_path: Path, monkeypatch: pytes
     assert plan_study(path).done == 0
 
 
+def test_studies_share_runs_and_methods_keep_to_their_places(tmp_path: Path) -> None:
+    both = {"datasets": {name: {"data": "photos", "test_fraction": 0.25} for name in ("a", "b")}}
+    heads = {"ridge": {"only": {"datasets": ["b"]}}, "ncm": {"only": {"seeds": [1], "models": ["glyphs"]}}}
+    path = write(tmp_path, **both, heads=heads, layers=["last"], runs="shared")
+    cells = cells_of(read_study(path))
+    assert [(cell.dataset, cell.method, cell.seed) for cell in cells] == [
+        ("b", "ridge", 0), ("a", "ncm", 1), ("b", "ridge", 1), ("b", "ncm", 1),
+    ]  # fmt: skip
+    assert run_study(path).trained == 4
+    assert sorted(pq.read_table(tmp_path / "small" / "results.parquet")["run"].to_pylist()) == sorted(
+        str(Path("..", cell.folder.relative_to(tmp_path))) for cell in cells
+    )
+    other = write(tmp_path, **both, heads={"ridge": {}}, layers=["last"], runs="shared", out="other")
+    report = run_study(other)
+    assert (report.trained, report.done_before) == (2, 2)
+
+
+def test_fine_tuning_does_not_depend_on_how_features_are_stored(tmp_path: Path) -> None:
+    asked = {"finetune": {"full": {"epochs": 3}}, "seeds": 1}
+    folders = [
+        [cell.folder for cell in cells_of(read_study(write(tmp_path, **asked, extract={"pooling": pooling})))]
+        for pooling in ("mean", "max")
+    ]
+    assert [a == b for a, b in zip(*folders, strict=True)] == [False, False, False, True]
+
+
 def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: Path) -> None:
     path = write(tmp_path, layers=["last"], heads={"ridge": {}, "broken": {"head": "ridge", "cv": 1000}})
     code, out, _ = run_cli("study", path, "--json")
@@ -109,6 +136,11 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: 
         ({"datasets": {"shapes": "$NOT_SET_ANYWHERE/photos"}}, "variable is not set"),
         ({"heads": {"ridge": {"penalti": 1.0}}}, "head 'ridge' has an option 'penalti'; it takes .*penalty"),
         ({"finetune": {"full": {"epoch": 1}}}, "finetune 'full' has an option 'epoch'; it takes .*epochs"),
+        ({"heads": {"ridge": {"only": {"seed": 1}}}}, "only has 'seed'; it takes datasets, models, seeds"),
+        (
+            {"heads": {"ridge": {"only": {"models": ["vit"]}}}},
+            "only names 'vit', which is none of the models",
+        ),
         ({"seeds": [-1]}, r"seeds is \[-1\]; give whole numbers from 0"),
         ({"train_sizes": ["many"]}, "train_sizes"),
         ({"layers": []}, "layers"),
