@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format soak bench bench-store bench-solvers pretrain clean
+.PHONY: help demo test check format soak bench bench-store bench-solvers study pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,13 @@ bench-store: $(READY) ## the store against plain files and its peers; about 4 GB
 
 bench-solvers: $(READY) ## solvers of kernel heads against FalkonML, where installed, and scikit-learn; hours
 	$(BIN)/python benchmarks/solvers.py
+
+STUDIES := top-tuning head2toe when-and-how forest
+study: $(READY) ## the studies of docs/study.md and their report, study/report.html; hours, goes on where it stopped
+	for name in $(STUDIES); do ASSETS=$(abspath $(ASSETS)) $(BIN)/toptune study docs/studies/$$name.yaml || exit; done
+	$(BIN)/python scripts/study_summary.py docs/studies/results docs/pictures > docs/studies/results/summary.md
+	$(BIN)/toptune report study/runs -o study/report.html --overwrite --title 'Frozen heads and fine-tuning' \
+		--data clothing_small=$(ASSETS)/datasets/clothing_small --data trashnet=$(ASSETS)/datasets/trashnet/images
 
 pretrain: $(READY) ## make the embedded backbone's weights again
 	$(BIN)/python scripts/pretrain_glyphs.py

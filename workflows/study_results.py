@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
     + [("seed", pa.int64())]
     + [(name, pa.int64() if name.startswith("n_") else pa.float64()) for name in METRICS]
     + [
+        ("left_out_accuracy", pa.float64()),
         ("seconds", pa.float64()),
         ("fit_seconds", pa.float64()),
         *((name, pa.int64() if name.endswith("_bytes") else pa.float64()) for name in COSTS),
@@ -58,6 +59,7 @@ def result_of(cell: Cell, out: Path) -> dict[str, Any]:
     return {
         **cell.to_dict(),
         **{name: metrics.get(name) for name in METRICS},
+        "left_out_accuracy": ((config.get("report") or {}).get("left_out") or {}).get("accuracy"),
         "seconds": metrics["seconds"]["total"],
         "fit_seconds": metrics["seconds"].get("fit"),
         **{name: costs.get(name) for name in COSTS},

@@ -54,7 +54,9 @@ def test_every_cell_once_and_results_are_those_of_the_runs(tmp_path: Path) -> No
     for row in rows:
         run = tmp_path / "small" / row["run"]
         assert row["accuracy"] == json.loads((run / "metrics.json").read_text())["accuracy"]
-        options = json.loads((run / "run.json").read_text())["options"]
+        config = json.loads((run / "run.json").read_text())
+        assert row["left_out_accuracy"] == config["report"]["left_out"]["accuracy"] > 0.5
+        options = config["options"]
         assert (options["seed"], options["test_fraction"]) == (row["seed"], 0.25)
         assert row["extract_seconds"] > 0
         assert min(row["cpu_seconds"], row["energy_joules"], row["peak_memory_bytes"]) > 0
