@@ -71,8 +71,8 @@ def head2toe(rows: list[Row], picture: Path) -> None:
     print_table(("data set", "backbone", *methods), lines)
     first = methods[0]
     for method in [name for name in methods[1:] if name != "full"]:
-        means = [(mean_of(each, method), mean_of(each, first)) for each in groups.values()]
-        gains = [100 * (mean - base) for mean, base in means if mean is not None and base is not None]
+        beside = [(mean_of(each, method), mean_of(each, first)) for each in groups.values()]
+        gains = [100 * (mean - base) for mean, base in beside if mean is not None and base is not None]
         above = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
         print(
             f"- {method} against {first}: {statistics.mean(gains):+.2f} points on average, "
