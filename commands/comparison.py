@@ -1,0 +1,101 @@
+"""`toptune compare` and `layers-report`: which head, and which layers."""
+
+from typing import Any
+
+import click
+
+from toptune.commands.options import JSON, SKIP_FAILED
+from toptune.commands.parsing import parse_names, parse_object
+from toptune.commands.printing import show
+from toptune.commands.training_options import (
+    BUDGET,
+    CLASS_WEIGHT,
+    COLUMNS,
+    DATASET_VERSION,
+    FOLDS,
+    HEAD_DEVICE,
+    MEMORY_LIMIT,
+    PARAMS,
+    SEED,
+    STORED_FEATURES,
+    STORED_SPLIT,
+)
+
+
+@click.command("layers-report")
+@STORED_FEATURES
+@click.option("--out", required=True, type=click.Path(), help="Folder for table and picture, made new.")
+@click.option(
+    "--head",
+    type=click.Choice(["falkon", "falkon-logistic"]),
+    default="falkon",
+    show_default=True,
+    help="Decides among the short list.",
+)
+@PARAMS
+@click.option(
+    "--short-list",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Subsets that the head checks; 0: ridge decides.",
+)
+@click.option(
+    "--search-rows",
+    type=click.IntRange(2),
+    default=2000,
+    show_default=True,
+    help="Training pictures compared on, where all layers have too many columns to take all.",
+)
+@SEED
+@JSON
+@DATASET_VERSION
+@COLUMNS
+@MEMORY_LIMIT
+@FOLDS
+@STORED_SPLIT
+@CLASS_WEIGHT
+@SKIP_FAILED
+@HEAD_DEVICE
+def layers_report(root: str, as_json: bool, **options: Any) -> None:
+    """Say and draw how well each stored layer and pooling does, and which to train on.
+
+    By cross-validation on the training pictures: each layer alone, cumulative from either end, greedily
+    chosen. Takes the options of train that say which pictures those are.
+    """
+    from toptune.train import report_layers
+
+    report = report_layers(root, **options)
+    show(as_json, report.to_dict(), str(report))
+
+
+@click.command()
+@STORED_FEATURES
+@click.option("--heads", required=True, callback=parse_names, help="As of train, with commas.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for tables and runs; resumes.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each head.")
+@click.option("--leak", is_flag=True, help="With --group-by: how much splits without groups overstate.")
+@click.option(
+    "--params", callback=parse_object, help="JSON object of parameters by head: '{\"knn\": {...}}'."
+)
+@JSON
+@DATASET_VERSION
+@BUDGET
+@COLUMNS
+@MEMORY_LIMIT
+@FOLDS
+@STORED_SPLIT
+@CLASS_WEIGHT
+@SKIP_FAILED
+@HEAD_DEVICE
+def compare(root: str, as_json: bool, **options: Any) -> None:
+    """Train several heads on repeated splits or samples: means, intervals, paired tests.
+
+    Takes the options of train that say which pictures are trained and tested on.
+    """
+    from toptune.train import compare_heads
+    from toptune.workflows import work_progress
+
+    with work_progress("comparing") as progress:
+        comparison = compare_heads(root, progress=progress, **options)
+    show(as_json, comparison.to_dict(), str(comparison))

@@ -1,0 +1,133 @@
+"""`toptune extract`: pictures into a store."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from toptune.commands.options import IMG_SIZE, JSON, MAX_FAILURES, MODEL_KWARGS, STORE, WEIGHTS, stop_options
+from toptune.commands.parsing import listed, parse_batch_size, parse_floats, parse_object
+from toptune.commands.printing import report_failures, show
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="As timm names it: arch.tag, hf-hub:..., local-dir:FOLDER. Several share what is read; @FILE has "
+    "one a line.",
+)
+@STORE
+@click.option("--dataset", help="Its name in the store; by default the folder's.")
+@click.option("--split", help="Only this split: train, val or test.")
+@click.option(
+    "--layers", default="last", show_default=True, help="last, all, last n, -1,-2, or module paths and globs."
+)
+@click.option("--pooling", help="mean, max, cls, gridG, targetT, flatten; by default the family's own.")
+@WEIGHTS
+@click.option(
+    "-b",
+    "--batch-size",
+    callback=parse_batch_size,
+    help="Pictures a forward pass (16; 128 on CUDA), or auto: by measuring.",
+)
+@click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda (all that are visible, a process each), cuda:N, or several with commas.",
+)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True)
+@IMG_SIZE
+@click.option("--mean", callback=parse_floats, help="Per channel, in place of the model's own.")
+@click.option("--std", callback=parse_floats, help="Per channel, in place of the model's own.")
+@click.option("--crop-pct", type=float, help="Part of the resized picture kept by the centre crop.")
+@click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
+@MODEL_KWARGS
+@click.option(
+    "--fold/--no-fold",
+    default=True,
+    help="Fold batch norms into convolutions where it is only rounding (default).",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the forward pass: a minute, then faster.")
+@click.option(
+    "--decode",
+    type=click.Choice(["exact", "draft"]),
+    default="exact",
+    show_default=True,
+    help="draft decodes large JPEGs at a fraction of their size.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N|auto[/N]",
+    help="Do only part i of n of the units, i from 0; auto, the default in job arrays: as the array says.",
+)
+@stop_options(before="a unit", at_hand="the unit")
+@click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
+@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
+@MAX_FAILURES
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Remove what is stored of these layers first.")
+@click.option(
+    "--update", is_flag=True, help="Make DATA the next version of the data set: only new pictures are run."
+)
+@click.option("--rehash", is_flag=True, help="Compare the bytes of every picture with what was extracted.")
+@click.option("--json-logs", is_flag=True, help="Progress on standard error as JSON, a line a minute.")
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="A dask scheduler's, local:N, slurm, pbs or lsf: its workers compute the units.",
+)
+@click.option(
+    "--dask-options",
+    callback=parse_object,
+    help="JSON object for slurm, pbs, lsf: dask-jobqueue's, and jobs.",
+)
+@JSON
+def extract(
+    data: str,
+    models: Sequence[str],
+    root: str,
+    shard: str | None,
+    grace: float,
+    json_logs: bool,
+    max_failures: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run a frozen backbone once over DATA and store its layers.
+
+    DATA is a folder (class/x.jpg, or train|val|test/class/x.jpg), a CSV or Parquet manifest (path,
+    label, split), WebDataset shards (a .tar, a folder of them, or a pattern like 'train-{000..099}.tar'),
+    a Hugging Face data set (save_to_disk, or Parquet), a zip archive, arrays (.npz, idx, CIFAR), or a
+    built-in data set (digits, greek).
+    """
+    from toptune.extract import extract_models
+    from toptune.workflows import choose_shard, extraction_progress, stop_on_signals
+
+    # Workers of a cluster share the units among themselves.
+    part, why = (None, "") if options["dask"] and shard is None else choose_shard(shard, os.environ)
+    if why:
+        click.echo(why, err=True)
+    with stop_on_signals(grace) as stop, extraction_progress(json_logs=json_logs) as progress:
+        summaries = extract_models(
+            data,
+            models=listed(models, "models"),
+            store=root,
+            shard=part,
+            stop=stop,
+            progress=progress,
+            clocks=progress.clocks,
+            max_failures=max_failures,
+            **options,
+        )
+    values = [summary.to_dict() for summary in summaries]
+    show(as_json, values[0] if len(values) == 1 else {"models": values}, "\n".join(map(str, summaries)))
+    report_failures({name: why for each in summaries for name, why in each.failed.items()}, max_failures)

@@ -1,0 +1,27 @@
+"""`toptune demo` and `doctor`: whether it works here, and what this machine offers."""
+
+import click
+
+from toptune.commands.options import JSON
+from toptune.commands.printing import show
+
+
+@click.command()
+@click.option("--out", default="toptune-demo", show_default=True, type=click.Path())
+@JSON
+def demo(out: str, as_json: bool) -> None:
+    """Extract, train and predict on handwritten digits with the embedded backbone."""
+    from toptune.workflows import demo as run_demo
+
+    report = run_demo(out, report=lambda command: click.echo(f"$ {command}", err=True))
+    show(as_json, report.to_dict(), str(report))
+
+
+@click.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers: versions, devices, precision, caches."""
+    from toptune.workflows import examine_machine
+
+    facts = examine_machine()
+    show(as_json, facts, "\n".join(f"{key:<22} {value}" for key, value in facts.items()))

@@ -1,0 +1,126 @@
+"""Values of options as they are written: lengths of time, amounts, lists, JSON."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def parse_object(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> dict[str, Any] | None:
+    """Parse a JSON object, or say where the text stops being one."""
+    if value is None:
+        return None
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object such as '{{\"depth\": 4}}'")
+    return parsed
+
+
+def parse_floats(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
+    """Parse one number, or several with commas between them: ``1e-6,1e-4``."""
+    if value is None:
+        return None
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}; give numbers such as 0.5 or 1e-6,1e-4") from error
+    return numbers
+
+
+def parse_age(_context: click.Context, _option: click.Parameter, value: str | None) -> timedelta | None:
+    """Parse a length of time: ``30d``, ``12h``, ``90m``, ``0s``, ``2w``."""
+    if value is None:
+        return None
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}.get(value[-1:])
+    if unit is None or not value[:-1].isdecimal() or len(value) > 7:
+        raise click.BadParameter(f"{value!r} is no length of time; give one such as 30d, 12h or 90m")
+    return timedelta(**{unit: int(value[:-1])})
+
+
+def parse_seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Parse a length of time: ``2h``, ``90m``, ``45s``, ``1d``, or seconds."""
+    if value is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(value[-1:])
+    try:
+        seconds = float(value[:-1]) * unit if unit else float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise click.BadParameter(f"{value!r} is no length of time; give one such as 2h, 90m or 3600")
+    return seconds
+
+
+def parse_bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """Parse an amount of memory: ``4GiB``, ``512M``."""
+    from toptune.train.memory import bytes_of
+
+    return None if value is None else bytes_of(value)
+
+
+def parse_names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str] | None:
+    """Parse names with commas between them."""
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter(f"{value!r} names nothing; give layers such as last,blocks.*")
+    return names
+
+
+def parse_places(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> dict[str, str]:
+    """Parse places of data sets, ``NAME=PATH`` each."""
+    places = {}
+    for each in value:
+        name, sign, place = each.partition("=")
+        if not (name and sign and place):
+            raise click.BadParameter(f"{each!r} is not DATASET=PATH, such as pets=photos/pets")
+        places[name] = place
+    return places
+
+
+def parse_folds(_context: click.Context, _option: click.Parameter, value: str) -> int | str | None:
+    """Parse a number of folds from 2, ``leave-one-group-out`` or ``none``."""
+    if value == "none":
+        return None
+    if value == "leave-one-group-out":
+        return value
+    if not value.isdecimal() or int(value) < 2:
+        raise click.BadParameter(
+            f"{value!r} is no number of folds from 2, and not leave-one-group-out or none"
+        )
+    return int(value)
+
+
+def parse_batch_size(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> int | str | None:
+    """Parse a number from 1, or ``auto``."""
+    if value in (None, "auto"):
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is no number of pictures from 1, and not auto")
+    return int(value)
+
+
+def listed(given: Sequence[str], what: str) -> list[str]:
+    """Read names: each as it is, or with ``@FILE`` one a line of the file."""
+    names: list[str] = []
+    for each in given:
+        if not each.startswith("@"):
+            names.append(each)
+            continue
+        try:
+            lines = Path(each[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{what} cannot be read from {each[1:]}: {error}") from error
+        names += filter(None, lines)
+    return names

@@ -1,0 +1,23 @@
+"""What commands print: one JSON object or text, and the pictures that failed."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+
+def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:
+    """Print one JSON object, or text for people."""
+    click.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
+
+
+def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
+    """Name the pictures that failed on standard error; exit 4 when they are too many."""
+    for name, reason in list(failed.items())[:20]:
+        click.echo(f"failed: {name}: {reason}", err=True)
+    if len(failed) > 20:
+        click.echo(f"... and {len(failed) - 20} more", err=True)
+    if len(failed) > allowed:
+        click.echo(f"{len(failed)} pictures failed; --max-failures allows {allowed}", err=True)
+        raise SystemExit(4)

@@ -1,0 +1,70 @@
+"""`toptune store rm` and `gc`: what is asked about before it goes."""
+
+from typing import Any
+
+import click
+
+from toptune.commands.options import JSON, STORE
+from toptune.commands.parsing import parse_age, parse_names
+from toptune.commands.printing import show
+
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+@click.command("rm")
+@STORE
+@click.option("--dataset", required=True, help="Without --model the data set goes with all its features.")
+@click.option("--model", help="Only this model's cache.")
+@click.option("--layers", callback=parse_names, help="Only these arrays of it: layers and globs with commas.")
+@YES
+@JSON
+def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
+    """Remove a data set, a cache, or layers of it; asks first."""
+    from toptune.store import FeatureStore, plan_removal, remove
+
+    opened = FeatureStore.open(root)
+    removal = plan_removal(opened, **options)
+    ask(f"remove {removal}?", yes)
+    remove(opened, removal)
+    show(as_json, removal.to_dict(), f"removed {removal}")
+
+
+@click.command("gc")
+@STORE
+@click.option("--older-than", callback=parse_age, help="Evict caches last used longer ago, as 30d or 12h.")
+@click.option("--keep", type=click.IntRange(0), help="Spare the N caches used last; evict others.")
+@click.option(
+    "--grace",
+    callback=parse_age,
+    default="1h",
+    show_default=True,
+    help="Spare younger leftovers: they may be a writer's at work.",
+)
+@click.option("--dry-run", is_flag=True, help="List what would go, and remove nothing.")
+@YES
+@JSON
+def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
+    """Collect leftovers of writers that died; evict caches by last use if told to. Asks first."""
+    from toptune.store import FeatureStore, collect_garbage, find_garbage
+
+    opened = FeatureStore.open(root)
+    items = find_garbage(opened, **options)
+    rows = [item.to_dict() for item in items]
+    n_bytes = sum(item.n_bytes for item in items)
+    lines = [f"{item.path}: {item.reason}, {item.n_bytes} bytes" for item in items]
+    if items and not dry_run:
+        ask("\n".join([*lines, f"remove these {len(items)} ({n_bytes} bytes)?"]), yes)
+        collect_garbage(opened, items)
+    verb = "would be" if dry_run else "were"
+    text = "\n".join([*lines, f"{len(items)} things, {n_bytes} bytes {verb} removed"])
+    show(
+        as_json,
+        {"removed": rows, "n_bytes": n_bytes, "dry_run": dry_run},
+        text if items else "nothing to collect",
+    )
+
+
+def ask(question: str, yes: bool) -> None:
+    """Ask on standard error, unless it was answered with --yes; a no stops the command with exit code 3."""
+    if not yes:
+        click.confirm(question, abort=True, err=True)

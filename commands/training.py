@@ -1,0 +1,137 @@
+"""`toptune train`: a head on stored features, or a run brought up to date."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from toptune.commands.options import JSON, SKIP_FAILED, STORE
+from toptune.commands.parsing import listed
+from toptune.commands.printing import show
+from toptune.commands.training_options import (
+    BUDGET,
+    CLASS_WEIGHT,
+    COLUMNS,
+    DATASET_VERSION,
+    FOLDS,
+    HEAD_DEVICE,
+    KERNEL,
+    MEMORY_LIMIT,
+    PARAMS,
+    SEED,
+    STORED_SPLIT,
+)
+
+
+@click.command()
+@STORE
+@click.option("--dataset", help="The data set's name in the store.")
+@click.option("--model", help="As given to extract.")
+@DATASET_VERSION
+@click.option(
+    "--update",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="RUN",
+    help="Bring this run up to date, reading only the pictures that changed.",
+)
+@click.option(
+    "--forget", multiple=True, metavar="ID", help="With --update: take a picture out; @FILE has one a line."
+)
+@click.option(
+    "--relabel",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="RUN",
+    help="Train for other --labels on this run's pictures, with its Gram matrices.",
+)
+@click.option("--labels", help="With --relabel: a CSV file (id, label), or a column of the manifest.")
+@click.option(
+    "--head",
+    default="falkon",
+    show_default=True,
+    help="falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, head2toe, "
+    "sklearn:package.Class, or auto, which tries them within --budget.",
+)
+@BUDGET
+@click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
+@COLUMNS
+@SEED
+@KERNEL
+@MEMORY_LIMIT
+@FOLDS
+@STORED_SPLIT
+@CLASS_WEIGHT
+@PARAMS
+@SKIP_FAILED
+@click.option(
+    "--keep-sums/--no-keep-sums", default=True, help="Keep what --update needs in the run's folder (default)."
+)
+@HEAD_DEVICE
+@click.option(
+    "--dask", metavar="ADDRESS", help="A dask scheduler's, or local:N: its workers add up the sums."
+)
+@JSON
+@click.pass_context
+def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> None:
+    """Train a head on stored features; nothing is extracted again.
+
+    With --update RUN, bring a run up to date with its data set instead: new pictures are added, those that
+    are gone or to be forgotten are subtracted. With --relabel RUN, reuse its Gram matrices for other labels.
+    """
+    from toptune.train import relabel_run, update_run
+    from toptune.train import train as run_training
+
+    given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    out = options["out"]
+    if {"update", "relabel"} <= given:
+        raise click.UsageError("--update and --relabel are two things; give one at a time")
+    if "update" in given:
+        refuse_options(
+            given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"}, "update"
+        )
+        run = update_run(
+            options["update"], out=out, store=root, forget=listed(options["forget"], "ids"),
+            **{name: options[name] for name in ("dataset_version", "allow_failed", "device")},
+        )  # fmt: skip
+    elif "relabel" in given:
+        refuse_options(given - {"relabel", "labels", "out", "device"}, "relabel")
+        if options["labels"] is None:
+            raise click.UsageError("--relabel needs --labels: a CSV file, or a column of the manifest")
+        run = relabel_run(
+            options["relabel"], options["labels"], out=out, store=root, device=options["device"]
+        )
+    else:
+        for name, needed in (("forget", "update"), ("labels", "relabel")):
+            if name in given:
+                raise click.UsageError(f"--{name} needs --{needed} RUN")
+        if missing := [f"--{name}" for name in ("dataset", "model") if options[name] is None]:
+            raise click.MissingParameter(param_hint=missing, param_type="option", ctx=ctx)
+        for name in ("update", "relabel", "forget", "labels"):
+            del options[name]
+        with plans_on_standard_error():
+            run = run_training(root, **options)
+    show(as_json, run.to_dict(), str(run))
+
+
+def refuse_options(strange: set[str], action: str) -> None:
+    """Refuse options of a plain training where a run is changed: what they say stays as it is in the run."""
+    if strange:
+        name = min(strange).replace("_", "-")
+        raise click.UsageError(f"--{name} has no meaning with --{action}: it stays as it is in the run")
+
+
+@contextlib.contextmanager
+def plans_on_standard_error() -> Iterator[None]:
+    """Show what a fit is going to do, and what memory it will take, before it does it."""
+    logger, handler = logging.getLogger("toptune.train.plan"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
