@@ -55,14 +55,16 @@ def predict(
     **options: Any,
 ) -> None:
     """Classify pictures, or folders of pictures, with a RUN and its backbone."""
+    from toptune.store.costs import CostMeter
     from toptune.workflows import Classifier, write_predictions
 
-    batch_size = options.pop("batch_size")
+    meter, batch_size = CostMeter(), options.pop("batch_size")
     classifier = Classifier.load(run, **options)
     predictions = classifier.predict(paths, batch_size=batch_size)
     if as_json:
         rows = [prediction.to_dict(probabilities=probabilities) for prediction in predictions]
-        show(True, {"classes": classifier.classes, "predictions": rows}, "")
+        answer = {"classes": classifier.classes, "predictions": rows, "costs": meter.to_dict()}
+        show(True, answer, "")
     else:
         columns = classifier.classes if probabilities else []
         write_predictions(predictions, sys.stdout, form=form, columns=columns)

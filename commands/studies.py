@@ -17,6 +17,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
     Finished trainings are not repeated; results.csv and results.parquet in the study's folder have one row
     each.
     """
+    from toptune.store.costs import describe_costs
     from toptune.train.printed_table import printed_records
     from toptune.workflows import plan_study, run_study, work_progress
 
@@ -30,6 +31,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
         )
     lines = [printed_records(report.summary)] if report.summary else []
     lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
+    lines.append(describe_costs(report.costs))
     lines += [f"failed: {cell}: {reason}" for cell, reason in report.failed.items()]
     show(as_json, report.to_dict(), "\n".join(lines))
     if report.failed:

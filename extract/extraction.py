@@ -12,6 +12,7 @@ from toptune.extract.plan import ExtractSummary
 from toptune.extract.source import ImageSource
 from toptune.extract.watch import Clocks, Stop
 from toptune.store import FeatureStore, InterruptedRunError
+from toptune.store.costs import CostMeter
 
 
 def extract(
@@ -165,14 +166,15 @@ def extract_models(
 
 def _extract(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractSummary]:
     """Check what was given to `extract`, and do it for each model."""
+    meter = CostMeter()
     try:
         requests = make_requests(models, given)
         summaries = _run(requests)
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
-    most = given["max_failures"]
+    most, costs = given["max_failures"], meter.to_dict()
     return [
-        dataclasses.replace(each, too_many_failed=most is not None and len(each.failed) > most)
+        dataclasses.replace(each, costs=costs, too_many_failed=most is not None and len(each.failed) > most)
         for each in summaries
     ]
 

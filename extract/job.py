@@ -15,9 +15,11 @@ from toptune.extract.lane import Lane, length
 from toptune.extract.plan import ExtractSummary
 from toptune.extract.preparing import open_reader, prepare
 from toptune.extract.reading import BatchReader
+from toptune.extract.unit_costs import share_costs
 from toptune.extract.units_done import ModelDone, UnitsDone
 from toptune.extract.writing import UnitWriter
 from toptune.store import CONTENT_ARRAY, FeatureCache, InterruptedRunError, StoreError, canonical_json
+from toptune.store.costs import CostMeter
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ class Pass:
     ) -> None:
         batches = reader.batches(rows for unit in self.units for rows in self.lanes[0].batches(unit))
         progress, watch = self.lanes[0].request.progress, self.lanes[0].request.watch
-        done = before
+        done, meter = before, CostMeter()
         for unit in self.units:
             unit_rows = self._slices(unit)
             if not watch.may_begin(length(unit_rows)):
@@ -171,8 +173,10 @@ class Pass:
                 done += length(by_geometry[0].rows)
                 if progress is not None:
                     progress(done, total, failed + self.n_failed)
-            for lane in wanting:
-                self.writers[lane].write(lane.finish())
+            finished = share_costs([lane.finish() for lane in wanting], meter.to_dict())
+            meter = CostMeter()
+            for lane, values in zip(wanting, finished, strict=True):
+                self.writers[lane].write(values)
 
     def summary(self, lane: Lane) -> ExtractSummary:
         """Summarise what was done for one of the lanes."""

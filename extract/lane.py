@@ -75,6 +75,7 @@ class Lane:
     def begin(self, unit: int) -> None:
         """Make room for a unit."""
         self._unit, self._rows, self._start = unit, self.cache.unit_slice(unit), time.perf_counter()
+        self._computed_before = self.seconds_compute
         n = length(self._rows)
         self._values: dict[str, npt.NDArray[Any]] = {
             array.name: np.empty((n, array.dim), dtype=self.dtypes[array.name]) for array in self.arrays
@@ -113,7 +114,13 @@ class Lane:
         """Give the unit, computed."""
         self._fetch()
         wanted = {name: array for name, array in self._values.items() if self._unit in self.missing[name]}
-        return UnitValues(self._unit, wanted, self._failed, time.perf_counter() - self._start)
+        return UnitValues(
+            self._unit,
+            wanted,
+            self._failed,
+            seconds=time.perf_counter() - self._start,
+            seconds_compute=self.seconds_compute - self._computed_before,
+        )
 
     def _fetch(self) -> None:
         if self._launched is None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toptune.store import Difference
+from toptune.store.costs import describe_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,9 @@ class ExtractSummary:
         With ``update``: ids of pictures that stand for other bytes than before.
     rehashed : int, optional
         With ``rehash``: pictures that were compared with the digest of what was extracted.
+    costs : mapping
+        Of the whole call, all its models and parts together; see `toptune.store.costs.CostMeter`. Dask
+        workers elsewhere are not in it, only in the ledgers.
     """
 
     dataset: str
@@ -186,6 +190,7 @@ class ExtractSummary:
     difference: Difference | None = None
     changed: tuple[str, ...] = ()
     rehashed: int | None = None
+    costs: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Give every field, as JSON values."""
@@ -194,6 +199,7 @@ class ExtractSummary:
             "difference": None if self.difference is None else self.difference.to_dict(),
             "changed": list(self.changed),
             "failed": dict(self.failed),
+            "costs": dict(self.costs),
             "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
             "plan": None if self.plan is None else self.plan.to_dict(),
         }
@@ -224,6 +230,7 @@ class ExtractSummary:
             + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
             f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
+            *([describe_costs(self.costs)] if self.costs else []),
             f"stored in {self.cache}",
         ]
         if self.failed:

@@ -27,12 +27,18 @@ class UnitValues:
         Row to reason.
     seconds : float
         That computing took.
+    seconds_compute : float
+        Of these, in forward passes.
+    costs : mapping, optional
+        What else computing took; see `LedgerEntry`.
     """
 
     unit: int
     values: Mapping[str, npt.NDArray[Any]]
     failed: Mapping[int, str]
     seconds: float
+    seconds_compute: float
+    costs: Mapping[str, Any] | None = None
 
 
 class UnitWriter:
@@ -90,7 +96,9 @@ class UnitWriter:
                 if self._stop.is_set():
                     continue
                 start = time.perf_counter()
-                self._cache.commit_unit(item.unit, item.values, failed=item.failed, seconds=item.seconds)
+                self._cache.commit_unit(
+                    item.unit, item.values, failed=item.failed, seconds=item.seconds, costs=item.costs
+                )
                 self.seconds += time.perf_counter() - start
                 self.units_written += 1
         except BaseException as error:  # noqa: BLE001  (raised again where the caller sees it)

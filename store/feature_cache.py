@@ -287,6 +287,7 @@ class FeatureCache:
         *,
         failed: Mapping[int, str] | None = None,
         seconds: float = 0.0,
+        costs: Mapping[str, Any] | None = None,
     ) -> None:
         """Commit one unit of one or more arrays: all shards first, then their ledger entries.
 
@@ -302,6 +303,8 @@ class FeatureCache:
             Row (of the data set) to reason; the features of these rows become NaN.
         seconds : float
             Time that computing took.
+        costs : mapping, optional
+            What else it took; see `LedgerEntry`.
 
         Raises
         ------
@@ -325,6 +328,7 @@ class FeatureCache:
             rows=rows,
             failed=failed,
             seconds=seconds,
+            costs=costs,
         )
         specs = [self.array(name) for name in values if self.entry(name, unit) is None]
         specs.sort(key=lambda spec: -spec.dim)  # the longest first, so that the others fill up behind it

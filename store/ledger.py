@@ -35,6 +35,9 @@ class LedgerEntry:
         Time the unit took, over all arrays written with it.
     host, when : str
         Machine and UTC time of the commit.
+    costs : Mapping, optional
+        ``cpu_seconds``, ``energy_joules``, ``energy_estimate`` (whether the joules are one) and
+        ``peak_memory_bytes``, over all arrays written with it.
     """
 
     array: str
@@ -48,6 +51,7 @@ class LedgerEntry:
     seconds: float
     host: str
     when: str
+    costs: Mapping[str, Any] | None = None
 
     def to_bytes(self) -> bytes:
         """Render the entry's file."""
@@ -64,7 +68,8 @@ class LedgerEntry:
                 "seconds": self.seconds,
                 "host": self.host,
                 "when": self.when,
-            },
+            }
+            | ({} if self.costs is None else {"costs": dict(self.costs)}),
         )
 
     @classmethod
@@ -102,6 +107,7 @@ class LedgerEntry:
                 seconds=values["seconds"],
                 host=values["host"],
                 when=values["when"],
+                costs=values.get("costs"),
             )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CorruptError(f"{path} is no ledger entry: {type(error).__name__} {error}") from error

@@ -43,6 +43,8 @@ class UnitCommit:
         Row to reason of pictures that could not be used.
     seconds : float
         Time that computing took.
+    costs : mapping, optional
+        What else it took; see `LedgerEntry`.
     """
 
     root: Path
@@ -52,6 +54,7 @@ class UnitCommit:
     rows: slice
     failed: Mapping[int, str]
     seconds: float
+    costs: Mapping[str, Any] | None = None
 
     def check(self, spec: ArraySpec, values: npt.NDArray[Any]) -> StoredUnit:
         """Convert values to the array's type, and refuse those that cannot be stored.
@@ -98,6 +101,7 @@ class UnitCommit:
             seconds=float(self.seconds),
             host=socket.gethostname(),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
+            costs=self.costs,
         )
 
     def picture(self, row: int) -> str:

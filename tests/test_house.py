@@ -29,6 +29,9 @@ ONLY_IN = {
     "distributed": ("store/dask_cluster.py",),
     "dask_jobqueue": ("store/dask_cluster.py",),
     "falkon": ("train/falkon_lib.py",),
+    "pynvml": ("store/accelerators.py",),
+    # Its table is read, its code never runs: see `toptune.store.emissions`.
+    "codecarbon": (),
 }
 NOT_IN = {"torch": ("store/", "commands/", "cli.py"), "timm": ("store/", "train/", "commands/", "cli.py")}
 

@@ -12,7 +12,7 @@ from shapes import save_shapes
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY = (
+README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -23,6 +23,7 @@ README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY = (
         "docs/finetune.md",
         "docs/report.md",
         "docs/study.md",
+        "docs/costs.md",
     )
 )
 
@@ -33,7 +34,17 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 16), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5), (STUDY, 3)],
+    [
+        (README, 16),
+        (STORE, 25),
+        (TRAIN, 13),
+        (SOURCES, 9),
+        (JOBS, 2),
+        (FINETUNE, 6),
+        (REPORT, 5),
+        (STUDY, 3),
+        (COSTS, 5),
+    ],
     ids=[
         "README",
         "docs/store",
@@ -43,6 +54,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         "docs/finetune",
         "docs/report",
         "docs/study",
+        "docs/costs",
     ],
 )
 @pytest.mark.timeout(900)

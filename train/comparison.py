@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.store import FeatureStore, InputError, StoredFeatures
+from toptune.store.costs import CostMeter
 from toptune.train.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.head_files import json_ready
 from toptune.train.head_trials import AUTO_HEAD
@@ -94,7 +95,7 @@ def compare_heads(
     InputError
         As `toptune.train.train`; for an `out` that holds something else or runs of other options.
     """
-    names = [str(head) for head in heads]
+    meter, names = CostMeter(), [str(head) for head in heads]
     given = {head: dict(values) for head, values in (params or {}).items()}
     _check(names, given, seeds, budget)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
@@ -145,7 +146,9 @@ def compare_heads(
         progress(len(planned), len(planned))
     request = {"dataset": dataset, "model": model, "heads": names, "seeds": seeds, "leak": leak}
     options = common | {"group_by": group_by, "params": given, "budget": budget}
-    comparison = compare_rows(rows, folder=folder, config=json_ready(request | {"options": options}))
+    comparison = compare_rows(
+        rows, folder=folder, config=json_ready(request | {"options": options}), costs=meter.to_dict()
+    )
     comparison.write()
     return comparison
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toptune.store.costs import describe_costs
 from toptune.train.comparison_statistics import (
     Spread,
     corrected_paired_test,
@@ -101,6 +102,8 @@ class Comparison:
         Of each head and figure, how much ungrouped splits show above grouped ones; empty unless asked for.
     variance : str
         In words, over what the deviations are.
+    costs : dict
+        Of the call that made it; runs that were there cost it nothing. See `toptune.store.costs.CostMeter`.
     """
 
     folder: Path
@@ -110,6 +113,7 @@ class Comparison:
     pairs: list[dict[str, Any]]
     leak: dict[str, dict[str, Spread]]
     variance: str
+    costs: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the comparison as JSON values."""
@@ -151,10 +155,13 @@ class Comparison:
                 "the leak: ungrouped splits less grouped ones, 95 % interval",
                 ("head", "accuracy", "balanced", "macro F1", "log-loss"), cells,
             ))  # fmt: skip
-        return "\n\n".join([*parts, f"{self.variance}\nwritten to {self.folder}"])
+        last = [self.variance, describe_costs(self.costs), f"written to {self.folder}"]
+        return "\n\n".join([*parts, "\n".join(last)])
 
 
-def compare_rows(rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any]) -> Comparison:
+def compare_rows(
+    rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any], costs: dict[str, Any]
+) -> Comparison:
     """Work out spreads, paired tests and the leak of finished runs."""
     kept = [row for row in rows if row.split != UNGROUPED]
     others = [row for row in rows if row.split == UNGROUPED]
@@ -176,6 +183,7 @@ def compare_rows(rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any]
     return Comparison(
         folder=folder,
         config=config,
+        costs=costs,
         rows=tuple(rows),
         heads={
             name: {metric: spread_of(_values(kept, name, metric)) for metric in (*METRICS, *_SECONDS)}

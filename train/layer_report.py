@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.store import FeatureStore, InputError, provenance
+from toptune.store.costs import CostMeter, describe_costs
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.head_files import json_ready
@@ -46,16 +47,19 @@ class LayerReport:
     config : dict
         What was searched: data set, model, options, rows.
     search : LayerSearch
+    costs : dict
+        See `toptune.store.costs.CostMeter`.
     """
 
     folder: Path
     config: dict[str, Any]
     search: LayerSearch
+    costs: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values."""
         fields: dict[str, Any] = json_ready(
-            {"report": str(self.folder), **self.config, **self.search.to_dict()}
+            {"report": str(self.folder), **self.config, **self.search.to_dict(), "costs": self.costs}
         )
         return fields
 
@@ -92,6 +96,7 @@ class LayerReport:
                 f"({cheapest.bytes_per_picture} bytes a picture)"
             )
         lines += [f"note: {note}" for note in search.notes]
+        lines.append(describe_costs(self.costs))
         lines.append(f"searched in {search.seconds:.1f} s; written to {self.folder}")
         return "\n\n".join([*parts, "\n".join(lines)])
 
@@ -154,7 +159,7 @@ def report_layers(
     """
     if head not in SHORT_LIST_HEADS:
         raise InputError(f"head {head!r} cannot check a short list; use one of {', '.join(SHORT_LIST_HEADS)}")
-    path = check_out(out)
+    meter, path = CostMeter(), check_out(out)
     limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
     new_head = partial(
         make_head, head, params=params, seed=seed, cv=cv, class_weight=class_weight, device=device,
@@ -212,7 +217,7 @@ def report_layers(
         },
         "created": provenance(),
     }  # fmt: skip
-    report = LayerReport(folder=path, config=config, search=search)
+    report = LayerReport(folder=path, config=config, search=search, costs=meter.to_dict())
     with new_run_folder(path) as folder:
         write_json(folder / REPORT, report.to_dict())
         search.write_csv(folder / LAYER_SEARCH)

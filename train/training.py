@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from toptune.store import FeatureStore, Manifest, provenance
-from toptune.store.costs import CostMeter, extraction_costs
+from toptune.store.costs import CostMeter
+from toptune.store.extraction_costs import extraction_costs
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows

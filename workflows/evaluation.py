@@ -8,6 +8,7 @@ import numpy as np
 
 from toptune.extract import open_source
 from toptune.store import FeatureStore, InputError, UnreadableImageError
+from toptune.store.costs import CostMeter, describe_costs
 from toptune.train import compute_metrics, evaluate_run
 from toptune.train.several_labels import advice_on_several_labels
 from toptune.workflows.classifier import Classifier
@@ -48,8 +49,8 @@ def evaluate(
     Returns
     -------
     dict
-        As ``metrics.json``; with `data` also ``failed``, id to reason of pictures that could not be
-        read, and their number ``n_failed``.
+        As ``metrics.json``, with the ``costs`` of this call; with `data` also ``failed``, id to reason of
+        pictures that could not be read, and their number ``n_failed``.
 
     Raises
     ------
@@ -58,18 +59,21 @@ def evaluate(
     StoreError
         If the store does not hold what the run needs.
     """
+    meter = CostMeter()
     if data is None:
         if model is not None or weights is not None:
             raise InputError(
                 "--model and --weights say where the backbone is, which stored features do not need; leave "
                 "them out, or give pictures with --data"
             )
-        return evaluate_run(run, store=store, dataset=dataset, split=split or "test")
+        metrics = evaluate_run(run, store=store, dataset=dataset, split=split or "test")
+        return metrics | {"costs": meter.to_dict()}
     if store is not None or dataset is not None:
         raise InputError("--data reads pictures directly; leave out --store and --dataset")
     if split not in (None, "test"):
         raise InputError(f"--data scores every labelled picture; leave out --split {split}")
-    return evaluate_pictures(run, data, device=device, model=model, weights=weights)
+    metrics = evaluate_pictures(run, data, device=device, model=model, weights=weights)
+    return metrics | {"costs": meter.to_dict()}
 
 
 def evaluate_pictures(
@@ -139,12 +143,12 @@ def evaluate_pictures(
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Put the headline figures on a line; a dash is a figure that no picture gave."""
+    """Put the headline figures on a line, and costs on another; a dash is a figure that no picture gave."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
     n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
     left_out = f"; {n_failed} could not be read and are left out" if n_failed else ""
-    return f"{figures} on {metrics['n_test']} pictures{left_out}"
+    return f"{figures} on {metrics['n_test']} pictures{left_out}\n{describe_costs(metrics['costs'])}"
 
 
 def _figure(value: float | None) -> str:

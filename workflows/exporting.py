@@ -8,6 +8,7 @@ import torch
 
 from toptune.extract import load_backbone
 from toptune.store import InputError, NumericalError, provenance
+from toptune.store.costs import CostMeter, describe_costs
 from toptune.store.exporting import new_target
 from toptune.train import Run
 from toptune.train.head_modules import check_exportable
@@ -37,6 +38,7 @@ class ExportReport:
     input: dict[str, Any]
     check: ExportCheck
     warnings: list[str]
+    costs: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -47,6 +49,7 @@ class ExportReport:
             "input": self.input,
             "check": self.check.to_dict(),
             "warnings": self.warnings,
+            "costs": self.costs,
         }
 
     def __str__(self) -> str:
@@ -57,6 +60,7 @@ class ExportReport:
             f"probabilities within {check.difference:.1e} of the run's own on {check.n_pictures} pictures of "
             f"{check.data}, in batches of {' and '.join(map(str, check.batch_sizes))}",
             *(f"note: {warning}" for warning in self.warnings),
+            describe_costs(self.costs),
             f"model card: {self.card}",
         ]
         return "\n".join(lines)
@@ -105,7 +109,7 @@ def export(
     NumericalError
         If a probability differs by more than `tolerance`; nothing is written.
     """
-    target = Path(out).absolute()
+    meter, target = CostMeter(), Path(out).absolute()
     form = format_of(target)
     card = target.with_name(f"{target.name}.md")
     for path in (target, card):
@@ -141,8 +145,9 @@ def export(
         n_bytes = temporary.stat().st_size
     notes = [*done.warnings, *_on_precision(classifier, done)]
     report = ExportReport(
-        out=str(target), card=str(card), n_bytes=n_bytes, input=metadata["input"], check=done, warnings=notes
-    )
+        out=str(target), card=str(card), n_bytes=n_bytes, input=metadata["input"], check=done, warnings=notes,
+        costs=meter.to_dict(),
+    )  # fmt: skip
     with new_target(card) as temporary:
         write_card(temporary, classifier, metadata, report.to_dict(), tolerance=tolerance)
     return report

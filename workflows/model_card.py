@@ -198,9 +198,15 @@ def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "training, processors": f"{costs['cpu_seconds']:.2f} s, {costs['energy_joules']:.0f} J{estimate}",
         "training, peak memory": f"{costs['peak_memory_bytes'] / 1e6:.0f} MB",
     }
+    if costs.get("co2e_kg") is not None:
+        facts["training, CO2e"] = f"{1000 * costs['co2e_kg']:.2g} g ({costs['co2e']['country']})"
     if "extract_seconds" in costs:
+        energy = ""
+        if "extract_joules" in costs:
+            estimate = " (an estimate)" if costs["extract_energy_estimate"] else ""
+            energy = f", {costs['extract_joules']:.0f} J{estimate}"
         facts["extraction of the features, once for all runs on them"] = (
-            f"{costs['extract_seconds']:.2f} s for {costs['extract_pictures']} pictures"
+            f"{costs['extract_seconds']:.2f} s for {costs['extract_pictures']} pictures{energy}"
         )
     return facts
 

@@ -5,9 +5,23 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toptune.store.costs import CostMeter, peak_memory_bytes
+from toptune.store.accelerators import add_use
+from toptune.store.costs import CostMeter
+from toptune.store.emissions import emissions_of, local_intensity
 
 _FIELDS = ("wall_seconds", "cpu_seconds", "images")
+_NOTHING: dict[str, Any] = {
+    "phases": {},
+    "total_seconds": 0.0,
+    "cpu_seconds": 0.0,
+    "bytes_read": 0,
+    "bytes_written": 0,
+    "gpu": None,
+    "energy_joules": 0.0,
+    "energy": None,
+    "peak_memory_bytes": 0,
+    "sessions": 0,
+}
 
 
 class PhaseCosts:
@@ -20,23 +34,11 @@ class PhaseCosts:
     """
 
     def __init__(self, before: Mapping[str, Any] | None = None) -> None:
-        known = before or {
-            "phases": {},
-            "total_seconds": 0.0,
-            "cpu_seconds": 0.0,
-            "energy_joules": 0.0,
-            "energy": None,
-            "peak_memory_bytes": 0,
-            "sessions": 0,
-        }
+        self._before = _NOTHING | dict(before or {})
         self.phases: dict[str, dict[str, float]] = {
-            name: dict(values) for name, values in known["phases"].items()
+            name: dict(values) for name, values in self._before["phases"].items()
         }
-        self._total_before, self._peak_before = known["total_seconds"], known["peak_memory_bytes"]
-        self._sessions = known["sessions"] + 1
-        self._before = known
         self._meter = CostMeter()
-        self._began = time.perf_counter()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -63,20 +65,29 @@ class PhaseCosts:
         Returns
         -------
         dict
-            ``phases``, ``total_seconds``, ``cpu_seconds``, ``energy_joules`` and ``energy`` (see
-            `toptune.store.costs.CostMeter`; an estimate if that of any session is one),
-            ``peak_memory_bytes``, ``sessions``.
+            What `toptune.store.costs.CostMeter` gives, over all sessions, with ``total_seconds`` for its
+            ``wall_seconds``: energy is an estimate if that of any session is one, emissions are by the
+            country of the last. Also ``sessions``.
         """
-        now, how = self._meter.to_dict(), self._before["energy"]
+        before, now, how = self._before, self._meter.to_dict(), self._before["energy"]
+        joules = before["energy_joules"] + now["energy_joules"]
         return {
             "phases": {name: dict(values) for name, values in self.phases.items()},
-            "total_seconds": self._total_before + time.perf_counter() - self._began,
-            "cpu_seconds": self._before["cpu_seconds"] + now["cpu_seconds"],
-            "energy_joules": self._before["energy_joules"] + now["energy_joules"],
+            "total_seconds": before["total_seconds"] + now["wall_seconds"],
+            "cpu_seconds": before["cpu_seconds"] + now["cpu_seconds"],
+            "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
+            "bytes_read": _sum(before["bytes_read"], now["bytes_read"]),
+            "bytes_written": _sum(before["bytes_written"], now["bytes_written"]),
+            "gpu": add_use(before["gpu"], now["gpu"]),
+            "energy_joules": joules,
             "energy": how if how and how["estimate"] else now["energy"],
-            "peak_memory_bytes": max(self._peak_before, peak_memory_bytes()),
-            "sessions": self._sessions,
+            **emissions_of(joules, local_intensity()),
+            "sessions": before["sessions"] + 1,
         }
 
     def _costs(self, name: str) -> dict[str, float]:
         return self.phases.setdefault(name, dict.fromkeys(_FIELDS, 0))
+
+
+def _sum(before: int | None, now: int | None) -> int | None:
+    return None if before is None or now is None else before + now

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from scipy.stats import gmean
 
 from toptune.workflows.report_drawing import Key, Panel, drawing, plain_ticks, to_svg
-from toptune.workflows.report_settings import Setting
+from toptune.workflows.report_settings import JOULES_A_WATT_HOUR, Setting
 
 MAX_PANELS = 24
 Cost = Literal["seconds", "energy"]
@@ -26,6 +26,7 @@ class _Point:
     spent: float
     interval: tuple[float, float] | None = None
     with_extraction: float | None = None
+    is_estimated: bool = False
 
 
 def draw_accuracy_against(
@@ -64,13 +65,17 @@ def _point(cost: Cost, setting: Setting) -> _Point | None:
     spent = setting.seconds if cost == "seconds" else setting.watt_hours
     if setting.accuracy is None or not spent:
         return None
-    extraction = setting.cost("extract_seconds") if cost == "seconds" else None
+    if cost == "seconds":
+        extraction = setting.cost("extract_seconds")
+    elif (extraction := setting.cost("extract_joules")) is not None:
+        extraction /= JOULES_A_WATT_HOUR
     return _Point(
         setting.method,
         100 * setting.accuracy.mean,
         spent,
         (100 * setting.accuracy.low, 100 * setting.accuracy.high),
         spent + extraction if extraction else None,
+        is_estimated=cost == "energy" and setting.has_estimated_energy,
     )
 
 
@@ -82,14 +87,24 @@ def _means(datasets: Sequence[Sequence[_Point]]) -> list[_Point]:
         return float(average([getattr(each[method], name) for each in by_method]))
 
     return [
-        _Point(method, mean(method, np.mean, "accuracy"), mean(method, gmean, "spent"))
+        _Point(
+            method,
+            mean(method, np.mean, "accuracy"),
+            mean(method, gmean, "spent"),
+            is_estimated=any(each[method].is_estimated for each in by_method),
+        )
         for method in everywhere
     ]
 
 
 def _panel(heading: str, points: Sequence[_Point], legend: Mapping[str, Key], name: str, unit: str) -> Markup:
-    tips = {}
+    tips, estimated = {}, [point.is_estimated for point in points]
+    label = f"{unit}, {'' if all(estimated) else 'partly '}estimated" if any(estimated) else unit
     with drawing() as (figure, axes):
+        # Limits first: those that matplotlib finds for a single cost may be one number.
+        axes.set_xscale("log")
+        most = max(point.with_extraction or point.spent for point in points)
+        axes.set_xlim(min(point.spent for point in points) / 2, 2 * most)
         for number, point in enumerate(points):
             key, interval = legend[point.method], ""
             if point.interval is not None:
@@ -103,13 +118,11 @@ def _panel(heading: str, points: Sequence[_Point], legend: Mapping[str, Key], na
             )
             tips[f"point{number}"] = (
                 f"{point.method}: {point.accuracy:.2f} %{interval}, {point.spent:.3g} {unit}"
+                f"{' (estimated)' if point.is_estimated else ''}"
             )
-        axes.set_xscale("log")
-        most = max(point.with_extraction or point.spent for point in points)
-        axes.set_xlim(min(point.spent for point in points) / 2, 2 * most)
         plain_ticks(axes)
         axes.margins(y=0.1)
         axes.grid(True)
-        axes.set_xlabel(unit)
+        axes.set_xlabel(label)
         axes.set_ylabel("accuracy, %")
-        return to_svg(figure, name=name, label=f"Accuracy against {unit}, {heading}", tips=tips)
+        return to_svg(figure, name=name, label=f"Accuracy against {label}, {heading}", tips=tips)

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from toptune.store import InputError, StoreError
+from toptune.store.costs import CostMeter, describe_costs
 from toptune.workflows.report_commands import command_of, extraction_of
 from toptune.workflows.report_costs import MAX_PANELS, draw_accuracy_against
 from toptune.workflows.report_details import choose_detailed, look_closely
@@ -43,6 +44,8 @@ class ReportSummary:
         Of the page.
     notes : tuple of str
         What the page leaves out.
+    costs : dict
+        Of making it; see `toptune.store.costs.CostMeter`.
     """
 
     out: str
@@ -51,6 +54,7 @@ class ReportSummary:
     datasets: int
     n_bytes: int
     notes: tuple[str, ...]
+    costs: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""
@@ -61,7 +65,7 @@ class ReportSummary:
             f"{_count(self.runs, 'run')}, {_count(self.settings, 'setting')}, "
             f"{_count(self.datasets, 'data set')} in {self.out} ({self.n_bytes / 1e6:.2f} MB)"
         )
-        return "\n".join([first, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([first, *(f"note: {note}" for note in self.notes), describe_costs(self.costs)])
 
 
 def write_report(
@@ -105,7 +109,7 @@ def write_report(
     CorruptError
         If a RUN is damaged; the message names it.
     """
-    notify = progress or (lambda _done, _total: None)
+    meter, notify = CostMeter(), progress or (lambda _done, _total: None)
     path = _check_out(out, overwrite=overwrite)
     found = read_runs(runs, progress=notify)
     settings, repeated = make_settings(found)
@@ -132,6 +136,9 @@ def write_report(
         by_seconds=by_seconds,
         by_energy=by_energy,
         has_extraction=any(setting.cost("extract_seconds") for setting in settings),
+        has_extraction_energy=any(setting.cost("extract_joules") for setting in settings),
+        has_estimated_energy=any(setting.has_estimated_energy for setting in settings),
+        has_emissions=any(setting.cost("co2e_kg") is not None for setting in settings),
         comparisons=comparisons,
         speedups=draw_speedups(comparisons, legend) if comparisons else None,
         median=np.median,
@@ -152,7 +159,7 @@ def write_report(
     _write(path, content)
     return ReportSummary(
         out=str(out), runs=len(found), settings=len(settings), datasets=n_datasets, n_bytes=len(content),
-        notes=tuple(notes),
+        notes=tuple(notes), costs=meter.to_dict(),
     )  # fmt: skip
 
 

@@ -111,6 +111,17 @@ class ReportedRun:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     @property
+    def has_estimated_energy(self) -> bool:
+        """Whether its ``energy_joules`` were reckoned, at least in part, and not read from counters."""
+        return bool(((self.metrics.get("costs") or {}).get("energy") or {}).get("estimate"))
+
+    @property
+    def country(self) -> str | None:
+        """Whose electricity its ``co2e_kg`` is reckoned by; None where emissions are not known."""
+        country = ((self.metrics.get("costs") or {}).get("co2e") or {}).get("country")
+        return None if country is None else str(country)
+
+    @property
     def classes(self) -> list[str]:
         """Names, in the order of the confusion matrix."""
         return list(self.metrics["per_class"])

@@ -17,7 +17,7 @@ _OF_NO_EFFECT = frozenset(
     {"seed", "device", "memory_limit", "workers", "cache_memory_bytes", "allow_failed", "max_failures"}
 )
 FINE_TUNING = "fine-tuning"
-_JOULES_A_WATT_HOUR = 3600.0
+JOULES_A_WATT_HOUR = 3600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,17 @@ class Setting:
     def watt_hours(self) -> float | None:
         """Mean energy of a training, where every run has measured it."""
         joules = self.cost("energy_joules")
-        return None if joules is None else joules / _JOULES_A_WATT_HOUR
+        return None if joules is None else joules / JOULES_A_WATT_HOUR
+
+    @property
+    def has_estimated_energy(self) -> bool:
+        """Whether the energy of any run is an estimate."""
+        return any(run.has_estimated_energy for run in self.runs)
+
+    @property
+    def countries(self) -> str:
+        """Whose electricity the emissions are reckoned by, with commas."""
+        return ", ".join(sorted({run.country for run in self.runs if run.country is not None}))
 
     def cost(self, name: str) -> float | None:
         """Mean of one of the costs, where every run has it."""

@@ -1,7 +1,7 @@
 """The table of settings: what stands in its cells, and what they are sorted by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from toptune.workflows.report_settings import Setting
 
@@ -22,11 +22,13 @@ class Cell:
 def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
     """Give the columns, with whether they are numbers, and a row of cells a setting."""
     has_energy = any(setting.watt_hours is not None for setting in settings)
+    has_emissions = any(setting.cost("co2e_kg") is not None for setting in settings)
     has_extraction = any(setting.cost("extract_seconds") is not None for setting in settings)
     columns = [("data set", False), ("backbone", False), ("method", False)]
     columns += [("accuracy, %", True), ("seconds", True)]
     columns += [("extraction, s", True)] if has_extraction else []
     columns += [("energy, Wh", True)] if has_energy else []
+    columns += [("CO2e, g", True)] if has_emissions else []
     columns += [
         ("seeds", True),
         ("trained on", True),
@@ -39,7 +41,8 @@ def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], lis
         cells = [Cell(setting.dataset), Cell(setting.model), Cell(setting.method)]
         cells += [_accuracy(setting), _number(setting.seconds)]
         cells += [_number(setting.cost("extract_seconds"))] if has_extraction else []
-        cells += [_number(setting.watt_hours)] if has_energy else []
+        cells += [_energy(setting)] if has_energy else []
+        cells += [_emissions(setting)] if has_emissions else []
         cells += [_number(len(setting.runs), "d"), _number(setting.runs[0].metrics["n_train"], "d")]
         cells += [_number(_percent(setting.metric("balanced_accuracy")), ".2f")]
         cells += [_number(setting.metric("log_loss"), ".3f")]
@@ -55,6 +58,16 @@ def _accuracy(setting: Setting) -> Cell:
     mark = "*" if found.over == "pictures" else ""
     interval = f"{100 * found.low:.2f} to {100 * found.high:.2f}{mark}"
     return Cell(f"{100 * found.mean:.2f}", interval, is_number=True, value=repr(found.mean))
+
+
+def _energy(setting: Setting) -> Cell:
+    cell = _number(setting.watt_hours)
+    return replace(cell, small="estimated") if cell.value and setting.has_estimated_energy else cell
+
+
+def _emissions(setting: Setting) -> Cell:
+    kilograms = setting.cost("co2e_kg")
+    return _number(None) if kilograms is None else replace(_number(1000 * kilograms), small=setting.countries)
 
 
 def _percent(share: float | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from toptune.extract import extract
 from toptune.store import InterruptedRunError, ToptuneError
+from toptune.store.costs import CostMeter
 from toptune.store.dask_cluster import each_finished, open_client
 from toptune.train import train
 from toptune.workflows.finetuning import finetune
@@ -79,11 +80,15 @@ class StudyReport:
         Cell to reason.
     summary : list of dict
         See `summarise`.
+    costs : dict
+        Of this call, extraction included; dask workers elsewhere are not in it. See
+        `toptune.store.costs.CostMeter`.
     """
 
     out: str
     trained: int
     done_before: int
+    costs: dict[str, Any]
     failed: Mapping[str, str] = field(default_factory=dict)
     summary: list[dict[str, Any]] = field(default_factory=list)
 
@@ -93,6 +98,7 @@ class StudyReport:
             "out": self.out,
             "trained": self.trained,
             "done_before": self.done_before,
+            "costs": self.costs,
             "failed": dict(self.failed),
             "summary": self.summary,
         }
@@ -157,7 +163,7 @@ def run_study(
     InputError
         See `read_study`; also if a data set or backbone cannot be extracted.
     """
-    study = read_study(path)
+    meter, study = CostMeter(), read_study(path)
     cells = cells_of(study)
     left = [cell for cell in cells if not cell.is_done]
     notify = notify or (lambda _line: None)
@@ -187,6 +193,7 @@ def run_study(
         out=str(study.out),
         trained=len(left) - len(failed),
         done_before=len(cells) - len(left),
+        costs=meter.to_dict(),
         failed=failed,
         summary=summarise(rows),
     )

@@ -24,7 +24,15 @@ METRICS = (
     "n_train",
     "n_test",
 )
-COSTS = ("extract_seconds", "cpu_seconds", "energy_joules", "peak_memory_bytes")
+COSTS = (
+    "extract_seconds",
+    "extract_cpu_seconds",
+    "extract_joules",
+    "cpu_seconds",
+    "energy_joules",
+    "co2e_kg",
+    "peak_memory_bytes",
+)
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("kind", "dataset", "model", "method", "layers", "size")]
     + [("seed", pa.int64())]

@@ -25,6 +25,7 @@ from toptune.store import (
     ToptuneError,
     verify,
 )
+from toptune.store.extraction_costs import extraction_costs
 
 dask = pytest.importorskip("dask", reason="dask is not installed")
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
@@ -178,6 +179,9 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     assert "is gone; others do its units" in caplog.text
     assert summary.units_done == 5
     assert feature_bytes(the_cache(tmp_path / "s")) == feature_bytes(serial)
+    # Each worker measures its own units.
+    costs = extraction_costs(the_cache(tmp_path / "s"), ["last.none"])
+    assert min(costs["extract_cpu_seconds"], costs["extract_joules"]) > 0
 
 
 def test_a_unit_that_kills_workers_is_named(serial: FeatureCache, pets: Path, tmp_path: Path) -> None:

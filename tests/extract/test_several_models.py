@@ -7,7 +7,10 @@ import pytest
 from tiny import feature_bytes, save_model
 
 from toptune.extract import extract, extract_models, open_source
+from toptune.extract.unit_costs import share_costs
+from toptune.extract.writing import UnitValues
 from toptune.store import FeatureStore, InputError
+from toptune.store.extraction_costs import extraction_costs
 
 Make = Callable[..., Path]
 
@@ -53,6 +56,47 @@ def test_each_picture_is_read_once_and_features_are_those_of_single_runs(
         assert both[0]
     again = extract_models(source, models=models, store=tmp_path / "together", **options)
     assert all(summary.nothing_to_do for summary in again)
+
+
+def test_what_a_pass_cost_is_shared_out_by_forward_seconds() -> None:
+    def unit(seconds_compute: float) -> UnitValues:
+        return UnitValues(0, {}, {}, seconds=9.0, seconds_compute=seconds_compute)
+
+    spent = {
+        "cpu_seconds": 8.0,
+        "energy_joules": 100.0,
+        "energy": {"estimate": True},
+        "peak_memory_bytes": 77,
+    }
+    shares = [each.costs for each in share_costs([unit(3.0), unit(1.0)], spent)]
+    assert shares == [
+        {"cpu_seconds": 6.0, "energy_joules": 75.0, "energy_estimate": True, "peak_memory_bytes": 77},
+        {"cpu_seconds": 2.0, "energy_joules": 25.0, "energy_estimate": True, "peak_memory_bytes": 77},
+    ]
+    # Pictures that were only read, to know their digests.
+    equal = [each.costs for each in share_costs([unit(0.0), unit(0.0)], spent)]
+    assert [each["energy_joules"] for each in equal if each] == [50.0, 50.0]
+
+
+def test_features_know_what_they_cost(make_folder: Make, models: list[str], tmp_path: Path) -> None:
+    folder, store = make_folder(70), tmp_path / "s"
+    summaries = extract_models(folder, models=models, store=store, batch_size=4, workers=2)
+    spent = summaries[0].costs
+    assert spent == summaries[1].costs == summaries[0].to_dict()["costs"]
+    caches = [FeatureStore.open(store).cache(model, "pets") for model in models]
+    names = [[spec.name for spec in cache.arrays()] for cache in caches]
+    found = list(map(extraction_costs, caches, names))
+    # Loading the models and making the plan belongs to the call and not to the features.
+    assert 0 < sum(each["extract_cpu_seconds"] for each in found) < spent["cpu_seconds"]
+    for each in found:
+        is_estimate = spent["energy"]["estimate"]
+        assert each["extract_energy_estimate"] is is_estimate
+        assert not is_estimate or each["extract_joules"] == pytest.approx(10 * each["extract_cpu_seconds"])
+        assert 10**7 < each["extract_peak_memory_bytes"] <= spent["peak_memory_bytes"]
+    # What is there costs nothing again, and keeps what it cost.
+    again = extract_models(folder, models=models, store=store, batch_size=4, workers=2)
+    assert again[0].costs["cpu_seconds"] < spent["cpu_seconds"]
+    assert list(map(extraction_costs, caches, names)) == found
 
 
 def test_a_model_that_is_done_takes_no_part(make_folder: Make, models: list[str], tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from toptune.store import FeatureCache, FeatureStore, Manifest, Recipe
-from toptune.store.costs import WATTS_PER_CORE, CostMeter, extraction_costs, peak_memory_bytes
+from toptune.store.costs import WATTS_PER_CORE, CostMeter, peak_memory_bytes
+from toptune.store.extraction_costs import extraction_costs
 
 
 def make_cache(folder: Path) -> FeatureCache:
@@ -108,6 +110,39 @@ def test_a_job_s_time_counts_once_whatever_it_stored(tmp_path: Path) -> None:
     assert together["extract_bytes"] > 2 * 10 * 4 * 2
     everything = extraction_costs(cache, ["a.mean", "b.mean", "c.mean"])
     assert everything["extract_seconds"] == 15.0
+    assert everything.keys() == {"extract_seconds", "extract_pictures", "extract_bytes"}
+
+
+def test_what_units_took_is_added_up_where_all_of_them_know(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+
+    def commit(name: str, unit: int, costs: dict[str, Any] | None) -> None:
+        rows = cache.unit_slice(unit)
+        values = {name: np.ones((rows.stop - rows.start, 4), dtype=np.float16)}
+        cache.commit_unit(unit, values, seconds=1.0 + unit, costs=costs)
+
+    for unit, joules in enumerate((10.0, 20.0, 5.0)):
+        commit(
+            "a.mean",
+            unit,
+            {
+                "cpu_seconds": joules / 10,
+                "energy_joules": joules,
+                "energy_estimate": unit == 1,
+                "peak_memory_bytes": 100 + unit,
+            },
+        )
+        commit("b.mean", unit, None)
+    found = extraction_costs(cache, ["a.mean"])
+    assert (found["extract_cpu_seconds"], found["extract_joules"]) == (3.5, 35.0)
+    assert found["extract_energy_estimate"] is True
+    assert found["extract_peak_memory_bytes"] == 102
+    # Kept where the ledger is packed, and as other machines read it.
+    assert cache.ledger("a.mean").pack()
+    again = FeatureStore.open(tmp_path / "store").features("tiny", "pets")
+    assert extraction_costs(again, ["a.mean"]) == found
+    # Of a toptune that did not record it: what is known of a part is not given for the whole.
+    assert "extract_joules" not in extraction_costs(cache, ["a.mean", "b.mean"])
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="this system does not count bytes")

@@ -122,6 +122,43 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
     assert "Pictures are shown with --data pets=PATH" in text
 
 
+def test_energy_says_where_it_is_an_estimate(tmp_path: Path) -> None:
+    model = {"source": "model", "estimate": True, "watts_per_core": 10.0}
+    counted = {"source": "rapl", "estimate": False, "watts_per_core": None}
+    emitted = {"co2e_kg": 0.0004, "co2e": {"country": "DEU"}}
+    make_run(
+        tmp_path / "runs/pets/ridge",
+        costs={"energy_joules": 720.0, "energy": model, "extract_joules": 1080.0, **emitted},
+    )
+    tuned = {"energy_joules": 360_000.0, "energy": counted}
+    make_run(tmp_path / "runs/pets/tuned", kind="finetune", seconds=1234.0, costs=tuned)
+    make_run(tmp_path / "runs/cells/tuned", dataset="cells", kind="finetune", costs=tuned)
+    write_report([tmp_path / "runs"], out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    text = check_self_contained(page).text
+    # 720 J; of fine-tuning 360 kJ, by counters.
+    assert "0.2 estimated 0.4 DEU" in text
+    assert "0.2 watt-hours of training (estimated)" in page
+    assert "100 watt-hours of training<" in page
+    for label in (
+        "Accuracy against watt-hours of training, partly estimated, pets",
+        "Accuracy against watt-hours of training, cells",
+    ):
+        assert f'aria-label="{label}' in page
+    for note in (
+        "Estimated is what was not read",
+        "extracting the features is counted too",
+        "CO2e is the energy",
+    ):
+        assert note in text
+    make_run(tmp_path / "measured/tuned", kind="finetune", costs=tuned)
+    write_report([tmp_path / "measured"], out=tmp_path / "measured.html")
+    text = check_self_contained((tmp_path / "measured.html").read_text()).text
+    assert "Energy" in text
+    for absent in ("stimated", "CO2e", "extracting the features is counted"):
+        assert absent not in text
+
+
 def test_mistakes_are_the_surest_and_each_once(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path / f"run{seed}", seed=seed, wrong=14)

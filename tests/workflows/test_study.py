@@ -59,7 +59,10 @@ def test_every_cell_once_and_results_are_those_of_the_runs(tmp_path: Path) -> No
         options = config["options"]
         assert (options["seed"], options["test_fraction"]) == (row["seed"], 0.25)
         assert row["extract_seconds"] > 0
+        assert min(row["extract_cpu_seconds"], row["extract_joules"]) > 0
         assert min(row["cpu_seconds"], row["energy_joules"], row["peak_memory_bytes"]) > 0
+        assert row["co2e_kg"] is None
+    assert report.to_dict()["costs"]["cpu_seconds"] > sum(row["cpu_seconds"] for row in rows)
     again = train(
         tmp_path / "features", dataset="shapes", model=MODEL, head="ridge", layers="all", seed=1,
         test_fraction=0.25, out=tmp_path / "again",

@@ -1,0 +1,116 @@
+"""What was used of CUDA devices: their time, memory, and energy by their own counters (NVML)."""
+
+import functools
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+class AcceleratorUse:
+    """Energy counters of all CUDA devices, from when it is made.
+
+    Parameters
+    ----------
+    nvml : module, optional
+        The NVML binding (package nvidia-ml-py); by default that which is installed, if it finds a driver.
+    """
+
+    def __init__(self, nvml: Any = None) -> None:
+        self._nvml = nvml or open_nvml()
+        self._before = self._joules()
+
+    def to_dict(self, wall: float) -> dict[str, Any] | None:
+        """Say what this process used of the devices that it has memory on; None if it has none on any.
+
+        Parameters
+        ----------
+        wall : float
+            Seconds since this was made.
+
+        Returns
+        -------
+        dict or None
+            ``devices`` (names), ``seconds`` (that the devices were held, added up), ``peak_memory_bytes``
+            (torch's, of all devices), ``energy_joules`` (None where a device has no counter that can be
+            read), ``source`` of it, and whether it is an ``estimate``: it counts whole devices, so it is one
+            unless NVML names this process, and no other, on each of them.
+        """
+        used = devices_in_use()
+        if not used:
+            return None
+        after = self._joules()
+        is_known = all(self._before.get(uuid, float("inf")) <= after.get(uuid, -1.0) for uuid in used)
+        return {
+            "devices": [name for name, _ in used.values()],
+            "seconds": wall * len(used),
+            "peak_memory_bytes": sum(peak for _, peak in used.values()),
+            "energy_joules": sum(after[uuid] - self._before[uuid] for uuid in used) if is_known else None,
+            "source": "nvml" if is_known else None,
+            "estimate": not (is_known and all(map(self._is_ours, used))),
+        }
+
+    def _joules(self) -> dict[str, float]:
+        """Read the counter of each device that has one; they count millijoules."""
+        found: dict[str, float] = {}
+        for index in range(self._nvml.nvmlDeviceGetCount() if self._nvml else 0):
+            try:
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = self._nvml.nvmlDeviceGetUUID(handle)
+                found[uuid] = self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+            except self._nvml.NVMLError:
+                continue
+        return found
+
+    def _is_ours(self, uuid: str) -> bool:
+        """Whether this process is known to be the only one on a device; containers may hide the others."""
+        try:
+            handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except self._nvml.NVMLError:
+            return False
+        return [process.pid for process in processes] == [os.getpid()]
+
+
+def devices_in_use() -> dict[str, tuple[str, int]]:
+    """List the CUDA devices that this process has memory on: UUID to name and torch's peak, in bytes."""
+    # Not imported: who has not loaded torch uses no device.
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        if peak := int(torch.cuda.max_memory_reserved(index)):
+            device = torch.cuda.get_device_properties(index)
+            found[f"GPU-{device.uuid}"] = str(device.name), peak
+    return found
+
+
+@functools.cache
+def open_nvml() -> Any:
+    """Initialise NVML once; None where the binding or the driver is missing."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def add_use(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Add up what two sessions used."""
+    if before is None or now is None:
+        found = before or now
+        return None if found is None else dict(found)
+    joules = (before["energy_joules"], now["energy_joules"])
+    return {
+        "devices": now["devices"],
+        "seconds": before["seconds"] + now["seconds"],
+        "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
+        "energy_joules": None if None in joules else sum(joules),
+        "source": None if None in joules else now["source"],
+        "estimate": before["estimate"] or now["estimate"],
+    }
