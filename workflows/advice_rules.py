@@ -41,6 +41,13 @@ SHARE_OF_NEAR = Share(-0.2, 0.2, 0.5)
 
 Recommendation = Literal["stay-frozen", "fine-tune"]
 Certainty = Literal["high", "moderate", "low"]
+CERTAINTIES: dict[Certainty, str] = {
+    "high": "it stays the same if fine-tuning does as badly or as well as it ever did in our study, and if "
+    "the measured error is two standard errors off",
+    "moderate": "it stays the same if the measured error is one standard error off and fine-tuning does what "
+    "it usually did in our study",
+    "low": "the figures lie at the border; an error that is one standard error off would turn it",
+}
 FROZEN: Recommendation = "stay-frozen"
 TUNE: Recommendation = "fine-tune"
 
@@ -124,9 +131,7 @@ class Advice:
     rule : str
         Name of the rule that decided.
     certainty : {"high", "moderate", "low"}
-        ``high``: the recommendation is the same over the whole range of what fine-tuning did in the cells
-        that the rules were written from, and for an error two standard errors off; ``moderate``: for an error
-        one standard error off, fine-tuning doing what it usually did; ``low``: not even then.
+        See `CERTAINTIES`.
     gain : tuple of float or None
         Accuracy that fine-tuning is expected to add: least, usual, most. None where the rule needs none.
     reasons : tuple of str
@@ -156,9 +161,7 @@ def headroom(evidence: Evidence) -> Advice | None:
         f"the best frozen head is wrong on {_points(error)} (+- {_figure(spread)}) of left-out pictures; "
         f"fine-tuning could hardly gain more than the margin of {_figure(margin)}"
     )
-    return Advice(
-        recommendation=FROZEN, rule="headroom", certainty=certainty, gain=None, reasons=(reason,)
-    )
+    return Advice(recommendation=FROZEN, rule="headroom", certainty=certainty, gain=None, reasons=(reason,))
 
 
 def few_pictures(evidence: Evidence) -> Advice | None:
@@ -183,9 +186,7 @@ def cost(evidence: Evidence) -> Advice | None:
     limit, seconds = evidence.finetune_limit, evidence.finetune_seconds
     if limit is None or seconds is None or seconds[0] <= limit:
         return None
-    reason = (
-        f"fine-tuning takes at least {duration(seconds[0])}, above the limit of {duration(limit)} for it"
-    )
+    reason = f"fine-tuning takes at least {duration(seconds[0])}, above the limit of {duration(limit)} for it"
     gain = _gain(evidence, SHARE_OF_FAR if evidence.is_far else SHARE_OF_NEAR)
     return Advice(recommendation=FROZEN, rule="cost", certainty="high", gain=gain, reasons=(reason,))
 
@@ -200,7 +201,7 @@ def inner_layers(evidence: Evidence) -> Advice | None:
     if not evidence.is_far or gain[1] <= evidence.margin:
         return None
     reason = (
-        f"inner layers add {_points(evidence.inner_gain or 0.0)} to the last one, at least {_figure(FAR_GAIN)}: "
+        f"inner layers add {_points(evidence.inner_gain or 0.0)} to the last one, {_figure(FAR_GAIN)} or more: "
         f"the task is far from the pretraining; {_expected(evidence, gain)}"
     )
     return Advice(
@@ -272,8 +273,8 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
     if evidence.frozen_seconds:
         least, most = (each / evidence.frozen_seconds for each in seconds)
         text += (
-            f", {least:.3g} to {most:.3g} times the {duration(evidence.frozen_seconds)} of extraction and the "
-            "best head"
+            f", {least:.3g} to {most:.3g} times the {duration(evidence.frozen_seconds)} of extraction and "
+            "the best head"
         )
     yield text
     limit = evidence.finetune_limit
