@@ -6,9 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toptune.train.head_files import json_ready
-from toptune.train.layer_choices import standard_error
+from toptune.train.layers import LAST
 from toptune.train.printed_table import printed_table
-from toptune.workflows.advice_rules import CERTAINTIES, Advice, Evidence, duration
+from toptune.workflows.advice_rules import (
+    CERTAINTIES,
+    Advice,
+    Evidence,
+    adjusted_standard_error,
+    duration,
+)
 from toptune.workflows.finetune_plan import FineTunePlan
 from toptune.workflows.frozen_trials import FrozenTrial
 from toptune.workflows.report_commands import FINETUNE_DEFAULTS, TRAIN_DEFAULTS, flags_of
@@ -72,11 +78,12 @@ class AdviceReport:
     def train_command(self) -> str:
         """The command that trains the best frozen head."""
         arrays = self.best.arrays
-        options = {
-            "head": self.best.head,
-            "layers": "all" if set(arrays) == set(self.all_arrays) else ",".join(arrays),
-            **self.options,
-        }
+        layers: str | None = ",".join(arrays)
+        if set(arrays) == set(self.all_arrays):
+            layers = "all"
+        elif [name for name in self.all_arrays if name.rpartition(".")[0] == LAST] == list(arrays):
+            layers = None
+        options = {"head": self.best.head, "layers": layers, **self.options}
         words = ["toptune", "train", "--store", self.store, "--dataset", self.dataset]
         words += ["--model", self.stored_model, *flags_of(options, TRAIN_DEFAULTS)]
         return shlex.join([*words, "--out", f"{self.dataset}-frozen"])
@@ -125,7 +132,7 @@ class AdviceReport:
                 f"{each.head}{' *' if each is self.best else ''}",
                 each.layers,
                 str(len(each.arrays)),
-                f"{each.accuracy:.4f} +- {standard_error(each.accuracy, evidence.n_train):.4f}",
+                f"{each.accuracy:.4f} +- {adjusted_standard_error(each.accuracy, evidence.n_train):.4f}",
                 "-" if each.log_loss is None else f"{each.log_loss:.4f}",
                 duration(each.seconds or 0.0),
             )

@@ -105,10 +105,8 @@ class Evidence:
 
     @property
     def standard_error(self) -> float:
-        """Of the error; above 0 also where nothing was wrong (Agresti & Coull 1998: two added of each)."""
-        n = self.n_train + 4
-        share = (self.error * self.n_train + 2) / n
-        return float(np.sqrt(share * (1 - share) / n))
+        """Of the error; see `adjusted_standard_error`."""
+        return adjusted_standard_error(self.error, self.n_train)
 
     @property
     def inner_gain(self) -> float | None:
@@ -201,8 +199,8 @@ def inner_layers(evidence: Evidence) -> Advice | None:
     if not evidence.is_far or gain[1] <= evidence.margin:
         return None
     reason = (
-        f"inner layers add {_points(evidence.inner_gain or 0.0)} to the last one, {_figure(FAR_GAIN)} or more: "
-        f"the task is far from the pretraining; {_expected(evidence, gain)}"
+        f"inner layers add {_points(evidence.inner_gain or 0.0)} to the last one, more than "
+        f"{_figure(FAR_GAIN)}: the task is far from the pretraining; {_expected(evidence, gain)}"
     )
     return Advice(
         recommendation=TUNE,
@@ -280,6 +278,15 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
     limit = evidence.finetune_limit
     if limit is not None and seconds[0] <= limit < seconds[1]:
         yield f"that may be more than the limit of {duration(limit)}: a run that was stopped goes on later"
+
+
+def adjusted_standard_error(share: float, n: int) -> float:
+    """Give the standard error of a share of n; above 0 also at 0 and 1 (Agresti & Coull 1998).
+
+    Two rows of each outcome are added to those that were seen.
+    """
+    share = (share * n + 2) / (n + 4)
+    return float(np.sqrt(share * (1 - share) / (n + 4)))
 
 
 def duration(seconds: float) -> str:

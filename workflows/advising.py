@@ -17,12 +17,13 @@ from toptune.train import Split, split_manifest
 from toptune.train.chosen_rows import check_classes, leave_out
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.layers import by_depth
+from toptune.train.phase_watch import PhaseWatch
 from toptune.train.splits import group_keys
 from toptune.workflows.advice_report import AdviceReport
-from toptune.workflows.advice_rules import DEFAULT_MARGIN, Evidence, advise_on, duration
+from toptune.workflows.advice_rules import DEFAULT_MARGIN, advise_on, duration
 from toptune.workflows.finetune_options import FineTuneOptions
-from toptune.workflows.finetune_plan import TIMED_STEPS, FineTunePlan, plan_finetune
-from toptune.workflows.frozen_trials import best_of, labels_of, try_frozen
+from toptune.workflows.finetune_plan import TIMED_STEPS, plan_finetune
+from toptune.workflows.frozen_trials import best_of, evidence_of, labels_of, try_frozen
 from toptune.workflows.rate_sample import SAMPLE_PICTURES, measure_rate
 
 DEFAULT_STORE = "features"
@@ -110,87 +111,68 @@ def advise(
         "seed": seed, "test_fraction": test_fraction, "resplit": resplit, "val": val, "group_by": group_by,
         "shots": shots, "train_size": train_size,
     }  # fmt: skip
-    of_backbone = {"weights": weights, "img_size": img_size, "model_kwargs": model_kwargs}
-    of_tuning = {
-        **of_backbone, **of_rows, "device": device, "workers": workers, "allow_failed": allow_failed,
-        **(finetune or {}),
+    of_backbone = {
+        "weights": weights, "img_size": img_size, "model_kwargs": model_kwargs, "device": device,
+        "workers": workers,
     }  # fmt: skip
-    _check_tuning(finetune or {}, {*of_rows, *of_backbone, "device", "workers", "allow_failed"})
-    batch = FineTuneOptions(**of_tuning).batch_size
-    of_extraction = {
-        **of_backbone, "layers": layers, "pooling": pooling, "device": device, "workers": workers,
-    }  # fmt: skip
-    seconds: dict[str, float] = {}
-
-    def timed(phase: str, begun: float) -> None:
-        seconds[phase] = time.perf_counter() - begun
+    shared = {**of_backbone, **of_rows, "allow_failed": allow_failed}
+    _check_tuning(finetune or {}, shared)
+    of_tuning = {**shared, **(finetune or {})}
+    batch_size = FineTuneOptions(**of_tuning).batch_size
+    of_extraction: dict[str, Any] = {**of_backbone, "layers": layers, "pooling": pooling}
+    place: dict[str, Any] = {"model": model, "store": store, "dataset": dataset}
+    watch = PhaseWatch(None)
 
     def left() -> float:
         return budget - (time.perf_counter() - start)
 
-    clock = time.perf_counter()
-    notify("looking at what the store has")
-    foreseen = extract(data, model=model, store=store, dataset=dataset, dry_run=True, **of_extraction)  # type: ignore[arg-type]
-    if foreseen.plan is not None:
-        _check_extraction(data, foreseen.plan.rows_missing, model, of_extraction, left=left(), budget=budget)
-    timed("look", clock)
-    clock = time.perf_counter()
-    notify("extracting")
-    summary = extract(data, model=model, store=store, dataset=dataset, **of_extraction)  # type: ignore[arg-type]
-    timed("extract", clock)
-
+    with watch.phase("sample"):
+        foreseen = extract(data, **place, dry_run=True, **of_extraction).plan
+        if foreseen is not None:
+            notify("timing the extraction of a sample")
+            _check_extraction(data, foreseen.rows_missing, model, of_extraction, left=left, budget=budget)
+    with watch.phase("extract"):
+        notify("extracting what the store lacks")
+        summary = extract(data, **place, **of_extraction)
     opened = FeatureStore.open(store)
     cache = opened.features(summary.model, summary.dataset)
     cache.mark_used()
     stored = {each.name: each for each in cache.arrays()}
     arrays = by_depth([stored[each.name] for each in summary.arrays])
     split, n_skipped = _training_rows(cache, [each.name for each in arrays], of_rows, allow_failed, cv)
-    groups = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
-    counts = Counter(labels_of(cache.manifest, split))
 
     not_tried = []
-    plan: FineTunePlan | None = None
-    costs = extraction_costs(cache, [each.name for each in arrays])
-    per_picture = costs["extract_seconds"] / costs["extract_pictures"]
-    expected = _TIMING_PASSES * per_picture * min(batch, len(split.train))
+    plan = None
+    expected = _timing_seconds(cache, list(stored), min(batch_size, len(split.train)))
     if expected <= left():
-        clock = time.perf_counter()
-        notify("timing a few steps of fine-tuning")
-        plan = plan_finetune(data, model=model, **of_tuning)
-        timed("time fine-tuning", clock)
+        with watch.phase("time fine-tuning"):
+            notify("timing a few steps of fine-tuning")
+            plan = plan_finetune(data, model=model, **of_tuning)
     else:
         not_tried.append(
             f"timing fine-tuning: about {duration(expected)}, {duration(max(left(), 0))} of the budget left"
         )
-
-    clock = time.perf_counter()
-    notify("cross-validating heads")
-    trials = try_frozen(
-        cache, arrays, split, groups=groups, budget_seconds=left(), seed=seed, cv=cv, device=device
-    )
-    timed("heads", clock)
+    with watch.phase("heads"):
+        notify("cross-validating heads")
+        trials = try_frozen(
+            cache, arrays, split, groups=cache.manifest.ids if group_by is None
+            else group_keys(cache.manifest, group_by),
+            budget_seconds=left(), seed=seed, cv=cv, device=device,
+        )  # fmt: skip
     not_tried += [
         f"{each.head} on {each.layers} layers: {each.skipped}" for each in trials if each.skipped is not None
     ]
     best = best_of(trials)
-    last = best_of([each for each in trials if each.is_last])
-    inner = best_of([each for each in trials if not each.is_last])
     assert best is not None
-    assert best.seconds is not None
     extracted = extraction_costs(cache, list(best.arrays))["extract_seconds"]
-    evidence = Evidence(
-        n_train=len(split.train),
-        n_classes=len(counts),
-        pictures_per_class=float(np.median(list(counts.values()))),
-        # Where no head on the last layer could be fitted, that of all layers stands for it.
-        last_accuracy=(last or best).accuracy or 0.0,
-        inner_accuracy=None if inner is None else inner.accuracy,
-        frozen_seconds=extracted + best.seconds,
+    evidence = evidence_of(
+        trials,
+        list(Counter(labels_of(cache.manifest, split)).values()),
+        frozen_seconds=extracted + (best.seconds or 0.0),
         finetune_seconds=None if plan is None else (plan.least_seconds, plan.most_seconds),
         margin=margin,
         finetune_limit=finetune_limit,
     )
-    timed("total", start)
     return AdviceReport(
         data=os.fspath(data) if isinstance(data, str | os.PathLike) else data.name,
         store=str(opened.root),
@@ -204,7 +186,7 @@ def advise(
         all_arrays=tuple(stored),
         plan=plan,
         extract_seconds=extracted,
-        seconds=seconds,
+        seconds={**watch.seconds, "total": time.perf_counter() - start},
         budget=budget,
         not_tried=tuple(not_tried),
         n_skipped=n_skipped,
@@ -214,14 +196,14 @@ def advise(
     )
 
 
-def _check_tuning(given: Mapping[str, Any], taken: set[str]) -> None:
+def _check_tuning(given: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
     """Refuse options that fine-tuning does not know, or that are the same for heads."""
     known = {field.name for field in dataclasses.fields(FineTuneOptions)}
     if unknown := sorted(given.keys() - known):
         raise InputError(
-            f"finetune has an option {unknown[0]!r}; it takes {', '.join(sorted(known - taken))}"
+            f"finetune has an option {unknown[0]!r}; it takes {', '.join(sorted(known - taken.keys()))}"
         )
-    if strange := sorted(taken & given.keys()):
+    if strange := sorted(taken.keys() & given.keys()):
         raise InputError(
             f"finetune has {strange[0]!r}, which must be the same for heads: give it to advise itself"
         )
@@ -233,22 +215,26 @@ def _check_extraction(
     model: str,
     options: Mapping[str, Any],
     *,
-    left: float,
+    left: Callable[[], float],
     budget: float,
 ) -> None:
     """Foretell from a sample how long the missing pictures take; refuse what is beyond the budget."""
     n_sample = min(SAMPLE_PICTURES, max(_LEAST_SAMPLE, n_missing // _SAMPLE_PART))
-    begun = time.perf_counter()
     rate = measure_rate(data, model=model, options=options, n_pictures=n_sample)
     expected = n_missing / rate
-    left -= time.perf_counter() - begun
-    if expected > left:
+    if expected > left():
         raise InputError(
             f"extracting {n_missing} pictures takes about {duration(expected)} at {rate:.1f} images/s here; "
-            f"of the budget of {duration(budget)} {duration(max(left, 0))} are left; give a larger --budget, "
+            f"of the budget of {duration(budget)} {duration(max(left(), 0))} are left; give more --budget, "
             "extract first (toptune extract ... --layers all, which can be stopped, resumed and shared out), "
             "or choose a smaller --model or fewer --layers"
         )
+
+
+def _timing_seconds(cache: StoredFeatures, names: list[str], batch_size: int) -> float:
+    """Guess how long it takes to time fine-tuning, from what extraction took."""
+    costs = extraction_costs(cache, names)
+    return _TIMING_PASSES * batch_size * costs["extract_seconds"] / costs["extract_pictures"]
 
 
 def _training_rows(

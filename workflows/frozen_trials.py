@@ -6,12 +6,15 @@ from functools import cache as remembered
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from toptune.store import ArraySpec, Manifest, StoredFeatures
 from toptune.train import PreprocessedBlocks, Split, fit_preprocessing, make_head
 from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
 from toptune.train.layer_search import N_SHORT_LIST, search_layers
 from toptune.train.layers import LAST, tap_of
+from toptune.workflows.advice_rules import Evidence
 
 LAST_HEADS = ("ridge", "logistic", "falkon")
 INNER_HEADS = ("falkon", "logistic")
@@ -160,3 +163,32 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 def labels_of(manifest: Manifest, split: Split) -> list[str]:
     """Labels of the training rows."""
     return [str(manifest.labels[row]) for row in split.train]
+
+
+def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **others: Any) -> Evidence:
+    """Put together what heads and pictures say.
+
+    Where no head on the last layer could be fitted, the best of the others stands for it.
+
+    Parameters
+    ----------
+    trials : sequence of FrozenTrial
+        One at least was done.
+    class_counts : sequence of int
+        Training pictures of each class.
+    others
+        Further fields of `Evidence`.
+    """
+    best = best_of(trials)
+    last = best_of([each for each in trials if each.is_last]) or best
+    inner = best_of([each for each in trials if not each.is_last])
+    assert last is not None
+    assert last.accuracy is not None
+    return Evidence(
+        n_train=sum(class_counts),
+        n_classes=len(class_counts),
+        pictures_per_class=float(np.median(class_counts)),
+        last_accuracy=last.accuracy,
+        inner_accuracy=None if inner is None else inner.accuracy,
+        **others,
+    )
