@@ -12,7 +12,7 @@ from shapes import save_shapes
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY = (
+README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, ADVISE = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -23,6 +23,7 @@ README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY = (
         "docs/finetune.md",
         "docs/report.md",
         "docs/study.md",
+        "docs/advise.md",
     )
 )
 
@@ -33,7 +34,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 16), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5), (STUDY, 3)],
+    [(README, 17), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5), (STUDY, 3), (ADVISE, 3)],
     ids=[
         "README",
         "docs/store",
@@ -43,6 +44,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         "docs/finetune",
         "docs/report",
         "docs/study",
+        "docs/advise",
     ],
 )
 @pytest.mark.timeout(900)
