@@ -34,7 +34,17 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 17), (STORE, 25), (TRAIN, 13), (SOURCES, 9), (JOBS, 2), (FINETUNE, 6), (REPORT, 5), (STUDY, 3), (ADVISE, 3)],
+    [
+        (README, 17),
+        (STORE, 25),
+        (TRAIN, 13),
+        (SOURCES, 9),
+        (JOBS, 2),
+        (FINETUNE, 6),
+        (REPORT, 5),
+        (STUDY, 3),
+        (ADVISE, 3),
+    ],
     ids=[
         "README",
         "docs/store",

@@ -159,7 +159,13 @@ def headroom(evidence: Evidence) -> Advice | None:
         f"the best frozen head is wrong on {_points(error)} (+- {_figure(spread)}) of left-out pictures; "
         f"fine-tuning could hardly gain more than the margin of {_figure(margin)}"
     )
-    return Advice(recommendation=FROZEN, rule="headroom", certainty=certainty, gain=None, reasons=(reason,))
+    caution = (
+        "that holds for pictures like the training pictures, if those are not copies of one another: where "
+        "several show one object or scene, give --group-by"
+    )
+    return Advice(
+        recommendation=FROZEN, rule="headroom", certainty=certainty, gain=None, reasons=(reason, caution)
+    )
 
 
 def few_pictures(evidence: Evidence) -> Advice | None:
