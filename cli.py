@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
-RESUMING = {"extract", "finetune", "import", "copy", "compare", "study"}
+RESUMING = {"advise", "extract", "finetune", "import", "copy", "compare", "study"}
 
 
 def run(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ Only click is imported before a command runs.
 
 import click
 
+from toptune.commands.advising import advise
 from toptune.commands.backbones import layers, models
 from toptune.commands.batch_jobs import jobs
 from toptune.commands.comparison import compare, layers_report
@@ -24,6 +25,7 @@ COMMANDS: tuple[click.Command, ...] = (
     compare,
     layers_report,
     finetune,
+    advise,
     evaluate,
     predict,
     export_run,

@@ -12,7 +12,7 @@ from shapes import save_shapes
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS = (
+README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS, ADVISE = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -24,6 +24,7 @@ README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS = (
         "docs/report.md",
         "docs/study.md",
         "docs/costs.md",
+        "docs/advise.md",
     )
 )
 
@@ -35,7 +36,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("page", "least"),
     [
-        (README, 16),
+        (README, 17),
         (STORE, 25),
         (TRAIN, 13),
         (SOURCES, 9),
@@ -44,6 +45,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         (REPORT, 5),
         (STUDY, 3),
         (COSTS, 5),
+        (ADVISE, 3),
     ],
     ids=[
         "README",
@@ -55,6 +57,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         "docs/report",
         "docs/study",
         "docs/costs",
+        "docs/advise",
     ],
 )
 @pytest.mark.timeout(900)

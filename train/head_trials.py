@@ -4,11 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from toptune.store import Blocks, InputError, NumericalError
+from toptune.store import Blocks, InputError
+from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
 from toptune.train.heads import Head
 from toptune.train.selection import Candidate, choose
@@ -58,9 +60,7 @@ def try_heads(
     """Cross-validate heads on the same folds within a budget, and keep the best.
 
     The rule is that within each head: of those whose left-out accuracy is within half a standard error of
-    the best, the least log-loss. A head is not begun if it is estimated to take longer than what is left of
-    the budget; the estimate is scaled by the slowest of those tried so far. No fit is broken off, and the
-    first is always tried.
+    the best, the least log-loss. The budget is kept as by `attempt_within`.
 
     Parameters
     ----------
@@ -89,35 +89,29 @@ def try_heads(
     # Without ids, folds follow from the seed, which heads use differently.
     keys = [str(row) for row in range(size.n)] if groups is None else list(groups)
     start = time.perf_counter()
-    slowness: list[float] = []
+
+    def fitted(name: str) -> Head:
+        return make(name).fit(blocks, labels, groups=keys)
+
+    jobs = [(estimated_seconds(name, size), partial(fitted, name)) for name in ORDER]
     table: list[dict[str, Any]] = []
     heads: dict[int, Head] = {}
     errors: list[Exception] = []
-    for name in ORDER:
-        expected = estimated_seconds(name, size) * max(slowness, default=1.0)
+    for name, attempt in zip(ORDER, attempt_within(budget, jobs), strict=True):
         row: dict[str, Any] = {
-            "head": name, "accuracy": None, "log_loss": None, "seconds": None, "estimated_seconds": expected,
-            "is_chosen": False, "skipped": None,
+            "head": name, "accuracy": None, "log_loss": None, "seconds": attempt.seconds,
+            "estimated_seconds": attempt.estimated_seconds, "is_chosen": False, "skipped": attempt.skipped,
         }  # fmt: skip
         table.append(row)
-        left = budget - (time.perf_counter() - start)
-        if heads and expected > left:
-            row["skipped"] = f"about {expected:.3g} s, {max(left, 0):.3g} s of the budget left"
+        if attempt.error is not None:
+            errors.append(attempt.error)
+        if attempt.result is None:
             continue
-        begun = time.perf_counter()
-        try:
-            head = make(name).fit(blocks, labels, groups=keys)
-        except (InputError, NumericalError) as error:
-            errors.append(error)
-            row["skipped"] = str(error)
-            continue
-        row["seconds"] = time.perf_counter() - begun
-        slowness.append(row["seconds"] / estimated_seconds(name, size))
-        left_out = head.report["left_out"]
+        left_out = attempt.result.report["left_out"]
         row |= {"accuracy": left_out["accuracy"], "log_loss": left_out["log_loss"]}
-        heads[len(table) - 1] = head
+        heads[len(table) - 1] = attempt.result
         plan_logger.info(
-            "%s: left-out accuracy %.4f in %.1f s", name, row["accuracy"] or np.nan, row["seconds"]
+            "%s: left-out accuracy %.4f in %.1f s", name, row["accuracy"] or np.nan, attempt.seconds
         )
     if not heads:
         raise errors[0]

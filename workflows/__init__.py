@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toptune.workflows.advice_report import AdviceReport
+    from toptune.workflows.advising import advise
     from toptune.workflows.array_task import choose_shard
     from toptune.workflows.classifier import Classifier, Prediction, write_predictions
     from toptune.workflows.demonstration import DemoReport, demo
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from toptune.workflows.study import plan_study, run_study
 
 _WHERE = {
+    "AdviceReport": "advice_report",
     "Classifier": "classifier",
     "DemoReport": "demonstration",
     "FineTuneOptions": "finetune_options",
@@ -38,6 +41,7 @@ _WHERE = {
     "ReportSummary": "report_page",
     "SlurmJobs": "slurm_jobs",
     "SlurmPlan": "slurm_plan",
+    "advise": "advising",
     "check_sbatch": "slurm_submission",
     "choose_shard": "array_task",
     "demo": "demonstration",
@@ -63,6 +67,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "AdviceReport",
     "Classifier",
     "DemoReport",
     "ExportReport",
@@ -73,6 +78,7 @@ __all__ = [
     "ReportSummary",
     "SlurmJobs",
     "SlurmPlan",
+    "advise",
     "check_sbatch",
     "choose_shard",
     "demo",

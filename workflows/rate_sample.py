@@ -13,10 +13,26 @@ from toptune.store import Manifest
 SAMPLE_PICTURES = 128
 
 
-def measure_rate(data: str | os.PathLike[str], *, model: str, options: Mapping[str, Any]) -> float:
-    """Extract a sample into a store that is thrown away, and give its images/s."""
+def measure_rate(
+    data: str | os.PathLike[str] | ImageSource,
+    *,
+    model: str,
+    options: Mapping[str, Any],
+    n_pictures: int = SAMPLE_PICTURES,
+) -> float:
+    """Extract a sample into a store that is thrown away, and give its images/s.
+
+    Parameters
+    ----------
+    data : path or ImageSource
+    model : str
+    options : mapping
+        Others of `toptune.extract.extract`.
+    n_pictures : int
+        Of the sample, at most.
+    """
     known = {name: value for name, value in options.items() if name not in ("dataset", "split")}
-    sample = Sample(open_source(data, split=options.get("split")), SAMPLE_PICTURES)
+    sample = Sample(open_source(data, split=options.get("split")), n_pictures)
     with tempfile.TemporaryDirectory(prefix="toptune-") as folder:
         return extract(sample, model=model, store=folder, dataset="sample", **known).images_per_second
 

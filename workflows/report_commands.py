@@ -34,10 +34,10 @@ def command_of(run: ReportedRun) -> str:
     about = ["--dataset", run.dataset, "--model", str(config["model"])]
     if run.is_finetuned:
         words = ["toptune", "finetune", str(config.get("data", "DATA")), *about[2:]]
-        return shlex.join([*words, *_flags(run.options, _FINETUNE_DEFAULTS), *out])
+        return shlex.join([*words, *flags_of(run.options, FINETUNE_DEFAULTS), *out])
     if (version := config.get("dataset_version", 1)) != 1:
         about += ["--dataset-version", str(version)]
-    return shlex.join([*store, *about, *_flags(run.options, _DEFAULTS), *out])
+    return shlex.join([*store, *about, *flags_of(run.options, TRAIN_DEFAULTS), *out])
 
 
 def extraction_of(run: ReportedRun, data: str | None) -> str | None:
@@ -55,13 +55,13 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
     layers = run.options.get("layers") or "last"
     words = ["toptune", "extract", data or "DATA", "--model", str(backbone["name"])]
     words += ["--store", str(run.config.get("store", "STORE")), "--dataset", run.dataset]
-    words += ["--layers", "last" if layers == "last" else "all", *_flags(options, {"decode": "exact"})]
+    words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": "exact"})]
     words += ["--no-fold"] if backbone.get("fold") is False else []
     words += ["--compile"] if backbone.get("compiled") else []
     return shlex.join(words)
 
 
-def _flags(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
+def flags_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     """Spell options as the command line takes them, but for those of their default value."""
     for name, value in options.items():
         if (
@@ -86,5 +86,5 @@ def _spelt(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-_FINETUNE_DEFAULTS = {each.name: each.default for each in fields(FineTuneOptions)}
-_DEFAULTS = {name: each.default for name, each in inspect.signature(train).parameters.items()}
+FINETUNE_DEFAULTS = {each.name: each.default for each in fields(FineTuneOptions)}
+TRAIN_DEFAULTS = {name: each.default for name, each in inspect.signature(train).parameters.items()}

@@ -1,0 +1,237 @@
+"""The whole of advise: on pictures with the embedded backbone, and its rules on a study's runs."""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from shapes import MODEL, SHAPES, draw_shape, save_shapes
+
+from toptune.extract import extract
+from toptune.store import FeatureStore, InputError
+from toptune.train import train
+from toptune.workflows import advise, plan_finetune
+from toptune.workflows.study import run_study
+
+Run = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[2]
+TUNING = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-3], "crop_scale": 0.5}
+
+
+def named_split(folder: Path, *, test_is_noise: bool) -> Path:
+    """Write pictures with a split of their own; the test pictures are of shapes, or of nothing."""
+    rng = np.random.default_rng(0)
+    for split, seeds in (("train", range(10)), ("test", range(100, 105))):
+        for shape in SHAPES:
+            (folder / split / shape).mkdir(parents=True)
+            for seed in seeds:
+                picture = draw_shape(shape, seed)
+                if split == "test" and test_is_noise:
+                    picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+                picture.save(folder / split / shape / f"{seed:03}.png")
+    return folder
+
+
+def test_advice_rests_on_what_train_and_finetune_would_do(photos: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    report = advise(
+        photos, model=MODEL, store=tmp_path / "features", finetune=TUNING, seed=3, test_fraction=0.25,
+        progress=lines.append,
+    )  # fmt: skip
+    assert [each.layers for each in report.trials] == ["last"] * 3 + ["all"] * 2 + ["searched"]
+    assert not report.not_tried
+    assert set(report.seconds) == {"sample", "extract", "time fine-tuning", "heads", "total"}
+    assert len(lines) == 4
+    # Left-out figures are those of training by itself with these options.
+    options: dict[str, Any] = {"dataset": "photos", "model": MODEL, "seed": 3, "test_fraction": 0.25}
+    for at, layers in ((1, "last"), (3, "all")):
+        trial = report.trials[at]
+        run = train(
+            tmp_path / "features", **options, head=trial.head, layers=layers, out=tmp_path / f"run-{at}"
+        )
+        left_out = run.config["report"]["left_out"]
+        assert trial.accuracy == left_out["accuracy"]
+        assert trial.log_loss == pytest.approx(left_out["log_loss"], rel=1e-9)
+    evidence = report.evidence
+    assert (evidence.n_train, evidence.n_classes, evidence.pictures_per_class) == (27, 3, 9)
+    accuracies = [each.accuracy or 0.0 for each in report.trials]
+    assert (evidence.last_accuracy, evidence.inner_accuracy) == (max(accuracies[:3]), max(accuracies[3:]))
+    assert report.best is report.trials[int(np.argmax(accuracies))]
+    plan = plan_finetune(photos, model=MODEL, seed=3, test_fraction=0.25, **TUNING)
+    assert report.plan is not None
+    assert (report.plan.n_fitted, report.plan.n_test) == (plan.n_fitted, plan.n_test)
+    assert evidence.finetune_seconds == (report.plan.least_seconds, report.plan.most_seconds)
+    assert json.loads(json.dumps(report.to_dict()))["recommendation"] == report.advice.recommendation
+
+
+def test_the_commands_that_come_next_run_as_they_are(
+    photos: Path, tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tuning = json.dumps(TUNING)
+    # A second backbone's features beside them, and another pooling of the last block.
+    extract(photos, model="random:test_efficientnet", store="features")
+    code, out, err = run_cli(
+        "advise", "photos", "--model", MODEL, "--finetune", tuning, "--seed", "1", "--json"
+    )
+    assert code == 0, err
+    commands = json.loads(out)["commands"]
+    for name, folder in (("train", "photos-frozen"), ("finetune", "photos-tuned")):
+        assert run_cli(*commands[name].split()[1:])[0] == 0
+        assert json.loads((tmp_path / folder / "run.json").read_text())["options"]["seed"] == 1
+    runs = [
+        json.loads((tmp_path / each / "run.json").read_text()) for each in ("photos-frozen", "photos-tuned")
+    ]
+    assert runs[0]["split"]["rows_digest"] == runs[1]["split"]["rows_digest"]
+    code, out, _ = run_cli("advise", "photos", "--model", MODEL, "--finetune", tuning, "--seed", "1")
+    assert code == 0
+    assert out.startswith("advice: ")
+    assert "\ncertainty " in out
+    assert commands["train"] in out
+
+
+def test_what_test_pictures_show_changes_nothing(tmp_path: Path) -> None:
+    reports = [
+        advise(
+            named_split(tmp_path / name / "photos", test_is_noise=test_is_noise),
+            model=MODEL, store=tmp_path / name / "features", finetune=TUNING,
+        )
+        for name, test_is_noise in (("a", False), ("b", True))
+    ]  # fmt: skip
+    first, second = (
+        [(each.accuracy, each.log_loss, each.arrays) for each in report.trials] for report in reports
+    )
+    assert first == second
+    assert reports[0].evidence.n_train == 30
+
+
+def test_features_of_test_rows_are_not_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advise(photos, model=MODEL, store=tmp_path / "features", finetune=TUNING)
+    cache = FeatureStore.open(tmp_path / "features").cache(MODEL, "photos")
+    read: set[int] = set()
+    blocks = type(cache).blocks
+
+    def recorded(self: Any, names: Any, rows: Any = None) -> Any:
+        read.update(range(self.n_rows) if rows is None else np.asarray(rows).tolist())
+        return blocks(self, names, rows)
+
+    monkeypatch.setattr(type(cache), "blocks", recorded)
+    report = advise(photos, model=MODEL, store=tmp_path / "features", finetune=TUNING)
+    assert len(read) == report.evidence.n_train == 30
+    run = train(tmp_path / "features", dataset="photos", model=MODEL, head="ridge", out=tmp_path / "run")
+    assert read == set(run.train_rows.tolist())
+
+
+def test_an_extraction_beyond_the_budget_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.workflows.advising.measure_rate", lambda *_, **__: 0.05)
+    with pytest.raises(InputError, match=r"extracting 36 pictures takes about 12 min at 0\.1 images/s"):
+        advise(photos, model=MODEL, store=tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+    with pytest.raises(InputError, match=r"of the budget of 0\.1 s"):
+        advise(photos, model=MODEL, store=tmp_path / "features", budget=0.1)
+
+
+def test_what_the_budget_does_not_reach_is_said(photos: Path, tmp_path: Path) -> None:
+    extract(photos, model=MODEL, store=tmp_path / "features", layers="all")
+    report = advise(photos, model=MODEL, store=tmp_path / "features", budget=1e-6)
+    done = [each for each in report.trials if each.skipped is None]
+    assert [(each.head, each.layers) for each in done] == [("ridge", "last")]
+    assert report.plan is None
+    assert report.not_tried[0].startswith("timing fine-tuning: about ")
+    assert len(report.not_tried) == len(report.trials)
+    assert report.evidence.inner_accuracy is None
+    for words in (
+        "no head on inner layers was tried",
+        "fine-tuning was not timed",
+        "not tried: falkon on all",
+    ):
+        assert words in str(report)
+
+
+def test_samples_and_one_layer(photos: Path, tmp_path: Path) -> None:
+    report = advise(
+        photos, model=MODEL, store=tmp_path / "features", layers="last", shots=6, finetune=TUNING,
+    )  # fmt: skip
+    assert {each.layers for each in report.trials} == {"last"}
+    assert (report.evidence.n_train, report.evidence.pictures_per_class) == (18, 6)
+    assert "--shots 6" in report.train_command
+    assert "--shots 6" in report.finetune_command
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "budget is 0 seconds"),
+        ({"margin": 1.0}, "margin is 1"),
+        ({"finetune": {"epoch": 1}}, "option 'epoch'; it takes .*epochs"),
+        ({"finetune": {"seed": 1}}, "'seed', which must be the same for heads"),
+        ({"finetune": {"epochs": 0}}, "epochs is 0"),
+        ({"shots": 1000}, "fewer than 1000 training rows"),
+        ({"cv": 11}, "fold"),
+    ],
+)
+def test_bad_input(photos: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        advise(photos, model=MODEL, store=tmp_path / "features", **options)
+
+
+def test_unreadable_training_pictures(photos: Path, tmp_path: Path) -> None:
+    (photos / "disc" / "000.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"disc/000\.png"):
+        advise(photos, model=MODEL, store=tmp_path / "features", val="train", resplit=True)
+    report = advise(photos, model=MODEL, store=tmp_path / "features", allow_failed=True, finetune=TUNING)
+    assert (report.n_skipped, report.evidence.n_train) == (1, 29)
+    assert "--skip-failed" in report.train_command
+
+
+def test_the_rules_replayed_on_a_study(tmp_path: Path) -> None:
+    save_shapes(tmp_path / "photos")
+    save_shapes(tmp_path / "others", per_class=14)
+    study = {
+        "datasets": {name: {"data": name, "test_fraction": 0.25} for name in ("photos", "others")},
+        "models": {"glyphs": MODEL},
+        "heads": {"ridge": {}, "forest": {}},
+        "layers": ["last", "all"],
+        "finetune": {"full": TUNING},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(study))
+    replayed = runpy.run_path(str(ROOT / "benchmarks" / "advice.py"))
+    assert replayed["read_cases"]([path]) == ([], [])
+    assert run_study(path).failed == {}
+    cases, notes = replayed["read_cases"]([path])
+    assert notes == []
+    assert [case.cell.dataset for case in cases] == ["photos", "others"]
+    rows = {
+        (row["dataset"], row["method"], row["layers"]): row
+        for row in map(dict, _results(tmp_path / "small" / "results.parquet"))
+    }
+    for case in cases:
+        name = case.cell.dataset
+        # A forest says nothing of left-out rows.
+        ridges = [rows[name, "ridge", layers] for layers in ("last", "all")]
+        assert case.evidence.last_accuracy == ridges[0]["left_out_accuracy"]
+        assert case.evidence.inner_accuracy == ridges[1]["left_out_accuracy"]
+        chosen = max(ridges, key=lambda row: float(row["left_out_accuracy"]))
+        assert case.frozen_test == chosen["accuracy"]
+        assert case.tuned_test == rows[name, "full", ""]["accuracy"]
+        assert case.truth == ("fine-tune" if case.gain > 0.01 else "stay-frozen")
+    right = sum(case.is_right for case in cases)
+    assert replayed["summary_of"](cases)[0][1].startswith(f"{right} of 2, ")
+    assert replayed["counted"]([True] * 8 + [False] * 2) == "8 of 10, 80 % (49 to 94)"
+
+
+def _results(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows

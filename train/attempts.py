@@ -1,0 +1,69 @@
+"""Pieces of work done in turn within a budget of time."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from toptune.store import InputError, NumericalError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Generic[T]):
+    """What became of one piece of work.
+
+    Attributes
+    ----------
+    result : T or None
+        None if it was not begun or failed.
+    seconds : float or None
+        Taken.
+    estimated_seconds : float
+        As thought before it.
+    skipped : str or None
+        Why there is no result.
+    error : InputError or NumericalError or None
+        That it failed with.
+    """
+
+    estimated_seconds: float
+    result: T | None = None
+    seconds: float | None = None
+    skipped: str | None = None
+    error: InputError | NumericalError | None = None
+
+
+def attempt_within(
+    budget_seconds: float, jobs: Iterable[tuple[float, Callable[[], T]]]
+) -> Iterator[Attempt[T]]:
+    """Do pieces of work in turn; none is begun if it is estimated to take longer than what is left.
+
+    The estimate is scaled by the slowest of those done so far. None is broken off, and the first is always
+    done.
+
+    Parameters
+    ----------
+    budget_seconds : float
+    jobs : iterable of (float, callable)
+        Estimated seconds and the work. `InputError` and `NumericalError` are kept, others raised.
+    """
+    start = time.perf_counter()
+    slowness: list[float] = []
+    for estimated, work in jobs:
+        expected = estimated * max(slowness, default=1.0)
+        left = budget_seconds - (time.perf_counter() - start)
+        if slowness and expected > left:
+            why = f"about {expected:.3g} s, {max(left, 0):.3g} s of the budget left"
+            yield Attempt(estimated_seconds=expected, skipped=why)
+            continue
+        begun = time.perf_counter()
+        try:
+            result = work()
+        except (InputError, NumericalError) as error:
+            yield Attempt(estimated_seconds=expected, skipped=str(error), error=error)
+            continue
+        seconds = time.perf_counter() - begun
+        slowness.append(seconds / estimated)
+        yield Attempt(estimated_seconds=expected, result=result, seconds=seconds)

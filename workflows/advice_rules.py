@@ -1,0 +1,310 @@
+"""Stay frozen or fine-tune? The rules, from measured figures alone: nothing is read here.
+
+A rule looks at the evidence, and decides or leaves it to the next one; `RULES` has their order. What they
+need to know of the world are the constants below. A `Share` is what fine-tuning did to the error of the best
+frozen head: the part of it that it took away, below 0 where it did worse; the least, the usual and the most
+of the cells that the constants were written from.
+
+Written from: no cell yet. The figures are the authors' expectation after "When & How to Transfer with
+Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: with few pictures of a class features are the better
+choice, and fine-tuning is worth its cost where the pretraining is far from the task) and are to be replaced
+by those of the study. ``benchmarks/advice.py`` says how often they are right.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from toptune.store import InputError
+
+DEFAULT_MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part of the frozen error that fine-tuning takes away: least, usual, most."""
+
+    least: float
+    usual: float
+    most: float
+
+
+# Pictures of a class, the median, below which rule `few_pictures` decides.
+FEW_PICTURES = 10
+SHARE_OF_FEW = Share(-0.5, -0.1, 0.2)
+# Accuracy that inner layers add to the last one, from which the task counts as far from the pretraining.
+FAR_GAIN = 0.03
+SHARE_OF_FAR = Share(0.0, 0.4, 0.7)
+SHARE_OF_NEAR = Share(-0.2, 0.2, 0.5)
+
+Recommendation = Literal["stay-frozen", "fine-tune"]
+Certainty = Literal["high", "moderate", "low"]
+CERTAINTIES: dict[Certainty, str] = {
+    "high": "it stays the same if fine-tuning does as badly or as well as it ever did in our study, and if "
+    "the measured error is two standard errors off",
+    "moderate": "it stays the same if the measured error is one standard error off and fine-tuning does what "
+    "it usually did in our study",
+    "low": "the figures lie at the border; an error that is one standard error off would turn it",
+}
+FROZEN: Recommendation = "stay-frozen"
+TUNE: Recommendation = "fine-tune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was measured on the training pictures.
+
+    Attributes
+    ----------
+    n_train, n_classes : int
+    pictures_per_class : float
+        Median over the classes.
+    last_accuracy : float
+        Of rows left out by cross-validation, of the best head on the last layer.
+    inner_accuracy : float or None
+        Of the best head that saw inner layers; None where none was tried.
+    frozen_seconds : float or None
+        Of extraction and of the best head.
+    finetune_seconds : tuple of float or None
+        Least and most that fine-tuning would take; None where it was not timed.
+    margin : float
+        Accuracy that fine-tuning has to gain to be worth while.
+    finetune_limit : float or None
+        Seconds that fine-tuning may take.
+
+    Raises
+    ------
+    InputError
+        For an accuracy or a margin outside [0, 1], or no pictures.
+    """
+
+    n_train: int
+    n_classes: int
+    pictures_per_class: float
+    last_accuracy: float
+    inner_accuracy: float | None = None
+    frozen_seconds: float | None = None
+    finetune_seconds: tuple[float, float] | None = None
+    margin: float = DEFAULT_MARGIN
+    finetune_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("last_accuracy", "inner_accuracy", "margin"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} is {value:g}; it must lie between 0 and 1")
+        if self.n_train < 1:
+            raise InputError(f"n_train is {self.n_train}; there must be at least 1 training picture")
+
+    @property
+    def error(self) -> float:
+        """Share of left-out rows that the best frozen head gets wrong."""
+        return 1 - max(self.last_accuracy, self.inner_accuracy or 0.0)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the error; see `adjusted_standard_error`."""
+        return adjusted_standard_error(self.error, self.n_train)
+
+    @property
+    def inner_gain(self) -> float | None:
+        """Accuracy that inner layers add to the last one."""
+        return None if self.inner_accuracy is None else self.inner_accuracy - self.last_accuracy
+
+    @property
+    def is_far(self) -> bool:
+        """Whether inner layers add so much that the task counts as far from the pretraining."""
+        return self.inner_gain is not None and self.inner_gain >= FAR_GAIN - 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """A recommendation and what it rests on.
+
+    Attributes
+    ----------
+    recommendation : {"stay-frozen", "fine-tune"}
+    rule : str
+        Name of the rule that decided.
+    certainty : {"high", "moderate", "low"}
+        See `CERTAINTIES`.
+    gain : tuple of float or None
+        Accuracy that fine-tuning is expected to add: least, usual, most. None where the rule needs none.
+    reasons : tuple of str
+    """
+
+    recommendation: Recommendation
+    rule: str
+    certainty: Certainty
+    gain: tuple[float, float, float] | None
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the advice as JSON values."""
+        return vars(self) | {
+            "gain": None if self.gain is None else list(self.gain),
+            "reasons": list(self.reasons),
+        }
+
+
+def headroom(evidence: Evidence) -> Advice | None:
+    """Stay frozen where the error is at most the margin and one standard error: nothing is left to gain."""
+    error, spread, margin = evidence.error, evidence.standard_error, evidence.margin
+    if error > margin + spread:
+        return None
+    certainty: Certainty = "high" if error + 2 * spread <= margin else "moderate"
+    reason = (
+        f"the best frozen head is wrong on {_points(error)} (+- {_figure(spread)}) of left-out pictures; "
+        f"fine-tuning could hardly gain more than the margin of {_figure(margin)}"
+    )
+    caution = (
+        "that holds for pictures like the training pictures, if those are not copies of one another: where "
+        "several show one object or scene, give --group-by"
+    )
+    return Advice(
+        recommendation=FROZEN, rule="headroom", certainty=certainty, gain=None, reasons=(reason, caution)
+    )
+
+
+def few_pictures(evidence: Evidence) -> Advice | None:
+    """Stay frozen below `FEW_PICTURES` of a class: fine-tuning has too little to learn from."""
+    if evidence.pictures_per_class >= FEW_PICTURES:
+        return None
+    reason = (
+        f"a class has {evidence.pictures_per_class:g} training pictures (the median), below {FEW_PICTURES}: "
+        "so few rarely teach a whole network more than they teach a head"
+    )
+    return Advice(
+        recommendation=FROZEN,
+        rule="few pictures",
+        certainty=_certainty(evidence, SHARE_OF_FEW, FROZEN),
+        gain=_gain(evidence, SHARE_OF_FEW),
+        reasons=(reason,),
+    )
+
+
+def cost(evidence: Evidence) -> Advice | None:
+    """Stay frozen where fine-tuning, stopped as early as may be, takes longer than it is allowed to."""
+    limit, seconds = evidence.finetune_limit, evidence.finetune_seconds
+    if limit is None or seconds is None or seconds[0] <= limit:
+        return None
+    reason = f"fine-tuning takes at least {duration(seconds[0])}, above the limit of {duration(limit)} for it"
+    gain = _gain(evidence, SHARE_OF_FAR if evidence.is_far else SHARE_OF_NEAR)
+    return Advice(recommendation=FROZEN, rule="cost", certainty="high", gain=gain, reasons=(reason,))
+
+
+def inner_layers(evidence: Evidence) -> Advice | None:
+    """Fine-tune where inner layers add `FAR_GAIN` and the gain usual there is above the margin.
+
+    That layers before the last one know more of the classes says that the last one was made for another task
+    ("Head2Toe", Evci et al. 2022, arXiv 2201.03529): there is something for fine-tuning to change.
+    """
+    gain = _gain(evidence, SHARE_OF_FAR)
+    if not evidence.is_far or gain[1] <= evidence.margin:
+        return None
+    reason = (
+        f"inner layers add {_points(evidence.inner_gain or 0.0)} to the last one, more than "
+        f"{_figure(FAR_GAIN)}: the task is far from the pretraining; {_expected(evidence, gain)}"
+    )
+    return Advice(
+        recommendation=TUNE,
+        rule="inner layers",
+        certainty=_certainty(evidence, SHARE_OF_FAR, TUNE),
+        gain=gain,
+        reasons=(reason,),
+    )
+
+
+def remaining_error(evidence: Evidence) -> Advice | None:
+    """Fine-tune where the part of the error that it usually takes away is above the margin."""
+    gain = _gain(evidence, SHARE_OF_NEAR)
+    recommendation = TUNE if gain[1] > evidence.margin else FROZEN
+    return Advice(
+        recommendation=recommendation,
+        rule="remaining error",
+        certainty=_certainty(evidence, SHARE_OF_NEAR, recommendation),
+        gain=gain,
+        reasons=(_expected(evidence, gain),),
+    )
+
+
+# The first that decides; the last always does.
+RULES: tuple[Callable[[Evidence], Advice | None], ...] = (
+    headroom, few_pictures, cost, inner_layers, remaining_error,
+)  # fmt: skip
+
+
+def advise_on(evidence: Evidence) -> Advice:
+    """Give the advice of the first rule that decides, with what else there is to say."""
+    found = next(advice for rule in RULES if (advice := rule(evidence)) is not None)
+    return replace(found, reasons=(*found.reasons, *_remarks(evidence)))
+
+
+def _gain(evidence: Evidence, share: Share) -> tuple[float, float, float]:
+    return (share.least * evidence.error, share.usual * evidence.error, share.most * evidence.error)
+
+
+def _certainty(evidence: Evidence, share: Share, recommendation: Recommendation) -> Certainty:
+    def agrees(part: float, standard_errors: float) -> bool:
+        error = min(1.0, max(0.0, evidence.error + standard_errors * evidence.standard_error))
+        return (part * error > evidence.margin) == (recommendation == TUNE)
+
+    if all(agrees(part, off) for part in (share.least, share.most) for off in (-2, 2)):
+        return "high"
+    return "moderate" if all(agrees(share.usual, off) for off in (-1, 1)) else "low"
+
+
+def _expected(evidence: Evidence, gain: tuple[float, float, float]) -> str:
+    relation = "more" if gain[1] > evidence.margin else "not more"
+    return (
+        f"of the remaining error of {_points(evidence.error)} (+- {_figure(evidence.standard_error)}) "
+        f"fine-tuning usually takes {_figure(gain[1])} points ({_figure(gain[0])} to {_figure(gain[2])}), "
+        f"{relation} than the margin of {_figure(evidence.margin)}"
+    )
+
+
+def _remarks(evidence: Evidence) -> Iterator[str]:
+    """Say what no rule decides by."""
+    if evidence.inner_accuracy is None:
+        yield "no head on inner layers was tried, which could be better, or show that the task is far"
+    seconds = evidence.finetune_seconds
+    if seconds is None:
+        yield "fine-tuning was not timed"
+        return
+    text = f"fine-tuning would take {duration(seconds[0])} to {duration(seconds[1])}"
+    if evidence.frozen_seconds:
+        least, most = (each / evidence.frozen_seconds for each in seconds)
+        text += (
+            f", {least:.3g} to {most:.3g} times the {duration(evidence.frozen_seconds)} of extraction and "
+            "the best head"
+        )
+    yield text
+    limit = evidence.finetune_limit
+    if limit is not None and seconds[0] <= limit < seconds[1]:
+        yield f"that may be more than the limit of {duration(limit)}: a run that was stopped goes on later"
+
+
+def adjusted_standard_error(share: float, n: int) -> float:
+    """Give the standard error of a share of n; above 0 also at 0 and 1 (Agresti & Coull 1998).
+
+    Two rows of each outcome are added to those that were seen.
+    """
+    share = (share * n + 2) / (n + 4)
+    return float(np.sqrt(share * (1 - share) / (n + 4)))
+
+
+def duration(seconds: float) -> str:
+    """Write seconds for people: ``0.8 s``, ``35 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _points(share: float) -> str:
+    return f"{_figure(share)} points"
+
+
+def _figure(share: float) -> str:
+    return f"{100 * share:.1f}"
