@@ -158,7 +158,7 @@ def counted(right: Sequence[bool]) -> str:
 
 def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
     """Give the rules, each certainty of theirs, and the constant advisers: name and how often right."""
-    rows = [("the rules", counted([each.is_right for each in cases]))]
+    rows: list[tuple[str, ...]] = [("the rules", counted([each.is_right for each in cases]))]
     for certainty in ("high", "moderate", "low"):
         sure = [each.is_right for each in cases if each.advice.certainty == certainty]
         rows.append((f"  certainty {certainty}", counted(sure)))

@@ -234,7 +234,7 @@ def _check_extraction(
 def _timing_seconds(cache: StoredFeatures, names: list[str], batch_size: int) -> float:
     """Guess how long it takes to time fine-tuning, from what extraction took."""
     costs = extraction_costs(cache, names)
-    return _TIMING_PASSES * batch_size * costs["extract_seconds"] / costs["extract_pictures"]
+    return _TIMING_PASSES * batch_size * float(costs["extract_seconds"] / costs["extract_pictures"])
 
 
 def _training_rows(
