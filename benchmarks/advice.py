@@ -158,7 +158,7 @@ def counted(right: Sequence[bool]) -> str:
 
 def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
     """Give the rules, each certainty of theirs, and the constant advisers: name and how often right."""
-    rows = [("the rules", counted([each.is_right for each in cases]))]
+    rows: list[tuple[str, ...]] = [("the rules", counted([each.is_right for each in cases]))]
     for certainty in ("high", "moderate", "low"):
         sure = [each.is_right for each in cases if each.advice.certainty == certainty]
         rows.append((f"  certainty {certainty}", counted(sure)))
@@ -171,7 +171,7 @@ def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
 
 def shares_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
     """Give what fine-tuning did to the error by regime: what the shares of the rules are written from."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for regime in ("few", "far", "near"):
         shares = [each.share for each in cases if each.regime == regime]
         figures = (min(shares), float(np.median(shares)), max(shares)) if shares else ()

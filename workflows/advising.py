@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from toptune.extract import ImageSource, extract
-from toptune.store import FeatureStore, InputError, StoredFeatures, StoreError
+from toptune.extract import ImageSource, extract, open_source
+from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, StoreError
 from toptune.store.costs import extraction_costs
 from toptune.train import Split, split_manifest
 from toptune.train.chosen_rows import check_classes, leave_out
@@ -117,11 +117,12 @@ def advise(
     }  # fmt: skip
     shared = {**of_backbone, **of_rows, "allow_failed": allow_failed}
     _check_tuning(finetune or {}, shared)
-    of_tuning = {**shared, **(finetune or {})}
-    batch_size = FineTuneOptions(**of_tuning).batch_size
+    tuning = FineTuneOptions(**shared, **(finetune or {}))
     of_extraction: dict[str, Any] = {**of_backbone, "layers": layers, "pooling": pooling}
     place: dict[str, Any] = {"model": model, "store": store, "dataset": dataset}
     watch = PhaseWatch(None)
+    # What is wrong with the rows shows before anything is extracted.
+    _training_rows(open_source(data).manifest(), {}, of_rows, allow_failed, cv)
 
     def left() -> float:
         return budget - (time.perf_counter() - start)
@@ -139,15 +140,16 @@ def advise(
     cache.mark_used()
     stored = {each.name: each for each in cache.arrays()}
     arrays = by_depth([stored[each.name] for each in summary.arrays])
-    split, n_skipped = _training_rows(cache, [each.name for each in arrays], of_rows, allow_failed, cv)
+    names = [each.name for each in arrays]
+    split, n_skipped = _training_rows(cache.manifest, cache.failed_rows(names), of_rows, allow_failed, cv)
 
     not_tried = []
     plan = None
-    expected = _timing_seconds(cache, list(stored), min(batch_size, len(split.train)))
+    expected = _timing_seconds(cache, names, min(tuning.batch_size, len(split.train)))
     if expected <= left():
         with watch.phase("time fine-tuning"):
             notify("timing a few steps of fine-tuning")
-            plan = plan_finetune(data, model=model, **of_tuning)
+            plan = plan_finetune(data, model=model, **tuning.to_dict())
     else:
         not_tried.append(
             f"timing fine-tuning: about {duration(expected)}, {duration(max(left(), 0))} of the budget left"
@@ -192,7 +194,7 @@ def advise(
         n_skipped=n_skipped,
         split_rule=split.rule,
         options={**of_rows, "cv": cv, "allow_failed": allow_failed},
-        tuning_options=of_tuning,
+        tuning_options=tuning.to_dict(),
     )
 
 
@@ -238,16 +240,14 @@ def _timing_seconds(cache: StoredFeatures, names: list[str], batch_size: int) ->
 
 
 def _training_rows(
-    cache: StoredFeatures, names: list[str], options: Mapping[str, Any], allow_failed: bool, cv: int
+    manifest: Manifest, failed: Mapping[int, str], options: Mapping[str, Any], allow_failed: bool, cv: int
 ) -> tuple[Split, int]:
     """Give the rows that `train` would train on, without its test rows, and how many failed."""
-    manifest = cache.manifest
     sampled = {name: options[name] for name in ("shots", "train_size")}
     split = split_manifest(
         manifest, **{name: value for name, value in options.items() if name not in sampled}
     )
     split = replace(split, test=split.test[:0])
-    failed = cache.failed_rows(names)
     split, n_skipped = leave_out(
         split, np.array(sorted(failed), dtype=np.int64), manifest, allow=allow_failed, reasons=failed
     )
