@@ -115,7 +115,7 @@ def advise(
         "weights": weights, "img_size": img_size, "model_kwargs": model_kwargs, "device": device,
         "workers": workers,
     }  # fmt: skip
-    shared = {**of_backbone, **of_rows, "allow_failed": allow_failed}
+    shared: dict[str, Any] = {**of_backbone, **of_rows, "allow_failed": allow_failed}
     _check_tuning(finetune or {}, shared)
     tuning = FineTuneOptions(**shared, **(finetune or {}))
     of_extraction: dict[str, Any] = {**of_backbone, "layers": layers, "pooling": pooling}
