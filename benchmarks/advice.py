@@ -171,7 +171,7 @@ def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
 
 def shares_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
     """Give what fine-tuning did to the error by regime: what the shares of the rules are written from."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for regime in ("few", "far", "near"):
         shares = [each.share for each in cases if each.regime == regime]
         figures = (min(shares), float(np.median(shares)), max(shares)) if shares else ()

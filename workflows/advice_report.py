@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from toptune.store.costs import describe_costs
 from toptune.train.head_files import json_ready
 from toptune.train.layers import LAST
 from toptune.train.printed_table import printed_table
@@ -41,8 +42,8 @@ class AdviceReport:
         None where fine-tuning was not timed.
     extract_seconds : float
         Recorded of the best head's layers, whenever they were extracted.
-    seconds : mapping of str to float
-        Of this advice, by phase, and ``total``.
+    costs : dict
+        Of this advice, by phase; see `toptune.store.costs.CostMeter`.
     budget : float
         Seconds.
     not_tried : tuple of str
@@ -66,7 +67,7 @@ class AdviceReport:
     all_arrays: tuple[str, ...]
     plan: FineTunePlan | None
     extract_seconds: float
-    seconds: Mapping[str, float]
+    costs: dict[str, Any]
     budget: float
     not_tried: tuple[str, ...]
     n_skipped: int
@@ -106,7 +107,7 @@ class AdviceReport:
                 "trials": [each.to_dict() for each in self.trials],
                 "finetune": None if self.plan is None else self.plan.to_dict(),
                 "extract_seconds": self.extract_seconds,
-                "seconds": dict(self.seconds),
+                "costs": self.costs,
                 "budget_seconds": self.budget,
                 "not_tried": list(self.not_tried),
                 "n_skipped": self.n_skipped,
@@ -144,8 +145,10 @@ class AdviceReport:
             f"{evidence.n_classes} classes ({self.options['cv']} folds; no test picture was looked at)"
         )
         columns = ("head", "layers", "stored", "accuracy", "log-loss", "time")
-        spent = ", ".join(f"{name} {duration(each)}" for name, each in self.seconds.items())
-        costs = [f"this advice took, of a budget of {duration(self.budget)}: {spent}"]
+        phases = ", ".join(
+            f"{name} {duration(each['wall_seconds'])}" for name, each in self.costs["phases"].items()
+        )
+        costs = [f"this advice, of a budget of {duration(self.budget)}: {phases}", describe_costs(self.costs)]
         costs += [f"features of the best head took {duration(self.extract_seconds)} once"]
         costs += [f"not tried: {each}" for each in self.not_tried]
         if self.n_skipped:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from toptune.extract import ImageSource, extract
-from toptune.store import FeatureStore, InputError, StoredFeatures, StoreError
+from toptune.extract import ImageSource, extract, open_source
+from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, StoreError
+from toptune.store.costs import CostMeter
 from toptune.store.extraction_costs import extraction_costs
 from toptune.train import Split, split_manifest
 from toptune.train.chosen_rows import check_classes, leave_out
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.layers import by_depth
-from toptune.train.phase_watch import PhaseWatch
 from toptune.train.splits import group_keys
 from toptune.workflows.advice_report import AdviceReport
 from toptune.workflows.advice_rules import DEFAULT_MARGIN, advise_on, duration
@@ -101,7 +101,7 @@ def advise(
     InterruptedRunError
         After Ctrl-C during the extraction; the same call goes on.
     """
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), CostMeter()
     if not budget > 0:
         raise InputError(f"budget is {budget:g} seconds; give more than 0")
     if not 0 <= margin < 1:
@@ -115,50 +115,50 @@ def advise(
         "weights": weights, "img_size": img_size, "model_kwargs": model_kwargs, "device": device,
         "workers": workers,
     }  # fmt: skip
-    shared = {**of_backbone, **of_rows, "allow_failed": allow_failed}
+    shared: dict[str, Any] = {**of_backbone, **of_rows, "allow_failed": allow_failed}
     _check_tuning(finetune or {}, shared)
-    of_tuning = {**shared, **(finetune or {})}
-    batch_size = FineTuneOptions(**of_tuning).batch_size
+    tuning = FineTuneOptions(**shared, **(finetune or {}))
     of_extraction: dict[str, Any] = {**of_backbone, "layers": layers, "pooling": pooling}
     place: dict[str, Any] = {"model": model, "store": store, "dataset": dataset}
-    watch = PhaseWatch(None)
+    # What is wrong with the rows shows before anything is extracted.
+    _training_rows(open_source(data).manifest(), {}, of_rows, allow_failed, cv)
 
     def left() -> float:
         return budget - (time.perf_counter() - start)
 
-    with watch.phase("sample"):
-        foreseen = extract(data, **place, dry_run=True, **of_extraction).plan
-        if foreseen is not None:
-            notify("timing the extraction of a sample")
-            _check_extraction(data, foreseen.rows_missing, model, of_extraction, left=left, budget=budget)
-    with watch.phase("extract"):
-        notify("extracting what the store lacks")
-        summary = extract(data, **place, **of_extraction)
+    meter.begin("sample")
+    foreseen = extract(data, **place, dry_run=True, **of_extraction).plan
+    if foreseen is not None:
+        notify("timing the extraction of a sample")
+        _check_extraction(data, foreseen.rows_missing, model, of_extraction, left=left, budget=budget)
+    meter.begin("extract")
+    notify("extracting what the store lacks")
+    summary = extract(data, **place, **of_extraction)
     opened = FeatureStore.open(store)
     cache = opened.features(summary.model, summary.dataset)
     cache.mark_used()
     stored = {each.name: each for each in cache.arrays()}
     arrays = by_depth([stored[each.name] for each in summary.arrays])
-    split, n_skipped = _training_rows(cache, [each.name for each in arrays], of_rows, allow_failed, cv)
+    names = [each.name for each in arrays]
+    split, n_skipped = _training_rows(cache.manifest, cache.failed_rows(names), of_rows, allow_failed, cv)
 
     not_tried = []
     plan = None
-    expected = _timing_seconds(cache, list(stored), min(batch_size, len(split.train)))
+    expected = _timing_seconds(cache, names, min(tuning.batch_size, len(split.train)))
     if expected <= left():
-        with watch.phase("time fine-tuning"):
-            notify("timing a few steps of fine-tuning")
-            plan = plan_finetune(data, model=model, **of_tuning)
+        meter.begin("time fine-tuning")
+        notify("timing a few steps of fine-tuning")
+        plan = plan_finetune(data, model=model, **tuning.to_dict())
     else:
         not_tried.append(
             f"timing fine-tuning: about {duration(expected)}, {duration(max(left(), 0))} of the budget left"
         )
-    with watch.phase("heads"):
-        notify("cross-validating heads")
-        trials = try_frozen(
-            cache, arrays, split, groups=cache.manifest.ids if group_by is None
-            else group_keys(cache.manifest, group_by),
-            budget_seconds=left(), seed=seed, cv=cv, device=device,
-        )  # fmt: skip
+    meter.begin("heads")
+    notify("cross-validating heads")
+    groups = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
+    trials = try_frozen(
+        cache, arrays, split, groups=groups, budget_seconds=left(), seed=seed, cv=cv, device=device
+    )
     not_tried += [
         f"{each.head} on {each.layers} layers: {each.skipped}" for each in trials if each.skipped is not None
     ]
@@ -186,13 +186,13 @@ def advise(
         all_arrays=tuple(stored),
         plan=plan,
         extract_seconds=extracted,
-        seconds={**watch.seconds, "total": time.perf_counter() - start},
+        costs=meter.to_dict(),
         budget=budget,
         not_tried=tuple(not_tried),
         n_skipped=n_skipped,
         split_rule=split.rule,
         options={**of_rows, "cv": cv, "allow_failed": allow_failed},
-        tuning_options=of_tuning,
+        tuning_options=tuning.to_dict(),
     )
 
 
@@ -238,16 +238,14 @@ def _timing_seconds(cache: StoredFeatures, names: list[str], batch_size: int) ->
 
 
 def _training_rows(
-    cache: StoredFeatures, names: list[str], options: Mapping[str, Any], allow_failed: bool, cv: int
+    manifest: Manifest, failed: Mapping[int, str], options: Mapping[str, Any], allow_failed: bool, cv: int
 ) -> tuple[Split, int]:
     """Give the rows that `train` would train on, without its test rows, and how many failed."""
-    manifest = cache.manifest
     sampled = {name: options[name] for name in ("shots", "train_size")}
     split = split_manifest(
         manifest, **{name: value for name, value in options.items() if name not in sampled}
     )
     split = replace(split, test=split.test[:0])
-    failed = cache.failed_rows(names)
     split, n_skipped = leave_out(
         split, np.array(sorted(failed), dtype=np.int64), manifest, allow=allow_failed, reasons=failed
     )
