@@ -37,6 +37,7 @@ def test_every_command_says_what_it_cost(
         ("compare", *features, "--heads", "ridge", "--seeds", 1, "--out", "heads"),
         ("report", "run", "--out", "report.html"),
         ("study", "small.yaml"),
+        ("advise", photos, *features[:2], "--model", MODEL, "--layers", "last"),
     ]
     expected = CostMeter().to_dict().keys()
     for command in commands:
