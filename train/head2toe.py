@@ -15,13 +15,14 @@ from toptune.store import InputError
 from toptune.train.column_selection import SELECTIONS, Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.fit_rows import training_rows
-from toptune.train.fold_moments import FoldMoments, HeldFolds, SummedFolds
+from toptune.train.fold_moments import FoldMoments, SummedFolds
 from toptune.train.gram_path import largest_penalty, squared_path
 from toptune.train.group_lasso import PathPoint
 from toptune.train.head2toe_choice import Comparison, Ranking, compare, fit_ridge, rules_of
 from toptune.train.head2toe_final import FINALS, Final, fit_final
 from toptune.train.head2toe_plan import Plan, plan_head2toe
 from toptune.train.head2toe_report import Head2ToeReport, head2toe_report
+from toptune.train.held_folds import HeldFolds
 from toptune.train.inputs import device_of, grid_of, predict_inputs
 from toptune.train.memory import block_rows_for, memory_limit_bytes
 from toptune.train.passes import TrainingRows, batches
@@ -159,10 +160,7 @@ class Head2ToeClassifier(ScoredClassifier):
             ranking,
             with_last=self.fraction is None,
         )
-        comparison = compare(
-            rows, moments, ranking, rules,
-            penalties=grid_of(self.penalty, "penalty"), block_rows=block_rows, device=device,
-        )  # fmt: skip
+        comparison = compare(rows, moments, ranking, rules, penalties=grid_of(self.penalty, "penalty"))
         seconds["comparison"], clock = time.perf_counter() - clock, time.perf_counter()
         columns = ranking.columns(comparison.rule, None)
         final = self._finish(rows, moments, ranking, comparison, columns, classes, groups, seed, device)
