@@ -10,9 +10,8 @@ from torch import Tensor
 
 from toptune.store import NumericalError
 from toptune.train.calibration import fit_temperature
-from toptune.train.column_selection import Columns, Layers, choose_columns
 from toptune.train.fold_moments import Finalist, Fit, FoldMoments
-from toptune.train.group_lasso import PathPoint
+from toptune.train.head2toe_ranking import Ranking, Rule
 from toptune.train.moments import Moments
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import TrainingRows
@@ -20,22 +19,6 @@ from toptune.train.selection import Candidate, choose
 
 # Selections whose left-out predictions are taken, each with its best penalty.
 N_FINALISTS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One way to select columns.
-
-    Attributes
-    ----------
-    share : int or None
-        Position of the group penalty on its path; None where it makes no difference.
-    fraction : float or None
-        Of the columns (or layers) that are kept; None for the last layer only.
-    """
-
-    share: int | None
-    fraction: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,43 +43,6 @@ class Comparison:
     @property
     def rule(self) -> Rule:
         return self.rules[self.chosen.map_index]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Scores of all columns without each fold and, last, on all rows; and how they select.
-
-    Attributes
-    ----------
-    paths : list of list of PathPoint
-        Of each fold left out and, last, all rows: a point for each group penalty.
-    """
-
-    paths: list[list[PathPoint]]
-    layers: Layers
-    selection: str
-
-    def columns(self, rule: Rule, fold: int | None) -> Columns:
-        """Columns that a rule keeps without a fold, or of all rows."""
-        if rule.fraction is None:
-            assert self.layers.last is not None
-            return self.layers.last
-        point = self.paths[-1 if fold is None else fold][rule.share or 0]
-        return choose_columns(point.scores, rule.fraction, self.layers, selection=self.selection)
-
-
-def rules_of(n_shares: int, fractions: Sequence[float], ranking: Ranking, *, with_last: bool) -> list[Rule]:
-    """Every group penalty with every fraction, but each set of columns once; all columns, the last layer."""
-    rules = [
-        Rule(share=None if fraction == 1 else share, fraction=fraction)
-        for fraction in fractions
-        for share in range(1 if fraction == 1 else n_shares)
-    ]
-    first: dict[tuple[int | None, int], Rule] = {}
-    for rule in rules:
-        first.setdefault((rule.share, len(ranking.columns(rule, None))), rule)
-    last = [Rule(share=None, fraction=None)] if with_last and ranking.layers.last is not None else []
-    return [*first.values(), *last]
 
 
 def compare(

@@ -16,6 +16,9 @@ from toptune.train.moments import Moments, RowMoments, solve_shifted
 from toptune.train.passes import OutOfFold, TrainingRows, batches, calibration_rows
 from toptune.train.sums import FoldSums
 
+# Memory for sums over every fold of the columns selected without any, as a multiple of the rows'.
+SHARED_SUMS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeldFolds:
@@ -79,15 +82,28 @@ class HeldFolds:
         if max(map(len, columns)) > len(self.weights) - max(stop - start for start, stop in self.bounds):
             return lambda fold, penalties: self._by_kernel(fold, columns[fold], penalties, is_relative)
         among = np.unique(np.concatenate(columns))
-        some = self.values[torch.from_numpy(among).to(self.values.device)]
+        if (len(self.bounds) + 1) * len(among) ** 2 > SHARED_SUMS * self.values.numel():
+            return lambda fold, penalties: self._by_gram(fold, columns[fold], penalties, is_relative)
+        some = self.values[self._positions(among)]
         subsets = SubsetSums(sums=self._sums(some))
 
         def fit(fold: int, penalties: Sequence[float]) -> Trials:
-            of = torch.from_numpy(np.searchsorted(among, columns[fold])).to(some.device)
+            of = self._positions(np.searchsorted(among, columns[fold]))
             found = subsets.coefficients(fold, of, penalties, is_relative=is_relative)
             return self._trials(fold, some[of, slice(*self.bounds[fold])].T @ found[:, :-1] + found[:, -1:])
 
         return fit
+
+    def _by_gram(self, fold: int, columns: Columns, penalties: Sequence[float], is_relative: bool) -> Trials:
+        """Ridge regression from the Gram matrix without one fold."""
+        moments, of = self.moments[fold], self._positions(columns)
+        unit = (float(moments.variances[of].sum()) or 1.0) if is_relative else 1.0
+        found = moments.ridge(of, [unit * penalty for penalty in penalties])
+        mine = self.values[of, slice(*self.bounds[fold])] - moments.offset[of, None]
+        return self._trials(fold, mine.T @ found + moments.target_means)
+
+    def _positions(self, columns: Columns) -> Tensor:
+        return torch.from_numpy(columns).to(self.values.device)
 
     def _sums(self, some: Tensor) -> FoldSums:
         """Add up ``(x, 1)`` over every fold, x being some columns (k, n)."""
