@@ -1,16 +1,42 @@
-"""Moments without each fold, and what fits to them err on it: from sums, or from rows that are held."""
+"""Moments without each fold, and what ridge regressions on them err on it: the contract, and from sums."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
+from toptune.train.column_selection import Columns
 from toptune.train.maps import IdentityMap
-from toptune.train.moments import GramMoments, Moments, RowMoments
-from toptune.train.passes import TrainingRows, accumulate, batches
+from toptune.train.moments import GramMoments, Moments, solve_shifted
+from toptune.train.passes import OutOfFold, TrainingRows, accumulate, predict_left_out
 from toptune.train.sums import FoldSums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Ridge regressions at several penalties, fitted without a fold.
+
+    Attributes
+    ----------
+    errors : Tensor of float64, shape (n_penalties,)
+        Squared error summed over the fold's rows.
+    fits : Tensor of float64, shape (n_penalties, ...)
+        What the fold's predictions are made of: `FoldMoments` that gave it knows how.
+    """
+
+    errors: Tensor
+    fits: Tensor
+
+
+# Of a fold and penalties; these are in units of the columns' total variance where it is asked to.
+Fit = Callable[[int, Sequence[float]], Trials]
+# Columns selected without each fold, and one of the `Trials.fits` of each fold that has rows.
+Finalist = tuple[Sequence[Columns], dict[int, Tensor]]
 
 
 class FoldMoments(Protocol):
@@ -20,69 +46,95 @@ class FoldMoments(Protocol):
         """Moments of the rows of all other folds; of all rows where `fold` is None."""
         ...
 
-    def errors(self, fold: int, columns: Tensor, coefficients: Tensor, intercepts: Tensor) -> Tensor:
-        """Squared error of several fits summed over a fold's rows, (n_fits,).
+    def ridge(self, columns: Sequence[Columns], *, is_relative: bool) -> Fit:
+        """Ridge regression on the columns selected without each fold."""
+        ...
 
-        `coefficients` are (n_fits, k, n_classes) and `intercepts` (n_fits, n_classes).
-        """
+    def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
+        """Every row scored by the fit that left its fold out, as `predict_left_out` gives it."""
         ...
 
 
-@dataclass(frozen=True)
-class SummedFolds:
-    """`FoldMoments` from sums of ``(x, 1)``."""
+@dataclass(frozen=True, kw_only=True)
+class SubsetSums:
+    """Ridge regression on some of the columns that there are sums of."""
 
     sums: FoldSums
+
+    @cached_property
+    def total(self) -> FoldSums:
+        return self.sums.total()
+
+    def coefficients(
+        self, fold: int, columns: Tensor, penalties: Sequence[float], *, is_relative: bool
+    ) -> Tensor:
+        """Fit without a fold: (n_penalties, k + 1, n_targets), the intercept last."""
+        of = _and_intercept(columns, self.sums)
+        moments = GramMoments.of(
+            _block(self.total.gram[0], of) - _block(self.sums.gram[fold], of),
+            self.total.cross[0, of] - self.sums.cross[fold, of],
+        )
+        unit = (float(moments.variances.sum()) or 1.0) if is_relative else 1.0
+        found = solve_shifted(moments.whole, moments.cross, [unit * penalty for penalty in penalties])
+        return torch.cat([found, (moments.target_means - moments.means @ found)[:, None]], dim=1)
+
+    def errors(self, fold: int, columns: Tensor, coefficients: Tensor) -> Tensor:
+        """Squared error of fits summed over a fold's rows, (n_fits,)."""
+        of = _and_intercept(columns, self.sums)
+        gram, cross = _block(self.sums.gram[fold], of), self.sums.cross[fold, of]
+        errors = self.sums.square[fold] - 2 * (coefficients * cross).sum(dim=(1, 2))
+        return (errors + (coefficients * (gram @ coefficients)).sum(dim=(1, 2))).clamp(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummedFolds:
+    """`FoldMoments` from sums of ``(x, 1)``; `Trials.fits` are coefficients, the intercept last."""
+
+    subsets: SubsetSums
+    rows: TrainingRows
+    block_rows: int
+    device: torch.device
 
     @classmethod
     def over(cls, rows: TrainingRows, *, block_rows: int, device: torch.device) -> "SummedFolds":
         """Add up the rows in one pass."""
-        d = rows.blocks.shape[1]
-        return cls(accumulate(rows, IdentityMap(d), [0], block_rows=block_rows, device=device)[0])
-
-    def without(self, fold: int | None) -> Moments:
-        gram, cross = self.sums.gram.sum(dim=0), self.sums.cross.sum(dim=0)
-        if fold is not None:
-            gram, cross = gram.sub_(self.sums.gram[fold]), cross.sub_(self.sums.cross[fold])
-        return GramMoments.of(gram, cross)
-
-    def errors(self, fold: int, columns: Tensor, coefficients: Tensor, intercepts: Tensor) -> Tensor:
-        of = torch.cat([columns, columns.new_tensor([self.sums.gram.shape[1] - 1])])
-        gram, cross = self.sums.gram[fold][of][:, of], self.sums.cross[fold][of]
-        beta = torch.cat([coefficients, intercepts[:, None]], dim=1)
-        errors = self.sums.square[fold] - 2 * (beta * cross).sum(dim=(1, 2))
-        return (errors + (beta * (gram @ beta)).sum(dim=(1, 2))).clamp(min=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldFolds:
-    """`FoldMoments` from rows in memory, (n, d) in float64."""
-
-    values: Tensor
-    targets: Tensor
-    weights: Tensor
-    folds: Tensor
-
-    @classmethod
-    def over(cls, rows: TrainingRows, *, block_rows: int, device: torch.device) -> "HeldFolds":
-        """Read the rows in one pass."""
-        values = torch.empty(rows.blocks.shape, dtype=torch.float64, device=device)
-        for where, block in batches(rows, block_rows=block_rows, dtype=torch.float64, device=device):
-            values[where] = block
-        codes, weights, folds = (
-            torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+        (sums,) = accumulate(
+            rows, IdentityMap(rows.blocks.shape[1]), [0], block_rows=block_rows, device=device
         )
-        targets = one_hot(codes, rows.n_classes).double()
-        return cls(values=values, targets=targets, weights=weights, folds=folds)
+        return cls(subsets=SubsetSums(sums=sums), rows=rows, block_rows=block_rows, device=device)
 
     def without(self, fold: int | None) -> Moments:
+        total, sums = self.subsets.total, self.subsets.sums
         if fold is None:
-            return RowMoments.of(self.values, self.targets, self.weights)
-        others = torch.nonzero(self.folds != fold)[:, 0]
-        return RowMoments.of(self.values[others], self.targets[others], self.weights[others])
+            return GramMoments.of(total.gram[0], total.cross[0])
+        return GramMoments.of(total.gram[0] - sums.gram[fold], total.cross[0] - sums.cross[fold])
 
-    def errors(self, fold: int, columns: Tensor, coefficients: Tensor, intercepts: Tensor) -> Tensor:
-        mine = torch.nonzero(self.folds == fold)[:, 0]
-        scores = self.values[mine[:, None], columns] @ coefficients + intercepts[:, None]
-        errors: Tensor = self.weights[mine] @ (self.targets[mine] - scores).square_().sum(dim=2).T
-        return errors
+    def ridge(self, columns: Sequence[Columns], *, is_relative: bool) -> Fit:
+        def fit(fold: int, penalties: Sequence[float]) -> Trials:
+            of = torch.from_numpy(columns[fold]).to(self.device)
+            found = self.subsets.coefficients(fold, of, penalties, is_relative=is_relative)
+            return Trials(errors=self.subsets.errors(fold, of, found), fits=found)
+
+        return fit
+
+    def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
+        d = self.rows.blocks.shape[1]
+        shape = (self.rows.n_folds, d + 1, self.rows.n_classes)
+        betas = []
+        for columns, fits in finalists:
+            beta = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            for fold, found in fits.items():
+                beta[fold, torch.from_numpy(columns[fold]).to(self.device)] = found[:-1]
+                beta[fold, -1] = found[-1]
+            betas.append((0, beta))
+        return predict_left_out(
+            self.rows, IdentityMap(d), betas, block_rows=self.block_rows, device=self.device
+        )
+
+
+def _and_intercept(columns: Tensor, sums: FoldSums) -> Tensor:
+    return torch.cat([columns, columns.new_tensor([sums.gram.shape[1] - 1])])
+
+
+def _block(gram: Tensor, of: Tensor) -> Tensor:
+    return gram[of][:, of]

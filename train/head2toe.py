@@ -15,21 +15,20 @@ from toptune.store import InputError
 from toptune.train.column_selection import SELECTIONS, Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.fit_rows import training_rows
-from toptune.train.fold_moments import FoldMoments, HeldFolds, SummedFolds
-from toptune.train.gram_path import largest_penalty, squared_path
-from toptune.train.group_lasso import PathPoint
-from toptune.train.head2toe_choice import Comparison, Ranking, compare, fit_ridge, rules_of
+from toptune.train.fold_moments import FoldMoments, SummedFolds
+from toptune.train.head2toe_choice import Comparison, compare, fit_ridge
 from toptune.train.head2toe_final import FINALS, Final, fit_final
 from toptune.train.head2toe_plan import Plan, plan_head2toe
+from toptune.train.head2toe_ranking import Ranking, gram_paths, rules_of, softmax_paths
 from toptune.train.head2toe_report import Head2ToeReport, head2toe_report
+from toptune.train.held_folds import HeldFolds
 from toptune.train.inputs import device_of, grid_of, predict_inputs
 from toptune.train.memory import block_rows_for, memory_limit_bytes
-from toptune.train.passes import TrainingRows, batches
+from toptune.train.passes import TrainingRows
 from toptune.train.precision import full_precision
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selected_blocks import SelectedBlocks
-from toptune.train.softmax_path import softmax_path
 
 SOLVERS = ("gram", "softmax")
 FRACTIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -150,7 +149,11 @@ class Head2ToeClassifier(ScoredClassifier):
         form = SummedFolds if plan.form == "sums" else HeldFolds
         moments: FoldMoments = form.over(rows, block_rows=block_rows, device=device)
         seconds["pass"], clock = time.perf_counter() - clock, time.perf_counter()
-        paths = self._paths(rows, moments, plan, block_rows, device)
+        paths = (
+            softmax_paths(rows, self._shares(), is_held=plan.is_held, block_rows=block_rows, device=device)
+            if self.solver == "softmax"
+            else gram_paths(moments, rows.n_folds, self._shares())
+        )
         ranking = Ranking(paths=paths, layers=layers, selection=self.selection)
         seconds["ranking"], clock = time.perf_counter() - clock, time.perf_counter()
         rules = rules_of(
@@ -159,10 +162,7 @@ class Head2ToeClassifier(ScoredClassifier):
             ranking,
             with_last=self.fraction is None,
         )
-        comparison = compare(
-            rows, moments, ranking, rules,
-            penalties=grid_of(self.penalty, "penalty"), block_rows=block_rows, device=device,
-        )  # fmt: skip
+        comparison = compare(rows, moments, ranking, rules, penalties=grid_of(self.penalty, "penalty"))
         seconds["comparison"], clock = time.perf_counter() - clock, time.perf_counter()
         columns = ranking.columns(comparison.rule, None)
         final = self._finish(rows, moments, ranking, comparison, columns, classes, groups, seed, device)
@@ -171,28 +171,6 @@ class Head2ToeClassifier(ScoredClassifier):
         self.classes_ = classes
         self.report_ = self._report(rows, ranking, comparison, final, plan, seconds)
         return self
-
-    def _paths(
-        self,
-        rows: TrainingRows,
-        moments: FoldMoments,
-        plan: Plan,
-        block_rows: int,
-        device: torch.device,
-    ) -> list[list[PathPoint]]:
-        """Rank without each fold and on all rows, at every group penalty."""
-        shares = self._shares()
-        if self.solver == "softmax":
-            dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
-            stream = _Stream(rows, block_rows, dtype, device)
-            return softmax_path(rows, list(stream) if plan.is_held else stream, shares)
-        paths: list[list[PathPoint]] = []
-        for fold in [None, *range(rows.n_folds)]:
-            its = moments.without(fold)
-            most = largest_penalty(its) or 1.0
-            starts = [point.weights for point in paths[0]] if paths else None
-            paths.append(squared_path(its, [share * most for share in shares], starts=starts))
-        return [*paths[1:], paths[0]]
 
     def _finish(
         self,
@@ -309,16 +287,6 @@ class Head2ToeClassifier(ScoredClassifier):
                 f"group_penalty is {self.group_penalty!r}; it is a share of the smallest penalty at which no "
                 "column has a weight: give a number above 0 and below 1, such as 0.1"
             )
-
-
-class _Stream:
-    """Blocks of the rows, read again each time that they are gone through."""
-
-    def __init__(self, rows: TrainingRows, block_rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows, self.block_rows, self.dtype, self.device = rows, block_rows, dtype, device
-
-    def __iter__(self) -> Any:
-        return batches(self.rows, block_rows=self.block_rows, dtype=self.dtype, device=self.device)
 
 
 def _grid(value: Any, name: str, default: Sequence[float]) -> list[float]:

@@ -62,16 +62,25 @@ def plan_head2toe(
     # Paths: a solution, its gradient, trial and what they are made of; as many as fits share a pass.
     path = (10 * (n_folds + 1) if solver == "softmax" else 12) * weights
     path += (n_folds + 1) * n_shares * weights
-    finalists = (N_FINALISTS + 2) * (n_folds * weights + 4 * n * n_classes) * 2
     block = 8 * min(n, block_rows) * (4 * d + (n_folds + 3) * n_classes)
-    common = path + finalists + block + 24 * n
+    common = path + block + 24 * n
+    n_kept = N_FINALISTS + 3
     small = min(n, d)
     waiting = 8 * n_folds * batch_rows(n_folds=n_folds, rank=d, n_rows=n) * (d + 1 + n_classes)
     forms = {
-        # All folds', their total, that without one fold and its blocks of the columns kept.
-        "sums": common + sums_bytes(n_folds=n_folds, rank=d, n_targets=n_classes) + waiting + 6 * 8 * d * d,
-        # The rows, those without a fold as they are, centred and of the columns kept; their products.
-        "rows": common + 8 * n * (4 * d + 2 * n_classes) + 6 * 8 * small * small,
+        # All folds', their total, that without one fold and its blocks of the columns kept; coefficients of
+        # what may be chosen, by the columns kept, by all, and these side by side.
+        "sums": common
+        + sums_bytes(n_folds=n_folds, rank=d, n_targets=n_classes)
+        + waiting
+        + 6 * 8 * d * d
+        + n_kept * (3 * n_folds * weights + 8 * n * n_classes),
+        # The rows, as they are, centred and of the columns kept, or sums of these; products; left-out scores.
+        "rows": common
+        + 8 * n * (4 * d + 2 * n_classes)
+        + 6 * 8 * small * small
+        + (n_folds + 1) * weights
+        + n_kept * 12 * n * n_classes,
     }
     preferred, other = ("sums", "rows") if d <= n else ("rows", "sums")
     form = preferred if forms[preferred] <= limit_bytes or forms[preferred] <= forms[other] else other

@@ -6,8 +6,9 @@ from typing import Any
 
 from toptune.train import gram_path, softmax_path
 from toptune.train.column_selection import Columns, agreement
-from toptune.train.head2toe_choice import Comparison, Ranking, Rule
+from toptune.train.head2toe_choice import Comparison
 from toptune.train.head2toe_plan import Plan
+from toptune.train.head2toe_ranking import Ranking, Rule
 from toptune.train.passes import TrainingRows
 from toptune.train.selection import edge_notes, numerical_notes
 

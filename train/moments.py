@@ -74,57 +74,84 @@ class GramMoments:
         return self.whole[:, columns] @ weights
 
     def ridge(self, columns: Tensor, penalties: Sequence[float]) -> Tensor:
-        return _solve(self.gram(columns), self.cross[columns], penalties)
+        return solve_shifted(self.gram(columns), self.cross[columns], penalties)
 
 
 @dataclass(kw_only=True)
 class RowMoments:
-    """`Moments` from rows that are held: fewer than columns, they take less than their Gram matrix."""
+    """`Moments` from rows that are held: fewer than columns, they take less than their Gram matrix.
 
-    rows: Tensor
+    Attributes
+    ----------
+    values : Tensor of float64, shape (d, n)
+        A column of the data in each row, less its entry of `center`; moments of several sets of rows share
+        them.
+    shares : Tensor of float64, shape (n,)
+        Weight of every row, summing to 1; 0 for those that do not count.
+    offset : Tensor of float64, shape (d,)
+        Means of the values by these shares.
+    targets : Tensor of float64, shape (n, n_targets)
+        Centred.
+    """
+
+    values: Tensor
+    center: Tensor
+    shares: Tensor
+    offset: Tensor
     targets: Tensor
     cross: Tensor
     variances: Tensor
-    means: Tensor
     target_means: Tensor
 
     @classmethod
     def of(cls, rows: Tensor, targets: Tensor, weights: Tensor) -> "RowMoments":
         """Centre rows (n, d) and targets (n, n_targets) of some weights (n,)."""
         shares = weights / weights.sum()
-        means, target_means = shares @ rows, shares @ targets
-        roots = shares.sqrt()[:, None]
-        centred, centred_targets = (rows - means).mul_(roots), (targets - target_means) * roots
+        center = shares @ rows
+        values = (rows - center).T.contiguous()
+        target_means = shares @ targets
+        centred = targets - target_means
         return cls(
-            rows=centred,
-            targets=centred_targets,
-            cross=centred.T @ centred_targets,
-            variances=centred.square().sum(dim=0),
-            means=means,
+            values=values,
+            center=center,
+            shares=shares,
+            offset=torch.zeros_like(center),
+            targets=centred,
+            cross=values @ (shares[:, None] * centred),
+            variances=values.square() @ shares,
             target_means=target_means,
         )
 
+    @property
+    def means(self) -> Tensor:
+        return self.center + self.offset
+
     def gram(self, columns: Tensor) -> Tensor:
-        some = self.rows[:, columns]
-        return some.T @ some
+        some, offset = self.values[columns], self.offset[columns]
+        return torch.addr((some * self.shares) @ some.T, offset, offset, alpha=-1)
 
     def product(self, columns: Tensor, weights: Tensor) -> Tensor:
-        return self.rows.T @ (self.rows[:, columns] @ weights)
+        scores = (weights.T @ self.values[columns]).mul_(self.shares)
+        return torch.addr(self.values @ scores.T, self.offset, self.offset[columns] @ weights, alpha=-1)
 
     def ridge(self, columns: Tensor, penalties: Sequence[float]) -> Tensor:
-        some = self.rows[:, columns]
-        if some.shape[1] <= some.shape[0]:
-            return _solve(some.T @ some, self.cross[columns], penalties)
-        dual = _solve(some @ some.T, self.targets, penalties)
-        return torch.matmul(some.T, dual)
+        if len(columns) <= len(self.shares):
+            return solve_shifted(self.gram(columns), self.cross[columns], penalties)
+        roots = self.shares.sqrt()
+        some = (self.values[columns] - self.offset[columns, None]).mul_(roots)
+        dual = solve_shifted(some.T @ some, roots[:, None] * self.targets, penalties)
+        return some @ dual
 
 
-def _solve(system: Tensor, right: Tensor, penalties: Sequence[float]) -> Tensor:
-    """``(system + penalty I)^-1 right`` for every penalty, (n_penalties, m, n_targets)."""
+def solve_shifted(system: Tensor, right: Tensor, penalties: Sequence[float]) -> Tensor:
+    """``(system + penalty I)^-1 right`` for every penalty, (n_penalties, m, n_targets).
+
+    The diagonal of `system` is overwritten.
+    """
+    diagonal = system.diagonal().clone()
     solutions = []
     for penalty in penalties:
-        shifted = system.clone()
-        shifted.diagonal().add_(penalty)
-        factor, _ = cholesky_with_jitter(shifted, what=f"the ridge system at penalty {penalty:g}")
+        system.diagonal().copy_(diagonal + penalty)
+        factor, _ = cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
         solutions.append(solve_factored(factor, right))
     return torch.stack(solutions)

@@ -97,7 +97,7 @@ def test_left_out_figures_are_those_of_brute_force_with_selection_in_every_fold(
 ) -> None:
     # Columns that carry nothing have weights so small that the usual tolerance may swap them.
     exact = partial(squared_path, tolerance=1e-8, max_steps=20_000)
-    monkeypatch.setattr("toptune.train.head2toe.squared_path", exact)
+    monkeypatch.setattr("toptune.train.head2toe_ranking.squared_path", exact)
     X, y, ids = planted(150)
     X = np.column_stack([X, np.random.default_rng(9).normal(size=(150, d - 40))]) if d > 40 else X
     _, codes = np.unique(y, return_inverse=True)
