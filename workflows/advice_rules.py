@@ -219,12 +219,13 @@ def inner_layers(evidence: Evidence) -> Advice | None:
 
 def remaining_error(evidence: Evidence) -> Advice | None:
     """Fine-tune where the part of the error that it usually takes away is above the margin."""
-    gain = _gain(evidence, SHARE_OF_NEAR)
+    share = SHARE_OF_FAR if evidence.is_far else SHARE_OF_NEAR
+    gain = _gain(evidence, share)
     recommendation = TUNE if gain[1] > evidence.margin else FROZEN
     return Advice(
         recommendation=recommendation,
         rule="remaining error",
-        certainty=_certainty(evidence, SHARE_OF_NEAR, recommendation),
+        certainty=_certainty(evidence, share, recommendation),
         gain=gain,
         reasons=(_expected(evidence, gain),),
     )
