@@ -5,10 +5,11 @@ Usage::
     python benchmarks/head2toe_solvers.py STORE [--datasets a,b] [--models a,b] [--seeds 20,21]
 
 STORE holds all layers of the data sets, as ``benchmarks/all_layers.py`` leaves them; OMP_NUM_THREADS=1 and
-``taskset -c 0`` before the command measure on one thread. The solvers take turns in one process: from the Gram matrix with ridge regression on what is kept, and from the softmax with logistic
-regression. The selection is the pass over the rows and the rankings in every fold and on all rows; the whole
-fit adds the cross-validation of what to keep and the final head with its own. CPU seconds are those of
-``train`` as a whole: they matter where the machine is shared.
+``taskset -c 0`` before the command measure on one thread. The solvers take turns in one process: from the
+Gram matrix with ridge regression on what is kept, and from the softmax with logistic regression. The
+selection is the pass over the rows and the rankings in every fold and on all rows; the whole fit adds the
+cross-validation of what to keep and the final head with its own. CPU seconds are those of ``train`` as a
+whole: they matter where the machine is shared.
 """
 
 import argparse
