@@ -23,8 +23,10 @@ class Moments(Protocol):
     """
 
     cross: Tensor
-    means: Tensor
     target_means: Tensor
+
+    @property
+    def means(self) -> Tensor: ...
 
     @property
     def variances(self) -> Tensor: ...

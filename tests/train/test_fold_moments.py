@@ -52,7 +52,8 @@ def without(rows: TrainingRows, columns: npt.NDArray[np.int64], fold: int, penal
     X, Y, rest = values_of(rows)[:, columns], np.eye(K)[rows.codes], rows.folds != fold
     weights = rows.weights[rest]
     model = Ridge(alpha=penalty * weights.sum()).fit(X[rest], Y[rest], sample_weight=weights)
-    return model.predict(X[~rest])
+    scores: Matrix = model.predict(X[~rest])
+    return scores
 
 
 @pytest.mark.parametrize("route", ["sums", "shared sums", "gram", "kernel"])
