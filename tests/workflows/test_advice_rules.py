@@ -21,7 +21,6 @@ from toptune.workflows.advice_rules import (
     duration,
     few_pictures,
     headroom,
-    inner_layers,
     remaining_error,
 )
 
@@ -94,15 +93,16 @@ def test_tuning_that_takes_too_long() -> None:
     assert cost(evidence(finetune_limit=1.0, finetune_seconds=None)) is None
 
 
-def test_inner_layers_that_add_much() -> None:
+def test_inner_layers_that_add_much_say_what_share_to_expect() -> None:
     found = advise_on(evidence(inner_accuracy=0.5 + FAR_GAIN))
-    assert (found.recommendation, found.rule) == (TUNE, "inner layers")
+    assert (found.recommendation, found.rule) == (TUNE, "remaining error")
     assert found.gain is not None
     assert found.gain[1] == pytest.approx(SHARE_OF_FAR.usual * (0.5 - FAR_GAIN))
-    assert inner_layers(evidence(inner_accuracy=0.5 + FAR_GAIN - 1e-6)) is None
-    assert inner_layers(evidence(inner_accuracy=None)) is None
-    # Far, but hardly anything is wrong any more.
-    assert inner_layers(evidence(last_accuracy=0.94, inner_accuracy=1 - 0.009 / SHARE_OF_FAR.usual)) is None
+    assert found.reasons[0].startswith("inner layers add 3.0 points to the last one")
+    for inner in (0.5 + FAR_GAIN - 1e-6, None):
+        near = advise_on(evidence(inner_accuracy=inner))
+        assert near.gain is not None
+        assert near.gain[1] == pytest.approx(SHARE_OF_NEAR.usual * (1 - (inner or 0.5)))
 
 
 def test_the_remaining_error_decides_last() -> None:
