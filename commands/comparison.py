@@ -4,21 +4,16 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import JSON, SKIP_FAILED
+from toptune.commands.options import JSON
 from toptune.commands.parsing import parse_names, parse_object
 from toptune.commands.printing import show
 from toptune.commands.training_options import (
     BUDGET,
-    CLASS_WEIGHT,
-    COLUMNS,
+    COMPARED,
     DATASET_VERSION,
-    FOLDS,
-    HEAD_DEVICE,
-    MEMORY_LIMIT,
     PARAMS,
     SEED,
     STORED_FEATURES,
-    STORED_SPLIT,
 )
 
 
@@ -50,13 +45,7 @@ from toptune.commands.training_options import (
 @SEED
 @JSON
 @DATASET_VERSION
-@COLUMNS
-@MEMORY_LIMIT
-@FOLDS
-@STORED_SPLIT
-@CLASS_WEIGHT
-@SKIP_FAILED
-@HEAD_DEVICE
+@COMPARED
 def layers_report(root: str, as_json: bool, **options: Any) -> None:
     """Say and draw how well each stored layer and pooling does, and which to train on.
 
@@ -81,13 +70,7 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
 @JSON
 @DATASET_VERSION
 @BUDGET
-@COLUMNS
-@MEMORY_LIMIT
-@FOLDS
-@STORED_SPLIT
-@CLASS_WEIGHT
-@SKIP_FAILED
-@HEAD_DEVICE
+@COMPARED
 def compare(root: str, as_json: bool, **options: Any) -> None:
     """Train several heads on repeated splits or samples: means, intervals, paired tests.
 

@@ -2,7 +2,7 @@
 
 import click
 
-from toptune.commands.options import POOLING, STORE, Decorator, together
+from toptune.commands.options import POOLING, SKIP_FAILED, STORE, Decorator, together
 from toptune.commands.parsing import parse_floats, parse_folds, parse_object, parse_seconds
 
 STORED_FEATURES = together(
@@ -101,3 +101,7 @@ FOLDS = click.option(
 CLASS_WEIGHT = click.option("--class-weight", type=click.Choice(["balanced"]))
 PARAMS = click.option("--params", callback=parse_object, help="JSON object of the head's own parameters.")
 HEAD_DEVICE = click.option("--device", help="cpu, cuda or cuda:N.")
+# What is compared on which rows, for commands that compare heads or layers.
+COMPARED = together(
+    COLUMNS, MEMORY_LIMIT, FOLDS, STORED_SPLIT, CLASS_WEIGHT, SKIP_FAILED, HEAD_DEVICE,
+)  # fmt: skip

@@ -53,7 +53,7 @@ def top_tuning(rows: list[Row], picture: Path) -> None:
         print_table(columns, [_pair_line(name, members) for name, members in by_set.items()])
         print_table(columns, [_pair_line(f"mean of {len(by_set)} data sets", pairs, by_set=by_set)])
         draw_costs(pairs, picture)
-    methods = list(dict.fromkeys(_method(row) for row in chosen if row["kind"] == "train"))
+    methods = methods_of(row for row in chosen if row["kind"] == "train")
     lines = []
     for (dataset, model), members in grouped(chosen, lambda row: (row["dataset"], row["model"])).items():
         lines.append((dataset, model, *(spread(members, method) for method in methods)))
@@ -62,7 +62,7 @@ def top_tuning(rows: list[Row], picture: Path) -> None:
 
 def head2toe(rows: list[Row], picture: Path) -> None:
     """Print linear, all layers, Head2Toe and fine-tuning beside each other."""
-    methods = list(dict.fromkeys(_method(row) for row in rows))
+    methods = methods_of(rows)
     groups = grouped(rows, lambda row: (row["dataset"], row["model"]))
     lines = [(*key, *(spread(members, method) for method in methods)) for key, members in groups.items()]
     means = {method: [mean_of(each, method) for each in groups.values()] for method in methods}
@@ -84,7 +84,7 @@ def head2toe(rows: list[Row], picture: Path) -> None:
 
 def when_and_how(rows: list[Row], picture: Path) -> None:
     """Print accuracy and joules by pictures a class."""
-    methods = list(dict.fromkeys(_method(row) for row in rows))
+    methods = methods_of(rows)
     lines = []
     for (dataset, size), members in grouped(rows, lambda row: (row["dataset"], row["size"])).items():
         joules = " / ".join(figure(mean_of(members, method, "energy_joules"), "{:.0f}") for method in methods)
@@ -95,7 +95,7 @@ def when_and_how(rows: list[Row], picture: Path) -> None:
 
 def forest(rows: list[Row], picture: Path) -> None:
     """Print heads on pooled features of the last layer."""
-    methods = list(dict.fromkeys(_method(row) for row in rows))
+    methods = methods_of(rows)
     groups = grouped(rows, lambda row: row["dataset"])
     print_table(
         ("data set", *methods),
@@ -215,6 +215,11 @@ def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 def _method(row: Row) -> str:
     shown = {"last", "all"} & {row["layers"]}
     return f"{row['method']}, {row['layers']}" if shown and "layers" not in row["method"] else row["method"]
+
+
+def methods_of(rows: Iterable[Row]) -> list[str]:
+    """List methods, with their layers, in the order in which they are met."""
+    return list(dict.fromkeys(_method(row) for row in rows))
 
 
 def mean_of(rows: Iterable[Row], method: str, figure_name: str = "accuracy") -> Any:
