@@ -12,6 +12,7 @@ from tiny import save_model
 
 from toptune.extract import Backbone, decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
+from toptune.store.costs import CostMeter, describe_costs
 from toptune.train import train
 from toptune.workflows import Classifier, describe_metrics, evaluate
 
@@ -192,7 +193,9 @@ def test_evaluation_counts_unreadable_pictures_and_names_them(folder: Path, tmp_
     data = save_shapes(tmp_path / "other", per_class=3)
     whole = evaluate(folder / "run", data=data)
     assert (whole["n_test"], whole["n_failed"], whole["failed"]) == (9, 0, {})
-    assert describe_metrics(whole).endswith("on 9 pictures")
+    figures, costs = describe_metrics(whole).splitlines()
+    assert figures.endswith("on 9 pictures")
+    assert costs == describe_costs(whole["costs"])
     (data / "cross" / "broken.png").symlink_to(tmp_path / "nothing")
     (data / "disc" / "a.png").write_text("text")
     found = evaluate(folder / "run", data=data)
@@ -203,7 +206,8 @@ def test_evaluation_counts_unreadable_pictures_and_names_them(folder: Path, tmp_
     same = ("n_test", "accuracy", "per_class", "confusion_matrix")
     assert {name: found[name] for name in same} == {name: whole[name] for name in same}
     assert found["n_failed"] == 2
-    assert describe_metrics(found).endswith("on 9 pictures; 2 could not be read and are left out")
+    figures = describe_metrics(found).splitlines()[0]
+    assert figures.endswith("on 9 pictures; 2 could not be read and are left out")
 
 
 def test_evaluation_of_nothing_that_can_be_read(folder: Path, tmp_path: Path) -> None:
@@ -215,4 +219,5 @@ def test_evaluation_of_nothing_that_can_be_read(folder: Path, tmp_path: Path) ->
     ):
         evaluate(folder / "run", data=tmp_path)
     empty = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss"))
-    assert describe_metrics(empty | {"n_test": 0}).startswith("accuracy -, balanced accuracy -")
+    text = describe_metrics(empty | {"n_test": 0, "costs": CostMeter().to_dict()})
+    assert text.startswith("accuracy -, balanced accuracy -")
