@@ -105,9 +105,10 @@ class CostMeter:
 def describe_costs(costs: Mapping[str, Any]) -> str:
     """Say in a line what work cost, by what `CostMeter.to_dict` gave."""
     parts = [f"cost {costs['wall_seconds']:.1f} s", f"{costs['cpu_seconds']:.1f} s of the processors"]
-    parts += [f"{costs['gpu']['seconds']:.1f} s of GPUs"] if costs["gpu"] else []
+    # What an older toptune wrote has neither devices nor emissions.
+    parts += [f"{costs['gpu']['seconds']:.1f} s of GPUs"] if costs.get("gpu") else []
     parts.append(f"{costs['energy_joules']:.0f} J{' (estimated)' if costs['energy']['estimate'] else ''}")
-    if costs["co2e_kg"] is not None:
+    if costs.get("co2e_kg") is not None:
         parts.append(f"{1000 * costs['co2e_kg']:.2g} g CO2e ({costs['co2e']['country']})")
     return ", ".join([*parts, f"{costs['peak_memory_bytes'] / 1e6:.0f} MB of memory at most"])
 

@@ -19,6 +19,7 @@ from toptune.store import (
     InputError,
     Recipe,
 )
+from toptune.store.costs import describe_costs
 from toptune.train.heads import Head, load_head
 from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
 
@@ -157,6 +158,7 @@ class Run:
             lines.append(f"selected: {chosen}")
         lines += [_trial_line(row) for row in self.trials]
         lines += [f"note: {warning}" for warning in self.config["warnings"]]
+        lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
         return "\n".join([*lines, f"written to {self.folder}"])
 
     @classmethod

@@ -17,6 +17,7 @@ from scipy.special import softmax
 from timm.models import save_for_hf
 
 from toptune.store import CorruptError, FormatVersionError, InputError, provenance
+from toptune.store.costs import describe_costs
 from toptune.train import compute_metrics
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
@@ -108,7 +109,7 @@ class FineTunedRun:
             f"selected: learning rate {chosen['learning_rate']:g}, epoch {chosen['epoch']}",
         ]
         lines += [f"note: {warning}" for warning in self.config["warnings"]]
-        return "\n".join([*lines, f"written to {self.folder}"])
+        return "\n".join([*lines, describe_costs(costs), f"written to {self.folder}"])
 
     def check_same(self, request: Mapping[str, Any]) -> "FineTunedRun":
         """Give this run if it is what was asked for.
@@ -176,7 +177,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
         "n_train": len(train),
         "n_test": len(outcome.test),
         "n_skipped": outcome.n_skipped,
-        "seconds": seconds | {"total": spent["total_seconds"]},
+        "seconds": seconds | {"total": spent["wall_seconds"]},
         "costs": spent
         | {
             "images_per_second": _rate(spent["phases"]["train"]),

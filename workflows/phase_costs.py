@@ -12,7 +12,7 @@ from toptune.store.emissions import emissions_of, local_intensity
 _FIELDS = ("wall_seconds", "cpu_seconds", "images")
 _NOTHING: dict[str, Any] = {
     "phases": {},
-    "total_seconds": 0.0,
+    "wall_seconds": 0.0,
     "cpu_seconds": 0.0,
     "bytes_read": 0,
     "bytes_written": 0,
@@ -65,15 +65,14 @@ class PhaseCosts:
         Returns
         -------
         dict
-            What `toptune.store.costs.CostMeter` gives, over all sessions, with ``total_seconds`` for its
-            ``wall_seconds``: energy is an estimate if that of any session is one, emissions are by the
-            country of the last. Also ``sessions``.
+            What `toptune.store.costs.CostMeter` gives, over all sessions: energy is an estimate if that of
+            any session is one, emissions are by the country of the last. Also ``sessions``.
         """
         before, now, how = self._before, self._meter.to_dict(), self._before["energy"]
         joules = before["energy_joules"] + now["energy_joules"]
         return {
             "phases": {name: dict(values) for name, values in self.phases.items()},
-            "total_seconds": before["total_seconds"] + now["wall_seconds"],
+            "wall_seconds": before["wall_seconds"] + now["wall_seconds"],
             "cpu_seconds": before["cpu_seconds"] + now["cpu_seconds"],
             "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
             "bytes_read": _sum(before["bytes_read"], now["bytes_read"]),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toptune.store import CorruptError, FeatureCache, FormatVersionError, InputError, StoreNotFoundError
+from toptune.store.costs import describe_costs
 from toptune.train import HEADS, Run, evaluate_run, train
 
 Build = Callable[..., FeatureCache]
@@ -72,6 +73,7 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
         assert sum(row["is_chosen"] == "True" for row in csv.DictReader(file)) == 1
     assert json.loads(json.dumps(loaded.to_dict()))["metrics"]["accuracy"] == metrics["accuracy"]
     assert "18 test pictures" in str(run)
+    assert str(run).splitlines()[-2:] == [describe_costs(metrics["costs"]), f"written to {run.folder}"]
     rows = pq.read_table(run.folder / "rows.parquet").to_pydict()
     assert rows["id"][0] == cache.manifest.ids[rows["row"][0]]
 

@@ -18,6 +18,7 @@ from shapes import MODEL, SHAPES, save_shapes
 from toptune.cli import toptune
 from toptune.extract import ImageSource, extract, load_backbone, open_source
 from toptune.store import InputError, Manifest, NumericalError
+from toptune.store.costs import describe_costs
 from toptune.train import Run, train
 from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune, write_report
 from toptune.workflows.report_commands import command_of
@@ -156,8 +157,10 @@ def test_the_report_spells_the_command_that_repeats_it(folder: Path) -> None:
 
 
 def test_costs_are_told_by_phase(folder: Path) -> None:
-    metrics = FineTunedRun.load(folder / "run").metrics
-    costs, rows = metrics["costs"], epochs_of(folder / "run")
+    run = FineTunedRun.load(folder / "run")
+    metrics, rows = run.metrics, epochs_of(folder / "run")
+    costs = metrics["costs"]
+    assert str(run).splitlines()[-2:] == [describe_costs(costs), f"written to {run.folder}"]
     assert {"read", "train", "validate", "test", "write"} == costs["phases"].keys()
     assert costs["epochs"] == len(rows)
     assert costs["phases"]["train"]["images"] == len(rows) * 39
@@ -166,7 +169,8 @@ def test_costs_are_told_by_phase(folder: Path) -> None:
     assert costs["images_per_second"] == pytest.approx(
         costs["phases"]["train"]["images"] / costs["phases"]["train"]["wall_seconds"]
     )
-    assert sum(each["wall_seconds"] for each in costs["phases"].values()) <= metrics["seconds"]["total"]
+    assert sum(each["wall_seconds"] for each in costs["phases"].values()) <= costs["wall_seconds"]
+    assert metrics["seconds"]["total"] == costs["wall_seconds"]
     assert costs["peak_memory_bytes"] > 10**8
     assert costs["sessions"] == 1
 
