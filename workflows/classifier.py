@@ -2,10 +2,8 @@
 
 import csv
 import json
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,18 +11,13 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile
 
 from toptune.extract import Backbone, load_backbone
 from toptune.extract.device import resolve_device
-from toptune.extract.folder_source import walk_files
 from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
 from toptune.train import Run
-from toptune.workflows.finetune_run import is_finetuned
-
-logger = logging.getLogger(__name__)
-
-Picture = str | Path | bytes
+from toptune.workflows.finetune_run import FineTunedRun, is_finetuned
+from toptune.workflows.picture_files import Picture, find_pictures
 
 
 @dataclass(frozen=True)
@@ -134,6 +127,23 @@ class Classifier:
         """Names of the classes, in the order of the columns of probabilities."""
         return self.run.classes
 
+    @property
+    def record(self) -> Run | FineTunedRun:
+        """The RUN folder: what was trained on what, and its metrics."""
+        return self.run
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        return self.backbone.recipe.precision
+
+    def in_float32(self) -> "Classifier":
+        """Give the same classifier on a backbone that computes in float32, not compiled."""
+        spec = self.backbone.spec
+        if spec["precision"] == "fp32" and not spec["compiled"]:
+            return self
+        return Classifier(self.run, load_backbone(**spec | {"precision": "fp32", "compiled": False}))
+
     def predict(self, images: Picture | Iterable[Picture], *, batch_size: int = 32) -> list[Prediction]:
         """Classify pictures.
 
@@ -213,51 +223,6 @@ class Classifier:
         # The head was trained on stored values: going through their type makes both paths agree.
         columns = [outputs[array.name].cpu().numpy().astype(array.dtype) for array in arrays]
         return np.concatenate(columns, axis=1, dtype=np.float32)
-
-
-def find_pictures(images: Iterable[Picture]) -> Iterator[tuple[str, Path | bytes]]:
-    """Name every picture: files as they are, folders by their files with a picture's suffix, sorted."""
-    for number, image in enumerate(images):
-        if isinstance(image, bytes):
-            yield f"image {number}", image
-            continue
-        path = Path(image)
-        if path.is_dir():
-            yield from ((str(each), each) for each in _pictures_in(path))
-        elif path.exists():
-            yield str(path), path
-        else:
-            raise InputError(f"{path} does not exist; give pictures or folders of pictures")
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    files = sorted(walk_files(folder))
-    pictures = [file for file in files if file.suffix.lower() in _picture_suffixes()]
-    others = len(files) - len(pictures)
-    if not pictures:
-        raise InputError(
-            f"{folder} holds no picture"
-            + (f", only {others} files without a picture's suffix: name those to be tried" if others else "")
-            + "; give pictures or a folder of pictures"
-        )
-    if others:
-        logger.info("%d files in %s have no picture's suffix and are left out", others, folder)
-    return pictures
-
-
-@cache
-def _picture_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that this Pillow opens, without those that it only recognises."""
-    Image.init()
-    return frozenset(
-        suffix
-        for suffix, form in Image.registered_extensions().items()
-        if form in Image.OPEN and not _is_stub(Image.OPEN[form][0])
-    )
-
-
-def _is_stub(opener: object) -> bool:
-    return isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
 
 
 def write_predictions(

@@ -1,5 +1,6 @@
 """A run and its backbone as one torch module, traced for any batch size."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from toptune.store import InputError
 from toptune.train.head_modules import HeadModule
 from toptune.train.preprocessing_modules import PreprocessingModule
 from toptune.workflows.classifier import Classifier
+from toptune.workflows.finetuned import FineTunedClassifier
 
 OUTPUTS = ("probabilities", "logits")
 
@@ -21,11 +23,11 @@ class ExportedNetwork(nn.Module):
     Parameters
     ----------
     classifier : Classifier
-        Its backbone in float32.
+        In float32.
     is_normalizing : bool
         Whether pictures come as RGB values from 0 to 1, and are normalised here.
     head_dtype : torch.dtype
-        To compute in after the backbone.
+        To compute in after a frozen backbone.
     """
 
     mean: Tensor
@@ -33,20 +35,31 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, classifier: Classifier, *, is_normalizing: bool, head_dtype: torch.dtype) -> None:
         super().__init__()
-        run, config = classifier.run, classifier.backbone.transform.config
+        config = classifier.backbone.transform.config
         self._is_normalizing = is_normalizing
         if is_normalizing:
             self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1))
             self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1))
-        self.features = FeatureModule(classifier.backbone, [(each.name, each.dtype) for each in run.arrays])
-        self.preprocessing = PreprocessingModule(run.preprocessing, head_dtype)
-        self.head = HeadModule(run.head, head_dtype)
+        self.classifier = _logits_of(classifier, head_dtype)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         if self._is_normalizing:
             pictures = (pictures - self.mean) / self.std
-        logits = self.head(self.preprocessing(self.features(pictures)))
+        logits = self.classifier(pictures)
         return {"probabilities": logits.softmax(dim=1).float(), "logits": logits.float()}
+
+
+def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
+    """Give what computes logits of normalised pictures."""
+    if isinstance(classifier, FineTunedClassifier):
+        network: nn.Module = copy.deepcopy(classifier.backbone.model)
+        return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
+    run = classifier.run
+    return nn.Sequential(
+        FeatureModule(classifier.backbone, [(each.name, each.dtype) for each in run.arrays]),
+        PreprocessingModule(run.preprocessing, head_dtype),
+        HeadModule(run.head, head_dtype),
+    )
 
 
 def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgram:

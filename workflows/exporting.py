@@ -1,4 +1,4 @@
-"""Exporting a run: backbone, preprocessing and head in one file that needs no toptune."""
+"""Exporting a run: the whole classifier in one file that needs no toptune."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from toptune.extract import load_backbone
 from toptune.store import InputError, NumericalError, provenance
 from toptune.store.costs import CostMeter, describe_costs
 from toptune.store.exporting import new_target
@@ -22,6 +21,7 @@ from toptune.workflows.export_check import (
 )
 from toptune.workflows.export_formats import format_of
 from toptune.workflows.exported_network import ExportedNetwork, trace
+from toptune.workflows.finetune_run import is_finetuned
 from toptune.workflows.model_card import describe_export, write_card
 
 TOLERANCE = 1e-4
@@ -81,13 +81,13 @@ def export(
 
     The file computes the backbone in float32, only as far as the run's layers need it, rounds features as the
     store does, and goes through preprocessing and head to ``probabilities`` and ``logits``, whose softmax the
-    probabilities are. The batch size is free. It appears only if its probabilities on sample pictures are
-    those of the run.
+    probabilities are; a fine-tuned network is all in float32. The batch size is free. It appears only if its
+    probabilities on sample pictures are those of the run.
 
     Parameters
     ----------
     run : path
-        Folder that `toptune.train.train` wrote.
+        Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
     out : path
         ``.onnx`` (needs ``toptune[export]``) or ``.pt2``; the card is called the same with ``.md`` behind.
     check : optional
@@ -95,7 +95,7 @@ def export(
     normalize : bool
         Take RGB values from 0 to 1 and normalise inside; else the file takes normalised pictures.
     head_dtype : {"float64", "float32"}
-        Type for what follows the backbone: float64 as here, or float32 for devices without it.
+        Type for what follows a frozen backbone: float64 as here, or float32 for devices without it.
     tolerance : float
         Largest difference of a probability that is accepted.
     model, weights : optional
@@ -119,9 +119,10 @@ def export(
         raise InputError(f"head_dtype is {head_dtype!r}; it must be one of {', '.join(HEAD_DTYPES)}")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
-    check_exportable(Run.load(run).head.name)
+    if not is_finetuned(run):
+        check_exportable(Run.load(run).head.name)
     classifier = Classifier.load(run, model=model, weights=weights)
-    plain = _in_float32(classifier)
+    plain = classifier.in_float32()
     files, inputs = sample_inputs(plain, check, is_normalized=not normalize)
     expected = probabilities_of(plain, files)
     predicted = expected if plain is classifier else probabilities_of(classifier, files)
@@ -153,21 +154,11 @@ def export(
     return report
 
 
-def _in_float32(classifier: Classifier) -> Classifier:
-    """Give the same classifier on a backbone that computes in float32, not compiled."""
-    spec = classifier.backbone.spec
-    if spec["precision"] == "fp32" and not spec["compiled"]:
-        return classifier
-    backbone = load_backbone(**spec | {"precision": "fp32", "compiled": False})
-    return Classifier(classifier.run, backbone)
-
-
 def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:
-    precision = classifier.backbone.recipe.precision
-    if precision == "fp32":
+    if classifier.precision == "fp32":
         return []
     return [
-        f"the run's features were computed in {precision}, the file computes in float32: probabilities "
+        f"the run computes in {classifier.precision}, the file in float32: probabilities "
         f"differ by up to {check.difference_from_predict:.1e} from toptune predict's, {check.n_other_labels} "
         f"of {check.n_pictures} labels do"
     ]

@@ -24,13 +24,15 @@ class FineTunedClassifier(Classifier):
     ----------
     fine_tuned : FineTunedRun
     backbone : Backbone
-        The network's trunk; what it says is the softmax of the network's own classifier, in the
-        precision that it was trained in.
+        The network's trunk; what it says is the softmax of the network's own classifier.
+    precision : str
+        ``fp32`` or ``bf16``, by default what it was trained in.
     """
 
-    def __init__(self, run: FineTunedRun, backbone: Backbone) -> None:
+    def __init__(self, run: FineTunedRun, backbone: Backbone, precision: str | None = None) -> None:
         self.fine_tuned = run
         self.backbone = backbone
+        self._precision = precision or run.config["precision"]
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str = "cpu") -> "FineTunedClassifier":
@@ -59,9 +61,20 @@ class FineTunedClassifier(Classifier):
     def classes(self) -> list[str]:
         return self.fine_tuned.classes
 
+    @property
+    def record(self) -> FineTunedRun:
+        return self.fine_tuned
+
+    @property
+    def precision(self) -> str:
+        return self._precision
+
+    def in_float32(self) -> "FineTunedClassifier":
+        return FineTunedClassifier(self.fine_tuned, self.backbone, "fp32")
+
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
         device = self.backbone.device
-        is_bf16 = self.fine_tuned.config["precision"] == "bf16"
+        is_bf16 = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
             logits = self.backbone.model(batch.to(device))
         found: npt.NDArray[np.float64] = logits.double().softmax(dim=1).cpu().numpy()

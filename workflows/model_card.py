@@ -7,6 +7,7 @@ from typing import Any
 
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.exported_network import OUTPUTS
+from toptune.workflows.finetuned import FineTunedClassifier
 
 _FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 _LISTED_CLASSES = 200
@@ -21,15 +22,16 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
         ``format``, ``classes`` (in the order of the outputs' columns), ``input``, ``outputs``, ``backbone``,
         ``head`` and ``dataset``.
     """
-    run, backbone = classifier.run, classifier.backbone
+    backbone, config = classifier.backbone, classifier.record.config
     height, width = backbone.transform.size
-    config = backbone.transform.config
+    transform = backbone.transform.config
     values = (
         "RGB from 0 to 1"
         if is_normalizing
         else "RGB from 0 to 1, minus mean, divided by std, channel by channel"
     )
     pretrained = getattr(backbone.model, "pretrained_cfg", None) or {}
+    layers, head = _trained_parts(classifier, head_dtype)
     return {
         "format": {"name": "toptune-export", "version": 1},
         "classes": classifier.classes,
@@ -39,11 +41,11 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
             "dtype": "float32",
             "values": values,
             "is_normalized_inside": is_normalizing,
-            "mean": config["mean"],
-            "std": config["std"],
-            "interpolation": config["interpolation"],
-            "crop_pct": config["crop_pct"],
-            "crop_mode": config["crop_mode"],
+            "mean": transform["mean"],
+            "std": transform["std"],
+            "interpolation": transform["interpolation"],
+            "crop_pct": transform["crop_pct"],
+            "crop_mode": transform["crop_mode"],
         },
         "outputs": {
             name: f"float32 (N, {len(classifier.classes)})"
@@ -51,20 +53,32 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
             for name in OUTPUTS
         },
         "backbone": {
-            "name": backbone.name,
+            "name": config["model"],
             "architecture": backbone.recipe.architecture,
             "weights_sha256": backbone.recipe.weights,
             "licence": pretrained.get("license"),
             "origin": pretrained.get("origin_url") or pretrained.get("hf_hub_id"),
-            "layers": [array.name for array in run.arrays],
+            "layers": layers,
         },
-        "head": {
-            "name": run.head.name,
-            "preprocessing": run.config["preprocessing"],
-            "selected": run.config["selected"],
-            "dtype": head_dtype,
-        },
-        "dataset": {"name": run.config["dataset"], "version": run.config.get("dataset_version")},
+        "head": head,
+        "dataset": {"name": config["dataset"], "version": config.get("dataset_version")},
+    }
+
+
+def _trained_parts(classifier: Classifier, head_dtype: str) -> tuple[list[str], dict[str, Any]]:
+    """Name the layers that are used, all of a fine-tuned network, and tell what was trained."""
+    if isinstance(classifier, FineTunedClassifier):
+        config = classifier.record.config
+        name = f"fine-tuned ({config['options']['depth']})"
+        return ["all"], {
+            "name": name, "preprocessing": None, "selected": config["selected"], "dtype": "float32"
+        }  # fmt: skip
+    run = classifier.run
+    return [array.name for array in run.arrays], {
+        "name": run.head.name,
+        "preprocessing": run.config["preprocessing"],
+        "selected": run.config["selected"],
+        "dtype": head_dtype,
     }
 
 
@@ -77,7 +91,7 @@ def write_card(
     tolerance: float,
 ) -> None:
     """Write the model card: data, backbone, head, metrics, costs, input, limits."""
-    run = classifier.run
+    run = classifier.record
     sections = [
         f"# {Path(report['out']).name}",
         f"Classifies pictures into {len(classifier.classes)} classes. Exported by toptune from the run "
@@ -160,8 +174,9 @@ def _classes(classes: list[str]) -> str:
 
 def _data(config: Mapping[str, Any]) -> dict[str, Any]:
     split, counts = config["split"], config["classes"].values()
+    version = config.get("dataset_version")
     return {
-        "data set": f"{config['dataset']}, version {config.get('dataset_version')}",
+        "data set": config["dataset"] + (f", version {version}" if version else ""),
         "pictures": f"{split['n_train']} to train, {split['n_test']} to test ({split['rule']})",
         "pictures a class to train": f"{min(counts)} to {max(counts)}",
     }
@@ -169,15 +184,16 @@ def _data(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _network(metadata: Mapping[str, Any]) -> dict[str, Any]:
     backbone, head = metadata["backbone"], metadata["head"]
+    steps = head["preprocessing"]
     return {
-        "backbone": f"{backbone['name']} ({backbone['architecture']}), frozen",
+        "backbone": f"{backbone['name']} ({backbone['architecture']})" + (", frozen" if steps else ""),
         "its licence": backbone["licence"] or "not stated by its weights",
         "its origin": backbone["origin"] or "not stated by its weights",
         "its weights": f"sha256 {backbone['weights_sha256']}",
         "layers": ", ".join(backbone["layers"]),
-        "preprocessing": head["preprocessing"]["spec"],
+        **({"preprocessing": steps["spec"]} if steps else {}),
         "head": f"{head['name']}, {json.dumps(head['selected'], ensure_ascii=False)}",
-        "arithmetic": f"float32; {head['dtype']} after the backbone",
+        "arithmetic": "float32" + (f"; {head['dtype']} after the backbone" if steps else ""),
     }
 
 
@@ -231,7 +247,9 @@ def _limits(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     return [
         "It names one of the classes above for every picture, also for one that belongs to none.",
         "The metrics hold for pictures like those of the data set; nothing is known of others.",
-        "Probabilities were calibrated on the training data's distribution of classes.",
+        "Probabilities are the network's own, not calibrated."
+        if config.get("kind") == "finetune"
+        else "Probabilities were calibrated on the training data's distribution of classes.",
         *([f"Classes found least often (recall): {shown}."] if shown else []),
         *(f"From training: {warning}." for warning in config["warnings"]),
     ]

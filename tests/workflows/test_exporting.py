@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import timm
 import torch
 from PIL import Image
 from shapes import MODEL, save_shapes
@@ -18,7 +19,7 @@ from timm.data import create_transform
 from toptune.extract import extract, load_backbone
 from toptune.store import InputError, NumericalError
 from toptune.train import train
-from toptune.workflows import Classifier, export
+from toptune.workflows import Classifier, export, finetune
 from toptune.workflows.exported_network import trace
 
 Values = npt.NDArray[np.float32]
@@ -46,6 +47,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     train(folder / "store", **options, head="svm", out=folder / "svm")
     return folder
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("fine-tuned") / "run"
+    finetune(
+        folder / "photos", model=MODEL, out=run, precision="bf16", epochs=2, warmup_epochs=0,
+        learning_rates=[1e-3], min_epochs=1,
+    )  # fmt: skip
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +198,36 @@ def test_features_in_bf16_are_said_to_differ(folder: Path, tmp_path: Path) -> No
     train(tmp_path / "store", dataset="photos", model=MODEL, head="ridge", out=tmp_path / "run", cv=3)
     report = export(tmp_path / "run", tmp_path / "run.pt2", check=folder / "photos")
     assert report.check.difference < 1e-4 < report.check.difference_from_predict
-    assert "computed in bf16, the file computes in float32" in report.warnings[0]
-    assert "computed in bf16" in Path(report.card).read_text()
+    assert "the run computes in bf16, the file in float32" in report.warnings[0]
+    assert "computes in bf16" in Path(report.card).read_text()
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_fine_tuned_network_is_exported_whole(
+    suffix: str, fine_tuned: Path, folder: Path, pictures: list[Path], tmp_path: Path, onnxruntime: Any
+) -> None:
+    out = tmp_path / f"run{suffix}"
+    report = export(fine_tuned, out, check=folder / "photos")
+    assert report.check.difference < 1e-4 < report.check.difference_from_predict
+    assert "the run computes in bf16, the file in float32" in report.warnings[0]
+    inputs = normalized(pictures)
+    network = timm.create_model(f"local-dir:{fine_tuned}", pretrained=True).eval()
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(inputs)).softmax(dim=1).numpy()
+    if suffix == ".onnx":
+        found = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).run(
+            ["probabilities"], {"pictures": inputs}
+        )[0]
+    else:
+        with out.open("rb") as file:
+            found = (
+                torch.export.load(file).module()(torch.from_numpy(inputs))["probabilities"].detach().numpy()
+            )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    card = Path(report.card).read_text()
+    for line in ("- head: fine-tuned (full), ", "- arithmetic: float32\n", "own, not calibrated", MODEL):
+        assert line in card, line
+    assert "frozen" not in card
 
 
 def test_pictures_that_show_little_are_said_to(folder: Path, tmp_path: Path) -> None:
