@@ -200,7 +200,8 @@ def draw_shots(rows: list[Row], methods: Sequence[str], path: Path) -> None:
         axes.set_title(dataset, fontsize=9)
         axes.set(xlabel="pictures a class", xticks=shots)
     picture.axes[0].set_ylabel("test accuracy, %")
-    picture.axes[0].legend(frameon=False, fontsize=7)
+    lines, names = picture.axes[0].get_legend_handles_labels()
+    picture.legend(lines, names, frameon=False, fontsize=8, ncols=len(names), loc="outside upper center")
     picture.savefig(path, dpi=110)
 
 
