@@ -20,7 +20,11 @@ MOVED = together(
 @RUN
 @click.option("--store", help="Another store than the one trained from.")
 @click.option("--dataset", help="Another data set; all its labelled rows are scored.")
-@click.option("--split", type=click.Choice(["test", "train", "all"]), help="Of the run's rows; default test.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "train", "all"]),
+    help="Of the run's rows, test by default; of --data, all by default.",
+)
 @click.option("--data", help="Pictures with labels, read directly; no store is needed.")
 @click.option("--model", help="With --data: where the backbone is now, if it has moved (local-dir:FOLDER).")
 @click.option("--weights", type=click.Path(), help="With --data: where the checkpoint is now.")
@@ -28,10 +32,11 @@ MOVED = together(
 @JSON
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
     """Score a RUN: on its own test rows, another stored data set, or pictures."""
-    from toptune.workflows import describe_metrics
+    from toptune.workflows import describe_metrics, work_progress
     from toptune.workflows import evaluate as run_evaluation
 
-    metrics = run_evaluation(run, **options)
+    with work_progress("scoring") as progress:
+        metrics = run_evaluation(run, progress=progress, **options)
     show(as_json, metrics, describe_metrics(metrics))
 
 

@@ -13,6 +13,7 @@ from toptune.extract.source import ImageSource
 from toptune.extract.watch import Clocks, Stop
 from toptune.store import FeatureStore, InterruptedRunError
 from toptune.store.costs import CostMeter
+from toptune.store.manifest_contents import count_contents
 
 
 def extract(
@@ -173,8 +174,14 @@ def _extract(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractSum
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
     most, costs = given["max_failures"], meter.to_dict()
+    contents = count_contents(requests[0].manifest)
     return [
-        dataclasses.replace(each, costs=costs, too_many_failed=most is not None and len(each.failed) > most)
+        dataclasses.replace(
+            each,
+            contents=contents,
+            costs=costs,
+            too_many_failed=most is not None and len(each.failed) > most,
+        )
         for each in summaries
     ]
 

@@ -5,8 +5,10 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from toptune.extract.source import SPLITS, FileRow, FileSource, default_name, printable
 from toptune.store import InputError
@@ -19,6 +21,7 @@ PICTURE_SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+_LOOKED_AT = 20
 EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or pictures"
 
 
@@ -34,11 +37,13 @@ def open_folder(folder: Path) -> FileSource:
     Raises
     ------
     InputError
-        If there are no pictures, or two names differ only in their Unicode form.
+        If there are no pictures, none of the files looked at is one, or two names differ only in their
+        Unicode form.
     """
     rows = sorted(_rows(folder), key=lambda row: row.id)
     if not rows:
         raise InputError(f"{folder} holds no pictures; {EXPECTED}")
+    _refuse_other_files(folder, rows)
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise InputError(
@@ -72,6 +77,27 @@ def _rows(folder: Path) -> Iterator[FileRow]:
         yield from _class_rows(folder, folder, None)
     if folders and files:
         logger.info("%d files beside the folders in %s are ignored", len(files), folder)
+
+
+def _refuse_other_files(folder: Path, rows: Sequence[FileRow]) -> None:
+    """Refuse folders of something else: no name says picture, and neither does what some files begin with."""
+    if any(Path(row.id).suffix.lower() in PICTURE_SUFFIXES for row in rows):
+        return
+    looked_at = rows[:: -(-len(rows) // _LOOKED_AT)]
+    if not any(_is_picture(row.path) for row in looked_at):
+        raise InputError(
+            f"{folder} holds folders, but none of the {len(looked_at)} files looked at is a picture, of "
+            f"{len(rows)} in all: the first is {rows[0].id}; {EXPECTED}. Where arrays, shards or tables lie "
+            "deeper, give their folder"
+        )
+
+
+def _is_picture(path: str) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def _class_rows(parent: Path, root: Path, split: str | None) -> Iterator[FileRow]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from toptune.store import Difference
 from toptune.store.costs import describe_costs
+from toptune.store.manifest_contents import ManifestContents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +162,8 @@ class ExtractSummary:
         With ``update``: ids of pictures that stand for other bytes than before.
     rehashed : int, optional
         With ``rehash``: pictures that were compared with the digest of what was extracted.
+    contents : ManifestContents, optional
+        Classes, splits and pictures without a label of what was asked for.
     costs : mapping
         Of the whole call, all its models and parts together; see `toptune.store.costs.CostMeter`. Dask
         workers elsewhere are not in it, only in the ledgers.
@@ -190,6 +193,7 @@ class ExtractSummary:
     difference: Difference | None = None
     changed: tuple[str, ...] = ()
     rehashed: int | None = None
+    contents: ManifestContents | None = None
     costs: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,6 +203,7 @@ class ExtractSummary:
             "difference": None if self.difference is None else self.difference.to_dict(),
             "changed": list(self.changed),
             "failed": dict(self.failed),
+            "contents": None if self.contents is None else asdict(self.contents),
             "costs": dict(self.costs),
             "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
             "plan": None if self.plan is None else self.plan.to_dict(),
@@ -219,9 +224,12 @@ class ExtractSummary:
                 f"{self.difference.shared} of the {before} before stay as they were"
             )
 
+    def _contents(self) -> list[str]:
+        return [] if self.contents is None else [f"{self.dataset}: {self.contents}"]
+
     def _extraction(self) -> str:
         if self.dry_run:
-            return f"dry run, nothing is written\n{self.plan}"
+            return "\n".join(["dry run, nothing is written", *self._contents(), str(self.plan)])
         if self.nothing_to_do:
             return f"nothing to do: {self.rows} pictures are stored in {self.cache}"
         lines = [
@@ -230,6 +238,7 @@ class ExtractSummary:
             + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
             f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
+            *self._contents(),
             *([describe_costs(self.costs)] if self.costs else []),
             f"stored in {self.cache}",
         ]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from toptune.train.heads import Head, load_head
 from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
 
 VERSION = 2
+_SHOWN_LAYERS = 8
 CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, PICTURE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
     "confusion_matrix.png",
@@ -143,6 +144,7 @@ class Run:
             f"trained on {metrics['n_train']} pictures, {saves['n_columns_trained_on']} features, "
             f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
         )
+        lines.append(f"layers: {_shortened([array.name for array in self.arrays])}")
         if saves["n_columns"] < saves["n_columns_trained_on"]:
             lines.append(
                 f"uses {saves['n_columns']} of the features, of {saves['n_arrays']} of "
@@ -208,6 +210,12 @@ class Run:
                 f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
             )
         return run
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """List names, the first of them where they are many."""
+    more = len(names) - _SHOWN_LAYERS
+    return ", ".join(names[:_SHOWN_LAYERS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _trial_line(row: Mapping[str, Any]) -> str:

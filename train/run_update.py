@@ -148,7 +148,9 @@ def update_run(
         },
         "manifest": {"n_rows": after.manifest.n_rows, "pictures_digest": after.manifest.pictures_digest},
         "auto": None,
-        "selected": old.config["selected"] | {"squared_error": updated.report["squared_error"]},
+        "selected": old.config["selected"] | {
+            name: updated.report[name] for name in ("squared_error", "rank")
+        },
         "warnings": [*notes, *updated.report["warnings"]],
         "report": updated.report,
         "created": provenance(),

@@ -1,15 +1,17 @@
 """Scoring a run: on its own test rows, on another stored data set, or on pictures."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from toptune.extract import open_source
 from toptune.store import FeatureStore, InputError, UnreadableImageError
 from toptune.store.costs import CostMeter, describe_costs
 from toptune.train import compute_metrics, evaluate_run
+from toptune.train.run import ROWS
 from toptune.train.several_labels import advice_on_several_labels
 from toptune.workflows.classifier import Classifier
 
@@ -26,6 +28,7 @@ def evaluate(
     device: str = "cpu",
     model: str | None = None,
     weights: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a run.
 
@@ -37,7 +40,8 @@ def evaluate(
         Another store, or another data set in it, whose labelled rows are all scored; by default the
         run's own test rows in the store it was trained from.
     split : {"test", "train", "all"}, optional
-        Which of the run's own rows; by default ``test``. Not together with `data`.
+        Which of the run's own rows, by default ``test``; with `data` only its pictures of that split, by
+        default all.
     data : optional
         Pictures with labels (a folder, a manifest or a built-in) that are read directly: no store
         is needed, only the backbone.
@@ -45,12 +49,13 @@ def evaluate(
         Where the backbone runs; only with `data`.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
+    progress : callable, optional
+        Called with pictures done and all of them; only with `data`.
 
     Returns
     -------
     dict
-        As ``metrics.json``, with the ``costs`` of this call; with `data` also ``failed``, id to reason of
-        pictures that could not be read, and their number ``n_failed``.
+        As ``metrics.json``, with the ``costs`` of this call; with `data` also what `evaluate_pictures` adds.
 
     Raises
     ------
@@ -70,9 +75,9 @@ def evaluate(
         return metrics | {"costs": meter.to_dict()}
     if store is not None or dataset is not None:
         raise InputError("--data reads pictures directly; leave out --store and --dataset")
-    if split not in (None, "test"):
-        raise InputError(f"--data scores every labelled picture; leave out --split {split}")
-    metrics = evaluate_pictures(run, data, device=device, model=model, weights=weights)
+    metrics = evaluate_pictures(
+        run, data, split=split, device=device, model=model, weights=weights, progress=progress
+    )
     return metrics | {"costs": meter.to_dict()}
 
 
@@ -80,22 +85,24 @@ def evaluate_pictures(
     run: str | Path,
     data: str | Path,
     *,
+    split: str | None = None,
     device: str = "cpu",
     model: str | None = None,
     weights: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a run on labelled pictures, batch by batch through the backbone.
 
     Parameters
     ----------
-    run, data, device, model, weights
+    run, data, split, device, model, weights, progress
         As in `evaluate`.
 
     Returns
     -------
     dict
-        As ``metrics.json``, with ``failed``, id to reason of pictures that could not be read, and their
-        number ``n_failed``.
+        As ``metrics.json``, with ``failed``, id to reason of pictures that could not be read, their number
+        ``n_failed``, and ``n_named_as_trained``, those with the id of a picture that the run was trained on.
 
     Raises
     ------
@@ -103,7 +110,7 @@ def evaluate_pictures(
         If `data` has no labels, classes that the run does not know, or no picture that can be read.
     """
     classifier = Classifier.load(run, device=device, model=model, weights=weights)
-    source = open_source(data)
+    source = open_source(data, split=None if split == "all" else split)
     manifest = source.manifest()
     truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
     if not truth:
@@ -116,7 +123,9 @@ def evaluate_pictures(
     reasons: dict[int, str] = {}
 
     def pictures() -> Iterator[bytes]:
-        for row in truth:
+        for done, row in enumerate(truth):
+            if progress is not None:
+                progress(done, len(truth))
             try:
                 picture = source.read(row)
             except UnreadableImageError as error:
@@ -139,7 +148,15 @@ def evaluate_pictures(
         np.array([[each.probabilities[name] for name in classifier.classes] for each in good.values()]),
         classifier.classes,
     )
-    return metrics | {"n_failed": len(failed), "failed": failed}
+    trained = _trained_ids(classifier.record.folder)
+    n_trained = sum(manifest.ids[row] in trained for row in good)
+    return metrics | {"n_failed": len(failed), "failed": failed, "n_named_as_trained": n_trained}
+
+
+def _trained_ids(run: Path) -> set[str]:
+    """Give the ids of the pictures that chose anything in a run: all but those of its test."""
+    rows = pq.read_table(run / ROWS, columns=["id", "role"]).to_pydict()
+    return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
@@ -148,7 +165,13 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
     n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
     left_out = f"; {n_failed} could not be read and are left out" if n_failed else ""
-    return f"{figures} on {metrics['n_test']} pictures{left_out}\n{describe_costs(metrics['costs'])}"
+    lines = [f"{figures} on {metrics['n_test']} pictures{left_out}"]
+    if n_trained := metrics.get("n_named_as_trained"):
+        lines.append(
+            f"note: {n_trained} of them have the names of pictures that the run was trained on; if they are "
+            "these, the figures flatter it: --split test takes the test pictures of DATA alone"
+        )
+    return "\n".join([*lines, describe_costs(metrics["costs"])])
 
 
 def _figure(value: float | None) -> str:

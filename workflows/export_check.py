@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract import open_source
+from toptune.extract import ImageSource, open_source
+from toptune.extract.builtin import open_builtin
 from toptune.store import InputError, UnreadableImageError
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.export_formats import Runner
@@ -103,7 +104,9 @@ def sample_inputs(
     """
     backbone = classifier.backbone
     files, inputs = [], []
-    for data_bytes in _files(data or DEFAULT_CHECK):
+    # Not by its name: a folder called digits would go before it.
+    source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
+    for data_bytes in _files(source):
         try:
             picture = backbone.decode(data_bytes)
             pixels = backbone.transform.pixels(picture)
@@ -114,7 +117,7 @@ def sample_inputs(
         files.append(data_bytes)
         inputs.append((backbone.transform.normalize(values) if is_normalized else unit).contiguous())
     if not files:
-        raise InputError(f"no picture of {data} can be read; give others with --check")
+        raise InputError(f"no picture of {source.name} can be read; give others with --check")
     return files, torch.cat(inputs).numpy()
 
 
@@ -162,8 +165,7 @@ def _largest(differences: npt.NDArray[Any]) -> float:
     return float(np.nan_to_num(np.abs(differences), nan=np.inf).max())
 
 
-def _files(data: str | Path) -> Iterator[bytes]:
-    source = open_source(data)
+def _files(source: ImageSource) -> Iterator[bytes]:
     n = source.manifest().n_rows
     for row in np.unique(np.linspace(0, n - 1, min(n, N_PICTURES)).astype(int)):
         try:

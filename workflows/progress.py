@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from toptune.extract import Clocks
 
 LOG_SECONDS = 60.0
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +148,14 @@ def extraction_progress(*, json_logs: bool = False) -> Iterator[ExtractionProgre
 
 @contextmanager
 def work_progress(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal for work that counts ``(done, total)``; nothing in a log."""
+    """Show a bar on a terminal for work that counts ``(done, total)``, a line a minute in a log."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        tell = every_minute(write_line)
+        yield lambda done, total: tell(f"{doing}: {done} of {total}")
+        return
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console) as bars:
         task = bars.add_task("", total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -182,11 +188,11 @@ def live_bar(console: Console) -> Iterator[Callable[[Standing], None]]:
         yield show
 
 
-def every_minute(show: Callable[[Standing], None]) -> Callable[[Standing], None]:
+def every_minute(show: Callable[[Shown], None]) -> Callable[[Shown], None]:
     """Pass on at most one standing a minute: what a log file can hold."""
     last = time.perf_counter()
 
-    def pass_on(standing: Standing) -> None:
+    def pass_on(standing: Shown) -> None:
         nonlocal last
         now = time.perf_counter()
         if now - last >= LOG_SECONDS:

@@ -76,6 +76,22 @@ def test_a_file_of_cifars_binary_version_points_to_its_folder(tmp_path: Path) ->
         open_source(folder / "test_batch.bin")
 
 
+def test_folders_of_other_files_are_refused_and_pictures_without_suffix_are_not(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "bin" / "deploy").write_text("#!/bin/sh")
+    for number in range(60):
+        (tmp_path / "data" / f"{number:02d}-ubyte").write_bytes(bytes(8))
+    with pytest.raises(
+        InputError,
+        match=r"none of the 16 files looked at is a picture, of 61 in all: the first is bin/deploy",
+    ):
+        open_source(tmp_path)
+    for number in range(60):
+        (tmp_path / "data" / f"{number:02d}-ubyte").write_bytes(PNG)
+    assert open_source(tmp_path).manifest().n_rows == 61
+
+
 def test_a_folder_of_archives_names_them(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()

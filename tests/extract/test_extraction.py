@@ -47,6 +47,9 @@ def test_stored_rows_are_the_features_of_the_pictures(
     assert summary.bytes_written == 11 * sum(array.bytes_per_image for array in summary.arrays)
     assert json.loads(json.dumps(summary.to_dict()))["images_per_second"] > 0
     assert "11 pictures" in str(summary)
+    n_classes = len({path.parent for path in folder.rglob("*.png")})
+    assert summary.to_dict()["contents"] == {"n_classes": n_classes, "splits": {"": 11}, "n_unlabelled": 0}
+    assert f"{summary.dataset}: {n_classes} classes" in str(summary).splitlines()
     cache = FeatureStore.open(tmp_path / "s").cache(name, "pets")
     model = timm.create_model(name, pretrained=True, num_classes=0).eval()
     backbone = load_backbone(name, fold=True)

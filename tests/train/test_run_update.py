@@ -246,6 +246,7 @@ def test_a_class_that_is_forgotten_leaves_the_head(build: Build, tmp_path: Path)
     goes = [cache.manifest.ids[row] for row in first.train_rows if cache.manifest.labels[row] == "class 2"]
     second = update_run(first.folder, out=tmp_path / "second", forget=goes)
     assert second.classes == ["class 0", "class 1"]
+    assert second.config["selected"]["rank"] == second.config["report"]["rank"]
     assert any("of classes without training" in note for note in second.config["warnings"])
     assert_equal_to_scratch(second, store)
     more = [cache.manifest.ids[row] for row in second.train_rows if cache.manifest.labels[row] == "class 0"]

@@ -13,7 +13,7 @@ from tiny import save_model
 from toptune.extract import Backbone, decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
 from toptune.store.costs import CostMeter, describe_costs
-from toptune.train import train
+from toptune.train import Run, train
 from toptune.workflows import Classifier, describe_metrics, evaluate
 
 
@@ -183,7 +183,7 @@ def test_evaluation_of_pictures_needs_known_labels(folder: Path, tmp_path: Path)
         evaluate(folder / "run", data=other)
     with pytest.raises(InputError, match="--data"):
         evaluate(folder / "run", data=other, dataset="photos")
-    with pytest.raises(InputError, match="leave out --split train"):
+    with pytest.raises(InputError, match="train"):
         evaluate(folder / "run", data=folder / "photos", split="train")
     with pytest.raises(InputError, match="--model and --weights"):
         evaluate(folder / "run", model=MODEL)
@@ -193,7 +193,7 @@ def test_evaluation_counts_unreadable_pictures_and_names_them(folder: Path, tmp_
     data = save_shapes(tmp_path / "other", per_class=3)
     whole = evaluate(folder / "run", data=data)
     assert (whole["n_test"], whole["n_failed"], whole["failed"]) == (9, 0, {})
-    figures, costs = describe_metrics(whole).splitlines()
+    figures, *_, costs = describe_metrics(whole).splitlines()
     assert figures.endswith("on 9 pictures")
     assert costs == describe_costs(whole["costs"])
     (data / "cross" / "broken.png").symlink_to(tmp_path / "nothing")
@@ -208,6 +208,23 @@ def test_evaluation_counts_unreadable_pictures_and_names_them(folder: Path, tmp_
     assert found["n_failed"] == 2
     figures = describe_metrics(found).splitlines()[0]
     assert figures.endswith("on 9 pictures; 2 could not be read and are left out")
+
+
+def test_pictures_that_were_trained_on_are_said_to_be(folder: Path, tmp_path: Path) -> None:
+    run, done = Run.load(folder / "run"), []
+    found = evaluate(folder / "run", data=folder / "photos", progress=lambda *standing: done.append(standing))
+    assert done == [(n, found["n_test"]) for n in range(found["n_test"])]
+    assert found["n_named_as_trained"] == len(run.train_rows)
+    figures, note, _ = describe_metrics(found).splitlines()
+    assert figures.endswith(f"on {found['n_test']} pictures")
+    assert note.startswith(f"note: {len(run.train_rows)} of them have the names of pictures")
+    ids = open_source(folder / "photos").manifest().ids
+    rows = "".join(f"{folder}/photos/{ids[row]},{Path(ids[row]).parent},test\n" for row in run.test_rows[:4])
+    rows += "".join(f"{folder}/photos/{ids[row]},{Path(ids[row]).parent},train\n" for row in run.train_rows)
+    (tmp_path / "list.csv").write_text(f"path,label,split\n{rows}")
+    part = evaluate(folder / "run", data=tmp_path / "list.csv", split="test")
+    assert (part["n_test"], part["n_named_as_trained"]) == (4, 0)
+    assert evaluate(folder / "run", data=tmp_path / "list.csv")["n_test"] == 4 + len(run.train_rows)
 
 
 def test_evaluation_of_nothing_that_can_be_read(folder: Path, tmp_path: Path) -> None:

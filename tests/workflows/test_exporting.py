@@ -250,6 +250,15 @@ def test_a_network_for_one_batch_size_is_refused() -> None:
         trace(Pairs(), (8, 8))
 
 
+def test_the_default_pictures_are_the_built_in_ones_whatever_lies_here(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "runs").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "digits" / "runs" / "confusion_matrix.png")
+    assert export(folder / "run", tmp_path / "run.pt2").check.n_pictures == 16
+
+
 def test_what_differs_by_more_than_is_accepted_is_not_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match=r"differ from the run's by up to .*Nothing was written"):
         export(folder / "run", tmp_path / "run.pt2", check=folder / "photos", tolerance=1e-15)

@@ -1,0 +1,34 @@
+"""Classes, splits and pictures without a label, counted."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from toptune.store import Manifest
+from toptune.store.manifest_contents import count_contents
+
+
+@pytest.mark.parametrize(
+    ("labels", "splits", "text"),
+    [
+        (["a", "b", "a"], [None] * 3, "2 classes"),
+        (["a", "a", "a"], ["train", "train", "test"], "1 class; test 1, train 2"),
+        (
+            ["a", None, "b"],
+            ["train", "test", None],
+            "2 classes; test 1, train 1, no split 1; 1 without a label",
+        ),
+        ([None] * 3, [None] * 3, "0 classes; 3 without a label"),
+    ],
+)
+def test_counts_are_told(labels: Sequence[str | None], splits: Sequence[str | None], text: str) -> None:
+    manifest = Manifest.from_columns(ids=["1", "2", "3"], labels=labels, splits=splits, sizes=[1, 1, 1])
+    assert str(count_contents(manifest)) == text
+
+
+def test_a_picture_with_several_labels_is_not_without() -> None:
+    manifest = Manifest.from_columns(
+        ids=["1", "2", "3"], labels=["a", None, None], sizes=[1, 1, 1], extra={"labels": ["a", "a|b", None]}
+    )
+    contents = count_contents(manifest)
+    assert (contents.n_classes, contents.splits, contents.n_unlabelled) == (1, {"": 3}, 1)
