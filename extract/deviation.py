@@ -10,6 +10,7 @@ from toptune.store import NumericalError
 
 # Relative error above which a precision is refused: cosine about 0.995.
 MAX_RELATIVE_ERROR = 0.1
+ADVICE = "; use --precision fp32"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def refuse_deviations(deviations: Mapping[str, Deviation], precision: str) -> No
         raise NumericalError(
             f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
             f"of pictures (least cosine {wrong[name].cosine:.4f}), more than the limit of "
-            f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers; use --precision fp32"
+            f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers{ADVICE}"
         )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
-from toptune.extract.deviation import Deviation, measure_deviations, refuse_deviations
+from toptune.extract.deviation import ADVICE, Deviation, measure_deviations, refuse_deviations
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.finished import check_touched
 from toptune.extract.folding import FOLDED
@@ -202,7 +202,8 @@ def _draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft])
             except NumericalError as error:
                 if request.options["precision"] != "auto" or backbone.recipe.precision == "fp32" or cache:
                     raise
-                logger.warning("%s; precision auto takes fp32", error)
+                reason = str(error).removesuffix(ADVICE)
+                logger.warning("precision auto takes fp32: %s", reason)
                 return _draft(request, _with(request, precision="fp32"), before)
     for array in new:
         dtypes[array.name] = _stored_type(request, array.name, values.get(array.name), wide)

@@ -33,7 +33,7 @@ def leave_out(
         raise InputError(
             f"{len(used)} of the pictures to train and test on have features that are not finite: "
             f"{', '.join(shown)}{more}; leave them out with --skip-failed (allow_failed=True), or repair "
-            "them and extract under another --dataset"
+            "them and extract again with --update"
         )
     kept = replace(split, train=np.setdiff1d(split.train, used), test=np.setdiff1d(split.test, used))
     return kept, len(used)

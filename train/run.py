@@ -143,6 +143,7 @@ class Run:
         lines.append(
             f"trained on {metrics['n_train']} pictures, {saves['n_columns_trained_on']} features, "
             f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
+            + (f"; failed pictures left out: {metrics['n_skipped']}" if metrics.get("n_skipped") else "")
         )
         lines.append(f"layers: {_shortened([array.name for array in self.arrays])}")
         if saves["n_columns"] < saves["n_columns_trained_on"]:
