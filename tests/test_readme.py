@@ -65,6 +65,7 @@ def test_every_command_and_program_runs(
     tmp_path: Path, page: str, least: int, run_cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_shapes(tmp_path / "photos")
+    save_shapes(tmp_path / "other-photos", per_class=3)
     for name, text in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
