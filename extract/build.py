@@ -215,8 +215,8 @@ def _check_known(name: str) -> None:
             + (f"; close: {', '.join(close)}" if close else "")
             + "; `toptune models` lists them"
         )
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}*")
-            if known.partition(".")[0] == architecture]  # fmt: skip
+    known = [*embedded_names(), *timm.list_pretrained(f"{architecture}*")]
+    tags = [each.partition(".")[2] for each in known if each.partition(".")[0] == architecture]
     if tag and tag not in tags:
         raise InputError(
             f"timm {timm.__version__} knows no weights {tag!r} of {architecture}; "

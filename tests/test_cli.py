@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from shapes import MODEL, SHAPES, save_shapes
 
+ROOT = Path(__file__).parents[1]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -127,9 +130,22 @@ def test_models_lists_the_embedded_one_first(run_cli: Run) -> None:
 
 
 def test_doctor(run_cli: Run) -> None:
+    from toptune.workflows.machine import EXTRAS
+
     code, out, _ = run_cli("doctor", "--json")
     assert code == 0
-    assert {"torch", "timm", "cuda", "cpu cores"} <= json.loads(out).keys()
+    facts = json.loads(out)
+    assert {"torch", "timm", "cuda", "cpu cores", "memory limit", "precision auto"} <= facts.keys()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {name.removeprefix("extra ") for name in facts if name.startswith("extra ")}
+    assert named == extras.keys() - {"bench", "dev"}
+    packages = {re.split(r"[\[>]", each)[0] for name in named for each in extras[name]} | {"distributed"}
+    assert set(EXTRAS.values()) <= packages
+
+
+def test_a_misspelt_embedded_model_is_told_its_name(run_cli: Run, photos: Path, tmp_path: Path) -> None:
+    _, _, err = run_cli("extract", photos, "--model", MODEL.removesuffix("s"), "--store", tmp_path / "s")
+    assert MODEL.partition(".")[2] in err
 
 
 def test_usage_errors_exit_2_and_failures_speak_json(run_cli: Run, tmp_path: Path) -> None:

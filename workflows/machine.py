@@ -8,7 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from huggingface_hub import constants as hub
 
+from toptune.extract.device import has_fast_bf16
+from toptune.train.memory import memory_limit_bytes
+
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
+# What each extra of the package brings, by the first package that it needs.
+EXTRAS = {
+    "co2": "codecarbon",
+    "dask": "distributed",
+    "export": "onnxruntime",
+    "gpu": "nvidia-ml-py",
+    "jobqueue": "dask-jobqueue",
+    "s3": "obstore",
+}
 
 
 def examine_machine() -> dict[str, str]:
@@ -24,7 +36,10 @@ def examine_machine() -> dict[str, str]:
     facts["cpu cores"] = str(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )
+    facts |= {f"extra {extra}": installed_version(name) for extra, name in EXTRAS.items()}
+    facts["memory limit"] = f"{memory_limit_bytes() / 2**30:.1f} GiB for training, by default"
     facts["cpu arithmetic"] = torch.backends.cpu.get_cpu_capability()
+    facts["precision auto"] = f"{'bf16' if has_fast_bf16() else 'fp32'} on the CPU"
     facts["torch threads"] = str(torch.get_num_threads())
     facts["cuda"] = cuda_devices()
     facts["hub cache"] = str(hub.HF_HUB_CACHE)
