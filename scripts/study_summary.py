@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 TOP_TUNING = "top-tuning"
+TUNED = "fine-tuned"
 KERNEL = "falkon"
 _PLACE = ("dataset", "model", "size", "seed")
 
@@ -70,7 +71,7 @@ def head2toe(rows: list[Row], picture: Path) -> None:
     lines.append(("mean", "", *(figure(overall.get(m), "{:.2%}").rstrip("%") for m in methods)))
     print_table(("data set", "backbone", *methods), lines)
     first = methods[0]
-    for method in [name for name in methods[1:] if name != "full"]:
+    for method in [name for name in methods[1:] if name != TUNED]:
         beside = [(mean_of(each, method), mean_of(each, first)) for each in groups.values()]
         gains = [100 * (mean - base) for mean, base in beside if mean is not None and base is not None]
         above = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
@@ -214,6 +215,8 @@ def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 
 
 def _method(row: Row) -> str:
+    if row["kind"] == "finetune":
+        return TUNED
     shown = {"last", "all"} & {row["layers"]}
     return f"{row['method']}, {row['layers']}" if shown and "layers" not in row["method"] else row["method"]
 
