@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,8 @@ from scipy import stats
 
 from toptune.train.layers import LAST
 from toptune.train.printed_table import printed_table
-from toptune.workflows.advice_rules import (
-    DEFAULT_MARGIN,
-    FEW_PICTURES,
-    FROZEN,
-    TUNE,
-    Advice,
-    Evidence,
-    advise_on,
-)
+from toptune.workflows.advice_evidence import DEFAULT_MARGIN, Evidence
+from toptune.workflows.advice_rules import FEW_PICTURES, FROZEN, TUNE, Advice, advise_on
 from toptune.workflows.frozen_trials import FrozenTrial, best_of, evidence_of
 from toptune.workflows.study_cells import Cell, cells_of
 from toptune.workflows.study_file import read_study
@@ -140,8 +134,13 @@ def read_trial(cell: Cell) -> FrozenTrial | None:
 
 
 def read_run(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
+    return _read_folder(cell.folder)
+
+
+@cache
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config, metrics = (
-        json.loads((cell.folder / name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json")
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json")
     )
     return config, metrics
 

@@ -173,7 +173,7 @@ def draw_costs(pairs: Sequence[tuple[Row, Row]], path: Path) -> None:
 
 def draw_bars(groups: dict[Any, list[Row]], methods: Sequence[str], path: Path) -> None:
     """Draw a group of bars a data set, a bar a method."""
-    picture = Figure(figsize=(7.2, 3.4), layout="constrained")
+    picture = Figure(figsize=(max(7.2, 1.1 * len(groups)), 3.4), layout="constrained")
     axes = picture.subplots()
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):

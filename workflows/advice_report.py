@@ -9,13 +9,8 @@ from toptune.store.costs import describe_costs
 from toptune.train.head_files import json_ready
 from toptune.train.layers import LAST
 from toptune.train.printed_table import printed_table
-from toptune.workflows.advice_rules import (
-    CERTAINTIES,
-    Advice,
-    Evidence,
-    adjusted_standard_error,
-    duration,
-)
+from toptune.workflows.advice_evidence import Evidence, adjusted_standard_error
+from toptune.workflows.advice_rules import CERTAINTIES, Advice, duration
 from toptune.workflows.finetune_plan import FineTunePlan
 from toptune.workflows.frozen_trials import FrozenTrial
 from toptune.workflows.report_commands import FINETUNE_DEFAULTS, TRAIN_DEFAULTS, flags_of

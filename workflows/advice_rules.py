@@ -16,11 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
-from toptune.store import InputError
-
-DEFAULT_MARGIN = 0.01
+from toptune.workflows.advice_evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,6 @@ class Share:
 # Pictures of a class, the median, below which rule `few_pictures` decides.
 FEW_PICTURES = 10
 SHARE_OF_FEW = Share(-0.5, -0.1, 0.2)
-# Accuracy that inner layers add to the last one, from which the task counts as far from the pretraining.
-FAR_GAIN = 0.03
 SHARE_OF_FAR = Share(-0.45, -0.1, 0.0)
 SHARE_OF_NEAR = Share(-0.2, 0.2, 0.5)
 
@@ -51,73 +45,6 @@ CERTAINTIES: dict[Certainty, str] = {
 }
 FROZEN: Recommendation = "stay-frozen"
 TUNE: Recommendation = "fine-tune"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What was measured on the training pictures.
-
-    Attributes
-    ----------
-    n_train, n_classes : int
-    pictures_per_class : float
-        Median over the classes.
-    last_accuracy : float
-        Of rows left out by cross-validation, of the best head on the last layer.
-    inner_accuracy : float or None
-        Of the best head that saw inner layers; None where none was tried.
-    frozen_seconds : float or None
-        Of extraction and of the best head.
-    finetune_seconds : tuple of float or None
-        Least and most that fine-tuning would take; None where it was not timed.
-    margin : float
-        Accuracy that fine-tuning has to gain to be worth while.
-    finetune_limit : float or None
-        Seconds that fine-tuning may take.
-
-    Raises
-    ------
-    InputError
-        For an accuracy or a margin outside [0, 1], or no pictures.
-    """
-
-    n_train: int
-    n_classes: int
-    pictures_per_class: float
-    last_accuracy: float
-    inner_accuracy: float | None = None
-    frozen_seconds: float | None = None
-    finetune_seconds: tuple[float, float] | None = None
-    margin: float = DEFAULT_MARGIN
-    finetune_limit: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("last_accuracy", "inner_accuracy", "margin"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InputError(f"{name} is {value:g}; it must lie between 0 and 1")
-        if self.n_train < 1:
-            raise InputError(f"n_train is {self.n_train}; there must be at least 1 training picture")
-
-    @property
-    def error(self) -> float:
-        """Share of left-out rows that the best frozen head gets wrong."""
-        return 1 - max(self.last_accuracy, self.inner_accuracy or 0.0)
-
-    @property
-    def standard_error(self) -> float:
-        """Of the error; see `adjusted_standard_error`."""
-        return adjusted_standard_error(self.error, self.n_train)
-
-    @property
-    def inner_gain(self) -> float | None:
-        """Accuracy that inner layers add to the last one."""
-        return None if self.inner_accuracy is None else self.inner_accuracy - self.last_accuracy
-
-    @property
-    def is_far(self) -> bool:
-        """Whether inner layers add so much that the task counts as far from the pretraining."""
-        return self.inner_gain is not None and self.inner_gain >= FAR_GAIN - 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,15 +202,6 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
     limit = evidence.finetune_limit
     if limit is not None and seconds[0] <= limit < seconds[1]:
         yield f"that may be more than the limit of {duration(limit)}: a run that was stopped goes on later"
-
-
-def adjusted_standard_error(share: float, n: int) -> float:
-    """Give the standard error of a share of n; above 0 also at 0 and 1 (Agresti & Coull 1998).
-
-    Two rows of each outcome are added to those that were seen.
-    """
-    share = (share * n + 2) / (n + 4)
-    return float(np.sqrt(share * (1 - share) / (n + 4)))
 
 
 def duration(seconds: float) -> str:

@@ -19,8 +19,9 @@ from toptune.train.chosen_rows import check_classes, leave_out
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.layers import by_depth
 from toptune.train.splits import group_keys
+from toptune.workflows.advice_evidence import DEFAULT_MARGIN
 from toptune.workflows.advice_report import AdviceReport
-from toptune.workflows.advice_rules import DEFAULT_MARGIN, advise_on, duration
+from toptune.workflows.advice_rules import advise_on, duration
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_plan import TIMED_STEPS, plan_finetune
 from toptune.workflows.frozen_trials import best_of, evidence_of, labels_of, try_frozen

@@ -14,7 +14,7 @@ from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
 from toptune.train.layer_search import N_SHORT_LIST, search_layers
 from toptune.train.layers import LAST, tap_of
-from toptune.workflows.advice_rules import Evidence
+from toptune.workflows.advice_evidence import Evidence
 
 LAST_HEADS = ("ridge", "logistic", "falkon")
 INNER_HEADS = ("falkon", "logistic")

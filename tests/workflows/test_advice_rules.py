@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from toptune.store import InputError
-from toptune.workflows import advice_rules
+from toptune.workflows import advice_evidence, advice_rules
+from toptune.workflows.advice_evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice_rules import (
     CERTAINTIES,
     FROZEN,
     RULES,
     TUNE,
-    Evidence,
     Share,
-    adjusted_standard_error,
     advise_on,
     cost,
     duration,
@@ -37,7 +36,8 @@ LEAST_OF_NEAR = 0.01 / SHARE_OF_NEAR.usual
 
 @pytest.fixture(autouse=True)
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FEW_PICTURES", "FAR_GAIN", "SHARE_OF_FEW", "SHARE_OF_FAR", "SHARE_OF_NEAR"):
+    monkeypatch.setattr(advice_evidence, "FAR_GAIN", FAR_GAIN)
+    for name in ("FEW_PICTURES", "SHARE_OF_FEW", "SHARE_OF_FAR", "SHARE_OF_NEAR"):
         monkeypatch.setattr(advice_rules, name, globals()[name])
 
 
