@@ -6,10 +6,10 @@ frozen head: the part of it that it took away, below 0 where it did worse; the l
 of the cells that the constants were written from.
 
 Written from 17 cells of ``docs/studies/top-tuning.yaml`` and ``when-and-how.yaml``, all of deit_tiny on
-five data sets of about a thousand pictures, 5 to 136 of a class. Of tasks near the pretraining with many pictures of a
-class there was no cell: that figure is the authors' expectation after "When & How to Transfer with Transfer
-Learning" (Tormos et al. 2022, arXiv 2211.04347: the more pictures, the better fine-tuning does).
-``benchmarks/advice.py`` says how often the rules are right.
+five data sets of about a thousand pictures, 5 to 136 of a class. Of tasks near the pretraining with many
+pictures of a class there was no cell: that figure is the authors' expectation after "When & How to Transfer
+with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: the more pictures, the better fine-tuning
+does). ``benchmarks/advice.py`` says how often the rules are right.
 """
 
 from collections.abc import Callable, Iterator
