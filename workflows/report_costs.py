@@ -69,11 +69,12 @@ def _point(cost: Cost, setting: Setting) -> _Point | None:
         extraction = setting.cost("extract_seconds")
     elif (extraction := setting.cost("extract_joules")) is not None:
         extraction /= JOULES_A_WATT_HOUR
+    interval = setting.accuracy.interval
     return _Point(
         setting.method,
         100 * setting.accuracy.mean,
         spent,
-        (100 * setting.accuracy.low, 100 * setting.accuracy.high),
+        None if interval is None else (100 * interval[0], 100 * interval[1]),
         spent + extraction if extraction else None,
         is_estimated=cost == "energy" and setting.has_estimated_energy,
     )

@@ -11,6 +11,9 @@ from scipy import stats
 from toptune.train.comparison_statistics import LEVEL, spread_of
 from toptune.train.metrics import CALIBRATION_BINS
 
+# For an interval over seeds.
+MIN_SEEDS = 3
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -19,15 +22,15 @@ class Estimate:
     Attributes
     ----------
     mean : float
-    low, high : float
+    interval : tuple of float or None
+        None of two repetitions: with one degree of freedom, t is 12.7 standard errors, nearly anything.
     over : {"seeds", "pictures"}
         What varies: repetitions, by Student's t; or, of one run, the drawing of its test pictures, by
         Wilson's interval for a share (1927).
     """
 
     mean: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     over: Literal["seeds", "pictures"]
 
 
@@ -45,11 +48,13 @@ def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
     mean = float(values.mean())
     if len(values) == 1:
         found = stats.binomtest(round(mean * n_test), n_test).proportion_ci(LEVEL, method="wilson")
-        return Estimate(mean, float(found.low), float(found.high), "pictures")
+        return Estimate(mean, (float(found.low), float(found.high)), "pictures")
+    if len(values) < MIN_SEEDS:
+        return Estimate(mean, None, "seeds")
     spread = spread_of(accuracies)
     assert spread.low is not None
     assert spread.high is not None
-    return Estimate(mean, max(0.0, spread.low), min(1.0, spread.high), "seeds")
+    return Estimate(mean, (max(0.0, spread.low), min(1.0, spread.high)), "seeds")
 
 
 @dataclass(frozen=True)

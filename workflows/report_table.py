@@ -55,8 +55,11 @@ def _accuracy(setting: Setting) -> Cell:
     found = setting.accuracy
     if found is None:
         return _number(None)
-    mark = "*" if found.over == "pictures" else ""
-    interval = f"{100 * found.low:.2f} to {100 * found.high:.2f}{mark}"
+    interval = DASH
+    if found.interval is not None:
+        low, high = found.interval
+        mark = "*" if found.over == "pictures" else ""
+        interval = f"{100 * low:.2f} to {100 * high:.2f}{mark}"
     return Cell(f"{100 * found.mean:.2f}", interval, is_number=True, value=repr(found.mean))
 
 

@@ -105,14 +105,14 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
         "cells · resnet10t.demo", "Accuracy by layer", "617 x", "Most often confused", "Energy",
     ):  # fmt: skip
         assert part in text, part
-    # ridge: 0.85 and 0.80; mean 0.825, t(1) = 12.706 x 0.025.
-    assert "82.50 50.73 to 100.00" in text
+    # ridge: 0.85 and 0.80; of two seeds no interval.
+    assert "82.50 – 2" in text  # noqa: RUF001
     # Beside fine-tuning: 1234 / 2 and 1234 / 7 times; (0.85 - 0.9 + 0.80 - 0.9) / 2 and, of svm, 0.7 - 0.9.
     assert "4 617 176 617 617 -7.50" in text
     assert "4 617 – 617 617 -20.00" in text  # noqa: RUF001
     for label in ("Accuracy against seconds of training, pets · resnet10t.demo", "Speed-up over fine-tuning"):
         assert f'aria-label="{label}' in page
-    assert "ridge: 82.50 % (50.73 to 100.00), 2 seconds of training" in page
+    assert "ridge: 82.50 %, 2 seconds of training" in page
     for command in (
         "extract DATA --model resnet10t.demo --store features --dataset pets --layers last --precision bf16",
         "train --store features --dataset pets --model resnet10t.demo --head ridge --seed 1 --out ridge1",
@@ -120,6 +120,40 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
     ):
         assert f"toptune {command}" in text
     assert "Pictures are shown with --data pets=PATH" in text
+
+
+def test_intervals_are_over_three_seeds(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / f"runs/{seed}", seed=seed, wrong=2 + seed)
+    write_report([tmp_path / "runs"], out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    # 0.90, 0.85, 0.80: t of two degrees of freedom is 4.3027, times 0.05 / sqrt(3).
+    assert "85.00 72.58 to 97.42 2" in check_self_contained(page).text
+    assert "ridge: 85.00 % (72.58 to 97.42), 2 seconds of training" in page
+
+
+def test_sizes_and_other_settings_do_not_share_a_name_or_a_mean(tmp_path: Path) -> None:
+    for dataset, n_centers in (("pets", 50), ("cells", 1000)):
+        make_run(tmp_path / f"runs/{dataset}/lda", dataset=dataset, head="lda", shots=5)
+        make_run(tmp_path / f"runs/{dataset}/falkon", dataset=dataset, head="falkon", n_centers=n_centers)
+        make_run(
+            tmp_path / f"runs/{dataset}/ridge", dataset=dataset, train_size=30 if n_centers == 50 else 40
+        )
+    write_report([tmp_path / "runs"], out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    legend = re.findall(r'<b class="c\d">.</b> ([^<]+)</span>', page)
+    assert legend == [
+        "falkon, all pictures, n centers 1000", "falkon, all pictures, n centers 50", "lda, 5 a class",
+        "ridge, 30 pictures", "ridge, 40 pictures",
+    ]  # fmt: skip
+    panels = re.findall(r"<figcaption>([^<]+resnet10t.demo)</figcaption>(.*?)</figure>", page, re.DOTALL)
+    shown = {heading.split(" · ")[0]: re.findall(r"<title>([^:<]+):", panel) for heading, panel in panels}
+    assert shown["mean over 2 data sets"] == ["lda, 5 a class"]
+    assert sorted(shown["pets"]) == [
+        "falkon, all pictures, n centers 50",
+        "lda, 5 a class",
+        "ridge, 30 pictures",
+    ]
 
 
 def test_energy_says_where_it_is_an_estimate(tmp_path: Path) -> None:

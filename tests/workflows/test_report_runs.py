@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,49 @@ def test_options_of_data_sets_are_in_no_method(tmp_path: Path) -> None:
     assert [(each.dataset, each.method) for each in settings] == [("cells", "ridge"), ("pets", "ridge")]
 
 
+def test_how_a_data_set_is_split_is_in_names_where_its_runs_differ(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", head="ridge", test_fraction=0.5)
+    make_run(tmp_path / "b", head="lda", test_fraction=0.2)
+    make_run(tmp_path / "c", dataset="cells", head="knn", test_fraction=0.4)
+    tuned = make_run(tmp_path / "d", dataset="cells", kind="finetune", test_fraction=0.4)
+    change(tmp_path / "c", "run.json", dataset_version=1)
+    change(make_run(tmp_path / "e", dataset="cells", head="svm"), "run.json", dataset_version=2)
+    change(tuned, "run.json", model="other")
+    settings, _ = make_settings(read_runs([tmp_path], progress=NO_PROGRESS))
+    assert {each.method for each in settings} == {
+        "ridge, test fraction 0.5", "lda, test fraction 0.2", "fine-tuning, test fraction 0.4",
+        "knn, dataset version 1, test fraction 0.4", "svm, dataset version 2, test fraction 0.2",
+    }  # fmt: skip
+
+
+def test_a_backbones_own_options_are_compared_within_it(tmp_path: Path) -> None:
+    for model, weights in (("a", "a.pt"), ("b", "b.pt")):
+        make_run(tmp_path / model, model=model, kind="finetune", weights=weights)
+    settings, _ = make_settings(read_runs([tmp_path], progress=NO_PROGRESS))
+    assert [each.method for each in settings] == ["fine-tuning", "fine-tuning"]
+    make_run(tmp_path / "c", model="b", kind="finetune", weights="c.pt")
+    settings, _ = make_settings(read_runs([tmp_path], progress=NO_PROGRESS))
+    assert [each.method for each in settings] == [f"fine-tuning, weights {name}.pt" for name in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names"),
+    [
+        ([{}, {}], ["lda", "ridge"]),
+        ([{"shots": 5}, {"shots": 5}], ["lda", "ridge"]),
+        ([{"shots": 5}, {}], ["lda, 5 a class", "ridge, all pictures"]),
+        ([{"train_size": 2000}, {"shots": 5}], ["lda, 2000 pictures", "ridge, 5 a class"]),
+    ],
+)
+def test_names_say_their_size_where_sizes_differ(
+    tmp_path: Path, sizes: list[dict[str, Any]], names: list[str]
+) -> None:
+    make_run(tmp_path / "a", head="lda", **sizes[0])
+    make_run(tmp_path / "b", head="ridge", dataset="cells", **sizes[1])
+    settings, _ = make_settings(read_runs([tmp_path], progress=NO_PROGRESS))
+    assert sorted(each.method for each in settings) == names
+
+
 def test_of_equal_runs_the_later_counts(tmp_path: Path) -> None:
     make_run(tmp_path / "z", wrong=10, when="2026-01-01T00:00:00+00:00")
     make_run(tmp_path / "a", wrong=0, when="2026-01-02T00:00:00+00:00")
@@ -170,7 +214,7 @@ def test_pairs_share_data_set_backbone_size_and_seed(tmp_path: Path) -> None:
     make_run(tmp_path / "other", seed=0, dataset="cells", kind="finetune")
     settings, _ = make_settings(read_runs([tmp_path], progress=NO_PROGRESS))
     (found,) = compare_with_finetuning(settings)
-    assert (found.method, found.finetuning) == ("ridge", "fine-tuning")
+    assert (found.method, found.finetuning) == ("ridge, all pictures", "fine-tuning, all pictures")
     assert found.speedups.tolist() == [50, 100]
     assert found.speedups_with_extraction.tolist() == [40]
     np.testing.assert_allclose(found.differences, [-0.05, -0.05])

@@ -13,14 +13,19 @@ def test_interval_over_seeds_is_students() -> None:
     half = 4.302653 * math.sqrt((0.03**2 + 0.01**2 + 0.04**2) / 2) / math.sqrt(3)
     assert found.over == "seeds"
     assert found.mean == pytest.approx(0.93)
-    assert found.low == pytest.approx(0.93 - half)
-    assert found.high == 1
+    assert found.interval == pytest.approx((0.93 - half, 1))
     assert 0.93 + half > 1
 
 
 def test_equal_repetitions_have_no_width() -> None:
-    found = estimate_accuracy([0.5, 0.5], n_test=10)
-    assert (found.low, found.mean, found.high) == (0.5, 0.5, 0.5)
+    found = estimate_accuracy([0.5, 0.5, 0.5], n_test=10)
+    assert (found.mean, found.interval) == (0.5, (0.5, 0.5))
+
+
+def test_two_seeds_have_no_interval() -> None:
+    found = estimate_accuracy([0.5, 0.7], n_test=10)
+    assert found.mean == pytest.approx(0.6)
+    assert (found.interval, found.over) == (None, "seeds")
 
 
 @pytest.mark.parametrize(("right", "n"), [(18, 20), (0, 7), (20, 20), (333, 1000)])
@@ -31,8 +36,7 @@ def test_interval_of_one_run_is_wilsons(right: int, n: int) -> None:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     assert found.over == "pictures"
-    assert found.low == pytest.approx(middle - half, abs=1e-8)
-    assert found.high == pytest.approx(middle + half, abs=1e-8)
+    assert found.interval == pytest.approx((middle - half, middle + half), abs=1e-8)
 
 
 def test_bins_are_those_of_the_calibration_error() -> None:
