@@ -163,19 +163,33 @@ def _open_whole(data: str | os.PathLike[str] | ImageSource) -> ImageSource:
         return data
     # Imported here because they build on this module.
     from toptune.extract.detection import open_place
+    from toptune.extract.tar_source import open_shards
+
+    place = find_place(data)
+    if place is None:
+        from toptune.extract.builtin import open_builtin
+
+        return open_builtin(str(data))
+    return open_shards(place) if isinstance(place, list) else open_place(place)
+
+
+def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:
+    """Find the folder or file that DATA names, or the shards of a pattern; None for a built-in data set.
+
+    Raises
+    ------
+    InputError
+        If there is nothing of that name.
+    """
     from toptune.extract.shard_patterns import expand_pattern, is_pattern
 
     path = Path(data)
     if path.is_dir() or path.is_file():
-        return open_place(path)
+        return path
     if is_pattern(str(data)):
-        from toptune.extract.tar_source import open_shards
-
-        return open_shards(expand_pattern(str(data)))
+        return expand_pattern(str(data))
     if str(data) in BUILTINS:
-        from toptune.extract.builtin import open_builtin
-
-        return open_builtin(str(data))
+        return None
     close = difflib.get_close_matches(str(data), BUILTINS, n=1)
     raise InputError(
         f"{str(data)!r} is no folder and no file on this machine, and no built-in data set "

@@ -14,6 +14,7 @@ from toptune.store.dask_cluster import each_finished, open_client
 from toptune.train import train
 from toptune.workflows.finetuning import finetune
 from toptune.workflows.study_cells import Cell, cells_of
+from toptune.workflows.study_checks import check_places
 from toptune.workflows.study_file import Study, read_study
 from toptune.workflows.study_results import result_of, summarise, write_results
 
@@ -110,11 +111,13 @@ def plan_study(path: str | Path) -> StudyPlan:
     Raises
     ------
     InputError
-        See `read_study`.
+        See `read_study`, `check_options` and, where something is left to do, `check_places`.
     """
     study = read_study(path)
     cells = cells_of(study)
     done = [cell for cell in cells if cell.is_done]
+    if len(done) < len(cells):
+        check_places(study)
     rows = [result_of(cell, study.out) for cell in done]
     expected = [_expected_seconds(cell, rows) for cell in cells if not cell.is_done]
     known = [seconds for seconds in expected if seconds is not None]
@@ -161,11 +164,13 @@ def run_study(
     Raises
     ------
     InputError
-        See `read_study`; also if a data set or backbone cannot be extracted.
+        See `plan_study`; also if a data set or backbone cannot be extracted.
     """
     meter, study = CostMeter(), read_study(path)
     cells = cells_of(study)
     left = [cell for cell in cells if not cell.is_done]
+    if left:
+        check_places(study)
     notify = notify or (lambda _line: None)
     report = progress or (lambda _done, _total: None)
     names: dict[tuple[str, str], str] = {}

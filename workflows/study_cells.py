@@ -1,23 +1,15 @@
 """The cells of a study: each one training, named by everything that decides its outcome."""
 
-import dataclasses
 import hashlib
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toptune.store import InputError, canonical_json
-from toptune.train import train
-from toptune.workflows.finetune_options import FineTuneOptions
+from toptune.store import canonical_json
+from toptune.workflows.study_checks import SPLIT_OPTIONS, check_options
 from toptune.workflows.study_file import Named, Study
-
-SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
-# What a study says itself.
-_PLACES = {"store", "dataset", "model", "dataset_version", "out", "seed", "shots", "train_size", "progress"}
-_DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,27 +65,9 @@ def cells_of(study: Study) -> list[Cell]:
     Raises
     ------
     InputError
-        If a data set, head or fine-tuning has an option that it does not take.
+        See `check_options`.
     """
-    of_training = set(inspect.signature(train).parameters) - _PLACES
-    of_tuning = {field.name for field in dataclasses.fields(FineTuneOptions)}
-    for kind, named, known in (
-        ("data set", study.datasets, set(_DATASET_OPTIONS)),
-        ("head", study.heads, of_training | {"only"}),
-        ("finetune", study.finetune, of_tuning | {"only"}),
-        ("model", study.models if study.finetune else {}, of_tuning | {"model"}),
-    ):
-        for name, options in named.items():
-            if unknown := sorted(options.keys() - known):
-                raise InputError(
-                    f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; it takes "
-                    f"{', '.join(sorted(known))}"
-                )
-    if study.finetune and (cut := [name for name, each in study.datasets.items() if "split" in each]):
-        raise InputError(
-            f"study {study.path}: data set {cut[0]!r} is only one split, which finetune does not take; leave "
-            "out split, or finetune"
-        )
+    check_options(study)
     return list(_cells(study))
 
 

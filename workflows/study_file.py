@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from toptune.extract.source import BUILTINS
 from toptune.store import InputError
 
 KEYS = (
@@ -156,10 +157,10 @@ def _limited(
 
 
 def _data(options: Mapping[str, Any], name: str, place: Callable[[Any, str], Path]) -> str:
-    """Give pictures as a path, or as the name of something built in where there is no such path."""
+    """Give pictures as a path, there or not, or as the name of something built in."""
     value = options.get("data", name)
     path = place(value, f"datasets: {name}")
-    return str(path) if path.exists() or os.sep in str(value) else str(value)
+    return str(value) if value in BUILTINS and not path.exists() else str(path)
 
 
 def _backbone(options: Mapping[str, Any], name: str, folder: Path, file: Path) -> dict[str, str]:

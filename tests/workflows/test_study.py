@@ -1,6 +1,7 @@
 """A study trains every cell once, resumes, and its results are those of the runs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,55 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: 
         ({"seeds": [-1]}, r"seeds is \[-1\]; give whole numbers from 0"),
         ({"train_sizes": ["many"]}, "train_sizes"),
         ({"layers": []}, "layers"),
+        ({"heads": ["ridgee"]}, "heads: ridgee: head 'ridgee' is unknown; choose one of falkon, .*ridge"),
+        (
+            {"heads": {"a": {"head": "sklearn:sklearn.svm.SVMM"}}},
+            "heads: a: .*sklearn.svm has no class 'SVMM'",
+        ),
+        ({"heads": {"a": {"head": "sklearn:no_such_package.A"}}}, "heads: a: .*cannot be imported"),
+        ({"heads": {"a": {"head": 3}}}, "heads: a: head is 3; give its name"),
+        ({"heads": {"knn": {"params": {"k": 3}}}}, "heads: knn: .*no parameter 'k'; it takes .*n_neighbors"),
+        ({"heads": {"knn": {"params": [3]}}}, "heads: knn: params is .*give a mapping"),
+        ({"heads": {"knn": {"cv": None}}}, "heads: knn: cv is None"),
+        ({"finetune": {"full": {"depth": "deep"}}}, "finetune: full: depth is 'deep'"),
+        ({"finetune": {"full": {"learning_rates": 0.1}}}, "finetune: full: .*float"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         cells_of(read_study(write(tmp_path, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": {"cats": "fotos"}}, "datasets: cats: .*/fotos' is no folder and no file"),
+        ({"datasets": {"cats": {"data": "./fotos"}}}, "datasets: cats: .*/fotos' is no folder and no file"),
+        ({"datasets": {"cats": "./shards-{00..02}.tar"}}, "datasets: cats: no file matches"),
+        ({"models": {"mine": "local-dir:weights"}}, "models: mine: .*weights"),
+        (
+            {"models": {"mine": {"model": MODEL, "weights": "a.pt"}}},
+            "models: mine: weights .*a.pt is no file",
+        ),
+        ({"heads": {"ridge": {}, "ridgee": {}}}, "heads: ridgee: .*is unknown"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_what_is_not_there_is_refused_before_anything_is_done(
+    run_cli: Run, tmp_path: Path, arguments: tuple[str, ...], changes: dict[str, Any], message: str
+) -> None:
+    code, out, err = run_cli("study", write(tmp_path, **changes), *arguments)
+    assert (code, out) == (2, "")
+    assert re.search(message, err), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "small.yaml"]
+
+
+def test_a_finished_study_needs_no_pictures(tmp_path: Path) -> None:
+    path = write(tmp_path, layers=["last"], heads={"ncm": {}}, seeds=1)
+    run_study(path)
+    (tmp_path / "photos").rename(tmp_path / "away")
+    assert plan_study(path).done == 1
+    assert run_study(path).done_before == 1
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:
