@@ -31,6 +31,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
         )
     lines = [printed_records(report.summary)] if report.summary else []
     lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
+    lines += report.notes.lines()
     lines.append(describe_costs(report.costs))
     lines += [f"failed: {cell}: {reason}" for cell, reason in report.failed.items()]
     show(as_json, report.to_dict(), "\n".join(lines))

@@ -98,7 +98,28 @@ def test_compare(run_cli: Run, stored: Path, tmp_path: Path) -> None:
     code, out, _ = run_cli(*command, "--out", tmp_path / "compare", "--json")
     report = json.loads(out)
     assert code == 0
+    assert report["notes"]["trainings"] == 4
     assert report["heads"]["ridge"]["accuracy"]["n"] == 2
     assert [row["n_train"] for row in report["rows"]] == [12] * 4
     with (tmp_path / "compare" / "compare.csv").open() as file:
         assert [row["head"] for row in csv.DictReader(file)] == ["ridge", "knn", "ridge", "knn"]
+
+
+def test_compare_says_at_the_end_what_the_runs_note(run_cli: Run, stored: Path, tmp_path: Path) -> None:
+    command = (
+        "compare",
+        *common(stored),
+        "--heads",
+        "ridge,ncm",
+        "--seeds",
+        "2",
+        "--out",
+        tmp_path / "compare",
+    )
+    code, out, err = run_cli(*command, "--params", '{"ridge": {"penalty": [1e3, 1e4]}}')
+    assert code == 0, err
+    assert "\n2 of 4 trainings have notes; all stand in each one's run.json" in out
+    assert "\n  2 x ridge: the chosen penalty 1e+03 is at the lower edge of its grid" in out
+    notes = json.loads((tmp_path / "compare" / "compare.json").read_text())["notes"]
+    assert (notes["trainings"], notes["noted"]) == (4, 2)
+    assert (notes["different"][0]["methods"], notes["different"][0]["trainings"]) == (["ridge"], 2)

@@ -15,6 +15,7 @@ from toptune.train.head_files import json_ready
 from toptune.train.head_trials import AUTO_HEAD
 from toptune.train.heads import parameters_of
 from toptune.train.run import CONFIG, METRICS, read_labels
+from toptune.train.run_notes import gather_notes
 from toptune.train.run_writing import check_out
 from toptune.train.splits import NAMED, split_manifest
 from toptune.train.training import train
@@ -123,6 +124,7 @@ def compare_heads(
         for head in names
     ]
     rows: list[RunRow] = []
+    warnings: list[tuple[str, list[str]]] = []
     for done, run in enumerate(planned):
         if progress is not None:
             progress(done, len(planned))
@@ -142,12 +144,17 @@ def compare_heads(
         config, metrics = _finished(path, options, cache)
         split = "" if group_by is None else "grouped" if run.is_grouped else UNGROUPED
         rows.append(RunRow.of(config, metrics, split=split, folder=f"{RUNS}/{run.name}"))
+        warnings.append((run.head, config.get("warnings", [])))
     if progress is not None:
         progress(len(planned), len(planned))
     request = {"dataset": dataset, "model": model, "heads": names, "seeds": seeds, "leak": leak}
     options = common | {"group_by": group_by, "params": given, "budget": budget}
     comparison = compare_rows(
-        rows, folder=folder, config=json_ready(request | {"options": options}), costs=meter.to_dict()
+        rows,
+        folder=folder,
+        config=json_ready(request | {"options": options}),
+        notes=gather_notes(warnings),
+        costs=meter.to_dict(),
     )
     comparison.write()
     return comparison

@@ -19,6 +19,7 @@ from toptune.train.comparison_statistics import (
 )
 from toptune.train.head_files import json_ready
 from toptune.train.printed_table import printed_table
+from toptune.train.run_notes import Notes
 from toptune.train.run_writing import write_json
 from toptune.train.splits import NAMED
 
@@ -102,6 +103,8 @@ class Comparison:
         Of each head and figure, how much ungrouped splits show above grouped ones; empty unless asked for.
     variance : str
         In words, over what the deviations are.
+    notes : Notes
+        What the runs warn of.
     costs : dict
         Of the call that made it; runs that were there cost it nothing. See `toptune.store.costs.CostMeter`.
     """
@@ -113,6 +116,7 @@ class Comparison:
     pairs: list[dict[str, Any]]
     leak: dict[str, dict[str, Spread]]
     variance: str
+    notes: Notes
     costs: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,12 +159,12 @@ class Comparison:
                 "the leak: ungrouped splits less grouped ones, 95 % interval",
                 ("head", "accuracy", "balanced", "macro F1", "log-loss"), cells,
             ))  # fmt: skip
-        last = [self.variance, describe_costs(self.costs), f"written to {self.folder}"]
+        last = [self.variance, *self.notes.lines(), describe_costs(self.costs), f"written to {self.folder}"]
         return "\n\n".join([*parts, "\n".join(last)])
 
 
 def compare_rows(
-    rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any], costs: dict[str, Any]
+    rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any], notes: Notes, costs: dict[str, Any]
 ) -> Comparison:
     """Work out spreads, paired tests and the leak of finished runs."""
     kept = [row for row in rows if row.split != UNGROUPED]
@@ -183,6 +187,7 @@ def compare_rows(
     return Comparison(
         folder=folder,
         config=config,
+        notes=notes,
         costs=costs,
         rows=tuple(rows),
         heads={

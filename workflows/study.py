@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from toptune.store import InterruptedRunError, ToptuneError
 from toptune.store.costs import CostMeter
 from toptune.store.dask_cluster import each_finished, open_client
 from toptune.train import train
+from toptune.train.run_notes import Notes, gather_notes
 from toptune.workflows.finetuning import finetune
 from toptune.workflows.study_cells import Cell, cells_of
 from toptune.workflows.study_checks import check_places
 from toptune.workflows.study_file import Study, read_study
-from toptune.workflows.study_results import result_of, summarise, write_results
+from toptune.workflows.study_results import result_of, summarise, warnings_of, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class StudyReport:
         Cell to reason.
     summary : list of dict
         See `summarise`.
+    notes : Notes
+        What the trainings that are there warn of.
     costs : dict
         Of this call, extraction included; dask workers elsewhere are not in it. See
         `toptune.store.costs.CostMeter`.
@@ -89,6 +92,7 @@ class StudyReport:
     out: str
     trained: int
     done_before: int
+    notes: Notes
     costs: dict[str, Any]
     failed: Mapping[str, str] = field(default_factory=dict)
     summary: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +103,7 @@ class StudyReport:
             "out": self.out,
             "trained": self.trained,
             "done_before": self.done_before,
+            "notes": asdict(self.notes),
             "costs": self.costs,
             "failed": dict(self.failed),
             "summary": self.summary,
@@ -198,6 +203,7 @@ def run_study(
         out=str(study.out),
         trained=len(left) - len(failed),
         done_before=len(cells) - len(left),
+        notes=gather_notes((cell.method, warnings_of(cell)) for cell in cells if cell.is_done),
         costs=meter.to_dict(),
         failed=failed,
         summary=summarise(rows),

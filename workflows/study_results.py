@@ -56,13 +56,7 @@ def result_of(cell: Cell, out: Path) -> dict[str, Any]:
     CorruptError
         If its RUN cannot be read.
     """
-    try:
-        metrics = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
-        config = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptError(
-            f"run {cell.folder} cannot be read ({error}); remove it, and it is trained again"
-        ) from error
+    metrics, config = _read(cell, "metrics.json"), _read(cell, "run.json")
     costs = metrics.get("costs", {})
     return {
         **cell.to_dict(),
@@ -74,6 +68,17 @@ def result_of(cell: Cell, out: Path) -> dict[str, Any]:
         "bytes_per_picture": config.get("saves", {}).get("bytes_per_picture"),
         "run": os.path.relpath(cell.folder, out),
     }
+
+
+def warnings_of(cell: Cell) -> list[str]:
+    """Give what a finished cell's RUN warns of.
+
+    Raises
+    ------
+    CorruptError
+        If it cannot be read.
+    """
+    return list(_read(cell, "run.json").get("warnings", []))
 
 
 def write_results(rows: Sequence[dict[str, Any]], out: Path) -> None:
@@ -113,3 +118,13 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return summary
+
+
+def _read(cell: Cell, name: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((cell.folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptError(
+            f"run {cell.folder} cannot be read ({error}); remove it, and it is trained again"
+        ) from error
+    return content

@@ -133,6 +133,17 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: 
     assert run_cli("study", path, "--dry-run")[1].startswith("4 trainings, 2 of them done; 2 left")
 
 
+def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) -> None:
+    path = write(tmp_path, layers=["last"], heads={"plain": {"head": "ridge", "penalty": [1e3, 1e4]}})
+    code, out, err = run_cli("study", path)
+    assert code == 0, err
+    assert "\n2 of 2 trainings have notes" in out
+    assert "\n  2 x plain: the chosen penalty 1e+03 is at the lower edge of its grid" in out
+    # Of trainings that were there too.
+    notes = json.loads(run_cli("study", path, "--json")[1])["notes"]
+    assert (notes["trainings"], notes["noted"], notes["different"][0]["methods"]) == (2, 2, ["plain"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
