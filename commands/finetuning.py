@@ -132,7 +132,7 @@ def finetune(
         plan = plan_finetune(data, model=model, **options)
         show(as_json, plan.to_dict(), str(plan))
         return
-    with stop_on_signals(grace) as stop, finetune_progress() as progress:
+    with stop_on_signals(grace, at_hand="the epoch") as stop, finetune_progress() as progress:
         run = run_finetuning(
             data, model=model, out=out, stop=stop, progress=progress, time_limit=time_limit, **options
         )

@@ -15,7 +15,7 @@ Stop = Callable[[], float | None]
 
 
 @contextmanager
-def stop_on_signals(grace_seconds: float) -> Iterator[Stop]:
+def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Iterator[Stop]:
     """Turn the first SIGTERM, SIGINT or SIGUSR1 into an answer, and the second into KeyboardInterrupt.
 
     The grace time over, the work is interrupted too. Handlers are put back on leaving; this is for
@@ -25,6 +25,8 @@ def stop_on_signals(grace_seconds: float) -> Iterator[Stop]:
     ----------
     grace_seconds : float
         That the work at hand may take from the first signal on; 0 interrupts at once.
+    at_hand : str
+        What that work is called, for the line that answers the signal.
 
     Yields
     ------
@@ -50,7 +52,7 @@ def stop_on_signals(grace_seconds: float) -> Iterator[Stop]:
         # Not through sys.stderr, in the midst of whose writing this may be.
         os.write(
             2,
-            f"{signal.Signals(number).name}: the unit at hand is finished if that takes at most "
+            f"{signal.Signals(number).name}: {at_hand} at hand is finished if that takes at most "
             f"{grace_seconds:g} s; a second signal stops at once\n".encode(),
         )
         timer = signal.setitimer(signal.ITIMER_REAL, grace_seconds)

@@ -14,7 +14,7 @@ def test_the_first_signal_asks_and_handlers_are_put_back(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = [signal.getsignal(each) for each in (*SIGNALS, signal.SIGALRM)]
-    with stop_on_signals(20) as stop:
+    with stop_on_signals(20, at_hand="the epoch") as stop:
         assert stop() is None
         signal.raise_signal(number)
         left = stop()
@@ -22,7 +22,7 @@ def test_the_first_signal_asks_and_handlers_are_put_back(
         assert 10 < left <= 20
     assert [signal.getsignal(each) for each in (*SIGNALS, signal.SIGALRM)] == before
     err = capfd.readouterr().err
-    assert err.startswith(number.name)
+    assert err.startswith(f"{number.name}: the epoch at hand is finished if")
     assert err.count("\n") == 1
 
 
