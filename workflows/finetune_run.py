@@ -71,11 +71,14 @@ class FineTunedRun:
     folder : Path
     config, metrics : dict
         Content of ``run.json`` and ``metrics.json``.
+    was_there : bool
+        Whether `finetune` found it finished and trained nothing.
     """
 
     folder: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
+    was_there: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -86,7 +89,7 @@ class FineTunedRun:
         """Give the run as JSON values."""
         names = ("kind", "dataset", "model", "selected", "warnings")
         return {"run": str(self.folder)} | {name: self.config[name] for name in names} | {
-            "metrics": self.metrics
+            "was_there": self.was_there, "metrics": self.metrics
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -101,7 +104,8 @@ class FineTunedRun:
             else "trained, no test pictures"
         )
         chosen = self.config["selected"]
-        lines = [
+        lines = ["finished before: nothing was trained now, and this is what is there"] * self.was_there
+        lines += [
             f"fine-tuned ({options['depth']}): {figures}",
             f"trained {costs['n_trained_parameters']} of {costs['n_parameters']} parameters on "
             f"{metrics['n_train']} pictures, {len(self.classes)} classes, {costs['epochs']} epochs in "
@@ -109,7 +113,8 @@ class FineTunedRun:
             f"selected: learning rate {chosen['learning_rate']:g}, epoch {chosen['epoch']}",
         ]
         lines += [f"note: {warning}" for warning in self.config["warnings"]]
-        return "\n".join([*lines, describe_costs(costs), f"written to {self.folder}"])
+        where = f"{'in' if self.was_there else 'written to'} {self.folder}"
+        return "\n".join([*lines, describe_costs(costs), where])
 
     def check_same(self, request: Mapping[str, Any]) -> "FineTunedRun":
         """Give this run if it is what was asked for.

@@ -55,7 +55,8 @@ def finetune(
     model : str
         See `toptune.extract.load_backbone`.
     out : path
-        RUN folder to make. One that holds the same fine-tuning, finished, is given back.
+        RUN folder to make. One that holds the same fine-tuning, finished, is given back and nothing trained;
+        it says so by ``was_there``.
     progress : callable, optional
         Called with a `ProgressReport` as pictures are done.
     stop : callable, optional
@@ -89,7 +90,7 @@ def finetune(
             done = FineTunedRun.load(folder).check_same(task.request)
             # What a kill between the last two steps left.
             Checkpoint(folder, task.request).remove()
-            return done
+            return replace(done, was_there=True)
         check_out(folder)
         keep_freed_memory()
         return _Work(task, folder, watch, progress or (lambda _report: None)).run()

@@ -91,13 +91,19 @@ def test_the_time_limit_stops_before_the_next_epoch(photos: Path, tmp_path: Path
 
 def test_a_finished_run_is_given_back_and_nothing_else_takes_its_place(photos: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"epochs": 2}
-    finetune(photos, out=tmp_path / "run", **options)
+    first = finetune(photos, out=tmp_path / "run", **options)
     before = numbers(tmp_path / "run")
     (tmp_path / "run.unfinished").mkdir()
     again = finetune(photos, out=tmp_path / "run", **options | {"workers": 1})
     assert not (tmp_path / "run.unfinished").exists()
     assert again.metrics["costs"]["sessions"] == 1
     assert numbers(tmp_path / "run") == before
+    said = "finished before: nothing was trained now"
+    assert [(each.was_there, each.to_dict()["was_there"]) for each in (first, again)] == [
+        (False,) * 2,
+        (True,) * 2,
+    ]
+    assert (said in str(first), str(again).startswith(said)) == (False, True)
     with pytest.raises(InputError, match=r"a fine-tuning with other .*seed.*; nothing is overwritten"):
         finetune(photos, out=tmp_path / "run", **options | {"seed": 1, "depth": "head", "val": "train"})
 
@@ -149,6 +155,7 @@ def test_a_signal_ends_the_command_with_code_3_and_it_resumes(photos: Path, tmp_
     work.send_signal(signal.SIGTERM)
     _, err = work.communicate(timeout=60)
     assert work.returncode == 3, err
+    assert "SIGTERM: the epoch at hand is finished if" in err
     assert err.splitlines()[-1].endswith("the same command resumes")
     n_epochs = len(json.loads(state.read_text())["epochs"])
     assert n_epochs >= 1
