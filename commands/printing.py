@@ -14,10 +14,12 @@ def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:
 
 def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
     """Name the pictures that failed on standard error; exit 4 when they are too many."""
+    from toptune.store.wording import counted
+
     for name, reason in list(failed.items())[:20]:
         click.echo(f"failed: {name}: {reason}", err=True)
     if len(failed) > 20:
         click.echo(f"... and {len(failed) - 20} more", err=True)
     if len(failed) > allowed:
-        click.echo(f"{len(failed)} pictures failed; --max-failures allows {allowed}", err=True)
+        click.echo(f"{counted(len(failed), 'picture')} failed; --max-failures allows {allowed}", err=True)
         raise SystemExit(4)

@@ -46,6 +46,7 @@ def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
 def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
     """Collect leftovers of writers that died; evict caches by last use if told to. Asks first."""
     from toptune.store import FeatureStore, collect_garbage, find_garbage
+    from toptune.store.wording import counted
 
     opened = FeatureStore.open(root)
     items = find_garbage(opened, **options)
@@ -56,7 +57,7 @@ def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any)
         ask("\n".join([*lines, f"remove these {len(items)} ({n_bytes} bytes)?"]), yes)
         collect_garbage(opened, items)
     verb = "would be" if dry_run else "were"
-    text = "\n".join([*lines, f"{len(items)} things, {n_bytes} bytes {verb} removed"])
+    text = "\n".join([*lines, f"{counted(len(items), 'thing')}, {n_bytes} bytes {verb} removed"])
     show(
         as_json,
         {"removed": rows, "n_bytes": n_bytes, "dry_run": dry_run},

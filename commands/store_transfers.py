@@ -42,16 +42,17 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
 @JSON
 def store_export(root: str, as_json: bool, **options: Any) -> None:
     """Write features with ids and labels as files that other programs read."""
+    from toptune.store.wording import counted
     from toptune.workflows import export_stored, work_progress
 
     with work_progress("exporting") as progress:
         done = export_stored(root, progress=progress, **options)
     text = (
-        f"{done['rows']} rows of {', '.join(done['arrays'])} in {done['out']}, "
+        f"{counted(done['rows'], 'row')} of {', '.join(done['arrays'])} in {done['out']}, "
         f"by buffers of at most {done['memory_bytes'] / 2**20:.1f} MiB"
     )
     if done["failed"]:
-        text += f"; {len(done['failed'])} pictures had failed, their rows are NaN"
+        text += f"; NaN in the rows of {counted(len(done['failed']), 'picture')} that had failed"
     show(as_json, done, text)
 
 

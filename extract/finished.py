@@ -17,6 +17,7 @@ from toptune.store import (
     InputError,
     UnreadableImageError,
 )
+from toptune.store.wording import counted
 
 SHOWN = 3
 
@@ -73,11 +74,11 @@ def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
 def refuse_changed(changed: Sequence[str], dataset: str) -> None:
     """Raise a `ConflictError` that names the pictures, if there are any."""
     if changed:
-        shown = ", ".join(changed[:SHOWN])
+        shown = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
         raise ConflictError(
-            f"{len(changed)} pictures of data set {dataset!r} changed since they were extracted: {shown}"
-            f"{', ...' if len(changed) > SHOWN else ''}; give --update to extract them as they are now, put "
-            "them back, or extract under another --dataset"
+            f"{counted(len(changed), 'picture')} of data set {dataset!r} changed since the extraction: "
+            f"{shown}; give --update to extract what is there now, put "
+            "back what was, or extract under another --dataset"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from toptune.store import Difference
 from toptune.store.costs import describe_costs
 from toptune.store.manifest_contents import ManifestContents
+from toptune.store.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +216,7 @@ class ExtractSummary:
     def _growth(self) -> Iterator[str]:
         """Say what became of the pictures that were there before."""
         if self.rehashed is not None:
-            yield f"{self.rehashed} pictures read and compared with what was extracted of them"
+            yield f"{counted(self.rehashed, 'picture')} read and compared with what was extracted of them"
         if self.difference is not None:
             would_be = "would be " if self.dry_run else ""
             before = self.difference.shared + self.difference.changed + self.difference.removed
@@ -231,9 +232,10 @@ class ExtractSummary:
         if self.dry_run:
             return "\n".join(["dry run, nothing is written", *self._contents(), str(self.plan)])
         if self.nothing_to_do:
-            return f"nothing to do: {self.rows} pictures are stored in {self.cache}"
+            return f"nothing to do: {counted(self.rows, 'picture')} stored in {self.cache}"
         lines = [
-            f"{self.rows} pictures, {self.units_done} of {self.units_total} units computed"
+            f"{counted(self.rows, 'picture')}, {self.units_done} of {counted(self.units_total, 'unit')} "
+            "computed"
             + (f", {self.units_already} were there" if self.units_already else "")
             + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
@@ -243,7 +245,9 @@ class ExtractSummary:
             f"stored in {self.cache}",
         ]
         if self.failed:
-            lines.insert(1, f"{len(self.failed)} pictures could not be used; their rows are kept, as NaN")
+            lines.insert(
+                1, f"{counted(len(self.failed), 'picture')} could not be used; failed rows are kept, as NaN"
+            )
         return "\n".join(lines)
 
 

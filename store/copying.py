@@ -18,6 +18,7 @@ from toptune.store.feature_store import FeatureStore
 from toptune.store.object_path import ObjectPath, place_of
 from toptune.store.removal import Removal, folder_bytes, remove
 from toptune.store.verification import verify
+from toptune.store.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,8 @@ class CopyReport:
     def __str__(self) -> str:
         done = "moved" if self.moved else "copied"
         lines = [
-            f"{done}: {len(self.datasets)} data sets, {len(self.caches)} caches, {self.units_copied} units "
+            f"{done}: {counted(len(self.datasets), 'data set')}, {counted(len(self.caches), 'cache')}, "
+            f"{counted(self.units_copied, 'unit')} "
             f"({self.n_bytes} bytes){f', {self.units_already} were there' if self.units_already else ''}; "
             "every byte of the copy was read and checked"
         ]

@@ -19,6 +19,7 @@ from toptune.store.matrix_files import Matrix
 from toptune.store.names import check_name, plain_model_name
 from toptune.store.recipe import Recipe
 from toptune.store.units import MAX_UNIT_BYTES, choose_unit_rows
+from toptune.store.wording import counted
 
 Report = Callable[[int, int], None]
 
@@ -220,7 +221,7 @@ def _refuse_failed(failed: Mapping[int, str], manifest: Manifest, *, allow_faile
     if failed and not allow_failed:
         shown = ", ".join(f"{row} ({manifest.picture_id(row)!r})" for row in sorted(failed)[:5])
         raise InputError(
-            f"{len(failed)} rows hold NaN or infinity (or a value too large for float32): {shown}"
+            f"NaN or infinity (or a value too large for float32) in {counted(len(failed), 'row')}: {shown}"
             f"{', ...' if len(failed) > 5 else ''}; repair them, or store them as failed "
             "with --skip-failed"
         )

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toptune.store.errors import CorruptError, InputError
+from toptune.store.wording import counted
 
 # A further column for pictures with several labels: their names with the separator between.
 LABELS_COLUMN = "labels"
@@ -194,7 +195,7 @@ class Manifest:
     def differences(self, other: "Manifest") -> list[str]:
         """Say in words how the content differs; modification times are no content."""
         if self.n_rows != other.n_rows:
-            return [f"{self.n_rows} pictures against {other.n_rows}"]
+            return [f"{counted(self.n_rows, 'picture')} against {other.n_rows}"]
         lines: list[str] = []
         if sorted(self.extra_names) != sorted(other.extra_names):
             lines.append(f"extra columns {self.extra_names} against {other.extra_names}")
@@ -206,8 +207,8 @@ class Manifest:
             rows = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
             if rows:
                 lines.append(
-                    f"{name} differs in {len(rows)} rows, first in row {rows[0]} ({self.ids[rows[0]]}): "
-                    f"{mine[rows[0]]!r} against {theirs[rows[0]]!r}"
+                    f"{name} differs in {counted(len(rows), 'row')}, first in row {rows[0]} "
+                    f"({self.ids[rows[0]]}): {mine[rows[0]]!r} against {theirs[rows[0]]!r}"
                 )
         return lines
 

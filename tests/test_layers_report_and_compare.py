@@ -118,7 +118,7 @@ def test_compare_says_at_the_end_what_the_runs_note(run_cli: Run, stored: Path, 
     )
     code, out, err = run_cli(*command, "--params", '{"ridge": {"penalty": [1e3, 1e4]}}')
     assert code == 0, err
-    assert "\n2 of 4 trainings have notes; all stand in each one's run.json" in out
+    assert "\nnotes of 2 of 4 trainings, whole in each one's run.json" in out
     assert "\n  2 x ridge: the chosen penalty 1e+03 is at the lower edge of its grid" in out
     notes = json.loads((tmp_path / "compare" / "compare.json").read_text())["notes"]
     assert (notes["trainings"], notes["noted"]) == (4, 2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.store.costs import describe_costs
+from toptune.store.wording import counted
 from toptune.train.comparison_statistics import (
     Spread,
     corrected_paired_test,
@@ -136,8 +137,9 @@ class Comparison:
         first = self.rows[0]
         columns = ("head", "accuracy", "95 % interval", "balanced", "macro F1", "log-loss", "seconds")
         title = (
-            f"{self.config['dataset']}, {self.config['model']}: mean +- deviation of {self.config['seeds']} "
-            f"runs, {first.n_train} training and {first.n_test} test pictures (seed {first.seed})"
+            f"{self.config['dataset']}, {self.config['model']}: mean +- deviation of "
+            f"{counted(self.config['seeds'], 'run')}, {first.n_train} training and {first.n_test} "
+            f"test pictures (seed {first.seed})"
         )
         parts = [printed_table(title, columns, [_row(name, each) for name, each in self.heads.items()])]
         tested = [pair for pair in self.pairs if pair["metric"] == "accuracy"]

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from toptune.store.wording import counted
+
 # Lines that are printed, and how long a warning is in them.
 _LINES = 5
 _WIDTH = 160
@@ -58,10 +60,10 @@ class Notes:
         ]
         left = len(self.different) - len(shown)
         return [
-            f"{self.noted} of {self.trainings} trainings have notes; all stand in each one's run.json and in "
-            "`toptune report`:",
+            f"notes of {self.noted} of {counted(self.trainings, 'training')}, whole in each one's run.json "
+            "and in `toptune report`:",
             *shown,
-            *([f"  and {left} other{'' if left == 1 else 's'}"] if left else []),
+            *([f"  and {counted(left, 'other')}"] if left else []),
         ]
 
 

@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from toptune.store import Manifest
 from toptune.store.manifest import LABEL_SEPARATOR, LABELS_COLUMN
+from toptune.store.wording import counted
 
 
 def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) -> str:
@@ -29,8 +30,8 @@ def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) ->
         return ""
     first = several[0]
     return (
-        f"{len(several)} pictures have several labels, for instance {manifest.ids[first]!r} has "
-        f"{joined[first]!r}, and toptune's heads take one label a picture: give each picture one where the "
+        f"{counted(len(several), 'picture')} with several labels, for instance {manifest.ids[first]!r} with "
+        f"{joined[first]!r}; toptune's heads take one label a picture: give each picture one where the "
         "labels stand (for instance in a manifest's column 'label') and extract with --update, which "
         "computes "
         "nothing anew for labels; from a run on pictures with one label, --relabel RUN --labels COLUMN (or a "

@@ -15,6 +15,7 @@ import numpy as np
 from toptune.store import FeatureStore, Manifest, provenance
 from toptune.store.costs import CostMeter
 from toptune.store.extraction_costs import extraction_costs
+from toptune.store.wording import counted
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows
@@ -294,13 +295,13 @@ def _unused(split: Split, manifest: Manifest) -> list[str]:
     """Say which rows of the data set neither train nor test."""
     notes = []
     if split.n_unlabelled:
-        notes.append(f"{split.n_unlabelled} pictures without a label are not used")
+        notes.append(f"not used: {counted(split.n_unlabelled, 'picture')} without a label")
         rows = np.array([row for row, label in enumerate(manifest.labels) if label is None], dtype=np.int64)
         several = advice_on_several_labels(manifest, rows)
         notes += [several] if several else []
     if split.n_unused:
         notes.append(
-            f"{split.n_unused} labelled pictures are in no split that was asked for and are not used"
+            f"not used: {counted(split.n_unused, 'labelled picture')} in no split that was asked for"
         )
     return notes
 

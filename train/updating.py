@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.store import Blocks, InputError
+from toptune.store.wording import counted
 from toptune.train.folds import folds_of_keys
 from toptune.train.inputs import device_of
 from toptune.train.kernels import kernel_of
@@ -164,7 +165,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "n_passes": 0,
         "warnings": [
             "updated: width, penalty, temperature and preprocessing are those of the run before",
-            *([f"{n_gone} centres were pictures that are gone and left the head"] if n_gone else []),
+            *([f"{counted(n_gone, 'centre')} left the head with pictures that are gone"] if n_gone else []),
             *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
         ],
     }

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toptune.store.costs import describe_costs
+from toptune.store.wording import counted
 from toptune.train.head_files import json_ready
 from toptune.train.layers import LAST
 from toptune.train.printed_table import printed_table
@@ -147,7 +148,7 @@ class AdviceReport:
         costs += [f"features of the best head took {duration(self.extract_seconds)} once"]
         costs += [f"not tried: {each}" for each in self.not_tried]
         if self.n_skipped:
-            costs.append(f"{self.n_skipped} training pictures could not be read and are left out")
+            costs.append(f"left out: {counted(self.n_skipped, 'training picture')} that could not be read")
         if self.plan is not None:
             costs.append(f"fine-tuning {self.plan}")
         commands = [self.train_command, self.finetune_command]

@@ -18,6 +18,7 @@ from timm.models import save_for_hf
 
 from toptune.store import CorruptError, FormatVersionError, InputError, provenance
 from toptune.store.costs import describe_costs
+from toptune.store.wording import counted
 from toptune.train import compute_metrics
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
@@ -108,8 +109,8 @@ class FineTunedRun:
         lines += [
             f"fine-tuned ({options['depth']}): {figures}",
             f"trained {costs['n_trained_parameters']} of {costs['n_parameters']} parameters on "
-            f"{metrics['n_train']} pictures, {len(self.classes)} classes, {costs['epochs']} epochs in "
-            f"{metrics['seconds']['total']:.1f} s",
+            f"{metrics['n_train']} pictures, {len(self.classes)} classes, "
+            f"{counted(costs['epochs'], 'epoch')} in {metrics['seconds']['total']:.1f} s",
             f"selected: learning rate {chosen['learning_rate']:g}, epoch {chosen['epoch']}",
         ]
         lines += [f"note: {warning}" for warning in self.config["warnings"]]

@@ -14,6 +14,7 @@ from toptune.extract import ImageSource
 from toptune.extract.heap import keep_freed_memory
 from toptune.extract.watch import Stop, Watch
 from toptune.store import InterruptedRunError, NumericalError
+from toptune.store.wording import counted
 from toptune.train.run_writing import check_out
 from toptune.workflows.finetune_checkpoint import Checkpoint, Standing
 from toptune.workflows.finetune_options import FineTuneOptions
@@ -120,9 +121,9 @@ class _Work:
             with self.task.open_loader() as loader:
                 return self._run(self.task.make_learner(loader))
         except _StoppedError:
-            done = len(self.standing.epochs)
+            done = counted(len(self.standing.epochs), "epoch")
             raise InterruptedRunError(
-                f"{self.watch.reason} with {done} epochs done; the same command resumes"
+                f"{self.watch.reason} with {done} done; the same command resumes"
             ) from None
 
     def _run(self, learner: Learner) -> FineTunedRun:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from toptune.store import InputError, StoreError
 from toptune.store.costs import CostMeter, describe_costs
+from toptune.store.wording import counted
 from toptune.workflows.report_commands import command_of, extraction_of
 from toptune.workflows.report_costs import MAX_PANELS, draw_accuracy_against
 from toptune.workflows.report_details import choose_detailed, look_closely
@@ -62,8 +63,8 @@ class ReportSummary:
 
     def __str__(self) -> str:
         first = (
-            f"{_count(self.runs, 'run')}, {_count(self.settings, 'setting')}, "
-            f"{_count(self.datasets, 'data set')} in {self.out} ({self.n_bytes / 1e6:.2f} MB)"
+            f"{counted(self.runs, 'run')}, {counted(self.settings, 'setting')}, "
+            f"{counted(self.datasets, 'data set')} in {self.out} ({self.n_bytes / 1e6:.2f} MB)"
         )
         return "\n".join([first, *(f"note: {note}" for note in self.notes), describe_costs(self.costs)])
 
@@ -129,8 +130,8 @@ def write_report(
         title=title,
         version=version("toptune"),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        counts=f"{_count(len(found), 'run')}, {_count(len(settings), 'setting')}, "
-        f"{_count(n_datasets, 'data set')}",
+        counts=f"{counted(len(found), 'run')}, {counted(len(settings), 'setting')}, "
+        f"{counted(n_datasets, 'data set')}",
         notes=notes,
         legend=legend,
         by_seconds=by_seconds,
@@ -217,12 +218,12 @@ def _notes(
     notes = []
     if untested:
         notes.append(
-            f"{_count(len(untested), 'run')} without test pictures, for instance {untested[0].folder}: no "
+            f"{counted(len(untested), 'run')} without test pictures, for instance {untested[0].folder}: no "
             "accuracy of theirs is known"
         )
     if repeated:
         notes.append(
-            f"{_count(len(repeated), 'run')} left out, for instance {repeated[0].folder}: the same was run "
+            f"{counted(len(repeated), 'run')} left out, for instance {repeated[0].folder}: the same was run "
             "again later, with the same seed"
         )
     if n_tested > n_detailed:
@@ -271,7 +272,3 @@ def _template() -> Any:
 def _digest(script: str) -> str:
     """Give what lets this script, and none that a name might smuggle in, run (Content Security Policy 3)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

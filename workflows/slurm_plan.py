@@ -7,6 +7,7 @@ from typing import Any
 
 from toptune.extract import ExtractPlan
 from toptune.store import InputError
+from toptune.store.wording import counted
 
 # Slurm's own default of MaxArraySize is 1001.
 MAX_TASKS = 1000
@@ -76,8 +77,9 @@ class SlurmPlan:
     def lines(self) -> Iterator[str]:
         """Say it in words."""
         yield (
-            f"{self.rows} pictures in {self.units} units for {self.tasks} tasks: at most "
-            f"{self.units_per_task} units, {self.rows_per_task} pictures each"
+            f"{counted(self.rows, 'picture')} in {counted(self.units, 'unit')} for "
+            f"{counted(self.tasks, 'task')}: at most {counted(self.units_per_task, 'unit')}, "
+            f"{counted(self.rows_per_task, 'picture')} each"
         )
         yield (
             f"time: {self.seconds_per_task:.0f} s a task at {self.images_per_second:.1f} images/s with "

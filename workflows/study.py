@@ -11,6 +11,7 @@ from toptune.extract import extract
 from toptune.store import InterruptedRunError, ToptuneError
 from toptune.store.costs import CostMeter
 from toptune.store.dask_cluster import each_finished, open_client
+from toptune.store.wording import counted
 from toptune.train import train
 from toptune.train.run_notes import Notes, gather_notes
 from toptune.workflows.finetuning import finetune
@@ -62,9 +63,9 @@ class StudyPlan:
             else f"about {self.seconds_left:.0f} s, by those that are done"
         )
         return (
-            f"{self.cells} trainings, {self.done} of them done; {self.cells - self.done} left: {left}\n"
-            f"features of {len(self.extractions)} combinations of data set and backbone; what is stored "
-            "already is not computed again"
+            f"{counted(self.cells, 'training')}, {self.done} of them done; {self.cells - self.done} left: "
+            f"{left}\nfeatures of {counted(len(self.extractions), 'combination')} of data set and backbone; "
+            "what is stored already is not computed again"
         )
 
 

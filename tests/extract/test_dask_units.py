@@ -151,7 +151,7 @@ def test_a_changed_picture_is_noticed_by_the_worker_that_reads_it(
     data[-20] ^= 1
     file.write_bytes(data)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ConflictError, match=r"1 pictures .* changed .*: dog/201.png"):
+    with pytest.raises(ConflictError, match=r"1 picture .* changed .*: dog/201.png"):
         extract(pets, dask=address, **more)
 
 

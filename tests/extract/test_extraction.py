@@ -94,7 +94,7 @@ def test_a_touched_picture_is_read_again_and_a_changed_one_refused(make_folder: 
     data[-20] ^= 1
     picture.write_bytes(data)
     for options in ({}, {"layers": "all"}, {"img_size": 48}):  # the last one makes another cache
-        with pytest.raises(ConflictError, match=r"1 pictures .*cat/002\.png"):
+        with pytest.raises(ConflictError, match=r"1 picture .*cat/002\.png"):
             stored(folder, **options)
     picture.write_bytes(encode(draw(99)) + b"more")
     with pytest.raises(ConflictError, match="--dataset"):

@@ -86,7 +86,7 @@ def test_training_says_that_its_heads_take_one_label(run_cli: Run, tmp_path: Pat
         "train", "--store", store, "--dataset", "many", "--model", MODEL, "--out", tmp_path / "run"
     )
     assert code == 2
-    for words in ("12 pictures have several labels", "take one label a picture", "'cross|thing'",
+    for words in ("12 pictures with several labels", "take one label a picture", "'cross|thing'",
                   "--update", "--relabel RUN --labels COLUMN"):  # fmt: skip
         assert words in " ".join(err.split())
     assert not (tmp_path / "run").exists()
@@ -123,7 +123,7 @@ def test_where_some_have_one_label_training_goes_on_and_says_so(run_cli: Run, tm
     assert run_cli("train", *common)[0] == 0
     config = json.loads((run / "run.json").read_text())
     assert config["split"]["n_unlabelled"] == 3
-    assert any("3 pictures have several labels" in warning for warning in config["warnings"])
+    assert any("3 pictures with several labels" in warning for warning in config["warnings"])
 
 
 def test_evaluation_of_pictures_says_so_too(run_cli: Run, tmp_path: Path) -> None:

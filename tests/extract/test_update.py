@@ -180,7 +180,7 @@ def test_a_changed_picture_of_equal_size(
     old = values(opened(tmp_path, model_folder))[1]
     picture.write_bytes(other.ljust(padded, b"\0"))
     os.utime(picture, ns=(1, 1))
-    with pytest.raises(ConflictError, match=r"1 pictures .*cat/002\.png; give --update"):
+    with pytest.raises(ConflictError, match=r"1 picture of .*cat/002\.png; give --update"):
         run(folder)
     forwarded.clear()
     summary = run(folder, update=True)
@@ -207,7 +207,7 @@ def test_rehash_reads_every_byte(make_folder: Make, run: Extract, tmp_path: Path
     picture.write_bytes(bytes(data))
     os.utime(picture, ns=(time, time))
     assert run(folder).nothing_to_do  # size and time say that nothing happened
-    with pytest.raises(ConflictError, match=r"1 pictures .*dog/003\.png; give --update"):
+    with pytest.raises(ConflictError, match=r"1 picture .*dog/003\.png; give --update"):
         run(folder, rehash=True)
     script = f"""
 import sys

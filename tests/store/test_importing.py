@@ -157,7 +157,7 @@ def test_rows_that_are_not_finite(root: Path) -> None:
     values["mid"][[3, 77]] = np.nan
     values["last"] = values["last"].astype(np.float64)
     values["last"][5, 1] = 1e300  # more than float32 holds
-    with pytest.raises(InputError, match=r"3 rows hold NaN or infinity .*: 3 \('000003'\), 5"):
+    with pytest.raises(InputError, match=r"NaN or infinity .* in 3 rows: 3 \('000003'\), 5"):
         imported(root, values)
     assert FeatureStore.open(root).datasets() == []
     cache = imported(root, values, allow_failed=True)

@@ -79,7 +79,7 @@ def test_what_is_no_manifest_is_corrupt(data: bytes) -> None:
 def test_differences_name_the_first_row() -> None:
     one = Manifest.from_columns(ids=["a", "b"], labels=["x", "y"], sizes=[1, 2])
     other = Manifest.from_columns(ids=["a", "b"], labels=["x", "z"], sizes=[1, 2])
-    assert one.differences(other) == ["label differs in 1 rows, first in row 1 (b): 'y' against 'z'"]
+    assert one.differences(other) == ["label differs in 1 row, first in row 1 (b): 'y' against 'z'"]
     assert one.differences(make_manifest(3)) == ["2 pictures against 3"]
 
 

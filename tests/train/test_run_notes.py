@@ -23,7 +23,7 @@ def test_warnings_that_differ_in_numbers_alone_are_one() -> None:
         Note(text="3 of 10 centres were dropped", methods=("falkon",), trainings=1),
     )
     first, second, *_ = found.lines()
-    assert first.startswith("4 of 5 trainings have notes; all stand in each one's run.json")
+    assert first.startswith("notes of 4 of 5 trainings, whole in each one's run.json")
     assert second == f"  3 x ridge, falkon: {EDGE.format('1e-06')}"
 
 

@@ -76,7 +76,7 @@ def test_a_wish_to_stop_gives_the_epoch_up_or_finishes_it(photos: Path, tmp_path
     def stop(left: float) -> Callable[[], float | None]:
         return lambda: left if reports and reports[-1].epoch == 2 else None
 
-    with pytest.raises(InterruptedRunError, match=r"^stopped with 1 epochs done; the same command resumes"):
+    with pytest.raises(InterruptedRunError, match=r"^stopped with 1 epoch done; the same command resumes"):
         finetune(photos, out=tmp_path / "run", progress=reports.append, stop=stop(0.0), **OPTIONS)
     reports.clear()
     with pytest.raises(InterruptedRunError, match=r"^stopped with 2 epochs done"):

@@ -137,7 +137,7 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
     path = write(tmp_path, layers=["last"], heads={"plain": {"head": "ridge", "penalty": [1e3, 1e4]}})
     code, out, err = run_cli("study", path)
     assert code == 0, err
-    assert "\n2 of 2 trainings have notes" in out
+    assert "\nnotes of 2 of 2 trainings" in out
     assert "\n  2 x plain: the chosen penalty 1e+03 is at the lower edge of its grid" in out
     # Of trainings that were there too.
     notes = json.loads(run_cli("study", path, "--json")[1])["notes"]
