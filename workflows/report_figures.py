@@ -1,5 +1,6 @@
 """More figures of a report: speed-up over fine-tuning, accuracy by layer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,7 +31,8 @@ _PATHS = {"alone": "each layer alone", "first": "first layers together", "last":
 def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) -> Markup:
     """Draw how many times faster each method trained: a dot a pair of runs, a bar at the median."""
     n, tips = len(comparisons), {}
-    several = len({each.finetuning for each in comparisons}) > 1
+    # A name says its training size, and with it, as a rule, which fine-tuning stands beside it.
+    times = Counter(each.method for each in comparisons)
     with drawing(4.4, 0.6 + 0.5 * n) as (figure, axes):
         # Names stand above their rows: long ones would leave no width for the axis on a phone.
         across = axes.get_yaxis_transform()
@@ -40,7 +42,7 @@ def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) 
                       alpha=0.6, markersize=5, markeredgewidth=0, gid=f"row{place}")  # fmt: skip
             axes.vlines(median, place - 0.2, place + 0.2, color=INK, linewidth=1.5)
             axes.text(median, place + 0.23, f"{in_digits(median)} x", ha="center", va="top", fontsize=8)
-            name = f"{each.method} beside {each.finetuning}" if several else each.method
+            name = f"{each.method} beside {each.finetuning}" if times[each.method] > 1 else each.method
             axes.text(0.01, place - 0.24, drawable(name), transform=across, color=MUTED, fontsize=8)
             least, most = in_digits(each.speedups.min()), in_digits(each.speedups.max())
             tips[f"row{place}"] = f"{each.method} beside {each.finetuning}: {least} to {most}"
