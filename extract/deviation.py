@@ -10,7 +10,6 @@ from toptune.store import NumericalError
 
 # Relative error above which a precision is refused: cosine about 0.995.
 MAX_RELATIVE_ERROR = 0.1
-ADVICE = "; use --precision fp32"
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,21 @@ def refuse_deviations(deviations: Mapping[str, Deviation], precision: str) -> No
     NumericalError
         If an array's relative error is above `MAX_RELATIVE_ERROR`, or not a number; names the worst.
     """
+    if reason := find_excess(deviations, precision):
+        raise NumericalError(f"{reason}; use --precision fp32")
+
+
+def find_excess(deviations: Mapping[str, Deviation], precision: str) -> str | None:
+    """Say in words how much too far a precision moves features; None where it does not."""
     wrong = {name: each for name, each in deviations.items() if not each.relative_error <= MAX_RELATIVE_ERROR}
-    if wrong:
-        name = max(wrong, key=lambda name: np.nan_to_num(wrong[name].relative_error, nan=np.inf))
-        raise NumericalError(
-            f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
-            f"of pictures (least cosine {wrong[name].cosine:.4f}), more than the limit of "
-            f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers{ADVICE}"
-        )
+    if not wrong:
+        return None
+    name = max(wrong, key=lambda name: np.nan_to_num(wrong[name].relative_error, nan=np.inf))
+    return (
+        f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
+        f"of pictures (least cosine {wrong[name].cosine:.4f}), more than the limit of "
+        f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers"
+    )
 
 
 def _deviation(found: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> Deviation:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
-from toptune.extract.deviation import ADVICE, Deviation, measure_deviations, refuse_deviations
+from toptune.extract.deviation import Deviation, find_excess, measure_deviations, refuse_deviations
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.finished import check_touched
 from toptune.extract.folding import FOLDED
@@ -28,7 +28,6 @@ from toptune.store import (
     ConflictError,
     FeatureCache,
     FeatureStore,
-    NumericalError,
     choose_unit_rows,
     remove_arrays,
 )
@@ -197,14 +196,12 @@ def _draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft])
             exact = _with(request, precision="fp32", fold=False, compiled=False)
             reference = forward_pixels(exact, sample, exact.arrays([array.name for array in new])).result()
             deviations = measure_deviations(values, reference)
-            try:
-                refuse_deviations(deviations, backbone.recipe.arithmetic)
-            except NumericalError as error:
-                if request.options["precision"] != "auto" or backbone.recipe.precision == "fp32" or cache:
-                    raise
-                reason = str(error).removesuffix(ADVICE)
+            arithmetic = backbone.recipe.arithmetic
+            is_free = request.options["precision"] == "auto" and backbone.recipe.precision != "fp32"
+            if is_free and not cache and (reason := find_excess(deviations, arithmetic)):
                 logger.warning("precision auto takes fp32: %s", reason)
                 return _draft(request, _with(request, precision="fp32"), before)
+            refuse_deviations(deviations, arithmetic)
     for array in new:
         dtypes[array.name] = _stored_type(request, array.name, values.get(array.name), wide)
     if cache is None and request.batch_size in (None, "auto"):

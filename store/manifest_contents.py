@@ -42,7 +42,7 @@ def count_contents(manifest: Manifest) -> ManifestContents:
     is_unlabelled = pc.is_null(labels)
     if LABELS_COLUMN in manifest.extra_names:
         is_unlabelled = pc.and_(is_unlabelled, pc.is_null(table[LABELS_COLUMN]))
-    counts = pc.value_counts(table["split"].combine_chunks()).to_pylist()
+    counts = pc.value_counts(table["split"]).to_pylist()
     splits = {each["values"] or "": each["counts"] for each in counts}
     return ManifestContents(
         n_classes=pc.count_distinct(labels).as_py(),

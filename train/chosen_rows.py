@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import InputError, Manifest
+from toptune.store.wording import counted
 from toptune.train.folds import usable_folds
 from toptune.train.splits import Split
 
@@ -37,6 +38,12 @@ def leave_out(
         )
     kept = replace(split, train=np.setdiff1d(split.train, used), test=np.setdiff1d(split.test, used))
     return kept, len(used)
+
+
+def note_untested(is_known: npt.NDArray[np.bool_]) -> list[str]:
+    """Say how many test pictures (n,) are of classes that were not trained on; nothing where none is."""
+    n_unknown = int((~is_known).sum())
+    return [f"not tested: {counted(n_unknown, 'picture')} of classes without training"] if n_unknown else []
 
 
 def check_classes(

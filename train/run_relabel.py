@@ -12,8 +12,7 @@ import numpy as np
 
 from toptune.store import FeatureStore, InputError, Manifest, provenance
 from toptune.store.costs import CostMeter
-from toptune.store.wording import counted
-from toptune.train.chosen_rows import rows_digest
+from toptune.train.chosen_rows import note_untested, rows_digest
 from toptune.train.fit_report import report_of
 from toptune.train.folds import folds_of_keys, usable_folds
 from toptune.train.head_files import json_ready
@@ -132,11 +131,7 @@ def relabel_run(
     seconds = {"fit": time.perf_counter() - clock}
     is_known = np.array([by_row[row] in members for row in old.test_rows.tolist()], bool)
     test = old.test_rows[is_known]
-    notes = (
-        []
-        if is_known.all()
-        else [f"not tested: {counted(int((~is_known).sum()), 'picture')} of classes without training"]
-    )
+    notes = note_untested(is_known)
     manifest = _manifest_of(cache.manifest, by_row)
     split = Split(train=old.train_rows, test=test, n_unlabelled=0, n_unused=0, rule="")
     config = old.config | {

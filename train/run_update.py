@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from toptune.store import FeatureStore, InputError, StoredFeatures, provenance
 from toptune.store.costs import CostMeter
-from toptune.store.wording import counted
-from toptune.train.chosen_rows import rows_digest
+from toptune.train.chosen_rows import note_untested, rows_digest
 from toptune.train.head_files import json_ready
 from toptune.train.own_heads import OwnHead
 from toptune.train.preprocessing import PreprocessedBlocks
@@ -133,11 +132,7 @@ def update_run(
     classes, labels = set(updated.classes), after.manifest.labels
     is_known = np.array([labels[row] in classes for row in difference.test], bool)
     test = difference.test[is_known]
-    notes = (
-        []
-        if is_known.all()
-        else [f"not tested: {counted(int((~is_known).sum()), 'picture')} of classes without training"]
-    )
+    notes = note_untested(is_known)
     split = Split(train=difference.train, test=test, n_unlabelled=0, n_unused=0, rule="")
     counts = np.unique([str(after.manifest.labels[row]) for row in difference.train], return_counts=True)
     config = old.config | {
