@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from toptune.store import NumericalError
+from toptune.train.panels import panels
 
 _JITTER_STEPS = 6
 
@@ -49,3 +50,15 @@ def solve_factored(factor: Tensor, right: Tensor) -> Tensor:
     half = torch.linalg.solve_triangular(factor, right, upper=False)
     solution: Tensor = torch.linalg.solve_triangular(factor.T, half, upper=True)
     return solution
+
+
+def product_of_factor(factor: Tensor) -> Tensor:
+    """``L L^T`` of a lower factor (r, r): a sixth of the plain product's work, blocks of 0 being left out."""
+    product = torch.empty_like(factor)
+    cuts = panels(len(factor))
+    for at, rows in enumerate(cuts):
+        for columns in cuts[: at + 1]:
+            block = factor[rows, : columns.stop] @ factor[columns, : columns.stop].T
+            product[rows, columns] = block
+            product[columns, rows] = block.T
+    return product

@@ -10,6 +10,7 @@ _NUMBERED_CLASSES = 30
 _NAMED_CLASSES = 100
 # Of the font's size, a little above the mean of DejaVu Sans.
 _LETTER_WIDTH = 0.65
+_DPI = 100
 # Inches.
 _BAR_WIDTH = 1.1
 _TITLE_HEIGHT = 0.5
@@ -24,28 +25,36 @@ def save_confusion_picture(
     to 100 and every tenth position beyond.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     counts = np.asarray(confusion, dtype=np.int64)
     n = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = 9 if n <= _NUMBERED_CLASSES else 7
+    size, per_class = (9, 0.22) if n <= _NUMBERED_CLASSES else (6, 0.14)
     if n <= _NAMED_CLASSES:
         ticks = list(range(n))
         names = [_short(name, position) for position, name in enumerate(classes)]
     else:
         ticks = list(range(0, n, max(10, 10 * (n // 400))))
         names = [str(tick) for tick in ticks]
-    # Laid out by arithmetic, in inches: matplotlib's own layout draws everything twice.
-    side = float(np.clip(1.5 + 0.22 * n, 3.0, 22.0))
-    margin = 0.5 + max(map(len, names)) * _LETTER_WIDTH * size / 72
+    # Laid out by arithmetic: matplotlib's own layout draws everything twice.
+    cell = max(1, round(_DPI * float(np.clip(per_class + 1.5 / n, 3.0 / n, 22.0 / n))))
+    side, margin = n * cell / _DPI, 0.5 + max(map(len, names)) * _LETTER_WIDTH * size / 72
     width, height = margin + side + _BAR_WIDTH, margin + side + _TITLE_HEIGHT
-    figure = Figure(figsize=(width, height), dpi=100)
+    figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks(ticks, [_plain(name) for name in names], rotation=90, fontsize=size)
-    axes.set_yticks(ticks, [_plain(name) for name in names], fontsize=size)
+    colors = ScalarMappable(Normalize(0, 1), "Blues")
+    axes = figure.add_axes(
+        (margin / width, margin / height, side / width, side / height), xticks=[], yticks=[]
+    )
+    # Colours before the cells are enlarged, and names as plain texts: ticks would take most of the time.
+    axes.imshow(colors.to_rgba(shares, bytes=True), interpolation="nearest")
+    gap = 0.5 + 0.05 * _DPI / cell
+    for tick, name in zip(ticks, map(_plain, names), strict=True):
+        axes.text(tick, n - 1 + gap, name, ha="center", va="top", rotation=90, fontsize=size)
+        axes.text(-gap, tick, name, ha="right", va="center_baseline", fontsize=size)
     if n <= _NUMBERED_CLASSES:
         for row, column in np.argwhere(counts > 0):
             dark = shares[row, column] > 0.5
@@ -53,8 +62,9 @@ def save_confusion_picture(
                 column, row, str(counts[row, column]), ha="center", va="center", fontsize=size - 1,
                 color="white" if dark else "black",
             )  # fmt: skip
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    middle = margin + side / 2
+    figure.text(middle / width, 0.1 / height, "predicted class", ha="center", va="bottom")
+    figure.text(0.1 / width, middle / height, "true class", ha="left", va="center", rotation=90)
     if title:
         shown = "".join(each if _is_drawable(each) else "?" for each in title)
         fitting = 72 * 0.95 * width / (_LETTER_WIDTH * len(shown))
@@ -62,8 +72,8 @@ def save_confusion_picture(
     bar = figure.add_axes(
         ((margin + side + 0.2) / width, (margin + 0.15 * side) / height, 0.2 / width, 0.7 * side / height)
     )
-    figure.colorbar(image, cax=bar, label="share of the true class")
-    figure.savefig(path)
+    figure.colorbar(colors, cax=bar, label="share of the true class")
+    figure.savefig(path, pil_kwargs={"compress_level": 1})
 
 
 def _short(name: str, position: int) -> str:

@@ -16,8 +16,8 @@ from toptune.train.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.conjugate_gradient import REASONS, conjugate_gradient
 from toptune.train.kernel_rows import CentredRows, KernelRows
 from toptune.train.maps import NystromMaps
+from toptune.train.panels import panels
 from toptune.train.passes import TrainingRows
-from toptune.train.sums import PANEL
 
 # Relative error in the norm of the scores, by the type of the kernel's values. Accuracy is settled long
 # before; 1e-5 lets scores be compared with the direct solve, float32 values are not worth more than 1e-4.
@@ -189,9 +189,9 @@ def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None)
     share = (w / w.sum())[:, None]
     mean, weighted = (share * phi).sum(dim=0), share * phi
     moments = torch.empty_like(factor)
-    for start in range(0, len(factor), PANEL):
+    for columns in panels(len(factor)):
         # Above its diagonal the factor is 0.
-        rows, columns = slice(start if is_whole else 0, None), slice(start, start + PANEL)
+        rows = slice(columns.start if is_whole else 0, None)
         part = weighted[rows, columns].T @ phi[rows, : columns.stop]
         moments[columns, : columns.stop] = part
         moments[: columns.stop, columns] = part.T

@@ -155,7 +155,7 @@ def fit_iterative(
     if selection is None:
         # The preconditioner is near the system, and leverages taken from it are near those of the fit.
         left = leave_one_out(
-            rows, maps, index, beta=beta, feature_mean=found.feature_mean, factor=found.preconditioner
+            rows, maps, index, beta=beta, mean=found.feature_mean, factor=found.preconditioner
         )
         seconds["total"] = time.perf_counter() - start
         selection = once_solution(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toptune.train.kernels import Linear, Radial
+from toptune.train.kernels import Linear, Radial, ReferenceRows
 from toptune.train.passes import TrainingRows, batches
 
 # Rows of kept kernel values that are multiplied at a time.
@@ -57,11 +57,12 @@ class KernelRows:
             return
         self.n_passes += 1
         centers = self.centers
+        reference = ReferenceRows.of(centers)
         kept = centers.new_empty((self.rows.n, len(centers))) if self.is_cached else None
         for where, values in batches(
             self.rows, block_rows=self.block_rows, dtype=centers.dtype, device=centers.device
         ):
-            block = self.kernel(values, centers)
+            block = self.kernel(values, reference)
             if kept is not None:
                 kept[where] = block
             yield where, block

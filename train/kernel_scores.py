@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.train.inputs import device_of, predict_inputs
-from toptune.train.kernels import kernel_of
+from toptune.train.kernels import ReferenceRows, kernel_of
 from toptune.train.memory import block_rows_for
 from toptune.train.passes import check_finite, to_tensor
 from toptune.train.precision import full_precision
@@ -27,7 +27,7 @@ def kernel_scores(estimator: Any, X: Any) -> npt.NDArray[np.float64]:
     blocks = predict_inputs(estimator, X)
     device = device_of(estimator.device)
     dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
-    centers = to_tensor(estimator.centers_, dtype=dtype, device=device)
+    centers = ReferenceRows.of(to_tensor(estimator.centers_, dtype=dtype, device=device))
     dual = to_tensor(estimator.dual_coef_, dtype=torch.float64, device=device)
     kernel = kernel_of(estimator.kernel, estimator.sigma_)
     scores = np.empty((blocks.shape[0], len(estimator.classes_)))

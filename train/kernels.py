@@ -1,6 +1,6 @@
 """Kernels: frozen callables from (n, d) and (m, d) rows to their (n, m) values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from toptune.store import InputError
+from toptune.train.panels import panels
 
 # Below this share of the rows' own squared size (in units of the type's precision), a squared distance
 # taken from inner products has lost its digits and is taken again from differences.
@@ -15,10 +16,46 @@ _CANCELLED = 1e3
 _RECOMPUTED_BYTES = 32 * 2**20
 
 
+@dataclass(frozen=True)
+class ReferenceRows:
+    """Rows that many blocks are compared with: what their distances need of them is taken once.
+
+    Attributes
+    ----------
+    rows : Tensor, shape (m, d)
+    shift : Tensor, shape (d,)
+        Mean of the rows.
+    moved : Tensor, shape (m, d)
+        Rows less the mean.
+    norms : Tensor, shape (m,)
+        Squared lengths of these.
+    """
+
+    rows: Tensor
+    shift: Tensor
+    moved: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, rows: "Tensor | ReferenceRows") -> "ReferenceRows":
+        """Prepare rows (m, d), unless they are."""
+        if isinstance(rows, ReferenceRows):
+            return rows
+        shift = rows.mean(dim=0)
+        moved = rows - shift
+        return cls(rows, shift, moved, norms=torch.linalg.vector_norm(moved, dim=1).square_())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: slice) -> "ReferenceRows":
+        return ReferenceRows(self.rows[some], self.shift, self.moved[some], self.norms[some])
+
+
 class Kernel(Protocol):
     """Symmetric positive semi-definite function of two rows; chunking either side changes nothing."""
 
-    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
         """Values of shape (n, m) for rows `x` (n, d) and `c` (m, d)."""
         ...
 
@@ -37,12 +74,12 @@ class Gaussian:
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
 
-    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
         return self.of_squared_distances(squared_distances(x, c))
 
     def of_squared_distances(self, squared: Tensor) -> Tensor:
-        """Values from squared distances of any shape."""
-        return (squared * (-0.5 / self.sigma**2)).exp_()
+        """Values in place of squared distances of any shape."""
+        return squared.mul_(-0.5 / self.sigma**2).exp_()
 
 
 @dataclass(frozen=True)
@@ -57,12 +94,12 @@ class Laplacian:
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
 
-    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
         return self.of_squared_distances(squared_distances(x, c))
 
     def of_squared_distances(self, squared: Tensor) -> Tensor:
-        """Values from squared distances of any shape."""
-        return squared.sqrt().mul_(-1 / self.sigma).exp_()
+        """Values in place of squared distances of any shape."""
+        return squared.sqrt_().mul_(-1 / self.sigma).exp_()
 
 
 @dataclass(frozen=True)
@@ -77,12 +114,12 @@ class Matern:
         if self.nu not in (0.5, 1.5, 2.5):
             raise InputError(f"Matern nu is {self.nu}; it must be 0.5, 1.5 or 2.5")
 
-    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
         return self.of_squared_distances(squared_distances(x, c))
 
     def of_squared_distances(self, squared: Tensor) -> Tensor:
-        """Values from squared distances of any shape."""
-        r = (squared * (2 * self.nu / self.sigma**2)).sqrt_()
+        """Values in place of squared distances of any shape."""
+        r = squared.mul_(2 * self.nu / self.sigma**2).sqrt_()
         decay = torch.exp(-r)
         if self.nu == 0.5:
             return decay
@@ -99,8 +136,8 @@ class Linear:
     def sigma(self) -> None:
         return None
 
-    def __call__(self, x: Tensor, c: Tensor) -> Tensor:
-        return x @ c.T
+    def __call__(self, x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
+        return x @ (c.rows if isinstance(c, ReferenceRows) else c).T
 
 
 Radial = Gaussian | Laplacian | Matern
@@ -128,19 +165,43 @@ def kernel_of(name: str, sigma: float | None = None) -> Radial | Linear:
     return Matern(sigma, int(name[-2]) / 2)
 
 
-def kernel_blocks(kernels: Sequence[Radial | Linear], x: Tensor, c: Tensor) -> Iterator[Tensor]:
+def kernel_blocks(
+    kernels: Sequence[Radial | Linear], x: Tensor, c: Tensor | ReferenceRows
+) -> Iterator[Tensor]:
     """Yield the (n, m) values of every kernel in turn; all widths share one block of distances."""
-    squared: Tensor | None = None
-    for kernel in kernels:
+    yield from _of_shared(kernels, lambda kernel: kernel(x, c), lambda: squared_distances(x, c))
+
+
+def kernel_matrices(kernels: Sequence[Radial | Linear], rows: Tensor) -> Iterator[Tensor]:
+    """Yield the (m, m) values of every kernel among rows (m, d); half of the distances are taken."""
+    reference = ReferenceRows.of(rows)
+
+    def distances() -> Tensor:
+        squared = rows.new_empty((len(rows), len(rows)))
+        for some in panels(len(rows)):
+            block = squared_distances(rows[some], reference[: some.stop])
+            squared[some, : some.stop], squared[: some.stop, some] = block, block.T
+        return squared
+
+    yield from _of_shared(kernels, lambda kernel: kernel(rows, rows), distances)
+
+
+def _of_shared(
+    kernels: Sequence[Radial | Linear],
+    of_rows: Callable[[Linear], Tensor],
+    distances: Callable[[], Tensor],
+) -> Iterator[Tensor]:
+    """Values of every kernel; distances are taken once, if at all, and the last that needs them has them."""
+    radial = [at for at, kernel in enumerate(kernels) if not isinstance(kernel, Linear)]
+    squared = distances() if radial else None
+    for at, kernel in enumerate(kernels):
         if isinstance(kernel, Linear):
-            yield kernel(x, c)
-            continue
-        if squared is None:
-            squared = squared_distances(x, c)
-        yield kernel.of_squared_distances(squared)
+            yield of_rows(kernel)
+        elif squared is not None:
+            yield kernel.of_squared_distances(squared if at == radial[-1] else squared.clone())
 
 
-def squared_distances(x: Tensor, c: Tensor) -> Tensor:
+def squared_distances(x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
     """Squared Euclidean distances (n, m) of rows `x` (n, d) and `c` (m, d), never below 0.
 
     Taken from inner products after moving both to the mean of `c`. Pairs so near that this cancels
@@ -148,10 +209,10 @@ def squared_distances(x: Tensor, c: Tensor) -> Tensor:
     """
     if len(c) == 0 or len(x) == 0:
         return x.new_zeros((len(x), len(c)))
-    shift = c.mean(dim=0)
-    x, c = x - shift, c - shift
-    x_norms, c_norms = (x * x).sum(dim=1), (c * c).sum(dim=1)
-    squared = torch.addmm(x_norms[:, None] + c_norms, x, c.T, alpha=-2).clamp_(min=0)
+    reference = ReferenceRows.of(c)
+    moved, c_norms, x = reference.moved, reference.norms, x - reference.shift
+    x_norms = torch.linalg.vector_norm(x, dim=1).square_()
+    squared: Tensor = (x_norms[:, None] + c_norms).addmm_(x, moved.T, alpha=-2).clamp_(min=0)
     limit = _CANCELLED * torch.finfo(x.dtype).eps
     # Most rows are near no row of c: their least distance says so in one pass.
     few = torch.nonzero(squared.amin(dim=1) < limit * (x_norms + c_norms.max()))[:, 0]
@@ -160,7 +221,7 @@ def squared_distances(x: Tensor, c: Tensor) -> Tensor:
     step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
     for start in range(0, len(rows), step):
         pairs = rows[start : start + step], columns[start : start + step]
-        squared[pairs] = (x[pairs[0]] - c[pairs[1]]).square_().sum(dim=1)
+        squared[pairs] = (x[pairs[0]] - moved[pairs[1]]).square_().sum(dim=1)
     return squared
 
 

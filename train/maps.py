@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toptune.train.kernels import Linear, Radial, kernel_blocks
+from toptune.train.kernels import Linear, Radial, ReferenceRows, kernel_blocks, kernel_matrices
 from toptune.train.whitening import Whitening, whiten
 
 # Pivots of K_MM below this share of the largest are lost in the rounding of the kernel's own values.
@@ -102,10 +103,9 @@ class NystromMaps:
     @classmethod
     def on(cls, kernels: Sequence[Radial | Linear], centers: Tensor) -> "NystromMaps":
         """Whiten every kernel on centres (M, d); the tolerance follows the type of the centres."""
-        exact = centers.double()
         whitenings = tuple(
             whiten(values.cpu().numpy(), tolerance=TOLERANCE[centers.dtype])
-            for values in kernel_blocks(kernels, exact, exact)
+            for values in kernel_matrices(kernels, centers.double())
         )
         return cls(
             tuple(kernels),
@@ -135,6 +135,11 @@ class NystromMaps:
     def dtype(self) -> torch.dtype:
         return self.centers.dtype
 
+    @cached_property
+    def reference(self) -> ReferenceRows:
+        """The centres as kernels want them for block after block."""
+        return ReferenceRows.of(self.centers)
+
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         for index, values in zip(wanted, self.basis(rows, wanted), strict=True):
             yield self.whitened(index, values)
@@ -156,7 +161,7 @@ class NystromMaps:
         return self.factors[index] if is_better else None
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
-        blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.centers)
+        blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.reference)
         for index, block in zip(wanted, blocks, strict=True):
             chosen = block if self.whitenings[index].is_whole else block[:, self.kept[index]]
             yield chosen.double()

@@ -45,7 +45,7 @@ def one_pass_peak_bytes(
     path = 8 * n_folds * (rank + 1) * n_classes * n_penalties
     finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
     waiting = batch_rows(n_folds=n_folds, rank=rank, n_rows=n)
-    sums += 8 * n_maps * n_folds * waiting * (rank + 1 + n_classes)
+    sums += 8 * n_maps * n_folds * waiting * (rank + 2)
     block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_classes)
     return sums + factors + systems + path + finalists + block + 24 * n
 

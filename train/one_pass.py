@@ -203,8 +203,10 @@ def solve(
         )[0]
         n_passes += 1
     sums = kept_sums[chosen.map_index]
-    whole = sums.total().whitened()
-    beta, final_jitter = CentredSystem.of(whole.gram[0], whole.cross[0]).solve(chosen.penalty)
+    whole = sums.total()
+    system = CentredSystem.of(whole.gram[0], whole.cross[0], whole.metric)
+    beta, final_jitter = system.solve(chosen.penalty)
+    beta = whole.of_features(beta)
     seconds["fit"] = time.perf_counter() - start
     seconds["total"] = time.perf_counter() - clock
     assert chosen.temperature is not None

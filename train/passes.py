@@ -14,7 +14,7 @@ from toptune.store import Blocks, InputError
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.maps import Maps
 from toptune.train.phase_watch import PhaseWatch
-from toptune.train.sums import FoldSums, SumsBuilder
+from toptune.train.sums import FoldSums, SumsBuilder, add_by_class
 
 _NAMED_ROWS = 10
 
@@ -163,7 +163,7 @@ def accumulate(
         SumsBuilder(
             n_folds=rows.n_folds,
             rank=maps.ranks[index],
-            n_targets=rows.n_classes,
+            n_classes=rows.n_classes,
             n_rows=rows.n,
             device=device,
         )
@@ -176,13 +176,12 @@ def accumulate(
     for where, values in watch.each("reading", batches(
         rows, block_rows=block_rows, dtype=maps.dtype, device=device
     )):  # fmt: skip
-        targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double()
         bases = watch.each("kernel", maps.basis(values, wanted))
         for builder, index, factor, basis in zip(builders, wanted, factors, bases, strict=True):
             with watch.phase("whitening"):
                 phi = basis if factor is not None else maps.whitened(index, basis)
             with watch.phase("products"):
-                builder.add(phi, targets, weights[where], folds[where])
+                builder.add(phi, codes[where], weights[where], folds[where])
         if progress is not None:
             progress(where.stop - where.start)
     with watch.phase("products"):
@@ -210,21 +209,22 @@ def accumulate_targets(
 
     Targets meet the basis, and its sums are turned into those of features once, at the end.
     """
-    cross = torch.zeros((rows.n_folds, gram.shape[1], rows.n_classes), dtype=torch.float64, device=device)
+    by_class = torch.zeros((rows.n_folds, rows.n_classes, gram.shape[1]), dtype=torch.float64, device=device)
     square = torch.zeros(rows.n_folds, dtype=torch.float64, device=device)
     codes, weights, folds = (
         torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
     )
     square.index_add_(0, folds, weights)
-    cross[:, -1].index_put_((folds, codes), weights, accumulate=True)
+    by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
         (basis,) = maps.basis(values, [index])
-        targets = torch.nn.functional.one_hot(codes[where], rows.n_classes) * weights[where, None]
+        weighted = basis * weights[where, None]
         for fold in torch.unique(folds[where]).tolist():
             mine = folds[where] == fold
-            cross[fold, :-1].addmm_(basis[mine].T, targets[mine])
+            add_by_class(by_class[fold, :, :-1], codes[where][mine], weighted[mine])
         if progress is not None:
             progress(where.stop - where.start)
+    cross = by_class.mT.contiguous()
     cross[:, :-1] = maps.of_basis(index, cross[:, :-1])
     return FoldSums(gram=gram, cross=cross, square=square)
 

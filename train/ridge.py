@@ -33,15 +33,15 @@ class CentredSystem:
     def of(cls, gram: Tensor, cross: Tensor, metric: Tensor | None = None) -> "CentredSystem":
         """Centre sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets).
 
-        Coefficients b are penalised by ``b^T metric b``; None is the identity.
+        Both are overwritten. Coefficients b are penalised by ``b^T metric b``; None is the identity.
         """
         weight = float(gram[-1, -1])
         if weight <= 0:
             raise NumericalError("no rows to fit: the sums of these folds are empty")
         mean, target_mean = gram[:-1, -1] / weight, cross[-1] / weight
         return cls(
-            gram=torch.addr(gram[:-1, :-1], mean, mean, alpha=-weight),
-            cross=torch.addr(cross[:-1], mean, target_mean, alpha=-weight),
+            gram=gram[:-1, :-1].addr_(mean, mean, alpha=-weight),
+            cross=cross[:-1].addr_(mean, target_mean, alpha=-weight),
             feature_mean=mean,
             target_mean=target_mean,
             weight=weight,
@@ -140,7 +140,7 @@ def left_out(
     try none where no penalty has an error below `bound` on the one fold.
     """
     n_folds, device = len(sums.gram), sums.gram.device
-    metric = None if sums.factor is None else sums.factor @ sums.factor.T
+    metric = sums.metric
     gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
     shape = (len(penalties), n_folds)
     found = LeftOut(

@@ -107,7 +107,7 @@ class SavedSums:
             # Fold after fold: whitening is done in place, and those of the fit stay as they are.
             fold = self.sums.fold(number).whitened()
             gram.append(_packed(fold.gram[0]))
-            cross.append(fold.cross[0].numpy())
+            cross.append(np.ascontiguousarray(fold.cross[0].numpy()))
         tensors = {
             "gram": np.stack(gram),
             "cross": np.stack(cross),

@@ -65,16 +65,31 @@ def solve_once(
     start = time.perf_counter()
     phases: dict[str, float] = {}
     (sums,) = accumulate(
-        rows, maps, [0], block_rows=block_rows, device=device, seconds=phases, progress=progress
+        rows,
+        maps,
+        [0],
+        block_rows=block_rows,
+        device=device,
+        keep_raw=True,
+        seconds=phases,
+        progress=progress,
     )
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
-    system = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0))
+    whole = sums.total()
+    system = CentredSystem.of(whole.gram[0], whole.cross[0], whole.metric)
     factor, jitter = system.factor(penalty)
     beta, _ = system.solve(penalty, factor)
     left = leave_one_out(
-        rows, maps, 0, beta=beta, feature_mean=system.feature_mean, factor=factor / system.weight**0.5
+        rows,
+        maps,
+        0,
+        beta=beta,
+        mean=system.feature_mean,
+        factor=factor / system.weight**0.5,
+        is_basis=sums.factor is not None,
     )
+    beta = whole.of_features(beta)
     seconds["fit"] = time.perf_counter() - start
     seconds["total"] = sum(seconds.values())
     seconds |= phases
@@ -126,7 +141,14 @@ def once_solution(
 
 
 def leave_one_out(
-    rows: TrainingRows, maps: Maps, index: int, *, beta: Tensor, feature_mean: Tensor, factor: Tensor
+    rows: TrainingRows,
+    maps: Maps,
+    index: int,
+    *,
+    beta: Tensor,
+    mean: Tensor,
+    factor: Tensor,
+    is_basis: bool = False,
 ) -> LeftOneOut:
     """Left-out scores of a sample of rows from one fit to all (Rasmussen & Williams 2006, eq. 5.12).
 
@@ -137,15 +159,19 @@ def leave_one_out(
     ----------
     beta : Tensor of float64, shape (r + 1, n_classes)
         The fit, intercept last.
-    feature_mean : Tensor of float64, shape (r,)
+    mean : Tensor of float64, shape (r,)
+        Of the features.
     factor : Tensor of float64, shape (r, r)
         Lower factor of P, or of a matrix near it.
+    is_basis : bool
+        All of these are of the map's basis in place of its features; leverages are the same.
     """
     sample = np.unique(np.linspace(0, rows.n - 1, min(rows.n, SAMPLE_ROWS)).astype(np.int64))
     values = rows.blocks.take(sample)
     check_finite(values)
-    (phi,) = maps.features(to_tensor(values, dtype=maps.dtype, device=beta.device), [index])
-    half = torch.linalg.solve_triangular(factor, (phi - feature_mean).T, upper=False)
+    of = maps.basis if is_basis else maps.features
+    (phi,) = of(to_tensor(values, dtype=maps.dtype, device=beta.device), [index])
+    half = torch.linalg.solve_triangular(factor, (phi - mean).T, upper=False)
     weights = torch.from_numpy(rows.weights[sample]).to(beta.device)
     leverage = weights / float(rows.weights.sum()) * (1 + half.square().sum(dim=0))
     codes = torch.from_numpy(rows.codes[sample]).to(beta.device)

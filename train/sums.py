@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Columns of a panel of the symmetric product: only panels on and below the diagonal are computed.
-PANEL = 256
+from toptune.train.cholesky import product_of_factor
+from toptune.train.panels import panels
+
 # Rows of a fold that wait to be multiplied together, unless as many as half come at once, and the memory
 # that waiting rows may take.
 BATCH_ROWS = 2048
@@ -68,6 +69,15 @@ class FoldSums:
             cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
         return replace(self, factor=None)
 
+    @property
+    def metric(self) -> Tensor | None:
+        """What penalises coefficients of phi (r, r): ``L L^T``, or None for the identity."""
+        return None if self.factor is None else product_of_factor(self.factor)
+
+    def of_features(self, beta: Tensor) -> Tensor:
+        """Turn coefficients (r + 1, n_targets) of phi, the intercept last, into those of features."""
+        return beta if self.factor is None else torch.cat([self.factor.T @ beta[:-1], beta[-1:]])
+
     def total(self) -> "FoldSums":
         """Sum of all folds, as one."""
         return replace(
@@ -109,7 +119,7 @@ class SumsBuilder:
 
     Parameters
     ----------
-    n_folds, rank, n_targets : int
+    n_folds, rank, n_classes : int
     n_rows : int
         Rows to come, at most; batches are no larger.
     """
@@ -119,7 +129,7 @@ class SumsBuilder:
         *,
         n_folds: int,
         rank: int,
-        n_targets: int,
+        n_classes: int,
         n_rows: int = BATCH_ROWS,
         device: torch.device | None = None,
     ) -> None:
@@ -127,36 +137,35 @@ class SumsBuilder:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self.gram = zeros(n_folds, rank + 1, rank + 1)
-        self.cross = zeros(n_folds, rank + 1, n_targets)
-        self.square = zeros(n_folds)
+        self.by_class = zeros(n_folds, n_classes, rank + 1)
         self.weight = zeros(n_folds)
         self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows)
         options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self._features = torch.empty((n_folds, self.capacity, rank), **options)
-        self._targets = torch.empty((n_folds, self.capacity, n_targets), **options)
+        self._codes = torch.empty((n_folds, self.capacity), dtype=torch.int64, device=device)
         self._roots = torch.empty((n_folds, self.capacity), **options)
         self._waiting = [0] * n_folds
 
-    def add(self, phi: Tensor, y: Tensor, weights: Tensor, folds: Tensor) -> None:
-        """Add rows: features (b, r), targets (b, n_targets), weights (b,), folds (b,)."""
+    def add(self, phi: Tensor, codes: Tensor, weights: Tensor, folds: Tensor) -> None:
+        """Add rows: features (b, r), classes (b,), weights (b,), folds (b,)."""
         self.weight.index_add_(0, folds, weights)
-        self.square.index_add_(0, folds, weights * y.square().sum(dim=1))
+        self.by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
         roots = weights.sqrt()
         is_plain = bool((weights == 1).all())
         present = torch.unique(folds).tolist()
         for fold in present:
             rows = torch.nonzero(folds == fold)[:, 0] if len(present) > 1 else slice(None)
-            z, targets, root = phi[rows], y[rows], roots[rows]
+            z, classes, root = phi[rows], codes[rows], roots[rows]
             if not is_plain:
-                z, targets = z * root[:, None], targets * root[:, None]
+                z = z * root[:, None]
             if 2 * len(z) >= self.capacity:
-                self._multiply(fold, z, targets, root)
+                self._multiply(fold, z, classes, root)
                 continue
             if self._waiting[fold] + len(z) > self.capacity:
                 self._flush(fold)
             at = self._waiting[fold]
             where = slice(at, at + len(z))
-            self._features[fold, where], self._targets[fold, where] = z, targets
+            self._features[fold, where], self._codes[fold, where] = z, classes
             self._roots[fold, where] = root
             self._waiting[fold] += len(z)
 
@@ -165,26 +174,37 @@ class SumsBuilder:
         for fold in range(len(self._waiting)):
             self._flush(fold)
         for gram, weight in zip(self.gram, self.weight, strict=True):
-            below = gram.tril(-1)
-            gram.tril_().add_(below.T)
+            for rows in panels(len(gram)):
+                square = gram[rows, rows]
+                square.copy_(square.tril() + square.tril(-1).T)
+                gram[: rows.start, rows] = gram[rows, : rows.start].T
             gram[-1, -1] = weight
-        return FoldSums(gram=self.gram, cross=self.cross, square=self.square)
+        # A one-hot target has length 1.
+        return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=self.weight.clone())
 
     def _flush(self, fold: int) -> None:
         count, self._waiting[fold] = self._waiting[fold], 0
         if count:
-            parts = (each[fold, :count] for each in (self._features, self._targets, self._roots))
+            parts = (each[fold, :count] for each in (self._features, self._codes, self._roots))
             self._multiply(fold, *parts)
 
-    def _multiply(self, fold: int, z: Tensor, targets: Tensor, roots: Tensor) -> None:
-        """Add rows of features, targets and 1 that have been scaled by the roots of their weights."""
-        gram, cross, rank = self.gram[fold], self.cross[fold], z.shape[1]
-        for start in range(0, rank, PANEL):
-            end = min(start + PANEL, rank)
-            gram[start:end, :end].addmm_(z[:, start:end].T, z[:, :end])
+    def _multiply(self, fold: int, z: Tensor, codes: Tensor, roots: Tensor) -> None:
+        """Add rows of features that are scaled by the roots of their weights, as their targets are to be."""
+        gram = self.gram[fold]
+        for some in panels(z.shape[1]):
+            gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
         gram[-1, :-1] += roots @ z
-        cross[:-1].addmm_(z.T, targets)
-        cross[-1] += roots @ targets
+        weighted = z if bool((roots == 1).all()) else z * roots[:, None]
+        add_by_class(self.by_class[fold, :, :-1], codes, weighted)
+
+
+def add_by_class(sums: Tensor, codes: Tensor, rows: Tensor) -> None:
+    """Add rows (b, r) to the sums (n_classes, r) of their classes (b,): the product with one-hot targets."""
+    if sums.is_cuda:
+        # There, adding by index is in no fixed order.
+        sums.addmm_(torch.nn.functional.one_hot(codes, len(sums)).to(rows.dtype).T, rows)
+    else:
+        sums.index_add_(0, codes, rows)
 
 
 def batch_rows(*, n_folds: int, rank: int, n_rows: int) -> int:

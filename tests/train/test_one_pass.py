@@ -21,7 +21,7 @@ from toptune.train.passes import TrainingRows, accumulate, predict_left_out
 from toptune.train.ridge import CentredSystem, left_out
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
 from toptune.train.selection import Candidate, choose
-from toptune.train.sums import SumsBuilder
+from toptune.train.sums import FoldSums, SumsBuilder
 from toptune.train.whitening import whiten
 
 CPU = torch.device("cpu")
@@ -64,13 +64,13 @@ def test_solution_equals_dense_float64_over_condition_numbers(condition: float, 
     n, r = 90, 20
     left, right = np.linalg.qr(rng.normal(size=(n, r)))[0], np.linalg.qr(rng.normal(size=(r, r)))[0]
     phi = left * np.logspace(0, -np.log10(condition) / 2, r) * np.sqrt(n) @ right
-    Y, w = np.eye(3)[rng.integers(0, 3, n)], rng.uniform(0.5, 2, n)
-    builder = SumsBuilder(n_folds=1, rank=r, n_targets=3)
+    codes, w = rng.integers(0, 3, n), rng.uniform(0.5, 2, n)
+    builder = SumsBuilder(n_folds=1, rank=r, n_classes=3)
     folds = torch.zeros(n, dtype=torch.int64)
-    builder.add(torch.from_numpy(phi), torch.from_numpy(Y), torch.from_numpy(w), folds)
+    builder.add(torch.from_numpy(phi), torch.from_numpy(codes), torch.from_numpy(w), folds)
     sums = builder.result()
     beta, jitter = CentredSystem.of(sums.gram[0], sums.cross[0]).solve(penalty)
-    expected, intercept = dense_ridge(phi, Y, w, penalty)
+    expected, intercept = dense_ridge(phi, np.eye(3)[codes], w, penalty)
     assert jitter == 0
     fitted, wanted = phi @ beta[:-1].numpy() + beta[-1].numpy(), phi @ expected + intercept
     assert np.abs(fitted - wanted).max() < 1e-6
@@ -179,10 +179,10 @@ def test_sums_of_the_basis_whitened_at_the_end_equal_those_of_features(
 def test_errors_that_cancel_are_clipped_and_counted() -> None:
     n_clipped = 0
     for seed in range(20):
-        phi = torch.from_numpy(np.random.default_rng(seed).normal(size=(40, 1)))
-        builder = SumsBuilder(n_folds=2, rank=1, n_targets=1)
-        builder.add(phi, 3 * phi, torch.ones(40, dtype=torch.float64), torch.arange(40) % 2)
-        result = left_out(builder.result(), [1e-16, 1e-15])
+        phi = torch.from_numpy(np.random.default_rng(seed).normal(size=(2, 20, 1)))
+        z, y = torch.cat([phi, torch.ones_like(phi)], dim=2), 3 * phi
+        sums = FoldSums(gram=z.mT @ z, cross=z.mT @ y, square=y.square().sum(dim=(1, 2)))
+        result = left_out(sums, [1e-16, 1e-15])
         assert (result.errors >= 0).all()
         assert result.errors.max() < 1e-9
         n_clipped += result.n_clipped
