@@ -3,20 +3,25 @@
 Usage::
 
     python benchmarks/extraction.py --data FOLDER [--models resnet50 ...] [--sizes 200 600] [--out FILE.jsonl]
+        [--thingsvision PYTHON]
 
-FOLDER holds class folders of pictures. Models are built with random weights, saved once, and loaded by all.
+FOLDER holds class folders of pictures. PYTHON is an interpreter that has thingsvision: that pins an old
+torchvision, so it takes part in a process of its own (`extraction_thingsvision.py`), with as many threads.
+Models are built with random weights, saved once, and loaded by all.
 A rate is marginal: the pictures by which two sizes differ, over the difference of their times, so that
-start-up does not count; start-up is what is left. Contestants run in random order in this process. Features
-of the last layer are compared with the plain loop's before a rate counts.
+start-up does not count; start-up is what is left. Contestants run in random order. Features of the last layer
+are compared with the plain loop's before a rate counts.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,7 @@ from toptune.store import FeatureStore
 
 MODELS = ("vit_small_patch16_224", "resnet50", "mobilenetv3_large_100")
 BATCH = 32
+PEER = Path(__file__).with_name("extraction_thingsvision.py")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 Run = Callable[[Path, Path], npt.NDArray[Any]]
 
@@ -114,8 +120,32 @@ def toptune(model_name: str, **options: Any) -> Run:
     return run
 
 
+@contextmanager
+def thingsvision(python: str, model_name: str, workers: int) -> Iterator[dict[str, Run]]:
+    """Start thingsvision, and name what it does, with its own loader and with torch's."""
+    with subprocess.Popen(
+        [python, PEER, str(torch.get_num_threads())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as peer:
+
+        def ask(**asked: Any) -> Run:
+            def run(pictures: Path, out: Path) -> npt.NDArray[Any]:
+                paths = {"pictures": str(pictures), "out": str(out)}
+                print(json.dumps(asked | paths), file=peer.stdin, flush=True)
+                if not (peer.stdout and peer.stdout.readline()):
+                    raise SystemExit("thingsvision failed; what it said stands above")
+                return np.asarray(np.load(out / "last" / "features.npy"))
+
+            return run
+
+        yield {
+            f"thingsvision{loader}, {what}": ask(model=model_name, batch=BATCH, workers=n, blocks=blocks)
+            for loader, n in (("", 0), (" and torch's loader", workers))
+            for what, blocks in (("last", False), ("all blocks", True))
+        }
+
+
 def contestants(model_name: str, workers: int) -> dict[str, Run]:
-    """Name what takes part."""
+    """Name what takes part in this process."""
     return {
         "plain loop": plain_loop(model_name, workers),
         "forward hooks, all blocks": plain_loop(model_name, workers, with_hooks=True),
@@ -144,30 +174,41 @@ def cpu_seconds(model_name: str, pictures: Path, precision: str) -> dict[str, fl
     return {"decoding": decoding, "forward": (time.process_time() - start) / len(files)}
 
 
-def measure(name: str, data: Path, sizes: list[int], repeats: int, workers: int) -> dict[str, Any]:
-    """Time every contestant on both sizes."""
-    seconds: dict[str, dict[int, list[float]]] = {}
+def take_times(
+    named: dict[str, Run], root: Path, sizes: list[int], repeats: int
+) -> tuple[dict[str, dict[int, list[float]]], dict[str, npt.NDArray[Any]]]:
+    """Time every contestant on both sizes, in random order; with the features of the smaller one."""
+    seconds: dict[str, dict[int, list[float]]] = {name: {n: [] for n in sizes} for name in named}
     features: dict[str, npt.NDArray[Any]] = {}
     rng = np.random.default_rng(0)
+    for run in named.values():  # libraries load
+        with tempfile.TemporaryDirectory() as out:
+            run(root / str(sizes[0]), Path(out))
+    for _ in range(repeats):
+        for contestant in rng.permutation(list(named)):
+            for n in sizes:
+                with tempfile.TemporaryDirectory() as out:
+                    start = time.perf_counter()
+                    values = named[contestant](root / str(n), Path(out))
+                    taken = time.perf_counter() - start
+                seconds[contestant][n].append(taken)
+                if n == sizes[0]:
+                    features[contestant] = values
+    return seconds, features
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all contestants with one model."""
+    sizes = options.sizes
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         model_name = save_model(name, root / f"{name}.random")
         for n in sizes:
-            link_pictures(data, root / str(n), n)
-        named = contestants(model_name, workers)
-        for run in named.values():  # libraries load
-            with tempfile.TemporaryDirectory() as out:
-                run(root / str(sizes[0]), Path(out))
-        for _ in range(repeats):
-            for contestant in rng.permutation(list(named)):
-                for n in sizes:
-                    with tempfile.TemporaryDirectory() as out:
-                        start = time.perf_counter()
-                        values = named[contestant](root / str(n), Path(out))
-                        taken = time.perf_counter() - start
-                    seconds.setdefault(contestant, {}).setdefault(n, []).append(taken)
-                    if n == sizes[0]:
-                        features[contestant] = values
+            link_pictures(options.data, root / str(n), n)
+        peer = thingsvision(options.thingsvision, model_name, options.workers)
+        with peer if options.thingsvision else nullcontext({}) as peers:
+            named = contestants(model_name, options.workers) | peers
+            seconds, features = take_times(named, root, sizes, options.repeats)
         alone = {
             precision: cpu_seconds(model_name, root / str(sizes[-1]), precision)
             for precision in ("fp32", "auto")
@@ -175,7 +216,7 @@ def measure(name: str, data: Path, sizes: list[int], repeats: int, workers: int)
     row: dict[str, Any] = {
         "model": name,
         "sizes": sizes,
-        "repeats": repeats,
+        "repeats": options.repeats,
         "alone": alone,
         "contestants": {},
     }
@@ -226,6 +267,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs=2, type=int, default=[200, 600])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the DataLoader")
+    parser.add_argument("--thingsvision", metavar="PYTHON", help="interpreter that has thingsvision")
     parser.add_argument("--out", type=Path, default=Path("extraction.jsonl"))
     options = parser.parse_args()
     # Read when libraries load; the same for all.
@@ -233,7 +275,7 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, timm {timm.__version__}", flush=True)
     for name in options.models:
-        row = measure(name, options.data, options.sizes, options.repeats, options.workers)
+        row = measure(name, options)
         with options.out.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         show(row)
