@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from toptune.extract import extract, load_backbone
+from toptune.extract.batch_size import BATCH_SIZES
 from toptune.extract.decode import decode_image
 from toptune.store import FeatureStore
 
@@ -157,21 +158,26 @@ def contestants(model_name: str, workers: int) -> dict[str, Run]:
 
 
 def cpu_seconds(model_name: str, pictures: Path, precision: str) -> dict[str, float]:
-    """CPU seconds a picture of decoding (one thread) and of bare forward passes (all threads), each alone."""
-    backbone = load_backbone(model_name, precision=precision)
+    """CPU seconds a picture of decoding (one thread) and of bare forward passes (all threads), each alone.
+
+    The passes are those of `extract`, folded and in its batches; with their wall seconds, because cores that
+    wait for each other within a pass are not busy.
+    """
+    backbone, size = load_backbone(model_name, precision=precision, fold=True), BATCH_SIZES["cpu"]
     files = sorted((pictures / "pictures").iterdir())[: 4 * BATCH]
     for file in files[:8]:
         backbone.transform.pixels(decode_image(file.read_bytes()))
     start = time.process_time()
     decoded = [backbone.transform.pixels(decode_image(file.read_bytes())) for file in files]
     decoding = (time.process_time() - start) / len(files)
-    batches = [torch.from_numpy(np.stack(decoded[i : i + BATCH])) for i in range(0, len(files), BATCH)]
+    batches = [torch.from_numpy(np.stack(decoded[i : i + size])) for i in range(0, len(files), size)]
     arrays = backbone.resolve("last")
     backbone.forward(backbone.transform.normalize(batches[0]), arrays)
-    start = time.process_time()
+    start, wall = time.process_time(), time.perf_counter()
     for batch in batches:
         backbone.forward(backbone.transform.normalize(batch), arrays)
-    return {"decoding": decoding, "forward": (time.process_time() - start) / len(files)}
+    forward, wall = time.process_time() - start, time.perf_counter() - wall
+    return {"decoding": decoding, "forward": forward / len(files), "forward_wall": wall / len(files)}
 
 
 def take_times(
@@ -239,7 +245,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def show(row: dict[str, Any]) -> None:
     """Print one model's table."""
     plain = row["contestants"]["plain loop"]["images_per_second"]
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     small, large = row["sizes"]
     print(f"\n{row['model']}, marginal between {small} and {large} pictures, median of {row['repeats']}\n")
     print("| | images/s | against the plain loop | start-up, s | least cosine | relative error |")
@@ -252,8 +258,9 @@ def show(row: dict[str, Any]) -> None:
     for precision, alone in row["alone"].items():
         bound = cores / (alone["decoding"] + alone["forward"])
         rate = row["contestants"][f"toptune {precision}, last"]["images_per_second"]
-        decoding, forward = 1e3 * alone["decoding"], 1e3 * alone["forward"]
-        print(f"\n{precision}, CPU a picture, alone: decoding {decoding:.1f} ms, forward {forward:.1f} ms;")
+        decoding, forward, wall = (1e3 * alone[key] for key in ("decoding", "forward", "forward_wall"))
+        print(f"\n{precision}, CPU a picture, alone: decoding {decoding:.1f} ms, forward {forward:.1f} ms")
+        print(f"(in {wall:.1f} ms of {cores} cores);", end=" ")
         print(f"at best {bound:.1f} images/s on {cores} cores, wall {bound / rate:.2f} of that")
 
 
