@@ -77,7 +77,9 @@ def solve_once(
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
     whole = sums.total()
-    system = CentredSystem.of(whole.gram[0], whole.cross[0], whole.metric)
+    metric = whole.metric
+    # There is one penalty: its system takes the place of the metric.
+    system = CentredSystem.of(whole.gram[0], whole.cross[0], metric, work=metric)
     factor, jitter = system.factor(penalty)
     beta, _ = system.solve(penalty, factor)
     left = leave_one_out(
