@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,9 +211,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         model_name = save_model(name, root / f"{name}.random")
         for n in sizes:
             link_pictures(options.data, root / str(n), n)
-        peer = thingsvision(options.thingsvision, model_name, options.workers)
-        with peer if options.thingsvision else nullcontext({}) as peers:
-            named = contestants(model_name, options.workers) | peers
+        named = contestants(model_name, options.workers)
+        with ExitStack() as stack:
+            if options.thingsvision:
+                named |= stack.enter_context(thingsvision(options.thingsvision, model_name, options.workers))
             seconds, features = take_times(named, root, sizes, options.repeats)
         alone = {
             precision: cpu_seconds(model_name, root / str(sizes[-1]), precision)
