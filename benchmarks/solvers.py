@@ -117,8 +117,8 @@ def matrix_product_rates(known: dict[str, float] | None = None) -> dict[str, flo
 def shares_of_peak(row: dict[str, Any], rates: dict[str, float]) -> dict[str, float]:
     """Of the direct solver's phases that are only products: the least time they could take, over that taken.
 
-    Each against the peak of its own precision: kernel values in theirs, whitening in float64, products in
-    that of the kernel, or in float64 where sums are taken before they are whitened.
+    Each against the peak of its own precision: kernel values in theirs, the rest in float64. Rows are
+    whitened only where their sums may not be taken first.
     """
     size, report = Size.read(row["size"]), row["report"]["toptune direct"]
     single, double = rates[report["precision"]], rates["float64"]
@@ -127,11 +127,10 @@ def shares_of_peak(row: dict[str, Any], rates: dict[str, float]) -> dict[str, fl
         and report["smallest_pivot"] > RAW_PIVOT
         and size.n > 2 * report["rank"]
     )
-    least = {
-        "kernel": size.n * size.m * size.d / single,
-        "whitening": size.m**3 / double if is_raw else size.n * size.m**2 / 2 / double,
-        "products": (size.n * size.m**2 / 2 + size.n * size.m * size.c) / (double if is_raw else single),
-    }
+    half = size.n * size.m**2 / 2 / double
+    least = {"kernel": size.n * size.m * size.d / single, "products": half}
+    if not is_raw:
+        least["whitening"] = half
     least["pass"] = sum(least.values())
     return {name: least[name] / taken for name, taken in report["seconds"].items() if name in least and taken}
 
