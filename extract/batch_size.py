@@ -3,11 +3,16 @@
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from toptune.extract.backbone import Backbone
+from toptune.extract.streams import Streams, count_streams
 from toptune.extract.taps import TapArray
+from toptune.extract.transfers import Transfer, start_transfer, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -19,32 +24,40 @@ WORTH = 1.03
 
 
 def measure_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:
-    """Time forward passes on noise and return the smallest size whose rate is near the best.
+    """Time passes on noise, side by side as in `extract`; give the smallest size whose rate is near the best.
 
     Sizes that do not fit a CUDA device's memory end the search.
     """
     kind = backbone.device.type
     chosen, best = CANDIDATES[kind][0], 0.0
-    generator = torch.Generator().manual_seed(0)
-    for size in CANDIDATES[kind]:
-        pixels = torch.randint(
-            0, 256, (size, *backbone.transform.size, 3), dtype=torch.uint8, generator=generator
-        )
-        try:
-            rate = size / min(_seconds(backbone, pixels, arrays) for _ in range(3))
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        logger.info("batches of %d: %.1f images/s", size, rate)
-        if rate > WORTH * best:
-            chosen, best = size, rate
+    rng = np.random.default_rng(0)
+    with Streams(count_streams(backbone)) as streams:
+        for size in CANDIDATES[kind]:
+            pixels = rng.integers(0, 256, (size, *backbone.transform.size, 3), dtype=np.uint8)
+            try:
+                seconds = min(_seconds(backbone, pixels, arrays, streams) for _ in range(3))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break
+            rate = size * streams.n / seconds
+            logger.info("batches of %d: %.1f images/s", size, rate)
+            if rate > WORTH * best:
+                chosen, best = size, rate
     return chosen
 
 
-def _seconds(backbone: Backbone, pixels: torch.Tensor, arrays: Sequence[TapArray]) -> float:
+def _seconds(
+    backbone: Backbone, pixels: npt.NDArray[np.uint8], arrays: Sequence[TapArray], streams: Streams
+) -> float:
     start = time.perf_counter()
-    with torch.inference_mode():
-        outputs = backbone.forward(backbone.transform.normalize(pixels.to(backbone.device)), arrays)
-        for output in outputs.values():
-            output.sum().item()  # waits for the device
+    work = partial(_forward, backbone, pixels, arrays)
+    for launched in [streams.launch(work) for _ in range(streams.n)]:
+        transfer, _ = launched.result()
+        transfer.result()
     return time.perf_counter() - start
+
+
+def _forward(backbone: Backbone, pixels: npt.NDArray[np.uint8], arrays: Sequence[TapArray]) -> Transfer:
+    with torch.inference_mode():
+        batch = backbone.transform.normalize(to_device(pixels, backbone.device))
+        return start_transfer(backbone.forward(batch, arrays), {})

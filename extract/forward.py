@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +110,7 @@ class ForwardPass:
             If a hooked module gives something else than one tensor with a row a picture.
         """
         handles = [
-            module.register_forward_hook(partial(self._take, name, sink))
+            module.register_forward_hook(partial(self._take, threading.get_ident(), name, sink))
             for name, module in self.hooked.items()
         ]
         try:
@@ -146,7 +147,9 @@ class ForwardPass:
             sink(self.blocks.names[index], TapValue(body, prefix, is_tokens=prefix is not None))
         return final
 
-    def _take(self, name: str, sink: Sink, module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _take(self, thread: int, name: str, sink: Sink, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if thread != threading.get_ident():
+            return  # another pass of the same model, side by side with this one
         if not isinstance(output, torch.Tensor):
             raise InputError(
                 f"layer {name} gives a {type(output).__name__}, not a tensor; take a layer inside or after it"

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
@@ -15,6 +16,7 @@ from toptune.extract.lane import Lane, length
 from toptune.extract.plan import ExtractSummary
 from toptune.extract.preparing import open_reader, prepare
 from toptune.extract.reading import BatchReader
+from toptune.extract.streams import Streams, count_streams
 from toptune.extract.unit_costs import share_costs
 from toptune.extract.units_done import ModelDone, UnitsDone
 from toptune.extract.writing import UnitWriter
@@ -105,10 +107,13 @@ class Pass:
         try:
             with ExitStack() as stack:
                 reader = stack.enter_context(open_reader(self.lanes[0].request, list(geometries.values())))
+                streams = stack.enter_context(
+                    Streams(min(count_streams(lane.backbone) for lane in self.lanes))
+                )
                 for writer in self.writers.values():
                     stack.enter_context(writer)
                 watch.begin_job(lambda: self._clocks(reader))
-                self._compute(reader, places, before=before, total=total, failed=failed)
+                self._compute(reader, streams, places, before=before, total=total, failed=failed)
         except KeyboardInterrupt:
             raise self._interrupted("stopped") from None
         if watch.reason is not None:
@@ -152,31 +157,51 @@ class Pass:
         )
 
     def _compute(
-        self, reader: BatchReader, places: Mapping[Lane, int], *, before: int, total: int, failed: int
+        self,
+        reader: BatchReader,
+        streams: Streams,
+        places: Mapping[Lane, int],
+        *,
+        before: int,
+        total: int,
+        failed: int,
     ) -> None:
         batches = reader.batches(rows for unit in self.units for rows in self.lanes[0].batches(unit))
         progress, watch = self.lanes[0].request.progress, self.lanes[0].request.watch
         done, meter = before, CostMeter()
-        for unit in self.units:
-            unit_rows = self._slices(unit)
-            if not watch.may_begin(length(unit_rows)):
-                return
-            wanting = [lane for lane in self.lanes if unit in lane.wanted]
-            for lane in wanting:
-                lane.begin(unit)
-            for rows in self.lanes[0].batches(unit):
-                if not watch.may_go_on(unit_rows.stop - rows.start):
-                    return
-                by_geometry = next(batches)
-                for lane in wanting:
-                    lane.take(by_geometry[places[lane]])
-                done += length(by_geometry[0].rows)
-                if progress is not None:
-                    progress(done, total, failed + self.n_failed)
+        taken: deque[list[Lane]] = deque()  # for each unit all of whose batches were taken, who wants it
+
+        def commit(wanting: list[Lane]) -> None:
+            nonlocal meter
             finished = share_costs([lane.finish() for lane in wanting], meter.to_dict())
             meter = CostMeter()
             for lane, values in zip(wanting, finished, strict=True):
                 self.writers[lane].write(values)
+
+        def take(unit: int) -> bool:
+            nonlocal done
+            wanting = [lane for lane in self.lanes if unit in lane.wanted]
+            for lane in wanting:
+                lane.begin(unit)
+            for rows in self.lanes[0].batches(unit):
+                if not watch.may_go_on(self._slices(unit).stop - rows.start):
+                    return False
+                by_geometry = next(batches)
+                for lane in wanting:
+                    lane.take(by_geometry[places[lane]], streams)
+                while taken and all(lane.is_computed() for lane in taken[0]):
+                    commit(taken.popleft())
+                done += length(by_geometry[0].rows)
+                if progress is not None:
+                    progress(done, total, failed + self.n_failed)
+            taken.append(wanting)
+            return True
+
+        for unit in self.units:
+            if not (watch.may_begin(length(self._slices(unit))) and take(unit)):
+                break
+        while taken:
+            commit(taken.popleft())
 
     def summary(self, lane: Lane) -> ExtractSummary:
         """Summarise what was done for one of the lanes."""

@@ -2,7 +2,11 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.finished import refuse_changed
 from toptune.extract.plan import ExtractPlan
 from toptune.extract.reading import DIGEST_BYTES, Batch
+from toptune.extract.streams import Streams, Timed
 from toptune.extract.taps import TapArray
 from toptune.extract.transfers import Transfer, start_transfer, to_device
 from toptune.extract.writing import UnitValues
@@ -22,11 +27,27 @@ from toptune.store import CONTENT_ARRAY, GONE, FeatureCache, FeatureStore, Known
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _OpenUnit:
+    """A unit that is being computed: its number, its first row, what there is of it so far."""
+
+    number: int
+    start: int
+    values: dict[str, npt.NDArray[Any]]
+    failed: dict[int, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    seconds_compute: float = 0.0
+
+    def place(self, batch: Batch) -> slice:
+        return slice(batch.rows.start - self.start, batch.rows.stop - self.start)
+
+
 class Lane:
     """The units of one cache that are still to be computed.
 
-    For each of its units: `begin`, `take` every batch, `finish`. Batches are launched one ahead of those
-    whose results are fetched, so that a CUDA device goes on while the last results travel.
+    For each of its units, in order: `begin`, `take` every batch, and, perhaps while the next unit is taken,
+    `finish`. Batches are launched ahead of those whose results are fetched, so that no core waits, and a CUDA
+    device goes on while the last results travel.
 
     Attributes
     ----------
@@ -59,7 +80,9 @@ class Lane:
         self.seconds_compute = 0.0
         self.n_failed = 0
         self._known = _known_digests(request, cache)
-        self._launched: tuple[Batch, Transfer] | None = None
+        self._open: deque[_OpenUnit] = deque()
+        self._launched: deque[tuple[_OpenUnit, Batch, Future[Timed]]] = deque()
+        self._finished = 0.0
 
     @property
     def cut(self) -> tuple[int, int]:
@@ -73,18 +96,17 @@ class Lane:
             yield slice(start, min(start + self.cache.batch_size, rows.stop))
 
     def begin(self, unit: int) -> None:
-        """Make room for a unit."""
-        self._unit, self._rows, self._start = unit, self.cache.unit_slice(unit), time.perf_counter()
-        self._computed_before = self.seconds_compute
-        n = length(self._rows)
-        self._values: dict[str, npt.NDArray[Any]] = {
-            array.name: np.empty((n, array.dim), dtype=self.dtypes[array.name]) for array in self.arrays
+        """Make room for a unit; the ones before it may still be computed."""
+        rows = self.cache.unit_slice(unit)
+        values = {
+            array.name: np.empty((length(rows), array.dim), dtype=self.dtypes[array.name])
+            for array in self.arrays
         }
-        self._values[CONTENT_ARRAY] = np.empty((n, DIGEST_BYTES), dtype=np.uint8)
-        self._failed: dict[int, str] = {}
+        values[CONTENT_ARRAY] = np.empty((length(rows), DIGEST_BYTES), dtype=np.uint8)
+        self._open.append(_OpenUnit(unit, rows.start, values))
 
-    def take(self, batch: Batch) -> None:
-        """Compute a batch of the unit.
+    def take(self, batch: Batch, streams: Streams) -> None:
+        """Compute a batch of the unit that was begun last.
 
         Raises
         ------
@@ -92,48 +114,47 @@ class Lane:
             If a picture's bytes are not those that other features were extracted from.
         """
         self._check_content(batch)
-        self._values[CONTENT_ARRAY][self._place(batch)] = batch.digests
-        self._failed |= batch.failed
+        unit = self._open[-1]
+        unit.values[CONTENT_ARRAY][unit.place(batch)] = batch.digests
+        unit.failed |= batch.failed
         self.n_failed += sum(reason != GONE for reason in batch.failed.values())
-        start = time.perf_counter()
-        launched = None
         if len(batch.failed) == length(batch.rows):
             # Nothing to compute: values of pictures that failed are stored as NaN whatever they are.
             for array in self.arrays:
-                self._values[array.name][self._place(batch)] = 0
+                unit.values[array.name][unit.place(batch)] = 0
         elif self.arrays:
-            launched = (
-                batch,
-                forward_pixels(self.backbone, batch.pixels, self.arrays, dtypes=self.dtypes),
-            )
-        self._fetch()
-        self._launched = launched
-        self.seconds_compute += time.perf_counter() - start
+            work = partial(forward_pixels, self.backbone, batch.pixels, self.arrays, dtypes=self.dtypes)
+            self._launched.append((unit, batch, streams.launch(work)))
+        while len(self._launched) > streams.n:
+            self._fetch()
+
+    def is_computed(self) -> bool:
+        """Say whether all that was taken of the oldest unit at hand is there."""
+        return not self._launched or self._launched[0][0] is not self._open[0]
 
     def finish(self) -> UnitValues:
-        """Give the unit, computed."""
-        self._fetch()
-        wanted = {name: array for name, array in self._values.items() if self._unit in self.missing[name]}
+        """Give the oldest unit at hand, all of whose batches were taken, once it is computed."""
+        while not self.is_computed():
+            self._fetch()
+        unit, now = self._open.popleft(), time.perf_counter()
+        # Units overlap: each has the time since the one before it was done.
+        seconds, self._finished = now - max(unit.began, self._finished), now
+        wanted = {name: array for name, array in unit.values.items() if unit.number in self.missing[name]}
         return UnitValues(
-            self._unit,
-            wanted,
-            self._failed,
-            seconds=time.perf_counter() - self._start,
-            seconds_compute=self.seconds_compute - self._computed_before,
+            unit.number, wanted, unit.failed, seconds=seconds, seconds_compute=unit.seconds_compute
         )
 
     def _fetch(self) -> None:
-        if self._launched is None:
-            return
-        batch, transfer = self._launched
-        self._launched = None
+        unit, batch, future = self._launched.popleft()
+        transfer, seconds = future.result()
+        start = time.perf_counter()
         for name, output in transfer.result().items():
-            if output.dtype != self._values[name].dtype:
-                self._values[name] = self._values[name].astype(output.dtype)
-            self._values[name][self._place(batch)] = output
-
-    def _place(self, batch: Batch) -> slice:
-        return slice(batch.rows.start - self._rows.start, batch.rows.stop - self._rows.start)
+            if output.dtype != unit.values[name].dtype:
+                unit.values[name] = unit.values[name].astype(output.dtype)
+            unit.values[name][unit.place(batch)] = output
+        seconds += time.perf_counter() - start
+        unit.seconds_compute += seconds
+        self.seconds_compute += seconds
 
     def _check_content(self, batch: Batch) -> None:
         digests, known = self._known.of(batch.rows)

@@ -20,6 +20,7 @@ from toptune.extract.heap import keep_freed_memory
 from toptune.extract.lane import Lane, forward_pixels, missing_units
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.reading import BATCHES_AHEAD, DIGEST_BYTES, BatchReader
+from toptune.extract.streams import count_streams
 from toptune.extract.taps import TapArray
 from toptune.extract.transfers import FLOAT16_LARGEST
 from toptune.extract.writing import UNITS_BEHIND
@@ -325,9 +326,10 @@ def _make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
             * sum(min((u + 1) * unit_rows, n_rows) - u * unit_rows for u in missing[plan.name])
             for plan in array_plans
         ),
-        # Pixels of the batches ahead, and float32 features of the unit computed, waiting, and being written.
+        # Pixels of the batches ahead and in passes; float32 features of the unit being computed, of the one
+        # before it, of one that waits and of one being written.
         pixel_bytes_per_image=height * width * 3,
         files_written=sum(map(len, missing.values())),
-        memory_bytes=(BATCHES_AHEAD + 2) * batch_size * height * width * 3
-        + (2 + UNITS_BEHIND) * unit_rows * sum(4 * array.dim for array in draft.arrays),
+        memory_bytes=(BATCHES_AHEAD + 2 + count_streams(draft.backbone)) * batch_size * height * width * 3
+        + (3 + UNITS_BEHIND) * unit_rows * sum(4 * array.dim for array in draft.arrays),
     )

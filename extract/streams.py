@@ -1,0 +1,74 @@
+"""Forward passes side by side: on a CPU one a core, because the threads of one pass wait for each other."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+
+from toptune.extract.backbone import Backbone
+from toptune.extract.transfers import Transfer
+
+MOST_STREAMS = 8  # each holds the activations of a batch
+# A result, and the seconds it took, shared by the streams.
+Timed = tuple[Transfer, float]
+
+
+def count_streams(backbone: Backbone) -> int:
+    """Count the passes to compute side by side: one on CUDA or compiled, otherwise one a thread of torch."""
+    if backbone.device.type != "cpu" or "compiled" in backbone.recipe.forward:
+        return 1
+    return min(torch.get_num_threads(), MOST_STREAMS)
+
+
+class Streams:
+    """Threads that compute forward passes, each on its share of the cores.
+
+    Features do not depend on how many there are as long as each has one core; nor does any other thread's
+    number of threads change. A single stream is the caller's own thread.
+
+    Parameters
+    ----------
+    n : int
+        See `count_streams`. Whoever asks for results only after n more passes were launched keeps all busy.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> "Streams":
+        if self.n > 1:
+            threads, settled = torch.get_num_threads(), threading.Barrier(self.n + 1)
+
+            def settle() -> None:
+                torch.get_num_threads()  # a thread's first call sets it to the process's own number
+                torch.set_num_threads(threads // self.n)
+                settled.wait()
+
+            self._pool = ThreadPoolExecutor(self.n, "toptune-forward", initializer=settle)
+            for _ in range(self.n):
+                self._pool.submit(int)
+            settled.wait()
+            torch.set_num_threads(threads)  # what threads that begin later take
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def launch(self, work: Callable[[], Transfer]) -> Future[Timed]:
+        """Compute in a stream."""
+        if self._pool is not None:
+            return self._pool.submit(self._timed, work)
+        done: Future[Timed] = Future()
+        done.set_result(self._timed(work))
+        return done
+
+    def _timed(self, work: Callable[[], Transfer]) -> Timed:
+        start = time.perf_counter()
+        return work(), (time.perf_counter() - start) / self.n
