@@ -24,6 +24,8 @@ def leave_out(
     reasons: Mapping[int, str],
 ) -> tuple[Split, int]:
     """Leave rows out of a split, or refuse and name them."""
+    if len(bad_rows) == 0:
+        return split, 0
     used = np.intersect1d(bad_rows, np.concatenate([split.train, split.test]))
     if len(used) and not allow:
         shown = [
@@ -65,8 +67,8 @@ def check_classes(
 
 def rows_digest(split: Split, manifest: Manifest) -> str:
     """SHA-256 over ids and roles: equal splits give equal digests."""
-    digest = hashlib.sha256()
+    digest, ids, labels = hashlib.sha256(), manifest.ids, manifest.labels
     for role, rows in (("train", split.train), ("test", split.test)):
-        for row in rows.tolist():
-            digest.update(f"{role}\0{manifest.ids[row]}\0{manifest.labels[row]}\n".encode())
+        lines = [f"{role}\0{ids[row]}\0{labels[row]}\n" for row in rows.tolist()]
+        digest.update("".join(lines).encode())
     return digest.hexdigest()

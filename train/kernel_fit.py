@@ -97,7 +97,8 @@ def fit_direct(
     choice: Choice,
 ) -> KernelFit:
     """Select by a rule (None: nothing to select) and fit on the same sums, all centres (M, d) throughout."""
-    maps = NystromMaps.on(kernels, centers)
+    # A cluster's workers whiten their sums, and would be sent them in vain.
+    maps = NystromMaps.on(kernels, centers, keep_grams=rows.cluster is None)
     selection = _select(rows, maps, penalties, rule, choice)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
     whitening = maps.whitenings[selection.map_index]

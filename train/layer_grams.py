@@ -144,6 +144,9 @@ class SubsetMaps:
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:  # noqa: ARG002
         return None
 
+    def raw_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
+        return None
+
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
 

@@ -48,6 +48,10 @@ class Maps(Protocol):
         """Give L, of features ``basis L^-T``, where sums over n rows are better taken of the basis."""
         ...
 
+    def raw_metric(self, index: int) -> Tensor | None:
+        """Give ``L L^T`` of that L, where it is at hand."""
+        ...
+
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         """Yield the basis (b, rank) in float64 of the wanted maps for rows (b, d)."""
         ...
@@ -80,6 +84,9 @@ class IdentityMap:
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:  # noqa: ARG002
         return None
 
+    def raw_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
+        return None
+
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
 
@@ -99,20 +106,29 @@ class NystromMaps:
     whitenings: tuple[Whitening, ...]
     factors: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
+    grams: tuple[Tensor | None, ...]
 
     @classmethod
-    def on(cls, kernels: Sequence[Radial | Linear], centers: Tensor) -> "NystromMaps":
-        """Whiten every kernel on centres (M, d); the tolerance follows the type of the centres."""
-        whitenings = tuple(
-            whiten(values.cpu().numpy(), tolerance=TOLERANCE[centers.dtype])
-            for values in kernel_matrices(kernels, centers.double())
-        )
+    def on(
+        cls, kernels: Sequence[Radial | Linear], centers: Tensor, *, keep_grams: bool = False
+    ) -> "NystromMaps":
+        """Whiten every kernel on centres (M, d); the tolerance follows the type of the centres.
+
+        Kernel matrices are kept, if at all, where `raw_factor` may have a use for them: made again from its
+        factor, one takes as long as the factorisation.
+        """
+        whitenings: tuple[Whitening, ...] = ()
+        grams: tuple[Tensor | None, ...] = ()
+        for values in kernel_matrices(kernels, centers.double()):
+            whitenings += (whiten(values.cpu().numpy(), tolerance=TOLERANCE[centers.dtype]),)
+            grams += (values if keep_grams and _may_be_raw(whitenings[-1], centers.dtype) else None,)
         return cls(
             tuple(kernels),
             centers,
             whitenings,
             factors=tuple(torch.from_numpy(each.factor).to(centers.device) for each in whitenings),
             kept=tuple(torch.from_numpy(each.kept).to(centers.device) for each in whitenings),
+            grams=grams,
         )
 
     @classmethod
@@ -124,7 +140,12 @@ class NystromMaps:
         )
         device = centers.device
         return cls(
-            (kernel,), centers, (whitening,), (factor.to(device),), (torch.from_numpy(kept).to(device),)
+            (kernel,),
+            centers,
+            (whitening,),
+            factors=(factor.to(device),),
+            kept=(torch.from_numpy(kept).to(device),),
+            grams=(None,),
         )
 
     @property
@@ -153,12 +174,11 @@ class NystromMaps:
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:
         # Whitening sums takes 2 r^3 products, whitening rows n r^2. Rounding of sums is divided by the
         # pivots, so they must not be small; float64 kernel values deserve better at any rate.
-        is_better = (
-            self.dtype == torch.float32
-            and self.whitenings[index].smallest_pivot > RAW_PIVOT
-            and n > 2 * self.ranks[index]
-        )
+        is_better = _may_be_raw(self.whitenings[index], self.dtype) and n > 2 * self.ranks[index]
         return self.factors[index] if is_better else None
+
+    def raw_metric(self, index: int) -> Tensor | None:
+        return self.grams[index]
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.reference)
@@ -177,3 +197,7 @@ class NystromMaps:
     def coefficients(self, index: int, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Centres kept (r, d) and their weights (r, n_targets), so scores are ``k(x, C) weights``."""
         return self.centers[self.kept[index]], self.on_basis(index, beta)
+
+
+def _may_be_raw(whitening: Whitening, dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 and whitening.is_whole and whitening.smallest_pivot > RAW_PIVOT

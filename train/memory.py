@@ -33,14 +33,14 @@ def one_pass_peak_bytes(
 ) -> int:
     """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
 
-    The centres, one whitening factor a map and the one being made; the sums of all maps and the rows that
-    wait for them; the matrices of one system and one map's coefficients of every penalty and fold; the
-    finalists' coefficients and left-out scores; one block with its distances, kernel and feature values,
-    and the next one. It grows with n only by the rows' classes, weights and folds.
+    The centres, their kernel matrix and its factor for each map and the ones being made; the sums of all maps
+    and the rows that wait for them; the matrices of one system and one map's coefficients of every penalty
+    and fold; the finalists' coefficients and left-out scores; one block with its distances, kernel and
+    feature values, and the next one. It grows with n only by the rows' classes, weights and folds.
     """
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
-    factors = (n_maps + 3) * square + 8 * rank * d
+    factors = (2 * n_maps + 2) * square + 8 * rank * d
     systems = 4 * square + 3 * 8 * (rank + 1) * n_classes
     path = 8 * n_folds * (rank + 1) * n_classes * n_penalties
     finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)

@@ -186,8 +186,10 @@ def accumulate(
             progress(where.stop - where.start)
     with watch.phase("products"):
         sums = [
-            replace(builder.result(), factor=factor)
-            for builder, factor in zip(builders, factors, strict=True)
+            replace(
+                builder.result(), factor=factor, product=None if factor is None else maps.raw_metric(index)
+            )
+            for builder, factor, index in zip(builders, factors, wanted, strict=True)
         ]
     if keep_raw:
         return sums

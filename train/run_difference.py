@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toptune.store import FeatureView, InputError, Manifest, StoredFeatures
@@ -64,59 +67,34 @@ def find_difference(
         If an id to forget is none of the run's pictures.
     """
     old, new = before.manifest, after.manifest
-    old_places, new_places = _places(before), _places(after)
-    where = {identity: row for row, identity in enumerate(new.ids)}
+    old_ids, new_ids = old.table["id"], new.table["id"]
     sides = {"train": run.train_rows, "test": run.test_rows}
-    known = {old.ids[row] for rows in sides.values() for row in rows}
-    strange = [identity for identity in forget if identity not in known]
-    if strange:
-        raise InputError(
-            f"{len(strange)} of the ids to forget are no pictures of the run, the first is {strange[0]!r}; "
-            f"they are named in {run.folder / ROWS}"
-        )
-    leaving = set(forget)
-    kept: dict[str, list[int]] = {"train": [], "test": []}
-    n_changed = 0
-    removed: list[int] = []
-    added: list[int] = []
-    gone: set[str] = set()
-    for side, rows in sides.items():
-        for row in rows.tolist():
-            identity = old.ids[row]
-            now = where.get(identity)
-            stays = now is not None and identity not in leaving and new.labels[now] is not None
-            if now is not None and stays:
-                kept[side].append(now)
-            if side == "test":
-                continue
-            if now is None or not stays:
-                gone.add(identity)
-                removed.append(row)
-                continue
-            is_other = new_places[now] != old_places[row]
-            if is_other or new.labels[now] != old.labels[row]:
-                removed.append(row)
-                added.append(now)
-                n_changed += 1
-            if is_other:
-                # The centre is the picture as it was.
-                gone.add(identity)
-    had_label = {identity for identity, label in zip(old.ids, old.labels, strict=True) if label is not None}
-    fresh = [
-        row
-        for row, (identity, label) in enumerate(zip(new.ids, new.labels, strict=True))
-        if label is not None and identity not in had_label and identity not in forgotten | leaving
-    ]
-    new_train, new_test = _sides(run, new, np.array(fresh, dtype=np.int64), kept)
+    _refuse_strangers(run, old_ids, forget)
+    now = _found(old_ids, new_ids)
+    has_label = new.table["label"].is_valid().to_numpy()
+    leaves = _among(old_ids, forget)
+    stays = (now >= 0) & ~leaves & has_label[now]
+    train = run.train_rows
+    kept_train = train[stays[train]]
+    is_other = np.zeros(old.n_rows, dtype=np.bool_)
+    is_other[kept_train] = _is_elsewhere(before, kept_train, after, now[kept_train])
+    changed = is_other.copy()
+    changed[kept_train] |= _labels(new, now[kept_train]) != _labels(old, kept_train)
+    # A centre stands for the picture as it was.
+    gone = old_ids.take(pa.array(train[~stays[train] | is_other[train]])).to_pylist()
+    had_label = _among(new_ids, old_ids.filter(old.table["label"].is_valid()))
+    fresh = np.flatnonzero(has_label & ~had_label & ~_among(new_ids, [*forgotten, *forget]))
+    kept = {side: now[rows[stays[rows]]] for side, rows in sides.items()}
+    new_train, new_test = _sides(run, new, fresh, kept)
     return Difference(
-        removed=np.array(removed, dtype=np.int64),
-        added=np.sort(np.concatenate([np.array(added, dtype=np.int64), new_train])),
-        train=np.sort(np.concatenate([np.array(kept["train"], dtype=np.int64), new_train])),
-        test=np.sort(np.concatenate([np.array(kept["test"], dtype=np.int64), new_test])),
-        gone=gone,
+        removed=train[~stays[train] | changed[train]],
+        added=np.sort(np.concatenate([now[train[changed[train]]], new_train])),
+        train=np.sort(np.concatenate([kept["train"], new_train])),
+        test=np.sort(np.concatenate([kept["test"], new_test])),
+        gone=set(gone),
         n_new=len(new_train) + len(new_test),
-        n_changed=n_changed,
-        n_forgotten=len(leaving),
+        n_changed=int(changed.sum()),
+        n_forgotten=len(set(forget)),
     )
 
 
@@ -137,20 +115,59 @@ def without_failed(
     split, n_skipped = leave_out(
         split, np.array(sorted(failed), dtype=np.int64), cache.manifest, allow=allow, reasons=failed
     )
-    added = np.intersect1d(difference.added, split.train)
+    added = np.intersect1d(difference.added, split.train) if n_skipped else difference.added
     return replace(difference, added=added, train=split.train, test=split.test), n_skipped
 
 
-def _places(cache: StoredFeatures) -> list[tuple[str, int]]:
-    """Part and row of every picture: what stays as long as its content does."""
+def _refuse_strangers(run: Run, ids: Any, forget: Sequence[str]) -> None:
+    used = np.zeros(len(ids) + 1, dtype=np.bool_)
+    used[run.train_rows] = used[run.test_rows] = True
+    # What is not found has number -1: the last place, which no row has.
+    strange = [
+        identity
+        for identity, row in zip(forget, _found(pa.array(forget, pa.string()), ids).tolist(), strict=True)
+        if not used[row]
+    ]
+    if strange:
+        raise InputError(
+            f"{len(strange)} of the ids to forget are no pictures of the run, the first is {strange[0]!r}; "
+            f"they are named in {run.folder / ROWS}"
+        )
+
+
+def _found(values: Any, among: Any) -> Rows:
+    """Position of each value among others, -1 where it is none of them."""
+    return np.asarray(pc.index_in(values, value_set=among).fill_null(-1), dtype=np.int64)
+
+
+def _among(values: Any, others: Any) -> npt.NDArray[np.bool_]:
+    """Whether each value is one of others."""
+    others = others if isinstance(others, pa.ChunkedArray) else pa.array(others, pa.string())
+    return np.asarray(pc.is_in(values, value_set=others))
+
+
+def _labels(manifest: Manifest, rows: Rows) -> npt.NDArray[np.object_]:
+    labels: npt.NDArray[np.object_] = manifest.table["label"].to_numpy()[rows]
+    return labels
+
+
+def _is_elsewhere(
+    before: StoredFeatures, old: Rows, after: StoredFeatures, new: Rows
+) -> npt.NDArray[np.bool_]:
+    """Whether pictures lie in another part or row than before: that changes when their content does."""
+    (part, row), (new_part, new_row) = _places(before, old), _places(after, new)
+    return np.asarray((part != new_part) | (row != new_row))
+
+
+def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Rows]:
+    """Part and row of pictures."""
     if isinstance(cache, FeatureView):
         version = cache.version
-        parts = [version.parts[part] for part in version.part]
-        return list(zip(parts, version.part_row.tolist(), strict=True))
-    return [(cache.dataset, row) for row in range(cache.n_rows)]
+        return np.array(version.parts)[version.part[rows]], version.part_row[rows]
+    return np.full(len(rows), cache.dataset), rows
 
 
-def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, list[int]]) -> tuple[Rows, Rows]:
+def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple[Rows, Rows]:
     """Which of the new pictures train and which test."""
     options = run.config["options"]
     if len(fresh) == 0:
@@ -159,7 +176,9 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, list[int]]) -> 
         split = split_manifest(new, val=options["val"], group_by=options["group_by"], seed=options["seed"])
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
     keys = new.ids if options["group_by"] is None else group_keys(new, options["group_by"])
-    side_of = {keys[row]: side for side, rows in kept.items() for row in rows}
+    # Without groups no other row has the key of a new one.
+    old_sides = {} if options["group_by"] is None else kept
+    side_of = {keys[row]: side for side, rows in old_sides.items() for row in rows.tolist()}
     open_rows = np.array([row for row in fresh if keys[row] not in side_of], dtype=np.int64)
     is_test = held_out(
         [new.ids[row] for row in open_rows],

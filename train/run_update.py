@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -130,14 +131,14 @@ def update_run(
         updated.estimator.center_indices_ = np.array(stay, dtype=np.int64)
     seconds = {"update": time.perf_counter() - clock}
     classes, labels = set(updated.classes), after.manifest.labels
-    is_known = np.array([labels[row] in classes for row in difference.test], bool)
+    is_known = np.array([labels[row] in classes for row in difference.test.tolist()], bool)
     test = difference.test[is_known]
     notes = note_untested(is_known)
     split = Split(train=difference.train, test=test, n_unlabelled=0, n_unused=0, rule="")
-    counts = np.unique([str(after.manifest.labels[row]) for row in difference.train], return_counts=True)
+    counts = Counter(str(labels[row]) for row in difference.train.tolist())
     config = old.config | {
         "dataset_version": after.dataset_version,
-        "classes": dict(zip(map(str, counts[0]), map(int, counts[1]), strict=True)),
+        "classes": dict(sorted(counts.items())),
         "split": old.config["split"] | {
             "n_train": len(difference.train),
             "n_test": len(test),

@@ -103,10 +103,11 @@ class SavedSums:
     def save(self, folder: Path) -> None:
         """Write ``sums.safetensors``: of symmetric and triangular matrices the lower half."""
         gram, cross = [], []
+        lower = np.tril_indices(self.sums.gram.shape[1])
         for number in range(len(self.sums.gram)):
             # Fold after fold: whitening is done in place, and those of the fit stay as they are.
             fold = self.sums.fold(number).whitened()
-            gram.append(_packed(fold.gram[0]))
+            gram.append(fold.gram[0].numpy()[lower])
             cross.append(np.ascontiguousarray(fold.cross[0].numpy()))
         tensors = {
             "gram": np.stack(gram),
@@ -114,7 +115,7 @@ class SavedSums:
             "square": self.sums.square.numpy(),
         }
         if self.factor is not None:
-            tensors["factor"] = _packed(self.factor)
+            tensors["factor"] = self.factor.numpy()[np.tril_indices(len(self.factor))]
         save_file(tensors, folder / FILE)
 
     @classmethod
@@ -130,21 +131,17 @@ class SavedSums:
             tensors = load_file(folder / FILE)
             cross = torch.from_numpy(tensors["cross"])
             size = cross.shape[1]
-            gram = torch.stack([_unpacked(packed, size) for packed in tensors["gram"]])
+            gram = _unpacked(tensors["gram"], size)
             gram += gram.tril(-1).transpose(1, 2)
-            factor = _unpacked(tensors["factor"], size - 1) if "factor" in tensors else None
+            factor = _unpacked(tensors["factor"][None], size - 1)[0] if "factor" in tensors else None
             square = torch.from_numpy(tensors["square"])
         except (OSError, KeyError, ValueError, IndexError, SafetensorError) as error:
             raise CorruptError(f"{folder / FILE} cannot be read ({error}); train again") from error
         return cls(sums=FoldSums(gram=gram, cross=cross, square=square), factor=factor)
 
 
-def _packed(matrix: Tensor) -> npt.NDArray[Any]:
-    packed: npt.NDArray[Any] = matrix.numpy()[np.tril_indices(len(matrix))]
-    return packed
-
-
 def _unpacked(packed: npt.NDArray[Any], size: int) -> Tensor:
-    matrix = np.zeros((size, size))
-    matrix[np.tril_indices(size)] = packed
-    return torch.from_numpy(matrix)
+    """Lower triangles (n, size, size) of what `save` packed, zeros above."""
+    matrices = np.zeros((len(packed), size, size))
+    matrices[:, *np.tril_indices(size)] = packed
+    return torch.from_numpy(matrices)

@@ -77,9 +77,9 @@ def solve_once(
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
     whole = sums.total()
-    metric = whole.metric
-    # There is one penalty: its system takes the place of the metric.
-    system = CentredSystem.of(whole.gram[0], whole.cross[0], metric, work=metric)
+    # There is one penalty: its system takes the place of the sums.
+    gram = whole.gram[0]
+    system = CentredSystem.of(gram, whole.cross[0], whole.metric, work=gram[:-1, :-1])
     factor, jitter = system.factor(penalty)
     beta, _ = system.solve(penalty, factor)
     left = leave_one_out(

@@ -35,12 +35,15 @@ class FoldSums:
     factor : Tensor of float64, shape (r, r), or None
         L where phi stands for plain kernel values: features are ``phi L^-T``, and the penalty of
         coefficients b is ``b^T L L^T b``. None where phi are features.
+    product : Tensor of float64, shape (r, r), or None
+        ``L L^T``, where it is at hand.
     """
 
     gram: Tensor
     cross: Tensor
     square: Tensor
     factor: Tensor | None = None
+    product: Tensor | None = None
 
     def __add__(self, other: "FoldSums") -> "FoldSums":
         return replace(
@@ -67,12 +70,14 @@ class FoldSums:
             gram[:-1, :-1] = torch.linalg.solve_triangular(self.factor, half[:, :-1].T, upper=False)
             gram[:-1, -1] = gram[-1, :-1] = half[:, -1]
             cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
-        return replace(self, factor=None)
+        return replace(self, factor=None, product=None)
 
     @property
     def metric(self) -> Tensor | None:
         """What penalises coefficients of phi (r, r): ``L L^T``, or None for the identity."""
-        return None if self.factor is None else product_of_factor(self.factor)
+        if self.factor is None or self.product is not None:
+            return self.product
+        return product_of_factor(self.factor)
 
     def of_features(self, beta: Tensor) -> Tensor:
         """Turn coefficients (r + 1, n_targets) of phi, the intercept last, into those of features."""
@@ -95,9 +100,10 @@ class FoldSums:
         )
 
     def cpu(self) -> "FoldSums":
-        """Give the same in main memory."""
+        """Give the same in main memory, without what can be made again."""
         return replace(
             self,
+            product=None,
             gram=self.gram.cpu(),
             cross=self.cross.cpu(),
             square=self.square.cpu(),

@@ -464,3 +464,19 @@ def test_projected_peak_hardly_grows_with_rows() -> None:
     }  # fmt: skip
     small, large = (one_pass_peak_bytes(n=n, **options) for n in (50_000, 500_000))
     assert large / small < 1.02
+
+
+def test_kernel_matrices_that_are_kept_are_the_products_of_their_factors() -> None:
+    rng = np.random.default_rng(0)
+    centers = torch.from_numpy(rng.normal(size=(40, 6)).astype(np.float32))
+    kernels = [kernel_of("gaussian", 1.0), kernel_of("laplacian", 2.0)]
+    maps = NystromMaps.on(kernels, centers, keep_grams=True)
+    for index in range(len(kernels)):
+        factor = maps.raw_factor(index, n=1000)
+        assert factor is not None
+        torch.testing.assert_close(maps.raw_metric(index), factor @ factor.T, rtol=1e-12, atol=1e-12)
+    # Without them, in float64, or where centres nearly coincide, there are none to take.
+    assert NystromMaps.on(kernels, centers).grams == (None, None)
+    assert NystromMaps.on(kernels, centers.double(), keep_grams=True).grams == (None, None)
+    near = torch.cat([centers, centers + 1e-4])
+    assert NystromMaps.on(kernels, near, keep_grams=True).grams[0] is None
