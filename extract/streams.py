@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.extract.backbone import Backbone
 from toptune.extract.transfers import Transfer
@@ -23,11 +24,16 @@ def count_streams(backbone: Backbone) -> int:
     return min(torch.get_num_threads(), MOST_STREAMS)
 
 
+class AbandonedError(Exception):
+    """Nobody wants this pass any more."""
+
+
 class Streams:
     """Threads that compute forward passes, each on its share of the cores.
 
     Features do not depend on how many there are as long as each has one core; nor does any other thread's
-    number of threads change. A single stream is the caller's own thread.
+    number of threads change. A single stream is the caller's own thread. Leaving the ``with`` block gives up
+    the passes whose results were not fetched, at their next layer.
 
     Parameters
     ----------
@@ -38,6 +44,8 @@ class Streams:
     def __init__(self, n: int) -> None:
         self.n = n
         self._pool: ThreadPoolExecutor | None = None
+        self._threads: set[int] = set()
+        self._is_over = threading.Event()
 
     def __enter__(self) -> "Streams":
         if self.n > 1:
@@ -46,6 +54,7 @@ class Streams:
             def settle() -> None:
                 torch.get_num_threads()  # a thread's first call sets it to the process's own number
                 torch.set_num_threads(threads // self.n)
+                self._threads.add(threading.get_ident())
                 settled.wait()
 
             self._pool = ThreadPoolExecutor(self.n, "toptune-forward", initializer=settle)
@@ -53,13 +62,16 @@ class Streams:
                 self._pool.submit(int)
             settled.wait()
             torch.set_num_threads(threads)  # what threads that begin later take
+            self._hook = register_module_forward_pre_hook(self._check)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
+            self._is_over.set()
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._hook.remove()
 
     def launch(self, work: Callable[[], Transfer]) -> Future[Timed]:
         """Compute in a stream."""
@@ -68,6 +80,10 @@ class Streams:
         done: Future[Timed] = Future()
         done.set_result(self._timed(work))
         return done
+
+    def _check(self, *_: object) -> None:
+        if self._is_over.is_set() and threading.get_ident() in self._threads:
+            raise AbandonedError
 
     def _timed(self, work: Callable[[], Transfer]) -> Timed:
         start = time.perf_counter()

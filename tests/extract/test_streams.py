@@ -1,6 +1,7 @@
 """Passes side by side: the same bytes, no other thread's settings changed, nothing lost when one fails."""
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.modules.module as module_hooks
 from tiny import feature_bytes
+from torch import nn
 
 from toptune.extract import extract_models, load_backbone
 from toptune.extract.backbone import Backbone
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.lane import forward_pixels
-from toptune.extract.streams import MOST_STREAMS, Streams, count_streams
+from toptune.extract.streams import MOST_STREAMS, AbandonedError, Streams, count_streams
 from toptune.extract.transfers import Transfer, start_transfer
 from toptune.store import FeatureCache, FeatureStore
 
@@ -128,6 +131,30 @@ def test_streams_have_their_share_of_the_threads_and_leave_others_theirs() -> No
         thread.join()
         assert later == [4]
     assert torch.get_num_threads() == 4
+
+
+class _Slow(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return x
+
+
+def test_passes_that_nobody_waits_for_are_given_up_at_their_next_layer() -> None:
+    slow = nn.Sequential(*(_Slow() for _ in range(200)))
+
+    def compute() -> Transfer:
+        return start_transfer({"x": slow(torch.zeros(1, 1))}, {})
+
+    torch.set_num_threads(2)
+    start = time.perf_counter()
+    with Streams(2) as streams:
+        launched = [streams.launch(compute) for _ in range(3)]
+        time.sleep(0.2)
+    assert time.perf_counter() - start < 5  # a pass takes 10
+    assert [type(each.exception()) for each in launched[:2]] == [AbandonedError] * 2
+    assert launched[2].cancelled()
+    assert nn.Sequential(_Slow())(torch.ones(1)).item() == 1
+    assert not module_hooks._global_forward_pre_hooks
 
 
 def test_streams_are_counted(model_folder: Path) -> None:
