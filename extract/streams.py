@@ -50,17 +50,22 @@ class Streams:
     def __enter__(self) -> "Streams":
         if self.n > 1:
             threads, settled = torch.get_num_threads(), threading.Barrier(self.n + 1)
+            shares = iter([threads // self.n + (i < threads % self.n) for i in range(self.n)])
 
             def settle() -> None:
                 torch.get_num_threads()  # a thread's first call sets it to the process's own number
-                torch.set_num_threads(threads // self.n)
+                torch.set_num_threads(next(shares))
                 self._threads.add(threading.get_ident())
                 settled.wait()
 
             self._pool = ThreadPoolExecutor(self.n, "toptune-forward", initializer=settle)
             for _ in range(self.n):
                 self._pool.submit(int)
-            settled.wait()
+            try:
+                settled.wait()
+            except BaseException:  # Ctrl-C: they would wait for ever
+                settled.abort()
+                raise
             torch.set_num_threads(threads)  # what threads that begin later take
             self._hook = register_module_forward_pre_hook(self._check)
         return self

@@ -116,21 +116,27 @@ def test_a_pass_that_fails_fails_the_extraction_which_resumes(
     assert feature_bytes(stored(data, store=tmp_path / "disturbed", **OPTIONS)) == expected
 
 
-def test_streams_have_their_share_of_the_threads_and_leave_others_theirs() -> None:
+@pytest.mark.parametrize(("threads", "shares"), [(4, {2.0}), (5, {2.0, 3.0}), (2, {1.0})])
+def test_streams_have_their_share_of_the_threads_and_leave_others_theirs(
+    threads: int, shares: set[float]
+) -> None:
+    both = threading.Barrier(2)  # neither stream takes the other's part
+
     def threads_here() -> Transfer:
+        both.wait(timeout=30)
         return start_transfer({"n": torch.tensor([[float(torch.get_num_threads())]])}, {})
 
-    torch.set_num_threads(4)
+    torch.set_num_threads(threads)
     with Streams(2) as streams:
         launched = [streams.launch(threads_here) for _ in range(8)]
-        assert {each.result()[0].result()["n"].item() for each in launched} == {2.0}
-        assert torch.get_num_threads() == 4
+        assert {each.result()[0].result()["n"].item() for each in launched} == shares
+        assert torch.get_num_threads() == threads
         later: list[int] = []
         thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
         thread.start()
         thread.join()
-        assert later == [4]
-    assert torch.get_num_threads() == 4
+        assert later == [threads]
+    assert torch.get_num_threads() == threads
 
 
 class _Slow(nn.Module):
