@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from toptune.extract.backbone import Backbone
+from toptune.extract.lane import forward_pixels
 from toptune.extract.streams import Streams, count_streams
 from toptune.extract.taps import TapArray
-from toptune.extract.transfers import Transfer, start_transfer, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +50,8 @@ def _seconds(
     backbone: Backbone, pixels: npt.NDArray[np.uint8], arrays: Sequence[TapArray], streams: Streams
 ) -> float:
     start = time.perf_counter()
-    work = partial(_forward, backbone, pixels, arrays)
+    work = partial(forward_pixels, backbone, pixels, arrays, may_halve=False)
     for launched in [streams.launch(work) for _ in range(streams.n)]:
         transfer, _ = launched.result()
         transfer.result()
     return time.perf_counter() - start
-
-
-def _forward(backbone: Backbone, pixels: npt.NDArray[np.uint8], arrays: Sequence[TapArray]) -> Transfer:
-    with torch.inference_mode():
-        batch = backbone.transform.normalize(to_device(pixels, backbone.device))
-        return start_transfer(backbone.forward(batch, arrays), {})

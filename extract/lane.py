@@ -173,31 +173,39 @@ def forward_pixels(
     arrays: Sequence[TapArray],
     *,
     dtypes: Mapping[str, str] | None = None,
+    may_halve: bool = True,
 ) -> Transfer:
     """Compute arrays of a batch of pixels ``(b, h, w, 3)``.
-
-    A batch that does not fit a CUDA device's memory is cut in halves, and said to be.
 
     Parameters
     ----------
     dtypes : mapping of str to str, optional
         Arrays that are to be float16 are converted before they leave the device. By default all are
         float32.
+    may_halve : bool
+        Cut a batch that does not fit a CUDA device's memory in halves, and say so.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If not even one picture fits, or the batch does not and must not be cut.
     """
     with torch.inference_mode():
-        outputs = _forward(backbone, to_device(pixels, backbone.device), arrays)
+        outputs = _forward(backbone, to_device(pixels, backbone.device), arrays, may_halve=may_halve)
         return start_transfer(outputs, dtypes or {})
 
 
-def _forward(backbone: Backbone, pixels: torch.Tensor, arrays: Sequence[TapArray]) -> dict[str, torch.Tensor]:
+def _forward(
+    backbone: Backbone, pixels: torch.Tensor, arrays: Sequence[TapArray], *, may_halve: bool
+) -> dict[str, torch.Tensor]:
     try:
         return backbone.forward(backbone.transform.normalize(pixels), arrays)
     except torch.OutOfMemoryError:
-        if len(pixels) == 1:
+        if len(pixels) == 1 or not may_halve:
             raise
     logger.warning("%d pictures at once do not fit the device's memory; computing halves", len(pixels))
     torch.cuda.empty_cache()
-    halves = [_forward(backbone, half, arrays) for half in pixels.chunk(2)]
+    halves = [_forward(backbone, half, arrays, may_halve=True) for half in pixels.chunk(2)]
     return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 

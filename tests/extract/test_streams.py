@@ -177,3 +177,21 @@ def test_batch_sizes_are_measured_side_by_side(model_folder: Path, passes: list[
     assert measure_batch_size(backbone, backbone.resolve("last")) in CANDIDATES["cpu"]
     assert all(name.startswith("toptune-forward") for name, _ in passes)
     assert len(passes) == 2 * 3 * len(CANDIDATES["cpu"])
+
+
+def test_a_size_that_does_not_fit_ends_the_search_and_is_not_halved(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, sizes = Backbone.forward, []
+
+    def small(self: Backbone, batch: torch.Tensor, *rest: Any) -> dict[str, torch.Tensor]:
+        sizes.append(len(batch))
+        if len(batch) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch, *rest)
+
+    monkeypatch.setattr(Backbone, "forward", small)
+    backbone = load_backbone(f"local-dir:{model_folder}")
+    assert measure_batch_size(backbone, backbone.resolve("last")) == 8
+    assert sizes == [8, 8, 8, 16]
+    assert "halves" not in caplog.text
