@@ -1,5 +1,8 @@
 """Cholesky factors of matrices that rounding may have made slightly indefinite."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,14 +13,21 @@ _JITTER_STEPS = 6
 
 
 def cholesky_with_jitter(system: Tensor, *, what: str) -> tuple[Tensor, float]:
-    """Lower factor (r, r) of a symmetric matrix, and the jitter that it took.
+    """Lower factor (r, r) of a symmetric matrix, and the jitter that it took; see `factor_made`."""
+    return factor_made(system.clone, what=what)
+
+
+def factor_made(make: Callable[[], Tensor], *, what: str) -> tuple[Tensor, float]:
+    """Lower factor (r, r) in the place of the matrix that `make` gives, and the jitter that it took.
 
     Jitter is a share of the mean diagonal, 0 where none is needed; otherwise raised tenfold from
-    rounding level until the factorisation succeeds. `system` is overwritten.
+    rounding level until the factorisation succeeds.
 
     Parameters
     ----------
-    system : Tensor of float64, shape (r, r)
+    make : callable
+        Gives a symmetric matrix (r, r) of float64, contiguous, for every attempt anew: the last one has
+        overwritten it.
     what : str
         Named in the error.
 
@@ -26,17 +36,20 @@ def cholesky_with_jitter(system: Tensor, *, what: str) -> tuple[Tensor, float]:
     NumericalError
         If no jitter helps, or the matrix is not finite (which jitter cannot mend).
     """
-    mean_diagonal = float(system.diagonal().mean()) if len(system) else 0.0
-    if mean_diagonal != mean_diagonal or mean_diagonal == float("inf"):
-        raise NumericalError(f"{what} is not finite: the features overflow; standardise them")
     jitter = 0.0
     for step in range(_JITTER_STEPS + 1):
-        factor, info = torch.linalg.cholesky_ex(system)
+        system = make()
+        mean_diagonal = float(system.diagonal().mean()) if len(system) else 0.0
+        if not math.isfinite(mean_diagonal):
+            raise NumericalError(f"{what} is not finite: the features overflow; standardise them")
+        system.diagonal().add_(jitter * mean_diagonal)
+        # LAPACK's columns are the rows of a symmetric matrix, which need not be copied then.
+        factor, info = system.mT, torch.empty((), dtype=torch.int32, device=system.device)
+        torch.linalg.cholesky_ex(factor, out=(factor, info))
         if int(info) == 0:
             return factor, jitter
-        raised = 10.0 ** (step - 15) * max(1, len(system))
-        system.diagonal().add_((raised - jitter) * mean_diagonal)
-        jitter = raised
+        if step < _JITTER_STEPS:
+            jitter = 10.0 ** (step - 15) * max(1, len(system))
     raise NumericalError(
         f"{what} is not positive definite even with jitter {jitter:g} of its mean diagonal; raise the penalty"
     )

@@ -8,11 +8,12 @@ solve, and both answer the same system; features and targets are centred, which 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from toptune.train.cholesky import cholesky_with_jitter, solve_factored
+from toptune.train.cholesky import factor_made, solve_factored
 from toptune.train.conjugate_gradient import REASONS, conjugate_gradient
 from toptune.train.kernel_rows import CentredRows, KernelRows
 from toptune.train.maps import NystromMaps
@@ -126,9 +127,9 @@ def solve_falkon(
         group = descending[first : first + size]
         factors = []
         for penalty in group:
-            shifted = moments.clone()
-            shifted.diagonal().add_(penalty)
-            inner, added = cholesky_with_jitter(shifted, what=f"the preconditioner at penalty {penalty:g}")
+            inner, added = factor_made(
+                partial(_shifted, moments, penalty), what=f"the preconditioner at penalty {penalty:g}"
+            )
             factors.append(inner)
             jitter = max(jitter, added)
         of_column = torch.tensor(group, dtype=torch.float64, device=device).repeat_interleave(n_targets)
@@ -196,3 +197,9 @@ def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None)
         moments[columns, : columns.stop] = part
         moments[: columns.stop, columns] = part.T
     return moments.addr_(mean, mean, alpha=-1)
+
+
+def _shifted(moments: Tensor, penalty: float) -> Tensor:
+    system = moments.clone()
+    system.diagonal().add_(penalty)
+    return system

@@ -134,7 +134,8 @@ def fit_iterative(
     index, penalty = 0, (penalties or [0.0])[0]
     if rule is not None:
         maps = _on_some(kernels, centers, few=few, seed=seed)
-        selection = _select(rows, maps, penalties, rule, choice)
+        # Its sums are of other centres: not to be kept, nor held meanwhile.
+        selection = replace(_select(rows, maps, penalties, rule, choice), sums=None)
         index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
     if few < len(centers):
@@ -166,7 +167,7 @@ def fit_iterative(
         seconds = {**selection.seconds, "selection": selection.seconds["total"], **seconds}
         seconds["total"] = seconds["selection"] + seconds["iteration"]
         selection = replace(
-            selection, beta=beta, n_passes=selection.n_passes + found.n_passes, seconds=seconds, sums=None
+            selection, beta=beta, n_passes=selection.n_passes + found.n_passes, seconds=seconds
         )
     return KernelFit(
         centers=kept,
@@ -204,7 +205,7 @@ def fit_library(
     With nothing to select, the temperature alone comes from there.
     """
     maps = _on_some(kernels, centers, few=choice.selection_centers, seed=seed)
-    selection = _select(rows, maps, penalties, rule, choice)
+    selection = replace(_select(rows, maps, penalties, rule, choice), sums=None)
     start = time.perf_counter()
     found = solve_library(
         rows,
@@ -227,7 +228,6 @@ def fit_library(
             warnings=(*selection.warnings, *_library_notes(found, TOLERANCE[centers.dtype])),
             n_passes=selection.n_passes + 1,
             seconds=seconds,
-            sums=None,
         ),
         kept=np.arange(len(centers)),
         smallest_pivot=found.smallest_pivot,

@@ -13,7 +13,9 @@ from toptune.train.panels import panels
 # Below this share of the rows' own squared size (in units of the type's precision), a squared distance
 # taken from inner products has lost its digits and is taken again from differences.
 _CANCELLED = 1e3
-_RECOMPUTED_BYTES = 32 * 2**20
+_RECOMPUTED_BYTES = 8 * 2**20
+# Rows of which such pairs are looked for at a time.
+_COMPARED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,10 @@ class ReferenceRows:
             return rows
         shift = rows.mean(dim=0)
         moved = rows - shift
-        return cls(rows, shift, moved, norms=torch.linalg.vector_norm(moved, dim=1).square_())
+        return cls(rows, shift, moved, norms=_squared_lengths(moved))
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __getitem__(self, some: slice) -> "ReferenceRows":
-        return ReferenceRows(self.rows[some], self.shift, self.moved[some], self.norms[some])
 
 
 class Kernel(Protocol):
@@ -173,17 +172,27 @@ def kernel_blocks(
 
 
 def kernel_matrices(kernels: Sequence[Radial | Linear], rows: Tensor) -> Iterator[Tensor]:
-    """Yield the (m, m) values of every kernel among rows (m, d); half of the distances are taken."""
-    reference = ReferenceRows.of(rows)
+    """Yield the (m, m) values of every kernel among rows (m, d), in float64 whatever the type of the rows.
+
+    Half of the distances are taken.
+    """
 
     def distances() -> Tensor:
-        squared = rows.new_empty((len(rows), len(rows)))
-        for some in panels(len(rows)):
-            block = squared_distances(rows[some], reference[: some.stop])
-            squared[some, : some.stop], squared[: some.stop, some] = block, block.T
+        moved = rows.to(torch.float64, copy=True)
+        moved.sub_(moved.mean(dim=0))
+        norms = _squared_lengths(moved)
+        squared = moved.new_empty((len(moved), len(moved)))
+        for some in panels(len(moved)):
+            upto = slice(some.stop)
+            block = _of_moved(moved[some], norms[some], moved[upto], norms[upto])
+            squared[some, upto], squared[upto, some] = block, block.T
         return squared
 
-    yield from _of_shared(kernels, lambda kernel: kernel(rows, rows), distances)
+    def of_rows(kernel: Linear) -> Tensor:
+        double = rows.double()
+        return kernel(double, double)
+
+    yield from _of_shared(kernels, of_rows, distances)
 
 
 def _of_shared(
@@ -210,19 +219,29 @@ def squared_distances(x: Tensor, c: Tensor | ReferenceRows) -> Tensor:
     if len(c) == 0 or len(x) == 0:
         return x.new_zeros((len(x), len(c)))
     reference = ReferenceRows.of(c)
-    moved, c_norms, x = reference.moved, reference.norms, x - reference.shift
-    x_norms = torch.linalg.vector_norm(x, dim=1).square_()
+    x = x - reference.shift
+    return _of_moved(x, _squared_lengths(x), reference.moved, reference.norms)
+
+
+def _of_moved(x: Tensor, x_norms: Tensor, moved: Tensor, c_norms: Tensor) -> Tensor:
+    """Squared distances of rows near the origin, whose squared lengths are known."""
     squared: Tensor = (x_norms[:, None] + c_norms).addmm_(x, moved.T, alpha=-2).clamp_(min=0)
     limit = _CANCELLED * torch.finfo(x.dtype).eps
     # Most rows are near no row of c: their least distance says so in one pass.
     few = torch.nonzero(squared.amin(dim=1) < limit * (x_norms + c_norms.max()))[:, 0]
-    within, columns = torch.nonzero(squared[few] < limit * (x_norms[few, None] + c_norms), as_tuple=True)
-    rows = few[within]
     step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
-    for start in range(0, len(rows), step):
-        pairs = rows[start : start + step], columns[start : start + step]
-        squared[pairs] = (x[pairs[0]] - moved[pairs[1]]).square_().sum(dim=1)
+    for some in torch.split(few, _COMPARED_ROWS):
+        near = squared[some] < (x_norms[some, None] + c_norms).mul_(limit)
+        within, columns = torch.nonzero(near, as_tuple=True)
+        for pair in range(0, len(within), step):
+            rows, others = some[within[pair : pair + step]], columns[pair : pair + step]
+            squared[rows, others] = (x[rows] - moved[others]).square_().sum(dim=1)
     return squared
+
+
+def _squared_lengths(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return lengths.square_()
 
 
 def median_distance(rows: Tensor) -> float:

@@ -71,7 +71,7 @@ class PrimalGrams:
         (self._sums,) = accumulate(rows, IdentityMap(ends[-1]), [0], block_rows=block_rows, device=device)
         whole = self._sums.total()
         system = CentredSystem.of(whole.gram[0], whole.cross[0])
-        variances = system.gram.diagonal() / system.weight
+        variances = system.variances
         self.scales: Sequence[float] = [float(variances[columns].sum()) for columns in self._columns]
 
     def squared_error(self, layers: Sequence[int], penalty: float) -> float:
@@ -144,7 +144,7 @@ class SubsetMaps:
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:  # noqa: ARG002
         return None
 
-    def raw_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
+    def take_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
         return None
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002

@@ -48,8 +48,8 @@ class Maps(Protocol):
         """Give L, of features ``basis L^-T``, where sums over n rows are better taken of the basis."""
         ...
 
-    def raw_metric(self, index: int) -> Tensor | None:
-        """Give ``L L^T`` of that L, where it is at hand."""
+    def take_metric(self, index: int) -> Tensor | None:
+        """Give away ``L L^T`` of that L, where it is at hand: to the first that asks."""
         ...
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
@@ -84,7 +84,7 @@ class IdentityMap:
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:  # noqa: ARG002
         return None
 
-    def raw_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
+    def take_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
         return None
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
@@ -106,7 +106,7 @@ class NystromMaps:
     whitenings: tuple[Whitening, ...]
     factors: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
-    grams: tuple[Tensor | None, ...]
+    grams: dict[int, Tensor]
 
     @classmethod
     def on(
@@ -118,10 +118,11 @@ class NystromMaps:
         factor, one takes as long as the factorisation.
         """
         whitenings: tuple[Whitening, ...] = ()
-        grams: tuple[Tensor | None, ...] = ()
-        for values in kernel_matrices(kernels, centers.double()):
+        grams: dict[int, Tensor] = {}
+        for index, values in enumerate(kernel_matrices(kernels, centers)):
             whitenings += (whiten(values.cpu().numpy(), tolerance=TOLERANCE[centers.dtype]),)
-            grams += (values if keep_grams and _may_be_raw(whitenings[-1], centers.dtype) else None,)
+            if keep_grams and _may_be_raw(whitenings[-1], centers.dtype):
+                grams[index] = values
         return cls(
             tuple(kernels),
             centers,
@@ -145,7 +146,7 @@ class NystromMaps:
             (whitening,),
             factors=(factor.to(device),),
             kept=(torch.from_numpy(kept).to(device),),
-            grams=(None,),
+            grams={},
         )
 
     @property
@@ -177,8 +178,8 @@ class NystromMaps:
         is_better = _may_be_raw(self.whitenings[index], self.dtype) and n > 2 * self.ranks[index]
         return self.factors[index] if is_better else None
 
-    def raw_metric(self, index: int) -> Tensor | None:
-        return self.grams[index]
+    def take_metric(self, index: int) -> Tensor | None:
+        return self.grams.pop(index, None)
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.reference)

@@ -4,16 +4,20 @@ import os
 import re
 
 from toptune.store import InputError
+from toptune.train.kernel_rows import CACHED_ROWS
 from toptune.train.sums import batch_rows, sums_bytes
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 32 * 2**20
 _FALLBACK_BYTES = 4 * 2**30
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
-    """Rows of a block whose values take about 64 MiB in float64, or less below a small limit."""
+    """Rows of a block whose values take about 32 MiB in float64, or less below a small limit.
+
+    Larger ones save nothing: memory that is fetched anew for each costs more than longer products gain.
+    """
     budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
     return max(64, budget // (8 * (d + 3 * rank + 1)))
 
@@ -41,7 +45,7 @@ def one_pass_peak_bytes(
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
     factors = (2 * n_maps + 2) * square + 8 * rank * d
-    systems = 4 * square + 3 * 8 * (rank + 1) * n_classes
+    systems = 3 * square + 3 * 8 * (rank + 1) * n_classes
     path = 8 * n_folds * (rank + 1) * n_classes * n_penalties
     finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
     waiting = batch_rows(n_folds=n_folds, rank=rank, n_rows=n)
@@ -56,12 +60,14 @@ def iterative_peak_bytes(
     """Projected peak of FALKON's iteration in bytes, everything but the rows' own storage.
 
     The whitening factor and the squares it is made with, or the preconditioner and those (never both);
-    the centres; the columns of the recurrences; one block; and the kernel's values where they are kept.
+    the centres; the columns of the recurrences; one block; and the kernel's values where they are kept, with
+    as many of them as are multiplied at a time in float64.
     """
     square = 8 * rank * rank
     columns = 10 * 8 * rank * n_columns
     block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_columns + n_classes)
-    return 8 * square + columns + 3 * 8 * rank * d + block + cached_bytes + 24 * n
+    multiplied = 8 * min(n, CACHED_ROWS) * (rank + 2 * n_columns) if cached_bytes else 0
+    return 8 * square + columns + 3 * 8 * rank * d + block + multiplied + cached_bytes + 24 * n
 
 
 def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_stored: bool) -> int:

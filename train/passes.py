@@ -176,18 +176,23 @@ def accumulate(
     for where, values in watch.each("reading", batches(
         rows, block_rows=block_rows, dtype=maps.dtype, device=device
     )):  # fmt: skip
-        bases = watch.each("kernel", maps.basis(values, wanted))
-        for builder, index, factor, basis in zip(builders, wanted, factors, bases, strict=True):
-            with watch.phase("whitening"):
-                phi = basis if factor is not None else maps.whitened(index, basis)
+        bases = maps.basis(values, wanted)
+        for builder, index, factor in zip(builders, wanted, factors, strict=True):
+            with watch.phase("kernel"):
+                phi = next(bases)
+            if factor is None:
+                with watch.phase("whitening"):
+                    phi = maps.whitened(index, phi)
             with watch.phase("products"):
                 builder.add(phi, codes[where], weights[where], folds[where])
+            # Nothing holds them while the next are made.
+            del phi
         if progress is not None:
             progress(where.stop - where.start)
     with watch.phase("products"):
         sums = [
             replace(
-                builder.result(), factor=factor, product=None if factor is None else maps.raw_metric(index)
+                builder.result(), factor=factor, product=None if factor is None else maps.take_metric(index)
             )
             for builder, factor, index in zip(builders, factors, wanted, strict=True)
         ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toptune.store import NumericalError
-from toptune.train.cholesky import cholesky_with_jitter, solve_factored
+from toptune.train.cholesky import factor_made, solve_factored
 from toptune.train.sums import FoldSums
 
 
@@ -23,9 +23,18 @@ class CentredSystem:
 
     Attributes
     ----------
-    work : Tensor, shape (r, r), or None
-        Where systems are put together: memory that is fetched anew for each costs as much as a third of
-        factoring it.
+    gram : Tensor of float64, shape (r, r)
+        G, not centred: that is done as a system is put together.
+    cross : Tensor of float64, shape (r, n_targets)
+        ``B - s t^T / n``.
+    feature_mean, target_mean : Tensor of float64, shapes (r,) and (n_targets,)
+    weight : float
+        n.
+    metric : Tensor of float64, shape (r, r), or None
+        Coefficients b are penalised by ``b^T metric b``; None is the identity.
+    work : Tensor of float64, shape (r, r), or None
+        Where systems are put together and factored: memory that is fetched anew for each costs as much as a
+        third of factoring it.
     """
 
     gram: Tensor
@@ -40,17 +49,14 @@ class CentredSystem:
     def of(
         cls, gram: Tensor, cross: Tensor, metric: Tensor | None = None, work: Tensor | None = None
     ) -> "CentredSystem":
-        """Centre sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets).
-
-        Both are overwritten. Coefficients b are penalised by ``b^T metric b``; None is the identity.
-        """
+        """Take sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets)."""
         weight = float(gram[-1, -1])
         if weight <= 0:
             raise NumericalError("no rows to fit: the sums of these folds are empty")
         mean, target_mean = gram[:-1, -1] / weight, cross[-1] / weight
         return cls(
-            gram=gram[:-1, :-1].addr_(mean, mean, alpha=-weight),
-            cross=cross[:-1].addr_(mean, target_mean, alpha=-weight),
+            gram=gram[:-1, :-1],
+            cross=torch.addr(cross[:-1], mean, target_mean, alpha=-weight),
             feature_mean=mean,
             target_mean=target_mean,
             weight=weight,
@@ -59,27 +65,36 @@ class CentredSystem:
         )
 
     @property
+    def variances(self) -> Tensor:
+        """Variance of each feature, shape (r,)."""
+        return self.gram.diagonal() / self.weight - self.feature_mean.square()
+
+    @property
     def scale(self) -> float:
         """Variance of the features summed over them: the natural unit of the penalty."""
-        return float(self.gram.diagonal().sum()) / self.weight
+        return float(self.variances.sum())
 
     def factor(self, penalty: float) -> tuple[Tensor, float]:
-        """Lower factor (r, r) of ``gram + weight penalty metric``, and the jitter that it took.
+        """Lower factor (r, r) of the system at a penalty, and the jitter that it took.
 
         Jitter is a share of the system's mean diagonal, 0 where the penalty alone makes it positive
-        definite; otherwise raised tenfold from rounding level until it does.
+        definite; otherwise raised tenfold from rounding level until it does. Where there is a `work`, the
+        next factor takes the place of this one.
 
         Raises
         ------
         NumericalError
             If no jitter helps.
         """
-        system = torch.empty_like(self.gram) if self.work is None else self.work
+        return factor_made(lambda: self._system(penalty), what=f"the ridge system at penalty {penalty:g}")
+
+    def _system(self, penalty: float) -> Tensor:
+        mean = self.feature_mean
+        system = torch.addr(self.gram, mean, mean, alpha=-self.weight, out=self.work)
         if self.metric is None:
-            system.copy_(self.gram).diagonal().add_(self.weight * penalty)
-        else:
-            torch.add(self.gram, self.metric, alpha=self.weight * penalty, out=system)
-        return cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
+            system.diagonal().add_(self.weight * penalty)
+            return system
+        return system.add_(self.metric, alpha=self.weight * penalty)
 
     def solve(self, penalty: float, factor: Tensor | None = None) -> tuple[Tensor, float]:
         """Coefficients (r + 1, n_targets), the intercept last, and the jitter that it took.

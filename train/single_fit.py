@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from toptune.train.calibration import fit_temperature
+from toptune.train.cholesky import factor_made, product_of_factor
 from toptune.train.maps import Maps
 from toptune.train.one_pass import Solution
 from toptune.train.passes import TrainingRows, accumulate, check_finite, to_tensor
 from toptune.train.ridge import CentredSystem
 from toptune.train.selection import Candidate, numerical_notes
+from toptune.train.sums import FoldSums
 
 # One number is fitted to them.
 SAMPLE_ROWS = 500
+_ROWS_AT_A_TIME = 100
 # A row that decides its own score to within this has no left-out score to speak of.
 _UNDECIDED = 1e-6
 
@@ -76,11 +79,9 @@ def solve_once(
     )
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
-    whole = sums.total()
-    # There is one penalty: its system takes the place of the sums.
-    gram = whole.gram[0]
-    system = CentredSystem.of(gram, whole.cross[0], whole.metric, work=gram[:-1, :-1])
-    factor, jitter = system.factor(penalty)
+    system = CentredSystem.of(sums.gram[0], sums.cross[0])
+    factor, jitter = _factor_in_place(sums, system, penalty)
+    sums = replace(sums, product=None)
     beta, _ = system.solve(penalty, factor)
     left = leave_one_out(
         rows,
@@ -88,14 +89,29 @@ def solve_once(
         0,
         beta=beta,
         mean=system.feature_mean,
-        factor=factor / system.weight**0.5,
+        factor=factor.div_(system.weight**0.5),
         is_basis=sums.factor is not None,
     )
-    beta = whole.of_features(beta)
+    beta = sums.of_features(beta)
     seconds["fit"] = time.perf_counter() - start
     seconds["total"] = sum(seconds.values())
     seconds |= phases
     return once_solution(sigma, penalty, beta, left, sums=sums, jitter=jitter, seconds=seconds)
+
+
+def _factor_in_place(sums: FoldSums, system: CentredSystem, penalty: float) -> tuple[Tensor, float]:
+    """Do what `CentredSystem.factor` does in the place of ``sums.product``, which only one penalty needs."""
+    if sums.factor is None:
+        return system.factor(penalty)
+    factor, product, mean = sums.factor, sums.product, system.feature_mean
+
+    def make() -> Tensor:
+        nonlocal product
+        metric, product = product_of_factor(factor) if product is None else product, None
+        metric.mul_(system.weight * penalty).addr_(mean, mean, alpha=-system.weight)
+        return metric.add_(system.gram)
+
+    return factor_made(make, what=f"the ridge system at penalty {penalty:g}")
 
 
 def once_solution(
@@ -172,26 +188,33 @@ def leave_one_out(
     values = rows.blocks.take(sample)
     check_finite(values)
     of = maps.basis if is_basis else maps.features
-    (phi,) = of(to_tensor(values, dtype=maps.dtype, device=beta.device), [index])
-    half = torch.linalg.solve_triangular(factor, (phi - mean).T, upper=False)
+    lengths, fits = [], []
+    # The largest matrices of a fit are all there by now: a few rows at a time take little beside them.
+    inputs = to_tensor(values, dtype=maps.dtype, device=beta.device)
+    for some in torch.split(inputs, _ROWS_AT_A_TIME):
+        (phi,) = of(some, [index])
+        fits.append(torch.addmm(beta[-1], phi, beta[:-1]))
+        half = torch.linalg.solve_triangular(factor, (phi - mean).T, upper=False)
+        lengths.append(half.square_().sum(dim=0))
+    fitted = torch.cat(fits)
     weights = torch.from_numpy(rows.weights[sample]).to(beta.device)
-    leverage = weights / float(rows.weights.sum()) * (1 + half.square().sum(dim=0))
+    leverage = weights / float(rows.weights.sum()) * (1 + torch.cat(lengths))
     codes = torch.from_numpy(rows.codes[sample]).to(beta.device)
     targets = torch.nn.functional.one_hot(codes, rows.n_classes).double()
     is_decided = 1 - leverage > _UNDECIDED
-    left = (phi @ beta[:-1] + beta[-1] - leverage[:, None] * targets) / (1 - leverage)[:, None]
+    left = (fitted - leverage[:, None] * targets) / (1 - leverage)[:, None]
     # With no row to go by, the fit's own scores are all there is.
     used = is_decided if bool(is_decided.any()) else torch.ones_like(is_decided)
-    scores = torch.where(is_decided[:, None], left, phi @ beta[:-1] + beta[-1])[used]
+    scores = torch.where(is_decided[:, None], left, fitted)[used]
     share = weights[used] / weights[used].sum()
-    fitted = fit_temperature(
+    calibration = fit_temperature(
         scores.cpu().numpy(), rows.codes[sample][used.cpu().numpy()], weights[used].cpu().numpy()
     )
     return LeftOneOut(
         rows=sample,
         accuracy=float(share @ (scores.argmax(dim=1) == codes[used]).double()),
         squared_error=float(share @ (targets[used] - scores).square().sum(dim=1)),
-        log_loss=fitted.log_loss,
-        temperature=fitted.value,
+        log_loss=calibration.log_loss,
+        temperature=calibration.value,
         n_undecided=int((~is_decided).sum()),
     )

@@ -11,7 +11,7 @@ from toptune.train.panels import panels
 
 # Rows of a fold that wait to be multiplied together, unless as many as half come at once, and the memory
 # that waiting rows may take.
-BATCH_ROWS = 2048
+BATCH_ROWS = 1024
 BATCH_BYTES = 128 * 2**20
 
 

@@ -14,6 +14,7 @@ from sklearn.datasets import make_classification
 
 from toptune.store import FeatureCache, InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, train
+from toptune.train.kernel_rows import CACHED_ROWS
 from toptune.train.memory import bytes_of
 from toptune.train.solver_choice import Sizes, choose_solver
 
@@ -57,7 +58,8 @@ def test_memory_decides_before_work_does() -> None:
     assert cached.is_cached
     tight = choose_solver("falkon", replace(small, limit_bytes=cached.falkon_peak_bytes - 1))
     assert not tight.is_cached
-    assert cached.peak_bytes - tight.peak_bytes == 50_000 * 4000 * 4
+    multiplied = CACHED_ROWS * (4000 + 2 * SIZES.n_classes) * 8
+    assert cached.peak_bytes - tight.peak_bytes == 50_000 * 4000 * 4 + multiplied
     assert json.loads(json.dumps(cached.to_dict()))["peak_bytes"] == cached.falkon_peak_bytes
 
 
