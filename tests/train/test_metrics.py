@@ -51,6 +51,34 @@ def test_picture_is_written(n: int, tmp_path: Path) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 3
 
 
+def test_picture_shows_shares_of_the_true_class_and_names_its_fonts_letters(tmp_path: Path) -> None:
+    names = ["one", "two", "日本", "Ångström", ""]
+    for size in (5, 40):
+        counts = np.zeros((size, size), dtype=int)
+        counts[0, 0], counts[1, :2], counts[2, 3] = 7, (3, 1), 9
+        save_confusion_picture(tmp_path / f"{size}.png", counts, [*names, *map(str, range(size - 5))])
+        with Image.open(tmp_path / f"{size}.png") as opened:
+            picture = np.asarray(opened.convert("RGB")).astype(int)
+        least, most = np.array([247, 251, 255]), np.array([8, 48, 107])
+        # The matrix is the one large square that holds the lightest blue; its frame is next to it.
+        rows, columns = (
+            np.flatnonzero((picture == least).all(axis=2).sum(axis=axis) > 100) for axis in (1, 0)
+        )
+        side = rows[-1] - rows[0] + 1
+        assert side == columns[-1] - columns[0] + 1
+        assert side % size == 0
+        cell = side // size
+        corners = picture[rows[0] + 2 :: cell, columns[0] + 2 :: cell][:size, :size]
+        np.testing.assert_array_equal(corners[0, 0], most)
+        np.testing.assert_array_equal(corners[2, 3], most)
+        np.testing.assert_array_equal(corners[3:], np.broadcast_to(least, (size - 3, size, 3)))
+        np.testing.assert_array_equal(corners[1, 0], [33, 113, 181])  # three quarters of the way
+        assert (np.diff([corners[1, 1, 2], corners[1, 0, 2], most[2]]) < 0).all()
+        beside = picture[rows[0] : rows[-1], : columns[0] - 2].min(axis=(1, 2)) < 128
+        named = [beside[row * cell : (row + 1) * cell].any() for row in range(5)]
+        assert named == [True] * 4 + [False]
+
+
 def test_calibration_error_by_hand() -> None:
     """Two bins: 0.6 and 0.7 with one right, 0.95 twice with both right."""
     confidence = np.array([0.6, 0.66, 0.95, 0.95])
