@@ -26,8 +26,9 @@ from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
-from toptune.train.passes import Cluster, check_finite, to_tensor
+from toptune.train.passes import Cluster
 from toptune.train.precision import full_precision
+from toptune.train.reading import check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection
 from toptune.train.solver_choice import SOLVERS, Sizes, choose_solver

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from toptune.train.linear_features import LinearMaps
 from toptune.train.maps import IdentityMap
-from toptune.train.passes import TrainingRows, batches, to_tensor
+from toptune.train.passes import TrainingRows, batches
+from toptune.train.reading import to_tensor
 
 
 class FeatureRows:

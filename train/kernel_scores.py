@@ -10,8 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from toptune.train.inputs import device_of, predict_inputs
 from toptune.train.kernels import ReferenceRows, kernel_of
 from toptune.train.memory import block_rows_for
-from toptune.train.passes import check_finite, to_tensor
 from toptune.train.precision import full_precision
+from toptune.train.reading import read_ahead, to_tensor
 
 
 def kernel_scores(estimator: Any, X: Any) -> npt.NDArray[np.float64]:
@@ -29,14 +29,13 @@ def kernel_scores(estimator: Any, X: Any) -> npt.NDArray[np.float64]:
     dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
     centers = ReferenceRows.of(to_tensor(estimator.centers_, dtype=dtype, device=device))
     dual = to_tensor(estimator.dual_coef_, dtype=torch.float64, device=device)
+    intercept = torch.from_numpy(estimator.intercept_).to(device)
     kernel = kernel_of(estimator.kernel, estimator.sigma_)
     scores = np.empty((blocks.shape[0], len(estimator.classes_)))
     block_rows = block_rows_for(
         d=blocks.shape[1], rank=len(centers), limit_bytes=estimator.memory_limit_bytes
     )
     with full_precision():
-        for where, values in blocks.iterate(block_rows):
-            check_finite(values, start=where.start)
-            block = kernel(to_tensor(values, dtype=dtype, device=device), centers).double()
-            scores[where] = (block @ dual).cpu().numpy() + estimator.intercept_
+        for where, values in read_ahead(blocks, block_rows=block_rows, dtype=dtype, device=device):
+            scores[where] = torch.addmm(intercept, kernel(values, centers).double(), dual).cpu().numpy()
     return scores

@@ -20,7 +20,7 @@ from toptune.train.centers import refuse_non_finite
 from toptune.train.cholesky import cholesky_with_jitter
 from toptune.train.kernels import Linear, Radial, kernel_of, median_distance
 from toptune.train.memory import block_rows_for, check_memory
-from toptune.train.passes import check_finite, to_tensor
+from toptune.train.reading import check_finite, to_tensor
 
 # Rows, drawn uniformly, that dictionaries are drawn from: their number bounds the cost of the path.
 POOL = 5000

@@ -12,7 +12,7 @@ from toptune.store import Blocks
 from toptune.train.inputs import predict_inputs
 from toptune.train.kernels import Linear
 from toptune.train.maps import IdentityMap, NystromMaps
-from toptune.train.passes import check_finite, to_tensor
+from toptune.train.reading import check_finite, to_tensor
 
 LinearMaps = IdentityMap | NystromMaps
 

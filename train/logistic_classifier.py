@@ -20,8 +20,8 @@ from toptune.train.logistic_plan import plan_logistic
 from toptune.train.logistic_report import logistic_report
 from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
-from toptune.train.passes import to_tensor
 from toptune.train.precision import full_precision
+from toptune.train.reading import to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.solver_choice import Sizes
 

@@ -18,7 +18,8 @@ from toptune.train.logistic_selection import Chosen, choose_penalty
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for
 from toptune.train.one_pass import solve
-from toptune.train.passes import TrainingRows, to_tensor
+from toptune.train.passes import TrainingRows
+from toptune.train.reading import to_tensor
 from toptune.train.selection import Candidate
 from toptune.train.whitening import Whitening
 

@@ -12,7 +12,8 @@ from toptune.store import InputError
 from toptune.train.fit_rows import rows_to_fit, values_of
 from toptune.train.inputs import predict_inputs
 from toptune.train.memory import check_memory
-from toptune.train.passes import TrainingRows, check_finite
+from toptune.train.passes import TrainingRows
+from toptune.train.reading import check_finite
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.settings_comparison import compare, kept_scores_bytes, score_left_out
 

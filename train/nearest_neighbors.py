@@ -16,8 +16,9 @@ from toptune.train.fit_rows import rows_to_fit, values_of
 from toptune.train.inputs import device_of, predict_inputs
 from toptune.train.memory import check_memory
 from toptune.train.nearest_mean import METRICS, check_metrics
-from toptune.train.passes import TrainingRows, check_finite, to_tensor
+from toptune.train.passes import TrainingRows
 from toptune.train.precision import full_precision
+from toptune.train.reading import check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.settings_comparison import compare, kept_scores_bytes, score_left_out
 

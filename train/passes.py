@@ -1,7 +1,6 @@
 """Passes over blocks of training rows: the only places where the one-pass solver touches data."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,13 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import Blocks, InputError
+from toptune.store import Blocks
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.maps import Maps
 from toptune.train.phase_watch import PhaseWatch
+from toptune.train.reading import read_ahead
 from toptune.train.sums import FoldSums, SumsBuilder, add_by_class
-
-_NAMED_ROWS = 10
 
 
 class Cluster(Protocol):
@@ -84,50 +82,8 @@ class TrainingRows:
 def batches(
     rows: TrainingRows, *, block_rows: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ``(rows, values)`` with values (b, d) on the device, the next block being read meanwhile.
-
-    On a CUDA device blocks come through page-locked memory, so that they are copied while the last one is
-    worked on.
-
-    Raises
-    ------
-    InputError
-        If a value is not finite; names the first rows.
-    """
-    source = rows.blocks.iterate(block_rows)
-
-    def read() -> tuple[slice, Tensor] | None:
-        for where, values in source:
-            check_finite(values, start=rows.offset + where.start)
-            tensor = to_tensor(values, dtype=dtype)
-            return where, tensor.pin_memory() if device.type == "cuda" else tensor
-        return None
-
-    with ThreadPoolExecutor(1, thread_name_prefix="toptune-read") as reader:
-        ahead = reader.submit(read)
-        while (block := ahead.result()) is not None:
-            ahead = reader.submit(read)
-            yield block[0], block[1].to(device, non_blocking=True)
-
-
-def check_finite(values: npt.NDArray[np.generic], *, start: int = 0) -> None:
-    """Raise InputError naming the rows if a value is NaN or infinite; `start` numbers the first row."""
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        named = ", ".join(str(start + row) for row in bad[:_NAMED_ROWS])
-        more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
-        raise InputError(
-            f"the input contains NaN or infinity in row {named}{more} (counted from 0); "
-            "drop or repair these rows first"
-        )
-
-
-def to_tensor(
-    values: npt.NDArray[np.generic], *, dtype: torch.dtype, device: torch.device | None = None
-) -> Tensor:
-    """Copy rows to a tensor; the source may be read-only or memory-mapped."""
-    wanted = np.float64 if dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.array(values, dtype=wanted, order="C")).to(device)
+    """Do what `read_ahead` does with training rows."""
+    return read_ahead(rows.blocks, block_rows=block_rows, dtype=dtype, device=device, offset=rows.offset)
 
 
 def accumulate(

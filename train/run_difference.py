@@ -30,8 +30,10 @@ class Difference:
         Training rows to add, of the new manifest: new or changed.
     train, test : ndarray of int64
         All rows of the updated run, of the new manifest.
-    gone : set of str
-        Ids of training pictures that no centre may stand on any more.
+    now : ndarray of int64
+        Row of the new manifest of each row of the old one, -1 where it is gone.
+    is_spent : ndarray of bool
+        Whether a row of the old manifest is a training picture that no centre may stand on any more.
     n_new, n_changed, n_forgotten : int
         Pictures that came, whose label or content changed, and that were to be forgotten.
     """
@@ -40,7 +42,8 @@ class Difference:
     added: Rows
     train: Rows
     test: Rows
-    gone: set[str]
+    now: Rows
+    is_spent: npt.NDArray[np.bool_]
     n_new: int
     n_changed: int
     n_forgotten: int
@@ -81,7 +84,8 @@ def find_difference(
     changed = is_other.copy()
     changed[kept_train] |= _labels(new, now[kept_train]) != _labels(old, kept_train)
     # A centre stands for the picture as it was.
-    gone = old_ids.take(pa.array(train[~stays[train] | is_other[train]])).to_pylist()
+    is_spent = np.zeros(old.n_rows, dtype=np.bool_)
+    is_spent[train] = ~stays[train] | is_other[train]
     had_label = _among(new_ids, old_ids.filter(old.table["label"].is_valid()))
     fresh = np.flatnonzero(has_label & ~had_label & ~_among(new_ids, [*forgotten, *forget]))
     kept = {side: now[rows[stays[rows]]] for side, rows in sides.items()}
@@ -91,7 +95,8 @@ def find_difference(
         added=np.sort(np.concatenate([now[train[changed[train]]], new_train])),
         train=np.sort(np.concatenate([kept["train"], new_train])),
         test=np.sort(np.concatenate([kept["test"], new_test])),
-        gone=set(gone),
+        now=now,
+        is_spent=is_spent,
         n_new=len(new_train) + len(new_test),
         n_changed=int(changed.sum()),
         n_forgotten=len(set(forget)),
@@ -102,8 +107,7 @@ def forgotten_ids(run: Run) -> set[str]:
     """Ids that this run or one before it was told to forget."""
     with pq.ParquetFile(run.folder / ROWS) as file:
         table = file.read(columns=["id", "role"], use_threads=False)
-    pairs = zip(table["id"].to_pylist(), table["role"].to_pylist(), strict=True)
-    return {identity for identity, role in pairs if role == "forgotten"}
+    return set(table["id"].filter(pc.equal(table["role"], "forgotten")).to_pylist())
 
 
 def without_failed(

@@ -114,7 +114,8 @@ def update_run(
         )
 
     indices = getattr(head.estimator, "center_indices_", None)
-    centers = [] if indices is None else [before.manifest.ids[row] for row in old.train_rows[indices]]
+    centers = old.train_rows[[] if indices is None else indices]
+    is_spent = difference.is_spent[centers]
     updated = updated_head(
         head,
         saved,
@@ -122,13 +123,12 @@ def update_run(
         removed=change(
             before, difference.removed, [str(before.manifest.labels[row]) for row in difference.removed]
         ),
-        gone_centers=np.flatnonzero([identity in difference.gone for identity in centers]),
+        gone_centers=np.flatnonzero(is_spent),
         device=device,
     )
     if indices is not None:
-        position = {after.manifest.ids[row]: at for at, row in enumerate(difference.train.tolist())}
-        stay = [position[identity] for identity in centers if identity not in difference.gone]
-        updated.estimator.center_indices_ = np.array(stay, dtype=np.int64)
+        stay = np.searchsorted(difference.train, difference.now[centers[~is_spent]])
+        updated.estimator.center_indices_ = stay.astype(np.int64)
     seconds = {"update": time.perf_counter() - clock}
     classes, labels = set(updated.classes), after.manifest.labels
     is_known = np.array([labels[row] in classes for row in difference.test.tolist()], bool)

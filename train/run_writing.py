@@ -40,7 +40,7 @@ def write_run(
     write_json(folder / CONFIG, run.config)
     write_json(folder / METRICS, run.metrics)
     write_rows(
-        folder / ROWS, train=run.train_rows, test=run.test_rows, ids=manifest.ids, labels=manifest.labels,
+        folder / ROWS, train=run.train_rows, test=run.test_rows, pictures=manifest.table,
         forgotten=forgotten,
     )  # fmt: skip
     write_predictions(
@@ -61,27 +61,25 @@ def write_rows(
     *,
     train: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
-    ids: list[str],
-    labels: list[Any],
+    pictures: pa.Table,
     forgotten: Sequence[str] = (),
 ) -> None:
     """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``.
 
     Forgotten pictures have a row of their own, of number -1 and no label.
+
+    Parameters
+    ----------
+    train, test : ndarray of int64
+        Rows of `pictures`, a manifest's columns ``id`` and ``label``.
     """
-    rows = [*train.tolist(), *test.tolist()]
-    none = [None] * len(forgotten)
-    table = pa.table(
-        {
-            "row": pa.array(rows + [-1] * len(forgotten), pa.int64()),
-            "id": pa.array([ids[row] for row in rows] + list(forgotten), pa.string()),
-            "label": pa.array([labels[row] for row in rows] + none, pa.string()),
-            "role": pa.array(
-                ["train"] * len(train) + ["test"] * len(test) + ["forgotten"] * len(forgotten), pa.string()
-            ),
-        }
-    )
-    pq.write_table(table, path)
+    rows = np.concatenate([train, test])
+    chosen = pictures.select(["id", "label"]).take(pa.array(rows))
+    roles = pa.array(["train"] * len(train) + ["test"] * len(test))
+    used = chosen.add_column(0, "row", pa.array(rows)).append_column("role", roles)
+    gone = {"row": [-1] * len(forgotten), "id": forgotten, "label": [None] * len(forgotten)}
+    others = pa.table(gone | {"role": ["forgotten"] * len(forgotten)}, schema=used.schema)
+    pq.write_table(pa.concat_tables([used, others]), path)
 
 
 def write_predictions(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from toptune.store import Blocks
 from toptune.store.blocks import row_numbers, row_slices
-from toptune.train.passes import check_finite
+from toptune.train.reading import check_finite
 
 
 class SelectedBlocks:

@@ -14,7 +14,8 @@ from toptune.train.calibration import fit_temperature
 from toptune.train.cholesky import factor_made, product_of_factor
 from toptune.train.maps import Maps
 from toptune.train.one_pass import Solution
-from toptune.train.passes import TrainingRows, accumulate, check_finite, to_tensor
+from toptune.train.passes import TrainingRows, accumulate
+from toptune.train.reading import check_finite, to_tensor
 from toptune.train.ridge import CentredSystem
 from toptune.train.selection import Candidate, numerical_notes
 from toptune.train.sums import FoldSums

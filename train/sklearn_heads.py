@@ -17,7 +17,8 @@ from toptune.train.head_files import SKOPS, json_ready, write_description
 from toptune.train.head_report import HeadReport
 from toptune.train.inputs import fold_numbers, is_blocks, row_weights
 from toptune.train.memory import check_memory
-from toptune.train.passes import OutOfFold, calibration_rows, check_finite
+from toptune.train.passes import OutOfFold, calibration_rows
+from toptune.train.reading import check_finite
 from toptune.train.reported_head import ReportedHead
 from toptune.train.settings_comparison import Comparison, compare
 from toptune.train.sklearn_kinds import KINDS, Kind

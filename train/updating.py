@@ -17,7 +17,8 @@ from toptune.train.kernels import kernel_of
 from toptune.train.maps import IdentityMap, NystromMaps
 from toptune.train.memory import block_rows_for
 from toptune.train.own_heads import OwnHead
-from toptune.train.passes import TrainingRows, accumulate, to_tensor
+from toptune.train.passes import TrainingRows, accumulate
+from toptune.train.reading import to_tensor
 from toptune.train.ridge import left_out
 from toptune.train.saved_sums import SavedSums
 

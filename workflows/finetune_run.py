@@ -198,8 +198,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
         write_json(temporary / CONFIG, run.config)
         write_json(temporary / METRICS, run.metrics)
         write_rows(
-            temporary / ROWS, train=train, test=outcome.test,
-            ids=task.manifest.ids, labels=task.manifest.labels,
+            temporary / ROWS, train=train, test=outcome.test, pictures=task.manifest.table
         )  # fmt: skip
         write_predictions(
             temporary / PREDICTIONS, rows=outcome.test,
