@@ -15,7 +15,7 @@ from toptune.train.panels import panels
 _CANCELLED = 1e3
 _RECOMPUTED_BYTES = 8 * 2**20
 # Rows of which such pairs are looked for at a time.
-_COMPARED_ROWS = 64
+_COMPARED_ROWS = 128
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from toptune.train.sums import FoldSums
 
 # One number is fitted to them.
 SAMPLE_ROWS = 500
-_ROWS_AT_A_TIME = 100
+_ROWS_AT_A_TIME = 250
 # A row that decides its own score to within this has no left-out score to speak of.
 _UNDECIDED = 1e-6
 
