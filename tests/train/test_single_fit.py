@@ -1,13 +1,18 @@
 """Fits without folds: the same solution, and leave-one-out figures that equal refitting."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_classification
 
 from toptune.store import InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, make_head
+from toptune.train.ridge import CentredSystem
+from toptune.train.single_fit import _factor_in_place
+from toptune.train.sums import FoldSums
 
 FIXED: dict[str, Any] = {"sigma": 3.0, "penalty": 1e-3, "random_state": 0}
 
@@ -80,3 +85,27 @@ def test_needs_one_width_and_one_penalty(options: dict[str, Any], message: str) 
         StreamingRidgeClassifier(cv=None).fit(X, y)
     with pytest.raises(InputError, match="'svm' does not know"):
         make_head("svm", cv=None)
+
+
+def test_a_system_in_the_place_of_the_metric_is_made_again_where_it_needs_jitter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 8, dtype=torch.float64, generator=generator)
+    kernel = torch.randn(8, 20, dtype=torch.float64, generator=generator)
+    kernel = kernel @ kernel.T
+    z = torch.cat([rows, torch.ones(4, 1, dtype=torch.float64)], dim=1)
+    sums = FoldSums(
+        gram=(z.T @ z)[None],
+        cross=z.T[None],
+        square=torch.ones(1, dtype=torch.float64),
+        factor=torch.linalg.cholesky(kernel),
+    )
+    before = sums.gram.clone()
+    system = CentredSystem.of(sums.gram[0], sums.cross[0])
+    # Of rank 3, and a penalty that makes it slightly indefinite.
+    penalty = -1e-14
+    expected = system.gram - 4 * torch.outer(system.feature_mean, system.feature_mean)
+    for product in (kernel.clone(), None):
+        factor, jitter = _factor_in_place(replace(sums, product=product), system, penalty)
+        assert 0 < jitter < 1e-10
+        torch.testing.assert_close(factor @ factor.T, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sums.gram, before, rtol=0, atol=0)
