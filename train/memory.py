@@ -16,7 +16,7 @@ _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
     """Rows of a block whose values take about 32 MiB in float64, or less below a small limit.
 
-    Larger ones save nothing: memory that is fetched anew for each costs more than longer products gain.
+    Larger ones save little: memory that is fetched anew for each costs what longer products gain.
     """
     budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
     return max(64, budget // (8 * (d + 3 * rank + 1)))

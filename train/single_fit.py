@@ -80,7 +80,9 @@ def solve_once(
     )
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
-    system = CentredSystem.of(sums.gram[0], sums.cross[0])
+    # With nothing left out all rows are one fold.
+    (gram,), (cross,) = sums.gram, sums.cross
+    system = CentredSystem.of(gram, cross)
     factor, jitter = _factor_in_place(sums, system, penalty)
     sums = replace(sums, product=None)
     beta, _ = system.solve(penalty, factor)
