@@ -42,13 +42,6 @@ from toptune.commands.training_options import (
     "--forget", multiple=True, metavar="ID", help="With --update: take a picture out; @FILE has one a line."
 )
 @click.option(
-    "--relabel",
-    type=click.Path(exists=True, file_okay=False),
-    metavar="RUN",
-    help="Train for other --labels on this run's pictures, with its Gram matrices.",
-)
-@click.option("--labels", help="With --relabel: a CSV file (id, label), or a column of the manifest.")
-@click.option(
     "--head",
     default="falkon",
     show_default=True,
@@ -79,48 +72,36 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
     """Train a head on stored features; nothing is extracted again.
 
     With --update RUN, bring a run up to date with its data set instead: new pictures are added, those that
-    are gone or to be forgotten are subtracted. With --relabel RUN, reuse its Gram matrices for other labels.
+    are gone or to be forgotten are subtracted.
     """
-    from toptune.train import relabel_run, update_run
     from toptune.train import train as run_training
+    from toptune.train import update_run
 
     given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     out = options["out"]
-    if {"update", "relabel"} <= given:
-        raise click.UsageError("--update and --relabel are two things; give one at a time")
     if "update" in given:
-        refuse_options(
-            given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"}, "update"
-        )
+        refuse_options(given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"})
         run = update_run(
             options["update"], out=out, store=root, forget=listed(options["forget"], "ids"),
             **{name: options[name] for name in ("dataset_version", "allow_failed", "device")},
         )  # fmt: skip
-    elif "relabel" in given:
-        refuse_options(given - {"relabel", "labels", "out", "device"}, "relabel")
-        if options["labels"] is None:
-            raise click.UsageError("--relabel needs --labels: a CSV file, or a column of the manifest")
-        run = relabel_run(
-            options["relabel"], options["labels"], out=out, store=root, device=options["device"]
-        )
     else:
-        for name, needed in (("forget", "update"), ("labels", "relabel")):
-            if name in given:
-                raise click.UsageError(f"--{name} needs --{needed} RUN")
+        if "forget" in given:
+            raise click.UsageError("--forget needs --update RUN")
         if missing := [f"--{name}" for name in ("dataset", "model") if options[name] is None]:
             raise click.MissingParameter(param_hint=missing, param_type="option", ctx=ctx)
-        for name in ("update", "relabel", "forget", "labels"):
+        for name in ("update", "forget"):
             del options[name]
         with plans_on_standard_error():
             run = run_training(root, **options)
     show(as_json, run.to_dict(), str(run))
 
 
-def refuse_options(strange: set[str], action: str) -> None:
-    """Refuse options of a plain training where a run is changed: what they say stays as it is in the run."""
+def refuse_options(strange: set[str]) -> None:
+    """Refuse options of a plain training where a run is updated: what they say stays as it is in the run."""
     if strange:
         name = min(strange).replace("_", "-")
-        raise click.UsageError(f"--{name} has no meaning with --{action}: it stays as it is in the run")
+        raise click.UsageError(f"--{name} has no meaning with --update: it stays as it is in the run")
 
 
 @contextlib.contextmanager

@@ -87,18 +87,7 @@ def test_update_and_forget(run_cli: Run, photos: Path, tmp_path: Path) -> None:
         == run["metrics"]["accuracy"]
     )
     assert run_cli("predict", tmp_path / "two", photos / "disc" / "100.png")[0] == 0
-    labels = tmp_path / "labels.csv"
-    pictures = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/*.png"))]
-    labels.write_text(
-        "id,label\n" + "".join(f"{name},{'even' if int(name[-5]) % 2 else 'odd'}\n" for name in pictures)
-    )
-    relabel = ("train", *store, "--relabel", tmp_path / "one", "--json", "--out", tmp_path / "odd")
-    run = json.loads(run_cli(*relabel, "--labels", labels)[1])
-    assert run["metrics"]["n_train"] + run["metrics"]["n_test"] == 36
     for wrong, message in (
-        (relabel, "--relabel needs --labels"),
-        ((*train[:-1], tmp_path / "three", "--labels", "a"), "--labels needs --relabel"),
-        ((*update, "--out", tmp_path / "three", "--relabel", tmp_path / "one"), "one at a time"),
         ((*update, "--out", tmp_path / "three", "--head", "ridge"), "--head has no meaning with --update"),
         ((*update, "--out", tmp_path / "three", "--forget", "@nowhere"), "ids cannot be read from nowhere"),
         ((*train[:-1], tmp_path / "three", "--forget", "a"), "--forget needs --update"),

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from toptune.train.report import FitReport
     from toptune.train.ridge_classifier import StreamingRidgeClassifier
     from toptune.train.run import Run, RunArray
-    from toptune.train.run_relabel import relabel_run
     from toptune.train.run_update import update_run
     from toptune.train.splits import Split, split_manifest
     from toptune.train.torch_dataset import FeatureDataset
@@ -65,7 +64,6 @@ _HOMES = {
     "fit_preprocessing": "preprocessing_fit",
     "load_head": "heads",
     "make_head": "heads",
-    "relabel_run": "run_relabel",
     "report_layers": "layer_report",
     "search_layers": "layer_search",
     "split_manifest": "splits",
@@ -103,7 +101,6 @@ __all__ = [
     "fit_preprocessing",
     "load_head",
     "make_head",
-    "relabel_run",
     "report_layers",
     "search_layers",
     "split_manifest",

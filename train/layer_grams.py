@@ -150,8 +150,6 @@ class SubsetMaps:
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
 
-    of_basis = on_basis
-
 
 class DualGrams:
     """A linear kernel matrix (n, n) for each layer: of subsets they are sums.

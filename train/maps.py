@@ -60,10 +60,6 @@ class Maps(Protocol):
         """Turn coefficients (..., rank, n_targets) of the features into those of the basis."""
         ...
 
-    def of_basis(self, index: int, sums: Tensor) -> Tensor:
-        """Turn sums (..., rank, n_targets) over values of the basis into those over features."""
-        ...
-
 
 class IdentityMap:
     """The rows themselves: ridge regression in the primal."""
@@ -89,8 +85,6 @@ class IdentityMap:
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
-
-    of_basis = on_basis
 
 
 @dataclass(frozen=True)
@@ -190,10 +184,6 @@ class NystromMaps:
     def on_basis(self, index: int, beta: Tensor) -> Tensor:
         dual: Tensor = torch.linalg.solve_triangular(self.factors[index].T, beta, upper=True)
         return dual
-
-    def of_basis(self, index: int, sums: Tensor) -> Tensor:
-        features: Tensor = torch.linalg.solve_triangular(self.factors[index], sums, upper=False)
-        return features
 
     def coefficients(self, index: int, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Centres kept (r, d) and their weights (r, n_targets), so scores are ``k(x, C) weights``."""

@@ -79,7 +79,6 @@ def solve(
     block_rows: int,
     device: torch.device,
     selection: str = "accuracy",
-    given: FoldSums | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Solution:
     """Choose map and penalty by cross-validation, then fit to all rows.
@@ -103,8 +102,6 @@ def solve(
         Rows read at a time.
     selection : {"accuracy", "one-se", "squared-error"}
         Rule of the choice among finalists; see `choose`.
-    given : FoldSums, optional
-        The sums of the only map, where they are at hand: the first pass is not made.
     """
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -123,21 +120,17 @@ def solve(
     phases: dict[str, float] = {}
     for group in groups:
         start = time.perf_counter()
-        group_sums = (
-            accumulate(
-                rows,
-                maps,
-                group,
-                block_rows=block_rows,
-                device=device,
-                keep_raw=True,
-                seconds=phases,
-                progress=progress,
-            )
-            if given is None
-            else [given]
+        group_sums = accumulate(
+            rows,
+            maps,
+            group,
+            block_rows=block_rows,
+            device=device,
+            keep_raw=True,
+            seconds=phases,
+            progress=progress,
         )
-        n_passes += given is None
+        n_passes += 1
         pass_seconds += time.perf_counter() - start
         start = time.perf_counter()
         for index in sorted(group, key=lambda index: abs(2 * index - (len(sigmas) - 1))):

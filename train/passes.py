@@ -14,7 +14,7 @@ from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.maps import Maps
 from toptune.train.phase_watch import PhaseWatch
 from toptune.train.reading import read_ahead
-from toptune.train.sums import FoldSums, SumsBuilder, add_by_class
+from toptune.train.sums import FoldSums, SumsBuilder
 
 
 class Cluster(Protocol):
@@ -156,40 +156,6 @@ def accumulate(
         return sums
     with watch.phase("whitening"):
         return [each.whitened() for each in sums]
-
-
-def accumulate_targets(
-    rows: TrainingRows,
-    maps: Maps,
-    index: int,
-    gram: Tensor,
-    *,
-    block_rows: int,
-    device: torch.device,
-    progress: Callable[[int], None] | None = None,
-) -> FoldSums:
-    """One pass for other targets of the same rows: their Gram matrices (n_folds, r + 1, r + 1) are at hand.
-
-    Targets meet the basis, and its sums are turned into those of features once, at the end.
-    """
-    by_class = torch.zeros((rows.n_folds, rows.n_classes, gram.shape[1]), dtype=torch.float64, device=device)
-    square = torch.zeros(rows.n_folds, dtype=torch.float64, device=device)
-    codes, weights, folds = (
-        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
-    )
-    square.index_add_(0, folds, weights)
-    by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
-    for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
-        (basis,) = maps.basis(values, [index])
-        weighted = basis * weights[where, None]
-        for fold in torch.unique(folds[where]).tolist():
-            mine = folds[where] == fold
-            add_by_class(by_class[fold, :, :-1], codes[where][mine], weighted[mine])
-        if progress is not None:
-            progress(where.stop - where.start)
-    cross = by_class.mT.contiguous()
-    cross[:, :-1] = maps.of_basis(index, cross[:, :-1])
-    return FoldSums(gram=gram, cross=cross, square=square)
 
 
 @dataclass(kw_only=True)

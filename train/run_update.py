@@ -73,11 +73,11 @@ def update_run(
     notify = progress or (lambda _phase: None)
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
-    head, saved = saved_head(old)
+    head, saved = _saved_head(old)
     if "relabelled" in old.config:
         raise InputError(
-            f"run {old.folder} cannot be updated: its labels are not those of the data set; update the run "
-            "that it came from, and relabel that"
+            f"run {old.folder} cannot be updated: an earlier toptune made it by train --relabel, for labels "
+            "that are not those of the data set; train again"
         )
     if old.config["split"].get("n_not_drawn"):
         raise InputError(
@@ -180,7 +180,7 @@ def update_run(
     return new
 
 
-def saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
+def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
     """Head and sums of a run, or an InputError that says why it has none that can be used again."""
     options = run.config["options"]
     reason = None
@@ -195,7 +195,7 @@ def saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
     elif not isinstance(run.head, OwnHead):
         reason = f"its head {run.head.name!r} is not one of toptune's own"
     if reason or not isinstance(run.head, OwnHead):
-        raise InputError(f"run {run.folder} cannot be updated or relabelled: {reason}; train again")
+        raise InputError(f"run {run.folder} cannot be updated: {reason}; train again")
     return run.head, SavedSums.load(run.folder)
 
 

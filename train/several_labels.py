@@ -33,7 +33,5 @@ def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) ->
         f"{counted(len(several), 'picture')} with several labels, for instance {manifest.ids[first]!r} with "
         f"{joined[first]!r}; toptune's heads take one label a picture: give each picture one where the "
         "labels stand (for instance in a manifest's column 'label') and extract with --update, which "
-        "computes "
-        "nothing anew for labels; from a run on pictures with one label, --relabel RUN --labels COLUMN (or a "
-        "CSV file of id and label) trains for others"
+        "computes nothing anew for labels"
     )

@@ -201,10 +201,10 @@ class SumsBuilder:
             gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
         gram[-1, :-1] += roots @ z
         weighted = z if bool((roots == 1).all()) else z * roots[:, None]
-        add_by_class(self.by_class[fold, :, :-1], codes, weighted)
+        _add_by_class(self.by_class[fold, :, :-1], codes, weighted)
 
 
-def add_by_class(sums: Tensor, codes: Tensor, rows: Tensor) -> None:
+def _add_by_class(sums: Tensor, codes: Tensor, rows: Tensor) -> None:
     """Add rows (b, r) to the sums (n_classes, r) of their classes (b,): the product with one-hot targets."""
     if sums.is_cuda:
         # There, adding by index is in no fixed order.

@@ -78,7 +78,7 @@ def updated_head(
     classes = sorted({*old, *added.labels})
     saved = saved.for_classes(old, classes)
     estimator = copy(head.estimator)
-    maps, d = maps_of(head, saved, device=device)
+    maps, d = _maps_of(head, saved, device=device)
     sums = saved.sums
     for sign, change in ((1, added), (-1, removed)):
         if len(change.labels):
@@ -107,7 +107,7 @@ def updated_head(
     return head.with_estimator(estimator, _report(head, saved, jitter=jitter, n_gone=len(gone_centers)))
 
 
-def maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> tuple[IdentityMap | NystromMaps, int]:
+def _maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> tuple[IdentityMap | NystromMaps, int]:
     """Feature map of a fitted head, and the columns of its rows."""
     estimator = head.estimator
     d = int(estimator.n_features_in_)

@@ -29,8 +29,7 @@ def command_of(run: ReportedRun) -> str:
         note = f"  # FILE has the ids of {n_forgotten} pictures, one a line" if n_forgotten else ""
         return shlex.join([*store, "--update", str(config["update"]["run"]), *forget, *out]) + note
     if "relabelled" in config:
-        labels = config["relabelled"].get("labels") or "LABELS.csv"
-        return shlex.join([*store, "--relabel", str(config["relabelled"]["run"]), "--labels", labels, *out])
+        return "# an earlier toptune made this run by train --relabel; no command repeats it"
     about = ["--dataset", run.dataset, "--model", str(config["model"])]
     if run.is_finetuned:
         words = ["toptune", "finetune", str(config.get("data", "DATA")), *about[2:]]

@@ -30,6 +30,7 @@ def identity_of(run: ReportedRun) -> dict[str, Any]:
         _SIZE: _size(run),
         "dataset_version": run.config.get("dataset_version"),
         "features": str(run.config.get("cache", {}).get("digest", ""))[:8],
+        # Runs that an earlier toptune made by `train --relabel` were trained for other labels.
         "labels": run.config.get("relabelled", {}).get("labels"),
         "updated": "update" in run.config,
     }

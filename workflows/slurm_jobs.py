@@ -41,7 +41,7 @@ BACKBONE_OPTIONS = (
     "decode",
 )
 # Of `toptune train`: what the jobs say.
-DECIDED = ("--store", "--dataset", "--model", "--out", "--update", "--relabel")
+DECIDED = ("--store", "--dataset", "--model", "--out", "--update")
 # Of `extract`: options that are spelt otherwise on the command line, and those that are turned off there.
 SPELT = {"compiled": "compile"}
 ON_BY_DEFAULT = ("fold",)

@@ -1,11 +1,13 @@
 """Updating and forgetting: equal to training anew on the same centres, by reading the change alone."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +18,6 @@ from toptune.train import (
     Run,
     StreamingRidgeClassifier,
     evaluate_run,
-    relabel_run,
     train,
     update_run,
 )
@@ -314,56 +315,16 @@ def test_bad_ids_and_damaged_sums(build: Build, tmp_path: Path) -> None:
         update_run(first.folder, out=tmp_path / "second", forget=[cache.manifest.ids[0]])
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_other_labels_reuse_the_gram(
-    head: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = build()
-    first = train(tmp_path / "store", out=tmp_path / "first", **OPTIONS, **HEADS[head])
-    labels = {name: f"kind {(sum(name.encode()) * 7) % 5}" for name in cache.manifest.ids}
-    table = tmp_path / "labels.csv"
-    table.write_text("id,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
-    monkeypatch.setattr(
-        "toptune.train.one_pass.accumulate", lambda *_, **__: pytest.fail("the Gram was taken anew")
-    )
-    second = relabel_run(first.folder, table, out=tmp_path / "second")
-    monkeypatch.undo()
-    X = preprocessed(second, cache, second.train_rows)
-    ids = [cache.manifest.ids[row] for row in second.train_rows]
-    estimator = second.head.estimator  # type: ignore[attr-defined]
-    fresh: Any = (
-        FalkonClassifier(centers=estimator.centers_, sigma=estimator.sigma_, cv=3)
-        if estimator.sums_.factor is not None
-        else StreamingRidgeClassifier(cv=3)
-    )
-    fresh.fit(X, [labels[name] for name in ids], groups=ids)
-    assert second.classes == sorted(set(labels.values()))
-    assert estimator.penalty_ == pytest.approx(fresh.penalty_, rel=1e-9)
-    assert estimator.temperature_ == pytest.approx(fresh.temperature_, rel=1e-3)
-    np.testing.assert_allclose(second.head.decision_function(X), fresh.scores(X), atol=1e-8)
-    assert evaluate_run(second.folder)["accuracy"] == second.metrics["accuracy"]
-    with pytest.raises(InputError, match="its labels are not those of the data set"):
-        update_run(second.folder, out=tmp_path / "third", forget=ids[:1])
-
-
-def test_other_labels_that_do_not_do(build: Build, tmp_path: Path) -> None:
+def test_a_run_that_was_relabeled_loads_and_keeps_its_labels(build: Build, tmp_path: Path) -> None:
     cache = build()
     first = train(tmp_path / "store", out=tmp_path / "first", **OPTIONS, **HEADS["ridge"])
-    labels = dict.fromkeys(cache.manifest.ids, "same")
-    table = tmp_path / "labels.csv"
-    table.write_text("name,label\na,b\n")
-    wrong: list[tuple[Any, str]] = [
-        (labels, "one class only, 'same'"),
-        ({**labels, cache.manifest.ids[0]: "other"}, "fewer than the 3 folds|one class only"),
-        ({}, "90 pictures of the run have no label"),
-        (table, "has the columns name, label; it needs id and label"),
-        ("nothing", r"'nothing' are no column of the manifest \(it has slide\) and no file"),
-    ]
-    for given, message in wrong:
-        with pytest.raises(InputError, match=message):
-            relabel_run(first.folder, given, out=tmp_path / "second")
-    by_column = relabel_run(
-        first.folder, {name: name.split("/")[0][-1] for name in cache.manifest.ids}, out=tmp_path / "second"
-    )
-    assert len(by_column.classes) == 10
-    assert not (tmp_path / "third").exists()
+    config = json.loads((first.folder / "run.json").read_text())
+    config["relabelled"] = {"run": "earlier", "labels": "labels.csv"}
+    (first.folder / "run.json").write_text(json.dumps(config))
+    rows = pq.read_table(first.folder / "rows.parquet")
+    labels = pa.array([f"class {(int(label[-1]) + 1) % 3}" for label in rows["label"].to_pylist()])
+    pq.write_table(rows.set_column(2, "label", labels), first.folder / "rows.parquet")
+    run = Run.load(first.folder)
+    assert (first.metrics["accuracy"], evaluate_run(run)["accuracy"]) == (1.0, 0.0)
+    with pytest.raises(InputError, match=r"cannot be updated.*not those of the data set; train again"):
+        update_run(run, out=tmp_path / "second", forget=cache.manifest.ids[:1])

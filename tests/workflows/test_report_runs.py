@@ -10,6 +10,7 @@ from made_runs import change, make_run, write_layer_search
 
 from toptune.store import CorruptError, InputError
 from toptune.workflows import report_runs
+from toptune.workflows.report_commands import command_of
 from toptune.workflows.report_pairs import compare_with_finetuning
 from toptune.workflows.report_runs import read_runs
 from toptune.workflows.report_settings import make_settings
@@ -147,6 +148,15 @@ def test_how_a_data_set_is_split_is_in_names_where_its_runs_differ(tmp_path: Pat
         "ridge, test fraction 0.5", "lda, test fraction 0.2", "fine-tuning, test fraction 0.4",
         "knn, dataset version 1, test fraction 0.4", "svm, dataset version 2, test fraction 0.2",
     }  # fmt: skip
+
+
+def test_a_run_that_was_relabeled_has_a_name_of_its_own_and_no_command(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    change(tmp_path / "b", "run.json", relabelled={"run": "earlier", "labels": "odd.csv"})
+    runs = read_runs([tmp_path], progress=NO_PROGRESS)
+    assert [each.method for each in make_settings(runs)[0]] == ["ridge", "ridge, labels odd.csv"]
+    assert [command_of(run).split(" ")[0] for run in runs] == ["toptune", "#"]
 
 
 def test_a_backbones_own_options_are_compared_within_it(tmp_path: Path) -> None:
