@@ -1,4 +1,4 @@
-"""`toptune store verify`, `repair` and `migrate`: whether a store is whole, and making it so."""
+"""`toptune store verify` and `repair`: whether a store is whole, and making it so."""
 
 import click
 
@@ -29,14 +29,3 @@ def store_repair(root: str, as_json: bool) -> None:
     report = repair(root)
     show(as_json, report.to_dict(), str(report))
     raise SystemExit(report.exit_code)
-
-
-@click.command("migrate")
-@STORE
-@JSON
-def store_migrate(root: str, as_json: bool) -> None:
-    """Make a store of an older version the current one, in place."""
-    from toptune.store import FeatureStore
-
-    before = FeatureStore.open(root).migrate()
-    show(as_json, {"version_before": before}, f"was version {before}, is the current one now")

@@ -4,7 +4,7 @@ import click
 
 from toptune.commands.store_contents import store_du, store_ls, store_show
 from toptune.commands.store_removal import store_gc, store_rm
-from toptune.commands.store_repairs import store_migrate, store_repair, store_verify
+from toptune.commands.store_repairs import store_repair, store_verify
 from toptune.commands.store_transfers import store_copy, store_export, store_import
 
 
@@ -15,7 +15,6 @@ from toptune.commands.store_transfers import store_copy, store_export, store_imp
         store_du,
         store_verify,
         store_repair,
-        store_migrate,
         store_rm,
         store_gc,
         store_copy,

@@ -86,7 +86,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
         batch_size=values["batch_size"],
         created=values["created"],
         identity=identity,
-        format=values.get("format_of_arrays", "zarr"),
+        format=values["format_of_arrays"],
     )
 
 

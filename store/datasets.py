@@ -34,18 +34,15 @@ def whole_names(root: Path) -> list[str]:
 
 
 def base_of(root: Path, name: str) -> str | None:
-    """Return the data set that `name` is a part of, or None if it is one itself, or not there.
-
-    A name alone decides nothing: a store from before data sets grew may hold one that looks like a part.
-    """
+    """Return the data set that `name` is a part of, or None if it is one itself, or not there."""
     split = split_part_name(name)
     if split is None or not dataset_folder(root, name).is_dir():
         return None
     try:
-        found = read_record(root, name).get("part_of")
+        found = read_record(root, name)["part_of"]
     except CorruptError:
-        found = split[0] if dataset_folder(root, split[0]).is_dir() else None
-    return None if found is None else str(found)
+        return split[0] if dataset_folder(root, split[0]).is_dir() else None
+    return str(found)
 
 
 def part_names(root: Path, dataset: str) -> list[str]:

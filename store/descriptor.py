@@ -1,39 +1,27 @@
-"""``toptune.json``: what says that a folder is a feature store, and of which version.
-
-Version 1 had Zarr only, a file for every ledger entry, and data sets that never grew. All of it means the
-same in version 2, so that a store of version 1 is read as it is; `migrate` marks it before anything is
-written that an older toptune would misread.
-"""
+"""``toptune.json``: what says that a folder is a feature store, and of which version."""
 
 import json
 from pathlib import Path
 
-from toptune.store import commit
 from toptune.store.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
 from toptune.store.reading import read_file
 
 STORE_FILE = "toptune.json"
 VERSION = 2
 _KIND = "toptune-store"
+# The content of ``toptune.json``, the same in every store.
+DESCRIPTOR = f'{{"format": "{_KIND}", "version": {VERSION}}}\n'.encode()
 
 
-def render_descriptor(version: int = VERSION) -> bytes:
-    """Return the content of ``toptune.json``; it is the same in every store of a version."""
-    return f'{{"format": "{_KIND}", "version": {version}}}\n'.encode()
-
-
-DESCRIPTORS = {version: render_descriptor(version) for version in range(1, VERSION + 1)}
-
-
-def read_version(root: Path) -> int:
-    """Return the version of the store in a folder.
+def check_descriptor(root: Path) -> None:
+    """Refuse a folder that is no store, or a store of another version.
 
     Raises
     ------
     StoreNotFoundError
-        If there is none.
+        If there is no store.
     FormatVersionError
-        If a newer toptune made it.
+        If an older or a newer toptune made it.
     CorruptError
         If its descriptor is damaged.
     """
@@ -48,42 +36,26 @@ def read_version(root: Path) -> int:
         content = json.loads(data)
         kind, version = content["format"], content["version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTORS[VERSION].decode()}") from error
+        raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTOR.decode()}") from error
     if kind != _KIND:
         raise StoreError(f"{path} says format {kind!r} where {_KIND!r} is needed")
-    if type(version) is not int or version not in DESCRIPTORS:
+    if type(version) is int and version < VERSION:
         raise FormatVersionError(
-            f"{path} has format version {version!r}; this toptune supports versions up to {VERSION}; "
+            f"{path} has format version {version}; this toptune supports version {VERSION} only; "
+            "extract again with this toptune into another --store"
+        )
+    if type(version) is not int or version > VERSION:
+        raise FormatVersionError(
+            f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
             "upgrade toptune, or use another --store"
         )
-    return version
 
 
-def require_current(root: Path) -> None:
-    """Refuse to write to a store of an older version.
-
-    Raises
-    ------
-    FormatVersionError
-        If it is older; says how to migrate it.
-    """
-    version = read_version(root)
-    if version < VERSION:
-        raise FormatVersionError(
-            f"{root} is a store of version {version}: it can be read and trained from, but not written to; "
-            f"toptune store migrate --store {root} makes it version {VERSION}, in place and at once"
-        )
-
-
-def migrate(root: Path) -> int:
-    """Make a store the current version; return which one it was.
-
-    Raises
-    ------
-    StoreError
-        As `read_version`; or if it cannot be written.
-    """
-    version = read_version(root)
-    if version < VERSION:
-        commit.replace(root / STORE_FILE, render_descriptor())
-    return version
+def is_of_another_version(data: bytes) -> bool:
+    """Whether a descriptor says of itself that it is of a store, but not of this version."""
+    try:
+        content = json.loads(data)
+        is_store, version = content["format"] == _KIND, content["version"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return is_store and type(version) is int and version != VERSION

@@ -11,7 +11,7 @@ from typing import Any
 from toptune.store import commit, datasets
 from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import cache_files, open_cache, split_folder
-from toptune.store.descriptor import STORE_FILE, migrate, read_version, render_descriptor, require_current
+from toptune.store.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
 from toptune.store.errors import (
     ConflictError,
     CorruptError,
@@ -67,7 +67,7 @@ class FeatureStore:
             If its descriptor is damaged.
         """
         folder = place_of(root)
-        read_version(folder)
+        check_descriptor(folder)
         return cls(folder)
 
     @classmethod
@@ -79,7 +79,7 @@ class FeatureStore:
         ConflictError
             If the folder holds something else.
         FormatVersionError
-            If it is of another version: an older one is migrated first.
+            If another version of the format is there.
         StoreError
             If it cannot be written.
         """
@@ -93,13 +93,9 @@ class FeatureStore:
                 raise ConflictError(
                     f"{folder} is not empty and no feature store; give --store an empty or new folder"
                 )
-            commit.put_if_absent(folder / STORE_FILE, render_descriptor())
-        require_current(folder)
+            commit.put_if_absent(folder / STORE_FILE, DESCRIPTOR)
+        check_descriptor(folder)
         return cls(folder)
-
-    def migrate(self) -> int:
-        """Make the store the current version of the format, in place; return which one it was."""
-        return migrate(self.root)
 
     # Data sets
 

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from toptune.store import datasets
 from toptune.store.content import gone_rows
-from toptune.store.descriptor import require_current
 from toptune.store.errors import ConflictError, CorruptError
 from toptune.store.feature_store import FeatureStore
 from toptune.store.manifest import Manifest
@@ -93,7 +92,6 @@ def grow(
         if not growth.is_needed:
             return growth
         name = growth.after.dataset
-        require_current(store.root)
         if growth.new_part is not None and not datasets.put_dataset(
             store.root, growth.after.parts[-1], growth.new_part, part_of=name
         ):

@@ -100,7 +100,7 @@ def register(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion:
     """
     name = datasets.dataset_folder(root, dataset).name
     refuse_part(root, name)
-    if split_part_name(name) and name not in datasets.dataset_names(root):
+    if split_part_name(name):
         raise InputError(f"data set name {name!r} looks like a part of one that grew; choose another name")
     datasets.put_dataset(root, name, manifest)
     first = read_dataset_version(root, name, 1)

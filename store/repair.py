@@ -1,7 +1,6 @@
 """Repair a store: what can be rebuilt is rebuilt, damaged units are dropped for extract to compute again."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from toptune.store.array_records import read_array, restore_array
 from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import CACHE_KIND, open_cache
 from toptune.store.dataset_repair import is_grown, mend_version, rebuild_part
-from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
+from toptune.store.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
 from toptune.store.errors import StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
@@ -104,7 +103,7 @@ def repair(root: str | os.PathLike[str]) -> RepairReport:
     StoreNotFoundError
         If the folder does not look like a store.
     FormatVersionError
-        If a newer toptune made the store.
+        If an older or a newer toptune made the store.
     StoreError
         If it cannot be written.
     """
@@ -159,8 +158,8 @@ class _Repair:
             data = b""
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-        if data not in DESCRIPTORS.values() and not _is_of_another_version(data):
-            commit.replace(path, render_descriptor())
+        if data != DESCRIPTOR and not is_of_another_version(data):
+            commit.replace(path, DESCRIPTOR)
             self.rebuilt.append(str(path))
 
     def mend(self, path: Path, reason: str) -> None:
@@ -320,13 +319,3 @@ def _unit_of(parts: tuple[str, ...]) -> int | None:
     """Return the unit whose file has that path within an array of either format."""
     found = (format_of(name).unit_of(parts) for name in FORMATS)
     return next((unit for unit in found if unit is not None), None)
-
-
-def _is_of_another_version(data: bytes) -> bool:
-    """Whether a descriptor says of itself that it is of a store, but not of this version."""
-    try:
-        content = json.loads(data)
-        is_store, version = content["format"] == "toptune-store", content["version"]
-    except (ValueError, TypeError, KeyError):
-        return False
-    return is_store and type(version) is int and version not in DESCRIPTORS

@@ -13,7 +13,7 @@ from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, record_path, recorded_names
 from toptune.store.cache_record import open_cache
 from toptune.store.dataset_checks import dataset_damage, dataset_files, rows_needed
-from toptune.store.descriptor import DESCRIPTORS, STORE_FILE, render_descriptor
+from toptune.store.descriptor import DESCRIPTOR, STORE_FILE
 from toptune.store.errors import StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
@@ -158,8 +158,8 @@ class _Walk:
 
     def descriptor(self) -> None:
         path = self.root / STORE_FILE
-        if self.read(path) not in DESCRIPTORS.values():
-            self.blame(path, f"differs from {render_descriptor().decode().strip()}")
+        if self.read(path) != DESCRIPTOR:
+            self.blame(path, f"differs from {DESCRIPTOR.decode().strip()}")
 
     def dataset(self, name: str) -> None:
         for path in dataset_files(self.root, name):

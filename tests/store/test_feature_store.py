@@ -66,7 +66,7 @@ def test_a_folder_of_other_things_is_refused(root: Path) -> None:
 def test_other_versions_are_refused(root: Path) -> None:
     FeatureStore.create(root)
     (root / "toptune.json").write_text('{"format": "toptune-store", "version": 3}\n')
-    with pytest.raises(FormatVersionError, match=r"version 3; this toptune supports versions up to 2"):
+    with pytest.raises(FormatVersionError, match=r"version 3; this toptune supports version 2 only"):
         FeatureStore.open(root)
     with pytest.raises(FormatVersionError):
         FeatureStore.create(root)

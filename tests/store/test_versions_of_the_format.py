@@ -1,41 +1,33 @@
-"""Stores of older versions are read, written to only once migrated; newer ones are refused."""
+"""Stores of older and of newer versions are refused, and left as they are."""
 
 from pathlib import Path
 
 import pytest
-from small_store import open_empty, write_all
+from small_store import open_empty
 
-from toptune.store import FeatureCache, FeatureStore, FormatVersionError, repair, verify
+from toptune.store import FeatureCache, FeatureStore, FormatVersionError, repair
 
 
-def as_version(root: Path, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "next_step"),
+    [
+        (0, "extract again with this toptune into another --store"),
+        (1, "extract again with this toptune into another --store"),
+        (3, "upgrade toptune, or use another --store"),
+        (99, "upgrade toptune, or use another --store"),
+    ],
+)
+def test_other_versions_are_refused_and_left_alone(
+    complete: FeatureCache, version: int, next_step: str
+) -> None:
+    root = complete.root
     (root / "toptune.json").write_text(f'{{"format": "toptune-store", "version": {version}}}\n')
+    before = contents(root)
+    for action in (FeatureStore.open, FeatureStore.create, open_empty, repair):
+        with pytest.raises(FormatVersionError, match=rf"version {version}; .*version 2 only; {next_step}$"):
+            action(root)
+    assert contents(root) == before
 
 
-def test_an_older_store_is_read_but_not_written(complete: FeatureCache) -> None:
-    as_version(complete.root, 1)
-    store = FeatureStore.open(complete.root)
-    assert store.cache("resnet10t.demo", "pets").blocks(["last.cls"]).shape == (27, 3)
-    assert verify(store, deep=True).exit_code == 0
-    before = {path: path.read_bytes() for path in complete.root.rglob("*") if path.is_file()}
-    with pytest.raises(FormatVersionError, match=r"version 1.*toptune store migrate --store .*version 2"):
-        open_empty(complete.root)
-    assert {path: path.read_bytes() for path in complete.root.rglob("*") if path.is_file()} == before
-
-
-def test_migrated_it_is_written_to(complete: FeatureCache) -> None:
-    as_version(complete.root, 1)
-    complete.entry_path("last.cls", 2).unlink()
-    assert FeatureStore.open(complete.root).migrate() == 1
-    assert FeatureStore.open(complete.root).migrate() == 2
-    assert write_all(complete.root).is_complete()
-    assert verify(FeatureStore(complete.root), deep=True).exit_code == 0
-
-
-@pytest.mark.parametrize("version", [0, 3, 99])
-def test_other_versions_are_refused_and_left_alone(complete: FeatureCache, version: int) -> None:
-    as_version(complete.root, version)
-    for action in (FeatureStore.open, FeatureStore.create, repair):
-        with pytest.raises(FormatVersionError, match=rf"version {version}.*up to 2; upgrade"):
-            action(complete.root)
-    assert f'"version": {version}' in (complete.root / "toptune.json").read_text()
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
