@@ -35,40 +35,40 @@ if TYPE_CHECKING:
     from toptune.train.training import train
 
 _HOMES = {
-    "Comparison": "comparison_report",
-    "FalkonClassifier": "falkon_classifier",
-    "FalkonLogisticClassifier": "logistic_classifier",
-    "FeatureDataset": "torch_dataset",
-    "FitReport": "report",
-    "FoldsReducedWarning": "folds",
-    "HEADS": "heads",
-    "Head": "heads",
-    "Head2ToeClassifier": "head2toe",
-    "LayerChoice": "layer_choices",
-    "LayerReport": "layer_report",
-    "LayerSearch": "layer_choices",
-    "PreprocessedBlocks": "preprocessing",
-    "Preprocessing": "preprocessing",
-    "NearestMeanClassifier": "nearest_mean",
-    "NearestNeighborClassifier": "nearest_neighbors",
-    "Run": "run",
-    "RunArray": "run",
-    "ShrinkageDiscriminantClassifier": "discriminant_classifier",
-    "Split": "splits",
-    "StreamingLogisticClassifier": "linear_logistic",
-    "StreamingRidgeClassifier": "ridge_classifier",
-    "choose_arrays": "layers",
-    "compare_heads": "comparison",
-    "compute_metrics": "metrics",
-    "evaluate_run": "evaluation",
-    "fit_preprocessing": "preprocessing_fit",
-    "load_head": "heads",
-    "make_head": "heads",
-    "report_layers": "layer_report",
-    "search_layers": "layer_search",
-    "split_manifest": "splits",
-    "train": "training",
-    "update_run": "run_update",
+    "Comparison": "toptune.train.comparison_report",
+    "FalkonClassifier": "toptune.train.falkon_classifier",
+    "FalkonLogisticClassifier": "toptune.train.logistic_classifier",
+    "FeatureDataset": "toptune.train.torch_dataset",
+    "FitReport": "toptune.train.report",
+    "FoldsReducedWarning": "toptune.train.folds",
+    "HEADS": "toptune.train.heads",
+    "Head": "toptune.train.heads",
+    "Head2ToeClassifier": "toptune.train.head2toe",
+    "LayerChoice": "toptune.train.layer_choices",
+    "LayerReport": "toptune.train.layer_report",
+    "LayerSearch": "toptune.train.layer_choices",
+    "PreprocessedBlocks": "toptune.train.preprocessing",
+    "Preprocessing": "toptune.train.preprocessing",
+    "NearestMeanClassifier": "toptune.train.nearest_mean",
+    "NearestNeighborClassifier": "toptune.train.nearest_neighbors",
+    "Run": "toptune.train.run",
+    "RunArray": "toptune.train.run",
+    "ShrinkageDiscriminantClassifier": "toptune.train.discriminant_classifier",
+    "Split": "toptune.train.splits",
+    "StreamingLogisticClassifier": "toptune.train.linear_logistic",
+    "StreamingRidgeClassifier": "toptune.train.ridge_classifier",
+    "choose_arrays": "toptune.train.layers",
+    "compare_heads": "toptune.train.comparison",
+    "compute_metrics": "toptune.train.metrics",
+    "evaluate_run": "toptune.train.evaluation",
+    "fit_preprocessing": "toptune.train.preprocessing_fit",
+    "load_head": "toptune.train.heads",
+    "make_head": "toptune.train.heads",
+    "report_layers": "toptune.train.layer_report",
+    "search_layers": "toptune.train.layer_search",
+    "split_manifest": "toptune.train.splits",
+    "train": "toptune.train.training",
+    "update_run": "toptune.train.run_update",
 }
 
 __all__ = [
@@ -112,7 +112,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

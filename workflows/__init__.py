@@ -30,40 +30,40 @@ if TYPE_CHECKING:
     from toptune.workflows.study import plan_study, run_study
 
 _WHERE = {
-    "AdviceReport": "advice_report",
-    "Classifier": "classifier",
-    "DemoReport": "demonstration",
-    "FineTuneOptions": "finetune_options",
-    "FineTunePlan": "finetune_plan",
-    "FineTunedRun": "finetune_run",
-    "ExportReport": "exporting",
-    "Prediction": "classifier",
-    "ReportSummary": "report_page",
-    "SlurmJobs": "slurm_jobs",
-    "SlurmPlan": "slurm_plan",
-    "advise": "advising",
-    "check_sbatch": "slurm_submission",
-    "choose_shard": "array_task",
-    "demo": "demonstration",
-    "describe_metrics": "evaluation",
-    "evaluate": "evaluation",
-    "examine_machine": "machine",
-    "export": "exporting",
-    "extraction_progress": "progress",
-    "export_stored": "feature_files",
-    "finetune": "finetuning",
-    "finetune_progress": "finetune_reports",
-    "import_files": "feature_files",
-    "plan_finetune": "finetune_plan",
-    "plan_study": "study",
-    "run_study": "study",
-    "size_jobs": "slurm_plan",
-    "stop_on_signals": "stop_signals",
-    "submit_slurm_jobs": "slurm_submission",
-    "work_progress": "progress",
-    "write_predictions": "classifier",
-    "write_report": "report_page",
-    "write_slurm_jobs": "slurm_jobs",
+    "AdviceReport": "toptune.workflows.advice_report",
+    "Classifier": "toptune.workflows.classifier",
+    "DemoReport": "toptune.workflows.demonstration",
+    "FineTuneOptions": "toptune.workflows.finetune_options",
+    "FineTunePlan": "toptune.workflows.finetune_plan",
+    "FineTunedRun": "toptune.workflows.finetune_run",
+    "ExportReport": "toptune.workflows.exporting",
+    "Prediction": "toptune.workflows.classifier",
+    "ReportSummary": "toptune.workflows.report_page",
+    "SlurmJobs": "toptune.workflows.slurm_jobs",
+    "SlurmPlan": "toptune.workflows.slurm_plan",
+    "advise": "toptune.workflows.advising",
+    "check_sbatch": "toptune.workflows.slurm_submission",
+    "choose_shard": "toptune.workflows.array_task",
+    "demo": "toptune.workflows.demonstration",
+    "describe_metrics": "toptune.workflows.evaluation",
+    "evaluate": "toptune.workflows.evaluation",
+    "examine_machine": "toptune.workflows.machine",
+    "export": "toptune.workflows.exporting",
+    "extraction_progress": "toptune.workflows.progress",
+    "export_stored": "toptune.workflows.feature_files",
+    "finetune": "toptune.workflows.finetuning",
+    "finetune_progress": "toptune.workflows.finetune_reports",
+    "import_files": "toptune.workflows.feature_files",
+    "plan_finetune": "toptune.workflows.finetune_plan",
+    "plan_study": "toptune.workflows.study",
+    "run_study": "toptune.workflows.study",
+    "size_jobs": "toptune.workflows.slurm_plan",
+    "stop_on_signals": "toptune.workflows.stop_signals",
+    "submit_slurm_jobs": "toptune.workflows.slurm_submission",
+    "work_progress": "toptune.workflows.progress",
+    "write_predictions": "toptune.workflows.classifier",
+    "write_report": "toptune.workflows.report_page",
+    "write_slurm_jobs": "toptune.workflows.slurm_jobs",
 }
 
 __all__ = [
@@ -107,7 +107,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
