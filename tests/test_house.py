@@ -10,17 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from house import FLOOR, FLOORS, ROOT, imported_files, room_of, sources, tree_of
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("store", "extract", "train", "workflows", "commands")
-MAY_IMPORT = {
-    "store": {"store"},
-    "extract": {"store", "extract"},
-    "train": {"store", "train"},
-    "workflows": {"store", "extract", "train", "workflows"},
-    "commands": {"store", "extract", "train", "workflows", "commands"},
-    "cli": {"store", "commands"},
-}
+FRONTS = ("store", "extract", "train", "workflows", "commands")
 ONLY_IN = {
     "zarr": ("store/zarr_arrays.py",),
     "h5py": ("store/hdf5_arrays.py", "store/matrix_files.py"),
@@ -36,32 +28,42 @@ ONLY_IN = {
 NOT_IN = {"torch": ("store/", "commands/", "cli.py"), "timm": ("store/", "train/", "commands/", "cli.py")}
 
 
-def sources() -> list[Path]:
-    return [ROOT / "cli.py", *(path for part in PARTS for path in sorted((ROOT / part).glob("*.py")))]
-
-
-def imported(path: Path) -> set[str]:
+def libraries_of(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module or "")
+            names.add((node.module or "").split(".")[0])
     return names
 
 
+def test_every_file_is_in_a_room_of_the_table() -> None:
+    assert {room_of(path) for path in sources()} <= FLOOR.keys()
+    assert len(FLOOR) == sum(map(len, FLOORS)), "a room stands on one floor"
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    part = path.stem if path.parent == ROOT else path.parent.name
-    parts = {name.split(".")[1] for name in imported(path) if name.startswith("toptune.")}
-    assert parts <= MAY_IMPORT[part]
+def test_rooms_import_lower_floors_only(path: Path) -> None:
+    room = room_of(path)
+    if path.name == "__init__.py" and room in FRONTS:
+        house = room.split("/")[0]
+        assert all(
+            room_of(target).split("/")[0] == house or FLOOR[room_of(target)] < FLOOR[room]
+            for target in imported_files(path, for_types=True)
+        )
+        return
+    for target in imported_files(path, for_types=True):
+        assert room_of(target) == room or FLOOR[room_of(target)] < FLOOR[room], (
+            f"{path.relative_to(ROOT)} on floor {FLOOR[room]} imports {target.relative_to(ROOT)} "
+            f"on floor {FLOOR[room_of(target)]}"
+        )
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_libraries_stay_where_they_belong(path: Path) -> None:
     where = path.relative_to(ROOT).as_posix()
-    libraries = {name.split(".")[0] for name in imported(path)}
+    libraries = libraries_of(path)
     for library, places in ONLY_IN.items():
         assert library not in libraries or where.startswith(places)
     for library, places in NOT_IN.items():
@@ -71,12 +73,15 @@ def test_libraries_stay_where_they_belong(path: Path) -> None:
 
 def test_the_package_list_is_the_folders() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert setuptools["packages"] == ["toptune", *(f"toptune.{part}" for part in sorted(PARTS))]
-    assert [path.name for path in ROOT.glob("*.py")] == ["cli.py"]
+    folders = {path.parent.relative_to(ROOT) for path in sources()} - {Path()}
+    assert setuptools["packages"] == [
+        "toptune",
+        *sorted("toptune." + folder.as_posix().replace("/", ".") for folder in folders),
+    ]
     assert not (ROOT / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", FRONTS)
 def test_all_names_exactly_what_is_public(part: str) -> None:
     module = importlib.import_module(f"toptune.{part}")
     assert len(set(module.__all__)) == len(module.__all__)

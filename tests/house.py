@@ -1,0 +1,135 @@
+"""The rooms of the package, floor by floor, and what the code says of them.
+
+tests/test_house.py holds the code against this table.
+"""
+
+import ast
+import functools
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HOUSES = ("commands", "costs", "extract", "machine", "store", "train", "workflows")
+# A module may import its own room and rooms of lower floors, and nothing else. A room is a folder, or a file
+# at the root.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "text"),
+    ("machine", "costs", "store/files", "train/numerics"),
+    ("store/arrays", "store/datasets"),
+    ("store/features",),
+    ("store/upkeep", "extract/images", "train/rows", "train/preprocessing"),
+    (
+        "store/exchange",
+        "extract/sources/archives",
+        "extract/sources/tables",
+        "extract/sources/arrays",
+        "extract/backbone",
+        "train/kernels",
+    ),
+    ("store", "extract/sources", "train/passes"),
+    ("extract/request", "train/solvers"),
+    ("extract/pipeline", "train/logistic", "train/head2toe"),
+    ("extract", "train/estimators"),
+    ("train/heads",),
+    ("train/layers",),
+    ("train/runs",),
+    ("train/reports",),
+    ("train",),
+    ("workflows/finetuning",),
+    ("workflows/predict", "workflows/report", "workflows/study"),
+    ("workflows/deploy",),
+    ("workflows",),
+    ("workflows/advice", "workflows/jobs"),
+    ("commands/options",),
+    ("commands/data", "commands/stores", "commands/runs"),
+    ("commands",),
+    ("cli",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+@functools.cache
+def sources() -> tuple[Path, ...]:
+    """Every Python file of the package."""
+    inside = (path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
+    return tuple(sorted([*ROOT.glob("*.py"), *inside]))
+
+
+def room_of(path: Path) -> str:
+    """Return the room of a file: its folder, or its own name at the root."""
+    place = path.relative_to(ROOT)
+    return place.stem if len(place.parts) == 1 else place.parent.as_posix()
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_for_types(node: ast.stmt) -> bool:
+    """Whether a statement is an ``if TYPE_CHECKING:``, which does not run."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def file_of(module: str, name: str) -> Path:
+    """Return the file that ``from module import name`` leads to."""
+    place = ROOT.joinpath(*module.split(".")[1:])
+    for candidate in (place / f"{name}.py", place.with_suffix(".py"), place / "__init__.py"):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"from {module} import {name} leads to no file of the package")
+
+
+def imported_names(path: Path, *, for_types: bool) -> list[tuple[str, str]]:
+    """Return ``(module, name)`` for each name of the package that a file imports, late imports included."""
+    tree = tree_of(path)
+    hidden = {
+        id(node) for statement in tree.body if is_for_types(statement) for node in ast.walk(statement)
+    }  # fmt: skip
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in hidden and not for_types:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            if (node.module or "").split(".")[0] == "toptune":
+                found += [(str(node.module), alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            inside = [alias.name for alias in node.names if alias.name.split(".")[0] == "toptune"]
+            assert not inside, f"{path}: `import {inside[0]}`; write `from toptune... import ...`"
+    return found
+
+
+@functools.cache
+def imported_files(path: Path, *, for_types: bool = False) -> frozenset[Path]:
+    """Return the files of the package that a file imports; those of annotations only `for_types`."""
+    return frozenset(file_of(*pair) for pair in imported_names(path, for_types=for_types)) - {path}
+
+
+def import_circles() -> list[list[str]]:
+    """Return the groups of files that import each other in a circle, by Tarjan's algorithm."""
+    index: dict[Path, int] = {}
+    low: dict[Path, int] = {}
+    stack: list[Path] = []
+    circles = []
+
+    def visit(path: Path) -> None:
+        index[path] = low[path] = len(index)
+        stack.append(path)
+        for target in imported_files(path):
+            if target.name == "__init__.py":
+                continue
+            if target not in index:
+                visit(target)
+                low[path] = min(low[path], low[target])
+            elif target in stack:
+                low[path] = min(low[path], index[target])
+        if low[path] == index[path]:
+            group = stack[stack.index(path) :]
+            del stack[stack.index(path) :]
+            if len(group) > 1:
+                circles.append(sorted(member.relative_to(ROOT).as_posix() for member in group))
+
+    for path in sources():
+        if path not in index and path.name != "__init__.py":
+            visit(path)
+    return circles
