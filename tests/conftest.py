@@ -1,11 +1,15 @@
 """What tests of several folders share: pictures, the optional real data, the command line."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from shapes import save_shapes
+
+if TYPE_CHECKING:
+    from fake_cuda import Counts
 
 # As the command line does, and before any test loads torch: see `toptune.cli.main`.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -18,8 +22,43 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 LONG = ("test_readme.py", "test_finetune.py", "test_check_estimator.py", "test_slurm.py")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on",
+        choices=("cpu", "cuda", "fake-cuda"),
+        default="cpu",
+        help="device to compute on where a test names none: see tests/other_device.py",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--on") != "cpu":
+        from other_device import use_device
+
+        use_device()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    if item.config.getoption("--on") != "fake-cuda":
+        return (yield)
+    from fake_cuda import fake_cuda
+
+    with fake_cuda():
+        return (yield)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.fixture
+def cuda() -> Iterator["Counts"]:
+    """A pretended CUDA device, and what it was asked to do."""
+    from fake_cuda import fake_cuda
+
+    with fake_cuda() as counts:
+        yield counts
 
 
 @pytest.fixture

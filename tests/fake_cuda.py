@@ -1,0 +1,397 @@
+"""A pretended CUDA device, so that a machine without a GPU can test where tensors lie and who waits for whom.
+
+The numbers lie in ordinary CPU tensors, and a wrapper around each tensor says that it lies on ``cuda:0``.
+Four kinds of faults come to light that a CPU forgives:
+
+- A torch function refuses tensors of several devices. As on CUDA, 0-dimensional CPU tensors and CPU indices
+  are let through.
+- ``.numpy()`` of a tensor on the device is refused.
+- A copy to main memory with ``non_blocking=True`` holds NaN, or an odd value where the type has no NaN, until
+  the host has waited for the device.
+- Every operation on the device, and everything that makes the host wait for the device, is counted.
+
+The pretended device shows nothing of kernels that round differently, of the device's memory, or of time. A
+test says::
+
+    with fake_cuda() as counts:
+        torch.ones(3, device="cuda") + torch.ones(3)  # raises RuntimeError, as a GPU does
+
+``pytest --on fake-cuda FILES`` runs existing tests on the pretended device; see `other_device`.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+_as_plain: Callable[[], Any] = torch._C.DisableTorchFunction  # the wrappers' own rules are off inside
+
+
+@dataclass
+class Counts:
+    """What the device was asked to do, and how often the host waited for it."""
+
+    operations: Counter[str] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)
+    # Waits by the line of toptune that caused them, as "toptune.train.sums:212 item".
+    places: Counter[str] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        for counter in (self.operations, self.waits, self.places):
+            counter.clear()
+
+
+_counts = Counts()
+# Copies to main memory that have not arrived yet: where they go, and the values that will be there.
+_under_way: list[tuple[Tensor, Tensor]] = []
+
+
+def wait(reason: str) -> None:
+    """Let the host wait for the device: every copy that is under way arrives."""
+    _counts.waits[reason] += 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and not frame.f_globals.get("__name__", "").startswith("toptune."):
+        frame = frame.f_back
+    if frame.f_back is not None:
+        _counts.places[f"{frame.f_globals['__name__']}:{frame.f_lineno} {reason}"] += 1
+    while _under_way:
+        target, values = _under_way.pop(0)
+        with torch.inference_mode(), _as_plain():
+            target.copy_(values)
+
+
+class CudaTensor(Tensor):
+    """Numbers in main memory that say they lie on ``cuda:0``."""
+
+    numbers: Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: Tensor) -> "CudaTensor":
+        make: Callable[..., Any] = Tensor._make_wrapper_subclass
+        made = make(cls, numbers.size(), strides=numbers.stride(), dtype=numbers.dtype, device=CUDA)
+        assert isinstance(made, CudaTensor)
+        made.numbers = numbers
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _call(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        raise NotImplementedError(
+            f"{func} reached torch's dispatcher, which the pretended device does not know"
+        )
+
+
+class _FakeCuda(TorchFunctionMode):
+    """Sees the calls that have no tensor on the device yet: factories, and ``.to("cuda")``."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _call(func, args, kwargs or {})
+
+
+_ABOUT = {getattr(Tensor, name).__get__ for name in ("device", "is_cuda", "is_leaf")}
+_TO_PYTHON = {
+    Tensor.__int__,
+    Tensor.__float__,
+    Tensor.__bool__,
+    Tensor.__index__,
+    Tensor.__format__,
+    Tensor.__contains__,
+    Tensor.item,
+    Tensor.tolist,
+}
+# The size of what these return depends on values, or they return a value to Python.
+_WAITING = {
+    "_unique2",
+    "allclose",
+    "bincount",
+    "equal",
+    "masked_select",
+    "nonzero",
+    "unique",
+    "unique_consecutive",
+}
+# What the host knows without asking the device.
+_KNOWN = {
+    "__get__",
+    "__len__",
+    "dim",
+    "element_size",
+    "is_contiguous",
+    "is_floating_point",
+    "numel",
+    "size",
+    "stride",
+}
+# Functions that may be given tensors of several devices.
+_ACROSS_DEVICES = {"_has_compatible_shallow_copy_type", "new_tensor", "set_", "type_as"}
+
+
+def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Do what `func` does, with the device's rules."""
+    options = dict(kwargs)
+    name = getattr(func, "__name__", str(func))
+    if options.get("pin_memory"):
+        options["pin_memory"] = False
+    if func in _ABOUT:
+        with _as_plain():
+            return func(*args, **options)
+    if func is Tensor.is_pinned:
+        return False
+    if name == "_has_compatible_shallow_copy_type":
+        return not any(isinstance(value, CudaTensor) for value in args)
+    if func is Tensor.to:
+        return _to(*args, **options)
+    if func is Tensor.cpu:
+        return _moved(args[0], CPU)
+    if func is Tensor.cuda:
+        return _moved(args[0], CUDA, non_blocking=options.get("non_blocking", False))
+    if func is Tensor.copy_:
+        return _copy(*args, **options)
+    tensors = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
+    on_device = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
+    if on_device:
+        _counts.operations[name] += name not in _KNOWN
+        if name in ("numpy", "__array__"):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        if func in _TO_PYTHON:
+            wait(name)
+            with _as_plain():
+                return func(*tree_map(_numbers_of, args), **options)
+        if name in _WAITING:
+            wait(name)
+    with _as_plain():
+        _check_devices(func, name, args, tensors)
+    return _compute(func, name, args, options, on_device)
+
+
+def _compute(
+    func: Any, name: str, args: Sequence[Any], options: dict[str, Any], on_device: Sequence[CudaTensor]
+) -> Any:
+    """Compute with the numbers in main memory, and wrap what comes out where it would lie on the device."""
+    is_wrapped = bool(on_device)
+    if options.get("device") is not None:
+        is_wrapped = _is_cuda(options["device"])
+        options["device"] = CPU
+    wrappers = {id(tensor.numbers): tensor for tensor in on_device}
+    with _as_plain():
+        result = func(*tree_map(_numbers_of, args), **tree_map(_numbers_of, options))
+
+        def wrap(value: Any) -> Any:
+            if not isinstance(value, Tensor) or isinstance(value, CudaTensor) or not is_wrapped:
+                return value
+            # What changes its first argument in place, or fills `out`, returns the wrapper that it was given.
+            known = wrappers.get(id(value))
+            return known if known is not None and known.shape == value.shape else CudaTensor(value)
+
+        return tree_map(wrap, result)
+
+
+def _check_devices(func: Any, name: str, args: Sequence[Any], tensors: Sequence[Tensor]) -> None:
+    """Refuse what CUDA refuses: tensors with dimensions that lie on several devices."""
+    if func in (Tensor.__getitem__, Tensor.__setitem__):
+        _check_index(func, *args)
+        return
+    if name in _ACROSS_DEVICES or not any(isinstance(tensor, CudaTensor) for tensor in tensors):
+        return
+    if name in ("index_put_", "index_put"):  # its indices may lie in main memory
+        tensors = [value for value in (args[0], *args[2:3]) if isinstance(value, Tensor)]
+    if any(_is_array_on_cpu(tensor) for tensor in tensors):
+        shapes = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in tensors)
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
+            f"({name}: {shapes})"
+        )
+    is_in_place = name.endswith("_") and not name.startswith("__")
+    if is_in_place and isinstance(args[0], Tensor) and not isinstance(args[0], CudaTensor):
+        raise RuntimeError(f"{name} writes values on cuda:0 into a tensor on cpu")
+
+
+def _check_index(func: Any, value: Tensor, index: Any, source: Any = None) -> None:
+    """Refuse an index or new values on the wrong device; count the waits of what is let through."""
+    parts = index if isinstance(index, tuple) else (index,)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    is_advanced = any(tensor.dim() for tensor in tensors) or any(
+        isinstance(part, list | np.ndarray) for part in parts
+    )
+    if not isinstance(value, CudaTensor):
+        if any(isinstance(tensor, CudaTensor) and tensor.dim() for tensor in tensors):
+            raise RuntimeError(
+                "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+            )
+    else:
+        if any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors):
+            wait("index by mask")
+        if any(isinstance(part, list | np.ndarray) or _is_array_on_cpu(part) for part in parts):
+            wait("index from main memory")
+    if func is Tensor.__setitem__ and isinstance(source, Tensor) and source.dim():
+        if isinstance(source, CudaTensor) == isinstance(value, CudaTensor):
+            return
+        if is_advanced:
+            raise RuntimeError("index_put_: self and values are on different devices")
+        wait("assignment across devices")
+
+
+def _to(
+    value: Tensor,
+    *given: Any,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format: torch.memory_format | None = None,
+) -> Tensor:
+    """Read the arguments of `Tensor.to`, which come in several orders, and move the tensor."""
+    flags = [non_blocking, copy]
+    n_flags = 0
+    for argument in given:
+        if isinstance(argument, Tensor):
+            device, dtype = CUDA if isinstance(argument, CudaTensor) else CPU, argument.dtype
+        elif isinstance(argument, torch.dtype):
+            dtype = argument
+        elif isinstance(argument, bool):
+            flags[n_flags] = argument
+            n_flags += 1
+        elif argument is not None:
+            device = argument
+    goes = isinstance(value, CudaTensor) if device is None else _is_cuda(device)
+    return _moved(
+        value,
+        CUDA if goes else CPU,
+        dtype=dtype,
+        non_blocking=flags[0],
+        copy=flags[1],
+        memory_format=memory_format,
+    )
+
+
+def _moved(
+    value: Tensor,
+    device: torch.device,
+    *,
+    dtype: torch.dtype | None = None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format: torch.memory_format | None = None,
+) -> Tensor:
+    """Return the tensor on the device: itself if it lies there already and no copy is asked for."""
+    was, goes = isinstance(value, CudaTensor), device.type == "cuda"
+    inner = _numbers_of(value)
+    layout: dict[str, Any] = {} if memory_format is None else {"memory_format": memory_format}
+    with _as_plain():
+        made: Tensor = inner.to(dtype or inner.dtype, copy=copy or was != goes, **layout)
+        if was == goes:
+            return value if made is inner else CudaTensor(made) if goes else made
+    if goes:
+        if not non_blocking:
+            wait("copy to the device")
+        with _as_plain():
+            return CudaTensor(made)
+    if non_blocking:
+        with _as_plain():
+            return _start_copy(made, made.clone())
+    wait("copy to main memory")
+    return made
+
+
+def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """Do what `Tensor.copy_` does."""
+    if isinstance(target, CudaTensor) != isinstance(source, CudaTensor):
+        if isinstance(source, CudaTensor) and non_blocking:
+            with _as_plain():
+                return _start_copy(target, source.numbers.to(target.dtype, copy=True))
+        if isinstance(source, CudaTensor):
+            wait("copy to main memory")
+        elif not non_blocking:
+            wait("copy to the device")
+    with _as_plain():
+        _numbers_of(target).copy_(_numbers_of(source))
+    return target
+
+
+def _start_copy(target: Tensor, values: Tensor) -> Tensor:
+    """Put nonsense where the values will be once the host has waited for the device."""
+    with torch.no_grad(), _as_plain():
+        _under_way.append((target, values))
+        target.fill_(
+            float("nan") if target.is_floating_point() else 1 if target.dtype == torch.bool else 0x7F
+        )
+    return target
+
+
+def _numbers_of(value: Any) -> Any:
+    return value.numbers if isinstance(value, CudaTensor) else value
+
+
+def _is_array_on_cpu(value: Any) -> bool:
+    return isinstance(value, Tensor) and not isinstance(value, CudaTensor) and value.dim() > 0
+
+
+def _is_cuda(device: Any) -> bool:
+    return isinstance(device, int) or torch.device(device).type == "cuda"
+
+
+class _Event:
+    """A `torch.cuda.Event`, as far as toptune uses events."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, *_: Any) -> None: ...
+
+    def synchronize(self) -> None:
+        wait("event")
+
+
+@contextmanager
+def fake_cuda() -> Iterator[Counts]:
+    """Pretend inside that this machine has one CUDA device; gives what is counted from here on.
+
+    Other threads may use tensors that lie on the device, but cannot put any there: torch keeps the rule that
+    sees such calls by thread.
+    """
+    _counts.clear()
+    _under_way.clear()
+    pretended: dict[str, Any] = {
+        "Event": _Event,
+        "current_stream": lambda *_: None,
+        "device_count": lambda: 1,
+        "empty_cache": lambda: None,
+        "get_rng_state": lambda *_: torch.zeros(1),
+        "is_available": lambda: True,
+        "is_bf16_supported": lambda including_emulation=True: True,
+        "is_initialized": lambda: False,
+        "manual_seed_all": lambda *_: None,
+        "set_device": lambda *_: None,
+        "set_rng_state": lambda *_: None,
+        "synchronize": lambda *_: wait("synchronize"),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(patch.multiple(torch.cuda, **pretended))
+        # Threads that read ahead pin memory, where the rules of this thread do not hold.
+        stack.enter_context(patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor.clone()))
+        for check in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+            if hasattr(
+                torch.optim.Optimizer, check
+            ):  # one of the two, by torch's version; it asks the driver
+                stack.enter_context(patch.object(torch.optim.Optimizer, check, lambda _: None))
+        stack.enter_context(_FakeCuda())
+        yield _counts

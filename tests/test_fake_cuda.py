@@ -1,0 +1,121 @@
+"""The pretended CUDA device catches what it promises, and toptune computes the same numbers on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from fake_cuda import Counts, fake_cuda
+
+from toptune.extract import extract
+from toptune.store import FeatureStore
+from toptune.train import FalkonClassifier
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda there, here: there + here,
+        lambda there, here: torch.stack([there, here]),
+        lambda there, here: here.add_(there),
+        lambda there, here: here[there.long()],
+        lambda there, here: there.index_put_((torch.tensor([0]),), here[:1]),
+        lambda there, here: there.__setitem__(torch.tensor([0, 1, 2]), here),
+        lambda there, here: torch.mul(there, there, out=here),
+    ],
+)
+@pytest.mark.usefixtures("cuda")
+def test_tensors_of_two_devices_are_refused(mixed: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
+    with pytest.raises(RuntimeError, match=r"device|cpu"):
+        mixed(torch.ones(3, device="cuda"), torch.ones(3))
+
+
+@pytest.mark.usefixtures("cuda")
+def test_what_cuda_allows_is_computed() -> None:
+    there = torch.arange(4.0, device="cuda")
+    scaled = there * torch.tensor(2.0)
+    assert scaled.is_cuda
+    assert scaled.device == torch.device("cuda:0")
+    assert there[torch.tensor([1, 3])].tolist() == [1, 3]
+    assert scaled.to("cpu", torch.float64).numpy().tolist() == [0, 2, 4, 6]
+    assert torch.zeros_like(there).is_cuda
+    assert there.add_(1) is there
+    assert not torch.ones(3).is_cuda
+
+
+@pytest.mark.parametrize("convert", [np.asarray, lambda tensor: tensor.numpy()])
+@pytest.mark.usefixtures("cuda")
+def test_numpy_of_a_tensor_on_the_device_is_refused(convert: Callable[[torch.Tensor], Any]) -> None:
+    with pytest.raises(TypeError, match=r"Use Tensor.cpu\(\) first"):
+        convert(torch.ones(3, device="cuda"))
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.usefixtures("cuda")
+def test_a_copy_is_nonsense_until_the_device_was_waited_for(is_new: bool) -> None:
+    there, here = torch.ones(3, device="cuda"), torch.zeros(3)
+    here = there.to("cpu", non_blocking=True) if is_new else here.copy_(there, non_blocking=True)
+    assert here.isnan().all()
+    torch.cuda.synchronize()
+    assert here.tolist() == [1, 1, 1]
+
+
+def test_operations_and_waits_are_counted(cuda: Counts) -> None:
+    there = torch.ones(3).to("cuda", non_blocking=True)
+    assert not cuda.waits
+    product = there @ there
+    assert cuda.operations["matmul"] + cuda.operations["__matmul__"] == 1
+    assert not cuda.waits
+    assert product.item() == 3
+    assert there.cpu().sum() == 3
+    assert there[there > 0].shape == (3,)
+    torch.cuda.Event().synchronize()  # type: ignore[no-untyped-call]
+    assert dict(cuda.waits) == {"item": 1, "copy to main memory": 1, "index by mask": 1, "event": 1}
+
+
+def test_the_device_is_gone_afterwards() -> None:
+    before = torch.cuda.is_available(), torch.Tensor.pin_memory
+    with fake_cuda():
+        assert torch.cuda.is_available()
+    assert (torch.cuda.is_available(), torch.Tensor.pin_memory) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "direct"},
+        {"solver": "falkon"},
+        {"solver": "direct", "cv": None, "sigma": 3.0, "penalty": 1e-4},
+    ],
+    ids=["direct", "falkon", "one fit"],
+)
+def test_a_kernel_fit_is_the_same_there(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 240)
+    X = rng.normal(size=(240, 6)) + y[:, None]
+    expected = FalkonClassifier(n_centers=40, random_state=0, **options).fit(X, y)
+    with fake_cuda() as counts:
+        found = FalkonClassifier(n_centers=40, random_state=0, device="cuda", **options).fit(X, y)
+        scores = found.scores(X)
+    assert sum(counts.operations.values()) > 100
+    assert any(place.startswith("toptune.train.") for place in counts.places)
+    assert (found.sigma_, found.penalty_) == (expected.sigma_, expected.penalty_)
+    np.testing.assert_allclose(scores, expected.scores(X), atol=1e-10)
+
+
+def test_an_extraction_is_the_same_there(tmp_path: Path, photos: Path) -> None:
+    def features(device: str) -> npt.NDArray[Any]:
+        options: dict[str, Any] = {"precision": "fp32", "layers": "last", "batch_size": 8}
+        summary = extract(photos, model="random:test_vit", store=tmp_path / device, device=device, **options)
+        (cache,) = FeatureStore.open(tmp_path / device).caches()
+        return cache.blocks(["last.none"]).take(np.arange(summary.rows))
+
+    expected = features("cpu")
+    with fake_cuda() as counts:
+        found = features("cuda")
+    assert counts.operations["layer_norm"] > 0
+    assert counts.waits["event"] > 0
+    np.testing.assert_array_equal(found, expected)
