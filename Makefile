@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format soak bench bench-store bench-solvers study pretrain clean
+.PHONY: help demo test check format soak bench bench-store bench-solvers bench-gpu study pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,9 @@ bench-store: $(READY) ## the store against plain files and its peers; about 4 GB
 
 bench-solvers: $(READY) ## solvers of kernel heads against FalkonML, where installed, and scikit-learn; hours
 	$(BIN)/python benchmarks/solvers.py
+
+bench-gpu: $(READY) ## the CUDA path on a machine with a GPU, 6 minutes; GPU_ARGS='--device cpu --tiny' rehearses
+	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 STUDIES := top-tuning head2toe when-and-how forest
 study: $(READY) ## the studies of docs/study.md and their report, study/report.html; hours, goes on where it stopped
