@@ -2,13 +2,14 @@
 
 import json
 import os
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Self
 
 from toptune.extract.folder_source import PICTURE_SUFFIXES
 from toptune.extract.several_labels import split_labels
-from toptune.extract.tar_index import TarMember, tar_members
 from toptune.store import InputError
 
 PICTURE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
@@ -16,6 +17,110 @@ PICTURE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SU
 MAX_LABEL_CHARACTERS = 100
 _MAX_CLASS_BYTES = 4096
 _MAX_JSON_BYTES = 2**24
+# Long names and pax records; more than this is damage.
+_MAX_EXTENSION_BYTES = 2**20
+_EXTENSIONS = b"xgXLK"
+_FOLDERS_AND_DEVICES = b"3456DV"
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A file in a tar archive; ``offset`` is -1 for a link, which has no bytes of its own."""
+
+    name: str
+    offset: int
+    bytes: int
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header that `tarfile` may follow: no long name fills the memory, no size leads backwards."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES):
+            raise tarfile.HeaderError(f"a header says that {header.size} bytes follow")
+        return header
+
+
+def tar_members(path: Path) -> Iterator[TarMember]:
+    """Give files and links of a tar archive in its order, from one pass over the headers.
+
+    Raises
+    ------
+    InputError
+        If the archive is cut off, damaged, compressed, or holds what cannot be read at an offset.
+    """
+    try:
+        # Unbuffered: a buffer would read payload behind every header.
+        with path.open("rb", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            for member in _headers(file, end, path):
+                if member.issparse() or member.type == b"M":
+                    raise InputError(
+                        f"shard {path}: {member.name!r} is stored sparse or in volumes; write it plainly"
+                    )
+                if member.islnk() or member.issym():
+                    yield TarMember(member.name, -1, 0)
+                elif member.type not in _FOLDERS_AND_DEVICES and not member.name.endswith("/"):
+                    last = member.offset_data + member.size
+                    if last > end:
+                        raise _cut_off(path, end, f"{member.name!r} should reach to byte {last}")
+                    yield TarMember(member.name, member.offset_data, member.size)
+    except OSError as error:
+        raise InputError(f"shard {path} cannot be read: {error.strerror}") from error
+
+
+def _headers(file: BinaryIO, end: int, path: Path) -> Iterator[tarfile.TarInfo]:
+    """Give the members as `tarfile` finds them, which takes damage behind the first for the end."""
+    place = 0
+    try:
+        with tarfile.TarFile(
+            fileobj=file, tarinfo=_BoundedHeader, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
+            while (member := archive.next()) is not None:
+                # `tarfile` keeps all members otherwise, a kilobyte for each of them.
+                archive.members.clear()  # type: ignore[attr-defined]
+                if member.size < 0:
+                    raise _damaged(path, member.offset, f"{member.name!r} has {member.size} bytes")
+                yield member
+                place = archive.offset
+    except InputError:
+        raise
+    except (tarfile.TarError, ValueError, LookupError, RecursionError) as error:
+        if file.tell() >= end:
+            raise _cut_off(path, end, f"within what begins at byte {place}") from error
+        raise _damaged(path, place, str(error)) from error
+    _check_end(file, place, end, path)
+
+
+def _check_end(file: BinaryIO, place: int, end: int, path: Path) -> None:
+    """Nothing but zeros may follow the mark for the end: whatever else there is would be lost."""
+    file.seek(place)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise _cut_off(path, end, "within a header" if mark else "the mark for its end is missing")
+    if mark.strip(b"\0"):
+        raise _damaged(path, place, "the checksum or a number is wrong")
+    while data := file.read(2**20):
+        if data.strip(b"\0"):
+            raise InputError(
+                f"shard {path} goes on after the mark for its end, near byte {file.tell() - len(data)}; if "
+                "archives were joined with cat, join them with `tar --concatenate`, or keep them apart"
+            )
+
+
+def _cut_off(path: Path, end: int, what: str) -> InputError:
+    return InputError(
+        f"shard {path} is cut off after {end} bytes: {what}; copy or write it again, or leave it out"
+    )
+
+
+def _damaged(path: Path, place: int, what: str) -> InputError:
+    return InputError(
+        f"shard {path} is damaged, or is no tar archive: there is no valid header at byte {place} ({what}); "
+        "copy or write it again, or leave it out"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from containers import make_tars, png, write_tar
 
 from toptune.extract import open_source
 from toptune.extract.open_files import MAX_OPEN
-from toptune.extract.tar_index import tar_members
+from toptune.extract.shard_samples import tar_members
 from toptune.store import InputError, UnreadableImageError
 
 PNG = png(0)
@@ -198,6 +198,84 @@ def test_damage_joined_archives_and_strange_members_are_refused(tmp_path: Path) 
             out.addfile(member)
         with pytest.raises(InputError, match=what):
             open_source(tmp_path / "link.tar")
+
+
+def header(member: tarfile.TarInfo, size: int) -> bytes:
+    """A GNU header with any size, also one below 0, which `tarfile` writes to base 256."""
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)  # type: ignore[attr-defined]
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(tarfile.REGTYPE, -1024), (tarfile.XHDTYPE, -512), (tarfile.GNUTYPE_LONGNAME, -1),
+     (tarfile.XHDTYPE, 2**40), (tarfile.XGLTYPE, 2**21), (tarfile.GNUTYPE_LONGLINK, 2**40)],
+)  # fmt: skip
+@pytest.mark.timeout(20)
+def test_sizes_that_lead_back_or_fill_the_memory_are_damage(tmp_path: Path, kind: bytes, size: int) -> None:
+    first, member = tarfile.TarInfo("a.png"), tarfile.TarInfo("b.png")
+    member.type = kind
+    for before in (b"", first.tobuf()):
+        (tmp_path / "a.tar").write_bytes(before + header(member, size) + bytes(4096))
+        with pytest.raises(InputError, match=rf"damaged.*byte {len(before)} .*{size}"):
+            open_source(tmp_path / "a.tar")
+
+
+def test_sparse_members_are_refused_by_name(tmp_path: Path) -> None:
+    import subprocess
+
+    with (tmp_path / "hole.png").open("wb") as out:
+        out.truncate(2**22)
+        out.write(b"x")
+    for form in (
+        ["--format=gnu"],
+        *(["--format=pax", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0")),
+    ):
+        file = tmp_path / "a.tar"
+        subprocess.run(["tar", *form, "--sparse", "-cf", file, "-C", tmp_path, "hole.png"], check=True)
+        with pytest.raises(InputError, match=r"hole\.png' is stored sparse"):
+            open_source(file)
+
+
+def test_names_that_are_not_utf8_absolute_or_lead_up_stay_names(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    members = {"/etc/a.png": PNG, "../b.png": PNG, "caf\udce9.png": PNG}
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(file, "w", format=form, errors="surrogateescape") as out:
+            for name, data in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                out.addfile(member, io.BytesIO(data))
+        assert [each.name for each in tar_members(file)] == list(members)
+        assert open_source(file).manifest().ids == ["a//etc/a", "a/../b", "a/caf\\xe9"]
+
+
+@pytest.mark.timeout(60)
+def test_flipped_bytes_raise_nothing_but_input_errors(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        whole = write_tar(file, {f"{LONG}.png": b"x", "ü.png": b"y"}, form=form).read_bytes()
+        outcomes = set()
+        for place in range(0, len(whole), 7):
+            torn = bytearray(whole)
+            torn[place] ^= 0x81
+            file.write_bytes(torn)
+            try:
+                outcomes.add(len(list(tar_members(file))))
+            except InputError:
+                outcomes.add(-1)
+        assert outcomes == {-1, 2}
+
+
+def test_a_long_chain_of_long_names_is_damage(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("x")
+    member.type = tarfile.GNUTYPE_LONGNAME
+    (tmp_path / "a.tar").write_bytes(header(member, 0) * 5000 + bytes(1024))
+    with pytest.raises(InputError, match="damaged"):
+        open_source(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize(
