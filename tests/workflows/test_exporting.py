@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from shapes import MODEL, save_shapes
 from timm.data import create_transform
@@ -21,6 +23,7 @@ from toptune.store import InputError, NumericalError
 from toptune.train import train
 from toptune.workflows import Classifier, export, finetune
 from toptune.workflows.exported_network import trace
+from toptune.workflows.model_card import describe_export, write_card
 
 Values = npt.NDArray[np.float32]
 
@@ -152,6 +155,36 @@ def test_the_card_says_what_it_is_and_how_to_use_it(folder: Path, tmp_path: Path
         f"{report.check.difference:.1e}",
     ):  # fmt: skip
         assert expected in card, expected
+    data = ModelCard(card).data
+    assert (data.library_name, data.pipeline_tag) == ("toptune", "image-classification")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("*cat* <b> $x$", "`*cat* <b> $x$`"),
+        ("a `b` c", "`` a `b` c ``"),
+        ("a\n## Title", "`a ## Title`"),
+        ("{{ name }}", "`{{ name }}`"),
+    ],
+)
+def test_names_of_classes_cannot_change_the_card(name: str, shown: str, folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    for file in run.glob("*.json"):
+        file.write_text(file.read_text().replace('"disc"', json.dumps(name)))
+    classifier = Classifier.load(run)
+    metadata = describe_export(classifier, is_normalizing=False, head_dtype="float64")
+    metadata["created"] = {"when": "2026-01-01T00:00:00"}
+    check = {"n_pictures": 1, "data": "digits", "batch_sizes": (1,), "difference": 0.0}
+    check |= {"difference_from_predict": 0.0, "n_other_labels": 0}
+    report = {"out": "run.pt2", "check": check, "warnings": []}
+    write_card(tmp_path / "card.md", classifier, metadata, report, tolerance=1e-4)
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    (listed,) = (line for line in lines if line.startswith("In the order of the outputs' columns: "))
+    assert sorted(listed.removesuffix(".").partition(": ")[2].split(", ")) == sorted(
+        ["`cross`", shown, "`square`"]
+    )
+    assert "## Title" not in lines
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
