@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from toptune.train.confusion_picture import confusion_side, draw_confusion
 from toptune.workflows.report_drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
 from toptune.workflows.report_pictures import Thumbnails
 from toptune.workflows.report_runs import Predictions, join_predictions
@@ -17,10 +18,6 @@ from toptune.workflows.report_statistics import Reliability, bin_confidences
 MAX_DETAILED = 12
 N_MISTAKES = 12
 N_CONFUSIONS = 10
-_NUMBERED_CLASSES = 20
-_NAMED_CLASSES = 40
-# Of the shading, which is a picture and so has one colour in both themes.
-_SHADE = (0.23, 0.51, 0.80)
 
 
 @dataclass(frozen=True)
@@ -142,26 +139,12 @@ def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mi
 
 
 def _draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], name: str, dataset: str) -> Markup:
-    n = len(classes)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(2.4 + 0.14 * n, 3.2, 6.0))
+    side = confusion_side(len(classes))
     with drawing(side, side) as (figure, axes):
-        shade = np.concatenate([np.broadcast_to(_SHADE, (n, n, 3)), shares[..., None]], axis=2)
-        axes.imshow(shade, interpolation="none")
-        step = -(-n // _NAMED_CLASSES)
-        size = 8 if n <= _NUMBERED_CLASSES else 5.5
-        shown = [drawable(each, 20) for each in classes[::step]]
-        axes.set_xticks(range(0, n, step), shown, rotation=90, fontsize=size)
-        axes.set_yticks(range(0, n, step), shown, fontsize=size)
-        axes.tick_params(length=0)
-        if n <= _NUMBERED_CLASSES:
-            for row, column in np.argwhere(counts > 0):
-                axes.text(column, row, str(counts[row, column]), ha="center", va="center",
-                          fontsize=7.5 if n <= 10 else 5.5, color=INK)  # fmt: skip
-        axes.spines[["top", "right"]].set_visible(True)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
-        return to_svg(figure, name=name, label=f"Confusion matrix on {dataset}, {n} classes")
+        image = draw_confusion(axes, counts, [drawable(each, 20) for each in classes], ink=INK)
+        # The page holds one dot a class, which the browser enlarges.
+        image.set_interpolation("none")
+        return to_svg(figure, name=name, label=f"Confusion matrix on {dataset}, {len(classes)} classes")
 
 
 def _draw_reliability(calibration: Reliability, name: str) -> Markup:

@@ -1,13 +1,19 @@
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from PIL import Image
 from sklearn import metrics as reference
 
 from toptune.train import compute_metrics
-from toptune.train.confusion_picture import save_confusion_picture
+from toptune.train.confusion_picture import draw_confusion, save_confusion_picture
 from toptune.train.metrics import expected_calibration_error
 
 
@@ -51,32 +57,66 @@ def test_picture_is_written(n: int, tmp_path: Path) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 3
 
 
-def test_picture_shows_shares_of_the_true_class_and_names_its_fonts_letters(tmp_path: Path) -> None:
-    names = ["one", "two", "日本", "Ångström", ""]
-    for size in (5, 40):
-        counts = np.zeros((size, size), dtype=int)
-        counts[0, 0], counts[1, :2], counts[2, 3] = 7, (3, 1), 9
-        save_confusion_picture(tmp_path / f"{size}.png", counts, [*names, *map(str, range(size - 5))])
-        with Image.open(tmp_path / f"{size}.png") as opened:
-            picture = np.asarray(opened.convert("RGB")).astype(int)
-        least, most = np.array([247, 251, 255]), np.array([8, 48, 107])
-        # The matrix is the one large square that holds the lightest blue; its frame is next to it.
-        rows, columns = (
-            np.flatnonzero((picture == least).all(axis=2).sum(axis=axis) > 100) for axis in (1, 0)
-        )
-        side = rows[-1] - rows[0] + 1
-        assert side == columns[-1] - columns[0] + 1
-        assert side % size == 0
-        cell = side // size
-        corners = picture[rows[0] + 2 :: cell, columns[0] + 2 :: cell][:size, :size]
-        np.testing.assert_array_equal(corners[0, 0], most)
-        np.testing.assert_array_equal(corners[2, 3], most)
-        np.testing.assert_array_equal(corners[3:], np.broadcast_to(least, (size - 3, size, 3)))
-        np.testing.assert_array_equal(corners[1, 0], [33, 113, 181])  # three quarters of the way
-        assert (np.diff([corners[1, 1, 2], corners[1, 0, 2], most[2]]) < 0).all()
-        beside = picture[rows[0] : rows[-1], : columns[0] - 2].min(axis=(1, 2)) < 128
-        named = [beside[row * cell : (row + 1) * cell].any() for row in range(5)]
-        assert named == [True] * 4 + [False]
+@pytest.mark.parametrize("n", [5, 30, 31, 100, 1000])
+def test_image_shows_shares_of_the_true_class_counts_and_names(n: int) -> None:
+    counts = np.zeros((n, n), dtype=int)
+    counts[0, 0], counts[1, :2], counts[2, 3] = 7, (3, 1), 9
+    axes = Figure().add_subplot()
+    image = draw_confusion(axes, counts, [f"$class_{row}" for row in range(n)], ink="red")
+    shares = np.zeros((n, n))
+    shares[0, 0], shares[1, :2], shares[2, 3] = 1, (0.75, 0.25), 1
+    np.testing.assert_array_equal(image.get_array(), shares)
+    shades = image.to_rgba(np.array([0.0, 0.25, 0.75, 1.0]))
+    np.testing.assert_allclose(shades[:, 3], [0, 0.25, 0.75, 1], atol=0.01)
+    cells = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
+    expected = {(0, 0): "7", (0, 1): "3", (1, 1): "1", (3, 2): "9"} if n <= 30 else {}
+    assert cells == {place: (count, "red") for place, count in expected.items()}
+    step = {5: 1, 30: 1, 31: 1, 100: 3, 1000: 25}[n]
+    for axis in (axes.xaxis, axes.yaxis):
+        assert [label.get_text() for label in axis.get_ticklabels()] == [
+            f"$class_{row}" for row in range(0, n, step)
+        ]
+
+
+@pytest.mark.parametrize("n", [5, 40, 1000])
+def test_every_row_can_be_seen_in_the_image(n: int, tmp_path: Path) -> None:
+    """Each class of a diagonal takes some dots of its own, of the full color."""
+    save_confusion_picture(tmp_path / "c.png", np.eye(n, dtype=int), [f"{row}" for row in range(n)])
+    with Image.open(tmp_path / "c.png") as opened:
+        dots = np.asarray(opened.convert("RGB")).astype(int)
+    # Blue that is as deep as half of a class; the scale of the colors takes the right sixth.
+    rows, columns = np.nonzero(dots[:, : dots.shape[1] * 5 // 6, 0] < 170)
+    is_blue = dots[rows, columns, 2] - dots[rows, columns, 0] > 60
+    assert len(np.unique(rows[is_blue])) >= n
+    assert len(np.unique(columns[is_blue])) >= n
+    assert dots.size < 20e6
+
+
+def test_a_number_stands_for_a_name_that_the_font_cannot_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def watch(axes: Axes, confusion: npt.ArrayLike, names: list[str]) -> AxesImage:
+        shown.extend(names)
+        return draw_confusion(axes, confusion, names)
+
+    monkeypatch.setattr("toptune.train.confusion_picture.draw_confusion", watch)
+    names = ["one", "日本", "Ångström", "two\nlines", "", "rather a long name, longer than fits"]
+    save_confusion_picture(tmp_path / "c.png", np.eye(6, dtype=int), names, title="日本 $x\n")
+    assert shown == ["one", "#1", "Ångström", "#3", "", "rather a long name, longer …"]
+
+
+def test_drawing_leaves_no_state_and_is_imported_late() -> None:
+    code = (
+        "import sys\nimport toptune.train.run_writing\nassert 'matplotlib' not in sys.modules\n"
+        "from toptune.train.confusion_picture import save_confusion_picture\n"
+        "import tempfile, pathlib\n"
+        "save_confusion_picture(pathlib.Path(tempfile.mkdtemp()) / 'c.png', [[1, 0], [1, 2]], ['a', 'b'])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_calibration_error_by_hand() -> None:
