@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store import Blocks, InputError
-from toptune.train.memory import check_memory
+from toptune.store.memory_limit import check_memory
 
 CENTERS = ("uniform", "class-balanced", "kmeans++", "leverage-scores")
 # k-means++ looks at this many rows a centre, drawn uniformly, so that its cost and memory do not grow with n.

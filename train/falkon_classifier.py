@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.store import Blocks, InputError
+from toptune.store.memory_limit import memory_limit_bytes
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.dask_passes import open_cluster
 from toptune.train.falkon_lib import check_library
@@ -24,7 +25,6 @@ from toptune.train.inputs import (
 from toptune.train.kernel_fit import fit_kernel
 from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
-from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import Cluster
 from toptune.train.precision import full_precision

@@ -12,6 +12,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
+from toptune.store.memory_limit import memory_limit_bytes
 from toptune.train.column_selection import SELECTIONS, Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.fit_rows import training_rows
@@ -23,7 +24,7 @@ from toptune.train.head2toe_ranking import Ranking, gram_paths, rules_of, softma
 from toptune.train.head2toe_report import Head2ToeReport, head2toe_report
 from toptune.train.held_folds import HeldFolds
 from toptune.train.inputs import device_of, grid_of, predict_inputs
-from toptune.train.memory import block_rows_for, memory_limit_bytes
+from toptune.train.memory import block_rows_for
 from toptune.train.passes import TrainingRows
 from toptune.train.precision import full_precision
 from toptune.train.ridge_classifier import StreamingRidgeClassifier

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from toptune.store import ArraySpec, InputError, StoredFeatures
+from toptune.store.memory_limit import check_memory, memory_limit_bytes
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.inputs import device_of, fold_numbers, row_weights
 from toptune.train.layer_grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes
-from toptune.train.memory import block_rows_for, check_memory, memory_limit_bytes
+from toptune.train.memory import block_rows_for
 from toptune.train.passes import TrainingRows
 from toptune.train.preprocessing import PreprocessedBlocks
 from toptune.train.preprocessing_fit import fit_preprocessing

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from toptune.store import Blocks
+from toptune.store.memory_limit import check_memory
 from toptune.train.centers import refuse_non_finite
 from toptune.train.cholesky import cholesky_with_jitter
 from toptune.train.kernels import Linear, Radial, kernel_of, median_distance
-from toptune.train.memory import block_rows_for, check_memory
+from toptune.train.memory import block_rows_for
 from toptune.train.reading import check_finite, to_tensor
 
 # Rows, drawn uniformly, that dictionaries are drawn from: their number bounds the cost of the path.

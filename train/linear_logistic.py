@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from toptune.store.memory_limit import check_memory, memory_limit_bytes
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.feature_rows import FeatureRows
 from toptune.train.fit_rows import rows_to_fit
@@ -20,7 +21,6 @@ from toptune.train.logistic_path import follow
 from toptune.train.logistic_plan import logistic_block_rows, sample_rows_for
 from toptune.train.logistic_rows import NO_FOLD, LogisticRows
 from toptune.train.logistic_selection import choose_penalty
-from toptune.train.memory import check_memory, memory_limit_bytes
 from toptune.train.quasi_newton import MEMORY
 from toptune.train.scored_classifier import ScoredClassifier
 

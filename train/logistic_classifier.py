@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from toptune.store.memory_limit import memory_limit_bytes
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.falkon_classifier import FLOAT64_WORK, WIDTHS, check_kernel_options, spread_of
 from toptune.train.fit_rows import rows_to_fit
@@ -18,7 +19,6 @@ from toptune.train.kernels import kernel_of, median_distance
 from toptune.train.logistic_fit import fit_logistic
 from toptune.train.logistic_plan import plan_logistic
 from toptune.train.logistic_report import logistic_report
-from toptune.train.memory import memory_limit_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.precision import full_precision
 from toptune.train.reading import to_tensor

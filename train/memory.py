@@ -1,16 +1,9 @@
-"""Memory as arithmetic: what a fit will hold at its peak, and what is refused."""
+"""Memory as arithmetic: what a fit will hold at its peak."""
 
-import os
-import re
-
-from toptune.store import InputError
 from toptune.train.kernel_rows import CACHED_ROWS
 from toptune.train.sums import batch_rows, sums_bytes
 
 BLOCK_BYTES = 32 * 2**20
-_FALLBACK_BYTES = 4 * 2**30
-_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
@@ -93,45 +86,3 @@ def library_peak_bytes(
     stored = value_bytes * n * n_centers if is_stored else 0
     work = library_work_bytes(n=n, d=d, n_centers=n_centers, value_bytes=value_bytes, is_stored=is_stored)
     return rows + square + columns + 5 * 8 * n_centers * d + stored + work + 24 * n
-
-
-def bytes_of(text: str | int) -> int:
-    """Bytes of a number with a unit, such as ``2GiB``, ``500MB`` or ``1073741824``.
-
-    Raises
-    ------
-    InputError
-        If it is none, or not above 0.
-    """
-    if isinstance(text, int):
-        value = float(text)
-    else:
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?\s*", text.lower())
-        value = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if value < 1:
-        raise InputError(f"memory limit {text!r} is no number of bytes; give one such as 2GiB or 500MB")
-    return int(value)
-
-
-def memory_limit_bytes() -> int:
-    """Return half of this machine's memory: what heads that need all rows at once may take."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return _FALLBACK_BYTES
-
-
-def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, instead: str) -> None:
-    """Refuse work whose projected memory is above the limit.
-
-    Raises
-    ------
-    InputError
-        With both numbers and what to do `instead`.
-    """
-    limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
-    if needed_bytes > limit:
-        raise InputError(
-            f"{what} needs about {needed_bytes / 2**30:.2f} GiB of memory, the limit is "
-            f"{limit / 2**30:.2f} GiB; {instead}"
-        )

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.store import InputError
+from toptune.store.memory_limit import check_memory
 from toptune.train.fit_rows import rows_to_fit, values_of
 from toptune.train.inputs import predict_inputs
-from toptune.train.memory import check_memory
 from toptune.train.passes import TrainingRows
 from toptune.train.reading import check_finite
 from toptune.train.scored_classifier import ScoredClassifier

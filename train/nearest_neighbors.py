@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from toptune.store import InputError
+from toptune.store.memory_limit import check_memory
 from toptune.train.fit_rows import rows_to_fit, values_of
 from toptune.train.inputs import device_of, predict_inputs
-from toptune.train.memory import check_memory
 from toptune.train.nearest_mean import METRICS, check_metrics
 from toptune.train.passes import TrainingRows
 from toptune.train.precision import full_precision

@@ -9,8 +9,8 @@ from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
 
 from toptune.store import NumericalError
+from toptune.store.memory_limit import check_memory
 from toptune.train.finite_rows import FiniteRows
-from toptune.train.memory import check_memory
 from toptune.train.preprocessing_steps import Layers, Values
 
 # Of a block in float64: enough rows that adding to the d x d sums costs less than their product.

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from toptune.store.memory_limit import check_memory, memory_limit_bytes
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.dask_passes import open_cluster
 from toptune.train.fit_report import report_of
@@ -19,12 +20,7 @@ from toptune.train.inputs import (
 )
 from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
 from toptune.train.maps import NystromMaps
-from toptune.train.memory import (
-    block_rows_for,
-    check_memory,
-    memory_limit_bytes,
-    one_pass_peak_bytes,
-)
+from toptune.train.memory import block_rows_for, one_pass_peak_bytes
 from toptune.train.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.passes import Cluster
 from toptune.train.saved_sums import SavedSums

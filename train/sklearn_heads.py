@@ -12,11 +12,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.store import Blocks, CorruptError, InputError
+from toptune.store.memory_limit import check_memory
 from toptune.train.calibration import softmax
 from toptune.train.head_files import SKOPS, json_ready, write_description
 from toptune.train.head_report import HeadReport
 from toptune.train.inputs import fold_numbers, is_blocks, row_weights
-from toptune.train.memory import check_memory
 from toptune.train.passes import OutOfFold, calibration_rows
 from toptune.train.reading import check_finite
 from toptune.train.reported_head import ReportedHead

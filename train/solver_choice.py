@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toptune.store import InputError
+from toptune.store.memory_limit import check_memory
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.memory import (
     block_rows_for,
-    check_memory,
     iterative_peak_bytes,
     library_peak_bytes,
     one_pass_peak_bytes,

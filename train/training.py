@@ -15,6 +15,7 @@ import numpy as np
 from toptune.store import FeatureStore, Manifest, provenance
 from toptune.store.costs import CostMeter
 from toptune.store.extraction_costs import extraction_costs
+from toptune.store.memory_limit import bytes_of
 from toptune.store.wording import counted
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
@@ -26,7 +27,6 @@ from toptune.train.heads import Head, make_head
 from toptune.train.layer_choices import LAYER_SEARCH
 from toptune.train.layer_search import SHORT_LIST_HEADS, search_layers
 from toptune.train.layers import AUTO, by_depth, choose_arrays
-from toptune.train.memory import bytes_of
 from toptune.train.preprocessing import PreprocessedBlocks
 from toptune.train.preprocessing_fit import fit_preprocessing
 from toptune.train.preprocessing_spec import default_preprocessing, parse_preprocessing

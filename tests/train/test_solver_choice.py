@@ -13,9 +13,9 @@ import pytest
 from sklearn.datasets import make_classification
 
 from toptune.store import FeatureCache, InputError
+from toptune.store.memory_limit import bytes_of
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, train
 from toptune.train.kernel_rows import CACHED_ROWS
-from toptune.train.memory import bytes_of
 from toptune.train.solver_choice import Sizes, choose_solver
 
 SIZES = Sizes(

@@ -1,0 +1,52 @@
+"""The memory that work may take, this machine's or a given limit, and the refusal of work above it."""
+
+import os
+import re
+
+from toptune.store.errors import InputError
+
+_FALLBACK_BYTES = 4 * 2**30
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def bytes_of(text: str | int) -> int:
+    """Bytes of a number with a unit, such as ``2GiB``, ``500MB`` or ``1073741824``.
+
+    Raises
+    ------
+    InputError
+        If it is none, or not above 0.
+    """
+    if isinstance(text, int):
+        value = float(text)
+    else:
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?\s*", text.lower())
+        value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if value < 1:
+        raise InputError(f"memory limit {text!r} is no number of bytes; give one such as 2GiB or 500MB")
+    return int(value)
+
+
+def memory_limit_bytes() -> int:
+    """Return half of this machine's memory: what work that needs all of its values at once may take."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return _FALLBACK_BYTES
+
+
+def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, instead: str) -> None:
+    """Refuse work whose projected memory is above the limit.
+
+    Raises
+    ------
+    InputError
+        With both numbers and what to do `instead`.
+    """
+    limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
+    if needed_bytes > limit:
+        raise InputError(
+            f"{what} needs about {needed_bytes / 2**30:.2f} GiB of memory, the limit is "
+            f"{limit / 2**30:.2f} GiB; {instead}"
+        )
