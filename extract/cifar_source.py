@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from toptune.extract.array_labels import label_texts
 from toptune.extract.array_source import ArrayPart, ArraySource
+from toptune.extract.cifar_pickles import read_cifar_pickle
 from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
-from toptune.extract.plain_pickle import read_plain_pickle
 from toptune.extract.source import default_name
 from toptune.store import InputError
 
@@ -46,7 +46,7 @@ def find_cifar(listing: FolderListing) -> list[Path]:
 def open_cifar(files: list[Path]) -> ArraySource:
     """Open batches of CIFAR-10 or CIFAR-100; `coarse_label` is a further column of the second.
 
-    Pickles are read without being executed; pixels stay mapped from the files.
+    Of pickles nothing is carried out, and they are held in memory; binary batches stay mapped from the files.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def open_cifar(files: list[Path]) -> ArraySource:
 def _read_pickle(
     file: Path, kinds: tuple[str, ...]
 ) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
-    batch = read_plain_pickle(file)
+    batch = read_cifar_pickle(file)
     pictures = batch.get("data")
     if (
         not isinstance(pictures, np.ndarray)
@@ -129,7 +129,7 @@ def _pickled_names(folder: Path, kind: str) -> list[str] | None:
     if not file.is_file():
         return None
     field = f"{kind}_label_names" if kind else "label_names"
-    names = read_plain_pickle(file).get(field)
+    names = read_cifar_pickle(file).get(field)
     if not isinstance(names, list):
         raise InputError(f"{file} has no list {field!r} of names; copy it again")
     return [str(name) for name in names]

@@ -68,7 +68,9 @@ def test_libraries_stay_where_they_belong(path: Path) -> None:
         assert library not in libraries or where.startswith(places)
     for library, places in NOT_IN.items():
         assert library not in libraries or not where.startswith(places)
-    assert not libraries & {"pickle", "joblib", "cloudpickle", "dill"}, "nothing is ever pickled"
+    # CIFAR is published as pickles: its reader admits stand-ins for numpy's arrays, and no other name.
+    may = {"pickle"} if where == "extract/cifar_pickles.py" else set()
+    assert not libraries & {"pickle", "joblib", "cloudpickle", "dill"} - may, "nothing is ever pickled"
 
 
 def test_the_package_list_is_the_folders() -> None:

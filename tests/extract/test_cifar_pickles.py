@@ -1,5 +1,6 @@
 """Pickles of CIFAR are read, and nothing else in a pickle is ever carried out."""
 
+import pickle
 import struct
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from containers import make_cifar, planes
 
 from toptune.extract import open_source
-from toptune.extract.plain_pickle import read_plain_pickle
+from toptune.extract.cifar_pickles import read_cifar_pickle
 from toptune.store import InputError
 
 
@@ -34,16 +35,31 @@ def python_2_batch(rows: np.ndarray) -> bytes:
     )  # fmt: skip
 
 
-def test_a_batch_of_python_2_is_read_and_stays_mapped(tmp_path: Path) -> None:
+def test_a_batch_of_python_2_is_read(tmp_path: Path) -> None:
     rows = planes(slice(0, 3))
     (tmp_path / "data_batch_1").write_bytes(python_2_batch(rows))
-    batch = read_plain_pickle(tmp_path / "data_batch_1")
+    batch = read_cifar_pickle(tmp_path / "data_batch_1")
     assert batch["batch_label"] == "training batch 1 of 5"
     assert batch["labels"] == [0, 1, 0]
     assert np.array_equal(batch["data"], rows)
-    assert not batch["data"].flags.owndata
     assert not batch["data"].flags.writeable
     assert open_source(tmp_path).manifest().labels == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_thousands_of_file_names_are_read(tmp_path: Path, protocol: int) -> None:
+    """Python 3 writes bytes of protocol 2 as calls of an encoder, with a tuple of arguments for each."""
+    rows, names = np.zeros((70, 3072), np.uint8), [b"%d.png" % (row // 2) for row in range(3000)]
+    batch = {
+        b"data": rows,
+        b"filenames": names,
+        b"more": [rows[:3], np.arange(9, dtype=">i4")],
+        b"none": None,
+    }
+    (tmp_path / "x").write_bytes(pickle.dumps(batch, protocol))
+    found = read_cifar_pickle(tmp_path / "x")
+    assert np.array_equal(found["data"], rows)
+    assert found["filenames"] == [name.decode() for name in names]
 
 
 ATTACKS = {
@@ -59,6 +75,36 @@ ATTACKS = {
     "another module's ndarray": b"\x80\x02cnumpy.evil\nndarray\n.",
     "the state of a list": b"\x80\x02]}b.",
     "ndarray itself called": b"\x80\x02cnumpy\nndarray\nK\x01\x85R.",
+    "a dotted name in numpy": b"\x80\x04\x8c\x05numpy\x8c\x0ef2py.os.system\x93.",
+    "a dotted name beside an array's": b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93.",
+    "getattr": b"\x80\x02cbuiltins\ngetattr\n.",
+    "Python 2's getattr": b"\x80\x02c__builtin__\ngetattr\n.",
+    "copyreg": b"\x80\x02ccopyreg\n_reconstructor\n.",
+    "copy_reg": b"\x80\x02ccopy_reg\n_reconstructor\n.",
+    "another codec": b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0hex\x86R.",
+    "decode": b"\x80\x02c_codecs\ndecode\n.",
+    "a call nested in a call": b"\x80\x02c_codecs\nencode\ncos\nsystem\n(U\x02lsR\x85R.",
+    "an array of objects": b"\x80\x02cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R.",
+    "a structured array": b"\x80\x02cnumpy\ndtype\nU\x02V8K\x00K\x01\x87R.",
+    "the state of a class": b"\x80\x02cnumpy\ndtype\nN}U\x01xK\x01s\x86b.",
+    "the state of ndarray": b"\x80\x02cnumpy\nndarray\nN}U\x01xK\x01s\x86b.",
+    "the state of a function": b"\x80\x02c_codecs\nencode\nN}U\x01xK\x01s\x86b.",
+    "an array larger than its bytes": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J\0\0\0\x40\x85cnumpy\ndtype\nU\x02u1\x85R"
+        b"\x89U\x01atb."
+    ),
+    "an array whose values are a list": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R(K\x01K\x01\x85cnumpy\ndtype\nU\x02u1\x85R\x89]tb."
+    ),
+    "DUP": b"\x80\x02]2.",
+    "FROZENSET": b"\x80\x04(\x91.",
+    "a place in the memo for which there is no memory": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a text longer than the file": b"\x80\x04\x8e\0\0\0\0\0\0\0\x10ab.",
+    "tuples too deep to hash": b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.",
+    "tuples too deep between calls": (
+        b"\x80\x02}N" + b"\x85cnumpy.core.multiarray\n_reconstruct\n)R\x86" * 200 + b"Ns."
+    ),
+    "a tuple used twice behind another instruction": b"\x80\x02)N\x86Nbq\x00h\x00\x86.",
 }
 
 
@@ -69,7 +115,7 @@ def test_whatever_else_a_pickle_asks_for_is_refused_by_name(tmp_path: Path, atta
     with pytest.raises(InputError, match="a pickle can run programs, so only") as caught:
         open_source(tmp_path)
     if attack.isupper():
-        assert f"the instruction {attack}," in str(caught.value)
+        assert f"the instruction {attack};" in str(caught.value)
     assert list(tmp_path.iterdir()) == [file]
 
 
