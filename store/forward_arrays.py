@@ -1,10 +1,8 @@
-"""Arrays in compressed files, read forwards in slices of rows and never held whole."""
+"""Columns of Parquet files, read forwards in slices of rows and never held whole."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,86 +12,9 @@ import pyarrow.parquet as pq
 from toptune.store.errors import InputError
 from toptune.store.unpacked import check_unpacked
 
-_SKIP_BYTES = 2**20
 _BATCH_BYTES = 2 * 2**20
 # Otherwise Parquet buffers whole row groups, which others make as large as their file.
 _STREAMED = {"pre_buffer": False, "buffer_size": 2**20}
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-class ZippedArray:
-    """An array in an ``.npz``; slices in the order of the rows cost one pass, going back begins again.
-
-    Raises
-    ------
-    InputError
-        If it holds Python objects, is stored by columns, or its sizes contradict each other.
-    """
-
-    def __init__(self, path: Path, member: str) -> None:
-        self._path, self._member = path, member
-        self._stream: IO[bytes] | None = None
-        self._row = 0
-        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-            self.shape, by_columns, self.dtype = self._read_header(stream)
-            header_bytes, n_bytes = stream.tell(), archive.getinfo(member).file_size
-        if self.dtype.hasobject:
-            raise InputError(f"{path}: {member} holds Python objects, which are never read; save it as text")
-        if by_columns and len(self.shape) > 1:
-            raise InputError(
-                f"{path}: {member} is stored by columns (Fortran order); save np.ascontiguousarray of it"
-            )
-        if min(self.shape, default=0) < 0:
-            raise InputError(f"{path}: {member} has shape {self.shape}, which cannot be")
-        self._row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
-        expected = header_bytes + (self.shape[0] if self.shape else 1) * self._row_bytes
-        if n_bytes != expected:
-            raise InputError(f"{path}: {member} has {n_bytes} bytes where its shape needs {expected}")
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
-        start, stop, _ = rows.indices(len(self))
-        if self._stream is None or start < self._row:
-            self._open()
-        self._skip((start - self._row) * self._row_bytes)
-        data = self._read((stop - start) * self._row_bytes)
-        self._row = stop
-        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
-
-    def _open(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        # The stream keeps what it needs of the archive open.
-        with zipfile.ZipFile(self._path) as archive:
-            self._stream = archive.open(self._member)
-        self._read_header(self._stream)
-        self._row = 0
-
-    def _skip(self, n_bytes: int) -> None:
-        while n_bytes:
-            n_bytes -= len(self._read(min(n_bytes, _SKIP_BYTES)))
-
-    def _read(self, n_bytes: int) -> bytearray:
-        assert self._stream is not None
-        data = bytearray()
-        while len(data) < n_bytes:
-            try:
-                part = self._stream.read(min(n_bytes - len(data), _BATCH_BYTES))
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-                raise InputError(f"{self._path}: {self._member} is damaged: {error}") from error
-            if not part:
-                raise InputError(f"{self._path}: {self._member} ends early")
-            data += part
-        return data
-
-    def _read_header(self, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-        version = np.lib.format.read_magic(stream)
-        if version not in _HEADERS:
-            raise InputError(f"{self._path}: {self._member} is no array of plain numbers or text")
-        shape, by_columns, dtype = _HEADERS[version](stream)
-        return shape, by_columns, dtype
 
 
 class ParquetArray:
@@ -161,22 +82,6 @@ class ParquetArray:
             raise InputError(f"{where} has lists of {found} values after lists of {dim}, in row {first_row}")
         matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), found)
         return np.asarray(matrix)
-
-
-def open_zip(path: Path) -> dict[str, Any]:
-    """Open the arrays of an ``.npz``.
-
-    Raises
-    ------
-    InputError
-        If it unpacks to too much, or a member is no array that can be read without running code.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    # All together and against the size on disk, because members may share their bytes.
-    check_unpacked(path, "the archive", sum(member.file_size for member in members))
-    names = [member.filename for member in members if member.filename.endswith(".npy")]
-    return {name.removesuffix(".npy"): ZippedArray(path, name) for name in names}
 
 
 def open_parquet(path: Path) -> dict[str, Any]:

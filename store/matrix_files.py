@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from toptune.store.errors import InputError
-from toptune.store.forward_arrays import open_parquet, open_zip
+from toptune.store.forward_arrays import open_parquet
+from toptune.store.npz_arrays import load_npz
 from toptune.store.unpacked import check_unpacked
 
 MATRIX_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".safetensors", ".parquet")
@@ -29,17 +30,24 @@ class Matrix(Protocol):
     def __getitem__(self, rows: slice) -> Any: ...
 
 
-def open_arrays(path: Path) -> dict[str, Any]:
+def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Any]:
     """Open every array of a file, by name; ``.npy`` has one, called like the file.
 
-    Nothing is read whole: ``.npy`` and ``.safetensors`` are memory-mapped, the others read in slices of rows.
-    ``.npz`` and ``.parquet`` are read forwards, quickly in the order of their rows only.
+    ``.npy`` and ``.safetensors`` are memory-mapped, HDF5 and ``.parquet`` are read in slices of rows,
+    ``.parquet`` quickly in the order of the rows only. ``.npz`` is loaded whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    held_bytes : int
+        Bytes of other arrays that the caller has loaded, which count against the memory limit as well.
 
     Raises
     ------
     InputError
-        If the file is of no known kind, damaged, holds Python objects, refers to other files, or unpacks to
-        many times its size.
+        If the file is of no known kind, damaged, holds Python objects, refers to other files, unpacks to many
+        times its size, or is an ``.npz`` above the memory limit.
     """
     suffix = path.suffix.lower()
     if suffix not in MATRIX_SUFFIXES:
@@ -50,7 +58,7 @@ def open_arrays(path: Path) -> dict[str, Any]:
         if suffix == ".npy":
             return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".npz":
-            return open_zip(path)
+            return load_npz(path, held_bytes=held_bytes)
         if suffix == ".safetensors":
             return _safetensors(path)
         if suffix == ".parquet":

@@ -42,8 +42,8 @@ def import_files(
     Parameters
     ----------
     files : sequence of path
-        ``.npy``, ``.npz``, ``.h5``, ``.safetensors``, ``.parquet``, or tensors in ``.pt`` (read without
-        running code). Arrays of two dimensions are features.
+        ``.npy``, ``.npz`` (loaded whole, up to the memory limit), ``.h5``, ``.safetensors``, ``.parquet``,
+        or tensors in ``.pt`` (read without running code). Arrays of two dimensions are features.
     store : path
         Made if it is not there.
     dataset, model : str
@@ -68,8 +68,12 @@ def import_files(
         If the store holds something else under these names.
     """
     found: dict[str, Any] = {}
+    held_bytes = 0
     for file in files:
-        for name, values in _open(Path(file)).items():
+        opened = _open(Path(file), held_bytes)
+        if Path(file).suffix.lower() == ".npz":
+            held_bytes += sum(values.nbytes for values in opened.values())
+        for name, values in opened.items():
             if name in found:
                 raise InputError(f"two arrays are called {name!r}; rename one of the files or keys")
             found[name] = values
@@ -163,9 +167,9 @@ def export_stored(
     return export_features(cache, Path(out), format=format, names=names, split=split, progress=progress)
 
 
-def _open(path: Path) -> dict[str, Any]:
+def _open(path: Path, held_bytes: int) -> dict[str, Any]:
     if path.suffix.lower() not in TENSOR_SUFFIXES:
-        return open_arrays(path)
+        return open_arrays(path, held_bytes=held_bytes)
     if not path.is_file():
         raise InputError(f"{path} is no file on this machine; check the path")
     import torch

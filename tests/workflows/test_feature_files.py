@@ -124,6 +124,19 @@ def test_refusals(folder: Path) -> None:
         attempt("features.npz", table=str(folder / "odd.csv"))
 
 
+def test_npz_files_count_together_against_the_memory_limit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(folder / "a.npz", a=np.ones((1000, 100)))
+    np.savez_compressed(folder / "b.npz", b=np.ones((1000, 100)))
+    files = [folder / "a.npz", folder / "b.npz"]
+    monkeypatch.setattr("toptune.store.memory_limit.memory_limit_bytes", lambda: 1_000_000)
+    with pytest.raises(InputError, match=r"loading .*b\.npz beside the \.npz files before it needs about"):
+        import_files(files, folder / "store", dataset="made", model="m")
+    for file in files:
+        import_files([file], folder / "store", dataset="made", model=file.stem)
+
+
 def test_every_array_has_its_name(folder: Path) -> None:
     names = {"a/b": np.ones((4, 2)), "c": np.zeros((4, 3))}
     np.savez(folder / "keys.npz", **names)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Arrays in ``.npz`` files, loaded whole as far as the memory limit allows."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.errors import InputError
+from toptune.store.memory_limit import check_memory
+
+_DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+# Those that numpy writes, and of which zipfile unpacks no more at a time than it is asked for.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def load_npz(path: Path, *, held_bytes: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Load every array of an ``.npz``, by name.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    held_bytes : int
+        Bytes of arrays from other files that the caller has loaded already.
+
+    Raises
+    ------
+    InputError
+        If the arrays and `held_bytes` are above the memory limit together, or a member is damaged or holds
+        Python objects.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_size(path, members, held_bytes)
+        arrays = [member for member in members if member.filename.endswith(".npy")]
+        return {each.filename.removesuffix(".npy"): _load_member(path, archive, each) for each in arrays}
+
+
+def _check_size(path: Path, members: Sequence[zipfile.ZipInfo], held_bytes: int) -> None:
+    """Refuse what unpacks to too much by the directory, which reading holds every member to."""
+    for member in members:
+        if member.compress_type not in _METHODS:
+            raise InputError(
+                f"{path}: {member.filename} is compressed by method {member.compress_type} of zip, and only "
+                "methods 0 and 8 are read; save it with numpy.savez_compressed"
+            )
+    check_memory(
+        # All members count, because they may share their bytes.
+        held_bytes + sum(member.file_size for member in members),
+        limit_bytes=None,
+        what=f"loading {path}" + (" beside the .npz files before it" if held_bytes else ""),
+        instead="save its arrays as .npy, HDF5 or Parquet, which are read in slices of rows",
+    )
+
+
+def _load_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """Load an array to the member's last byte, because only then zipfile compares the checksum."""
+    try:
+        with archive.open(member) as stream:
+            values: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            has_more = bool(stream.read(1))
+    except _DAMAGE as error:
+        raise InputError(
+            f"{path}: {member.filename} is damaged, or no array of plain numbers or text: {error}; save it "
+            "again, names as text"
+        ) from error
+    if has_more:
+        raise InputError(
+            f"{path}: {member.filename} has {member.file_size} bytes, more than an array of shape "
+            f"{values.shape} and type {values.dtype} needs; save it again"
+        )
+    return values
