@@ -1,14 +1,12 @@
 """Which training rows become centres."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from toptune.store import Blocks, InputError
 from toptune.store.memory_limit import check_memory
 
-CENTERS = ("uniform", "class-balanced", "kmeans++", "leverage-scores")
+CENTERS = ("uniform", "class-balanced", "kmeans++")
 # k-means++ looks at this many rows a centre, drawn uniformly, so that its cost and memory do not grow with n.
 CANDIDATES = 4
 
@@ -21,9 +19,6 @@ def choose_centers(
     seed: int = 0,
     blocks: Blocks | None = None,
     limit_bytes: int | None = None,
-    kernel: str = "gaussian",
-    sigma: float | Sequence[float] | None = None,
-    penalty: float | Sequence[float] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return the sorted rows of ``min(n_centers, n)`` centres.
 
@@ -33,19 +28,16 @@ def choose_centers(
         Class of each row; used by ``"class-balanced"`` only.
     n_centers : int
         Centres wanted.
-    how : {"uniform", "class-balanced", "kmeans++", "leverage-scores"}
-        Every row alike; classes in turn until enough are chosen or a class is used up; among
+    how : {"uniform", "class-balanced", "kmeans++"}
+        Every row alike; classes in turn until enough are chosen or a class is used up; or among
         `CANDIDATES` rows a centre drawn uniformly, each next one with probability proportional to its squared
-        distance from those before (Arthur & Vassilvitskii 2007), which spreads them; or in proportion to
-        approximate ridge leverage scores (see `leverage_rows`), which looks at all rows.
+        distance from those before (Arthur & Vassilvitskii 2007), which spreads them.
     seed : int
         Same seed, same rows; the size of blocks has no effect.
     blocks : Blocks, shape (n, d), optional
-        The rows; needed by ``"kmeans++"`` and ``"leverage-scores"``.
+        The rows; needed by ``"kmeans++"`` only.
     limit_bytes : int, optional
         Of memory, for the candidates.
-    kernel, sigma, penalty
-        As in `FalkonClassifier`; used by ``"leverage-scores"`` only.
 
     Raises
     ------
@@ -57,14 +49,8 @@ def choose_centers(
     if how not in CENTERS:
         raise InputError(f"centers {how!r} is unknown; choose one of {', '.join(CENTERS)}")
     n = len(codes)
-    if how in ("kmeans++", "leverage-scores") and n_centers < n and blocks is None:
+    if how == "kmeans++" and n_centers < n and blocks is None:
         raise InputError(f"centers {how!r} needs the rows themselves")
-    if how == "leverage-scores" and n_centers < n and blocks is not None:
-        from toptune.train.leverage_centers import leverage_rows
-
-        return leverage_rows(
-            blocks, n_centers, kernel=kernel, sigma=sigma, penalty=penalty, seed=seed, limit_bytes=limit_bytes
-        )
     order = np.random.default_rng(seed).permutation(n)
     if how == "kmeans++" and n_centers < n and blocks is not None:
         order = _spread(blocks, order, n_centers, seed=seed, limit_bytes=limit_bytes)

@@ -60,7 +60,7 @@ class FalkonClassifier(ScoredClassifier):
         `RELATIVE_PENALTIES` times the total variance of each width's features.
     n_centers : int
         Nystrom centres M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced", "kmeans++", "leverage-scores"} or array-like, shape (M, d)
+    centers : {"uniform", "class-balanced", "kmeans++"} or array-like, shape (M, d)
         How centres are drawn from the training rows, see `choose_centers`; or the centres themselves.
     solver : {"auto", "direct", "falkon", "falkon-lib"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
@@ -223,10 +223,8 @@ class FalkonClassifier(ScoredClassifier):
         """Rows of the centres, where they are rows, and their values (M, d)."""
         if isinstance(self.centers, str):
             chosen = choose_centers(
-                codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes,
-                kernel=self.kernel,
-                sigma=grid_of(self.sigma, "sigma"), penalty=grid_of(self.penalty, "penalty"),
-            )  # fmt: skip
+                codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
+            )
             values = blocks.take(chosen)
             refuse_non_finite(values, chosen)
             return chosen, values

@@ -52,7 +52,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         once the left-out log-loss has risen twice.
     n_centers : int
         Nystrom centres M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced", "kmeans++", "leverage-scores"}
+    centers : {"uniform", "class-balanced", "kmeans++"}
         How centres are drawn from the training rows; see `choose_centers`.
     cv : int or "leave-one-group-out"
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
@@ -136,9 +136,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
         )
         plan_logger.info("%s", plan)
         center_rows = choose_centers(
-            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=plan.limit_bytes,
-            kernel=self.kernel, sigma=sigmas, penalty=penalties,
-        )  # fmt: skip
+            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=plan.limit_bytes
+        )
         values = blocks.take(center_rows)
         refuse_non_finite(values, center_rows)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=device)
