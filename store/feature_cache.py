@@ -323,7 +323,7 @@ class FeatureCache:
         job = UnitCommit(
             root=self.root,
             cache=self.path,
-            manifest=lambda: self.manifest,
+            image_id=lambda row: self.manifest.picture_id(row),
             unit=unit,
             rows=rows,
             failed=failed,

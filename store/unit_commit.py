@@ -2,7 +2,7 @@
 
 import hashlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,6 @@ from toptune.store.array_ledger import ArrayLedger
 from toptune.store.array_spec import ArraySpec
 from toptune.store.errors import CorruptError
 from toptune.store.ledger import LedgerEntry
-from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside
 from toptune.store.publish import publish
 from toptune.store.unit_values import StoredUnit, all_finite, blank_rows, count_non_finite, to_stored
@@ -34,8 +33,8 @@ class UnitCommit:
         Of the store.
     cache : Path
         Of the cache.
-    manifest : callable
-        Gives the data set's rows, for messages.
+    image_id : callable
+        Gives the id of the image in a row of the data set, for messages.
     unit : int
     rows : slice
         Its rows of the data set.
@@ -49,7 +48,7 @@ class UnitCommit:
 
     root: Path
     cache: Path
-    manifest: Any
+    image_id: Callable[[int], str]
     unit: int
     rows: slice
     failed: Mapping[int, str]
@@ -66,7 +65,7 @@ class UnitCommit:
         InputError
             If shape or type do not fit.
         """
-        return to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.picture)
+        return to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.image_id)
 
     def publish(self, spec: ArraySpec, stored: StoredUnit) -> LedgerEntry:
         """Publish one array's unit and return the ledger entry of what then stands on disk.
@@ -96,18 +95,13 @@ class UnitCommit:
             stop=self.rows.stop,
             n_bytes=len(found),
             sha256=hashlib.sha256(found).hexdigest(),
-            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, picture=self.picture),
+            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, picture=self.image_id),
             failed=failed,
             seconds=float(self.seconds),
             host=socket.gethostname(),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
             costs=self.costs,
         )
-
-    def picture(self, row: int) -> str:
-        """Name a row's picture."""
-        manifest: Manifest = self.manifest()
-        return manifest.picture_id(row)
 
 
 def in_parallel(function: Any, items: list[Any]) -> list[Any]:
