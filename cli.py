@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> int:
 
 def explain(error: Exception) -> tuple[str, int]:
     """Give the message and the exit code of a failure."""
-    from toptune.store.errors import ToptuneError
+    from toptune.errors import ToptuneError
 
     if isinstance(error, ToptuneError):
         return str(error), error.exit_code

@@ -18,9 +18,9 @@ from gpu_part import CORES, GIB, Part, clock
 from scipy.linalg import lapack
 from torch import Tensor
 
-from toptune.store.memory_limit import memory_limit_bytes
+from toptune.machine.doctor import examine_machine
+from toptune.machine.memory import memory_limit_bytes
 from toptune.train.memory import block_rows_for
-from toptune.workflows.machine import examine_machine
 
 LIBRARIES = [
     "toptune",

@@ -33,7 +33,7 @@ def models(pattern: str, as_json: bool) -> None:
 def layers(model: str, as_json: bool, **options: Any) -> None:
     """List a MODEL's layers with shapes, poolings and bytes per picture."""
     from toptune.extract import list_taps
-    from toptune.train.printed_table import printed_records
+    from toptune.text import printed_records
 
     taps = list_taps(model, **options)
     rows = [tap.to_dict() for tap in taps]

@@ -61,7 +61,7 @@ def parse_seconds(_context: click.Context, _option: click.Parameter, value: str 
 
 def parse_bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
     """Parse an amount of memory: ``4GiB``, ``512M``."""
-    from toptune.store.memory_limit import bytes_of
+    from toptune.machine.memory import bytes_of
 
     return None if value is None else bytes_of(value)
 

@@ -14,7 +14,7 @@ def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:
 
 def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
     """Name the pictures that failed on standard error; exit 4 when they are too many."""
-    from toptune.store.wording import counted
+    from toptune.text import counted
 
     for name, reason in list(failed.items())[:20]:
         click.echo(f"failed: {name}: {reason}", err=True)

@@ -60,7 +60,7 @@ def predict(
     **options: Any,
 ) -> None:
     """Classify pictures, or folders of pictures, with a RUN and its backbone."""
-    from toptune.store.costs import CostMeter
+    from toptune.costs.meter import CostMeter
     from toptune.workflows import Classifier, write_predictions
 
     meter, batch_size = CostMeter(), options.pop("batch_size")

@@ -14,7 +14,7 @@ from toptune.commands.printing import show
 def store_ls(root: str, as_json: bool) -> None:
     """List the caches: size, rows, layers, complete or not, who, when."""
     from toptune.store import FeatureStore, summarize
-    from toptune.train.printed_table import printed_records
+    from toptune.text import printed_records
 
     rows = [summary.to_dict() for summary in summarize(FeatureStore.open(root))]
     show(as_json, {"caches": rows}, printed_records(rows) if rows else f"no caches in {root}")
@@ -47,7 +47,7 @@ def store_show(root: str, model: str | None, dataset: str | None, as_json: bool)
 def store_du(root: str, as_json: bool) -> None:
     """Say how many bytes each cache, array and its bookkeeping take."""
     from toptune.store import FeatureStore, measure
-    from toptune.train.printed_table import printed_records
+    from toptune.text import printed_records
 
     usages = [usage.to_dict() for usage in measure(FeatureStore.open(root))]
     total = sum(usage["n_bytes"] for usage in usages)

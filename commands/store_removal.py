@@ -46,7 +46,7 @@ def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
 def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
     """Collect leftovers of writers that died; evict caches by last use if told to. Asks first."""
     from toptune.store import FeatureStore, collect_garbage, find_garbage
-    from toptune.store.wording import counted
+    from toptune.text import counted
 
     opened = FeatureStore.open(root)
     items = find_garbage(opened, **options)

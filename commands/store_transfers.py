@@ -42,7 +42,7 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
 @JSON
 def store_export(root: str, as_json: bool, **options: Any) -> None:
     """Write features with ids and labels as files that other programs read."""
-    from toptune.store.wording import counted
+    from toptune.text import counted
     from toptune.workflows import export_stored, work_progress
 
     with work_progress("exporting") as progress:

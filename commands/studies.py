@@ -17,8 +17,8 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
     Finished trainings are not repeated; results.csv and results.parquet in the study's folder have one row
     each.
     """
-    from toptune.store.costs import describe_costs
-    from toptune.train.printed_table import printed_records
+    from toptune.costs.meter import describe_costs
+    from toptune.text import printed_records
     from toptune.workflows import plan_study, run_study, work_progress
 
     if dry_run:

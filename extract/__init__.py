@@ -12,7 +12,7 @@ from toptune.extract.extraction import extract, extract_models
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.source import ImageSource, open_source
 from toptune.extract.taps import Tap, TapArray
-from toptune.extract.watch import Clocks
+from toptune.machine.watch import Clocks
 
 if TYPE_CHECKING:
     from toptune.extract.backbone import Backbone, list_taps, load_backbone

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.extract.several_labels import join_labels
-from toptune.store import InputError
 from toptune.store.manifest import LABELS_COLUMN
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError, Manifest
+from toptune.errors import InputError
+from toptune.store.manifest import Manifest
 
 COLOURS = 3
 

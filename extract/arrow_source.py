@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import MAX_FILE_BYTES, default_name
 from toptune.extract.table_columns import TableColumns, choose_columns, schema_features
 from toptune.extract.table_manifest import TablePart, table_manifest
-from toptune.store import InputError, Manifest, UnreadableImageError
+from toptune.store.manifest import Manifest
 
 # Of Arrow's file format; a stream has none.
 _FILE_MAGIC = b"ARROW1"

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from timm.data import resolve_data_config
 
+from toptune.errors import InputError
 from toptune.extract.build import build_model
 from toptune.extract.decode import ROUTES, decode_image
-from toptune.extract.device import resolve_device, resolve_precision
 from toptune.extract.folding import FOLDED, fold_batch_norms
 from toptune.extract.forward import ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.model_name import parse_model_name
@@ -21,7 +21,8 @@ from toptune.extract.options import check_transform_options
 from toptune.extract.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.transform import EvalTransform
 from toptune.extract.weights import weights_digest
-from toptune.store import InputError, Recipe
+from toptune.machine.devices import resolve_device, resolve_precision
+from toptune.store.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAMPLE_SEED = 0

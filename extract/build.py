@@ -12,9 +12,9 @@ import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from toptune.errors import InputError, WeightsError
 from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
 from toptune.extract.weights import check_report, mismatch_message, read_weights, watch_loading
-from toptune.store import InputError, WeightsError
 
 RANDOM_SEED = 0
 # timm's local-dir form: what a folder's weights are called, best first.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from toptune.errors import InputError
 from toptune.extract.glyphs import GREEK, HELD_OUT_FONTS, distort, render
-from toptune.store import Manifest
-from toptune.store.errors import InputError
+from toptune.store.manifest import Manifest
 
 BUILTINS = {
     "digits": "1,797 scanned handwritten digits, 8x8 grey, 10 classes (scikit-learn's load_digits)",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 MAX_FILE_BYTES = 2**30
 # A batch needs ten or so beside the arguments of calls; hashing tuples nested deeply exhausts the stack.

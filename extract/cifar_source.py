@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.extract.array_labels import label_texts
 from toptune.extract.array_source import ArrayPart, ArraySource
 from toptune.extract.cifar_pickles import read_cifar_pickle
 from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import default_name
-from toptune.store import InputError
 
 logger = logging.getLogger(__name__)
 

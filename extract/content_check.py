@@ -9,8 +9,10 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import UnreadableImageError
 from toptune.extract.source import ImageSource
-from toptune.store import FeatureStore, UnreadableImageError, known_digests
+from toptune.store.content import known_digests
+from toptune.store.feature_store import FeatureStore
 
 logger = logging.getLogger(__name__)
 

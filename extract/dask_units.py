@@ -17,22 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from toptune.extract.device import list_devices
+from toptune.errors import InputError, InterruptedRunError, StoreError, ToptuneError, UnreadableImageError
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.lane import Lane, length
 from toptune.extract.reopened_source import to_be_reopened
 from toptune.extract.units_done import ModelDone, UnitsDone
-from toptune.extract.watch import Watch
-from toptune.store import (
-    CONTENT_ARRAY,
-    InputError,
-    InterruptedRunError,
-    Manifest,
-    StoreError,
-    ToptuneError,
-    UnreadableImageError,
-)
-from toptune.store.dask_cluster import (
+from toptune.machine.dask_cluster import (
     first_finished,
     has_distributed,
     killed_worker,
@@ -40,6 +30,10 @@ from toptune.store.dask_cluster import (
     open_client,
     usable_cores,
 )
+from toptune.machine.devices import list_devices
+from toptune.machine.watch import Watch
+from toptune.store.feature_cache import CONTENT_ARRAY
+from toptune.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from toptune.store import UnreadableImageError
+from toptune.errors import UnreadableImageError
 
 DECODE = "pillow-rgb-upright-1"
 # Name of each route in recipes.

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from toptune.errors import InputError
 from toptune.extract.arrow_source import find_saved, open_arrow, open_saved
 from toptune.extract.cifar_source import find_cifar, open_cifar
 from toptune.extract.folder_listing import FolderListing, list_folder
@@ -17,7 +18,6 @@ from toptune.extract.parquet_source import find_parquet, is_parquet_of_pictures,
 from toptune.extract.source import SPLITS, ImageSource
 from toptune.extract.tar_source import open_shards, refuse_compressed
 from toptune.extract.zip_source import open_zip
-from toptune.store import InputError
 
 GIVE = (
     "give a folder of pictures, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 
 # Relative error above which a precision is refused: cosine about 0.995.
 MAX_RELATIVE_ERROR = 0.1

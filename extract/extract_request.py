@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError, StoreNotFoundError
 from toptune.extract.decode import MAX_PIXELS
 from toptune.extract.model_name import ModelName, parse_model_name
 from toptune.extract.options import check_transform_options
 from toptune.extract.request import request_key
 from toptune.extract.source import ImageSource, open_source
-from toptune.extract.watch import Watch
-from toptune.store import FeatureStore, InputError, Manifest, StoreNotFoundError, place_of, shard_units
-from toptune.store.dask_cluster import check_address
+from toptune.machine.dask_cluster import check_address
+from toptune.machine.watch import Watch
+from toptune.store.feature_store import FeatureStore
+from toptune.store.manifest import Manifest
+from toptune.store.object_path import place_of
+from toptune.store.units import shard_units
 
 Progress = Callable[[int, int, int], None]
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toptune.costs.meter import CostMeter
+from toptune.errors import InterruptedRunError
 from toptune.extract.extract_request import ExtractRequest, Progress, make_requests
 from toptune.extract.finished import recognise
 from toptune.extract.plan import ExtractSummary
 from toptune.extract.source import ImageSource
-from toptune.extract.watch import Clocks, Stop
-from toptune.store import FeatureStore, InterruptedRunError
-from toptune.store.costs import CostMeter
+from toptune.machine.watch import Clocks, Stop
+from toptune.store.feature_store import FeatureStore
 from toptune.store.manifest_contents import count_contents
 
 

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from toptune.errors import ConflictError, InputError, UnreadableImageError
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.plan import ArrayPlan, ExtractSummary
-from toptune.store import (
-    CONTENT_ARRAY,
-    ConflictError,
-    FeatureCache,
-    FeatureStore,
-    InputError,
-    UnreadableImageError,
-)
-from toptune.store.wording import counted
+from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.feature_store import FeatureStore
+from toptune.text import counted
 
 SHOWN = 3
 

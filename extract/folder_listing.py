@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 
 @dataclass(frozen=True)

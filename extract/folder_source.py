@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from toptune.errors import InputError
 from toptune.extract.source import SPLITS, FileRow, FileSource, default_name, printable
-from toptune.store import InputError
 
 logger = logging.getLogger(__name__)
 

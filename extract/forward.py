@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from toptune.errors import InputError
 from toptune.extract.pooling import TapValue, pool
 from toptune.extract.taps import LAST, Kind, Tap, TapArray
-from toptune.store import InputError
 
 Mode = Literal["call", "joint", "separate"]
 Sink = Callable[[str, TapValue], None]

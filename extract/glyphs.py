@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 
 DIGITS = "0123456789"
 GREEK = "αβγδεζηθικλμνξπρςστυφχψω"  # without omicron, which is drawn as the Latin o

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.extract.array_labels import array_labels
 from toptune.extract.array_source import ArrayPart, ArraySource, check_pictures
 from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import default_name
-from toptune.store import InputError
 
 MAX_LOADED_BYTES = 4 * 2**30
 # Two zeros, the type (8: unsigned byte) and the number of dimensions.

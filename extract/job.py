@@ -9,6 +9,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from toptune.costs.meter import CostMeter
+from toptune.errors import InterruptedRunError, StoreError
 from toptune.extract.dask_units import Workers, open_workers, planning_device
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.finished import finished_summary
@@ -20,8 +22,8 @@ from toptune.extract.streams import Streams, count_streams
 from toptune.extract.unit_costs import share_costs
 from toptune.extract.units_done import ModelDone, UnitsDone
 from toptune.extract.writing import UnitWriter
-from toptune.store import CONTENT_ARRAY, FeatureCache, InterruptedRunError, StoreError, canonical_json
-from toptune.store.costs import CostMeter
+from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.recipe import canonical_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from toptune.errors import InputError
 from toptune.extract.several_labels import join_labels, split_labels
 from toptune.extract.source import SPLITS, FileRow, FileSource, default_name, printable
-from toptune.store import InputError
 from toptune.store.manifest import LABELS_COLUMN
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")

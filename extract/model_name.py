@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from toptune.store import InputError, plain_model_name
+from toptune.errors import InputError
+from toptune.store.names import plain_model_name
 
 ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
 _PREFIXES: dict[str, ModelSource] = {

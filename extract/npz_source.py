@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.extract.array_labels import array_labels
 from toptune.extract.array_source import ArrayPart, ArraySource, check_pictures
 from toptune.extract.open_files import look_at
 from toptune.extract.source import SPLITS, default_name
-from toptune.store import InputError
 
 logger = logging.getLogger(__name__)
 

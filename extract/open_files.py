@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toptune.store import InputError, UnreadableImageError
+from toptune.errors import InputError, UnreadableImageError
 
 # Of the 1,024 files that a process may usually have open.
 MAX_OPEN = 128

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.arrow_source import paths_only, picture_bytes
 from toptune.extract.folder_listing import FolderListing
 from toptune.extract.open_files import look_at
 from toptune.extract.source import SPLITS, default_name
 from toptune.extract.table_columns import choose_columns, has_pictures, schema_features
 from toptune.extract.table_manifest import TablePart, table_manifest
-from toptune.store import InputError, Manifest, UnreadableImageError
+from toptune.store.manifest import Manifest
 
 # Pictures are read in order: one group while the one before is still asked for.
 GROUPS_IN_MEMORY = 2

@@ -6,8 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from toptune.errors import UnreadableImageError
 from toptune.extract.source import ImageSource
-from toptune.store import GONE, DatasetVersion, Manifest, UnreadableImageError
+from toptune.store.content import GONE
+from toptune.store.manifest import Manifest
+from toptune.store.versions import DatasetVersion
 
 
 class PartSource:

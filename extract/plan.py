@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from toptune.store import Difference
-from toptune.store.costs import describe_costs
+from toptune.costs.meter import describe_costs
 from toptune.store.manifest_contents import ManifestContents
-from toptune.store.wording import counted
+from toptune.store.registration import Difference
+from toptune.text import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class ExtractSummary:
     contents : ManifestContents, optional
         Classes, splits and pictures without a label of what was asked for.
     costs : mapping
-        Of the whole call, all its models and parts together; see `toptune.store.costs.CostMeter`. Dask
+        Of the whole call, all its models and parts together; see `toptune.costs.meter.CostMeter`. Dask
         workers elsewhere are not in it, only in the ledgers.
     """
 

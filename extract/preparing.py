@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import ConflictError
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
 from toptune.extract.deviation import Deviation, find_excess, measure_deviations, refuse_deviations
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.finished import check_touched
 from toptune.extract.folding import FOLDED
-from toptune.extract.heap import keep_freed_memory
 from toptune.extract.lane import Lane, forward_pixels, missing_units
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.reading import BATCHES_AHEAD, DIGEST_BYTES, BatchReader
@@ -24,14 +24,11 @@ from toptune.extract.streams import count_streams
 from toptune.extract.taps import TapArray
 from toptune.extract.transfers import FLOAT16_LARGEST
 from toptune.extract.writing import UNITS_BEHIND
-from toptune.store import (
-    CONTENT_ARRAY,
-    ConflictError,
-    FeatureCache,
-    FeatureStore,
-    choose_unit_rows,
-    remove_arrays,
-)
+from toptune.machine.heap import keep_freed_memory
+from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.feature_store import FeatureStore
+from toptune.store.removal import remove_arrays
+from toptune.store.units import choose_unit_rows
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from toptune.errors import UnreadableImageError
 from toptune.extract.decode import decode_image
 from toptune.extract.source import ImageSource
 from toptune.extract.transfers import pixel_buffer
-from toptune.store import UnreadableImageError
 
 BATCHES_AHEAD = 2
 DIGEST_BYTES = 32

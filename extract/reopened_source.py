@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from toptune.errors import InputError
 from toptune.extract.part_source import PartSource
 from toptune.extract.source import ImageSource, open_source
-from toptune.store import InputError, Manifest
+from toptune.store.manifest import Manifest
 
 
 class ReopenedSource:

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import InputError
 from toptune.extract.decode import DECODE
 from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
-from toptune.store import InputError, canonical_json
+from toptune.store.recipe import canonical_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json")
 

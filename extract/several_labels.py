@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.store.manifest import LABEL_SEPARATOR
 
 _SEPARATORS = re.compile(r"[|;]")

@@ -4,7 +4,7 @@ import glob
 import re
 from pathlib import Path
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 MAX_NAMES = 1_000_000
 SHOWN = 3

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from toptune.errors import InputError
 from toptune.extract.folder_source import PICTURE_SUFFIXES
 from toptune.extract.several_labels import split_labels
-from toptune.store import InputError
 
 PICTURE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
 # A text is a label if it is short and of one line; longer ones are captions.

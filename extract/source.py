@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from toptune.store import InputError, Manifest, UnreadableImageError
+from toptune.errors import InputError, UnreadableImageError
+from toptune.store.manifest import Manifest
 
 SPLITS = {
     "train": "train",

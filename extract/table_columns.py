@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from toptune.errors import InputError
 from toptune.extract.several_labels import join_labels
-from toptune.store import InputError
 from toptune.store.manifest import LABELS_COLUMN
 
 # Where the features do not say what a column is: a column of bytes is a picture by its name only.

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.extract.source import SPLITS
 from toptune.extract.table_columns import TableColumns, label_columns
-from toptune.store import InputError, Manifest
+from toptune.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

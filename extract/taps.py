@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from toptune.errors import InputError
 from toptune.extract.target_pooling import target_dim, target_size
-from toptune.store import InputError
 
 LAST = "last"
 MAX_DIM = 200_000

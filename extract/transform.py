@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
-from toptune.store import InputError, UnreadableImageError
+from toptune.errors import InputError, UnreadableImageError
 
 # Resizing the shortest edge of a strip 1 x 100000 to 256 would make 6.5 billion pixels.
 MAX_RESIZED_PIXELS = 2**26

@@ -3,21 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
+from toptune.errors import InputError
 from toptune.extract.content_check import ContentCheck
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.extraction import run_all
 from toptune.extract.finished import refuse_all_failed, refuse_changed
 from toptune.extract.part_source import PartSource
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
-from toptune.store import (
-    DatasetVersion,
-    FeatureStore,
-    Growth,
-    InputError,
-    find_version,
-    grow,
-    plan_growth,
-)
+from toptune.store.feature_store import FeatureStore
+from toptune.store.growth import Growth, grow, plan_growth
+from toptune.store.registration import find_version
+from toptune.store.versions import DatasetVersion
 
 
 def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:

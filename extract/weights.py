@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from toptune.store import WeightsError
+from toptune.errors import WeightsError
 
 SHOWN = 5
 # Where training scripts keep the weights inside a checkpoint, in timm's order of preference.

@@ -11,23 +11,18 @@ from typing import Any
 
 import torch
 
+from toptune.errors import InputError, StoreNotFoundError, ToptuneError, UnreadableImageError
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.extract_request import ExtractRequest
-from toptune.extract.heap import keep_freed_memory
 from toptune.extract.job import Pass
 from toptune.extract.lane import Lane
 from toptune.extract.units_done import UnitsDone
-from toptune.extract.watch import Watch
-from toptune.store import (
-    FeatureCache,
-    FeatureStore,
-    InputError,
-    StoreNotFoundError,
-    ToptuneError,
-    UnreadableImageError,
-    canonical_json,
-)
-from toptune.store.dask_cluster import ThisWorker, this_worker
+from toptune.machine.dask_cluster import ThisWorker, this_worker
+from toptune.machine.heap import keep_freed_memory
+from toptune.machine.watch import Watch
+from toptune.store.feature_cache import FeatureCache
+from toptune.store.feature_store import FeatureStore
+from toptune.store.recipe import canonical_json
 
 # A worker with several threads gives all of them to one call: torch shares them out better than dask.
 _ONE_AT_A_TIME = threading.Lock()

@@ -1,12 +1,6 @@
 """What is on disk and how it is cut; knows nothing of images or kernels."""
 
-from toptune.store.array_spec import ArraySpec
-from toptune.store.blocks import ArrayBlocks, Blocks
-from toptune.store.collection import Garbage, collect_garbage, find_garbage
-from toptune.store.content import GONE, KnownDigests, known_digests
-from toptune.store.copying import CopyReport, copy_store
-from toptune.store.dask_arrays import as_dask_array
-from toptune.store.errors import (
+from toptune.errors import (
     ConflictError,
     CorruptError,
     FormatVersionError,
@@ -20,6 +14,12 @@ from toptune.store.errors import (
     UnreadableImageError,
     WeightsError,
 )
+from toptune.store.array_spec import ArraySpec
+from toptune.store.blocks import ArrayBlocks, Blocks
+from toptune.store.collection import Garbage, collect_garbage, find_garbage
+from toptune.store.content import GONE, KnownDigests, known_digests
+from toptune.store.copying import CopyReport, copy_store
+from toptune.store.dask_arrays import as_dask_array
 from toptune.store.exporting import EXPORT_FORMATS, export_features
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore

@@ -9,8 +9,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from toptune.errors import CorruptError
 from toptune.store import commit
-from toptune.store.errors import CorruptError
 from toptune.store.ledger import LedgerEntry, entry_name
 from toptune.store.names import check_inside
 from toptune.store.packed_ledger import PACKED_FILE, read_packed, render_packed

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import CorruptError, InputError, StoreError
 from toptune.store import commit
 from toptune.store.array_formats import format_of
 from toptune.store.array_spec import ArraySpec
-from toptune.store.errors import CorruptError, InputError, StoreError
 from toptune.store.names import check_inside
 from toptune.store.publish import publish
 from toptune.store.reading import list_folder, read_file

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 
 DTYPES = ("float16", "float32", "uint8")
 FORMATS = ("zarr", "hdf5")

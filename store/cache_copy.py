@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from toptune.errors import ConflictError, CorruptError, StoreError
 from toptune.store import commit
 from toptune.store.array_formats import format_of
 from toptune.store.array_ledger import recorded_units
 from toptune.store.array_records import recorded_names
 from toptune.store.array_spec import ArraySpec
 from toptune.store.cache_record import CACHE_KIND, open_cache
-from toptune.store.errors import ConflictError, CorruptError, StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.ledger import LedgerEntry

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import CorruptError
 from toptune.store import datasets
-from toptune.store.errors import CorruptError
 from toptune.store.feature_cache import FeatureCache, read_identity
 from toptune.store.names import check_inside
 from toptune.store.provenance import provenance

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import InputError, StoreError
 from toptune.store import commit
 from toptune.store.array_formats import format_of
 from toptune.store.array_ledger import recorded_units
 from toptune.store.array_records import read_array, recorded_names
 from toptune.store.cache_record import split_folder
 from toptune.store.datasets import base_of, dataset_names
-from toptune.store.errors import InputError, StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import last_use

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import StoreError
 from toptune.store import object_commit
-from toptune.store.errors import StoreError
 from toptune.store.object_path import ObjectPath, ObjectStatus
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.errors import CorruptError
+from toptune.errors import CorruptError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 
 logger = logging.getLogger(__name__)

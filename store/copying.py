@@ -7,18 +7,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import CorruptError, InputError, StoreError
 from toptune.store import datasets
 from toptune.store.array_spec import FORMATS
 from toptune.store.cache_copy import CacheCopier, Report, require_covered
 from toptune.store.cache_record import open_cache, split_folder
 from toptune.store.dataset_copy import copy_dataset
-from toptune.store.errors import CorruptError, InputError, StoreError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.object_path import ObjectPath, place_of
 from toptune.store.removal import Removal, folder_bytes, remove
 from toptune.store.verification import verify
-from toptune.store.wording import counted
+from toptune.text import counted
 
 
 @dataclass(frozen=True, kw_only=True)

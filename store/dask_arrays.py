@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.store.blocks import row_numbers
-from toptune.store.errors import InputError
 from toptune.store.feature_cache import FeatureCache
 
 

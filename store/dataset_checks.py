@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store import datasets
-from toptune.store.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store.versions import (
     read_dataset_version,
     rows_path,

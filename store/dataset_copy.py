@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from toptune.errors import ConflictError, CorruptError
 from toptune.store import commit, datasets
-from toptune.store.errors import ConflictError, CorruptError
 from toptune.store.feature_store import FeatureStore
 from toptune.store.publish import publish
 from toptune.store.reading import read_file

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from toptune.errors import StoreError
 from toptune.store import commit, datasets
 from toptune.store.cache_record import CACHE_KIND
-from toptune.store.errors import StoreError
 from toptune.store.manifest import Manifest
 from toptune.store.reading import read_file
 from toptune.store.sealed import unseal

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import CorruptError, StoreNotFoundError
 from toptune.store import commit
-from toptune.store.errors import CorruptError, StoreNotFoundError
 from toptune.store.manifest import Manifest
 from toptune.store.names import check_inside, check_name, part_name, split_part_name
 from toptune.store.provenance import provenance

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from toptune.store.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
+from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
 from toptune.store.reading import read_file
 
 STORE_FILE = "toptune.json"

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from toptune.errors import InputError
 from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import BLOCK_BYTES
-from toptune.store.errors import InputError
 from toptune.store.feature_view import StoredFeatures
 
 ROW_GROUP_BYTES = 8 * 2**20

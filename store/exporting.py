@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError, StoreError, ToptuneError
 from toptune.store.commit import TEMPORARY_PREFIX
-from toptune.store.errors import InputError, StoreError, ToptuneError
 from toptune.store.export_formats import WRITERS, Export, Report, peak_bytes
 from toptune.store.feature_view import StoredFeatures
 

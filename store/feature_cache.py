@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import ConflictError, CorruptError, IncompleteError, InputError, StoreNotFoundError
 from toptune.store.array_formats import ArrayFormat, format_of
 from toptune.store.array_ledger import ArrayLedger
 from toptune.store.array_records import (
@@ -22,13 +23,6 @@ from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import row_numbers
 from toptune.store.cache_blocks import CacheBlocks
 from toptune.store.datasets import read_dataset
-from toptune.store.errors import (
-    ConflictError,
-    CorruptError,
-    IncompleteError,
-    InputError,
-    StoreNotFoundError,
-)
 from toptune.store.last_use import mark_used
 from toptune.store.ledger import LedgerEntry
 from toptune.store.manifest import Manifest

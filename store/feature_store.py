@@ -8,11 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toptune.store import commit, datasets
-from toptune.store.array_spec import FORMATS
-from toptune.store.cache_record import cache_files, open_cache, split_folder
-from toptune.store.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
-from toptune.store.errors import (
+from toptune.errors import (
     ConflictError,
     CorruptError,
     FormatVersionError,
@@ -20,6 +16,10 @@ from toptune.store.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from toptune.store import commit, datasets
+from toptune.store.array_spec import FORMATS
+from toptune.store.cache_record import cache_files, open_cache, split_folder
+from toptune.store.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_view import FeatureView
 from toptune.store.manifest import Manifest

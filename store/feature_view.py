@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import ConflictError, IncompleteError, InputError
 from toptune.store.array_spec import ArraySpec
 from toptune.store.blocks import Blocks, row_numbers
-from toptune.store.errors import ConflictError, IncompleteError, InputError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.manifest import Manifest
 from toptune.store.recipe import Recipe

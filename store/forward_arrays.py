@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 from toptune.store.unpacked import check_unpacked
 
 _BATCH_BYTES = 2 * 2**20

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import ConflictError, CorruptError
 from toptune.store import datasets
 from toptune.store.content import gone_rows
-from toptune.store.errors import ConflictError, CorruptError
 from toptune.store.feature_store import FeatureStore
 from toptune.store.manifest import Manifest
 from toptune.store.names import part_name

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import CorruptError
 from toptune.store.array_spec import ArraySpec
-from toptune.store.errors import CorruptError
 from toptune.store.reading import read_file
 from toptune.store.recipe import canonical_json
 from toptune.store.units import count_units

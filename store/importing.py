@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import ConflictError, InputError
 from toptune.store.cache_record import open_cache
 from toptune.store.collection import IMPORTED
-from toptune.store.errors import ConflictError, InputError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.manifest import Manifest
@@ -19,7 +19,7 @@ from toptune.store.matrix_files import Matrix
 from toptune.store.names import check_name, plain_model_name
 from toptune.store.recipe import Recipe
 from toptune.store.units import MAX_UNIT_BYTES, choose_unit_rows
-from toptune.store.wording import counted
+from toptune.text import counted
 
 Report = Callable[[int, int], None]
 

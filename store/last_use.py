@@ -4,8 +4,8 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
+from toptune.errors import StoreError
 from toptune.store import commit
-from toptune.store.errors import StoreError
 from toptune.store.names import check_inside
 from toptune.store.provenance import provenance
 from toptune.store.reading import list_folder, read_file

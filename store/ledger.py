@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toptune.store.errors import CorruptError
+from toptune.errors import CorruptError
 from toptune.store.sealed import seal, unseal
 
 KIND = "toptune-ledger-entry"

@@ -4,8 +4,8 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from toptune.errors import CorruptError, FormatVersionError, StoreNotFoundError
 from toptune.store.datasets import base_of
-from toptune.store.errors import CorruptError, FormatVersionError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.feature_view import FeatureView

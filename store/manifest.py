@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from toptune.store.errors import CorruptError, InputError
-from toptune.store.wording import counted
+from toptune.errors import CorruptError, InputError
+from toptune.text import counted
 
 # A further column for pictures with several labels: their names with the separator between.
 LABELS_COLUMN = "labels"

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 from toptune.store.forward_arrays import open_parquet
 from toptune.store.npz_arrays import load_npz
 from toptune.store.unpacked import check_unpacked

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from toptune.store.errors import InputError, StoreError
+from toptune.errors import InputError, StoreError
 from toptune.store.object_path import ObjectPath
 
 # 255 bytes is what file systems allow; the rest is for "@digest8" and endings.

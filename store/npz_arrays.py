@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.errors import InputError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import InputError
+from toptune.machine.memory import check_memory
 
 _DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 # Those that numpy writes, and of which zipfile unpacks no more at a time than it is asked for.

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PosixPath
 from typing import Any
 
-from toptune.store.errors import InputError, StoreError
+from toptune.errors import InputError, StoreError
 
 SCHEME = "s3://"
 # Of a whole request: a large unit may take its time on a slow line.

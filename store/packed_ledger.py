@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from toptune.store.errors import CorruptError
+from toptune.errors import CorruptError
 from toptune.store.ledger import KIND, LedgerEntry
 from toptune.store.recipe import canonical_json
 from toptune.store.sealed import VERSION, check_version, seal

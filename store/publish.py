@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from toptune.errors import StoreError
 from toptune.store import commit
-from toptune.store.errors import StoreError
 from toptune.store.reading import read_file
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from toptune.store.errors import CorruptError, StoreError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.object_path import ObjectPath
 
 _MAX_BUFFERS = 1024  # of one system call, IOV_MAX

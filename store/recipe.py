@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from toptune.store.errors import CorruptError, FormatVersionError, InputError
+from toptune.errors import CorruptError, FormatVersionError, InputError
 
 RECIPE_VERSION = 1
 

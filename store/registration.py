@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import ConflictError, InputError
 from toptune.store import datasets
-from toptune.store.errors import ConflictError, InputError
 from toptune.store.manifest import Manifest
 from toptune.store.names import split_part_name
 from toptune.store.versions import DatasetVersion, read_dataset_version, version_numbers, version_record

@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import InputError
 from toptune.store import commit, datasets
 from toptune.store.array_records import recorded_names
 from toptune.store.cache_record import split_folder
-from toptune.store.errors import InputError
 from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.names import check_inside

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import StoreError
 from toptune.store import commit, datasets
 from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, restore_array
@@ -13,7 +14,6 @@ from toptune.store.array_spec import FORMATS
 from toptune.store.cache_record import CACHE_KIND, open_cache
 from toptune.store.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
-from toptune.store.errors import StoreError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.object_path import place_of

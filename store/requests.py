@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from toptune.errors import CorruptError
 from toptune.store import commit
-from toptune.store.errors import CorruptError
 from toptune.store.names import check_inside, check_name
 from toptune.store.reading import read_file
 from toptune.store.sealed import seal, unseal

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toptune.store.errors import CorruptError, FormatVersionError
+from toptune.errors import CorruptError, FormatVersionError
 from toptune.store.recipe import canonical_json
 
 SEAL = "self_sha256"

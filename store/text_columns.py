@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 from toptune.store.matrix_files import open_arrays
 
 TABLE_SUFFIXES = (".csv", ".parquet")

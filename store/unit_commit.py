@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from toptune.errors import CorruptError
 from toptune.store.array_formats import format_of
 from toptune.store.array_ledger import ArrayLedger
 from toptune.store.array_spec import ArraySpec
-from toptune.store.errors import CorruptError
 from toptune.store.ledger import LedgerEntry
 from toptune.store.names import check_inside
 from toptune.store.publish import publish

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import CorruptError
 from toptune.store.array_formats import ArrayFormat, format_of
 from toptune.store.array_spec import ArraySpec
-from toptune.store.errors import CorruptError
 from toptune.store.names import check_inside
 
 Signature = tuple[int, int, int]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError, NumericalError
 from toptune.store.array_spec import ArraySpec
-from toptune.store.errors import InputError, NumericalError
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 
 MIN_UNIT_ROWS = 64
 MAX_UNIT_BYTES = 256 * 2**20

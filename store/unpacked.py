@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 
 # Features rarely shrink to a tenth. Up to the first limit anything is believed, beyond it only a file
 # that unpacks to less than so many times its size.

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import StoreError, StoreNotFoundError
 from toptune.store import commit, datasets
 from toptune.store.array_formats import format_of
 from toptune.store.array_records import read_array, record_path, recorded_names
 from toptune.store.cache_record import open_cache
 from toptune.store.dataset_checks import dataset_damage, dataset_files, rows_needed
 from toptune.store.descriptor import DESCRIPTOR, STORE_FILE
-from toptune.store.errors import StoreError, StoreNotFoundError
 from toptune.store.feature_cache import FeatureCache
 from toptune.store.feature_store import FeatureStore
 from toptune.store.last_use import USE_FILE, USE_KIND

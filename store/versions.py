@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from toptune.errors import CorruptError, InputError, StoreNotFoundError
 from toptune.store import commit, datasets
-from toptune.store.errors import CorruptError, InputError, StoreNotFoundError
 from toptune.store.manifest import Manifest
 from toptune.store.provenance import provenance
 from toptune.store.publish import publish

@@ -14,8 +14,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import CorruptError
 from toptune.store.array_spec import ArraySpec
-from toptune.store.errors import CorruptError
 from toptune.store.reading import read_scattered
 
 _CRC_BYTES = 4

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from toptune.extract.device import resolve_device
-from toptune.train.inputs import device_of
+from toptune.machine.devices import device_of, resolve_device
 
 _device_of, _resolve_device = device_of, resolve_device
 

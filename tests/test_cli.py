@@ -130,7 +130,7 @@ def test_models_lists_the_embedded_one_first(run_cli: Run) -> None:
 
 
 def test_doctor(run_cli: Run) -> None:
-    from toptune.workflows.machine import EXTRAS
+    from toptune.machine.doctor import EXTRAS
 
     code, out, _ = run_cli("doctor", "--json")
     assert code == 0

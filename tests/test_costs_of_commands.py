@@ -9,7 +9,7 @@ import pytest
 import yaml
 from shapes import MODEL
 
-from toptune.store.costs import CostMeter
+from toptune.costs.meter import CostMeter
 
 Run = Callable[..., tuple[int, str, str]]
 

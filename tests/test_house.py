@@ -18,11 +18,11 @@ ONLY_IN = {
     "h5py": ("store/hdf5_arrays.py", "store/matrix_files.py"),
     "click": ("cli.py", "commands/"),
     "dask": ("store/dask_arrays.py",),
-    "distributed": ("store/dask_cluster.py",),
-    "dask_jobqueue": ("store/dask_cluster.py",),
+    "distributed": ("machine/dask_cluster.py",),
+    "dask_jobqueue": ("machine/dask_cluster.py",),
     "falkon": ("train/falkon_lib.py",),
-    "pynvml": ("store/accelerators.py",),
-    # Its table is read, its code never runs: see `toptune.store.emissions`.
+    "pynvml": ("costs/accelerators.py",),
+    # Its table is read, its code never runs: see `toptune.costs.emissions`.
     "codecarbon": (),
 }
 NOT_IN = {"torch": ("store/", "commands/", "cli.py"), "timm": ("store/", "train/", "commands/", "cli.py")}

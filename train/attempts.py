@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from toptune.store import InputError, NumericalError
+from toptune.errors import InputError, NumericalError
 
 T = TypeVar("T")
 

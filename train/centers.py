@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import Blocks, InputError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import InputError
+from toptune.machine.memory import check_memory
+from toptune.store.blocks import Blocks
 
 CENTERS = ("uniform", "class-balanced", "kmeans++")
 # k-means++ looks at this many rows a centre, drawn uniformly, so that its cost and memory do not grow with n.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 from toptune.train.panels import panels
 
 _JITTER_STEPS = 6

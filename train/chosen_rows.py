@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError, Manifest
-from toptune.store.wording import counted
+from toptune.errors import InputError
+from toptune.store.manifest import Manifest
+from toptune.text import counted
 from toptune.train.folds import usable_folds
 from toptune.train.splits import Split
 

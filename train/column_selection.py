@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 SELECTIONS = ("feature", "layer")
 LAST = "last"

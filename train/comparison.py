@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toptune.store import FeatureStore, InputError, StoredFeatures
-from toptune.store.costs import CostMeter
+from toptune.costs.meter import CostMeter
+from toptune.errors import InputError
+from toptune.store.feature_store import FeatureStore
+from toptune.store.feature_view import StoredFeatures
 from toptune.train.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.head_files import json_ready
 from toptune.train.head_trials import AUTO_HEAD

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store.costs import describe_costs
-from toptune.store.wording import counted
+from toptune.costs.meter import describe_costs
+from toptune.text import counted, printed_table
 from toptune.train.comparison_statistics import (
     Spread,
     corrected_paired_test,
@@ -19,7 +19,6 @@ from toptune.train.comparison_statistics import (
     spread_of,
 )
 from toptune.train.head_files import json_ready
-from toptune.train.printed_table import printed_table
 from toptune.train.run_notes import Notes
 from toptune.train.run_writing import write_json
 from toptune.train.splits import NAMED
@@ -107,7 +106,7 @@ class Comparison:
     notes : Notes
         What the runs warn of.
     costs : dict
-        Of the call that made it; runs that were there cost it nothing. See `toptune.store.costs.CostMeter`.
+        Of the call that made it; runs that were there cost it nothing. See `toptune.costs.meter.CostMeter`.
     """
 
     folder: Path

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 
 # (columns (r, k), their numbers (k,)) -> (r, k): a product with each column's own matrix.
 Product = Callable[[Tensor, Tensor], Tensor]

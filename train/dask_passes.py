@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import ArrayBlocks, Blocks, ToptuneError
-from toptune.store.dask_cluster import each_finished, killed_worker, open_client
+from toptune.errors import ToptuneError
+from toptune.machine.dask_cluster import each_finished, killed_worker, open_client
+from toptune.store.blocks import ArrayBlocks, Blocks
 from toptune.train.maps import Maps
 from toptune.train.passes import OutOfFold, TrainingRows, accumulate, calibration_rows, predict_left_out
 from toptune.train.sums import FoldSums

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.store import InputError
-from toptune.store.memory_limit import check_memory, memory_limit_bytes
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.discriminant import ClassMoments
 from toptune.train.fit_rows import rows_to_fit, values_of
-from toptune.train.inputs import device_of
 from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
 from toptune.train.memory import block_rows_for, one_pass_peak_bytes
 from toptune.train.passes import accumulate, predict_left_out

@@ -10,24 +10,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.store import Blocks, InputError
-from toptune.store.memory_limit import memory_limit_bytes
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import memory_limit_bytes
+from toptune.machine.precision import full_precision
+from toptune.store.blocks import Blocks
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.dask_passes import open_cluster
 from toptune.train.falkon_lib import check_library
 from toptune.train.fit_report import report_of
 from toptune.train.fit_rows import training_rows
-from toptune.train.inputs import (
-    check_single,
-    device_of,
-    grid_of,
-)
+from toptune.train.inputs import check_single, grid_of
 from toptune.train.kernel_fit import fit_kernel
 from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import KERNELS, kernel_of, median_distance
 from toptune.train.one_pass import RELATIVE_PENALTIES
 from toptune.train.passes import Cluster
-from toptune.train.precision import full_precision
 from toptune.train.reading import check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selection import check_selection

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import InputError, NumericalError
+from toptune.errors import InputError, NumericalError
 from toptune.train.kernels import Gaussian, Laplacian, Linear, Matern, Radial
 from toptune.train.memory import block_rows_for, library_work_bytes
 from toptune.train.passes import TrainingRows, batches

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError, Manifest
+from toptune.errors import InputError
+from toptune.store.manifest import Manifest
 from toptune.train.splits import Split, hash_of
 
 _NAMED_CLASSES = 10

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.train.inputs import fit_inputs, fold_numbers, row_weights
 from toptune.train.passes import Cluster, TrainingRows
 

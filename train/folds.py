@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.train.splits import hash_of
 
 logger = logging.getLogger(__name__)

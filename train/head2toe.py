@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.store import InputError
-from toptune.store.memory_limit import memory_limit_bytes
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import memory_limit_bytes
+from toptune.machine.precision import full_precision
 from toptune.train.column_selection import SELECTIONS, Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier
 from toptune.train.fit_rows import training_rows
@@ -23,10 +25,9 @@ from toptune.train.head2toe_plan import Plan, plan_head2toe
 from toptune.train.head2toe_ranking import Ranking, gram_paths, rules_of, softmax_paths
 from toptune.train.head2toe_report import Head2ToeReport, head2toe_report
 from toptune.train.held_folds import HeldFolds
-from toptune.train.inputs import device_of, grid_of, predict_inputs
+from toptune.train.inputs import grid_of, predict_inputs
 from toptune.train.memory import block_rows_for
 from toptune.train.passes import TrainingRows
-from toptune.train.precision import full_precision
 from toptune.train.ridge_classifier import StreamingRidgeClassifier
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.selected_blocks import SelectedBlocks

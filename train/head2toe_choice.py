@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 from toptune.train.calibration import fit_temperature
 from toptune.train.fold_moments import Finalist, Fit, FoldMoments
 from toptune.train.head2toe_ranking import Ranking, Rule

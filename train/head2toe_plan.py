@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.store.memory_limit import check_memory
+from toptune.machine.memory import check_memory
 from toptune.train.head2toe_choice import N_FINALISTS
 from toptune.train.sums import batch_rows, sums_bytes
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from toptune.store import CorruptError, FormatVersionError
+from toptune.errors import CorruptError, FormatVersionError
 
 DESCRIPTION = "head.json"
 ARRAYS = "head.safetensors"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.train.heads import Head
 from toptune.train.kernels import Linear, kernel_of
 from toptune.train.nearest_neighbors import nearness_of, ready, vote_scores

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.train.head_trials import AUTO_HEAD
 
 _FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000, "solver": "auto"}

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store import Blocks, InputError
+from toptune.errors import InputError
+from toptune.store.blocks import Blocks
 from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
 from toptune.train.heads import Head

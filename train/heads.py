@@ -7,7 +7,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import Blocks, InputError
+from toptune.errors import InputError
+from toptune.store.blocks import Blocks
 from toptune.train.falkon_lib import check_library
 from toptune.train.head_files import read_description
 from toptune.train.own_heads import OwnHead

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
-from toptune.store import ArrayBlocks, Blocks, InputError
+from toptune.errors import InputError
+from toptune.store.blocks import ArrayBlocks, Blocks
 from toptune.train.folds import (
     LEAVE_ONE_GROUP_OUT,
     folds_of_groups,
@@ -162,14 +162,3 @@ def check_single(name: str, value: Any) -> None:
             f"{name} is {value!r}, but cv is None: nothing is left out to choose by; give one {name}, or a "
             "number of folds"
         )
-
-
-def device_of(device: str | torch.device | None) -> torch.device:
-    """Return the device to compute on: the one named, else the CPU."""
-    try:
-        chosen = torch.device("cpu" if device is None else device)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} is unknown to torch: {error}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
-    return chosen

@@ -7,10 +7,11 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.train.inputs import device_of, predict_inputs
+from toptune.machine.devices import device_of
+from toptune.machine.precision import full_precision
+from toptune.train.inputs import predict_inputs
 from toptune.train.kernels import ReferenceRows, kernel_of
 from toptune.train.memory import block_rows_for
-from toptune.train.precision import full_precision
 from toptune.train.reading import read_ahead, to_tensor
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.train.panels import panels
 
 # Below this share of the rows' own squared size (in units of the type's precision), a squared distance

@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from toptune.store import ArraySpec, InputError, StoredFeatures
-from toptune.store.memory_limit import check_memory, memory_limit_bytes
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.store.array_spec import ArraySpec
+from toptune.store.feature_view import StoredFeatures
 from toptune.train.few_shot import draw_training_rows
-from toptune.train.inputs import device_of, fold_numbers, row_weights
+from toptune.train.inputs import fold_numbers, row_weights
 from toptune.train.layer_grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes
 from toptune.train.memory import block_rows_for
 from toptune.train.passes import TrainingRows

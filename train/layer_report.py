@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store import FeatureStore, InputError, provenance
-from toptune.store.costs import CostMeter, describe_costs
-from toptune.store.memory_limit import bytes_of
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError
+from toptune.machine.memory import bytes_of
+from toptune.store.feature_store import FeatureStore
+from toptune.store.provenance import provenance
+from toptune.text import printed_table
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.head_files import json_ready
@@ -21,7 +24,6 @@ from toptune.train.layer_picture import save_layer_picture
 from toptune.train.layer_search import N_SHORT_LIST, SEARCH_ROWS, SHORT_LIST_HEADS, search_layers
 from toptune.train.layers import AUTO, by_depth, choose_arrays
 from toptune.train.preprocessing_spec import default_preprocessing
-from toptune.train.printed_table import printed_table
 from toptune.train.run_writing import check_out, new_run_folder, write_json
 from toptune.train.splits import group_keys, split_manifest
 
@@ -48,7 +50,7 @@ class LayerReport:
         What was searched: data set, model, options, rows.
     search : LayerSearch
     costs : dict
-        See `toptune.store.costs.CostMeter`.
+        See `toptune.costs.meter.CostMeter`.
     """
 
     folder: Path

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from toptune.store import ArraySpec, InputError
+from toptune.errors import InputError
+from toptune.store.array_spec import ArraySpec
 
 LAST = "last"
 # In place of layers: those of a layer search on the training rows.

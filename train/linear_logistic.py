@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.store.memory_limit import check_memory, memory_limit_bytes
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.feature_rows import FeatureRows
 from toptune.train.fit_rows import rows_to_fit
 from toptune.train.head_report import HeadReport, left_out_figures
-from toptune.train.inputs import device_of, grid_of
+from toptune.train.inputs import grid_of
 from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
 from toptune.train.logistic_fit import MAX_ITERATIONS, TOLERANCE, convergence_notes
 from toptune.train.logistic_path import follow

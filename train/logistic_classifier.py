@@ -9,18 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.store.memory_limit import memory_limit_bytes
+from toptune.machine.devices import device_of
+from toptune.machine.memory import memory_limit_bytes
+from toptune.machine.precision import full_precision
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.falkon_classifier import FLOAT64_WORK, WIDTHS, check_kernel_options, spread_of
 from toptune.train.fit_rows import rows_to_fit
-from toptune.train.inputs import device_of, grid_of
+from toptune.train.inputs import grid_of
 from toptune.train.kernel_scores import kernel_scores
 from toptune.train.kernels import kernel_of, median_distance
 from toptune.train.logistic_fit import fit_logistic
 from toptune.train.logistic_plan import plan_logistic
 from toptune.train.logistic_report import logistic_report
 from toptune.train.one_pass import RELATIVE_PENALTIES
-from toptune.train.precision import full_precision
 from toptune.train.reading import to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.solver_choice import Sizes

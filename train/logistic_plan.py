@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.store.memory_limit import check_memory
+from toptune.machine.memory import check_memory
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.memory import block_rows_for, one_pass_peak_bytes
 from toptune.train.quasi_newton import MEMORY

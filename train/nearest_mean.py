@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.store import InputError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import InputError
+from toptune.machine.memory import check_memory
 from toptune.train.fit_rows import rows_to_fit, values_of
 from toptune.train.inputs import predict_inputs
 from toptune.train.passes import TrainingRows

@@ -11,13 +11,14 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from toptune.store import InputError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory
+from toptune.machine.precision import full_precision
 from toptune.train.fit_rows import rows_to_fit, values_of
-from toptune.train.inputs import device_of, predict_inputs
+from toptune.train.inputs import predict_inputs
 from toptune.train.nearest_mean import METRICS, check_metrics
 from toptune.train.passes import TrainingRows
-from toptune.train.precision import full_precision
 from toptune.train.reading import check_finite, to_tensor
 from toptune.train.scored_classifier import ScoredClassifier
 from toptune.train.settings_comparison import compare, kept_scores_bytes, score_left_out

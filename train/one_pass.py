@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 from toptune.train.calibration import Temperature, fit_temperature
 from toptune.train.maps import Maps
 from toptune.train.passes import TrainingRows, accumulate, predict_left_out

@@ -7,7 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import Blocks, CorruptError, InputError
+from toptune.errors import CorruptError, InputError
+from toptune.store.blocks import Blocks
 from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
 from toptune.train.own_kinds import OWN
 from toptune.train.reported_head import ReportedHead

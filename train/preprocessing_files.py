@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from toptune.store import CorruptError
+from toptune.errors import CorruptError
 from toptune.train.preprocessing_steps import Layers, Power, Select, Standardise, Step, Ternary, UnitNorm
 from toptune.train.principal_components import PrincipalComponents
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 NONE = "none"
 STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")

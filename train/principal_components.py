@@ -8,8 +8,8 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
 
-from toptune.store import NumericalError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import NumericalError
+from toptune.machine.memory import check_memory
 from toptune.train.finite_rows import FiniteRows
 from toptune.train.preprocessing_steps import Layers, Values
 

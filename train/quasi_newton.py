@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 
 Precondition = Callable[[Tensor], Tensor]
 # Pairs of steps and gradient differences that are kept.

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store import Blocks, InputError
+from toptune.errors import InputError
+from toptune.store.blocks import Blocks
 
 _NAMED_ROWS = 10
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 from toptune.train.cholesky import factor_made, solve_factored
 from toptune.train.sums import FoldSums
 

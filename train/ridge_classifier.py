@@ -8,16 +8,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.memory_limit import check_memory, memory_limit_bytes
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.dask_passes import open_cluster
 from toptune.train.fit_report import report_of
 from toptune.train.fit_rows import training_rows
-from toptune.train.inputs import (
-    check_single,
-    device_of,
-    grid_of,
-)
+from toptune.train.inputs import check_single, grid_of
 from toptune.train.linear_features import linear_coefficients, linear_maps, linear_scores
 from toptune.train.maps import NystromMaps
 from toptune.train.memory import block_rows_for, one_pass_peak_bytes

@@ -12,14 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toptune.store import (
-    Blocks,
-    CorruptError,
-    FormatVersionError,
-    InputError,
-    Recipe,
-)
-from toptune.store.costs import describe_costs
+from toptune.costs.meter import describe_costs
+from toptune.errors import CorruptError, FormatVersionError, InputError
+from toptune.store.blocks import Blocks
+from toptune.store.recipe import Recipe
 from toptune.train.heads import Head, load_head
 from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
 

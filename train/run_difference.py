@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from toptune.store import FeatureView, InputError, Manifest, StoredFeatures
+from toptune.errors import InputError
+from toptune.store.feature_view import FeatureView, StoredFeatures
+from toptune.store.manifest import Manifest
 from toptune.train.chosen_rows import leave_out
 from toptune.train.run import ROWS, Run
 from toptune.train.splits import NAMED, Split, group_keys, held_out, split_manifest

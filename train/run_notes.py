@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from toptune.store.wording import counted
+from toptune.text import counted
 
 # Lines that are printed, and how long a warning is in them.
 _LINES = 5

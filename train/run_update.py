@@ -9,8 +9,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import FeatureStore, InputError, StoredFeatures, provenance
-from toptune.store.costs import CostMeter
+from toptune.costs.meter import CostMeter
+from toptune.errors import InputError
+from toptune.store.feature_store import FeatureStore
+from toptune.store.feature_view import StoredFeatures
+from toptune.store.provenance import provenance
 from toptune.train.chosen_rows import note_untested, rows_digest
 from toptune.train.head_files import json_ready
 from toptune.train.own_heads import OwnHead

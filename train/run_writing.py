@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
-from toptune.store import InputError, Manifest, StoreError, ToptuneError
+from toptune.errors import InputError, StoreError, ToptuneError
+from toptune.store.manifest import Manifest
 from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, Run
 from toptune.train.scoring import Scored

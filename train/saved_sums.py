@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from toptune.store import CorruptError, NumericalError
+from toptune.errors import CorruptError, NumericalError
 from toptune.train.ridge import CentredSystem
 from toptune.train.sums import FoldSums
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError, StoredFeatures
+from toptune.errors import InputError
+from toptune.store.feature_view import StoredFeatures
 from toptune.train.metrics import compute_metrics
 from toptune.train.run import Run
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import Blocks
-from toptune.store.blocks import row_numbers, row_slices
+from toptune.store.blocks import Blocks, row_numbers, row_slices
 from toptune.train.reading import check_finite
 
 

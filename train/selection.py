@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 SELECTIONS = ("accuracy", "one-se", "squared-error")
 _TIE_STANDARD_ERRORS = 0.5

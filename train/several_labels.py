@@ -3,9 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import Manifest
-from toptune.store.manifest import LABEL_SEPARATOR, LABELS_COLUMN
-from toptune.store.wording import counted
+from toptune.store.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
+from toptune.text import counted
 
 
 def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) -> str:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
-from toptune.store import Blocks, CorruptError, InputError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import CorruptError, InputError
+from toptune.machine.memory import check_memory
+from toptune.store.blocks import Blocks
 from toptune.train.calibration import softmax
 from toptune.train.head_files import SKOPS, json_ready, write_description
 from toptune.train.head_report import HeadReport

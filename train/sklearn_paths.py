@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 from sklearn.base import is_classifier
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.train.sklearn_kinds import Grid, Kind, combinations
 
 PREFIX = "sklearn:"

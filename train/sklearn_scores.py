@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 # Probabilities below are taken for this: estimators that count may say 0.
 _LEAST_PROBABILITY = 1e-4

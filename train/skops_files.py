@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from toptune.store import CorruptError, InputError, StoreError
+from toptune.errors import CorruptError, InputError, StoreError
 
 # Types that somebody says are safe to load, by their dotted paths with commas between them.
 TRUSTED_VARIABLE = "TOPTUNE_TRUSTED_TYPES"

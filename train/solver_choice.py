@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.store import InputError
-from toptune.store.memory_limit import check_memory
+from toptune.errors import InputError
+from toptune.machine.memory import check_memory
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.memory import (
     block_rows_for,

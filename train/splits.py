@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store import InputError, Manifest
+from toptune.errors import InputError
+from toptune.store.manifest import Manifest
 from toptune.train.several_labels import advice_on_several_labels
 
 Rows = npt.NDArray[np.int64]

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from toptune.store import Blocks, InputError
+from toptune.errors import InputError
+from toptune.store.blocks import Blocks
 
 
 class FeatureDataset(IterableDataset[tuple[torch.Tensor, int]]):

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store import FeatureStore, Manifest, provenance
-from toptune.store.costs import CostMeter
+from toptune.costs.meter import CostMeter
+from toptune.machine.memory import bytes_of
 from toptune.store.extraction_costs import extraction_costs
-from toptune.store.memory_limit import bytes_of
-from toptune.store.wording import counted
+from toptune.store.feature_store import FeatureStore
+from toptune.store.manifest import Manifest
+from toptune.store.provenance import provenance
+from toptune.text import counted
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.store import Blocks, InputError
-from toptune.store.wording import counted
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.store.blocks import Blocks
+from toptune.text import counted
 from toptune.train.folds import folds_of_keys
-from toptune.train.inputs import device_of
 from toptune.train.kernels import kernel_of
 from toptune.train.maps import IdentityMap, NystromMaps
 from toptune.train.memory import block_rows_for

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy.linalg import lapack
 
-from toptune.store import NumericalError
+from toptune.errors import NumericalError
 
 Matrix = npt.NDArray[np.float64]
 

@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toptune.machine.doctor import examine_machine
+    from toptune.machine.progress import extraction_progress, work_progress
+    from toptune.machine.stop_signals import stop_on_signals
     from toptune.workflows.advice_report import AdviceReport
     from toptune.workflows.advising import advise
     from toptune.workflows.array_task import choose_shard
@@ -20,13 +23,10 @@ if TYPE_CHECKING:
     from toptune.workflows.finetune_reports import finetune_progress
     from toptune.workflows.finetune_run import FineTunedRun
     from toptune.workflows.finetuning import finetune
-    from toptune.workflows.machine import examine_machine
-    from toptune.workflows.progress import extraction_progress, work_progress
     from toptune.workflows.report_page import ReportSummary, write_report
     from toptune.workflows.slurm_jobs import SlurmJobs, write_slurm_jobs
     from toptune.workflows.slurm_plan import SlurmPlan, size_jobs
     from toptune.workflows.slurm_submission import check_sbatch, submit_slurm_jobs
-    from toptune.workflows.stop_signals import stop_on_signals
     from toptune.workflows.study import plan_study, run_study
 
 _WHERE = {
@@ -47,9 +47,9 @@ _WHERE = {
     "demo": "toptune.workflows.demonstration",
     "describe_metrics": "toptune.workflows.evaluation",
     "evaluate": "toptune.workflows.evaluation",
-    "examine_machine": "toptune.workflows.machine",
+    "examine_machine": "toptune.machine.doctor",
     "export": "toptune.workflows.exporting",
-    "extraction_progress": "toptune.workflows.progress",
+    "extraction_progress": "toptune.machine.progress",
     "export_stored": "toptune.workflows.feature_files",
     "finetune": "toptune.workflows.finetuning",
     "finetune_progress": "toptune.workflows.finetune_reports",
@@ -58,9 +58,9 @@ _WHERE = {
     "plan_study": "toptune.workflows.study",
     "run_study": "toptune.workflows.study",
     "size_jobs": "toptune.workflows.slurm_plan",
-    "stop_on_signals": "toptune.workflows.stop_signals",
+    "stop_on_signals": "toptune.machine.stop_signals",
     "submit_slurm_jobs": "toptune.workflows.slurm_submission",
-    "work_progress": "toptune.workflows.progress",
+    "work_progress": "toptune.machine.progress",
     "write_predictions": "toptune.workflows.classifier",
     "write_report": "toptune.workflows.report_page",
     "write_slurm_jobs": "toptune.workflows.slurm_jobs",

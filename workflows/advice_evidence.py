@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 DEFAULT_MARGIN = 0.01
 # Accuracy that inner layers add to the last one, from which the task counts as far from the pretraining.

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.store.costs import describe_costs
-from toptune.store.wording import counted
+from toptune.costs.meter import describe_costs
+from toptune.text import counted, printed_table
 from toptune.train.head_files import json_ready
 from toptune.train.layers import LAST
-from toptune.train.printed_table import printed_table
 from toptune.workflows.advice_evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice_rules import CERTAINTIES, Advice, duration
 from toptune.workflows.finetune_plan import FineTunePlan
@@ -39,7 +38,7 @@ class AdviceReport:
     extract_seconds : float
         Recorded of the best head's layers, whenever they were extracted.
     costs : dict
-        Of this advice, by phase; see `toptune.store.costs.CostMeter`.
+        Of this advice, by phase; see `toptune.costs.meter.CostMeter`.
     budget : float
         Seconds.
     not_tried : tuple of str

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from toptune.extract import ImageSource, extract, open_source
-from toptune.store import FeatureStore, InputError, Manifest, StoredFeatures, StoreError
-from toptune.store.costs import CostMeter
+from toptune.costs.meter import CostMeter
+from toptune.errors import InputError, StoreError
+from toptune.extract.extraction import extract
+from toptune.extract.source import ImageSource, open_source
 from toptune.store.extraction_costs import extraction_costs
-from toptune.train import Split, split_manifest
+from toptune.store.feature_store import FeatureStore
+from toptune.store.feature_view import StoredFeatures
+from toptune.store.manifest import Manifest
 from toptune.train.chosen_rows import check_classes, leave_out
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.layers import by_depth
-from toptune.train.splits import group_keys
+from toptune.train.splits import Split, group_keys, split_manifest
 from toptune.workflows.advice_evidence import DEFAULT_MARGIN
 from toptune.workflows.advice_report import AdviceReport
 from toptune.workflows.advice_rules import advise_on, duration

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 Shard = tuple[int, int]
 

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract import Backbone, load_backbone
-from toptune.extract.device import resolve_device
-from toptune.store import ArrayBlocks, InputError, UnreadableImageError, WeightsError
-from toptune.train import Run
+from toptune.errors import InputError, UnreadableImageError, WeightsError
+from toptune.extract.backbone import Backbone, load_backbone
+from toptune.machine.devices import resolve_device
+from toptune.store.blocks import ArrayBlocks
+from toptune.train.run import Run
 from toptune.workflows.finetune_run import FineTunedRun, is_finetuned
 from toptune.workflows.picture_files import Picture, find_pictures
 

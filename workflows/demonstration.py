@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from toptune.extract import extract, open_source
-from toptune.store import InputError
-from toptune.train import Run, train
+from toptune.errors import InputError
+from toptune.extract.extraction import extract
+from toptune.extract.source import open_source
+from toptune.train.run import Run
+from toptune.train.training import train
 from toptune.workflows.classifier import Classifier, write_predictions
 
 MODEL = "resnet10t.toptune_glyphs"

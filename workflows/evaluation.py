@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from toptune.extract import open_source
-from toptune.store import FeatureStore, InputError, UnreadableImageError
-from toptune.store.costs import CostMeter, describe_costs
-from toptune.train import compute_metrics, evaluate_run
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.source import open_source
+from toptune.store.feature_store import FeatureStore
+from toptune.train.evaluation import evaluate_run
+from toptune.train.metrics import compute_metrics
 from toptune.train.run import ROWS
 from toptune.train.several_labels import advice_on_several_labels
 from toptune.workflows.classifier import Classifier

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract import ImageSource, open_source
+from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.builtin import open_builtin
-from toptune.store import InputError, UnreadableImageError
+from toptune.extract.source import ImageSource, open_source
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.export_formats import Runner
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.workflows.exported_network import OUTPUTS
 
 Pictures = npt.NDArray[np.float32]

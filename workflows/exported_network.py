@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toptune.errors import InputError
 from toptune.extract.feature_module import FeatureModule
-from toptune.store import InputError
 from toptune.train.head_modules import HeadModule
 from toptune.train.preprocessing_modules import PreprocessingModule
 from toptune.workflows.classifier import Classifier

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from toptune.store import InputError, NumericalError, provenance
-from toptune.store.costs import CostMeter, describe_costs
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError, NumericalError
 from toptune.store.exporting import new_target
-from toptune.train import Run
+from toptune.store.provenance import provenance
 from toptune.train.head_modules import check_exportable
+from toptune.train.run import Run
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.export_check import (
     DEFAULT_CHECK,

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from toptune.store import ConflictError, CorruptError
+from toptune.errors import ConflictError, CorruptError
 from toptune.store.commit import replace
 from toptune.workflows.rate_search import Epoch
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toptune.errors import InputError
 from toptune.extract.options import check_transform_options
-from toptune.store import InputError
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
 # The classifier alone starts from nothing and takes larger steps than pretrained weights do.

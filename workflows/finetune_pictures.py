@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from toptune.extract import Backbone, ImageSource
-from toptune.store import UnreadableImageError
+from toptune.errors import UnreadableImageError
+from toptune.extract.backbone import Backbone
+from toptune.extract.source import ImageSource
 from toptune.train.splits import hash_of
 from toptune.workflows.augmentation import Augmentation
 

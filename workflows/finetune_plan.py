@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract import ImageSource
-from toptune.extract.heap import keep_freed_memory
-from toptune.store import InputError
+from toptune.errors import InputError
+from toptune.extract.source import ImageSource
+from toptune.machine.heap import keep_freed_memory
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_task import FineTuneTask, make_task
 from toptune.workflows.learner import Learner, n_batches

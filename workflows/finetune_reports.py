@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from toptune.workflows.progress import LOG_SECONDS, write_line
+from toptune.machine.progress import LOG_SECONDS, write_line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,17 +16,18 @@ import torch
 from scipy.special import softmax
 from timm.models import save_for_hf
 
-from toptune.store import CorruptError, FormatVersionError, InputError, provenance
-from toptune.store.costs import describe_costs
-from toptune.store.wording import counted
-from toptune.train import compute_metrics
+from toptune.costs.meter import describe_costs
+from toptune.costs.phase_costs import PhaseCosts
+from toptune.errors import CorruptError, FormatVersionError, InputError
+from toptune.store.provenance import provenance
+from toptune.text import counted
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.head_files import json_ready
+from toptune.train.metrics import compute_metrics
 from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
 from toptune.train.run_writing import new_run_folder, write_json, write_predictions, write_rows
 from toptune.workflows.finetune_task import FineTuneTask
-from toptune.workflows.phase_costs import PhaseCosts
 from toptune.workflows.rate_search import Epoch, search_warnings
 from toptune.workflows.trained_network import TrainedNetwork
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.extract import Backbone, ImageSource, load_backbone, open_source
-from toptune.extract.device import resolve_device, resolve_precision
-from toptune.store import InputError, Manifest
-from toptune.train import Split, split_manifest
+from toptune.errors import InputError
+from toptune.extract.backbone import Backbone, load_backbone
+from toptune.extract.source import ImageSource, open_source
+from toptune.machine.devices import resolve_device, resolve_precision
+from toptune.store.manifest import Manifest
 from toptune.train.chosen_rows import check_classes, rows_digest
 from toptune.train.few_shot import draw_training_rows
-from toptune.train.splits import group_keys, held_out
+from toptune.train.splits import Split, group_keys, held_out, split_manifest
 from toptune.workflows.augmentation import Augmentation
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_pictures import PictureLoader

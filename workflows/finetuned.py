@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from toptune.extract import Backbone, load_backbone
-from toptune.extract.device import resolve_device
-from toptune.store import CorruptError, InputError
+from toptune.errors import CorruptError, InputError
+from toptune.extract.backbone import Backbone, load_backbone
+from toptune.machine.devices import resolve_device
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.finetune_run import FineTunedRun
 

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract import ImageSource
-from toptune.extract.heap import keep_freed_memory
-from toptune.extract.watch import Stop, Watch
-from toptune.store import InterruptedRunError, NumericalError
-from toptune.store.wording import counted
+from toptune.costs.phase_costs import PhaseCosts
+from toptune.errors import InterruptedRunError, NumericalError
+from toptune.extract.source import ImageSource
+from toptune.machine.heap import keep_freed_memory
+from toptune.machine.watch import Stop, Watch
+from toptune.text import counted
 from toptune.train.run_writing import check_out
 from toptune.workflows.finetune_checkpoint import Checkpoint, Standing
 from toptune.workflows.finetune_options import FineTuneOptions
@@ -22,7 +23,6 @@ from toptune.workflows.finetune_reports import Progress, ProgressReport
 from toptune.workflows.finetune_run import FineTunedRun, Outcome, is_finetuned, write_finetuned
 from toptune.workflows.finetune_task import FineTuneTask, make_task
 from toptune.workflows.learner import Learner, n_batches
-from toptune.workflows.phase_costs import PhaseCosts
 from toptune.workflows.rate_search import Epoch, best_epoch, is_over
 
 Rows = npt.NDArray[np.int64]

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store import ArraySpec, Manifest, StoredFeatures
-from toptune.train import PreprocessedBlocks, Split, fit_preprocessing, make_head
+from toptune.store.array_spec import ArraySpec
+from toptune.store.feature_view import StoredFeatures
+from toptune.store.manifest import Manifest
 from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
+from toptune.train.heads import make_head
 from toptune.train.layer_search import N_SHORT_LIST, search_layers
 from toptune.train.layers import LAST, tap_of
+from toptune.train.preprocessing import PreprocessedBlocks
+from toptune.train.preprocessing_fit import fit_preprocessing
+from toptune.train.splits import Split
 from toptune.workflows.advice_evidence import Evidence
 
 LAST_HEADS = ("ridge", "logistic", "falkon")

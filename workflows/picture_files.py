@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from toptune.errors import InputError
 from toptune.extract.folder_source import walk_files
-from toptune.store import InputError
 
 logger = logging.getLogger(__name__)
 

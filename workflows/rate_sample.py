@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from toptune.extract import ImageSource, extract, open_source
-from toptune.store import Manifest
+from toptune.extract.extraction import extract
+from toptune.extract.source import ImageSource, open_source
+from toptune.store.manifest import Manifest
 
 SAMPLE_PICTURES = 128
 

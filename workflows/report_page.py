@@ -15,9 +15,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toptune.store import InputError, StoreError
-from toptune.store.costs import CostMeter, describe_costs
-from toptune.store.wording import counted
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError, StoreError
+from toptune.text import counted
 from toptune.workflows.report_commands import command_of, extraction_of
 from toptune.workflows.report_costs import MAX_PANELS, draw_accuracy_against
 from toptune.workflows.report_details import choose_detailed, look_closely
@@ -46,7 +46,7 @@ class ReportSummary:
     notes : tuple of str
         What the page leaves out.
     costs : dict
-        Of making it; see `toptune.store.costs.CostMeter`.
+        Of making it; see `toptune.costs.meter.CostMeter`.
     """
 
     out: str

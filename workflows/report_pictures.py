@@ -6,8 +6,9 @@ import os
 
 from PIL import Image
 
-from toptune.extract import decode_image, open_source
-from toptune.store import InputError, UnreadableImageError
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.decode import decode_image
+from toptune.extract.source import open_source
 
 _EDGE_PIXELS = 112
 _JPEG_QUALITY = 78

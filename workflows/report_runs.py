@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toptune.store import CorruptError, InputError, plain_model_name
+from toptune.errors import CorruptError, InputError
+from toptune.store.names import plain_model_name
 from toptune.train.layer_choices import LAYER_SEARCH
 from toptune.train.run import CONFIG, METRICS, PREDICTIONS
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toptune.extract import extract, load_backbone
-from toptune.store import InputError, place_of
+from toptune.errors import InputError
+from toptune.extract.backbone import load_backbone
+from toptune.extract.extraction import extract
+from toptune.store.object_path import place_of
 from toptune.workflows.rate_sample import measure_rate
 from toptune.workflows.slurm_plan import SlurmPlan, clock, size_jobs
 from toptune.workflows.slurm_scripts import (

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.extract import ExtractPlan
-from toptune.store import InputError
-from toptune.store.wording import counted
+from toptune.errors import InputError
+from toptune.extract.plan import ExtractPlan
+from toptune.text import counted
 
 # Slurm's own default of MaxArraySize is 1001.
 MAX_TASKS = 1000

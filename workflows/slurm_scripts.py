@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.workflows.slurm_plan import END_SECONDS, SlurmPlan, clock
 
 # So that a task that never gets anywhere does not go round for ever.

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 
-from toptune.store import InputError
+from toptune.errors import InputError
 from toptune.workflows.slurm_jobs import SlurmJobs
 
 

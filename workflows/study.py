@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toptune.extract import extract
-from toptune.store import InterruptedRunError, ToptuneError
-from toptune.store.costs import CostMeter
-from toptune.store.dask_cluster import each_finished, open_client
-from toptune.store.wording import counted
-from toptune.train import train
+from toptune.costs.meter import CostMeter
+from toptune.errors import InterruptedRunError, ToptuneError
+from toptune.extract.extraction import extract
+from toptune.machine.dask_cluster import each_finished, open_client
+from toptune.text import counted
 from toptune.train.run_notes import Notes, gather_notes
+from toptune.train.training import train
 from toptune.workflows.finetuning import finetune
 from toptune.workflows.study_cells import Cell, cells_of
 from toptune.workflows.study_checks import check_places
@@ -87,7 +87,7 @@ class StudyReport:
         What the trainings that are there warn of.
     costs : dict
         Of this call, extraction included; dask workers elsewhere are not in it. See
-        `toptune.store.costs.CostMeter`.
+        `toptune.costs.meter.CostMeter`.
     """
 
     out: str

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import InputError
 from toptune.extract.model_name import parse_model_name
 from toptune.extract.source import find_place
-from toptune.store import InputError
-from toptune.train import make_head, train
 from toptune.train.head_trials import AUTO_HEAD
+from toptune.train.heads import make_head
+from toptune.train.training import train
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.study_file import Study
 

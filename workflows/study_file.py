@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from toptune.errors import InputError
 from toptune.extract.source import BUILTINS
-from toptune.store import InputError
 
 KEYS = (
     "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",

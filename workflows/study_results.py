@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from toptune.store import CorruptError
+from toptune.errors import CorruptError
 from toptune.workflows.study_cells import Cell
 
 CSV, PARQUET = "results.csv", "results.parquet"

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from toptune.extract import Backbone
+from toptune.errors import CorruptError, InputError
+from toptune.extract.backbone import Backbone
 from toptune.extract.forward import find_blocks
-from toptune.store import CorruptError, InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from timm.data import create_transform, resolve_data_config
 from tiny import draw
 
 from toptune.extract import DECODE, list_models, list_taps, load_backbone
-from toptune.extract.device import has_fast_bf16, resolve_precision
+from toptune.machine.devices import has_fast_bf16, resolve_precision
 from toptune.store import InputError, UnreadableImageError, plain_model_name
 
 

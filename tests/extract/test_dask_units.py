@@ -15,7 +15,7 @@ from tiny import draw, encode, feature_bytes, save_model
 
 from toptune.extract import dask_units, extract, extract_models, extract_request, extraction
 from toptune.extract.dask_units import planning_device, units_at_once
-from toptune.extract.device import list_devices
+from toptune.machine.devices import list_devices
 from toptune.store import (
     ConflictError,
     FeatureCache,

@@ -14,8 +14,8 @@ from toptune.extract import extract, lane, load_backbone
 from toptune.extract import preparing as preparing_module
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
-from toptune.extract.heap import keep_freed_memory
 from toptune.extract.transfers import start_transfer
+from toptune.machine.heap import keep_freed_memory
 from toptune.store import FeatureCache, FeatureStore, NumericalError
 
 Make = Callable[..., Path]
@@ -47,7 +47,7 @@ def test_a_precision_that_moves_features_too_far_is_refused_and_auto_takes_fp32(
     with pytest.raises(NumericalError, match=r"bf16.* moves last.none by .*--precision fp32"):
         extract(folder, model=name, store=tmp_path / "s", precision="bf16")
     assert not (tmp_path / "s").exists()
-    monkeypatch.setattr("toptune.extract.device.has_fast_bf16", lambda: True)
+    monkeypatch.setattr("toptune.machine.devices.has_fast_bf16", lambda: True)
     with caplog.at_level(logging.WARNING):
         summary = extract(folder, model=name, store=tmp_path / "s", precision="auto")
     cache = FeatureStore.open(tmp_path / "s").cache(summary.model, "pets")

@@ -13,7 +13,7 @@ import pytest
 from tiny import feature_bytes
 
 from toptune.extract import Clocks, extract
-from toptune.extract.watch import Watch
+from toptune.machine.watch import Watch
 from toptune.store import FeatureCache, FeatureStore, InputError, InterruptedRunError, verify
 
 Make = Callable[..., Path]
@@ -136,7 +136,7 @@ def test_a_time_limit_has_to_be_above_0(tmp_path: Path) -> None:
 
 def test_committing_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("toptune.extract.watch.time.perf_counter", lambda: now)
+    monkeypatch.setattr("toptune.machine.watch.time.perf_counter", lambda: now)
     # Eight rows took 70 s, and committing them 10: one more row would be committed after 98.75 s.
     for rows, is_in_time in ((1, True), (2, False)):
         watch, now = Watch(time_limit=100, started=0.0), 0.0

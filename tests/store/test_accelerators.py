@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from toptune.store import accelerators
-from toptune.store.accelerators import AcceleratorUse, add_use, devices_in_use, open_nvml
-from toptune.store.costs import CostMeter, describe_costs
+from toptune.costs import accelerators
+from toptune.costs.accelerators import AcceleratorUse, add_use, devices_in_use, open_nvml
+from toptune.costs.meter import CostMeter, describe_costs
 
 OURS, OTHER = "GPU-aaaa", "GPU-bbbb"
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from toptune.costs.meter import WATTS_PER_CORE, CostMeter, peak_memory_bytes
 from toptune.store import FeatureCache, FeatureStore, Manifest, Recipe
-from toptune.store.costs import WATTS_PER_CORE, CostMeter, peak_memory_bytes
 from toptune.store.extraction_costs import extraction_costs
 
 

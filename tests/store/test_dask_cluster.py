@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from toptune.machine.dask_cluster import check_address, local_workers, open_client, this_worker, usable_cores
 from toptune.store import InputError
-from toptune.store.dask_cluster import check_address, local_workers, open_client, this_worker, usable_cores
 
 
 @pytest.mark.parametrize(

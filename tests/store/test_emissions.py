@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from toptune.costs.emissions import COUNTRY, emissions_of, local_intensity, read_intensity
+from toptune.costs.meter import CostMeter, describe_costs
 from toptune.store import InputError
-from toptune.store.costs import CostMeter, describe_costs
-from toptune.store.emissions import COUNTRY, emissions_of, local_intensity, read_intensity
 
 
 def has_codecarbon() -> bool:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import toptune.store
-from toptune.store import errors
+from toptune import errors
 
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type)]
 

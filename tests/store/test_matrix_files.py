@@ -167,7 +167,7 @@ def test_files_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
-    monkeypatch.setattr("toptune.store.memory_limit.memory_limit_bytes", lambda: n_bytes)
+    monkeypatch.setattr("toptune.machine.memory.memory_limit_bytes", lambda: n_bytes)
 
 
 def test_npz_above_the_memory_limit_is_refused_before_it_is_loaded(

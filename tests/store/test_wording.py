@@ -1,4 +1,4 @@
-from toptune.store.wording import counted
+from toptune.text import counted
 
 
 def test_one_is_no_plural() -> None:

@@ -1,6 +1,6 @@
 """Tables as text: what is aligned, and that names are printed as they are."""
 
-from toptune.train.printed_table import printed_records, printed_table
+from toptune.text import printed_records, printed_table
 
 
 def test_records_stand_under_their_keys() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_classification
 
+from toptune.machine.memory import bytes_of
 from toptune.store import FeatureCache, InputError
-from toptune.store.memory_limit import bytes_of
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, train
 from toptune.train.kernel_rows import CACHED_ROWS
 from toptune.train.solver_choice import Sizes, choose_solver

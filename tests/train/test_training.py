@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from toptune.costs.meter import describe_costs
 from toptune.store import CorruptError, FeatureCache, FormatVersionError, InputError, StoreNotFoundError
-from toptune.store.costs import describe_costs
 from toptune.train import HEADS, Run, evaluate_run, train
 
 Build = Callable[..., FeatureCache]

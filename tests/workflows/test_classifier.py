@@ -10,9 +10,9 @@ from selecting_ridge import heads_that_select
 from shapes import MODEL, SHAPES, save_shapes
 from tiny import save_model
 
+from toptune.costs.meter import CostMeter, describe_costs
 from toptune.extract import Backbone, decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
-from toptune.store.costs import CostMeter, describe_costs
 from toptune.train import Run, train
 from toptune.workflows import Classifier, describe_metrics, evaluate
 

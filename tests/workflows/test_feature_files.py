@@ -130,7 +130,7 @@ def test_npz_files_count_together_against_the_memory_limit(
     np.savez_compressed(folder / "a.npz", a=np.ones((1000, 100)))
     np.savez_compressed(folder / "b.npz", b=np.ones((1000, 100)))
     files = [folder / "a.npz", folder / "b.npz"]
-    monkeypatch.setattr("toptune.store.memory_limit.memory_limit_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("toptune.machine.memory.memory_limit_bytes", lambda: 1_000_000)
     with pytest.raises(InputError, match=r"loading .*b\.npz beside the \.npz files before it needs about"):
         import_files(files, folder / "store", dataset="made", model="m")
     for file in files:

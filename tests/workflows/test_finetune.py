@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from shapes import MODEL, SHAPES, save_shapes
 
 from toptune.cli import toptune
+from toptune.costs.meter import describe_costs
 from toptune.extract import ImageSource, extract, load_backbone, open_source
 from toptune.store import InputError, Manifest, NumericalError
-from toptune.store.costs import describe_costs
 from toptune.train import Run, train
 from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune, write_report
 from toptune.workflows.report_commands import command_of

@@ -17,6 +17,7 @@ from timm.data import create_transform
 from tiny import draw, save_model
 from torch import nn
 
+from toptune.costs.phase_costs import PhaseCosts
 from toptune.extract import load_backbone, open_source
 from toptune.store import CorruptError, InputError, Manifest
 from toptune.workflows import FineTuneOptions
@@ -25,7 +26,6 @@ from toptune.workflows.finetune_pictures import PictureLoader
 from toptune.workflows.finetune_reports import ProgressReport, finetune_progress
 from toptune.workflows.finetune_task import draw_validation, make_task
 from toptune.workflows.learner import cosine_schedule, epoch_batches
-from toptune.workflows.phase_costs import PhaseCosts
 from toptune.workflows.rate_search import Epoch, best_epoch, is_over, search_warnings
 from toptune.workflows.trained_network import TrainedNetwork, make_network
 

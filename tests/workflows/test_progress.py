@@ -6,14 +6,14 @@ import json
 import pytest
 from rich.console import Console
 
+from toptune.machine.progress import ExtractionProgress, live_bar
 from toptune.workflows import extraction_progress
-from toptune.workflows.progress import ExtractionProgress, live_bar
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("toptune.workflows.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("toptune.machine.progress.time.perf_counter", lambda: now[0])
     return now
 
 

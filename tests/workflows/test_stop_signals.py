@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from toptune.machine.stop_signals import SIGNALS
 from toptune.workflows import stop_on_signals
-from toptune.workflows.stop_signals import SIGNALS
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -39,7 +39,7 @@ def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         signalled(20, signal.SIGINT, signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr("toptune.workflows.stop_signals.SAME_SECONDS", 0.0)
+        patch.setattr("toptune.machine.stop_signals.SAME_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signalled(20, signal.SIGTERM, signal.SIGUSR1)
     assert time.monotonic() - start < 10

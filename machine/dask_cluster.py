@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toptune.store.errors import InputError, InterruptedRunError
+from toptune.errors import InputError, InterruptedRunError
 
 # Name to class in dask_jobqueue, and the program that submits a job.
 SYSTEMS = {
@@ -110,7 +110,7 @@ def open_client(
                         dashboard_address=":0",
                         memory_limit=memory_limit,
                         silence_logs=logging.ERROR,
-                        preload=["toptune.store.dask_preload"],
+                        preload=["toptune.machine.dask_preload"],
                     )
                 )
             elif address in SYSTEMS:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 
 COUNTRY = "TOPTUNE_COUNTRY"
 _TABLE = "codecarbon/data/private_infra/global_energy_mix.json"

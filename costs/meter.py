@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toptune.store.accelerators import AcceleratorUse
-from toptune.store.emissions import emissions_of, local_intensity
-from toptune.store.processor_energy import POWERCAP, PROC, ProcessorEnergy
+from toptune.costs.accelerators import AcceleratorUse
+from toptune.costs.emissions import emissions_of, local_intensity
+from toptune.costs.processor_energy import POWERCAP, PROC, ProcessorEnergy
 
 # Assumed of a busy core where the machine's counters cannot be read: server processors draw 5 to 15 W a core.
 WATTS_PER_CORE = 10.0

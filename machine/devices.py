@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from toptune.store import InputError
+from toptune.errors import InputError
 
 _CUDA = re.compile(r"cuda(?::([0-9]+))?\Z")
 # What makes bf16 faster than fp32 on x86; without either it is emulated.
@@ -74,3 +74,14 @@ def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return any(flag in flags for flag in CPU_FLAGS)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """Return the device to compute on: the one named, else the CPU."""
+    try:
+        chosen = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is unknown to torch: {error}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
+    return chosen

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from huggingface_hub import constants as hub
 
-from toptune.extract.device import has_fast_bf16
-from toptune.store.memory_limit import memory_limit_bytes
+from toptune.machine.devices import has_fast_bf16
+from toptune.machine.memory import memory_limit_bytes
 
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
 # What each extra of the package brings, by the first package that it needs.

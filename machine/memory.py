@@ -3,7 +3,7 @@
 import os
 import re
 
-from toptune.store.errors import InputError
+from toptune.errors import InputError
 
 _FALLBACK_BYTES = 4 * 2**30
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from toptune.extract import Clocks
+from toptune.machine.watch import Clocks
 
 LOG_SECONDS = 60.0
 Shown = TypeVar("Shown")

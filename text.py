@@ -41,3 +41,8 @@ def _as_text(table: Table) -> str:
     text = StringIO()
     Console(file=text, width=_WIDTH, markup=False, emoji=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+
+def counted(number: int, noun: str) -> str:
+    """Write so many things: ``1 picture``, ``3 pictures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

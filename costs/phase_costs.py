@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toptune.store.accelerators import add_use
-from toptune.store.costs import CostMeter
-from toptune.store.emissions import emissions_of, local_intensity
+from toptune.costs.accelerators import add_use
+from toptune.costs.emissions import emissions_of, local_intensity
+from toptune.costs.meter import CostMeter
 
 _FIELDS = ("wall_seconds", "cpu_seconds", "images")
 _NOTHING: dict[str, Any] = {
@@ -65,7 +65,7 @@ class PhaseCosts:
         Returns
         -------
         dict
-            What `toptune.store.costs.CostMeter` gives, over all sessions: energy is an estimate if that of
+            What `toptune.costs.meter.CostMeter` gives, over all sessions: energy is an estimate if that of
             any session is one, emissions are by the country of the last. Also ``sessions``.
         """
         before, now, how = self._before, self._meter.to_dict(), self._before["energy"]

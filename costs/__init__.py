@@ -1,0 +1,1 @@
+"""What work took: seconds, bytes, energy and CO2."""

@@ -1,0 +1,1 @@
+"""What this computer offers, and when work must stop."""
