@@ -31,8 +31,8 @@ from toptune.store import (
     shard_units,
     summarize,
 )
-from toptune.store.units import count_units
-from toptune.store.zarr_shards import shard_bytes
+from toptune.store.arrays.units import count_units
+from toptune.store.arrays.zarr_shards import shard_bytes
 
 ROWS = 100_000_000
 LAYERS, DIM = 12, 768

@@ -36,8 +36,8 @@ from toptune.store import (
     summarize,
     verify,
 )
-from toptune.store.array_formats import format_of
-from toptune.store.packed_ledger import render_packed
+from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.ledger_entry import render_packed
 
 ROUNDS = 5
 ROWS, DIM = 100_000, 2048

@@ -73,7 +73,7 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
 def store_import(files: tuple[str, ...], root: str, as_json: bool, **options: Any) -> None:
     """Make features from elsewhere (.npy, .npz, .h5, .safetensors, .parquet, .pt) a data set of the store."""
     from toptune.store import describe
-    from toptune.store.feature_store import FeatureStore
+    from toptune.store.features.feature_store import FeatureStore
     from toptune.workflows import import_files, work_progress
 
     with work_progress("importing") as progress:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.several_labels import join_labels
-from toptune.store.manifest import LABELS_COLUMN
+from toptune.store.datasets.manifest import LABELS_COLUMN
 
 
 def array_labels(

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 COLOURS = 3
 

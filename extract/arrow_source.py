@@ -16,7 +16,7 @@ from toptune.extract.open_files import look_at
 from toptune.extract.source import MAX_FILE_BYTES, default_name
 from toptune.extract.table_columns import TableColumns, choose_columns, schema_features
 from toptune.extract.table_manifest import TablePart, table_manifest
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 # Of Arrow's file format; a stream has none.
 _FILE_MAGIC = b"ARROW1"

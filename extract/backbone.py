@@ -22,7 +22,7 @@ from toptune.extract.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.transform import EvalTransform
 from toptune.extract.weights import weights_digest
 from toptune.machine.devices import resolve_device, resolve_precision
-from toptune.store.recipe import Recipe
+from toptune.store.features.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAMPLE_SEED = 0

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from toptune.errors import InputError
 from toptune.extract.glyphs import GREEK, HELD_OUT_FONTS, distort, render
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 BUILTINS = {
     "digits": "1,797 scanned handwritten digits, 8x8 grey, 10 classes (scikit-learn's load_digits)",

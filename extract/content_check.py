@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from toptune.errors import UnreadableImageError
 from toptune.extract.source import ImageSource
-from toptune.store.content import known_digests
-from toptune.store.feature_store import FeatureStore
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.image_digests import known_digests
 
 logger = logging.getLogger(__name__)
 

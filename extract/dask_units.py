@@ -32,8 +32,8 @@ from toptune.machine.dask_cluster import (
 )
 from toptune.machine.devices import list_devices
 from toptune.machine.watch import Watch
-from toptune.store.feature_cache import CONTENT_ARRAY
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.feature_cache import CONTENT_ARRAY
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from toptune.extract.request import request_key
 from toptune.extract.source import ImageSource, open_source
 from toptune.machine.dask_cluster import check_address
 from toptune.machine.watch import Watch
-from toptune.store.feature_store import FeatureStore
-from toptune.store.manifest import Manifest
-from toptune.store.object_path import place_of
-from toptune.store.units import shard_units
+from toptune.store.arrays.units import shard_units
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.s3_path import place_of
 
 Progress = Callable[[int, int, int], None]
 

@@ -13,8 +13,8 @@ from toptune.extract.finished import recognise
 from toptune.extract.plan import ExtractSummary
 from toptune.extract.source import ImageSource
 from toptune.machine.watch import Clocks, Stop
-from toptune.store.feature_store import FeatureStore
-from toptune.store.manifest_contents import count_contents
+from toptune.store.datasets.manifest import count_contents
+from toptune.store.features.feature_store import FeatureStore
 
 
 def extract(

@@ -10,8 +10,8 @@ import numpy as np
 from toptune.errors import ConflictError, InputError, UnreadableImageError
 from toptune.extract.extract_request import ExtractRequest
 from toptune.extract.plan import ArrayPlan, ExtractSummary
-from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
-from toptune.store.feature_store import FeatureStore
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted
 
 SHOWN = 3

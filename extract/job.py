@@ -22,8 +22,8 @@ from toptune.extract.streams import Streams, count_streams
 from toptune.extract.unit_costs import share_costs
 from toptune.extract.units_done import ModelDone, UnitsDone
 from toptune.extract.writing import UnitWriter
-from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
-from toptune.store.recipe import canonical_json
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.files.json_values import canonical_json
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from toptune.extract.streams import Streams, Timed
 from toptune.extract.taps import TapArray
 from toptune.extract.transfers import Transfer, start_transfer, to_device
 from toptune.extract.writing import UnitValues
-from toptune.store.content import GONE, KnownDigests
-from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
-from toptune.store.feature_store import FeatureStore
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.image_digests import GONE, KnownDigests
 
 logger = logging.getLogger(__name__)
 

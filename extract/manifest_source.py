@@ -13,7 +13,7 @@ import pyarrow.parquet
 from toptune.errors import InputError
 from toptune.extract.several_labels import join_labels, split_labels
 from toptune.extract.source import SPLITS, FileRow, FileSource, default_name, printable
-from toptune.store.manifest import LABELS_COLUMN
+from toptune.store.datasets.manifest import LABELS_COLUMN
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 SHOWN = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from toptune.errors import InputError
-from toptune.store.names import plain_model_name
+from toptune.store.files.names import plain_model_name
 
 ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
 _PREFIXES: dict[str, ModelSource] = {

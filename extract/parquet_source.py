@@ -19,7 +19,7 @@ from toptune.extract.open_files import look_at
 from toptune.extract.source import SPLITS, default_name
 from toptune.extract.table_columns import choose_columns, has_pictures, schema_features
 from toptune.extract.table_manifest import TablePart, table_manifest
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 # Pictures are read in order: one group while the one before is still asked for.
 GROUPS_IN_MEMORY = 2

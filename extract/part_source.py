@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from toptune.errors import UnreadableImageError
 from toptune.extract.source import ImageSource
-from toptune.store.content import GONE
-from toptune.store.manifest import Manifest
-from toptune.store.versions import DatasetVersion
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.versions import DatasetVersion
+from toptune.store.features.image_digests import GONE
 
 
 class PartSource:

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toptune.costs.meter import describe_costs
-from toptune.store.manifest_contents import ManifestContents
-from toptune.store.registration import Difference
+from toptune.store.datasets.manifest import ManifestContents
+from toptune.store.datasets.registration import Difference
 from toptune.text import counted
 
 

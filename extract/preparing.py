@@ -25,10 +25,10 @@ from toptune.extract.taps import TapArray
 from toptune.extract.transfers import FLOAT16_LARGEST
 from toptune.extract.writing import UNITS_BEHIND
 from toptune.machine.heap import keep_freed_memory
-from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
-from toptune.store.feature_store import FeatureStore
-from toptune.store.removal import remove_arrays
-from toptune.store.units import choose_unit_rows
+from toptune.store.arrays.units import choose_unit_rows
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.upkeep.removal import remove_arrays
 
 logger = logging.getLogger(__name__)
 

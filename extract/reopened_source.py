@@ -7,7 +7,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.part_source import PartSource
 from toptune.extract.source import ImageSource, open_source
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 
 class ReopenedSource:

@@ -14,7 +14,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.decode import DECODE
 from toptune.extract.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
-from toptune.store.recipe import canonical_json
+from toptune.store.files.json_values import canonical_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json")
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from toptune.errors import InputError
-from toptune.store.manifest import LABEL_SEPARATOR
+from toptune.store.datasets.manifest import LABEL_SEPARATOR
 
 _SEPARATORS = re.compile(r"[|;]")
 

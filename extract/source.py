@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 SPLITS = {
     "train": "train",

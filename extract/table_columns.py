@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from toptune.errors import InputError
 from toptune.extract.several_labels import join_labels
-from toptune.store.manifest import LABELS_COLUMN
+from toptune.store.datasets.manifest import LABELS_COLUMN
 
 # Where the features do not say what a column is: a column of bytes is a picture by its name only.
 PICTURE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.source import SPLITS
 from toptune.extract.table_columns import TableColumns, label_columns
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from toptune.extract.open_files import KnownFile, OpenFiles, look_at
 from toptune.extract.several_labels import join_labels
 from toptune.extract.shard_samples import MAX_LABEL_CHARACTERS, PICTURE_EXTENSIONS, Sample, shard_samples
 from toptune.extract.source import MAX_FILE_BYTES, SPLITS, default_name, printable
-from toptune.store.manifest import LABELS_COLUMN, Manifest
+from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from toptune.extract.extraction import run_all
 from toptune.extract.finished import refuse_all_failed, refuse_changed
 from toptune.extract.part_source import PartSource
 from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
-from toptune.store.feature_store import FeatureStore
-from toptune.store.growth import Growth, grow, plan_growth
-from toptune.store.registration import find_version
-from toptune.store.versions import DatasetVersion
+from toptune.store.datasets.registration import find_version
+from toptune.store.datasets.versions import DatasetVersion
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.growth import Growth, grow, plan_growth
 
 
 def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:

@@ -20,9 +20,9 @@ from toptune.extract.units_done import UnitsDone
 from toptune.machine.dask_cluster import ThisWorker, this_worker
 from toptune.machine.heap import keep_freed_memory
 from toptune.machine.watch import Watch
-from toptune.store.feature_cache import FeatureCache
-from toptune.store.feature_store import FeatureStore
-from toptune.store.recipe import canonical_json
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.json_values import canonical_json
 
 # A worker with several threads gives all of them to one call: torch shares them out better than dask.
 _ONE_AT_A_TIME = threading.Lock()

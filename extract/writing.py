@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from toptune.store.feature_cache import FeatureCache
+from toptune.store.features.feature_cache import FeatureCache
 
 UNITS_BEHIND = 1
 

@@ -14,7 +14,7 @@ from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.folder_source import HIDDEN, PICTURE_SUFFIXES
 from toptune.extract.open_files import OpenFiles, look_at
 from toptune.extract.source import MAX_FILE_BYTES, SPLITS, default_name
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -14,32 +14,33 @@ from toptune.errors import (
     UnreadableImageError,
     WeightsError,
 )
-from toptune.store.array_spec import ArraySpec
-from toptune.store.blocks import ArrayBlocks, Blocks
-from toptune.store.collection import Garbage, collect_garbage, find_garbage
-from toptune.store.content import GONE, KnownDigests, known_digests
-from toptune.store.copying import CopyReport, copy_store
-from toptune.store.dask_arrays import as_dask_array
-from toptune.store.exporting import EXPORT_FORMATS, export_features
-from toptune.store.feature_cache import CONTENT_ARRAY, FeatureCache
-from toptune.store.feature_store import FeatureStore
-from toptune.store.feature_view import FeatureView, StoredFeatures
-from toptune.store.growth import Growth, grow, plan_growth
-from toptune.store.importing import import_features
-from toptune.store.ledger import LedgerEntry
-from toptune.store.listing import CacheSummary, describe, stored_features, summarize
-from toptune.store.manifest import Manifest
-from toptune.store.names import plain_model_name
-from toptune.store.object_path import place_of
-from toptune.store.provenance import provenance
-from toptune.store.recipe import Recipe, canonical_json
-from toptune.store.registration import Difference, find_version
-from toptune.store.removal import Removal, plan_removal, remove, remove_arrays
-from toptune.store.repair import RepairReport, repair
-from toptune.store.units import choose_unit_rows, format_units, shard_units
-from toptune.store.usage import Usage, measure
-from toptune.store.verification import VerifyReport, verify
-from toptune.store.versions import DatasetVersion, read_dataset_version
+from toptune.store.arrays.ledger_entry import LedgerEntry
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.units import choose_unit_rows, format_units, shard_units
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.registration import Difference, find_version
+from toptune.store.datasets.versions import DatasetVersion, read_dataset_version
+from toptune.store.exchange.copying import CopyReport, copy_store
+from toptune.store.exchange.exporting import EXPORT_FORMATS, export_features
+from toptune.store.exchange.importing import import_features
+from toptune.store.features.blocks import ArrayBlocks, Blocks
+from toptune.store.features.dask_arrays import as_dask_array
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import FeatureView, StoredFeatures
+from toptune.store.features.growth import Growth, grow, plan_growth
+from toptune.store.features.image_digests import GONE, KnownDigests, known_digests
+from toptune.store.features.listing import CacheSummary, describe, stored_features, summarize
+from toptune.store.features.recipe import Recipe
+from toptune.store.files.json_values import canonical_json
+from toptune.store.files.names import plain_model_name
+from toptune.store.files.provenance import provenance
+from toptune.store.files.s3_path import place_of
+from toptune.store.upkeep.garbage import Garbage, collect_garbage, find_garbage
+from toptune.store.upkeep.removal import Removal, plan_removal, remove, remove_arrays
+from toptune.store.upkeep.repair import RepairReport, repair
+from toptune.store.upkeep.usage import Usage, measure
+from toptune.store.upkeep.verification import VerifyReport, verify
 
 __all__ = [
     "CONTENT_ARRAY",

@@ -46,7 +46,7 @@ def fill(
     format: str = "zarr", recipe: Any = None,  # noqa: A002
 ) -> FeatureCache:  # fmt: skip
     """Do what extract does with a part, as far as it is not done."""
-    from toptune.store.datasets import read_dataset
+    from toptune.store.datasets.dataset_records import read_dataset
 
     manifest = read_dataset(store.root, part)
     cache = store.create_cache(

@@ -14,10 +14,10 @@ from house import FLOOR, FLOORS, ROOT, imported_files, room_of, sources, tree_of
 
 FRONTS = ("store", "extract", "train", "workflows", "commands")
 ONLY_IN = {
-    "zarr": ("store/zarr_arrays.py",),
-    "h5py": ("store/hdf5_arrays.py", "store/matrix_files.py"),
+    "zarr": ("store/arrays/zarr_format.py",),
+    "h5py": ("store/arrays/hdf5_format.py", "store/exchange/matrix_files.py"),
     "click": ("cli.py", "commands/"),
-    "dask": ("store/dask_arrays.py",),
+    "dask": ("store/features/dask_arrays.py",),
     "distributed": ("machine/dask_cluster.py",),
     "dask_jobqueue": ("machine/dask_cluster.py",),
     "falkon": ("train/falkon_lib.py",),

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.memory import check_memory
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 
 CENTERS = ("uniform", "class-balanced", "kmeans++")
 # k-means++ looks at this many rows a centre, drawn uniformly, so that its cost and memory do not grow with n.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 from toptune.text import counted
 from toptune.train.folds import usable_folds
 from toptune.train.splits import Split

@@ -10,10 +10,10 @@ from typing import Any
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError
-from toptune.store.feature_store import FeatureStore
-from toptune.store.feature_view import StoredFeatures
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.json_values import json_ready
 from toptune.train.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
-from toptune.train.head_files import json_ready
 from toptune.train.head_trials import AUTO_HEAD
 from toptune.train.heads import parameters_of
 from toptune.train.run import CONFIG, METRICS, read_labels

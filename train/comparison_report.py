@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.costs.meter import describe_costs
+from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
 from toptune.train.comparison_statistics import (
     Spread,
@@ -18,7 +19,6 @@ from toptune.train.comparison_statistics import (
     holm,
     spread_of,
 )
-from toptune.train.head_files import json_ready
 from toptune.train.run_notes import Notes
 from toptune.train.run_writing import write_json
 from toptune.train.splits import NAMED

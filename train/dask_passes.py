@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toptune.errors import ToptuneError
 from toptune.machine.dask_cluster import each_finished, killed_worker, open_client
-from toptune.store.blocks import ArrayBlocks, Blocks
+from toptune.store.features.blocks import ArrayBlocks, Blocks
 from toptune.train.maps import Maps
 from toptune.train.passes import OutOfFold, TrainingRows, accumulate, calibration_rows, predict_left_out
 from toptune.train.sums import FoldSums

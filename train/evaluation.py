@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from toptune.errors import InputError
-from toptune.store.feature_store import FeatureStore
-from toptune.train.head_files import json_ready
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.json_values import json_ready
 from toptune.train.run import Run, read_labels
 from toptune.train.scoring import score
 

@@ -14,7 +14,7 @@ from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import memory_limit_bytes
 from toptune.machine.precision import full_precision
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.centers import choose_centers, refuse_non_finite
 from toptune.train.dask_passes import open_cluster
 from toptune.train.falkon_lib import check_library

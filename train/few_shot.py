@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 from toptune.train.splits import Split, hash_of
 
 _NAMED_CLASSES = 10

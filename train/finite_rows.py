@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.preprocessing_steps import Step, apply_steps
 
 Values = npt.NDArray[np.float64]

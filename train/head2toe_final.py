@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.calibration import Temperature, fit_temperature
 from toptune.train.column_selection import Columns, Layers
 from toptune.train.falkon_classifier import FalkonClassifier

@@ -69,16 +69,3 @@ def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[A
     if missing:
         raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again")
     return arrays
-
-
-def json_ready(value: Any) -> Any:
-    """Replace numbers that JSON cannot hold by None, and numpy's numbers by Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): json_ready(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.errors import InputError
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
 from toptune.train.heads import Head

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.falkon_lib import check_library
 from toptune.train.head_files import read_description
 from toptune.train.own_heads import OwnHead

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from toptune.errors import InputError
-from toptune.store.blocks import ArrayBlocks, Blocks
+from toptune.store.features.blocks import ArrayBlocks, Blocks
 from toptune.train.folds import (
     LEAVE_ONE_GROUP_OUT,
     folds_of_groups,

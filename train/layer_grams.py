@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.maps import IdentityMap
 from toptune.train.memory import BLOCK_BYTES

@@ -7,8 +7,8 @@ import numpy as np
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
-from toptune.store.array_spec import ArraySpec
-from toptune.store.feature_view import StoredFeatures
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.inputs import fold_numbers, row_weights
 from toptune.train.layer_grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes

@@ -12,12 +12,12 @@ import numpy as np
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError
 from toptune.machine.memory import bytes_of
-from toptune.store.feature_store import FeatureStore
-from toptune.store.provenance import provenance
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.provenance import provenance
 from toptune.text import printed_table
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
-from toptune.train.head_files import json_ready
 from toptune.train.heads import make_head
 from toptune.train.layer_choices import LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.layer_picture import save_layer_picture

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from toptune.store.array_spec import ArraySpec
-from toptune.store.feature_view import StoredFeatures
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.calibration import fit_temperature
 from toptune.train.heads import Head
 from toptune.train.layer_choices import (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from toptune.errors import InputError
-from toptune.store.array_spec import ArraySpec
+from toptune.store.arrays.spec import ArraySpec
 
 LAST = "last"
 # In place of layers: those of a layer search on the training rows.

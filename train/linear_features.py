@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.inputs import predict_inputs
 from toptune.train.kernels import Linear
 from toptune.train.maps import IdentityMap, NystromMaps

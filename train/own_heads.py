@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError, InputError
-from toptune.store.blocks import Blocks
-from toptune.train.head_files import json_ready, read_arrays, write_arrays, write_description
+from toptune.store.features.blocks import Blocks
+from toptune.store.files.json_values import json_ready
+from toptune.train.head_files import read_arrays, write_arrays, write_description
 from toptune.train.own_kinds import OWN
 from toptune.train.reported_head import ReportedHead
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.calibration import CALIBRATION_ROWS
 from toptune.train.maps import Maps
 from toptune.train.phase_watch import PhaseWatch

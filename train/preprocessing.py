@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import Blocks, row_slices
+from toptune.store.features.blocks import Blocks, row_slices
 from toptune.train.preprocessing_files import read_steps, write_steps
 from toptune.train.preprocessing_steps import Layers, LayerStep, Select, Step, apply_steps
 from toptune.train.principal_components import PrincipalComponents

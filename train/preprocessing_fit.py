@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.train.finite_rows import FiniteRows, moments, non_finite_rows
 from toptune.train.preprocessing import Preprocessing
 from toptune.train.preprocessing_spec import StepSpec, parse_preprocessing

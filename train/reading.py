@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toptune.errors import InputError
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 
 _NAMED_ROWS = 10
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 
 
 class ReportedHead(ABC):

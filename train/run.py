@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from toptune.costs.meter import describe_costs
 from toptune.errors import CorruptError, FormatVersionError, InputError
-from toptune.store.blocks import Blocks
-from toptune.store.recipe import Recipe
+from toptune.store.features.blocks import Blocks
+from toptune.store.features.recipe import Recipe
 from toptune.train.heads import Head, load_head
 from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
 

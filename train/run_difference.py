@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toptune.errors import InputError
-from toptune.store.feature_view import FeatureView, StoredFeatures
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.feature_view import FeatureView, StoredFeatures
 from toptune.train.chosen_rows import leave_out
 from toptune.train.run import ROWS, Run
 from toptune.train.splits import NAMED, Split, group_keys, held_out, split_manifest

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError
-from toptune.store.feature_store import FeatureStore
-from toptune.store.feature_view import StoredFeatures
-from toptune.store.provenance import provenance
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.provenance import provenance
 from toptune.train.chosen_rows import note_untested, rows_digest
-from toptune.train.head_files import json_ready
 from toptune.train.own_heads import OwnHead
 from toptune.train.preprocessing import PreprocessedBlocks
 from toptune.train.run import Run

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from toptune.errors import InputError, StoreError, ToptuneError
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 from toptune.train.confusion_picture import save_confusion_picture
 from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, Run
 from toptune.train.scoring import Scored

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.feature_view import StoredFeatures
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.metrics import compute_metrics
 from toptune.train.run import Run
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.blocks import Blocks, row_numbers, row_slices
+from toptune.store.features.blocks import Blocks, row_numbers, row_slices
 from toptune.train.reading import check_finite
 
 

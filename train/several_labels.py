@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
+from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
 from toptune.text import counted
 
 

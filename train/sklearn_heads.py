@@ -13,9 +13,10 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.errors import CorruptError, InputError
 from toptune.machine.memory import check_memory
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
+from toptune.store.files.json_values import json_ready
 from toptune.train.calibration import softmax
-from toptune.train.head_files import SKOPS, json_ready, write_description
+from toptune.train.head_files import SKOPS, write_description
 from toptune.train.head_report import HeadReport
 from toptune.train.inputs import fold_numbers, is_blocks, row_weights
 from toptune.train.passes import OutOfFold, calibration_rows

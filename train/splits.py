@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 from toptune.train.several_labels import advice_on_several_labels
 
 Rows = npt.NDArray[np.int64]

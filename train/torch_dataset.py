@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from toptune.errors import InputError
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 
 
 class FeatureDataset(IterableDataset[tuple[torch.Tensor, int]]):

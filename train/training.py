@@ -14,15 +14,15 @@ import numpy as np
 
 from toptune.costs.meter import CostMeter
 from toptune.machine.memory import bytes_of
-from toptune.store.extraction_costs import extraction_costs
-from toptune.store.feature_store import FeatureStore
-from toptune.store.manifest import Manifest
-from toptune.store.provenance import provenance
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.extraction_costs import extraction_costs
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.provenance import provenance
 from toptune.text import counted
 from toptune.train.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.finite_rows import non_finite_rows
-from toptune.train.head_files import json_ready
 from toptune.train.head_options import check_auto, head_params
 from toptune.train.head_trials import AUTO_HEAD, try_heads
 from toptune.train.heads import Head, make_head

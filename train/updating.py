@@ -11,7 +11,7 @@ import torch
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
-from toptune.store.blocks import Blocks
+from toptune.store.features.blocks import Blocks
 from toptune.text import counted
 from toptune.train.folds import folds_of_keys
 from toptune.train.kernels import kernel_of

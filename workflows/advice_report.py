@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toptune.costs.meter import describe_costs
+from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
-from toptune.train.head_files import json_ready
 from toptune.train.layers import LAST
 from toptune.workflows.advice_evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice_rules import CERTAINTIES, Advice, duration

@@ -14,10 +14,10 @@ from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
 from toptune.extract.extraction import extract
 from toptune.extract.source import ImageSource, open_source
-from toptune.store.extraction_costs import extraction_costs
-from toptune.store.feature_store import FeatureStore
-from toptune.store.feature_view import StoredFeatures
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.extraction_costs import extraction_costs
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.chosen_rows import check_classes, leave_out
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.layers import by_depth

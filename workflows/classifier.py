@@ -15,7 +15,7 @@ import torch
 from toptune.errors import InputError, UnreadableImageError, WeightsError
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.machine.devices import resolve_device
-from toptune.store.blocks import ArrayBlocks
+from toptune.store.features.blocks import ArrayBlocks
 from toptune.train.run import Run
 from toptune.workflows.finetune_run import FineTunedRun, is_finetuned
 from toptune.workflows.picture_files import Picture, find_pictures

@@ -8,8 +8,8 @@ import torch
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError, NumericalError
-from toptune.store.exporting import new_target
-from toptune.store.provenance import provenance
+from toptune.store.exchange.exporting import new_target
+from toptune.store.files.provenance import provenance
 from toptune.train.head_modules import check_exportable
 from toptune.train.run import Run
 from toptune.workflows.classifier import Classifier

@@ -10,13 +10,13 @@ import numpy as np
 
 from toptune.errors import InputError
 from toptune.extract.source import SPLITS
-from toptune.store.exporting import export_features
-from toptune.store.feature_cache import FeatureCache
-from toptune.store.feature_store import FeatureStore
-from toptune.store.importing import import_features
-from toptune.store.matrix_files import open_arrays
-from toptune.store.text_columns import as_text, read_column, read_table
-from toptune.store.unpacked import check_unpacked
+from toptune.store.exchange.exporting import export_features
+from toptune.store.exchange.importing import import_features
+from toptune.store.exchange.matrix_files import open_arrays
+from toptune.store.exchange.text_columns import as_text, read_column, read_table
+from toptune.store.exchange.unpacked import check_unpacked
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
 from toptune.train.layers import choose_arrays
 
 TENSOR_SUFFIXES = (".pt", ".pth")

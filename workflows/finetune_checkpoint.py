@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from toptune.errors import ConflictError, CorruptError
-from toptune.store.commit import replace
+from toptune.store.files.commit import replace
 from toptune.workflows.rate_search import Epoch
 
 STATE = "state.json"

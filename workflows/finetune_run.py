@@ -19,11 +19,11 @@ from timm.models import save_for_hf
 from toptune.costs.meter import describe_costs
 from toptune.costs.phase_costs import PhaseCosts
 from toptune.errors import CorruptError, FormatVersionError, InputError
-from toptune.store.provenance import provenance
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.provenance import provenance
 from toptune.text import counted
 from toptune.train.chosen_rows import rows_digest
 from toptune.train.confusion_picture import save_confusion_picture
-from toptune.train.head_files import json_ready
 from toptune.train.metrics import compute_metrics
 from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
 from toptune.train.run_writing import new_run_folder, write_json, write_predictions, write_rows

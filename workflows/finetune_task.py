@@ -15,7 +15,7 @@ from toptune.errors import InputError
 from toptune.extract.backbone import Backbone, load_backbone
 from toptune.extract.source import ImageSource, open_source
 from toptune.machine.devices import resolve_device, resolve_precision
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 from toptune.train.chosen_rows import check_classes, rows_digest
 from toptune.train.few_shot import draw_training_rows
 from toptune.train.splits import Split, group_keys, held_out, split_manifest

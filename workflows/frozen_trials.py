@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from toptune.store.array_spec import ArraySpec
-from toptune.store.feature_view import StoredFeatures
-from toptune.store.manifest import Manifest
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.attempts import attempt_within
 from toptune.train.head_costs import ProblemSize, estimated_seconds
 from toptune.train.heads import make_head

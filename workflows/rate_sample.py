@@ -9,7 +9,7 @@ import numpy as np
 
 from toptune.extract.extraction import extract
 from toptune.extract.source import ImageSource, open_source
-from toptune.store.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest
 
 SAMPLE_PICTURES = 128
 

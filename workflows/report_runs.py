@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError, InputError
-from toptune.store.names import plain_model_name
+from toptune.store.files.names import plain_model_name
 from toptune.train.layer_choices import LAYER_SEARCH
 from toptune.train.run import CONFIG, METRICS, PREDICTIONS
 

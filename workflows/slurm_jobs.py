@@ -13,7 +13,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone import load_backbone
 from toptune.extract.extraction import extract
-from toptune.store.object_path import place_of
+from toptune.store.files.s3_path import place_of
 from toptune.workflows.rate_sample import measure_rate
 from toptune.workflows.slurm_plan import SlurmPlan, clock, size_jobs
 from toptune.workflows.slurm_scripts import (

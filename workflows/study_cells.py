@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toptune.store.recipe import canonical_json
+from toptune.store.files.json_values import canonical_json
 from toptune.workflows.study_checks import SPLIT_OPTIONS, check_options
 from toptune.workflows.study_file import Named, Study
 

@@ -25,7 +25,7 @@ from toptune.store import (
     ToptuneError,
     verify,
 )
-from toptune.store.extraction_costs import extraction_costs
+from toptune.store.features.extraction_costs import extraction_costs
 
 dask = pytest.importorskip("dask", reason="dask is not installed")
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")

@@ -10,7 +10,7 @@ from toptune.extract import extract, extract_models, open_source
 from toptune.extract.unit_costs import share_costs
 from toptune.extract.writing import UnitValues
 from toptune.store import FeatureStore, InputError
-from toptune.store.extraction_costs import extraction_costs
+from toptune.store.features.extraction_costs import extraction_costs
 
 Make = Callable[..., Path]
 

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import DIMS, N_ROWS, UNIT_ROWS, features
 
-from toptune.store import ArrayBlocks, Blocks, FeatureCache, FeatureStore, reading, zarr_shards
+from toptune.store import ArrayBlocks, Blocks, FeatureCache, FeatureStore
+from toptune.store.arrays import zarr_shards
+from toptune.store.files import reading
 
 NAMES = ["layer4.mean", "last.cls"]
 SCATTERED = [20, 3, 26, 3, 0, 14, 15, 16]

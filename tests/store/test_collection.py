@@ -16,7 +16,7 @@ from toptune.store import (
     measure,
     verify,
 )
-from toptune.store.last_use import last_use
+from toptune.store.features.hints import last_use
 
 LATER = datetime.now(UTC) + timedelta(hours=2)
 DAYS = timedelta(days=1)

@@ -25,7 +25,7 @@ from toptune.store import (
     copy_store,
     verify,
 )
-from toptune.store import commit as committing
+from toptune.store.files import commit as committing
 
 NAMES = [*DIMS, CONTENT_ARRAY]
 
@@ -231,7 +231,7 @@ def test_a_source_that_grows_is_not_removed(
 ) -> None:
     cache = open_empty(root)
     commit(cache, 0)
-    from toptune.store import copying
+    from toptune.store.exchange import copying
 
     def verify_late(copied: FeatureCache, *, deep: bool) -> object:
         if not cache.entry("last.cls", 1):

@@ -11,7 +11,7 @@ import pytest
 
 from toptune.costs.meter import WATTS_PER_CORE, CostMeter, peak_memory_bytes
 from toptune.store import FeatureCache, FeatureStore, Manifest, Recipe
-from toptune.store.extraction_costs import extraction_costs
+from toptune.store.features.extraction_costs import extraction_costs
 
 
 def make_cache(folder: Path) -> FeatureCache:

@@ -24,11 +24,11 @@ from toptune.store import (
     InputError,
     StoreError,
     export_features,
-    export_formats,
     import_features,
 )
-from toptune.store.matrix_files import open_arrays
-from toptune.store.text_columns import read_table
+from toptune.store.exchange import export_formats
+from toptune.store.exchange.matrix_files import open_arrays
+from toptune.store.exchange.text_columns import read_table
 
 TEST_ROWS = [row for row in range(27) if row % 2 == 0]
 

@@ -30,8 +30,8 @@ from toptune.store import (
     LedgerEntry,
     NumericalError,
     verify,
-    zarr_arrays,
 )
+from toptune.store.arrays import zarr_format
 
 
 def reopened(cache: FeatureCache) -> FeatureCache:
@@ -216,12 +216,12 @@ def test_files_are_what_zarr_itself_would_write(complete: FeatureCache, tmp_path
 def test_shard_size_is_arithmetic(dtype: str) -> None:
     spec = ArraySpec(name="a.b", dim=3, dtype=dtype, unit_rows=40, chunk_rows=10, n_rows=100)
     values = np.zeros((40, 3), dtype)
-    data = zarr_arrays.encode_unit(spec, values)
-    assert len(data) == zarr_arrays.unit_bytes(spec, 0)
-    np.testing.assert_array_equal(zarr_arrays.decode_unit(spec, data, 0), values)
-    assert len(zarr_arrays.encode_unit(spec, values[:7])) == zarr_arrays.unit_bytes(spec, 0)
+    data = zarr_format.encode_unit(spec, values)
+    assert len(data) == zarr_format.unit_bytes(spec, 0)
+    np.testing.assert_array_equal(zarr_format.decode_unit(spec, data, 0), values)
+    assert len(zarr_format.encode_unit(spec, values[:7])) == zarr_format.unit_bytes(spec, 0)
     with pytest.raises(CorruptError, match="bytes where"):
-        zarr_arrays.decode_unit(spec, data[:-1], 0)
+        zarr_format.decode_unit(spec, data[:-1], 0)
 
 
 def test_values_given_stay_as_they_are(root: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_sound_shard_of_other_values_is_adopted(root: Path) -> None:
     theirs[4] = np.nan
     path = cache.shard_path("last.cls", 0)
     path.parent.mkdir(parents=True)
-    path.write_bytes(zarr_arrays.encode_unit(spec, theirs.astype(np.float16)))
+    path.write_bytes(zarr_format.encode_unit(spec, theirs.astype(np.float16)))
     cache.commit_unit(0, {"last.cls": features("last.cls")[:8]}, failed={6: "unreadable here"}, seconds=0)
     np.testing.assert_array_equal(cache.blocks(["last.cls"], np.arange(8)).take(np.arange(8)), theirs)
     assert cache.failed_rows() == {4: "NaN in what an interrupted writer left"}

@@ -24,14 +24,13 @@ from toptune.store import (
     FeatureStore,
     IncompleteError,
     InputError,
-    hdf5_arrays,
     repair,
     verify,
-    zarr_arrays,
 )
-from toptune.store.array_records import read_array
-from toptune.store.sealed import seal
-from toptune.store.zarr_shards import has_plain_index
+from toptune.store.arrays import hdf5_format, zarr_format
+from toptune.store.arrays.array_records import read_array
+from toptune.store.arrays.zarr_shards import has_plain_index
+from toptune.store.files.sealed import seal
 
 NAMES = [*DIMS, CONTENT_ARRAY]
 
@@ -150,9 +149,9 @@ def test_a_unit_that_points_to_another_file_is_refused(hdf5: FeatureCache) -> No
         file.create_virtual_dataset("features", layout)
     spec = hdf5.array("last.cls")
     with pytest.raises(CorruptError, match="no user block of toptune's"):
-        hdf5_arrays.read_unit(spec, path, 0)
+        hdf5_format.read_unit(spec, path, 0)
     with pytest.raises(CorruptError, match="does not hold its values itself"):
-        hdf5_arrays.read_unit(spec, path, 0, check=False)
+        hdf5_format.read_unit(spec, path, 0, check=False)
 
 
 def test_a_cache_keeps_its_format(hdf5: FeatureCache) -> None:
@@ -177,9 +176,9 @@ def test_missing_units_read_as_nan_only_for_plain_h5py(root: Path) -> None:
 def test_conflicting_metadata_is_refused(hdf5: FeatureCache) -> None:
     spec = hdf5.array("last.cls")
     other = ArraySpec(**{**spec.to_dict(), "dim": 4})
-    assert hdf5_arrays.is_same_array(hdf5_arrays.metadata(spec), spec)
-    assert not hdf5_arrays.is_same_array(hdf5_arrays.metadata(other), spec)
-    assert not hdf5_arrays.is_same_array(b"no file", spec)
+    assert hdf5_format.is_same_array(hdf5_format.metadata(spec), spec)
+    assert not hdf5_format.is_same_array(hdf5_format.metadata(other), spec)
+    assert not hdf5_format.is_same_array(b"no file", spec)
     with pytest.raises(ConflictError, match="3 columns, now 4"):
         hdf5.ensure_array("last.cls", dim=4, dtype="float16")
 
@@ -212,26 +211,26 @@ def test_shards_are_what_zarr_writes(data: st.DataObject) -> None:
     )
     array[unit_rows:] = values
     theirs = contents["c/1/0"].to_bytes()
-    assert zarr_arrays.encode_unit(spec, values) == theirs
+    assert zarr_format.encode_unit(spec, values) == theirs
     assert has_plain_index(spec, theirs)
-    np.testing.assert_array_equal(zarr_arrays.decode_unit(spec, theirs, 1), values)
+    np.testing.assert_array_equal(zarr_format.decode_unit(spec, theirs, 1), values)
 
 
 def test_a_shard_laid_out_by_another_program_is_read(complete: FeatureCache) -> None:
     """Chunks in another order, with an index that says so."""
     spec = ArraySpec(name="a", dim=2, dtype="float32", unit_rows=8, chunk_rows=4, n_rows=8)
     values = np.arange(16, dtype=np.float32).reshape(8, 2)
-    plain = zarr_arrays.encode_unit(spec, values)
+    plain = zarr_format.encode_unit(spec, values)
     size = 4 * 2 * 4 + 4
     index = np.array([[size, size], [0, size]], dtype="<u8").tobytes()
     crc = int(google_crc32c.value(index)).to_bytes(4, "little")
     swapped = plain[size : 2 * size] + plain[:size] + index + crc
-    np.testing.assert_array_equal(zarr_arrays.decode_unit(spec, swapped, 0), values)
+    np.testing.assert_array_equal(zarr_format.decode_unit(spec, swapped, 0), values)
     path = complete.path / "other-shard"
     path.write_bytes(swapped)
-    np.testing.assert_array_equal(zarr_arrays.read_unit(spec, path, 0), values)
+    np.testing.assert_array_equal(zarr_format.read_unit(spec, path, 0), values)
     np.testing.assert_array_equal(
-        zarr_arrays.read_unit_rows(spec, path, 0, np.array([5, 0]), check=False), values[[5, 0]]
+        zarr_format.read_unit_rows(spec, path, 0, np.array([5, 0]), check=False), values[[5, 0]]
     )
 
 

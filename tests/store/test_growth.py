@@ -26,8 +26,8 @@ from toptune.store import (
     read_dataset_version,
     verify,
 )
-from toptune.store import growth as growing
-from toptune.store.versions import publish_version
+from toptune.store.datasets.versions import publish_version
+from toptune.store.features import growth as growing
 
 TESTS = Path(__file__).parents[1]
 
@@ -174,7 +174,7 @@ def test_a_view_reads_as_one_cache(root: Path, block_rows: int | None) -> None:
 
 
 def test_each_unit_is_read_once_a_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toptune.store.unit_reader import UnitReader
+    from toptune.store.arrays.unit_reader import UnitReader
 
     store = make_grown(root)
     blocks = store.features("tiny.demo", "pets").blocks([NAME])

@@ -32,8 +32,8 @@ from toptune.store import (
     summarize,
     verify,
 )
-from toptune.store.last_use import last_use
-from toptune.store.versions import rows_path, version_path, version_record
+from toptune.store.datasets.versions import rows_path, version_path, version_record
+from toptune.store.features.hints import last_use
 
 
 @pytest.fixture(scope="module")

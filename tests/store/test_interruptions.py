@@ -16,7 +16,7 @@ from faults import STEPS, Fault
 from small_store import BATCH_SIZE, open_empty, shard_bytes, write_all
 
 from toptune.store import FeatureCache, FeatureStore, StoreError, verify
-from toptune.store import commit as committing
+from toptune.store.files import commit as committing
 
 TESTS = Path(__file__).parents[1]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from toptune.store import Manifest
-from toptune.store.manifest_contents import count_contents
+from toptune.store.datasets.manifest import count_contents
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from toptune.store import InputError, unpacked
-from toptune.store.matrix_files import open_arrays
+from toptune.store import InputError
+from toptune.store.exchange import unpacked
+from toptune.store.exchange.matrix_files import open_arrays
 
 VALUES = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
 

@@ -7,7 +7,7 @@ import pytest
 from small_store import make_manifest, make_recipe
 
 from toptune.store import FeatureStore, InputError, StoreError, plain_model_name
-from toptune.store.names import check_name
+from toptune.store.files.names import check_name
 
 BAD = [
     *("", " ", ".", "..", "../x", "/etc", "a/b", "a\\b", ".hidden", "a\0b", "a\nb", "a\x7f"),

@@ -48,9 +48,9 @@ from toptune.store import (
     summarize,
     verify,
 )
-from toptune.store import commit as committing
-from toptune.store.object_path import ObjectPath
-from toptune.store.versions import rows_path, version_path, version_record
+from toptune.store.datasets.versions import rows_path, version_path, version_record
+from toptune.store.files import commit as committing
+from toptune.store.files.s3_path import ObjectPath
 
 pytest.importorskip("obstore", reason="obstore is not installed")
 pytest.importorskip("moto.server", reason="moto is not installed")

@@ -20,7 +20,7 @@ from toptune.store import (
     summarize,
     verify,
 )
-from toptune.store import commit as committing
+from toptune.store.files import commit as committing
 
 NAMES = [*DIMS, CONTENT_ARRAY]
 

@@ -8,7 +8,7 @@ import pytest
 from small_store import DIMS, KINDS, N_ROWS, every_kind, make_recipe, open_empty, shard_bytes, write_all
 
 from toptune.store import FeatureCache, FeatureStore, FormatVersionError, repair, verify
-from toptune.store.sealed import seal
+from toptune.store.files.sealed import seal
 
 REBUILT = ("store", "array record", "zarr metadata")
 DROPPED = {
@@ -143,7 +143,7 @@ def test_what_a_newer_toptune_wrote_is_left(complete: FeatureCache) -> None:
     path = complete.entry_path("last.cls", 1)
     newer = seal("toptune-ledger-entry", {}).replace(b'"version": 1', b'"version": 2')
     content = {key: value for key, value in json.loads(newer).items() if key != "self_sha256"}
-    from toptune.store import sealed
+    from toptune.store.files import sealed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealed, "VERSION", 2)
@@ -158,7 +158,7 @@ def test_what_a_newer_toptune_wrote_is_left(complete: FeatureCache) -> None:
 
 
 def test_a_unit_made_sound_meanwhile_stays(complete: FeatureCache) -> None:
-    from toptune.store.repair import _Repair
+    from toptune.store.upkeep.repair import _Repair
 
     path = complete.shard_path("last.cls", 1)
     _Repair(complete.root).mend(path, "does not match the checksum in the ledger")

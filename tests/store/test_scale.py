@@ -9,18 +9,11 @@ import pyarrow as pa
 import pytest
 from small_store import DIMS, commit, make_manifest, open_empty
 
-from toptune.store import (
-    CONTENT_ARRAY,
-    FeatureCache,
-    KnownDigests,
-    Manifest,
-    array_ledger,
-    choose_unit_rows,
-    known_digests,
-    manifest,
-)
-from toptune.store.reading import read_file
-from toptune.store.units import count_units
+from toptune.store import CONTENT_ARRAY, FeatureCache, KnownDigests, Manifest, choose_unit_rows, known_digests
+from toptune.store.arrays import ledger
+from toptune.store.arrays.units import count_units
+from toptune.store.datasets import manifest
+from toptune.store.files.reading import read_file
 
 NAMES = [*DIMS, CONTENT_ARRAY]
 
@@ -45,7 +38,7 @@ class Reads:
             self.n += 1
             return read_file(path)
 
-        monkeypatch.setattr(array_ledger, "read_file", reading)
+        monkeypatch.setattr(ledger, "read_file", reading)
 
 
 def fresh(cache: FeatureCache) -> FeatureCache:

@@ -68,7 +68,7 @@ from pathlib import Path
 root, user = Path(sys.argv[1]), int(sys.argv[2])
 import numpy, zarr, toptune.store, small_store
 from toptune.store import FeatureStore, StoreError, summarize, verify
-toptune.store.provenance()  # modules that the other user may not read are loaded by now
+toptune.store.files.provenance()  # modules that the other user may not read are loaded by now
 if os.getuid() == 0:
     os.setgid(user)
     os.setuid(user)

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from toptune.store import InputError
-from toptune.store.matrix_files import open_arrays
-from toptune.store.text_columns import as_text, read_column, read_table
+from toptune.store.exchange.matrix_files import open_arrays
+from toptune.store.exchange.text_columns import as_text, read_column, read_table
 
 
 def test_columns(tmp_path: Path) -> None:

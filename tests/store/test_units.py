@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toptune.store import InputError, choose_unit_rows, format_units, shard_units
-from toptune.store.units import MAX_UNIT_BYTES, choose_chunk_rows, count_units
+from toptune.store.arrays.units import MAX_UNIT_BYTES, choose_chunk_rows, count_units
 
 
 @pytest.mark.parametrize("n_rows", [1000, 1797])

@@ -1,0 +1,45 @@
+"""The formats in which an array can be stored, behind one contract."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.arrays import hdf5_format, zarr_format
+from toptune.store.arrays.spec import ArraySpec
+
+
+class ArrayFormat(Protocol):
+    """What a module of one format offers; see `zarr_arrays` for what each function means."""
+
+    METADATA: str
+
+    def unit_path(self, array: Path, unit: int) -> Path: ...
+    def unit_of(self, parts: tuple[str, ...]) -> int | None: ...
+    def unit_bytes(self, spec: ArraySpec, unit: int) -> int | None: ...
+    def metadata(self, spec: ArraySpec) -> bytes: ...
+    def describe_metadata(self, data: bytes) -> tuple[int, str]: ...
+    def is_same_array(self, found: bytes, spec: ArraySpec) -> bool: ...
+    def encode_unit(self, spec: ArraySpec, values: npt.NDArray[Any]) -> bytes: ...
+    def decode_unit(self, spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]: ...
+    def read_unit(
+        self,
+        spec: ArraySpec,
+        path: Path,
+        unit: int,
+        *,
+        out: npt.NDArray[Any] | None = None,
+        check: bool = True,
+    ) -> npt.NDArray[Any]: ...
+    def read_unit_rows(
+        self, spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
+    ) -> npt.NDArray[Any]: ...
+
+
+_FORMATS: dict[str, ArrayFormat] = {"zarr": zarr_format, "hdf5": hdf5_format}
+
+
+def format_of(name: str) -> ArrayFormat:
+    """Return the functions of a format, ``"zarr"`` or ``"hdf5"``."""
+    return _FORMATS[name]

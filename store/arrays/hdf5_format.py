@@ -1,0 +1,212 @@
+"""Arrays on disk as HDF5: one file a unit, and a virtual data set ``all.h5`` that joins them.
+
+A unit is made as a file image in memory and published whole, so that no HDF5 file is ever open for writing
+in a store. Every file holds one data set, ``features``, in chunks with HDF5's Fletcher-32 checksums, and in
+its user block the digest of all else. ``h5py.File(path)["features"]`` reads it anywhere.
+"""
+
+import hashlib
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import CorruptError
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.units import count_units
+from toptune.store.files.json_values import canonical_json
+from toptune.store.files.reading import read_file
+
+METADATA = "all.h5"
+_DATASET = "features"
+_DIGITS = 6
+_USER_BLOCK = 1024
+# Fixed, so that equal values give equal bytes whatever version of HDF5 writes them by default.
+_FORMAT = ("v110", "v110")
+
+
+def unit_path(array: Path, unit: int) -> Path:
+    """Return the file of one unit of the array in a folder."""
+    return array / _unit_name(unit)
+
+
+def unit_of(parts: tuple[str, ...]) -> int | None:
+    """Return the unit whose file has that path within the array's folder, None if it is no unit's."""
+    name = parts[0] if len(parts) == 1 else ""
+    stem = name.removesuffix(".h5")
+    return int(stem) if stem.isdecimal() and name == _unit_name(int(stem)) else None
+
+
+def unit_bytes(spec: ArraySpec, unit: int) -> int | None:  # noqa: ARG001
+    """Size of a unit's file where it is arithmetic: not for HDF5, whose ledger tells it."""
+    return None
+
+
+def metadata(spec: ArraySpec) -> bytes:
+    """Return the array's ``all.h5``: a virtual data set over the units, NaN where one is not there."""
+    from h5py import h5d, h5p, h5s, h5t
+
+    # By the low-level functions, because the others stamp a virtual data set with the time.
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_fill_value(np.array([spec.fill_value], dtype=spec.dtype))
+    whole = h5s.create_simple((spec.n_rows, spec.dim))
+    for unit in range(count_units(spec.n_rows, spec.unit_rows)):
+        size = (spec.unit_length(unit), spec.dim)
+        whole.select_hyperslab((unit * spec.unit_rows, 0), size)
+        name = _unit_name(unit).encode()
+        properties.set_virtual(whole, name, _DATASET.encode(), h5s.create_simple(size))
+    whole.select_all()
+    with _new_file() as file:
+        kind = h5t.py_create(np.dtype(spec.dtype), logical=True)
+        h5d.create(file.id, _DATASET.encode(), kind, whole, dcpl=properties)
+        return _sealed(file, {"array": spec.to_dict()})
+
+
+def describe_metadata(data: bytes) -> tuple[int, str]:
+    """Return columns and type that an ``all.h5`` tells.
+
+    Raises
+    ------
+    ValueError, TypeError, LookupError
+        If it is none.
+    """
+    try:
+        spec = _unsealed(data)["array"]
+    except CorruptError as error:
+        raise ValueError(str(error)) from error
+    return int(spec["dim"]), str(spec["dtype"])
+
+
+def is_same_array(found: bytes, spec: ArraySpec) -> bool:
+    """Whether an ``all.h5`` found on disk, perhaps by another version of HDF5, describes `spec`."""
+    try:
+        return bool(_unsealed(found).get("array") == spec.to_dict())
+    except CorruptError:
+        return False
+
+
+def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
+    """Encode a unit as the bytes of its file.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+    values : array (rows, dim)
+        In the array's dtype; only as many rows as the unit has.
+    """
+    with _new_file() as file:
+        file.create_dataset(
+            _DATASET,
+            data=values,
+            dtype=spec.dtype,
+            chunks=(min(spec.chunk_rows, len(values)), spec.dim),
+            fletcher32=True,
+            track_times=False,
+        )
+        return _sealed(file, {"array": spec.name, "rows": len(values)})
+
+
+def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
+    """Decode a unit's file, checking every checksum.
+
+    Returns
+    -------
+    array (rows, dim)
+        The unit's rows of the data set, in the array's dtype.
+
+    Raises
+    ------
+    CorruptError
+        If a checksum does not hold or it is not such a file; the message is to be completed with the
+        place.
+    """
+    _unsealed(data)
+    return _decode(spec, data, unit)
+
+
+def read_unit(
+    spec: ArraySpec,
+    path: Path,
+    unit: int,
+    *,
+    out: npt.NDArray[Any] | None = None,
+    check: bool = True,
+) -> npt.NDArray[Any]:
+    """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
+    data = read_file(path)
+    if check:
+        _unsealed(data)
+    return _decode(spec, data, unit, out)
+
+
+def read_unit_rows(
+    spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
+) -> npt.NDArray[Any]:
+    """Read some rows of a unit, in the order given; `rows` count within the unit."""
+    return read_unit(spec, path, unit, check=check)[rows]
+
+
+def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    import h5py
+
+    expected = (spec.unit_length(unit), spec.dim)
+    try:
+        with h5py.File(h5py.h5f.open_file_image(data)) as file:
+            found = file[_DATASET]
+            if found.shape != expected or found.dtype != np.dtype(spec.dtype):
+                was = f"{found.shape} {found.dtype}"
+                raise CorruptError(f"holds {was} where {expected} {spec.dtype} were written")
+            if found.is_virtual or found.external or not found.fletcher32:
+                # Data of other files, or without a checksum: not what toptune writes.
+                raise CorruptError("does not hold its values itself, with checksums")
+            if out is None:
+                out = np.empty(expected, dtype=spec.dtype)
+            found.read_direct(out)
+            return out
+    except CorruptError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{error}") from error
+
+
+def _sealed(file: Any, values: dict[str, Any]) -> bytes:
+    """Return a file's image with `values` and the digest of all else in its user block."""
+    file.flush()
+    image = bytes(file.id.get_file_image())  # without the user block
+    digest = hashlib.sha256(image).hexdigest()
+    head = canonical_json({"format": "toptune-hdf5", "sha256": digest, **values}).encode()
+    return head.ljust(_USER_BLOCK - 1) + b"\n" + image
+
+
+def _unsealed(data: bytes) -> dict[str, Any]:
+    """Return the user block of a file that is as it was written.
+
+    Asked before HDF5 sees the file, because damaged ones can crash the library.
+    """
+    image = memoryview(data)[_USER_BLOCK:]
+    try:
+        values = json.loads(data[:_USER_BLOCK])
+        head = canonical_json(values).encode().ljust(_USER_BLOCK - 1) + b"\n"
+        is_sound = head == data[:_USER_BLOCK] and values["sha256"] == hashlib.sha256(image).hexdigest()
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"has no user block of toptune's: {error}") from error
+    if not is_sound:
+        raise CorruptError("does not match the digest in its user block")
+    return dict(values)
+
+
+def _unit_name(unit: int) -> str:
+    return f"{unit:0{_DIGITS}d}.h5"
+
+
+def _new_file() -> Any:
+    import h5py
+
+    # HDF5 knows files in memory by name too, and refuses two of one name at once.
+    return h5py.File(
+        uuid.uuid4().hex, "w", driver="core", backing_store=False, libver=_FORMAT, userblock_size=_USER_BLOCK
+    )

@@ -1,0 +1,182 @@
+"""The ledger of one array: which of its units are done.
+
+Entries are files of their own while units are being written, ``000042.json``. When the array is complete they
+are packed into one file, ``packed.jsonl``, one line an entry. An entry of its own counts more than a line:
+it is newer, written after a unit was lost and computed again.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from toptune.errors import CorruptError
+from toptune.store.arrays.ledger_entry import PACKED_FILE, LedgerEntry, entry_name, read_packed, render_packed
+from toptune.store.arrays.units import count_units
+from toptune.store.files import commit
+from toptune.store.files.names import check_inside
+from toptune.store.files.reading import list_folder, read_file
+
+logger = logging.getLogger(__name__)
+
+Signature = tuple[int, int, int]
+
+
+@dataclass(eq=False)
+class ArrayLedger:
+    """Entries of one array of a cache.
+
+    Attributes
+    ----------
+    root, folder : Path
+        Of the store, and of this ledger.
+    array : str
+        ``<tap>.<pooling>``.
+    unit_rows, n_rows : int
+        Rows of a unit and of the data set.
+    """
+
+    root: Path
+    folder: Path
+    array: str
+    unit_rows: int
+    n_rows: int
+    _singles: dict[int, tuple[Signature, LedgerEntry]] = field(default_factory=dict, repr=False)
+    _packed: tuple[Signature, dict[int, LedgerEntry]] | None = field(default=None, repr=False)
+
+    @property
+    def n_units(self) -> int:
+        """Units that cover the rows."""
+        return count_units(self.n_rows, self.unit_rows)
+
+    def entry_path(self, unit: int) -> Path:
+        """Return the file of one entry of its own."""
+        return self.folder / entry_name(unit)
+
+    @property
+    def packed_path(self) -> Path:
+        """The file of the packed entries."""
+        return self.folder / PACKED_FILE
+
+    def recorded(self, unit: int) -> LedgerEntry | None:
+        """Return the valid entry of a unit, or None; damaged ones are logged and count as none."""
+        # In this order: what is packed is removed only after the packed file stands.
+        return self._single(unit) or self._read_packed().get(unit)
+
+    def all_recorded(self) -> dict[int, LedgerEntry]:
+        """Return every valid entry by unit."""
+        units = self._single_units()
+        found = dict(self._read_packed())
+        for unit in units:
+            entry = self.recorded(unit)
+            if entry is not None:
+                found[unit] = entry
+        return found
+
+    def count(self) -> int:
+        """Count the units that have an entry, without reading any."""
+        names = {path.name for path in list_folder(self.folder)}
+        if PACKED_FILE in names:
+            return self.n_units  # only what is complete is packed
+        return sum(entry_name(unit) in names for unit in range(self.n_units))
+
+    def mark(self, entry: LedgerEntry) -> None:
+        """Write an entry unless a valid one that says the same is there."""
+        path = check_inside(self.root, self.entry_path(entry.unit))
+        packed = self._read_packed().get(entry.unit)
+        if packed is not None and packed.sha256 == entry.sha256:
+            return
+        data = entry.to_bytes()
+        if commit.put_if_absent(path, data):
+            return
+        there = self._single(entry.unit)
+        # The second: left by a shard that was lost, and computed again on another kind of machine.
+        if there is None or there.sha256 != entry.sha256:
+            commit.replace(path, data)
+
+    def pack(self) -> bool:
+        """Join the entries in one file if every unit has one; return whether that is so now.
+
+        A kill in between leaves both, which say the same.
+        """
+        units = self._single_units()
+        if not units:
+            return self.packed_path.exists()
+        if len(self._read_packed().keys() | units) < self.n_units:
+            return False  # without reading any: each of many jobs asks, and there may be very many entries
+        entries = self.all_recorded()
+        if len(entries) < self.n_units:
+            return False
+        data = render_packed(self.array, [entries[unit] for unit in range(self.n_units)])
+        path = check_inside(self.root, self.packed_path)
+        if not commit.put_if_absent(path, data) and read_file(path) != data:
+            commit.replace(path, data)
+        for unit in units:
+            if self._single(unit) == entries[unit]:
+                commit.free(self.entry_path(unit))
+        return True
+
+    def unpack(self) -> None:
+        """Give every sound packed entry a file of its own again, and remove the packed file."""
+        path = self.packed_path
+        if not path.exists():
+            return
+        for unit, entry in self._read_packed().items():
+            if self._single(unit) is None:
+                commit.replace(check_inside(self.root, self.entry_path(unit)), entry.to_bytes())
+        commit.free(path)
+        self._packed = None
+
+    def _single(self, unit: int) -> LedgerEntry | None:
+        """Return a unit's own entry; one that was seen before is not parsed again."""
+        path = self.entry_path(unit)
+        try:
+            signature = _signature(path)
+            known = self._singles.get(unit)
+            if known and known[0] == signature:
+                return known[1]
+            entry = LedgerEntry.from_bytes(read_file(path), path)
+        except FileNotFoundError:
+            return None
+        except CorruptError as error:
+            logger.warning("unit %d of %s counts as missing: %s", unit, self.array, error)
+            return None
+        if not self.is_of(entry, unit):
+            logger.warning("unit %d of %s counts as missing: %s is of another unit", unit, self.array, path)
+            return None
+        self._singles[unit] = (signature, entry)
+        return entry
+
+    def is_of(self, entry: LedgerEntry, unit: int) -> bool:
+        """Whether an entry speaks of this array's unit and its rows."""
+        start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_rows)
+        return (entry.array, entry.unit, entry.start, entry.stop) == (self.array, unit, start, stop)
+
+    def _read_packed(self) -> dict[int, LedgerEntry]:
+        try:
+            signature = _signature(self.packed_path)
+            if self._packed is None or self._packed[0] != signature:
+                entries, damage = read_packed(read_file(self.packed_path), self.packed_path)
+                for line in damage:
+                    logger.warning("units of %s count as missing: %s", self.array, line)
+                sound = {entry.unit: entry for entry in entries if self.is_of(entry, entry.unit)}
+                self._packed = (signature, sound)
+        except FileNotFoundError:
+            self._packed = None
+        return {} if self._packed is None else self._packed[1]
+
+    def _single_units(self) -> list[int]:
+        stems = [path.stem for path in list_folder(self.folder) if path.suffix == ".json"]
+        return sorted(int(stem) for stem in stems if stem.isdecimal() and int(stem) < self.n_units)
+
+
+def recorded_units(folder: Path, n_units: int) -> set[int]:
+    """Return the units that the ledger in a folder names, unchecked."""
+    names = {path.name for path in list_folder(folder)}
+    if PACKED_FILE in names:
+        return set(range(n_units))
+    return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
+
+
+def _signature(path: Path) -> Signature:
+    status = path.stat()
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

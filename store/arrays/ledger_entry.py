@@ -1,0 +1,174 @@
+"""One ledger entry: the mark that a unit of an array is done, written last."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import CorruptError
+from toptune.store.files.json_values import canonical_json
+from toptune.store.files.sealed import VERSION, check_version, seal, unseal
+
+PACKED_FILE = "packed.jsonl"
+
+KIND = "toptune-ledger-entry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
+    """What is known of one committed unit of one array.
+
+    Attributes
+    ----------
+    array : str
+        ``<tap>.<pooling>``.
+    unit : int
+        Number of the unit.
+    start, stop : int
+        Its rows.
+    n_bytes : int
+        Size of the shard's file.
+    sha256 : str
+        Digest of the shard's file.
+    non_finite : int
+        NaN or infinite values in rows that did not fail.
+    failed : Mapping[int, str]
+        Row to reason, for pictures that could not be used; their values are NaN.
+    seconds : float
+        Time the unit took, over all arrays written with it.
+    host, when : str
+        Machine and UTC time of the commit.
+    costs : Mapping, optional
+        ``cpu_seconds``, ``energy_joules``, ``energy_estimate`` (whether the joules are one) and
+        ``peak_memory_bytes``, over all arrays written with it.
+    """
+
+    array: str
+    unit: int
+    start: int
+    stop: int
+    n_bytes: int
+    sha256: str
+    non_finite: int
+    failed: Mapping[int, str]
+    seconds: float
+    host: str
+    when: str
+    costs: Mapping[str, Any] | None = None
+
+    def to_bytes(self) -> bytes:
+        """Render the entry's file."""
+        return seal(
+            KIND,
+            {
+                "array": self.array,
+                "unit": self.unit,
+                "rows": [self.start, self.stop],
+                "bytes": self.n_bytes,
+                "sha256": self.sha256,
+                "non_finite": self.non_finite,
+                "failed": {str(row): reason for row, reason in sorted(self.failed.items())},
+                "seconds": self.seconds,
+                "host": self.host,
+                "when": self.when,
+            }
+            | ({} if self.costs is None else {"costs": dict(self.costs)}),
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: Path) -> "LedgerEntry":
+        """Read what `to_bytes` rendered; `path` is named in messages.
+
+        Raises
+        ------
+        CorruptError
+            If it is damaged.
+        FormatVersionError
+            If a newer toptune wrote it.
+        """
+        return cls.from_values(unseal(KIND, data, path), path)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], path: Path) -> "LedgerEntry":
+        """Make an entry of what stood in its file, checked already; `path` is named in messages.
+
+        Raises
+        ------
+        CorruptError
+            If a field is missing or of another kind.
+        """
+        try:
+            return cls(
+                array=values["array"],
+                unit=values["unit"],
+                start=values["rows"][0],
+                stop=values["rows"][1],
+                n_bytes=values["bytes"],
+                sha256=values["sha256"],
+                non_finite=values["non_finite"],
+                failed={int(row): reason for row, reason in values["failed"].items()},
+                seconds=values["seconds"],
+                host=values["host"],
+                when=values["when"],
+                costs=values.get("costs"),
+            )
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptError(f"{path} is no ledger entry: {type(error).__name__} {error}") from error
+
+
+def entry_name(unit: int) -> str:
+    """Name of the entry's file: ``000042.json``."""
+    return f"{unit:06d}.json"
+
+
+def render_packed(array: str, entries: Sequence[LedgerEntry]) -> bytes:
+    """Render the entries of an array, in the order of their units."""
+    head = canonical_json({"format": "toptune-packed-ledger", "version": VERSION, "array": array})
+    lines = [head, *(canonical_json(json.loads(entry.to_bytes())) for entry in entries)]
+    body = "".join(f"{line}\n" for line in lines).encode()
+    return body + f"{hashlib.sha256(body).hexdigest()}\n".encode()
+
+
+def read_packed(data: bytes, path: Path) -> tuple[list[LedgerEntry], list[str]]:
+    """Read what `render_packed` rendered.
+
+    Parameters
+    ----------
+    data : bytes
+    path : Path
+        Named in messages.
+
+    Returns
+    -------
+    entries : list of LedgerEntry
+        The sound ones.
+    damage : list of str
+        What is not, in words; empty if the file is as it was written.
+
+    Raises
+    ------
+    FormatVersionError
+        If a newer toptune wrote it.
+    """
+    body, _, last = data.rstrip(b"\n").rpartition(b"\n")
+    is_whole = data == body + b"\n" + hashlib.sha256(body + b"\n").hexdigest().encode() + b"\n"
+    lines = body.split(b"\n")
+    if is_whole:
+        check_version(json.loads(lines[0])["version"], path)
+        content = json.loads(b"[" + b",".join(lines[1:]) + b"]")
+        return [LedgerEntry.from_values(values, path) for values in content], []
+    entries, damage = [], []
+    for number, line in enumerate([*lines[1:], last], start=2):
+        try:
+            values = json.loads(line)
+            del values["self_sha256"]
+            sealed = seal(KIND, {k: v for k, v in values.items() if k not in ("format", "version")})
+            if canonical_json(json.loads(sealed)).encode() != line:
+                raise CorruptError("its content does not match its own digest")
+            entries.append(LedgerEntry.from_bytes(sealed, path))
+        except (ValueError, TypeError, KeyError, CorruptError) as error:
+            if number <= len(lines):
+                damage.append(f"{path} is damaged in line {number}: {error}")
+    return entries, damage or [f"{path} is damaged: it does not match its own digest"]

@@ -1,0 +1,125 @@
+"""Commit one unit of one or more arrays: values on disk first, then their ledger entries."""
+
+import hashlib
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from toptune.errors import CorruptError
+from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.ledger import ArrayLedger
+from toptune.store.arrays.ledger_entry import LedgerEntry
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.unit_values import StoredUnit, all_finite, blank_rows, count_non_finite, to_stored
+from toptune.store.files.names import check_inside
+from toptune.store.files.publish import publish
+
+PARALLEL_WRITES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCommit:
+    """One unit on its way to disk.
+
+    Attributes
+    ----------
+    root : Path
+        Of the store.
+    cache : Path
+        Of the cache.
+    image_id : callable
+        Gives the id of the image in a row of the data set, for messages.
+    unit : int
+    rows : slice
+        Its rows of the data set.
+    failed : mapping of int to str
+        Row to reason of pictures that could not be used.
+    seconds : float
+        Time that computing took.
+    costs : mapping, optional
+        What else it took; see `LedgerEntry`.
+    """
+
+    root: Path
+    cache: Path
+    image_id: Callable[[int], str]
+    unit: int
+    rows: slice
+    failed: Mapping[int, str]
+    seconds: float
+    costs: Mapping[str, Any] | None = None
+
+    def check(self, spec: ArraySpec, values: npt.NDArray[Any]) -> StoredUnit:
+        """Convert values to the array's type, and refuse those that cannot be stored.
+
+        Raises
+        ------
+        NumericalError
+            If a finite value becomes infinite in the type on disk.
+        InputError
+            If shape or type do not fit.
+        """
+        return to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.image_id)
+
+    def publish(self, spec: ArraySpec, stored: StoredUnit) -> LedgerEntry:
+        """Publish one array's unit and return the ledger entry of what then stands on disk.
+
+        A sound file that is there is adopted.
+
+        Raises
+        ------
+        StoreError
+            If the system refuses.
+        """
+        made = format_of(spec.format)
+        data = made.encode_unit(spec, stored.values)
+        path = check_inside(self.root, made.unit_path(self.cache / spec.name, self.unit))
+        found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
+        failed = self.failed
+        if found is not data and found != data and spec.is_feature:
+            # By one who died before the ledger, perhaps with other pictures unreadable.
+            values = made.decode_unit(spec, found, self.unit)
+            stored = StoredUnit(values, all_finite(values))
+            unknown = "NaN in what an interrupted writer left"
+            failed = {row: failed.get(row, unknown) for row in blank_rows(values, self.rows)}
+        return LedgerEntry(
+            array=spec.name,
+            unit=self.unit,
+            start=self.rows.start,
+            stop=self.rows.stop,
+            n_bytes=len(found),
+            sha256=hashlib.sha256(found).hexdigest(),
+            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, picture=self.image_id),
+            failed=failed,
+            seconds=float(self.seconds),
+            host=socket.gethostname(),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            costs=self.costs,
+        )
+
+
+def in_parallel(function: Any, items: list[Any]) -> list[Any]:
+    """Apply a function to items at once: the time goes into fsync, and file systems do several together."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(PARALLEL_WRITES) as pool:
+        return list(pool.map(function, items))
+
+
+def mark_all(ledgers: Mapping[str, ArrayLedger], entries: list[LedgerEntry]) -> None:
+    """Write the ledger entries: from here on the unit is done."""
+    in_parallel(lambda entry: ledgers[entry.array].mark(entry), entries)
+
+
+def _decodes(spec: ArraySpec, data: bytes, unit: int) -> bool:
+    try:
+        format_of(spec.format).decode_unit(spec, data, unit)
+    except CorruptError:
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""Read units of one array, each checked against its checksums the first time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import CorruptError
+from toptune.store.arrays.formats import ArrayFormat, format_of
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.files.names import check_inside
+
+Signature = tuple[int, int, int]
+
+
+class UnitReader:
+    """Units of one array of a cache; a unit whose checksums held once is not checked again.
+
+    Attributes
+    ----------
+    spec : ArraySpec
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        spec: ArraySpec,
+        require_same: Callable[[], None],
+        checked: dict[Path, Signature],
+    ) -> None:
+        self.spec = spec
+        self._cache = cache
+        self._array = cache / spec.name
+        self._require_same = require_same
+        self._checked = checked
+
+    def unit(self, unit: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read a unit: its rows of the data set, in the array's type.
+
+        Parameters
+        ----------
+        unit : int
+        out : array (rows, dim), optional
+            C-contiguous, in the array's type, to read into.
+
+        Raises
+        ------
+        CorruptError
+            If the file is gone, or differs from what was written; names it.
+        StoreNotFoundError
+            If the cache was removed.
+        """
+        return self._read(
+            unit, lambda path, check: self._format.read_unit(self.spec, path, unit, out=out, check=check)
+        )
+
+    def rows(self, unit: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Read some rows of a unit, in the order given; they count within the unit. Raises as `unit`."""
+        return self._read(
+            unit,
+            lambda path, check: self._format.read_unit_rows(self.spec, path, unit, rows, check=check),
+            is_whole=False,
+        )
+
+    @property
+    def _format(self) -> ArrayFormat:
+        return format_of(self.spec.format)  # a module: not kept, so that readers can be pickled
+
+    def _read(
+        self, unit: int, read: Callable[[Path, bool], npt.NDArray[Any]], *, is_whole: bool = True
+    ) -> npt.NDArray[Any]:
+        path = self._format.unit_path(self._array, unit)
+        try:
+            # Before its content, so that a file that took its place is checked itself.
+            signature = _signature(path)
+            is_new = self._checked.get(path) != signature
+            if is_new:
+                check_inside(self._cache, path)
+            values = read(path, is_new)
+        except FileNotFoundError as error:
+            self._require_same()
+            raise gone(path) from error
+        except CorruptError as error:
+            self._require_same()
+            raise CorruptError(
+                f"array {self.spec.name}, unit {unit} is damaged: {path}: {error}; remove that file and run "
+                "the same extract again"
+            ) from error
+        # What was read by its path before this moment belonged to this cache.
+        self._require_same()
+        if is_whole and is_new:
+            self._checked[path] = signature
+        return values
+
+
+def gone(path: Path) -> CorruptError:
+    """Say that a unit's file has vanished."""
+    return CorruptError(
+        f"{path} is gone although the ledger names it; run the same extract again to restore it"
+    )
+
+
+def _signature(path: Path) -> Signature:
+    status = path.stat()
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

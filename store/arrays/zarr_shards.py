@@ -1,0 +1,163 @@
+"""The bytes of a Zarr v3 shard of uncompressed, checksummed chunks.
+
+A shard is ``chunk, crc32c, chunk, crc32c, ..., index``; the index holds offset and size of every chunk
+(uint64, little-endian) and its own crc32c (Zarr v3, sharding codec 1.0). With nothing compressed all of
+that is arithmetic, so that rows are read straight into place: measured in ``benchmarks/RESULTS.md`` against
+zarr's own pipeline, zarrs and tensorstore. Tests compare every byte with what zarr writes.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import CorruptError
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.files.reading import read_scattered
+
+_CRC_BYTES = 4
+_INDEX_BYTES_PER_CHUNK = 16
+# Below this share of a unit's rows, single rows are read instead of the whole unit.
+_SPARSE = 8
+
+Values = npt.NDArray[Any]
+
+
+def shard_bytes(spec: ArraySpec) -> int:
+    """Size of every shard file, full or not: nothing is compressed and no chunk is left out."""
+    n_chunks = spec.unit_rows // spec.chunk_rows
+    return spec.unit_rows * spec.row_bytes + n_chunks * (_CRC_BYTES + _INDEX_BYTES_PER_CHUNK) + _CRC_BYTES
+
+
+def pack_shard(spec: ArraySpec, values: Values) -> bytes:
+    """Encode a whole unit ``(unit_rows, dim)`` in the array's type."""
+    values = np.ascontiguousarray(values).view()
+    values.flags.writeable = False  # the checksum takes read-only memory
+    parts: list[Any] = []
+    for start in range(0, spec.unit_rows, spec.chunk_rows):
+        chunk = values[start : start + spec.chunk_rows].reshape(-1).view(np.uint8)
+        parts += [chunk.data, _crc(chunk)]
+    return b"".join([*parts, _index(spec.unit_rows // spec.chunk_rows, spec.chunk_rows * spec.row_bytes)])
+
+
+def has_plain_index(spec: ArraySpec, data: bytes) -> bool:
+    """Whether a shard's chunks stand one after the other, as `pack_shard` writes them."""
+    index = _index(spec.unit_rows // spec.chunk_rows, spec.chunk_rows * spec.row_bytes)
+    return len(data) == shard_bytes(spec) and data.endswith(index)
+
+
+def unpack_shard(spec: ArraySpec, data: bytes) -> Values:
+    """Decode all ``unit_rows`` rows of a shard with a plain index, checking every checksum.
+
+    Raises
+    ------
+    CorruptError
+        If a checksum does not hold.
+    """
+    n_chunks, size = spec.unit_rows // spec.chunk_rows, spec.chunk_rows * spec.row_bytes
+    content = np.frombuffer(data, np.uint8, n_chunks * (size + _CRC_BYTES)).reshape(n_chunks, -1)
+    values = np.empty((spec.unit_rows, spec.dim), dtype=spec.dtype)
+    values.reshape(-1).view(np.uint8).reshape(n_chunks, size)[:] = content[:, :size]
+    _check(values, content[:, size:], range(n_chunks), spec)
+    return values
+
+
+def read_chunks(
+    spec: ArraySpec, path: Path, chunks: range, *, out: Values | None = None, check: bool = True
+) -> Values:
+    """Read consecutive chunks of a shard straight into place.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+    path : Path
+        The shard's file.
+    chunks : range
+        Which chunks; the whole shard brings its index too, which is compared.
+    out : array (len(chunks) * chunk_rows, dim), optional
+        C-contiguous, in the array's type; made if not given.
+    check : bool
+        Whether to compare the checksums.
+
+    Raises
+    ------
+    CorruptError
+        If the file's size is wrong, its index is not plain, or a checksum does not hold; the message is to
+        be completed with the place.
+    FileNotFoundError
+        If there is no such file.
+    """
+    n_chunks, size = spec.unit_rows // spec.chunk_rows, spec.chunk_rows * spec.row_bytes
+    if out is None:
+        out = np.empty((len(chunks) * spec.chunk_rows, spec.dim), dtype=spec.dtype)
+    raw = out.reshape(-1).view(np.uint8).reshape(len(chunks), size)
+    sums = np.empty((len(chunks), _CRC_BYTES), dtype=np.uint8)
+    expected = _index(n_chunks, size)
+    index = bytearray(len(expected))
+    buffers = [part.data for pair in zip(raw, sums, strict=True) for part in pair]
+    if chunks.stop == n_chunks:
+        buffers.append(memoryview(index))
+    read_scattered(path, buffers, offset=chunks.start * (size + _CRC_BYTES), file_bytes=shard_bytes(spec))
+    if chunks.stop == n_chunks and index != expected:
+        raise CorruptError("the shard's index is damaged")
+    if check:
+        _check(out, sums, chunks, spec)
+    return out
+
+
+def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check: bool) -> Values:
+    """Read some rows of a shard, in the order given.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+    path : Path
+        The shard's file.
+    rows : array of int (m,)
+        Rows within the unit.
+    check : bool
+        Whether to compare the checksums of the chunks that hold them; without, only the rows are read
+        where they are few.
+    """
+    distinct, places = np.unique(rows, return_inverse=True)
+    if not check and len(distinct) * _SPARSE < spec.unit_rows:
+        values = np.empty((len(distinct), spec.dim), dtype=spec.dtype)
+        raw = values.reshape(-1).view(np.uint8).reshape(len(distinct), spec.row_bytes)
+        offsets = distinct * spec.row_bytes + distinct // spec.chunk_rows * _CRC_BYTES
+        read_scattered(path, [row.data for row in raw], offset=offsets.tolist(), file_bytes=shard_bytes(spec))
+        return values[places]
+    values = np.empty((len(rows), spec.dim), dtype=spec.dtype)
+    chunk_of = rows // spec.chunk_rows
+    needed = np.unique(chunk_of)
+    for span in np.split(needed, np.flatnonzero(np.diff(needed) > 1) + 1):
+        chunks = range(int(span[0]), int(span[-1]) + 1)
+        found = read_chunks(spec, path, chunks, check=check)
+        here = (chunk_of >= chunks.start) & (chunk_of < chunks.stop)
+        values[here] = found[rows[here] - chunks.start * spec.chunk_rows]
+    return values
+
+
+def _check(values: Values, sums: Values, chunks: range, spec: ArraySpec) -> None:
+    view = values.view()
+    view.flags.writeable = False
+    raw = view.reshape(-1).view(np.uint8).reshape(len(chunks), -1)
+    for chunk, content, expected in zip(chunks, raw, sums, strict=True):
+        if _crc(content) != expected.tobytes():
+            rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} of the unit"
+            raise CorruptError(f"the crc32c checksum of {rows} does not hold")
+
+
+def _crc(content: Values) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(_CRC_BYTES, "little")
+
+
+@lru_cache(maxsize=256)
+def _index(n_chunks: int, size: int) -> bytes:
+    entries = np.empty((n_chunks, 2), dtype="<u8")
+    entries[:, 0] = np.arange(n_chunks) * (size + _CRC_BYTES)
+    entries[:, 1] = size + _CRC_BYTES
+    raw = np.frombuffer(entries.tobytes(), np.uint8)
+    return raw.tobytes() + _crc(raw)

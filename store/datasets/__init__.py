@@ -1,0 +1,1 @@
+"""Which image each row is: manifests, parts, versions and growth."""

@@ -1,0 +1,136 @@
+"""Data sets of a store, and the parts of those that grew: reading and registering manifests."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import CorruptError, StoreNotFoundError
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.files import commit
+from toptune.store.files.names import check_inside, check_name, part_name, split_part_name
+from toptune.store.files.provenance import provenance
+from toptune.store.files.reading import read_file
+from toptune.store.files.sealed import seal, unseal
+
+DATASET_KIND = "toptune-dataset"
+
+
+def dataset_folder(root: Path, dataset: str) -> Path:
+    """Return the folder of a data set, which may not exist."""
+    return check_inside(root, root / "datasets" / check_name(dataset, what="data set"))
+
+
+def dataset_names(root: Path) -> list[str]:
+    """List the data sets and the parts of those that grew, sorted."""
+    folder = root / "datasets"
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not commit.is_temporary(p.name))
+
+
+def whole_names(root: Path) -> list[str]:
+    """List the data sets without their parts, sorted."""
+    return [name for name in dataset_names(root) if base_of(root, name) is None]
+
+
+def base_of(root: Path, name: str) -> str | None:
+    """Return the data set that `name` is a part of, or None if it is one itself, or not there."""
+    split = split_part_name(name)
+    if split is None or not dataset_folder(root, name).is_dir():
+        return None
+    try:
+        found = read_record(root, name)["part_of"]
+    except CorruptError:
+        return split[0] if dataset_folder(root, split[0]).is_dir() else None
+    return str(found)
+
+
+def part_names(root: Path, dataset: str) -> list[str]:
+    """List the parts of a data set that are in the store, by number; the first is the data set itself."""
+    base = dataset_folder(root, dataset).name
+    splits = [(name, split_part_name(name)) for name in dataset_names(root)]
+    numbers = [
+        split[1] for name, split in splits if split and split[0] == base and base_of(root, name) == base
+    ]
+    return [part_name(base, number) for number in [1, *sorted(numbers)]]
+
+
+def read_record(root: Path, dataset: str) -> dict[str, Any]:
+    """Read ``dataset.json``.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no such data set; lists those there are.
+    CorruptError
+        If it is damaged.
+    """
+    folder = dataset_folder(root, dataset)
+    path = folder / "dataset.json"
+    try:
+        return unseal(DATASET_KIND, read_file(path), path)
+    except FileNotFoundError:
+        if folder.is_dir():
+            raise CorruptError(f"{path} is gone; remove {folder} and run extract again") from None
+        there = ", ".join(whole_names(root)) or "none"
+        raise StoreNotFoundError(
+            f"the store {root} has no data set {dataset!r} (there are: {there}); run extract first"
+        ) from None
+
+
+def read_dataset(root: Path, dataset: str) -> Manifest:
+    """Read a data set's manifest, checked against its digest.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no such data set.
+    CorruptError
+        If manifest or record are damaged.
+    """
+    record = read_record(root, dataset)
+    path = dataset_folder(root, dataset) / "manifest.parquet"
+    try:
+        data = read_file(path)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is gone; restore it from a copy") from error
+    if hashlib.sha256(data).hexdigest() != record["manifest_sha256"]:
+        raise CorruptError(f"{path} differs from what was registered; restore it from a copy")
+    return Manifest.from_parquet(data)
+
+
+def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | None = None) -> bool:
+    """Put a data set into the store unless the name is taken, by whatever content.
+
+    Parameters
+    ----------
+    root : Path
+    dataset : str
+    manifest : Manifest
+    part_of : str, optional
+        The data set that this is a part of.
+
+    Returns
+    -------
+    bool
+        Whether this call put it there.
+    """
+    folder = dataset_folder(root, dataset)
+    if all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
+        return False
+    return commit.put_folder_if_absent(folder, dataset_files(folder.name, manifest, part_of=part_of))
+
+
+def dataset_files(name: str, manifest: Manifest, *, part_of: str | None) -> dict[str, bytes]:
+    """Render a data set's files, by name."""
+    data = manifest.to_parquet()
+    record = {
+        "name": name,
+        "n_rows": manifest.n_rows,
+        "manifest_sha256": hashlib.sha256(data).hexdigest(),
+        "pictures_sha256": manifest.pictures_digest,
+        "created": provenance(),
+    }
+    if part_of is not None:
+        record["part_of"] = part_of
+    return {"manifest.parquet": data, "dataset.json": seal(DATASET_KIND, record)}

@@ -1,0 +1,289 @@
+"""`Manifest`: which picture each row of a data set is."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from toptune.errors import CorruptError, InputError
+from toptune.text import counted
+
+# A further column for pictures with several labels: their names with the separator between.
+LABELS_COLUMN = "labels"
+LABEL_SEPARATOR = "|"
+_MOST_TEXT = 2**31 - 1
+_PIECE_ROWS = 2**20
+_COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The rows of a data set in their order: row number *i* of every array is row *i* here.
+
+    Make one with `from_columns`. Columns are held by Arrow, so that millions of rows are cheap.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        Columns ``id``, ``label``, ``split``, ``bytes``, ``modified_ns`` and any extra ones.
+    """
+
+    table: Any
+
+    @classmethod
+    def from_columns(
+        cls,
+        *,
+        ids: Sequence[str],
+        labels: Sequence[str | None] | None = None,
+        splits: Sequence[str | None] | None = None,
+        sizes: Sequence[int] | npt.NDArray[np.int64],
+        modified_ns: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        extra: Mapping[str, Sequence[str | None]] | None = None,
+    ) -> "Manifest":
+        """Build a manifest.
+
+        Parameters
+        ----------
+        ids : sequence of str (n,)
+            Unique, not empty: how a picture is found in its source.
+        labels, splits : sequence of str or None (n,), optional
+            Nothing known where None.
+        sizes : sequence of int (n,)
+            Bytes of each picture's file.
+        modified_ns : sequence of int (n,), optional
+            Modification times, nanoseconds; 0 where unknown.
+        extra : mapping of str to sequence of str, optional
+            Further columns of a user's manifest.
+
+        Raises
+        ------
+        InputError
+            If there are no rows, lengths differ, or an id is empty, repeated or not Unicode text.
+        """
+        n = len(ids)
+        if n == 0:
+            raise InputError("the data set has no pictures; check the path that was given")
+        columns: dict[str, Any] = {
+            "id": _strings("id", ids, n),
+            "label": _strings("label", [None] * n if labels is None else labels, n),
+            "split": _strings("split", [None] * n if splits is None else splits, n),
+            "bytes": _integers("bytes", sizes, n),
+            "modified_ns": _integers("modified_ns", [0] * n if modified_ns is None else modified_ns, n),
+        }
+        for name, values in (extra or {}).items():
+            if name in columns:
+                raise InputError(f"column {name!r} is one of toptune's own; rename it in the manifest")
+            columns[name] = _strings(name, values, n)
+        manifest = cls(pa.table(columns))
+        _check_ids(manifest.table)
+        return manifest
+
+    @classmethod
+    def from_parquet(cls, data: bytes) -> "Manifest":
+        """Read what `to_parquet` wrote.
+
+        Raises
+        ------
+        CorruptError
+            If it is not a manifest.
+        """
+        try:
+            # Not pq.read_table: its scanner lets go of `data` in a thread of its own, and the process
+            # aborts when that thread does so while the interpreter shuts down.
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
+                table = file.read(use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptError(f"not a Parquet file: {error}") from error
+        if tuple(table.column_names[: len(_COLUMNS)]) != _COLUMNS:
+            raise CorruptError(f"columns {table.column_names} where {list(_COLUMNS)} should be")
+        return cls(table)
+
+    def to_parquet(self) -> bytes:
+        """Return the manifest as a Parquet file; equal tables give equal bytes with one pyarrow."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(self.table, sink, compression="zstd", version="2.6")
+        return bytes(sink.getvalue())
+
+    @property
+    def n_rows(self) -> int:
+        """Number of pictures."""
+        return int(self.table.num_rows)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Identifiers ``(n,)``."""
+        return list(self.table["id"].to_pylist())
+
+    def picture_id(self, row: int) -> str:
+        """Return one row's id without making a list of all."""
+        return str(self.table["id"][row].as_py())
+
+    @cached_property
+    def labels(self) -> list[str | None]:
+        """Labels ``(n,)``, None where unknown."""
+        return list(self.table["label"].to_pylist())
+
+    @cached_property
+    def splits(self) -> list[str | None]:
+        """Split names ``(n,)``, None where unknown."""
+        return list(self.table["split"].to_pylist())
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Bytes of each picture's file ``(n,)``."""
+        return np.asarray(self.table["bytes"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def modified_ns(self) -> npt.NDArray[np.int64]:
+        """Modification times ``(n,)``, nanoseconds; 0 where unknown."""
+        return np.asarray(self.table["modified_ns"].to_numpy(), dtype=np.int64)
+
+    @property
+    def extra_names(self) -> list[str]:
+        """Names of the further columns."""
+        return list(self.table.column_names[len(_COLUMNS) :])
+
+    def column(self, name: str) -> list[str | None]:
+        """Return a further column ``(n,)``, or ``id``, ``label``, ``split``.
+
+        Raises
+        ------
+        InputError
+            If there is none of that name.
+        """
+        known = ["id", "label", "split", *self.extra_names]
+        if name not in known:
+            raise InputError(f"the manifest has no column {name!r}; it has {', '.join(known)}")
+        return list(self.table[name].to_pylist())
+
+    @cached_property
+    def pictures_digest(self) -> str:
+        """SHA-256 over ids and sizes in order: which pictures, whatever their labels or times."""
+        digest = hashlib.sha256(b"toptune pictures 1\n")
+        digest.update(self.sizes.astype("<i8").data)
+        # From Arrow's own buffers: a hundred million ids as Python's text would take some ten gigabytes.
+        chunks = [chunk for chunk in self.table["id"].chunks if len(chunk)]
+        for chunk in chunks:
+            digest.update(pc.binary_length(chunk).to_numpy(zero_copy_only=False).astype("<i8").data)
+        for chunk in chunks:
+            _, places, text = chunk.buffers()
+            kind = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+            ends = np.frombuffer(places, dtype=kind)[chunk.offset : chunk.offset + len(chunk) + 1]
+            digest.update(memoryview(text)[int(ends[0]) : int(ends[-1])])
+        return digest.hexdigest()
+
+    def take(self, rows: npt.NDArray[np.intp]) -> "Manifest":
+        """Return the manifest of some rows, in the order given."""
+        if self.table.nbytes < _MOST_TEXT:
+            return Manifest(self.table.take(pa.array(rows)).combine_chunks())
+        # Piece by piece: Arrow would join a column's text in one array, which ends at 2 GiB.
+        pieces = [self.table.schema.empty_table()]
+        wide = self.table.cast(pa.schema([_widened(field) for field in self.table.schema]))
+        for start in range(0, len(rows), _PIECE_ROWS):
+            taken = wide.take(pa.array(rows[start : start + _PIECE_ROWS]))
+            pieces.append(taken.combine_chunks().cast(self.table.schema))
+        return Manifest(pa.concat_tables(pieces))
+
+    def differences(self, other: "Manifest") -> list[str]:
+        """Say in words how the content differs; modification times are no content."""
+        if self.n_rows != other.n_rows:
+            return [f"{counted(self.n_rows, 'picture')} against {other.n_rows}"]
+        lines: list[str] = []
+        if sorted(self.extra_names) != sorted(other.extra_names):
+            lines.append(f"extra columns {self.extra_names} against {other.extra_names}")
+        shared = [name for name in self.extra_names if name in other.extra_names]
+        for name in ("id", "bytes", "label", "split", *shared):
+            if self.table[name].equals(other.table[name]):
+                continue  # the usual case, and many times faster
+            mine, theirs = self.table[name].to_pylist(), other.table[name].to_pylist()
+            rows = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
+            if rows:
+                lines.append(
+                    f"{name} differs in {counted(len(rows), 'row')}, first in row {rows[0]} "
+                    f"({self.ids[rows[0]]}): {mine[rows[0]]!r} against {theirs[rows[0]]!r}"
+                )
+        return lines
+
+
+def _widened(field: Any) -> Any:
+    return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+
+
+def _strings(name: str, values: Sequence[str | None], n: int) -> Any:
+    _check_length(name, len(values), n)
+    try:
+        return pa.array(values if isinstance(values, list) else list(values), type=pa.string())
+    except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
+        raise InputError(f"column {name!r} must hold Unicode text or nothing: {error}") from error
+
+
+def _integers(name: str, values: Sequence[int] | npt.NDArray[np.int64], n: int) -> Any:
+    _check_length(name, len(values), n)
+    return pa.array(np.asarray(values, dtype=np.int64))
+
+
+def _check_length(name: str, length: int, n: int) -> None:
+    if length != n:
+        raise InputError(f"column {name!r} has {length} values for {n} pictures")
+
+
+def _check_ids(table: Any) -> None:
+    # Arrow's tables of plain text end at 2 GiB, some seventy million ids; to widen them copies no text.
+    ids = table["id"].cast(pa.large_string())
+    if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
+        raise InputError("every picture needs an id that is not empty")
+    if len(pc.unique(ids)) != len(ids):
+        counts = pc.value_counts(ids)
+        twice = [c["values"] for c in counts.to_pylist() if c["counts"] > 1]
+        raise InputError(f"{len(twice)} ids occur more than once, first {twice[0]!r}; ids must be unique")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestContents:
+    """Counts of a manifest.
+
+    Attributes
+    ----------
+    n_classes : int
+        Different labels.
+    splits : mapping of str to int
+        Pictures of each split, by name; of none under ``""``.
+    n_unlabelled : int
+        Pictures with neither a label nor several.
+    """
+
+    n_classes: int
+    splits: Mapping[str, int]
+    n_unlabelled: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.n_classes} {'class' if self.n_classes == 1 else 'classes'}"]
+        if set(self.splits) != {""}:
+            names = (f"{name or 'no split'} {count}" for name, count in self.splits.items())
+            parts.append(", ".join(names))
+        if self.n_unlabelled:
+            parts.append(f"{self.n_unlabelled} without a label")
+        return "; ".join(parts)
+
+
+def count_contents(manifest: Manifest) -> ManifestContents:
+    """Count what a manifest holds, in Arrow's own buffers: a hundred million rows make no Python objects."""
+    labels, table = manifest.table["label"], manifest.table
+    is_unlabelled = pc.is_null(labels)
+    if LABELS_COLUMN in manifest.extra_names:
+        is_unlabelled = pc.and_(is_unlabelled, pc.is_null(table[LABELS_COLUMN]))
+    counts = pc.value_counts(table["split"]).to_pylist()
+    splits = {each["values"] or "": each["counts"] for each in counts}
+    return ManifestContents(
+        n_classes=pc.count_distinct(labels).as_py(),
+        splits=dict(sorted(splits.items(), key=lambda item: (item[0] == "", item[0]))),
+        n_unlabelled=pc.sum(is_unlabelled).as_py() or 0,
+    )

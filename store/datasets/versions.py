@@ -1,0 +1,275 @@
+"""Versions of a data set that grew: which row of which part holds each picture.
+
+DatasetVersion 1 is the data set as it was first registered, without a file of its own. Every later one is
+``versions/000002.json`` beside its rows, ``versions/<sha256>.parquet``: a manifest with two more columns.
+A version is never changed, and its features stay where they were computed.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toptune.errors import CorruptError, InputError, StoreNotFoundError
+from toptune.store.datasets import dataset_records
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.files import commit
+from toptune.store.files.provenance import provenance
+from toptune.store.files.publish import publish
+from toptune.store.files.reading import read_file
+from toptune.store.files.sealed import seal, unseal
+
+VERSION_KIND = "toptune-dataset-version"
+PART_COLUMN, ROW_COLUMN = "~part", "~row"
+_METADATA = b"toptune"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DatasetVersion:
+    """The rows of one version of a data set, and where each has its features.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    number : int
+        From 1.
+    manifest : Manifest
+        The rows in their order, with labels and splits as they were in this version.
+    parts : tuple of str
+        Names of the parts, by their position.
+    part : array (n,) of int
+        Position in `parts` of each row's part.
+    part_row : array (n,) of int
+        Row of that part.
+    created : dict
+        Who, when, where.
+    """
+
+    dataset: str
+    number: int
+    manifest: Manifest
+    parts: tuple[str, ...]
+    part: npt.NDArray[np.intp]
+    part_row: npt.NDArray[np.intp]
+    created: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of pictures."""
+        return self.manifest.n_rows
+
+    def rows_of(self, part: str) -> npt.NDArray[np.intp]:
+        """Return the rows of this version that a part holds, ascending; none if it is no part of it."""
+        if part not in self.parts:
+            return np.zeros(0, dtype=np.intp)
+        return np.flatnonzero(self.part == self.parts.index(part))
+
+    def is_same(self, other: "DatasetVersion") -> bool:
+        """Whether both hold the same rows in the same places, modification times aside."""
+        mine, theirs = np.array(self.parts), np.array(other.parts)
+        return (
+            not self.manifest.differences(other.manifest)
+            and bool(np.array_equal(mine[self.part], theirs[other.part]))
+            and bool(np.array_equal(self.part_row, other.part_row))
+        )
+
+
+def version_numbers(root: Path, dataset: str) -> list[int]:
+    """List the versions of a data set, ascending: 1 and those with a record, sound or not."""
+    folder = _folder(root, dataset)
+    if not folder.is_dir():
+        return [1]
+    stems = [path.stem for path in folder.iterdir() if path.suffix == ".json"]
+    return [1, *sorted(int(stem) for stem in stems if stem.isdecimal() and int(stem) > 1)]
+
+
+def read_dataset_version(root: Path, dataset: str, number: int | None = None) -> DatasetVersion:
+    """Read a version, by default the latest.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no such data set or version; lists those there are.
+    CorruptError
+        If a file of it is damaged.
+    """
+    name = dataset_records.dataset_folder(root, dataset).name
+    numbers = version_numbers(root, dataset)
+    if numbers == [1]:
+        dataset_records.read_record(root, dataset)  # says that there is none, and which there are
+    number = numbers[-1] if number is None else number
+    if number not in numbers:
+        raise StoreNotFoundError(
+            f"data set {dataset!r} of {root} has no version {number} (there are: "
+            f"{', '.join(map(str, numbers))}); give one of these"
+        )
+    if number > 1:
+        return _read_later(root, name, number)
+    manifest = dataset_records.read_dataset(root, dataset)
+    n = manifest.n_rows
+    return DatasetVersion(
+        dataset=name,
+        number=1,
+        manifest=manifest,
+        parts=(name,),
+        part=np.zeros(n, dtype=np.intp),
+        part_row=np.arange(n, dtype=np.intp),
+        created=dataset_records.read_record(root, dataset)["created"],
+    )
+
+
+def version_record(root: Path, dataset: str, number: int) -> dict[str, Any]:
+    """Read the record of a version above 1.
+
+    Raises
+    ------
+    CorruptError
+        If it is damaged, or of another data set or version.
+    """
+    path = version_path(root, dataset, number)
+    try:
+        record = unseal(VERSION_KIND, read_file(path), path)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is gone; restore it from a copy") from error
+    if (record["dataset"], record["number"]) != (_folder(root, dataset).parent.name, number):
+        raise CorruptError(f"{path} is version {record['number']} of {record['dataset']}; was it moved?")
+    return record
+
+
+def publish_version(root: Path, version: DatasetVersion) -> bool:
+    """Publish a version: its rows first, its record last, unless the number is taken.
+
+    Returns
+    -------
+    bool
+        Whether this call published it.
+
+    Raises
+    ------
+    InputError
+        If a column has a name that versions need for themselves.
+    StoreError
+        If the system refuses.
+    """
+    data = render_rows(version)
+    digest = hashlib.sha256(data).hexdigest()
+    record = seal(VERSION_KIND, _record(version, digest))
+    path = rows_path(root, version.dataset, digest)
+    publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
+    if not commit.put_if_absent(version_path(root, version.dataset, version.number), record):
+        return False
+    # Rows that an interrupted grower left may have been collected between these two steps.
+    publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
+    return True
+
+
+def rebuild_record(root: Path, dataset: str, number: int) -> bool:
+    """Write a version's damaged record again from its rows, if they can be told without doubt."""
+    others = set()
+    for other in version_numbers(root, dataset):
+        if other not in (1, number):
+            try:
+                others.add(version_record(root, dataset, other)["rows_sha256"])
+            except CorruptError:
+                continue
+    found = []
+    for path in sorted(_folder(root, dataset).glob("*.parquet")):
+        data = read_file(path)
+        if path.stem not in others and hashlib.sha256(data).hexdigest() == path.stem:
+            version = parse_rows(data, path)
+            if (version.dataset, version.number) == (_folder(root, dataset).parent.name, number):
+                found.append((version, path.stem))
+    if len(found) != 1:
+        return False
+    commit.replace(version_path(root, dataset, number), seal(VERSION_KIND, _record(*found[0])))
+    return True
+
+
+def version_path(root: Path, dataset: str, number: int) -> Path:
+    """Return the file of a version's record."""
+    return _folder(root, dataset) / f"{number:06d}.json"
+
+
+def rows_path(root: Path, dataset: str, digest: str) -> Path:
+    """Return the file of a version's rows."""
+    return _folder(root, dataset) / f"{digest}.parquet"
+
+
+def render_rows(version: DatasetVersion) -> bytes:
+    """Render a version's rows as Parquet; equal versions give equal bytes with one pyarrow."""
+    taken = {PART_COLUMN, ROW_COLUMN} & set(version.manifest.table.column_names)
+    if taken:
+        raise InputError(f"column {min(taken)!r} is one of toptune's own; rename it in the manifest")
+    facts = {"dataset": version.dataset, "number": version.number, "parts": list(version.parts)}
+    table = (
+        version.manifest.table.append_column(PART_COLUMN, pa.array(version.part.astype(np.int32)))
+        .append_column(ROW_COLUMN, pa.array(version.part_row.astype(np.int64)))
+        .replace_schema_metadata({_METADATA: json.dumps(facts, sort_keys=True).encode()})
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd", version="2.6")
+    return bytes(sink.getvalue())
+
+
+def parse_rows(data: bytes, path: Path) -> DatasetVersion:
+    """Read what `render_rows` rendered; `path` is named in messages.
+
+    Raises
+    ------
+    CorruptError
+        If it does not hold the rows of a version.
+    """
+    table = Manifest.from_parquet(data).table
+    try:
+        facts = json.loads(table.schema.metadata[_METADATA])
+        parts = tuple(facts["parts"])
+        part, part_row = (
+            np.asarray(table[name].to_numpy(), dtype=np.intp) for name in (PART_COLUMN, ROW_COLUMN)
+        )
+        dataset, number = str(facts["dataset"]), int(facts["number"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{path} holds no version's rows: {type(error).__name__} {error}") from error
+    manifest = Manifest(table.drop_columns([PART_COLUMN, ROW_COLUMN]).replace_schema_metadata(None))
+    return DatasetVersion(
+        dataset=dataset, number=number, manifest=manifest, parts=parts, part=part, part_row=part_row
+    )
+
+
+def _read_later(root: Path, dataset: str, number: int) -> DatasetVersion:
+    record = version_record(root, dataset, number)
+    path = rows_path(root, dataset, record["rows_sha256"])
+    try:
+        data = read_file(path)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is gone; restore it from a copy, or run store repair") from error
+    if hashlib.sha256(data).hexdigest() != record["rows_sha256"]:
+        raise CorruptError(f"{path} differs from what was registered; restore it from a copy, or run repair")
+    version = parse_rows(data, path)
+    found = (version.dataset, version.number, version.n_rows, list(version.parts))
+    if found != (dataset, number, record["n_rows"], record["parts"]):
+        raise CorruptError(f"{path} does not match {version_path(root, dataset, number)}")
+    version.created.update(record["created"])
+    return version
+
+
+def _record(version: DatasetVersion, digest: str) -> dict[str, Any]:
+    return {
+        "dataset": version.dataset,
+        "number": version.number,
+        "n_rows": version.n_rows,
+        "parts": list(version.parts),
+        "rows_sha256": digest,
+        "pictures_sha256": version.manifest.pictures_digest,
+        "created": provenance(),
+    }
+
+
+def _folder(root: Path, dataset: str) -> Path:
+    return dataset_records.dataset_folder(root, dataset) / "versions"

@@ -1,0 +1,1 @@
+"""Features to and from elsewhere: copies, exports and imports."""

@@ -1,0 +1,225 @@
+"""Copy data sets and caches from store to store, between places and formats, verified."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import CorruptError, InputError, StoreError
+from toptune.store.arrays.spec import FORMATS
+from toptune.store.datasets import dataset_records as datasets
+from toptune.store.exchange.cache_copy import CacheCopier, Report, require_covered
+from toptune.store.exchange.dataset_copy import copy_dataset
+from toptune.store.features.cache_records import open_cache, split_folder
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.s3_path import ObjectPath, place_of
+from toptune.store.upkeep.removal import Removal, folder_bytes, remove
+from toptune.store.upkeep.verification import verify
+from toptune.text import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyReport:
+    """What `copy_store` did; JSON values only.
+
+    Attributes
+    ----------
+    datasets, caches : tuple of str
+        Copied or found there already: data sets, and ``<model>@<digest8>/<dataset>``.
+    units_copied, units_already : int
+        Units of arrays written now, and those that were there.
+    n_bytes : int
+        Written now, without bookkeeping.
+    incomplete : tuple of str
+        Caches that lack units in the source, and so in the copy.
+    moved : bool
+        Whether the source was removed.
+    """
+
+    datasets: tuple[str, ...]
+    caches: tuple[str, ...]
+    units_copied: int
+    units_already: int
+    n_bytes: int
+    incomplete: tuple[str, ...]
+    moved: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    def __str__(self) -> str:
+        done = "moved" if self.moved else "copied"
+        lines = [
+            f"{done}: {counted(len(self.datasets), 'data set')}, {counted(len(self.caches), 'cache')}, "
+            f"{counted(self.units_copied, 'unit')} "
+            f"({self.n_bytes} bytes){f', {self.units_already} were there' if self.units_already else ''}; "
+            "every byte of the copy was read and checked"
+        ]
+        return "\n".join([*lines, *(f"incomplete, as in the source: {name}" for name in self.incomplete)])
+
+
+def copy_store(
+    source: FeatureStore,
+    target: FeatureStore | str | os.PathLike[str],
+    *,
+    dataset: str | None = None,
+    model: str | None = None,
+    layers: Sequence[str] | None = None,
+    format: str | None = None,  # noqa: A002
+    move: bool = False,
+    progress: Report | None = None,
+) -> CopyReport:
+    """Copy caches with their data sets; interrupted and called again, it goes on where it stopped.
+
+    Every unit is checked against its checksum in the source, published as extraction does, and the copy is
+    read again in full before this returns. Where the format stays, the bytes do.
+
+    Parameters
+    ----------
+    source : FeatureStore
+    target : FeatureStore or path
+        A path's store is made if there is none.
+    dataset, model : optional
+        Only this data set, only this model's cache of it; by default everything.
+    layers : sequence of str, optional
+        Only these arrays: names of arrays or taps, or globs.
+    format : {"zarr", "hdf5"}, optional
+        Of the copies; by default each cache's own.
+    move : bool
+        Remove the source's caches once all copies are verified, and data sets that have none left.
+    progress : callable, optional
+        Called with ``(units_done, units)``.
+
+    Raises
+    ------
+    InputError
+        If options contradict each other, nothing matches, or one store lies within the other.
+    CorruptError
+        If the source is damaged; names the file. What is damaged is never taken for missing.
+    ConflictError
+        If the target holds something else under the same name; says what differs.
+    StoreError
+        If the target cannot be written, or the source grew while it was to be moved.
+    """
+    _check_options(source, dataset=dataset, model=model, layers=layers, array_format=format, move=move)
+    if not isinstance(target, FeatureStore):
+        _check_places(source.root, place_of(target))
+        target = FeatureStore.create(target)
+    _check_places(source.root, target.root)
+    names = [dataset] if dataset else source.datasets()
+    # Opened one by one: a cache that cannot be read is an error here, and not left out.
+    parts = {name: datasets.part_names(source.root, name) for name in names}
+    folders = [folder for name in names for part in parts[name] for folder in source.cache_folders(part)]
+    if model and dataset:
+        digest = source.features(model, dataset).digest
+        folders = [folder for folder in folders if split_folder(folder)[1] == digest[:8]]
+    caches = [open_cache(source.root, folder) for folder in folders]
+    chosen = [_names(cache, layers) for cache in caches]
+    for name in names:
+        copy_dataset(source, target, name)
+    copier = CacheCopier(
+        progress, sum(len(each) * cache.n_units for cache, each in zip(caches, chosen, strict=True))
+    )
+    copies = [
+        copier.copy(cache, target, each, format or cache.format)
+        for cache, each in zip(caches, chosen, strict=True)
+    ]
+    for name in names:
+        target.manifest(name)  # read again and compared with its digest
+    for copied in copies:
+        report = verify(copied, deep=True)
+        if report.damaged:
+            where, reason = report.damaged[0]
+            raise CorruptError(f"the copy is damaged: {where}: {reason}; nothing of the source was removed")
+    if move:
+        for cache, copied in zip(caches, copies, strict=True):
+            require_covered(cache, copied)
+            _remove(source, cache.dataset, caches=(cache.name,))
+        for name in names:
+            if not any(any(source.cache_folders(part)) for part in parts[name]):
+                _remove(source, name, caches=(), parts=tuple(parts[name][1:]))
+    return CopyReport(
+        datasets=tuple(names),
+        caches=tuple(f"{cache.name}/{cache.dataset}" for cache in caches),
+        units_copied=copier.copied,
+        units_already=copier.already,
+        n_bytes=copier.n_bytes,
+        incomplete=tuple(f"{cache.name}/{cache.dataset}" for cache in copies if not cache.is_complete()),
+        moved=move,
+    )
+
+
+def _check_options(
+    source: FeatureStore,
+    *,
+    dataset: str | None,
+    model: str | None,
+    layers: Sequence[str] | None,
+    array_format: str | None,
+    move: bool,
+) -> None:
+    if array_format not in (None, *FORMATS):
+        raise InputError(f"format {array_format!r} is none of {', '.join(FORMATS)}")
+    if model and not dataset:
+        raise InputError("--model needs --dataset: say over which data set")
+    if move and layers is not None:
+        raise InputError("--move takes whole caches; copy the layers, then store rm --layers")
+    if dataset:
+        datasets.read_record(source.root, dataset)
+
+
+def _check_places(source: Path, target: Path) -> None:
+    """Refuse a target that is the source by another name, or lies within it or around it."""
+    if isinstance(source, ObjectPath) or isinstance(target, ObjectPath):
+        if str(source) == str(target) or source in target.parents or target in source.parents:
+            raise InputError(f"one of {source} and {target} lies within the other; give another place")
+        return
+    if target.exists() and source.samefile(target):
+        raise InputError(f"{source} cannot be copied to itself ({target}); give another place")
+    here, there = os.path.realpath(source), os.path.realpath(target)
+    if os.path.commonpath([here, there]) in (here, there):
+        raise InputError(f"one of {here} and {there} lies within the other; give a place beside the source")
+
+
+def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:
+    features = [spec.name for spec in cache.arrays()]
+    chosen = features
+    if layers is not None:
+        chosen = [
+            name
+            for name in features
+            if any(fnmatchcase(name, word) or fnmatchcase(name.rpartition(".")[0], word) for word in layers)
+        ]
+        if not chosen:
+            raise InputError(
+                f"no stored array of {cache.name} matches {', '.join(layers)}; "
+                f"there are: {', '.join(features)}"
+            )
+    digests = [spec.name for spec in cache.all_arrays() if spec.name == CONTENT_ARRAY]
+    return [*chosen, *digests]
+
+
+def _remove(
+    store: FeatureStore, dataset: str, *, caches: tuple[str, ...], parts: tuple[str, ...] = ()
+) -> None:
+    folders = [datasets.dataset_folder(store.root, part) for part in (dataset, *parts)]
+    try:
+        remove(
+            store,
+            Removal(
+                dataset=dataset,
+                caches=caches,
+                arrays=(),
+                is_whole=not caches,
+                n_bytes=0 if caches else sum(map(folder_bytes, folders)),
+                parts=parts,
+            ),
+        )
+    except StoreError as error:
+        raise StoreError(f"the copy is complete, but the source could not be removed: {error}") from error

@@ -1,0 +1,148 @@
+"""Export a cache's features as files that other programs read."""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError, StoreError, ToptuneError
+from toptune.store.exchange.export_formats import WRITERS, Export, Report, peak_bytes
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.commit import TEMPORARY_PREFIX
+
+EXPORT_FORMATS = tuple(WRITERS)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
+
+def export_features(
+    cache: StoredFeatures,
+    out: str | Path,
+    *,
+    format: str,  # noqa: A002
+    names: Sequence[str] | None = None,
+    split: str | None = None,
+    progress: Report | None = None,
+) -> dict[str, Any]:
+    """Write features with ids, labels and splits; block after block, so that memory stays small.
+
+    Arrays keep their type on disk. What is written appears as `out` when it is whole; an interrupted export
+    leaves nothing but, when it is killed, a temporary file beside `out` whose name begins with ``.tmp-``.
+
+    Parameters
+    ----------
+    cache : FeatureCache or FeatureView
+    out : path
+        Made new: a folder with one ``<tap>.<pooling>.npy`` an array and ``rows.parquet`` (format
+        ``npy``), or one file (``parquet``: columns id, label, split, and a fixed-size list an array;
+        ``safetensors``: the arrays, with ids, labels and splits as JSON in the metadata, whose
+        header readers accept up to 100 MB, a million rows or so).
+    format : {"npy", "parquet", "safetensors"}
+    names : sequence of str, optional
+        Arrays; by default all of features.
+    split : str, optional
+        Only rows of this split.
+    progress : callable, optional
+        Called with ``(rows_done, rows)`` of all arrays together.
+
+    Returns
+    -------
+    dict
+        ``out``, ``format``, ``rows``, ``arrays``, ``failed`` (id to reason; their rows are NaN) and
+        ``memory_bytes`` (the most that buffers held), as JSON values.
+
+    Raises
+    ------
+    InputError
+        If `out` exists, the format is unknown, or nothing matches.
+    StoreError
+        If units are missing (names them) or damaged, or `out` cannot be written.
+    """
+    target = Path(out).absolute()
+    if format not in WRITERS:
+        raise InputError(f"format {format!r} is none of {', '.join(EXPORT_FORMATS)}")
+    if os.path.lexists(target):
+        raise InputError(f"{target} exists; nothing is overwritten: give another -o")
+    specs = [cache.array(name) for name in names] if names is not None else cache.arrays()
+    if not specs:
+        raise InputError(f"{cache.name} over {cache.dataset} has no features to export")
+    rows = None if split is None else _rows_of(cache, split)
+    for spec in specs:
+        cache.blocks([spec.name], rows)  # refuses missing units before anything is written
+    export = Export(
+        cache=cache,
+        specs=specs,
+        rows=rows,
+        failed_rows=_failed(cache, [spec.name for spec in specs], rows),
+        progress=progress or (lambda _done, _rows: None),
+    )
+    with new_target(target) as temporary:
+        WRITERS[format](export, temporary)
+    return {
+        "out": str(target),
+        "format": format,
+        "rows": export.n_rows,
+        "arrays": [spec.name for spec in specs],
+        "failed": export.failed,
+        "memory_bytes": peak_bytes(export, format),
+    }
+
+
+def _rows_of(cache: StoredFeatures, split: str) -> npt.NDArray[np.intp]:
+    rows = np.flatnonzero(np.array([name == split for name in cache.manifest.splits]))
+    if not len(rows):
+        there = sorted({name for name in cache.manifest.splits if name is not None})
+        raise InputError(f"no row belongs to split {split!r}; there are: {', '.join(there) or 'none'}")
+    return rows
+
+
+def _failed(cache: StoredFeatures, names: Sequence[str], rows: npt.NDArray[np.intp] | None) -> dict[int, str]:
+    failed = cache.failed_rows(names)
+    if rows is None:
+        return failed
+    return {row: failed[row] for row in sorted(failed.keys() & set(rows.tolist()))}
+
+
+@contextlib.contextmanager
+def new_target(target: Path) -> Iterator[Path]:
+    """Give a temporary sibling, which takes its name on success and vanishes otherwise."""
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _take_name(temporary, target)
+    except ToptuneError:
+        raise
+    except FileExistsError as error:
+        raise InputError(f"{target} exists by now; nothing is overwritten: give another -o") from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {target}: {error.strerror or error}; free some space or give another -o; nothing "
+            "was left behind"
+        ) from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _take_name(temporary: Path, target: Path) -> None:
+    """Rename without replacing what another process has put there."""
+    if temporary.is_dir():
+        if os.path.lexists(target):  # renaming replaces an empty folder, and nothing else
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        temporary.rename(target)
+        return
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(target):
+            raise
+        temporary.rename(target)  # a disk without hard links, such as exFAT

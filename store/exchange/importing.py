@@ -1,0 +1,238 @@
+"""Features made elsewhere become a data set and a cache like any other."""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import ConflictError, InputError
+from toptune.store.arrays.units import MAX_UNIT_BYTES, choose_unit_rows
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.exchange.matrix_files import Matrix
+from toptune.store.features.cache_records import open_cache
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.recipe import IMPORTED, Recipe
+from toptune.store.files.names import check_name, plain_model_name
+from toptune.text import counted
+
+Report = Callable[[int, int], None]
+
+
+def import_features(
+    store: FeatureStore,
+    matrices: Mapping[str, Matrix],
+    *,
+    dataset: str,
+    model: str,
+    ids: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
+    splits: Sequence[str | None] | None = None,
+    format: str = "zarr",  # noqa: A002
+    allow_failed: bool = False,
+    progress: Report | None = None,
+) -> FeatureCache:
+    """Store matrices of features as arrays ``<name>.imported``; the same again finds it done.
+
+    Identity is content: the digest of the matrices' values stands where that of the weights does. Values are
+    kept as float16 or float32; float64 is narrowed to float32. Interrupted and called again, it goes on
+    where it stopped. One unit of every matrix is held at a time, at most 256 MiB together.
+
+    The data set's rows have no files: their sizes are recorded as 0, so that features of several models
+    can be imported over the same rows.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    matrices : mapping of str to array-like (n, dim)
+        By layer; read in slices of rows and twice, so that memory-mapped ones stay on disk.
+    dataset, model : str
+        Names under which they are found.
+    ids : sequence of str (n,), optional
+        By default the row numbers, as ``000042``.
+    labels, splits : sequence of str or None (n,), optional
+    format : {"zarr", "hdf5"}
+        Of a new cache.
+    allow_failed : bool
+        Store rows with NaN or infinity as failed, instead of refusing them.
+    progress : callable, optional
+        Called with ``(rows_done, rows)`` of all matrices, twice over: the digest, then the values.
+
+    Raises
+    ------
+    InputError
+        If names, shapes, types or lengths do not fit, a row is not finite (names the first ones), or
+        the values change while they are read.
+    ConflictError
+        If the store holds other rows under that data set's name, or other features of it under that
+        model's; says what differs.
+    """
+    n_rows = _check(matrices)
+    names = _array_names(matrices)
+    check_name(dataset, what="data set")
+    plain_model_name(model)
+    if ids is not None and len(ids) != n_rows:
+        raise InputError(f"{len(ids)} ids for {n_rows} rows of features")
+    manifest = Manifest.from_columns(
+        ids=[f"{row:06d}" for row in range(n_rows)] if ids is None else ids,
+        labels=labels,
+        splits=splits,
+        sizes=np.zeros(n_rows, np.int64),
+    )
+    dims = {name: int(matrix.shape[1]) for name, matrix in matrices.items()}
+    row_bytes = sum(_stored_type(matrix).itemsize * dims[name] for name, matrix in matrices.items())
+    if row_bytes > MAX_UNIT_BYTES:
+        raise InputError(f"a row has {row_bytes} bytes; {MAX_UNIT_BYTES} at most can be stored")
+    unit_rows = choose_unit_rows(n_rows, row_bytes, 1)
+    job = _Progress(progress, 2 * n_rows * len(matrices))
+    content = _read_through(matrices, n_rows, unit_rows, job)
+    _refuse_failed(content.failed, manifest, allow_failed=allow_failed)
+    recipe = Recipe(
+        architecture=IMPORTED,
+        model_kwargs={"layers": sorted(matrices)},
+        weights=content.digest,
+        transform={},
+        decode="none",
+        precision="fp32",
+    )
+    _refuse_other_content(store, model, dataset, recipe)
+    store.register(dataset, manifest)
+    cache = store.create_cache(
+        model,
+        dataset,
+        recipe,
+        unit_rows=unit_rows,
+        batch_size=1,
+        backbone={"name": model, "source": IMPORTED},
+        format=format,
+    )
+    for name, matrix in matrices.items():
+        cache.ensure_array(names[name], dim=dims[name], dtype=_stored_type(matrix).name)
+    missing = {unit for name in names.values() for unit in cache.missing_units(name)}
+    for unit in range(cache.n_units):
+        rows = cache.unit_slice(unit)
+        if unit in missing:
+            values = {name: _block(matrix, name, rows) for name, matrix in matrices.items()}
+            if cache.unit_rows == unit_rows:
+                content.require_same(unit, values)
+            here = {row: why for row, why in content.failed.items() if rows.start <= row < rows.stop}
+            cache.commit_unit(unit, {names[name]: block for name, block in values.items()}, failed=here)
+        job.add((rows.stop - rows.start) * len(matrices))
+    cache.pack_ledgers(list(names.values()))
+    return cache
+
+
+@dataclass
+class _Content:
+    """What the first reading found: digest of all values, a checksum a unit, rows not finite."""
+
+    digest: str = ""
+    checksums: dict[tuple[int, str], int] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def require_same(self, unit: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Refuse values that are not those that the digest was taken of."""
+        for name, block in values.items():
+            if zlib.crc32(block.data) != self.checksums[unit, name]:
+                raise InputError(
+                    f"{name!r} changed while it was imported; make sure that nobody writes to the file and "
+                    "import it under another model name (store rm takes the half import away)"
+                )
+
+
+class _Progress:
+    def __init__(self, report: Report | None, total: int) -> None:
+        self._report, self._total, self._done = report, total, 0
+
+    def add(self, rows: int) -> None:
+        self._done += rows
+        if self._report is not None:
+            self._report(min(self._done, self._total), self._total)
+
+
+def _check(matrices: Mapping[str, Matrix]) -> int:
+    if not matrices:
+        raise InputError("nothing to import; give at least one matrix of features")
+    lengths = {}
+    for name, matrix in matrices.items():
+        if len(matrix.shape) != 2 or 0 in matrix.shape:
+            raise InputError(f"{name!r} has shape {tuple(matrix.shape)}; rows x features are needed")
+        if np.dtype(matrix.dtype).kind not in "fiu":
+            raise InputError(f"{name!r} holds {matrix.dtype}; numbers are needed")
+        lengths[name] = int(matrix.shape[0])
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"the matrices have different numbers of rows: {lengths}")
+    return next(iter(lengths.values()))
+
+
+def _array_names(matrices: Mapping[str, Matrix]) -> dict[str, str]:
+    names = {name: check_name(f"{name}.{IMPORTED}", what="layer") for name in matrices}
+    for name in matrices:
+        if not name or name.partition(".")[0] == "content":
+            raise InputError(f"layer name {name!r} is taken by the store itself; choose another name")
+    if len(set(names.values())) < len(names):
+        raise InputError(f"two layers have the same name in Unicode form NFC: {', '.join(names)}; rename one")
+    return names
+
+
+def _stored_type(matrix: Matrix) -> np.dtype[Any]:
+    return np.dtype(np.float16 if np.dtype(matrix.dtype) == np.float16 else np.float32)
+
+
+def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[Any]:
+    """Read rows in the type that is stored."""
+    try:
+        found = np.ascontiguousarray(matrix[rows])
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # each library has its own
+        raise InputError(f"{name!r} cannot be read in rows {rows.start} to {rows.stop}: {error}") from error
+    with np.errstate(over="ignore", invalid="ignore"):
+        block = np.asarray(found.astype(_stored_type(matrix), copy=False))
+    if found.dtype.kind in "iu" and (block.astype(np.float64) != found).any():
+        raise InputError(f"{name!r} has whole numbers that float32 does not hold, above 2**24; scale them")
+    return block
+
+
+def _read_through(matrices: Mapping[str, Matrix], n_rows: int, unit_rows: int, job: _Progress) -> _Content:
+    """Read all values once, unit by unit: their digest does not depend on the cut."""
+    content = _Content()
+    digest = hashlib.sha256(b"toptune imported 1\n")
+    for name in sorted(matrices):
+        matrix = matrices[name]
+        digest.update(f"{name}\0{n_rows}\0{int(matrix.shape[1])}\0{_stored_type(matrix)}\n".encode())
+        for unit, start in enumerate(range(0, n_rows, unit_rows)):
+            block = _block(matrix, name, slice(start, min(start + unit_rows, n_rows)))
+            digest.update(block.data)
+            content.checksums[unit, name] = zlib.crc32(block.data)
+            for place in np.flatnonzero(~np.isfinite(block).all(axis=1)).tolist():
+                content.failed.setdefault(start + place, f"NaN or infinity in imported {name}")
+            job.add(len(block))
+    content.digest = digest.hexdigest()
+    return content
+
+
+def _refuse_failed(failed: Mapping[int, str], manifest: Manifest, *, allow_failed: bool) -> None:
+    if failed and not allow_failed:
+        shown = ", ".join(f"{row} ({manifest.picture_id(row)!r})" for row in sorted(failed)[:5])
+        raise InputError(
+            f"NaN or infinity (or a value too large for float32) in {counted(len(failed), 'row')}: {shown}"
+            f"{', ...' if len(failed) > 5 else ''}; repair them, or store them as failed "
+            "with --skip-failed"
+        )
+
+
+def _refuse_other_content(store: FeatureStore, model: str, dataset: str, recipe: Recipe) -> None:
+    """Refuse a name that stands for other features: whoever trains by it must not have to guess."""
+    for folder in store.find_folders(model, dataset):
+        there = open_cache(store.root, folder)
+        if there.digest != recipe.digest:
+            raise ConflictError(
+                f"{there.name} over {dataset!r} holds other features (there against now): "
+                f"{'; '.join(there.recipe.differences(recipe))}; import these under another --model, or "
+                "remove those first with store rm"
+            )

@@ -1,0 +1,133 @@
+"""`CacheBlocks`: rows of a cache's arrays, read unit after unit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.arrays.unit_reader import UnitReader
+from toptune.store.features.blocks import BLOCK_BYTES, row_numbers, row_slices
+
+Held = dict[str, tuple[int, npt.NDArray[Any]]]
+
+
+class CacheBlocks:
+    """`Blocks` over arrays of a `FeatureCache`; made by `FeatureCache.blocks`.
+
+    Values are of the type on disk, float32 where the arrays differ. At most one unit of every array is
+    held while iterating.
+
+    Attributes
+    ----------
+    columns : Mapping[str, slice]
+        Where the columns of each array stand.
+    """
+
+    def __init__(self, readers: Sequence[UnitReader], rows: npt.NDArray[np.intp] | None) -> None:
+        self._readers = tuple(readers)
+        self._rows = rows
+        specs = [reader.spec for reader in readers]
+        ends = np.cumsum([spec.dim for spec in specs]).tolist()
+        self.columns: Mapping[str, slice] = {
+            spec.name: slice(end - spec.dim, end) for spec, end in zip(specs, ends, strict=True)
+        }
+        self._unit_rows = specs[0].unit_rows
+        self._shape = (specs[0].n_rows if rows is None else len(rows), ends[-1])
+        self._dtype = np.result_type(*(np.dtype(spec.dtype) for spec in specs))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        held: Held = {}
+        if block_rows is None:
+            block_rows = self._whole_units()
+        for block in row_slices(self._shape, self.dtype, block_rows):
+            if self._rows is None:
+                yield block, self._consecutive(block, held)
+            else:
+                yield block, self._gather(self._rows[block], held)
+
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        wanted = row_numbers(rows, self._shape[0])
+        return self._gather(wanted if self._rows is None else self._rows[wanted], None)
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return the values of consecutive rows."""
+        if self._rows is None:
+            return self._consecutive(slice(start, stop), {})
+        return self._gather(self._rows[start:stop], {})
+
+    def _whole_units(self) -> int:
+        """Rows of a block that no unit has to be cut for: several units, one, or a part of one."""
+        row_bytes = self._shape[1] * self.dtype.itemsize
+        unit_bytes = self._unit_rows * row_bytes
+        if unit_bytes <= BLOCK_BYTES:
+            return int(self._unit_rows * (BLOCK_BYTES // unit_bytes))
+        return int(-(-self._unit_rows // -(-unit_bytes // BLOCK_BYTES)))
+
+    def _consecutive(self, rows: slice, held: Held) -> npt.NDArray[Any]:
+        """Read consecutive rows of the data set; whole units straight into place."""
+        out = np.empty((rows.stop - rows.start, self._shape[1]), dtype=self.dtype)
+        for unit in range(rows.start // self._unit_rows, -(-rows.stop // self._unit_rows)):
+            first = unit * self._unit_rows
+            start, stop = max(first, rows.start), min(first + self._unit_rows, rows.stop)
+            place = slice(start - rows.start, stop - rows.start)
+            for reader in self._readers:
+                target = out[place, self.columns[reader.spec.name]]
+                is_whole = len(target) == reader.spec.unit_length(unit)
+                if is_whole and target.flags.c_contiguous and reader.spec.dtype == self.dtype:
+                    reader.unit(unit, target)
+                elif is_whole:
+                    target[:] = reader.unit(unit)
+                else:
+                    target[:] = self._held(reader, unit, held)[start - first : stop - first]
+        return out
+
+    def _gather(self, rows: npt.NDArray[np.intp], held: Held | None) -> npt.NDArray[Any]:
+        """Collect rows of the data set; each unit is read once, the last one stays in `held` if given."""
+        out = np.empty((len(rows), self._shape[1]), dtype=self.dtype)
+        for reader in self._readers:
+            columns = self.columns[reader.spec.name]
+            for unit, places in _by_unit(rows // self._unit_rows):
+                within = rows[places] - unit * self._unit_rows
+                if held is None:
+                    out[places, columns] = reader.rows(unit, within)
+                else:
+                    out[places, columns] = self._held(reader, unit, held)[_as_slice(within)]
+        return out
+
+    @staticmethod
+    def _held(reader: UnitReader, unit: int, held: Held) -> npt.NDArray[Any]:
+        name = reader.spec.name
+        number, values = held.get(name, (-1, None))
+        if values is None or number != unit:
+            held.pop(name, None)  # let go of the old unit before the next is read
+            values = reader.unit(unit)
+            held[name] = (unit, values)
+        return values
+
+
+def _by_unit(units: npt.NDArray[np.intp]) -> Iterator[tuple[int, slice | npt.NDArray[np.intp]]]:
+    """Yield each unit with the places where its rows stand."""
+    if len(units) == 0:
+        return
+    order = np.argsort(units, kind="stable")
+    is_sorted = bool(np.all(units[1:] >= units[:-1]))
+    cuts = np.flatnonzero(np.diff(units[order])) + 1
+    for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(units)], strict=True):
+        places = slice(start, stop) if is_sorted else order[start:stop]
+        yield int(units[order[start]]), places
+
+
+def _as_slice(rows: npt.NDArray[np.intp]) -> slice | npt.NDArray[np.intp]:
+    """Write consecutive row numbers as a slice, which copies several times faster."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool(np.all(np.diff(rows) == 1)):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

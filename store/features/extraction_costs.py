@@ -1,0 +1,60 @@
+"""What the extraction of stored features cost, by their ledgers: paid once, shared by every run on them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_view import FeatureView, StoredFeatures
+
+_ADDED = {"extract_cpu_seconds": "cpu_seconds", "extract_joules": "energy_joules"}
+
+
+def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, Any]:
+    """Add up what extracting arrays took, by their ledger entries.
+
+    Arrays of one job took it together. Of several models of one command each counts the seconds by the wall
+    in full, and of CPU seconds and energy its share.
+
+    Parameters
+    ----------
+    features : FeatureCache or FeatureView
+    names : list of str
+        Arrays.
+
+    Returns
+    -------
+    dict
+        ``extract_seconds`` by the wall, ``extract_pictures``, ``extract_bytes`` stored; where every unit's
+        entry has them, also ``extract_cpu_seconds``, ``extract_joules``, ``extract_energy_estimate`` (whether
+        any of these joules is one) and ``extract_peak_memory_bytes``. Nothing for imported features.
+    """
+    if features.recipe.architecture == "imported":
+        return {}
+    caches: list[FeatureCache]
+    if isinstance(features, FeatureView):
+        caches = list(features.caches.values())
+    else:
+        assert isinstance(features, FeatureCache)
+        caches = [features]
+    seconds, pictures, n_bytes = 0.0, 0, 0
+    known: list[Mapping[str, Any] | None] = []
+    for cache in caches:
+        jobs: dict[tuple[int, str, float], Mapping[str, Any] | None] = {}
+        for name in names:
+            for unit, entry in cache.entries(name).items():
+                jobs[unit, entry.host, entry.seconds] = entry.costs
+                n_bytes += entry.n_bytes
+        seconds += sum(job[2] for job in jobs)
+        pictures += cache.n_rows
+        known += jobs.values()
+    found: dict[str, Any] = {
+        "extract_seconds": seconds,
+        "extract_pictures": pictures,
+        "extract_bytes": n_bytes,
+    }
+    told = [costs for costs in known if costs is not None]
+    if told and len(told) == len(known):
+        found |= {name: sum(costs[key] for costs in told) for name, key in _ADDED.items()}
+        found["extract_energy_estimate"] = any(costs["energy_estimate"] for costs in told)
+        found["extract_peak_memory_bytes"] = max(costs["peak_memory_bytes"] for costs in told)
+    return found

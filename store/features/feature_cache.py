@@ -1,0 +1,470 @@
+"""`FeatureCache`: the arrays of one recipe over one data set."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import ConflictError, CorruptError, IncompleteError, InputError, StoreNotFoundError
+from toptune.store.arrays.array_records import (
+    make_array,
+    read_array,
+    read_measured,
+    record_path,
+    recorded_names,
+)
+from toptune.store.arrays.formats import ArrayFormat, format_of
+from toptune.store.arrays.ledger import ArrayLedger
+from toptune.store.arrays.ledger_entry import LedgerEntry
+from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.unit_commit import UnitCommit, in_parallel, mark_all
+from toptune.store.arrays.unit_reader import UnitReader, gone
+from toptune.store.arrays.units import choose_chunk_rows, count_units, format_units
+from toptune.store.datasets.dataset_records import read_dataset
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.blocks import row_numbers
+from toptune.store.features.cache_blocks import CacheBlocks
+from toptune.store.features.hints import mark_used, read_request, write_request
+from toptune.store.features.recipe import Recipe
+from toptune.store.files.names import check_name
+from toptune.store.files.s3_path import ObjectPath
+
+CONTENT_ARRAY = "content.sha256"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureCache:
+    """Arrays ``<tap>.<pooling>`` of one recipe over one data set, committed unit by unit.
+
+    Made by `FeatureStore.create_cache` and `FeatureStore.cache`. A unit is done when its ledger entry is
+    valid, never because a file exists; once done it does not change.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    model : str
+        Plain model name.
+    digest : str
+        Full digest of the recipe.
+    dataset : str
+        Name of the data set.
+    recipe : Recipe
+        What decides the numbers.
+    backbone : Mapping
+        JSON values that load the backbone again.
+    n_rows, unit_rows, batch_size : int
+        Rows of the data set, of a unit, and of the forward passes in it.
+    created : Mapping
+        ``who``, ``when``, ``where`` and ``toptune``.
+    identity : tuple of int
+        Of the file ``cache.json`` when it was opened: tells this cache from one made anew in its place.
+    format : str
+        ``"zarr"`` or ``"hdf5"``: how its arrays are stored.
+    """
+
+    root: Path
+    path: Path
+    model: str
+    digest: str
+    dataset: str
+    recipe: Recipe
+    backbone: Mapping[str, Any]
+    n_rows: int
+    unit_rows: int
+    batch_size: int
+    created: Mapping[str, str]
+    identity: tuple[int, int]
+    format: str = "zarr"
+    _ledgers: dict[str, ArrayLedger] = field(default_factory=dict, repr=False)
+    # Units whose checksums were compared, with the signature of the file at that time.
+    _checked: dict[Path, tuple[int, int, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """``<model>@<digest8>``: what tells this cache from others of the same model name."""
+        return f"{self.model}@{self.digest[:8]}"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The data set's rows."""
+        return read_dataset(self.root, self.dataset)
+
+    @property
+    def dataset_version(self) -> int:
+        """Version of the data set that one cache alone holds: the first."""
+        return 1
+
+    @property
+    def n_units(self) -> int:
+        """Units that cover the rows."""
+        return count_units(self.n_rows, self.unit_rows)
+
+    def unit_slice(self, unit: int) -> slice:
+        """Return the rows of a unit; the last one may be shorter."""
+        if not 0 <= unit < self.n_units:
+            raise InputError(f"unit {unit} does not exist; {self.name} has {self.n_units} units")
+        return slice(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_rows))
+
+    # Arrays
+
+    def arrays(self) -> list[ArraySpec]:
+        """List the feature arrays, sorted by name; those of ``content.*`` are not features."""
+        return [spec for spec in self.all_arrays() if not _is_content(spec.name)]
+
+    def all_arrays(self) -> list[ArraySpec]:
+        """List every array, also ``content.*``."""
+        return [self.array(name) for name in recorded_names(self.path)]
+
+    def array(self, name: str) -> ArraySpec:
+        """Return one array's spec.
+
+        Raises
+        ------
+        IncompleteError
+            If it was never extracted.
+        CorruptError
+            If its record or its ``zarr.json`` is damaged.
+        """
+        name = check_name(name, what="array")
+        try:
+            spec = read_array(self.path, name)
+        except FileNotFoundError:
+            known = ", ".join(n for n in recorded_names(self.path) if not _is_content(n)) or "none"
+            raise IncompleteError(
+                f"array {name!r} of {self.name} over {self.dataset} has not been extracted (there are: "
+                f"{known}); run extract with --layers and --pooling that ask for it"
+            ) from None
+        if (spec.n_rows, spec.unit_rows, spec.format) != (self.n_rows, self.unit_rows, self.format):
+            raise CorruptError(f"{record_path(self.path, name)} belongs to another cache; was it moved?")
+        return spec
+
+    def measured(self, name: str) -> dict[str, float]:
+        """Return what was measured of an array when it was made, such as its deviation from float32."""
+        return read_measured(self.path, self.array(name).name)
+
+    def ensure_array(
+        self, name: str, *, dim: int, dtype: str, measured: Mapping[str, float] | None = None
+    ) -> ArraySpec:
+        """Make an array, or adopt the one that is there.
+
+        Parameters
+        ----------
+        name : str
+            ``<tap>.<pooling>``, or ``content.sha256``.
+        dim : int
+            Columns.
+        dtype : str
+            ``"float16"`` or ``"float32"`` (``"uint8"`` for ``content.*``). The type of an array that is
+            there stays: look at the returned spec.
+        measured : mapping of str to float, optional
+            Kept beside a new array; see `measured`.
+
+        Raises
+        ------
+        ConflictError
+            If the array there has another number of columns.
+        """
+        name = check_name(name, what="array")
+        if not record_path(self.path, name).exists():
+            spec = ArraySpec(
+                name=name,
+                dim=dim,
+                dtype=dtype,
+                unit_rows=self.unit_rows,
+                chunk_rows=choose_chunk_rows(self.unit_rows),
+                n_rows=self.n_rows,
+                format=self.format,
+            )
+            make_array(self.root, self.path, spec, measured)
+        spec = self.array(name)
+        if spec.dim != dim:
+            raise ConflictError(
+                f"array {name!r} of {self.name} has {spec.dim} columns, now {dim} are offered, although the "
+                "recipe is the same; the backbone's code may have changed: use another --store"
+            )
+        return spec
+
+    # Ledger
+
+    def ledger(self, name: str) -> ArrayLedger:
+        """Return the ledger of an array, which may be empty."""
+        if name not in self._ledgers:
+            folder = record_path(self.path, check_name(name, what="array")).parent
+            self._ledgers[name] = ArrayLedger(self.root, folder, name, self.unit_rows, self.n_rows)
+        return self._ledgers[name]
+
+    def entry(self, name: str, unit: int) -> LedgerEntry | None:
+        """Return the valid ledger entry of a unit, or None if the unit is not done.
+
+        Done means: the entry is there, matches its own digest, belongs to this unit, and the unit's file has
+        the size it names.
+        """
+        return self._if_stored(self.ledger(name).recorded(unit))
+
+    def _if_stored(self, entry: LedgerEntry | None) -> LedgerEntry | None:
+        if entry is None:
+            return None
+        try:
+            n_bytes = self.shard_path(entry.array, entry.unit).stat().st_size
+        except OSError:
+            return None
+        return entry if n_bytes == entry.n_bytes else None
+
+    def entries(self, name: str) -> dict[int, LedgerEntry]:
+        """Return the valid ledger entries of all units of an array that are done."""
+        recorded = self.ledger(name).all_recorded()
+        if isinstance(self.path, ObjectPath):
+            sizes = {path: status.st_size for path, status in (self.path / name).objects()}
+            return {
+                unit: entry
+                for unit, entry in recorded.items()
+                if sizes.get(self.shard_path(name, unit)) == entry.n_bytes  # type: ignore[call-overload]
+            }
+        return {unit: entry for unit, entry in recorded.items() if self._if_stored(entry) is not None}
+
+    def missing_units(self, name: str) -> list[int]:
+        """List the units of an array that are not done; all of them if there is no such array."""
+        done = self.entries(name)
+        return [unit for unit in range(self.n_units) if unit not in done]
+
+    def count_entries(self, name: str) -> int:
+        """Count the ledger entries of an array without reading them."""
+        return self.ledger(name).count()
+
+    def pack_ledgers(self, names: Sequence[str]) -> None:
+        """Join the ledger entries of each named array that is complete in one file, for quick opening."""
+        self._require_same()
+        for name in names:
+            self.ledger(name).pack()
+
+    def is_complete(self, names: Sequence[str] | None = None) -> bool:
+        """Whether every unit of the named arrays (default: all of them, and at least one) is done."""
+        if names is None:
+            names = [spec.name for spec in self.all_arrays()]
+        return bool(names) and not any(self.missing_units(name) for name in names)
+
+    def failed_rows(
+        self, names: Sequence[str] | None = None, *, units: Iterable[int] | None = None
+    ) -> dict[int, str]:
+        """Return row to reason for pictures that could not be used.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            In these arrays; by default all.
+        units : iterable of int, optional
+            In these units; by default all. A job of many looks at its own.
+        """
+        if names is None:
+            names = [spec.name for spec in self.all_arrays()]
+        units = None if units is None else list(units)
+        failed: dict[int, str] = {}
+        for name in names:
+            found = self.entries(name).values() if units is None else (self.entry(name, u) for u in units)
+            for entry in found:
+                for row, reason in entry.failed.items() if entry is not None else ():
+                    failed.setdefault(row, reason)
+        return dict(sorted(failed.items()))
+
+    # Writing
+
+    def commit_unit(
+        self,
+        unit: int,
+        values: Mapping[str, npt.NDArray[Any]],
+        *,
+        failed: Mapping[int, str] | None = None,
+        seconds: float = 0.0,
+        costs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Commit one unit of one or more arrays: all shards first, then their ledger entries.
+
+        What another writer has committed in the meantime stays and is adopted.
+
+        Parameters
+        ----------
+        unit : int
+            Number of the unit.
+        values : mapping of str to array (rows, dim)
+            Name to the unit's values; float arrays are converted to the array's type on disk.
+        failed : mapping of int to str, optional
+            Row (of the data set) to reason; the features of these rows become NaN.
+        seconds : float
+            Time that computing took.
+        costs : mapping, optional
+            What else it took; see `LedgerEntry`.
+
+        Raises
+        ------
+        NumericalError
+            If a finite value becomes infinite in the type on disk; names the picture and the array.
+        InputError
+            If shapes, rows or names do not fit.
+        StoreError
+            If the system refuses to write, or the cache was removed in the meantime.
+        """
+        rows = self.unit_slice(unit)
+        failed = dict(failed or {})
+        self._require_same()
+        if any(not rows.start <= row < rows.stop for row in failed):
+            raise InputError(f"failed rows {sorted(failed)} are not all in unit {unit}, rows {rows}")
+        job = UnitCommit(
+            root=self.root,
+            cache=self.path,
+            image_id=lambda row: self.manifest.picture_id(row),
+            unit=unit,
+            rows=rows,
+            failed=failed,
+            seconds=seconds,
+            costs=costs,
+        )
+        specs = [self.array(name) for name in values if self.entry(name, unit) is None]
+        specs.sort(key=lambda spec: -spec.dim)  # the longest first, so that the others fill up behind it
+        # Everything is checked before anything is written.
+        ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
+        entries = in_parallel(lambda item: job.publish(*item), ready)
+        self._require_same()
+        mark_all({spec.name: self.ledger(spec.name) for spec in specs}, entries)
+
+    # Reading
+
+    def blocks(self, names: Sequence[str], rows: npt.ArrayLike | None = None) -> CacheBlocks:
+        """Return the columns of some arrays side by side, as float32 `Blocks`.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Arrays, in the order of their columns.
+        rows : array of int (m,), optional
+            Rows of the data set, in any order; by default all of them.
+
+        Raises
+        ------
+        IncompleteError
+            If a unit that holds one of the rows is not done; names the units.
+        CorruptError
+            If a shard is gone or has another size than its ledger entry says; names the file. Checksums are
+            checked while reading.
+        """
+        if isinstance(names, str) or not names or len(set(names)) != len(names):
+            raise InputError(f"arrays {names!r} must be a list of different names")
+        numbers = None if rows is None else row_numbers(rows, self.n_rows)
+        specs = [self.array(name) for name in names]
+        if numbers is None:
+            units = list(range(self.n_units))
+        else:
+            units = np.unique(numbers // self.unit_rows).tolist()
+        for spec in specs:
+            self._require(spec, units)
+        readers = [UnitReader(self.path, spec, self._require_same, self._checked) for spec in specs]
+        return CacheBlocks(readers, numbers)
+
+    def _require(self, spec: ArraySpec, units: Sequence[int]) -> None:
+        recorded = self.ledger(spec.name).all_recorded()
+        missing = [unit for unit in units if unit not in recorded]
+        if missing:
+            raise IncompleteError(
+                f"array {spec.name} of {self.name} over {self.dataset} lacks {len(missing)} of "
+                f"{self.n_units} units: {format_units(missing)}; run the same extract again, "
+                "it computes only these"
+            )
+        for unit in units:
+            path = self.shard_path(spec.name, unit)
+            try:
+                n_bytes = path.stat().st_size
+            except FileNotFoundError as error:
+                raise gone(path) from error
+            if n_bytes != recorded[unit].n_bytes:
+                raise CorruptError(
+                    f"{path} has {n_bytes} bytes where {recorded[unit].n_bytes} were written; run the same "
+                    "extract again to restore it"
+                )
+
+    def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Return the SHA-256 of each picture's bytes as read for extraction.
+
+        Returns
+        -------
+        digests : array (n, 32) of uint8
+            Zeros where not known, or where the picture could not be read at all.
+        known : array (n,) of bool
+            Rows whose unit has been committed.
+        """
+        digests = np.zeros((self.n_rows, 32), dtype=np.uint8)
+        known = np.zeros(self.n_rows, dtype=bool)
+        if record_path(self.path, CONTENT_ARRAY).exists():
+            reader = self._content_reader()
+            for unit in self.entries(CONTENT_ARRAY):
+                rows = self.unit_slice(unit)
+                digests[rows] = reader.unit(unit)
+                known[rows] = True
+        return digests, known
+
+    def unit_digests(self, unit: int) -> npt.NDArray[np.uint8] | None:
+        """Return one unit's part of `content_digests`, ``(rows, 32)``; None if it is not committed."""
+        if self.entry(CONTENT_ARRAY, unit) is None:
+            return None
+        return self._content_reader().unit(unit)
+
+    def _content_reader(self) -> UnitReader:
+        return UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)
+
+    def _require_same(self) -> None:
+        """Refuse to go on in a folder that was removed, or made anew for other pictures, since it was opened.
+
+        Asked after a shard was read: what was read by its path before then belonged to this cache.
+        """
+        if read_identity(self.path) != self.identity:
+            raise StoreNotFoundError(
+                f"{self.path} was removed while it was in use; run extract again, or use another --store"
+            )
+
+    # Hints
+
+    def mark_used(self) -> None:
+        """Note that the cache is being used, for ``store gc``; on a read-only store this does nothing."""
+        mark_used(self.root, self.path)
+
+    def remember_request(self, key: str, arrays: Sequence[str]) -> None:
+        """Note which arrays a command line asked for, so that repeating it needs no backbone.
+
+        A hint: whether the arrays are complete is always read from the ledger. `key` must cover all that
+        decides what is asked for, such as size and time of a weights file.
+        """
+        write_request(self.root, self.path, key, arrays)
+
+    def recall_request(self, key: str) -> list[str] | None:
+        """Return what `remember_request` noted under `key`, or None."""
+        return read_request(self.path, key)
+
+    # Paths
+
+    def shard_path(self, name: str, unit: int) -> Path:
+        """Return the file of one unit of an array."""
+        return self._format.unit_path(self.path / name, unit)
+
+    def entry_path(self, name: str, unit: int) -> Path:
+        """Return the file of one ledger entry, as long as it is not packed."""
+        return self.ledger(name).entry_path(unit)
+
+    @property
+    def _format(self) -> ArrayFormat:
+        return format_of(self.format)
+
+
+def read_identity(cache: Path) -> tuple[int, int]:
+    """Return what tells the ``cache.json`` in a folder from any other; zeros if there is none."""
+    try:
+        found = (cache / "cache.json").stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)
+
+
+def _is_content(name: str) -> bool:
+    return name.startswith("content.")

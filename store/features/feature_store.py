@@ -1,0 +1,374 @@
+"""`FeatureStore`: the shared root that holds data sets and caches."""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import (
+    ConflictError,
+    CorruptError,
+    FormatVersionError,
+    InputError,
+    StoreError,
+    StoreNotFoundError,
+)
+from toptune.store.arrays.spec import FORMATS
+from toptune.store.datasets import dataset_records as datasets
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.registration import refuse_part, register
+from toptune.store.datasets.versions import DatasetVersion, read_dataset_version, version_numbers
+from toptune.store.features.cache_records import cache_files, open_cache, split_folder
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_view import FeatureView
+from toptune.store.features.hints import request_path
+from toptune.store.features.recipe import Recipe
+from toptune.store.files import commit
+from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
+from toptune.store.files.names import check_inside, check_name, plain_model_name
+from toptune.store.files.reading import list_folder
+from toptune.store.files.s3_path import ObjectPath, place_of
+
+logger = logging.getLogger(__name__)
+
+_WITH_DIGEST = re.compile(r"(?P<name>.+)@(?P<digest>[0-9a-f]{8,64})")
+
+
+class FeatureStore:
+    """A folder of data sets and of features extracted from them; shared by many readers and writers.
+
+    Open one with `open` or `create`.
+
+    Attributes
+    ----------
+    root : Path
+        The folder, absolute.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.root)!r})"
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> "FeatureStore":
+        """Open an existing store; reading needs no write permission.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is none.
+        FormatVersionError
+            If another version of the format is there.
+        CorruptError
+            If its descriptor is damaged.
+        """
+        folder = place_of(root)
+        check_descriptor(folder)
+        return cls(folder)
+
+    @classmethod
+    def create(cls, root: str | os.PathLike[str]) -> "FeatureStore":
+        """Open the store at `root`, made first if there is none.
+
+        Raises
+        ------
+        ConflictError
+            If the folder holds something else.
+        FormatVersionError
+            If another version of the format is there.
+        StoreError
+            If it cannot be written.
+        """
+        folder = place_of(root)
+        if not (folder / STORE_FILE).exists():
+            if folder.exists() and not folder.is_dir():
+                raise ConflictError(f"{folder} is a file; give --store another name")
+            strangers = folder.is_dir() and any(not commit.is_temporary(p.name) for p in folder.iterdir())
+            # Asked again, because another process may have made the store since the first look.
+            if strangers and not (folder / STORE_FILE).exists():
+                raise ConflictError(
+                    f"{folder} is not empty and no feature store; give --store an empty or new folder"
+                )
+            commit.put_if_absent(folder / STORE_FILE, DESCRIPTOR)
+        check_descriptor(folder)
+        return cls(folder)
+
+    # Data sets
+
+    def datasets(self) -> list[str]:
+        """List the data sets' names, sorted; parts of those that grew are not among them."""
+        return datasets.whole_names(self.root)
+
+    def manifest(self, dataset: str, *, version: int | None = None) -> Manifest:
+        """Return a data set's manifest, by default that of its latest version.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is no such data set or version.
+        InputError
+            If it is a part of a data set.
+        CorruptError
+            If it is damaged.
+        """
+        refuse_part(self.root, dataset)
+        return read_dataset_version(self.root, dataset, version).manifest
+
+    def refuse_part(self, dataset: str) -> None:
+        """Raise an `InputError` if that is the name of a part, where a data set is meant."""
+        refuse_part(self.root, dataset)
+
+    def part_manifest(self, part: str) -> Manifest:
+        """Return the manifest of one part of a data set, as it was registered."""
+        return datasets.read_dataset(self.root, part)
+
+    def register(self, dataset: str, manifest: Manifest) -> Manifest:
+        """Register a manifest as the first version of a data set, or adopt the same that is there.
+
+        Modification times are no content: those first registered stay. For later versions see `grow`.
+
+        Raises
+        ------
+        InputError
+            If the name is that of a part.
+        ConflictError
+            If the name is taken by other content, or by a later version; says what differs.
+        """
+        return register(self.root, dataset, manifest).manifest
+
+    # Caches
+
+    def caches(self, *, dataset: str | None = None) -> list[FeatureCache]:
+        """List the caches, sorted by data set and name; unreadable ones are logged and left out."""
+        found: list[FeatureCache] = []
+        for folder in self.cache_folders(dataset):
+            try:
+                found.append(open_cache(self.root, folder))
+            except (CorruptError, FormatVersionError, StoreNotFoundError) as error:
+                logger.warning("left out: %s", error)
+        return found
+
+    def features(self, model: str, dataset: str, *, version: int | None = None) -> FeatureCache | FeatureView:
+        """Return what is stored of a model over a version of a data set, by default the latest.
+
+        Parameters
+        ----------
+        model, dataset : str
+            As for `cache`.
+        version : int, optional
+            Number of the version, from 1.
+
+        Returns
+        -------
+        FeatureCache or FeatureView
+            The cache, where one holds the whole version; otherwise a view over the caches of its parts.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is no such data set, version or model; lists what there is.
+        InputError
+            If `dataset` is a part of another.
+        ConflictError
+            If the name means several caches; lists them with their differences.
+        """
+        refuse_part(self.root, dataset)
+        numbers = version_numbers(self.root, dataset)
+        if (numbers[-1] if version is None else version) == 1:
+            datasets.read_record(self.root, dataset)
+            return self._cache_of(model, [dataset])
+        found = read_dataset_version(self.root, dataset, version)
+        digest = self._cache_of(model, found.parts).digest
+        return self.view(found, digest)
+
+    def view(self, version: DatasetVersion, digest: str) -> FeatureView:
+        """Return the view of a version in one recipe, of which at least one part must be stored."""
+        caches = {}
+        for part in version.parts:
+            for folder in self.cache_folders(part):
+                if split_folder(folder)[1] == digest[:8]:
+                    cache = open_cache(self.root, folder)
+                    if cache.digest == digest:
+                        caches[part] = cache
+        return FeatureView(version=version, caches=caches)
+
+    def cache(self, model: str, dataset: str) -> FeatureCache:
+        """Return the cache of a model over a data set that never grew; `features` takes any.
+
+        Parameters
+        ----------
+        model : str
+            As given to extract (``arch.tag``, ``local-dir:...``, ``hf-hub:...``), or ``name@digest8``.
+        dataset : str
+            Name of the data set.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is none; lists what there is.
+        ConflictError
+            If there are several; lists them with their differences. Or if the data set has grown.
+        """
+        datasets.read_record(self.root, dataset)
+        refuse_part(self.root, dataset)
+        latest = version_numbers(self.root, dataset)[-1]
+        if latest > 1:
+            raise ConflictError(
+                f"data set {dataset!r} has grown to version {latest}, which no single cache holds; "
+                "read it by FeatureStore.features"
+            )
+        return self._cache_of(model, [dataset])
+
+    def _cache_of(self, model: str, parts: Sequence[str]) -> FeatureCache:
+        """Return the first cache of the one recipe that a model's name means over some parts."""
+        plain, dataset = plain_model_name(model), parts[0]
+        caches: dict[str, FeatureCache] = {}
+        for part in parts:
+            for folder in self.find_folders(model, part):
+                cache = open_cache(self.root, folder)
+                caches.setdefault(cache.digest, cache)
+        if not caches:
+            names = {folder.parent.name for part in parts for folder in self.cache_folders(part)}
+            raise StoreNotFoundError(
+                f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: "
+                f"{', '.join(sorted(names)) or 'none'}); run extract first"
+            )
+        first, *others = caches.values()
+        if others:
+            lines = [first.name] + [
+                f"{other.name} ({first.name} against this: "
+                f"{'; '.join(first.recipe.differences(other.recipe)) or 'the same recipe'})"
+                for other in others
+            ]
+            raise ConflictError(
+                f"{len(caches)} caches of {plain!r} over {dataset!r}: {', '.join(lines)}; "
+                "give one of these names as --model"
+            )
+        return first
+
+    def find_folders(self, model: str, dataset: str) -> list[Path]:
+        """List the folders of the caches that a model's name means, sound or damaged, as `cache` takes it."""
+        folders = list(self.cache_folders(dataset))
+        plain = plain_model_name(model)
+        exact = _WITH_DIGEST.fullmatch(plain)
+        chosen = [folder for folder in folders if split_folder(folder)[0] == plain]
+        if not chosen and exact:
+            name, digest = exact["name"], exact["digest"]
+            chosen = [folder for folder in folders if split_folder(folder) == (name, digest[:8])]
+        if not chosen:
+            chosen = [folder for folder in folders if request_path(folder, _alias(plain)).exists()]
+        return chosen
+
+    def create_cache(
+        self,
+        model: str,
+        dataset: str,
+        recipe: Recipe,
+        *,
+        unit_rows: int,
+        batch_size: int,
+        backbone: Mapping[str, Any],
+        format: str = "zarr",  # noqa: A002
+    ) -> FeatureCache:
+        """Make a cache, or adopt the one with the same recipe as it is, whatever its model name.
+
+        Parameters
+        ----------
+        model : str
+            As given to extract; reduced to the plain name.
+        dataset : str
+            Name of a registered data set.
+        recipe : Recipe
+            Everything that decides the numbers.
+        unit_rows, batch_size : int
+            Rows of a unit and of a forward pass; an adopted cache keeps its own.
+        backbone : mapping
+            JSON values that load the backbone again.
+        format : {"zarr", "hdf5"}
+            How its arrays are stored; an adopted cache keeps its own.
+        """
+        record = datasets.read_record(self.root, dataset)
+        name, digest = plain_model_name(model), recipe.digest
+        for folder in self.cache_folders(dataset):
+            if isinstance(folder, ObjectPath) and not (folder / "cache.json").exists():
+                continue  # remains of one that was removed: made anew below
+            if split_folder(folder)[1] == digest[:8]:
+                cache = open_cache(self.root, folder)
+                if cache.digest == digest:
+                    self._note_alias(cache, name)
+                    return cache
+        _check_cut(unit_rows, batch_size, record["n_rows"])
+        if format not in FORMATS:
+            raise InputError(f"format {format!r} is none of {', '.join(FORMATS)}")
+        folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
+        files = cache_files(
+            name,
+            record,
+            recipe,
+            unit_rows=unit_rows,
+            batch_size=batch_size,
+            backbone=backbone,
+            format=format,
+        )
+        commit.put_folder_if_absent(check_inside(self.root, folder), files)
+        cache = open_cache(self.root, folder)
+        if cache.digest != digest:
+            raise ConflictError(
+                f"{folder} holds another recipe with the same first digits: "
+                f"{'; '.join(cache.recipe.differences(recipe))}; use another --store"
+            )
+        return cache
+
+    def _note_alias(self, cache: FeatureCache, name: str) -> None:
+        """Note that a cache is also meant by `name`, so that training finds it as extraction did."""
+        if name == cache.model or request_path(cache.path, _alias(name)).exists():
+            return
+        try:
+            cache.remember_request(_alias(name), [])
+        except StoreError as error:
+            logger.info("the name %s is not noted: %s", name, error)
+
+    def find_request(self, dataset: str, key: str) -> tuple[FeatureCache, list[str]] | None:
+        """Return the cache and arrays that `FeatureCache.remember_request` noted under `key`.
+
+        None when there is no note, or notes in several caches: then the question has to be worked out.
+        """
+        found = []
+        for folder in self.cache_folders(dataset):
+            if (folder / "requests" / f"{check_name(key, what='request')}.json").exists():
+                cache = open_cache(self.root, folder)
+                arrays = cache.recall_request(key)
+                if arrays is not None:
+                    found.append((cache, arrays))
+        return found[0] if len(found) == 1 else None
+
+    def cache_folders(self, dataset: str | None = None) -> Iterator[Path]:
+        """Yield the folders of the caches, of one data set or all, sorted, without opening them."""
+        wanted = None if dataset is None else check_name(dataset, what="data set")
+        for model in list_folder(self.root / "features"):
+            if commit.is_temporary(model.name):
+                continue
+            for folder in list_folder(model):
+                if not folder.is_dir() or commit.is_temporary(folder.name):
+                    continue
+                if wanted is None or folder.name == wanted:
+                    yield folder
+
+
+def _alias(name: str) -> str:
+    """Key of the note that a cache was asked for under another model name."""
+    return f"model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _check_cut(unit_rows: int, batch_size: int, n_rows: int) -> None:
+    if unit_rows < 1 or batch_size < 1:
+        raise InputError(f"unit_rows {unit_rows} and batch_size {batch_size} must be at least 1")
+    if unit_rows < n_rows and unit_rows % batch_size:
+        raise InputError(
+            f"unit_rows {unit_rows} is no multiple of batch_size {batch_size}; a batch would be cut"
+        )

@@ -1,0 +1,272 @@
+"""Growing a data set: known pictures stay where their features are, unknown ones become a new part."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import ConflictError, CorruptError
+from toptune.store.datasets import dataset_records
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.registration import Difference, compare
+from toptune.store.datasets.versions import DatasetVersion, publish_version, read_dataset_version
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.image_digests import gone_rows
+from toptune.store.files.names import part_name
+
+logger = logging.getLogger(__name__)
+
+Rows = npt.NDArray[np.intp]
+# Of a part's name, rows of that part and the rows now: which of them have other bytes (m,).
+Changed = Callable[[str, Rows, Rows], npt.NDArray[np.bool_]]
+
+# Of a part's name, rows of that part and rows now: the row of the part with the same bytes, or -1 (k,).
+Find = Callable[[str, Rows, Rows], Rows]
+
+# Each lost race means that another grower published something.
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """What growing a data set does.
+
+    Attributes
+    ----------
+    before : DatasetVersion
+        The latest version until now.
+    after : DatasetVersion
+        The version to be; `before` itself where nothing differs.
+    difference : Difference
+        Between the two.
+    new_part : Manifest, optional
+        Pictures that no part holds yet: the last part of `after`.
+    """
+
+    before: DatasetVersion
+    after: DatasetVersion
+    difference: Difference
+    new_part: Manifest | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is a new version to make."""
+        return self.after is not self.before
+
+
+def grow(
+    store: FeatureStore,
+    dataset: str,
+    manifest: Manifest,
+    *,
+    changed: Changed | None = None,
+    find: Find | None = None,
+    every: bool = False,
+) -> Growth:
+    """Make a manifest the latest version of a data set; adopt the latest where nothing differs.
+
+    Of several growers at once each sees what the others published: nobody's version is lost, equal ones are
+    made once.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str
+        Name of a registered data set.
+    manifest : Manifest
+        The pictures now.
+    changed, find, every
+        See `plan_growth`.
+
+    Raises
+    ------
+    ConflictError
+        If others keep growing the data set faster.
+    StoreError
+        If the store is damaged or cannot be written.
+    """
+    for _ in range(_ATTEMPTS):
+        growth = plan_growth(store, dataset, manifest, changed=changed, find=find, every=every)
+        if not growth.is_needed:
+            return growth
+        name = growth.after.dataset
+        if growth.new_part is not None and not dataset_records.put_dataset(
+            store.root, growth.after.parts[-1], growth.new_part, part_of=name
+        ):
+            continue  # another grower's part: it may hold the very pictures
+        if publish_version(store.root, growth.after):
+            return growth
+    raise ConflictError(
+        f"data set {dataset!r} of {store.root} was changed by others {_ATTEMPTS} times meanwhile; "
+        "run the same command again"
+    )
+
+
+def plan_growth(
+    store: FeatureStore,
+    dataset: str,
+    manifest: Manifest,
+    *,
+    changed: Changed | None = None,
+    find: Find | None = None,
+    every: bool = False,
+) -> Growth:
+    """Work out the next version of a data set, changing nothing.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str
+        Name of a registered data set.
+    manifest : Manifest
+        The pictures now.
+    changed : callable, optional
+        Asked of pictures with a known id and size but another modification time, whether their bytes
+        differ from those that were extracted.
+    find : callable, optional
+        Asked of pictures with an unknown id, whether one whose id is gone has the same bytes: a picture
+        that was moved to the folder of another class keeps its features.
+    every : bool
+        Ask `changed` of all pictures with a known id and size.
+
+    Returns
+    -------
+    Growth
+    """
+    before = read_dataset_version(store.root, dataset)
+    names = dataset_records.part_names(store.root, dataset)
+    lost = sorted(set(before.parts) - set(names))
+    if lost:
+        raise CorruptError(
+            f"data set {dataset!r} of {store.root} has lost {', '.join(lost)}; run store verify"
+        )
+    part = np.full(manifest.n_rows, -1, dtype=np.intp)
+    part_row = np.zeros(manifest.n_rows, dtype=np.intp)
+    seen_ns = np.zeros(manifest.n_rows, dtype=np.int64)
+    gone = {name: gone_rows(store.caches(dataset=name)) for name in names} if before.number > 1 else {}
+    for name, rows, places, times in _matches(store, before, names, manifest, part):
+        usable = ~np.isin(places, np.array(gone.get(name, []), dtype=np.intp))
+        part[rows[usable]] = names.index(name)
+        part_row[rows[usable]] = places[usable]
+        seen_ns[rows[usable]] = times[usable]
+    other_bytes = _other_bytes(names, part, part_row, every | (manifest.modified_ns != seen_ns), changed)
+    part[other_bytes] = -1
+    n_moved = 0
+    if find is not None:
+        for name, rows, places in _moved(store, names, manifest, part, part_row, gone, find):
+            part[rows], part_row[rows] = names.index(name), places
+            n_moved += len(rows)
+    unknown = np.flatnonzero(part < 0)
+    new_part = None
+    if len(unknown):
+        new_part = manifest.take(unknown)
+        names = [*names, part_name(before.dataset, _free_number(names))]
+        part[unknown] = len(names) - 1
+        part_row[unknown] = np.arange(len(unknown))
+    # Only the parts that are needed, in their order; a new one is the last.
+    used = np.unique(part)
+    after = DatasetVersion(
+        dataset=before.dataset,
+        number=before.number + 1,
+        manifest=manifest,
+        parts=tuple(names[position] for position in used),
+        part=np.searchsorted(used, part),
+        part_row=part_row,
+    )
+    still = other_bytes[part[other_bytes] == len(names) - 1] if new_part is not None else other_bytes[:0]
+    difference = compare(before.manifest, manifest, changed=still.tolist(), n_moved=n_moved)
+    if after.is_same(before):
+        return Growth(before=before, after=before, difference=difference)
+    return Growth(before=before, after=after, difference=difference, new_part=new_part)
+
+
+def _matches(
+    store: FeatureStore, before: DatasetVersion, names: list[str], manifest: Manifest, part: Rows
+) -> Iterator[tuple[str, Rows, Rows, npt.NDArray[np.int64]]]:
+    """Yield, part by part, rows with a known id and size, their rows of the part, and their times there.
+
+    First as in the version before, then what is without a place in `part` by then, in the newest part.
+    """
+    rows, places = _same_pictures(before.manifest, manifest, np.arange(manifest.n_rows))
+    for position, name in enumerate(before.parts):
+        mine = before.part[places] == position
+        there = places[mine]
+        yield name, rows[mine], before.part_row[there], before.manifest.modified_ns[there]
+    for name in reversed(names):
+        left = np.flatnonzero(part < 0)
+        if not len(left):
+            return
+        try:
+            old = dataset_records.read_dataset(store.root, name)
+        except CorruptError as error:
+            if name in before.parts:
+                raise
+            logger.warning("part left out: %s", error)  # a grower died while it made it
+            continue
+        rows, places = _same_pictures(old, manifest, left)
+        yield name, rows, places, old.modified_ns[places]
+
+
+def _moved(
+    store: FeatureStore,
+    names: list[str],
+    manifest: Manifest,
+    part: Rows,
+    part_row: Rows,
+    gone: dict[str, list[int]],
+    find: Find,
+) -> Iterator[tuple[str, Rows, Rows]]:
+    """Yield, part by part, rows whose bytes a part has under an id that is gone, and its rows of them."""
+    ids = set(manifest.ids)
+    for name in reversed(names):
+        left = np.flatnonzero(part < 0)
+        if not len(left):
+            return
+        try:
+            old = dataset_records.read_dataset(store.root, name)
+        except CorruptError:
+            continue  # said already
+        lost = {*gone.get(name, []), *part_row[part == names.index(name)].tolist()}
+        free = [row for row, each in enumerate(old.ids) if each not in ids and row not in lost]
+        places = np.array(free, dtype=np.intp)
+        rows = left[np.isin(manifest.sizes[left], old.sizes[places])]
+        if not len(rows):
+            continue
+        found = find(name, places, rows)
+        # Of two pictures with the same bytes only one can be the one that was moved.
+        _, first = np.unique(found, return_index=True)
+        first = first[found[first] >= 0]
+        yield name, rows[first], found[first]
+
+
+def _same_pictures(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:
+    """Return those of some rows whose id and size are in `old`, and the rows there."""
+    old_row = {name: row for row, name in enumerate(old.ids)}
+    ids = new.ids
+    places = np.array([old_row.get(ids[row], -1) for row in rows.tolist()], dtype=np.intp)
+    known = places >= 0
+    known[known] = old.sizes[places[known]] == new.sizes[rows[known]]
+    return rows[known], places[known]
+
+
+def _other_bytes(
+    names: list[str],
+    part: Rows,
+    part_row: Rows,
+    doubtful: npt.NDArray[np.bool_],
+    changed: Changed | None,
+) -> Rows:
+    """Return the rows among the doubtful ones that have other bytes than their places hold."""
+    found = [np.zeros(0, dtype=np.intp)]
+    for position, name in enumerate(names):
+        rows = np.flatnonzero((part == position) & doubtful)
+        if changed is not None and len(rows):
+            found.append(rows[changed(name, part_row[rows], rows)])
+    return np.sort(np.concatenate(found))
+
+
+def _free_number(names: list[str]) -> int:
+    last = names[-1].rpartition("~")[2]
+    return int(last) + 1 if len(names) > 1 else 2

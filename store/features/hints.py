@@ -1,0 +1,70 @@
+"""Hints about what was asked of a cache, so that repeating a finished command needs no backbone."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from toptune.errors import CorruptError, StoreError
+from toptune.store.files import commit
+from toptune.store.files.names import check_inside, check_name
+from toptune.store.files.provenance import provenance
+from toptune.store.files.reading import list_folder, read_file
+from toptune.store.files.sealed import seal, unseal
+
+USE_KIND = "toptune-use"
+USE_FILE = "used.json"
+
+logger = logging.getLogger(__name__)
+
+REQUEST_KIND = "toptune-request"
+
+
+def request_path(cache: Path, key: str) -> Path:
+    """Return the file of a request."""
+    return cache / "requests" / f"{check_name(key, what='request')}.json"
+
+
+def write_request(root: Path, cache: Path, key: str, arrays: Sequence[str]) -> None:
+    """Note which arrays the request `key` asked for."""
+    path = check_inside(root, request_path(cache, key))
+    commit.replace(path, seal(REQUEST_KIND, {"arrays": list(arrays)}))
+
+
+def read_request(cache: Path, key: str) -> list[str] | None:
+    """Return what `write_request` noted, or None if there is no sound note."""
+    path = request_path(cache, key)
+    try:
+        values = unseal(REQUEST_KIND, read_file(path), path)
+    except FileNotFoundError:
+        return None
+    except CorruptError as error:
+        logger.warning("the request is not recognised: %s", error)
+        return None
+    return [str(name) for name in values["arrays"]]
+
+
+def mark_used(root: Path, cache: Path) -> None:
+    """Note that a cache is being read; on a read-only store this does nothing."""
+    try:
+        made = provenance()
+        values = {"who": made["who"], "when": made["when"]}
+        commit.replace(check_inside(root, cache / USE_FILE), seal(USE_KIND, values))
+    except StoreError as error:
+        logger.debug("the use of %s is not noted: %s", cache, error)
+
+
+def last_use(cache: Path) -> datetime:
+    """Return when a cache was last used, made or written to (UTC), whichever is latest."""
+    moments = [datetime.fromtimestamp(0, UTC)]
+    try:
+        values = unseal(USE_KIND, read_file(cache / USE_FILE), cache / USE_FILE)
+        moments.append(datetime.fromisoformat(values["when"]))
+    except (FileNotFoundError, StoreError, KeyError, ValueError):
+        pass  # never used, or not to be told: what follows is known of every cache
+    for path in [cache / "cache.json", *list_folder(cache / "ledger")]:
+        try:
+            moments.append(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+        except FileNotFoundError:
+            continue
+    return max(moments)

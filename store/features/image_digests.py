@@ -1,0 +1,117 @@
+"""Digests of a data set's pictures, as read for extraction: what tells an unchanged picture."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import CorruptError
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+
+logger = logging.getLogger(__name__)
+
+# Why a row of a part failed whose picture DATA no longer had, when its unit was completed for the others.
+GONE = "was no longer among the pictures when its unit was computed"
+
+
+def gone_rows(caches: Sequence[FeatureCache]) -> list[int]:
+    """List the rows that one of the caches of a part left empty because their pictures were gone."""
+    found: set[int] = set()
+    for cache in caches:
+        found |= {row for row, reason in cache.failed_rows().items() if reason == GONE}
+    return sorted(found)
+
+
+def known_digests(
+    caches: Sequence[FeatureCache], n_rows: int, *, needed: FeatureCache | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Collect the digests that the caches of one data set, or of one part, have of its pictures.
+
+    Parameters
+    ----------
+    caches : sequence of FeatureCache
+        What the first ones say counts.
+    n_rows : int
+        Of the data set or part.
+    needed : FeatureCache, optional
+        The one whose damage is an error; others that are damaged are left out.
+
+    Returns
+    -------
+    digests : array (n, 32) of uint8
+        Zeros where not known, or where the picture could not be read at all.
+    known : array (n,) of bool
+        Rows whose picture was looked at.
+    """
+    digests, known = np.zeros((n_rows, 32), dtype=np.uint8), np.zeros(n_rows, dtype=np.bool_)
+    for cache in caches:
+        try:
+            theirs, they_know = cache.content_digests()
+            absent = cache.failed_rows([CONTENT_ARRAY]) if they_know.any() else {}
+        except CorruptError as error:
+            if cache is needed:
+                raise
+            logger.warning("digests of %s are left out: %s", cache.name, error)
+            continue
+        they_know[[row for row, reason in absent.items() if reason == GONE]] = False
+        new = they_know & ~known
+        digests[new] = theirs[new]
+        known |= new
+    return digests, known
+
+
+class KnownDigests:
+    """What `known_digests` collects, unit by unit as it is asked for, with memory of a unit a cache.
+
+    Parameters
+    ----------
+    caches : sequence of FeatureCache
+        What the first ones say counts.
+    needed : FeatureCache, optional
+        The one whose damage is an error; others that are damaged are left out.
+    """
+
+    def __init__(self, caches: Sequence[FeatureCache], *, needed: FeatureCache | None = None) -> None:
+        self._caches, self._needed = list(caches), needed
+        # Of each cache the unit last read: digests and which of its rows are known.
+        self._last: dict[int, tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]] = {}
+
+    def of(self, rows: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Return digests ``(b, 32)`` of consecutive rows, and which of them are known ``(b,)``."""
+        n = rows.stop - rows.start
+        digests, known = np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.bool_)
+        for number, cache in enumerate(self._caches):
+            for unit in range(rows.start // cache.unit_rows, -(-rows.stop // cache.unit_rows)):
+                if known.all():
+                    return digests, known
+                span = cache.unit_slice(unit)
+                start, stop = max(rows.start, span.start), min(rows.stop, span.stop)
+                here, there = (slice(start - each, stop - each) for each in (rows.start, span.start))
+                theirs, they_know = self._unit(number, unit)
+                new = they_know[there] & ~known[here]
+                digests[here][new] = theirs[there][new]
+                known[here] |= new
+        return digests, known
+
+    def _unit(self, number: int, unit: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        if number not in self._last or self._last[number][0] != unit:
+            self._last[number] = (unit, *self._read(self._caches[number], unit))
+        return self._last[number][1:]
+
+    def _read(self, cache: FeatureCache, unit: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        span = cache.unit_slice(unit)
+        n = span.stop - span.start
+        try:
+            digests = cache.unit_digests(unit)
+        except CorruptError as error:
+            if cache is self._needed:
+                raise
+            logger.warning("digests of %s are left out: %s", cache.name, error)
+            digests = None
+        if digests is None:
+            return np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.bool_)
+        known = np.ones(n, dtype=np.bool_)
+        absent = cache.failed_rows([CONTENT_ARRAY], units=[unit])
+        known[[row - span.start for row, reason in absent.items() if reason == GONE]] = False
+        return digests, known

@@ -1,0 +1,90 @@
+"""`ViewBlocks`: rows that several caches hold, in one order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.features.blocks import BLOCK_BYTES, Blocks, row_numbers, row_slices
+from toptune.store.features.cache_blocks import CacheBlocks
+
+
+class ViewBlocks:
+    """`Blocks` over rows of a `FeatureView`; made by `FeatureView.blocks`.
+
+    Each part is read from its beginning to its end along with the others, so that a unit is read once a pass
+    where the view keeps the part's order.
+
+    Parameters
+    ----------
+    pieces : sequence of CacheBlocks
+        The rows of each part, in the order in which the view has them.
+    owner : array (n,) of int
+        Which of the pieces has each row.
+
+    Attributes
+    ----------
+    columns : Mapping[str, slice]
+        Where the columns of each array stand.
+    """
+
+    def __init__(self, pieces: Sequence[CacheBlocks], owner: npt.NDArray[np.intp]) -> None:
+        self._pieces = tuple(pieces)
+        self._owner = owner
+        self._places = [np.flatnonzero(owner == number) for number in range(len(pieces))]
+        self._within = np.empty(len(owner), dtype=np.intp)
+        for places in self._places:
+            self._within[places] = np.arange(len(places))
+        self.columns: Mapping[str, slice] = pieces[0].columns
+        self._shape = (len(owner), pieces[0].shape[1])
+        self._dtype = np.result_type(*(piece.dtype for piece in pieces))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        row_bytes = max(1, self._shape[1] * self._dtype.itemsize)
+        # Every part holds a block at the same time, and together they are one.
+        rows = block_rows or max(1, BLOCK_BYTES // row_bytes)
+        streams = [_Stream(piece, max(1, rows // len(self._pieces))) for piece in self._pieces]
+        for block in row_slices(self._shape, self._dtype, block_rows):
+            out = np.empty((block.stop - block.start, self._shape[1]), dtype=self._dtype)
+            for places, stream in zip(self._places, streams, strict=True):
+                first, last = np.searchsorted(places, [block.start, block.stop]).tolist()
+                stream.read(places[first:last] - block.start, out)
+            yield block, out
+
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        wanted = row_numbers(rows, self._shape[0])
+        out = np.empty((len(wanted), self._shape[1]), dtype=self._dtype)
+        owner = self._owner[wanted]
+        for number, piece in enumerate(self._pieces):
+            places = np.flatnonzero(owner == number)
+            if len(places):
+                out[places] = piece.take(self._within[wanted[places]])
+        return out
+
+
+class _Stream:
+    """Rows of some `Blocks` one after the other, in portions of any size."""
+
+    def __init__(self, blocks: Blocks, block_rows: int) -> None:
+        self._values = (values for _, values in blocks.iterate(block_rows))
+        self._held: npt.NDArray[Any] = np.empty((0, blocks.shape[1]), dtype=blocks.dtype)
+
+    def read(self, places: npt.NDArray[np.intp], out: npt.NDArray[Any]) -> None:
+        """Put the next rows into these places of `out`."""
+        done = 0
+        while done < len(places):
+            if not len(self._held):
+                self._held = next(self._values)
+            n = min(len(self._held), len(places) - done)
+            out[places[done : done + n]] = self._held[:n]
+            self._held = self._held[n:]
+            done += n

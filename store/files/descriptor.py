@@ -1,0 +1,61 @@
+"""``toptune.json``: what says that a folder is a feature store, and of which version."""
+
+import json
+from pathlib import Path
+
+from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
+from toptune.store.files.reading import read_file
+
+STORE_FILE = "toptune.json"
+VERSION = 2
+_KIND = "toptune-store"
+# The content of ``toptune.json``, the same in every store.
+DESCRIPTOR = f'{{"format": "{_KIND}", "version": {VERSION}}}\n'.encode()
+
+
+def check_descriptor(root: Path) -> None:
+    """Refuse a folder that is no store, or a store of another version.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no store.
+    FormatVersionError
+        If an older or a newer toptune made it.
+    CorruptError
+        If its descriptor is damaged.
+    """
+    path = root / STORE_FILE
+    try:
+        data = read_file(path)
+    except FileNotFoundError:
+        raise StoreNotFoundError(
+            f"{root} is no feature store (it has no {STORE_FILE}); check --store, or run extract first"
+        ) from None
+    try:
+        content = json.loads(data)
+        kind, version = content["format"], content["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTOR.decode()}") from error
+    if kind != _KIND:
+        raise StoreError(f"{path} says format {kind!r} where {_KIND!r} is needed")
+    if type(version) is int and version < VERSION:
+        raise FormatVersionError(
+            f"{path} has format version {version}; this toptune supports version {VERSION} only; "
+            "extract again with this toptune into another --store"
+        )
+    if type(version) is not int or version > VERSION:
+        raise FormatVersionError(
+            f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
+            "upgrade toptune, or use another --store"
+        )
+
+
+def is_of_another_version(data: bytes) -> bool:
+    """Whether a descriptor says of itself that it is of a store, but not of this version."""
+    try:
+        content = json.loads(data)
+        is_store, version = content["format"] == _KIND, content["version"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return is_store and type(version) is int and version != VERSION

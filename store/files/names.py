@@ -1,0 +1,112 @@
+"""Which names may stand in a path of the store, and which place a path may not leave."""
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from toptune.errors import InputError, StoreError
+from toptune.store.files.s3_path import ObjectPath
+
+# 255 bytes is what file systems allow; the rest is for "@digest8" and endings.
+MAX_NAME_BYTES = 200
+RANDOM = "random:"
+_PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
+_SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
+
+
+def check_name(name: str, *, what: str) -> str:
+    """Return `name` in Unicode form NFC, or refuse it.
+
+    Spaces and letters of any script are fine. A name is one path component: it cannot climb out of
+    the store, hide itself, or look like another one through invisible characters.
+
+    Parameters
+    ----------
+    name : str
+        A data set's, model's or array's name.
+    what : str
+        What the name is for, as it stands in the message: ``"data set"``.
+
+    Raises
+    ------
+    InputError
+        If the name cannot be used; the message says why.
+    """
+    normal = unicodedata.normalize("NFC", name)
+    reason = _objection(normal)
+    if reason:
+        raise InputError(f"{what} name {name!r} {reason}; choose another name")
+    return normal
+
+
+def _objection(name: str) -> str:
+    if not name.strip():
+        return "is empty"
+    if name != name.strip():
+        return "begins or ends with a space"
+    if "/" in name or "\\" in name:
+        return "contains a path separator"
+    if name.startswith("."):
+        return "begins with a dot"
+    odd = [c for c in name if unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp")]
+    if odd:
+        return f"contains the unprintable character U+{ord(odd[0]):04X}"
+    n_bytes = len(name.encode())
+    if n_bytes > MAX_NAME_BYTES:
+        return f"is {n_bytes} bytes long, {MAX_NAME_BYTES} at most"
+    return ""
+
+
+def part_name(dataset: str, number: int) -> str:
+    """Return the name of a part of a data set that grew: part 1 has the data set's own name."""
+    return dataset if number == 1 else f"{dataset}~{number}"
+
+
+def split_part_name(name: str) -> tuple[str, int] | None:
+    """Split ``pets~2`` into ``pets`` and 2; None for a name that is not of that form."""
+    found = _PART.fullmatch(name)
+    return None if found is None else (found["base"], int(found["number"]))
+
+
+def plain_model_name(model: str) -> str:
+    """Reduce a model as the command line takes it to the name that stands in the store.
+
+    ``local-dir:/x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag`` stays, and so does
+    ``random:`` before any of these.
+
+    Raises
+    ------
+    InputError
+        If what remains cannot be a name.
+    """
+    if model.startswith(RANDOM):
+        return RANDOM + plain_model_name(model.removeprefix(RANDOM))
+    source = _SOURCE.match(model)
+    name = model
+    if source:
+        rest = model[source.end() :]
+        if source.group(1).lower() == "local-dir":
+            name = Path(os.path.abspath(rest)).name  # noqa: PTH100  (does not follow links, so the given name stays)
+        else:
+            name = rest.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
+    return check_name(name, what="model")
+
+
+def check_inside(root: Path, path: Path) -> Path:
+    """Return `path` if it lies within `root` after following symbolic links.
+
+    Raises
+    ------
+    StoreError
+        If a link leads out of the store.
+    """
+    if isinstance(path, ObjectPath):
+        return path  # there are no links in buckets
+    real_root, real = os.path.realpath(root), os.path.realpath(path)
+    if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
+        raise StoreError(
+            f"{path} leads out of the store to {real} through a symbolic link; "
+            "replace the link by the folder itself"
+        )
+    return path

@@ -1,0 +1,46 @@
+"""Publish a file among other writers: ours appears, or the sound one that is there is adopted."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from toptune.errors import StoreError
+from toptune.store.files import commit
+from toptune.store.files.reading import read_file
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 8
+
+
+def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes:
+    """Publish `data` as `path` and return what then stands there.
+
+    For files that no ledger entry names yet. That such a file exists means nothing: it stays if it
+    is sound, and is written again if it is not.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    is_sound : callable
+        Whether other content found there is complete and undamaged.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses.
+    """
+    for _ in range(_ATTEMPTS):
+        if commit.put_if_absent(path, data):
+            return data
+        try:
+            status = path.stat()
+            found = read_file(path)
+        except FileNotFoundError:
+            continue
+        if found == data or is_sound(found):
+            return found
+        logger.warning("%s is damaged: it is written again", path)
+        commit.remove_damaged(path, status)
+    raise StoreError(f"cannot write {path}: others keep putting damaged files there; stop them and try again")

@@ -1,0 +1,246 @@
+"""`ObjectPath`: a place in an S3 bucket with the part of `pathlib.Path` that a store needs.
+
+Objects are reached through obstore. Buckets have no folders: a folder is there while an object lies below it.
+"""
+
+import contextlib
+import fnmatch
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PosixPath
+from typing import Any
+
+from toptune.errors import InputError, StoreError
+
+SCHEME = "s3://"
+# Of a whole request: a large unit may take its time on a slow line.
+_TIMEOUT = "600s"
+_MAX_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class ObjectStatus:
+    """What `os.stat_result` tells of a file, of an object; ``st_ino`` is made of its ETag."""
+
+    st_size: int
+    st_mtime: float
+    st_ino: int
+
+    @property
+    def st_mtime_ns(self) -> int:
+        return int(self.st_mtime * 1_000_000) * 1000
+
+    @property
+    def st_ctime(self) -> float:
+        return self.st_mtime
+
+
+class ObjectPath(PosixPath):
+    """``s3://bucket/key`` as a path; a `Path` so that all of the store takes it.
+
+    What would touch this machine's disk raises: `os` functions refuse it.
+    """
+
+    def __str__(self) -> str:
+        return f"s3:/{super().__str__()}"
+
+    def __fspath__(self) -> str:
+        raise TypeError(f"{self} is no file of this machine")
+
+    @property
+    def bucket(self) -> Any:
+        """Obstore's handle of the bucket."""
+        settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+        return _bucket(self.parts[1], settings)
+
+    @property
+    def key(self) -> str:
+        """The object's name in its bucket."""
+        return "/".join(self.parts[2:])
+
+    # What pathlib offers
+
+    def absolute(self) -> "ObjectPath":
+        return self
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def is_file(self) -> bool:
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        return next(self._children(), None) is not None
+
+    def exists(self, **_: Any) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator["ObjectPath"]:  # type: ignore[override]
+        return self._children()
+
+    def glob(self, pattern: str, **_: Any) -> Iterator["ObjectPath"]:  # type: ignore[override]
+        first, _slash, rest = pattern.partition("/")
+        for child in self._children():
+            if fnmatch.fnmatchcase(child.name, first):
+                if not rest:
+                    yield child
+                else:
+                    yield from child.glob(rest)
+
+    def rglob(self, pattern: str, **_: Any) -> Iterator["ObjectPath"]:  # type: ignore[override]
+        for path, _status in self.objects():
+            if fnmatch.fnmatchcase(path.name, pattern):
+                yield path
+
+    def stat(self, **_: Any) -> ObjectStatus:  # type: ignore[override]
+        import obstore
+
+        if not self.key:
+            raise FileNotFoundError(f"{self} is a bucket")
+        with explained(self):
+            return _status(obstore.head(self.bucket, self.key))
+
+    def lstat(self) -> ObjectStatus:  # type: ignore[override]
+        return self.stat()
+
+    def read_bytes(self) -> bytes:
+        import obstore
+
+        with explained(self):
+            return bytes(obstore.get(self.bucket, self.key).bytes())
+
+    def read_range(self, start: int, length: int) -> bytes:
+        """Return a part of the object's content."""
+        import obstore
+
+        with explained(self):
+            return bytes(obstore.get_range(self.bucket, self.key, start=start, length=length))
+
+    def read_ranges(self, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        """Return several parts of the object's content; near ones come with one request."""
+        import obstore
+
+        with explained(self):
+            parts = obstore.get_ranges(self.bucket, self.key, starts=list(starts), lengths=list(lengths))
+        return [bytes(part) for part in parts]
+
+    def open(self, mode: str = "rb", *_: Any, **__: Any) -> Any:
+        if mode != "rb":
+            raise TypeError(f"{self} can only be read; writing goes through toptune.store.files.commit")
+        return io.BytesIO(self.read_bytes())
+
+    def unlink(self, missing_ok: bool = True) -> None:  # noqa: ARG002  (a bucket does not say)
+        import obstore
+
+        with explained(self), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self.bucket, self.key)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            f"{self} is no file of this machine; objects change through toptune.store.files.commit"
+        )
+
+    mkdir = rename = replace = rmdir = touch = write_bytes = write_text = chmod = hardlink_to = symlink_to = (
+        _refuse
+    )
+
+    def objects(self) -> Iterator[tuple["ObjectPath", ObjectStatus]]:
+        """Yield every object below, in the order of their names, a request for a thousand of them."""
+        import obstore
+
+        with explained(self):
+            for batch in obstore.list(self.bucket, prefix=self.key or None):
+                for meta in batch:
+                    if not meta["size"]:
+                        continue  # "folder/", as web pages make them; a store has no empty files
+                    yield ObjectPath("/", self.parts[1], meta["path"]), _status(meta)
+
+    def _children(self) -> Iterator["ObjectPath"]:
+        import obstore
+
+        with explained(self):
+            found = obstore.list_with_delimiter(self.bucket, prefix=self.key or None)
+        names = {meta["path"] for meta in found["objects"] if meta["size"]} | set(found["common_prefixes"])
+        for name in sorted(names):
+            yield ObjectPath("/", self.parts[1], name)
+
+
+def place_of(root: str | os.PathLike[str]) -> Path:
+    """Return the place that a store's ROOT names: a folder of this machine, or ``s3://bucket/prefix``.
+
+    Raises
+    ------
+    InputError
+        If the scheme is another one, the bucket is missing, or obstore is not installed.
+    """
+    if isinstance(root, ObjectPath):
+        return root
+    text = os.fspath(root)
+    if not text:
+        raise InputError("--store is empty; give a folder, or s3://bucket/prefix")
+    if "://" not in text:
+        return Path(text).absolute()
+    if not text.startswith(SCHEME):
+        raise InputError(f"store {text!r} is neither a local folder nor s3://bucket/prefix")
+    parts = [part for part in text.removeprefix(SCHEME).split("/") if part]
+    if not parts or any(part in (".", "..") for part in parts):
+        raise InputError(f"store {text!r} names no bucket, or climbs; give s3://bucket/prefix")
+    try:
+        import obstore  # noqa: F401
+    except ImportError as error:
+        raise InputError("stores in S3 need obstore; pip install 'toptune[s3]'") from error
+    return ObjectPath("/", *parts)
+
+
+@contextlib.contextmanager
+def explained(path: ObjectPath) -> Iterator[None]:
+    """Turn obstore's errors into the store's, with the next step."""
+    from obstore import exceptions
+
+    try:
+        yield
+    except (exceptions.NotFoundError, FileNotFoundError) as error:
+        if "NoSuchBucket" in str(error):
+            raise StoreError(f"cannot reach {path}: there is no such bucket; make it first") from error
+        raise FileNotFoundError(f"{path} does not exist") from error
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+        raise
+    except exceptions.BaseError as error:
+        reason = " ".join(str(error).split("Debug source")[0].split())[:300]
+        raise StoreError(
+            f"cannot reach {path}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION and the credentials "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they allow"
+        ) from error
+
+
+def _status(meta: Any) -> ObjectStatus:
+    mark = f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
+    number = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:7], "big")
+    return ObjectStatus(int(meta["size"]), meta["last_modified"].timestamp(), number)
+
+
+@lru_cache(maxsize=64)
+def _bucket(name: str, settings: frozenset[tuple[str, str]]) -> Any:
+    """Connect once for each bucket and environment, which obstore reads itself."""
+    from datetime import timedelta
+
+    from obstore.store import S3Store
+
+    return S3Store(
+        name,
+        client_options={
+            # Keys and features in the clear only where the user wrote so.
+            "allow_http": dict(settings).get("AWS_ENDPOINT_URL", "").startswith("http://"),
+            "timeout": _TIMEOUT,
+            "connect_timeout": "5s",
+        },
+        retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": timedelta(seconds=20)},
+    )

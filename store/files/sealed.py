@@ -1,0 +1,83 @@
+"""JSON files that notice when a bit of them changes: each carries the digest of the rest."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import CorruptError, FormatVersionError
+from toptune.store.files.json_values import canonical_json
+
+SEAL = "self_sha256"
+VERSION = 1
+
+
+def seal(kind: str, values: Mapping[str, Any]) -> bytes:
+    """Render `values` as a file of `kind`, with format, version and the digest of all that."""
+    content = {**values, "format": kind, "version": VERSION}
+    return _render(content, hashlib.sha256(canonical_json(content).encode()).hexdigest())
+
+
+def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
+    """Read what `seal` rendered.
+
+    Parameters
+    ----------
+    kind : str
+        The format expected.
+    data : bytes
+        The file's content.
+    path : Path
+        Named in messages only.
+
+    Raises
+    ------
+    CorruptError
+        If a bit differs from what was written.
+    FormatVersionError
+        If a newer toptune wrote it.
+    """
+    try:
+        content = json.loads(data)
+        found_kind, version, digest = content["format"], content["version"], content.pop(SEAL)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    if found_kind != kind:
+        raise CorruptError(f"{path} is a {found_kind!r} file where a {kind!r} file should be")
+    check_version(version, path)
+    # Compared as bytes, so that nothing that parses to the same values slips through.
+    expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    if digest != expected or _render(content, expected) != data:
+        raise CorruptError(f"{path} is damaged: its content does not match its own digest")
+    return dict(content)
+
+
+def is_newer(data: bytes) -> bool:
+    """Whether a file is whole and of a later version: to be left to the toptune that wrote it.
+
+    A version that was merely damaged does not match the file's own digest.
+    """
+    try:
+        content = json.loads(data)
+        version, digest = content["version"], content.pop(SEAL)
+        expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    except (ValueError, TypeError, KeyError):
+        return False
+    return type(version) is int and version > VERSION and digest == expected
+
+
+def check_version(version: object, path: Path) -> None:
+    """Refuse a version that this toptune does not know."""
+    if version != VERSION or isinstance(version, bool | float):
+        raise FormatVersionError(
+            f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
+            "upgrade toptune, or use another --store"
+        )
+
+
+def _render(content: Mapping[str, Any], digest: str) -> bytes:
+    text = json.dumps(
+        {**content, SEAL: digest}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+    )
+    return (text + "\n").encode()

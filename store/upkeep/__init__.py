@@ -1,0 +1,1 @@
+"""Keeping a store whole and small: verify, repair, remove, collect garbage, measure."""

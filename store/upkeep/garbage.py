@@ -1,0 +1,241 @@
+"""Garbage of a store: leftovers of writers that died, and caches that nobody used for long."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import InputError, StoreError
+from toptune.store.arrays.array_records import read_array, recorded_names
+from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.ledger import recorded_units
+from toptune.store.arrays.units import count_units
+from toptune.store.datasets.dataset_records import base_of, dataset_names
+from toptune.store.datasets.versions import version_numbers, version_path, version_record
+from toptune.store.features.cache_records import split_folder
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.hints import last_use, read_request
+from toptune.store.features.recipe import IMPORTED
+from toptune.store.files import commit
+from toptune.store.files.reading import walk_files
+from toptune.store.files.s3_path import ObjectPath, place_of
+from toptune.store.upkeep.removal import Removal, folder_bytes, remove
+
+GRACE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """One thing that `collect_garbage` takes away; JSON values only.
+
+    Attributes
+    ----------
+    path : str
+        File or folder.
+    reason : str
+        Why it is not needed.
+    n_bytes : int
+        Its size.
+    cache : str
+        ``<model>@<digest8>`` where a whole cache is evicted, otherwise empty.
+    """
+
+    path: str
+    reason: str
+    n_bytes: int
+    cache: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def find_garbage(
+    store: FeatureStore,
+    *,
+    grace: timedelta = GRACE,
+    older_than: timedelta | None = None,
+    keep: int | None = None,
+    now: datetime | None = None,
+) -> list[Garbage]:
+    """List what can go, changing nothing.
+
+    Leftovers are temporary files and folders, arrays without a record and shards without a ledger
+    entry, hints about arrays that are gone, and empty folders.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    grace : timedelta
+        Younger leftovers are spared: they may be a writer's at work.
+    older_than : timedelta, optional
+        Evict caches that were last used longer ago.
+    keep : int, optional
+        Never evict the `keep` caches used last; without `older_than`, evict all others. The caches of the
+        parts of a data set that grew count as one.
+    now : datetime, optional
+        The present, by default the clock's.
+
+    Returns
+    -------
+    list of Garbage
+        Sorted by path.
+
+    Raises
+    ------
+    InputError
+        If a number is negative.
+    """
+    if keep is not None and keep < 0:
+        raise InputError(f"keep is {keep}; it must be at least 0")
+    if grace < timedelta(0) or (older_than is not None and older_than < timedelta(0)):
+        raise InputError("an age cannot be negative; give one such as 1h or 30d")
+    now = now or datetime.now(UTC)
+    evicted = {item.path: item for item in _evictions(store, older_than=older_than, keep=keep, now=now)}
+    found = dict(evicted)
+    for path, reason in _leftovers(store):
+        if any(str(each) in found for each in (path, *path.parents)):
+            continue
+        if now.timestamp() - _changed(path) >= grace.total_seconds():
+            n_bytes = folder_bytes(path) if path.is_dir() else path.lstat().st_size
+            found[str(path)] = Garbage(path=str(path), reason=reason, n_bytes=n_bytes)
+    return [found[path] for path in sorted(found)]
+
+
+def collect_garbage(store: FeatureStore, items: list[Garbage]) -> None:
+    """Take away what `find_garbage` listed.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses.
+    """
+    for item in items:
+        path = place_of(item.path)
+        if item.cache:
+            remove(
+                store,
+                Removal(
+                    dataset=path.name, caches=(item.cache,), arrays=(), is_whole=False, n_bytes=item.n_bytes
+                ),
+            )
+        elif item.reason == _EMPTY:
+            commit.remove_if_empty(path)
+        else:
+            commit.free(path)
+
+
+_EMPTY = "empty folder"
+
+
+def _evictions(
+    store: FeatureStore, *, older_than: timedelta | None, keep: int | None, now: datetime
+) -> Iterator[Garbage]:
+    if older_than is None and keep is None:
+        return
+    # What was extracted from a data set that grew is used as a whole, and goes as a whole.
+    families: dict[tuple[str, str], list[FeatureCache]] = {}
+    for cache in store.caches():
+        if not _is_imported(cache):
+            base = base_of(store.root, cache.dataset) or cache.dataset
+            families.setdefault((base, cache.digest), []).append(cache)
+    uses = [(max(last_use(each.path) for each in caches), caches) for caches in families.values()]
+    uses.sort(key=lambda use: use[0], reverse=True)
+    for when, caches in uses[keep or 0 :]:
+        if older_than is None or now - when > older_than:
+            for cache in caches:
+                yield Garbage(
+                    path=str(cache.path),
+                    reason=f"cache last used {when.isoformat(timespec='seconds')}",
+                    n_bytes=folder_bytes(cache.path),
+                    cache=cache.name,
+                )
+
+
+def _is_imported(cache: FeatureCache) -> bool:
+    return cache.recipe.architecture == IMPORTED
+
+
+def _leftovers(store: FeatureStore) -> Iterator[tuple[Path, str]]:
+    """Yield files and folders that nothing names, those above before those below."""
+    if isinstance(store.root, ObjectPath):
+        hidden = {
+            store.root.joinpath(*parts[: place + 1])
+            for parts, _ in walk_files(store.root)
+            for place, name in enumerate(parts)
+            if commit.is_temporary(name)
+        }
+        yield from ((path, "left by an interrupted writer") for path in sorted(hidden))
+    for top, folders, files in [] if isinstance(store.root, ObjectPath) else os.walk(store.root):
+        for name in [*folders, *files]:
+            if commit.is_temporary(name):
+                yield Path(top, name), "left by an interrupted writer"
+        folders[:] = [name for name in folders if not commit.is_temporary(name)]
+        # Folders of the layout itself stay, so that nobody wonders.
+        if not folders and not files and Path(top).parent != store.root and Path(top) != store.root:
+            yield Path(top), _EMPTY
+    for name in dataset_names(store.root):
+        yield from _unnamed_rows(store.root, name)
+    for folder in store.cache_folders():
+        yield from _cache_leftovers(folder)
+
+
+def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
+    """Yield rows that a grower left without the record of a version."""
+    try:
+        records = [version_record(root, dataset, number) for number in version_numbers(root, dataset)[1:]]
+    except StoreError:
+        return  # damaged: `repair` comes first, and may need them
+    named = {str(record["rows_sha256"]) for record in records}
+    for path in version_path(root, dataset, 2).parent.glob("*.parquet"):
+        if path.stem not in named:
+            yield path, "rows of no version"
+
+
+def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
+    records = recorded_names(folder)
+    is_made = (folder / "cache.json").exists()
+    # On the local disk folders go in one step, and a record that is gone is damage. In a bucket it goes
+    # first.
+    is_damaged = not isinstance(folder, ObjectPath) and (records or (folder / "recipe.json").exists())
+    if not is_made and not is_damaged:
+        yield folder, f"remains of {split_folder(folder)[0]}, which was removed"
+        return
+    known = {"ledger", "requests", *records}
+    for array in sorted(folder.iterdir()):
+        if array.is_dir() and array.name not in known and not commit.is_temporary(array.name):
+            yield array, "array without a ledger"
+    for name in records:
+        yield from _unnamed_units(folder, name)
+    for path in sorted((folder / "requests").glob("*.json")):
+        arrays = None if commit.is_temporary(path.name) else read_request(folder, path.stem)
+        if arrays is not None and not set(arrays) <= set(records):
+            yield path, "hint about arrays that are gone"
+
+
+def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files of an array that look like units and have no ledger entry."""
+    try:
+        spec = read_array(folder, name)
+    except (StoreError, FileNotFoundError):
+        return  # damaged: `repair` comes first
+    units = recorded_units(folder / "ledger" / name, count_units(spec.n_rows, spec.unit_rows))
+    for path in sorted((folder / name).rglob("*")):
+        unit = format_of(spec.format).unit_of(path.relative_to(folder / name).parts)
+        if unit is not None and unit not in units:
+            yield path, "shard without a ledger entry"
+
+
+def _changed(path: Path) -> float:
+    """Return when a file, or the latest thing in a folder, was last changed or renamed, in seconds."""
+    times = []
+    for each in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else [])]:
+        try:
+            status = each.lstat()
+        except FileNotFoundError:
+            continue
+        times.append(max(status.st_mtime, status.st_ctime))
+    return max(times, default=0.0)

@@ -1,0 +1,208 @@
+"""Taking arrays, caches and data sets out of a store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import InputError
+from toptune.store.arrays.array_records import recorded_names
+from toptune.store.datasets import dataset_records
+from toptune.store.features.cache_records import split_folder
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files import commit
+from toptune.store.files.names import check_inside
+from toptune.store.files.reading import walk_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What `remove` is going to take away; JSON values only.
+
+    Attributes
+    ----------
+    dataset : str
+    caches : tuple of str
+        ``<model>@<digest8>`` of the caches concerned.
+    arrays : tuple of str
+        Arrays to take out of the one cache; empty where whole caches go.
+    is_whole : bool
+        Whether the data set itself goes.
+    n_bytes : int
+        Size of the files.
+    parts : tuple of str
+        Further parts of a data set that grew, which go with it.
+    """
+
+    dataset: str
+    caches: tuple[str, ...]
+    arrays: tuple[str, ...]
+    is_whole: bool
+    n_bytes: int
+    parts: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        caches = ", ".join(self.caches) or "no caches"
+        if self.is_whole:
+            what = f"data set {self.dataset} with {caches}"
+        elif self.arrays:
+            what = f"{', '.join(self.arrays)} of {caches} over {self.dataset}"
+        else:
+            what = f"{caches} over {self.dataset}"
+        return f"{what}: {self.n_bytes} bytes"
+
+
+def plan_removal(
+    store: FeatureStore, *, dataset: str, model: str | None = None, layers: Sequence[str] | None = None
+) -> Removal:
+    """Work out what a removal takes away.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str
+        Name of the data set.
+    model : str, optional
+        One cache of it, named as for training; a damaged one is found too. Without it the data set
+        goes with every cache of it.
+    layers : sequence of str, optional
+        Only these arrays of that cache: names of arrays or taps, or globs.
+
+    Raises
+    ------
+    InputError
+        If layers are given without a model, or match nothing; lists what there is. Or if the data set
+        is a part of another, which goes as a whole only.
+    StoreNotFoundError
+        If there is no such data set or cache.
+    ConflictError
+        If the name means several caches; lists them.
+    """
+    folder = dataset_records.dataset_folder(store.root, dataset)
+    base = dataset_records.base_of(store.root, dataset)
+    if base is not None:
+        raise InputError(
+            f"{dataset!r} is a part of data set {base!r}, whose versions need it; remove all of {base!r}, or "
+            "nothing"
+        )
+    further = dataset_records.part_names(store.root, dataset)[1:]
+    everywhere = [folder.name, *further]
+    if model is None:
+        if layers is not None:
+            raise InputError("--layers needs --model: say whose layers are to be removed")
+        folders = [each for part in everywhere for each in store.cache_folders(part)]
+        if not folder.is_dir() and not folders:
+            dataset_records.read_record(store.root, dataset)  # says that there is none, and which there are
+        all_parts = [dataset_records.dataset_folder(store.root, part) for part in everywhere]
+        return Removal(
+            dataset=folder.name,
+            caches=tuple(dict.fromkeys(each.parent.name for each in folders)),
+            arrays=(),
+            is_whole=True,
+            n_bytes=sum(map(folder_bytes, [*all_parts, *folders])),
+            parts=tuple(further),
+        )
+    folders = _folders_of(store, model, everywhere)
+    names = () if layers is None else _match(_recorded(folders), layers)
+    taken = [path for each in folders for name in names for path in (each / name, each / "ledger" / name)]
+    return Removal(
+        dataset=folder.name,
+        caches=tuple(dict.fromkeys(each.parent.name for each in folders)),
+        arrays=names,
+        is_whole=False,
+        n_bytes=sum(map(folder_bytes, taken or folders)),
+        parts=tuple(further),
+    )
+
+
+def _folders_of(store: FeatureStore, model: str, parts: Sequence[str]) -> list[Path]:
+    """List the cache folders of the one recipe that a model's name means, over a data set and its parts."""
+    found = [each for part in parts for each in store.find_folders(model, part)]
+    digests = {split_folder(each)[1] for each in found}
+    if len(digests) != 1:
+        # Only a sound store can say what is there, or how several differ.
+        digests = {store.features(model, parts[0]).digest[:8]}
+    (digest8,) = digests
+    return [each for part in parts for each in store.cache_folders(part) if split_folder(each)[1] == digest8]
+
+
+def _recorded(folders: Sequence[Path]) -> list[str]:
+    return sorted({name for folder in folders for name in recorded_names(folder)})
+
+
+def remove(store: FeatureStore, removal: Removal) -> None:
+    """Carry out a removal.
+
+    Each cache disappears in one step before its bytes are freed, caches before their data set. Whoever
+    reads it at that moment gets an error, never other numbers.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses; what is left is whole, or a leftover for ``store gc``.
+    """
+    features = store.root / "features"
+    for name in removal.caches:
+        for part in (removal.dataset, *removal.parts):
+            folder = check_inside(store.root, features / name / part)
+            if removal.arrays:
+                _take_out(folder, removal.arrays)
+            else:
+                commit.remove_folder(folder, aside=features)
+        if not removal.arrays:
+            commit.remove_if_empty(features / name)  # unless other data sets have features of this model
+    if removal.is_whole:
+        # The parts last: without the versions nothing names them.
+        for part in (removal.dataset, *removal.parts):
+            folder = dataset_records.dataset_folder(store.root, part)
+            if folder.is_dir():
+                commit.remove_folder(folder, aside=folder.parent)
+
+
+def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
+    """Remove arrays of a cache, as if they had never been extracted.
+
+    With the last feature array the digests of the pictures go too.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    names : sequence of str
+        ``<tap>.<pooling>``; those that are not there are passed over.
+    """
+    _take_out(cache.path, names)
+
+
+def _take_out(cache: Path, names: Sequence[str]) -> None:
+    """Remove arrays, each one's ledger first: a kill leaves them incomplete and never wrong."""
+    others = [name for name in recorded_names(cache) if name not in names and name != CONTENT_ARRAY]
+    for name in [*names, *([] if others else [CONTENT_ARRAY])]:
+        for folder in (cache / "ledger" / name, cache / name):
+            commit.remove_folder(folder, aside=cache)
+
+
+def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
+    features = [name for name in names if name != CONTENT_ARRAY]
+    chosen: list[str] = []
+    for word in layers:
+        found = [
+            name for name in features if fnmatchcase(name, word) or fnmatchcase(name.rpartition(".")[0], word)
+        ]
+        if not found:
+            raise InputError(
+                f"layer {word!r} is not among those stored: {', '.join(features) or 'none'}; "
+                "see store show for their names"
+            )
+        chosen += [name for name in found if name not in chosen]
+    return tuple(chosen)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Add up the sizes of the files in a folder; 0 where there is none."""
+    return sum(size for _, size in walk_files(folder))

@@ -1,0 +1,322 @@
+"""Repair a store: what can be rebuilt is rebuilt, damaged units are dropped for extract to compute again."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import StoreError
+from toptune.store.arrays.array_records import read_array, restore_array
+from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.spec import FORMATS
+from toptune.store.arrays.units import format_units
+from toptune.store.datasets import dataset_records
+from toptune.store.datasets.versions import version_numbers
+from toptune.store.features.cache_records import CACHE_KIND, open_cache
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files import commit
+from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
+from toptune.store.files.s3_path import place_of
+from toptune.store.files.sealed import is_newer, unseal
+from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
+from toptune.store.upkeep.verification import verify
+
+# Each round may uncover what a damaged record hid: the descriptor, then a recipe, an array's record, units.
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairReport:
+    """What `repair` did; JSON values only.
+
+    Attributes
+    ----------
+    dropped : dict of str to list of int
+        ``<model>@<digest8>/<dataset>/<array>`` to the units that were damaged; extract computes them again.
+    dropped_arrays : tuple of str
+        Arrays dropped as a whole, because nothing tells any more how they are cut.
+    dropped_datasets : tuple of str
+        Data sets whose manifest is to be registered again by extract.
+    dropped_versions : tuple of str
+        Latest versions of data sets that grew which extract with ``--update`` makes again.
+    rebuilt, removed : tuple of str
+        Files made again from what others say, and hints that nothing depends on.
+    left : tuple of (path, reason)
+        What could not be repaired, with the next step.
+    missing : dict of str to list of int
+        All units that extract will now compute, those never done included.
+    """
+
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    dropped_arrays: tuple[str, ...] = ()
+    dropped_datasets: tuple[str, ...] = ()
+    dropped_versions: tuple[str, ...] = ()
+    rebuilt: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
+    missing: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all that is damaged was rebuilt or dropped, 1 if something is left."""
+        return 1 if self.left else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        values = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()
+        }
+        return {**values, "left": [list(pair) for pair in self.left]}
+
+    def __str__(self) -> str:
+        lines = [f"rebuilt: {path}" for path in self.rebuilt]
+        lines += [f"removed: {path}" for path in self.removed]
+        lines += [f"dropped: {name}: units {format_units(units)}" for name, units in self.dropped.items()]
+        lines += [f"dropped: {name}: the whole array" for name in self.dropped_arrays]
+        lines += [f"dropped: the manifest of data set {name}" for name in self.dropped_datasets]
+        lines += [f"dropped: {name}: extract with --update makes it again" for name in self.dropped_versions]
+        lines += [f"not repaired: {path}: {reason}" for path, reason in self.left]
+        if self.dropped or self.dropped_arrays or self.dropped_datasets:
+            lines.append("run the same extract again: it computes only what is missing")
+        return "\n".join(lines) or "nothing is damaged"
+
+
+def repair(root: str | os.PathLike[str]) -> RepairReport:
+    """Read every byte of a store and take what is damaged out of it.
+
+    A damaged shard goes with its ledger entry, and a damaged entry with its shard, so that the same
+    extract computes exactly these units again. Records are rebuilt where others hold the same facts. What is
+    unreadable for want of permission, or was written by a newer toptune, is left as it is.
+
+    Parameters
+    ----------
+    root : path
+        The store's folder; its descriptor may be damaged too.
+
+    Returns
+    -------
+    RepairReport
+
+    Raises
+    ------
+    StoreNotFoundError
+        If the folder does not look like a store.
+    FormatVersionError
+        If an older or a newer toptune made the store.
+    StoreError
+        If it cannot be written.
+    """
+    job = _Repair(place_of(root))
+    job.descriptor()
+    store = FeatureStore.open(root)
+    for _ in range(_ROUNDS):
+        report = verify(store, deep=True)
+        job.left.clear()
+        job.uncovered = False
+        for name, reason in report.damaged:
+            job.mend(place_of(name), reason)
+        if not job.uncovered:
+            break
+    missing = {key: list(units) for key, units in report.missing.items()}
+    for key, units in job.dropped.items():
+        missing[key] = sorted({*missing.get(key, []), *units})
+    return RepairReport(
+        dropped={key: sorted(units) for key, units in job.dropped.items()},
+        dropped_arrays=tuple(job.dropped_arrays),
+        dropped_datasets=tuple(job.dropped_datasets),
+        dropped_versions=tuple(job.dropped_versions),
+        rebuilt=tuple(job.rebuilt),
+        removed=tuple(job.removed),
+        left=tuple(sorted(job.left.items())),
+        missing=missing,
+    )
+
+
+class _Repair:
+    """What has been done to one store so far."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.dropped: dict[str, set[int]] = {}
+        self.dropped_arrays: list[str] = []
+        self.dropped_datasets: list[str] = []
+        self.dropped_versions: list[str] = []
+        self.rebuilt: list[str] = []
+        self.removed: list[str] = []
+        self.left: dict[str, str] = {}
+        self.uncovered = False
+
+    def descriptor(self) -> None:
+        """Write ``toptune.json`` again; its content is always the same."""
+        path = self.root / STORE_FILE
+        if not any((self.root / part).is_dir() for part in ("datasets", "features")):
+            return  # opening says what is wrong
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+        if data != DESCRIPTOR and not is_of_another_version(data):
+            commit.replace(path, DESCRIPTOR)
+            self.rebuilt.append(str(path))
+
+    def mend(self, path: Path, reason: str) -> None:
+        """Repair one file that `verify` blames."""
+        try:
+            data = path.read_bytes() if path.is_file() else b""
+        except PermissionError:
+            self.left[str(path)] = f"{reason}; ask its owner for permission to read it"
+            return
+        except OSError:
+            data = b""  # a bad sector: as good as gone
+        if path.suffix == ".json" and is_newer(data):
+            self.left[str(path)] = f"{reason}; a newer toptune wrote it"
+            return
+        match path.relative_to(self.root).parts:
+            case ("datasets", name, "versions", _):
+                self.version(name, path, reason)
+            case ("datasets", name, _):
+                self.dataset(name, path, reason)
+            case ("features", _, _, "recipe.json"):
+                self.recipe(path, reason)
+            case ("features", _, _, "requests", _) | ("features", _, _, "used.json"):
+                commit.free(path)
+                self.removed.append(str(path))
+            case ("features", model, dataset, "ledger", name, "array.json"):
+                self.array(self.root / "features" / model / dataset, name)
+            case ("features", model, dataset, "ledger", name, "packed.jsonl"):
+                self.packed(self.root / "features" / model / dataset, name)
+            case ("features", model, dataset, "ledger", name, entry):
+                self.unit(self.root / "features" / model / dataset, name, int(Path(entry).stem))
+            case ("features", model, dataset, name, "zarr.json" | "all.h5"):
+                self.array(self.root / "features" / model / dataset, name)
+            case ("features", model, dataset, name, *rest) if (unit := _unit_of(tuple(rest))) is not None:
+                self.unit(self.root / "features" / model / dataset, name, unit)
+            case _:
+                self.leave(path, reason)
+
+    def leave(self, path: Path, reason: str) -> None:
+        """Say what only the user can do about a cache's own records."""
+        parts = path.relative_to(self.root).parts
+        if len(parts) == 3 and parts[0] == "features":
+            step = "run extract again, which registers the data set"
+            if parts[2] in self.dropped_datasets:
+                return  # that is said already
+        elif len(parts) == 4:
+            step = f"restore it from a copy, or store rm --model {parts[1]} --dataset {parts[2]} and extract"
+        else:
+            step = "restore it from a copy"
+        self.left[str(path)] = f"{reason}; {step}"
+
+    def dataset(self, name: str, path: Path, reason: str) -> None:
+        """Move a damaged manifest out of the way; extract registers it anew, and finds the caches again.
+
+        That of a part is made again from the versions instead, which name its rows.
+        """
+        if is_grown(self.root, name):
+            if rebuild_part(self.root, name):
+                self.rebuilt.append(str(path))
+                self.uncovered = True
+            else:
+                base = dataset_records.base_of(self.root, name) or name
+                step = f"restore it from a copy, or store rm --dataset {base} and extract"
+                self.left[str(path)] = f"{reason}; {step}"
+        elif name not in self.dropped_datasets:
+            # Kept as a leftover for now, because it may be all that somebody has of their labels.
+            commit.hide_folder(dataset_records.dataset_folder(self.root, name))
+            self.dropped_datasets.append(name)
+
+    def version(self, dataset: str, path: Path, reason: str) -> None:
+        """Make a version's record again, or drop the latest version, whose features stay."""
+        number = version_numbers(self.root, dataset)[-1]
+        match mend_version(self.root, dataset, path):
+            case "rebuilt":
+                self.rebuilt.append(str(path))
+            case "dropped":
+                self.dropped_versions.append(f"version {number} of data set {dataset}")
+            case _:
+                self.left[str(path)] = f"{reason}; restore it from a copy: the other versions do not need it"
+                return
+        self.uncovered = True
+
+    def recipe(self, path: Path, reason: str) -> None:
+        """Copy the recipe from another data set's cache with the same digest."""
+        folder = path.parent
+        try:
+            digest = unseal(CACHE_KIND, (folder / "cache.json").read_bytes(), folder)["recipe_sha256"]
+        except (OSError, StoreError, KeyError):
+            self.leave(path, reason)
+            return
+        for other in sorted(folder.parent.glob("*/recipe.json")):
+            data = other.read_bytes()
+            if other != path and hashlib.sha256(data).hexdigest() == digest:
+                commit.replace(path, data)
+                self.rebuilt.append(str(path))
+                self.uncovered = True
+                return
+        self.leave(path, reason)
+
+    def array(self, folder: Path, name: str) -> None:
+        """Make an array's record or its metadata again, each from the other, or drop the array."""
+        try:
+            cache = open_cache(self.root, folder)
+        except StoreError:
+            return  # its own records are blamed first
+        try:
+            read_array(folder, name)
+        except (StoreError, FileNotFoundError):
+            pass
+        else:
+            return  # somebody was faster, or both files of it were blamed
+        restored = restore_array(
+            folder, name, n_rows=cache.n_rows, unit_rows=cache.unit_rows, format=cache.format
+        )
+        if restored:
+            self.rebuilt += map(str, restored)
+        else:
+            for each in (folder / "ledger" / name, folder / name):
+                commit.remove_folder(each, aside=folder)
+            self.dropped_arrays.append(f"{cache.name}/{cache.dataset}/{name}")
+        self.uncovered = True
+
+    def packed(self, folder: Path, name: str) -> None:
+        """Write the sound lines of a packed ledger as entries of their own; drop the units of the others."""
+        cache = open_cache(self.root, folder)
+        cache.ledger(name).unpack()
+        for unit in sorted(set(range(cache.n_units)) - cache.ledger(name).all_recorded().keys()):
+            self.unit(folder, name, unit)
+        self.uncovered = True
+
+    def unit(self, folder: Path, name: str, unit: int) -> None:
+        """Drop a unit's mark, then its shard, unless they are sound by now."""
+        cache = open_cache(self.root, folder)
+        if _is_sound(cache, name, unit):
+            return
+        cache.ledger(name).unpack()
+        for path in (cache.entry_path(name, unit), cache.shard_path(name, unit)):
+            try:
+                seen = path.stat()
+            except OSError:
+                continue
+            commit.remove_damaged(path, seen)
+        self.dropped.setdefault(f"{cache.name}/{cache.dataset}/{name}", set()).add(unit)
+
+
+def _is_sound(cache: FeatureCache, name: str, unit: int) -> bool:
+    entry = cache.entry(name, unit)
+    if entry is None:
+        return False
+    try:
+        with cache.shard_path(name, unit).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
+    except OSError:
+        return False
+
+
+def _unit_of(parts: tuple[str, ...]) -> int | None:
+    """Return the unit whose file has that path within an array of either format."""
+    found = (format_of(name).unit_of(parts) for name in FORMATS)
+    return next((unit for unit in found if unit is not None), None)

@@ -1,0 +1,296 @@
+"""Verify a store or a cache against its digests."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import StoreError, StoreNotFoundError
+from toptune.store.arrays.array_records import read_array, record_path, recorded_names
+from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.ledger_entry import LedgerEntry, read_packed
+from toptune.store.arrays.units import format_units
+from toptune.store.datasets import dataset_records
+from toptune.store.features.cache_records import open_cache
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.hints import REQUEST_KIND, USE_FILE, USE_KIND
+from toptune.store.files import commit
+from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE
+from toptune.store.files.reading import list_folder, walk_files
+from toptune.store.files.sealed import unseal
+from toptune.store.upkeep.dataset_checks import dataset_damage, dataset_files, rows_needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What `verify` found; JSON values only.
+
+    Attributes
+    ----------
+    damaged : tuple of (path, reason)
+        Files that differ from what was committed, or are gone.
+    missing : dict of str to list of int
+        ``<model>@<digest8>/<dataset>/<array>`` to the units that are not done.
+    missing_before : dict of str to list of int
+        The same for units with pictures of older versions only, where a data set has grown: the pictures may
+        be gone by now.
+    leftovers : tuple of str
+        Files that nothing names, such as those of interrupted writers; harmless.
+    n_files, n_bytes : int
+        Files looked at and their size.
+    deep : bool
+        Whether every byte was read.
+    """
+
+    damaged: tuple[tuple[str, str], ...]
+    missing: dict[str, list[int]]
+    leftovers: tuple[str, ...]
+    n_files: int
+    n_bytes: int
+    deep: bool
+    missing_before: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete and clean, 1 damaged, 3 incomplete."""
+        if self.damaged:
+            return 1
+        return 3 if self.missing else 0
+
+    def __str__(self) -> str:
+        lines = [f"damaged: {path}: {reason}" for path, reason in self.damaged]
+        lines += [f"missing: {name}: {format_units(units)}" for name, units in self.missing.items()]
+        lines += [
+            f"missing, for older versions only: {name}: {format_units(units)}"
+            for name, units in self.missing_before.items()
+        ]
+        lines += [f"left over: {path}" for path in self.leftovers]
+        verdict = {0: "complete and clean", 1: "damaged", 3: "incomplete"}[self.exit_code]
+        read = "every byte read" if self.deep else "sizes and records read; --deep reads every byte"
+        return "\n".join([*lines, f"{verdict}: {self.n_files} files, {self.n_bytes} bytes ({read})"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            **asdict(self),
+            "damaged": [list(pair) for pair in self.damaged],
+            "leftovers": list(self.leftovers),
+        }
+
+
+def verify(target: FeatureStore | FeatureCache, *, deep: bool = False) -> VerifyReport:
+    """Check every file of a store, or of one cache.
+
+    Parameters
+    ----------
+    target : FeatureStore or FeatureCache
+    deep : bool
+        Read every byte of the shards and compare checksums; otherwise their sizes only. All other files
+        are compared with their digests in any case.
+
+    Returns
+    -------
+    VerifyReport
+        Damage is reported, not raised.
+    """
+    walk = _Walk(target.root, deep=deep)
+    if isinstance(target, FeatureCache):
+        walk.cache(target.path)
+        return walk.report(target.path)
+    walk.descriptor()
+    for name in dataset_records.dataset_names(target.root):
+        walk.dataset(name)
+    for folder in target.cache_folders():
+        walk.cache(folder)
+    return walk.report(target.root)
+
+
+class _Walk:
+    """One pass over the files, collecting what is found."""
+
+    def __init__(self, root: Path, *, deep: bool) -> None:
+        self.root = root
+        self.deep = deep
+        self.damaged: dict[str, str] = {}
+        self.missing: dict[str, list[int]] = {}
+        self.missing_before: dict[str, list[int]] = {}
+        self.needed: dict[str, npt.NDArray[np.intp] | None] = {}
+        self.named: set[str] = set()
+
+    def report(self, top: Path) -> VerifyReport:
+        n_files = n_bytes = 0
+        leftovers: list[str] = []
+        prefix = f"{top}/"
+        for parts, size in walk_files(top):
+            path = prefix + "/".join(parts)
+            if path in self.named:
+                n_files += 1
+                n_bytes += size
+            else:
+                leftovers.append(path)
+        return VerifyReport(
+            damaged=tuple(sorted(self.damaged.items())),
+            missing=self.missing,
+            leftovers=tuple(sorted(leftovers)),
+            n_files=n_files,
+            n_bytes=n_bytes,
+            deep=self.deep,
+            missing_before=self.missing_before,
+        )
+
+    def blame(self, path: Path, reason: object) -> None:
+        self.damaged.setdefault(str(path), str(reason))
+
+    def read(self, path: Path) -> bytes:
+        """Read a small file that must be there."""
+        self.named.add(str(path))
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            self.blame(path, "is gone" if isinstance(error, FileNotFoundError) else error.strerror)
+            return b""
+
+    def descriptor(self) -> None:
+        path = self.root / STORE_FILE
+        if self.read(path) != DESCRIPTOR:
+            self.blame(path, f"differs from {DESCRIPTOR.decode().strip()}")
+
+    def dataset(self, name: str) -> None:
+        for path in dataset_files(self.root, name):
+            self.read(path)
+        for path, reason in dataset_damage(self.root, name):
+            self.blame(path, reason)
+
+    def note_missing(self, key: str, cache: FeatureCache, units: list[int]) -> None:
+        if cache.dataset not in self.needed:
+            self.needed[cache.dataset] = rows_needed(self.root, cache.dataset)
+        rows = self.needed[cache.dataset]
+        needed = set(units if rows is None else (rows // cache.unit_rows).tolist())
+        now = [unit for unit in units if unit in needed]
+        before = [unit for unit in units if unit not in needed]
+        if now:
+            self.missing[key] = now
+        if before:
+            self.missing_before[key] = before
+
+    def cache(self, folder: Path) -> None:
+        for part in ("recipe.json", "cache.json"):
+            self.read(folder / part)
+        try:
+            cache = open_cache(self.root, folder)
+        except StoreNotFoundError as error:
+            self.blame(folder, error)
+            return
+        except StoreError as error:
+            if str(self.root / "datasets") in str(error):
+                return  # the data set's record, which is blamed itself
+            guilty = "recipe.json" if "recipe.json" in str(error) else "cache.json"
+            self.blame(folder / guilty, error)
+            return
+        self.requests(folder)
+        if (folder / USE_FILE).exists():
+            self.sealed(USE_KIND, folder / USE_FILE)
+        arrays = [path for path in list_folder(folder / "ledger") if path.is_dir()]
+        for array in arrays:
+            if not commit.is_temporary(array.name):
+                self.array(cache, array)
+        if not recorded_names(folder):
+            # Made by a writer that stopped before its first array.
+            self.note_missing(f"{cache.name}/{cache.dataset}", cache, list(range(cache.n_units)))
+
+    def requests(self, folder: Path) -> None:
+        for path in sorted((folder / "requests").glob("*.json")):
+            if not commit.is_temporary(path.name):
+                self.sealed(REQUEST_KIND, path)
+
+    def sealed(self, kind: str, path: Path) -> None:
+        try:
+            unseal(kind, self.read(path), path)
+        except StoreError as error:
+            self.blame(path, error)
+
+    def array(self, cache: FeatureCache, ledger: Path) -> None:
+        name = ledger.name
+        record, packed = record_path(cache.path, name), cache.ledger(name).packed_path
+        singles = {p.name: p for p in sorted(ledger.glob("*.json")) if p.stem.isdigit()}
+        if not record.exists():
+            if singles or packed.exists():
+                self.blame(record, "is gone although the ledger has entries")
+            return
+        self.read(record)
+        metadata = cache.path / name / format_of(cache.format).METADATA
+        self.read(metadata)
+        try:
+            spec = read_array(cache.path, name)
+        except StoreError as error:
+            self.blame(metadata if metadata.name in str(error) else record, error)
+            return
+        entries = self.packed(cache, name, packed) if packed.exists() else {}
+        for unit in range(cache.n_units):
+            path = cache.entry_path(name, unit)
+            if path.name in singles:
+                self.single(cache, name, unit, entries)
+        known = {unit for unit in range(cache.n_units) if cache.entry_path(name, unit).name in singles}
+        for unit, entry in entries.items():
+            expected = format_of(spec.format).unit_bytes(spec, unit)
+            if expected is not None and entry.n_bytes != expected:
+                guilty = cache.entry_path(name, unit) if unit in known else packed
+                self.blame(guilty, f"names {entry.n_bytes} bytes where a shard has {expected}")
+            else:
+                self.shard(cache.shard_path(name, unit), entry)
+        missing = [unit for unit in range(cache.n_units) if unit not in entries and unit not in known]
+        if missing:
+            self.note_missing(f"{cache.name}/{cache.dataset}/{name}", cache, missing)
+
+    def packed(self, cache: FeatureCache, name: str, path: Path) -> dict[int, LedgerEntry]:
+        """Read the packed entries of an array; a damaged file is blamed, its sound lines are believed."""
+        try:
+            found, damage = read_packed(self.read(path), path)
+        except StoreError as error:
+            self.blame(path, error)
+            return {}
+        if damage:
+            self.blame(path, "; ".join(damage[:3]))
+        entries = {}
+        for entry in found:
+            if cache.ledger(name).is_of(entry, entry.unit):
+                entries[entry.unit] = entry
+            else:
+                self.blame(path, f"has an entry of unit {entry.unit} of {entry.array}")
+        if len(entries) < cache.n_units:
+            self.blame(path, f"has {len(entries)} sound entries for {cache.n_units} units")
+        return entries
+
+    def single(self, cache: FeatureCache, name: str, unit: int, entries: dict[int, LedgerEntry]) -> None:
+        """Read an entry of its own, which counts more than a packed one."""
+        path = cache.entry_path(name, unit)
+        entries.pop(unit, None)
+        try:
+            entry = LedgerEntry.from_bytes(self.read(path), path)
+        except StoreError as error:
+            self.blame(path, error)
+            return
+        if cache.ledger(name).is_of(entry, unit):
+            entries[unit] = entry
+        else:
+            self.blame(path, f"is the entry of unit {entry.unit} of {entry.array}")
+
+    def shard(self, path: Path, entry: LedgerEntry) -> None:
+        self.named.add(str(path))
+        try:
+            n_bytes = path.stat().st_size
+            if n_bytes != entry.n_bytes:
+                self.blame(path, f"has {n_bytes} bytes where the ledger says {entry.n_bytes}")
+            elif self.deep:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != entry.sha256:
+                    self.blame(path, "does not match the checksum in the ledger")
+        except FileNotFoundError:
+            self.blame(path, "is gone although the ledger names it")
+        except OSError as error:
+            self.blame(path, error.strerror)
