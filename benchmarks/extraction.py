@@ -36,7 +36,7 @@ from torchvision.datasets import ImageFolder
 
 from toptune.extract import extract, load_backbone
 from toptune.extract.batch_size import BATCH_SIZES
-from toptune.extract.decode import decode_image
+from toptune.extract.images.decode import decode_image
 from toptune.store import FeatureStore
 
 MODELS = ("vit_small_patch16_224", "resnet50", "mobilenetv3_large_100")

@@ -18,9 +18,9 @@ from torch import Tensor
 from torchvision.io import decode_jpeg
 
 from toptune.extract import extract, load_backbone
-from toptune.extract.backbone import Backbone
-from toptune.extract.decode import decode_image
-from toptune.extract.transform import EvalTransform
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.transform import EvalTransform
+from toptune.extract.images.decode import decode_image
 
 # One model of every family whose layers differ.
 MODELS: dict[str, dict[str, Any]] = {

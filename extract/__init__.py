@@ -7,16 +7,17 @@ and a finished extraction stay light.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from toptune.extract.decode import DECODE, decode_image
+from toptune.extract.backbone.taps import Tap, TapArray
 from toptune.extract.extraction import extract, extract_models
-from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
-from toptune.extract.source import ImageSource, open_source
-from toptune.extract.taps import Tap, TapArray
+from toptune.extract.images.decode import DECODE, decode_image
+from toptune.extract.images.source import ImageSource
+from toptune.extract.request.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.extract.sources.opening import open_source
 from toptune.machine.watch import Clocks
 
 if TYPE_CHECKING:
-    from toptune.extract.backbone import Backbone, list_taps, load_backbone
-    from toptune.extract.build import list_models
+    from toptune.extract.backbone.backbone import Backbone, list_taps, load_backbone
+    from toptune.extract.backbone.build import list_models
 
 __all__ = [
     "DECODE",
@@ -38,10 +39,10 @@ __all__ = [
 ]
 
 _NEED_TORCH = {
-    "Backbone": "toptune.extract.backbone",
-    "list_taps": "toptune.extract.backbone",
-    "load_backbone": "toptune.extract.backbone",
-    "list_models": "toptune.extract.build",
+    "Backbone": "toptune.extract.backbone.backbone",
+    "list_taps": "toptune.extract.backbone.backbone",
+    "load_backbone": "toptune.extract.backbone.backbone",
+    "list_models": "toptune.extract.backbone.build",
 }
 
 

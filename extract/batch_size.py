@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract.backbone import Backbone
-from toptune.extract.lane import forward_pixels
-from toptune.extract.streams import Streams, count_streams
-from toptune.extract.taps import TapArray
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.taps import TapArray
+from toptune.extract.pipeline.lane import forward_pixels
+from toptune.extract.pipeline.streams import Streams, count_streams
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
-from toptune.extract.extract_request import ExtractRequest, Progress, make_requests
-from toptune.extract.finished import recognise
-from toptune.extract.plan import ExtractSummary
-from toptune.extract.source import ImageSource
+from toptune.extract.images.source import ImageSource
+from toptune.extract.jobs import run_all
+from toptune.extract.request.plan import ExtractSummary
+from toptune.extract.request.request import ExtractRequest, Progress, make_requests
 from toptune.machine.watch import Clocks, Stop
 from toptune.store.datasets.manifest import count_contents
 from toptune.store.features.feature_store import FeatureStore
@@ -197,16 +197,3 @@ def _run(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
         # Early, so that another content is refused before a model is loaded; the same one is adopted.
         return run_update(first.existing, requests)
     return run_all(requests)
-
-
-def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Carry out requests: those that are finished are recognised, the others worked on together."""
-    found = [None if each.existing is None else recognise(each.existing, each) for each in requests]
-    left = [each for each, summary in zip(requests, found, strict=True) if summary is None]
-    if not left:
-        return [summary for summary in found if summary is not None]
-    # Late: a finished extraction is recognised without torch.
-    from toptune.extract.job import run_jobs
-
-    done = iter(run_jobs(left))
-    return [next(done) if summary is None else summary for summary in found]

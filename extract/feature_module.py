@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from toptune.extract.backbone import SAMPLE_SEED, Backbone
-from toptune.extract.forward import ForwardPass, pooled
+from toptune.extract.backbone.backbone import SAMPLE_SEED, Backbone
+from toptune.extract.backbone.forward import ForwardPass, pooled
 
 
 class FeatureModule(nn.Module):

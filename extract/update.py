@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from toptune.errors import InputError
-from toptune.extract.content_check import ContentCheck
-from toptune.extract.extract_request import ExtractRequest
-from toptune.extract.extraction import run_all
-from toptune.extract.finished import refuse_all_failed, refuse_changed
-from toptune.extract.part_source import PartSource
-from toptune.extract.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.extract.images.part import PartSource
+from toptune.extract.jobs import run_all
+from toptune.extract.request.content_check import ContentCheck
+from toptune.extract.request.finished import refuse_all_failed, refuse_changed
+from toptune.extract.request.plan import ArrayPlan, ExtractPlan, ExtractSummary
+from toptune.extract.request.request import ExtractRequest
 from toptune.store.datasets.registration import find_version
 from toptune.store.datasets.versions import DatasetVersion
 from toptune.store.features.feature_store import FeatureStore

@@ -1,9 +1,9 @@
 """Pretrain the embedded backbone on letters and symbols drawn by code, and write the shipped files.
 
-``python scripts/pretrain_glyphs.py`` draws the characters of `toptune.extract.glyphs` in the fonts that
-matplotlib ships, trains a small ResNet on distorted copies that are made as it goes, and writes
-``extract/resnet10t.toptune_glyphs.safetensors`` (float16) and ``.json``. One thread, 512,000 pictures, five
-to ten minutes. The same seed, versions and kind of machine give the same bytes.
+``python scripts/pretrain_glyphs.py`` draws the characters of `toptune.extract.sources.glyphs` in the fonts
+that matplotlib ships, trains a small ResNet on distorted copies that are made as it goes, and writes
+``resnet10t.toptune_glyphs.safetensors`` (float16) and ``.json`` in ``extract/backbone``. One thread, 512,000
+images, five to ten minutes. The same seed, versions and kind of machine give the same bytes.
 
 How the settings were chosen. Four fonts (STIX General) and 60 of the classes, drawn at random over all
 scripts, take no part in training. Everything was decided on them alone: accuracy on trained classes in the
@@ -38,7 +38,7 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toptune.extract.glyphs import (
+from toptune.extract.sources.glyphs import (
     HELD_OUT_FONTS,
     PRETRAINING_FONTS,
     has_glyph,
@@ -268,7 +268,7 @@ def write(model: nn.Module, folder: Path, report: dict[str, Any], classes: list[
 def main() -> None:
     """Pretrain, validate on the source task, write the two files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "extract")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "extract" / "backbone")
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="gradient steps (the shipped weights: %(default)s)"
     )

@@ -24,7 +24,7 @@ from sklearn.svm import SVC
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from toptune.extract.builtin import BUILTINS, open_builtin
+from toptune.extract.sources.builtin import BUILTINS, open_builtin
 
 SEEDS = range(5)
 
@@ -65,7 +65,7 @@ def accuracy(x: Any, y: Any, *, seed: int) -> float:
 def main() -> None:
     """Write one line a data set to standard output."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parent.parent / "extract")
+    parser.add_argument("--weights", type=Path, default=Path(__file__).parent.parent / "extract" / "backbone")
     torch.set_num_threads(1)
     stem = next(parser.parse_args().weights.glob("*.toptune_glyphs.safetensors")).with_suffix("")
     for name in BUILTINS:

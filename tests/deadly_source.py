@@ -5,7 +5,8 @@ import signal
 import threading
 from pathlib import Path
 
-from toptune.extract.source import ImageSource, open_source
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
 from toptune.store import Manifest, UnreadableImageError
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
 from toptune.extract.extraction import extract
-from toptune.extract.source import ImageSource, open_source
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.errors import InputError, UnreadableImageError, WeightsError
-from toptune.extract.backbone import Backbone, load_backbone
+from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train.run import Run

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.source import open_source
+from toptune.extract.sources.opening import open_source
 from toptune.store.features.feature_store import FeatureStore
 from toptune.train.evaluation import evaluate_run
 from toptune.train.metrics import compute_metrics

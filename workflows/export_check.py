@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.builtin import open_builtin
-from toptune.extract.source import ImageSource, open_source
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.builtin import open_builtin
+from toptune.extract.sources.opening import open_source
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.export_formats import Runner
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from toptune.errors import InputError
-from toptune.extract.source import SPLITS
+from toptune.extract.images.source import SPLITS
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
 from toptune.store.exchange.matrix_files import open_arrays

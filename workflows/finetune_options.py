@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.extract.options import check_transform_options
+from toptune.extract.backbone.transform_options import check_transform_options
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
 # The classifier alone starts from nothing and takes larger steps than pretrained weights do.

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from toptune.errors import UnreadableImageError
-from toptune.extract.backbone import Backbone
-from toptune.extract.source import ImageSource
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.images.source import ImageSource
 from toptune.train.splits import hash_of
 from toptune.workflows.augmentation import Augmentation
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.errors import InputError
-from toptune.extract.source import ImageSource
+from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_task import FineTuneTask, make_task

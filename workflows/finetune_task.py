@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.extract.backbone import Backbone, load_backbone
-from toptune.extract.source import ImageSource, open_source
+from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.store.datasets.manifest import Manifest
 from toptune.train.chosen_rows import check_classes, rows_digest

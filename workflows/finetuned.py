@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from toptune.errors import CorruptError, InputError
-from toptune.extract.backbone import Backbone, load_backbone
+from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.machine.devices import resolve_device
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.finetune_run import FineTunedRun

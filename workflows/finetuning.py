@@ -12,7 +12,7 @@ import torch
 
 from toptune.costs.phase_costs import PhaseCosts
 from toptune.errors import InterruptedRunError, NumericalError
-from toptune.extract.source import ImageSource
+from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
 from toptune.machine.watch import Stop, Watch
 from toptune.text import counted

@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch.nn import functional
 
-from toptune.extract.backbone import Backbone
+from toptune.extract.backbone.backbone import Backbone
 from toptune.train.splits import hash_of
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_pictures import PictureLoader

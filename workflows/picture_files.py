@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from toptune.errors import InputError
-from toptune.extract.folder_source import walk_files
+from toptune.extract.sources.folder import walk_files
 
 logger = logging.getLogger(__name__)
 

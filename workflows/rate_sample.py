@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from toptune.extract.extraction import extract
-from toptune.extract.source import ImageSource, open_source
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
 
 SAMPLE_PICTURES = 128

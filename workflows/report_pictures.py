@@ -7,8 +7,8 @@ import os
 from PIL import Image
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.decode import decode_image
-from toptune.extract.source import open_source
+from toptune.extract.images.decode import decode_image
+from toptune.extract.sources.opening import open_source
 
 _EDGE_PIXELS = 112
 _JPEG_QUALITY = 78

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.extract.backbone import load_backbone
+from toptune.extract.backbone.backbone import load_backbone
 from toptune.extract.extraction import extract
 from toptune.store.files.s3_path import place_of
 from toptune.workflows.rate_sample import measure_rate

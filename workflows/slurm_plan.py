@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.extract.plan import ExtractPlan
+from toptune.extract.request.plan import ExtractPlan
 from toptune.text import counted
 
 # Slurm's own default of MaxArraySize is 1001.

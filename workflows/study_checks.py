@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.extract.model_name import parse_model_name
-from toptune.extract.source import find_place
+from toptune.extract.backbone.model_name import parse_model_name
+from toptune.extract.sources.opening import find_place
 from toptune.train.head_trials import AUTO_HEAD
 from toptune.train.heads import make_head
 from toptune.train.training import train

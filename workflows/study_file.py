@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from toptune.errors import InputError
-from toptune.extract.source import BUILTINS
+from toptune.extract.images.source import BUILTINS
 
 KEYS = (
     "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",

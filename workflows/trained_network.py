@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from toptune.errors import CorruptError, InputError
-from toptune.extract.backbone import Backbone
-from toptune.extract.forward import find_blocks
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.forward import find_blocks
 
 
 @dataclass(frozen=True, eq=False)

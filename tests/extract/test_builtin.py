@@ -21,12 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from timm.data import create_transform, resolve_model_data_config
 
-from toptune.extract.builtin import BUILTINS, GREEK_FONTS, _greek, open_builtin
-from toptune.extract.glyphs import HELD_OUT_FONTS, PRETRAINING_FONTS, source_characters
+from toptune.extract.sources.builtin import BUILTINS, GREEK_FONTS, _greek, open_builtin
+from toptune.extract.sources.glyphs import HELD_OUT_FONTS, PRETRAINING_FONTS, source_characters
 from toptune.store import InputError
 
 NAME = "resnet10t.toptune_glyphs"
-PACKAGE = Path(str(importlib.resources.files("toptune.extract")))
+PACKAGE = Path(str(importlib.resources.files("toptune.extract.backbone")))
 CONFIG = json.loads((PACKAGE / f"{NAME}.json").read_text(encoding="utf-8"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from containers import make_cifar, planes
 
 from toptune.extract import open_source
-from toptune.extract.cifar_pickles import read_cifar_pickle
+from toptune.extract.sources.arrays.cifar_pickles import read_cifar_pickle
 from toptune.store import InputError
 
 

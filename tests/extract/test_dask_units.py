@@ -13,8 +13,10 @@ import torch
 from deadly_source import DeadlySource, HomeSource, LockedSource
 from tiny import draw, encode, feature_bytes, save_model
 
-from toptune.extract import dask_units, extract, extract_models, extract_request, extraction
-from toptune.extract.dask_units import planning_device, units_at_once
+from toptune.extract import extract, extract_models, extraction
+from toptune.extract.pipeline import dask_units
+from toptune.extract.pipeline.dask_units import planning_device, units_at_once
+from toptune.extract.request import request
 from toptune.machine.devices import list_devices
 from toptune.store import (
     ConflictError,
@@ -238,7 +240,7 @@ def test_a_worker_that_does_not_see_the_pictures(
     ):
         (tmp_path / "elsewhere" / "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "elsewhere" / "cat" / "1.png").write_bytes(encode(draw(1)))
-        monkeypatch.setattr(extract_request, "_opened", lambda *_, data=data: (str(data), None))
+        monkeypatch.setattr(request, "_opened", lambda *_, data=data: (str(data), None))
         with pytest.raises(InputError, match=f"{message}.*must lie under the same paths for all workers"):
             extract(pets, **more)
     assert the_cache(tmp_path / "s").entries("last.none") == {}
@@ -250,7 +252,7 @@ def test_a_source_that_cannot_be_sent(serial: FeatureCache, pets: Path, tmp_path
 
 
 def test_workers_that_see_another_store(serial: FeatureCache) -> None:
-    from toptune.extract.worker_units import _cache
+    from toptune.extract.pipeline.dask_worker import _cache
 
     with pytest.raises(ToptuneError, match="is another one here: it lacks what the client began"):
         _cache(str(serial.root), serial.dataset, serial.digest, "{}")

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import draw, encode
 
 from toptune.extract import decode_image, load_backbone
-from toptune.extract.transform import EvalTransform
+from toptune.extract.backbone.transform import EvalTransform
 from toptune.store import InputError, UnreadableImageError
 
 

@@ -218,7 +218,7 @@ def test_a_request_that_cannot_be_noted_is_no_failure(
 
     folder = make_folder(4)
     monkeypatch.setattr(FeatureCache, "remember_request", refuse)
-    with caplog.at_level("INFO", logger="toptune.extract.job"):
+    with caplog.at_level("INFO", logger="toptune.extract.jobs"):
         cache = stored(folder)
     assert not cache.failed_rows()
     assert "the file system is read-only" in caplog.text

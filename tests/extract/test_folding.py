@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from toptune.extract import load_backbone
-from toptune.extract.folding import fold_batch_norms
+from toptune.extract.backbone.folding import fold_batch_norms
 from toptune.store import InputError, Recipe
 
 

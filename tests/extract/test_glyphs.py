@@ -3,7 +3,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from toptune.extract.glyphs import (
+from toptune.extract.sources.glyphs import (
     DIGITS,
     GREEK,
     HELD_OUT_FONTS,

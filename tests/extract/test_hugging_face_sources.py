@@ -12,7 +12,7 @@ import pytest
 from containers import FEATURES, make_parquet, make_saved, png, table, write_saved
 
 from toptune.extract import open_source
-from toptune.extract.parquet_source import GROUPS_IN_MEMORY
+from toptune.extract.sources.tables.parquet import GROUPS_IN_MEMORY
 from toptune.store import InputError, UnreadableImageError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -196,7 +196,7 @@ def test_the_hubs_layouts_of_parquet(tmp_path: Path, names: list[str], splits: l
 
 
 def test_parquet_is_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toptune.extract.parquet_source import ParquetSource
+    from toptune.extract.sources.tables.parquet import ParquetSource
 
     source = open_source(make_parquet(tmp_path))
     loads: list[int] = []
@@ -225,7 +225,7 @@ def test_parquet_cut_off_damaged_or_of_huge_groups(tmp_path: Path, monkeypatch: 
     source = open_source(file)
     assert source.manifest().n_rows == 4
     assert source.read(3) == png(3)
-    monkeypatch.setattr("toptune.extract.parquet_source.MAX_GROUP_BYTES", 1000)
+    monkeypatch.setattr("toptune.extract.sources.tables.parquet.MAX_GROUP_BYTES", 1000)
     with pytest.raises(InputError, match=r"smaller ones.*row_group_size"):
         open_source(file)
 

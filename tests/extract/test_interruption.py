@@ -13,7 +13,8 @@ import pytest
 from tiny import feature_bytes
 
 from toptune.extract import extract
-from toptune.extract.source import FileSource, open_source
+from toptune.extract.images.source import FileSource
+from toptune.extract.sources.opening import open_source
 from toptune.store import FeatureCache, FeatureStore, InterruptedRunError, StoreError, verify
 
 Make = Callable[..., Path]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.extract import extract, lane, load_backbone
+from toptune.extract import extract, load_backbone
 from toptune.extract import preparing as preparing_module
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
-from toptune.extract.transfers import start_transfer
+from toptune.extract.pipeline import lane
+from toptune.extract.pipeline.transfers import start_transfer
 from toptune.machine.heap import keep_freed_memory
 from toptune.store import FeatureCache, FeatureStore, NumericalError
 

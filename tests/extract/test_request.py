@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from toptune.extract.model_name import parse_model_name
-from toptune.extract.request import hub_commit, request_key
+from toptune.extract.backbone.model_name import parse_model_name
+from toptune.extract.request.key import hub_commit, request_key
 from toptune.store import InputError
 
 

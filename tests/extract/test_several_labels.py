@@ -11,7 +11,7 @@ from containers import make_folder
 from shapes import MODEL, save_shapes
 
 from toptune.extract import extract, open_source
-from toptune.extract.several_labels import join_labels, split_labels
+from toptune.extract.images.labels import join_labels, split_labels
 from toptune.store import InputError, Manifest
 
 Run = Callable[..., tuple[int, str, str]]

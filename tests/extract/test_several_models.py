@@ -7,8 +7,8 @@ import pytest
 from tiny import feature_bytes, save_model
 
 from toptune.extract import extract, extract_models, open_source
-from toptune.extract.unit_costs import share_costs
-from toptune.extract.writing import UnitValues
+from toptune.extract.pipeline.accounts import share_costs
+from toptune.extract.pipeline.writer import UnitValues
 from toptune.store import FeatureStore, InputError
 from toptune.store.features.extraction_costs import extraction_costs
 

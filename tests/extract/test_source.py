@@ -8,7 +8,7 @@ import pytest
 from tiny import draw, encode
 
 from toptune.extract import ImageSource, open_source
-from toptune.extract.source import BUILTINS
+from toptune.extract.images.source import BUILTINS
 from toptune.store import InputError, UnreadableImageError
 
 PNG = encode(draw(0))
@@ -162,7 +162,7 @@ def test_what_is_no_manifest(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_builtins_are_those_that_are_built_in() -> None:
-    from toptune.extract.builtin import BUILTINS as BUILT_IN
+    from toptune.extract.sources.builtin import BUILTINS as BUILT_IN
 
     assert tuple(BUILT_IN) == BUILTINS
     assert open_source("digits").name == "digits"

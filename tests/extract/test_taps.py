@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.extract.pooling import TapValue, pool
-from toptune.extract.taps import MAX_DIM, Tap, select_names, tap_arrays
+from toptune.extract.backbone.pooling import TapValue, pool
+from toptune.extract.backbone.taps import MAX_DIM, Tap, select_names, tap_arrays
 from toptune.store import InputError
 
 BLOCKS = [f"blocks.{i}" for i in range(4)]

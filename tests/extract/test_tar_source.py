@@ -14,8 +14,8 @@ import pytest
 from containers import make_tars, png, write_tar
 
 from toptune.extract import open_source
-from toptune.extract.open_files import MAX_OPEN
-from toptune.extract.shard_samples import tar_members
+from toptune.extract.images.open_files import MAX_OPEN
+from toptune.extract.sources.archives.tar_samples import tar_members
 from toptune.store import InputError, UnreadableImageError
 
 PNG = png(0)

@@ -12,9 +12,9 @@ from shapes import save_shapes
 from torch import nn
 
 from toptune.extract import extract
-from toptune.extract.pooling import TapValue, pool
-from toptune.extract.taps import Tap, tap_arrays
-from toptune.extract.target_pooling import target_size
+from toptune.extract.backbone.pooling import TapValue, pool
+from toptune.extract.backbone.taps import Tap, tap_arrays
+from toptune.extract.backbone.target_pooling import target_size
 from toptune.store import FeatureStore, InputError
 
 

@@ -15,7 +15,7 @@ import pytest
 from tiny import draw, encode, feature_bytes
 
 from toptune.extract import extract
-from toptune.extract.plan import ExtractSummary
+from toptune.extract.request.plan import ExtractSummary
 from toptune.store import (
     GONE,
     ConflictError,
@@ -50,7 +50,8 @@ def run(model_folder: Path, tmp_path: Path) -> Extract:
 @pytest.fixture
 def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batches that passed through the model, by the rows in them that were read."""
-    from toptune.extract import lane, preparing
+    from toptune.extract import preparing
+    from toptune.extract.pipeline import lane
 
     seen: list[int] = []
     plain = lane.forward_pixels

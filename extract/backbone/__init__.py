@@ -1,0 +1,1 @@
+"""A frozen timm model: weights, transform, taps, poolings and one forward pass."""

@@ -1,0 +1,332 @@
+"""`Backbone`: a frozen timm model with its evaluation transform, its taps and its identity."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import resolve_data_config
+
+from toptune.errors import InputError
+from toptune.extract.backbone.build import build_model
+from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
+from toptune.extract.backbone.forward import ForwardPass, find_blocks, inspect_taps, pooled
+from toptune.extract.backbone.model_name import parse_model_name
+from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
+from toptune.extract.backbone.transform import EvalTransform
+from toptune.extract.backbone.transform_options import check_transform_options
+from toptune.extract.backbone.weights import weights_digest
+from toptune.extract.images.decode import ROUTES, decode_image
+from toptune.machine.devices import resolve_device, resolve_precision
+from toptune.store.features.recipe import Recipe
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SAMPLE_SEED = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Backbone:
+    """A model in eval mode, without gradients, that turns pictures into features.
+
+    Make one with `load_backbone`.
+
+    Attributes
+    ----------
+    name : str
+        What stands in the store's paths: ``arch.tag``, or the last part of a folder or repository.
+    recipe : Recipe
+        Everything that decides the numbers.
+    spec : dict
+        JSON values with which ``load_backbone(**spec)`` loads the same again.
+    model : nn.Module
+        timm's model, ``num_classes=0``.
+    transform : EvalTransform
+        RGB picture to ``(3, h, w)`` tensor.
+    device : torch.device
+        Where the model lies.
+    folded : frozenset of str
+        Convolutions that do the work of the batch norm after them: their own output is no longer there.
+    """
+
+    name: str
+    recipe: Recipe
+    spec: dict[str, Any]
+    model: Any
+    transform: EvalTransform
+    device: torch.device
+    folded: frozenset[str] = frozenset()
+    _taps: dict[str, Tap] = field(default_factory=dict, repr=False)
+    _passes: dict[tuple[str, ...], ForwardPass] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def taps(self) -> list[Tap]:
+        """Every block that timm's index language counts, and ``last``."""
+        return self._inspect([*find_blocks(self.model).names, LAST])
+
+    def resolve(
+        self, layers: str | int | Sequence[str | int] = LAST, pooling: str | Sequence[str] | None = None
+    ) -> list[TapArray]:
+        """Turn ``--layers`` and ``--pooling`` into arrays; see `select_names` for the language.
+
+        Raises
+        ------
+        InputError
+            If a layer or pooling is unknown, they do not fit, or too many values would be left.
+        """
+        modules = [name for name, _ in self.model.named_modules() if name]
+        names = select_names(layers, indexed=find_blocks(self.model).names, modules=modules)
+        return tap_arrays(self._inspect(names), pooling)
+
+    def arrays(self, names: Sequence[str]) -> list[TapArray]:
+        """Find arrays by their stored names, ``<tap>.<pooling>``.
+
+        Raises
+        ------
+        InputError
+            If this backbone has no such tap, or the pooling does not fit it.
+        """
+        parts = [name.rpartition(".") for name in names]
+        taps = self._inspect([tap for tap, _, _ in parts])
+        arrays = [TapArray(tap, pooling) for tap, (_, _, pooling) in zip(taps, parts, strict=True)]
+        for array in arrays:
+            array.tap.dim(array.pooling)
+        return arrays
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Decode a picture's file by the recipe's route; see `decode_image`."""
+        return decode_image(data, draft_edge=self.transform.draft_edge)
+
+    def forward(self, batch: torch.Tensor, arrays: Sequence[str | TapArray]) -> dict[str, torch.Tensor]:
+        """Compute arrays in one forward pass.
+
+        Parameters
+        ----------
+        batch : Tensor (b, 3, h, w)
+            What `transform` gives, stacked.
+        arrays : sequence of str or TapArray
+            Names ``<tap>.<pooling>``.
+
+        Returns
+        -------
+        dict of str to Tensor (b, dim)
+            float32, on the backbone's device.
+        """
+        known = [array for array in arrays if isinstance(array, TapArray)]
+        wanted = known + self.arrays([array for array in arrays if isinstance(array, str)])
+        taps = tuple(sorted({array.tap.name for array in wanted}))
+        # On CUDA, convolutions would otherwise run in TF32 and by whichever algorithm was fastest.
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        with torch.inference_mode(), exact if self.device.type == "cuda" else nullcontext():
+            if taps not in self._passes:
+                self._passes[taps] = ForwardPass(
+                    self.model, taps, self._sample, is_compiled="compiled" in self.recipe.forward
+                )
+            batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
+            return pooled(self._passes[taps], batch, wanted)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return DTYPES[self.recipe.precision]
+
+    @cached_property
+    def _sample(self) -> torch.Tensor:
+        noise = torch.randn(2, 3, *self.transform.size, generator=torch.Generator().manual_seed(SAMPLE_SEED))
+        return noise.to(self.device, self._dtype, memory_format=torch.channels_last)
+
+    def _inspect(self, names: Sequence[str]) -> list[Tap]:
+        new = [name for name in dict.fromkeys(names) if name not in self._taps]
+        known = {LAST, *find_blocks(self.model).names, *dict(self.model.named_modules())} if new else set()
+        for name in new:
+            if name not in known:
+                raise InputError(f"{self.name} has no layer {name!r}; `toptune layers MODEL` lists them")
+            if name in self.folded:
+                raise InputError(
+                    f"layer {name!r} is a convolution that the batch norm after it is folded into: its own "
+                    "output is not computed; name the norm instead, or give --no-fold"
+                )
+        if new:
+            try:
+                with torch.inference_mode():
+                    self._taps.update((tap.name, tap) for tap in inspect_taps(self.model, new, self._sample))
+            except InputError:
+                raise
+            except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+                height, width = self.transform.size
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise InputError(
+                    f"{self.name} cannot run on {height} x {width} pixels in {self.recipe.precision}: "
+                    f"{reason}; try another --img-size or --precision fp32"
+                ) from error
+        return [self._taps[name] for name in names]
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    img_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+    fold: bool = False,
+    compiled: bool = False,
+    decode: str = "exact",
+) -> Backbone:
+    """Load a timm model, frozen, with its own evaluation transform.
+
+    Parameters
+    ----------
+    name : str
+        As timm names it: ``arch.tag``, ``hf-hub:org/name``, ``local-dir:FOLDER``; or a backbone that ships
+        with toptune; or ``random:NAME`` for the architecture and transform of any of these with
+        untrained weights from a fixed seed.
+    weights : path, optional
+        A checkpoint to take instead: safetensors, or a torch file without code. It must fit
+        exactly, except that a class head is dropped because it is not used.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``; an absent one is an error.
+    precision : str
+        ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes in it, fp32 elsewhere.
+    img_size, mean, std, crop_pct, interpolation : optional
+        In place of the model's own, as in timm.
+    model_kwargs : mapping, optional
+        Further arguments of ``timm.create_model``; JSON values.
+    pretrained : bool
+        False is the same as ``random:`` before the name.
+    fold : bool
+        Fold batch norms into the convolutions before them where that changes nothing but rounding.
+    compiled : bool
+        Compile the forward pass with ``torch.compile``, which takes a C++ compiler and a minute or so.
+    decode : {"exact", "draft"}
+        Whether large JPEGs are decoded whole, or at a fraction that is at least twice what the model's
+        resizing leaves: up to four times as fast for photographs of 12 megapixels, with pixels that differ by
+        0.3 of 255 on average and by 5 at most.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown (close ones are listed) or an option does not fit the model.
+    WeightsError
+        If weights are absent or do not fit, with the names of the tensors.
+    """
+    parsed = parse_model_name(name if pretrained or name.startswith("random:") else f"random:{name}")
+    check_transform_options(
+        img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation
+    )
+    if decode not in ROUTES:
+        raise InputError(f"decode {decode!r} is none of {', '.join(ROUTES)}")
+    where = resolve_device(device)
+    resolved = resolve_precision(precision, where)
+    kwargs = dict(model_kwargs or {})
+    model, reported_kwargs = build_model(parsed, weights=weights, img_size=img_size, model_kwargs=kwargs)
+    config = _data_config(
+        model,
+        img_size=img_size if img_size is not None else kwargs.get("img_size"),
+        mean=mean,
+        std=std,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+    )
+    model.eval().requires_grad_(False)
+    weights_sha256 = weights_digest(model)
+    folded: list[str] = []
+    if fold:
+        model, folded = fold_batch_norms(model, (config["input_size"][1], config["input_size"][2]))
+    recipe = Recipe(
+        architecture=str(model.pretrained_cfg["architecture"]),
+        model_kwargs=reported_kwargs,
+        weights=weights_sha256,
+        transform=config,
+        decode=ROUTES[decode],
+        precision=resolved,
+        forward="+".join([FOLDED] * bool(folded) + ["compiled"] * compiled),
+    )
+    spec = {
+        "name": parsed.given,
+        "weights": None if weights is None else str(Path(weights).absolute()),
+        "precision": resolved,
+        "img_size": img_size,
+        "mean": None if mean is None else list(mean),
+        "std": None if std is None else list(std),
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "model_kwargs": kwargs or None,
+        "fold": fold,
+        "compiled": compiled,
+        "decode": decode,
+    }
+    model = model.to(where, DTYPES[resolved])
+    # Convolutions run faster so, and linear layers do not care: results differ by rounding only.
+    model = model.to(memory_format=torch.channels_last)
+    return Backbone(
+        name=parsed.plain,
+        recipe=recipe,
+        spec=spec,
+        model=model,
+        transform=EvalTransform(config, is_draft=decode == "draft"),
+        device=where,
+        folded=frozenset(folded),
+    )
+
+
+def list_taps(
+    model: str | Backbone,
+    *,
+    weights: str | Path | None = None,
+    img_size: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> list[Tap]:
+    """List what a backbone offers: its blocks in order, then ``last``.
+
+    Parameters
+    ----------
+    model : str or Backbone
+        A name is built with untrained weights, which its layers do not depend on: nothing is downloaded
+        for timm's own names. It must carry `weights` only if they are to be checked too.
+    weights, img_size, model_kwargs : optional
+        As in `load_backbone`, for a name.
+    """
+    if isinstance(model, Backbone):
+        return model.taps
+    return load_backbone(
+        model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=weights is not None
+    ).taps
+
+
+def _data_config(
+    model: Any,
+    *,
+    img_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    crop_pct: float | None,
+    interpolation: str | None,
+) -> dict[str, Any]:
+    args = {
+        "img_size": img_size,
+        "mean": mean,
+        "std": std,
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+    }
+    found = resolve_data_config(args, model=model)
+    config: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple | list) else value for key, value in found.items()
+    }
+    if config["input_size"][0] != 3:
+        raise InputError(f"the model takes {config['input_size'][0]} channels; toptune gives it RGB")
+    for key in ("mean", "std"):
+        config[key] = [float(value) for value in config[key]]
+    config["crop_pct"] = float(config["crop_pct"])
+    return config

@@ -1,0 +1,252 @@
+"""Building timm models with their weights, and nothing random by accident."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import timm
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from toptune.errors import InputError, WeightsError
+from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
+from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
+
+RANDOM_SEED = 0
+# timm's local-dir form: what a folder's weights are called, best first.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pth", "*.pt")
+
+
+def build_model(
+    name: ModelName,
+    *,
+    weights: str | Path | None = None,
+    img_size: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Build the model of that name, without class head.
+
+    Returns
+    -------
+    model : nn.Module
+        On the CPU, float32.
+    arguments : dict
+        What was given to the architecture beside its weights; JSON values.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown or the architecture does not take the arguments.
+    WeightsError
+        If weights are absent, or do not fit exactly.
+    """
+    kwargs = dict(model_kwargs or {})
+    _check_kwargs(kwargs)
+    pretrained = name.source != "random"
+    if not pretrained:
+        if weights is not None:
+            raise InputError(f"{name.given} asks for random weights and --weights for {weights}; drop one")
+        name = parse_model_name(name.identifier)
+    arguments = _Arguments.of(name, kwargs)
+    overlay: dict[str, Any] = {}
+    if pretrained:
+        file = Path(weights) if weights is not None else arguments.weights
+        if file is not None:
+            # A state dict goes before every other place of timm's. Classes of a number that never is
+            # make it drop the head, whatever its size.
+            overlay = {
+                "source": "",
+                "state_dict": read_weights(file),
+                "custom_load": False,
+                "num_classes": -1,
+            }
+            origin = str(file)
+        else:
+            origin = f"the checkpoint of {name.given}"
+            if name.source == "registry" and not timm.get_pretrained_cfg(name.identifier).has_weights:
+                raise _no_weights(name.identifier)
+    else:
+        origin = "random"
+    if img_size is not None:
+        arguments.kwargs["img_size"] = img_size
+    model = _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=bool(overlay))
+    model.pretrained_cfg.pop("state_dict", None)
+    reported = {key: value for key, value in arguments.kwargs.items() if key != "num_classes"}
+    return model, json.loads(json.dumps(reported))
+
+
+class _Arguments:
+    """Arguments of ``timm.create_model`` for a name, and where its weights lie if we read them ourselves."""
+
+    def __init__(
+        self,
+        model_name: str,
+        kwargs: dict[str, Any],
+        *,
+        config: dict[str, Any] | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        self.model_name = model_name
+        self.kwargs = {**kwargs, "num_classes": 0}
+        self.config = config
+        self.weights = weights
+
+    @classmethod
+    def of(cls, name: ModelName, kwargs: dict[str, Any]) -> "_Arguments":
+        if name.source == "registry":
+            _check_known(name.identifier)
+            return cls(name.identifier, kwargs)
+        if name.source == "hf-hub":
+            return cls(name.given, kwargs)
+        if name.source == "local-dir":
+            folder = Path(name.identifier)
+            return cls._of_config(folder / "config.json", _weights_in(folder), kwargs)
+        if name.source == "embedded":
+            stem = EMBEDDED_FOLDER / name.identifier
+            return cls._of_config(
+                stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors"), kwargs
+            )
+        raise InputError(f"{name.given!r} cannot be nested; give random:NAME")
+
+    @classmethod
+    def _of_config(cls, file: Path, weights: Path | None, kwargs: dict[str, Any]) -> "_Arguments":
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            architecture = str(config["architecture"])
+            pretrained = dict(config.get("pretrained_cfg") or config)
+            model_args = dict(config.get("model_args") or {})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{file} is not timm's model configuration: {error!r}") from error
+        if not timm.is_model(architecture):
+            raise InputError(f"{file}: architecture {architecture!r} is unknown to timm {timm.__version__}")
+        pretrained["architecture"] = architecture
+        pretrained.setdefault("num_classes", config.get("num_classes", 1000))
+        return cls(architecture, {**model_args, **kwargs}, config=pretrained, weights=weights)
+
+
+def _create(
+    arguments: _Arguments, overlay: dict[str, Any], *, pretrained: bool, origin: str, strict: bool
+) -> Any:
+    name, model, other_shapes = arguments.model_name, None, ""
+    try:
+        with torch.random.fork_rng(devices=[]), watch_loading() as report:
+            torch.manual_seed(RANDOM_SEED)
+            model = timm.create_model(
+                name,
+                pretrained=pretrained,
+                pretrained_cfg=arguments.config,
+                pretrained_cfg_overlay=overlay or None,
+                **arguments.kwargs,
+            )
+    except TypeError as error:
+        if "img_size" in arguments.kwargs and "img_size" in str(error):
+            # Convolutional models take any size: only the transform must know.
+            del arguments.kwargs["img_size"]
+            return _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=strict)
+        raise InputError(f"{name} does not take these arguments: {error}") from error
+    except AssertionError as error:
+        raise InputError(f"{name} refuses {arguments.kwargs}: {error or 'an assertion failed'}") from error
+    except Exception as error:
+        other_shapes = mismatch_message(error)
+        if not pretrained and not _is_unreachable(error):
+            raise InputError(f"{name} refuses {arguments.kwargs}: {error}") from error
+        if not other_shapes:
+            raise _why_not_loaded(error, name) from error
+    if pretrained:
+        config = {} if model is None else model.pretrained_cfg
+        if not report.is_loaded and not config.get("custom_load"):
+            raise _no_weights(name)
+        classifiers = config.get("classifier") or ()
+        check_report(
+            report,
+            origin=origin,
+            classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
+            strict=strict,
+            other_shapes=other_shapes,
+        )
+    return model
+
+
+def _no_weights(name: str) -> WeightsError:
+    return WeightsError(
+        f"there are no weights for {name}; give --weights FILE, another tag, or ask for random:{name} by name"
+    )
+
+
+def _why_not_loaded(error: Exception, name: str) -> WeightsError:
+    text = str(error)
+    if "No pretrained weights exist" in text:
+        return _no_weights(name)
+    # The configuration of a name on the hub lies in its repository: a file with weights is not enough.
+    instead = (
+        "give local-dir:FOLDER, or timm's own name of the architecture with --weights FILE"
+        if name.startswith("hf-hub:")
+        else "give --weights FILE or local-dir:FOLDER"
+    )
+    if huggingface_hub.constants.HF_HUB_OFFLINE and _is_unreachable(error):
+        return WeightsError(
+            f"{name} could not be loaded: HF_HUB_OFFLINE is on, and its checkpoint is not in the local hub "
+            f"cache {huggingface_hub.constants.HF_HUB_CACHE}; {instead}"
+        )
+    first = (text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
+    return WeightsError(
+        f"{name} could not be loaded: {first}. Without a network: set HF_HUB_OFFLINE=1 if it is in the "
+        f"local hub cache, or {instead}"
+    )
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the hub did not give a file: no network, no such repository, or not in the local cache."""
+    kinds = (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
+    return isinstance(error, kinds)
+
+
+def _check_known(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        names = [*timm.list_models(), *timm.list_pretrained()]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        raise InputError(
+            f"timm {timm.__version__} knows no model {name!r}"
+            + (f"; close: {', '.join(close)}" if close else "")
+            + "; `toptune models` lists them"
+        )
+    known = [*embedded_names(), *timm.list_pretrained(f"{architecture}*")]
+    tags = [each.partition(".")[2] for each in known if each.partition(".")[0] == architecture]
+    if tag and tag not in tags:
+        raise InputError(
+            f"timm {timm.__version__} knows no weights {tag!r} of {architecture}; "
+            + (
+                f"there are {', '.join(tags)}"
+                if tags
+                else f"it has none; try {architecture} with --weights FILE"
+            )
+        )
+
+
+def _check_kwargs(kwargs: Mapping[str, Any]) -> None:
+    for key in ("num_classes", "features_only", "pretrained", "in_chans", "checkpoint_path"):
+        if key in kwargs:
+            raise InputError(f"model_kwargs may not contain {key!r}: extraction decides it")
+    try:
+        json.dumps(kwargs)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model_kwargs must be JSON values: {error}") from error
+
+
+def _weights_in(folder: Path) -> Path | None:
+    for pattern in WEIGHT_FILES:
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files[0]
+    return None
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List names with pretrained weights that match a glob: what ships with toptune first, then timm's."""
+    embedded = [name for name in embedded_names() if fnmatchcase(name, pattern)]
+    return embedded + [str(name) for name in timm.list_pretrained(pattern)]

@@ -1,0 +1,276 @@
+"""What can be taken from a backbone: taps, poolings that fit them, and the language that asks for them."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from toptune.errors import InputError
+from toptune.extract.backbone.target_pooling import target_dim, target_size
+
+LAST = "last"
+MAX_DIM = 200_000
+GRIDS = (2, 3, 4)
+NAMED = ("cls", "mean", "max", "flatten", "none")
+_GRID = re.compile(r"grid([1-9][0-9]*)\Z")
+_INTEGER = re.compile(r"[+-]?[0-9]+\Z")
+POOLINGS = "cls, mean, max, gridG (for instance grid2), targetT (target512), flatten, none"
+
+Kind = Literal["vector", "tokens", "map"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in a backbone whose output can be stored.
+
+    Attributes
+    ----------
+    name : str
+        Module path (``blocks.3``, ``layer4``), or ``last``: what ``create_model(num_classes=0)`` returns.
+    kind : str
+        ``vector`` (c,), ``tokens`` (n, c) with the prefix tokens first, or ``map`` (c, h, w).
+    shape : tuple of int
+        Of one picture's output, by kind.
+    n_prefix : int
+        Tokens that stand for no patch (class token, registers), at the front.
+    has_class_token : bool
+        Whether the first token is the class token.
+    grid : tuple of int, optional
+        Rows and columns of the patches or pixels, where they lie on a grid.
+    default_pooling : str
+        ``cls`` where the family's head reads the class token, ``mean`` elsewhere, ``none`` for vectors.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    default_pooling: str
+    n_prefix: int = 0
+    has_class_token: bool = False
+    grid: tuple[int, int] | None = None
+
+    @property
+    def channels(self) -> int:
+        """Values at one place."""
+        return self.shape[0] if self.kind == "map" else self.shape[-1]
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Poolings that fit, with some sizes of grid and one target."""
+        if self.kind == "vector":
+            return ("none",)
+        cls = ("cls",) if self.has_class_token else ()
+        grids = tuple(f"grid{g}" for g in GRIDS if self.grid and g <= min(self.grid))
+        return (*cls, "mean", "max", "target512", *grids, "flatten")
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Rows and columns of a map, or tokens with their prefix: what averages go over."""
+        return self.shape[1:] if self.kind == "map" else self.shape[:-1]
+
+    def dim(self, pooling: str) -> int:
+        """Values that a pooling leaves of one picture.
+
+        Raises
+        ------
+        InputError
+            If the pooling is unknown or does not fit this tap.
+        """
+        grid, target = grid_size(pooling), target_size(pooling)
+        if self.kind == "vector":
+            fits = pooling == "none"
+        elif target is not None:
+            fits = True
+        elif grid is not None:
+            fits = self.grid is not None and grid <= min(self.grid)
+        else:
+            fits = pooling in ("mean", "max", "flatten") or (pooling == "cls" and self.has_class_token)
+        if not fits:
+            raise InputError(
+                f"pooling {pooling!r} does not fit {self.name} ({self.describe()}); "
+                f"fitting: {', '.join(self.poolings)}"
+            )
+        if pooling == "flatten":
+            return math.prod(self.shape)
+        if target is not None:
+            return target_dim(self.places, self.channels, target)
+        return self.channels * (grid * grid if grid else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what `toptune layers` shows, as JSON values; bytes are those of float16 on disk."""
+        dim = self.dim(self.default_pooling)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "default_pooling": self.default_pooling,
+            "dim": dim,
+            "bytes_per_image": 2 * dim,
+            "poolings": list(self.poolings),
+        }
+
+    def describe(self) -> str:
+        """Kind and shape in words."""
+        size = " x ".join(map(str, self.shape))
+        if self.kind == "tokens":
+            return f"tokens {size}, of them {self.n_prefix} prefix"
+        return f"{self.kind} {size}"
+
+
+@dataclass(frozen=True)
+class TapArray:
+    """A tap under one pooling: one array of a cache."""
+
+    tap: Tap
+    pooling: str
+
+    @property
+    def name(self) -> str:
+        """``<tap>.<pooling>``."""
+        return f"{self.tap.name}.{self.pooling}"
+
+    @property
+    def dim(self) -> int:
+        """Values a picture."""
+        return self.tap.dim(self.pooling)
+
+
+def grid_size(pooling: str) -> int | None:
+    """Return G of ``gridG``; None for other poolings."""
+    match = _GRID.match(pooling)
+    return int(match[1]) if match else None
+
+
+def parse_poolings(pooling: str | Sequence[str] | None) -> list[str]:
+    """Read a list of poolings, with commas if it is text; nothing means the family's default.
+
+    Raises
+    ------
+    InputError
+        If one is unknown.
+    """
+    if pooling is None:
+        return []
+    names = [name.strip() for name in pooling.split(",")] if isinstance(pooling, str) else list(pooling)
+    for name in names:
+        if name not in NAMED and grid_size(name) is None and target_size(name) is None:
+            raise InputError(f"unknown pooling {name!r}; there are {POOLINGS}")
+    return list(dict.fromkeys(names))
+
+
+def tap_arrays(taps: Iterable[Tap], pooling: str | Sequence[str] | None) -> list[TapArray]:
+    """Combine taps with poolings; vectors such as ``last`` are taken as they are beside other taps.
+
+    Raises
+    ------
+    InputError
+        If a pooling is unknown, does not fit, has nothing to pool, or leaves too many values.
+    """
+    taps, wanted = list(taps), parse_poolings(pooling)
+    if wanted and "none" not in wanted and all(tap.kind == "vector" for tap in taps):
+        raise InputError(
+            f"pooling {', '.join(wanted)} has nothing to pool: {', '.join(tap.name for tap in taps)} "
+            "is one vector a picture; leave --pooling out, or name other layers"
+        )
+    arrays = []
+    for tap in taps:
+        names = [tap.default_pooling] if tap.kind == "vector" or not wanted else wanted
+        arrays += [TapArray(tap, name) for name in names]
+    for array in arrays:
+        if array.dim > MAX_DIM:
+            smaller = [name for name in reversed(array.tap.poolings) if array.tap.dim(name) <= MAX_DIM]
+            raise InputError(
+                f"{array.name} would hold {array.dim} values a picture, more than the limit of {MAX_DIM}; "
+                f"pooling {smaller[0]!r} leaves {array.tap.dim(smaller[0])}"
+            )
+    return arrays
+
+
+def select_names(
+    layers: str | int | Sequence[str | int], *, indexed: Sequence[str], modules: Sequence[str]
+) -> list[str]:
+    """Turn ``--layers`` into names of taps.
+
+    Parameters
+    ----------
+    layers : str, int or sequence
+        ``last``; ``all`` (every block's output, and ``last``); timm's index language (``3`` is the last
+        three, ``-1,-2`` or ``0,4`` or ``4,`` is a list); module paths and globs, in which ``*`` stays
+        within one part of the path and ``**`` does not; any of these with commas between them.
+    indexed : sequence of str
+        Names of the blocks that timm's index language counts.
+    modules : sequence of str
+        Paths of all modules.
+
+    Returns
+    -------
+    list of str
+        Each name once, blocks in their order before modules in theirs, ``last`` at the end.
+
+    Raises
+    ------
+    InputError
+        If an index is out of range, or nothing is called so.
+    """
+    items, is_list = _items(layers)
+    integers = [int(item) for item in items if _INTEGER.match(item)]
+    names = set(_by_index(integers, is_list=is_list, indexed=indexed))
+    order = list(dict.fromkeys([*indexed, *modules, LAST]))
+    for item in items:
+        if _INTEGER.match(item):
+            continue
+        if item == "all":
+            names |= {*indexed, LAST}
+            continue
+        found = [name for name in order if _matches(name, item)]
+        if not found:
+            raise _unknown(item, order)
+        names.update(found)
+    return [name for name in order if name in names]
+
+
+def _items(layers: str | int | Sequence[str | int]) -> tuple[list[str], bool]:
+    """Split into items, and say whether integers are a list even if there is only one."""
+    if isinstance(layers, int):
+        return [str(layers)], False
+    parts = layers.split(",") if isinstance(layers, str) else [str(item) for item in layers]
+    items = [part.strip() for part in parts]
+    is_list = not isinstance(layers, str) or (len(items) > 1 and items[-1] == "")
+    items = [item for item in items if item]
+    if not items:
+        raise InputError("no layers are named; give last, all, a number, or module paths")
+    return items, is_list
+
+
+def _by_index(integers: list[int], *, is_list: bool, indexed: Sequence[str]) -> list[str]:
+    n = len(indexed)
+    if len(integers) == 1 and integers[0] >= 0 and not is_list:
+        if not 1 <= integers[0] <= n:
+            raise InputError(
+                f"layers {integers[0]}: the last n blocks, with n from 1 to {n} for this model; "
+                f"for the one block of index {integers[0]} write '{integers[0]},'"
+            )
+        return list(indexed[n - integers[0] :])
+    for i in integers:
+        if not -n <= i < n:
+            raise InputError(f"layer index {i} is out of range: this model has {n} blocks, {-n} to {n - 1}")
+    return [indexed[i] for i in integers]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if "**" in pattern:
+        return fnmatchcase(name, pattern)
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def _unknown(item: str, names: list[str]) -> InputError:
+    close = difflib.get_close_matches(item, names, n=3)
+    return InputError(
+        f"no layer is called {item!r}; "
+        + (f"close: {', '.join(close)}; " if close else "")
+        + "`toptune layers MODEL` lists them"
+    )

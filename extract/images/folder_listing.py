@@ -1,0 +1,65 @@
+"""What lies in a folder, listed once for all that want to know what it holds."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from toptune.errors import InputError
+
+HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
+# What counts as a picture where no class folder says so; inside class folders every file counts.
+PICTURE_SUFFIXES = (
+    *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """Files and folders in a folder, links followed, sorted by name; nothing hidden.
+
+    Attributes
+    ----------
+    folder : path
+    files, folders : tuple of str
+        Names.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    @cached_property
+    def file_names(self) -> frozenset[str]:
+        """Names of the files, to look one up."""
+        return frozenset(self.files)
+
+    def with_suffix(self, suffix: str) -> list[Path]:
+        """Return the files whose names end so, in capitals or not."""
+        return [self.folder / name for name in self.files if name.lower().endswith(suffix)]
+
+    def inner(self, name: str) -> "FolderListing":
+        """List a folder in this one; one that is not there is empty."""
+        place = self.folder / name
+        return list_folder(place) if name in self.folders else FolderListing(place, (), ())
+
+
+def list_folder(folder: Path) -> FolderListing:
+    """List a folder without looking at each file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be listed.
+    """
+    files: list[str] = []
+    folders: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    (folders if entry.is_dir() else files).append(entry.name)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be listed: {error.strerror}") from error
+    return FolderListing(folder, tuple(sorted(files)), tuple(sorted(folders)))

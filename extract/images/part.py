@@ -1,0 +1,66 @@
+"""`PartSource`: the rows of one part of a data set that grew, found in the pictures that are there now."""
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from toptune.errors import UnreadableImageError
+from toptune.extract.images.source import ImageSource
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.versions import DatasetVersion
+from toptune.store.features.image_digests import GONE
+
+
+class PartSource:
+    """The pictures of a part, in its order; those that DATA no longer has cannot be read.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Pictures in the order of `version`.
+    version : DatasetVersion
+        What the data set is now.
+    part : str
+        Name of the part.
+    manifest : Manifest
+        Of the part, as it was registered.
+
+    Attributes
+    ----------
+    whole : ImageSource
+        The pictures that it finds its own among.
+    is_there : array (n,) of bool
+        Rows of the part that the version has.
+    """
+
+    def __init__(self, source: ImageSource, version: DatasetVersion, part: str, manifest: Manifest) -> None:
+        self.name = part
+        self.whole = source
+        rows = version.rows_of(part)
+        self._rows: npt.NDArray[np.intp] = np.full(manifest.n_rows, -1, dtype=np.intp)
+        self._rows[version.part_row[rows]] = rows
+        self.is_there: npt.NDArray[np.bool_] = self._rows >= 0
+        # A picture with the time that the version knows is the one that was looked at when it was made.
+        there, now = version.manifest.modified_ns, source.manifest().modified_ns
+        times = manifest.modified_ns.copy()
+        times[version.part_row[rows]] = np.where(
+            there[rows] == now[rows], times[version.part_row[rows]], now[rows]
+        )
+        column = manifest.table.column_names.index("modified_ns")
+        self._manifest = Manifest(manifest.table.set_column(column, "modified_ns", pa.array(times)))
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def over(self, whole: ImageSource) -> "PartSource":
+        """Return the same part, found in the same pictures opened another time."""
+        other = copy.copy(self)
+        other.whole = whole
+        return other
+
+    def read(self, row: int) -> bytes:
+        if not self.is_there[row]:
+            raise UnreadableImageError(GONE)
+        return self.whole.read(int(self._rows[row]))

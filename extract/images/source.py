@@ -1,0 +1,147 @@
+"""`ImageSource`: an ordered list of pictures, and how DATA on the command line becomes one."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from toptune.errors import InputError, UnreadableImageError
+from toptune.store.datasets.manifest import Manifest
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+BUILTINS = ("digits", "greek")
+MAX_FILE_BYTES = 2**30
+# A data set is not called after a folder with one of these names, but after that folder's parent.
+GENERIC_NAMES = ("images", "train", "data")
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Pictures in a fixed order, the same on every machine.
+
+    Ids are unique. A source is never shorter than its manifest: what cannot be read raises
+    `UnreadableImageError` when its turn comes, and keeps its row.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, unless the user gives another."""
+        ...
+
+    def manifest(self) -> Manifest:
+        """Ids, labels, splits and file sizes of all pictures."""
+        ...
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of one picture; called from several threads at once.
+
+        Raises
+        ------
+        UnreadableImageError
+            If there is nothing to read; the message says why.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One picture in a file."""
+
+    id: str
+    path: str
+    label: str | None
+    split: str | None
+    bytes: int
+    modified_ns: int
+
+
+class FileSource:
+    """Pictures in files of their own: what folders and manifests become."""
+
+    def __init__(
+        self, name: str, rows: Sequence[FileRow], *, extra: dict[str, list[str | None]] | None = None
+    ) -> None:
+        self.name = name
+        self.paths = [row.path for row in rows]
+        self._manifest = Manifest.from_columns(
+            ids=[row.id for row in rows],
+            labels=[row.label for row in rows],
+            splits=[row.split for row in rows],
+            sizes=[row.bytes for row in rows],
+            modified_ns=[row.modified_ns for row in rows],
+            extra=extra,
+        )
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        try:
+            with Path(self.paths[row]).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            # Only the reason: the path differs between machines, and the row names the picture.
+            raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it a picture?")
+        return data
+
+
+class SplitSource:
+    """The rows of another source that belong to one split, in the same order."""
+
+    def __init__(self, source: ImageSource, split: str) -> None:
+        whole = source.manifest()
+        wanted = SPLITS.get(split.lower(), split)
+        self._rows = [row for row, name in enumerate(whole.splits) if name == wanted]
+        if not self._rows:
+            there = sorted({name for name in whole.splits if name is not None})
+            raise InputError(
+                f"no picture of {source.name!r} belongs to split {split!r}; "
+                + (f"its splits are {', '.join(there)}" if there else "it has no splits")
+            )
+        self.name = source.name
+        self._source = source
+        rows = np.asarray(self._rows)
+        self._manifest = Manifest.from_columns(
+            ids=[whole.ids[row] for row in self._rows],
+            labels=[whole.labels[row] for row in self._rows],
+            splits=[wanted] * len(self._rows),
+            sizes=whole.sizes[rows],
+            modified_ns=whole.modified_ns[rows],
+            extra={
+                name: [column[row] for row in self._rows]
+                for name, column in ((name, whole.column(name)) for name in whole.extra_names)
+            },
+        )
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        return self._source.read(self._rows[row])
+
+
+def default_name(path: Path) -> str:
+    """Name a data set after its folder, or that one's parent where it is called images, train or data."""
+    folder = Path(os.path.abspath(path))  # noqa: PTH100  (the name that was given, not where a link leads)
+    if folder.name.lower() in GENERIC_NAMES and folder.parent.name:
+        folder = folder.parent
+    return unicodedata.normalize("NFC", printable(folder.name))
+
+
+def printable(name: str) -> str:
+    """Return a file name as Unicode text; bytes that are none become backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

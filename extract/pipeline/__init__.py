@@ -1,0 +1,1 @@
+"""Reading, computing and committing, overlapped, here or on dask workers."""

@@ -1,0 +1,161 @@
+"""What a dask worker does: see that it sees what the client sees, then compute and commit whole units."""
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from toptune.errors import InputError, StoreNotFoundError, ToptuneError, UnreadableImageError
+from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.pipeline.accounts import UnitsDone
+from toptune.extract.pipeline.image_pass import Pass
+from toptune.extract.pipeline.lane import Lane
+from toptune.extract.request.request import ExtractRequest
+from toptune.machine.dask_cluster import ThisWorker, this_worker
+from toptune.machine.heap import keep_freed_memory
+from toptune.machine.watch import Watch
+from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.json_values import canonical_json
+
+# A worker with several threads gives all of them to one call: torch shares them out better than dask.
+_ONE_AT_A_TIME = threading.Lock()
+_LOADED: dict[tuple[str, str, str], Backbone] = {}
+_SEEN: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOrder:
+    """One model and what is wanted of it.
+
+    Attributes
+    ----------
+    spec : mapping
+        JSON values that load the backbone.
+    digest : str
+        Of its recipe.
+    created : mapping
+        Who made the cache, and when: tells it from another one of the same name.
+    names : tuple of str
+        Arrays that are computed, in every unit the same.
+    """
+
+    spec: Mapping[str, Any]
+    digest: str
+    created: Mapping[str, str]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOrder:
+    """All that a worker has to know, beside the numbers of the units; small however many pictures there are.
+
+    Attributes
+    ----------
+    key : str
+        Tells this order from others.
+    request : ExtractRequest
+        With pictures that are opened where they are read, and without a manifest.
+    root : str
+        The store, by the path that every machine knows it by.
+    models : tuple of ModelOrder
+    devices : tuple of str
+        Worker i of this machine takes the i-th; one alone is everybody's.
+    threads : int or None
+        Of torch; by default those of the worker.
+    probes : tuple of (int, str)
+        Row and digest of a few pictures.
+    """
+
+    key: str
+    request: ExtractRequest
+    root: str
+    models: tuple[ModelOrder, ...]
+    devices: tuple[str, ...]
+    threads: int | None
+    probes: tuple[tuple[int, str], ...]
+
+
+def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
+    """Compute and commit those of the units that are not in the store.
+
+    Raises
+    ------
+    InputError
+        If this worker does not see the pictures, the weights or the store that the client sees.
+    """
+    worker = this_worker()
+    with _ONE_AT_A_TIME:
+        torch.set_num_threads(order.threads or worker.threads)
+        # distributed sets this one for its workers, against results that pile up in them.
+        keep_freed_memory(overruled=("MALLOC_TRIM_THRESHOLD_",))
+        try:
+            # A watch of its own: it comes to hold what cannot travel, and orders travel between workers.
+            request = replace(_request(order), watch=Watch())
+            lanes = [
+                Lane(request, backbone, backbone.arrays(model.names), cache, plan=None, units=units)
+                for model, cache, backbone in _models(order, worker)
+            ]
+        except (ToptuneError, OSError) as error:
+            raise InputError(
+                f"dask worker {worker.address} on {socket.gethostname()} cannot do its part: {error}; "
+                "pictures, weights and store must lie under the same paths for all workers and here"
+            ) from error
+        work = Pass(lanes)
+        work.run(before=0, total=work.rows, failed=0)
+        return work.done()
+
+
+def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, FeatureCache, Backbone]]:
+    device = order.devices[0]
+    if len(order.devices) > 1:
+        device = order.devices[int(worker.name) % len(order.devices)]
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    keys = [(model.digest, canonical_json(model.spec), device) for model in order.models]
+    for key in _LOADED.keys() - set(keys):
+        del _LOADED[key]  # of an earlier extraction: its memory is wanted
+    found = []
+    for key, model in zip(keys, order.models, strict=True):
+        cache = _cache(order.root, order.request.dataset, model.digest, json.dumps(dict(model.created)))
+        if key not in _LOADED:
+            backbone = load_backbone(**model.spec, device=device)
+            if backbone.recipe.digest != model.digest:
+                raise InputError(
+                    f"model {backbone.name} is another one here: "
+                    f"{'; '.join(cache.recipe.differences(backbone.recipe))}"
+                )
+            _LOADED[key] = backbone
+        found.append((model, cache, _LOADED[key]))
+    return found
+
+
+@lru_cache(maxsize=8)
+def _cache(root: str, dataset: str, digest: str, created: str) -> FeatureCache:
+    for cache in FeatureStore.open(root).caches(dataset=dataset):
+        if cache.digest == digest and dict(cache.created) == json.loads(created):
+            return cache
+    raise StoreNotFoundError(f"the store {root} is another one here: it lacks what the client began")
+
+
+def _request(order: UnitOrder) -> ExtractRequest:
+    """Open the pictures, and compare a few of them, once an order."""
+    if _SEEN.get("key") != order.key:
+        source = order.request.source
+        for row, digest in order.probes:
+            try:
+                found = hashlib.sha256(source.read(row)).hexdigest()
+            except UnreadableImageError as error:
+                raise InputError(f"picture {source.manifest().picture_id(row)} {error}") from error
+            if found != digest:
+                raise InputError(f"picture {source.manifest().picture_id(row)} has other bytes here")
+        _SEEN.clear()
+        _SEEN.update(key=order.key, request=replace(order.request, manifest=source.manifest()))
+    request: ExtractRequest = _SEEN["request"]
+    return request

@@ -1,0 +1,192 @@
+"""Reading, decoding and resizing in threads ahead of the model, with bounded memory."""
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from toptune.errors import UnreadableImageError
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.images.decode import decode_image
+from toptune.extract.images.source import ImageSource
+from toptune.extract.pipeline.transfers import pixel_buffer
+from toptune.extract.request.request import ExtractRequest
+
+BATCHES_AHEAD = 2
+DIGEST_BYTES = 32
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive pictures, ready for the device.
+
+    Attributes
+    ----------
+    rows : slice
+        Of the data set.
+    pixels : array (b, h, w, 3) of uint8
+        Zeros where a picture failed: it keeps its place, so that the others' batch mates do not change.
+    digests : array (b, 32) of uint8
+        SHA-256 of each file's bytes; zeros where they could not be read.
+    failed : dict of int to str
+        Row to reason.
+    """
+
+    rows: slice
+    pixels: Pixels
+    digests: Pixels
+    failed: dict[int, str]
+
+
+class Geometry(Protocol):
+    """From an RGB picture to what a model sees."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        ...
+
+    @property
+    def draft_edge(self) -> int | None:
+        """See `decode_image`."""
+        ...
+
+    def pixels(self, picture: Image.Image) -> Pixels:
+        """Resize and crop: ``(h, w, 3)`` bytes."""
+        ...
+
+
+# Digest of the bytes, and for each geometry pixels or why there are none.
+Read = tuple[Pixels, list[Pixels | str]]
+
+
+class BatchReader:
+    """Threads that read a few batches ahead.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Where pictures come from.
+    geometries : sequence of Geometry
+        Each picture is read and decoded once, and resized for each of them.
+    workers : int
+        Threads.
+    max_pixels : int
+        Limit on a picture's size.
+    is_pinned : bool
+        Whether a CUDA device is going to fetch the pixels.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        geometries: Sequence[Geometry],
+        *,
+        workers: int,
+        max_pixels: int,
+        is_pinned: bool = False,
+    ) -> None:
+        self._source, self._geometries, self._is_pinned = source, list(geometries), is_pinned
+        self._max_pixels = max_pixels
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="toptune-read")
+        self._lock = threading.Lock()
+        self._busy_seconds = 0.0
+
+    def __enter__(self) -> "BatchReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def seconds(self) -> float:
+        """Time that reading took so far, shared by the threads."""
+        return self._busy_seconds / self._workers
+
+    def batches(self, slices: Iterable[slice]) -> Iterator[list[Batch]]:
+        """Yield for each slice of rows, in order, a batch a geometry, while the next ones are being read."""
+        waiting: deque[tuple[slice, list[Future[Read]]]] = deque()
+        for rows in slices:
+            waiting.append((rows, [self._pool.submit(self._read, row) for row in _numbers(rows)]))
+            if len(waiting) > BATCHES_AHEAD:
+                yield self._collect(*waiting.popleft())
+        while waiting:
+            yield self._collect(*waiting.popleft())
+
+    def _collect(self, rows: slice, futures: list[Future[Read]]) -> list[Batch]:
+        digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)
+        batches = [
+            Batch(
+                rows,
+                pixel_buffer((len(futures), *each.size, 3), is_pinned=self._is_pinned),
+                digests,
+                failed={},
+            )
+            for each in self._geometries
+        ]
+        for place, (row, future) in enumerate(zip(_numbers(rows), futures, strict=True)):
+            digests[place], found = future.result()
+            for batch, pixels in zip(batches, found, strict=True):
+                if isinstance(pixels, str):
+                    batch.failed[row] = pixels
+                else:
+                    batch.pixels[place] = pixels
+        return batches
+
+    def _read(self, row: int) -> Read:
+        start = time.perf_counter()
+        digest = np.zeros(DIGEST_BYTES, dtype=np.uint8)
+        try:
+            data = self._source.read(row)
+            digest = sha256(data)
+            decoded = {
+                edge: decode_image(data, max_pixels=self._max_pixels, draft_edge=edge)
+                for edge in {each.draft_edge for each in self._geometries}
+            }
+            return digest, [_pixels(each, decoded[each.draft_edge]) for each in self._geometries]
+        except UnreadableImageError as error:
+            return digest, [str(error)] * len(self._geometries)
+        finally:
+            with self._lock:
+                self._busy_seconds += time.perf_counter() - start
+
+
+def _pixels(geometry: Geometry, picture: Image.Image) -> Pixels | str:
+    try:
+        return geometry.pixels(picture)
+    except UnreadableImageError as error:
+        return str(error)
+
+
+def sha256(data: bytes) -> Pixels:
+    """Digest of a picture's bytes, ``(32,)``."""
+    return np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
+
+
+def _numbers(rows: slice) -> range:
+    return range(rows.start, rows.stop)
+
+
+def open_reader(source_of: ExtractRequest, backbones: Sequence[Backbone]) -> BatchReader:
+    """Open a reader of a request's pictures, with a geometry a backbone."""
+    return BatchReader(
+        source_of.source,
+        [backbone.transform for backbone in backbones],
+        workers=source_of.workers,
+        max_pixels=source_of.max_pixels,
+        is_pinned=any(backbone.device.type == "cuda" for backbone in backbones),
+    )

@@ -1,0 +1,95 @@
+"""Forward passes side by side: on a CPU one a core, because the threads of one pass wait for each other."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.pipeline.transfers import Transfer
+
+MOST_STREAMS = 8  # each holds the activations of a batch
+# A result, and the seconds it took, shared by the streams.
+Timed = tuple[Transfer, float]
+
+
+def count_streams(backbone: Backbone) -> int:
+    """Count the passes to compute side by side: one on CUDA or compiled, otherwise one a thread of torch."""
+    if backbone.device.type != "cpu" or "compiled" in backbone.recipe.forward:
+        return 1
+    return min(torch.get_num_threads(), MOST_STREAMS)
+
+
+class AbandonedError(Exception):
+    """Nobody wants this pass any more."""
+
+
+class Streams:
+    """Threads that compute forward passes, each on its share of the cores.
+
+    Features do not depend on how many there are as long as each has one core; nor does any other thread's
+    number of threads change. A single stream is the caller's own thread. Leaving the ``with`` block gives up
+    the passes whose results were not fetched, at their next layer.
+
+    Parameters
+    ----------
+    n : int
+        See `count_streams`. Whoever asks for results only after n more passes were launched keeps all busy.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._pool: ThreadPoolExecutor | None = None
+        self._threads: set[int] = set()
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> "Streams":
+        if self.n > 1:
+            threads, settled = torch.get_num_threads(), threading.Barrier(self.n + 1)
+            shares = iter([threads // self.n + (i < threads % self.n) for i in range(self.n)])
+
+            def settle() -> None:
+                torch.get_num_threads()  # a thread's first call sets it to the process's own number
+                torch.set_num_threads(next(shares))
+                self._threads.add(threading.get_ident())
+                settled.wait()
+
+            self._pool = ThreadPoolExecutor(self.n, "toptune-forward", initializer=settle)
+            for _ in range(self.n):
+                self._pool.submit(int)
+            try:
+                settled.wait()
+            except BaseException:  # Ctrl-C: they would wait for ever
+                settled.abort()
+                raise
+            torch.set_num_threads(threads)  # what threads that begin later take
+            self._hook = register_module_forward_pre_hook(self._check)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._is_over.set()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._hook.remove()
+
+    def launch(self, work: Callable[[], Transfer]) -> Future[Timed]:
+        """Compute in a stream."""
+        if self._pool is not None:
+            return self._pool.submit(self._timed, work)
+        done: Future[Timed] = Future()
+        done.set_result(self._timed(work))
+        return done
+
+    def _check(self, *_: object) -> None:
+        if self._is_over.is_set() and threading.get_ident() in self._threads:
+            raise AbandonedError
+
+    def _timed(self, work: Callable[[], Transfer]) -> Timed:
+        start = time.perf_counter()
+        return work(), (time.perf_counter() - start) / self.n

@@ -1,0 +1,115 @@
+"""Whether pictures still have the bytes that were extracted; without torch."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import UnreadableImageError
+from toptune.extract.images.source import ImageSource
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.image_digests import known_digests
+
+logger = logging.getLogger(__name__)
+
+DIGEST_BYTES = 32
+_AHEAD = 64
+
+
+class ContentCheck:
+    """Reads pictures, each once, and compares them with the digests in a store.
+
+    Attributes
+    ----------
+    n_checked : int
+        Pictures that were compared with a digest.
+    """
+
+    def __init__(self, store: FeatureStore, source: ImageSource, *, workers: int) -> None:
+        self._store, self._source, self._workers = store, source, workers
+        self._digests: dict[int, bytes] = {}
+        self._checked: set[int] = set()
+
+    @property
+    def n_checked(self) -> int:
+        return len(self._checked)
+
+    def changed(
+        self, part: str, places: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which pictures differ from what was extracted of them.
+
+        Parameters
+        ----------
+        part : str
+            Data set, or part of one, that holds them.
+        places : array (m,) of int
+            Their rows of it.
+        rows : array (m,) of int
+            Their rows of the source.
+
+        Returns
+        -------
+        array (m,) of bool
+            False also where nothing was extracted yet, so that nothing can differ.
+        """
+        n_rows = int(places.max()) + 1
+        caches = [cache for cache in self._store.caches(dataset=part) if cache.n_rows >= n_rows]
+        if not caches:
+            return np.zeros(len(rows), dtype=np.bool_)
+        digests, known = known_digests(caches, caches[0].n_rows)
+        asked = np.flatnonzero(known[places])
+        self._read(rows[asked].tolist())
+        differs = np.zeros(len(rows), dtype=np.bool_)
+        for place in asked.tolist():
+            row = int(rows[place])
+            self._checked.add(row)
+            differs[place] = self._digests[row] != digests[places[place]].tobytes()
+        return differs
+
+    def find(
+        self, part: str, places: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.intp]:
+        """Find pictures by their bytes among rows of a part.
+
+        Parameters
+        ----------
+        part : str
+            Data set, or part of one.
+        places : array (m,) of int
+            Rows of it to look among.
+        rows : array (k,) of int
+            Rows of the source.
+
+        Returns
+        -------
+        array (k,) of int
+            The row of the part with the same bytes, -1 where none is known to have them.
+        """
+        found = np.full(len(rows), -1, dtype=np.intp)
+        n_rows = int(places.max()) + 1
+        caches = [cache for cache in self._store.caches(dataset=part) if cache.n_rows >= n_rows]
+        if caches:
+            digests, known = known_digests(caches, caches[0].n_rows)
+            place_of = {digests[place].tobytes(): place for place in places[known[places]].tolist()}
+            place_of.pop(bytes(DIGEST_BYTES), None)  # pictures that could not be read have no bytes
+            self._read(rows.tolist())
+            found[:] = [place_of.get(self._digests[row], -1) for row in rows.tolist()]
+        return found
+
+    def _read(self, rows: Sequence[int]) -> None:
+        """Read pictures in threads; few are on their way at a time."""
+        wanted = iter([row for row in rows if row not in self._digests])
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="toptune-read") as pool:
+            while some := list(islice(wanted, _AHEAD)):
+                self._digests.update(zip(some, pool.map(self._digest, some), strict=True))
+
+    def _digest(self, row: int) -> bytes:
+        try:
+            return hashlib.sha256(self._source.read(row)).digest()
+        except UnreadableImageError:
+            return bytes(DIGEST_BYTES)  # as extraction notes it

@@ -1,0 +1,130 @@
+"""What the store already holds of a request, and what is to be refused."""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from toptune.errors import ConflictError, InputError, UnreadableImageError
+from toptune.extract.request.plan import ArrayPlan, ExtractSummary
+from toptune.extract.request.request import ExtractRequest
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_store import FeatureStore
+from toptune.text import counted
+
+SHOWN = 3
+
+
+def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
+    """Return a summary if everything asked for is in the store, None if it has to be worked out."""
+    if request.key is None or request.overwrite:
+        return None
+    found = store.find_request(request.dataset, request.key)
+    if found is None:
+        return None
+    cache, names = found
+    if request.batch_size not in (None, "auto", cache.batch_size) or request.format not in (
+        None,
+        cache.format,
+    ):
+        return None
+    specs = {spec.name: spec for spec in cache.arrays()}
+    units = request.units(cache.n_units, cache.unit_rows)
+    if any(name not in specs or request.dtype not in ("auto", specs[name].dtype) for name in names):
+        return None
+    if any(cache.entry(name, unit) is None for name in [*names, CONTENT_ARRAY] for unit in units):
+        return None
+    check_touched(cache, request)
+    return finished_summary(cache, names, request, nothing_to_do=True)
+
+
+def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
+    """Read pictures again whose modification time changed since they were registered.
+
+    Raises
+    ------
+    ConflictError
+        If the content of one differs from what was extracted; names it.
+    """
+    touched = np.flatnonzero(cache.manifest.modified_ns != request.manifest.modified_ns)
+    if not len(touched):
+        return
+    changed = []
+    for unit in np.unique(touched // cache.unit_rows).tolist():
+        rows, digests = cache.unit_slice(unit), cache.unit_digests(unit)
+        if digests is None:
+            continue
+        for row in touched[(touched >= rows.start) & (touched < rows.stop)].tolist():
+            try:
+                digest = hashlib.sha256(request.source.read(row)).digest()
+            except UnreadableImageError:
+                digest = bytes(digests.shape[1])
+            if digest != digests[row - rows.start].tobytes():
+                changed.append(request.manifest.picture_id(row))
+    refuse_changed(changed, request.dataset)
+
+
+def refuse_changed(changed: Sequence[str], dataset: str) -> None:
+    """Raise a `ConflictError` that names the pictures, if there are any."""
+    if changed:
+        shown = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
+        raise ConflictError(
+            f"{counted(len(changed), 'picture')} of data set {dataset!r} changed since the extraction: "
+            f"{shown}; give --update to extract what is there now, put "
+            "back what was, or extract under another --dataset"
+        )
+
+
+def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> None:
+    """Raise an `InputError` if every picture failed."""
+    if len(failed) == n_rows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
+        raise InputError(
+            f"none of the {n_rows} pictures of {dataset!r} could be used: {reasons}; these failures are "
+            "recorded in the store under that name: repair the pictures and extract with --update, or under "
+            "another --dataset"
+        )
+
+
+def finished_summary(
+    cache: FeatureCache, names: Sequence[str], request: ExtractRequest, **values: Any
+) -> ExtractSummary:
+    """Summarise what the store now holds of `names`; `values` are further fields.
+
+    Raises
+    ------
+    InputError
+        If no picture of the data set could be used.
+    """
+    needed, picture = request.needed, request.manifest.picture_id
+    # A job of many says what failed in its own units: to read all entries would cost as much as its work.
+    mine = None if request.shard == (0, 1) else request.units(cache.n_units, cache.unit_rows)
+    failed = {
+        picture(row): reason
+        for row, reason in cache.failed_rows([*names], units=mine).items()
+        if needed is None or needed[row]
+    }
+    if needed is None:
+        refuse_all_failed(failed, cache.n_rows, request.dataset)
+    specs = {spec.name: spec for spec in cache.arrays()}
+    n_units = len(request.units(cache.n_units, cache.unit_rows))
+    done = values.pop("units_done", 0)
+    return ExtractSummary(
+        dataset=cache.dataset,
+        model=cache.name,
+        digest=cache.digest,
+        cache=str(cache.path),
+        rows=cache.n_rows if needed is None else int(needed.sum()),
+        units_total=n_units,
+        units_done=done,
+        units_already=n_units - done,
+        failed=failed,
+        seconds_total=time.perf_counter() - request.started,
+        arrays=tuple(
+            ArrayPlan(name=name, dim=specs[name].dim, dtype=specs[name].dtype, units_missing=0)
+            for name in names
+        ),
+        **values,
+    )

@@ -1,0 +1,124 @@
+"""The key of a request: what was asked, and of which files, without loading torch.
+
+It only says where to look: whether the answer is complete is read from the ledger.
+"""
+
+import glob
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import InputError
+from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
+from toptune.extract.images.decode import DECODE
+from toptune.store.files.json_values import canonical_json
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json")
+
+
+def request_key(
+    name: ModelName,
+    *,
+    layers: str | int | Sequence[str | int],
+    pooling: str | Sequence[str] | None,
+    precision: str,
+    device: str,
+    weights: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+) -> str | None:
+    """Return the key of an extraction, or None where the weights cannot be told without loading them.
+
+    Parameters
+    ----------
+    name : ModelName
+        The backbone.
+    layers, pooling, precision, device, weights
+        As given to `extract`.
+    options : mapping
+        The other options of `load_backbone`; JSON values.
+    """
+    signature = _model_signature(name, has_weights=weights is not None)
+    if signature is None:
+        return None
+    try:
+        files = None if weights is None else _stat(Path(weights))
+    except OSError as error:
+        raise InputError(f"weights {os.fspath(weights or '')} cannot be read: {error.strerror}") from error
+    content = {
+        "model": name.given,
+        "files": signature,
+        "weights": files,
+        "layers": layers if isinstance(layers, str | int) else list(layers),
+        "pooling": pooling if pooling is None or isinstance(pooling, str) else list(pooling),
+        "precision": precision,
+        # Only `auto` depends on the device.
+        "device": device if precision == "auto" else None,
+        "options": dict(options),
+        "decode": DECODE,
+        "timm": version("timm"),
+        "toptune": version("toptune"),
+    }
+    try:
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model_kwargs must be JSON values: {error}") from error
+
+
+def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
+    if name.source == "local-dir":
+        return _folder(Path(name.identifier), "*")
+    if name.source == "embedded":
+        return _folder(EMBEDDED_FOLDER, f"{name.identifier}.*")
+    if name.source == "random":
+        inner = parse_model_name(name.identifier)
+        return "registry" if inner.source == "registry" else _model_signature(inner, has_weights=False)
+    if name.source == "registry" and has_weights:
+        return "registry"
+    if name.source == "registry" and "." not in name.identifier:
+        # The default tag is known only to timm, which is slow to load: the one in the cache, if it is alone.
+        found = _cached_tags(name.identifier)
+        if len(found) != 1:
+            return None
+        commit = hub_commit(found[0])
+        return None if commit is None else [found[0], commit]
+    repository = name.identifier if name.source == "hf-hub" else f"timm/{name.identifier}"
+    return hub_commit(repository)
+
+
+def _cached_tags(architecture: str) -> list[str]:
+    """Repositories of timm's with weights of that architecture in the local hub cache."""
+    prefix = "models--timm--"
+    folders = _hub_cache().glob(f"{prefix}{glob.escape(architecture)}.*")
+    return sorted(f"timm/{folder.name.removeprefix(prefix)}" for folder in folders)
+
+
+def hub_commit(repository: str) -> str | None:
+    """Return the commit that ``org/name@revision`` has in the local hub cache, None if it is not there."""
+    repository, _, revision = repository.partition("@")
+    folder = _hub_cache() / ("models--" + repository.replace("/", "--"))
+    if revision and (folder / "snapshots" / revision).is_dir():
+        return revision
+    try:
+        return (folder / "refs" / (revision or "main")).read_text().strip()
+    except OSError:
+        return None
+
+
+def _hub_cache() -> Path:
+    # Late, because it reads the environment; it does not load torch.
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def _folder(folder: Path, pattern: str) -> list[list[object]]:
+    files = sorted(file for file in folder.glob(pattern) if file.suffix in WEIGHT_SUFFIXES)
+    return [_stat(file) for file in files]
+
+
+def _stat(file: Path) -> list[object]:
+    found = file.stat()
+    return [str(file.absolute()), found.st_size, found.st_mtime_ns]

@@ -1,0 +1,1 @@
+"""The argument DATA becomes a source of images, told by its content."""

@@ -1,0 +1,183 @@
+"""Pictures in WebDataset tar shards, read at their offsets without unpacking."""
+
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.labels import join_labels
+from toptune.extract.images.open_files import KnownFile, OpenFiles, look_at
+from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name, printable
+from toptune.extract.sources.archives.tar_samples import (
+    MAX_LABEL_CHARACTERS,
+    PICTURE_EXTENSIONS,
+    Sample,
+    shard_samples,
+)
+from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
+
+logger = logging.getLogger(__name__)
+
+_SPLIT = re.compile(r"(training|train|validation|valid|val|testing|test)(?![a-z])", re.IGNORECASE)
+
+
+class TarSource:
+    """Pictures in tar files: an index of offsets, a few bytes a picture.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    manifest : Manifest
+    files : sequence of KnownFile
+        The shards.
+    shards, offsets : array (n,) of int
+        Where each picture lies.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        files: Sequence[KnownFile],
+        shards: npt.NDArray[np.int32],
+        offsets: npt.NDArray[np.int64],
+    ) -> None:
+        self.name = name
+        self._manifest = manifest
+        self._files = OpenFiles(files)
+        self._shards, self._offsets, self._sizes = shards, offsets, manifest.sizes
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        n_bytes = int(self._sizes[row])
+        if n_bytes > MAX_FILE_BYTES:
+            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it a picture?")
+        return self._files.read(int(self._shards[row]), int(self._offsets[row]), n_bytes)
+
+
+def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSource:
+    """Open WebDataset shards; rows are in the order of the shards' names, then as they lie there.
+
+    Members with the same path up to the first dot of the file's name are one sample. Its picture is told by
+    the extension, its label is in ``.cls``, in the field ``label`` or ``labels`` of ``.json``, or in ``.txt``
+    (if no picture's text is longer than a label). Ids are the shard's name and the key. A shard whose name
+    starts with ``train``, ``val`` or ``test`` belongs to that split.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        The shards.
+    folder : path, optional
+        That was given, if one was; else the data set is called after the only shard, or after the folder
+        that holds all of them.
+
+    Raises
+    ------
+    InputError
+        If a shard cannot be read or is cut off, damaged or compressed, or there are no pictures.
+    """
+    paths = sorted(paths)
+    root = folder or Path(os.path.commonpath([path.parent for path in paths]))
+    names = [printable(path.relative_to(root).with_suffix("").as_posix()) for path in paths]
+    files = [look_at(path) for path in paths]
+    samples: list[Sample] = []
+    shards: list[int] = []
+    for number, path in enumerate(paths):
+        _refuse_compressed(path)
+        found = list(shard_samples(path))
+        if not found:
+            logger.warning("shard %s holds no pictures", path)
+        samples += found
+        shards += [number] * len(found)
+    if not samples:
+        raise InputError(
+            f"{_named(paths)} hold no pictures; a picture is told by its extension: "
+            f"{', '.join(sorted(PICTURE_EXTENSIONS))}"
+        )
+    labels, extra = _label_columns(samples, _named(paths))
+    splits = [_split_of(shard) for shard in names]
+    manifest = Manifest.from_columns(
+        ids=[_id(names[shard], sample.key) for shard, sample in zip(shards, samples, strict=True)],
+        labels=labels,
+        splits=[splits[shard] for shard in shards],
+        sizes=[sample.bytes for sample in samples],
+        modified_ns=[files[shard].modified_ns for shard in shards],
+        extra=extra,
+    )
+    return TarSource(
+        default_name(folder or (paths[0].with_suffix("") if len(paths) == 1 else root)),
+        manifest,
+        files,
+        np.array(shards, dtype=np.int32),
+        np.array([sample.offset for sample in samples], dtype=np.int64),
+    )
+
+
+def _label_columns(
+    samples: Sequence[Sample], where: str
+) -> tuple[list[str | None], dict[str, list[str | None]]]:
+    captions = [sample.caption for sample in samples if sample.caption]
+    are_labels = all(len(text) <= MAX_LABEL_CHARACTERS and "\n" not in text for text in captions)
+    if not are_labels:
+        logger.warning("the .txt members of %s are captions, too long for labels, and not used", where)
+    names = [
+        [sample.caption] if are_labels and sample.caption and sample.names is None else sample.names
+        for sample in samples
+    ]
+    if any(sample.has_list for sample in samples):
+        labels, joined = join_labels(names, where)
+        return labels, {LABELS_COLUMN: joined}
+    labels = [each[0] if each else None for each in names]
+    if all(label is None for label in labels) and any("/" in sample.key for sample in samples):
+        logger.warning("%s have folders and no labels; folders are no labels in tar shards", where)
+    return labels, {}
+
+
+def _split_of(shard: str) -> str | None:
+    found = _SPLIT.match(shard)
+    return SPLITS[found[1].lower()] if found else None
+
+
+def _id(shard: str, key: str) -> str:
+    return unicodedata.normalize("NFC", f"{shard}/{printable(key)}")
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return f"shard {paths[0]}" if len(paths) == 1 else f"{len(paths)} shards from {paths[0]}"
+
+
+def _refuse_compressed(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+    except OSError as error:
+        raise InputError(f"shard {path} cannot be read: {error.strerror}") from error
+    refuse_compressed(path, head)
+
+
+COMPRESSIONS = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\x00": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+
+
+def refuse_compressed(path: Path, head: bytes) -> None:
+    """Raise an `InputError` if the first bytes of a file are those of a compressed one."""
+    for magic, (kind, program) in COMPRESSIONS.items():
+        if head.startswith(magic):
+            raise InputError(
+                f"{path} is compressed with {kind}, so that no picture in it can be read at its offset; "
+                "unpack "
+                f"it with `{program}` and give the .tar (pictures are compressed already, it grows little)"
+            )

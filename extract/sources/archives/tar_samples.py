@@ -1,0 +1,260 @@
+"""The pictures in one WebDataset shard: members of one key together are a sample."""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from toptune.errors import InputError
+from toptune.extract.images.folder_listing import PICTURE_SUFFIXES
+from toptune.extract.images.labels import split_labels
+
+PICTURE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
+# A text is a label if it is short and of one line; longer ones are captions.
+MAX_LABEL_CHARACTERS = 100
+_MAX_CLASS_BYTES = 4096
+_MAX_JSON_BYTES = 2**24
+# Long names and pax records; more than this is damage.
+_MAX_EXTENSION_BYTES = 2**20
+_EXTENSIONS = b"xgXLK"
+_FOLDERS_AND_DEVICES = b"3456DV"
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A file in a tar archive; ``offset`` is -1 for a link, which has no bytes of its own."""
+
+    name: str
+    offset: int
+    bytes: int
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header that `tarfile` may follow: no long name fills the memory, no size leads backwards."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES):
+            raise tarfile.HeaderError(f"a header says that {header.size} bytes follow")
+        return header
+
+
+def tar_members(path: Path) -> Iterator[TarMember]:
+    """Give files and links of a tar archive in its order, from one pass over the headers.
+
+    Raises
+    ------
+    InputError
+        If the archive is cut off, damaged, compressed, or holds what cannot be read at an offset.
+    """
+    try:
+        # Unbuffered: a buffer would read payload behind every header.
+        with path.open("rb", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            for member in _headers(file, end, path):
+                if member.issparse() or member.type == b"M":
+                    raise InputError(
+                        f"shard {path}: {member.name!r} is stored sparse or in volumes; write it plainly"
+                    )
+                if member.islnk() or member.issym():
+                    yield TarMember(member.name, -1, 0)
+                elif member.type not in _FOLDERS_AND_DEVICES and not member.name.endswith("/"):
+                    last = member.offset_data + member.size
+                    if last > end:
+                        raise _cut_off(path, end, f"{member.name!r} should reach to byte {last}")
+                    yield TarMember(member.name, member.offset_data, member.size)
+    except OSError as error:
+        raise InputError(f"shard {path} cannot be read: {error.strerror}") from error
+
+
+def _headers(file: BinaryIO, end: int, path: Path) -> Iterator[tarfile.TarInfo]:
+    """Give the members as `tarfile` finds them, which takes damage behind the first for the end."""
+    place = 0
+    try:
+        with tarfile.TarFile(
+            fileobj=file, tarinfo=_BoundedHeader, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
+            while (member := archive.next()) is not None:
+                # `tarfile` keeps all members otherwise, a kilobyte for each of them.
+                archive.members.clear()  # type: ignore[attr-defined]
+                if member.size < 0:
+                    raise _damaged(path, member.offset, f"{member.name!r} has {member.size} bytes")
+                yield member
+                place = archive.offset
+    except InputError:
+        raise
+    except (tarfile.TarError, ValueError, LookupError, RecursionError) as error:
+        if file.tell() >= end:
+            raise _cut_off(path, end, f"within what begins at byte {place}") from error
+        raise _damaged(path, place, str(error)) from error
+    _check_end(file, place, end, path)
+
+
+def _check_end(file: BinaryIO, place: int, end: int, path: Path) -> None:
+    """Nothing but zeros may follow the mark for the end: whatever else there is would be lost."""
+    file.seek(place)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise _cut_off(path, end, "within a header" if mark else "the mark for its end is missing")
+    if mark.strip(b"\0"):
+        raise _damaged(path, place, "the checksum or a number is wrong")
+    while data := file.read(2**20):
+        if data.strip(b"\0"):
+            raise InputError(
+                f"shard {path} goes on after the mark for its end, near byte {file.tell() - len(data)}; if "
+                "archives were joined with cat, join them with `tar --concatenate`, or keep them apart"
+            )
+
+
+def _cut_off(path: Path, end: int, what: str) -> InputError:
+    return InputError(
+        f"shard {path} is cut off after {end} bytes: {what}; copy or write it again, or leave it out"
+    )
+
+
+def _damaged(path: Path, place: int, what: str) -> InputError:
+    return InputError(
+        f"shard {path} is damaged, or is no tar archive: there is no valid header at byte {place} ({what}); "
+        "copy or write it again, or leave it out"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture of a shard.
+
+    Attributes
+    ----------
+    key : str
+        Path of its members up to the first dot of the last part.
+    offset, bytes : int
+        Where the picture lies.
+    names : list of str or None
+        Its labels; None where it has none.
+    has_list : bool
+        Whether they came as a list of several.
+    caption : str or None
+        What its ``.txt`` says: a label, if that of every picture is short enough to be one.
+    """
+
+    key: str
+    offset: int
+    bytes: int
+    names: list[str] | None
+    has_list: bool
+    caption: str | None
+
+
+def shard_samples(path: Path) -> Iterator[Sample]:
+    """Give the pictures of a shard in its order; reads headers and labels, no pictures.
+
+    Raises
+    ------
+    InputError
+        If the shard is damaged, a sample has two pictures, or a label is none.
+    """
+    samples: dict[str, dict[str, TarMember]] = {}
+    for member in tar_members(path):
+        key, extension = _key(member.name)
+        if not key:
+            continue
+        fields = samples.setdefault(key, {})
+        if extension in fields:
+            raise InputError(
+                f"shard {path} holds {member.name!r} twice, or two spellings of it; write it again with "
+                "one of them"
+            )
+        fields[extension] = member
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for key, fields in samples.items():
+            picture = _picture(fields, path)
+            if picture is not None:
+                names, has_list, caption = _labels(fields, descriptor, path)
+                yield Sample(key, picture.offset, picture.bytes, names, has_list, caption)
+    finally:
+        os.close(descriptor)
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Key and extension as WebDataset cuts them; no key for what is hidden or describes the shard."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    if not slash and base.startswith("__") and base.endswith("__"):
+        return "", ""
+    stem, dot, extension = base.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem and dot else ("", "")
+
+
+def _picture(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
+    """Pick the member that is a picture: ``x.jpg`` before ``x.mask.png``."""
+    plain = [member for extension, member in fields.items() if extension in PICTURE_EXTENSIONS]
+    found = plain or [
+        member for extension, member in fields.items() if extension.rpartition(".")[2] in PICTURE_EXTENSIONS
+    ]
+    if len(found) > 1:
+        raise InputError(
+            f"shard {path}: {found[0].name!r} and {found[1].name!r} have one key, the name up to its first "
+            "dot; "
+            "toptune takes one picture a key: rename one of them"
+        )
+    if found and found[0].offset < 0:
+        raise InputError(
+            f"shard {path}: {found[0].name!r} is a link; write the files themselves, "
+            "with `tar --dereference --hard-dereference`"
+        )
+    return found[0] if found else None
+
+
+def _labels(
+    fields: Mapping[str, TarMember], descriptor: int, path: Path
+) -> tuple[list[str] | None, bool, str | None]:
+    if "cls" in fields:
+        text = _read(fields["cls"], descriptor, path, _MAX_CLASS_BYTES).strip()
+        return ([text] if text else None), False, None
+    if "json" in fields:
+        member = fields["json"]
+        try:
+            content = json.loads(_read(member, descriptor, path, _MAX_JSON_BYTES))
+        except ValueError as error:
+            raise InputError(f"shard {path}: {member.name!r} is no JSON: {error}") from error
+        found = content if isinstance(content, dict) else {}
+        for name in ("labels", "label"):
+            if found.get(name) is not None:
+                names, has_list = _names(found[name], name, member, path)
+                return names, has_list or name == "labels", None
+    if "txt" in fields:
+        return None, False, _read(fields["txt"], descriptor, path, _MAX_JSON_BYTES).strip()
+    return None, False, None
+
+
+def _names(value: object, field: str, member: TarMember, path: Path) -> tuple[list[str], bool]:
+    if isinstance(value, list):
+        return [_name(each, member, path) for each in value], True
+    if field == "labels" and isinstance(value, str):
+        return split_labels(value), True
+    return [_name(value, member, path)], False
+
+
+def _name(value: object, member: TarMember, path: Path) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    raise InputError(
+        f"shard {path}: {member.name!r} has the label {value!r}; a label is a text or an integer, "
+        "several are a list of them under 'labels'"
+    )
+
+
+def _read(member: TarMember, descriptor: int, path: Path, limit: int) -> str:
+    if member.offset < 0 or member.bytes > limit:
+        raise InputError(
+            f"shard {path}: {member.name!r} should hold a label and is "
+            + ("a link" if member.offset < 0 else f"{member.bytes} bytes long; the limit is {limit}")
+        )
+    try:
+        return os.pread(descriptor, member.bytes, member.offset).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"shard {path}: {member.name!r} is not UTF-8 text: {error.reason}") from error

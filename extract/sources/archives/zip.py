@@ -1,0 +1,177 @@
+"""Pictures in a zip archive, read without unpacking."""
+
+import logging
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.folder_listing import HIDDEN, PICTURE_SUFFIXES
+from toptune.extract.images.open_files import OpenFiles, look_at
+from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name
+from toptune.store.datasets.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+# APPNOTE.TXT 6.3.10, 4.3.7: the header before each file; its extra field may differ from the directory's.
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_IS_ENCRYPTED = 0x1
+OTHER_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
+METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or pictures"
+
+
+class ZipSource:
+    """Pictures in a zip archive; offsets and checksums from its directory are kept.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    path : path
+        The archive.
+    entries : sequence of (str, str or None, str or None, ZipInfo)
+        Id, label, split and place of each picture.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        entries: Sequence[tuple[str, str | None, str | None, zipfile.ZipInfo]],
+    ) -> None:
+        self.name = name
+        file = look_at(path)
+        self._files = OpenFiles([file])
+        infos = [entry[3] for entry in entries]
+        self._offsets = np.array([info.header_offset for info in infos], dtype=np.int64)
+        self._packed = np.array([info.compress_size for info in infos], dtype=np.int64)
+        self._checksums = np.array([info.CRC for info in infos], dtype=np.uint32)
+        self._is_deflated = np.array([info.compress_type == zipfile.ZIP_DEFLATED for info in infos])
+        self._manifest = Manifest.from_columns(
+            ids=[entry[0] for entry in entries],
+            labels=[entry[1] for entry in entries],
+            splits=[entry[2] for entry in entries],
+            sizes=[info.file_size for info in infos],
+            modified_ns=[file.modified_ns] * len(infos),
+        )
+        self._sizes = self._manifest.sizes
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        n_bytes, packed = int(self._sizes[row]), int(self._packed[row])
+        if max(n_bytes, packed) > MAX_FILE_BYTES:
+            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it a picture?")
+        offset = int(self._offsets[row])
+        magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(self._files.read(0, offset, _LOCAL_HEADER.size))
+        if magic != b"PK\x03\x04":
+            raise UnreadableImageError("the archive's directory points to something else; it is damaged")
+        data = self._files.read(0, offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, packed)
+        if self._is_deflated[row]:
+            try:
+                # Never more than the directory says, whatever the stream would make.
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, n_bytes + 1)
+            except zlib.error as error:
+                raise UnreadableImageError(f"damaged in the archive: {error}") from error
+        if len(data) != n_bytes or zlib.crc32(data) != self._checksums[row]:
+            raise UnreadableImageError(
+                "damaged in the archive: length or checksum differ from its directory's"
+            )
+        return data
+
+
+def open_zip(path: Path) -> ZipSource:
+    """Open a zip archive of pictures; rows are sorted by id, the path in the archive.
+
+    It is laid out as a folder of pictures is; one folder around all of it is passed over.
+
+    Raises
+    ------
+    InputError
+        If it is no whole archive, encrypted, compressed in a way that cannot be read, or without pictures.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise InputError(
+            f"{path} is no whole zip archive: {error}; its directory lies at the end, so a copy that was cut "
+            "off has none: copy it again"
+        ) from error
+    files = {}
+    for info in infos:
+        parts = PurePosixPath(info.filename.replace("\\", "/").lstrip("/")).parts
+        if not info.is_dir() and parts and not any(_is_hidden(part) for part in parts):
+            if parts in files:
+                raise InputError(f"{path} holds {info.filename!r} twice; pack it again")
+            files[parts] = info
+    files = _without_wrapping(files)
+    entries = sorted(_entries(files), key=lambda entry: entry[0])
+    if not entries:
+        raise InputError(f"{path} holds no pictures among its {len(infos)} entries; {EXPECTED}")
+    for identifier, _, _, info in entries:
+        if info.flag_bits & _IS_ENCRYPTED:
+            raise InputError(f"{path} is encrypted ({identifier}); decrypt it and pack it without a password")
+        if info.compress_type not in METHODS:
+            kind = OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
+            raise InputError(
+                f"{path}: {identifier} is compressed with {kind}; pack it again stored or deflated (`zip -0`)"
+            )
+    return ZipSource(default_name(path.with_suffix("")), path, entries)
+
+
+_Files = dict[tuple[str, ...], zipfile.ZipInfo]
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part.lower() in HIDDEN
+
+
+def _without_wrapping(files: _Files) -> _Files:
+    """Take away a folder that holds all the others, as in an archive of a folder."""
+    while files:
+        first = {parts[0] for parts in files}
+        is_wrapping = len(first) == 1 and all(len(parts) > 2 for parts in files)
+        if not is_wrapping or next(iter(first)).lower() in SPLITS:
+            break
+        files = {parts[1:]: info for parts, info in files.items()}
+    return files
+
+
+def _entries(files: _Files) -> list[tuple[str, str | None, str | None, zipfile.ZipInfo]]:
+    """Label and split by folder, with the rules of `open_folder`."""
+    top = {parts[0] for parts in files if len(parts) > 1}
+    splits = {name for name in top if name.lower() in SPLITS}
+    deep = {parts[0] for parts in files if len(parts) > 2}
+    if splits and (splits == top or splits & deep):
+        if top - splits:
+            logger.warning("beside the splits these folders are ignored: %s", ", ".join(sorted(top - splits)))
+        found = []
+        for name in splits:
+            inner = {parts[1:]: info for parts, info in files.items() if parts[0] == name and len(parts) > 1}
+            found += _class_entries(inner, name, SPLITS[name.lower()])
+        return found
+    return _class_entries(files, None, None)
+
+
+def _class_entries(
+    files: _Files, folder: str | None, split: str | None
+) -> list[tuple[str, str | None, str | None, zipfile.ZipInfo]]:
+    has_classes = any(len(parts) > 1 for parts in files)
+    found = []
+    for parts, info in files.items():
+        if has_classes and len(parts) == 1:
+            continue
+        if not has_classes and PurePosixPath(parts[0]).suffix.lower() not in PICTURE_SUFFIXES:
+            continue
+        name = "/".join(parts if folder is None else (folder, *parts))
+        label = unicodedata.normalize("NFC", parts[0]) if has_classes else None
+        found.append((unicodedata.normalize("NFC", name), label, split, info))
+    return found

@@ -1,0 +1,1 @@
+"""Images as arrays of pixels: npz, IDX and CIFAR files."""

@@ -1,0 +1,145 @@
+"""CIFAR-10 and CIFAR-100 as their authors publish them: Python batches or the binary version."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.extract.images.folder_listing import FolderListing
+from toptune.extract.images.open_files import look_at
+from toptune.extract.images.source import default_name
+from toptune.extract.sources.arrays.cifar_pickles import read_cifar_pickle
+from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, label_texts
+
+logger = logging.getLogger(__name__)
+
+SHAPE = (3, 32, 32)
+N_PIXELS = 3072
+# The kinds of label in the order in which they stand before each picture of the binary version.
+FINE_FIRST = ("fine", "coarse")
+_BATCHES = tuple((f"data_batch_{number}", "train") for number in range(1, 6))
+_CIFAR_10 = (*_BATCHES, ("test_batch", "test"))
+_CIFAR_100 = (("train", "train"), ("test", "test"))
+
+
+def find_cifar(listing: FolderListing) -> list[Path]:
+    """Return the batches of CIFAR in a folder, in their order; none where it is something else."""
+    ten = [name for name, _ in _CIFAR_10]
+    # The names of CIFAR-100's batches say little: they count only beside the file with its classes.
+    hundred = [name for name, _ in _CIFAR_100]
+    for names, beside in (
+        (ten, None),
+        ([f"{name}.bin" for name in ten], None),
+        (hundred, "meta"),
+        ([f"{name}.bin" for name in hundred], "fine_label_names.txt"),
+    ):
+        there = [listing.folder / name for name in names if name in listing.file_names]
+        if there and (beside is None or beside in listing.file_names):
+            return there
+    return []
+
+
+def open_cifar(files: list[Path]) -> ArraySource:
+    """Open batches of CIFAR-10 or CIFAR-100; `coarse_label` is a further column of the second.
+
+    Of pickles nothing is carried out, and they are held in memory; binary batches stay mapped from the files.
+
+    Raises
+    ------
+    InputError
+        If a batch is cut off, damaged, or holds anything but pictures and labels.
+    """
+    folder = files[0].parent
+    is_ten = files[0].stem not in dict(_CIFAR_100)
+    splits = dict(_CIFAR_10 if is_ten else _CIFAR_100)
+    kinds = ("",) if is_ten else FINE_FIRST
+    is_binary = files[0].suffix == ".bin"
+    if len(files) < len(splits):
+        there = ", ".join(file.name for file in files)
+        logger.warning("%s holds %s only, %d of %d batches", folder, there, len(files), len(splits))
+    names = {kind: (_binary_names if is_binary else _pickled_names)(folder, kind) for kind in kinds}
+    parts = []
+    for file in files:
+        pictures, numbers = _read_binary(file, kinds) if is_binary else _read_pickle(file, kinds)
+        columns = {
+            kind: label_texts(values, f"the {kind or ''} labels of {file}".replace("  ", " "), names[kind])
+            for kind, values in numbers.items()
+        }
+        parts.append(
+            ArrayPart(
+                pictures.reshape(-1, *SHAPE),
+                columns[kinds[0]],
+                splits[file.stem],
+                look_at(file).modified_ns,
+                has_planes_first=True,
+                extra={} if is_ten else {"coarse_label": columns["coarse"]},
+            )
+        )
+    return ArraySource(default_name(folder), parts)
+
+
+def _read_pickle(
+    file: Path, kinds: tuple[str, ...]
+) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
+    batch = read_cifar_pickle(file)
+    pictures = batch.get("data")
+    if (
+        not isinstance(pictures, np.ndarray)
+        or pictures.dtype != np.uint8
+        or pictures.shape[1:] != (N_PIXELS,)
+    ):
+        raise InputError(
+            f"{file} has the fields {', '.join(sorted(batch)) or 'none'}; a batch of CIFAR has 'data', an "
+            "array of "
+            f"(n, {N_PIXELS}) bytes"
+        )
+    numbers = {}
+    for kind in kinds:
+        name = f"{kind}_labels" if kind else "labels"
+        values = batch.get(name)
+        is_list = isinstance(values, list) and all(type(value) is int for value in values)
+        if not is_list or len(batch[name]) != len(pictures):
+            raise InputError(f"{file} has {len(pictures)} pictures and not as many numbers in {name!r}")
+        numbers[kind] = np.array(values, dtype=np.int64)
+    return pictures, numbers
+
+
+def _read_binary(
+    file: Path, kinds: tuple[str, ...]
+) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
+    record = len(kinds) + N_PIXELS
+    n_bytes = look_at(file).bytes
+    if n_bytes == 0 or n_bytes % record:
+        raise InputError(
+            f"{file} has {n_bytes} bytes, no multiple of the {record} of a picture; it is cut off: copy it "
+            "again"
+        )
+    table = np.memmap(file, np.uint8, "r").reshape(-1, record)
+    # CIFAR-100's coarse label comes before its fine one.
+    columns = {kind: table[:, place] for place, kind in enumerate(reversed(kinds))}
+    return table[:, len(kinds) :], columns
+
+
+def _pickled_names(folder: Path, kind: str) -> list[str] | None:
+    file = folder / ("batches.meta" if not kind else "meta")
+    if not file.is_file():
+        return None
+    field = f"{kind}_label_names" if kind else "label_names"
+    names = read_cifar_pickle(file).get(field)
+    if not isinstance(names, list):
+        raise InputError(f"{file} has no list {field!r} of names; copy it again")
+    return [str(name) for name in names]
+
+
+def _binary_names(folder: Path, kind: str) -> list[str] | None:
+    file = folder / (f"{kind}_label_names.txt" if kind else "batches.meta.txt")
+    if not file.is_file():
+        return None
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as text: {error}; copy it again") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,195 @@
+"""Pictures held as arrays of pixels: idx files, npz, CIFAR."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.extract.images.labels import join_labels
+from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
+
+COLOURS = 3
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """Pictures in one array.
+
+    Attributes
+    ----------
+    pictures : array (n, h, w), (n, h, w, 1), (n, h, w, 3), or (n, 3, h, w) with `has_planes_first`, of uint8
+        May be mapped from a file.
+    labels : sequence of str or None (n,)
+    split : str or None
+    modified_ns : int
+        Of the file that holds them.
+    has_planes_first : bool
+        Whether each colour is a plane of its own.
+    extra : mapping of str to sequence of str or None (n,)
+        Further columns.
+    """
+
+    pictures: npt.NDArray[np.uint8]
+    labels: Sequence[str | None]
+    split: str | None
+    modified_ns: int
+    has_planes_first: bool = False
+    extra: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+
+
+class ArraySource:
+    """Pictures in arrays, each handed on as a PGM or PPM file: its bytes are a short header and the pixels.
+
+    Unlike PNG these bytes depend on no compressor, so their digests are the same on every machine. Ids are
+    the split and the number of the row in it.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    parts : sequence of ArrayPart
+        Parts of one split are numbered on.
+    """
+
+    def __init__(self, name: str, parts: Sequence[ArrayPart]) -> None:
+        self.name = name
+        self._parts = list(parts)
+        lengths = [len(part.pictures) for part in parts]
+        self._starts = np.cumsum([0, *lengths])
+        self._headers = [_header(part) for part in parts]
+        each_bytes = [
+            len(header) + int(np.prod(part.pictures.shape[1:]))
+            for header, part in zip(self._headers, parts, strict=True)
+        ]
+        self._manifest = Manifest.from_columns(
+            ids=_ids(parts),
+            labels=[label for part in parts for label in part.labels],
+            splits=[part.split for part in parts for _ in range(len(part.pictures))],
+            sizes=np.repeat(np.array(each_bytes, dtype=np.int64), lengths),
+            modified_ns=np.repeat(np.array([part.modified_ns for part in parts], dtype=np.int64), lengths),
+            extra=_extra(parts),
+        )
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        part = self._parts[number]
+        pixels = part.pictures[row - int(self._starts[number])]
+        if part.has_planes_first:
+            pixels = np.moveaxis(pixels, 0, -1)
+        return self._headers[number] + bytes(pixels.tobytes())
+
+
+def check_pictures(pictures: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
+    """Return an array of pictures, rows first, if that is what it is.
+
+    Raises
+    ------
+    InputError
+        If it is not of uint8 and of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3).
+    """
+    if pictures.dtype != np.uint8:
+        raise InputError(
+            f"{where} is of {pictures.dtype}; pictures are uint8 from 0 to 255: convert it, for instance by "
+            "(255 * x).round().astype('uint8') where x is from 0 to 1"
+        )
+    shape = pictures.shape
+    is_grey, is_colour = pictures.ndim == 3, pictures.ndim == 4 and shape[3] in (1, COLOURS)
+    if not (is_grey or is_colour) or 0 in shape[1:]:
+        hint = "; move the colours last, with numpy.moveaxis(x, 1, -1)" if 1 < len(shape) == 4 else ""
+        raise InputError(
+            f"{where} has the shape {shape}; pictures are (n, height, width), (n, height, width, 1) or "
+            f"(n, height, width, 3){hint}"
+        )
+    checked: npt.NDArray[np.uint8] = pictures  # type: ignore[assignment]
+    return checked
+
+
+def _header(part: ArrayPart) -> bytes:
+    shape = part.pictures.shape[1:]
+    height, width = shape[1:] if part.has_planes_first else shape[:2]
+    is_colour = len(shape) > 2 and COLOURS in (shape[0] if part.has_planes_first else shape[2],)
+    return b"P%d\n%d %d\n255\n" % (6 if is_colour else 5, width, height)
+
+
+def _ids(parts: Sequence[ArrayPart]) -> list[str]:
+    ids: list[str] = []
+    seen: dict[str | None, int] = {}
+    for part in parts:
+        first = seen.get(part.split, 0)
+        last = seen[part.split] = first + len(part.pictures)
+        prefix = "" if part.split is None else f"{part.split}/"
+        ids += [f"{prefix}{row:08d}" for row in range(first, last)]
+    return ids
+
+
+def _extra(parts: Sequence[ArrayPart]) -> dict[str, list[str | None]]:
+    names = {name: None for part in parts for name in part.extra}
+    return {
+        name: [value for part in parts for value in part.extra.get(name, [None] * len(part.pictures))]
+        for name in names
+    }
+
+
+def array_labels(
+    values: npt.NDArray[np.generic], n: int, where: str
+) -> tuple[list[str | None], dict[str, list[str | None]]]:
+    """Turn an array into labels and further columns.
+
+    Parameters
+    ----------
+    values : array (n,), (n, 1) or (n, k)
+        Integers or texts; a matrix of zeros and ones says which of k labels each picture has.
+    n : int
+        Number of pictures.
+    where : str
+        Its name, for messages.
+
+    Raises
+    ------
+    InputError
+        If there are not as many as pictures, or they are neither.
+    """
+    if values.ndim not in (1, 2) or len(values) != n:
+        raise InputError(f"{where} has the shape {values.shape} for {n} pictures; it needs one row a picture")
+    if values.ndim == 2 and values.shape[1] > 1:
+        if values.dtype.kind not in "biu" or not np.isin(values, (0, 1)).all():
+            raise InputError(
+                f"{where} has {values.shape[1]} columns that are not all 0 and 1; give one label a "
+                "picture, or "
+                "a column of zeros and ones for each label"
+            )
+        rows = [[str(column) for column in np.flatnonzero(row)] for row in values]
+        labels, joined = join_labels(rows, where)
+        return labels, {LABELS_COLUMN: joined}
+    return label_texts(values.reshape(n), where), {}
+
+
+def label_texts(
+    values: npt.NDArray[np.generic], where: str, names: Sequence[str] | None = None
+) -> list[str | None]:
+    """Turn integers or texts into labels, integers by name where there are names.
+
+    Raises
+    ------
+    InputError
+        If they are neither, or a number has no name.
+    """
+    kind = values.dtype.kind
+    if kind == "S":
+        return [bytes(value).decode("utf-8", "backslashreplace") for value in values.tolist()]
+    if kind not in "biuU":
+        raise InputError(f"{where} is of {values.dtype}; labels are integers or texts: convert it")
+    if kind == "U" or names is None:
+        return [str(value) for value in values.tolist()]
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(names):
+        raise InputError(
+            f"{where} has labels from {values.min()} to {values.max()} for {len(names)} names; one of the "
+            "two "
+            "files is another data set's, or damaged"
+        )
+    return [names[int(value)] for value in values.tolist()]

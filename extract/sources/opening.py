@@ -1,0 +1,220 @@
+"""What kind of data lies at a path, told by what is in it; of two kinds neither is taken."""
+
+import difflib
+import gzip
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from toptune.errors import InputError
+from toptune.extract.images.folder_listing import PICTURE_SUFFIXES, FolderListing, list_folder
+from toptune.extract.images.source import BUILTINS, SPLITS, ImageSource, SplitSource
+from toptune.extract.sources.archives.tar import open_shards, refuse_compressed
+from toptune.extract.sources.archives.zip import open_zip
+from toptune.extract.sources.arrays.cifar import find_cifar, open_cifar
+from toptune.extract.sources.arrays.idx import IDX_MAGICS, find_idx, open_idx
+from toptune.extract.sources.arrays.npz import open_npz
+from toptune.extract.sources.folder import open_folder, walk_files
+from toptune.extract.sources.tables.arrow import find_saved, open_arrow, open_saved
+from toptune.extract.sources.tables.manifest_file import open_manifest
+from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_pictures, open_parquet
+
+GIVE = (
+    "give a folder of pictures, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "
+    "set, "
+    "a zip archive, .npz, idx files or the folder of CIFAR's batches"
+)
+SHOWN = 5
+_HEAD_BYTES = 512
+_ARCHIVE_SUFFIXES = (".zip", ".npz", ".csv", ".parquet", ".arrow", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_TAR_MAGIC = slice(257, 262)
+
+
+def find_shards(listing: FolderListing) -> list[Path]:
+    """Return the tar files in a folder and in its folders of splits, with compressed ones among them."""
+    places = [listing, *(listing.inner(name) for name in listing.folders if name.lower() in SPLITS)]
+    if not any(place.with_suffix(".tar") for place in places):
+        return []
+    # The compressed ones are refused when they are opened: passed over, their rows would be missing.
+    return [file for place in places for ending in _TAR_ENDINGS for file in place.with_suffix(ending)]
+
+
+_Find = Callable[[FolderListing], list[Path]]
+_Open = Callable[[list[Path], Path], ImageSource]
+# What a folder may hold, how it is found, and how it is opened.
+_KINDS: tuple[tuple[str, _Find, _Open], ...] = (
+    ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
+    ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
+    ("Parquet files with pictures", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
+    ("idx files", find_idx, lambda files, _: open_idx(files)),
+    ("batches of CIFAR", find_cifar, lambda files, _: open_cifar(files)),
+)
+
+
+def open_place(path: Path) -> ImageSource:
+    """Open a folder or a file of whatever kind it is.
+
+    Raises
+    ------
+    InputError
+        If it is none of the kinds that toptune reads, or more than one.
+    """
+    return _open_folder(path) if path.is_dir() else _open_file(path)
+
+
+def _open_folder(folder: Path) -> ImageSource:
+    listing = list_folder(folder)
+    found = [(kind, files, open_them) for kind, find, open_them in _KINDS if (files := find(listing))]
+    if not found:
+        _refuse_archives(listing)
+        return open_folder(folder)
+    kinds = [kind for kind, _, _ in found]
+    picture = _first_picture(folder)
+    if picture is not None:
+        kinds.append(f"pictures ({picture.relative_to(folder)})")
+    if len(kinds) > 1:
+        raise InputError(
+            f"{folder} holds {' and '.join(kinds)}; which is meant? Keep them in folders of their own, or "
+            "give "
+            f"the files, for instance {found[0][1][0]}"
+        )
+    _, files, open_them = found[0]
+    return open_them(files, folder)
+
+
+def _refuse_archives(listing: FolderListing) -> None:
+    """Name the files that could be meant in a folder that holds nothing else."""
+    archives = [name for name in listing.files if name.lower().endswith(_ARCHIVE_SUFFIXES)]
+    if archives and not listing.folders and _first_picture(listing.folder) is None:
+        more = ", ..." if len(archives) > SHOWN else ""
+        raise InputError(
+            f"{listing.folder} holds no pictures; it has {', '.join(archives[:SHOWN])}{more}: give one of "
+            "them"
+        )
+
+
+def _first_picture(folder: Path) -> Path | None:
+    return next((file for file in walk_files(folder) if file.suffix.lower() in PICTURE_SUFFIXES), None)
+
+
+def _open_file(path: Path) -> ImageSource:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return open_manifest(path)
+    if suffix == ".parquet" or head.startswith(b"PAR1"):
+        return open_parquet([path], whole=path) if is_parquet_of_pictures(path) else open_manifest(path)
+    if suffix == ".tar" or head[_TAR_MAGIC] == b"ustar":
+        return open_shards([path])
+    if suffix == ".npz" or _is_npz(path, head):
+        return open_npz(path)
+    if head.startswith(b"PK") or (suffix == ".zip" and head):
+        return open_zip(path)
+    if suffix == ".arrow" or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return open_arrow(path)
+    inner = _gunzipped(path) if head.startswith(b"\x1f\x8b") else head
+    if inner[:4] in IDX_MAGICS:
+        return open_idx([path])
+    refuse_compressed(path, head)
+    raise InputError(f"{path} {_what(path, head)}; {GIVE}")
+
+
+def _is_npz(path: Path, head: bytes) -> bool:
+    if not head.startswith(b"PK"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _gunzipped(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            return file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _what(path: Path, head: bytes) -> str:
+    """Say what a file seems to be."""
+    if path in find_cifar(list_folder(path.parent)):
+        return f"is one batch of CIFAR; give its folder, {path.parent}"
+    if not head:
+        return "is empty"
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return "is one picture; give its folder"
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "is a Python pickle, which is a program; only those of CIFAR are read, by their folder"
+    return f"is a file of kind {path.suffix or 'unknown'!r}, and nothing that toptune reads by its content"
+
+
+def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None = None) -> ImageSource:
+    """Turn what the user calls DATA into a source.
+
+    Parameters
+    ----------
+    data : path, str or ImageSource
+        A folder of pictures (``class/x.jpg``, ``train|val|test/class/x.jpg``, or pictures without
+        classes); a CSV or Parquet manifest; WebDataset shards (a ``.tar``, a folder of them, or a pattern
+        like ``train-{000..099}.tar``); a Hugging Face data set (a folder from ``save_to_disk``, or of
+        Parquet files); a zip archive; arrays (``.npz``, idx files, CIFAR's batches); or the name of a
+        built-in data set. What is on disk goes before a built-in of the same name.
+    split : str, optional
+        Keep only this split.
+
+    Raises
+    ------
+    InputError
+        If there is nothing of that name, it is of no kind that is known or of several, it holds no
+        pictures, or none of that split.
+    """
+    source = _open_whole(data)
+    return source if split is None else SplitSource(source, split)
+
+
+def _open_whole(data: str | os.PathLike[str] | ImageSource) -> ImageSource:
+    if not isinstance(data, str | os.PathLike):
+        return data
+    # Imported here because they build on this module.
+    from toptune.extract.sources.archives.tar import open_shards
+
+    place = find_place(data)
+    if place is None:
+        from toptune.extract.sources.builtin import open_builtin
+
+        return open_builtin(str(data))
+    return open_shards(place) if isinstance(place, list) else open_place(place)
+
+
+def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:
+    """Find the folder or file that DATA names, or the shards of a pattern; None for a built-in data set.
+
+    Raises
+    ------
+    InputError
+        If there is nothing of that name.
+    """
+    from toptune.extract.sources.archives.tar_patterns import expand_pattern, is_pattern
+
+    path = Path(data)
+    if path.is_dir() or path.is_file():
+        return path
+    if is_pattern(str(data)):
+        return expand_pattern(str(data))
+    if str(data) in BUILTINS:
+        return None
+    close = difflib.get_close_matches(str(data), BUILTINS, n=1)
+    raise InputError(
+        f"{str(data)!r} is no folder and no file on this machine, and no built-in data set "
+        f"({', '.join(BUILTINS)})" + (f"; did you mean {close[0]!r}?" if close else "; check the path")
+    )

@@ -1,0 +1,58 @@
+"""`ReopenedSource`: pictures that another process opens again by their path, in place of being sent them."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from toptune.errors import InputError
+from toptune.extract.images.part import PartSource
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
+from toptune.store.datasets.manifest import Manifest
+
+
+class ReopenedSource:
+    """The source that `open_source` gives for DATA, opened where it is first used, once a process.
+
+    It travels as DATA's name alone, however many pictures there are.
+
+    Parameters
+    ----------
+    data : str
+        As given to `open_source`, absolute if it is a path.
+    split : str, optional
+        As given to `open_source`.
+    digest : str
+        `Manifest.pictures_digest` of the pictures as they were opened first.
+    """
+
+    def __init__(self, data: str, split: str | None, digest: str) -> None:
+        self._arguments = (data, split, digest)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str | None, str]]:
+        return ReopenedSource, self._arguments
+
+    @property
+    def name(self) -> str:
+        return _open(*self._arguments).name
+
+    def manifest(self) -> Manifest:
+        return _open(*self._arguments).manifest()
+
+    def read(self, row: int) -> bytes:
+        return _open(*self._arguments).read(row)
+
+
+def to_be_reopened(source: ImageSource, data: str, split: str | None) -> ImageSource:
+    """Return `source`, or the part of it that it is, in a form that travels light."""
+    if isinstance(source, PartSource):
+        return source.over(to_be_reopened(source.whole, data, split))
+    return ReopenedSource(data, split, source.manifest().pictures_digest)
+
+
+@lru_cache(maxsize=1)
+def _open(data: str, split: str | None, digest: str) -> ImageSource:
+    source = open_source(data, split=split)
+    if source.manifest().pictures_digest != digest:
+        raise InputError(f"{data} holds other pictures here ({source.manifest().n_rows} of them)")
+    return source

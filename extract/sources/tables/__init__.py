@@ -1,0 +1,1 @@
+"""Images in Arrow and Parquet tables, and lists of image files."""

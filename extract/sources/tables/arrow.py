@@ -1,0 +1,199 @@
+"""Hugging Face data sets as `save_to_disk` leaves them: Arrow streams, mapped, read without `datasets`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.folder_listing import FolderListing
+from toptune.extract.images.open_files import look_at
+from toptune.extract.images.source import MAX_FILE_BYTES, default_name
+from toptune.extract.sources.tables.columns import TableColumns, choose_columns, schema_features
+from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
+from toptune.store.datasets.manifest import Manifest
+
+# Of Arrow's file format; a stream has none.
+_FILE_MAGIC = b"ARROW1"
+_HEAD_BYTES = 8
+_STATE, _SPLITS, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
+
+
+class ArrowSource:
+    """Pictures in Arrow tables that are mapped from files.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    manifest : Manifest
+    chunks : sequence of pyarrow.Array
+        The pictures' bytes.
+    """
+
+    def __init__(self, name: str, manifest: Manifest, chunks: Sequence[Any]) -> None:
+        self.name = name
+        self._manifest = manifest
+        self._chunks = list(chunks)
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return picture_bytes(self._chunks[number][row - int(self._starts[number])])
+
+
+def picture_bytes(value: Any) -> bytes:
+    """Return the bytes in an Arrow scalar, or raise an `UnreadableImageError` where there are none."""
+    if not value.is_valid:
+        raise UnreadableImageError("the row has no picture")
+    data = value.as_buffer()
+    if data.size > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"the picture is larger than {MAX_FILE_BYTES} bytes; is it one?")
+    return bytes(data.to_pybytes())
+
+
+def find_saved(listing: FolderListing) -> list[Path]:
+    """Return the folders of Arrow files in what `save_to_disk` wrote: one, or one a split."""
+    folder = listing.folder
+    if _SPLITS in listing.file_names:
+        try:
+            names = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))["splits"]
+            return [folder / str(name) for name in names]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder / _SPLITS} does not name its splits: {error}") from error
+    is_info = _INFO in listing.file_names and listing.with_suffix(".arrow")
+    return [folder] if _STATE in listing.file_names or is_info else []
+
+
+def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
+    """Open what `save_to_disk` wrote; rows are in its order, split by split.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        From `find_saved`.
+    whole : path
+        The folder that was given.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, cut off or damaged, or has no pictures.
+    """
+    files = []
+    for folder in folders:
+        state = _read_json(folder / _STATE)
+        if state.get("_indices_data_files"):
+            raise InputError(
+                f"{folder} is a selection of rows by an index; save it again with flatten_indices()"
+            )
+        split = folder.name if folder != whole else state.get("_split")
+        features = _read_json(folder / _INFO).get("features") or {}
+        try:
+            listed = [folder / str(each["filename"]) for each in state.get("_data_files") or []]
+            features = dict(features)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{folder / _STATE} or {_INFO} beside it is damaged: {error!r}; copy them again"
+            ) from error
+        there = listed or sorted(folder.glob("*.arrow"))
+        if not there:
+            raise InputError(f"{folder} has no data-*.arrow files; copy them too")
+        files += [(file, split, features) for file in there]
+    return _open_files(files, default_name(whole))
+
+
+def open_arrow(file: Path) -> ArrowSource:
+    """Open a single Arrow file of a Hugging Face data set.
+
+    Raises
+    ------
+    InputError
+        If it is cut off or damaged, or has no pictures.
+    """
+    return _open_files([(file, None, {})], default_name(file.with_suffix("")))
+
+
+def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: str) -> ArrowSource:
+    parts, chunks = [], []
+    for file, split, features in files:
+        known = look_at(file)
+        try:
+            table = _map(file)
+            columns = choose_columns(table.schema, features or schema_features(table.schema), file)
+            beside = table.select(columns.beside)
+            # Offsets that point elsewhere would be followed; this looks at them, not at pictures.
+            table.select([columns.picture]).validate(full=True)
+            beside.validate(full=True)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or save it "
+                "again"
+            ) from error
+        pictures = _pictures(table, columns, file)
+        chunks += pictures
+        parts.append(TablePart(file, split, columns, beside, _sizes(pictures), known.modified_ns))
+    return ArrowSource(name, table_manifest(parts), chunks)
+
+
+def _map(file: Path) -> Any:
+    """Map a table; only its metadata is read."""
+    source = pa.memory_map(str(file))
+    try:
+        return pa.ipc.open_stream(source).read_all()
+    except pa.ArrowInvalid:
+        if source.size() < _HEAD_BYTES or source.read_at(len(_FILE_MAGIC), 0) != _FILE_MAGIC:
+            raise
+        return pa.ipc.open_file(source).read_all()
+
+
+def _pictures(table: Any, columns: TableColumns, file: Path) -> list[Any]:
+    chunks = table.column(columns.picture).chunks
+    if not pa.types.is_struct(table.schema.field(columns.picture).type):
+        return list(chunks)
+    for chunk in chunks:
+        refuse_paths_only(chunk, columns.picture, file)
+    return [pc.struct_field(chunk, "bytes") for chunk in chunks]
+
+
+def refuse_paths_only(chunk: Any, column: str, file: Path) -> None:
+    """Raise an `InputError` where rows of a struct of bytes and path have a path alone."""
+    data = pc.struct_field(chunk, "bytes")
+    if not data.null_count or "path" not in [field.name for field in chunk.type]:
+        return
+    paths = pc.struct_field(chunk, "path").filter(data.is_null()).drop_null()
+    if len(paths):
+        raise InputError(f"{paths_only(len(paths), column, file)}; the first names {paths[0].as_py()!r}")
+
+
+def paths_only(n: int, column: str, file: Path) -> str:
+    """Say that pictures are not in the file, and what to do."""
+    return (
+        f"{n} rows of column {column!r} of {file} name files and do not hold their bytes; embed them "
+        "(datasets: "
+        "save_to_disk does, to_parquet does not), or give a manifest of the files"
+    )
+
+
+def _sizes(chunks: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Length of each picture, from the offsets alone."""
+    lengths = [pc.fill_null(pc.binary_length(chunk), 0).to_numpy(zero_copy_only=False) for chunk in chunks]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *lengths]).astype(np.int64)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}; copy it again") from error
+    return content if isinstance(content, dict) else {}

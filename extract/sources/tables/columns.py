@@ -1,0 +1,190 @@
+"""Which columns of a Hugging Face table are pictures and labels, and what the labels are called."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from toptune.errors import InputError
+from toptune.extract.images.labels import join_labels
+from toptune.store.datasets.manifest import LABELS_COLUMN
+
+# Where the features do not say what a column is: a column of bytes is a picture by its name only.
+PICTURE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
+# The first of these that is there is the label; then the first ClassLabel, whatever its name.
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+# Of the manifest itself; `path` would be taken for a file's.
+_RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """What toptune takes from a table.
+
+    Attributes
+    ----------
+    picture : str
+        Struct of bytes and path, or bytes.
+    label : str or None
+        One label a picture.
+    several : str or None
+        A list of labels a picture.
+    others : tuple of str
+        Further columns of text or of ClassLabels.
+    class_names : dict of str to list of str
+        Of each column of ClassLabels.
+    """
+
+    picture: str
+    label: str | None
+    several: str | None
+    others: tuple[str, ...]
+    class_names: Mapping[str, list[str]]
+
+    @property
+    def beside(self) -> list[str]:
+        """Every column but the pictures."""
+        return [*(name for name in (self.label, self.several) if name is not None), *self.others]
+
+
+def has_pictures(schema: Any) -> bool:
+    """Whether a table has a column of pictures."""
+    return bool(_pictures(schema, schema_features(schema)))
+
+
+def schema_features(schema: Any) -> dict[str, Any]:
+    """Return the features that the `datasets` library notes in a schema, nothing where there are none."""
+    try:
+        noted = json.loads((schema.metadata or {})[b"huggingface"])
+        return dict(noted["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> TableColumns:
+    """Tell pictures, labels and other columns apart.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+    features : mapping
+        As in ``dataset_info.json`` or the schema's metadata; may be empty.
+    where : path
+        For messages.
+
+    Raises
+    ------
+    InputError
+        If there is no column of pictures, or more than one and none is called ``image``.
+    """
+    pictures = _pictures(schema, features)
+    if len(pictures) > 1:
+        pictures = [name for name in pictures if name in ("image", "img")] or pictures
+    if len(pictures) != 1:
+        raise InputError(
+            f"{where} has {len(pictures)} columns of pictures ({', '.join(pictures) or 'none'}) among "
+            f"{', '.join(schema.names)}; keep one, a struct of bytes and path, or call one of them 'image'"
+        )
+    class_names = {
+        name: names for name in schema.names if (names := _class_names(features.get(name))) is not None
+    }
+    lists = [name for name in schema.names if _is_list_of_labels(schema.field(name).type)]
+    several = next((name for name in lists if name in (*LABEL_NAMES, *class_names)), None)
+    singles = [name for name in schema.names if _is_label(schema.field(name).type)]
+    named = [name for name in LABEL_NAMES if name in singles]
+    label = next(iter([*named, *(name for name in singles if name in class_names)]), None)
+    others = [
+        name
+        for name in singles
+        if name not in (label, *_RESERVED)
+        and (name in class_names or not pa.types.is_integer(schema.field(name).type))
+    ]
+    return TableColumns(pictures[0], label, several, tuple(others), class_names)
+
+
+def label_columns(
+    table: Any, columns: TableColumns, where: Path
+) -> tuple[list[str | None], dict[str, list[str | None]]]:
+    """Return labels and further columns of a table as text.
+
+    Raises
+    ------
+    InputError
+        If a number is none of its column's classes, or a name cannot be one of several.
+    """
+    labels: list[str | None] = [None] * table.num_rows
+    extra = {}
+    if columns.several is not None:
+        rows = table.column(columns.several).to_pylist()
+        names = columns.class_names.get(columns.several)
+        place = f"column {columns.several!r} of {where}"
+        texts = [None if row is None else [_text(each, names, place) or "" for each in row] for row in rows]
+        labels, extra[LABELS_COLUMN] = join_labels(texts, place)
+    if columns.label is not None:
+        labels = _texts(table, columns.label, columns, where)
+    extra |= {name: _texts(table, name, columns, where) for name in columns.others}
+    return labels, extra
+
+
+def _texts(table: Any, name: str, columns: TableColumns, where: Path) -> list[str | None]:
+    names = columns.class_names.get(name)
+    place = f"column {name!r} of {where}"
+    return [_text(value, names, place) for value in table.column(name).to_pylist()]
+
+
+def _text(value: Any, names: list[str] | None, where: str) -> str | None:
+    # ClassLabel: -1 is a label that is not known.
+    if value is None or value == "" or (names is not None and value == -1):
+        return None
+    if names is None or isinstance(value, str):
+        return str(value)
+    if not 0 <= value < len(names):
+        raise InputError(
+            f"{where} has the label {value}, and its features name {len(names)} classes, from 0; the file "
+            "and "
+            "its dataset_info.json do not belong together"
+        )
+    return names[int(value)]
+
+
+def _pictures(schema: Any, features: Mapping[str, Any]) -> list[str]:
+    return [field.name for field in schema if _is_picture(field, features.get(field.name))]
+
+
+def _is_picture(field: Any, feature: Any) -> bool:
+    kind = field.type
+    is_noted = isinstance(feature, dict) and feature.get("_type") == "Image"
+    if pa.types.is_struct(kind):
+        inner = {each.name: each.type for each in kind}
+        return "bytes" in inner and _is_bytes(inner["bytes"]) and (is_noted or "path" in inner)
+    return _is_bytes(kind) and (is_noted or field.name.lower() in PICTURE_NAMES)
+
+
+def _is_bytes(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_label(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
+
+
+def _is_list_of_labels(kind: Any) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests) and _is_label(kind.value_type)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Names of a ClassLabel, or of a list of them: ``Sequence``, ``List`` or ``[feature]``, by version."""
+    if isinstance(feature, list) and feature:
+        feature = feature[0]
+    if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names"):
+        return [str(name) for name in feature["names"]]
+    return None

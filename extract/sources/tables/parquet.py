@@ -1,0 +1,163 @@
+"""Hugging Face data sets as the hub stores them: Parquet files with the pictures inside."""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.folder_listing import FolderListing
+from toptune.extract.images.open_files import look_at
+from toptune.extract.images.source import SPLITS, default_name
+from toptune.extract.sources.tables.arrow import paths_only, picture_bytes
+from toptune.extract.sources.tables.columns import choose_columns, has_pictures, schema_features
+from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
+from toptune.store.datasets.manifest import Manifest
+
+# Pictures are read in order: one group while the one before is still asked for.
+GROUPS_IN_MEMORY = 2
+MAX_GROUP_BYTES = 2 * 2**30
+_SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
+
+
+class ParquetSource:
+    """Pictures in Parquet files, read a row group at a time; two groups are held.
+
+    A Parquet file does not say how long a picture is, so sizes are 0: that pictures changed is told by the
+    file's modification time, and then by their bytes.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    manifest : Manifest
+    groups : sequence of (path, int, str, int)
+        File, number of the group in it, column of the pictures' bytes, number of rows.
+    """
+
+    def __init__(self, name: str, manifest: Manifest, groups: Sequence[tuple[Path, int, str, int]]) -> None:
+        self.name = name
+        self._manifest = manifest
+        self._groups = list(groups)
+        self._starts = np.cumsum([0, *(group[3] for group in groups)])
+        self._loaded: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        with self._lock:  # so that threads that want the same group wait for one of them to read it
+            pictures = self._loaded.pop(number, None)
+            if pictures is None:
+                pictures = self._load(number)
+            self._loaded[number] = pictures
+            if len(self._loaded) > GROUPS_IN_MEMORY:
+                self._loaded.popitem(last=False)
+        if isinstance(pictures, str):
+            raise UnreadableImageError(pictures)
+        return picture_bytes(pictures[row - int(self._starts[number])])
+
+    def _load(self, number: int) -> Any:
+        """Return the pictures of a group, or a text that says why they cannot be read."""
+        file, group, column, _ = self._groups[number]
+        try:
+            with pq.ParquetFile(file, memory_map=True) as parquet:
+                pictures = parquet.read_row_group(group, columns=[column], use_threads=False).column(0)
+        except (pa.ArrowException, OSError) as error:
+            return f"row group {group} of {file.name} is damaged: {str(error).splitlines()[0]}"
+        if not pa.types.is_struct(pictures.type):
+            return pictures
+        return pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in pictures.chunks])
+
+
+def find_parquet(listing: FolderListing) -> list[Path]:
+    """Return the Parquet files with pictures in a folder, in its ``data``, or in folders of splits."""
+    splits = [listing.inner(name) for name in listing.folders if name.lower() in SPLITS]
+    for places in ([listing], [listing.inner("data")], splits):
+        files = [file for place in places for file in place.with_suffix(".parquet")]
+        kinds = [is_parquet_of_pictures(file) for file in files]
+        # One that cannot be read is not passed over: its rows would be missing, and nobody would be told.
+        if any(kinds) or (files and places != [listing] and None in kinds):
+            return [file for file, kind in zip(files, kinds, strict=True) if kind is not False]
+    return []
+
+
+def is_parquet_of_pictures(file: Path) -> bool | None:
+    """Whether a Parquet file has a column of pictures; None where it cannot be read."""
+    try:
+        return has_pictures(pq.read_schema(file))
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return None
+
+
+def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
+    """Open Parquet files of one data set; splits are told by file (``train-00000-of-00002``) or folder.
+
+    Raises
+    ------
+    InputError
+        If a file is cut off, damaged, has no pictures, or row groups too large to be held.
+    """
+    parts, groups = [], []
+    for file in files:
+        known = look_at(file)
+        try:
+            with pq.ParquetFile(file, memory_map=True) as parquet:
+                schema, metadata = parquet.schema_arrow, parquet.metadata
+                columns = choose_columns(schema, schema_features(schema), file)
+                beside = parquet.read(columns=columns.beside, use_threads=False)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{file} is cut off, damaged or no Parquet file: {str(error).splitlines()[0]}; copy it again"
+            ) from error
+        is_struct = pa.types.is_struct(schema.field(columns.picture).type)
+        leaf = f"{columns.picture}.bytes" if is_struct else columns.picture
+        for number in range(metadata.num_row_groups):
+            _check_group(metadata.row_group(number), leaf, file)
+            if is_struct:
+                _refuse_paths_only(metadata.row_group(number), columns.picture, file)
+            groups.append((file, number, leaf, metadata.row_group(number).num_rows))
+        sizes = np.zeros(metadata.num_rows, dtype=np.int64)
+        parts.append(TablePart(file, _split_of(file), columns, beside, sizes, known.modified_ns))
+    name = whole.with_suffix("") if whole.is_file() else whole
+    return ParquetSource(default_name(name), table_manifest(parts), groups)
+
+
+def _split_of(file: Path) -> str | None:
+    found = _SPLIT.match(file.stem)
+    for name in (found[1] if found else file.stem, file.parent.name):
+        if name.lower() in SPLITS:
+            return name
+    return found[1] if found else None
+
+
+def _refuse_paths_only(group: Any, picture: str, file: Path) -> None:
+    """Raise an `InputError` where more rows have a path than bytes, as far as the file's statistics tell."""
+    empty = {}
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.statistics is not None and column.statistics.has_null_count:
+            empty[column.path_in_schema] = column.statistics.null_count
+    n = empty.get(f"{picture}.bytes", 0) - empty.get(f"{picture}.path", 0)
+    if f"{picture}.path" in empty and n > 0:
+        raise InputError(paths_only(n, picture, file))
+
+
+def _check_group(group: Any, leaf: str, file: Path) -> None:
+    columns = [group.column(number) for number in range(group.num_columns)]
+    n_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)
+    if n_bytes > MAX_GROUP_BYTES:
+        raise InputError(
+            f"{file} has a row group with {n_bytes} bytes of pictures, more than the {MAX_GROUP_BYTES} "
+            "that are read "
+            "at once; write it again with smaller ones (pyarrow: write_table(..., row_group_size=100))"
+        )

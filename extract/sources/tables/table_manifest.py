@@ -1,0 +1,91 @@
+"""A manifest over the tables of a Hugging Face data set: ids, labels and splits of their rows."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.extract.images.source import SPLITS
+from toptune.extract.sources.tables.columns import TableColumns, label_columns
+from toptune.store.datasets.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """One file of a data set.
+
+    Attributes
+    ----------
+    file : path
+    split : str or None
+        As it is called there.
+    columns : TableColumns
+    beside : pyarrow.Table
+        All columns but the pictures.
+    sizes : array (n,) of int
+        Bytes of each picture, 0 where that is not known.
+    modified_ns : int
+        Of the file.
+    """
+
+    file: Path
+    split: str | None
+    columns: TableColumns
+    beside: Any
+    sizes: npt.NDArray[np.int64]
+    modified_ns: int
+
+
+def table_manifest(parts: Sequence[TablePart]) -> Manifest:
+    """Join the files of a data set; ids are the split and the number of the row in it.
+
+    Raises
+    ------
+    InputError
+        If the files have other columns than the first, or no rows.
+    """
+    first = parts[0].columns
+    ids: list[str] = []
+    labels: list[str | None] = []
+    splits: list[str | None] = []
+    extra: dict[str, list[str | None]] = {}
+    n_of_split: dict[str | None, int] = {}
+    for part in parts:
+        if (part.columns.picture, sorted(part.columns.beside)) != (first.picture, sorted(first.beside)):
+            raise InputError(
+                f"{part.file} has the columns {', '.join([part.columns.picture, *part.columns.beside])}, and "
+                f"{parts[0].file} has {', '.join([first.picture, *first.beside])}; give the files of one "
+                "data set"
+            )
+        n = len(part.sizes)
+        start = n_of_split.get(part.split, 0)
+        n_of_split[part.split] = start + n
+        prefix = "" if part.split is None else f"{part.split}/"
+        ids += [f"{prefix}{row:08d}" for row in range(start, start + n)]
+        splits += [SPLITS.get((part.split or "").lower())] * n
+        found, more = label_columns(part.beside, part.columns, part.file)
+        labels += found
+        for name, values in more.items():
+            extra.setdefault(name, []).extend(values)
+    unknown = sorted({part.split for part in parts if part.split and part.split.lower() not in SPLITS})
+    if unknown:
+        logger.warning(
+            "splits that are none of train, val and test (%s) stay in the ids only", ", ".join(unknown)
+        )
+    if first.label not in (None, "label"):
+        logger.warning("the label is taken from column %r of %s", first.label, parts[0].file)
+    return Manifest.from_columns(
+        ids=ids,
+        labels=labels,
+        splits=splits,
+        sizes=np.concatenate([part.sizes for part in parts]),
+        modified_ns=np.repeat([part.modified_ns for part in parts], [len(part.sizes) for part in parts]),
+        extra=extra,
+    )
