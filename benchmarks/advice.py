@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from toptune.text import printed_table
-from toptune.train.layers import LAST
+from toptune.train.layers.stored_layers import LAST
 from toptune.workflows.advice_evidence import DEFAULT_MARGIN, Evidence
 from toptune.workflows.advice_rules import FEW_PICTURES, FROZEN, TUNE, Advice, advise_on
 from toptune.workflows.frozen_trials import FrozenTrial, best_of, evidence_of

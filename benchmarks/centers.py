@@ -35,8 +35,8 @@ from toptune.train import (
     fit_preprocessing,
     split_manifest,
 )
-from toptune.train.centers import CENTERS
-from toptune.train.comparison_statistics import spread_of
+from toptune.train.kernels.centers import CENTERS
+from toptune.train.reports.statistics import spread_of
 
 MODELS = ("deit_tiny_patch16_224.in1k", "mobilenetv2_100.tf2_in1k")
 DATASETS = ("clothing_small", "grocery_store", "trashnet", "bccd_cells", "omniglot_50", "digits")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from toptune.machine.doctor import examine_machine
 from toptune.machine.memory import memory_limit_bytes
-from toptune.train.memory import block_rows_for
+from toptune.train.rows.block_reading import block_rows_for
 
 LIBRARIES = [
     "toptune",

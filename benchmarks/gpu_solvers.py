@@ -16,11 +16,10 @@ from gpu_part import GIB, Part
 
 from toptune.store import ArrayBlocks
 from toptune.train import FalkonClassifier
-from toptune.train.kernel_rows import CentredRows, KernelRows
-from toptune.train.kernels import Gaussian
-from toptune.train.memory import block_rows_for
-from toptune.train.passes import TrainingRows
-from toptune.train.reading import read_ahead
+from toptune.train.kernels.kernels import Gaussian
+from toptune.train.passes.kernel_rows import CentredRows, KernelRows
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.block_reading import block_rows_for, read_ahead
 
 Array = npt.NDArray[Any]
 N_IMAGENET = 1_281_167
@@ -31,11 +30,11 @@ def large_blocks(block_bytes: int | None, cache_bytes: int | None = None) -> Ite
     """Let solvers take blocks of another size inside; the usual sizes suit a CPU's caches."""
     with ExitStack() as stack:
         if block_bytes is not None:
-            stack.enter_context(patch("toptune.train.memory.BLOCK_BYTES", block_bytes))
-            stack.enter_context(patch("toptune.train.sums.BATCH_ROWS", 8192))
-            stack.enter_context(patch("toptune.train.sums.BATCH_BYTES", 4 * GIB))
+            stack.enter_context(patch("toptune.train.rows.block_reading.BLOCK_BYTES", block_bytes))
+            stack.enter_context(patch("toptune.train.passes.sums.BATCH_ROWS", 8192))
+            stack.enter_context(patch("toptune.train.passes.sums.BATCH_BYTES", 4 * GIB))
         if cache_bytes is not None:
-            stack.enter_context(patch("toptune.train.solver_choice.KERNEL_CACHE_BYTES", cache_bytes))
+            stack.enter_context(patch("toptune.train.solvers.solver_choice.KERNEL_CACHE_BYTES", cache_bytes))
         yield
 
 
@@ -248,9 +247,9 @@ def _counts_of_a_fit(n: int, block_rows: int, options: dict[str, Any]) -> tuple[
     y = rng.integers(0, 5, n)
     X = (rng.normal(size=(n, 8)) + y[:, None]).astype(np.float32)
     with ExitStack() as stack:
-        stack.enter_context(patch("toptune.train.kernel_fit.block_rows_for", lambda **_: block_rows))
-        stack.enter_context(patch("toptune.train.solver_choice.KERNEL_CACHE_BYTES", 0))
-        stack.enter_context(patch("toptune.train.falkon_classifier.FLOAT64_WORK", 0.0))
+        stack.enter_context(patch("toptune.train.solvers.kernel_fit.block_rows_for", lambda **_: block_rows))
+        stack.enter_context(patch("toptune.train.solvers.solver_choice.KERNEL_CACHE_BYTES", 0))
+        stack.enter_context(patch("toptune.train.estimators.falkon.FLOAT64_WORK", 0.0))
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         counts = stack.enter_context(fake_cuda())
         fitted = FalkonClassifier(n_centers=40, random_state=0, device="cuda", **options).fit(X, y)

@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from toptune.train import FalkonClassifier
-from toptune.train.centers import choose_centers
-from toptune.train.kernels import median_distance
+from toptune.train.kernels.centers import choose_centers
+from toptune.train.kernels.kernels import median_distance
 
 N_TEST = 2000
 PENALTY = 1e-6

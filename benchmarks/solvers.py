@@ -35,7 +35,7 @@ from solver_fits import (
 )
 from solver_sections import scale_child, scale_rows, selection_rows, sklearn_rows
 
-from toptune.train.maps import RAW_PIVOT
+from toptune.train.kernels.maps import RAW_PIVOT
 
 SECTIONS = ("fit", "selection", "sklearn", "scale")
 GRID = [

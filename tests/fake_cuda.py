@@ -44,7 +44,7 @@ class Counts:
 
     operations: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)
-    # Waits by the line of toptune that caused them, as "toptune.train.sums:212 item".
+    # Waits by the line of toptune that caused them, as "toptune.train.passes.sums:212 item".
     places: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from toptune.train import compute_metrics
-from toptune.train.run_writing import write_predictions
+from toptune.train.runs.writing import write_predictions
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from toptune.train.own_heads import OwnHead
+from toptune.train.heads.native_heads import OwnHead
 
 
 class SelectingRidge(OwnHead):
@@ -43,5 +43,5 @@ def heads_that_select(monkeypatch: pytest.MonkeyPatch, columns: Sequence[int]) -
         made[-1].chosen = np.array(columns)
         return made[-1]
 
-    monkeypatch.setattr("toptune.train.training.make_head", make)
+    monkeypatch.setattr("toptune.train.runs.training.make_head", make)
     return made

@@ -20,7 +20,7 @@ ONLY_IN = {
     "dask": ("store/features/dask_arrays.py",),
     "distributed": ("machine/dask_cluster.py",),
     "dask_jobqueue": ("machine/dask_cluster.py",),
-    "falkon": ("train/falkon_lib.py",),
+    "falkon": ("train/solvers/falkon_lib.py",),
     "pynvml": ("costs/accelerators.py",),
     # Its table is read, its code never runs: see `toptune.costs.emissions`.
     "codecarbon": (),

@@ -7,68 +7,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toptune.train.comparison import compare_heads
-    from toptune.train.comparison_report import Comparison
-    from toptune.train.discriminant_classifier import ShrinkageDiscriminantClassifier
-    from toptune.train.evaluation import evaluate_run
-    from toptune.train.falkon_classifier import FalkonClassifier
-    from toptune.train.folds import FoldsReducedWarning
-    from toptune.train.head2toe import Head2ToeClassifier
-    from toptune.train.heads import HEADS, Head, load_head, make_head
-    from toptune.train.layer_choices import LayerChoice, LayerSearch
-    from toptune.train.layer_report import LayerReport, report_layers
-    from toptune.train.layer_search import search_layers
-    from toptune.train.layers import choose_arrays
-    from toptune.train.linear_logistic import StreamingLogisticClassifier
-    from toptune.train.logistic_classifier import FalkonLogisticClassifier
-    from toptune.train.metrics import compute_metrics
-    from toptune.train.nearest_mean import NearestMeanClassifier
-    from toptune.train.nearest_neighbors import NearestNeighborClassifier
-    from toptune.train.preprocessing import PreprocessedBlocks, Preprocessing
-    from toptune.train.preprocessing_fit import fit_preprocessing
-    from toptune.train.report import FitReport
-    from toptune.train.ridge_classifier import StreamingRidgeClassifier
-    from toptune.train.run import Run, RunArray
-    from toptune.train.run_update import update_run
-    from toptune.train.splits import Split, split_manifest
-    from toptune.train.torch_dataset import FeatureDataset
-    from toptune.train.training import train
+    from toptune.train.estimators.discriminant import ShrinkageDiscriminantClassifier
+    from toptune.train.estimators.falkon import FalkonClassifier
+    from toptune.train.estimators.falkon_logistic import FalkonLogisticClassifier
+    from toptune.train.estimators.fit_report import FitReport
+    from toptune.train.estimators.head2toe import Head2ToeClassifier
+    from toptune.train.estimators.logistic import StreamingLogisticClassifier
+    from toptune.train.estimators.nearest_mean import NearestMeanClassifier
+    from toptune.train.estimators.nearest_neighbors import NearestNeighborClassifier
+    from toptune.train.estimators.ridge import StreamingRidgeClassifier
+    from toptune.train.heads.heads import HEADS, Head, load_head, make_head
+    from toptune.train.layers.choices import LayerChoice, LayerSearch
+    from toptune.train.layers.search import search_layers
+    from toptune.train.layers.stored_layers import choose_arrays
+    from toptune.train.preprocessing.fitting import fit_preprocessing
+    from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
+    from toptune.train.reports.comparison import compare_heads
+    from toptune.train.reports.comparison_report import Comparison
+    from toptune.train.reports.layer_report import LayerReport, report_layers
+    from toptune.train.rows.folds import FoldsReducedWarning
+    from toptune.train.rows.splits import Split, split_manifest
+    from toptune.train.rows.torch_dataset import FeatureDataset
+    from toptune.train.runs.evaluation import evaluate_run
+    from toptune.train.runs.metrics import compute_metrics
+    from toptune.train.runs.run import Run, RunArray
+    from toptune.train.runs.training import train
+    from toptune.train.runs.update import update_run
 
 _HOMES = {
-    "Comparison": "toptune.train.comparison_report",
-    "FalkonClassifier": "toptune.train.falkon_classifier",
-    "FalkonLogisticClassifier": "toptune.train.logistic_classifier",
-    "FeatureDataset": "toptune.train.torch_dataset",
-    "FitReport": "toptune.train.report",
-    "FoldsReducedWarning": "toptune.train.folds",
-    "HEADS": "toptune.train.heads",
-    "Head": "toptune.train.heads",
-    "Head2ToeClassifier": "toptune.train.head2toe",
-    "LayerChoice": "toptune.train.layer_choices",
-    "LayerReport": "toptune.train.layer_report",
-    "LayerSearch": "toptune.train.layer_choices",
-    "PreprocessedBlocks": "toptune.train.preprocessing",
-    "Preprocessing": "toptune.train.preprocessing",
-    "NearestMeanClassifier": "toptune.train.nearest_mean",
-    "NearestNeighborClassifier": "toptune.train.nearest_neighbors",
-    "Run": "toptune.train.run",
-    "RunArray": "toptune.train.run",
-    "ShrinkageDiscriminantClassifier": "toptune.train.discriminant_classifier",
-    "Split": "toptune.train.splits",
-    "StreamingLogisticClassifier": "toptune.train.linear_logistic",
-    "StreamingRidgeClassifier": "toptune.train.ridge_classifier",
-    "choose_arrays": "toptune.train.layers",
-    "compare_heads": "toptune.train.comparison",
-    "compute_metrics": "toptune.train.metrics",
-    "evaluate_run": "toptune.train.evaluation",
-    "fit_preprocessing": "toptune.train.preprocessing_fit",
-    "load_head": "toptune.train.heads",
-    "make_head": "toptune.train.heads",
-    "report_layers": "toptune.train.layer_report",
-    "search_layers": "toptune.train.layer_search",
-    "split_manifest": "toptune.train.splits",
-    "train": "toptune.train.training",
-    "update_run": "toptune.train.run_update",
+    "Comparison": "toptune.train.reports.comparison_report",
+    "FalkonClassifier": "toptune.train.estimators.falkon",
+    "FalkonLogisticClassifier": "toptune.train.estimators.falkon_logistic",
+    "FeatureDataset": "toptune.train.rows.torch_dataset",
+    "FitReport": "toptune.train.estimators.fit_report",
+    "FoldsReducedWarning": "toptune.train.rows.folds",
+    "HEADS": "toptune.train.heads.heads",
+    "Head": "toptune.train.heads.heads",
+    "Head2ToeClassifier": "toptune.train.estimators.head2toe",
+    "LayerChoice": "toptune.train.layers.choices",
+    "LayerReport": "toptune.train.reports.layer_report",
+    "LayerSearch": "toptune.train.layers.choices",
+    "PreprocessedBlocks": "toptune.train.preprocessing.preprocessing",
+    "Preprocessing": "toptune.train.preprocessing.preprocessing",
+    "NearestMeanClassifier": "toptune.train.estimators.nearest_mean",
+    "NearestNeighborClassifier": "toptune.train.estimators.nearest_neighbors",
+    "Run": "toptune.train.runs.run",
+    "RunArray": "toptune.train.runs.run",
+    "ShrinkageDiscriminantClassifier": "toptune.train.estimators.discriminant",
+    "Split": "toptune.train.rows.splits",
+    "StreamingLogisticClassifier": "toptune.train.estimators.logistic",
+    "StreamingRidgeClassifier": "toptune.train.estimators.ridge",
+    "choose_arrays": "toptune.train.layers.stored_layers",
+    "compare_heads": "toptune.train.reports.comparison",
+    "compute_metrics": "toptune.train.runs.metrics",
+    "evaluate_run": "toptune.train.runs.evaluation",
+    "fit_preprocessing": "toptune.train.preprocessing.fitting",
+    "load_head": "toptune.train.heads.heads",
+    "make_head": "toptune.train.heads.heads",
+    "report_layers": "toptune.train.reports.layer_report",
+    "search_layers": "toptune.train.layers.search",
+    "split_manifest": "toptune.train.rows.splits",
+    "train": "toptune.train.runs.training",
+    "update_run": "toptune.train.runs.update",
 }
 
 __all__ = [

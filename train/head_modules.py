@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from toptune.errors import InputError
-from toptune.train.heads import Head
-from toptune.train.kernels import Linear, kernel_of
-from toptune.train.nearest_neighbors import nearness_of, ready, vote_scores
-from toptune.train.own_heads import OwnHead
+from toptune.train.estimators.nearest_neighbors import nearness_of, ready, vote_scores
+from toptune.train.heads.heads import Head
+from toptune.train.heads.native_heads import OwnHead
+from toptune.train.kernels.kernels import Linear, kernel_of
 from toptune.train.preprocessing_modules import UnitNormModule
 
 

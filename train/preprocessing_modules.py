@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from toptune.train.preprocessing import Preprocessing
-from toptune.train.preprocessing_steps import Power, Select, Standardise, Ternary, UnitNorm
-from toptune.train.principal_components import PrincipalComponents
+from toptune.train.preprocessing.preprocessing import Preprocessing
+from toptune.train.preprocessing.principal_components import PrincipalComponents
+from toptune.train.preprocessing.steps import Power, Select, Standardise, Ternary, UnitNorm
 
 
 class PreprocessingModule(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 from toptune.costs.meter import describe_costs
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
-from toptune.train.layers import LAST
+from toptune.train.layers.stored_layers import LAST
 from toptune.workflows.advice_evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice_rules import CERTAINTIES, Advice, duration
 from toptune.workflows.finetune_plan import FineTunePlan

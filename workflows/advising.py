@@ -19,10 +19,10 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.train.chosen_rows import check_classes, leave_out
-from toptune.train.few_shot import draw_training_rows
-from toptune.train.layers import by_depth
-from toptune.train.splits import Split, group_keys, split_manifest
+from toptune.train.layers.stored_layers import by_depth
+from toptune.train.rows.chosen_rows import check_classes, leave_out
+from toptune.train.rows.few_shot import draw_training_rows
+from toptune.train.rows.splits import Split, group_keys, split_manifest
 from toptune.workflows.advice_evidence import DEFAULT_MARGIN
 from toptune.workflows.advice_report import AdviceReport
 from toptune.workflows.advice_rules import advise_on, duration

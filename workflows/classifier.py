@@ -16,7 +16,7 @@ from toptune.errors import InputError, UnreadableImageError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
-from toptune.train.run import Run
+from toptune.train.runs.run import Run
 from toptune.workflows.finetune_run import FineTunedRun, is_finetuned
 from toptune.workflows.picture_files import Picture, find_pictures
 

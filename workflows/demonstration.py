@@ -11,8 +11,8 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.extraction import extract
 from toptune.extract.sources.opening import open_source
-from toptune.train.run import Run
-from toptune.train.training import train
+from toptune.train.runs.run import Run
+from toptune.train.runs.training import train
 from toptune.workflows.classifier import Classifier, write_predictions
 
 MODEL = "resnet10t.toptune_glyphs"

@@ -11,10 +11,10 @@ from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.sources.opening import open_source
 from toptune.store.features.feature_store import FeatureStore
-from toptune.train.evaluation import evaluate_run
-from toptune.train.metrics import compute_metrics
-from toptune.train.run import ROWS
-from toptune.train.several_labels import advice_on_several_labels
+from toptune.train.rows.splits import advice_on_several_labels
+from toptune.train.runs.evaluation import evaluate_run
+from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.run import ROWS
 from toptune.workflows.classifier import Classifier
 
 SHOWN = 3

@@ -11,7 +11,7 @@ from toptune.errors import InputError, NumericalError
 from toptune.store.exchange.exporting import new_target
 from toptune.store.files.provenance import provenance
 from toptune.train.head_modules import check_exportable
-from toptune.train.run import Run
+from toptune.train.runs.run import Run
 from toptune.workflows.classifier import Classifier
 from toptune.workflows.export_check import (
     DEFAULT_CHECK,

@@ -17,7 +17,7 @@ from toptune.store.exchange.text_columns import as_text, read_column, read_table
 from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
-from toptune.train.layers import choose_arrays
+from toptune.train.layers.stored_layers import choose_arrays
 
 TENSOR_SUFFIXES = (".pt", ".pth")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageSource
-from toptune.train.splits import hash_of
+from toptune.train.rows.splits import hash_of
 from toptune.workflows.augmentation import Augmentation
 
 BATCHES_AHEAD = 2

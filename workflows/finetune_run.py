@@ -22,11 +22,11 @@ from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
-from toptune.train.chosen_rows import rows_digest
-from toptune.train.confusion_picture import save_confusion_picture
-from toptune.train.metrics import compute_metrics
-from toptune.train.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
-from toptune.train.run_writing import new_run_folder, write_json, write_predictions, write_rows
+from toptune.train.rows.chosen_rows import rows_digest
+from toptune.train.runs.confusion_plot import save_confusion_picture
+from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
+from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
 from toptune.workflows.finetune_task import FineTuneTask
 from toptune.workflows.rate_search import Epoch, search_warnings
 from toptune.workflows.trained_network import TrainedNetwork

@@ -17,9 +17,9 @@ from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.store.datasets.manifest import Manifest
-from toptune.train.chosen_rows import check_classes, rows_digest
-from toptune.train.few_shot import draw_training_rows
-from toptune.train.splits import Split, group_keys, held_out, split_manifest
+from toptune.train.rows.chosen_rows import check_classes, rows_digest
+from toptune.train.rows.few_shot import draw_training_rows
+from toptune.train.rows.splits import Split, group_keys, held_out, split_manifest
 from toptune.workflows.augmentation import Augmentation
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_pictures import PictureLoader
@@ -230,7 +230,7 @@ def draw_validation(
 ) -> Rows:
     """Choose the training rows that validate: a share of each class, groups kept together.
 
-    By the rule that holds out test rows (`toptune.train.splits.held_out`), among the training rows.
+    By the rule that holds out test rows (`toptune.train.rows.splits.held_out`), among the training rows.
 
     Raises
     ------

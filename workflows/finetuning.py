@@ -16,7 +16,7 @@ from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
 from toptune.machine.watch import Stop, Watch
 from toptune.text import counted
-from toptune.train.run_writing import check_out
+from toptune.train.runs.writing import check_out
 from toptune.workflows.finetune_checkpoint import Checkpoint, Standing
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_reports import Progress, ProgressReport

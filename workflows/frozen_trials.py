@@ -11,14 +11,14 @@ import numpy as np
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.train.attempts import attempt_within
-from toptune.train.head_costs import ProblemSize, estimated_seconds
-from toptune.train.heads import make_head
-from toptune.train.layer_search import N_SHORT_LIST, search_layers
-from toptune.train.layers import LAST, tap_of
-from toptune.train.preprocessing import PreprocessedBlocks
-from toptune.train.preprocessing_fit import fit_preprocessing
-from toptune.train.splits import Split
+from toptune.train.heads.budget import attempt_within
+from toptune.train.heads.expected_seconds import ProblemSize, estimated_seconds
+from toptune.train.heads.heads import make_head
+from toptune.train.layers.search import N_SHORT_LIST, search_layers
+from toptune.train.layers.stored_layers import LAST, tap_of
+from toptune.train.preprocessing.fitting import fit_preprocessing
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
+from toptune.train.rows.splits import Split
 from toptune.workflows.advice_evidence import Evidence
 
 LAST_HEADS = ("ridge", "logistic", "falkon")

@@ -13,7 +13,7 @@ from timm.scheduler import CosineLRScheduler
 from torch.nn import functional
 
 from toptune.extract.backbone.backbone import Backbone
-from toptune.train.splits import hash_of
+from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.finetune_pictures import PictureLoader
 from toptune.workflows.trained_network import TrainedNetwork

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from toptune.train.training import train
+from toptune.train.runs.training import train
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.report_runs import ReportedRun
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from toptune.train.confusion_picture import confusion_side, draw_confusion
+from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
 from toptune.workflows.report_drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
 from toptune.workflows.report_pictures import Thumbnails
 from toptune.workflows.report_runs import Predictions, join_predictions

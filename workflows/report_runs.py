@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError, InputError
 from toptune.store.files.names import plain_model_name
-from toptune.train.layer_choices import LAYER_SEARCH
-from toptune.train.run import CONFIG, METRICS, PREDICTIONS
+from toptune.train.layers.choices import LAYER_SEARCH
+from toptune.train.runs.run import CONFIG, METRICS, PREDICTIONS
 
 MAX_RUNS = 2_000
 _FORMAT = "toptune-run"

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from toptune.train.comparison_statistics import LEVEL, spread_of
-from toptune.train.metrics import CALIBRATION_BINS
+from toptune.train.reports.statistics import LEVEL, spread_of
+from toptune.train.runs.metrics import CALIBRATION_BINS
 
 # For an interval over seeds.
 MIN_SEEDS = 3

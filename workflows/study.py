@@ -12,8 +12,8 @@ from toptune.errors import InterruptedRunError, ToptuneError
 from toptune.extract.extraction import extract
 from toptune.machine.dask_cluster import each_finished, open_client
 from toptune.text import counted
-from toptune.train.run_notes import Notes, gather_notes
-from toptune.train.training import train
+from toptune.train.reports.notes import Notes, gather_notes
+from toptune.train.runs.training import train
 from toptune.workflows.finetuning import finetune
 from toptune.workflows.study_cells import Cell, cells_of
 from toptune.workflows.study_checks import check_places

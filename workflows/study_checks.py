@@ -10,9 +10,9 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
-from toptune.train.head_trials import AUTO_HEAD
-from toptune.train.heads import make_head
-from toptune.train.training import train
+from toptune.train.heads.heads import make_head
+from toptune.train.heads.trials import AUTO_HEAD
+from toptune.train.runs.training import train
 from toptune.workflows.finetune_options import FineTuneOptions
 from toptune.workflows.study_file import Study
 

@@ -9,7 +9,7 @@ from small_store import write_all
 
 from toptune.store import ArrayBlocks, InputError
 from toptune.train import FalkonClassifier
-from toptune.train.centers import choose_centers
+from toptune.train.kernels.centers import choose_centers
 
 CODES = np.zeros(400, dtype=np.int64)
 

@@ -13,12 +13,7 @@ from scipy import stats
 
 from toptune.store import FeatureCache, InputError
 from toptune.train import Comparison, Run, compare_heads, train
-from toptune.train.comparison_statistics import (
-    corrected_paired_test,
-    difference_of_means,
-    holm,
-    spread_of,
-)
+from toptune.train.reports.statistics import corrected_paired_test, difference_of_means, holm, spread_of
 
 Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {
@@ -99,7 +94,7 @@ def test_every_head_meets_the_same_rows_and_finished_runs_stay(
         trained.append(options["out"].name)
         return train(*arguments, **options)
 
-    monkeypatch.setattr("toptune.train.comparison.train", counting)
+    monkeypatch.setattr("toptune.train.reports.comparison.train", counting)
     shutil.rmtree(out / "runs" / "knn-seed1")
     more = compare(cache, out, seeds=3)
     assert trained == ["knn-seed1", "ridge-seed2", "knn-seed2"]

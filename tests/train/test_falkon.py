@@ -11,12 +11,13 @@ from sklearn.datasets import make_classification
 from torch import Tensor
 
 from toptune.store import ArrayBlocks, NumericalError
-from toptune.train.conjugate_gradient import conjugate_gradient
-from toptune.train.falkon import FalkonSolution, solve_falkon
-from toptune.train.kernels import kernel_of
-from toptune.train.maps import NystromMaps
-from toptune.train.passes import TrainingRows, accumulate
-from toptune.train.ridge import CentredSystem
+from toptune.train.kernels.kernels import kernel_of
+from toptune.train.kernels.maps import NystromMaps
+from toptune.train.numerics.conjugate_gradient import conjugate_gradient
+from toptune.train.passes.passes import accumulate
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.solvers.falkon import FalkonSolution, solve_falkon
+from toptune.train.solvers.ridge import CentredSystem
 
 CPU = torch.device("cpu")
 Matrix = npt.NDArray[np.float64]

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from toptune.store import ArrayBlocks, FeatureCache, InputError, NumericalError
 from toptune.train import FalkonClassifier, Run, train
-from toptune.train.falkon_lib import library_kernel, solve_library
-from toptune.train.heads import make_head
-from toptune.train.kernels import KERNELS, Linear, Radial, kernel_of
-from toptune.train.passes import TrainingRows
-from toptune.train.solver_choice import Sizes, choose_solver
+from toptune.train.heads.heads import make_head
+from toptune.train.kernels.kernels import KERNELS, Linear, Radial, kernel_of
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.solvers.falkon_lib import library_kernel, solve_library
+from toptune.train.solvers.solver_choice import Sizes, choose_solver
 
 Build = Callable[..., FeatureCache]
 SIZES = Sizes(

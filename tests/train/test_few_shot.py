@@ -8,8 +8,8 @@ import pytest
 
 from toptune.store import FeatureCache, InputError, Manifest
 from toptune.train import split_manifest, train, update_run
-from toptune.train.few_shot import draw_training_rows
-from toptune.train.run import Run
+from toptune.train.rows.few_shot import draw_training_rows
+from toptune.train.runs.run import Run
 
 Build = Callable[..., FeatureCache]
 LABELS = ["common"] * 100 + ["middling"] * 40 + ["rare"] * 10

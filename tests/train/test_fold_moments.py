@@ -7,12 +7,11 @@ import torch
 from sklearn.linear_model import Ridge
 
 from toptune.store import ArrayBlocks
-from toptune.train import held_folds
-from toptune.train.fold_moments import FoldMoments, SummedFolds
-from toptune.train.held_folds import HeldFolds
-from toptune.train.linear_kernel import SelectedKernel
-from toptune.train.moments import RowMoments
-from toptune.train.passes import TrainingRows
+from toptune.train.head2toe import held_folds
+from toptune.train.head2toe.fold_moments import FoldMoments, SummedFolds
+from toptune.train.head2toe.held_folds import HeldFolds, SelectedKernel
+from toptune.train.head2toe.moments import RowMoments
+from toptune.train.passes.training_rows import TrainingRows
 
 Matrix = npt.NDArray[np.float64]
 N, D, K, FOLDS = 45, 70, 3, 4

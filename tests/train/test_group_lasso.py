@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression, MultiTaskLasso
 from torch import Tensor
 
 from toptune.store import ArrayBlocks
-from toptune.train import softmax_path as softmax_module
-from toptune.train.gram_path import largest_penalty, squared_path
-from toptune.train.group_lasso import PathPoint, ProximalDescent, group_norms, shrink, stationarity
-from toptune.train.moments import GramMoments, RowMoments
-from toptune.train.passes import TrainingRows, batches
-from toptune.train.softmax_path import softmax_path
+from toptune.train.head2toe import softmax_path as softmax_module
+from toptune.train.head2toe.gram_path import largest_penalty, squared_path
+from toptune.train.head2toe.moments import GramMoments, RowMoments
+from toptune.train.head2toe.softmax_path import softmax_path
+from toptune.train.numerics.group_lasso import PathPoint, ProximalDescent, group_norms, shrink, stationarity
+from toptune.train.passes.training_rows import TrainingRows, batches
 
 Matrix = npt.NDArray[np.float64]
 N, D, K = 90, 12, 3

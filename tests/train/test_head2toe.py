@@ -18,11 +18,11 @@ from sklearn.metrics import log_loss
 from toptune.extract import extract
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError
 from toptune.train import Head2ToeClassifier, Run, evaluate_run, load_head, make_head, train
-from toptune.train.column_selection import Layers, agreement, choose_columns
-from toptune.train.folds import folds_of_keys
-from toptune.train.gram_path import squared_path
-from toptune.train.head2toe_plan import plan_head2toe
-from toptune.train.selected_blocks import SelectedBlocks, SomeRows
+from toptune.train.head2toe.columns import Layers, agreement, choose_columns
+from toptune.train.head2toe.gram_path import squared_path
+from toptune.train.head2toe.plan import plan_head2toe
+from toptune.train.head2toe.selected_blocks import SelectedBlocks, SomeRows
+from toptune.train.rows.folds import folds_of_keys
 
 Matrix = npt.NDArray[np.float64]
 DIMS = (12, 20, 8)
@@ -97,7 +97,7 @@ def test_left_out_figures_are_those_of_brute_force_with_selection_in_every_fold(
 ) -> None:
     # Columns that carry nothing have weights so small that the usual tolerance may swap them.
     exact = partial(squared_path, tolerance=1e-8, max_steps=20_000)
-    monkeypatch.setattr("toptune.train.head2toe_ranking.squared_path", exact)
+    monkeypatch.setattr("toptune.train.head2toe.ranking.squared_path", exact)
     X, y, ids = planted(150)
     X = np.column_stack([X, np.random.default_rng(9).normal(size=(150, d - 40))]) if d > 40 else X
     _, codes = np.unique(y, return_inverse=True)
@@ -141,7 +141,7 @@ def test_sums_and_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = []
     for form in ("sums", "rows"):
         monkeypatch.setattr(
-            "toptune.train.head2toe.plan_head2toe",
+            "toptune.train.estimators.head2toe.plan_head2toe",
             lambda form=form, **sizes: type(plan_head2toe(**sizes))(
                 form=form, peak_bytes=0, limit_bytes=1, is_held=True
             ),
@@ -160,7 +160,9 @@ def test_blocks_of_any_size_give_the_same(options: dict[str, Any], monkeypatch: 
     X, y, ids = planted(120)
     results = []
     for block_rows in (7, 1000):
-        monkeypatch.setattr("toptune.train.head2toe.block_rows_for", lambda size=block_rows, **_: size)
+        monkeypatch.setattr(
+            "toptune.train.estimators.head2toe.block_rows_for", lambda size=block_rows, **_: size
+        )
         head = Head2ToeClassifier(layer_dims=DIMS, group_penalty=0.3, cv=3, random_state=0, **options)
         head.fit(ArrayBlocks(X), y, groups=ids)
         results.append((head.columns_, head.predict_proba(X)))
@@ -173,7 +175,7 @@ def test_softmax_rows_are_read_from_the_store_where_they_do_not_fit(monkeypatch:
     options: dict[str, Any] = {"solver": "softmax", "fraction": 0.2, "group_penalty": 0.3, "cv": 3}
     held = Head2ToeClassifier(**options).fit(X, y, groups=ids)
     monkeypatch.setattr(
-        "toptune.train.head2toe.plan_head2toe",
+        "toptune.train.estimators.head2toe.plan_head2toe",
         lambda **sizes: type(plan_head2toe(**sizes))(form="sums", peak_bytes=0, limit_bytes=1, is_held=False),
     )
     streamed = Head2ToeClassifier(**options).fit(X, y, groups=ids)

@@ -12,10 +12,10 @@ import pytest
 
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError, NumericalError
 from toptune.train import Head, Run, make_head, train, update_run
-from toptune.train.head_costs import ProblemSize, estimated_seconds
-from toptune.train.head_trials import ORDER, try_heads
-from toptune.train.heads import HEADS
-from toptune.train.selection import Candidate, choose
+from toptune.train.heads.expected_seconds import ProblemSize, estimated_seconds
+from toptune.train.heads.heads import HEADS
+from toptune.train.heads.trials import ORDER, try_heads
+from toptune.train.solvers.selection import Candidate, choose
 
 Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3}
@@ -81,8 +81,8 @@ def trials_of(
     seconds: dict[str, float], budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, dict[str, Any]]:
     clock = [0.0]
-    monkeypatch.setattr("toptune.train.head_trials.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("toptune.train.head_trials.estimated_seconds", lambda name, _: seconds[name])
+    monkeypatch.setattr("toptune.train.heads.trials.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("toptune.train.heads.trials.estimated_seconds", lambda name, _: seconds[name])
     make: Any = lambda name: Slow(name, clock, 2 * seconds[name])  # noqa: E731
     trials = try_heads(ArrayBlocks(np.zeros((20, 2))), ["a", "b"] * 10, make=make, budget_seconds=budget)
     return {row["head"]: row for row in trials.table}
@@ -145,7 +145,7 @@ def test_a_run_of_auto_is_a_run_of_the_head_that_it_chose(build: Build, tmp_path
 def test_what_auto_chose_can_be_updated(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.head_trials.ORDER", ("ridge",))
+    monkeypatch.setattr("toptune.train.heads.trials.ORDER", ("ridge",))
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     run = train(store, out=tmp_path / "run", head="auto", **OPTIONS)

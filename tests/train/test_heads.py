@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 
 from toptune.store import ArrayBlocks, CorruptError, FormatVersionError, InputError
 from toptune.train import HEADS, load_head, make_head
-from toptune.train.calibration import fit_temperature, softmax
+from toptune.train.numerics.calibration import fit_temperature, softmax
 
 Data = tuple[npt.NDArray[np.float32], npt.NDArray[Any], list[str]]
 

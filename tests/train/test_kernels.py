@@ -5,7 +5,7 @@ from sklearn.gaussian_process import kernels as sklearn_kernels
 from sklearn.metrics import pairwise
 
 from toptune.store import InputError
-from toptune.train.kernels import (
+from toptune.train.kernels.kernels import (
     KERNELS,
     kernel_blocks,
     kernel_of,

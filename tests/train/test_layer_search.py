@@ -11,15 +11,15 @@ import torch
 from sklearn.linear_model import Ridge
 
 from toptune.store import ArrayBlocks, ArraySpec, FeatureCache, InputError
-from toptune.train.layer_choices import LayerSearch, choose_best
-from toptune.train.layer_grams import DualGrams, PrimalGrams
-from toptune.train.layer_paths import PenaltyPaths, all_paths, backward, forward
-from toptune.train.layer_search import search_layers
-from toptune.train.layers import by_depth
-from toptune.train.passes import TrainingRows
-from toptune.train.preprocessing import PreprocessedBlocks
-from toptune.train.preprocessing_fit import fit_preprocessing
-from toptune.train.splits import split_manifest
+from toptune.train.layers.choices import LayerSearch, choose_best
+from toptune.train.layers.grams import DualGrams, PrimalGrams
+from toptune.train.layers.paths import PenaltyPaths, all_paths, backward, forward
+from toptune.train.layers.search import search_layers
+from toptune.train.layers.stored_layers import by_depth
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.preprocessing.fitting import fit_preprocessing
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
+from toptune.train.rows.splits import split_manifest
 
 Build = Callable[..., FeatureCache]
 DIMS = (4, 7, 3, 6)
@@ -152,7 +152,7 @@ def test_the_search_chooses_the_layer_that_tells(build: Build, name: str, search
 
 
 def test_the_dual_on_a_sample_says_so(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toptune.train.layer_reading.PRIMAL_COLUMNS", 1)
+    monkeypatch.setattr("toptune.train.layers.stored_grams.PRIMAL_COLUMNS", 1)
     cache = build(features=informative("block.cls"))
     whole = search(cache)
     assert (whole.form, whole.n_rows, whole.notes) == ("dual", 72, ())
@@ -209,7 +209,7 @@ def test_finalists_of_several_passes_are_those_of_one(monkeypatch: pytest.Monkey
     found, _, _ = grams("primal", is_weighted=True)
     fits = [((0,), 0.1), ((1, 3), 0.2), ((2,), 0.3)]
     at_once = found.left_out(fits)
-    monkeypatch.setattr("toptune.train.layer_grams._FINALISTS_BYTES", 1)
+    monkeypatch.setattr("toptune.train.layers.grams._FINALISTS_BYTES", 1)
     for one, other in zip(at_once, found.left_out(fits), strict=True):
         assert one.correct == other.correct
         np.testing.assert_array_equal(one.scores, other.scores)

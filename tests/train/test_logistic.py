@@ -14,13 +14,13 @@ from torch import Tensor
 
 from toptune.store import ArrayBlocks, InputError, NumericalError
 from toptune.train import FalkonClassifier, FalkonLogisticClassifier
-from toptune.train.kernels import kernel_of
-from toptune.train.logistic_fit import Problem
-from toptune.train.logistic_path import Stop, follow
-from toptune.train.logistic_rows import NO_FOLD
-from toptune.train.maps import NystromMaps
-from toptune.train.passes import TrainingRows
-from toptune.train.quasi_newton import Descent
+from toptune.train.kernels.kernels import kernel_of
+from toptune.train.kernels.maps import NystromMaps
+from toptune.train.logistic.fit import Problem
+from toptune.train.logistic.log_loss import NO_FOLD
+from toptune.train.logistic.path import Stop, follow
+from toptune.train.numerics.quasi_newton import Descent
+from toptune.train.passes.training_rows import TrainingRows
 
 Matrix = npt.NDArray[np.float64]
 N, CLASSES = 300, 4
@@ -181,8 +181,8 @@ def test_what_stops_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     (stop,) = solve_all(problem_of(make_rows()), [1e-4], [NO_FOLD], tolerance=1e-30)
     assert stop.reason == "stagnated"
     assert len(stop.history) < 300
-    monkeypatch.setattr("toptune.train.logistic_fit.MAX_ITERATIONS", 2)
-    monkeypatch.setattr("toptune.train.logistic_selection.MAX_ITERATIONS", 2)
+    monkeypatch.setattr("toptune.train.logistic.fit.MAX_ITERATIONS", 2)
+    monkeypatch.setattr("toptune.train.logistic.selection.MAX_ITERATIONS", 2)
     fitted = FalkonLogisticClassifier(sigma=2.0, penalty=[1e-8, 1e-7], random_state=0).fit(*blobs())
     assert any(
         "has not converged: iteration-limit after 2 passes" in note for note in fitted.report_.warnings
@@ -260,7 +260,7 @@ def test_fixed_options_still_have_left_out_figures() -> None:
 def test_selection_on_few_centres_and_fit_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = load_digits(return_X_y=True)
     whole = FalkonLogisticClassifier(n_centers=300, sigma=30.0, penalty=1e-6, random_state=0).fit(X, y)
-    monkeypatch.setattr("toptune.train.logistic_plan.SELECTION_CENTERS", 100)
+    monkeypatch.setattr("toptune.train.logistic.plan.SELECTION_CENTERS", 100)
     fitted = FalkonLogisticClassifier(n_centers=300, sigma=30.0, penalty=1e-6, random_state=0).fit(X, y)
     assert fitted.report_.plan["selection_centers"] == 100
     assert fitted.report_.rank == len(fitted.centers_) == 300

@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from toptune.train import compute_metrics
-from toptune.train.confusion_picture import draw_confusion, save_confusion_picture
-from toptune.train.metrics import expected_calibration_error
+from toptune.train.runs.confusion_plot import draw_confusion, save_confusion_picture
+from toptune.train.runs.metrics import expected_calibration_error
 
 
 def test_figures_are_scikit_learns() -> None:
@@ -101,7 +101,7 @@ def test_a_number_stands_for_a_name_that_the_font_cannot_show(
         shown.extend(names)
         return draw_confusion(axes, confusion, names)
 
-    monkeypatch.setattr("toptune.train.confusion_picture.draw_confusion", watch)
+    monkeypatch.setattr("toptune.train.runs.confusion_plot.draw_confusion", watch)
     names = ["one", "日本", "Ångström", "two\nlines", "", "rather a long name, longer than fits"]
     save_confusion_picture(tmp_path / "c.png", np.eye(6, dtype=int), names, title="日本 $x\n")
     assert shown == ["one", "#1", "Ångström", "#3", "", "rather a long name, longer …"]

@@ -11,18 +11,19 @@ import torch
 from sklearn.datasets import make_classification
 
 from toptune.store import ArrayBlocks, InputError
-from toptune.train.falkon_classifier import FalkonClassifier
-from toptune.train.folds import FoldsReducedWarning
-from toptune.train.kernels import kernel_of
-from toptune.train.maps import NystromMaps
-from toptune.train.memory import one_pass_peak_bytes
-from toptune.train.one_pass import solve
-from toptune.train.passes import TrainingRows, accumulate, predict_left_out
-from toptune.train.ridge import CentredSystem, left_out
-from toptune.train.ridge_classifier import StreamingRidgeClassifier
-from toptune.train.selection import Candidate, choose
-from toptune.train.sums import FoldSums, SumsBuilder
-from toptune.train.whitening import whiten
+from toptune.train.estimators.falkon import FalkonClassifier
+from toptune.train.estimators.ridge import StreamingRidgeClassifier
+from toptune.train.kernels.kernels import kernel_of
+from toptune.train.kernels.maps import NystromMaps
+from toptune.train.kernels.whitening import whiten
+from toptune.train.passes.passes import accumulate, predict_left_out
+from toptune.train.passes.peak_memory import one_pass_peak_bytes
+from toptune.train.passes.sums import FoldSums, SumsBuilder
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.folds import FoldsReducedWarning
+from toptune.train.solvers.one_pass import solve
+from toptune.train.solvers.ridge import CentredSystem, left_out
+from toptune.train.solvers.selection import Candidate, choose
 
 CPU = torch.device("cpu")
 Matrix = npt.NDArray[np.float64]
@@ -141,7 +142,7 @@ def test_widths_far_behind_on_one_fold_are_not_tried_on_the_others(monkeypatch: 
     sigmas = [0.01, 2.0, 4.0]
     maps = NystromMaps.on([kernel_of("gaussian", sigma) for sigma in sigmas], torch.from_numpy(X[::2]))
     whole = solve(rows, maps, sigmas, penalties=[1e-4, 1e-2], block_rows=50, device=CPU)
-    monkeypatch.setattr("toptune.train.one_pass.EXHAUSTIVE_RANK", 10)
+    monkeypatch.setattr("toptune.train.solvers.one_pass.EXHAUSTIVE_RANK", 10)
     some = solve(rows, maps, sigmas, penalties=[1e-4, 1e-2], block_rows=50, device=CPU)
     folds = {sigma: {row.n_folds for row in some.table if row.sigma == sigma} for sigma in sigmas}
     assert folds == {0.01: {1}, 2.0: {4}, 4.0: {4}}
@@ -208,11 +209,11 @@ def test_block_size_order_and_type_change_nothing(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(
         FalkonClassifier(**options).fit(Shuffled(X), rows.codes).decision_function(X), scores, atol=1e-9
     )
-    monkeypatch.setattr("toptune.train.kernel_fit.block_rows_for", lambda **_: 7)
+    monkeypatch.setattr("toptune.train.solvers.kernel_fit.block_rows_for", lambda **_: 7)
     small = FalkonClassifier(**options).fit(X, rows.codes)
     np.testing.assert_allclose(small.decision_function(X), scores, atol=1e-9)
     assert small.temperature_ == pytest.approx(whole.temperature_, rel=1e-3)
-    monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
     single = FalkonClassifier(**options).fit(X.astype(np.float32), rows.codes)
     assert single.report_.precision == "float32"
     assert single.centers_.dtype == np.float32
@@ -222,7 +223,7 @@ def test_block_size_order_and_type_change_nothing(monkeypatch: pytest.MonkeyPatc
 def test_sums_beyond_the_limit_are_taken_in_further_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     X, rows = make_rows(200)
     whole = FalkonClassifier(n_centers=40, random_state=0).fit(X, rows.codes)
-    monkeypatch.setattr("toptune.train.one_pass.SUMS_BYTES", 1)
+    monkeypatch.setattr("toptune.train.solvers.one_pass.SUMS_BYTES", 1)
     parts = FalkonClassifier(n_centers=40, random_state=0).fit(X, rows.codes)
     assert (whole.report_.n_passes, parts.report_.n_passes) == (2, 7)
     assert parts.sigma_ == whole.sigma_
@@ -247,7 +248,7 @@ STRESS: dict[str, Callable[[Matrix], Matrix]] = {
 def test_hard_inputs_never_give_nan(
     kernel: str, case: str, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)  # float32 stays float32
+    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)  # float32 stays float32
     X, rows = make_rows()
     X = np.ascontiguousarray(STRESS[case](X), dtype=dtype)
     y = np.repeat(rows.codes[:30], 4) if case == "duplicated rows" else rows.codes
@@ -408,7 +409,7 @@ def test_rows_that_are_not_finite_are_named(estimator: Any) -> None:
 
 
 def test_centres_are_seeded_and_balanced_when_asked() -> None:
-    from toptune.train.centers import choose_centers
+    from toptune.train.kernels.centers import choose_centers
 
     codes = np.repeat([0, 1, 2], [90, 9, 3])
     uniform = choose_centers(codes, 30, seed=1)

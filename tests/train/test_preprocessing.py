@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from toptune.store import ArrayBlocks, CorruptError, InputError, NumericalError
 from toptune.train import PreprocessedBlocks, Preprocessing, fit_preprocessing
-from toptune.train.preprocessing_spec import default_preprocessing, parse_preprocessing
+from toptune.train.preprocessing.spec import default_preprocessing, parse_preprocessing
 
 Values = npt.NDArray[Any]
 DIMS = (3, 5, 2)
@@ -176,7 +176,7 @@ def test_block_size_changes_nothing(spec: str, values: Values, monkeypatch: pyte
     parts = fit(spec, values)
     np.testing.assert_allclose(parts.apply(values), expected, rtol=1e-4, atol=1e-5)
     # Pieces of three rows are put together to blocks of the size asked for.
-    monkeypatch.setattr("toptune.train.preprocessing._PIECE_BYTES", 8 * 10 * 3)
+    monkeypatch.setattr("toptune.train.preprocessing.preprocessing._PIECE_BYTES", 8 * 10 * 3)
     blocks = PreprocessedBlocks(ArrayBlocks(values), whole)
     assert blocks.shape == expected.shape
     for block_rows in (None, 1, 7, 64, 1000):

@@ -1,6 +1,6 @@
 """What many trainings warn of, in a few lines."""
 
-from toptune.train.run_notes import Note, gather_notes
+from toptune.train.reports.notes import Note, gather_notes
 
 EDGE = "the chosen penalty {} is at the lower edge of its grid; give smaller ones"
 

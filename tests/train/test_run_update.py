@@ -153,7 +153,7 @@ def test_new_pictures_and_classes_are_added(
 def test_scores_agree_in_float32_too(
     are_centers: bool, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.falkon_classifier.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["falkon"])

@@ -10,9 +10,9 @@ from sklearn.datasets import make_classification
 
 from toptune.store import InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, make_head
-from toptune.train.ridge import CentredSystem
-from toptune.train.single_fit import _factor_in_place
-from toptune.train.sums import FoldSums
+from toptune.train.passes.sums import FoldSums
+from toptune.train.solvers.ridge import CentredSystem
+from toptune.train.solvers.single_fit import _factor_in_place
 
 FIXED: dict[str, Any] = {"sigma": 3.0, "penalty": 1e-3, "random_state": 0}
 

@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 
 from toptune.store import CorruptError, FeatureCache, InputError
 from toptune.train import Run, load_head, make_head, train
-from toptune.train.folds import folds_of_keys
-from toptune.train.skops_files import is_sklearn_class, untrusted_types
+from toptune.train.heads.skops_files import is_sklearn_class, untrusted_types
+from toptune.train.rows.folds import folds_of_keys
 
 Build = Callable[..., FeatureCache]
 Data = tuple[npt.NDArray[np.float64], npt.NDArray[Any], list[str]]

@@ -15,8 +15,8 @@ from sklearn.datasets import make_classification
 from toptune.machine.memory import bytes_of
 from toptune.store import FeatureCache, InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, train
-from toptune.train.kernel_rows import CACHED_ROWS
-from toptune.train.solver_choice import Sizes, choose_solver
+from toptune.train.passes.kernel_rows import CACHED_ROWS
+from toptune.train.solvers.solver_choice import Sizes, choose_solver
 
 SIZES = Sizes(
     n=20_000, d=512, n_centers=1000, n_classes=100, n_widths=5, n_penalties=8, n_folds=5, value_bytes=4,
@@ -84,7 +84,7 @@ def test_falkon_scores_are_those_of_the_direct_solver(n_centers: int, kernel: st
 
 
 def test_selection_on_fewer_centres_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toptune.train.solver_choice.SELECTION_CENTERS", 50)
+    monkeypatch.setattr("toptune.train.solvers.solver_choice.SELECTION_CENTERS", 50)
     X, y = data()
     falkon = FalkonClassifier(solver="falkon", n_centers=200, random_state=0).fit(X, y)
     direct = FalkonClassifier(
@@ -98,7 +98,9 @@ def test_selection_on_fewer_centres_is_reported(monkeypatch: pytest.MonkeyPatch)
 
 def test_no_convergence_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        __import__("toptune.train.falkon", fromlist=["x"]).solve_falkon.__kwdefaults__, "max_iterations", 3
+        __import__("toptune.train.solvers.falkon", fromlist=["x"]).solve_falkon.__kwdefaults__,
+        "max_iterations",
+        3,
     )
     X, y = data()
     fitted = FalkonClassifier(solver="falkon", n_centers=50, sigma=1.0, penalty=1e-9).fit(X, y)

@@ -6,8 +6,8 @@ import pytest
 
 from toptune.store import InputError, Manifest
 from toptune.train import FoldsReducedWarning, split_manifest
-from toptune.train.folds import folds_of_keys, folds_of_rows, usable_folds
-from toptune.train.splits import held_out
+from toptune.train.rows.folds import folds_of_keys, folds_of_rows, usable_folds
+from toptune.train.rows.splits import held_out
 
 IDS = [f"slide{i % 25}_{i:03d}.png" for i in range(200)]
 LABELS = [f"class {i * 7 % 4 if i < 150 else 0}" for i in range(200)]

@@ -17,8 +17,8 @@ from toptune.train import (
     ShrinkageDiscriminantClassifier,
     StreamingLogisticClassifier,
 )
-from toptune.train.folds import folds_of_keys
-from toptune.train.linear_logistic import DENSE_FEATURES
+from toptune.train.estimators.logistic import DENSE_FEATURES
+from toptune.train.rows.folds import folds_of_keys
 
 Data = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 SHAPES = [(200, 12), (60, 150)]
@@ -132,15 +132,15 @@ def test_logistic_reads_again_what_may_not_be_kept(monkeypatch: pytest.MonkeyPat
         StreamingLogisticClassifier(memory_limit_bytes=10_000).fit(X, y)
     # Where features are many the preconditioner is diagonal, to the same solution.
     assert DENSE_FEATURES > 20
-    monkeypatch.setattr("toptune.train.linear_logistic.DENSE_FEATURES", 10)
-    monkeypatch.setattr("toptune.train.linear_logistic.DIAGONAL_ROWS", 15)
+    monkeypatch.setattr("toptune.train.estimators.logistic.DENSE_FEATURES", 10)
+    monkeypatch.setattr("toptune.train.estimators.logistic.DIAGONAL_ROWS", 15)
     diagonal = StreamingLogisticClassifier(penalty=[0.01, 0.1]).fit(ArrayBlocks(X), y, groups=ids(300))
     assert diagonal.penalty_ == kept.penalty_
     np.testing.assert_allclose(diagonal.coef_, kept.coef_, atol=2e-3 * abs(kept.coef_).max())
 
 
 def test_logistic_says_when_it_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toptune.train.linear_logistic.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("toptune.train.estimators.logistic.MAX_ITERATIONS", 1)
     X, y = make((200, 12))
     fitted = StreamingLogisticClassifier(penalty=1e-5).fit(X, y)
     assert any("not converged: iteration-limit" in note for note in fitted.report_.warnings)

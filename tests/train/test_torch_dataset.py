@@ -11,7 +11,8 @@ from small_store import N_ROWS, features, write_all
 from torch.utils.data import DataLoader
 
 from toptune.store import ArrayBlocks, InputError
-from toptune.train import FeatureDataset, torch_dataset
+from toptune.train import FeatureDataset
+from toptune.train.rows import torch_dataset
 
 VALUES = np.arange(60, dtype=np.float32).reshape(30, 2)
 

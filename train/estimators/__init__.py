@@ -1,0 +1,1 @@
+"""Estimators with scikit-learn's conventions on blocks of rows, one a file."""

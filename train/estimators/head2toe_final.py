@@ -1,0 +1,96 @@
+"""The head on the columns that Head2Toe keeps, where it is fitted to rows: logistic regression or FALKON."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.falkon import FalkonClassifier
+from toptune.train.estimators.logistic import StreamingLogisticClassifier
+from toptune.train.estimators.scored_classifier import ScoredClassifier
+from toptune.train.head2toe.columns import Columns, Layers
+from toptune.train.head2toe.selected_blocks import SelectedBlocks, SomeRows
+from toptune.train.numerics.calibration import Temperature, fit_temperature
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.folds import FoldsReducedWarning
+
+FINALS = ("ridge", "logistic", "falkon")
+_N_CENTERS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """A fitted final head and its figures on rows that neither it nor the selection had seen."""
+
+    estimator: Any
+    accuracy: float
+    calibrated: Temperature
+
+
+def fit_final(
+    name: str,
+    rows: TrainingRows,
+    columns_of: Callable[[int | None], Columns],
+    layers: Layers,
+    *,
+    unit_norm: bool,
+    class_weight: Any,
+    groups: Sequence[str] | None,
+    options: dict[str, Any],
+) -> Final:
+    """Fit without each fold to the columns selected without it, then to all rows.
+
+    Each of these fits chooses its own penalty (and width) by cross-validation within its rows.
+
+    Parameters
+    ----------
+    columns_of : callable (fold or None) -> ndarray of int64
+    class_weight : None, "balanced" or dict of position of the class to weight
+    options : dict
+        Of the estimator: ``cv``, ``random_state``, ``device``, ``memory_limit_bytes``.
+    """
+
+    def blocks(columns: Columns) -> SelectedBlocks:
+        kept = [count for count in layers.counts(columns) if count]
+        return SelectedBlocks(rows.blocks, columns, kept if unit_norm else None)
+
+    def fit(columns: Columns, chosen: npt.NDArray[np.int64] | None) -> ScoredClassifier:
+        some: Blocks = blocks(columns)
+        codes, its_groups = rows.codes, groups
+        if chosen is not None:
+            some, codes = SomeRows(some, chosen), rows.codes[chosen]
+            its_groups = None if groups is None else [groups[row] for row in chosen.tolist()]
+        weight = class_weight
+        if isinstance(weight, dict):
+            weight = {code: value for code, value in weight.items() if code in codes}
+        with warnings.catch_warnings():
+            # Without a fold a class may have fewer rows than folds; what counts is said of all rows.
+            if chosen is not None:
+                warnings.simplefilter("ignore", FoldsReducedWarning)
+            fitted: ScoredClassifier = _estimator(name, weight, options).fit(some, codes, groups=its_groups)
+            return fitted
+
+    scores = np.empty((rows.n, rows.n_classes))
+    for fold in np.unique(rows.folds).tolist():
+        columns = columns_of(fold)
+        mine = np.flatnonzero(rows.folds == fold)
+        fitted = fit(columns, np.flatnonzero(rows.folds != fold))
+        its = fitted.scores(SomeRows(blocks(columns), mine))
+        # A class that has no row outside the fold is behind all others.
+        scores[mine] = its.min(axis=1, keepdims=True) - 1
+        scores[mine[:, None], fitted.classes_] = its
+    return Final(
+        estimator=fit(columns_of(None), None),
+        accuracy=float(rows.weights @ (scores.argmax(axis=1) == rows.codes) / rows.weights.sum()),
+        calibrated=fit_temperature(scores, rows.codes, rows.weights),
+    )
+
+
+def _estimator(name: str, class_weight: Any, options: dict[str, Any]) -> Any:
+    if name == "falkon":
+        return FalkonClassifier(n_centers=_N_CENTERS, class_weight=class_weight, **options)
+    return StreamingLogisticClassifier(class_weight=class_weight, **options)

@@ -1,0 +1,180 @@
+"""`StreamingLogisticClassifier`: multinomial logistic regression, penalties and folds sharing each pass."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.train.estimators.fit_report import HeadReport, left_out_figures
+from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.scored_classifier import ScoredClassifier
+from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
+from toptune.train.logistic.fit import MAX_ITERATIONS, TOLERANCE, convergence_notes
+from toptune.train.logistic.log_loss import NO_FOLD, LogisticRows
+from toptune.train.logistic.path import follow
+from toptune.train.logistic.plan import logistic_block_rows, sample_rows_for
+from toptune.train.logistic.selection import choose_penalty
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.numerics.quasi_newton import MEMORY
+from toptune.train.passes.feature_rows import FeatureRows
+from toptune.train.rows.grids import grid_of
+
+# Up to this many features the preconditioner is a matrix of them; above, it is diagonal.
+DENSE_FEATURES = 6_000
+DIAGONAL_ROWS = 1_000
+# What a fit is going to do, said before it does it.
+plan_logger = logging.getLogger("toptune.train.plan")
+
+
+class StreamingLogisticClassifier(ScoredClassifier):
+    """Multinomial logistic regression by L-BFGS on blocks, the penalty chosen along a path.
+
+    Minimises ``(1/n) sum w_i logloss(softmax(x_i W + b), y_i) + penalty ||W||^2``, intercepts free. From the
+    largest penalty down each solution starts the next, and all folds share every pass over the rows
+    (`toptune.train.logistic.path`, the solver of `FalkonLogisticClassifier`). Rows are kept in memory where
+    the limit allows, in which case they are read once. With fewer rows than columns the problem is solved in
+    the coordinates of the rows' span, which is the same.
+
+    Parameters
+    ----------
+    penalty : float, sequence of float or None
+        scikit-learn's ``LogisticRegression(C)`` is ``penalty = 1 / (2 n C)``. A number is fixed (its left-out
+        figures are reported all the same), a sequence a grid, None a default grid in units of the total
+        variance of the features. The grid is left once the left-out log-loss has risen twice.
+    cv : int or "leave-one-group-out"
+        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+    class_weight : None, "balanced" or dict
+    random_state : int, RandomState or None
+        Seed of the folds.
+    device : str or None
+    memory_limit_bytes : int or None
+        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+    coef_ : ndarray of float64, shape (n_classes, d)
+    intercept_ : ndarray of float64, shape (n_classes,)
+    penalty_, temperature_ : float
+    report_ : HeadReport
+    """
+
+    def __init__(
+        self,
+        penalty: float | Sequence[float] | None = None,
+        cv: int | str = 5,
+        class_weight: Any = None,
+        random_state: Any = None,
+        device: str | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self.penalty = penalty
+        self.cv = cv
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+        self.memory_limit_bytes = memory_limit_bytes
+
+    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
+        start = time.perf_counter()
+        penalties, device = grid_of(self.penalty, "penalty"), device_of(self.device)
+        rows, classes, seed = rows_to_fit(self, X, y, groups)
+        n, d = rows.blocks.shape
+        block_rows, is_cached, peak_bytes = self._plan(n, d, rows.n_classes, rows.n_folds)
+        maps = linear_maps(rows.blocks, device=device)
+        features = FeatureRows(rows, maps, block_rows=block_rows, is_cached=is_cached, device=device)
+        problem = LogisticRows(features, None)
+        # Uniform: it stands for all rows.
+        drawn = np.sort(np.random.default_rng(seed).permutation(n)[: _sample_rows(n, features.rank)])
+        sample = features.sample(drawn) - problem.feature_mean
+        sample_weights = torch.from_numpy(rows.weights[drawn]).to(device)
+        seconds = {"setup": time.perf_counter() - start}
+        start = time.perf_counter()
+        selection = choose_penalty(problem, penalties, sample, sample_weights)
+        n_selection = problem.n_evaluations
+        seconds["path"] = time.perf_counter() - start
+        start = time.perf_counter()
+        (found,) = follow(
+            problem, [selection.penalty], folds=[NO_FOLD], starts=[torch.stack(selection.points).mean(dim=0)],
+            sample=sample, sample_weights=sample_weights, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
+        )  # fmt: skip
+        beta = found.points[0]
+        seconds["fit"] = time.perf_counter() - start
+        seconds["total"] = sum(seconds.values())
+        self.classes_ = classes
+        self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
+        self.intercept_ = (beta[-1] - problem.feature_mean @ beta[:-1]).cpu().numpy()
+        self.penalty_, self.temperature_ = selection.penalty, selection.temperature
+        self.report_ = HeadReport(
+            solver="multinomial logistic regression by L-BFGS, penalty cross-validated",
+            n_rows=n,
+            n_features=d,
+            n_folds=rows.n_folds,
+            chosen={"penalty": selection.penalty, "C": 1 / (2 * n * selection.penalty)},
+            left_out=left_out_figures(selection.accuracy, selection.log_loss, n),
+            temperature=selection.temperature,
+            calibration="softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
+            table=selection.table,
+            warnings=[*selection.warnings, *convergence_notes(found)],
+            peak_bytes=peak_bytes,
+            seconds=seconds,
+            iteration={
+                "reason": found.reason,
+                "n_iterations": problem.n_evaluations - n_selection,
+                "selection_iterations": n_selection,
+                "decrease": found.decrease,
+                "tolerance": TOLERANCE,
+                "is_cached": is_cached,
+                "n_passes": features.n_passes,
+            },
+        )
+        return self
+
+    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        return linear_scores(self, X)
+
+    def _plan(self, n: int, d: int, n_classes: int, n_folds: int) -> tuple[int, bool, int]:
+        """Rows of a block, whether features are kept in memory, and the projected peak in bytes.
+
+        Preconditioner; the sample twice; every fold's pairs and points; blocks; the span's factor.
+        """
+        rank, columns = min(n, d), n_folds * n_classes
+        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
+        block_rows = logistic_block_rows(d=d, rank=rank, n_columns=columns)
+        is_dense = rank <= DENSE_FEATURES or n < d
+        peak_bytes = (
+            (8 * 8 * (rank + 1) ** 2 if is_dense else 0)
+            + 2 * 8 * _sample_rows(n, rank) * (rank + 2 * n_classes)
+            + 8 * (rank + 1) * columns * (2 * MEMORY + 14)
+            + 2 * 8 * min(n, block_rows) * (3 * d + 4 * rank + 8 * columns)
+            + 8 * min(n, CALIBRATION_ROWS) * (2 * n_classes + rank)
+            + (2 * 8 * n * d if n < d else 0)
+            + 40 * n
+        )
+        check_memory(
+            peak_bytes,
+            limit_bytes=limit_bytes,
+            what=f"logistic regression on {n} rows of {d} features, {n_classes} classes",
+            instead="take fewer layers, head 'falkon-logistic' with fewer centres, or raise --memory-limit",
+        )
+        kept_bytes = n * rank * (8 if n < d else 4)
+        is_cached = peak_bytes + kept_bytes <= limit_bytes
+        peak_bytes += kept_bytes if is_cached else 0
+        plan_logger.info(
+            "logistic: about %d MiB (rows %s); memory limit %d MiB",
+            peak_bytes // 2**20, "kept" if is_cached else "read again in every pass", limit_bytes // 2**20,
+        )  # fmt: skip
+        return block_rows, is_cached, peak_bytes
+
+
+def _sample_rows(n: int, rank: int) -> int:
+    """Rows that the preconditioner is made of; fewer than features make it diagonal."""
+    return sample_rows_for(n=n, rank=rank) if rank <= DENSE_FEATURES or n <= rank else DIAGONAL_ROWS

@@ -1,0 +1,188 @@
+"""`NearestMeanClassifier`: the class whose mean is nearest, its metric cross-validated from fold sums."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from toptune.errors import InputError
+from toptune.machine.memory import check_memory
+from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.scored_classifier import ScoredClassifier
+from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.block_reading import check_finite
+from toptune.train.rows.grids import values_of
+from toptune.train.rows.inputs import predict_inputs
+
+Matrix = npt.NDArray[np.float64]
+METRICS = ("euclidean", "cosine")
+
+
+class NearestMeanClassifier(ScoredClassifier):
+    """Score a row by its nearness to the mean of each class.
+
+    ``"euclidean"`` scores by minus half the squared distance, but for a part that all classes share.
+    ``"cosine"`` scales rows to unit length, takes their means, and scores by the cosine. Sums of each class
+    in each fold, from one pass, give the means without every fold; a second pass scores the rows left out.
+    Means do not know how many rows a class has: every class weighs alike.
+
+    Parameters
+    ----------
+    metric : {"euclidean", "cosine"}, sequence of these or None
+        A sequence is compared; None compares both.
+    cv : int or "leave-one-group-out"
+        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+    random_state : int, RandomState or None
+        Seed of the folds.
+    memory_limit_bytes : int or None
+        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+    means_ : ndarray of float64, shape (n_classes, d)
+        Of unit length for the cosine.
+    metric_ : str
+    temperature_ : float
+    report_ : HeadReport
+
+    References
+    ----------
+    Mensink, Verbeek, Perronnin & Csurka 2013 (nearest class mean); Wang et al. 2019 (SimpleShot).
+    """
+
+    def __init__(
+        self,
+        metric: str | Sequence[str] | None = None,
+        cv: int | str = 5,
+        random_state: Any = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self.metric = metric
+        self.cv = cv
+        self.random_state = random_state
+        self.memory_limit_bytes = memory_limit_bytes
+
+    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
+        start = time.perf_counter()
+        metrics = check_metrics(self.metric, METRICS)
+        rows, classes, _ = rows_to_fit(self, X, y, groups)
+        n, d = rows.blocks.shape
+        peak_bytes = 8 * d * len(classes) * (2 * rows.n_folds + 4) * len(metrics) + 64 * 2**20 + 40 * n
+        peak_bytes += kept_scores_bytes(n, len(classes), n_settings=len(metrics))
+        check_memory(
+            peak_bytes,
+            limit_bytes=self.memory_limit_bytes,
+            what=f"ncm on {d} features of {len(classes)} classes in {rows.n_folds} folds",
+            instead="take fewer layers, or raise --memory-limit",
+        )
+        sums, counts = _class_sums(rows, metrics)
+        means = {
+            metric: [_means(sums[metric], counts, metric, without=fold) for fold in range(rows.n_folds)]
+            for metric in metrics
+        }
+        is_seen = counts.sum(axis=0) - counts > 0
+        left = score_left_out(
+            _left_out(rows, means, is_seen),
+            codes=rows.codes, weights=rows.weights, n_settings=len(metrics), n_classes=len(classes),
+        )  # fmt: skip
+        compared = compare(
+            [{"metric": metric} for metric in metrics], left, codes=rows.codes, weights=rows.weights
+        )
+        self.classes_ = classes
+        self.metric_ = compared.chosen["metric"]
+        self.means_ = _means(sums[self.metric_], counts, self.metric_)
+        self.temperature_ = compared.temperature
+        self.report_ = compared.report(
+            rows,
+            solver="nearest class mean, metric cross-validated from fold sums",
+            calibration="softmax of scores with one temperature fitted out of fold",
+            peak_bytes=peak_bytes,
+            seconds={"total": time.perf_counter() - start},
+        )
+        return self
+
+    def scores(self, X: Any) -> Matrix:
+        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        check_is_fitted(self)
+        blocks = predict_inputs(self, X)
+        result = np.empty((blocks.shape[0], len(self.classes_)))
+        for where, values in blocks.iterate():
+            check_finite(values, start=where.start)
+            result[where] = _scores(values, self.means_, self.metric_)
+        return result
+
+
+def check_metrics(given: Any, known: Sequence[str], default: Sequence[str] | None = None) -> list[str]:
+    """Return the metrics to compare, or refuse one that is not known with InputError."""
+    metrics = values_of(given, default or known, "metric")
+    for metric in metrics:
+        if metric not in known:
+            raise InputError(f"metric is {metric!r}; it must be {' or '.join(map(repr, known))}")
+    return metrics
+
+
+def unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows (b, d) scaled to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    scaled: npt.NDArray[Any] = values / np.maximum(lengths, np.finfo(values.dtype).tiny)
+    return scaled
+
+
+def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, Matrix], Matrix]:
+    """Give sums (n_folds, n_classes, d) of each metric's rows, and counts (n_folds, n_classes)."""
+    shape = (rows.n_folds, rows.n_classes)
+    counts = np.zeros(shape)
+    np.add.at(counts, (rows.folds, rows.codes), 1.0)
+    sums = {metric: np.zeros((*shape, rows.blocks.shape[1])) for metric in metrics}
+    for where, values in rows.blocks.iterate():
+        check_finite(values, start=where.start)
+        block = values.astype(np.float64)
+        cells = rows.folds[where] * rows.n_classes + rows.codes[where]
+        present, position = np.unique(cells, return_inverse=True)
+        indicator = np.zeros((len(present), len(block)))
+        indicator[position, np.arange(len(block))] = 1.0
+        for metric in metrics:
+            added = indicator @ (unit_rows(block) if metric == "cosine" else block)
+            sums[metric].reshape(-1, block.shape[1])[present] += added
+    return sums, counts
+
+
+def _means(sums: Matrix, counts: Matrix, metric: str, *, without: int | None = None) -> Matrix:
+    """Means (n_classes, d) over all folds, or all but one; 0 for a class without rows."""
+    total, number = sums.sum(axis=0), counts.sum(axis=0)
+    if without is not None:
+        total, number = total - sums[without], number - counts[without]
+    means: Matrix = total / np.maximum(number, 1)[:, None]
+    return unit_rows(means) if metric == "cosine" else means
+
+
+def _scores(values: npt.NDArray[Any], means: Matrix, metric: str) -> Matrix:
+    block = values.astype(np.float64)
+    if metric == "cosine":
+        cosines: Matrix = unit_rows(block) @ means.T
+        return cosines
+    nearness: Matrix = block @ means.T - np.square(means).sum(axis=1) / 2
+    return nearness
+
+
+def _left_out(
+    rows: TrainingRows, means: dict[str, list[Matrix]], is_seen: npt.NDArray[np.bool_]
+) -> Iterator[tuple[slice, list[Matrix]]]:
+    """Scores of each metric's rows by the means without their fold; a class not seen there comes last."""
+    for where, values in rows.blocks.iterate():
+        folds = rows.folds[where]
+        results = []
+        for metric, of_fold in means.items():
+            scores = np.empty((len(values), rows.n_classes))
+            for fold in np.unique(folds):
+                mine = folds == fold
+                scores[mine] = _scores(values[mine], of_fold[fold], metric)
+                scores[np.ix_(mine, ~is_seen[fold])] = scores[mine].min(axis=1, keepdims=True) - 1.0
+            results.append(scores)
+        yield where, results

@@ -1,0 +1,224 @@
+"""`NearestNeighborClassifier`: votes of the nearest training rows, exact, k chosen from one search."""
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory
+from toptune.machine.precision import full_precision
+from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.nearest_mean import METRICS, check_metrics
+from toptune.train.estimators.scored_classifier import ScoredClassifier
+from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.block_reading import check_finite, to_tensor
+from toptune.train.rows.grids import values_of
+from toptune.train.rows.inputs import predict_inputs
+
+Matrix = npt.NDArray[np.float64]
+NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
+WEIGHTS = ("similarity", "uniform")
+# Of the similarities that weigh votes (Caron et al. 2021; Oquab et al. 2023, DINOv2).
+VOTE_TEMPERATURE = 0.07
+_BLOCK_BYTES = 64 * 2**20
+
+
+class NearestNeighborClassifier(ScoredClassifier):
+    """k nearest neighbours among all training rows, blocked, with k and weights chosen from one search.
+
+    Each row's neighbours among the rows of other folds are found once, as many as the largest k wants; every
+    k and weighting is a tally of them. Scores are logarithms of the votes' shares with one neighbour added
+    that votes evenly for all classes, so that no class is impossible.
+
+    Parameters
+    ----------
+    n_neighbors : int, sequence of int or None
+        None compares those of `NEIGHBORS` that are at most half of the rows.
+    metric : {"cosine", "euclidean"}
+    weights : {"similarity", "uniform"}, sequence of these or None
+        ``"similarity"`` weighs a neighbour by ``exp(cosine / 0.07)``, as DINO and DINOv2 do, and needs the
+        cosine. None compares both where the metric is the cosine.
+    cv : int or "leave-one-group-out"
+        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+    random_state : int, RandomState or None
+        Seed of the folds.
+    device : str or None
+    memory_limit_bytes : int or None
+        Refuse a fit whose projected peak, with all rows in it, is above; None is half of the machine's
+        memory.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+    rows_ : ndarray, shape (n, d)
+        Training rows, of unit length for the cosine.
+    codes_ : ndarray of int64, shape (n,)
+        Their classes.
+    n_neighbors_, weights_, metric_ : int, str, str
+        As chosen.
+    temperature_ : float
+    report_ : HeadReport
+    """
+
+    def __init__(
+        self,
+        n_neighbors: int | Sequence[int] | None = None,
+        metric: str = "cosine",
+        weights: str | Sequence[str] | None = None,
+        cv: int | str = 5,
+        random_state: Any = None,
+        device: str | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.weights = weights
+        self.cv = cv
+        self.random_state = random_state
+        self.device = device
+        self.memory_limit_bytes = memory_limit_bytes
+
+    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+        """Keep the rows and choose by those left out; parameters and errors as in `FalkonClassifier.fit`."""
+        start = time.perf_counter()
+        (metric,) = check_metrics([self.metric], METRICS)
+        weightings = _check_weights(self.weights, metric)
+        rows, classes, _ = rows_to_fit(self, X, y, groups)
+        n, d = rows.blocks.shape
+        counts = _check_counts(self.n_neighbors, n)
+        device = device_of(self.device)
+        settings = [
+            {"n_neighbors": count, "weights": weighting, "metric": metric}
+            for count, weighting in product(counts, weightings)
+        ]
+        value_bytes = max(4, rows.blocks.dtype.itemsize)
+        peak_bytes = value_bytes * 2 * n * d + 4 * _BLOCK_BYTES + 40 * n
+        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=len(settings))
+        check_memory(
+            peak_bytes,
+            limit_bytes=self.memory_limit_bytes,
+            what=f"knn, which keeps all rows, on {n} rows of {d} features",
+            instead="take fewer layers, a head that streams its rows ('ridge'), or raise --memory-limit",
+        )
+        dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
+        kept = torch.empty((n, d), dtype=dtype, device=device)
+        for where, values in rows.blocks.iterate():
+            check_finite(values, start=where.start)
+            kept[where] = ready(to_tensor(values, dtype=dtype, device=device), metric)
+        with full_precision():
+            left = score_left_out(
+                _left_out(kept, rows, settings, metric), codes=rows.codes, weights=rows.weights,
+                n_settings=len(settings), n_classes=len(classes),
+            )  # fmt: skip
+        compared = compare(settings, left, codes=rows.codes, weights=rows.weights)
+        self.classes_ = classes
+        self.rows_, self.codes_ = kept.cpu().numpy(), rows.codes
+        self.n_neighbors_, self.weights_ = compared.chosen["n_neighbors"], compared.chosen["weights"]
+        self.metric_, self.temperature_ = metric, compared.temperature
+        self.report_ = compared.report(
+            rows,
+            solver="exact nearest neighbours, k and weights cross-validated from one search",
+            calibration="shares of the votes, smoothed, with one temperature fitted out of fold",
+            peak_bytes=peak_bytes,
+            seconds={"total": time.perf_counter() - start},
+        )
+        return self
+
+    def scores(self, X: Any) -> Matrix:
+        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        check_is_fitted(self)
+        blocks = predict_inputs(self, X)
+        dtype = torch.float64 if self.rows_.dtype == np.float64 else torch.float32
+        kept = torch.from_numpy(self.rows_).to(device_of(self.device))
+        codes = torch.from_numpy(self.codes_).to(kept.device)
+        result = np.empty((blocks.shape[0], len(self.classes_)))
+        with full_precision():
+            for where, values in blocks.iterate(_block_rows(kept, len(self.classes_))):
+                check_finite(values, start=where.start)
+                queries = ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
+                nearness, at = nearness_of(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
+                scores = vote_scores(nearness, codes[at], len(self.classes_), self.weights_)
+                result[where] = scores.cpu().numpy()
+        return result
+
+
+def ready(values: Tensor, metric: str) -> Tensor:
+    """Rows (b, d) as they are compared: of length 1 for the cosine."""
+    return torch.nn.functional.normalize(values, dim=1) if metric == "cosine" else values
+
+
+def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
+    """Cosines (b, n), or minus half the squared distance but for each query's own part."""
+    if metric == "cosine":
+        return queries @ kept.T
+    return torch.addmm(kept.square().sum(dim=1), queries, kept.T, beta=-0.5)
+
+
+def _left_out(
+    kept: Tensor, rows: TrainingRows, settings: Sequence[dict[str, Any]], metric: str
+) -> Iterator[tuple[slice, Iterator[Matrix]]]:
+    """Votes of each setting's neighbours in other folds, one search for all of them."""
+    codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
+    most = max(setting["n_neighbors"] for setting in settings)
+    step = _block_rows(kept, rows.n_classes)
+    for start in range(0, rows.n, step):
+        where = slice(start, min(start + step, rows.n))
+        nearness = nearness_of(kept[where], kept, metric)
+        nearness.masked_fill_(folds[where, None] == folds, -torch.inf)
+        nearest, at = nearness.topk(most, dim=1)
+        of_class = codes[at]
+        votes = (
+            vote_scores(nearest[:, :k], of_class[:, :k], rows.n_classes, setting["weights"]).cpu().numpy()
+            for setting in settings
+            for k in [setting["n_neighbors"]]
+        )
+        yield where, votes
+
+
+def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
+    """Scores (b, n_classes) from nearness and class of each row's neighbours (b, k), nearest first."""
+    is_there = torch.isfinite(nearness)
+    counts = is_there.sum(dim=1, keepdim=True)
+    if weights == "similarity":
+        shares = torch.softmax(nearness.double() / VOTE_TEMPERATURE, dim=1)
+    else:
+        shares = is_there.double() / counts
+    votes = shares.new_zeros((shares.shape[0], n_classes)).scatter_add_(1, classes, shares)
+    smoothed = (votes * counts + 1 / n_classes) / (counts + 1)
+    return smoothed.log()
+
+
+def _block_rows(kept: Tensor, n_classes: int) -> int:
+    n, d = kept.shape
+    return max(16, _BLOCK_BYTES // (8 * (n + d + 4 * n_classes)))
+
+
+def _check_counts(given: Any, n: int) -> list[int]:
+    usable = [k for k in NEIGHBORS if 2 * k <= n] or [1]
+    counts = values_of(given, usable, "n_neighbors")
+    for count in counts:
+        is_number = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not (is_number and 1 <= count <= n):
+            raise InputError(f"n_neighbors is {count!r}; it must be a whole number from 1 to the {n} rows")
+    return sorted({int(count) for count in counts})
+
+
+def _check_weights(given: Any, metric: str) -> list[str]:
+    usable = WEIGHTS if metric == "cosine" else ("uniform",)
+    weightings = values_of(given, usable, "weights")
+    for weighting in weightings:
+        if weighting not in usable:
+            raise InputError(
+                f"weights is {weighting!r} with metric {metric!r}; "
+                f"it must be {' or '.join(map(repr, usable))}"
+            )
+    return weightings

@@ -1,0 +1,147 @@
+"""Settings of a head compared by the rows that their fits left out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.train.estimators.fit_report import HeadReport, left_out_figures
+from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
+from toptune.train.solvers.selection import Candidate, choose
+
+Matrix = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+Settings = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What came of comparing settings.
+
+    Attributes
+    ----------
+    chosen : dict
+        The settings taken.
+    temperature : float
+        Of their left-out scores.
+    left_out : dict
+        See `left_out_figures`.
+    table : list of dict
+        Settings, accuracy, log-loss, temperature and ``is_chosen`` of each.
+    warnings : list of str
+        Where the choice is at the edge of its grid.
+    """
+
+    chosen: dict[str, Any]
+    temperature: float
+    left_out: dict[str, Any]
+    table: list[dict[str, Any]]
+    warnings: list[str]
+
+    def report(
+        self,
+        rows: TrainingRows,
+        *,
+        solver: str,
+        calibration: str,
+        peak_bytes: int,
+        seconds: dict[str, float],
+        notes: Sequence[str] = (),
+    ) -> HeadReport:
+        """Account for a fit of the chosen settings to all rows; `notes` are further warnings."""
+        return HeadReport(
+            solver=solver,
+            n_rows=rows.n,
+            n_features=rows.blocks.shape[1],
+            n_folds=rows.n_folds,
+            chosen=self.chosen,
+            left_out=self.left_out,
+            temperature=self.temperature,
+            calibration=calibration,
+            table=self.table,
+            warnings=[*self.warnings, *notes],
+            peak_bytes=peak_bytes,
+            seconds=seconds,
+        )
+
+
+def score_left_out(
+    blocks: Iterable[tuple[slice, Iterable[Matrix]]],
+    *,
+    codes: Codes,
+    weights: Matrix,
+    n_settings: int,
+    n_classes: int,
+) -> list[OutOfFold]:
+    """Tally left-out scores (b, n_classes) of every setting, block after block; few of them are kept."""
+    kept = calibration_rows(len(codes))
+    results = [
+        OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), n_classes), np.float32))
+        for _ in range(n_settings)
+    ]
+    for where, of_settings in blocks:
+        first, last = np.searchsorted(kept, [where.start, where.stop])
+        for result, scores in zip(results, of_settings, strict=True):
+            result.correct += float(weights[where] @ (scores.argmax(axis=1) == codes[where]))
+            result.scores[first:last] = scores[kept[first:last] - where.start]
+    return results
+
+
+def kept_scores_bytes(n: int, n_classes: int, *, n_settings: int) -> int:
+    """Bytes of the scores that `score_left_out` keeps."""
+    return 4 * n_settings * min(n, CALIBRATION_ROWS) * n_classes
+
+
+def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weights: Matrix) -> Comparison:
+    """Choose among settings: of those within half a standard error of the best accuracy, the least log-loss.
+
+    Parameters
+    ----------
+    settings : sequence of mapping
+    left : sequence of OutOfFold
+        One a setting; its scores are of the rows `calibration_rows` of all.
+    """
+    n, kept = len(codes), calibration_rows(len(codes))
+    candidates = []
+    for number, result in enumerate(left):
+        fitted = fit_temperature(result.scores, codes[kept], weights[kept])
+        candidates.append(
+            Candidate(
+                map_index=number, sigma=None, penalty=0.0, squared_error=0.0,
+                accuracy=result.correct / float(weights.sum()),
+                log_loss=fitted.log_loss, temperature=fitted.value,
+            )
+        )  # fmt: skip
+    best = choose(candidates, n=n)
+    chosen = dict(settings[best.map_index])
+    assert best.temperature is not None
+    return Comparison(
+        chosen=chosen,
+        temperature=best.temperature,
+        left_out=left_out_figures(best.accuracy, best.log_loss, n),
+        table=[
+            {
+                **each,
+                "accuracy": candidate.accuracy,
+                "log_loss": candidate.log_loss,
+                "temperature": candidate.temperature,
+                "is_chosen": candidate is best,
+            }
+            for each, candidate in zip(settings, candidates, strict=True)
+        ],
+        warnings=edges(settings, chosen),
+    )
+
+
+def edges(settings: Settings, chosen: Mapping[str, Any]) -> list[str]:
+    """Say where a number of the choice is at the edge of its grid."""
+    notes = []
+    for name, value in chosen.items():
+        values = sorted({each[name] for each in settings if isinstance(each[name], int | float)})
+        if len(values) > 1 and value in (values[0], values[-1]):
+            side = "lower" if value == values[0] else "upper"
+            notes.append(f"the chosen {name} {value:.4g} is at the {side} edge of its grid")
+    return notes

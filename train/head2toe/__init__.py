@@ -1,0 +1,1 @@
+"""Columns of all layers, ranked by the group lasso."""

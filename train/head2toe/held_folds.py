@@ -1,0 +1,231 @@
+"""Moments without each fold, and what ridge regressions err on it, from rows that are held."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from toptune.train.head2toe.columns import Columns
+from toptune.train.head2toe.fold_moments import Finalist, Fit, SubsetSums, Trials
+from toptune.train.head2toe.moments import Moments, RowMoments, solve_shifted
+from toptune.train.passes.sums import FoldSums
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches, calibration_rows
+
+
+class SelectedKernel:
+    """The linear kernel of rows on some columns, brought from one selection to the next.
+
+    Selections without different folds and at neighbouring penalties differ in a few columns: only those are
+    multiplied, to be added or taken away.
+
+    Parameters
+    ----------
+    values : Tensor of float64, shape (d, n)
+        A column of the data in each row.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self._kernel = values.new_zeros((values.shape[1], values.shape[1]))
+        self._columns: Columns = np.empty(0, np.int64)
+
+    def of(self, columns: Columns) -> Tensor:
+        """``X_A X_A^T``, (n, n), valid until the next call."""
+        joining = np.setdiff1d(columns, self._columns, assume_unique=True)
+        leaving = np.setdiff1d(self._columns, columns, assume_unique=True)
+        if len(joining) + len(leaving) >= len(columns):
+            self._kernel.zero_()
+            joining, leaving = columns, leaving[:0]
+        for changing, sign in ((joining, 1), (leaving, -1)):
+            if len(changing):
+                some = self.values[torch.from_numpy(changing).to(self.values.device)]
+                self._kernel.addmm_(some.T, some, alpha=sign)
+        self._columns = columns
+        return self._kernel
+
+
+# Memory for sums over every fold of the columns selected without any, as a multiple of the rows'.
+SHARED_SUMS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldFolds:
+    """`FoldMoments` from rows in memory, in float64; `Trials.fits` are scores of a fold's rows.
+
+    Attributes
+    ----------
+    values : Tensor, shape (d, n)
+        A column of the data in each row, centred. Rows of the data are ordered by fold.
+    center : Tensor, shape (d,)
+        What was taken from the columns. Means without a fold are little beside the columns' deviations
+        then, so that they may be taken out of products.
+    targets : Tensor, shape (n, n_classes)
+    weights : Tensor, shape (n,)
+    bounds : list of (int, int)
+        First row of each fold, and the one after its last.
+    order : ndarray of int64, shape (n,)
+        Number of each row in the data.
+    moments : list of RowMoments
+        Without each fold that has rows beside others and, last, of all rows.
+    """
+
+    rows: TrainingRows
+    values: Tensor
+    targets: Tensor
+    weights: Tensor
+    bounds: list[tuple[int, int]]
+    order: npt.NDArray[np.int64]
+    moments: list[RowMoments]
+    kernel: SelectedKernel
+
+    @classmethod
+    def over(cls, rows: TrainingRows, *, block_rows: int, device: torch.device) -> "HeldFolds":
+        """Read the rows in one pass."""
+        order = np.argsort(rows.folds, kind="stable")
+        place = torch.from_numpy(np.argsort(order)).to(device)
+        read = torch.empty(rows.blocks.shape, dtype=torch.float64, device=device)
+        for where, block in batches(rows, block_rows=block_rows, dtype=torch.float64, device=device):
+            read[place[where]] = block
+        targets = one_hot(torch.from_numpy(rows.codes[order]), rows.n_classes).double().to(device)
+        weights = torch.from_numpy(rows.weights[order]).to(device)
+        center = (weights / weights.sum()) @ read
+        values = (read - center).T.contiguous()
+        ends = np.cumsum(np.bincount(rows.folds, minlength=rows.n_folds))
+        bounds = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+        return cls(
+            rows=rows,
+            values=values,
+            targets=targets,
+            weights=weights,
+            bounds=bounds,
+            order=order,
+            moments=_moments(values, center, targets, weights, bounds),
+            kernel=SelectedKernel(values),
+        )
+
+    def without(self, fold: int | None) -> Moments:
+        return self.moments[-1 if fold is None else fold]
+
+    def ridge(self, columns: Sequence[Columns], *, is_relative: bool) -> Fit:
+        if max(map(len, columns)) > len(self.weights) - max(stop - start for start, stop in self.bounds):
+            return lambda fold, penalties: self._by_kernel(fold, columns[fold], penalties, is_relative)
+        among = np.unique(np.concatenate(columns))
+        if (len(self.bounds) + 1) * len(among) ** 2 > SHARED_SUMS * self.values.numel():
+            return lambda fold, penalties: self._by_gram(fold, columns[fold], penalties, is_relative)
+        some = self.values[self._positions(among)]
+        subsets = SubsetSums(sums=self._sums(some))
+
+        def fit(fold: int, penalties: Sequence[float]) -> Trials:
+            of = self._positions(np.searchsorted(among, columns[fold]))
+            found = subsets.coefficients(fold, of, penalties, is_relative=is_relative)
+            return self._trials(fold, some[of, slice(*self.bounds[fold])].T @ found[:, :-1] + found[:, -1:])
+
+        return fit
+
+    def _by_gram(self, fold: int, columns: Columns, penalties: Sequence[float], is_relative: bool) -> Trials:
+        """Ridge regression from the Gram matrix without one fold."""
+        moments, of = self.moments[fold], self._positions(columns)
+        unit = (float(moments.variances[of].sum()) or 1.0) if is_relative else 1.0
+        found = moments.ridge(of, [unit * penalty for penalty in penalties])
+        mine = self.values[of, slice(*self.bounds[fold])] - moments.offset[of, None]
+        return self._trials(fold, mine.T @ found + moments.target_means)
+
+    def _positions(self, columns: Columns) -> Tensor:
+        return torch.from_numpy(columns).to(self.values.device)
+
+    def _sums(self, some: Tensor) -> FoldSums:
+        """Add up ``(x, 1)`` over every fold, x being some columns (k, n)."""
+        k, n_folds = len(some), len(self.bounds)
+        gram = some.new_empty((n_folds, k + 1, k + 1))
+        cross = some.new_empty((n_folds, k + 1, self.targets.shape[1]))
+        for fold, (start, stop) in enumerate(self.bounds):
+            part, weights = some[:, start:stop], self.weights[start:stop]
+            scaled = part * weights
+            gram[fold, :-1, :-1] = scaled @ part.T
+            gram[fold, -1, :-1] = gram[fold, :-1, -1] = scaled.sum(dim=1)
+            gram[fold, -1, -1] = weights.sum()
+            cross[fold, :-1] = scaled @ self.targets[start:stop]
+            cross[fold, -1] = weights @ self.targets[start:stop]
+        return FoldSums(gram=gram, cross=cross, square=gram[:, -1, -1])
+
+    def _by_kernel(
+        self, fold: int, columns: Columns, penalties: Sequence[float], is_relative: bool
+    ) -> Trials:
+        """Ridge regression in its dual form: a coefficient for each row that is not of the fold."""
+        start, stop = self.bounds[fold]
+        kernel, moments = self.kernel.of(columns), self.moments[fold]
+        others = torch.cat([kernel[:start], kernel[stop:]])
+        inner = torch.cat([others[:, :start], others[:, stop:]], dim=1)
+        across = others[:, start:stop]
+        shares = torch.cat([moments.shares[:start], moments.shares[stop:]])
+        targets = torch.cat([moments.targets[:start], moments.targets[stop:]])
+        # Centring: (x - m)(y - m) = xy - xm - ym + mm. The dual coefficients sum to 0, and so the last two
+        # change no score.
+        of_mean = inner @ shares
+        half = of_mean - 0.5 * (shares @ of_mean)
+        roots = shares.sqrt()
+        inner.sub_(half[:, None]).sub_(half).mul_(roots[:, None]).mul_(roots)
+        unit = (float(inner.diagonal().sum()) or 1.0) if is_relative else 1.0
+        dual = solve_shifted(inner, roots[:, None] * targets, [unit * penalty for penalty in penalties])
+        scores = (across - of_mean[:, None]).T @ (roots[:, None] * dual)
+        return self._trials(fold, scores + moments.target_means)
+
+    def _trials(self, fold: int, scores: Tensor) -> Trials:
+        """Errors of scores (n_penalties, b, n_classes) of a fold's rows."""
+        mine = slice(*self.bounds[fold])
+        errors = (self.targets[mine] - scores).square_().sum(dim=2) @ self.weights[mine]
+        return Trials(errors=errors, fits=scores)
+
+    def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
+        kept = calibration_rows(self.rows.n)
+        results = []
+        for _, fits in finalists:
+            scores = torch.cat([fits[fold] for fold in sorted(fits)])
+            hits = scores.argmax(dim=1) == self.targets.argmax(dim=1)
+            in_order = np.empty(scores.shape, np.float32)
+            in_order[self.order] = scores.cpu().numpy()
+            results.append(
+                OutOfFold(
+                    correct=float(self.weights @ hits.double()),
+                    squared_error=float(self.weights @ (self.targets - scores).square_().sum(dim=1)),
+                    scores=in_order[kept],
+                )
+            )
+        return results, kept
+
+
+def _moments(
+    values: Tensor, center: Tensor, targets: Tensor, weights: Tensor, bounds: Sequence[tuple[int, int]]
+) -> list[RowMoments]:
+    """Without each fold and, last, of all rows."""
+    parts = [(weights[start:stop], values[:, start:stop]) for start, stop in bounds]
+    sums = torch.stack([part @ its for its, part in parts])
+    squares = torch.stack([part.square() @ its for its, part in parts])
+    found = []
+    for fold in [*range(len(bounds)), None]:
+        shares = weights.clone()
+        total, square = sums.sum(dim=0), squares.sum(dim=0)
+        if fold is not None:
+            shares[slice(*bounds[fold])] = 0
+            total, square = total - sums[fold], square - squares[fold]
+        weight = shares.sum()
+        shares, offset = shares / weight, total / weight
+        target_means = shares @ targets
+        centred = targets - target_means
+        found.append(
+            RowMoments(
+                values=values,
+                center=center,
+                shares=shares,
+                offset=offset,
+                targets=centred,
+                cross=values @ (shares[:, None] * centred),
+                variances=square / weight - offset.square(),
+                target_means=target_means,
+            )
+        )
+    return found

@@ -1,0 +1,105 @@
+"""Scores of all columns without each fold and on all rows, by either solver; and how they select."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from toptune.train.head2toe.columns import Columns, Layers, choose_columns
+from toptune.train.head2toe.fold_moments import FoldMoments
+from toptune.train.head2toe.gram_path import largest_penalty, squared_path
+from toptune.train.head2toe.softmax_path import Batch, softmax_path
+from toptune.train.numerics.group_lasso import PathPoint
+from toptune.train.passes.training_rows import TrainingRows, batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One way to select columns.
+
+    Attributes
+    ----------
+    share : int or None
+        Position of the group penalty on its path; None where it makes no difference.
+    fraction : float or None
+        Of the columns (or layers) that are kept; None for the last layer only.
+    """
+
+    share: int | None
+    fraction: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Scores of all columns without each fold and, last, on all rows; and how they select.
+
+    Attributes
+    ----------
+    paths : list of list of PathPoint
+        Of each fold left out and, last, all rows: a point for each group penalty.
+    """
+
+    paths: list[list[PathPoint]]
+    layers: Layers
+    selection: str
+    _known: dict[tuple[Rule, int | None], Columns] = field(default_factory=dict)
+
+    def columns(self, rule: Rule, fold: int | None) -> Columns:
+        """Columns that a rule keeps without a fold, or of all rows."""
+        if rule.fraction is None:
+            assert self.layers.last is not None
+            return self.layers.last
+        if (rule, fold) not in self._known:
+            point = self.paths[-1 if fold is None else fold][rule.share or 0]
+            self._known[rule, fold] = choose_columns(
+                point.scores, rule.fraction, self.layers, selection=self.selection
+            )
+        return self._known[rule, fold]
+
+
+def rules_of(n_shares: int, fractions: Sequence[float], ranking: Ranking, *, with_last: bool) -> list[Rule]:
+    """Every group penalty with every fraction, but each set of columns once; all columns, the last layer."""
+    rules = [
+        Rule(share=None if fraction == 1 else share, fraction=fraction)
+        for fraction in fractions
+        for share in range(1 if fraction == 1 else n_shares)
+    ]
+    first: dict[tuple[int | None, int], Rule] = {}
+    for rule in rules:
+        first.setdefault((rule.share, len(ranking.columns(rule, None))), rule)
+    last = [Rule(share=None, fraction=None)] if with_last and ranking.layers.last is not None else []
+    return [*first.values(), *last]
+
+
+def gram_paths(moments: FoldMoments, n_folds: int, shares: Sequence[float]) -> list[list[PathPoint]]:
+    """Rank by the squared loss, without each fold and, last, on all rows, at every group penalty.
+
+    All rows come first: their solutions are where those without a fold start.
+    """
+    paths: list[list[PathPoint]] = []
+    for fold in [None, *range(n_folds)]:
+        its = moments.without(fold)
+        most = largest_penalty(its) or 1.0
+        starts = [point.weights for point in paths[0]] if paths else None
+        paths.append(squared_path(its, [share * most for share in shares], starts=starts))
+    return [*paths[1:], paths[0]]
+
+
+def softmax_paths(
+    rows: TrainingRows, shares: Sequence[float], *, is_held: bool, block_rows: int, device: torch.device
+) -> list[list[PathPoint]]:
+    """Rank by the cross-entropy, in passes over rows that are held or read again each time."""
+    dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
+    stream = _Stream(rows, block_rows, dtype, device)
+    return softmax_path(rows, list(stream) if is_held else stream, shares)
+
+
+class _Stream:
+    """Blocks of the rows, read again each time that they are gone through."""
+
+    def __init__(self, rows: TrainingRows, block_rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.rows, self.block_rows, self.dtype, self.device = rows, block_rows, dtype, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        return batches(self.rows, block_rows=self.block_rows, dtype=self.dtype, device=self.device)

@@ -1,0 +1,167 @@
+"""`Head`: what turns features into labels, whichever library does the work."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.store.features.blocks import Blocks
+from toptune.train.heads.files import read_description
+from toptune.train.heads.native_heads import OwnHead
+from toptune.train.heads.native_kinds import OWN
+from toptune.train.heads.sklearn_heads import SklearnHead, kind_named
+from toptune.train.heads.sklearn_kinds import KINDS
+from toptune.train.heads.sklearn_paths import PREFIX, is_path
+from toptune.train.solvers.falkon_lib import check_library
+
+HEADS = (
+    "falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest", "head2toe",
+)  # fmt: skip
+
+# Heads made from sums: those that can do without folds, and that several processes can add up.
+SUMMED = ("falkon", "ridge")
+
+
+class Head(Protocol):
+    """A classifier on features that can be saved, and needs no training data once loaded."""
+
+    name: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of scores and probabilities."""
+        ...
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """JSON-able account of the fit, with its ``warnings``."""
+        ...
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """Everything that was compared, one mapping a row of ``selection.csv``."""
+        ...
+
+    @property
+    def columns(self) -> npt.NDArray[np.int64] | None:
+        """Positions, ascending, of the only inputs that the fitted head uses; None if it may use all."""
+        ...
+
+    def on_columns(self) -> "Head":
+        """Give the same fitted head over just its `columns`, side by side; itself where they are None."""
+        ...
+
+    def fit(
+        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
+    ) -> Self:
+        """Fit to features (n, d) and labels (n,); rows of equal `groups` share a fold."""
+        ...
+
+    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes), higher is likelier."""
+        ...
+
+    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes), rows summing to 1."""
+        ...
+
+    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+        """Labels (n,)."""
+        ...
+
+    def save(self, folder: Path, *, keep_sums: bool = True) -> None:
+        """Write ``head.json`` and ``head.safetensors`` (scikit-learn's: ``head.skops``).
+
+        Heads that can be updated write ``sums.safetensors`` too, if `keep_sums`.
+        """
+        ...
+
+
+def make_head(
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    cv: int | str | None = 5,
+    class_weight: str | None = None,
+    device: str | None = None,
+    memory_limit_bytes: int | None = None,
+    dask: str | None = None,
+    is_compared: bool = False,
+) -> Head:
+    """Make an unfitted head of a name in `HEADS`, or ``sklearn:package.Class``.
+
+    Parameters
+    ----------
+    name : str
+    params : mapping, optional
+        The head's own parameters; see `parameters_of`.
+    seed, cv, class_weight, device
+        As in `toptune.train.train`.
+    memory_limit_bytes : int, optional
+        A fit whose projected peak is above is refused; by default half of the machine's memory.
+    dask : str, optional
+        Scheduler's address, or ``local:N``, for heads falkon and ridge.
+    is_compared : bool
+        Cross-validate every head: forest, which has nothing to choose, is fitted once by itself.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or parameter; lists the valid ones. For solver ``falkon-lib`` where FalkonML
+        cannot be imported.
+    """
+    valid = parameters_of(name)
+    unknown = sorted(set(params or {}) - set(valid))
+    if unknown:
+        raise InputError(
+            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(valid) or 'none'}"
+        )
+    if cv is None and name not in SUMMED:
+        raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
+    if dask is not None and name not in SUMMED:
+        raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use falkon or ridge")
+    if (params or {}).get("solver") == "falkon-lib":
+        check_library(device)
+    if name in OWN:
+        return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
+                       memory_limit_bytes=memory_limit_bytes, dask=dask)  # fmt: skip
+    return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
+                       memory_limit_bytes=memory_limit_bytes, is_compared=is_compared)  # fmt: skip
+
+
+def parameters_of(name: str) -> tuple[str, ...]:
+    """List the parameters that a head takes.
+
+    Raises
+    ------
+    InputError
+        For an unknown head; lists those there are. For a dotted path that leads to no class.
+    """
+    if name in OWN:
+        return OWN[name].parameters
+    if name in KINDS or is_path(name):
+        return kind_named(name).parameters
+    raise InputError(
+        f"head {name!r} is unknown; choose one of {', '.join(HEADS)}, {PREFIX}package.Class, "
+        "or, in train, auto"
+    )
+
+
+def load_head(folder: Path) -> Head:
+    """Read a saved head.
+
+    Raises
+    ------
+    CorruptError
+        If a file is missing, damaged, or holds types that no head of ours is made of.
+    InputError
+        If the head is of a class outside scikit-learn that nobody has said may be loaded.
+    """
+    description = read_description(folder)
+    if description["head"] in OWN:
+        return OwnHead.load(folder, description)
+    return SklearnHead.load(folder, description)

@@ -1,0 +1,133 @@
+"""Heads on toptune's own estimators: saved as safetensors and JSON."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import CorruptError, InputError
+from toptune.store.features.blocks import Blocks
+from toptune.store.files.json_values import json_ready
+from toptune.train.heads.files import read_arrays, write_arrays, write_description
+from toptune.train.heads.native_kinds import OWN
+from toptune.train.heads.reported_head import ReportedHead
+
+
+class OwnHead(ReportedHead):
+    """`Head` over one of toptune's own classifiers."""
+
+    def __init__(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        cv: int | str | None = 5,
+        class_weight: str | None = None,
+        device: str | None = None,
+        memory_limit_bytes: int | None = None,
+        dask: str | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = OWN[name]
+        self.params = dict(params)
+        if class_weight is not None and not self.kind.takes_class_weight:
+            raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
+        options: dict[str, Any] = {"cv": cv, "random_state": seed, "memory_limit_bytes": memory_limit_bytes}
+        options |= {"class_weight": class_weight} if self.kind.takes_class_weight else {}
+        options |= {"device": device} if self.kind.takes_device else {}
+        options |= {} if dask is None else {"dask": dask}
+        self.estimator: Any = self.kind.estimator_type(**self.params, **options)
+        self._report: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(name) for name in self.estimator.classes_]
+
+    @property
+    def columns(self) -> npt.NDArray[np.int64] | None:
+        columns: npt.NDArray[np.int64] | None = getattr(self.estimator, "columns_", None)
+        return None if columns is None or len(columns) == self.estimator.n_features_in_ else columns
+
+    def on_columns(self) -> "OwnHead":
+        return self if self.columns is None else self.with_estimator(self.estimator.on_kept(), self._report)
+
+    def fit(
+        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
+    ) -> Self:
+        self.estimator.fit(X, np.asarray(y), groups=groups)
+        self._report = json_ready(self.estimator.report_.to_dict())
+        return self
+
+    def with_estimator(self, estimator: Any, report: Mapping[str, Any]) -> "OwnHead":
+        """Give the head of the same name and parameters over another fitted estimator."""
+        head = OwnHead(self.name, self.params)
+        head.estimator = estimator
+        head._report = json_ready(dict(report))
+        return head
+
+    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        scores: npt.NDArray[np.float64] = self.estimator.scores(X)
+        return scores
+
+    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        probabilities: npt.NDArray[np.float64] = self.estimator.predict_proba(X)
+        return probabilities
+
+    def save(self, folder: Path, *, keep_sums: bool = True) -> None:
+        """Write ``head.safetensors``, ``head.json`` and, of a fit that keeps them, ``sums.safetensors``."""
+        estimator = self.estimator
+        arrays = {name: getattr(estimator, f"{name}_") for name in self.kind.arrays}
+        if getattr(estimator, "center_indices_", None) is not None:
+            arrays["center_indices"] = estimator.center_indices_
+        write_arrays(folder, arrays)
+        if keep_sums and getattr(estimator, "sums_", None) is not None:
+            estimator.sums_.save(folder)
+        fitted = {name: getattr(estimator, f"{name}_") for name in self.kind.values}
+        fitted |= {name: getattr(estimator, name) for name in self.kind.options}
+        fitted |= {"temperature": estimator.temperature_, "n_features": estimator.n_features_in_}
+        description = {
+            "head": self.name,
+            "classes": self.classes,
+            "params": self.params,
+            "fitted": fitted,
+            "report": self._report,
+        }
+        write_description(folder, json_ready(description))
+
+    @classmethod
+    def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
+        """Read what `save` wrote; `description` is the content of ``head.json``."""
+        name = description["head"]
+        arrays = read_arrays(folder, OWN[name].arrays)
+        try:
+            fitted = description["fitted"]
+            head = cls(name, description["params"])
+            estimator = head.estimator
+            for key, values in arrays.items():
+                setattr(estimator, f"{key}_", values)
+            for key in head.kind.values:
+                setattr(estimator, f"{key}_", fitted[key])
+            estimator.sums_ = None
+            estimator.classes_ = np.array(description["classes"])
+            estimator.temperature_ = float(fitted["temperature"])
+            estimator.n_features_in_ = int(fitted["n_features"])
+            for key in head.kind.options:
+                setattr(estimator, key, fitted[key])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
+        _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
+        head._report = dict(description["report"])
+        return head
+
+
+def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], *, n_classes: int) -> None:
+    """Refuse arrays that belong to other classes than ``head.json`` names."""
+    if "codes" in arrays:
+        columns = int(arrays["codes"].max()) + 1
+    else:
+        columns = len(arrays["intercept"] if "intercept" in arrays else arrays["means"])
+    if columns != n_classes:
+        raise CorruptError(f"{folder} holds {columns} scores for {n_classes} classes; train again")

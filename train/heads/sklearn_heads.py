@@ -1,0 +1,284 @@
+"""Heads on scikit-learn's estimators: all rows in memory, cross-validated, saved through skops."""
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import InvalidParameterError
+
+from toptune.errors import CorruptError, InputError
+from toptune.machine.memory import check_memory
+from toptune.store.features.blocks import Blocks
+from toptune.store.files.json_values import json_ready
+from toptune.train.estimators.fit_report import HeadReport
+from toptune.train.estimators.settings_comparison import Comparison, compare
+from toptune.train.heads.files import SKOPS, write_description
+from toptune.train.heads.reported_head import ReportedHead
+from toptune.train.heads.sklearn_kinds import KINDS, Kind, scores_of
+from toptune.train.heads.sklearn_paths import PREFIX, is_path, kind_of_path
+from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
+from toptune.train.numerics.calibration import softmax
+from toptune.train.passes.training_rows import OutOfFold, calibration_rows
+from toptune.train.rows.block_reading import check_finite
+from toptune.train.rows.inputs import fold_numbers, is_blocks, row_weights
+
+_MOST_WARNINGS = 5
+_UNCONVERGED = "not converged"
+
+
+class SklearnHead(ReportedHead):
+    """`Head` over a scikit-learn classifier, its parameters chosen by cross-validation.
+
+    Folds and the rule of choice are those of the other heads: among candidates whose left-out
+    accuracy is within half a standard error of the best, the least log-loss.
+
+    Parameters
+    ----------
+    name : str
+        In `KINDS`, or ``sklearn:package.Class``.
+    is_compared : bool
+        Cross-validate it even if it has nothing to choose and would be fitted once by itself (the forest).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        cv: int | str | None = 5,
+        class_weight: str | None = None,
+        memory_limit_bytes: int | None = None,
+        is_compared: bool = False,
+    ) -> None:
+        self.name = name
+        self.kind = kind_named(name)
+        self.params = dict(params)
+        self.seed = seed
+        self.cv = cv
+        self.class_weight = class_weight
+        self.memory_limit_bytes = memory_limit_bytes
+        self.is_selected = self.kind.is_selected or is_compared
+        self.temperature: float | None = None
+        self.estimator: Any = None
+        self._classes: list[str] = []
+        self._report: dict[str, Any] = {}
+        if class_weight is not None and not self.kind.takes_class_weight:
+            raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
+        if is_path(name):
+            # Whether it is a classifier shows once it is made.
+            grid = self.kind.grid(self.params, np.empty((0, 0)))
+            self.kind.make(grid[0], seed=seed, class_weight=class_weight)
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self._classes)
+
+    def on_columns(self) -> Self:
+        return self
+
+    def fit(
+        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
+    ) -> Self:
+        start = time.perf_counter()
+        n, d = X.shape
+        check_memory(
+            self.kind.peak_bytes(n, d),
+            limit_bytes=self.memory_limit_bytes,
+            what=f"head {self.name!r} on {n} rows of {d} features",
+            instead="head 'falkon' streams its rows and does not; or take fewer layers",
+        )
+        values = gather(X)
+        check_finite(values)
+        try:
+            return self._fit(values, y, groups=groups, start=start)
+        except InvalidParameterError as error:
+            raise InputError(f"head {self.name!r}: {error}; give another value in params") from error
+
+    def _fit(
+        self,
+        values: npt.NDArray[Any],
+        y: npt.ArrayLike,
+        *,
+        groups: Sequence[str] | None,
+        start: float,
+    ) -> Self:
+        n, d = values.shape
+        classes, codes = np.unique(np.asarray(y), return_inverse=True)
+        if len(classes) < 2:
+            raise InputError(f"the labels have one class only, {classes[0]!r}; a classifier needs at least 2")
+        self._classes = [str(name) for name in classes]
+        grid = self.kind.grid(self.params, values)
+        read_seconds = time.perf_counter() - start
+        said: list[str] = []
+        compared: Comparison | None = None
+        n_folds = 0
+        if self.is_selected:
+            folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=self.seed, groups=groups)
+            left = [self._left_out(params, values, codes, folds, n_folds, said) for params in grid]
+            weights = row_weights(codes, classes, self.class_weight)
+            tallied = [_tally(scores, codes, weights) for scores in left]
+            compared = compare(grid, tallied, codes=codes, weights=weights)
+        chosen = compared.chosen if compared else grid[0]
+        self.temperature = compared.temperature if compared else None
+        self.estimator = self._fit_one(chosen, values, codes, said)
+        self._report = json_ready(
+            HeadReport(
+                solver=self.kind.description,
+                n_rows=n,
+                n_features=d,
+                n_folds=n_folds,
+                chosen=chosen,
+                left_out=compared.left_out if compared else None,
+                temperature=self.temperature,
+                calibration="softmax of scores with one temperature fitted out of fold"
+                if compared
+                else "the estimator's own, not calibrated",
+                table=compared.table if compared else [],
+                warnings=[*(compared.warnings if compared else []), *_summary(said)],
+                peak_bytes=self.kind.peak_bytes(n, d),
+                seconds={"read": read_seconds, "total": time.perf_counter() - start},
+            ).to_dict()
+        )
+        return self
+
+    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        """Scores (n, n_classes); for estimators without scores the logarithm of the probabilities."""
+        return self._by_block(X, lambda block: scores_of(self.estimator, block, len(self._classes)))
+
+    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+        if self.temperature is not None:
+            return softmax(self.decision_function(X), self.temperature)
+        shares = self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
+        # Taken in float32, shares sum to 1 in float32 only.
+        probabilities: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def save(self, folder: Path, *, keep_sums: bool = True) -> None:  # noqa: ARG002
+        """Write ``head.skops`` and ``head.json``."""
+        write_estimator(folder / SKOPS, self.estimator)
+        description = {
+            "head": self.name,
+            "classes": self._classes,
+            "params": self.params,
+            "fitted": {"temperature": self.temperature},
+            "report": self._report,
+        }
+        write_description(folder, json_ready(description))
+
+    @classmethod
+    def load(cls, folder: Path, description: Mapping[str, Any]) -> "SklearnHead":
+        """Read what `save` wrote; `description` is the content of ``head.json``.
+
+        Raises
+        ------
+        CorruptError
+            If a file is missing or damaged, or holds a type that this head is not made of.
+        InputError
+            If the class is not scikit-learn's and nobody has said that it may be loaded.
+        """
+        name, path = description["head"], folder / SKOPS
+        if name not in KINDS and not is_path(name):
+            raise CorruptError(f"{folder / 'head.json'} names an unknown head {name!r}; train again")
+        if is_path(name):
+            check_trusted(name.removeprefix(PREFIX), path)
+        estimator = read_estimator(path, kind_named(name).estimator_type)
+        try:
+            head = cls(name, description["params"])
+            head.estimator = estimator
+            head.temperature = description["fitted"]["temperature"]
+            head._classes = [str(each) for each in description["classes"]]
+            head._report = dict(description["report"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
+        return head
+
+    def _fit_one(
+        self,
+        params: Mapping[str, Any],
+        values: npt.NDArray[Any],
+        codes: npt.NDArray[np.int64],
+        said: list[str],
+    ) -> Any:
+        """Fit to rows; what scikit-learn warned of is added to `said`."""
+        estimator = self.kind.make(params, seed=self.seed, class_weight=self.class_weight)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                estimator.fit(values, codes)
+            except InvalidParameterError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise InputError(f"head {self.name!r} cannot be fitted to these rows: {error}") from error
+        said += [
+            _UNCONVERGED if each.category is ConvergenceWarning else str(each.message) for each in caught
+        ]
+        return estimator
+
+    def _left_out(
+        self,
+        params: Mapping[str, Any],
+        values: npt.NDArray[Any],
+        codes: npt.NDArray[np.int64],
+        folds: npt.NDArray[np.int64],
+        n_folds: int,
+        said: list[str],
+    ) -> npt.NDArray[np.float64]:
+        n_classes = len(self._classes)
+        scores = np.zeros((len(codes), n_classes))
+        for fold in range(n_folds):
+            inside = folds != fold
+            if inside.all() or len(np.unique(codes[inside])) < 2:
+                continue
+            estimator = self._fit_one(params, values[inside], codes[inside], said)
+            scores[~inside] = scores_of(estimator, values[~inside], n_classes)
+        return scores
+
+    def _by_block(self, X: npt.NDArray[Any] | Blocks, function: Any) -> npt.NDArray[np.float64]:
+        if not is_blocks(X):
+            check_finite(np.asarray(X))
+            return np.asarray(function(X), dtype=np.float64)
+        result = np.empty((X.shape[0], len(self._classes)))
+        for where, values in X.iterate():  # type: ignore[union-attr]
+            check_finite(values, start=where.start)
+            result[where] = function(values)
+        return result
+
+
+def kind_named(name: str) -> Kind:
+    """Kind of a head in `KINDS` or of ``sklearn:package.Class``."""
+    return KINDS[name] if name in KINDS else kind_of_path(name)
+
+
+def gather(X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+    """All rows in one array (n, d)."""
+    if not is_blocks(X):
+        return np.asarray(X)
+    values = np.empty(X.shape, dtype=X.dtype)
+    for where, block in X.iterate():  # type: ignore[union-attr]
+        values[where] = block
+    return values
+
+
+def _tally(
+    scores: npt.NDArray[np.float64], codes: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> OutOfFold:
+    correct = float(weights @ (scores.argmax(axis=1) == codes))
+    kept = scores[calibration_rows(len(codes))].astype(np.float32)
+    return OutOfFold(correct=correct, squared_error=0.0, scores=kept)
+
+
+def _summary(said: Sequence[str]) -> list[str]:
+    """Sum up what scikit-learn warned of in all fits."""
+    notes = []
+    unconverged = said.count(_UNCONVERGED)
+    if unconverged:
+        notes.append(f"{unconverged} fits stopped before they had converged; raise max_iter")
+    others = [message for message in dict.fromkeys(said) if message != _UNCONVERGED]
+    notes += [f"scikit-learn: {message}" for message in others[:_MOST_WARNINGS]]
+    return notes

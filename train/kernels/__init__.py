@@ -1,0 +1,1 @@
+"""Kernels, their centers, and the feature maps that both make."""

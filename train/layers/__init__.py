@@ -1,0 +1,1 @@
+"""How well each layer does, and which layers to train on."""

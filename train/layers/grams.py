@@ -1,0 +1,251 @@
+"""Gram matrices of which every subset of layers is a part: of columns (primal) or of rows (dual)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.store.features.blocks import Blocks
+from toptune.train.kernels.maps import IdentityMap
+from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
+from toptune.train.passes.passes import accumulate, predict_left_out
+from toptune.train.passes.sums import BATCH_ROWS, FoldSums, sums_bytes
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
+from toptune.train.rows.block_reading import BLOCK_BYTES
+from toptune.train.solvers.ridge import CentredSystem, left_out
+
+# Coefficients of candidates that one pass scores, at most.
+_FINALISTS_BYTES = 128 * 2**20
+_PANEL_COLUMNS = 4096
+# A subset of layers, by their numbers, and a penalty of the (1/n) loss + penalty norm^2.
+Fit = tuple[tuple[int, ...], float]
+
+
+class LayerGrams(Protocol):
+    """Left-out figures of ridge regression on any subset of layers.
+
+    Attributes
+    ----------
+    scales : sequence of float
+        Variance of each layer, summed over its columns: what penalties are measured in.
+    """
+
+    scales: Sequence[float]
+
+    def squared_error(self, layers: Sequence[int], penalty: float) -> float:
+        """Left-out squared error a row of one-hot targets."""
+        ...
+
+    def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
+        """Left-out predictions of several fits; scores are kept of `calibration_rows`."""
+        ...
+
+
+class PrimalGrams:
+    """Sums over the columns of all layers from one pass: of subsets they are sub-blocks.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+        Blocks are all layers side by side, preprocessed.
+    dims : sequence of int
+        Columns of each layer.
+    """
+
+    def __init__(
+        self, rows: TrainingRows, dims: Sequence[int], *, block_rows: int, device: torch.device
+    ) -> None:
+        self._rows, self._block_rows, self._device = rows, block_rows, device
+        ends = np.cumsum(dims).tolist()
+        self._columns = [
+            torch.arange(end - dim, end, device=device) for end, dim in zip(ends, dims, strict=True)
+        ]
+        (self._sums,) = accumulate(rows, IdentityMap(ends[-1]), [0], block_rows=block_rows, device=device)
+        whole = self._sums.total()
+        system = CentredSystem.of(whole.gram[0], whole.cross[0])
+        variances = system.variances
+        self.scales: Sequence[float] = [float(variances[columns].sum()) for columns in self._columns]
+
+    def squared_error(self, layers: Sequence[int], penalty: float) -> float:
+        sums = self._block(layers)
+        return float(left_out(sums, [penalty]).errors.sum() / sums.weights.sum().cpu())
+
+    def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
+        results: list[OutOfFold] = []
+        for group in self._groups(fits):
+            maps = SubsetMaps([self._of(layers) for layers, _ in group])
+            betas = [
+                (index, left_out(self._block(layers), [penalty]).coefficients[0])
+                for index, (layers, penalty) in enumerate(group)
+            ]
+            scored, _ = predict_left_out(
+                self._rows, maps, betas, block_rows=self._block_rows, device=self._device
+            )
+            results += scored
+        return results
+
+    def _of(self, layers: Sequence[int]) -> Tensor:
+        return torch.cat([self._columns[layer] for layer in layers])
+
+    def _block(self, layers: Sequence[int]) -> FoldSums:
+        last = torch.tensor([self._sums.gram.shape[1] - 1], device=self._device)
+        kept = torch.cat([self._of(layers), last])
+        return FoldSums(
+            gram=self._sums.gram[:, kept[:, None], kept],
+            cross=self._sums.cross[:, kept],
+            square=self._sums.square,
+        )
+
+    def _groups(self, fits: Sequence[Fit]) -> Iterator[list[Fit]]:
+        group: list[Fit] = []
+        held = 0
+        for fit in fits:
+            size = 8 * self._rows.n_folds * (len(self._of(fit[0])) + 1) * self._rows.n_classes
+            if group and held + size > _FINALISTS_BYTES:
+                yield group
+                group, held = [], 0
+            group.append(fit)
+            held += size
+        if group:
+            yield group
+
+
+class SubsetMaps:
+    """`Maps` that each take some of the columns.
+
+    Parameters
+    ----------
+    columns : sequence of Tensor of int64
+        Of each map.
+    """
+
+    def __init__(self, columns: Sequence[Tensor]) -> None:
+        self._columns = columns
+        self.ranks = [len(each) for each in columns]
+        self.dtype = torch.float64
+
+    def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
+        for index in wanted:
+            yield rows[:, self._columns[index]]
+
+    basis = features
+
+    def whitened(self, index: int, basis: Tensor) -> Tensor:  # noqa: ARG002
+        return basis
+
+    def raw_factor(self, index: int, *, n: int) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def take_metric(self, index: int) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
+        return beta
+
+
+class DualGrams:
+    """A linear kernel matrix (n, n) for each layer: of subsets they are sums.
+
+    The same estimator as in the primal, at the cost of n^3 whatever the columns.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+        Classes, weights and folds; its blocks are not read.
+    layers : iterable of Blocks
+        Each layer's preprocessed columns; each is read once.
+    """
+
+    def __init__(self, rows: TrainingRows, layers: Iterable[Blocks], *, device: torch.device) -> None:
+        self._rows, self._device = rows, device
+        self._kernels = [_linear_kernel(blocks, rows.n, device) for blocks in layers]
+        self._weights = torch.from_numpy(rows.weights).to(device)
+        self._targets = torch.nn.functional.one_hot(
+            torch.from_numpy(rows.codes).to(device), rows.n_classes
+        ).double()
+        self.scales: Sequence[float] = [self._variance(kernel) for kernel in self._kernels]
+
+    def squared_error(self, layers: Sequence[int], penalty: float) -> float:
+        scores = self._scores(layers, penalty)
+        total = self._weights @ (self._targets - scores).square().sum(dim=1)
+        return float(total / self._weights.sum())
+
+    def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
+        kept = calibration_rows(self._rows.n)
+        truth = self._targets.argmax(dim=1)
+        results = []
+        for layers, penalty in fits:
+            scores = self._scores(layers, penalty)
+            results.append(
+                OutOfFold(
+                    correct=float(self._weights @ (scores.argmax(dim=1) == truth).double()),
+                    squared_error=float(self._weights @ (self._targets - scores).square().sum(dim=1)),
+                    scores=scores[torch.from_numpy(kept).to(self._device)].float().cpu().numpy(),
+                )
+            )
+        return results
+
+    def _variance(self, kernel: Tensor) -> float:
+        weight = self._weights.sum()
+        spread = self._weights @ kernel.diagonal() - self._weights @ kernel @ self._weights / weight
+        return float(spread / weight)
+
+    def _scores(self, layers: Sequence[int], penalty: float) -> Tensor:
+        """Scores (n, n_classes) of every row by the fit that left its fold out.
+
+        With the training rows' weighted means taken out of features and targets, kernel K, weights w and
+        D = diag(sqrt(w)): ``(D K D + sum(w) penalty I) a = D Y``, scores ``k(x) D a``.
+        """
+        kernel = self._kernels[layers[0]].clone()
+        for layer in layers[1:]:
+            kernel += self._kernels[layer]
+        scores = torch.empty_like(self._targets)
+        folds = torch.from_numpy(self._rows.folds).to(self._device)
+        for fold in torch.unique(folds).tolist():
+            held, rest = torch.nonzero(folds == fold)[:, 0], torch.nonzero(folds != fold)[:, 0]
+            weights, targets = self._weights[rest], self._targets[rest]
+            weight = weights.sum()
+            between = kernel.index_select(0, rest).index_select(1, rest)
+            means = between @ weights / weight
+            grand = means @ weights / weight
+            between += grand - means[:, None] - means
+            to_held = kernel.index_select(0, held).index_select(1, rest)
+            to_held += grand - (to_held @ weights / weight)[:, None] - means
+            roots = weights.sqrt()
+            system = between.mul_(roots[:, None]).mul_(roots)
+            system.diagonal().add_(weight * penalty)
+            factor, _ = cholesky_with_jitter(system, what=f"the ridge system at penalty {penalty:g}")
+            target_mean = weights @ targets / weight
+            dual = solve_factored(factor, roots[:, None] * (targets - target_mean))
+            scores[held] = to_held @ (roots[:, None] * dual) + target_mean
+        return scores
+
+
+def primal_bytes(*, n_columns: int, n_folds: int, n_classes: int) -> int:
+    """Projected peak of `PrimalGrams`: sums of all folds, a copy for the subset at hand, a system, a block.
+
+    Rows that wait for the pass, or the coefficients of the candidates that a later pass scores.
+    """
+    sums = sums_bytes(n_folds=n_folds, rank=n_columns, n_targets=n_classes)
+    waiting = max(_FINALISTS_BYTES, n_folds * BATCH_ROWS * 8 * (n_columns + n_classes + 1))
+    return 2 * sums + 5 * 8 * (n_columns + 1) ** 2 + waiting + 4 * BLOCK_BYTES
+
+
+def dual_bytes(*, n_rows: int, n_layers: int, largest_layer: int, n_classes: int) -> int:
+    """Projected peak of `DualGrams`: the layers' matrices, four more of that size, one layer's rows."""
+    layer = n_rows * (4 * largest_layer + 3 * 8 * min(largest_layer, _PANEL_COLUMNS)) + BLOCK_BYTES
+    return 8 * n_rows * n_rows * (n_layers + 4) + layer + 6 * 8 * n_rows * n_classes
+
+
+def _linear_kernel(blocks: Blocks, n: int, device: torch.device) -> Tensor:
+    values: npt.NDArray[Any] = np.empty(blocks.shape, dtype=np.float32)
+    for where, block in blocks.iterate():
+        values[where] = block
+    kernel = torch.zeros((n, n), dtype=torch.float64, device=device)
+    for start in range(0, values.shape[1], _PANEL_COLUMNS):
+        panel = torch.from_numpy(values[:, start : start + _PANEL_COLUMNS].astype(np.float64)).to(device)
+        kernel.addmm_(panel, panel.T)
+    return kernel

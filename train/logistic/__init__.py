@@ -1,0 +1,1 @@
+"""Softmax regression along a path of penalties."""

@@ -1,0 +1,1 @@
+"""Solvers that know only products, losses and gradients."""

@@ -1,0 +1,1 @@
+"""Passes over training rows: the only places that touch the data."""

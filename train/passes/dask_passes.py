@@ -1,0 +1,175 @@
+"""Passes over rows by the workers of a dask.distributed cluster: parts summed apart, then together."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.errors import ToptuneError
+from toptune.machine.dask_cluster import each_finished, killed_worker, open_client
+from toptune.store.features.blocks import ArrayBlocks, Blocks
+from toptune.train.kernels.maps import Maps
+from toptune.train.passes.passes import accumulate, predict_left_out
+from toptune.train.passes.sums import FoldSums
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
+
+# Parts a worker: few, for every part's sums are M^2 numbers to move; enough that the last ones to finish do
+# not keep the others waiting, and that little is lost with a worker that dies.
+PARTS_PER_WORKER = 4
+
+
+class RowRange:
+    """`Blocks` of consecutive rows of others."""
+
+    def __init__(self, blocks: Blocks, start: int, stop: int) -> None:
+        self.blocks = blocks
+        self.start = start
+        self.shape = (stop - start, blocks.shape[1])
+        self.dtype = blocks.dtype
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        step = block_rows or 4096
+        for start in range(0, self.shape[0], step):
+            where = slice(start, min(start + step, self.shape[0]))
+            yield where, self.take(np.arange(where.start, where.stop))
+
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        return self.blocks.take(np.asarray(rows) + self.start)
+
+
+class DaskCluster:
+    """Does the passes of `toptune.train.passes.passes` on a cluster.
+
+    Rows are cut into `PARTS_PER_WORKER` parts a worker. A part's sums are a function of its rows alone, so
+    what a worker had that died is computed again by others. Results equal the serial ones to the rounding
+    of sums taken in another order.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def accumulate(
+        self,
+        rows: TrainingRows,
+        maps: Maps,
+        wanted: Sequence[int],
+        *,
+        block_rows: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[FoldSums]:
+        """Give the sums of each wanted map; see `toptune.train.passes.passes.accumulate`."""
+        shared = self.client.scatter(maps, broadcast=True, hash=False)
+        parts = [
+            self.client.submit(_sums_of, part, shared, list(wanted), block_rows, pure=False)
+            for part, _ in self._parts(rows)
+        ]
+        self._wait(parts, rows, progress)
+        # Pairs are added where they lie, so that one set of sums travels at the end.
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=False)
+            parts = [self.client.submit(_added, *pair, pure=False) for pair in pairs] + (
+                [parts[-1]] if len(parts) % 2 else []
+            )
+        result: list[FoldSums] = self._gather(parts)[0]
+        return result
+
+    def predict_left_out(
+        self,
+        rows: TrainingRows,
+        maps: Maps,
+        finalists: Sequence[tuple[int, Tensor]],
+        *,
+        block_rows: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
+        """Give left-out scores; see `toptune.train.passes.passes.predict_left_out`."""
+        kept = calibration_rows(rows.n)
+        shared = self.client.scatter((maps, list(finalists)), broadcast=True, hash=False)
+        parts = []
+        for part, first in self._parts(rows):
+            mine = kept[(kept >= first) & (kept < first + part.n)] - first
+            parts.append(self.client.submit(_left_out_of, part, shared, mine, block_rows, pure=False))
+        self._wait(parts, rows, progress)
+        by_part: list[list[OutOfFold]] = self._gather(parts)
+        return [
+            OutOfFold(
+                correct=sum(each.correct for each in of_one),
+                squared_error=sum(each.squared_error for each in of_one),
+                scores=np.concatenate([each.scores for each in of_one]),
+            )
+            for of_one in zip(*by_part, strict=True)
+        ], kept
+
+    def _parts(self, rows: TrainingRows) -> list[tuple[TrainingRows, int]]:
+        n_workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+        cuts = np.linspace(0, rows.n, min(rows.n, PARTS_PER_WORKER * n_workers) + 1).astype(int).tolist()
+        return [(_part(rows, start, stop), start) for start, stop in pairwise(cuts)]
+
+    def _wait(self, parts: list[Any], rows: TrainingRows, progress: Callable[[int], None] | None) -> None:
+        for number, _ in enumerate(each_finished(parts)):
+            if progress is not None:
+                progress(rows.n * (number + 1) // len(parts) - rows.n * number // len(parts))
+
+    def _gather(self, futures: list[Any]) -> list[Any]:
+        try:
+            results: list[Any] = self.client.gather(futures)
+        except killed_worker() as error:
+            raise ToptuneError(
+                f"the same part of the rows took several dask workers down ({error}); they may be short of "
+                "memory: give them more, or take fewer centres"
+            ) from error
+        return results
+
+
+@contextlib.contextmanager
+def open_cluster(address: str | None) -> Iterator[DaskCluster | None]:
+    """Reach a cluster, or give None where there is no address; raises as `open_client` does."""
+    if address is None:
+        yield None
+        return
+    with open_client(address) as client:
+        yield DaskCluster(client)
+
+
+def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
+    blocks = rows.blocks
+    return replace(
+        rows,
+        # Arrays are cut here, so that each worker is sent its own rows; stores are read where the work is.
+        blocks=(
+            ArrayBlocks(np.asarray(blocks.values[start:stop]))
+            if isinstance(blocks, ArrayBlocks)
+            else RowRange(blocks, start, stop)
+        ),
+        codes=rows.codes[start:stop],
+        weights=rows.weights[start:stop],
+        folds=rows.folds[start:stop],
+        offset=rows.offset + start,
+        cluster=None,
+    )
+
+
+def _sums_of(part: TrainingRows, maps: Maps, wanted: list[int], block_rows: int) -> list[FoldSums]:
+    return accumulate(part, maps, wanted, block_rows=block_rows, device=torch.device("cpu"))
+
+
+def _added(first: list[FoldSums], second: list[FoldSums]) -> list[FoldSums]:
+    return [one + other for one, other in zip(first, second, strict=True)]
+
+
+def _left_out_of(
+    part: TrainingRows,
+    shared: tuple[Maps, list[tuple[int, Tensor]]],
+    kept: npt.NDArray[np.int64],
+    block_rows: int,
+) -> list[OutOfFold]:
+    maps, finalists = shared
+    return predict_left_out(
+        part, maps, finalists, block_rows=block_rows, device=torch.device("cpu"), kept=kept
+    )[0]

@@ -1,0 +1,67 @@
+"""Passes over the rows' linear features, kept in memory where they fit."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.train.kernels.linear_maps import LinearMaps
+from toptune.train.kernels.maps import IdentityMap
+from toptune.train.passes.training_rows import TrainingRows, batches
+from toptune.train.rows.block_reading import to_tensor
+
+
+class FeatureRows:
+    """Features (n, r) of all training rows, never more than a block at a time.
+
+    With `is_cached` the first pass keeps them, and the rows are not read again. Columns are kept in the type
+    that they came in, coordinates in float64.
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        maps: LinearMaps,
+        *,
+        block_rows: int,
+        is_cached: bool,
+        device: torch.device,
+    ) -> None:
+        self.rows = rows
+        self.maps = maps
+        self.rank = maps.ranks[0]
+        self.block_rows = block_rows
+        self.is_cached = is_cached
+        self.device = device
+        self.n_passes = 0
+        self._kept: Tensor | None = None
+        is_single = isinstance(maps, IdentityMap) and rows.blocks.dtype != "float64"
+        self.dtype = torch.float32 if is_single else torch.float64
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield ``(rows, values)``: features (b, r) of consecutive rows."""
+        if self._kept is not None:
+            for start in range(0, self.rows.n, self.block_rows):
+                where = slice(start, min(start + self.block_rows, self.rows.n))
+                yield where, self._kept[where]
+            return
+        self.n_passes += 1
+        kept = None
+        if self.is_cached:
+            kept = torch.empty((self.rows.n, self.rank), dtype=self.dtype, device=self.device)
+        for where, values in batches(
+            self.rows, block_rows=self.block_rows, dtype=self.dtype, device=self.device
+        ):
+            (block,) = self.maps.features(values, [0])
+            if kept is not None:
+                kept[where] = block
+            yield where, block
+        self._kept = kept
+
+    def sample(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        """Features (s, r) in float64 of some rows."""
+        values = self.rows.blocks.take(numbers)
+        (block,) = self.maps.features(to_tensor(values, dtype=torch.float64, device=self.device), [0])
+        return block

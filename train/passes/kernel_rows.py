@@ -1,0 +1,153 @@
+"""Products with the training rows' kernel values, block after block, kept in memory where they fit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toptune.train.kernels.kernels import Linear, Radial, ReferenceRows
+from toptune.train.passes.training_rows import TrainingRows, batches
+
+# Rows of kept kernel values that are multiplied at a time.
+CACHED_ROWS = 4096
+
+
+class KernelRows:
+    """Values k(X, C) of all training rows against centres (r, d), never more than a block at a time.
+
+    With `is_cached` the first pass keeps them, and the rows are not read again.
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        kernel: Radial | Linear,
+        centers: Tensor,
+        *,
+        block_rows: int,
+        is_cached: bool,
+    ) -> None:
+        self.rows = rows
+        self.kernel = kernel
+        self.centers = centers
+        self.block_rows = block_rows
+        self.is_cached = is_cached
+        self.n_passes = 0
+        self._kept: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of centres r."""
+        return len(self.centers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where values are computed."""
+        return self.centers.device
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield ``(rows, values)``: kernel values (b, r) of consecutive rows, in the kernel's own type."""
+        if self._kept is not None:
+            # Views of what is there: large ones, for the sake of the products.
+            for start in range(0, self.rows.n, CACHED_ROWS):
+                where = slice(start, min(start + CACHED_ROWS, self.rows.n))
+                yield where, self._kept[where]
+            return
+        self.n_passes += 1
+        centers = self.centers
+        reference = ReferenceRows.of(centers)
+        kept = centers.new_empty((self.rows.n, len(centers))) if self.is_cached else None
+        for where, values in batches(
+            self.rows, block_rows=self.block_rows, dtype=centers.dtype, device=centers.device
+        ):
+            block = self.kernel(values, reference)
+            if kept is not None:
+                kept[where] = block
+            yield where, block
+        self._kept = kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredRows:
+    """Weighted second moments of whitened, centred features, as products only.
+
+    With ``phi = k(x, C) L^-T`` (L the factor of the centres' kernel matrix), weights w that sum to n
+    and ``Z`` the rows of phi less their weighted mean, this is ``S = Z' W Z / n`` without ever
+    forming it. Rows are centred before they are summed, so that a large mean costs no digits.
+
+    Attributes
+    ----------
+    kernel_rows : KernelRows
+    factor : Tensor of float64, shape (r, r)
+        L, lower triangular.
+    weights : Tensor of float64, shape (n,)
+    kernel_mean : Tensor of float64, shape (r,)
+        Weighted mean of k(x, C).
+    target_mean : Tensor of float64, shape (n_targets,)
+    cross : Tensor of float64, shape (r, n_targets)
+        ``Z' W (Y - mean) / n``.
+    """
+
+    kernel_rows: KernelRows
+    factor: Tensor
+    weights: Tensor
+    kernel_mean: Tensor
+    target_mean: Tensor
+    cross: Tensor
+
+    @classmethod
+    def of(cls, kernel_rows: KernelRows, factor: Tensor) -> "CentredRows":
+        """Take means and right-hand sides of the one-hot targets in one pass."""
+        rows, device = kernel_rows.rows, factor.device
+        weights = torch.from_numpy(rows.weights).to(device)
+        codes = torch.from_numpy(rows.codes).to(device)
+        total = float(weights.sum())
+        shares = np.bincount(rows.codes, weights=rows.weights, minlength=rows.n_classes) / total
+        target_mean = torch.from_numpy(shares).to(device)
+        r = len(factor)
+        kernel_mean = torch.zeros(r, dtype=torch.float64, device=device)
+        cross = torch.zeros((r, rows.n_classes), dtype=torch.float64, device=device)
+        for where, values in kernel_rows.blocks():
+            block, w = values.double(), weights[where]
+            targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double() - target_mean
+            kernel_mean.addmv_(block.T, w)
+            cross.addmm_(block.T, targets * w[:, None])
+        return cls(
+            kernel_rows=kernel_rows,
+            factor=factor,
+            weights=weights,
+            kernel_mean=kernel_mean / total,
+            target_mean=target_mean,
+            # The centred targets sum to 0, so the features' mean drops out.
+            cross=torch.linalg.solve_triangular(factor, cross / total, upper=False),
+        )
+
+    def product(self, columns: Tensor, *, is_exact: bool = True) -> Tensor:
+        """``S v`` for columns (r, k): one pass over the rows.
+
+        Products are in float64, or, not `is_exact`, in the kernel's own type.
+        """
+        dual = torch.linalg.solve_triangular(self.factor.T, columns, upper=True)
+        offset = self.kernel_mean @ dual
+        total = torch.zeros_like(dual)
+        weight_sum = torch.zeros_like(offset)
+        dtype = torch.float64 if is_exact else self.kernel_rows.centers.dtype
+        small_dual, small_offset, weights = dual.to(dtype), offset.to(dtype), self.weights.to(dtype)
+        for where, values in self.kernel_rows.blocks():
+            block = values.to(dtype)
+            scores = torch.addmm(-small_offset, block, small_dual).mul_(weights[where, None])
+            total += block.T @ scores
+            weight_sum += scores.sum(dim=0)
+        # In exact arithmetic the weighted scores sum to 0 and nothing is taken off here.
+        total.addr_(self.kernel_mean, weight_sum, alpha=-1)
+        total.div_(float(self.weights.sum()))
+        moments: Tensor = torch.linalg.solve_triangular(self.factor, total, upper=False)
+        return moments
+
+    def intercept(self, beta: Tensor) -> Tensor:
+        """Give the intercepts (n_targets,) that go with coefficients (r, n_targets)."""
+        dual = torch.linalg.solve_triangular(self.factor.T, beta, upper=True)
+        intercept: Tensor = self.target_mean - self.kernel_mean @ dual
+        return intercept

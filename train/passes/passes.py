@@ -1,0 +1,182 @@
+"""Passes over blocks of training rows: the only places where the one-pass solver touches data."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.train.kernels.maps import Maps
+from toptune.train.passes.sums import FoldSums, SumsBuilder
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches, calibration_rows
+
+
+def accumulate(
+    rows: TrainingRows,
+    maps: Maps,
+    wanted: Sequence[int],
+    *,
+    block_rows: int,
+    device: torch.device,
+    keep_raw: bool = False,
+    seconds: dict[str, float] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[FoldSums]:
+    """One pass: the sums of each wanted map.
+
+    Parameters
+    ----------
+    keep_raw : bool
+        Return sums over kernel values as they are where those were taken, not whitened.
+    seconds : dict, optional
+        Takes up what each phase cost: reading (waiting for it), kernel, whitening, products. On CUDA, where
+        work is only queued, only their sum means anything.
+
+    Returns
+    -------
+    list of FoldSums
+        In the order of `wanted`.
+    """
+    if rows.cluster is not None:
+        return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
+    factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
+    builders = [
+        SumsBuilder(
+            n_folds=rows.n_folds,
+            rank=maps.ranks[index],
+            n_classes=rows.n_classes,
+            n_rows=rows.n,
+            device=device,
+        )
+        for index in wanted
+    ]
+    codes, weights, folds = (
+        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+    )
+    watch = PhaseWatch(seconds)
+    for where, values in watch.each("reading", batches(
+        rows, block_rows=block_rows, dtype=maps.dtype, device=device
+    )):  # fmt: skip
+        bases = maps.basis(values, wanted)
+        for builder, index, factor in zip(builders, wanted, factors, strict=True):
+            with watch.phase("kernel"):
+                phi = next(bases)
+            if factor is None:
+                with watch.phase("whitening"):
+                    phi = maps.whitened(index, phi)
+            with watch.phase("products"):
+                builder.add(phi, codes[where], weights[where], folds[where])
+            # Nothing holds them while the next are made.
+            del phi
+        if progress is not None:
+            progress(where.stop - where.start)
+    with watch.phase("products"):
+        sums = [
+            replace(
+                builder.result(), factor=factor, product=None if factor is None else maps.take_metric(index)
+            )
+            for builder, factor, index in zip(builders, factors, wanted, strict=True)
+        ]
+    if keep_raw:
+        return sums
+    with watch.phase("whitening"):
+        return [each.whitened() for each in sums]
+
+
+def predict_left_out(
+    rows: TrainingRows,
+    maps: Maps,
+    finalists: Sequence[tuple[int, Tensor]],
+    *,
+    block_rows: int,
+    device: torch.device,
+    kept: npt.NDArray[np.int64] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
+    """Second pass: every row scored by the fit that left its fold out.
+
+    Parameters
+    ----------
+    finalists : sequence of (int, Tensor)
+        Index of the map and coefficients (n_folds, r + 1, n_classes) of its basis, intercept last.
+    kept : ndarray of int64, optional
+        Rows whose scores are kept, ascending; by default `calibration_rows`.
+
+    Returns
+    -------
+    list of OutOfFold
+        One a finalist.
+    ndarray of int64
+        The rows whose scores are kept.
+    """
+    if rows.cluster is not None:
+        return rows.cluster.predict_left_out(rows, maps, finalists, block_rows=block_rows, progress=progress)
+    kept = calibration_rows(rows.n) if kept is None else kept
+    results = [
+        OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))
+        for _ in finalists
+    ]
+    codes, weights, folds = (
+        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+    )
+    wanted = sorted({index for index, _ in finalists})
+    of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
+    # A map's finalists side by side: one product with its basis scores them all.
+    beside = {
+        index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
+    }
+    for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
+        first, last = np.searchsorted(kept, [where.start, where.stop])
+        local = torch.from_numpy(kept[first:last] - where.start).to(device)
+        y, w = codes[where], weights[where]
+        targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
+        for index, basis in zip(wanted, maps.basis(values, wanted), strict=True):
+            scores = _scores_left_out(basis, folds[where], beside[index])
+            for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
+                results[at].correct += float(w @ (mine.argmax(dim=1) == y).double())
+                results[at].squared_error += float(w @ (targets - mine).square_().sum(dim=1))
+                results[at].scores[first:last] = mine[local].float().cpu().numpy()
+        if progress is not None:
+            progress(where.stop - where.start)
+    return results, kept
+
+
+def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
+    scores = basis.new_empty((len(basis), beta.shape[2]))
+    for fold in torch.unique(folds).tolist():
+        mine = torch.nonzero(folds == fold)[:, 0]
+        scores[mine] = basis[mine] @ beta[fold, :-1] + beta[fold, -1]
+    return scores
+
+
+Item = TypeVar("Item")
+
+
+class PhaseWatch:
+    """Adds wall-clock seconds of named phases to a mapping, if there is one."""
+
+    def __init__(self, seconds: dict[str, float] | None) -> None:
+        self.seconds = {} if seconds is None else seconds
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what is done inside."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Count what making the items takes, not what is done with them."""
+        source = iter(items)
+        while True:
+            with self.phase(name):
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+            yield item

@@ -1,0 +1,223 @@
+"""Block sums of one pass: all that penalties, folds and label sets need to know of the rows."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toptune.train.numerics.cholesky import panels, product_of_factor
+
+# Rows of a fold that wait to be multiplied together, unless as many as half come at once, and the memory
+# that waiting rows may take.
+BATCH_ROWS = 1024
+BATCH_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSums:
+    """Weighted sums over the rows of each fold of ``z = (phi, 1)`` and the targets y.
+
+    The 1 appended to the features carries the intercept: its row of the sums holds the sums of
+    features and targets and the weight of the rows, from which any set of folds can be centred
+    without the rows. Sums only add, so blocks may come in any order, from anywhere, and be taken
+    away again.
+
+    Attributes
+    ----------
+    gram : Tensor of float64, shape (n_folds, r + 1, r + 1)
+        Sum of w z z^T.
+    cross : Tensor of float64, shape (n_folds, r + 1, n_targets)
+        Sum of w z y^T.
+    square : Tensor of float64, shape (n_folds,)
+        Sum of w ||y||^2.
+    factor : Tensor of float64, shape (r, r), or None
+        L where phi stands for plain kernel values: features are ``phi L^-T``, and the penalty of
+        coefficients b is ``b^T L L^T b``. None where phi are features.
+    product : Tensor of float64, shape (r, r), or None
+        ``L L^T``, where it is at hand.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    square: Tensor
+    factor: Tensor | None = None
+    product: Tensor | None = None
+
+    def __add__(self, other: "FoldSums") -> "FoldSums":
+        return replace(
+            self,
+            gram=self.gram + other.gram,
+            cross=self.cross + other.cross,
+            square=self.square + other.square,
+        )
+
+    def __sub__(self, other: "FoldSums") -> "FoldSums":
+        return replace(
+            self,
+            gram=self.gram - other.gram,
+            cross=self.cross - other.cross,
+            square=self.square - other.square,
+        )
+
+    def whitened(self) -> "FoldSums":
+        """Turn sums over kernel values into sums over features, in place."""
+        if self.factor is None:
+            return self
+        for gram, cross in zip(self.gram, self.cross, strict=True):
+            half = torch.linalg.solve_triangular(self.factor, gram[:-1], upper=False)
+            gram[:-1, :-1] = torch.linalg.solve_triangular(self.factor, half[:, :-1].T, upper=False)
+            gram[:-1, -1] = gram[-1, :-1] = half[:, -1]
+            cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
+        return replace(self, factor=None, product=None)
+
+    @property
+    def metric(self) -> Tensor | None:
+        """What penalises coefficients of phi (r, r): ``L L^T``, or None for the identity."""
+        if self.factor is None or self.product is not None:
+            return self.product
+        return product_of_factor(self.factor)
+
+    def of_features(self, beta: Tensor) -> Tensor:
+        """Turn coefficients (r + 1, n_targets) of phi, the intercept last, into those of features."""
+        return beta if self.factor is None else torch.cat([self.factor.T @ beta[:-1], beta[-1:]])
+
+    def total(self) -> "FoldSums":
+        """Sum of all folds, as one."""
+        return replace(
+            self,
+            gram=self.gram.sum(dim=0, keepdim=True),
+            cross=self.cross.sum(dim=0, keepdim=True),
+            square=self.square.sum(dim=0, keepdim=True),
+        )
+
+    def fold(self, number: int) -> "FoldSums":
+        """Copy of one fold's."""
+        one = slice(number, number + 1)
+        return replace(
+            self, gram=self.gram[one].clone(), cross=self.cross[one].clone(), square=self.square[one].clone()
+        )
+
+    def cpu(self) -> "FoldSums":
+        """Give the same in main memory, without what can be made again."""
+        return replace(
+            self,
+            product=None,
+            gram=self.gram.cpu(),
+            cross=self.cross.cpu(),
+            square=self.square.cpu(),
+            factor=None if self.factor is None else self.factor.cpu(),
+        )
+
+    @property
+    def weights(self) -> Tensor:
+        """Weight of the rows of each fold, shape (n_folds,)."""
+        return self.gram[:, -1, -1]
+
+
+class SumsBuilder:
+    """Adds rows up to `FoldSums`.
+
+    All in float64. Rows wait until a fold has a batch of them. Products in float32 (of whitened features)
+    would take half the time of this step and move scores by about 2e-6: less than float32 kernel values
+    do, but more than may be between sums over the same rows that came together in different ways.
+
+    Parameters
+    ----------
+    n_folds, rank, n_classes : int
+    n_rows : int
+        Rows to come, at most; batches are no larger.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_folds: int,
+        rank: int,
+        n_classes: int,
+        n_rows: int = BATCH_ROWS,
+        device: torch.device | None = None,
+    ) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.gram = zeros(n_folds, rank + 1, rank + 1)
+        self.by_class = zeros(n_folds, n_classes, rank + 1)
+        self.weight = zeros(n_folds)
+        self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows)
+        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        self._features = torch.empty((n_folds, self.capacity, rank), **options)
+        self._codes = torch.empty((n_folds, self.capacity), dtype=torch.int64, device=device)
+        self._roots = torch.empty((n_folds, self.capacity), **options)
+        self._waiting = [0] * n_folds
+
+    def add(self, phi: Tensor, codes: Tensor, weights: Tensor, folds: Tensor) -> None:
+        """Add rows: features (b, r), classes (b,), weights (b,), folds (b,)."""
+        self.weight.index_add_(0, folds, weights)
+        self.by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
+        roots = weights.sqrt()
+        is_plain = bool((weights == 1).all())
+        present = torch.unique(folds).tolist()
+        for fold in present:
+            rows = torch.nonzero(folds == fold)[:, 0] if len(present) > 1 else slice(None)
+            z, classes, root = phi[rows], codes[rows], roots[rows]
+            if not is_plain:
+                z = z * root[:, None]
+            if 2 * len(z) >= self.capacity:
+                self._multiply(fold, z, classes, root)
+                continue
+            if self._waiting[fold] + len(z) > self.capacity:
+                self._flush(fold)
+            at = self._waiting[fold]
+            where = slice(at, at + len(z))
+            self._features[fold, where], self._codes[fold, where] = z, classes
+            self._roots[fold, where] = root
+            self._waiting[fold] += len(z)
+
+    def result(self) -> FoldSums:
+        """Give the sums of all rows added so far."""
+        for fold in range(len(self._waiting)):
+            self._flush(fold)
+        for gram, weight in zip(self.gram, self.weight, strict=True):
+            for rows in panels(len(gram)):
+                square = gram[rows, rows]
+                square.copy_(square.tril() + square.tril(-1).T)
+                gram[: rows.start, rows] = gram[rows, : rows.start].T
+            gram[-1, -1] = weight
+        # A one-hot target has length 1.
+        return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=self.weight.clone())
+
+    def _flush(self, fold: int) -> None:
+        count, self._waiting[fold] = self._waiting[fold], 0
+        if count:
+            parts = (each[fold, :count] for each in (self._features, self._codes, self._roots))
+            self._multiply(fold, *parts)
+
+    def _multiply(self, fold: int, z: Tensor, codes: Tensor, roots: Tensor) -> None:
+        """Add rows of features that are scaled by the roots of their weights, as their targets are to be."""
+        gram = self.gram[fold]
+        for some in panels(z.shape[1]):
+            gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
+        gram[-1, :-1] += roots @ z
+        weighted = z if bool((roots == 1).all()) else z * roots[:, None]
+        _add_by_class(self.by_class[fold, :, :-1], codes, weighted)
+
+
+def _add_by_class(sums: Tensor, codes: Tensor, rows: Tensor) -> None:
+    """Add rows (b, r) to the sums (n_classes, r) of their classes (b,): the product with one-hot targets."""
+    if sums.is_cuda:
+        # There, adding by index is in no fixed order.
+        sums.addmm_(torch.nn.functional.one_hot(codes, len(sums)).to(rows.dtype).T, rows)
+    else:
+        sums.index_add_(0, codes, rows)
+
+
+def batch_rows(*, n_folds: int, rank: int, n_rows: int) -> int:
+    """Rows of each fold that wait for a common product, at most."""
+    affordable = BATCH_BYTES // (8 * n_folds * (rank + 1))
+    return max(1, min(n_rows, BATCH_ROWS, max(64, affordable)))
+
+
+def sums_bytes(*, n_folds: int, rank: int, n_targets: int) -> int:
+    """Bytes that `FoldSums` hold."""
+    return 8 * n_folds * ((rank + 1) * (rank + 1) + (rank + 1) * n_targets + 1)

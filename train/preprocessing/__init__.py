@@ -1,0 +1,1 @@
+"""Fitted steps between stored features and a head."""

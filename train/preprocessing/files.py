@@ -1,0 +1,65 @@
+"""The file of a saved preprocessing: never pickle."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from toptune.errors import CorruptError
+from toptune.train.preprocessing.principal_components import PrincipalComponents
+from toptune.train.preprocessing.steps import Layers, Power, Select, Standardise, Step, Ternary, UnitNorm
+
+FILE = "preprocessing.safetensors"
+_TYPES: dict[str, type[Any]] = {
+    each.name: each for each in (Standardise, UnitNorm, Power, Ternary, PrincipalComponents, Select)
+}
+T = TypeVar("T")
+
+
+def write_steps(folder: Path, steps: Sequence[Step], *, spec: str, layer_dims: Layers) -> None:
+    """Write ``preprocessing.safetensors``: tensors ``<number>.<field>``, all else as JSON in its header."""
+    tensors: dict[str, Any] = {}
+    described: list[dict[str, Any]] = []
+    for number, step in enumerate(steps):
+        values = {field.name: getattr(step, field.name) for field in fields(step)}  # type: ignore[arg-type]
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        tensors |= {f"{number}.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
+        described.append({"step": step.name} | {name: values[name] for name in values.keys() - arrays.keys()})
+    header = {"spec": spec, "layer_dims": layer_dims, "steps": described}
+    save_file(tensors, folder / FILE, metadata={"preprocessing": json.dumps(header)})
+
+
+def read_steps(folder: Path, make: Callable[[str, Layers, tuple[Step, ...]], T]) -> T:
+    """Read what `write_steps` wrote and give it to `make`.
+
+    Raises
+    ------
+    CorruptError
+        If the file is missing, damaged, or its steps do not follow on each other.
+    """
+    path = folder / FILE
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads(file.metadata()["preprocessing"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        steps = []
+        for number, described in enumerate(header["steps"]):
+            arrays = {
+                name.partition(".")[2]: value
+                for name, value in tensors.items()
+                if name.partition(".")[0] == str(number)
+            }
+            values = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in described.items()
+                if name != "step"
+            }
+            steps.append(_TYPES[described["step"]](**values, **arrays))
+        return make(header["spec"], tuple(header["layer_dims"]), tuple(steps))
+    except Exception as error:  # safetensors raises its own bare exception type
+        raise CorruptError(f"{path} cannot be read: {error}; train again") from error

@@ -1,0 +1,92 @@
+"""Passes over the rows that are finite, and the column statistics taken in one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.features.blocks import Blocks
+from toptune.train.preprocessing.steps import Step, apply_steps
+
+Values = npt.NDArray[np.float64]
+
+# A column whose deviation is below this share of its mean is constant but for rounding in float32.
+_CONSTANT = 1e-7
+# Of a block in float64, several of which are held at a time.
+_BLOCK_BYTES = 2 * 2**20
+
+
+class FiniteRows:
+    """Rows of some `Blocks` without those that are not finite, after some steps, in float64.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        Shape (n, d).
+    steps : sequence of Step
+        What has been fitted so far.
+
+    Attributes
+    ----------
+    n_columns : int
+        Columns after the steps.
+    bad : ndarray of int64 or None
+        Rows left out, once there was a pass.
+    """
+
+    def __init__(self, blocks: Blocks, steps: Sequence[Step], n_columns: int) -> None:
+        self.blocks = blocks
+        self.steps = tuple(steps)
+        self.n_columns = n_columns
+        self.bad: npt.NDArray[np.int64] | None = None
+
+    def __iter__(self) -> Iterator[Values]:
+        return self.iterate(_BLOCK_BYTES)
+
+    def iterate(self, block_bytes: int) -> Iterator[Values]:
+        """Yield values (b, d), `block_bytes` of what is read in float64 at a time."""
+        bad: list[npt.NDArray[np.int64]] = []
+        widest = max(self.blocks.shape[1], self.n_columns)
+        for where, values in self.blocks.iterate(max(1, block_bytes // (8 * widest))):
+            good = np.isfinite(values).all(axis=1)
+            if not good.all():
+                bad.append(np.flatnonzero(~good) + where.start)
+            if good.any():
+                yield apply_steps(self.steps, values[good].astype(np.float64))
+        self.bad = np.concatenate(bad) if bad else np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Mean and deviation of each column, shape (d,)."""
+
+    mean: Values
+    deviation: Values
+
+    @property
+    def inverse_deviation(self) -> Values:
+        """1 / deviation; 0 for a column that is constant but for rounding."""
+        varies = self.deviation > _CONSTANT * np.abs(self.mean)
+        inverse = np.zeros_like(self.deviation)
+        inverse[varies] = 1 / self.deviation[varies]
+        return inverse
+
+
+def moments(rows: FiniteRows) -> Moments:
+    """Take means and deviations in one pass, merging blocks after Chan, Golub & LeVeque (1979)."""
+    count, mean, squares = 0, np.zeros(rows.n_columns), np.zeros(rows.n_columns)
+    for block in rows:
+        block_mean = block.mean(axis=0)
+        delta = block_mean - mean
+        total = count + len(block)
+        squares += ((block - block_mean) ** 2).sum(axis=0) + delta**2 * (count * len(block) / total)
+        mean += delta * (len(block) / total)
+        count = total
+    return Moments(mean=mean, deviation=np.sqrt(squares / max(1, count)))
+
+
+def non_finite_rows(blocks: Blocks) -> npt.NDArray[np.int64]:
+    """Rows of `blocks` with a value that is NaN or infinite."""
+    bad = [np.flatnonzero(~np.isfinite(values).all(axis=1)) + rows.start for rows, values in blocks.iterate()]
+    return np.concatenate(bad) if bad else np.zeros(0, np.int64)

@@ -1,0 +1,86 @@
+"""Fitting a preprocessing to training rows, step after step."""
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.features.blocks import Blocks
+from toptune.train.preprocessing.finite_rows import FiniteRows, moments, non_finite_rows
+from toptune.train.preprocessing.preprocessing import Preprocessing
+from toptune.train.preprocessing.principal_components import fit_principal_components
+from toptune.train.preprocessing.spec import StepSpec, parse_preprocessing
+from toptune.train.preprocessing.steps import Layers, Power, Standardise, Step, Ternary, UnitNorm
+
+
+def fit_preprocessing(
+    spec: str, blocks: Blocks, layer_dims: Layers, *, memory_limit_bytes: int | None = None
+) -> tuple[Preprocessing, npt.NDArray[np.int64]]:
+    """Fit the steps of a text in order, each in a pass in float64 over what those before it give.
+
+    ``standardise``
+        Each column by its mean and deviation, then, with L layers of together d columns, those of a layer of
+        d_l columns by ``sqrt(d / (L d_l))``: every layer has the same sum of variances.
+    ``l2``
+        Each layer of each row to unit Euclidean norm.
+    ``power``, ``power:0.3``
+        ``sign(x) |x|^0.5``, or another exponent.
+    ``pca``, ``pca:256``, ``pca:0.95``
+        Principal components of all layers together: all, so many, or so large a share of the variance.
+    ``whiten`` (arguments of ``pca``)
+        Principal components of unit variance.
+    ``ternary``
+        -1, 0 or 1 by the standardised value.
+    ``none``
+        Values as stored.
+
+    Parameters
+    ----------
+    spec : str
+        Such as ``l2,standardise``.
+    blocks : Blocks
+        Training rows only, shape (n, d).
+    layer_dims : tuple of int
+        Columns of each layer, in order, d together.
+    memory_limit_bytes : int, optional
+        By default half of the machine's memory.
+
+    Returns
+    -------
+    Preprocessing
+    ndarray of int64
+        Rows with a value that is not finite; they have been left out of the statistics.
+
+    Raises
+    ------
+    InputError
+        For a text that names no steps, or d x d matrices above the memory limit.
+    NumericalError
+        If principal components are asked for and nothing varies.
+    """
+    fitted = Preprocessing(spec=spec, layer_dims=tuple(layer_dims), steps=())
+    bad: npt.NDArray[np.int64] | None = None
+    for step in parse_preprocessing(spec):
+        rows = FiniteRows(blocks, fitted.steps, n_columns=fitted.n_outputs)
+        new = _fit(step, rows, fitted.layers_between[-1], memory_limit_bytes)
+        fitted = Preprocessing(spec=spec, layer_dims=fitted.layer_dims, steps=(*fitted.steps, new))
+        bad = rows.bad if bad is None else bad
+    return fitted, non_finite_rows(blocks) if bad is None else bad
+
+
+def _fit(step: StepSpec, rows: FiniteRows, layer_dims: Layers, memory_limit_bytes: int | None) -> Step:
+    match step.name:
+        case "standardise":
+            statistics = moments(rows)
+            dims = np.asarray(layer_dims, dtype=np.float64)
+            weights = np.repeat(np.sqrt(dims.sum() / (len(dims) * dims)), layer_dims)
+            return Standardise(mean=statistics.mean, scale=statistics.inverse_deviation * weights)
+        case "ternary":
+            statistics = moments(rows)
+            return Ternary(mean=statistics.mean, scale=statistics.inverse_deviation)
+        case "l2":
+            return UnitNorm(layer_dims=layer_dims)
+        case "power":
+            return Power(exponent=0.5 if step.value is None else float(step.value))
+        case _:  # pca or whiten
+            return fit_principal_components(
+                rows, step.value, is_whitened=step.name == "whiten", memory_limit_bytes=memory_limit_bytes
+            )

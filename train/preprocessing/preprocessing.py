@@ -1,0 +1,172 @@
+"""`Preprocessing`: fitted steps between the stored features and the head."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.features.blocks import Blocks, row_slices
+from toptune.train.preprocessing.files import read_steps, write_steps
+from toptune.train.preprocessing.principal_components import PrincipalComponents
+from toptune.train.preprocessing.steps import Layers, LayerStep, Select, Step, apply_steps
+
+# Of rows in float64: whatever a reader asks for at a time, and however wide they were before the steps.
+_PIECE_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Steps in order, applied to the rows of some layers side by side.
+
+    Attributes
+    ----------
+    spec : str
+        What was asked for.
+    layer_dims : tuple of int
+        Columns of each layer that goes in.
+    steps : tuple of Step
+
+    Raises
+    ------
+    ValueError
+        If a step was fitted to other columns than it is given.
+    """
+
+    spec: str
+    layer_dims: Layers
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        _ = self.layers_between
+
+    @property
+    def layers_between(self) -> list[Layers]:
+        """Columns of each layer before every step, and after the last."""
+        return list(accumulate(self.steps, lambda dims, step: step.layers(dims), initial=self.layer_dims))
+
+    @property
+    def n_inputs(self) -> int:
+        return sum(self.layer_dims)
+
+    @property
+    def n_outputs(self) -> int:
+        return sum(self.layers_between[-1])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What could not be done as asked."""
+        components = [step for step in self.steps if isinstance(step, PrincipalComponents)]
+        return [warning for step in components for warning in step.warnings]
+
+    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Turn rows (b, n_inputs) into rows (b, n_outputs); computed in float64."""
+        return apply_steps(self.steps, values).astype(np.float32, copy=False)
+
+    def used_layers(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Tell which of the layers that go in some of the outputs depend on, an entry a layer."""
+        if not all(isinstance(step, LayerStep) for step in self.steps):
+            return np.ones(len(self.layer_dims), dtype=bool)
+        return np.array(Select(columns=columns).layers(self.layer_dims)) > 0
+
+    def restricted(self, columns: npt.NDArray[np.int64]) -> "Preprocessing":
+        """Give the preprocessing that has only some of the outputs, of the layers that they depend on.
+
+        Parameters
+        ----------
+        columns : ndarray of int64, shape (d',)
+            Ascending.
+        """
+        kept = self.used_layers(columns)
+        if kept.all():
+            return replace(self, steps=(*self.steps, Select(columns=columns)))
+        # Layers are dropped only where all steps keep them apart: outputs stand where their inputs do.
+        steps = [step.restricted(kept, self.layer_dims) for step in self.steps if isinstance(step, LayerStep)]
+        place = np.cumsum(np.repeat(kept, self.layer_dims), dtype=np.int64) - 1
+        return Preprocessing(
+            spec=self.spec,
+            layer_dims=tuple(np.array(self.layer_dims)[kept].tolist()),
+            steps=(*steps, Select(columns=place[columns])),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Account for the fit in JSON values."""
+        return {
+            "spec": self.spec,
+            "n_inputs": self.n_inputs,
+            "n_outputs": self.n_outputs,
+            "steps": [step.to_dict() for step in self.steps],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``preprocessing.safetensors`` into a folder."""
+        write_steps(folder, self.steps, spec=self.spec, layer_dims=self.layer_dims)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Preprocessing":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        CorruptError
+            If the file is missing or is not what was written.
+        """
+        return read_steps(folder, lambda spec, dims, steps: cls(spec=spec, layer_dims=dims, steps=steps))
+
+
+class PreprocessedBlocks:
+    """`Blocks` that preprocess another's rows as they are read.
+
+    Attributes
+    ----------
+    layer_dims : tuple of int
+        Columns of each layer after preprocessing; one where a step has mixed them.
+    layer_names : tuple of str
+        Names of the layers that go in, where they are given.
+    """
+
+    def __init__(self, blocks: Blocks, preprocessing: Preprocessing, layer_names: Sequence[str] = ()) -> None:
+        self.blocks = blocks
+        self.preprocessing = preprocessing
+        self.layer_names = tuple(layer_names)
+        self.layer_dims = preprocessing.layers_between[-1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.blocks.shape[0], sum(self.layer_dims))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        if self.shape[1] >= self.blocks.shape[1]:
+            for rows, values in self.blocks.iterate(block_rows):
+                yield rows, self._applied(values)
+            return
+        pieces = (self.preprocessing.apply(values) for _, values in self.blocks.iterate(self._piece_rows))
+        held = np.empty((0, self.shape[1]), dtype=self.dtype)
+        for rows in row_slices(self.shape, self.dtype, block_rows):
+            parts, missing = [], rows.stop - rows.start
+            while missing:
+                held = held if len(held) else next(pieces)
+                parts.append(held[:missing])
+                held, missing = held[missing:], missing - len(parts[-1])
+            yield rows, np.concatenate(parts)
+
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        return self._applied(self.blocks.take(rows))
+
+    def _applied(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Preprocess piece by piece: the float64 values in between are of a piece only."""
+        result = np.empty((len(values), self.shape[1]), dtype=self.dtype)
+        for piece in row_slices(values.shape, self.dtype, self._piece_rows):
+            result[piece] = self.preprocessing.apply(values[piece])
+        return result
+
+    @property
+    def _piece_rows(self) -> int:
+        return max(1, _PIECE_BYTES // (8 * self.blocks.shape[1]))

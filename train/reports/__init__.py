@@ -1,0 +1,1 @@
+"""Many fits side by side: heads compared, layers reported."""

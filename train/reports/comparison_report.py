@@ -1,0 +1,258 @@
+"""`Comparison`: what repeated runs of several heads amount to, as a table, CSV and JSON."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toptune.costs.meter import describe_costs
+from toptune.store.files.json_values import json_ready
+from toptune.text import counted, printed_table
+from toptune.train.reports.notes import Notes
+from toptune.train.reports.statistics import (
+    Spread,
+    corrected_paired_test,
+    difference_of_means,
+    holm,
+    spread_of,
+)
+from toptune.train.rows.splits import NAMED
+from toptune.train.runs.writing import write_json
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+_SECONDS = ("seconds", "fit_seconds")
+UNGROUPED = "ungrouped"
+CSV, REPORT = "compare.csv", "compare.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One run: a row of ``compare.csv``.
+
+    Attributes
+    ----------
+    split : str
+        ``grouped`` or ``ungrouped``; empty where no groups were named.
+    is_fixed : bool
+        Whether the manifest names the test rows.
+    n_not_drawn : int
+        Training rows left out of a sample.
+    seconds, fit_seconds : float
+        Of the whole run, and of the fit with its cross-validation.
+    folder : str
+        Under that of the comparison.
+    """
+
+    head: str
+    split: str
+    seed: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float
+    seconds: float
+    fit_seconds: float
+    n_train: int
+    n_test: int
+    n_not_drawn: int
+    is_fixed: bool
+    arrays: str
+    folder: str
+
+    @classmethod
+    def of(
+        cls, config: Mapping[str, Any], metrics: Mapping[str, Any], *, split: str, folder: str
+    ) -> "RunRow":
+        """Take a row from a run's config and metrics."""
+        return cls(
+            head=config["options"]["head"],
+            split=split,
+            seed=config["options"]["seed"],
+            **{name: metrics[name] for name in METRICS},
+            seconds=metrics["seconds"]["total"],
+            fit_seconds=metrics["seconds"]["fit"],
+            n_train=metrics["n_train"],
+            n_test=metrics["n_test"],
+            n_not_drawn=config["split"]["n_not_drawn"],
+            is_fixed=config["split"]["rule"].startswith(NAMED),
+            arrays=" ".join(each["name"] for each in config["arrays"]),
+            folder=folder,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Repeated runs of several heads.
+
+    Attributes
+    ----------
+    folder : Path
+    config : dict
+        What was compared.
+    rows : tuple of RunRow
+    heads : dict
+        Of each head and figure, its `Spread`.
+    pairs : list of dict
+        Paired tests: ``metric``, ``first``, ``second``, ``difference``, ``t``, ``p``, and ``p_holm`` over all
+        pairs of that metric.
+    leak : dict
+        Of each head and figure, how much ungrouped splits show above grouped ones; empty unless asked for.
+    variance : str
+        In words, over what the deviations are.
+    notes : Notes
+        What the runs warn of.
+    costs : dict
+        Of the call that made it; runs that were there cost it nothing. See `toptune.costs.meter.CostMeter`.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    rows: tuple[RunRow, ...]
+    heads: dict[str, dict[str, Spread]]
+    pairs: list[dict[str, Any]]
+    leak: dict[str, dict[str, Spread]]
+    variance: str
+    notes: Notes
+    costs: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the comparison as JSON values."""
+        fields: dict[str, Any] = json_ready(asdict(self) | {"folder": str(self.folder)})
+        return fields
+
+    def write(self) -> None:
+        """Write ``compare.csv`` and ``compare.json``."""
+        with (self.folder / CSV).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(asdict(self.rows[0])), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(map(asdict, self.rows))
+        write_json(self.folder / REPORT, self.to_dict())
+
+    def __str__(self) -> str:
+        first = self.rows[0]
+        columns = ("head", "accuracy", "95 % interval", "balanced", "macro F1", "log-loss", "seconds")
+        title = (
+            f"{self.config['dataset']}, {self.config['model']}: mean +- deviation of "
+            f"{counted(self.config['seeds'], 'run')}, {first.n_train} training and {first.n_test} "
+            f"test pictures (seed {first.seed})"
+        )
+        parts = [printed_table(title, columns, [_row(name, each) for name, each in self.heads.items()])]
+        tested = [pair for pair in self.pairs if pair["metric"] == "accuracy"]
+        if tested:
+            cells = [
+                (f"{pair['first']} - {pair['second']}", f"{pair['difference']:+.4f}",
+                 *(_figure(pair[name], ".4g") for name in ("t", "p", "p_holm")))
+                for pair in tested
+            ]  # fmt: skip
+            parts.append(printed_table(
+                "accuracy, corrected resampled t-test", ("heads", "difference", "t", "p", "p (Holm)"), cells
+            ))  # fmt: skip
+        if self.leak:
+            cells = [
+                (name, *(f"{each[metric].mean:+.4f} {_interval(each[metric])}" for metric in METRICS))
+                for name, each in self.leak.items()
+            ]
+            parts.append(printed_table(
+                "the leak: ungrouped splits less grouped ones, 95 % interval",
+                ("head", "accuracy", "balanced", "macro F1", "log-loss"), cells,
+            ))  # fmt: skip
+        last = [self.variance, *self.notes.lines(), describe_costs(self.costs), f"written to {self.folder}"]
+        return "\n\n".join([*parts, "\n".join(last)])
+
+
+def compare_rows(
+    rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any], notes: Notes, costs: dict[str, Any]
+) -> Comparison:
+    """Work out spreads, paired tests and the leak of finished runs."""
+    kept = [row for row in rows if row.split != UNGROUPED]
+    others = [row for row in rows if row.split == UNGROUPED]
+    ratio, variance = _correlation(kept)
+    names = list(dict.fromkeys(row.head for row in kept))
+    pairs: list[dict[str, Any]] = []
+    for metric in METRICS:
+        found = [
+            {"metric": metric, "first": first, "second": second}
+            | asdict(
+                corrected_paired_test(
+                    _values(kept, first, metric), _values(kept, second, metric), ratio=ratio
+                )
+            )
+            for first, second in combinations(names, 2)
+        ]
+        adjusted = holm([pair["p"] for pair in found])
+        pairs += [pair | {"p_holm": p} for pair, p in zip(found, adjusted, strict=True)]
+    return Comparison(
+        folder=folder,
+        config=config,
+        notes=notes,
+        costs=costs,
+        rows=tuple(rows),
+        heads={
+            name: {metric: spread_of(_values(kept, name, metric)) for metric in (*METRICS, *_SECONDS)}
+            for name in names
+        },
+        pairs=pairs,
+        leak={
+            name: {
+                metric: difference_of_means(_values(others, name, metric), _values(kept, name, metric))
+                for metric in METRICS
+            }
+            for name in names
+            if others
+        },
+        variance=variance,
+    )
+
+
+def _values(rows: Sequence[RunRow], head: str, metric: str) -> list[float]:
+    return [getattr(row, metric) for row in rows if row.head == head]
+
+
+def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:
+    """Give ``r / (1 - r)`` of runs whose differences have correlation r, and what their deviation is over.
+
+    Random splits: rows tested over all other rows, as Nadeau & Bengio propose. Samples tested on the same
+    rows: r is the share of a sample that another one is expected to have too.
+    """
+    n_train, n_test, n_not_drawn = (
+        float(np.mean([getattr(row, name) for row in rows])) for name in ("n_train", "n_test", "n_not_drawn")
+    )
+    if not rows[0].is_fixed:
+        sampled = " and samples of the training rows" if n_not_drawn else ""
+        return n_test / (n_train + n_not_drawn), f"deviations are over random splits{sampled}"
+    if n_not_drawn:
+        return n_train / n_not_drawn, (
+            "the manifest names the test rows: deviations are over samples of the training rows, not over "
+            "test pictures"
+        )
+    return None, (
+        "the manifest names training and test rows: deviations are over the heads' own random numbers only, "
+        "and no test is made; draw samples (--shots, --train-size) or new splits (--resplit)"
+    )
+
+
+def _row(name: str, figures: Mapping[str, Spread]) -> tuple[str, ...]:
+    accuracy = figures["accuracy"]
+    return (
+        name,
+        _spread(accuracy),
+        _interval(accuracy),
+        *(_spread(figures[metric]) for metric in METRICS[1:]),
+        _spread(figures["seconds"], ".2f"),
+    )
+
+
+def _spread(value: Spread, form: str = ".4f") -> str:
+    return f"{value.mean:{form}}" + ("" if value.deviation is None else f" +- {value.deviation:{form}}")
+
+
+def _interval(value: Spread) -> str:
+    return "-" if value.low is None else f"{value.low:.4f} to {value.high:.4f}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

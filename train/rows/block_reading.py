@@ -1,0 +1,89 @@
+"""Blocks of rows on their way to the solvers: checked, and read while the last one is worked on."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.errors import InputError
+from toptune.store.features.blocks import Blocks
+
+BLOCK_BYTES = 32 * 2**20
+
+_NAMED_ROWS = 10
+
+
+def read_ahead(
+    blocks: Blocks, *, block_rows: int, dtype: torch.dtype, device: torch.device, offset: int = 0
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield ``(rows, values)`` with values (b, d) on the device, the next block being read meanwhile.
+
+    On a CUDA device blocks come through page-locked memory, so that they are copied while the last one is
+    worked on.
+
+    Parameters
+    ----------
+    offset : int
+        Number of the first row, for messages.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite; names the first rows.
+    """
+    source = blocks.iterate(block_rows)
+
+    def read() -> tuple[slice, Tensor] | None:
+        for where, values in source:
+            check_finite(values, start=offset + where.start)
+            tensor = to_tensor(values, dtype=dtype)
+            return where, tensor.pin_memory() if device.type == "cuda" else tensor
+        return None
+
+    with ThreadPoolExecutor(1, thread_name_prefix="toptune-read") as reader:
+        ahead = reader.submit(read)
+        while (block := ahead.result()) is not None:
+            ahead = reader.submit(read)
+            yield block[0], block[1].to(device, non_blocking=True)
+
+
+def check_finite(values: npt.NDArray[np.generic], *, start: int = 0) -> None:
+    """Raise InputError naming the rows if a value is NaN or infinite; `start` numbers the first row."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        named = ", ".join(str(start + row) for row in bad[:_NAMED_ROWS])
+        more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
+        raise InputError(
+            f"the input contains NaN or infinity in row {named}{more} (counted from 0); "
+            "drop or repair these rows first"
+        )
+
+
+def to_tensor(
+    values: npt.NDArray[np.generic], *, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    """Copy rows to a tensor; the source may be read-only or memory-mapped."""
+    wanted = np.float64 if dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.array(values, dtype=wanted, order="C")).to(device)
+
+
+def refuse_non_finite(values: npt.NDArray[np.generic], rows: npt.NDArray[np.int64]) -> None:
+    """Raise InputError naming the rows (their numbers are `rows`) that hold NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        named = ", ".join(str(rows[row]) for row in bad[:10])
+        raise InputError(
+            f"the input contains NaN or infinity in row {named} (counted from 0); drop or repair these rows"
+        )
+
+
+def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
+    """Rows of a block whose values take about 32 MiB in float64, or less below a small limit.
+
+    Larger ones save little: memory that is fetched anew for each costs what longer products gain.
+    """
+    budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
+    return max(64, budget // (8 * (d + 3 * rank + 1)))

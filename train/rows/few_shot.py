@@ -1,0 +1,108 @@
+"""Training on a few pictures: k of each class, or a stratified sample of a given size."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.store.datasets.manifest import Manifest
+from toptune.train.rows.splits import Split, hash_of
+
+_NAMED_CLASSES = 10
+
+
+def draw_training_rows(
+    split: Split,
+    manifest: Manifest,
+    *,
+    shots: int | None = None,
+    train_size: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """Keep a sample of the training rows; test rows are never touched.
+
+    Within each class rows are taken in the order of a hash of (seed, id): the rows of k shots are among those
+    of k + 1, and pictures added to one class change nothing in another.
+
+    Parameters
+    ----------
+    split : Split
+        Its training rows are sampled; groups that it keeps on one side stay there.
+    manifest : Manifest
+        Labels and ids of the rows.
+    shots : int, optional
+        Rows of each class.
+    train_size : int, optional
+        Rows of all classes together, each in proportion to its rows (largest remainders).
+    seed : int
+        Another one draws another sample.
+
+    Returns
+    -------
+    Split
+        With the number of training rows that were not drawn in ``n_not_drawn``.
+
+    Raises
+    ------
+    InputError
+        If both are given, or either is not above 0; for classes with fewer rows than `shots`; for a
+        `train_size` above the training rows or below the classes.
+    """
+    if shots is None and train_size is None:
+        return split
+    if shots is not None and train_size is not None:
+        raise InputError(f"shots is {shots} and train_size {train_size}; give one of them")
+    members: dict[str, list[int]] = {}
+    for row in split.train.tolist():
+        members.setdefault(str(manifest.labels[row]), []).append(row)
+    if shots is not None:
+        wanted = _shots_of(members, shots)
+        what = f"{shots} of each class"
+    else:
+        assert train_size is not None
+        wanted = _shares_of(members, train_size)
+        what = f"{train_size} in proportion to the classes"
+    drawn: list[int] = []
+    for label, rows in members.items():
+        order = sorted(rows, key=lambda row: (hash_of(seed, f"sample\0{manifest.ids[row]}"), row))
+        drawn += order[: wanted[label]]
+    return replace(
+        split,
+        train=np.array(sorted(drawn), dtype=np.int64),
+        n_not_drawn=len(split.train) - len(drawn),
+        rule=f"{split.rule}; of its {len(split.train)} training rows {what} by a hash of (seed {seed}, id)",
+    )
+
+
+def _shots_of(members: dict[str, list[int]], shots: int) -> dict[str, int]:
+    if shots < 1:
+        raise InputError(f"shots is {shots}; give at least 1 picture of each class")
+    short = {label: len(rows) for label, rows in sorted(members.items()) if len(rows) < shots}
+    if short:
+        named = ", ".join(f"{label!r} ({count})" for label, count in list(short.items())[:_NAMED_CLASSES])
+        more = f" and {len(short) - _NAMED_CLASSES} more" if len(short) > _NAMED_CLASSES else ""
+        raise InputError(
+            f"{len(short)} of {len(members)} classes have fewer than {shots} training rows: {named}{more}; "
+            f"ask for at most {min(short.values())} shots, or add pictures of these classes"
+        )
+    return dict.fromkeys(members, shots)
+
+
+def _shares_of(members: dict[str, list[int]], train_size: int) -> dict[str, int]:
+    """Rows of each class: its exact share rounded down, and one more for the largest remainders."""
+    n = sum(map(len, members.values()))
+    if not len(members) <= train_size <= n:
+        raise InputError(
+            f"train_size is {train_size}; it must be from {len(members)}, one for each class, to {n}, the "
+            "training rows there are"
+        )
+    labels = sorted(members)
+    shares: npt.NDArray[np.float64] = np.array([train_size * len(members[label]) / n for label in labels])
+    counts = np.maximum(np.floor(shares).astype(np.int64), 1)
+    # Rare classes were rounded up to one row: what they took is taken from the classes that have most.
+    while counts.sum() > train_size:
+        counts[np.argmax(counts)] -= 1
+    for at in np.argsort(-(shares - counts), kind="stable")[: train_size - int(counts.sum())]:
+        counts[at] += 1
+    return dict(zip(labels, counts.tolist(), strict=True))

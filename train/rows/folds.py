@@ -1,0 +1,99 @@
+"""Folds that know nothing of labels: buckets of a hash of the row's id, or of its group."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.train.rows.splits import hash_of
+
+logger = logging.getLogger(__name__)
+Folds = npt.NDArray[np.int64]
+
+
+# In place of a number of folds: every group of rows is a fold of its own.
+LEAVE_ONE_GROUP_OUT = "leave-one-group-out"
+# Each fold has sums of its own in memory.
+MAX_GROUPS = 100
+
+
+class FoldsReducedWarning(UserWarning):
+    """A class has fewer members than folds were asked for, so that fewer are used."""
+
+
+def folds_of_keys(keys: Sequence[str], *, n_folds: int, seed: int = 0) -> Folds:
+    """Bucket (0 to n_folds - 1) of each row from a hash of its id or group.
+
+    A row keeps its fold whatever rows come and go and however they are labelled.
+    """
+    cached: dict[str, int] = {}
+    for key in keys:
+        if key not in cached:
+            cached[key] = hash_of(seed, f"fold\0{key}") % n_folds
+    return np.array([cached[key] for key in keys], dtype=np.int64)
+
+
+def folds_of_rows(n: int, *, n_folds: int, seed: int = 0) -> Folds:
+    """Fold of each of n rows without ids: position in the order of a seeded hash, so sizes are even."""
+    order = np.random.default_rng(seed).permutation(n)
+    folds = np.empty(n, dtype=np.int64)
+    folds[order] = np.arange(n) % n_folds
+    return folds
+
+
+def folds_of_groups(groups: Sequence[str]) -> tuple[Folds, int]:
+    """Fold of each row, one for each group in the order of their names, and their number.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 2 groups, or more than `MAX_GROUPS`.
+    """
+    names, folds = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    if not 2 <= len(names) <= MAX_GROUPS:
+        raise InputError(
+            f"{LEAVE_ONE_GROUP_OUT} has {len(names)} groups to leave out; 2 to {MAX_GROUPS} are possible: "
+            "give --group-by, or a number of folds with --cv, over which whole groups are dealt out"
+        )
+    return folds.astype(np.int64), len(names)
+
+
+def usable_folds(class_counts: dict[str, int], cv: int, *, may_reduce: bool) -> int:
+    """Folds to use, given the members of each class.
+
+    Parameters
+    ----------
+    class_counts : dict
+        Training rows of each class.
+    cv : int
+        Folds asked for, at least 2.
+    may_reduce : bool
+        Use fewer folds and warn, or refuse, where a class has fewer members than folds.
+
+    Raises
+    ------
+    InputError
+        For ``cv`` below 2, or a class with fewer members than folds unless `may_reduce`.
+    """
+    if cv < 2:
+        raise InputError(f"cv is {cv}; at least 2 folds are needed")
+    name = min(class_counts, key=lambda key: class_counts[key])
+    smallest = class_counts[name]
+    if smallest >= cv:
+        return cv
+    if not may_reduce:
+        raise InputError(
+            f"class {name!r} has {smallest} training rows, fewer than the {cv} folds of the "
+            f"cross-validation; add pictures, merge or remove the class, or ask for cv={max(2, smallest)}"
+            + (" (with 1 row it cannot be cross-validated at all)" if smallest < 2 else "")
+        )
+    reduced = max(2, smallest)
+    warnings.warn(
+        f"class {name!r} has {smallest} members, fewer than cv={cv}; using {reduced} folds",
+        FoldsReducedWarning,
+        stacklevel=3,
+    )
+    return reduced

@@ -1,0 +1,277 @@
+"""Which rows train and which rows test: the same for every head and layer."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
+from toptune.text import counted
+
+Rows = npt.NDArray[np.int64]
+
+# How the rule of a split begins that was not drawn.
+NAMED = "the manifest's own split"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Rows of a data set that train and that test, sorted, disjoint.
+
+    Attributes
+    ----------
+    train, test : ndarray of int64
+        Row numbers of the manifest.
+    n_unlabelled : int
+        Rows left out of both because they have no label.
+    n_unused : int
+        Labelled rows left out of both because their split is not asked for.
+    rule : str
+        In words, how the rows were told apart.
+    n_not_drawn : int
+        Training rows left out because only a sample of them was asked for.
+    """
+
+    train: Rows
+    test: Rows
+    n_unlabelled: int
+    n_unused: int
+    rule: str
+    n_not_drawn: int = 0
+
+
+def split_manifest(
+    manifest: Manifest,
+    *,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    val: str = "train",
+    group_by: str | None = None,
+    resplit: bool = False,
+) -> Split:
+    """Split a manifest's rows into training and test rows.
+
+    A manifest that names splits decides itself: ``train`` and ``test``, with ``val`` joining the
+    training rows unless asked otherwise. Without a test split (or with `resplit`), `test_fraction`
+    of each class is held out by a hash of (seed, id).
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Rows with ids, labels and perhaps splits.
+    seed : int
+        Seed of the hash; has no effect where the manifest names the splits.
+    test_fraction : float
+        Share of each class held out, in (0, 1).
+    val : {"train", "test", "drop"}
+        What rows of the split ``val`` do.
+    group_by : str, optional
+        An extra column of the manifest, or a regular expression on the id whose first group is the
+        key. Rows of equal key stay on one side.
+    resplit : bool
+        Draw a new split over all labelled rows even where the manifest names one.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    InputError
+        For an unknown split name or option, unlabelled training rows where the manifest names a
+        split, a group found on both sides of the manifest's own split, or an empty side.
+    """
+    if val not in ("train", "test", "drop"):
+        raise InputError(f"val is {val!r}; it must be 'train', 'test' or 'drop'")
+    if not 0 < test_fraction < 1:
+        raise InputError(f"test_fraction is {test_fraction}; it must lie between 0 and 1")
+    groups = group_keys(manifest, group_by) if group_by is not None else None
+    is_named = not resplit and any(split is not None for split in manifest.splits)
+    split = _named(manifest, val) if is_named else _unsplit(manifest)
+    if len(split.train) == 0:
+        raise InputError(
+            f"no labelled row is left to train on among {manifest.n_rows} ({split.rule}); "
+            + (advice_on_several_labels(manifest, _unlabelled(manifest)) or "check the labels and the split")
+        )
+    if len(split.test):
+        if groups is not None:
+            _refuse_shared(groups, split)
+        return split
+    rows = split.train
+    is_test = held_out(
+        [manifest.ids[row] for row in rows],
+        [str(manifest.labels[row]) for row in rows],
+        seed=seed,
+        test_fraction=test_fraction,
+        groups=None if groups is None else [groups[row] for row in rows],
+    )
+    if groups is not None and not is_test.any():
+        raise InputError(
+            f"no group is small enough to be held out: {len(set(groups))} groups by {group_by!r}, and a test "
+            f"share of {test_fraction:g} of each class; group more finely or raise the test fraction"
+        )
+    together = "" if group_by is None else f", groups by {group_by!r} kept together"
+    return replace(
+        split,
+        train=rows[~is_test],
+        test=rows[is_test],
+        rule=f"{test_fraction:g} of each class by a hash of (seed {seed}, id){together}",
+    )
+
+
+def held_out(
+    ids: Sequence[str],
+    labels: Sequence[str],
+    *,
+    seed: int,
+    test_fraction: float = 0.2,
+    groups: Sequence[str] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Mark the rows held out for testing: a share of each class, whole groups only.
+
+    Groups (rows, where there are none) are taken in the order of a hash of (seed, key) as long as no
+    class exceeds its quota, ``round(test_fraction * members)``. The order of the rows has no effect.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+    """
+    keys = list(ids if groups is None else groups)
+    members: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(key, []).append(row)
+    quota = {label: round(test_fraction * count) for label, count in Counter(labels).items()}
+    is_test = np.zeros(len(keys), dtype=bool)
+    for key in sorted(members, key=lambda key: (hash_of(seed, key), key)):
+        counts = Counter(labels[row] for row in members[key])
+        if all(count <= quota[label] for label, count in counts.items()):
+            is_test[members[key]] = True
+            for label, count in counts.items():
+                quota[label] -= count
+    return is_test
+
+
+def group_keys(manifest: Manifest, group_by: str) -> list[str]:
+    """Key of each row's group: a manifest column, or the first group of a pattern on the id.
+
+    Raises
+    ------
+    InputError
+        If `group_by` is neither a column nor a pattern with one group, or an id does not match.
+    """
+    try:
+        return [str(value) for value in manifest.column(group_by)]
+    except (KeyError, InputError):
+        pass
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise InputError(
+            f"group_by {group_by!r} is neither a column of the manifest nor a regular expression ({error})"
+        ) from error
+    if pattern.groups < 1:
+        raise InputError(
+            f"group_by {group_by!r} is no column of the manifest, and as a pattern it has no group in "
+            "parentheses that would be the key; write for instance '^([^_]+)_'"
+        )
+    keys = []
+    for identity in manifest.ids:
+        match = pattern.search(identity)
+        if match is None or match.group(1) is None:
+            raise InputError(f"group_by pattern {group_by!r} does not match the id {identity!r}; widen it")
+        keys.append(match.group(1))
+    return keys
+
+
+def hash_of(seed: int, key: str) -> int:
+    """64-bit hash of (seed, key), the same on every machine and in every version."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "little")
+
+
+def _labelled(manifest: Manifest) -> npt.NDArray[np.bool_]:
+    return np.array([label is not None for label in manifest.labels], dtype=bool)
+
+
+def _unlabelled(manifest: Manifest) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(~_labelled(manifest))
+
+
+def _unsplit(manifest: Manifest) -> Split:
+    labelled = _labelled(manifest)
+    return Split(
+        train=np.flatnonzero(labelled),
+        test=np.zeros(0, dtype=np.int64),
+        n_unlabelled=int((~labelled).sum()),
+        n_unused=0,
+        rule="no split",
+    )
+
+
+def _named(manifest: Manifest, val: str) -> Split:
+    labelled = _labelled(manifest)
+    names = np.array([split or "" for split in manifest.splits])
+    unknown = sorted(set(names.tolist()) - {"train", "val", "test", ""})
+    if unknown:
+        raise InputError(f"unknown split {unknown[0]!r} in the manifest; use 'train', 'val' or 'test'")
+    trains, tests = names == "train", names == "test"
+    trains |= (names == "val") & (val == "train")
+    tests |= (names == "val") & (val == "test")
+    missing = np.flatnonzero(trains & ~labelled)
+    if len(missing):
+        raise InputError(
+            f"{len(missing)} training rows have no label of their own, the first is "
+            f"{manifest.ids[missing[0]]!r}: {several}"
+            if (several := advice_on_several_labels(manifest, missing))
+            else f"{len(missing)} training rows have no label, the first is {manifest.ids[missing[0]]!r}; "
+            "label them or move them to another split"
+        )
+    return Split(
+        train=np.flatnonzero(trains),
+        test=np.flatnonzero(tests & labelled),
+        n_unlabelled=int((~labelled).sum()),
+        n_unused=int((labelled & ~trains & ~tests).sum()),
+        rule=f"{NAMED} (val: {val})",
+    )
+
+
+def _refuse_shared(groups: list[str], split: Split) -> None:
+    shared = {groups[row] for row in split.train} & {groups[row] for row in split.test}
+    if shared:
+        raise InputError(
+            f"{len(shared)} groups have rows in both training and test split of the manifest, for instance "
+            f"{sorted(shared)[0]!r}; correct the manifest's split or leave group_by out"
+        )
+
+
+def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) -> str:
+    """Say which of some rows have several labels and what to do; nothing where none has.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    rows : array (m,) of int
+        Rows without a label.
+
+    Returns
+    -------
+    str
+        A sentence, or an empty text.
+    """
+    if LABELS_COLUMN not in manifest.extra_names:
+        return ""
+    joined = manifest.column(LABELS_COLUMN)
+    several = [row for row in rows.tolist() if LABEL_SEPARATOR in (joined[row] or "")]
+    if not several:
+        return ""
+    first = several[0]
+    return (
+        f"{counted(len(several), 'picture')} with several labels, for instance {manifest.ids[first]!r} with "
+        f"{joined[first]!r}; toptune's heads take one label a picture: give each picture one where the "
+        "labels stand (for instance in a manifest's column 'label') and extract with --update, which "
+        "computes nothing anew for labels"
+    )

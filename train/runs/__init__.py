@@ -1,0 +1,1 @@
+"""The RUN folder: trained, written, scored and updated."""

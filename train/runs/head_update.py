@@ -1,0 +1,173 @@
+"""A fitted head with rows added and rows taken away, from the sums that it was made from."""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.store.features.blocks import Blocks
+from toptune.text import counted
+from toptune.train.heads.native_heads import OwnHead
+from toptune.train.kernels.kernels import kernel_of
+from toptune.train.kernels.maps import IdentityMap, NystromMaps
+from toptune.train.passes.passes import accumulate
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.block_reading import block_rows_for, to_tensor
+from toptune.train.rows.folds import folds_of_keys
+from toptune.train.solvers.ridge import left_out
+from toptune.train.solvers.saved_sums import SavedSums
+
+# Weight of a class below which none of its rows are left: what rounding leaves of whole rows.
+_NONE_LEFT = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Rows that come or go.
+
+    Attributes
+    ----------
+    blocks : Blocks, shape (n, d)
+        Preprocessed as the head's own rows were.
+    labels : sequence of str
+    groups : sequence of str
+        What decides their folds: ids, or groups.
+    """
+
+    blocks: Blocks
+    labels: Sequence[str]
+    groups: Sequence[str]
+
+
+def updated_head(
+    head: OwnHead,
+    saved: SavedSums,
+    *,
+    added: Change,
+    removed: Change,
+    gone_centers: npt.NDArray[np.int64],
+    device: str | None = None,
+) -> OwnHead:
+    """Add and subtract rows; centres, width, penalty, temperature and preprocessing stay.
+
+    Scores equal those of a fit to the rows that are left on the same centres, in time proportional to
+    the rows that come and go.
+
+    Parameters
+    ----------
+    head : OwnHead
+        Loaded, of kind falkon or ridge; not changed.
+    saved : SavedSums
+        Of its fit.
+    gone_centers : ndarray of int64
+        Positions among the head's centres of those that must leave it.
+
+    Raises
+    ------
+    InputError
+        If fewer than two classes are left.
+    NumericalError
+        If no centre is left or the system cannot be solved.
+    """
+    old = head.classes
+    classes = sorted({*old, *added.labels})
+    saved = saved.for_classes(old, classes)
+    estimator = copy(head.estimator)
+    maps, d = _maps_of(head, saved, device=device)
+    sums = saved.sums
+    for sign, change in ((1, added), (-1, removed)):
+        if len(change.labels):
+            part = _sums(change, maps, classes, n_folds=len(sums.gram), d=d, device=device)
+            sums = sums + part if sign > 0 else sums - part
+    members = sums.cross[:, -1].sum(dim=0)
+    left = [name for name, weight in zip(classes, members.tolist(), strict=True) if weight > _NONE_LEFT]
+    if len(left) < 2:
+        raise InputError(f"{len(left)} classes would be left; a classifier needs at least 2")
+    saved = SavedSums(sums=sums, factor=saved.factor).for_classes(classes, left)
+    if len(gone_centers):
+        saved = saved.without_centers(gone_centers)
+        stay = np.setdiff1d(np.arange(len(estimator.centers_)), gone_centers)
+        estimator.centers_, estimator.center_indices_ = (
+            estimator.centers_[stay],
+            estimator.center_indices_[stay],
+        )
+    coefficients, intercept, jitter = saved.solve(estimator.penalty_)
+    estimator.intercept_ = intercept.numpy()
+    if saved.factor is None:
+        estimator.coef_ = coefficients.T.numpy().copy()
+    else:
+        estimator.dual_coef_ = coefficients.numpy()
+    estimator.classes_ = np.array(left)
+    estimator.sums_ = saved
+    return head.with_estimator(estimator, _report(head, saved, jitter=jitter, n_gone=len(gone_centers)))
+
+
+def _maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> tuple[IdentityMap | NystromMaps, int]:
+    """Feature map of a fitted head, and the columns of its rows."""
+    estimator = head.estimator
+    d = int(estimator.n_features_in_)
+    if saved.factor is None:
+        return IdentityMap(d), d
+    dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
+    centers = to_tensor(estimator.centers_, dtype=dtype, device=device_of(device))
+    kernel = kernel_of(estimator.kernel, estimator.sigma_)
+    return NystromMaps.of_factor(kernel, centers, saved.factor), d
+
+
+def _sums(
+    change: Change,
+    maps: IdentityMap | NystromMaps,
+    classes: list[str],
+    *,
+    n_folds: int,
+    d: int,
+    device: str | None,
+) -> Any:
+    n = len(change.labels)
+    position = {name: code for code, name in enumerate(classes)}
+    rows = TrainingRows(
+        blocks=change.blocks,
+        codes=np.array([position[label] for label in change.labels], dtype=np.int64),
+        weights=np.ones(n),
+        folds=folds_of_keys(list(change.groups), n_folds=n_folds) if n_folds > 1 else np.zeros(n, np.int64),
+        n_classes=len(classes),
+        n_folds=n_folds,
+    )
+    block_rows = block_rows_for(d=d, rank=maps.ranks[0])
+    (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device_of(device))
+    return SavedSums.of(sums).sums  # type: ignore[union-attr]
+
+
+def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> dict[str, Any]:
+    """Figures of the updated sums; those that would need all rows again are not carried over."""
+    report = dict(head.report)
+    weight = float(saved.sums.weights.sum())
+    if len(saved.sums.gram) > 1:
+        errors = left_out(saved.sums, [float(report["penalty"])]).errors
+        report["squared_error"] = float(errors.sum()) / weight
+    rank = saved.sums.gram.shape[1] - 1
+    return report | {
+        "n_rows": round(weight),
+        "rank": rank,
+        "n_centers": rank if saved.factor is not None else 0,
+        "n_dropped": 0,
+        "jitter": jitter,
+        "accuracy": None,
+        "log_loss": None,
+        "left_out": None,
+        "table": [],
+        "iteration": None,
+        "seconds": {},
+        "n_passes": 0,
+        "warnings": [
+            "updated: width, penalty, temperature and preprocessing are those of the run before",
+            *([f"{counted(n_gone, 'centre')} left the head with pictures that are gone"] if n_gone else []),
+            *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
+        ],
+    }

@@ -1,0 +1,52 @@
+"""A run made to need only the stored arrays that its head uses."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from toptune.train.runs.run import Run, RunArray
+
+
+def restricted_run(run: Run) -> Run:
+    """Drop the arrays that a fitted head does not use, and say in ``run.json`` what that saves.
+
+    Of a head that uses all its inputs everything is kept. Where a step of the preprocessing mixes the layers
+    (``pca``, ``whiten``) all arrays are kept, and of what that gives only the columns used.
+
+    Parameters
+    ----------
+    run : Run
+        As trained, on all of its arrays.
+
+    Returns
+    -------
+    Run
+        Of equal predictions. ``config["preprocessing"]`` and ``config["saves"]`` are those of what is left.
+    """
+    trained_on, preprocessing, head = run.arrays, run.preprocessing, run.head
+    n_columns = preprocessing.n_outputs if head.columns is None else len(head.columns)
+    n_columns_trained_on = preprocessing.n_outputs
+    used = np.ones(len(trained_on), dtype=bool)
+    if head.columns is not None:
+        used = preprocessing.used_layers(head.columns)
+        preprocessing, head = preprocessing.restricted(head.columns), head.on_columns()
+    positions = np.flatnonzero(used).tolist()
+    arrays = [trained_on[position] for position in positions]
+    config = run.config | {
+        "arrays": [run.config["arrays"][position] for position in positions],
+        "preprocessing": preprocessing.to_dict(),
+        "saves": {
+            "n_arrays": len(arrays),
+            "n_arrays_trained_on": len(trained_on),
+            "n_columns": n_columns,
+            "n_columns_trained_on": n_columns_trained_on,
+            "bytes_per_picture": _bytes(arrays),
+            "bytes_per_picture_trained_on": _bytes(trained_on),
+        },
+    }
+    return replace(run, config=config, preprocessing=preprocessing, head=head)
+
+
+def _bytes(arrays: list[RunArray]) -> int:
+    """Count the bytes that a picture takes in the store."""
+    return sum(array.dim * np.dtype(array.dtype).itemsize for array in arrays)

@@ -1,0 +1,68 @@
+"""Predictions and metrics of a run on rows whose labels are known."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a run said of rows whose labels are known.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Of the manifest.
+    labels, predicted : sequence of str, length n
+        True and predicted classes.
+    confidence : ndarray of float64, shape (n,)
+        Probability of the predicted class.
+    metrics : dict
+        Of `compute_metrics`.
+    """
+
+    rows: npt.NDArray[np.int64]
+    labels: Sequence[str]
+    predicted: Sequence[str]
+    confidence: npt.NDArray[np.float64]
+    metrics: dict[str, Any]
+
+
+def score(
+    run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
+) -> Scored:
+    """Score a run on labelled rows of a cache; `labels` by row, by default those of the manifest.
+
+    Raises
+    ------
+    InputError
+        If a row's class is none of the run's.
+    """
+    named = cache.manifest.labels if labels is None else labels
+    truth = [str(named[row]) for row in rows.tolist()]
+    strange = sorted(set(truth) - set(run.classes))
+    if strange:
+        raise InputError(
+            f"{len(strange)} classes of the rows to test are none that the run knows, for instance "
+            f"{strange[0]!r}; train with rows of them or leave them out of the test split"
+        )
+    names = [array.name for array in run.arrays]
+    predicted, probabilities = (
+        run.predict_blocks(cache.blocks(names, rows)) if truth else ((), np.zeros((0, len(run.classes))))
+    )
+    guesses = [str(each) for each in predicted]
+    return Scored(
+        rows=rows,
+        labels=truth,
+        predicted=guesses,
+        confidence=probabilities.max(axis=1),
+        metrics=compute_metrics(truth, guesses, probabilities, run.classes),
+    )

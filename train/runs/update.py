@@ -1,0 +1,211 @@
+"""`train --update` and `--forget`: a run brought up to date by reading only the pictures that changed."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.costs.meter import CostMeter
+from toptune.errors import InputError
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.provenance import provenance
+from toptune.train.heads.native_heads import OwnHead
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
+from toptune.train.rows.chosen_rows import note_untested, rows_digest
+from toptune.train.rows.splits import Split, group_keys
+from toptune.train.runs.difference import find_difference, forgotten_ids, without_failed
+from toptune.train.runs.head_update import Change, updated_head
+from toptune.train.runs.run import Run
+from toptune.train.runs.scoring import score
+from toptune.train.runs.writing import check_out, new_run_folder, write_run
+from toptune.train.solvers.saved_sums import FILE as SUMS
+from toptune.train.solvers.saved_sums import SavedSums
+
+Rows = npt.NDArray[np.int64]
+
+
+def update_run(
+    run: Run | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    store: str | os.PathLike[str] | FeatureStore | None = None,
+    forget: Sequence[str] = (),
+    dataset_version: int | None = None,
+    allow_failed: bool = False,
+    device: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Run:
+    """Bring a run up to date with its data set, and forget pictures; the old RUN folder stays as it is.
+
+    New pictures and classes are added, pictures that left the data set or are to be forgotten are subtracted,
+    relabelled ones are both. Nothing else is read but the test pictures, which are scored again. Centres,
+    width, penalty, temperature and preprocessing are held; scores equal those of training from scratch with
+    them. A centre that goes leaves the head with all that it stood for.
+
+    Parameters
+    ----------
+    run : Run or path
+        Of head falkon (solver direct) or ridge, without class weights.
+    out : path
+        RUN folder to make.
+    store : path or FeatureStore, optional
+        By default the one trained from.
+    forget : sequence of str
+        Ids of the run's pictures. They never come back by a later update.
+    dataset_version : int, optional
+        Version to bring the run to; by default the latest.
+    allow_failed : bool
+        Leave new pictures that could not be read out instead of refusing.
+    device, progress : optional
+        As in `train`.
+
+    Raises
+    ------
+    InputError
+        If nothing changed, an id is none of the run's, or the run cannot be updated.
+    StoreError
+        If the store lacks the features.
+    """
+    start, meter = time.perf_counter(), CostMeter()
+    notify = progress or (lambda _phase: None)
+    path = check_out(out)
+    old = run if isinstance(run, Run) else Run.load(run)
+    head, saved = _saved_head(old)
+    if "relabelled" in old.config:
+        raise InputError(
+            f"run {old.folder} cannot be updated: an earlier toptune made it by train --relabel, for labels "
+            "that are not those of the data set; train again"
+        )
+    if old.config["split"].get("n_not_drawn"):
+        raise InputError(
+            f"run {old.folder} cannot be updated: it was trained on a sample (--shots, --train-size), and "
+            "whether new pictures belong to it depends on all others; train again"
+        )
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.config["store"])
+    name, dataset = old.config["cache"]["name"], old.config["dataset"]
+    before = opened.features(name, dataset, version=old.config.get("dataset_version", 1))
+    after = opened.features(name, dataset, version=dataset_version)
+    _refuse_others(old, before, after)
+    notify("compare")
+    arrays = [array.name for array in old.arrays]
+    earlier = forgotten_ids(old)
+    difference = find_difference(old, before, after, forget=forget, forgotten=earlier)
+    difference, n_skipped = without_failed(difference, after, arrays, allow=allow_failed)
+    if not len(difference.added) and not len(difference.removed) and not forget:
+        raise InputError(
+            f"nothing to update: data set {dataset!r} in version {after.dataset_version} holds what the run "
+            "was trained on, and no id is to be forgotten"
+        )
+    before.mark_used()
+    after.mark_used()
+    notify("update")
+    clock = time.perf_counter()
+    group_by = old.config["options"]["group_by"]
+
+    def change(cache: StoredFeatures, rows: Rows, labels: Sequence[str]) -> Change:
+        keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
+        return Change(
+            blocks=PreprocessedBlocks(cache.blocks(arrays, rows), old.preprocessing),
+            labels=labels,
+            groups=[keys[row] for row in rows],
+        )
+
+    indices = getattr(head.estimator, "center_indices_", None)
+    centers = old.train_rows[[] if indices is None else indices]
+    is_spent = difference.is_spent[centers]
+    updated = updated_head(
+        head,
+        saved,
+        added=change(after, difference.added, [str(after.manifest.labels[row]) for row in difference.added]),
+        removed=change(
+            before, difference.removed, [str(before.manifest.labels[row]) for row in difference.removed]
+        ),
+        gone_centers=np.flatnonzero(is_spent),
+        device=device,
+    )
+    if indices is not None:
+        stay = np.searchsorted(difference.train, difference.now[centers[~is_spent]])
+        updated.estimator.center_indices_ = stay.astype(np.int64)
+    seconds = {"update": time.perf_counter() - clock}
+    classes, labels = set(updated.classes), after.manifest.labels
+    is_known = np.array([labels[row] in classes for row in difference.test.tolist()], bool)
+    test = difference.test[is_known]
+    notes = note_untested(is_known)
+    split = Split(train=difference.train, test=test, n_unlabelled=0, n_unused=0, rule="")
+    counts = Counter(str(labels[row]) for row in difference.train.tolist())
+    config = old.config | {
+        "dataset_version": after.dataset_version,
+        "classes": dict(sorted(counts.items())),
+        "split": old.config["split"] | {
+            "n_train": len(difference.train),
+            "n_test": len(test),
+            "n_skipped": n_skipped,
+            "rows_digest": rows_digest(split, after.manifest),
+        },
+        "manifest": {"n_rows": after.manifest.n_rows, "pictures_digest": after.manifest.pictures_digest},
+        "auto": None,
+        "selected": old.config["selected"] | {
+            name: updated.report[name] for name in ("squared_error", "rank")
+        },
+        "warnings": [*notes, *updated.report["warnings"]],
+        "report": updated.report,
+        "created": provenance(),
+        "update": {
+            "run": str(old.folder),
+            "n_added": len(difference.added),
+            "n_removed": len(difference.removed),
+            "n_new": difference.n_new,
+            "n_changed": difference.n_changed,
+            "n_forgotten": difference.n_forgotten,
+        },
+    }  # fmt: skip
+    new = Run(
+        folder=path, config=json_ready(config), metrics={}, head=updated, preprocessing=old.preprocessing,
+        train_rows=difference.train, test_rows=test,
+    )  # fmt: skip
+    notify("test")
+    clock = time.perf_counter()
+    scored = score(new, after, test)
+    seconds["test"] = time.perf_counter() - clock
+    seconds["total"] = time.perf_counter() - start
+    metrics = scored.metrics | {"n_train": len(difference.train), "n_test": len(test), "n_skipped": n_skipped,
+                                "seconds": seconds, "costs": meter.to_dict()}  # fmt: skip
+    new = replace(new, metrics=json_ready(metrics))
+    notify("write")
+    with new_run_folder(path) as folder:
+        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *forget}))
+    return new
+
+
+def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
+    """Head and sums of a run, or an InputError that says why it has none that can be used again."""
+    options = run.config["options"]
+    reason = None
+    if not (run.folder / SUMS).is_file():
+        reason = (
+            "it has no sums (only heads falkon by the direct solver and ridge keep them, unless told not to)"
+        )
+    elif options["class_weight"] is not None:
+        reason = "its classes are balanced, so that every new picture changes the weight of all others"
+    elif options["cv"] == "leave-one-group-out":
+        reason = "its folds are groups, and new pictures may be of none of them"
+    elif not isinstance(run.head, OwnHead):
+        reason = f"its head {run.head.name!r} is not one of toptune's own"
+    if reason or not isinstance(run.head, OwnHead):
+        raise InputError(f"run {run.folder} cannot be updated: {reason}; train again")
+    return run.head, SavedSums.load(run.folder)
+
+
+def _refuse_others(run: Run, before: StoredFeatures, after: StoredFeatures) -> None:
+    if before.manifest.pictures_digest != run.config["manifest"]["pictures_digest"]:
+        raise InputError(
+            f"data set {before.dataset!r} has other pictures than the run was trained on; train again"
+        )
+    if after.digest != run.config["cache"]["digest"]:
+        raise InputError(f"the features of {after.dataset!r} were computed otherwise; train again")

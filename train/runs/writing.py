@@ -1,0 +1,151 @@
+"""Writing a RUN folder: all of it or nothing."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+
+from toptune.errors import InputError, StoreError, ToptuneError
+from toptune.store.datasets.manifest import Manifest
+from toptune.train.runs.confusion_plot import save_confusion_picture
+from toptune.train.runs.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, Run
+from toptune.train.runs.scoring import Scored
+
+
+def write_run(
+    run: Run,
+    folder: Path,
+    manifest: Manifest,
+    scored: Scored,
+    *,
+    keep_sums: bool = True,
+    forgotten: Sequence[str] = (),
+) -> None:
+    """Write everything of a run but its folder; `forgotten` ids may never come back by an update.
+
+    `scored` is what the run said of its test rows.
+    """
+    run.head.save(folder, keep_sums=keep_sums)
+    run.preprocessing.save(folder)
+    write_json(folder / CONFIG, run.config)
+    write_json(folder / METRICS, run.metrics)
+    write_rows(
+        folder / ROWS, train=run.train_rows, test=run.test_rows, pictures=manifest.table,
+        forgotten=forgotten,
+    )  # fmt: skip
+    write_predictions(
+        folder / PREDICTIONS, rows=scored.rows, ids=[manifest.ids[row] for row in scored.rows.tolist()],
+        labels=scored.labels, predicted=scored.predicted, confidence=scored.confidence,
+    )  # fmt: skip
+    table = run.trials or run.head.table or [{**run.config["selected"], "is_chosen": True}]
+    with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test pictures"
+    save_confusion_picture(folder / PICTURE, run.metrics["confusion_matrix"], run.classes, title=title)
+
+
+def write_rows(
+    path: Path,
+    *,
+    train: npt.NDArray[np.int64],
+    test: npt.NDArray[np.int64],
+    pictures: pa.Table,
+    forgotten: Sequence[str] = (),
+) -> None:
+    """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``.
+
+    Forgotten pictures have a row of their own, of number -1 and no label.
+
+    Parameters
+    ----------
+    train, test : ndarray of int64
+        Rows of `pictures`, a manifest's columns ``id`` and ``label``.
+    """
+    rows = np.concatenate([train, test])
+    chosen = pictures.select(["id", "label"]).take(pa.array(rows))
+    roles = pa.array(["train"] * len(train) + ["test"] * len(test))
+    used = chosen.add_column(0, "row", pa.array(rows)).append_column("role", roles)
+    gone = {"row": [-1] * len(forgotten), "id": forgotten, "label": [None] * len(forgotten)}
+    others = pa.table(gone | {"role": ["forgotten"] * len(forgotten)}, schema=used.schema)
+    pq.write_table(pa.concat_tables([used, others]), path)
+
+
+def write_predictions(
+    path: Path,
+    *,
+    rows: npt.NDArray[np.int64],
+    ids: Sequence[str],
+    labels: Sequence[str],
+    predicted: Sequence[str],
+    confidence: npt.NDArray[np.float64],
+) -> None:
+    """Write what was said of test pictures: ``row``, ``id``, ``label``, ``predicted``, ``confidence``."""
+    columns = {
+        "row": pa.array(rows, pa.int64()),
+        "id": pa.array(ids, pa.string()),
+        "label": pa.array(labels, pa.string()),
+        "predicted": pa.array(predicted, pa.string()),
+        "confidence": pa.array(confidence, pa.float64()),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def check_out(out: str | os.PathLike[str]) -> Path:
+    """Refuse an `out` that could not become a RUN folder, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it exists and is not an empty folder, or its place cannot be written.
+    """
+    path = Path(os.fspath(out)).absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"out {path} exists and is not empty; nothing is overwritten: give another --out")
+    parent = next(each for each in path.parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(f"out {path} cannot be made: {parent} is not a folder that you may write to")
+    return path
+
+
+@contextlib.contextmanager
+def new_run_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write into; it takes its name on success and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, ToptuneError):
+            raise
+        raise StoreError(
+            f"run {path} cannot be written: {error}; free some space or give another --out; "
+            "nothing was left behind"
+        ) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON values, indented."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

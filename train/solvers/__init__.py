@@ -1,0 +1,1 @@
+"""Kernel ridge regression from sums or by FALKON, and the choice of hyperparameters."""

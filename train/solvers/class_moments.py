@@ -1,0 +1,83 @@
+"""Linear discriminant analysis from block sums: every shrinkage of any set of folds from one pass.
+
+Friedman 1989 (regularised discriminant analysis), with one covariance for all classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
+
+# Share of a class that no row belongs to: it lies at the mean of all rows, far down.
+_NO_SHARE = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMoments:
+    """What discriminants are made of.
+
+    Attributes
+    ----------
+    within : Tensor of float64, shape (r, r)
+        Covariance of features about the mean of their class, over all classes.
+    means : Tensor of float64, shape (r, n_classes)
+    log_shares : Tensor of float64, shape (n_classes,)
+        Logarithms of the classes' shares of the rows.
+    variance : float
+        Mean variance of a column about the mean of its class: what a covariance is shrunk to.
+    """
+
+    within: Tensor
+    means: Tensor
+    log_shares: Tensor
+    variance: float
+
+    @classmethod
+    def of(cls, gram: Tensor, cross: Tensor, *, n_columns: int) -> "ClassMoments":
+        """Take moments from sums over rows of ``(phi, 1)`` and one-hot targets.
+
+        Parameters
+        ----------
+        gram : Tensor of float64, shape (r + 1, r + 1)
+        cross : Tensor of float64, shape (r + 1, n_classes)
+        n_columns : int
+            Columns d of the rows, which may span fewer than d features.
+        """
+        weight, counts = gram[-1, -1], cross[-1]
+        mean = gram[:-1, -1] / weight
+        is_present = counts > 0
+        means = torch.where(is_present, cross[:-1] / counts.clamp(min=1e-300), mean[:, None])
+        within = torch.addr(gram[:-1, :-1], mean, mean, alpha=-float(weight))
+        between = (means - mean[:, None]) * counts.sqrt()
+        within = within.addmm_(between, between.T, alpha=-1).div_(weight)
+        within = (within + within.T) / 2
+        shares = torch.where(is_present, counts / weight, _NO_SHARE)
+        variance = float(within.diagonal().clamp(min=0).sum()) / n_columns
+        return cls(
+            within=within,
+            means=means,
+            log_shares=shares.log(),
+            variance=variance or float(gram.diagonal()[:-1].sum() / weight) or 1.0,
+        )
+
+    def solve(self, shrinkage: float) -> tuple[Tensor, float]:
+        """Coefficients (r + 1, n_classes), the intercept last, and the jitter that it took.
+
+        Scores are logarithms of posteriors but for a constant, with covariance
+        ``(1 - shrinkage) within + shrinkage variance I``.
+
+        Raises
+        ------
+        NumericalError
+            If no jitter makes the covariance positive definite.
+        """
+        system = self.within * (1 - shrinkage)
+        system.diagonal().add_(shrinkage * self.variance)
+        factor, jitter = cholesky_with_jitter(
+            system, what=f"the covariance within classes at shrinkage {shrinkage:g}"
+        )
+        beta = solve_factored(factor, self.means)
+        intercept = self.log_shares - (self.means * beta).sum(dim=0) / 2
+        return torch.cat([beta, intercept[None]]), jitter

@@ -1,0 +1,204 @@
+"""FALKON: Nystrom kernel ridge regression by preconditioned conjugate gradient, out of core.
+
+In the notation of Rudi, Carratino & Rosasco 2017 (Alg. 1), with ``K_MM = T'T``: the unknowns are
+``beta = T alpha``, the preconditioner is ``A'A = (1/M) T T' + penalty I``. Here T' is the pivoted
+factor L of `whiten`, so that dependent centres leave the basis exactly as they leave the direct
+solve, and both answer the same system; features and targets are centred, which is the intercept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from toptune.train.kernels.maps import NystromMaps
+from toptune.train.numerics.cholesky import factor_made, panels, solve_factored
+from toptune.train.numerics.conjugate_gradient import REASONS, conjugate_gradient
+from toptune.train.passes.kernel_rows import CentredRows, KernelRows
+from toptune.train.passes.training_rows import TrainingRows
+
+# Relative error in the norm of the scores, by the type of the kernel's values. Accuracy is settled long
+# before; 1e-5 lets scores be compared with the direct solve, float32 values are not worth more than 1e-4.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+MAX_ITERATIONS = 100
+# Columns that share a product; penalties beyond go into a further, warm-started group.
+COLUMNS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalkonSolution:
+    """Coefficients of every penalty and how they were reached.
+
+    Attributes
+    ----------
+    penalties : tuple of float
+        Descending, as they were solved.
+    beta : Tensor of float64, shape (n_penalties, r + 1, n_targets)
+        Coefficients of the whitened features, the intercept last, as in the direct solve.
+    reason : str
+        The worst of its groups: one of `REASONS`.
+    residuals : tuple of float
+        Largest true relative residual of each penalty's columns.
+    history : tuple of float
+        Largest relative residual after each product.
+    tolerance : float
+    n_iterations, n_passes : int
+        Products with the kernel's values, and times that the rows were read for them.
+    feature_mean : Tensor of float64, shape (r,)
+        Weighted mean of the whitened features.
+    preconditioner : Tensor of float64, shape (r, r)
+        Lower factor of the last penalty's preconditioner.
+    jitter : float
+        Largest share of its mean diagonal that a preconditioner took; it slows the iteration and does
+        not change the solution.
+    """
+
+    penalties: tuple[float, ...]
+    beta: Tensor
+    reason: str
+    residuals: tuple[float, ...]
+    history: tuple[float, ...]
+    tolerance: float
+    n_iterations: int
+    n_passes: int
+    feature_mean: Tensor
+    preconditioner: Tensor
+    jitter: float
+
+
+def solve_falkon(
+    rows: TrainingRows,
+    maps: NystromMaps,
+    index: int,
+    penalties: Sequence[float],
+    *,
+    block_rows: int,
+    is_cached: bool,
+    center_weights: Tensor | None = None,
+    tolerance: float | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+    columns: int = COLUMNS,
+) -> FalkonSolution:
+    """Solve the ridge systems of one kernel for all targets and penalties.
+
+    Penalties are taken from the largest down, in groups of at most `columns` columns that share each
+    pass over the rows; a group starts from the last solution of the one before.
+
+    Parameters
+    ----------
+    maps : NystromMaps
+    index : int
+        Which of its kernels.
+    block_rows : int
+        Rows read at a time.
+    is_cached : bool
+        Keep the kernel's values, n x rank numbers, in memory.
+    center_weights : Tensor of float64, shape (M,), optional
+        Weights of the centres' rows in the loss; 1 by default. Only the speed depends on them.
+    tolerance : float, optional
+        Relative residual; see `conjugate_gradient`. By default that of `TOLERANCE`.
+    max_iterations : int
+        Products for each group.
+
+    Raises
+    ------
+    NumericalError
+        If values are not finite or no jitter makes a preconditioner positive definite.
+    """
+    device = maps.centers.device
+    limit = TOLERANCE[maps.dtype] if tolerance is None else tolerance
+    kept, factor = maps.kept[index], maps.factors[index]
+    kernel_rows = KernelRows(
+        rows, maps.kernels[index], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
+    )
+    system = CentredRows.of(kernel_rows, factor)
+    moments = center_moments(maps, index, center_weights)
+    descending = tuple(sorted(penalties, reverse=True))
+    n_targets = rows.n_classes
+    size = max(1, columns // n_targets)
+    betas: list[Tensor] = []
+    residuals: list[float] = []
+    history: list[float] = []
+    worst, n_iterations, jitter = 0, 0, 0.0
+    for first in range(0, len(descending), size):
+        group = descending[first : first + size]
+        factors = []
+        for penalty in group:
+            inner, added = factor_made(
+                partial(_shifted, moments, penalty), what=f"the preconditioner at penalty {penalty:g}"
+            )
+            factors.append(inner)
+            jitter = max(jitter, added)
+        of_column = torch.tensor(group, dtype=torch.float64, device=device).repeat_interleave(n_targets)
+
+        def product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
+            return system.product(v) + of_column[numbers] * v
+
+        def fast_product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
+            return system.product(v, is_exact=False) + of_column[numbers] * v
+
+        def precondition(v: Tensor, numbers: Tensor, factors: list[Tensor] = factors) -> Tensor:
+            result = torch.empty_like(v)
+            which = torch.div(numbers, n_targets, rounding_mode="floor")
+            for at in torch.unique(which).tolist():
+                mine = which == at
+                result[:, mine] = solve_factored(factors[at], v[:, mine])
+            return result
+
+        found = conjugate_gradient(
+            product,
+            precondition,
+            system.cross.repeat(1, len(group)),
+            start=betas[-1].repeat(1, len(group)) if betas else None,
+            fast_product=None if maps.dtype == torch.float64 else fast_product,
+            tolerance=limit,
+            max_iterations=max_iterations,
+        )
+        betas += torch.split(found.value, n_targets, dim=1)
+        residuals += [float(part.max()) for part in torch.split(found.residuals, n_targets)]
+        history += found.history
+        n_iterations += found.n_iterations
+        worst = max(worst, REASONS.index(found.reason))
+    return FalkonSolution(
+        penalties=descending,
+        beta=torch.stack([torch.cat([beta, system.intercept(beta)[None]]) for beta in betas]),
+        reason=REASONS[worst],
+        residuals=tuple(residuals),
+        history=tuple(history),
+        tolerance=limit,
+        n_iterations=n_iterations,
+        n_passes=kernel_rows.n_passes,
+        feature_mean=torch.linalg.solve_triangular(factor, system.kernel_mean[:, None], upper=False)[:, 0],
+        preconditioner=inner,
+        jitter=jitter,
+    )
+
+
+def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
+    """Centred second moments (r, r) of the centres' own whitened features: what stands for all rows.
+
+    Where no centre was dropped their features are the rows of the factor, and this is ``(1/M) T T'`` less
+    the mean. Dropped centres count too: they are no basis any more, but rows like any other.
+    """
+    factor = maps.factors[index]
+    is_whole = maps.whitenings[index].is_whole
+    phi = factor if is_whole else next(maps.features(maps.centers, [index]))
+    w = torch.ones_like(phi[:, 0]) if weights is None else weights
+    share = (w / w.sum())[:, None]
+    mean, weighted = (share * phi).sum(dim=0), share * phi
+    moments = torch.empty_like(factor)
+    for columns in panels(len(factor)):
+        # Above its diagonal the factor is 0.
+        rows = slice(columns.start if is_whole else 0, None)
+        part = weighted[rows, columns].T @ phi[rows, : columns.stop]
+        moments[columns, : columns.stop] = part
+        moments[: columns.stop, columns] = part.T
+    return moments.addr_(mean, mean, alpha=-1)
+
+
+def _shifted(moments: Tensor, penalty: float) -> Tensor:
+    system = moments.clone()
+    system.diagonal().add_(penalty)
+    return system

@@ -1,0 +1,215 @@
+"""FalkonML (Meanti et al. 2020), where it is installed, as the last fit of a kernel head.
+
+Width, penalty and temperature are chosen as for solver ``falkon``; then ``falkon.Falkon`` solves
+``(K' W K / n + penalty K_MM) alpha = K' W (Y - mean) / n`` on the same centres, and the targets' mean is
+the intercept. Only the targets are centred there, so scores differ a little from those of the other
+solvers, which centre the features too. The only file that imports ``falkon``.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.errors import InputError, NumericalError
+from toptune.train.kernels.kernels import Gaussian, Laplacian, Linear, Matern, Radial
+from toptune.train.passes.peak_memory import library_work_bytes
+from toptune.train.passes.training_rows import TrainingRows, batches
+from toptune.train.rows.block_reading import block_rows_for
+
+LIBRARY_ITERATIONS = 20
+
+
+def check_library(device: str | None = None) -> None:
+    """Refuse the solver where it cannot run.
+
+    Raises
+    ------
+    InputError
+        If ``falkon`` cannot be imported (says how it is installed), or `device` is not the CPU.
+    """
+    if device not in (None, "cpu"):
+        raise InputError(
+            f"solver 'falkon-lib' runs on the CPU, device is {device!r}; leave --device out, or use solver "
+            "'falkon'"
+        )
+    try:
+        _library()
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"solver 'falkon-lib' needs FalkonML, which cannot be imported here ({reason}); build it "
+            "from the source of FalkonML/falkon with pip install --no-build-isolation, as its documentation "
+            "says, or use solver 'falkon'"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibrarySolution:
+    """What FalkonML found, and what its documentation leaves open.
+
+    Attributes
+    ----------
+    dual : Tensor of float64, shape (M, n_targets)
+    intercept : Tensor of float64, shape (n_targets,)
+        Weighted mean of the one-hot targets.
+    residual : float
+        Largest relative residual of the system above over the targets, in the norm of the library's
+        preconditioner: what `conjugate_gradient` calls its residual.
+    smallest_pivot : float
+        Of its factor of the centres' kernel matrix, jitter included, relative to the largest.
+    jitter : float
+        What it added to the diagonal of the centres' kernel matrix; this changes the solution too.
+    version : str
+    messages : tuple of str
+        Warnings that it gave.
+    """
+
+    dual: Tensor
+    intercept: Tensor
+    residual: float
+    smallest_pivot: float
+    jitter: float
+    version: str
+    messages: tuple[str, ...]
+
+
+def solve_library(
+    rows: TrainingRows,
+    kernel: Radial | Linear,
+    centers: Tensor,
+    penalty: float,
+    *,
+    center_rows: npt.NDArray[np.int64] | None,
+    is_stored: bool,
+    max_iterations: int = LIBRARY_ITERATIONS,
+) -> LibrarySolution:
+    """Fit by FalkonML on given centres (M, d), in their type, with all rows in memory.
+
+    Parameters
+    ----------
+    center_rows : ndarray of int64, shape (M,), or None
+        The training rows that the centres are, where they are rows. Their weights make the preconditioner,
+        and so only the speed depends on them.
+    is_stored : bool
+        Let the library keep the rows' kernel values. Never where M = n: it takes a stored matrix for its
+        transpose if the shape allows both, and answers another problem.
+
+    Raises
+    ------
+    NumericalError
+        If it fails, or its answer is not finite.
+    """
+    falkon = _library()
+    n, d = rows.blocks.shape
+    X = torch.empty((n, d), dtype=centers.dtype)
+    for where, values in batches(
+        rows, block_rows=block_rows_for(d=d, rank=0), dtype=X.dtype, device=X.device
+    ):
+        X[where] = values
+    weights = torch.from_numpy(rows.weights)
+    codes = torch.from_numpy(rows.codes)
+    shares = torch.bincount(codes, weights=weights, minlength=rows.n_classes) / weights.sum()
+    targets = torch.nn.functional.one_hot(codes, rows.n_classes).to(X.dtype) - shares.to(X.dtype)
+    options = falkon.FalkonOptions(
+        use_cpu=True,
+        keops_active="no",
+        never_store_kernel=not is_stored or len(centers) == n,
+        store_kernel_d_threshold=0,
+        max_cpu_mem=library_work_bytes(
+            n=n, d=d, n_centers=len(centers), value_bytes=X.element_size(), is_stored=is_stored
+        ),
+    )
+
+    def weight_fn(_targets: Tensor, _rows: Tensor, numbers: Tensor) -> Tensor:
+        # A copy each time: the library takes the root of it in place.
+        return weights[numbers][:, None].to(X.dtype)
+
+    is_weighted = bool((weights != 1).any())
+    if center_rows is None:
+        center_rows = np.full(len(centers), np.abs(rows.weights - 1).argmin())
+    selector = falkon.center_selection.FixedSelector(centers, idx_centers=torch.from_numpy(center_rows))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = falkon.Falkon(
+            kernel=library_kernel(kernel, options),
+            penalty=penalty,
+            M=len(centers),
+            center_selection=selector,
+            maxiter=max_iterations,
+            error_fn=None,
+            weight_fn=weight_fn if is_weighted else None,
+            options=options,
+        )
+        try:
+            model.fit(X, targets)
+        except (RuntimeError, ArithmeticError, MemoryError) as error:
+            raise NumericalError(f"FalkonML failed ({error}); raise the penalty, or use 'falkon'") from error
+    dual = model.alpha_.clone().double()
+    if not bool(torch.isfinite(dual).all()):
+        raise NumericalError("FalkonML's answer is not finite; raise the penalty, or use solver 'falkon'")
+    pivots = model.precond.dT.double().square()
+    return LibrarySolution(
+        dual=dual,
+        intercept=shares,
+        residual=_residual(model.precond, kernel, X, weights, targets, centers, dual, penalty),
+        smallest_pivot=float(pivots.min() / pivots.max()),
+        jitter=options.pc_epsilon(X.dtype) * len(centers),
+        version=falkon.__version__,
+        messages=tuple(dict.fromkeys(str(each.message) for each in caught)),
+    )
+
+
+def library_kernel(kernel: Radial | Linear, options: Any) -> Any:
+    """FalkonML's kernel of the same values: its conventions are ours for all that we have."""
+    kernels = _library().kernels
+    if isinstance(kernel, Gaussian):
+        return kernels.GaussianKernel(kernel.sigma, options)
+    if isinstance(kernel, Laplacian):
+        return kernels.LaplacianKernel(kernel.sigma, options)
+    if isinstance(kernel, Matern):
+        return kernels.MaternKernel(kernel.sigma, kernel.nu, options)
+    return kernels.LinearKernel(opt=options)
+
+
+def _library() -> Any:
+    # What a library warns of at its import is no concern of a fit.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import falkon
+    return falkon
+
+
+def _residual(
+    preconditioner: Any,
+    kernel: Radial | Linear,
+    X: Tensor,
+    weights: Tensor,
+    targets: Tensor,
+    centers: Tensor,
+    dual: Tensor,
+    penalty: float,
+) -> float:
+    """Largest relative residual over the targets: one more pass over the rows' kernel values."""
+    right, image = torch.zeros_like(dual), torch.zeros_like(dual)
+    step = block_rows_for(d=X.shape[1], rank=len(centers))
+    for start in range(0, len(X), step):
+        where = slice(start, start + step)
+        block = kernel(X[where], centers).double()
+        right.addmm_(block.T, targets[where].double() * weights[where, None])
+        image.addmm_(block.T, (block @ dual).mul_(weights[where, None]))
+    right /= len(X)
+    image /= len(X)
+    for start in range(0, len(centers), step):
+        where = slice(start, start + step)
+        image[where].add_(kernel(centers[where], centers).double() @ dual, alpha=penalty)
+    with torch.inference_mode():
+        norms = [
+            preconditioner.apply_t(each.to(X.dtype)).double().norm(dim=0) for each in (right - image, right)
+        ]
+    relative = norms[0] / norms[1].clamp_min(torch.finfo(torch.float64).tiny)
+    return float(relative.max())

@@ -1,0 +1,147 @@
+"""Sums of a finished fit, kept so that rows can be added and taken away without the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from toptune.errors import CorruptError, NumericalError
+from toptune.train.passes.sums import FoldSums
+from toptune.train.solvers.ridge import CentredSystem
+
+FILE = "sums.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSums:
+    """Sums over a fit's rows, of features that are whitened by a factor.
+
+    Attributes
+    ----------
+    sums : FoldSums
+        Of rank r. Right after a fit they may be of plain kernel values; files hold those of features.
+    factor : Tensor of float64, shape (r, r), or None
+        L, lower triangular: features are ``k(x, centers) L^-T``. None where they are the rows themselves.
+    """
+
+    sums: FoldSums
+    factor: Tensor | None = None
+
+    @classmethod
+    def of(cls, sums: FoldSums | None, factor: Tensor | None = None) -> "SavedSums | None":
+        """Keep the sums of a fit, if it has any, on the CPU."""
+        if sums is None:
+            return None
+        return cls(
+            sums=sums.cpu(),
+            factor=None if factor is None else factor.cpu(),
+        )
+
+    def solve(self, penalty: float) -> tuple[Tensor, Tensor, float]:
+        """Coefficients (r, n_targets) of the basis, intercepts (n_targets,), and the jitter it took."""
+        total = self.sums.total().whitened()
+        beta, jitter = CentredSystem.of(total.gram[0], total.cross[0]).solve(penalty)
+        if self.factor is None:
+            return beta[:-1], beta[-1], jitter
+        return torch.linalg.solve_triangular(self.factor.T, beta[:-1], upper=True), beta[-1], jitter
+
+    def for_classes(self, old: Sequence[str], new: Sequence[str]) -> "SavedSums":
+        """Give the targets the columns of other classes: 0 for new ones, none for those that are gone."""
+        cross = self.sums.cross.new_zeros((*self.sums.cross.shape[:2], len(new)))
+        both = [name for name in new if name in set(old)]
+        cross[:, :, [list(new).index(name) for name in both]] = self.sums.cross[
+            :, :, [list(old).index(name) for name in both]
+        ]
+        return replace(self, sums=replace(self.sums, cross=cross))
+
+    def without_centers(self, gone: npt.NDArray[np.int64]) -> "SavedSums":
+        """Take centres out of the basis: their rows and columns leave the sums of kernel values.
+
+        Parameters
+        ----------
+        gone : ndarray of int64
+            Positions among the r centres.
+
+        Raises
+        ------
+        NumericalError
+            If no centre is left, or the others' kernel matrix cannot be factored.
+        """
+        if self.factor is None:
+            raise NumericalError("these sums have no centres")
+        if self.sums.factor is not None:
+            raise ValueError("sums of plain kernel values; save and load them first")
+        left = np.setdiff1d(np.arange(len(self.factor)), gone)
+        if len(left) == 0:
+            raise NumericalError("no centre would be left; train again with other centres")
+        keep = torch.from_numpy(left)
+        kernel_rows = self.factor[keep]
+        factor, failed = torch.linalg.cholesky_ex(kernel_rows @ kernel_rows.T)
+        if int(failed):
+            raise NumericalError(
+                "the kernel matrix of the centres left is not positive definite; train again"
+            )
+        # With k(x, left) = phi L[left]' and the factor F of the centres left, (k(x, left) F^-T, 1) is
+        # (phi, 1) C, and C has orthonormal columns: no digits are lost.
+        change = torch.zeros((len(self.factor) + 1, len(left) + 1), dtype=torch.float64)
+        change[:-1, :-1] = torch.linalg.solve_triangular(factor, kernel_rows, upper=False).T
+        change[-1, -1] = 1.0
+        sums = FoldSums(
+            gram=change.T @ self.sums.gram @ change,
+            cross=change.T @ self.sums.cross,
+            square=self.sums.square,
+        )
+        return SavedSums(sums=sums, factor=factor)
+
+    def save(self, folder: Path) -> None:
+        """Write ``sums.safetensors``: of symmetric and triangular matrices the lower half."""
+        gram, cross = [], []
+        lower = np.tril_indices(self.sums.gram.shape[1])
+        for number in range(len(self.sums.gram)):
+            # Fold after fold: whitening is done in place, and those of the fit stay as they are.
+            fold = self.sums.fold(number).whitened()
+            gram.append(fold.gram[0].numpy()[lower])
+            cross.append(np.ascontiguousarray(fold.cross[0].numpy()))
+        tensors = {
+            "gram": np.stack(gram),
+            "cross": np.stack(cross),
+            "square": self.sums.square.numpy(),
+        }
+        if self.factor is not None:
+            tensors["factor"] = self.factor.numpy()[np.tril_indices(len(self.factor))]
+        save_file(tensors, folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> "SavedSums":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        CorruptError
+            If the file is missing or damaged.
+        """
+        try:
+            tensors = load_file(folder / FILE)
+            cross = torch.from_numpy(tensors["cross"])
+            size = cross.shape[1]
+            gram = _unpacked(tensors["gram"], size)
+            gram += gram.tril(-1).transpose(1, 2)
+            factor = _unpacked(tensors["factor"][None], size - 1)[0] if "factor" in tensors else None
+            square = torch.from_numpy(tensors["square"])
+        except (OSError, KeyError, ValueError, IndexError, SafetensorError) as error:
+            raise CorruptError(f"{folder / FILE} cannot be read ({error}); train again") from error
+        return cls(sums=FoldSums(gram=gram, cross=cross, square=square), factor=factor)
+
+
+def _unpacked(packed: npt.NDArray[Any], size: int) -> Tensor:
+    """Lower triangles (n, size, size) of what `save` packed, zeros above."""
+    matrices = np.zeros((len(packed), size, size))
+    matrices[:, *np.tril_indices(size)] = packed
+    return torch.from_numpy(matrices)

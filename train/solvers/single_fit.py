@@ -1,0 +1,224 @@
+"""One fit at a given width and penalty: nothing compared, probabilities calibrated by leaving rows out."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.train.kernels.maps import Maps
+from toptune.train.numerics.calibration import fit_temperature
+from toptune.train.numerics.cholesky import factor_made, product_of_factor
+from toptune.train.passes.passes import accumulate
+from toptune.train.passes.sums import FoldSums
+from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.block_reading import check_finite, to_tensor
+from toptune.train.solvers.one_pass import Solution
+from toptune.train.solvers.ridge import CentredSystem
+from toptune.train.solvers.selection import Candidate, numerical_notes
+
+# One number is fitted to them.
+SAMPLE_ROWS = 500
+_ROWS_AT_A_TIME = 250
+# A row that decides its own score to within this has no left-out score to speak of.
+_UNDECIDED = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOneOut:
+    """Left-out figures of some rows, and the temperature that calibrates their scores.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        The rows sampled, evenly over all.
+    n_undecided : int
+        Rows left out of the figures because the fit follows each of them whatever its label.
+    """
+
+    rows: npt.NDArray[np.int64]
+    accuracy: float
+    squared_error: float
+    log_loss: float
+    temperature: float
+    n_undecided: int
+
+    @property
+    def calibration(self) -> str:
+        """What the temperature was fitted to, in words."""
+        return (
+            "softmax of scores with one temperature fitted to leave-one-out scores of "
+            f"{len(self.rows) - self.n_undecided} training rows"
+        )
+
+
+def solve_once(
+    rows: TrainingRows,
+    maps: Maps,
+    sigma: float | None,
+    *,
+    penalty: float,
+    block_rows: int,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> Solution:
+    """Fit the only map of `maps` to all rows, in one pass; parameters as in `solve`."""
+    start = time.perf_counter()
+    phases: dict[str, float] = {}
+    (sums,) = accumulate(
+        rows,
+        maps,
+        [0],
+        block_rows=block_rows,
+        device=device,
+        keep_raw=True,
+        seconds=phases,
+        progress=progress,
+    )
+    seconds = {"pass": time.perf_counter() - start}
+    start = time.perf_counter()
+    # With nothing left out all rows are one fold.
+    (gram,), (cross,) = sums.gram, sums.cross
+    system = CentredSystem.of(gram, cross)
+    factor, jitter = _factor_in_place(sums, system, penalty)
+    sums = replace(sums, product=None)
+    beta, _ = system.solve(penalty, factor)
+    left = leave_one_out(
+        rows,
+        maps,
+        0,
+        beta=beta,
+        mean=system.feature_mean,
+        factor=factor.div_(system.weight**0.5),
+        is_basis=sums.factor is not None,
+    )
+    beta = sums.of_features(beta)
+    seconds["fit"] = time.perf_counter() - start
+    seconds["total"] = sum(seconds.values())
+    seconds |= phases
+    return once_solution(sigma, penalty, beta, left, sums=sums, jitter=jitter, seconds=seconds)
+
+
+def _factor_in_place(sums: FoldSums, system: CentredSystem, penalty: float) -> tuple[Tensor, float]:
+    """Do what `CentredSystem.factor` does in the place of ``sums.product``, which only one penalty needs."""
+    if sums.factor is None:
+        return system.factor(penalty)
+    factor, product, mean = sums.factor, sums.product, system.feature_mean
+
+    def make() -> Tensor:
+        nonlocal product
+        metric, product = product_of_factor(factor) if product is None else product, None
+        metric.mul_(system.weight * penalty).addr_(mean, mean, alpha=-system.weight)
+        return metric.add_(system.gram)
+
+    return factor_made(make, what=f"the ridge system at penalty {penalty:g}")
+
+
+def once_solution(
+    sigma: float | None,
+    penalty: float,
+    beta: Tensor,
+    left: LeftOneOut,
+    *,
+    jitter: float = 0.0,
+    seconds: dict[str, float],
+    n_passes: int = 1,
+    **parts: Any,
+) -> Solution:
+    """Put a single fit into the form of a selection with one candidate."""
+    chosen = Candidate(
+        map_index=0,
+        sigma=sigma,
+        penalty=penalty,
+        squared_error=left.squared_error,
+        accuracy=left.accuracy,
+        log_loss=left.log_loss,
+        temperature=left.temperature,
+        is_chosen=True,
+    )
+    notes = numerical_notes(jitter, 0, [chosen])
+    if left.n_undecided:
+        notes.append(
+            f"{left.n_undecided} of {len(left.rows)} rows decide their own scores and are no part of the "
+            "left-out figures; raise the penalty"
+        )
+    return Solution(
+        map_index=0,
+        beta=beta,
+        temperature=left.temperature,
+        chosen=chosen,
+        table=(chosen,),
+        jitter=jitter,
+        n_clipped=0,
+        warnings=tuple(notes),
+        n_passes=n_passes,
+        seconds=seconds,
+        calibration=left.calibration,
+        **parts,
+    )
+
+
+def leave_one_out(
+    rows: TrainingRows,
+    maps: Maps,
+    index: int,
+    *,
+    beta: Tensor,
+    mean: Tensor,
+    factor: Tensor,
+    is_basis: bool = False,
+) -> LeftOneOut:
+    """Left-out scores of a sample of rows from one fit to all (Rasmussen & Williams 2006, eq. 5.12).
+
+    With the leverage ``h = (w / n) (1 + z' P^-1 z)`` of a row, z its centred features and P their second
+    moments plus the penalty, the fit without that row scores it ``(f - h y) / (1 - h)``.
+
+    Parameters
+    ----------
+    beta : Tensor of float64, shape (r + 1, n_classes)
+        The fit, intercept last.
+    mean : Tensor of float64, shape (r,)
+        Of the features.
+    factor : Tensor of float64, shape (r, r)
+        Lower factor of P, or of a matrix near it.
+    is_basis : bool
+        All of these are of the map's basis in place of its features; leverages are the same.
+    """
+    sample = np.unique(np.linspace(0, rows.n - 1, min(rows.n, SAMPLE_ROWS)).astype(np.int64))
+    values = rows.blocks.take(sample)
+    check_finite(values)
+    of = maps.basis if is_basis else maps.features
+    lengths, fits = [], []
+    # The largest matrices of a fit are all there by now: a few rows at a time take little beside them.
+    inputs = to_tensor(values, dtype=maps.dtype, device=beta.device)
+    for some in torch.split(inputs, _ROWS_AT_A_TIME):
+        (phi,) = of(some, [index])
+        fits.append(torch.addmm(beta[-1], phi, beta[:-1]))
+        half = torch.linalg.solve_triangular(factor, (phi - mean).T, upper=False)
+        lengths.append(half.square_().sum(dim=0))
+    fitted = torch.cat(fits)
+    weights = torch.from_numpy(rows.weights[sample]).to(beta.device)
+    leverage = weights / float(rows.weights.sum()) * (1 + torch.cat(lengths))
+    codes = torch.from_numpy(rows.codes[sample]).to(beta.device)
+    targets = torch.nn.functional.one_hot(codes, rows.n_classes).double()
+    is_decided = 1 - leverage > _UNDECIDED
+    left = (fitted - leverage[:, None] * targets) / (1 - leverage)[:, None]
+    # With no row to go by, the fit's own scores are all there is.
+    used = is_decided if bool(is_decided.any()) else torch.ones_like(is_decided)
+    scores = torch.where(is_decided[:, None], left, fitted)[used]
+    share = weights[used] / weights[used].sum()
+    calibration = fit_temperature(
+        scores.cpu().numpy(), rows.codes[sample][used.cpu().numpy()], weights[used].cpu().numpy()
+    )
+    return LeftOneOut(
+        rows=sample,
+        accuracy=float(share @ (scores.argmax(dim=1) == codes[used]).double()),
+        squared_error=float(share @ (targets[used] - scores).square().sum(dim=1)),
+        log_loss=calibration.log_loss,
+        temperature=calibration.value,
+        n_undecided=int((~is_decided).sum()),
+    )

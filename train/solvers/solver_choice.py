@@ -1,0 +1,241 @@
+"""Which solver a kernel head takes: arithmetic over sizes and memory, before any work."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toptune.errors import InputError
+from toptune.machine.memory import check_memory
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.passes.peak_memory import iterative_peak_bytes, library_peak_bytes, one_pass_peak_bytes
+from toptune.train.rows.block_reading import block_rows_for
+from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
+
+SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
+# FALKON chooses width and penalty by the direct path on at most this many of the centres.
+SELECTION_CENTERS = 2000
+# Products that the iteration is expected to take (10 to 20 in Meanti et al. 2020), for the estimate only.
+EXPECTED_ITERATIONS = 20
+# Kernel values are kept in memory up to this, and never beyond the limit.
+KERNEL_CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the choice depends on.
+
+    Attributes
+    ----------
+    n, d, n_centers, n_classes, n_widths, n_penalties, n_folds : int
+    value_bytes : int
+        Bytes of a kernel value: 4 or 8.
+    limit_bytes : int
+        Memory that the fit may take.
+    """
+
+    n: int
+    d: int
+    n_centers: int
+    n_classes: int
+    n_widths: int
+    n_penalties: int
+    n_folds: int
+    value_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The solver taken and the figures that decided.
+
+    Attributes
+    ----------
+    asked, solver : str
+    direct_work, falkon_work : float
+        Estimated multiply-adds in float64, selection included; float32 ones count half.
+    direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
+        Projected peaks, without the rows' own storage.
+    selection_centers : int
+        Centres on which ``falkon`` chooses width and penalty; 0 where both are given and ``cv`` is None.
+    is_cached : bool
+        Whether the iteration keeps the kernel's values.
+    library_peak_bytes : int or None
+        Projected peak of ``falkon-lib``, a copy of the rows included; None unless it was asked for.
+    """
+
+    asked: str
+    solver: str
+    direct_work: float
+    falkon_work: float
+    direct_peak_bytes: int
+    falkon_peak_bytes: int
+    limit_bytes: int
+    selection_centers: int
+    is_cached: bool
+    library_peak_bytes: int | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """Projected peak of the solver taken."""
+        if self.library_peak_bytes is not None:
+            return self.library_peak_bytes
+        return self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able mapping."""
+        return {**asdict(self), "peak_bytes": self.peak_bytes}
+
+    def __str__(self) -> str:
+        if self.library_peak_bytes is not None:
+            return (
+                f"solver {self.solver}: about {self.library_peak_bytes / 2**20:.0f} MiB with a copy of "
+                f"all rows (selected on {self.selection_centers} centres, kernel values "
+                f"{'kept' if self.is_cached else 'recomputed'}); "
+                f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+            )
+        return (
+            f"solver {self.solver} ({self.asked}): about {self.direct_work:.1e} multiply-adds and "
+            f"{self.direct_peak_bytes / 2**20:.0f} MiB for direct, {self.falkon_work:.1e} and "
+            f"{self.falkon_peak_bytes / 2**20:.0f} MiB for falkon (selected on {self.selection_centers} "
+            f"centres, kernel values {'kept' if self.is_cached else 'recomputed'}); "
+            f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+        )
+
+
+def choose_solver(asked: str, sizes: Sizes) -> Choice:
+    """Take the solver asked for, or for ``"auto"`` the cheaper of those that fit into memory.
+
+    Raises
+    ------
+    InputError
+        For an unknown solver, or if none that may be taken fits; names both numbers and the knobs.
+    """
+    if asked not in SOLVERS:
+        raise InputError(f"solver {asked!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    # Nothing is to be chosen where nothing is left out; but FalkonML leaves the temperature open.
+    is_selected = sizes.n_folds > 1 or asked == "falkon-lib"
+    few = min(sizes.n_centers, SELECTION_CENTERS) if is_selected else 0
+    selection_peak = _direct_peak(sizes, few) if few else 0
+    bare_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=0))
+    cached_bytes = sizes.n * sizes.n_centers * sizes.value_bytes
+    cached_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=cached_bytes))
+    is_cached = cached_bytes <= KERNEL_CACHE_BYTES and cached_peak <= sizes.limit_bytes
+    direct_work = _direct_work(sizes, sizes.n_centers)
+    falkon_work = _iterative_work(sizes, is_cached=is_cached) + (few and _direct_work(sizes, few))
+    peaks = {
+        "direct": _direct_peak(sizes, sizes.n_centers),
+        "falkon": cached_peak if is_cached else bare_peak,
+    }
+    solver, library_peak = asked, None
+    if asked == "falkon-lib":
+        is_cached, library_peak = _library_plan(sizes, selection_peak)
+    elif asked == "auto":
+        work = {"direct": direct_work, "falkon": falkon_work}
+        fitting = [name for name in peaks if peaks[name] <= sizes.limit_bytes]
+        solver = min(fitting, key=work.__getitem__) if fitting else min(peaks, key=peaks.__getitem__)
+    needed = library_peak or peaks[solver]
+    if needed > sizes.limit_bytes:
+        raise InputError(
+            f"solver {solver!r} with {sizes.n_centers} centres needs about {needed / 2**20:.0f} MiB of "
+            f"memory, the limit is {sizes.limit_bytes / 2**20:.0f} MiB; take fewer centres or penalties, "
+            "or raise --memory-limit (memory_limit_bytes)"
+        )
+    return Choice(
+        asked=asked,
+        solver=solver,
+        direct_work=direct_work,
+        falkon_work=falkon_work,
+        direct_peak_bytes=peaks["direct"],
+        falkon_peak_bytes=peaks["falkon"],
+        limit_bytes=sizes.limit_bytes,
+        selection_centers=few,
+        is_cached=is_cached,
+        library_peak_bytes=library_peak,
+    )
+
+
+def _library_plan(sizes: Sizes, selection_peak: int) -> tuple[bool, int]:
+    """Whether FalkonML is to store the kernel's values, and the projected peak; refused above the limit."""
+
+    def peak(*, is_stored: bool) -> int:
+        fit = library_peak_bytes(
+            n=sizes.n,
+            d=sizes.d,
+            n_centers=sizes.n_centers,
+            n_classes=sizes.n_classes,
+            value_bytes=sizes.value_bytes,
+            is_stored=is_stored,
+        )
+        return max(selection_peak, fit)
+
+    # It guesses from the shape which way round a stored matrix is meant: a square one is misread.
+    is_stored = (
+        sizes.n_centers != sizes.n
+        and sizes.n * sizes.n_centers * sizes.value_bytes <= KERNEL_CACHE_BYTES
+        and peak(is_stored=True) <= sizes.limit_bytes
+    )
+    check_memory(
+        peak(is_stored=is_stored),
+        limit_bytes=sizes.limit_bytes,
+        what=f"solver 'falkon-lib', in which FalkonML holds a copy of all {sizes.n} rows,",
+        instead="use solver 'falkon', which streams them, or raise --memory-limit (memory_limit_bytes)",
+    )
+    return is_stored, peak(is_stored=is_stored)
+
+
+def _kernel_work(sizes: Sizes, n_centers: int) -> float:
+    return sizes.n * n_centers * sizes.d * _share(sizes)
+
+
+def _share(sizes: Sizes) -> float:
+    """Give what a multiply-add in the kernel's type costs of one in float64."""
+    return 0.5 if sizes.value_bytes == 4 else 1.0
+
+
+def _direct_work(sizes: Sizes, m: int) -> float:
+    """Whitening and half of the symmetric product of every row, the path of every width, the second pass."""
+    rows = sizes.n_widths * sizes.n * m * m
+    systems = sizes.n_widths * m**3 / 6
+    passes = 1
+    if sizes.n_folds > 1:
+        tried = sizes.n_penalties * sizes.n_folds
+        if m > EXHAUSTIVE_RANK:
+            tried = min(tried, sizes.n_penalties + 3 * (sizes.n_folds - 1))
+        systems += sizes.n_widths * tried * (m**3 / 6 + 1.5 * m * m * sizes.n_classes)
+        rows += sizes.n_widths * min(3, sizes.n_penalties) * sizes.n * m * sizes.n_classes
+        passes = 2
+    return passes * _kernel_work(sizes, m) + rows + systems
+
+
+def _iterative_work(sizes: Sizes, *, is_cached: bool) -> float:
+    """Three factors' worth once; the kernel's values once or at every product."""
+    m, columns = sizes.n_centers, sizes.n_classes
+    products = EXPECTED_ITERATIONS * (2 * sizes.n * m * columns * _share(sizes) + 2 * m * m * columns)
+    kernels = _kernel_work(sizes, m) * (1 if is_cached else EXPECTED_ITERATIONS + 1)
+    return 0.7 * m**3 + kernels + products
+
+
+def _direct_peak(sizes: Sizes, rank: int) -> int:
+    return one_pass_peak_bytes(
+        n=sizes.n,
+        d=sizes.d,
+        rank=rank,
+        n_maps=sizes.n_widths,
+        n_classes=sizes.n_classes,
+        n_folds=sizes.n_folds,
+        block_rows=block_rows_for(d=sizes.d, rank=rank, limit_bytes=sizes.limit_bytes),
+        n_penalties=sizes.n_penalties,
+        n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
+        n_calibration=min(sizes.n, CALIBRATION_ROWS),
+    )
+
+
+def _iterative_peak(sizes: Sizes, *, cached_bytes: int) -> int:
+    return iterative_peak_bytes(
+        n=sizes.n,
+        d=sizes.d,
+        rank=sizes.n_centers,
+        n_columns=sizes.n_classes,
+        n_classes=sizes.n_classes,
+        block_rows=block_rows_for(d=sizes.d, rank=sizes.n_centers, limit_bytes=sizes.limit_bytes),
+        cached_bytes=cached_bytes,
+    )
