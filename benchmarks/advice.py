@@ -22,11 +22,11 @@ from scipy import stats
 
 from toptune.text import printed_table
 from toptune.train.layers.stored_layers import LAST
-from toptune.workflows.advice_evidence import DEFAULT_MARGIN, Evidence
-from toptune.workflows.advice_rules import FEW_PICTURES, FROZEN, TUNE, Advice, advise_on
-from toptune.workflows.frozen_trials import FrozenTrial, best_of, evidence_of
-from toptune.workflows.study_cells import Cell, cells_of
-from toptune.workflows.study_file import read_study
+from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
+from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of
+from toptune.workflows.advice.rules import FEW_PICTURES, FROZEN, TUNE, Advice, advise_on
+from toptune.workflows.study.cells import Cell, cells_of
+from toptune.workflows.study.file import read_study
 
 COLUMNS = (
     "data set", "backbone", "size", "seed", "a class", "frozen cv", "frozen test", "tuned test", "gain",

@@ -10,60 +10,61 @@ if TYPE_CHECKING:
     from toptune.machine.doctor import examine_machine
     from toptune.machine.progress import extraction_progress, work_progress
     from toptune.machine.stop_signals import stop_on_signals
-    from toptune.workflows.advice_report import AdviceReport
-    from toptune.workflows.advising import advise
-    from toptune.workflows.array_task import choose_shard
-    from toptune.workflows.classifier import Classifier, Prediction, write_predictions
+    from toptune.workflows.advice.advising import advise
+    from toptune.workflows.advice.report import AdviceReport
     from toptune.workflows.demonstration import DemoReport, demo
-    from toptune.workflows.evaluation import describe_metrics, evaluate
-    from toptune.workflows.exporting import ExportReport, export
+    from toptune.workflows.deploy.exporting import ExportReport, export
     from toptune.workflows.feature_files import export_stored, import_files
-    from toptune.workflows.finetune_options import FineTuneOptions
-    from toptune.workflows.finetune_plan import FineTunePlan, plan_finetune
-    from toptune.workflows.finetune_reports import finetune_progress
-    from toptune.workflows.finetune_run import FineTunedRun
-    from toptune.workflows.finetuning import finetune
-    from toptune.workflows.report_page import ReportSummary, write_report
-    from toptune.workflows.slurm_jobs import SlurmJobs, write_slurm_jobs
-    from toptune.workflows.slurm_plan import SlurmPlan, size_jobs
-    from toptune.workflows.slurm_submission import check_sbatch, submit_slurm_jobs
-    from toptune.workflows.study import plan_study, run_study
+    from toptune.workflows.finetuning.options import FineTuneOptions
+    from toptune.workflows.finetuning.plan import FineTunePlan, plan_finetune
+    from toptune.workflows.finetuning.progress import finetune_progress
+    from toptune.workflows.finetuning.run import FineTunedRun
+    from toptune.workflows.finetuning.session import finetune
+    from toptune.workflows.jobs.job_array import choose_shard
+    from toptune.workflows.jobs.slurm_jobs import SlurmJobs, write_slurm_jobs
+    from toptune.workflows.jobs.slurm_plan import SlurmPlan, size_jobs
+    from toptune.workflows.jobs.slurm_submission import check_sbatch, submit_slurm_jobs
+    from toptune.workflows.predict.classifier import Classifier
+    from toptune.workflows.predict.evaluation import describe_metrics, evaluate
+    from toptune.workflows.predict.predictions import Prediction, write_predictions
+    from toptune.workflows.report.page import ReportSummary, write_report
+    from toptune.workflows.study.study import plan_study, run_study
 
 _WHERE = {
-    "AdviceReport": "toptune.workflows.advice_report",
-    "Classifier": "toptune.workflows.classifier",
+    "AdviceReport": "toptune.workflows.advice.report",
+    "Classifier": "toptune.workflows.predict.classifier",
     "DemoReport": "toptune.workflows.demonstration",
-    "FineTuneOptions": "toptune.workflows.finetune_options",
-    "FineTunePlan": "toptune.workflows.finetune_plan",
-    "FineTunedRun": "toptune.workflows.finetune_run",
-    "ExportReport": "toptune.workflows.exporting",
-    "Prediction": "toptune.workflows.classifier",
-    "ReportSummary": "toptune.workflows.report_page",
-    "SlurmJobs": "toptune.workflows.slurm_jobs",
-    "SlurmPlan": "toptune.workflows.slurm_plan",
-    "advise": "toptune.workflows.advising",
-    "check_sbatch": "toptune.workflows.slurm_submission",
-    "choose_shard": "toptune.workflows.array_task",
+    "FineTuneOptions": "toptune.workflows.finetuning.options",
+    "FineTunePlan": "toptune.workflows.finetuning.plan",
+    "FineTunedRun": "toptune.workflows.finetuning.run",
+    "ExportReport": "toptune.workflows.deploy.exporting",
+    "Prediction": "toptune.workflows.predict.predictions",
+    "ReportSummary": "toptune.workflows.report.page",
+    "SlurmJobs": "toptune.workflows.jobs.slurm_jobs",
+    "SlurmPlan": "toptune.workflows.jobs.slurm_plan",
+    "advise": "toptune.workflows.advice.advising",
+    "check_sbatch": "toptune.workflows.jobs.slurm_submission",
+    "choose_shard": "toptune.workflows.jobs.job_array",
     "demo": "toptune.workflows.demonstration",
-    "describe_metrics": "toptune.workflows.evaluation",
-    "evaluate": "toptune.workflows.evaluation",
+    "describe_metrics": "toptune.workflows.predict.evaluation",
+    "evaluate": "toptune.workflows.predict.evaluation",
     "examine_machine": "toptune.machine.doctor",
-    "export": "toptune.workflows.exporting",
+    "export": "toptune.workflows.deploy.exporting",
     "extraction_progress": "toptune.machine.progress",
     "export_stored": "toptune.workflows.feature_files",
-    "finetune": "toptune.workflows.finetuning",
-    "finetune_progress": "toptune.workflows.finetune_reports",
+    "finetune": "toptune.workflows.finetuning.session",
+    "finetune_progress": "toptune.workflows.finetuning.progress",
     "import_files": "toptune.workflows.feature_files",
-    "plan_finetune": "toptune.workflows.finetune_plan",
-    "plan_study": "toptune.workflows.study",
-    "run_study": "toptune.workflows.study",
-    "size_jobs": "toptune.workflows.slurm_plan",
+    "plan_finetune": "toptune.workflows.finetuning.plan",
+    "plan_study": "toptune.workflows.study.study",
+    "run_study": "toptune.workflows.study.study",
+    "size_jobs": "toptune.workflows.jobs.slurm_plan",
     "stop_on_signals": "toptune.machine.stop_signals",
-    "submit_slurm_jobs": "toptune.workflows.slurm_submission",
+    "submit_slurm_jobs": "toptune.workflows.jobs.slurm_submission",
     "work_progress": "toptune.machine.progress",
-    "write_predictions": "toptune.workflows.classifier",
-    "write_report": "toptune.workflows.report_page",
-    "write_slurm_jobs": "toptune.workflows.slurm_jobs",
+    "write_predictions": "toptune.workflows.predict.predictions",
+    "write_report": "toptune.workflows.report.page",
+    "write_slurm_jobs": "toptune.workflows.jobs.slurm_jobs",
 }
 
 __all__ = [

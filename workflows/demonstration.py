@@ -13,7 +13,8 @@ from toptune.extract.extraction import extract
 from toptune.extract.sources.opening import open_source
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import train
-from toptune.workflows.classifier import Classifier, write_predictions
+from toptune.workflows.predict.classifier import Classifier
+from toptune.workflows.predict.predictions import write_predictions
 
 MODEL = "resnet10t.toptune_glyphs"
 TARGETS = {"digits": "handwritten digits (scans)", "greek": "rendered Greek letters"}

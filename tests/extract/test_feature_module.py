@@ -6,7 +6,7 @@ import torch
 from shapes import MODEL
 
 from toptune.extract import Backbone, load_backbone
-from toptune.extract.feature_module import FeatureModule
+from toptune.workflows.deploy.backbone_module import FeatureModule
 
 CASES = [
     (MODEL, ["layer1.mean", "layer2.grid2", "last.none"], "float16"),

@@ -10,10 +10,10 @@ from sklearn.datasets import make_classification
 
 from toptune.store import ArrayBlocks, InputError
 from toptune.train import HEADS, Preprocessing, fit_preprocessing, make_head
-from toptune.train.head_modules import HEAD_MODULES, HeadModule, check_exportable
 from toptune.train.kernels.kernels import KERNELS
 from toptune.train.preprocessing.files import _TYPES
-from toptune.train.preprocessing_modules import STEP_MODULES, PreprocessingModule
+from toptune.workflows.deploy.head_modules import HEAD_MODULES, HeadModule, check_exportable
+from toptune.workflows.deploy.preprocessing_modules import STEP_MODULES, PreprocessingModule
 
 Values = npt.NDArray[Any]
 DIMS = (3, 5, 2)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from toptune.store import InputError
-from toptune.workflows import advice_evidence, advice_rules
-from toptune.workflows.advice_evidence import Evidence, adjusted_standard_error
-from toptune.workflows.advice_rules import (
+from toptune.workflows.advice import evidence as advice_evidence
+from toptune.workflows.advice import rules
+from toptune.workflows.advice.evidence import Evidence, adjusted_standard_error
+from toptune.workflows.advice.rules import (
     CERTAINTIES,
     FROZEN,
     RULES,
@@ -23,7 +24,7 @@ from toptune.workflows.advice_rules import (
     remaining_error,
 )
 
-SHIPPED = {name: getattr(advice_rules, name) for name in ("SHARE_OF_FEW", "SHARE_OF_NEAR", "SHARE_OF_FAR")}
+SHIPPED = {name: getattr(rules, name) for name in ("SHARE_OF_FEW", "SHARE_OF_NEAR", "SHARE_OF_FAR")}
 # The shipped figures are written from studies and change with them; the rules do not.
 FEW_PICTURES, FAR_GAIN = 10, 0.03
 SHARE_OF_FEW, SHARE_OF_FAR, SHARE_OF_NEAR = (
@@ -38,7 +39,7 @@ LEAST_OF_NEAR = 0.01 / SHARE_OF_NEAR.usual
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advice_evidence, "FAR_GAIN", FAR_GAIN)
     for name in ("FEW_PICTURES", "SHARE_OF_FEW", "SHARE_OF_FAR", "SHARE_OF_NEAR"):
-        monkeypatch.setattr(advice_rules, name, globals()[name])
+        monkeypatch.setattr(rules, name, globals()[name])
 
 
 def evidence(**changes: Any) -> Evidence:
@@ -118,12 +119,12 @@ def test_the_remaining_error_decides_last() -> None:
 
 
 def test_certainty_is_high_where_the_whole_range_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advice_rules, "SHARE_OF_NEAR", Share(0.1, 0.2, 0.3))
+    monkeypatch.setattr(rules, "SHARE_OF_NEAR", Share(0.1, 0.2, 0.3))
     assert advise_on(evidence()).certainty == "high"
     # A least gain of 0.1 * 0.12 is above the margin, and that of an error two standard errors lower is not.
     near = evidence(last_accuracy=0.88, inner_accuracy=0.88, n_train=200)
     assert advise_on(near).certainty == "moderate"
-    monkeypatch.setattr(advice_rules, "SHARE_OF_NEAR", Share(-0.4, -0.2, 0.01))
+    monkeypatch.setattr(rules, "SHARE_OF_NEAR", Share(-0.4, -0.2, 0.01))
     assert (advise_on(evidence()).recommendation, advise_on(evidence()).certainty) == (FROZEN, "high")
 
 

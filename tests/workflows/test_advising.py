@@ -16,7 +16,7 @@ from toptune.extract import extract
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
 from toptune.workflows import advise, plan_finetune
-from toptune.workflows.study import run_study
+from toptune.workflows.study.study import run_study
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ def test_features_of_test_rows_are_not_read(
 def test_an_extraction_beyond_the_budget_is_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.workflows.advising.measure_rate", lambda *_, **__: 0.05)
+    monkeypatch.setattr("toptune.workflows.advice.advising.measure_rate", lambda *_, **__: 0.05)
     with pytest.raises(InputError, match=r"extracting 36 pictures takes about 12 min at 0\.1 images/s"):
         advise(photos, model=MODEL, store=tmp_path / "features")
     assert not (tmp_path / "features").exists()

@@ -22,8 +22,8 @@ from toptune.extract import extract, load_backbone
 from toptune.store import InputError, NumericalError
 from toptune.train import train
 from toptune.workflows import Classifier, export, finetune
-from toptune.workflows.exported_network import trace
-from toptune.workflows.model_card import describe_export, write_card
+from toptune.workflows.deploy.model_card import describe_export, write_card
+from toptune.workflows.deploy.network import trace
 
 Values = npt.NDArray[np.float32]
 

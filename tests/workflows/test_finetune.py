@@ -21,8 +21,8 @@ from toptune.extract import ImageSource, extract, load_backbone, open_source
 from toptune.store import InputError, Manifest, NumericalError
 from toptune.train import Run, train
 from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune, write_report
-from toptune.workflows.report_commands import command_of
-from toptune.workflows.report_runs import read_run
+from toptune.workflows.report.command_lines import command_of
+from toptune.workflows.report.runs import read_run
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK: dict[str, Any] = {

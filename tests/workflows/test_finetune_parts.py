@@ -21,13 +21,13 @@ from toptune.costs.phase_costs import PhaseCosts
 from toptune.extract import load_backbone, open_source
 from toptune.store import CorruptError, InputError, Manifest
 from toptune.workflows import FineTuneOptions
-from toptune.workflows.augmentation import Augmentation
-from toptune.workflows.finetune_pictures import PictureLoader
-from toptune.workflows.finetune_reports import ProgressReport, finetune_progress
-from toptune.workflows.finetune_task import draw_validation, make_task
-from toptune.workflows.learner import cosine_schedule, epoch_batches
-from toptune.workflows.rate_search import Epoch, best_epoch, is_over, search_warnings
-from toptune.workflows.trained_network import TrainedNetwork, make_network
+from toptune.workflows.finetuning.augmentation import Augmentation
+from toptune.workflows.finetuning.images import PictureLoader
+from toptune.workflows.finetuning.learner import cosine_schedule, epoch_batches
+from toptune.workflows.finetuning.progress import ProgressReport, finetune_progress
+from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over, search_warnings
+from toptune.workflows.finetuning.task import draw_validation, make_task
+from toptune.workflows.finetuning.trained_network import TrainedNetwork, make_network
 
 CONFIG = {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
 NORM = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -343,7 +343,7 @@ def test_a_log_has_a_line_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now: Callable[[], float] = iter([0.0, 1.0, 61.0, 61.0, 62.0]).__next__
-    monkeypatch.setattr("toptune.workflows.finetune_reports.time.perf_counter", now)
+    monkeypatch.setattr("toptune.workflows.finetuning.progress.time.perf_counter", now)
     report = ProgressReport(
         doing="training", done=8, total=24, trial=1, trials=2, learning_rate=3e-4, epoch=3, epochs=40,
         best_accuracy=0.5,

@@ -16,7 +16,8 @@ from shapes import MODEL, save_shapes
 from toptune.extract import extract
 from toptune.store import CorruptError, InputError
 from toptune.train import train
-from toptune.workflows import report_costs, report_details, write_report
+from toptune.workflows import write_report
+from toptune.workflows.report import cost_figures, details
 
 Cli = Callable[..., tuple[int, str, str]]
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)>'
@@ -280,8 +281,8 @@ def test_old_runs_without_predictions_say_so(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_said(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_details, "MAX_DETAILED", 3)
-    monkeypatch.setattr(report_costs, "MAX_PANELS", 1)
+    monkeypatch.setattr(details, "MAX_DETAILED", 3)
+    monkeypatch.setattr(cost_figures, "MAX_PANELS", 1)
     make_run(tmp_path / "again/run", dataset="pets", head="svm", wrong=6, when="2026-11-22")
     summary = write_report([runs, tmp_path / "again"], out=tmp_path / "page.html")
     repeated, detailed, panels = summary.notes

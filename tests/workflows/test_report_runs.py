@@ -9,11 +9,11 @@ import pytest
 from made_runs import change, make_run, write_layer_search
 
 from toptune.store import CorruptError, InputError
-from toptune.workflows import report_runs
-from toptune.workflows.report_commands import command_of
-from toptune.workflows.report_pairs import compare_with_finetuning
-from toptune.workflows.report_runs import read_runs
-from toptune.workflows.report_settings import make_settings
+from toptune.workflows.report import runs as report_runs
+from toptune.workflows.report.command_lines import command_of
+from toptune.workflows.report.pairs import compare_with_finetuning
+from toptune.workflows.report.runs import read_runs
+from toptune.workflows.report.settings import make_settings
 
 NO_PROGRESS = lambda _done, _total: None  # noqa: E731
 

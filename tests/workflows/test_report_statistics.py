@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toptune.train.runs.metrics import expected_calibration_error
-from toptune.workflows.report_statistics import bin_confidences, estimate_accuracy
+from toptune.workflows.report.statistics import bin_confidences, estimate_accuracy
 
 
 def test_interval_over_seeds_is_students() -> None:

@@ -17,9 +17,9 @@ from shapes import MODEL, save_shapes
 from toptune.extract import ArrayPlan, ExtractPlan
 from toptune.store import FeatureStore, InputError
 from toptune.workflows import size_jobs, write_slurm_jobs
-from toptune.workflows.slurm_jobs import as_arguments
-from toptune.workflows.slurm_plan import BASE_BYTES, clock
-from toptune.workflows.slurm_scripts import extract_script, log_pattern
+from toptune.workflows.jobs.slurm_jobs import as_arguments
+from toptune.workflows.jobs.slurm_plan import BASE_BYTES, clock
+from toptune.workflows.jobs.slurm_scripts import extract_script, log_pattern
 
 Run = Callable[..., tuple[int, str, str]]
 MiB = 2**20

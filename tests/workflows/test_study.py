@@ -14,10 +14,10 @@ from shapes import save_shapes
 
 from toptune.store import InputError
 from toptune.train import make_head, train
-from toptune.workflows.finetune_options import FineTuneOptions
-from toptune.workflows.study import plan_study, run_study
-from toptune.workflows.study_cells import cells_of
-from toptune.workflows.study_file import read_study
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.study.cells import cells_of
+from toptune.workflows.study.file import read_study
+from toptune.workflows.study.study import plan_study, run_study
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_finished_cells_are_not_trained_again(tmp_path: Path, monkeypatch: pytes
             raise KeyboardInterrupt
         return train(*arguments, **options)
 
-    monkeypatch.setattr("toptune.workflows.study.train", stopped_at_the_third)
+    monkeypatch.setattr("toptune.workflows.study.study.train", stopped_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run_study(path)
     assert plan_study(path).done == 2

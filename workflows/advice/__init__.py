@@ -1,0 +1,1 @@
+"""Whether to keep the backbone frozen or to fine-tune it."""

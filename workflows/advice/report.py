@@ -1,0 +1,159 @@
+"""What `advise` found, for people and programs, and the commands that come next."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toptune.costs.meter import describe_costs
+from toptune.store.files.json_values import json_ready
+from toptune.text import counted, printed_table
+from toptune.train.layers.stored_layers import LAST
+from toptune.workflows.advice.evidence import Evidence, adjusted_standard_error
+from toptune.workflows.advice.frozen_trials import FrozenTrial
+from toptune.workflows.advice.rules import CERTAINTIES, Advice, duration
+from toptune.workflows.finetuning.plan import FineTunePlan
+from toptune.workflows.report.command_lines import FINETUNE_DEFAULTS, TRAIN_DEFAULTS, flags_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviceReport:
+    """Advice with all that it rests on.
+
+    Attributes
+    ----------
+    data, store, dataset, model : str
+    stored_model : str
+        By which `toptune.train.train` finds the features.
+    evidence : Evidence
+    advice : Advice
+    best : FrozenTrial
+        The frozen head of the highest left-out accuracy.
+    trials : tuple of FrozenTrial
+        All that were tried or thought of.
+    all_arrays : tuple of str
+        Stored of this backbone and data set.
+    plan : FineTunePlan or None
+        None where fine-tuning was not timed.
+    extract_seconds : float
+        Recorded of the best head's layers, whenever they were extracted.
+    costs : dict
+        Of this advice, by phase; see `toptune.costs.meter.CostMeter`.
+    budget : float
+        Seconds.
+    not_tried : tuple of str
+        What, and why.
+    n_skipped : int
+        Training pictures that could not be read.
+    split_rule : str
+    options, tuning_options : mapping
+        Of `toptune.train.train` and `toptune.workflows.finetune` for the commands that come next.
+    """
+
+    data: str
+    store: str
+    dataset: str
+    model: str
+    stored_model: str
+    evidence: Evidence
+    advice: Advice
+    best: FrozenTrial
+    trials: tuple[FrozenTrial, ...]
+    all_arrays: tuple[str, ...]
+    plan: FineTunePlan | None
+    extract_seconds: float
+    costs: dict[str, Any]
+    budget: float
+    not_tried: tuple[str, ...]
+    n_skipped: int
+    split_rule: str
+    options: Mapping[str, Any]
+    tuning_options: Mapping[str, Any]
+
+    @property
+    def train_command(self) -> str:
+        """The command that trains the best frozen head."""
+        arrays = self.best.arrays
+        layers: str | None = ",".join(arrays)
+        if set(arrays) == set(self.all_arrays):
+            layers = "all"
+        elif [name for name in self.all_arrays if name.rpartition(".")[0] == LAST] == list(arrays):
+            layers = None
+        options = {"head": self.best.head, "layers": layers, **self.options}
+        words = ["toptune", "train", "--store", self.store, "--dataset", self.dataset]
+        words += ["--model", self.stored_model, *flags_of(options, TRAIN_DEFAULTS)]
+        return shlex.join([*words, "--out", f"{self.dataset}-frozen"])
+
+    @property
+    def finetune_command(self) -> str:
+        """The command that fine-tunes on the same rows."""
+        words = ["toptune", "finetune", self.data, "--model", self.model]
+        words += flags_of(self.tuning_options, FINETUNE_DEFAULTS)
+        return shlex.join([*words, "--out", f"{self.dataset}-tuned"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON values."""
+        values: dict[str, Any] = json_ready(
+            {
+                **self.advice.to_dict(),
+                "evidence": asdict(self.evidence)
+                | {"error": self.evidence.error, "standard_error": self.evidence.standard_error},
+                "best": self.best.to_dict(),
+                "trials": [each.to_dict() for each in self.trials],
+                "finetune": None if self.plan is None else self.plan.to_dict(),
+                "extract_seconds": self.extract_seconds,
+                "costs": self.costs,
+                "budget_seconds": self.budget,
+                "not_tried": list(self.not_tried),
+                "n_skipped": self.n_skipped,
+                "split_rule": self.split_rule,
+                "dataset": self.dataset,
+                "model": self.model,
+                "store": self.store,
+                "commands": {"train": self.train_command, "finetune": self.finetune_command},
+            }
+        )
+        return values
+
+    def __str__(self) -> str:
+        advice, evidence = self.advice, self.evidence
+        verb = {"stay-frozen": "stay frozen", "fine-tune": "fine-tune"}[advice.recommendation]
+        lines = [
+            f"advice: {verb} (rule: {advice.rule})",
+            f"certainty {advice.certainty}: {CERTAINTIES[advice.certainty]}",
+            *(f"- {reason}" for reason in advice.reasons),
+        ]
+        rows = [
+            (
+                f"{each.head}{' *' if each is self.best else ''}",
+                each.layers,
+                str(len(each.arrays)),
+                f"{each.accuracy:.4f} +- {adjusted_standard_error(each.accuracy, evidence.n_train):.4f}",
+                "-" if each.log_loss is None else f"{each.log_loss:.4f}",
+                duration(each.seconds or 0.0),
+            )
+            for each in self.trials
+            if each.accuracy is not None
+        ]
+        title = (
+            f"frozen {self.model}, left-out rows of {evidence.n_train} training pictures of "
+            f"{evidence.n_classes} classes ({self.options['cv']} folds; no test picture was looked at)"
+        )
+        columns = ("head", "layers", "stored", "accuracy", "log-loss", "time")
+        phases = ", ".join(
+            f"{name} {duration(each['wall_seconds'])}" for name, each in self.costs["phases"].items()
+        )
+        costs = [f"this advice, of a budget of {duration(self.budget)}: {phases}", describe_costs(self.costs)]
+        costs += [f"features of the best head took {duration(self.extract_seconds)} once"]
+        costs += [f"not tried: {each}" for each in self.not_tried]
+        if self.n_skipped:
+            costs.append(f"left out: {counted(self.n_skipped, 'training picture')} that could not be read")
+        if self.plan is not None:
+            costs.append(f"fine-tuning {self.plan}")
+        commands = [self.train_command, self.finetune_command]
+        if advice.recommendation == "fine-tune":
+            commands.reverse()
+        table = printed_table(title, columns, rows)
+        return "\n\n".join(
+            ["\n".join(lines), table, "\n".join(costs), "\n".join(["next:", *(f"  {c}" for c in commands)])]
+        )

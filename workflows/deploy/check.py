@@ -1,0 +1,175 @@
+"""An exported file held against `Classifier.predict` on sample pictures."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.builtin import open_builtin
+from toptune.extract.sources.opening import open_source
+from toptune.workflows.deploy.formats import Runner
+from toptune.workflows.predict.classifier import Classifier
+
+N_PICTURES = 16
+BATCH_SIZE = 5
+N_ALONE = 3
+DEFAULT_CHECK = "digits"
+_NOISE_SEED = 0
+# Below these a difference of logits hardly moves the probabilities of any picture.
+_VARIES = 1e-3
+_DOUBTS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCheck:
+    """What came of the comparison.
+
+    Attributes
+    ----------
+    data : str
+        Where the pictures were from.
+    n_pictures : int
+    batch_sizes : tuple of int
+        Tried, the last one perhaps not full.
+    difference : float
+        Largest difference of a probability from the run's own in float32.
+    difference_from_predict : float
+        Largest difference from what `Classifier.predict` gives; more than `difference` where the features
+        were computed in another precision.
+    n_other_labels : int
+        Pictures whose label is another than that of `Classifier.predict`.
+    spread : float
+        Largest standard deviation of a class's probability over the pictures.
+    doubt : float
+        Largest probability left to the classes that are not a picture's label.
+    """
+
+    data: str
+    n_pictures: int
+    batch_sizes: tuple[int, ...]
+    difference: float
+    difference_from_predict: float
+    n_other_labels: int
+    spread: float
+    doubt: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self) | {"batch_sizes": list(self.batch_sizes)}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the figures do not show."""
+        what = (
+            "says nearly the same of"
+            if self.spread < _VARIES
+            else "is all but certain of"
+            if self.doubt < _DOUBTS
+            else None
+        )
+        if what is None:
+            return []
+        return [
+            f"the head {what} all {self.n_pictures} pictures of {self.data}, so the comparison shows little; "
+            "give other pictures with --check"
+        ]
+
+
+def sample_inputs(
+    classifier: Classifier, data: str | Path | None, *, is_normalized: bool
+) -> tuple[list[bytes], npt.NDArray[np.float32]]:
+    """Take pictures evenly from DATA: their files, and what an exported network is given of them.
+
+    Parameters
+    ----------
+    data : optional
+        As for `toptune.extract.open_source`; by default built-in digits.
+    is_normalized : bool
+        Else RGB values from 0 to 1.
+
+    Returns
+    -------
+    list of bytes
+    ndarray of float32, shape (n, 3, h, w)
+
+    Raises
+    ------
+    InputError
+        If no picture can be read.
+    """
+    backbone = classifier.backbone
+    files, inputs = [], []
+    # Not by its name: a folder called digits would go before it.
+    source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
+    for data_bytes in _files(source):
+        try:
+            picture = backbone.decode(data_bytes)
+            pixels = backbone.transform.pixels(picture)
+        except UnreadableImageError:
+            continue
+        values = torch.from_numpy(pixels)[None]
+        unit = values.permute(0, 3, 1, 2).to(torch.float32).div(255)
+        files.append(data_bytes)
+        inputs.append((backbone.transform.normalize(values) if is_normalized else unit).contiguous())
+    if not files:
+        raise InputError(f"no picture of {source.name} can be read; give others with --check")
+    return files, torch.cat(inputs).numpy()
+
+
+def compare(
+    run: Runner,
+    inputs: npt.NDArray[np.float32],
+    *,
+    expected: npt.NDArray[np.float64],
+    predicted: npt.NDArray[np.float64],
+    data: str,
+) -> ExportCheck:
+    """Run a file on pictures, in batches and a few one by one, and compare.
+
+    Parameters
+    ----------
+    run : callable
+        Gives probabilities (b, n_classes) of pictures (b, 3, h, w).
+    inputs : ndarray of float32, shape (n, 3, h, w)
+    expected, predicted : ndarray of float64, shape (n, n_classes)
+        Of the run in float32, and of `Classifier.predict`.
+    """
+    n = len(inputs)
+    together = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, n, BATCH_SIZE)])
+    alone = np.concatenate([run(inputs[row : row + 1]) for row in range(min(n, N_ALONE))])
+    return ExportCheck(
+        data=data,
+        n_pictures=n,
+        batch_sizes=(1, min(n, BATCH_SIZE)),
+        # NaN is no small difference.
+        difference=float(max(_largest(together - expected), _largest(alone - expected[: len(alone)]))),
+        difference_from_predict=_largest(together - predicted),
+        n_other_labels=int((together.argmax(axis=1) != predicted.argmax(axis=1)).sum()),
+        spread=float(expected.std(axis=0).max()),
+        doubt=float(1 - expected.max(axis=1).min()),
+    )
+
+
+def probabilities_of(classifier: Classifier, files: list[bytes]) -> npt.NDArray[np.float64]:
+    """Probabilities (n, n_classes) by `Classifier.predict`."""
+    answers = classifier.predict(files)
+    return np.array([[answer.probabilities[name] for name in classifier.classes] for answer in answers])
+
+
+def _largest(differences: npt.NDArray[Any]) -> float:
+    return float(np.nan_to_num(np.abs(differences), nan=np.inf).max())
+
+
+def _files(source: ImageSource) -> Iterator[bytes]:
+    n = source.manifest().n_rows
+    for row in np.unique(np.linspace(0, n - 1, min(n, N_PICTURES)).astype(int)):
+        try:
+            yield source.read(int(row))
+        except UnreadableImageError:
+            continue

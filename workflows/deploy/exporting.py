@@ -1,0 +1,165 @@
+"""Exporting a run: the whole classifier in one file that needs no toptune."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError, NumericalError
+from toptune.store.exchange.exporting import new_target
+from toptune.store.files.provenance import provenance
+from toptune.train.runs.run import Run
+from toptune.workflows.deploy.check import (
+    DEFAULT_CHECK,
+    ExportCheck,
+    compare,
+    probabilities_of,
+    sample_inputs,
+)
+from toptune.workflows.deploy.formats import format_of
+from toptune.workflows.deploy.head_modules import check_exportable
+from toptune.workflows.deploy.model_card import describe_export, write_card
+from toptune.workflows.deploy.network import ExportedNetwork, trace
+from toptune.workflows.finetuning.run import is_finetuned
+from toptune.workflows.predict.classifier import Classifier
+
+TOLERANCE = 1e-4
+HEAD_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written, and how it compares with `Classifier.predict`."""
+
+    out: str
+    card: str
+    n_bytes: int
+    input: dict[str, Any]
+    check: ExportCheck
+    warnings: list[str]
+    costs: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return {
+            "out": self.out,
+            "card": self.card,
+            "n_bytes": self.n_bytes,
+            "input": self.input,
+            "check": self.check.to_dict(),
+            "warnings": self.warnings,
+            "costs": self.costs,
+        }
+
+    def __str__(self) -> str:
+        check = self.check
+        lines = [
+            f"{self.out}: {self.n_bytes / 1e6:.1f} MB, takes {self.input['dtype']} of shape "
+            f"({', '.join(map(str, self.input['shape']))}), {self.input['values']}",
+            f"probabilities within {check.difference:.1e} of the run's own on {check.n_pictures} pictures of "
+            f"{check.data}, in batches of {' and '.join(map(str, check.batch_sizes))}",
+            *(f"note: {warning}" for warning in self.warnings),
+            describe_costs(self.costs),
+            f"model card: {self.card}",
+        ]
+        return "\n".join(lines)
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    check: str | Path | None = None,
+    normalize: bool = False,
+    head_dtype: str = "float64",
+    tolerance: float = TOLERANCE,
+    model: str | None = None,
+    weights: str | Path | None = None,
+) -> ExportReport:
+    """Write a run with its backbone as one file, hold it against the run, and put a model card beside it.
+
+    The file computes the backbone in float32, only as far as the run's layers need it, rounds features as the
+    store does, and goes through preprocessing and head to ``probabilities`` and ``logits``, whose softmax the
+    probabilities are; a fine-tuned network is all in float32. The batch size is free. It appears only if its
+    probabilities on sample pictures are those of the run.
+
+    Parameters
+    ----------
+    run : path
+        Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
+    out : path
+        ``.onnx`` (needs ``toptune[export]``) or ``.pt2``; the card is called the same with ``.md`` behind.
+    check : optional
+        Pictures to compare on: a folder, a manifest or a built-in; by default built-in digits.
+    normalize : bool
+        Take RGB values from 0 to 1 and normalise inside; else the file takes normalised pictures.
+    head_dtype : {"float64", "float32"}
+        Type for what follows a frozen backbone: float64 as here, or float32 for devices without it.
+    tolerance : float
+        Largest difference of a probability that is accepted.
+    model, weights : optional
+        Where the backbone or its checkpoint is now, if it has moved since.
+
+    Raises
+    ------
+    InputError
+        If `out` exists or has another suffix, packages are missing, the head cannot be exported, or no
+        picture of `check` can be read.
+    NumericalError
+        If a probability differs by more than `tolerance`; nothing is written.
+    """
+    meter, target = CostMeter(), Path(out).absolute()
+    form = format_of(target)
+    card = target.with_name(f"{target.name}.md")
+    for path in (target, card):
+        if path.exists():
+            raise InputError(f"{path} exists; nothing is overwritten: give another --out")
+    if head_dtype not in HEAD_DTYPES:
+        raise InputError(f"head_dtype is {head_dtype!r}; it must be one of {', '.join(HEAD_DTYPES)}")
+    if not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance}; it must be above 0")
+    if not is_finetuned(run):
+        check_exportable(Run.load(run).head.name)
+    classifier = Classifier.load(run, model=model, weights=weights)
+    plain = classifier.in_float32()
+    files, inputs = sample_inputs(plain, check, is_normalized=not normalize)
+    expected = probabilities_of(plain, files)
+    predicted = expected if plain is classifier else probabilities_of(classifier, files)
+    network = ExportedNetwork(plain, is_normalizing=normalize, head_dtype=HEAD_DTYPES[head_dtype]).eval()
+    program = trace(network, classifier.backbone.transform.size)
+    metadata = describe_export(classifier, is_normalizing=normalize, head_dtype=head_dtype)
+    metadata["created"] = provenance()
+    with new_target(target) as temporary:
+        form.write(program, temporary, metadata)
+        done = compare(
+            form.open(temporary), inputs, expected=expected, predicted=predicted,
+            data=str(check or DEFAULT_CHECK),
+        )  # fmt: skip
+        if not done.difference <= tolerance:
+            raise NumericalError(
+                f"the exported network's probabilities differ from the run's by up to {done.difference:.1e} "
+                f"on {done.n_pictures} pictures of {done.data}, more than {tolerance:.0e}; "
+                + ("try --head-dtype float64, or " if head_dtype != "float64" else "")
+                + "accept it with --tolerance. Nothing was written"
+            )
+        n_bytes = temporary.stat().st_size
+    notes = [*done.warnings, *_on_precision(classifier, done)]
+    report = ExportReport(
+        out=str(target), card=str(card), n_bytes=n_bytes, input=metadata["input"], check=done, warnings=notes,
+        costs=meter.to_dict(),
+    )  # fmt: skip
+    with new_target(card) as temporary:
+        write_card(temporary, classifier, metadata, report.to_dict(), tolerance=tolerance)
+    return report
+
+
+def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:
+    if classifier.precision == "fp32":
+        return []
+    return [
+        f"the run computes in {classifier.precision}, the file in float32: probabilities "
+        f"differ by up to {check.difference_from_predict:.1e} from toptune predict's, {check.n_other_labels} "
+        f"of {check.n_pictures} labels do"
+    ]

@@ -1,0 +1,114 @@
+"""Files of an exported network: ONNX and torch's ``.pt2``, written, and run again from the file."""
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.errors import InputError
+from toptune.workflows.deploy.network import OUTPUTS
+
+Pictures = npt.NDArray[np.float32]
+Program = torch.export.ExportedProgram
+# Gives probabilities (b, n_classes) of pictures (b, 3, h, w).
+Runner = Callable[[Pictures], npt.NDArray[np.float32]]
+
+INPUT = "pictures"
+# Protocol buffers, which an ONNX file is one of, end here.
+ONNX_LIMIT_BYTES = 2**31
+
+
+class ExportFormat(NamedTuple):
+    """How one kind of file is written and opened, and the packages that it takes beside toptune's own."""
+
+    write: Callable[[Program, Path, Mapping[str, Any]], None]
+    open: Callable[[Path], Runner]
+    packages: tuple[str, ...]
+
+
+def format_of(out: Path) -> ExportFormat:
+    """Choose the format by a file's suffix.
+
+    Raises
+    ------
+    InputError
+        If it is none of `FORMATS`, or a package that it takes is not installed.
+    """
+    if out.suffix not in FORMATS:
+        raise InputError(
+            f"{out.name} has the suffix {out.suffix or 'none'!r}; the format is told by it: give one of "
+            f"{', '.join(FORMATS)}"
+        )
+    form = FORMATS[out.suffix]
+    missing = [name for name in form.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{out.suffix} needs {', '.join(missing)}, not installed here: pip install 'toptune[export]', or "
+            "give a .pt2 file, which needs nothing more"
+        )
+    return form
+
+
+def _write_onnx(program: Program, path: Path, metadata: Mapping[str, Any]) -> None:
+    n_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if n_bytes >= ONNX_LIMIT_BYTES:
+        raise InputError(
+            f"the network's weights are {n_bytes} bytes, and one ONNX file ends at {ONNX_LIMIT_BYTES}; give "
+            "a .pt2 file"
+        )
+    with warnings.catch_warnings():
+        # The exporter's own calls to what newer versions of its libraries have renamed.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=[INPUT], output_names=list(OUTPUTS)
+        )
+    assert exported is not None
+    exported.model.metadata_props.update(_texts(metadata))
+    exported.save(path, external_data=False)
+
+
+def _open_onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(pictures: Pictures) -> npt.NDArray[np.float32]:
+        (probabilities,) = session.run(["probabilities"], {INPUT: pictures})
+        return np.asarray(probabilities)
+
+    return run
+
+
+def _write_pt2(program: Program, path: Path, metadata: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files=_texts(metadata))
+
+
+def _open_pt2(path: Path) -> Runner:
+    with path.open("rb") as file:
+        network = torch.export.load(file).module()
+
+    def run(pictures: Pictures) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            outputs = network(torch.from_numpy(pictures))
+        probabilities: npt.NDArray[np.float32] = outputs["probabilities"].numpy()
+        return probabilities
+
+    return run
+
+
+def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+
+
+FORMATS = {
+    ".onnx": ExportFormat(_write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    ".pt2": ExportFormat(_write_pt2, _open_pt2, ()),
+}

@@ -1,0 +1,161 @@
+"""Fitted heads as torch modules, for exported models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toptune.errors import InputError
+from toptune.train.estimators.nearest_neighbors import nearness_of, ready, vote_scores
+from toptune.train.heads.heads import Head
+from toptune.train.heads.native_heads import OwnHead
+from toptune.train.kernels.kernels import Linear, kernel_of
+from toptune.workflows.deploy.preprocessing_modules import UnitNormModule
+
+
+class KernelScores(nn.Module):
+    """``k(x, centers) dual_coef + intercept``, as `kernel_scores`.
+
+    Distances come from inner products after a shift to the mean of the centres, without the second look
+    that `squared_distances` takes at pairs where this cancels: a graph cannot pick rows by their values. In
+    float64 enough digits are left.
+    """
+
+    shift: Tensor
+    centers: Tensor
+    dual: Tensor
+    intercept: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._kernel = kernel_of(estimator.kernel, estimator.sigma_)
+        centers = torch.from_numpy(np.asarray(estimator.centers_, dtype=np.float64))
+        shift = torch.zeros_like(centers[0]) if isinstance(self._kernel, Linear) else centers.mean(dim=0)
+        self.register_buffer("shift", shift.to(dtype))
+        # Shifted by the very values that the rows are shifted by.
+        self.register_buffer("centers", (centers - shift.to(dtype).double()).to(dtype))
+        self.register_buffer("dual", torch.from_numpy(np.asarray(estimator.dual_coef_)).to(dtype))
+        self.register_buffer("intercept", torch.from_numpy(np.asarray(estimator.intercept_)).to(dtype))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        x, c = rows.to(self.centers.dtype) - self.shift, self.centers
+        if isinstance(self._kernel, Linear):
+            values = self._kernel(x, c)
+        else:
+            norms = x.square().sum(dim=1, keepdim=True) + c.square().sum(dim=1)
+            values = self._kernel.of_squared_distances((norms - 2 * (x @ c.T)).clamp(min=0))
+        result: Tensor = values @ self.dual + self.intercept
+        return result
+
+
+class LinearScores(nn.Module):
+    """``x coef^T + intercept``."""
+
+    coef: Tensor
+    intercept: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("coef", torch.from_numpy(np.array(estimator.coef_)).to(dtype))
+        self.register_buffer("intercept", torch.from_numpy(np.array(estimator.intercept_)).to(dtype))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        result: Tensor = rows.to(self.coef.dtype) @ self.coef.T + self.intercept
+        return result
+
+
+class NearestMeanScores(nn.Module):
+    """Cosines with the classes' means, or minus half the squared distances but for each row's own part."""
+
+    means: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._metric = estimator.metric_
+        self.register_buffer("means", torch.from_numpy(np.array(estimator.means_)).to(dtype))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nearness_of(ready(rows.to(self.means.dtype), self._metric), self.means, self._metric)
+
+
+class NeighborScores(nn.Module):
+    """Votes of the nearest training rows, all of which it holds."""
+
+    rows: Tensor
+    codes: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._metric, self._weights = estimator.metric_, estimator.weights_
+        self._n_neighbors, self._n_classes = int(estimator.n_neighbors_), len(estimator.classes_)
+        self.register_buffer("rows", torch.from_numpy(np.array(estimator.rows_)).to(dtype))
+        self.register_buffer("codes", torch.from_numpy(np.array(estimator.codes_)))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        queries = ready(rows.to(self.rows.dtype), self._metric)
+        nearness, at = nearness_of(queries, self.rows, self._metric).topk(self._n_neighbors, dim=1)
+        return vote_scores(nearness, self.codes[at], self._n_classes, self._weights).to(self.rows.dtype)
+
+
+class Head2ToeScores(nn.Module):
+    """The final head on the columns that Head2Toe kept."""
+
+    columns: Tensor
+
+    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self.register_buffer("columns", torch.from_numpy(np.array(estimator.columns_)))
+        dims = estimator.divided_dims
+        self.norm = nn.Identity() if dims is None else UnitNormModule(dims)
+        final = estimator.fitted_final()
+        self.final = (KernelScores if hasattr(final, "centers_") else LinearScores)(final, dtype)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        result: Tensor = self.final(self.norm(rows[:, self.columns].to(self._dtype)))
+        return result
+
+
+# A head that can be exported needs a line here: a module that gives scores (b, n_classes) from its estimator.
+HEAD_MODULES: dict[str, Callable[[Any, torch.dtype], nn.Module]] = {
+    "falkon": KernelScores,
+    "falkon-logistic": KernelScores,
+    "ridge": LinearScores,
+    "logistic": LinearScores,
+    "lda": LinearScores,
+    "ncm": NearestMeanScores,
+    "knn": NeighborScores,
+    "head2toe": Head2ToeScores,
+}
+
+
+class HeadModule(nn.Module):
+    """Preprocessed rows (b, d) to logits (b, n_classes), whose softmax are the head's probabilities."""
+
+    def __init__(self, head: Head, dtype: torch.dtype) -> None:
+        super().__init__()
+        check_exportable(head.name)
+        assert isinstance(head, OwnHead)
+        self.scores = HEAD_MODULES[head.name](head.estimator, dtype)
+        self._temperature = float(head.estimator.temperature_)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.scores(rows) / self._temperature
+        return logits
+
+
+def check_exportable(name: str) -> None:
+    """Refuse a head that no torch module is written for.
+
+    Raises
+    ------
+    InputError
+        Says which heads can be exported.
+    """
+    if name not in HEAD_MODULES:
+        raise InputError(
+            f"head {name!r} cannot be exported: it has no form as tensor operations here; train one of "
+            f"{', '.join(HEAD_MODULES)} on the same features (seconds), or use toptune predict"
+        )

@@ -1,0 +1,1 @@
+"""The network itself trained, as the baseline of frozen features."""

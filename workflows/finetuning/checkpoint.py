@@ -1,0 +1,154 @@
+"""What an unfinished fine-tuning has on disk: safetensors and JSON, whole after every epoch."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from toptune.errors import ConflictError, CorruptError
+from toptune.store.files.commit import replace
+from toptune.workflows.finetuning.rate_search import Epoch
+
+STATE = "state.json"
+VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far an unfinished fine-tuning is.
+
+    Attributes
+    ----------
+    epochs : tuple of Epoch
+        All that were done, in order.
+    costs : mapping, optional
+        See `PhaseCosts`.
+    last, best : str, optional
+        Names of the files after the last epoch, and after the best one of all trainings.
+    """
+
+    epochs: tuple[Epoch, ...] = ()
+    costs: Mapping[str, Any] | None = None
+    last: str | None = None
+    best: str | None = None
+
+
+class Checkpoint:
+    """The folder ``RUN.unfinished``, beside the run that will be.
+
+    ``state.json`` is replaced last, in one step, and names the files that belong to it: killed at any
+    moment, the folder holds the last epoch that was finished or the one before.
+
+    Parameters
+    ----------
+    out : Path
+        The run's folder.
+    request : mapping
+        What decides the result, as JSON values.
+    """
+
+    def __init__(self, out: Path, request: Mapping[str, Any]) -> None:
+        self.folder = out.parent / f"{out.name}.unfinished"
+        self._request = json.loads(json.dumps(request))
+
+    def read(self) -> Standing:
+        """Give the standing that is there, or that of a beginning.
+
+        Raises
+        ------
+        ConflictError
+            If what is there was asked for otherwise.
+        CorruptError
+            If it cannot be read.
+        """
+        path = self.folder / STATE
+        if not path.exists():
+            return Standing()
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            request, version = value["request"], value["version"]
+            standing = Standing(
+                epochs=tuple(Epoch(**each) for each in value["epochs"]),
+                **{name: value[name] for name in ("costs", "last", "best")},
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{path} cannot be read ({error!r}); {self._anew}") from error
+        if version != VERSION or request != self._request:
+            changes = [
+                f"{name} {request.get(name)!r} there, {self._request.get(name)!r} now"
+                for name in sorted(request.keys() | self._request.keys())
+                if request.get(name) != self._request.get(name)
+            ]
+            raise ConflictError(
+                f"{self.folder} holds an unfinished fine-tuning of something else: "
+                f"{'; '.join(changes) or f'format {version}, here {VERSION}'}. Give the same options to go "
+                f"on, another --out, or {self._anew}"
+            )
+        return standing
+
+    def load(self, name: str) -> dict[str, torch.Tensor]:
+        """Read a file of tensors.
+
+        Raises
+        ------
+        CorruptError
+            If it is gone or damaged.
+        """
+        try:
+            return dict(load_file(self.folder / name))
+        except (OSError, SafetensorError) as error:
+            raise CorruptError(f"{self.folder / name} cannot be read ({error}); {self._anew}") from error
+
+    def write(
+        self,
+        epochs: Sequence[Epoch],
+        *,
+        costs: Mapping[str, Any],
+        last: Mapping[str, torch.Tensor],
+        best: Mapping[str, torch.Tensor] | str | None,
+    ) -> Standing:
+        """Make the epoch that was just done the one to go on from.
+
+        Parameters
+        ----------
+        epochs : sequence of Epoch
+        costs : mapping
+        last : mapping
+            Tensors after the last epoch: network and optimizer.
+        best : mapping, str or None
+            Tensors of the best network if it is the last one, else the file that holds it.
+        """
+        number = len(epochs)
+        names: dict[str, str | None] = {"last": f"last-{number:05}.safetensors"}
+        replace(self.folder / f"last-{number:05}.safetensors", save(dict(last)))
+        if isinstance(best, Mapping):
+            names["best"] = f"best-{number:05}.safetensors"
+            replace(self.folder / f"best-{number:05}.safetensors", save(dict(best)))
+        else:
+            names["best"] = best
+        value = {
+            "version": VERSION,
+            "request": self._request,
+            "epochs": [each.to_dict() for each in epochs],
+            "costs": costs,
+            **names,
+        }
+        replace(self.folder / STATE, json.dumps(value, allow_nan=False).encode())
+        for path in self.folder.iterdir():
+            if path.name not in (STATE, *names.values()):
+                path.unlink()
+        return Standing(epochs=tuple(epochs), costs=costs, last=names["last"], best=names["best"])
+
+    def remove(self) -> None:
+        """Take the folder away once the run is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _anew(self) -> str:
+        return f"remove {self.folder} to begin anew"

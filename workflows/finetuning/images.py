@@ -1,0 +1,169 @@
+"""Pictures for fine-tuning: read, augmented and cached by threads, ahead of the network."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from toptune.errors import UnreadableImageError
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.images.source import ImageSource
+from toptune.train.rows.splits import hash_of
+from toptune.workflows.finetuning.augmentation import Augmentation
+
+BATCHES_AHEAD = 2
+# A training picture is shrunk to this many times the network's input before it is cropped: random crops
+# seldom have more pixels than the input then, and a set of thousands fits into memory.
+KEPT_EDGES = 2
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class PictureLoader:
+    """Batches of pixels by row number, the same whether they come from memory or from files.
+
+    Parameters
+    ----------
+    source : ImageSource
+    backbone : Backbone
+        Whose decoding and evaluation transform are used.
+    augmentation : Augmentation, optional
+        Of training pictures; without one they go through the evaluation transform.
+    seed : int
+    workers : int
+        Threads.
+    cache_bytes : int
+        That decoded pictures may take.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        backbone: Backbone,
+        augmentation: Augmentation | None,
+        *,
+        seed: int,
+        workers: int,
+        cache_bytes: int,
+    ) -> None:
+        self._source, self._backbone, self._augmentation = source, backbone, augmentation
+        self._seed = seed
+        self._edge = KEPT_EDGES * max(backbone.transform.size)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="toptune-read")
+        self._cache: dict[tuple[int, bool], Pixels] = {}
+        self._bytes_left = cache_bytes
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "PictureLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Of pictures that are held decoded."""
+        return sum(pixels.nbytes for pixels in self._cache.values())
+
+    def look_at(
+        self, rows: Sequence[int], *, is_training: bool, seen: Callable[[int], object]
+    ) -> dict[int, str]:
+        """Decode pictures, keep what fits into memory, and give the reasons of those that fail.
+
+        Parameters
+        ----------
+        rows : sequence of int
+        is_training : bool
+            Whether they are going to be augmented.
+        seen : callable
+            Called with 1 as each picture is done.
+        """
+        failed = {}
+        for row, outcome in self._ahead(rows, lambda row: self._outcome(row, is_training)):
+            if isinstance(outcome, str):
+                failed[row] = outcome
+            seen(1)
+        return failed
+
+    def training_batches(self, batches: Sequence[Sequence[int]], *, epoch: int) -> Iterator[torch.Tensor]:
+        """Give augmented pixels ``(b, h, w, 3)`` of each batch of rows."""
+        augmentation = self._augmentation
+        if augmentation is None:
+            yield from self.batches(batches)
+            return
+
+        def augmented(row: int) -> Pixels:
+            picture = Image.fromarray(self._decoded(row, True))
+            return augmentation(picture, hash_of(self._seed, f"augmentation\0{epoch}\0{row}"))
+
+        yield from self._stacked(batches, augmented)
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        """Give pixels ``(b, h, w, 3)`` of each batch of rows, as the evaluation transform makes them."""
+        yield from self._stacked(batches, lambda row: self._decoded(row, False))
+
+    def _stacked(
+        self, batches: Sequence[Sequence[int]], pixels: Callable[[int], Pixels]
+    ) -> Iterator[torch.Tensor]:
+        def stack(rows: Sequence[int], waiting: Sequence[Future[Pixels]]) -> torch.Tensor:
+            found = np.empty((len(rows), *self._backbone.transform.size, 3), dtype=np.uint8)
+            for place, future in enumerate(waiting):
+                found[place] = future.result()
+            return torch.from_numpy(found)
+
+        ahead: deque[tuple[Sequence[int], list[Future[Pixels]]]] = deque()
+        for rows in batches:
+            ahead.append((rows, [self._pool.submit(pixels, int(row)) for row in rows]))
+            if len(ahead) > BATCHES_AHEAD:
+                yield stack(*ahead.popleft())
+        while ahead:
+            yield stack(*ahead.popleft())
+
+    def _ahead(
+        self, rows: Sequence[int], work: Callable[[int], str | None]
+    ) -> Iterator[tuple[int, str | None]]:
+        waiting: deque[tuple[int, Future[str | None]]] = deque()
+        for row in rows:
+            waiting.append((int(row), self._pool.submit(work, int(row))))
+            if len(waiting) > 64:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for row, future in waiting:
+            yield row, future.result()
+
+    def _outcome(self, row: int, is_training: bool) -> str | None:
+        try:
+            self._decoded(row, is_training)
+        except UnreadableImageError as error:
+            return str(error)
+        return None
+
+    def _decoded(self, row: int, is_training: bool) -> Pixels:
+        """Pixels to crop from, or those of the evaluation transform."""
+        key = (row, is_training and self._augmentation is not None)
+        known = self._cache.get(key)
+        if known is not None:
+            return known
+        picture = self._backbone.decode(self._source.read(row))
+        self._backbone.transform.check_shape(picture.size)
+        found = np.array(self._shrunk(picture)) if key[1] else self._backbone.transform.pixels(picture)
+        with self._lock:
+            if found.nbytes <= self._bytes_left:
+                self._bytes_left -= found.nbytes
+                self._cache[key] = found
+        return found
+
+    def _shrunk(self, picture: Image.Image) -> Image.Image:
+        short = min(picture.size)
+        if short <= self._edge:
+            return picture
+        width, height = (max(1, round(side * self._edge / short)) for side in picture.size)
+        return picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,218 @@
+"""One network in training: its steps, its learning rates, its validation."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch.nn import functional
+
+from toptune.extract.backbone.backbone import Backbone
+from toptune.train.rows.splits import hash_of
+from toptune.workflows.finetuning.images import PictureLoader
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.trained_network import TrainedNetwork
+
+# timm's `sgd` is Nesterov's; plain momentum is what "When & How" has.
+_OPTIMIZERS = {"adamw": "adamw", "sgd": "momentum"}
+_MOMENTUM = 0.9
+
+Seen = Callable[[int], object]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a network says of some rows.
+
+    Attributes
+    ----------
+    logits : ndarray of float32, shape (n, n_classes)
+    loss : float
+        Mean cross-entropy.
+    accuracy : float
+    """
+
+    logits: npt.NDArray[np.float32]
+    loss: float
+    accuracy: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Learner:
+    """Trains a network on rows of pictures, an epoch at a time.
+
+    Every epoch seeds torch's generators anew, so that a checkpoint between epochs holds no random state.
+
+    Attributes
+    ----------
+    targets : ndarray of int64
+        Class of each row of the manifest; -1 where it has none.
+    precision : {"fp32", "bf16"}
+    """
+
+    network: TrainedNetwork
+    backbone: Backbone
+    loader: PictureLoader
+    targets: Rows
+    options: FineTuneOptions
+    precision: str
+    _initial: dict[str, torch.Tensor] = field(init=False, repr=False)
+    _optimizer: Any = field(init=False, repr=False)
+    _schedule: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._initial = self.network.state()
+
+    def begin(self, learning_rate: float, *, n_steps_per_epoch: int) -> None:
+        """Go back to the pretrained weights and make a new optimizer."""
+        self.network.restore(self._initial)
+        self._optimizer = create_optimizer_v2(
+            self.network.model,
+            opt=_OPTIMIZERS[self.options.optimizer],
+            lr=learning_rate,
+            weight_decay=self.options.decay,
+            momentum=_MOMENTUM,
+        )
+        self._schedule = cosine_schedule(
+            self._optimizer,
+            n_steps=self.options.epochs * n_steps_per_epoch,
+            n_warmup=self.options.warmup_epochs * n_steps_per_epoch,
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Give the tensors of network and optimizer under one name each."""
+        moments = {
+            f"optimizer.{index}.{name}": value.detach().to("cpu", copy=True).contiguous()
+            for index, values in self._optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
+        }
+        return {f"network.{name}": value for name, value in self.network.state().items()} | moments
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` gave, after `begin`."""
+        self.network.restore(
+            {name.removeprefix("network."): state[name] for name in state if name.startswith("network.")}
+        )
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in state.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                moments.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict(
+            {"state": moments, "param_groups": self._optimizer.state_dict()["param_groups"]}
+        )
+
+    def train_epoch(self, rows: Rows, epoch: int, *, seen: Seen) -> float:
+        """Take a step for each batch; give the mean loss, not finite if the training diverged.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+        epoch : int
+            From 0.
+        seen : callable
+            Called with the size of each batch as it is done; may raise to stop.
+        """
+        batches = epoch_batches(rows, self.options.batch_size, seed=self.options.seed, epoch=epoch)
+        total = torch.zeros((), device=self.backbone.device)
+        with self._seeded(epoch):
+            self.network.train()
+            pictures = self.loader.training_batches([batch.tolist() for batch in batches], epoch=epoch)
+            for step, (batch, pixels) in enumerate(zip(batches, pictures, strict=True)):
+                total += self.step(pixels, batch, epoch * len(batches) + step) * len(batch)
+                seen(len(batch))
+        return float(total) / len(rows)
+
+    def step(self, pixels: torch.Tensor, rows: Rows, number: int) -> torch.Tensor:
+        """Take step `number`, from 0, on a batch; give its mean loss."""
+        self._schedule.step_update(number + 1)
+        target = torch.from_numpy(self.targets[rows]).to(self.backbone.device)
+        loss = functional.cross_entropy(
+            self._logits(pixels), target, label_smoothing=self.options.label_smoothing
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.options.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters, self.options.clip_grad)
+        self._optimizer.step()
+        return loss.detach()
+
+    def score(self, rows: Rows, *, seen: Seen) -> Scores:
+        """Classify rows; batches as large as in training."""
+        self.network.model.eval()
+        size = self.options.batch_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found = []
+        with torch.no_grad():
+            pictures = self.loader.batches([batch.tolist() for batch in batches])
+            for batch, pixels in zip(batches, pictures, strict=True):
+                found.append(self._logits(pixels).cpu())
+                seen(len(batch))
+        logits = torch.cat(found)
+        target = torch.from_numpy(self.targets[rows])
+        return Scores(
+            logits=logits.numpy(),
+            loss=float(functional.cross_entropy(logits, target)),
+            accuracy=float((logits.argmax(dim=1) == target).double().mean()),
+        )
+
+    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        device = self.backbone.device
+        inputs = self.backbone.transform.normalize(pixels.to(device))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            logits: torch.Tensor = self.network.model(inputs)
+        return logits.float()
+
+    def _seeded(self, epoch: int) -> Any:
+        return seeded(hash_of(self.options.seed, f"epoch\0{epoch}"), self.backbone.device)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators inside, and leave them as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed % 2**63)
+        yield
+
+
+def n_batches(n_rows: int, batch_size: int) -> int:
+    """Count the steps of an epoch."""
+    return -(-n_rows // batch_size)
+
+
+def epoch_batches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
+    """Shuffle rows for an epoch and cut them into batches whose sizes differ by one at most.
+
+    A small last batch would weigh its pictures more, and batch norms cannot train on a single one.
+    """
+    order = np.random.default_rng(hash_of(seed, f"order\0{epoch}")).permutation(rows)
+    return np.array_split(order, n_batches(len(rows), batch_size))
+
+
+def cosine_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int, n_warmup: int) -> Any:
+    """Linear warm-up and half a cosine (Loshchilov & Hutter 2017), by timm's scheduler.
+
+    Of the peak rate, update u = 1 ... T with W updates of warm-up takes u / W up to W, and from there on
+    (1 + cos(pi (u - W) / (T - W + 1))) / 2: neither the first nor the last update is wasted on a rate of 0.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose rates are the peaks.
+    n_steps, n_warmup : int
+        T and W.
+    """
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=n_steps - n_warmup + 1,
+        warmup_t=n_warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )

@@ -1,0 +1,197 @@
+"""What a fine-tuning would do and take: from a few timed steps, without writing anything."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.errors import InputError
+from toptune.extract.images.source import ImageSource
+from toptune.machine.heap import keep_freed_memory
+from toptune.workflows.finetuning.learner import Learner, n_batches
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.task import FineTuneTask, make_task
+
+TIMED_STEPS = 3
+# float32; AdamW keeps two moments a parameter, momentum one.
+_BYTES = 4
+_MOMENTS = {"adamw": 2, "sgd": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunePlan:
+    """What would be done, and what it would take here.
+
+    Attributes
+    ----------
+    n_fitted, n_validation, n_test, n_classes : int
+    learning_rates : tuple of float
+    epochs, least_epochs, steps_per_epoch : int
+        Of each learning rate: at most, at least (early stopping), and updates.
+    n_trained_parameters, n_parameters : int
+    precision, device : str
+    read_seconds, train_seconds, score_seconds : float
+        For one picture, measured: read and decode; a step of training; a forward pass.
+    cache_bytes : int
+        Of decoded training and validation pictures, at most what is allowed.
+    checkpoint_bytes : int
+        On disk beside the run while it is unfinished, two checkpoints for a moment.
+    is_refitted : bool
+        Whether the chosen setting is trained once more, on all training rows.
+    """
+
+    n_fitted: int
+    n_validation: int
+    n_test: int
+    n_classes: int
+    learning_rates: tuple[float, ...]
+    epochs: int
+    least_epochs: int
+    steps_per_epoch: int
+    n_trained_parameters: int
+    n_parameters: int
+    precision: str
+    device: str
+    read_seconds: float
+    train_seconds: float
+    score_seconds: float
+    cache_bytes: int
+    checkpoint_bytes: int
+    is_refitted: bool
+
+    @property
+    def most_seconds(self) -> float:
+        """If no learning rate is stopped early, and a refit takes all epochs."""
+        return self._seconds(self.epochs)
+
+    @property
+    def least_seconds(self) -> float:
+        """If every learning rate is stopped as early as may be."""
+        return self._seconds(self.least_epochs)
+
+    def _seconds(self, epochs: int) -> float:
+        n_train = self.n_fitted + self.n_validation
+        epoch = self.n_fitted * self.train_seconds + self.n_validation * self.score_seconds
+        refit = n_train * self.train_seconds if self.is_refitted else 0.0
+        once = (n_train + self.n_test) * self.read_seconds + self.n_test * self.score_seconds
+        return once + epochs * (len(self.learning_rates) * epoch + refit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON values, with both sums."""
+        return dataclasses.asdict(self) | {
+            "learning_rates": list(self.learning_rates),
+            "most_seconds": self.most_seconds,
+            "least_seconds": self.least_seconds,
+        }
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
+        lines = [
+            f"would train {self.n_trained_parameters} of {self.n_parameters} parameters on {self.n_fitted} "
+            f"pictures of {self.n_classes} classes, choose on {self.n_validation}, test on {self.n_test}",
+            f"learning rates {rates}; each {self.least_epochs} to {self.epochs} epochs of "
+            f"{self.steps_per_epoch} steps"
+            + (", the chosen one once more on all training pictures" if self.is_refitted else ""),
+            f"measured on {self.device} in {self.precision}: {1 / self.train_seconds:.1f} images/s in "
+            f"training, {1 / self.score_seconds:.1f} in testing",
+            f"{self.least_seconds:.0f} to {self.most_seconds:.0f} s; {self.cache_bytes / 2**20:.0f} MiB of "
+            f"decoded pictures in memory, checkpoints of {self.checkpoint_bytes / 2**20:.0f} MiB",
+        ]
+        return "\n".join(lines)
+
+
+def plan_finetune(data: str | os.PathLike[str] | ImageSource, *, model: str, **options: Any) -> FineTunePlan:
+    """Say what `finetune` would do with the same arguments, and estimate what it takes from a few steps.
+
+    Parameters
+    ----------
+    data, model, options
+        See `finetune`.
+
+    Raises
+    ------
+    InputError, WeightsError
+        If something given cannot be used, or none of the pictures that are tried can be read.
+    """
+    asked = FineTuneOptions(**options)
+    task = make_task(data, model=model, options=asked)
+    keep_freed_memory()
+    with task.open_loader() as loader:
+        learner = task.make_learner(loader)
+        rows, read = _sample(task, learner)
+        kept = loader.cached_bytes / len(rows) * (len(task.fitted) + len(task.validation))
+        learner.begin(asked.rates[0], n_steps_per_epoch=n_batches(len(task.fitted), asked.batch_size))
+        train, score = _time_steps(learner, rows)
+        network = learner.network
+    stops = asked.validation_fraction > 0
+    return FineTunePlan(
+        n_fitted=len(task.fitted),
+        n_validation=len(task.validation),
+        n_test=len(task.split.test),
+        n_classes=len(task.classes),
+        learning_rates=asked.rates,
+        epochs=asked.epochs,
+        least_epochs=min(asked.epochs, max(asked.min_epochs, asked.patience + 1)) if stops else asked.epochs,
+        steps_per_epoch=n_batches(len(task.fitted), asked.batch_size),
+        n_trained_parameters=network.n_trained,
+        n_parameters=network.n_parameters,
+        precision=task.precision,
+        device=str(task.backbone.device),
+        read_seconds=read,
+        train_seconds=train,
+        score_seconds=score,
+        cache_bytes=min(int(kept), asked.cache_memory_bytes),
+        checkpoint_bytes=_BYTES * network.n_trained * (2 + _MOMENTS[asked.optimizer]),
+        is_refitted=asked.refit,
+    )
+
+
+def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64], float]:
+    """Read a batch of training pictures, evenly spread: those that can be used, and seconds a picture."""
+    n = min(task.options.batch_size, len(task.fitted))
+    rows = task.fitted[np.unique(np.linspace(0, len(task.fitted) - 1, n).round().astype(np.intp))]
+    with _timed() as seconds:
+        failed = learner.loader.look_at(rows.tolist(), is_training=True, seen=lambda _n: None)
+    good = np.setdiff1d(rows, np.array(sorted(failed), dtype=np.int64))
+    if not len(good):
+        row, why = next(iter(failed.items()))
+        raise InputError(
+            f"none of {len(rows)} pictures can be used, for instance {task.manifest.ids[row]!r} ({why})"
+        )
+    return good, seconds[0] / len(rows)
+
+
+def _time_steps(learner: Learner, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Seconds a picture of training and of scoring; the first step of each makes what is made once."""
+    learner.network.train()
+    for number, is_timed in ((1, False), (TIMED_STEPS, True)):
+        with _timed() as seconds:
+            pictures = learner.loader.training_batches([rows.tolist()] * number, epoch=int(is_timed))
+            for step, pixels in enumerate(pictures):
+                learner.step(pixels, rows, step)
+            _wait(learner)
+    train = seconds[0] / (TIMED_STEPS * len(rows))
+    for _ in range(2):
+        with _timed() as seconds:
+            learner.score(rows, seen=lambda _n: None)
+    return train, seconds[0] / len(rows)
+
+
+def _wait(learner: Learner) -> None:
+    if learner.backbone.device.type == "cuda":
+        torch.cuda.synchronize(learner.backbone.device)
+
+
+@contextmanager
+def _timed() -> Iterator[list[float]]:
+    seconds: list[float] = []
+    start = time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - start)

@@ -1,0 +1,105 @@
+"""Which learning rate and epoch are best, and when a training is over: decided from the epochs done."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toptune.workflows.finetuning.options import FineTuneOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch of one training.
+
+    Attributes
+    ----------
+    trial : int
+        Number of the training: of the learning rate, and after those the one that refits.
+    learning_rate : float
+        Its peak.
+    epoch : int
+        From 1.
+    train_loss : float, optional
+        Mean over the epoch's augmented pictures, while it went on; None if it was not finite.
+    validation_loss, validation_accuracy : float, optional
+        After the epoch; None without validation rows.
+    """
+
+    trial: int
+    learning_rate: float
+    epoch: int
+    train_loss: float | None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    @property
+    def is_diverged(self) -> bool:
+        """Whether the loss stopped being a number."""
+        return self.train_loss is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields."""
+        return asdict(self)
+
+
+def rank(epoch: Epoch) -> tuple[float, float, int]:
+    """Order epochs, the best last: by validation accuracy, then loss; without validation by age."""
+    if epoch.validation_accuracy is None or epoch.validation_loss is None:
+        return (-1.0, 0.0, epoch.epoch)
+    # Of equals the first one stays.
+    return (epoch.validation_accuracy, -epoch.validation_loss, -epoch.epoch)
+
+
+def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
+    """Find the best of the epochs that did not diverge; of equal ones that of the smallest rate."""
+    sound = [each for each in epochs if not each.is_diverged]
+    return max(sound, key=lambda each: (*rank(each)[:2], -each.trial, rank(each)[2]), default=None)
+
+
+def is_over(epochs: Sequence[Epoch], options: FineTuneOptions) -> bool:
+    """Say whether a training ends after the epochs that it had.
+
+    Parameters
+    ----------
+    epochs : sequence of Epoch
+        Of one learning rate, in order.
+    options : FineTuneOptions
+    """
+    if not epochs:
+        return False
+    if epochs[-1].is_diverged or len(epochs) >= options.epochs:
+        return True
+    if epochs[-1].validation_accuracy is None or len(epochs) < options.min_epochs:
+        return False
+    best = best_epoch(epochs)
+    return best is not None and len(epochs) - best.epoch >= options.patience
+
+
+def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptions) -> list[str]:
+    """Say what a reader of the result should know of the search.
+
+    Parameters
+    ----------
+    epochs : sequence of Epoch
+        Of all learning rates.
+    best : Epoch
+        The chosen one.
+    options : FineTuneOptions
+    """
+    notes = [
+        f"learning rate {each.learning_rate:g} diverged in epoch {each.epoch}: its loss is no number any more"
+        for each in epochs
+        if each.is_diverged
+    ]
+    if best.validation_accuracy is None:
+        return notes
+    rates = options.rates
+    if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):
+        end = "smallest" if best.learning_rate == rates[0] else "largest"
+        notes.append(
+            f"the chosen learning rate {best.learning_rate:g} is the {end} of the grid; one "
+            "beyond may do better"
+        )
+    if best.epoch == options.epochs:
+        notes.append(f"the best epoch is the last of {options.epochs}; more --epochs may do better")
+    return notes

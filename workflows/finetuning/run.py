@@ -1,0 +1,284 @@
+"""The RUN folder of a fine-tuned network: that of a head, with a whole network in timm's form."""
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import softmax
+from timm.models import save_for_hf
+
+from toptune.costs.meter import describe_costs
+from toptune.costs.phase_costs import PhaseCosts
+from toptune.errors import CorruptError, FormatVersionError, InputError
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.provenance import provenance
+from toptune.text import counted
+from toptune.train.rows.chosen_rows import rows_digest
+from toptune.train.runs.confusion_plot import save_confusion_picture
+from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
+from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
+from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
+from toptune.workflows.finetuning.task import FineTuneTask
+from toptune.workflows.finetuning.trained_network import TrainedNetwork
+
+KIND = "finetune"
+_LIBRARIES = ("toptune", "numpy", "timm", "torch", "torchvision")
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome:
+    """What a fine-tuning came to.
+
+    Attributes
+    ----------
+    epochs : sequence of Epoch
+    best : Epoch
+        The chosen one.
+    network : TrainedNetwork
+        As it was after that epoch, or after the refit.
+    fitted, validation, test : ndarray of int64
+        Rows, without those that failed.
+    logits : ndarray of float32, shape (n_test, n_classes)
+    n_skipped : int
+        Pictures that failed.
+    """
+
+    epochs: Sequence[Epoch]
+    best: Epoch
+    network: TrainedNetwork
+    fitted: Rows
+    validation: Rows
+    test: Rows
+    logits: npt.NDArray[np.float32]
+    n_skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunedRun:
+    """A fine-tuned network's RUN folder.
+
+    Attributes
+    ----------
+    folder : Path
+    config, metrics : dict
+        Content of ``run.json`` and ``metrics.json``.
+    was_there : bool
+        Whether `finetune` found it finished and trained nothing.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    was_there: bool = False
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the network's outputs."""
+        return list(self.config["classes"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the run as JSON values."""
+        names = ("kind", "dataset", "model", "selected", "warnings")
+        return {"run": str(self.folder)} | {name: self.config[name] for name in names} | {
+            "was_there": self.was_there, "metrics": self.metrics
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        metrics, costs, options = self.metrics, self.metrics["costs"], self.config["options"]
+        figures = (
+            ", ".join(
+                f"{name.replace('_', ' ')} {metrics[name]:.4f}"
+                for name in ("accuracy", "balanced_accuracy", "log_loss")
+            )
+            + f" on {metrics['n_test']} test pictures"
+            if metrics["n_test"]
+            else "trained, no test pictures"
+        )
+        chosen = self.config["selected"]
+        lines = ["finished before: nothing was trained now, and this is what is there"] * self.was_there
+        lines += [
+            f"fine-tuned ({options['depth']}): {figures}",
+            f"trained {costs['n_trained_parameters']} of {costs['n_parameters']} parameters on "
+            f"{metrics['n_train']} pictures, {len(self.classes)} classes, "
+            f"{counted(costs['epochs'], 'epoch')} in {metrics['seconds']['total']:.1f} s",
+            f"selected: learning rate {chosen['learning_rate']:g}, epoch {chosen['epoch']}",
+        ]
+        lines += [f"note: {warning}" for warning in self.config["warnings"]]
+        where = f"{'in' if self.was_there else 'written to'} {self.folder}"
+        return "\n".join([*lines, describe_costs(costs), where])
+
+    def check_same(self, request: Mapping[str, Any]) -> "FineTunedRun":
+        """Give this run if it is what was asked for.
+
+        Raises
+        ------
+        InputError
+            If it is another; the message says what differs.
+        """
+        there, now = self.config["request"], json.loads(json.dumps(request))
+        differing = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
+        if differing:
+            raise InputError(
+                f"out {self.folder} exists and holds a fine-tuning with other {', '.join(differing)}; "
+                "nothing is overwritten: give another --out"
+            )
+        return self
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "FineTunedRun":
+        """Open a RUN folder.
+
+        Raises
+        ------
+        InputError
+            If it is none of a fine-tuned network.
+        CorruptError, FormatVersionError
+            If it is damaged, or of another version.
+        """
+        path = Path(folder)
+        if not is_finetuned(path):
+            raise InputError(
+                f"{path} is no RUN folder of a fine-tuned network; give what finetune --out wrote"
+            )
+        config = _read(path / CONFIG)
+        if config.get("version") != VERSION:
+            raise FormatVersionError(
+                f"{path} is of version {config.get('version')}, this toptune reads {VERSION}; fine-tune again"
+            )
+        if missing := {"classes", "request", "selected", "warnings", "options"} - config.keys():
+            raise CorruptError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; fine-tune again")
+        return cls(folder=path, config=config, metrics=_read(path / METRICS))
+
+
+def is_finetuned(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a run, and of a fine-tuned network."""
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("kind") == KIND
+
+
+def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: PhaseCosts) -> FineTunedRun:
+    """Write everything of a run, or nothing."""
+    train = np.union1d(outcome.fitted, outcome.validation)
+    classes = list(task.classes)
+    probabilities = softmax(outcome.logits.astype(np.float64), axis=1)
+    truth = [str(task.manifest.labels[row]) for row in outcome.test]
+    predicted = [classes[index] for index in probabilities.argmax(axis=1)]
+    metrics = compute_metrics(truth, predicted, probabilities, classes)
+    spent = costs.to_dict()
+    seconds = {name: values["wall_seconds"] for name, values in spent["phases"].items()}
+    metrics |= {
+        "n_train": len(train),
+        "n_test": len(outcome.test),
+        "n_skipped": outcome.n_skipped,
+        "seconds": seconds | {"total": spent["wall_seconds"]},
+        "costs": spent
+        | {
+            "images_per_second": _rate(spent["phases"]["train"]),
+            "n_parameters": outcome.network.n_parameters,
+            "n_trained_parameters": outcome.network.n_trained,
+            "epochs": len(outcome.epochs),
+        },
+    }
+    run = FineTunedRun(folder=folder, config=json_ready(_config(task, outcome)), metrics=json_ready(metrics))
+    with new_run_folder(folder) as temporary:
+        _write_network(temporary, task, outcome.network)
+        write_json(temporary / CONFIG, run.config)
+        write_json(temporary / METRICS, run.metrics)
+        write_rows(
+            temporary / ROWS, train=train, test=outcome.test, pictures=task.manifest.table
+        )  # fmt: skip
+        write_predictions(
+            temporary / PREDICTIONS, rows=outcome.test,
+            ids=[task.manifest.ids[row] for row in outcome.test.tolist()],
+            labels=truth, predicted=predicted, confidence=probabilities.max(axis=1),
+        )  # fmt: skip
+        _write_epochs(temporary / SELECTION, outcome)
+        title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test pictures"
+        save_confusion_picture(temporary / PICTURE, metrics["confusion_matrix"], classes, title=title)
+    return run
+
+
+def _config(task: FineTuneTask, outcome: Outcome) -> dict[str, Any]:
+    split = task.split
+    return {
+        "format": "toptune-run",
+        "version": VERSION,
+        "kind": KIND,
+        "data": task.data,
+        "dataset": task.source.name,
+        "model": task.model,
+        "recipe": json.loads(task.backbone.recipe.to_json()),
+        "backbone": task.backbone.spec,
+        "precision": task.precision,
+        "device": str(task.backbone.device),
+        "classes": task.classes,
+        "options": task.options.to_dict(),
+        "request": task.request,
+        "split": {
+            "rule": split.rule,
+            "n_train": len(split.train),
+            "n_validation": len(task.validation),
+            "n_test": len(split.test),
+            "n_unlabelled": split.n_unlabelled,
+            "n_unused": split.n_unused,
+            "n_skipped": outcome.n_skipped,
+            "rows_digest": rows_digest(split, task.manifest),
+            "validation_ids": [task.manifest.ids[row] for row in outcome.validation],
+        },
+        "manifest": {"n_rows": task.manifest.n_rows, "pictures_digest": task.manifest.pictures_digest},
+        "selected": {"learning_rate": outcome.best.learning_rate, "epoch": outcome.best.epoch},
+        "warnings": search_warnings(outcome.epochs, outcome.best, task.options),
+        "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "created": provenance(),
+    }
+
+
+def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) -> None:
+    """Write ``model.safetensors`` and ``config.json``: timm's local-dir form."""
+    network.model.to("cpu", memory_format=torch.contiguous_format)
+    config = task.backbone.transform.config
+    save_for_hf(
+        network.model,
+        str(folder),
+        model_config={"label_names": list(task.classes)},
+        safe_serialization=True,
+        data_config={
+            name: config[name] for name in ("input_size", "mean", "std", "crop_pct", "interpolation")
+        },
+    )
+
+
+def _write_epochs(path: Path, outcome: Outcome) -> None:
+    rows = [each.to_dict() | {"is_chosen": each is outcome.best} for each in outcome.epochs]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rate(costs: Mapping[str, float]) -> float | None:
+    return costs["images"] / costs["wall_seconds"] if costs["wall_seconds"] else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); fine-tune again") from error
+    if not isinstance(value, dict):
+        raise CorruptError(f"{path} holds no JSON object; fine-tune again")
+    return value

@@ -1,0 +1,298 @@
+"""`finetune`: the baseline that a frozen backbone is compared with, on the same rows and pictures."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.costs.phase_costs import PhaseCosts
+from toptune.errors import InterruptedRunError, NumericalError
+from toptune.extract.images.source import ImageSource
+from toptune.machine.heap import keep_freed_memory
+from toptune.machine.watch import Stop, Watch
+from toptune.text import counted
+from toptune.train.runs.writing import check_out
+from toptune.workflows.finetuning.checkpoint import Checkpoint, Standing
+from toptune.workflows.finetuning.learner import Learner, n_batches
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.progress import Progress, ProgressReport
+from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over
+from toptune.workflows.finetuning.run import FineTunedRun, Outcome, is_finetuned, write_finetuned
+from toptune.workflows.finetuning.task import FineTuneTask, make_task
+
+Rows = npt.NDArray[np.int64]
+
+
+class _StoppedError(Exception):
+    """Asked to stop, or out of time; the epoch at hand is given up."""
+
+
+def finetune(
+    data: str | os.PathLike[str] | ImageSource,
+    *,
+    model: str,
+    out: str | os.PathLike[str],
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    time_limit: float | None = None,
+    **options: Any,
+) -> FineTunedRun:
+    """Fine-tune a pretrained network and write a RUN folder.
+
+    Each learning rate is trained from the pretrained weights on the training rows but a validation part,
+    until that stops getting better; the best epoch of all is tested, once, on the rows that
+    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: killed at
+    any moment and called again, it goes on, with the losses that it would have had.
+
+    Parameters
+    ----------
+    data : path, str or ImageSource
+        See `toptune.extract.open_source`.
+    model : str
+        See `toptune.extract.load_backbone`.
+    out : path
+        RUN folder to make. One that holds the same fine-tuning, finished, is given back and nothing trained;
+        it says so by ``was_there``.
+    progress : callable, optional
+        Called with a `ProgressReport` as pictures are done.
+    stop : callable, optional
+        Asked between batches: None to go on, or the seconds within which the epoch may still be finished.
+    time_limit : float, optional
+        Seconds from now; no epoch is begun that would not be done by then.
+    options
+        The fields of `FineTuneOptions`.
+
+    Returns
+    -------
+    FineTunedRun
+
+    Raises
+    ------
+    InputError, WeightsError
+        If something given cannot be used, or pictures fail that may not.
+    ConflictError
+        If another fine-tuning lies unfinished there.
+    NumericalError
+        If every learning rate diverged.
+    InterruptedRunError
+        After Ctrl-C, a stop or the time limit; what is written stays.
+    """
+    asked = FineTuneOptions(**options)
+    watch = Watch(stop=stop, time_limit=time_limit)
+    folder = Path(os.fspath(out)).absolute()
+    try:
+        task = make_task(data, model=model, options=asked)
+        if is_finetuned(folder):
+            done = FineTunedRun.load(folder).check_same(task.request)
+            # What a kill between the last two steps left.
+            Checkpoint(folder, task.request).remove()
+            return replace(done, was_there=True)
+        check_out(folder)
+        keep_freed_memory()
+        return _Work(task, folder, watch, progress or (lambda _report: None)).run()
+    except KeyboardInterrupt:
+        raise InterruptedRunError("stopped; what is written stays, and the same command resumes") from None
+
+
+@dataclass(eq=False)
+class _Work:
+    """One session of a fine-tuning."""
+
+    task: FineTuneTask
+    folder: Path
+    watch: Watch
+    progress: Progress
+    checkpoint: Checkpoint = field(init=False)
+    standing: Standing = field(init=False)
+    costs: PhaseCosts = field(init=False)
+
+    def run(self) -> FineTunedRun:
+        """Train, test and write."""
+        self.checkpoint = Checkpoint(self.folder, self.task.request)
+        self.standing = self.checkpoint.read()
+        self.costs = PhaseCosts(self.standing.costs)
+        self.watch.begin_job(lambda: (0.0, 0.0, self.costs.seconds("write")))
+        try:
+            with self.task.open_loader() as loader:
+                return self._run(self.task.make_learner(loader))
+        except _StoppedError:
+            done = counted(len(self.standing.epochs), "epoch")
+            raise InterruptedRunError(
+                f"{self.watch.reason} with {done} done; the same command resumes"
+            ) from None
+
+    def _run(self, learner: Learner) -> FineTunedRun:
+        task, options = self.task, self.task.options
+        fitted, validation, n_failed = self._look_at(learner)
+        for trial, rate in enumerate(options.rates):
+            self._train(learner, trial, rate, fitted, validation)
+        best = best_epoch(self._search(self.standing.epochs))
+        if best is None:
+            rates = ", ".join(f"{rate:g}" for rate in options.rates)
+            raise NumericalError(
+                f"the loss is no number any more with learning rate {rates}; give smaller ones and "
+                "another --out"
+            )
+        if options.refit:
+            both = np.union1d(fitted, validation)
+            self._train(learner, len(options.rates), best.learning_rate, both, both[:0], until=best.epoch)
+            if self.standing.epochs[-1].is_diverged:
+                raise NumericalError(
+                    f"the refit with learning rate {best.learning_rate:g} diverged; give smaller rates"
+                )
+        learner.network.restore(self._chosen())
+        test, logits, n_failed = self._test(learner, n_failed)
+        outcome = Outcome(
+            epochs=self.standing.epochs,
+            best=best,
+            network=learner.network,
+            fitted=fitted,
+            validation=validation,
+            test=test,
+            logits=logits,
+            n_skipped=n_failed,
+        )
+        with self.costs.phase("write"):
+            run = write_finetuned(self.folder, task, outcome, self.costs)
+        self.checkpoint.remove()
+        return run
+
+    def _look_at(self, learner: Learner) -> tuple[Rows, Rows, int]:
+        """Read training and validation pictures once; leave out, or refuse, those that fail."""
+        task, n_failed, kept = self.task, 0, []
+        for part, is_training in ((task.fitted, True), (task.validation, False)):
+            seen = self._begin(len(part), doing="reading")
+            with self.costs.phase("read"):
+                failed = learner.loader.look_at(part.tolist(), is_training=is_training, seen=seen)
+            self.costs.count("read", len(part))
+            rows, n_failed = task.without(part, failed, seen_failed=n_failed)
+            kept.append(rows)
+        task.check_kept(*kept)
+        return kept[0], kept[1], n_failed
+
+    def _train(
+        self,
+        learner: Learner,
+        trial: int,
+        rate: float,
+        fitted: Rows,
+        validation: Rows,
+        until: int | None = None,
+    ) -> None:
+        """Train with one rate, from where it was, to its end or to epoch `until`."""
+        options = self.task.options
+        mine = [each for each in self.standing.epochs if each.trial == trial]
+        if is_over(mine, options) or (until and len(mine) >= until):
+            return
+        learner.begin(rate, n_steps_per_epoch=n_batches(len(fitted), options.batch_size))
+        if mine:
+            assert self.standing.last is not None
+            learner.restore(self.checkpoint.load(self.standing.last))
+        while not (is_over(mine, options) or (until and len(mine) >= until)):
+            seen = self._begin(
+                len(fitted) + len(validation),
+                doing="refitting" if until else "training",
+                trial=trial + 1,
+                learning_rate=rate,
+                epoch=len(mine) + 1,
+            )
+            mine.append(self._epoch(learner, trial, rate, len(mine), fitted, validation, seen))
+            self._write(learner, mine[-1])
+
+    def _epoch(
+        self,
+        learner: Learner,
+        trial: int,
+        rate: float,
+        number: int,
+        fitted: Rows,
+        validation: Rows,
+        seen: Callable[[int], None],
+    ) -> Epoch:
+        with self.costs.phase("train"):
+            loss = learner.train_epoch(fitted, number, seen=seen)
+        self.costs.count("train", len(fitted))
+        is_sound, scores = np.isfinite(loss), None
+        if is_sound and len(validation):
+            with self.costs.phase("validate"):
+                scores = learner.score(validation, seen=seen)
+            self.costs.count("validate", len(validation))
+            is_sound = np.isfinite(scores.loss)
+        return Epoch(
+            trial=trial,
+            learning_rate=rate,
+            epoch=number + 1,
+            train_loss=loss if is_sound else None,
+            validation_loss=scores.loss if scores and is_sound else None,
+            validation_accuracy=scores.accuracy if scores and is_sound else None,
+        )
+
+    def _write(self, learner: Learner, epoch: Epoch) -> None:
+        """Make an epoch that was just done the one to go on from."""
+        epochs = (*self.standing.epochs, epoch)
+        is_best = epoch.trial < len(self.task.options.rates) and best_epoch(self._search(epochs)) is epoch
+        with self.costs.phase("write"):
+            self.standing = self.checkpoint.write(
+                epochs,
+                costs=self.costs.to_dict(),
+                last=learner.state(),
+                best=learner.network.state() if is_best else self.standing.best,
+            )
+
+    def _search(self, epochs: Sequence[Epoch]) -> list[Epoch]:
+        """Pick the epochs that choose, which those of a refit do not."""
+        return [each for each in epochs if each.trial < len(self.task.options.rates)]
+
+    def _chosen(self) -> dict[str, torch.Tensor]:
+        """Read the network that is to be tested."""
+        standing = self.standing
+        if not self.task.options.refit:
+            assert standing.best is not None
+            return self.checkpoint.load(standing.best)
+        assert standing.last is not None
+        state = self.checkpoint.load(standing.last)
+        return {name.removeprefix("network."): state[name] for name in state if name.startswith("network.")}
+
+    def _test(self, learner: Learner, n_failed: int) -> tuple[Rows, npt.NDArray[np.float32], int]:
+        """Read and score the test pictures, for the first time."""
+        test = self.task.split.test
+        with self.costs.phase("test"):
+            seen = self._begin(len(test), doing="reading the test pictures")
+            failed = learner.loader.look_at(test.tolist(), is_training=False, seen=seen)
+            test, n_failed = self.task.without(test, failed, seen_failed=n_failed)
+            seen = self._begin(len(test), doing="testing")
+            logits = (
+                learner.score(test, seen=seen).logits
+                if len(test)
+                else np.zeros((0, len(self.task.classes)), np.float32)
+            )
+        self.costs.count("test", len(test))
+        return test, logits, n_failed
+
+    def _begin(self, total: int, **fields: Any) -> Callable[[int], None]:
+        """Begin some work on pictures; what is given back counts them, and raises when it is to stop."""
+        if total and not self.watch.may_begin(total):
+            raise _StoppedError
+        best = best_epoch(self._search(self.standing.epochs))
+        report = ProgressReport(
+            total=total,
+            epochs=self.task.options.epochs,
+            trials=len(self.task.options.rates),
+            best_accuracy=None if best is None else best.validation_accuracy,
+            **fields,
+        )
+        done = 0
+
+        def seen(n_images: int) -> None:
+            nonlocal done
+            done += n_images
+            self.progress(replace(report, done=done))
+            if done < total and not self.watch.may_go_on(total - done):
+                raise _StoppedError
+
+        return seen

@@ -1,0 +1,256 @@
+"""What is to be fine-tuned on what: rows, classes, network, all before the first picture is read."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
+from toptune.machine.devices import resolve_device, resolve_precision
+from toptune.store.datasets.manifest import Manifest
+from toptune.train.rows.chosen_rows import check_classes, rows_digest
+from toptune.train.rows.few_shot import draw_training_rows
+from toptune.train.rows.splits import Split, group_keys, held_out, split_manifest
+from toptune.workflows.finetuning.augmentation import Augmentation
+from toptune.workflows.finetuning.images import PictureLoader
+from toptune.workflows.finetuning.learner import Learner
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.trained_network import make_network
+
+SHOWN = 5
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FineTuneTask:
+    """A fine-tuning that can begin.
+
+    Attributes
+    ----------
+    data : str
+        What was given, paths absolute; the source's name if it was a source.
+    split : Split
+        Training and test rows, those of `toptune.train.train`.
+    validation : ndarray of int64
+        The training rows that choose.
+    classes : dict of str to int
+        Names and their numbers of training rows.
+    """
+
+    data: str
+    source: ImageSource
+    manifest: Manifest
+    model: str
+    backbone: Backbone
+    precision: str
+    split: Split
+    validation: Rows
+    classes: dict[str, int]
+    options: FineTuneOptions
+
+    @property
+    def fitted(self) -> Rows:
+        """Training rows but those that choose."""
+        return np.setdiff1d(self.split.train, self.validation)
+
+    @property
+    def targets(self) -> Rows:
+        """Class of each row of the manifest; -1 for none that is trained."""
+        position = {name: index for index, name in enumerate(self.classes)}
+        return np.array([position.get(str(label), -1) for label in self.manifest.labels], dtype=np.int64)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What decides the result, as JSON values."""
+        roles = hashlib.sha256("\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode())
+        recipe = json.loads(self.backbone.recipe.to_json())
+        return self.options.identity() | {
+            "weights": recipe["weights"],
+            "backbone": self.backbone.recipe.digest,
+            "precision": self.precision,
+            "pictures": self.manifest.pictures_digest,
+            "rows": rows_digest(self.split, self.manifest),
+            "validation": roles.hexdigest(),
+        }
+
+    def open_loader(self) -> PictureLoader:
+        """Open what reads the pictures."""
+        options = self.options
+        augmentation = (
+            None
+            if options.augment == "none"
+            else Augmentation(
+                self.backbone.transform.config,
+                flips=options.augment == "crop-flip",
+                least_scale=options.crop_scale,
+            )
+        )
+        return PictureLoader(
+            self.source,
+            self.backbone,
+            augmentation,
+            seed=options.seed,
+            workers=options.n_workers,
+            cache_bytes=options.cache_memory_bytes,
+        )
+
+    def make_learner(self, loader: PictureLoader) -> Learner:
+        """Give the backbone its classifier."""
+        network = make_network(
+            self.backbone, n_classes=len(self.classes), depth=self.options.depth, seed=self.options.seed
+        )
+        return Learner(
+            network=network,
+            backbone=self.backbone,
+            loader=loader,
+            targets=self.targets,
+            options=self.options,
+            precision=self.precision,
+        )
+
+    def without(self, rows: Rows, failed: Mapping[int, str], *, seen_failed: int) -> tuple[Rows, int]:
+        """Leave failed pictures out of some rows, or refuse and name them.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+        failed : mapping
+            Row to reason.
+        seen_failed : int
+            Pictures that failed before.
+
+        Raises
+        ------
+        InputError
+            If more failed than is allowed.
+        """
+        n_failed = seen_failed + len(failed)
+        if n_failed > self.options.max_failures and not self.options.allow_failed:
+            shown = [f"{self.manifest.ids[row]!r} ({why})" for row, why in sorted(failed.items())[:SHOWN]]
+            more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+            raise InputError(
+                f"{len(failed)} of {len(rows)} pictures cannot be used: {', '.join(shown)}{more}; repair or "
+                f"remove them, or leave them out with --skip-failed or --max-failures {n_failed}; what was "
+                "trained so far stays"
+            )
+        return np.setdiff1d(rows, np.array(sorted(failed), dtype=np.int64)), n_failed
+
+    def check_kept(self, fitted: Rows, validation: Rows) -> None:
+        """Refuse to go on where failed pictures left a class, or the validation part, empty.
+
+        Raises
+        ------
+        InputError
+        """
+        empty = sorted(set(self.classes) - {str(self.manifest.labels[row]) for row in fitted.tolist()})
+        if empty:
+            raise InputError(
+                f"no picture of class {empty[0]!r} is left to train on; repair those that failed"
+            )
+        if len(self.validation) and not len(validation):
+            raise InputError(
+                f"all {len(self.validation)} validation pictures failed; repair them, or give another --seed"
+            )
+
+
+def make_task(
+    data: str | os.PathLike[str] | ImageSource, *, model: str, options: FineTuneOptions
+) -> FineTuneTask:
+    """Check rows, classes and backbone; no picture is read.
+
+    Raises
+    ------
+    InputError
+        For options, rows or a model that cannot be used.
+    WeightsError
+        If there are no pretrained weights of that name; see `toptune.extract.load_backbone`.
+    """
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    source = open_source(data)
+    manifest = source.manifest()
+    split = split_manifest(
+        manifest,
+        seed=options.seed,
+        test_fraction=options.test_fraction,
+        val=options.val,
+        group_by=options.group_by,
+        resplit=options.resplit,
+    )
+    split = draw_training_rows(
+        split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
+    )
+    classes, counts = check_classes(manifest, split, cv=None, is_cross_validated=False)
+    strange = sorted({str(manifest.labels[row]) for row in split.test} - set(classes))
+    if strange:
+        raise InputError(
+            f"{len(strange)} classes of the test rows have no training row, for instance {strange[0]!r}; "
+            "train with rows of them or leave them out of the test split"
+        )
+    groups = manifest.ids if options.group_by is None else group_keys(manifest, options.group_by)
+    validation = draw_validation(manifest, split.train, groups=groups, options=options)
+    backbone = load_backbone(
+        model,
+        weights=options.weights,
+        device=str(device),
+        img_size=options.img_size,
+        model_kwargs=options.model_kwargs,
+    )
+    return FineTuneTask(
+        data=_place(data, source),
+        source=source,
+        manifest=manifest,
+        model=model,
+        backbone=backbone,
+        precision=precision,
+        split=split,
+        validation=validation,
+        classes=dict(zip(classes, counts, strict=True)),
+        options=options,
+    )
+
+
+def _place(data: str | os.PathLike[str] | ImageSource, source: ImageSource) -> str:
+    if not isinstance(data, str | os.PathLike):
+        return source.name
+    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data)
+
+
+def draw_validation(
+    manifest: Manifest, train: Rows, *, groups: Sequence[str], options: FineTuneOptions
+) -> Rows:
+    """Choose the training rows that validate: a share of each class, groups kept together.
+
+    By the rule that holds out test rows (`toptune.train.rows.splits.held_out`), among the training rows.
+
+    Raises
+    ------
+    InputError
+        If no row could be chosen.
+    """
+    fraction = options.validation_fraction
+    if not fraction:
+        return train[:0]
+    rows = train.tolist()
+    chosen = held_out(
+        [manifest.ids[row] for row in rows],
+        [str(manifest.labels[row]) for row in rows],
+        seed=options.seed,
+        test_fraction=fraction,
+        groups=[groups[row] for row in rows],
+    )
+    if not chosen.any():
+        raise InputError(
+            f"a validation part of {fraction:g} of each class leaves none of the {len(train)} training rows "
+            "to validate on; raise --validation-fraction, group more finely, or give 0 and one rate"
+        )
+    return train[chosen]

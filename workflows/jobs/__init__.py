@@ -1,0 +1,1 @@
+"""Batch systems: which shard a task is, and scripts for Slurm."""

@@ -1,0 +1,180 @@
+"""Scoring a run: on its own test rows, on another stored data set, or on pictures."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.sources.opening import open_source
+from toptune.store.features.feature_store import FeatureStore
+from toptune.train.rows.splits import advice_on_several_labels
+from toptune.train.runs.evaluation import evaluate_run
+from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.run import ROWS
+from toptune.workflows.predict.classifier import Classifier
+
+SHOWN = 3
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    store: str | Path | FeatureStore | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    data: str | Path | None = None,
+    device: str = "cpu",
+    model: str | None = None,
+    weights: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a run.
+
+    Parameters
+    ----------
+    run : path
+        Folder that `toptune.train.train` wrote.
+    store, dataset : optional
+        Another store, or another data set in it, whose labelled rows are all scored; by default the
+        run's own test rows in the store it was trained from.
+    split : {"test", "train", "all"}, optional
+        Which of the run's own rows, by default ``test``; with `data` only its pictures of that split, by
+        default all.
+    data : optional
+        Pictures with labels (a folder, a manifest or a built-in) that are read directly: no store
+        is needed, only the backbone.
+    device : str
+        Where the backbone runs; only with `data`.
+    model, weights : optional
+        Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
+    progress : callable, optional
+        Called with pictures done and all of them; only with `data`.
+
+    Returns
+    -------
+    dict
+        As ``metrics.json``, with the ``costs`` of this call; with `data` also what `evaluate_pictures` adds.
+
+    Raises
+    ------
+    InputError
+        If options are given that do not go together, `data` has no labels, or nothing of it can be read.
+    StoreError
+        If the store does not hold what the run needs.
+    """
+    meter = CostMeter()
+    if data is None:
+        if model is not None or weights is not None:
+            raise InputError(
+                "--model and --weights say where the backbone is, which stored features do not need; leave "
+                "them out, or give pictures with --data"
+            )
+        metrics = evaluate_run(run, store=store, dataset=dataset, split=split or "test")
+        return metrics | {"costs": meter.to_dict()}
+    if store is not None or dataset is not None:
+        raise InputError("--data reads pictures directly; leave out --store and --dataset")
+    metrics = evaluate_pictures(
+        run, data, split=split, device=device, model=model, weights=weights, progress=progress
+    )
+    return metrics | {"costs": meter.to_dict()}
+
+
+def evaluate_pictures(
+    run: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "cpu",
+    model: str | None = None,
+    weights: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a run on labelled pictures, batch by batch through the backbone.
+
+    Parameters
+    ----------
+    run, data, split, device, model, weights, progress
+        As in `evaluate`.
+
+    Returns
+    -------
+    dict
+        As ``metrics.json``, with ``failed``, id to reason of pictures that could not be read, their number
+        ``n_failed``, and ``n_named_as_trained``, those with the id of a picture that the run was trained on.
+
+    Raises
+    ------
+    InputError
+        If `data` has no labels, classes that the run does not know, or no picture that can be read.
+    """
+    classifier = Classifier.load(run, device=device, model=model, weights=weights)
+    source = open_source(data, split=None if split == "all" else split)
+    manifest = source.manifest()
+    truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
+    if not truth:
+        several = advice_on_several_labels(manifest, np.arange(manifest.n_rows))
+        raise InputError(several or f"{data} has no labels; evaluate compares with them, predict needs none")
+    unknown = sorted(set(truth.values()) - set(classifier.classes))
+    if unknown:
+        raise InputError(f"{data} has classes that {run} was not trained on: {', '.join(unknown[:10])}")
+    read: list[int] = []
+    reasons: dict[int, str] = {}
+
+    def pictures() -> Iterator[bytes]:
+        for done, row in enumerate(truth):
+            if progress is not None:
+                progress(done, len(truth))
+            try:
+                picture = source.read(row)
+            except UnreadableImageError as error:
+                reasons[row] = str(error)
+            else:
+                read.append(row)
+                yield picture
+
+    answers = classifier.predict(pictures())
+    predictions = dict(zip(read, answers, strict=True))
+    reasons |= {row: each.error for row, each in predictions.items() if each.error}
+    failed = {manifest.ids[row]: reasons[row] for row in sorted(reasons)}
+    good = {row: each for row, each in predictions.items() if row not in reasons}
+    if not good:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
+        raise InputError(f"none of the {len(truth)} pictures of {data} could be read: {first}")
+    metrics = compute_metrics(
+        [truth[row] for row in good],
+        [str(each.label) for each in good.values()],
+        np.array([[each.probabilities[name] for name in classifier.classes] for each in good.values()]),
+        classifier.classes,
+    )
+    trained = _trained_ids(classifier.record.folder)
+    n_trained = sum(manifest.ids[row] in trained for row in good)
+    return metrics | {"n_failed": len(failed), "failed": failed, "n_named_as_trained": n_trained}
+
+
+def _trained_ids(run: Path) -> set[str]:
+    """Give the ids of the pictures that chose anything in a run: all but those of its test."""
+    rows = pq.read_table(run / ROWS, columns=["id", "role"]).to_pydict()
+    return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
+
+
+def describe_metrics(metrics: Mapping[str, Any]) -> str:
+    """Put the headline figures on a line, and costs on another; a dash is a figure that no picture gave."""
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+    figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
+    n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
+    left_out = f"; {n_failed} could not be read and are left out" if n_failed else ""
+    lines = [f"{figures} on {metrics['n_test']} pictures{left_out}"]
+    if n_trained := metrics.get("n_named_as_trained"):
+        lines.append(
+            f"note: {n_trained} of them have the names of pictures that the run was trained on; if they are "
+            "these, the figures flatter it: --split test takes the test pictures of DATA alone"
+        )
+    return "\n".join([*lines, describe_costs(metrics["costs"])])
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,89 @@
+"""Command lines that repeat a run, rebuilt from the options that it recorded."""
+
+import inspect
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from toptune.train.runs.training import train
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.report.runs import ReportedRun
+
+# Options whose flag is not their name.
+_FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
+# What the command line takes in other units, and what changes no result.
+_NOT_SPELT = ("cache_memory_bytes",)
+_IMPORTED = "imported"
+
+
+def command_of(run: ReportedRun) -> str:
+    """Give the command that made a run."""
+    config = run.config
+    store = ["toptune", "train", "--store", str(config.get("store", "STORE"))]
+    out = ["--out", run.folder.name]
+    if "update" in config:
+        n_forgotten = config["update"].get("n_forgotten", 0)
+        forget = ["--forget", "@FILE"] if n_forgotten else []
+        note = f"  # FILE has the ids of {n_forgotten} pictures, one a line" if n_forgotten else ""
+        return shlex.join([*store, "--update", str(config["update"]["run"]), *forget, *out]) + note
+    if "relabelled" in config:
+        return "# an earlier toptune made this run by train --relabel; no command repeats it"
+    about = ["--dataset", run.dataset, "--model", str(config["model"])]
+    if run.is_finetuned:
+        words = ["toptune", "finetune", str(config.get("data", "DATA")), *about[2:]]
+        return shlex.join([*words, *flags_of(run.options, FINETUNE_DEFAULTS), *out])
+    if (version := config.get("dataset_version", 1)) != 1:
+        about += ["--dataset-version", str(version)]
+    return shlex.join([*store, *about, *flags_of(run.options, TRAIN_DEFAULTS), *out])
+
+
+def extraction_of(run: ReportedRun, data: str | None) -> str | None:
+    """Give the command that stores the features of a run; None where they were imported, or there are none.
+
+    Parameters
+    ----------
+    data : str, optional
+        Where the pictures are; ``DATA`` stands for it otherwise.
+    """
+    backbone = run.config.get("backbone")
+    if run.is_finetuned or not backbone or run.config.get("recipe", {}).get("architecture") == _IMPORTED:
+        return None
+    options = {name: value for name, value in backbone.items() if name not in ("name", "compiled", "fold")}
+    layers = run.options.get("layers") or "last"
+    words = ["toptune", "extract", data or "DATA", "--model", str(backbone["name"])]
+    words += ["--store", str(run.config.get("store", "STORE")), "--dataset", run.dataset]
+    words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": "exact"})]
+    words += ["--no-fold"] if backbone.get("fold") is False else []
+    words += ["--compile"] if backbone.get("compiled") else []
+    return shlex.join(words)
+
+
+def flags_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
+    """Spell options as the command line takes them, but for those of their default value."""
+    for name, value in options.items():
+        if (
+            value == defaults.get(name)
+            or name in _NOT_SPELT
+            or value in ({}, [])
+            or (value is None and name != "cv")
+        ):
+            continue
+        flag = f"--{_FLAGS.get(name, name).replace('_', '-')}"
+        if value is True:
+            yield flag
+        elif value is not False:
+            yield from (flag, _spelt(value))
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return "none" if value is None else str(value)
+
+
+FINETUNE_DEFAULTS = {each.name: each.default for each in fields(FineTuneOptions)}
+TRAIN_DEFAULTS = {name: each.default for name, each in inspect.signature(train).parameters.items()}

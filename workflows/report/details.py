@@ -1,0 +1,165 @@
+"""A closer look at some settings: confusion matrix, reliability, the most confident mistakes."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
+from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
+from toptune.workflows.report.runs import Predictions, join_predictions
+from toptune.workflows.report.settings import Setting
+from toptune.workflows.report.statistics import Reliability, bin_confidences
+from toptune.workflows.report.thumbnails import Thumbnails
+
+MAX_DETAILED = 12
+N_MISTAKES = 12
+N_CONFUSIONS = 10
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Pictures of one class taken for another."""
+
+    label: str
+    predicted: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture taken for another class; `image` is a data URI, or `reason` says why there is none."""
+
+    id: str
+    label: str
+    predicted: str
+    confidence: float
+    image: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What the page shows of a setting."""
+
+    setting: Setting
+    n_pictures: int
+    confusion: Markup
+    confusions: list[Confused]
+    reliability: Markup | None
+    calibration_error: float | None
+    mistakes: list[Mistake]
+    n_mistakes: int
+
+
+def choose_detailed(settings: Sequence[Setting]) -> list[Setting]:
+    """Choose what is looked at closely: the best of each data set, then the second best of each, and on."""
+    ranks: dict[str, int] = defaultdict(int)
+    ranked = []
+    tested = [setting for setting in settings if setting.accuracy is not None]
+    for setting in sorted(tested, key=lambda each: -each.accuracy.mean if each.accuracy else 0.0):
+        ranked.append((ranks[setting.dataset], setting))
+        ranks[setting.dataset] += 1
+    ranked.sort(key=lambda each: (each[0], each[1].dataset))
+    chosen = {id(setting) for _, setting in ranked[:MAX_DETAILED]}
+    return [setting for setting in settings if id(setting) in chosen]
+
+
+def look_closely(
+    settings: Sequence[Setting],
+    sources: Mapping[str, Thumbnails],
+    *,
+    progress: Callable[[int, int], None],
+) -> list[Detail]:
+    """Make the details of some settings.
+
+    Parameters
+    ----------
+    sources : mapping of data set to Thumbnails
+        Where their pictures are.
+    progress : callable
+        Called with ``(done, total)``.
+    """
+    details = []
+    for number, setting in enumerate(settings):
+        details.append(_look(setting, sources.get(setting.dataset), f"detail{number}"))
+        progress(number + 1, len(settings))
+    return details
+
+
+def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
+    # Repetitions may know other classes; they are not added up then.
+    runs = [run for run in setting.tested if run.classes == setting.tested[0].classes]
+    classes = runs[0].classes
+    counts = np.sum([run.confusion for run in runs], axis=0)
+    found = [each for run in runs if (each := run.predictions()) is not None]
+    told = join_predictions(found) if found else None
+    calibration = None if told is None else bin_confidences(told.confidence, told.is_right)
+    return Detail(
+        setting=setting,
+        n_pictures=int(counts.sum()),
+        confusion=_draw_confusion(counts, classes, f"{name}confusion", str(setting.dataset)),
+        confusions=_most_confused(counts, classes),
+        reliability=None if calibration is None else _draw_reliability(calibration, f"{name}reliability"),
+        calibration_error=None if calibration is None else calibration.expected_error,
+        mistakes=[] if told is None else _confident_mistakes(told, source),
+        n_mistakes=0 if told is None else int((~told.is_right).sum()),
+    )
+
+
+def _most_confused(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> list[Confused]:
+    off, members = counts - np.diag(np.diag(counts)), counts.sum(axis=1)
+    order = np.argsort(-off, axis=None, kind="stable")[:N_CONFUSIONS]
+    pairs = zip(*np.unravel_index(order, off.shape), strict=True)
+    found = [(true, other, int(off[true, other])) for true, other in pairs if off[true, other]]
+    return [
+        Confused(classes[true], classes[other], count, float(count / members[true]))
+        for true, other, count in found
+    ]
+
+
+def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mistake]:
+    """Find the surest wrong predictions, each picture once however many seeds are wrong about it."""
+    wrong = np.flatnonzero(~told.is_right)
+    mistakes: dict[str, Mistake] = {}
+    for at in wrong[np.argsort(-told.confidence[wrong], kind="stable")].tolist():
+        identity = str(told.ids[at])
+        if identity in mistakes or len(mistakes) == N_MISTAKES:
+            continue
+        image, reason = (None, None) if source is None else source.read(identity)
+        mistakes[identity] = Mistake(
+            id=identity, label=str(told.labels[at]), predicted=str(told.predicted[at]),
+            confidence=float(told.confidence[at]), image=image, reason=reason,
+        )  # fmt: skip
+    return list(mistakes.values())
+
+
+def _draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], name: str, dataset: str) -> Markup:
+    side = confusion_side(len(classes))
+    with drawing(side, side) as (figure, axes):
+        image = draw_confusion(axes, counts, [drawable(each, 20) for each in classes], ink=INK)
+        # The page holds one dot a class, which the browser enlarges.
+        image.set_interpolation("none")
+        return to_svg(figure, name=name, label=f"Confusion matrix on {dataset}, {len(classes)} classes")
+
+
+def _draw_reliability(calibration: Reliability, name: str) -> Markup:
+    n = len(calibration.counts)
+    middles, width = (np.arange(n) + 0.5) / n, 0.9 / n
+    shares = calibration.counts / calibration.counts.sum()
+    with drawing(3.6, 3.6) as (figure, axes):
+        axes.bar(
+            middles, np.nan_to_num(calibration.accuracy), width, color=ACCENT, alpha=0.75, label="accuracy"
+        )
+        axes.bar(middles, shares, width / 2.5, color=INK, alpha=0.55, label="share of the pictures")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle="--")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share")
+        axes.legend(frameon=False, fontsize=7.5, loc="upper left")
+        return to_svg(figure, name=name, label="Reliability diagram: share that is right by confidence")

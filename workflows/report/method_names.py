@@ -1,0 +1,101 @@
+"""What decides the outcome of a run, and the names that tell settings apart."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from toptune.workflows.report.runs import ReportedRun
+
+FINE_TUNING = "fine-tuning"
+_SIZE = "size"
+# What changes where and how fast something is computed, and not what.
+_OF_NO_EFFECT = frozenset(
+    {"seed", "device", "memory_limit", "workers", "cache_memory_bytes", "allow_failed", "max_failures"}
+)
+# What belongs to a data set or a backbone, and so may be another for another one under the same name.
+_OF_SPLIT = frozenset({"group_by", "resplit", "test_fraction", "val"})
+_OF_PICTURES = frozenset({"dataset_version", "labels"})
+_OF_BACKBONE = frozenset({"weights", "img_size", "model_kwargs"})
+
+
+def identity_of(run: ReportedRun) -> dict[str, Any]:
+    """Give what decides the outcome of a run besides data set, backbone and seed."""
+    left_out = _OF_NO_EFFECT | {"shots", "train_size"}
+    options = {name: value for name, value in run.options.items() if name not in left_out}
+    if not run.is_finetuned:
+        options["layers"] = options.get("layers") or "last"
+    return options | {
+        "method": _base(run),
+        _SIZE: _size(run),
+        "dataset_version": run.config.get("dataset_version"),
+        "features": str(run.config.get("cache", {}).get("digest", ""))[:8],
+        # Runs that an earlier toptune made by `train --relabel` were trained for other labels.
+        "labels": run.config.get("relabelled", {}).get("labels"),
+        "updated": "update" in run.config,
+    }
+
+
+def name_methods(runs: Sequence[ReportedRun]) -> list[str]:
+    """Name the method of each run: its head, or ``fine-tuning``, and what sets it apart from others.
+
+    Equal names mean equal settings, on all data sets. The training size is in every name where it is not the
+    same for all runs; options are where they differ between settings of the same head. Those that belong to a
+    data set or a backbone are compared within one.
+    """
+    identities = [identity_of(run) for run in runs]
+    options = sorted({name for identity in identities for name in identity})
+    values: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for run, identity in zip(runs, identities, strict=True):
+        for name in options:
+            values[name, *_compared_within(name, run)].add(spelt(identity.get(name)))
+    varying: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        varying[_base(run)] |= {
+            name for name in options if len(values[name, *_compared_within(name, run)]) > 1
+        }
+    return [
+        _name(identity, [name for name in options if name in varying[_base(run)]])
+        for run, identity in zip(runs, identities, strict=True)
+    ]
+
+
+def spelt(value: Any) -> str:
+    """Write a value of an option, equal ones alike."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _base(run: ReportedRun) -> str:
+    return FINE_TUNING if run.is_finetuned else str(run.options.get("head", "head"))
+
+
+def _size(run: ReportedRun) -> str:
+    if (shots := run.options.get("shots")) is not None:
+        return f"{shots} a class"
+    size = run.options.get("train_size")
+    return "all pictures" if size is None else f"{size} pictures"
+
+
+def _compared_within(name: str, run: ReportedRun) -> tuple[Any, ...]:
+    """Say among which runs an option is compared: those for which this is the same."""
+    if name == _SIZE:
+        return ()
+    if name in _OF_SPLIT:
+        return (run.dataset,)
+    if name in _OF_PICTURES:
+        return run.dataset, run.is_finetuned
+    if name == "features":
+        return run.dataset, run.model, _base(run)
+    return (_base(run), run.model) if name in _OF_BACKBONE else (_base(run),)
+
+
+def _name(identity: dict[str, Any], varying: Sequence[str]) -> str:
+    parts = [identity["method"], *([identity[_SIZE]] if _SIZE in varying else [])]
+    for name in varying:
+        value = identity.get(name)
+        if value is True:
+            parts.append(name.replace("_", " "))
+        elif name != _SIZE and value not in (None, False, "", {}, []):
+            text = value if isinstance(value, str) else spelt(value)
+            parts.append(f"{name.replace('_', ' ')} {text}")
+    return ", ".join(parts)

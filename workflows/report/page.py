@@ -1,0 +1,274 @@
+"""`write_report`: one page that opens from disk, from the RUN folders of a study."""
+
+import base64
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from toptune.costs.meter import CostMeter, describe_costs
+from toptune.errors import InputError, StoreError
+from toptune.text import counted
+from toptune.workflows.report.command_lines import command_of, extraction_of
+from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
+from toptune.workflows.report.details import choose_detailed, look_closely
+from toptune.workflows.report.drawing import make_legend
+from toptune.workflows.report.figures import draw_layers, draw_speedups
+from toptune.workflows.report.pairs import compare_with_finetuning
+from toptune.workflows.report.runs import ReportedRun, read_runs
+from toptune.workflows.report.settings import Setting, make_settings, methods_of
+from toptune.workflows.report.table import DASH, in_digits, make_table
+from toptune.workflows.report.thumbnails import Thumbnails
+
+_FOLDER = Path(__file__).parent
+_LIBRARIES = ("toptune", "torch", "scikit-learn", "timm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSummary:
+    """What became a page.
+
+    Attributes
+    ----------
+    out : str
+    runs, settings, datasets : int
+    n_bytes : int
+        Of the page.
+    notes : tuple of str
+        What the page leaves out.
+    costs : dict
+        Of making it; see `toptune.costs.meter.CostMeter`.
+    """
+
+    out: str
+    runs: int
+    settings: int
+    datasets: int
+    n_bytes: int
+    notes: tuple[str, ...]
+    costs: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        first = (
+            f"{counted(self.runs, 'run')}, {counted(self.settings, 'setting')}, "
+            f"{counted(self.datasets, 'data set')} in {self.out} ({self.n_bytes / 1e6:.2f} MB)"
+        )
+        return "\n".join([first, *(f"note: {note}" for note in self.notes), describe_costs(self.costs)])
+
+
+def write_report(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str],
+    data: Mapping[str, str | os.PathLike[str]] | None = None,
+    title: str = "toptune report",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ReportSummary:
+    """Write one self-contained HTML page about some runs.
+
+    Runs that differ by their seed only are one setting. The page loads nothing: styles, script, drawings and
+    thumbnails are in it. It has at most 24 panels a figure, and a closer look at 12 settings.
+
+    Parameters
+    ----------
+    runs : sequence of path
+        RUN folders, and folders with RUN folders anywhere below, 2,000 runs in all.
+    out : path
+        The page's file.
+    data : mapping of data set to path, optional
+        Where its pictures are (see `toptune.extract.open_source`), for thumbnails of the most confident
+        mistakes; without it their ids alone are shown.
+    title : str
+    overwrite : bool
+        Take the place of a file that is there.
+    progress : callable, optional
+        Called with ``(done, total)``: runs that are read, then settings that are looked at.
+
+    Returns
+    -------
+    ReportSummary
+
+    Raises
+    ------
+    InputError
+        If a folder holds no RUN, `out` exists or cannot be written, a data set is none of the runs', or its
+        pictures are others.
+    CorruptError
+        If a RUN is damaged; the message names it.
+    """
+    meter, notify = CostMeter(), progress or (lambda _done, _total: None)
+    path = _check_out(out, overwrite=overwrite)
+    found = read_runs(runs, progress=notify)
+    settings, repeated = make_settings(found)
+    detailed = choose_detailed(settings)
+    sources = _open_data(data or {}, settings)
+    details = look_closely(detailed, sources, progress=notify)
+    legend = make_legend(methods_of(settings))
+    by_seconds, n_seconds = draw_accuracy_against("seconds", settings, legend)
+    by_energy, n_energy = draw_accuracy_against("energy", settings, legend)
+    layers, n_layers = draw_layers(settings)
+    comparisons = compare_with_finetuning(settings)
+    columns, rows = make_table(settings)
+    notes = _notes(settings, repeated, n_detailed=len(details), n_panels=max(n_seconds, n_energy, n_layers))
+    n_datasets = len({setting.dataset for setting in settings})
+    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+    page = _template().render(
+        title=title,
+        version=version("toptune"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        counts=f"{counted(len(found), 'run')}, {counted(len(settings), 'setting')}, "
+        f"{counted(n_datasets, 'data set')}",
+        notes=notes,
+        legend=legend,
+        by_seconds=by_seconds,
+        by_energy=by_energy,
+        has_extraction=any(setting.cost("extract_seconds") for setting in settings),
+        has_extraction_energy=any(setting.cost("extract_joules") for setting in settings),
+        has_estimated_energy=any(setting.has_estimated_energy for setting in settings),
+        has_emissions=any(setting.cost("co2e_kg") is not None for setting in settings),
+        comparisons=comparisons,
+        speedups=draw_speedups(comparisons, legend) if comparisons else None,
+        median=np.median,
+        in_digits=in_digits,
+        dash=DASH,
+        layers=layers,
+        settings=settings,
+        columns=columns,
+        rows=rows,
+        details=details,
+        sources=sources,
+        records=[_record(setting, (data or {}).get(setting.dataset)) for setting in settings],
+        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),  # noqa: S704  (ours)
+        script=Markup(script),  # noqa: S704  (ours)
+        script_digest=_digest(script),
+    )  # fmt: skip
+    content = page.encode("utf-8", "backslashreplace")
+    _write(path, content)
+    return ReportSummary(
+        out=str(out), runs=len(found), settings=len(settings), datasets=n_datasets, n_bytes=len(content),
+        notes=tuple(notes), costs=meter.to_dict(),
+    )  # fmt: skip
+
+
+def _check_out(out: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    path = Path(os.fspath(out)).absolute()
+    if path.is_dir():
+        raise InputError(f"out {path} is a folder; give a file, such as report.html")
+    if path.exists() and not overwrite:
+        raise InputError(f"out {path} exists; give another file, or --overwrite")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
+        raise InputError(f"out {path} cannot be made: {path.parent} is not a folder that you may write to")
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"report {path} cannot be written: {error}") from error
+
+
+def _open_data(
+    data: Mapping[str, str | os.PathLike[str]], settings: Sequence[Setting]
+) -> dict[str, Thumbnails]:
+    names = sorted({setting.dataset for setting in settings})
+    if unknown := sorted(data.keys() - set(names)):
+        raise InputError(f"no run is on data set {unknown[0]!r}; they are on {', '.join(names)}")
+    sources = {}
+    for name, place in data.items():
+        sources[name] = Thumbnails(place)
+        told = next(
+            (
+                found
+                for setting in settings
+                if setting.dataset == name
+                for run in setting.tested
+                if (found := run.predictions()) is not None
+            ),
+            None,
+        )
+        if told is not None:
+            sources[name].check_known(str(told.ids[0]), name)
+    return sources
+
+
+def _notes(
+    settings: Sequence[Setting], repeated: Sequence[ReportedRun], *, n_detailed: int, n_panels: int
+) -> list[str]:
+    """Say what the page leaves out."""
+    untested = [run for setting in settings for run in setting.runs if run.accuracy is None]
+    n_tested = sum(setting.accuracy is not None for setting in settings)
+    notes = []
+    if untested:
+        notes.append(
+            f"{counted(len(untested), 'run')} without test pictures, for instance {untested[0].folder}: no "
+            "accuracy of theirs is known"
+        )
+    if repeated:
+        notes.append(
+            f"{counted(len(repeated), 'run')} left out, for instance {repeated[0].folder}: the same was run "
+            "again later, with the same seed"
+        )
+    if n_tested > n_detailed:
+        notes.append(
+            f"{n_detailed} of {n_tested} settings are looked at closely: the best of each data set first"
+        )
+    if n_panels:
+        notes.append(f"a figure has at most {MAX_PANELS} panels; {n_panels} more are left out")
+    return notes
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What was run of a setting."""
+
+    setting: Setting
+    extraction: str | None
+    commands: list[str]
+    about: str
+    warnings: list[str]
+
+
+def _record(setting: Setting, data: str | os.PathLike[str] | None) -> _Record:
+    first = setting.runs[0].config
+    created, versions = first.get("created", {}), first.get("versions", {})
+    libraries = ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)
+    rule = first.get("split", {}).get("rule", "")
+    about = [f"first on {created.get('when', '?')}", libraries, f"split of the first: {rule}" if rule else ""]
+    warnings = [str(warning) for run in setting.runs for warning in run.config.get("warnings", [])]
+    return _Record(
+        setting=setting,
+        extraction=extraction_of(setting.runs[0], None if data is None else os.fspath(data)),
+        commands=[command_of(run) for run in setting.runs],
+        about="; ".join(filter(None, about)),
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    return environment.get_template("report.html")
+
+
+def _digest(script: str) -> str:
+    """Give what lets this script, and none that a name might smuggle in, run (Content Security Policy 3)."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,120 @@
+"""Settings: runs that differ by their seed only, with what they came to."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from toptune.workflows.report.method_names import identity_of, name_methods, spelt
+from toptune.workflows.report.runs import ReportedRun
+from toptune.workflows.report.statistics import Estimate, estimate_accuracy
+
+JOULES_A_WATT_HOUR = 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Repetitions of one training.
+
+    Attributes
+    ----------
+    method : str
+        Its name; see `name_methods`.
+    runs : tuple of ReportedRun
+        By seed.
+    """
+
+    method: str
+    runs: tuple[ReportedRun, ...]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.runs[0].dataset
+
+    @property
+    def model(self) -> str:
+        """Name of the backbone."""
+        return self.runs[0].model
+
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether the backbone was trained too."""
+        return self.runs[0].is_finetuned
+
+    @property
+    def tested(self) -> tuple[ReportedRun, ...]:
+        """Runs that have test rows."""
+        return tuple(run for run in self.runs if run.accuracy is not None)
+
+    @cached_property
+    def accuracy(self) -> Estimate | None:
+        """Over the seeds; None without test rows."""
+        values = [run.accuracy for run in self.runs if run.accuracy is not None]
+        return estimate_accuracy(values, n_test=self.tested[0].metrics["n_test"]) if values else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time."""
+        return float(np.mean([run.seconds for run in self.runs]))
+
+    @property
+    def watt_hours(self) -> float | None:
+        """Mean energy of a training, where every run has measured it."""
+        joules = self.cost("energy_joules")
+        return None if joules is None else joules / JOULES_A_WATT_HOUR
+
+    @property
+    def has_estimated_energy(self) -> bool:
+        """Whether the energy of any run is an estimate."""
+        return any(run.has_estimated_energy for run in self.runs)
+
+    @property
+    def countries(self) -> str:
+        """Whose electricity the emissions are reckoned by, with commas."""
+        return ", ".join(sorted({run.country for run in self.runs if run.country is not None}))
+
+    def cost(self, name: str) -> float | None:
+        """Mean of one of the costs, where every run has it."""
+        values = [value for run in self.runs if (value := run.cost(name)) is not None]
+        return float(np.mean(values)) if len(values) == len(self.runs) else None
+
+    def metric(self, name: str) -> float | None:
+        """Mean of a figure of the metrics over the runs that have it."""
+        values = [value for run in self.tested if (value := run.metrics.get(name)) is not None]
+        return float(np.mean(values)) if values else None
+
+
+def methods_of(settings: Iterable[Setting]) -> list[str]:
+    """List the methods, fine-tuning first."""
+    return [method for _, method in sorted({(not each.is_finetuned, each.method) for each in settings})]
+
+
+def make_settings(runs: Iterable[ReportedRun]) -> tuple[list[Setting], list[ReportedRun]]:
+    """Group runs into settings, by data set, backbone and falling accuracy.
+
+    Returns
+    -------
+    settings : list of Setting
+    repeated : list of ReportedRun
+        Left out: a later run has the same setting and seed.
+    """
+    groups: dict[str, dict[int, ReportedRun]] = defaultdict(dict)
+    repeated = []
+    for run in sorted(runs, key=lambda each: (str(each.config.get("created", {}).get("when")), each.folder)):
+        seeds = groups[spelt([run.dataset, run.model, identity_of(run)])]
+        if earlier := seeds.pop(run.options["seed"], None):
+            repeated.append(earlier)
+        seeds[run.options["seed"]] = run
+    members = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in groups.values()]
+    methods = name_methods([each[0] for each in members])
+    settings = [Setting(method, each) for method, each in zip(methods, members, strict=True)]
+    return sorted(settings, key=_order), repeated
+
+
+def _order(setting: Setting) -> tuple[Any, ...]:
+    mean = -1.0 if setting.accuracy is None else setting.accuracy.mean
+    return setting.dataset, setting.model, -mean, setting.method

@@ -1,0 +1,96 @@
+"""What can be told to be wrong with a study before anything is done."""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import InputError
+from toptune.extract.backbone.model_name import parse_model_name
+from toptune.extract.sources.opening import find_place
+from toptune.train.heads.heads import make_head
+from toptune.train.heads.trials import AUTO_HEAD
+from toptune.train.runs.training import train
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.study.file import Study
+
+SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
+# What a study says itself.
+_PLACES = {"store", "dataset", "model", "dataset_version", "out", "seed", "shots", "train_size", "progress"}
+_DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
+# Of `train`, what says whether a head can be made, here or on another machine.
+_OF_HEADS = ("params", "cv", "class_weight")
+
+
+def check_options(study: Study) -> None:
+    """Refuse options that nothing takes, heads that there are not, and what they cannot be made with.
+
+    Raises
+    ------
+    InputError
+        Naming the key.
+    """
+    of_training = set(inspect.signature(train).parameters) - _PLACES
+    of_tuning = {field.name for field in dataclasses.fields(FineTuneOptions)}
+    for kind, named, known in (
+        ("data set", study.datasets, set(_DATASET_OPTIONS)),
+        ("head", study.heads, of_training | {"only"}),
+        ("finetune", study.finetune, of_tuning | {"only"}),
+        ("model", study.models if study.finetune else {}, of_tuning | {"model"}),
+    ):
+        for name, options in named.items():
+            if unknown := sorted(options.keys() - known):
+                raise InputError(
+                    f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; it takes "
+                    f"{', '.join(sorted(known))}"
+                )
+    if study.finetune and (cut := [name for name, each in study.datasets.items() if "split" in each]):
+        raise InputError(
+            f"study {study.path}: data set {cut[0]!r} is only one split, which finetune does not take; leave "
+            "out split, or finetune"
+        )
+    for name, options in study.heads.items():
+        with _naming(study, f"heads: {name}"):
+            _check_head(options)
+    for name, options in study.finetune.items():
+        with _naming(study, f"finetune: {name}"):
+            FineTuneOptions(**{key: value for key, value in options.items() if key != "only"})
+
+
+def check_places(study: Study) -> None:
+    """Refuse data sets, backbones in folders and checkpoints that are not there; none is opened.
+
+    Raises
+    ------
+    InputError
+        Naming the key.
+    """
+    for name, options in study.datasets.items():
+        with _naming(study, f"datasets: {name}"):
+            find_place(options["data"])
+    for name, options in study.models.items():
+        with _naming(study, f"models: {name}"):
+            parse_model_name(options["model"])
+            if "weights" in options and not Path(options["weights"]).is_file():
+                raise InputError(f"weights {options['weights']} is no file; check the path")
+
+
+def _check_head(options: Mapping[str, Any]) -> None:
+    head, params = options["head"], options.get("params") or {}
+    if not isinstance(head, str):
+        raise InputError(f"head is {head!r}; give its name")
+    if not isinstance(params, Mapping):
+        raise InputError(f"params is {params!r}; give a mapping of parameters to values")
+    if head != AUTO_HEAD:
+        make_head(head, **{name: options[name] for name in _OF_HEADS if name in options})
+
+
+@contextmanager
+def _naming(study: Study, key: str) -> Iterator[None]:
+    try:
+        yield
+    # Of Python, where a value is of another kind: one number for a list.
+    except (InputError, TypeError) as error:
+        raise InputError(f"study {study.path}: {key}: {error}") from error
