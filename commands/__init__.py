@@ -5,17 +5,17 @@ Only click is imported before a command runs.
 
 import click
 
-from toptune.commands.advising import advise
-from toptune.commands.backbones import layers, models
 from toptune.commands.batch_jobs import jobs
-from toptune.commands.comparison import compare, layers_report
-from toptune.commands.extraction import extract
-from toptune.commands.finetuning import finetune
+from toptune.commands.data.backbones import layers, models
+from toptune.commands.data.extraction import extract
 from toptune.commands.first_steps import demo, doctor
-from toptune.commands.runs import evaluate, export_run, predict, report
-from toptune.commands.stores import store
-from toptune.commands.studies import study
-from toptune.commands.training import train
+from toptune.commands.runs.advising import advise
+from toptune.commands.runs.comparison import compare, layers_report
+from toptune.commands.runs.finetuning import finetune
+from toptune.commands.runs.scoring import evaluate, export_run, predict, report
+from toptune.commands.runs.studies import study
+from toptune.commands.runs.training import train
+from toptune.commands.stores.group import store
 
 __all__ = ["COMMANDS"]
 

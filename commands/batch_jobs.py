@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from toptune.commands.extraction import extract
-from toptune.commands.parsing import parse_bytes, parse_seconds
-from toptune.commands.printing import show
-from toptune.commands.training import train
+from toptune.commands.data.extraction import extract
+from toptune.commands.options.parsing import parse_bytes, parse_seconds
+from toptune.commands.options.printing import show
+from toptune.commands.runs.training import train
 
 SLURM_OPTIONS = (
     "out",

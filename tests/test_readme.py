@@ -96,7 +96,7 @@ def test_readme_names_every_command_and_make_target() -> None:
 
 
 def test_the_page_on_the_store_runs_every_store_command() -> None:
-    from toptune.commands.stores import store
+    from toptune.commands.stores.group import store
 
     for name in store.commands:
         assert f"\ntoptune store {name} " in STORE, f"docs/store.md does not run toptune store {name}"

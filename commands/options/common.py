@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from toptune.commands.parsing import parse_object, parse_seconds
+from toptune.commands.options.parsing import parse_object, parse_seconds
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

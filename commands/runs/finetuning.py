@@ -4,10 +4,18 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import DEVICE, IMG_SIZE, JSON, MODEL_KWARGS, SKIP_FAILED, WEIGHTS, stop_options
-from toptune.commands.parsing import parse_bytes, parse_floats
-from toptune.commands.printing import show
-from toptune.commands.training_options import split_options
+from toptune.commands.options.common import (
+    DEVICE,
+    IMG_SIZE,
+    JSON,
+    MODEL_KWARGS,
+    SKIP_FAILED,
+    WEIGHTS,
+    stop_options,
+)
+from toptune.commands.options.parsing import parse_bytes, parse_floats
+from toptune.commands.options.printing import show
+from toptune.commands.options.training import split_options
 
 
 @click.command()

@@ -2,10 +2,10 @@
 
 import click
 
-from toptune.commands.store_contents import store_du, store_ls, store_show
-from toptune.commands.store_removal import store_gc, store_rm
-from toptune.commands.store_repairs import store_repair, store_verify
-from toptune.commands.store_transfers import store_copy, store_export, store_import
+from toptune.commands.stores.contents import store_du, store_ls, store_show
+from toptune.commands.stores.removal import store_gc, store_rm
+from toptune.commands.stores.repairs import store_repair, store_verify
+from toptune.commands.stores.transfers import store_copy, store_export, store_import
 
 
 @click.group(

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import JSON
-from toptune.commands.parsing import parse_object
-from toptune.commands.printing import show
+from toptune.commands.options.common import JSON
+from toptune.commands.options.parsing import parse_object
+from toptune.commands.options.printing import show
 
 
 @click.command()

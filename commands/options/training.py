@@ -2,8 +2,8 @@
 
 import click
 
-from toptune.commands.options import POOLING, SKIP_FAILED, STORE, Decorator, together
-from toptune.commands.parsing import parse_floats, parse_folds, parse_object, parse_seconds
+from toptune.commands.options.common import POOLING, SKIP_FAILED, STORE, Decorator, together
+from toptune.commands.options.parsing import parse_floats, parse_folds, parse_object, parse_seconds
 
 STORED_FEATURES = together(
     STORE,

@@ -9,10 +9,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from toptune.commands.options import JSON, SKIP_FAILED, STORE
-from toptune.commands.parsing import listed
-from toptune.commands.printing import show
-from toptune.commands.training_options import (
+from toptune.commands.options.common import JSON, SKIP_FAILED, STORE
+from toptune.commands.options.parsing import listed
+from toptune.commands.options.printing import show
+from toptune.commands.options.training import (
     BUDGET,
     CLASS_WEIGHT,
     COLUMNS,

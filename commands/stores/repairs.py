@@ -2,8 +2,8 @@
 
 import click
 
-from toptune.commands.options import JSON, STORE
-from toptune.commands.printing import show
+from toptune.commands.options.common import JSON, STORE
+from toptune.commands.options.printing import show
 
 
 @click.command("verify")

@@ -6,9 +6,17 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import IMG_SIZE, JSON, MAX_FAILURES, MODEL_KWARGS, STORE, WEIGHTS, stop_options
-from toptune.commands.parsing import listed, parse_batch_size, parse_floats, parse_object
-from toptune.commands.printing import report_failures, show
+from toptune.commands.options.common import (
+    IMG_SIZE,
+    JSON,
+    MAX_FAILURES,
+    MODEL_KWARGS,
+    STORE,
+    WEIGHTS,
+    stop_options,
+)
+from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
+from toptune.commands.options.printing import report_failures, show
 
 
 @click.command()

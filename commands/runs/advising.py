@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import DEVICE, IMG_SIZE, JSON, MODEL_KWARGS, SKIP_FAILED, WEIGHTS
-from toptune.commands.parsing import parse_object, parse_seconds
-from toptune.commands.printing import show
-from toptune.commands.training_options import SEED, split_options
+from toptune.commands.options.common import DEVICE, IMG_SIZE, JSON, MODEL_KWARGS, SKIP_FAILED, WEIGHTS
+from toptune.commands.options.parsing import parse_object, parse_seconds
+from toptune.commands.options.printing import show
+from toptune.commands.options.training import SEED, split_options
 
 
 @click.command()

@@ -4,17 +4,10 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import JSON
-from toptune.commands.parsing import parse_names, parse_object
-from toptune.commands.printing import show
-from toptune.commands.training_options import (
-    BUDGET,
-    COMPARED,
-    DATASET_VERSION,
-    PARAMS,
-    SEED,
-    STORED_FEATURES,
-)
+from toptune.commands.options.common import JSON
+from toptune.commands.options.parsing import parse_names, parse_object
+from toptune.commands.options.printing import show
+from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION, PARAMS, SEED, STORED_FEATURES
 
 
 @click.command("layers-report")

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from toptune.commands.options import DEVICE, JSON, MAX_FAILURES, together
-from toptune.commands.parsing import parse_places
-from toptune.commands.printing import report_failures, show
+from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, together
+from toptune.commands.options.parsing import parse_places
+from toptune.commands.options.printing import report_failures, show
 
 RUN = click.argument("run", type=click.Path(exists=True, file_okay=False))
 MOVED = together(

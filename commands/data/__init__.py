@@ -1,0 +1,1 @@
+"""Commands that turn images into stored features."""

@@ -1,0 +1,1 @@
+"""Commands that train, score, compare and report."""

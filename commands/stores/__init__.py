@@ -1,0 +1,1 @@
+"""Commands that look into a store and keep it whole and small."""
