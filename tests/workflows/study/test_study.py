@@ -20,7 +20,7 @@ from toptune.workflows.study.file import read_study
 from toptune.workflows.study.study import plan_study, run_study
 
 Run = Callable[..., tuple[int, str, str]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODEL = "resnet10t.toptune_glyphs"
 
 

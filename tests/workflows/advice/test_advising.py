@@ -19,7 +19,7 @@ from toptune.workflows import advise, plan_finetune
 from toptune.workflows.study.study import run_study
 
 Run = Callable[..., tuple[int, str, str]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Enough for every kind of trial, and a search of three subsets.
 LAYERS = "layer4,last"
 TUNING = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-3], "crop_scale": 0.5}

@@ -29,7 +29,7 @@ from toptune.store import (
 from toptune.store.datasets.versions import publish_version
 from toptune.store.features import growth as growing
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def expected(store: FeatureStore, version: int | None = None) -> np.ndarray[Any, Any]:
