@@ -2,7 +2,7 @@
 
 Nothing heavy is imported until a command runs, so that ``toptune --help`` answers at once.
 Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the same command resumes;
-4 finished, but more pictures failed than ``--max-failures`` allows.
+4 finished, but more images failed than ``--max-failures`` allows.
 """
 
 import io

@@ -4,7 +4,7 @@
 
     ToptuneError
     ├── InputError (ValueError)                 what the caller gave cannot be used
-    │   ├── UnreadableImageError                one picture; recorded, the run goes on
+    │   ├── UnreadableImageError                one image; recorded, the run goes on
     │   └── WeightsError                        weights do not fit the architecture
     ├── StoreError (OSError)                    the feature store
     │   ├── StoreNotFoundError (FileNotFoundError)
@@ -33,7 +33,7 @@ class InputError(ToptuneError, ValueError):
 
 
 class UnreadableImageError(InputError):
-    """One picture cannot be decoded."""
+    """One image cannot be decoded."""
 
 
 class WeightsError(InputError):

@@ -37,12 +37,12 @@ def _written(value: Any) -> str:
 
 
 def _as_text(table: Table) -> str:
-    """Print a table as it is: names with brackets and colons are neither styles nor pictures."""
+    """Print a table as it is: names with brackets and colons are neither styles nor images."""
     text = StringIO()
     Console(file=text, width=_WIDTH, markup=False, emoji=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def counted(number: int, noun: str) -> str:
-    """Write so many things: ``1 picture``, ``3 pictures``."""
+    """Write so many things: ``1 image``, ``3 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

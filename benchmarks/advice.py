@@ -24,7 +24,7 @@ from toptune.text import printed_table
 from toptune.train.layers.stored_layers import LAST
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
 from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of
-from toptune.workflows.advice.rules import FEW_PICTURES, FROZEN, TUNE, Advice, advise_on
+from toptune.workflows.advice.rules import FEW_IMAGES, FROZEN, TUNE, Advice, advise_on
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.file import read_study
 
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def truth(self) -> str:
-        # Two pictures of 200 are one point, whatever a difference of floats makes of them.
+        # Two images of 200 are one point, whatever a difference of floats makes of them.
         return TUNE if self.gain > self.evidence.margin + _ROUNDING else FROZEN
 
     @property
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def regime(self) -> str:
-        if self.evidence.pictures_per_class < FEW_PICTURES:
+        if self.evidence.pictures_per_class < FEW_IMAGES:
             return "few"
         return "far" if self.evidence.is_far else "near"
 

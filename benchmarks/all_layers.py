@@ -6,8 +6,8 @@ Usage::
 
 ASSETS holds ``weights/<model>`` (timm local-dir folders) and ``datasets/<name>``. All layers are extracted
 once. For each seed a new stratified split of all rows is drawn, a fifth to test, the same for every method
-(the data sets have fewer than 1,000 pictures to train on: all are taken). Seconds are those of the fit with
-its whole selection; bytes are those stored of a picture for the layers that the head needs. Nothing is
+(the data sets have fewer than 1,000 images to train on: all are taken). Seconds are those of the fit with
+its whole selection; bytes are those stored of an image for the layers that the head needs. Nothing is
 chosen by test rows: each run's ``selection.csv`` has the left-out figures that it was chosen by. Results are
 appended line by line, so a stopped run goes on where it was.
 """
@@ -121,7 +121,7 @@ def print_tables(rows: Rows, methods: list[str]) -> None:
     for what, value, average, scale in (
         ("mean accuracy", "accuracy", np.mean, 100),
         ("median seconds of the fit", "fit_seconds", np.median, 1),
-        ("median bytes a picture", "bytes", np.median, 1),
+        ("median bytes an image", "bytes", np.median, 1),
     ):
         averages = (f"{scale * average(cell(rows, method, value)):.4g}" for method in methods)
         print(f"| {what} | | " + " | ".join(averages) + " |")

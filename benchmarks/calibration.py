@@ -76,7 +76,7 @@ def compare(X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: np.ndarray
         left_out[outside] = FalkonClassifier(**fixed).fit(X[inside], y[inside]).scores(X[outside])
     scores = FalkonClassifier(**fixed).fit(X, y).scores(X_test)
     by_temperature = softmax(scores, fit_temperature(left_out, codes).value)
-    # One-vs-rest, then normalised: what scikit-learn's CalibratedClassifierCV does.
+    # One-vs-rest, then normalized: what scikit-learn's CalibratedClassifierCV does.
     columns = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         .fit(left_out[:, k], codes == k)

@@ -1,14 +1,14 @@
-"""Extraction: the plain timm loop, a script of forward hooks, and toptune, on the same pictures.
+"""Extraction: the plain timm loop, a script of forward hooks, and toptune, on the same images.
 
 Usage::
 
     python benchmarks/extraction.py --data FOLDER [--models resnet50 ...] [--sizes 200 600] [--out FILE.jsonl]
         [--thingsvision PYTHON]
 
-FOLDER holds class folders of pictures. PYTHON is an interpreter that has thingsvision: that pins an old
+FOLDER holds class folders of images. PYTHON is an interpreter that has thingsvision: that pins an old
 torchvision, so it takes part in a process of its own (`extraction_thingsvision.py`), with as many threads.
 Models are built with random weights, saved once, and loaded by all.
-A rate is marginal: the pictures by which two sizes differ, over the difference of their times, so that
+A rate is marginal: the images by which two sizes differ, over the difference of their times, so that
 start-up does not count; start-up is what is left. Contestants run in random order. Features of the last layer
 are compared with the plain loop's before a rate counts.
 """
@@ -67,8 +67,8 @@ def save_model(name: str, folder: Path) -> str:
     return f"local-dir:{folder}"
 
 
-def link_pictures(data: Path, folder: Path, n: int) -> None:
-    """Make a folder of one class with n pictures of `data`, again from the first one when they run out."""
+def link_images(data: Path, folder: Path, n: int) -> None:
+    """Make a folder of one class with n images of `data`, again from the first one when they run out."""
     files = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     (folder / "pictures").mkdir(parents=True)
@@ -80,10 +80,10 @@ def link_pictures(data: Path, folder: Path, n: int) -> None:
 def plain_loop(model_name: str, workers: int, *, with_hooks: bool = False) -> Run:
     """timm, ImageFolder and DataLoader in fp32, features to .npy; with hooks, of every block, averaged."""
 
-    def run(pictures: Path, out: Path) -> npt.NDArray[Any]:
+    def run(images: Path, out: Path) -> npt.NDArray[Any]:
         model = timm.create_model(model_name, pretrained=True, num_classes=0).eval()
         transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
-        loader = DataLoader(ImageFolder(str(pictures), transform), batch_size=BATCH, num_workers=workers)
+        loader = DataLoader(ImageFolder(str(images), transform), batch_size=BATCH, num_workers=workers)
         kept: dict[str, list[npt.NDArray[Any]]] = {}
 
         def keep(name: str) -> Callable[..., None]:
@@ -113,8 +113,8 @@ def plain_loop(model_name: str, workers: int, *, with_hooks: bool = False) -> Ru
 def toptune(model_name: str, **options: Any) -> Run:
     """`toptune.extract.extract` into a new store."""
 
-    def run(pictures: Path, out: Path) -> npt.NDArray[Any]:
-        summary = extract(pictures, model=model_name, store=out, dataset="pictures", **options)
+    def run(images: Path, out: Path) -> npt.NDArray[Any]:
+        summary = extract(images, model=model_name, store=out, dataset="pictures", **options)
         cache = FeatureStore.open(out).cache(summary.model, "pictures")
         return np.asarray(cache.blocks(["last.none"]).take(np.arange(summary.rows)), dtype=np.float32)
 
@@ -129,8 +129,8 @@ def thingsvision(python: str, model_name: str, workers: int) -> Iterator[dict[st
     ) as peer:
 
         def ask(**asked: Any) -> Run:
-            def run(pictures: Path, out: Path) -> npt.NDArray[Any]:
-                paths = {"pictures": str(pictures), "out": str(out)}
+            def run(images: Path, out: Path) -> npt.NDArray[Any]:
+                paths = {"images": str(images), "out": str(out)}
                 print(json.dumps(asked | paths), file=peer.stdin, flush=True)
                 if not (peer.stdout and peer.stdout.readline()):
                     raise SystemExit("thingsvision failed; what it said stands above")
@@ -157,14 +157,14 @@ def contestants(model_name: str, workers: int) -> dict[str, Run]:
     }
 
 
-def cpu_seconds(model_name: str, pictures: Path, precision: str) -> dict[str, float]:
-    """CPU seconds a picture of decoding (one thread) and of bare forward passes (all threads), each alone.
+def cpu_seconds(model_name: str, images: Path, precision: str) -> dict[str, float]:
+    """CPU seconds an image of decoding (one thread) and of bare forward passes (all threads), each alone.
 
     The passes are those of `extract`, folded and in its batches; with their wall seconds, because cores that
     wait for each other within a pass are not busy.
     """
     backbone, size = load_backbone(model_name, precision=precision, fold=True), BATCH_SIZES["cpu"]
-    files = sorted((pictures / "pictures").iterdir())[: 4 * BATCH]
+    files = sorted((images / "pictures").iterdir())[: 4 * BATCH]
     for file in files[:8]:
         backbone.transform.pixels(decode_image(file.read_bytes()))
     start = time.process_time()
@@ -210,7 +210,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         root = Path(scratch)
         model_name = save_model(name, root / f"{name}.random")
         for n in sizes:
-            link_pictures(options.data, root / str(n), n)
+            link_images(options.data, root / str(n), n)
         named = contestants(model_name, options.workers)
         with ExitStack() as stack:
             if options.thingsvision:
@@ -248,7 +248,7 @@ def show(row: dict[str, Any]) -> None:
     plain = row["contestants"]["plain loop"]["images_per_second"]
     cores = len(os.sched_getaffinity(0))
     small, large = row["sizes"]
-    print(f"\n{row['model']}, marginal between {small} and {large} pictures, median of {row['repeats']}\n")
+    print(f"\n{row['model']}, marginal between {small} and {large} images, median of {row['repeats']}\n")
     print("| | images/s | against the plain loop | start-up, s | least cosine | relative error |")
     print("|---" * 6 + "|")
     for name, found in row["contestants"].items():
@@ -260,7 +260,7 @@ def show(row: dict[str, Any]) -> None:
         bound = cores / (alone["decoding"] + alone["forward"])
         rate = row["contestants"][f"toptune {precision}, last"]["images_per_second"]
         decoding, forward, wall = (1e3 * alone[key] for key in ("decoding", "forward", "forward_wall"))
-        print(f"\n{precision}, CPU a picture, alone: decoding {decoding:.1f} ms, forward {forward:.1f} ms")
+        print(f"\n{precision}, CPU an image, alone: decoding {decoding:.1f} ms, forward {forward:.1f} ms")
         print(f"(in {wall:.1f} ms of {cores} cores);", end=" ")
         print(f"at best {bound:.1f} images/s on {cores} cores, wall {bound / rate:.2f} of that")
 

@@ -1,10 +1,10 @@
 """Extraction by two dask workers against one, each with one thread on a core of its own.
 
-    python benchmarks/extraction_dask.py --model local-dir:WEIGHTS --data PICTURES
+    python benchmarks/extraction_dask.py --model local-dir:WEIGHTS --data IMAGES
 
 Rates are marginal: the difference of two sizes of data, so that starting does not count. Rounds are measured
 in random order with the workers already started and the model loaded; the ratio is that of the medians.
-Sizes are even numbers of units (64 pictures, up to some hundreds), so that no worker waits for the last one.
+Sizes are even numbers of units (64 images, up to some hundreds), so that no worker waits for the last one.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with pictures somewhere below")
+    parser.add_argument("--data", type=Path, required=True, help="a folder with images somewhere below")
     parser.add_argument("--sizes", type=int, nargs=2, default=[128, 640], help="pictures of the two runs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", default="last")
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def link(source: Path, target: Path, n: int) -> Path:
-    """Make a folder of n pictures, repeated where there are fewer."""
+    """Make a folder of n images, repeated where there are fewer."""
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     target.mkdir()
     for i in range(n):

@@ -20,18 +20,18 @@ from thingsvision.utils.data import DataLoader, ImageDataset
 from thingsvision.utils.storing import save_features
 
 
-def extract(*, model: str, pictures: str, out: str, blocks: bool, batch: int, workers: int) -> None:
+def extract(*, model: str, images: str, out: str, blocks: bool, batch: int, workers: int) -> None:
     """Save features of the last layer, and of all blocks if asked, as ``out/<module>/features.npy``.
 
     It is written as thingsvision's documentation has it, with its data set and its loader, which decodes
     between batches; or, where there are workers, with torch's loader over the same data set. Blocks come in
-    one pass and are averaged batch by batch: kept whole, those of a ResNet-50 are 9 MB a picture.
+    one pass and are averaged batch by batch: kept whole, those of a ResNet-50 are 9 MB an image.
     """
     network = timm.create_model(model, pretrained=True, num_classes=0)
     config = timm.data.resolve_data_config({}, model=network)
     extractor = get_extractor_from_model(model=network, device="cpu", backend="pt")
     dataset = ImageDataset(
-        root=pictures,
+        root=images,
         out_path=f"{out}/files",
         backend="pt",
         transforms=timm.data.create_transform(**config, is_training=False),

@@ -1,4 +1,4 @@
-"""Heads on real pictures: every head from one store, and `falkon` against scikit-learn.
+"""Heads on real images: every head from one store, and `falkon` against scikit-learn.
 
 Usage::
 
@@ -35,7 +35,7 @@ from toptune.train import train
 HEADS = ("falkon", "ridge", "logistic", "svm", "knn", "forest")
 MODELS = ("deit_tiny_patch16_224.in1k", "mobilenetv2_100.tf2_in1k")
 DATASETS = ("clothing_small", "grocery_store", "trashnet", "bccd_cells", "omniglot_50")
-# Cells of one slide stay on one side of the split; elsewhere every picture stands for itself.
+# Cells of one slide stay on one side of the split; elsewhere every image stands for itself.
 GROUPS = {"bccd_cells": r"(BloodImage_\d+)"}
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 

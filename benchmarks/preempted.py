@@ -4,7 +4,7 @@ Usage::
 
     python benchmarks/preempted.py --folder EMPTY_FOLDER [--pictures 100000]
 
-Pictures are drawn and packed into WebDataset shards. One extraction gets SIGTERM three times and SIGKILL
+Images are drawn and packed into WebDataset shards. One extraction gets SIGTERM three times and SIGKILL
 once, each after some new units, and is started again every time; the other runs through. Then both stores are
 verified in full, and every file of values compared byte for byte.
 """
@@ -93,7 +93,7 @@ def values(store: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Make the pictures, run both, compare."""
+    """Make the images, run both, compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,7 +103,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     shards = options.folder / "shards"
     if not shards.exists():
-        write_shards(shards, options.pictures)
+        write_shards(shards, options.images)
     start = time.perf_counter()
     for line in disturbed(shards, options.folder / "disturbed"):
         print(line)

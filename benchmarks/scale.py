@@ -1,4 +1,4 @@
-"""A hundred million pictures x 12 layers, without pixels: the plan's arithmetic, and real code on its ledger.
+"""A hundred million images x 12 layers, without pixels: the plan's arithmetic, and real code on its ledger.
 
     python benchmarks/scale.py --folder EMPTY_FOLDER
 
@@ -63,12 +63,12 @@ def print_plan() -> int:
     n_files = n_units * len(NAMES)
     entry = sum(len(an_entry(name, n_units - 1, unit_rows).to_bytes()) for name in NAMES)
     table(
-        f"Plan: {ROWS:,} pictures x {LAYERS} layers of {DIM} float16, batches of {BATCH}",
+        f"Plan: {ROWS:,} images x {LAYERS} layers of {DIM} float16, batches of {BATCH}",
         {
             "rows a unit": f"{unit_rows:,}",
             "units": f"{n_units:,}",
-            "features": f"{ROWS * bytes_per_image / 1e12:.2f} TB, {bytes_per_image:,} bytes a picture",
-            "digests of pictures": f"{ROWS * 32 / 1e9:.1f} GB",
+            "features": f"{ROWS * bytes_per_image / 1e12:.2f} TB, {bytes_per_image:,} bytes an image",
+            "digests of images": f"{ROWS * 32 / 1e9:.1f} GB",
             "shards": f"{n_files:,} files, each in its own folder, {unit_rows * DIM * 2 / 2**20:.1f} MiB",
             "ledger while it is written": f"{n_files:,} files, {n_units * entry / 1e6:.0f} MB",
             "ledger when packed": f"{len(NAMES)} files",
@@ -119,7 +119,7 @@ def measure_manifest(n: int) -> dict[str, float]:
     found["manifest.parquet, GB"] = len(data) / 1e9
     again = timed(found, "read Parquet, s", lambda: Manifest.from_parquet(data))
     timed(found, "compare with itself, s", lambda: manifest.differences(again))
-    timed(found, "one row's id of 1000, s", lambda: [again.picture_id(row) for row in range(0, n, n // 1000)])
+    timed(found, "one row's id of 1000, s", lambda: [again.image_id(row) for row in range(0, n, n // 1000)])
     timed(found, "list of all ids, s", lambda: again.ids)
     return found
 

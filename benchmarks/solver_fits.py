@@ -1,6 +1,6 @@
 """What `solvers.py` compares: made-up problems, fits of one size by every contestant, and their reference.
 
-All contestants of a problem have the same rows, centres, width, penalty and targets.
+All contestants of a problem have the same rows, centers, width, penalty and targets.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ Scores = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Size:
-    """Rows, columns, centres and classes."""
+    """Rows, columns, centers and classes."""
 
     n: int
     d: int
@@ -53,7 +53,7 @@ def made_rows(
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
     """Yield chunks of n rows: every class a few Gaussian blobs, deviations that fall like 1/sqrt(column).
 
-    Spreads were tried out so that 2000 centres are right for 85 to 95 rows in 100, and more are better.
+    Spreads were tried out so that 2000 centers are right for 85 to 95 rows in 100, and more are better.
     """
     per_class = max(1, round(40 / np.sqrt(size.c)))
     spread = 0.4 * (512 / size.d) ** 0.34 * max(1.0, 20_000 / size.n) ** 0.2
@@ -76,7 +76,7 @@ def make_rows(size: Size, n: int, *, seed: int) -> tuple[npt.NDArray[np.float32]
 
 
 class Problem:
-    """Training and test rows of one size, with the centres, width and penalty of all contestants."""
+    """Training and test rows of one size, with the centers, width and penalty of all contestants."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -99,7 +99,7 @@ class Problem:
 
 
 def fit_toptune(problem: Problem, *, solver: str) -> tuple[Scores, dict[str, Any]]:
-    """One width, one penalty; random_state 0 draws the problem's centres."""
+    """One width, one penalty; random_state 0 draws the problem's centers."""
     fitted = FalkonClassifier(
         sigma=problem.sigma,
         penalty=PENALTY,
@@ -116,7 +116,7 @@ def fit_falkonml(
 ) -> tuple[Scores, dict[str, Any]]:
     """FalkonML with its defaults, or storing the kernel and taking it in single precision.
 
-    The centres are the same in random order: that is how its own selector draws them.
+    The centers are the same in random order: that is how its own selector draws them.
     """
     import falkon
 
@@ -166,7 +166,7 @@ def has_falkonml() -> bool:
 def reference_scores(problem: Problem) -> dict[str, npt.NDArray[np.float64]]:
     """Test scores by Cholesky factors of all-float64 sums: of both problems that are solved.
 
-    toptune centres the features, FalkonML does not; each is measured against its own.
+    toptune centers the features, FalkonML does not; each is measured against its own.
     """
     centers = torch.from_numpy(problem.centers).double()
 

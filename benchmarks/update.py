@@ -1,4 +1,4 @@
-"""Bringing a run up to date with 1 % new pictures, against training again on all of them.
+"""Bringing a run up to date with 1 % new images, against training again on all of them.
 
 Usage::
 
@@ -28,7 +28,7 @@ NAME, MODEL, DATASET = "last.none", "made-up", "rows"
 
 
 def manifest_of(labels: npt.NDArray[np.int64]) -> Manifest:
-    """Name one picture a row."""
+    """Name one image a row."""
     return Manifest.from_columns(
         ids=[f"{row:09}.png" for row in range(len(labels))],
         labels=[f"class {label:03}" for label in labels],

@@ -1,4 +1,4 @@
-"""What the phases of some work cost: seconds by the wall and of the processors, memory, pictures."""
+"""What the phases of some work cost: seconds by the wall and of the processors, memory, images."""
 
 import contextlib
 import time
@@ -52,7 +52,7 @@ class PhaseCosts:
             costs["cpu_seconds"] += time.process_time() - cpu
 
     def count(self, name: str, images: int) -> None:
-        """Add pictures to a phase."""
+        """Add images to a phase."""
         self._costs(name)["images"] += images
 
     def seconds(self, name: str) -> float:

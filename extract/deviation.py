@@ -14,21 +14,21 @@ MAX_RELATIVE_ERROR = 0.1
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one array, over a sample of pictures.
+    """Of one array, over a sample of images.
 
     Attributes
     ----------
     relative_error : float
         Norm of the difference over the reference's norm.
     cosine : float
-        Least over the pictures.
+        Least over the images.
     """
 
     relative_error: float
     cosine: float
 
     def to_dict(self) -> dict[str, float]:
-        """Give the fields, to three digits: further ones say nothing about other pictures."""
+        """Give the fields, to three digits: further ones say nothing about other images."""
         return {name: float(f"{value:.3g}") for name, value in asdict(self).items()} | {
             "cosine": round(self.cosine, 6)
         }
@@ -37,7 +37,7 @@ class Deviation:
 def measure_deviations(
     found: Mapping[str, npt.NDArray[np.float32]], reference: Mapping[str, npt.NDArray[np.float32]]
 ) -> dict[str, Deviation]:
-    """Compare arrays (n, dim) of the same pictures with those of the reference, by name."""
+    """Compare arrays (n, dim) of the same images with those of the reference, by name."""
     return {name: _deviation(found[name], reference[name]) for name in found}
 
 
@@ -61,7 +61,7 @@ def find_excess(deviations: Mapping[str, Deviation], precision: str) -> str | No
     name = max(wrong, key=lambda name: np.nan_to_num(wrong[name].relative_error, nan=np.inf))
     return (
         f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
-        f"of pictures (least cosine {wrong[name].cosine:.4f}), more than the limit of "
+        f"of images (least cosine {wrong[name].cosine:.4f}), more than the limit of "
         f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers"
     )
 

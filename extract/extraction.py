@@ -1,4 +1,4 @@
-"""`extract`: pictures to stored features. What is finished is recognised here, before torch is loaded."""
+"""`extract`: images to stored features. What is finished is recognized here, before torch is loaded."""
 
 import dataclasses
 import inspect
@@ -56,11 +56,11 @@ def extract(
     dask: str | None = None,
     dask_options: Mapping[str, Any] | None = None,
 ) -> ExtractSummary:
-    """Run a frozen backbone once over pictures and store its layers.
+    """Run a frozen backbone once over images and store its layers.
 
     Interrupted at any moment and called again, it goes on where it stopped, and the store ends up equal
     to that of an undisturbed run. What is there already is not computed again: layers can be added
-    later. A picture that cannot be used is recorded; its row stays, as NaN.
+    later. An image that cannot be used is recorded; its row stays, as NaN.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def extract(
         See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with;
         ``auto`` takes fp32 where bf16 would move a sample of the features too far.
     batch_size : int or "auto", optional
-        Pictures a forward pass: 16 (128 on CUDA), or what the cache was begun with (it is part of the cache,
+        Images a forward pass: 16 (128 on CUDA), or what the cache was begun with (it is part of the cache,
         because the last bits of features depend on it). ``auto`` measures which is fastest, if the cache is
         new.
     workers : int, optional
@@ -90,12 +90,12 @@ def extract(
         process each (needs dask.distributed), as for several names with commas between them.
     dtype : str
         On disk: ``float16``, ``float32``, or ``auto``: float16 except for layers that come near its range
-        in a sample of 16 pictures.
+        in a sample of 16 images.
     format : {"zarr", "hdf5"}, optional
         How a new cache stores its arrays, by default Zarr. One that is there keeps its own, and refuses
         another.
     max_pixels : int, optional
-        Larger pictures count as unreadable.
+        Larger images count as unreadable.
     shard : tuple of int, optional
         ``(i, n)``: only part i of n of the units, i from 0.
     dry_run : bool
@@ -104,12 +104,12 @@ def extract(
         First remove what is stored of the asked arrays. Not together with `shard`, where each job would
         remove what the others computed.
     update : bool
-        If the store has other pictures under that name, make these the next version of the data set: known
-        pictures keep their features, only new and changed ones are extracted.
+        If the store has other images under that name, make these the next version of the data set: known
+        images keep their features, only new and changed ones are extracted.
     rehash : bool
-        Read every picture and compare it with what was extracted, whatever its modification time.
+        Read every image and compare it with what was extracted, whatever its modification time.
     max_failures : int, optional
-        More pictures than this that could not be used make the summary say ``too_many_failed``; the run
+        More images than this that could not be used make the summary say ``too_many_failed``; the run
         goes to its end all the same.
     progress : callable, optional
         Called with ``(done_rows, rows, failed)`` after every batch; with `dask` after some units.
@@ -123,16 +123,16 @@ def extract(
     dask : str, optional
         Address of a dask.distributed scheduler whose workers compute the units, ``local:N`` for N processes
         on this machine, or ``slurm``, ``pbs``, ``lsf`` for jobs of a batch system (needs dask-jobqueue).
-        Workers must see pictures, weights and store under the same paths.
+        Workers must see images, weights and store under the same paths.
     dask_options : mapping, optional
         For a batch system: arguments of dask-jobqueue's cluster, and ``jobs``, how many to submit.
 
     Raises
     ------
     InputError, WeightsError
-        If something given cannot be used. Also, at the end, if no picture at all could be.
+        If something given cannot be used. Also, at the end, if no image at all could be.
     ConflictError
-        If the store holds other pictures under that name, or a picture changed since, without `update`.
+        If the store holds other images under that name, or an image changed since, without `update`.
     InterruptedRunError
         After Ctrl-C, a stop or the time limit; what is committed stays.
     """
@@ -142,10 +142,10 @@ def extract(
 def extract_models(
     data: str | os.PathLike[str] | ImageSource, *, models: Sequence[str], **options: Any
 ) -> list[ExtractSummary]:
-    """Run several frozen backbones over the same pictures: each is read and decoded once.
+    """Run several frozen backbones over the same images: each is read and decoded once.
 
     That holds for the models whose features lie in caches of one cut (new ones do, if they are begun
-    together); pictures are resized once for all models that see the same pixels.
+    together); images are resized once for all models that see the same pixels.
 
     Parameters
     ----------

@@ -63,12 +63,12 @@ def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
 
 
 def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Carry out requests: those that are finished are recognised, the others worked on together."""
+    """Carry out requests: those that are finished are recognized, the others worked on together."""
     found = [None if each.existing is None else recognise(each.existing, each) for each in requests]
     left = [each for each, summary in zip(requests, found, strict=True) if summary is None]
     if not left:
         return [summary for summary in found if summary is not None]
-    # Late: a finished extraction is recognised without torch.
+    # Late: a finished extraction is recognized without torch.
 
     done = iter(run_jobs(left))
     return [next(done) if summary is None else summary for summary in found]

@@ -20,7 +20,7 @@ from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Draft:
-    """One request, with what a look at the model and some pictures says of it."""
+    """One request, with what a look at the model and some images says of it."""
 
     request: ExtractRequest
     backbone: Backbone
@@ -31,7 +31,7 @@ class Draft:
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes on disk of a picture."""
+        """Bytes on disk of an image."""
         return sum(array.dim * (2 if self.dtypes[array.name] == "float16" else 4) for array in self.arrays)
 
 

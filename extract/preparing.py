@@ -82,7 +82,7 @@ class Prepared:
 
 
 def prepare(requests: Sequence[ExtractRequest]) -> list[Prepared]:
-    """Load each model once, look at a sample of pictures, and plan.
+    """Load each model once, look at a sample of images, and plan.
 
     New caches of one data set are cut alike, so that what is read serves all of them.
 
@@ -186,7 +186,7 @@ def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[Ta
 
 
 def _sample(request: ExtractRequest, backbone: Backbone) -> npt.NDArray[np.uint8] | None:
-    """Read pixels (k, h, w, 3) of some pictures; None if none of them can be used.
+    """Read pixels (k, h, w, 3) of some images; None if none of them can be used.
 
     Evenly spread and of a fixed number, so that every job of the same data decides the same.
     """

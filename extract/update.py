@@ -17,7 +17,7 @@ from toptune.store.features.growth import Growth, grow, plan_growth
 
 
 def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Find or make the version that the pictures are, and extract what its parts lack, for each model.
+    """Find or make the version that the images are, and extract what its parts lack, for each model.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[
     Raises
     ------
     ConflictError
-        If the pictures are no version of the data set, or were changed, and no update was asked for.
+        If the images are no version of the data set, or were changed, and no update was asked for.
     """
     request = requests[0]
     check = ContentCheck(store, request.source, workers=request.workers)
@@ -109,11 +109,11 @@ def _part_requests(
 
 
 def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:
-    """Refuse to remove features of pictures that cannot be extracted again."""
+    """Refuse to remove features of images that cannot be extracted again."""
     n_gone = sum(int((~each.needed).sum()) for each in requests if each.needed is not None)
     if n_gone:
         raise InputError(
-            f"--overwrite would lose the features of {n_gone} pictures that older versions of the data set "
+            f"--overwrite would lose the features of {n_gone} images that older versions of the data set "
             "have and DATA has not; give another --store, or store rm --dataset --model first"
         )
 

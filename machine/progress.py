@@ -25,7 +25,7 @@ class Standing:
     Attributes
     ----------
     done, total, failed : int
-        Pictures.
+        Images.
     images_per_second : float
         From the first batch on, without what came before it; 0 until it can be told.
     read, compute, write : float

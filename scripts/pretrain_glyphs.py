@@ -11,7 +11,7 @@ held-out fonts, and accuracy of an RBF SVC on frozen features of the held-out cl
 Inputs of 32 and 40 pixels were compared at 1,500 steps with a somewhat longer list of characters: .751 and
 .777 in the held-out fonts, .920 and .927 on the held-out classes at 8 pixels. 40 pixels cost twice the time,
 so 32 pixels and 4,000 steps were taken. The strength of the distortions was judged by eye on the training
-pictures, and set lower once. The difficulty of the ``greek`` set was fixed from the accuracy of an SVC on its
+images, and set lower once. The difficulty of the ``greek`` set was fixed from the accuracy of an SVC on its
 raw pixels (.63). After that the weights were frozen and ``python scripts/transfer_table.py`` was run: the
 handwritten digits and the Greek letters were looked at this once, and nothing was changed afterwards
 (mean of five splits, in brackets the untrained architecture):
@@ -93,7 +93,7 @@ def draw_batches(labels: Tensor, *, steps: int, random: torch.Generator) -> Iter
 
 
 def augment(pool: Tensor, random: torch.Generator, *, resolution: int | None = None) -> Tensor:
-    """Deform, reduce and disturb white-on-black pictures.
+    """Deform, reduce and disturb white-on-black images.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def augment(pool: Tensor, random: torch.Generator, *, resolution: int | None = N
     Returns
     -------
     Tensor of float32, shape (b, 3, INPUT_SIDE, INPUT_SIDE)
-        Normalised as the shipped configuration says.
+        Normalized as the shipped configuration says.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -117,7 +117,7 @@ def augment(pool: Tensor, random: torch.Generator, *, resolution: int | None = N
     thin, plain, thick = torch.split(pool.float() / 255.0, 1, dim=1)
     width = uniform(-0.6, 1.0, b, 1, 1, 1)
     x = torch.lerp(plain, torch.where(width > 0, thick, thin), width.abs())
-    # One affine map and one elastic displacement a picture, applied in a single resampling.
+    # One affine map and one elastic displacement an image, applied in a single resampling.
     angle, shear = uniform(-0.25, 0.25, b), uniform(-0.3, 0.3, b)
     scale_x, scale_y = uniform(0.8, 1.25, b), uniform(0.8, 1.25, b)
     cos, sin, shift = angle.cos(), angle.sin(), uniform(-0.1, 0.1, 2, b)
@@ -183,11 +183,11 @@ def pretrain(model: nn.Module, pool: Tensor, labels: Tensor, *, steps: int, seed
 
 
 @torch.inference_mode()
-def run(model: nn.Module, pictures: Tensor, *, features: bool) -> Tensor:
+def run(model: nn.Module, images: Tensor, *, features: bool) -> Tensor:
     """Return features (n, d) before the classifier, or logits (n, classes)."""
     model.eval()
     outputs = []
-    for part in torch.split(pictures, 256):
+    for part in torch.split(images, 256):
         maps = model.forward_features(part)  # type: ignore[operator]
         outputs.append(model.forward_head(maps, pre_logits=features))  # type: ignore[operator]
     return torch.cat(outputs)
@@ -197,8 +197,8 @@ def source_accuracy(model: nn.Module, characters: list[str], *, seed: int, resol
     """Return the accuracy on trained classes in held-out fonts, 8 distorted copies of each."""
     pool, labels = draw_pool(characters, HELD_OUT_FONTS)
     random = torch.Generator().manual_seed(seed)
-    pictures = augment(pool.repeat(8, 1, 1, 1), random, resolution=resolution)
-    return float((run(model, pictures, features=False).argmax(1) == labels.repeat(8)).float().mean())
+    images = augment(pool.repeat(8, 1, 1, 1), random, resolution=resolution)
+    return float((run(model, images, features=False).argmax(1) == labels.repeat(8)).float().mean())
 
 
 def novel_accuracy(model: nn.Module, characters: list[str], *, seed: int, resolution: int) -> float:
@@ -225,7 +225,7 @@ def svc_accuracy(x: Any, y: Any, *, repeats: int = 5) -> tuple[float, float]:
 
 
 def build(n_classes: int, *, seed: int) -> nn.Module:
-    """Return the randomly initialised architecture."""
+    """Return the randomly initialized architecture."""
     torch.manual_seed(seed)
     model: nn.Module = timm.create_model(ARCHITECTURE, num_classes=n_classes, **MODEL_ARGS)
     return model.to(memory_format=torch.channels_last)

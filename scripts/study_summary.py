@@ -1,12 +1,12 @@
-"""Tables and pictures of the ready-made studies, from their tidy results.
+"""Tables and images of the ready-made studies, from their tidy results.
 
 Usage::
 
     python scripts/study_summary.py docs/studies/results docs/pictures > docs/studies/results/summary.md
 
 Seconds are processor seconds of one thread: of fine-tuning all its learning rates; of a frozen head its fit
-with its whole selection, and ``extraction`` is that of all layers of all pictures. ``top-tuning`` is the
-kernel head on the last layer, on all or on those that a search found, as left-out training rows favour.
+with its whole selection, and ``extraction`` is that of all layers of all images. ``top-tuning`` is the
+kernel head on the last layer, on all or on those that a search found, as left-out training rows favor.
 """
 
 import statistics
@@ -26,10 +26,10 @@ KERNEL = "falkon"
 _PLACE = ("dataset", "model", "size", "seed")
 
 
-def main(results: Path, pictures: Path) -> None:
-    """Print tables and draw pictures of the studies that have results."""
+def main(results: Path, images: Path) -> None:
+    """Print tables and draw images of the studies that have results."""
     mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    pictures.mkdir(parents=True, exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[list[Row], Path], None]] = {
         "top-tuning": top_tuning,
         "head2toe": head2toe,
@@ -40,10 +40,10 @@ def main(results: Path, pictures: Path) -> None:
         table = results / name / "results.csv"
         if table.exists():
             print(f"### {name}\n")
-            tell(pyarrow.csv.read_csv(table).to_pylist(), pictures / f"{name}.png")
+            tell(pyarrow.csv.read_csv(table).to_pylist(), images / f"{name}.png")
 
 
-def top_tuning(rows: list[Row], picture: Path) -> None:
+def top_tuning(rows: list[Row], image: Path) -> None:
     """Print kernel heads beside fine-tuning, pair by pair, and all backbones frozen."""
     chosen = [*rows, *choose_kernel(rows)]
     pairs = paired(chosen, TOP_TUNING)
@@ -53,7 +53,7 @@ def top_tuning(rows: list[Row], picture: Path) -> None:
         by_set = grouped(pairs, lambda pair: pair[0]["dataset"])
         print_table(columns, [_pair_line(name, members) for name, members in by_set.items()])
         print_table(columns, [_pair_line(f"mean of {len(by_set)} data sets", pairs, by_set=by_set)])
-        draw_costs(pairs, picture)
+        draw_costs(pairs, image)
     methods = methods_of(row for row in chosen if row["kind"] == "train")
     lines = []
     for (dataset, model), members in grouped(chosen, lambda row: (row["dataset"], row["model"])).items():
@@ -61,7 +61,7 @@ def top_tuning(rows: list[Row], picture: Path) -> None:
     print_table(("data set", "backbone", *methods), lines)
 
 
-def head2toe(rows: list[Row], picture: Path) -> None:
+def head2toe(rows: list[Row], image: Path) -> None:
     """Print linear, all layers, Head2Toe and fine-tuning beside each other."""
     methods = methods_of(rows)
     groups = grouped(rows, lambda row: (row["dataset"], row["model"]))
@@ -80,21 +80,21 @@ def head2toe(rows: list[Row], picture: Path) -> None:
             f"{min(gains):+.1f} to {max(gains):+.1f}, above it in {above}"
         )
     print()
-    draw_bars({f"{d}\n{m}": members for (d, m), members in groups.items()}, methods, picture)
+    draw_bars({f"{d}\n{m}": members for (d, m), members in groups.items()}, methods, image)
 
 
-def when_and_how(rows: list[Row], picture: Path) -> None:
-    """Print accuracy and joules by pictures a class."""
+def when_and_how(rows: list[Row], image: Path) -> None:
+    """Print accuracy and joules by images a class."""
     methods = methods_of(rows)
     lines = []
     for (dataset, size), members in grouped(rows, lambda row: (row["dataset"], row["size"])).items():
         joules = " / ".join(figure(mean_of(members, method, "energy_joules"), "{:.0f}") for method in methods)
         lines.append((dataset, size, *(spread(members, method) for method in methods), joules))
     print_table(("data set", "pictures", *methods, "joules (estimated)"), lines)
-    draw_shots(rows, methods, picture)
+    draw_shots(rows, methods, image)
 
 
-def forest(rows: list[Row], picture: Path) -> None:
+def forest(rows: list[Row], image: Path) -> None:
     """Print heads on pooled features of the last layer."""
     methods = methods_of(rows)
     groups = grouped(rows, lambda row: row["dataset"])
@@ -102,11 +102,11 @@ def forest(rows: list[Row], picture: Path) -> None:
         ("data set", *methods),
         [(key, *(spread(members, method) for method in methods)) for key, members in groups.items()],
     )
-    draw_bars(groups, methods, picture)
+    draw_bars(groups, methods, image)
 
 
 def choose_kernel(rows: Iterable[Row]) -> list[Row]:
-    """Take the kernel head that left-out training rows favour, of each data set, backbone, size and seed."""
+    """Take the kernel head that left-out training rows favor, of each data set, backbone, size and seed."""
     kernels = [row for row in rows if row["method"].startswith(KERNEL)]
     return [
         max(members, key=lambda row: row["left_out_accuracy"]) | {"method": TOP_TUNING, "layers": ""}
@@ -115,7 +115,7 @@ def choose_kernel(rows: Iterable[Row]) -> list[Row]:
 
 
 def paired(rows: Iterable[Row], method: str) -> list[tuple[Row, Row]]:
-    """Pair fine-tuned networks with a frozen head of the same pictures, backbone and seed."""
+    """Pair fine-tuned networks with a frozen head of the same images, backbone and seed."""
     frozen = {tuple(row[name] for name in _PLACE): row for row in rows if row["method"] == method}
     tuned = [row for row in rows if row["kind"] == "finetune"]
     keys = [tuple(row[name] for name in _PLACE) for row in tuned]
@@ -151,8 +151,8 @@ def _pair_line(
 
 def draw_costs(pairs: Sequence[tuple[Row, Row]], path: Path) -> None:
     """Draw accuracy against processor seconds: a line from the frozen head to the fine-tuned network."""
-    picture = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = picture.subplots()
+    image = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = image.subplots()
     groups = grouped(pairs, lambda pair: pair[0]["dataset"])
     for number, (dataset, members) in enumerate(groups.items()):
         accuracy = [100 * statistics.mean(pair[at]["accuracy"] for pair in members) for at in (1, 1, 0)]
@@ -168,13 +168,13 @@ def draw_costs(pairs: Sequence[tuple[Row, Row]], path: Path) -> None:
         "circle: head on stored features; square: with extraction; diamond: fine-tuning", fontsize=9
     )
     axes.legend(frameon=False)
-    picture.savefig(path, dpi=110)
+    image.savefig(path, dpi=110)
 
 
 def draw_bars(groups: dict[Any, list[Row]], methods: Sequence[str], path: Path) -> None:
     """Draw a group of bars a data set, a bar a method."""
-    picture = Figure(figsize=(max(7.2, 1.1 * len(groups)), 3.4), layout="constrained")
-    axes = picture.subplots()
+    image = Figure(figsize=(max(7.2, 1.1 * len(groups)), 3.4), layout="constrained")
+    axes = image.subplots()
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):
         means = [mean_of(rows, method) for rows in groups.values()]
@@ -184,14 +184,14 @@ def draw_bars(groups: dict[Any, list[Row]], methods: Sequence[str], path: Path) 
     axes.set(ylabel="test accuracy, %", ylim=(max(0, lowest - 5), 100))
     axes.set_xticks(range(len(groups)), [str(name) for name in groups], fontsize=7)
     axes.legend(frameon=False, ncols=3, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
-    picture.savefig(path, dpi=110)
+    image.savefig(path, dpi=110)
 
 
 def draw_shots(rows: list[Row], methods: Sequence[str], path: Path) -> None:
-    """Draw accuracy against pictures a class, a panel a data set."""
+    """Draw accuracy against images a class, a panel a data set."""
     groups = grouped(rows, lambda row: row["dataset"])
-    picture = Figure(figsize=(7.2, 3.0), layout="constrained")
-    panels = picture.subplots(1, len(groups), squeeze=False)[0]
+    image = Figure(figsize=(7.2, 3.0), layout="constrained")
+    panels = image.subplots(1, len(groups), squeeze=False)[0]
     for axes, (dataset, members) in zip(panels, groups.items(), strict=True):
         for method in methods:
             sizes = grouped((row for row in members if _method(row) == method), lambda row: row["size"])
@@ -200,10 +200,10 @@ def draw_shots(rows: list[Row], methods: Sequence[str], path: Path) -> None:
             axes.plot(shots, means, "o-", label=method)
         axes.set_title(dataset, fontsize=9)
         axes.set(xlabel="pictures a class", xticks=shots)
-    picture.axes[0].set_ylabel("test accuracy, %")
-    lines, names = picture.axes[0].get_legend_handles_labels()
-    picture.legend(lines, names, frameon=False, fontsize=8, ncols=len(names), loc="outside upper center")
-    picture.savefig(path, dpi=110)
+    image.axes[0].set_ylabel("test accuracy, %")
+    lines, names = image.axes[0].get_legend_handles_labels()
+    image.legend(lines, names, frameon=False, fontsize=8, ncols=len(names), loc="outside upper center")
+    image.savefig(path, dpi=110)
 
 
 def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:

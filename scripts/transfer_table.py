@@ -1,7 +1,7 @@
 """Print how well the embedded backbone's last layer serves data sets it was not trained on.
 
 For each built-in data set: an RBF SVC (C = 10) on standardised features, stratified 2/3-1/3 splits with five
-seeds, for the shipped weights and for the untrained architecture (another initialisation with each seed).
+seeds, for the shipped weights and for the untrained architecture (another initialization with each seed).
 Nothing is selected here. Run it after the weights are final: ``python scripts/transfer_table.py``.
 """
 
@@ -50,9 +50,9 @@ def features(name: str, model: nn.Module) -> tuple[Any, Any]:
     """Return last-layer features (n, d) and labels (n,) of a built-in data set."""
     source = open_builtin(name)
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    pictures = [Image.open(io.BytesIO(source.read(row))).convert("RGB") for row in range(source.n)]
+    images = [Image.open(io.BytesIO(source.read(row))).convert("RGB") for row in range(source.n)]
     with torch.inference_mode():
-        values = model(torch.stack([transform(picture) for picture in pictures])).numpy()
+        values = model(torch.stack([transform(image) for image in images])).numpy()
     return values, np.array(source.manifest().labels)
 
 

@@ -1,4 +1,4 @@
-"""What tests of several folders share: pictures, the optional real data, the command line."""
+"""What tests of several folders share: images, the optional real data, the command line."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -63,16 +63,16 @@ def cuda() -> Iterator["Counts"]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Thirty-six pictures of three shapes."""
+    """Thirty-six images of three shapes."""
     return save_shapes(tmp_path / "photos")
 
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """Real weights and pictures, which a machine may lack."""
+    """Real weights and images, which a machine may lack."""
     folder = Path(__file__).parents[2] / "shared" / "assets"
     if not folder.is_dir():
-        pytest.skip("no real weights and pictures in ../shared/assets")
+        pytest.skip("no real weights and images in ../shared/assets")
     return folder
 
 

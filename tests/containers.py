@@ -1,4 +1,4 @@
-"""Small pictures put into every kind of container that toptune reads."""
+"""Small images put into every kind of container that toptune reads."""
 
 import gzip
 import io
@@ -20,24 +20,24 @@ from PIL import Image
 from tiny import draw, encode
 
 CLASSES = ("ant", "bee")
-N_PICTURES = 8
+N_IMAGES = 8
 SIDE = 32
 # All containers are given this time, so that a test can tell where modification times come from.
 MODIFIED_NS = 1_700_000_000_000_000_000
 
 
-def picture(number: int) -> Image.Image:
-    """The picture of a row: 32 x 32, colour."""
+def image(number: int) -> Image.Image:
+    """The image of a row: 32 x 32, color."""
     return draw(number, (SIDE, SIDE))
 
 
-def pixels(n: int = N_PICTURES, first: int = 0) -> NDArray[np.uint8]:
+def pixels(n: int = N_IMAGES, first: int = 0) -> NDArray[np.uint8]:
     """Pictures as an array ``(n, 32, 32, 3)``."""
-    return np.stack([np.asarray(picture(first + number)) for number in range(n)])
+    return np.stack([np.asarray(image(first + number)) for number in range(n)])
 
 
 def png(number: int) -> bytes:
-    return encode(picture(number))
+    return encode(image(number))
 
 
 def label(number: int) -> str:
@@ -57,7 +57,7 @@ def touched(path: Path) -> Path:
 
 
 def make_folder(root: Path) -> Path:
-    for number in range(N_PICTURES):
+    for number in range(N_IMAGES):
         file = root / "folder" / split(number) / label(number) / f"{number:03}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(number))
@@ -66,7 +66,7 @@ def make_folder(root: Path) -> Path:
 
 def make_csv(root: Path) -> Path:
     make_folder(root)
-    lines = [f"folder/{split(i)}/{label(i)}/{i:03}.png,{label(i)},{split(i)}" for i in range(N_PICTURES)]
+    lines = [f"folder/{split(i)}/{label(i)}/{i:03}.png,{label(i)},{split(i)}" for i in range(N_IMAGES)]
     (root / "list.csv").write_text("\n".join(["path,label,split", *lines]))
     return root / "list.csv"
 
@@ -147,7 +147,7 @@ def make_parquet(root: Path) -> Path:
 
 
 def make_npz(root: Path, save: Callable[..., None] = np.savez) -> Path:
-    names = np.array([label(number) for number in range(N_PICTURES)])
+    names = np.array([label(number) for number in range(N_IMAGES)])
     whole = pixels()
     save(root / "arrays.npz", x_train=whole[:6], y_train=names[:6], x_test=whole[6:], y_test=names[6:])
     return touched(root / "arrays.npz")
@@ -162,11 +162,11 @@ def idx_bytes(values: NDArray[np.uint8]) -> bytes:
 
 
 def make_idx(root: Path) -> Path:
-    """As torchvision leaves MNIST: the files and what they were unpacked from. Grey."""
+    """As torchvision leaves MNIST: the files and what they were unpacked from. Gray."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     grey = pixels().mean(axis=-1).astype(np.uint8)
-    numbers = np.arange(N_PICTURES, dtype=np.uint8) % 2
+    numbers = np.arange(N_IMAGES, dtype=np.uint8) % 2
     for name, rows in (("train", slice(0, 6)), ("t10k", slice(6, 8))):
         images = idx_bytes(grey[rows])
         (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
@@ -208,7 +208,7 @@ def make_cifar(root: Path, protocol: int = 2) -> Path:
 def make_cifar_binary(root: Path) -> Path:
     folder = root / "cifar-10-batches-bin"
     folder.mkdir()
-    numbers = (np.arange(N_PICTURES, dtype=np.uint8) % 2)[:, None]
+    numbers = (np.arange(N_IMAGES, dtype=np.uint8) % 2)[:, None]
     records = np.hstack([numbers, planes(slice(None))])
     for name, rows in (("data_batch_1", slice(0, 6)), ("test_batch", slice(6, 8))):
         (folder / f"{name}.bin").write_bytes(records[rows].tobytes())

@@ -13,7 +13,7 @@ from toptune.store import CONTENT_ARRAY, FeatureCache, FeatureStore, Growth, Man
 NAME, DIM, UNIT_ROWS = "last.cls", 3, 4
 
 
-def make_pictures(
+def make_images(
     ids: Sequence[str],
     *,
     labels: Mapping[str, str] | None = None,
@@ -37,7 +37,7 @@ def names(*spans: tuple[int, int]) -> list[str]:
 
 
 def feature(name: str, size: int) -> npt.NDArray[np.float32]:
-    """The features of a picture: of its id and size only, and float16 holds them."""
+    """The features of an image: of its id and size only, and float16 holds them."""
     return np.array([int(name[:3]), size % 500, -1], dtype=np.float32)
 
 
@@ -80,8 +80,8 @@ def extend(store: FeatureStore, manifest: Manifest, **options: Any) -> Growth:
 
 
 def make_grown(root: Path) -> FeatureStore:
-    """Three versions: 10 pictures; 2 gone and 7 more between them; one relabelled."""
-    store = start(root, make_pictures(names((0, 20))[::2]))
-    extend(store, make_pictures(names((4, 17))))
-    extend(store, make_pictures(names((4, 17)), labels={"005.png": "other"}))
+    """Three versions: 10 images; 2 gone and 7 more between them; one relabeled."""
+    store = start(root, make_images(names((0, 20))[::2]))
+    extend(store, make_images(names((4, 17))))
+    extend(store, make_images(names((4, 17)), labels={"005.png": "other"}))
     return store

@@ -31,7 +31,7 @@ def make_run(
     when: str = "2026-11-21T10:00:00+00:00",
     **options: Any,
 ) -> Path:
-    """Write one run that takes the first `wrong` of `n_test` pictures for the next class."""
+    """Write one run that takes the first `wrong` of `n_test` images for the next class."""
     folder.mkdir(parents=True)
     truth = [classes[at % len(classes)] for at in range(n_test)]
     codes = [(at + (at < wrong)) % len(classes) for at in range(n_test)]

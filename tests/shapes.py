@@ -1,4 +1,4 @@
-"""Small pictures that tests make for themselves."""
+"""Small images that tests make for themselves."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ SHAPES = ("disc", "square", "cross")
 
 
 def draw_shape(shape: str, seed: int) -> Image.Image:
-    """Draw one picture of a shape: 48 x 48, with noise, place and colour by seed."""
+    """Draw one image of a shape: 48 x 48, with noise, place and color by seed."""
     rng = np.random.default_rng([SHAPES.index(shape), seed])
-    picture = Image.fromarray(rng.integers(0, 60, (48, 48, 3), dtype=np.uint8))
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(rng.integers(0, 60, (48, 48, 3), dtype=np.uint8))
+    draw = ImageDraw.Draw(image)
     x, y = rng.integers(4, 20, 2).tolist()
     colour = tuple(rng.integers(150, 256, 3).tolist())
     if shape == "disc":
@@ -23,11 +23,11 @@ def draw_shape(shape: str, seed: int) -> Image.Image:
     else:
         draw.line((x, y, x + 22, y + 22), fill=colour, width=4)
         draw.line((x, y + 22, x + 22, y), fill=colour, width=4)
-    return picture
+    return image
 
 
 def save_shapes(folder: Path, per_class: int = 12) -> Path:
-    """Write a folder of pictures, ``<shape>/<number>.png``."""
+    """Write a folder of images, ``<shape>/<number>.png``."""
     for shape in SHAPES:
         (folder / shape).mkdir(parents=True, exist_ok=True)
         for seed in range(per_class):

@@ -1,4 +1,4 @@
-"""Every command, through `main`, on pictures made here."""
+"""Every command, through `main`, on images made here."""
 
 import csv
 import io
@@ -75,7 +75,7 @@ def test_every_head_trains_and_predicts(run_cli: Run, trained: Path, tmp_path: P
     assert all(abs(sum(float(row[shape]) for shape in SHAPES) - 1) < 1e-6 for row in rows)
 
 
-def test_evaluate_agrees_with_training_and_with_pictures(run_cli: Run, trained: Path) -> None:
+def test_evaluate_agrees_with_training_and_with_images(run_cli: Run, trained: Path) -> None:
     stored = json.loads((trained / "run" / "metrics.json").read_text())
     code, out, _ = run_cli("evaluate", trained / "run", "--json")
     assert code == 0
@@ -87,10 +87,10 @@ def test_evaluate_agrees_with_training_and_with_pictures(run_cli: Run, trained: 
     assert json.loads(out)["log_loss"] == pytest.approx(everything["log_loss"], abs=1e-3)
 
 
-def test_predict_jsonl_and_unreadable_pictures(run_cli: Run, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.jpg").write_text("no picture")
-    picture = next((trained / "photos" / "disc").iterdir())
-    code, out, err = run_cli("predict", trained / "run", picture, tmp_path / "notes.jpg", "--format", "jsonl")
+def test_predict_jsonl_and_unreadable_images(run_cli: Run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("no image")
+    image = next((trained / "photos" / "disc").iterdir())
+    code, out, err = run_cli("predict", trained / "run", image, tmp_path / "notes.jpg", "--format", "jsonl")
     good, bad = map(json.loads, out.splitlines())
     assert code == 4
     assert good["label"] in SHAPES

@@ -1,4 +1,4 @@
-"""Commands and programs of README and docs run as they stand, in order, in a folder with some pictures."""
+"""Commands and programs of README and docs run as they stand, in order, in a folder with some images."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Tiny pictures and a tiny model for the tests of `toptune.extract`."""
+"""Tiny images and a tiny model for the tests of `toptune.extract`."""
 
 import io
 import json
@@ -14,16 +14,16 @@ from toptune.store import FeatureCache
 
 
 def draw(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
-    """Draw a smooth coloured picture, another one for every seed."""
+    """Draw a smooth colored image, another one for every seed."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8))
     return small.resize(size, Image.Resampling.BICUBIC)
 
 
-def encode(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    """Give the bytes of a picture's file."""
+def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """Give the bytes of an image's file."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 

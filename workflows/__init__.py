@@ -1,6 +1,6 @@
-"""What needs both stages: pictures in, labels out; the demo; what this machine offers.
+"""What needs both stages: images in, labels out; the demo; what this machine offers.
 
-Names are loaded when they are first used, so that a finished extraction is recognised without torch.
+Names are loaded when they are first used, so that a finished extraction is recognized without torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The demo: the whole job on pictures that need no download, and the commands that repeat it."""
+"""The demo: the whole job on images that need no download, and the commands that repeat it."""
 
 import shlex
 import shutil
@@ -19,7 +19,7 @@ from toptune.workflows.predict.predictions import write_predictions
 MODEL = "resnet10t.toptune_glyphs"
 TARGETS = {"digits": "handwritten digits (scans)", "greek": "rendered Greek letters"}
 TEST_FRACTION = 0.3333
-HEADER = "#!/bin/sh\n# What `toptune demo` ran, to be tried on your own pictures.\n"
+HEADER = "#!/bin/sh\n# What `toptune demo` ran, to be tried on your own images.\n"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DemoReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{'test accuracy':<34}{'pretrained':>12}{'untrained':>12}{'pictures':>10}"]
+        lines = [f"{'test accuracy':<34}{'pretrained':>12}{'untrained':>12}{'images':>10}"]
         lines += [
             f"{TARGETS[name]:<34}{value:>12.4f}{self.accuracy_untrained[name]:>12.4f}{self.n_test[name]:>10}"
             for name, value in self.accuracy.items()
@@ -61,7 +61,7 @@ class DemoReport:
         right = sum(Path(path).name.startswith(label) for path, label in self.predictions.items())
         lines += [
             "",
-            f"{right} of {len(self.predictions)} pictures in {self.folder}/pictures classified rightly",
+            f"{right} of {len(self.predictions)} images in {self.folder}/pictures classified rightly",
             ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()),
             f"store, runs, confusion matrices and commands.sh are in {self.folder}",
         ]
@@ -89,7 +89,7 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
     Parameters
     ----------
     out : path
-        Folder for the store, the runs, some pictures and ``commands.sh``; a folder of an earlier demo
+        Folder for the store, the runs, some images and ``commands.sh``; a folder of an earlier demo
         is used again.
     report : callable
         Called with each command of the two stages before it runs.
@@ -115,7 +115,7 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
         run_step(step, folder)
         seconds[step.verb] += time.perf_counter() - start
     start = time.perf_counter()
-    predictions = predict_pictures(folder)
+    predictions = predict_images(folder)
     seconds["predict"] = time.perf_counter() - start
     runs = [folder / step.options["out"] for step in steps if step.verb == "train"]
     metrics = {run.name: Run.load(run).metrics for run in runs}
@@ -153,19 +153,19 @@ def run_step(step: Step, folder: Path) -> None:
 
 
 def predict_command() -> str:
-    """Classify the demo's loose pictures, as one types it."""
-    return "toptune predict runs/digits pictures\n"
+    """Classify the demo's loose images, as one types it."""
+    return "toptune predict runs/digits images\n"
 
 
-def predict_pictures(folder: Path) -> dict[str, str]:
-    """Write one held-out picture of each class to files, and classify the files."""
+def predict_images(folder: Path) -> dict[str, str]:
+    """Write one held-out image of each class to files, and classify the files."""
     run = Run.load(folder / "runs" / "digits")
     source = open_source("digits")
     labels = source.manifest().labels
     chosen = {labels[row]: row for row in reversed(run.test_rows)}
-    pictures = folder / "pictures"
-    pictures.mkdir(exist_ok=True)
-    files = [pictures / f"{label}-{row}.png" for label, row in sorted(chosen.items())]
+    images = folder / "pictures"
+    images.mkdir(exist_ok=True)
+    files = [images / f"{label}-{row}.png" for label, row in sorted(chosen.items())]
     for file, row in zip(files, (row for _, row in sorted(chosen.items())), strict=True):
         file.write_bytes(source.read(row))
     predictions = Classifier.load(folder / "runs" / "digits").predict(files)

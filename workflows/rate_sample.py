@@ -1,4 +1,4 @@
-"""How many images a second an extraction does here: measured on a sample of the pictures."""
+"""How many images a second an extraction does here: measured on a sample of the images."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
 
-SAMPLE_PICTURES = 128
+SAMPLE_IMAGES = 128
 
 
 def measure_rate(
@@ -20,7 +20,7 @@ def measure_rate(
     *,
     model: str,
     options: Mapping[str, Any],
-    n_pictures: int = SAMPLE_PICTURES,
+    n_pictures: int = SAMPLE_IMAGES,
 ) -> float:
     """Extract a sample into a store that is thrown away, and give its images/s.
 
@@ -40,7 +40,7 @@ def measure_rate(
 
 
 class Sample:
-    """Some pictures of a source, evenly spread.
+    """Some images of a source, evenly spread.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def models(pattern: str, as_json: bool) -> None:
 @click.option("--model-kwargs", callback=parse_object)
 @JSON
 def layers(model: str, as_json: bool, **options: Any) -> None:
-    """List a MODEL's layers with shapes, poolings and bytes per picture."""
+    """List a MODEL's layers with shapes, poolings and bytes per image."""
     from toptune.extract import list_taps
     from toptune.text import printed_records
 

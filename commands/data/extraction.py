@@ -1,4 +1,4 @@
-"""`toptune extract`: pictures into a store."""
+"""`toptune extract`: images into a store."""
 
 import os
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ from toptune.commands.options.printing import report_failures, show
 @IMG_SIZE
 @click.option("--mean", callback=parse_floats, help="Per channel, in place of the model's own.")
 @click.option("--std", callback=parse_floats, help="Per channel, in place of the model's own.")
-@click.option("--crop-pct", type=float, help="Part of the resized picture kept by the centre crop.")
+@click.option("--crop-pct", type=float, help="Part of the resized image kept by the center crop.")
 @click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
 @MODEL_KWARGS
 @click.option(
@@ -79,14 +79,14 @@ from toptune.commands.options.printing import report_failures, show
 @stop_options(before="a unit", at_hand="the unit")
 @click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")
-@click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures (default 178956970).")
+@click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images (default 178956970).")
 @MAX_FAILURES
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Remove what is stored of these layers first.")
 @click.option(
-    "--update", is_flag=True, help="Make DATA the next version of the data set: only new pictures are run."
+    "--update", is_flag=True, help="Make DATA the next version of the data set: only new images are run."
 )
-@click.option("--rehash", is_flag=True, help="Compare the bytes of every picture with what was extracted.")
+@click.option("--rehash", is_flag=True, help="Compare the bytes of every image with what was extracted.")
 @click.option("--json-logs", is_flag=True, help="Progress on standard error as JSON, a line a minute.")
 @click.option(
     "--dask",

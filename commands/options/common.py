@@ -49,10 +49,10 @@ MAX_FAILURES = click.option(
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Unreadable pictures allowed before the exit code is 4.",
+    help="Unreadable images allowed before the exit code is 4.",
 )
 SKIP_FAILED = click.option(
-    "--skip-failed", "allow_failed", is_flag=True, help="Leave out pictures that could not be read."
+    "--skip-failed", "allow_failed", is_flag=True, help="Leave out images that could not be read."
 )
 
 

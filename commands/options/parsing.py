@@ -107,7 +107,7 @@ def parse_batch_size(
     if value in (None, "auto"):
         return value
     if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is no number of pictures from 1, and not auto")
+        raise click.BadParameter(f"{value!r} is no number of images from 1, and not auto")
     return int(value)
 
 

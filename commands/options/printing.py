@@ -1,4 +1,4 @@
-"""What commands print: one JSON object or text, and the pictures that failed."""
+"""What commands print: one JSON object or text, and the images that failed."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ def show(as_json: bool, payload: Mapping[str, Any], text: str) -> None:
 
 
 def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
-    """Name the pictures that failed on standard error; exit 4 when they are too many."""
+    """Name the images that failed on standard error; exit 4 when they are too many."""
     from toptune.text import counted
 
     for name, reason in list(failed.items())[:20]:
@@ -21,5 +21,5 @@ def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
     if len(failed) > 20:
         click.echo(f"... and {len(failed) - 20} more", err=True)
     if len(failed) > allowed:
-        click.echo(f"{counted(len(failed), 'picture')} failed; --max-failures allows {allowed}", err=True)
+        click.echo(f"{counted(len(failed), 'image')} failed; --max-failures allows {allowed}", err=True)
         raise SystemExit(4)

@@ -33,7 +33,7 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
     Parameters
     ----------
     had : {"had", "has"}
-        Whether the pictures are looked at now, or were when they were extracted.
+        Whether the images are looked at now, or were when they were extracted.
     groups : str
         Ends the help of ``--group-by``.
     val : str, optional
@@ -56,9 +56,9 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
             help=val,
         ),
         click.option("--group-by", help=f"A manifest column, or a pattern on the id: groups {groups}."),
-        click.option("--shots", type=click.IntRange(1), help="Train on so many pictures of each class only."),
+        click.option("--shots", type=click.IntRange(1), help="Train on so many images of each class only."),
         click.option(
-            "--train-size", type=click.IntRange(1), help="Train on so many pictures in all, stratified."
+            "--train-size", type=click.IntRange(1), help="Train on so many images in all, stratified."
         ),
     )
 

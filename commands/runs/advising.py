@@ -63,8 +63,8 @@ from toptune.commands.options.training import SEED, split_options
 def advise(data: str, as_json: bool, **options: Any) -> None:
     """Advise to stay with frozen features of DATA or to fine-tune, with reasons, figures and certainty.
 
-    Cheap heads are cross-validated on the training pictures and a few steps of fine-tuning are timed; no test
-    picture's features are read. Stopped while it extracts, the same command goes on.
+    Cheap heads are cross-validated on the training images and a few steps of fine-tuning are timed; no test
+    image's features are read. Stopped while it extracts, the same command goes on.
     """
     from toptune.workflows import advise as run_advice
 

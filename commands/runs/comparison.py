@@ -12,7 +12,7 @@ from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION,
 
 @click.command("layers-report")
 @STORED_FEATURES
-@click.option("--out", required=True, type=click.Path(), help="Folder for table and picture, made new.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for table and image, made new.")
 @click.option(
     "--head",
     type=click.Choice(["falkon", "falkon-logistic"]),
@@ -33,7 +33,7 @@ from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION,
     type=click.IntRange(2),
     default=2000,
     show_default=True,
-    help="Training pictures compared on, where all layers have too many columns to take all.",
+    help="Training images compared on, where all layers have too many columns to take all.",
 )
 @SEED
 @JSON
@@ -42,8 +42,8 @@ from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION,
 def layers_report(root: str, as_json: bool, **options: Any) -> None:
     """Say and draw how well each stored layer and pooling does, and which to train on.
 
-    By cross-validation on the training pictures: each layer alone, cumulative from either end, greedily
-    chosen. Takes the options of train that say which pictures those are.
+    By cross-validation on the training images: each layer alone, cumulative from either end, greedily
+    chosen. Takes the options of train that say which images those are.
     """
     from toptune.train import report_layers
 
@@ -67,7 +67,7 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
 def compare(root: str, as_json: bool, **options: Any) -> None:
     """Train several heads on repeated splits or samples: means, intervals, paired tests.
 
-    Takes the options of train that say which pictures are trained and tested on.
+    Takes the options of train that say which images are trained and tested on.
     """
     from toptune.train import compare_heads
     from toptune.workflows import work_progress

@@ -109,7 +109,7 @@ from toptune.commands.options.training import split_options
     callback=parse_bytes,
     default="4GiB",
     show_default=True,
-    help="Of decoded pictures.",
+    help="Of decoded images.",
 )
 @SKIP_FAILED
 @click.option(

@@ -19,7 +19,7 @@ MOVED = together(
 @click.command()
 @RUN
 @click.option("--store", help="Another store than the one trained from.")
-@click.option("--dataset", help="Another data set; all its labelled rows are scored.")
+@click.option("--dataset", help="Another data set; all its labeled rows are scored.")
 @click.option(
     "--split",
     type=click.Choice(["test", "train", "all"]),
@@ -31,7 +31,7 @@ MOVED = together(
 @DEVICE
 @JSON
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
-    """Score a RUN: on its own test rows, another stored data set, or pictures."""
+    """Score a RUN: on its own test rows, another stored data set, or images."""
     from toptune.workflows import describe_metrics, work_progress
     from toptune.workflows import evaluate as run_evaluation
 
@@ -59,7 +59,7 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Classify pictures, or folders of pictures, with a RUN and its backbone."""
+    """Classify images, or folders of images, with a RUN and its backbone."""
     from toptune.costs.meter import CostMeter
     from toptune.workflows import Classifier, write_predictions
 
@@ -82,7 +82,7 @@ def predict(
 @click.option(
     "--check", metavar="DATA", help="Pictures to compare with predict on; by default built-in digits."
 )
-@click.option("--normalize", is_flag=True, help="Take RGB values from 0 to 1 and normalise inside the file.")
+@click.option("--normalize", is_flag=True, help="Take RGB values from 0 to 1 and normalize inside the file.")
 @click.option(
     "--head-dtype",
     type=click.Choice(["float64", "float32"]),
@@ -111,7 +111,7 @@ def export_run(run: str, out: str, as_json: bool, **options: Any) -> None:
     multiple=True,
     metavar="DATASET=PATH",
     callback=parse_places,
-    help="Where a data set's pictures are, for thumbnails of mistakes; may be given several times.",
+    help="Where a data set's images are, for thumbnails of mistakes; may be given several times.",
 )
 @click.option("--title", default="toptune report", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Take the place of a file that is there.")

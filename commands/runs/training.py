@@ -36,10 +36,10 @@ from toptune.commands.options.training import (
     "--update",
     type=click.Path(exists=True, file_okay=False),
     metavar="RUN",
-    help="Bring this run up to date, reading only the pictures that changed.",
+    help="Bring this run up to date, reading only the images that changed.",
 )
 @click.option(
-    "--forget", multiple=True, metavar="ID", help="With --update: take a picture out; @FILE has one a line."
+    "--forget", multiple=True, metavar="ID", help="With --update: take an image out; @FILE has one a line."
 )
 @click.option(
     "--head",
@@ -71,7 +71,7 @@ from toptune.commands.options.training import (
 def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> None:
     """Train a head on stored features; nothing is extracted again.
 
-    With --update RUN, bring a run up to date with its data set instead: new pictures are added, those that
+    With --update RUN, bring a run up to date with its data set instead: new images are added, those that
     are gone or to be forgotten are subtracted.
     """
     from toptune.train import train as run_training

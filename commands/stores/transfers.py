@@ -52,7 +52,7 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
         f"by buffers of at most {done['memory_bytes'] / 2**20:.1f} MiB"
     )
     if done["failed"]:
-        text += f"; NaN in the rows of {counted(len(done['failed']), 'picture')} that had failed"
+        text += f"; NaN in the rows of {counted(len(done['failed']), 'image')} that had failed"
     show(as_json, done, text)
 
 

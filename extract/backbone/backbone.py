@@ -30,7 +30,7 @@ SAMPLE_SEED = 0
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Backbone:
-    """A model in eval mode, without gradients, that turns pictures into features.
+    """A model in eval mode, without gradients, that turns images into features.
 
     Make one with `load_backbone`.
 
@@ -45,7 +45,7 @@ class Backbone:
     model : nn.Module
         timm's model, ``num_classes=0``.
     transform : EvalTransform
-        RGB picture to ``(3, h, w)`` tensor.
+        RGB image to ``(3, h, w)`` tensor.
     device : torch.device
         Where the model lies.
     folded : frozenset of str
@@ -97,7 +97,7 @@ class Backbone:
         return arrays
 
     def decode(self, data: bytes) -> Image.Image:
-        """Decode a picture's file by the recipe's route; see `decode_image`."""
+        """Decode an image's file by the recipe's route; see `decode_image`."""
         return decode_image(data, draft_edge=self.transform.draft_edge)
 
     def forward(self, batch: torch.Tensor, arrays: Sequence[str | TapArray]) -> dict[str, torch.Tensor]:

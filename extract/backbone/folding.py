@@ -111,7 +111,7 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def _after(norm: nn.Module) -> nn.Module:
-    """Give what timm's norm does beside normalising: its activation."""
+    """Give what timm's norm does beside normalizing: its activation."""
     activation = getattr(norm, "act", None)
     return activation if isinstance(activation, nn.Module) else nn.Identity()
 

@@ -107,7 +107,7 @@ class ForwardPass:
         Raises
         ------
         InputError
-            If a hooked module gives something else than one tensor with a row a picture.
+            If a hooked module gives something else than one tensor with a row an image.
         """
         handles = [
             module.register_forward_hook(partial(self._take, threading.get_ident(), name, sink))
@@ -131,7 +131,7 @@ class ForwardPass:
         if self.has_last:
             if not isinstance(value, torch.Tensor) or value.ndim != 2:
                 raise InputError(
-                    "the model's own output is not one vector a picture; name blocks or modules, not last"
+                    "the model's own output is not one vector an image; name blocks or modules, not last"
                 )
             sink(LAST, TapValue(value))
 
@@ -237,12 +237,12 @@ def _agree(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list[Tap]:
-    """Run the model on two noise pictures and describe what the taps give.
+    """Run the model on two noise images and describe what the taps give.
 
     Raises
     ------
     InputError
-        If a module does not run, runs several times, or does not give a row a picture.
+        If a module does not run, runs several times, or does not give a row an image.
     """
     found: dict[str, list[TapValue]] = {}
     forward = ForwardPass(model, names, sample)
@@ -258,7 +258,7 @@ def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list
             )
         if values[0].body.shape[0] != n_pictures:
             raise InputError(
-                f"layer {name} gives {values[0].body.shape[0]} rows for {n_pictures} pictures (windows, "
+                f"layer {name} gives {values[0].body.shape[0]} rows for {n_pictures} images (windows, "
                 "probably); take the layer around it"
             )
         taps.append(_tap(model, name, values[0]))

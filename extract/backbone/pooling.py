@@ -1,4 +1,4 @@
-"""From a tap's output to one vector a picture, on the device where the output lies."""
+"""From a tap's output to one vector an image, on the device where the output lies."""
 
 from dataclasses import dataclass
 

@@ -33,7 +33,7 @@ class Tap:
     kind : str
         ``vector`` (c,), ``tokens`` (n, c) with the prefix tokens first, or ``map`` (c, h, w).
     shape : tuple of int
-        Of one picture's output, by kind.
+        Of one image's output, by kind.
     n_prefix : int
         Tokens that stand for no patch (class token, registers), at the front.
     has_class_token : bool
@@ -72,7 +72,7 @@ class Tap:
         return self.shape[1:] if self.kind == "map" else self.shape[:-1]
 
     def dim(self, pooling: str) -> int:
-        """Values that a pooling leaves of one picture.
+        """Values that a pooling leaves of one image.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class TapArray:
 
     @property
     def dim(self) -> int:
-        """Values a picture."""
+        """Values an image."""
         return self.tap.dim(self.pooling)
 
 
@@ -173,7 +173,7 @@ def tap_arrays(taps: Iterable[Tap], pooling: str | Sequence[str] | None) -> list
     if wanted and "none" not in wanted and all(tap.kind == "vector" for tap in taps):
         raise InputError(
             f"pooling {', '.join(wanted)} has nothing to pool: {', '.join(tap.name for tap in taps)} "
-            "is one vector a picture; leave --pooling out, or name other layers"
+            "is one vector an image; leave --pooling out, or name other layers"
         )
     arrays = []
     for tap in taps:
@@ -183,7 +183,7 @@ def tap_arrays(taps: Iterable[Tap], pooling: str | Sequence[str] | None) -> list
         if array.dim > MAX_DIM:
             smaller = [name for name in reversed(array.tap.poolings) if array.tap.dim(name) <= MAX_DIM]
             raise InputError(
-                f"{array.name} would hold {array.dim} values a picture, more than the limit of {MAX_DIM}; "
+                f"{array.name} would hold {array.dim} values an image, more than the limit of {MAX_DIM}; "
                 f"pooling {smaller[0]!r} leaves {array.tap.dim(smaller[0])}"
             )
     return arrays

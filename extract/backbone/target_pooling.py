@@ -33,6 +33,6 @@ def target_window(places: Sequence[int], channels: int, target: int) -> int | No
 
 
 def target_dim(places: Sequence[int], channels: int, target: int) -> int:
-    """Values that are left of one picture."""
+    """Values that are left of one image."""
     window = target_window(places, channels, target)
     return channels if window is None else channels * prod(place // window for place in places)

@@ -18,10 +18,10 @@ MAX_RESIZED_PIXELS = 2**26
 
 
 class EvalTransform:
-    """A picture to the tensor that timm's ``create_transform(**config, is_training=False)`` gives.
+    """An image to the tensor that timm's ``create_transform(**config, is_training=False)`` gives.
 
     The two halves serve extraction: workers resize and crop (`pixels`, bytes), the device turns
-    a whole batch into normalised floats (`normalize`). Together they do the same operations.
+    a whole batch into normalized floats (`normalize`). Together they do the same operations.
 
     Parameters
     ----------
@@ -55,16 +55,16 @@ class EvalTransform:
         shape = {key: value for key, value in self.config.items() if key not in ("mean", "std")}
         return shape | {"draft_edge": self.draft_edge}
 
-    def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resize and crop an RGB picture: ``(h, w, 3)`` bytes.
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resize and crop an RGB image: ``(h, w, 3)`` bytes.
 
         Raises
         ------
         UnreadableImageError
-            If the picture is so long and thin that resizing its short edge would explode.
+            If the image is so long and thin that resizing its short edge would explode.
         """
-        self.check_shape(picture.size)
-        return np.array(self._geometry(picture), dtype=np.uint8)
+        self.check_shape(image.size)
+        return np.array(self._geometry(image), dtype=np.uint8)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
@@ -72,12 +72,12 @@ class EvalTransform:
         # ToTensor's and Normalize's own operations, so that the result is theirs to the bit.
         return pixels.permute(0, 3, 1, 2).to(torch.float32).div(255).sub_(mean).div_(std)
 
-    def __call__(self, picture: Image.Image) -> torch.Tensor:
-        """Turn an RGB picture into ``(3, h, w)`` floats."""
-        return self.normalize(torch.from_numpy(self.pixels(picture))[None])[0].contiguous()
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Turn an RGB image into ``(3, h, w)`` floats."""
+        return self.normalize(torch.from_numpy(self.pixels(image))[None])[0].contiguous()
 
     def check_shape(self, size: tuple[int, int]) -> None:
-        """Refuse a picture of that width and height if resizing its short edge would explode.
+        """Refuse an image of that width and height if resizing its short edge would explode.
 
         Raises
         ------
@@ -96,5 +96,5 @@ class EvalTransform:
 
     @property
     def _edge(self) -> int:
-        """Shorter edge of the resized picture, pixels."""
+        """Shorter edge of the resized image, pixels."""
         return math.floor(max(self.size) / float(self.config["crop_pct"]))

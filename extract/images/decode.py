@@ -1,4 +1,4 @@
-"""From a picture's bytes to upright RGB pixels."""
+"""From an image's bytes to upright RGB pixels."""
 
 import io
 import re
@@ -18,7 +18,7 @@ ROUTES = {"exact": DECODE, "draft": "pillow-rgb-upright-draft-1"}
 # Pillow refuses more than this by itself, so a higher limit has no effect.
 MAX_PIXELS = 178_956_970
 ORIENTATION = 0x0112
-# EXIF 2.3 §4.6.4 A, tag Orientation: what brings the picture upright.
+# EXIF 2.3 §4.6.4 A, tag Orientation: what brings the image upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,18 +31,18 @@ UPRIGHT = {
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int | None = None) -> Image.Image:
-    """Decode a picture into upright 8-bit RGB.
+    """Decode an image into upright 8-bit RGB.
 
-    EXIF orientation is honoured. 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255.
-    Transparency is dropped, as timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit pictures are converted;
+    EXIF orientation is honored. 16-bit gray is divided by 257 and rounded, so that 65535 becomes 255.
+    Transparency is dropped, as timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit images are converted;
     of an animation the first frame is taken. Safe to call from several threads.
 
     Parameters
     ----------
     data : bytes
-        The picture's file.
+        The image's file.
     max_pixels : int
-        Larger pictures are refused by what their header says, before anything is decoded.
+        Larger images are refused by what their header says, before anything is decoded.
     draft_edge : int, optional
         A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse transform), as far as its
         shorter edge stays at least this long, pixels.
@@ -50,26 +50,26 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int |
     Raises
     ------
     UnreadableImageError
-        If this is no picture, is damaged or cut off, too large, or of floating-point pixels.
+        If this is no image, is damaged or cut off, too large, or of floating-point pixels.
     """
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        with _quiet(), Image.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
+        with _quiet(), Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
             if width * height > max_pixels:
                 raise UnreadableImageError(
                     f"{width} x {height} pixels, more than the limit of {max_pixels}; shrink it, "
                     "or raise --max-pixels and extract again with --overwrite"
                 )
             if draft_edge is not None:
-                picture.draft(None, _at_least(picture.size, draft_edge))
-            picture.load()
-            return _upright(_to_rgb(picture), _orientation(picture))
+                image.draft(None, _at_least(image.size, draft_edge))
+            image.load()
+            return _upright(_to_rgb(image), _orientation(image))
     except (UnreadableImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("not a picture in a format that Pillow reads") from error
+        raise UnreadableImageError("not an image in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
         # Pillow's own check comes before ours: "Image size (200000000 pixels) exceeds ..."
         found = re.search(r"\d+", str(error))
@@ -87,45 +87,45 @@ def _at_least(size: tuple[int, int], edge: int) -> tuple[int, int]:
     return -(-size[0] * edge // short), -(-size[1] * edge // short)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    mode = picture.mode
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
     if mode == "RGB":
-        return picture.copy()
+        return image.copy()
     if mode == "F":
         raise UnreadableImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if mode == "I" or mode.startswith("I;16"):
-        return _grey16(picture).convert("RGB")
+        return _grey16(image).convert("RGB")
     if mode in ("P", "PA"):
         # By way of RGBA: converting straight loses which palette entries are transparent.
-        has_alpha = mode == "PA" or "transparency" in picture.info
-        return (picture.convert("RGBA") if has_alpha else picture).convert("RGB")
+        has_alpha = mode == "PA" or "transparency" in image.info
+        return (image.convert("RGBA") if has_alpha else image).convert("RGB")
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         if converted is None:  # only when asked to work in place
             raise UnreadableImageError("LAB pixels could not be converted")
         return converted
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def _grey16(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
+def _grey16(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise UnreadableImageError(f"32-bit pixels from {low} to {high} have no agreed range; save 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001  (a damaged EXIF block does not make the pixels unreadable)
         return 1
 
 
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
     method = UPRIGHT.get(orientation)
-    return picture if method is None else picture.transpose(method)
+    return image if method is None else image.transpose(method)
 
 
 _quiet_lock = threading.Lock()

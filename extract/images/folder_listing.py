@@ -8,8 +8,8 @@ from pathlib import Path
 from toptune.errors import InputError
 
 HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
-# What counts as a picture where no class folder says so; inside class folders every file counts.
-PICTURE_SUFFIXES = (
+# What counts as an image where no class folder says so; inside class folders every file counts.
+IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )

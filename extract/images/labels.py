@@ -22,21 +22,21 @@ def join_labels(
     Parameters
     ----------
     rows : sequence of sequence of str or None (n,)
-        The names of each picture, in the order given; None where nothing is known.
+        The names of each image, in the order given; None where nothing is known.
     where : str
         What the names come from, for messages.
 
     Returns
     -------
     labels : list of str or None (n,)
-        The only name of those pictures that have one.
+        The only name of those images that have one.
     joined : list of str or None (n,)
-        All names of each picture, with ``|`` between.
+        All names of each image, with ``|`` between.
 
     Raises
     ------
     InputError
-        If a name has a ``|`` in it, is empty or occurs twice for one picture.
+        If a name has a ``|`` in it, is empty or occurs twice for one image.
     """
     labels: list[str | None] = []
     joined: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Files that hold many pictures: read at offsets by several threads, few of them open at a time."""
+"""Files that hold many images: read at offsets by several threads, few of them open at a time."""
 
 import os
 import threading
@@ -57,7 +57,7 @@ class OpenFiles:
         Raises
         ------
         InputError
-            If the file is gone or another one: all its pictures would be wrong, not only this one.
+            If the file is gone or another one: all its images would be wrong, not only this one.
         UnreadableImageError
             If the disk fails, or the file ends before.
         """
@@ -68,7 +68,7 @@ class OpenFiles:
                 more = os.pread(handle.descriptor, n_bytes - len(data), offset + len(data))
                 if not more:
                     name = Path(self.files[number].path).name
-                    raise UnreadableImageError(f"{name} ends before the picture does")
+                    raise UnreadableImageError(f"{name} ends before the image does")
                 data += more
         except OSError as error:
             raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""`PartSource`: the rows of one part of a data set that grew, found in the pictures that are there now."""
+"""`PartSource`: the rows of one part of a data set that grew, found in the images that are there now."""
 
 import copy
 
@@ -14,12 +14,12 @@ from toptune.store.features.image_digests import GONE
 
 
 class PartSource:
-    """The pictures of a part, in its order; those that DATA no longer has cannot be read.
+    """The images of a part, in its order; those that DATA no longer has cannot be read.
 
     Parameters
     ----------
     source : ImageSource
-        Pictures in the order of `version`.
+        Images in the order of `version`.
     version : DatasetVersion
         What the data set is now.
     part : str
@@ -30,7 +30,7 @@ class PartSource:
     Attributes
     ----------
     whole : ImageSource
-        The pictures that it finds its own among.
+        The images that it finds its own among.
     is_there : array (n,) of bool
         Rows of the part that the version has.
     """
@@ -42,7 +42,7 @@ class PartSource:
         self._rows: npt.NDArray[np.intp] = np.full(manifest.n_rows, -1, dtype=np.intp)
         self._rows[version.part_row[rows]] = rows
         self.is_there: npt.NDArray[np.bool_] = self._rows >= 0
-        # A picture with the time that the version knows is the one that was looked at when it was made.
+        # An image with the time that the version knows is the one that was looked at when it was made.
         there, now = version.manifest.modified_ns, source.manifest().modified_ns
         times = manifest.modified_ns.copy()
         times[version.part_row[rows]] = np.where(
@@ -55,7 +55,7 @@ class PartSource:
         return self._manifest
 
     def over(self, whole: ImageSource) -> "PartSource":
-        """Return the same part, found in the same pictures opened another time."""
+        """Return the same part, found in the same images opened another time."""
         other = copy.copy(self)
         other.whole = whole
         return other

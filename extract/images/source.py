@@ -1,4 +1,4 @@
-"""`ImageSource`: an ordered list of pictures, and how DATA on the command line becomes one."""
+"""`ImageSource`: an ordered list of images, and how DATA on the command line becomes one."""
 
 import os
 import unicodedata
@@ -41,11 +41,11 @@ class ImageSource(Protocol):
         ...
 
     def manifest(self) -> Manifest:
-        """Ids, labels, splits and file sizes of all pictures."""
+        """Ids, labels, splits and file sizes of all images."""
         ...
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of one picture; called from several threads at once.
+        """Return the bytes of one image; called from several threads at once.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class FileRow:
-    """One picture in a file."""
+    """One image in a file."""
 
     id: str
     path: str
@@ -92,10 +92,10 @@ class FileSource:
             with Path(self.paths[row]).open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            # Only the reason: the path differs between machines, and the row names the picture.
+            # Only the reason: the path differs between machines, and the row names the image.
             raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
         if len(data) > MAX_FILE_BYTES:
-            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it a picture?")
+            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it an image?")
         return data
 
 
@@ -109,7 +109,7 @@ class SplitSource:
         if not self._rows:
             there = sorted({name for name in whole.splits if name is not None})
             raise InputError(
-                f"no picture of {source.name!r} belongs to split {split!r}; "
+                f"no image of {source.name!r} belongs to split {split!r}; "
                 + (f"its splits are {', '.join(there)}" if there else "it has no splits")
             )
         self.name = source.name

@@ -14,7 +14,7 @@ class ModelDone:
     Attributes
     ----------
     n_failed : int
-        Pictures that could not be used.
+        Images that could not be used.
     seconds_compute, seconds_write : float
         Of its forward passes and of committing.
     """

@@ -120,7 +120,7 @@ class Workers:
             order = self.client.submit(_same, self._order(lanes), pure=False)
         except (TypeError, AttributeError) as error:
             raise InputError(
-                f"the source of pictures cannot be sent to dask workers ({error}); give its path as DATA"
+                f"the source of images cannot be sent to dask workers ({error}); give its path as DATA"
             ) from error
         hope, watch = _Hope(), lanes[0].request.watch
         try:
@@ -175,7 +175,7 @@ class Workers:
             request=replace(
                 request,
                 source=source,
-                # Of the pictures as the worker opens them: here there may be very many.
+                # Of the images as the worker opens them: here there may be very many.
                 manifest=Manifest(request.manifest.table.schema.empty_table()),
                 existing=None,
                 progress=None,
@@ -228,7 +228,7 @@ def open_workers(request: ExtractRequest, n_units: int) -> Iterator[Workers | No
 
 
 def units_at_once(n_left: int, n_workers: int, unit_rows: int) -> int:
-    """Say how many units are handed out together: whole units, of at most some thousand pictures."""
+    """Say how many units are handed out together: whole units, of at most some thousand images."""
     most = max(1, ROWS_AT_ONCE // unit_rows)
     return max(1, min(most, n_left // (SHARES * max(1, n_workers))))
 
@@ -254,11 +254,11 @@ def _result(future: Any, lanes: Sequence[Lane], units: Sequence[int]) -> UnitsDo
         # Units are committed in order, so that the first one that is not did it.
         unit = next((unit for unit in units if not _is_seen(lanes, unit)), units[0])
         rows = lanes[0].cache.unit_slice(unit)
-        picture = lanes[0].request.manifest.picture_id
+        image = lanes[0].request.manifest.image_id
         raise ToptuneError(
             f"unit {unit} took several dask workers down one after the other ({error}): rows {rows.start} to "
-            f"{rows.stop - 1}, pictures {picture(rows.start)} to {picture(rows.stop - 1)}; the workers may "
-            "be short of memory, or one of the pictures crashes a decoder; what is committed stays"
+            f"{rows.stop - 1}, images {image(rows.start)} to {image(rows.stop - 1)}; the workers may "
+            "be short of memory, or one of the images crashes a decoder; what is committed stays"
         ) from error
     return found
 
@@ -291,7 +291,7 @@ def _is_seen(lanes: Sequence[Lane], unit: int) -> bool:
 
 
 def _probes(request: ExtractRequest) -> tuple[tuple[int, str], ...]:
-    """Read a few pictures whose bytes every worker must find."""
+    """Read a few images whose bytes every worker must find."""
     n = request.manifest.n_rows
     there = np.arange(n) if request.needed is None else np.flatnonzero(request.needed)
     places = np.unique(np.linspace(0, len(there) - 1, min(len(there), PROBES)).round().astype(int))

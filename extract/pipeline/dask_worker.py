@@ -54,14 +54,14 @@ class ModelOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitOrder:
-    """All that a worker has to know, beside the numbers of the units; small however many pictures there are.
+    """All that a worker has to know, beside the numbers of the units; small however many images there are.
 
     Attributes
     ----------
     key : str
         Tells this order from others.
     request : ExtractRequest
-        With pictures that are opened where they are read, and without a manifest.
+        With images that are opened where they are read, and without a manifest.
     root : str
         The store, by the path that every machine knows it by.
     models : tuple of ModelOrder
@@ -70,7 +70,7 @@ class UnitOrder:
     threads : int or None
         Of torch; by default those of the worker.
     probes : tuple of (int, str)
-        Row and digest of a few pictures.
+        Row and digest of a few images.
     """
 
     key: str
@@ -88,7 +88,7 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
     Raises
     ------
     InputError
-        If this worker does not see the pictures, the weights or the store that the client sees.
+        If this worker does not see the images, the weights or the store that the client sees.
     """
     worker = this_worker()
     with _ONE_AT_A_TIME:
@@ -145,16 +145,16 @@ def _cache(root: str, dataset: str, digest: str, created: str) -> FeatureCache:
 
 
 def _request(order: UnitOrder) -> ExtractRequest:
-    """Open the pictures, and compare a few of them, once an order."""
+    """Open the images, and compare a few of them, once an order."""
     if _SEEN.get("key") != order.key:
         source = order.request.source
         for row, digest in order.probes:
             try:
                 found = hashlib.sha256(source.read(row)).hexdigest()
             except UnreadableImageError as error:
-                raise InputError(f"picture {source.manifest().picture_id(row)} {error}") from error
+                raise InputError(f"image {source.manifest().image_id(row)} {error}") from error
             if found != digest:
-                raise InputError(f"picture {source.manifest().picture_id(row)} has other bytes here")
+                raise InputError(f"image {source.manifest().image_id(row)} has other bytes here")
         _SEEN.clear()
         _SEEN.update(key=order.key, request=replace(order.request, manifest=source.manifest()))
     request: ExtractRequest = _SEEN["request"]

@@ -1,4 +1,4 @@
-"""One model's share of a pass over pictures: its missing units, its forward passes, its failures."""
+"""One model's share of a pass over images: its missing units, its forward passes, its failures."""
 
 import logging
 import time
@@ -57,7 +57,7 @@ class Lane:
         To be computed, ascending; `wanted` is the set of them. If some are given they are looked at in place
         of the whole job's, and all of `arrays` are computed, because another process chose them.
     rows : int
-        Pictures in them.
+        Images in them.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Lane:
         Raises
         ------
         ConflictError
-            If a picture's bytes are not those that other features were extracted from.
+            If an image's bytes are not those that other features were extracted from.
         """
         self._check_content(batch)
         unit = self._open[-1]
@@ -121,7 +121,7 @@ class Lane:
         unit.failed |= batch.failed
         self.n_failed += sum(reason != GONE for reason in batch.failed.values())
         if len(batch.failed) == length(batch.rows):
-            # Nothing to compute: values of pictures that failed are stored as NaN whatever they are.
+            # Nothing to compute: values of images that failed are stored as NaN whatever they are.
             for array in self.arrays:
                 unit.values[array.name][unit.place(batch)] = 0
         elif self.arrays:
@@ -162,9 +162,9 @@ class Lane:
         digests, known = self._known.of(batch.rows)
         differs = known & (digests != batch.digests).any(axis=1)
         differs[[row - batch.rows.start for row, reason in batch.failed.items() if reason == GONE]] = False
-        picture = self.request.manifest.picture_id
+        image = self.request.manifest.image_id
         refuse_changed(
-            [picture(batch.rows.start + int(place)) for place in np.flatnonzero(differs)],
+            [image(batch.rows.start + int(place)) for place in np.flatnonzero(differs)],
             self.request.dataset,
         )
 
@@ -190,7 +190,7 @@ def forward_pixels(
     Raises
     ------
     torch.OutOfMemoryError
-        If not even one picture fits, or the batch does not and must not be cut.
+        If not even one image fits, or the batch does not and must not be cut.
     """
     with torch.inference_mode():
         outputs = _forward(backbone, to_device(pixels, backbone.device), arrays, may_halve=may_halve)
@@ -205,7 +205,7 @@ def _forward(
     except torch.OutOfMemoryError:
         if len(pixels) == 1 or not may_halve:
             raise
-    logger.warning("%d pictures at once do not fit the device's memory; computing halves", len(pixels))
+    logger.warning("%d images at once do not fit the device's memory; computing halves", len(pixels))
     torch.cuda.empty_cache()
     halves = [_forward(backbone, half, arrays, may_halve=True) for half in pixels.chunk(2)]
     return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
@@ -222,7 +222,7 @@ def length(rows: slice) -> int:
 
 
 def _known_digests(request: ExtractRequest, cache: FeatureCache) -> KnownDigests:
-    """Look for the pictures' digests in this cache and the others of the data set."""
+    """Look for the images' digests in this cache and the others of the data set."""
     caches = FeatureStore.open(request.root).caches(dataset=request.dataset)
     others = [other for other in caches if other.path != cache.path]
     return KnownDigests([cache, *others], needed=cache)

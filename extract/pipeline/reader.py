@@ -29,14 +29,14 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive pictures, ready for the device.
+    """Consecutive images, ready for the device.
 
     Attributes
     ----------
     rows : slice
         Of the data set.
     pixels : array (b, h, w, 3) of uint8
-        Zeros where a picture failed: it keeps its place, so that the others' batch mates do not change.
+        Zeros where an image failed: it keeps its place, so that the others' batch mates do not change.
     digests : array (b, 32) of uint8
         SHA-256 of each file's bytes; zeros where they could not be read.
     failed : dict of int to str
@@ -50,7 +50,7 @@ class Batch:
 
 
 class Geometry(Protocol):
-    """From an RGB picture to what a model sees."""
+    """From an RGB image to what a model sees."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +62,7 @@ class Geometry(Protocol):
         """See `decode_image`."""
         ...
 
-    def pixels(self, picture: Image.Image) -> Pixels:
+    def pixels(self, image: Image.Image) -> Pixels:
         """Resize and crop: ``(h, w, 3)`` bytes."""
         ...
 
@@ -77,13 +77,13 @@ class BatchReader:
     Parameters
     ----------
     source : ImageSource
-        Where pictures come from.
+        Where images come from.
     geometries : sequence of Geometry
-        Each picture is read and decoded once, and resized for each of them.
+        Each image is read and decoded once, and resized for each of them.
     workers : int
         Threads.
     max_pixels : int
-        Limit on a picture's size.
+        Limit on an image's size.
     is_pinned : bool
         Whether a CUDA device is going to fetch the pixels.
     """
@@ -165,15 +165,15 @@ class BatchReader:
                 self._busy_seconds += time.perf_counter() - start
 
 
-def _pixels(geometry: Geometry, picture: Image.Image) -> Pixels | str:
+def _pixels(geometry: Geometry, image: Image.Image) -> Pixels | str:
     try:
-        return geometry.pixels(picture)
+        return geometry.pixels(image)
     except UnreadableImageError as error:
         return str(error)
 
 
 def sha256(data: bytes) -> Pixels:
-    """Digest of a picture's bytes, ``(32,)``."""
+    """Digest of an image's bytes, ``(32,)``."""
     return np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
 
 
@@ -182,7 +182,7 @@ def _numbers(rows: slice) -> range:
 
 
 def open_reader(source_of: ExtractRequest, backbones: Sequence[Backbone]) -> BatchReader:
-    """Open a reader of a request's pictures, with a geometry a backbone."""
+    """Open a reader of a request's images, with a geometry a backbone."""
     return BatchReader(
         source_of.source,
         [backbone.transform for backbone in backbones],

@@ -40,7 +40,7 @@ class Transfer:
         """Wait, and give name to ``(b, dim)`` in main memory.
 
         Arrays that are to be float16 come as float16; one that would overflow stays float32, for the store to
-        name the picture.
+        name the image.
         """
         if self.done is not None:
             self.done.synchronize()

@@ -1,4 +1,4 @@
-"""Whether pictures still have the bytes that were extracted; without torch."""
+"""Whether images still have the bytes that were extracted; without torch."""
 
 import hashlib
 import logging
@@ -21,12 +21,12 @@ _AHEAD = 64
 
 
 class ContentCheck:
-    """Reads pictures, each once, and compares them with the digests in a store.
+    """Reads images, each once, and compares them with the digests in a store.
 
     Attributes
     ----------
     n_checked : int
-        Pictures that were compared with a digest.
+        Images that were compared with a digest.
     """
 
     def __init__(self, store: FeatureStore, source: ImageSource, *, workers: int) -> None:
@@ -41,7 +41,7 @@ class ContentCheck:
     def changed(
         self, part: str, places: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
     ) -> npt.NDArray[np.bool_]:
-        """Tell which pictures differ from what was extracted of them.
+        """Tell which images differ from what was extracted of them.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class ContentCheck:
     def find(
         self, part: str, places: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
     ) -> npt.NDArray[np.intp]:
-        """Find pictures by their bytes among rows of a part.
+        """Find images by their bytes among rows of a part.
 
         Parameters
         ----------
@@ -96,13 +96,13 @@ class ContentCheck:
         if caches:
             digests, known = known_digests(caches, caches[0].n_rows)
             place_of = {digests[place].tobytes(): place for place in places[known[places]].tolist()}
-            place_of.pop(bytes(DIGEST_BYTES), None)  # pictures that could not be read have no bytes
+            place_of.pop(bytes(DIGEST_BYTES), None)  # images that could not be read have no bytes
             self._read(rows.tolist())
             found[:] = [place_of.get(self._digests[row], -1) for row in rows.tolist()]
         return found
 
     def _read(self, rows: Sequence[int]) -> None:
-        """Read pictures in threads; few are on their way at a time."""
+        """Read images in threads; few are on their way at a time."""
         wanted = iter([row for row in rows if row not in self._digests])
         with ThreadPoolExecutor(self._workers, thread_name_prefix="toptune-read") as pool:
             while some := list(islice(wanted, _AHEAD)):

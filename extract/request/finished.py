@@ -41,7 +41,7 @@ def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | 
 
 
 def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
-    """Read pictures again whose modification time changed since they were registered.
+    """Read images again whose modification time changed since they were registered.
 
     Raises
     ------
@@ -62,28 +62,28 @@ def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
             except UnreadableImageError:
                 digest = bytes(digests.shape[1])
             if digest != digests[row - rows.start].tobytes():
-                changed.append(request.manifest.picture_id(row))
+                changed.append(request.manifest.image_id(row))
     refuse_changed(changed, request.dataset)
 
 
 def refuse_changed(changed: Sequence[str], dataset: str) -> None:
-    """Raise a `ConflictError` that names the pictures, if there are any."""
+    """Raise a `ConflictError` that names the images, if there are any."""
     if changed:
         shown = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
         raise ConflictError(
-            f"{counted(len(changed), 'picture')} of data set {dataset!r} changed since the extraction: "
+            f"{counted(len(changed), 'image')} of data set {dataset!r} changed since the extraction: "
             f"{shown}; give --update to extract what is there now, put "
             "back what was, or extract under another --dataset"
         )
 
 
 def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> None:
-    """Raise an `InputError` if every picture failed."""
+    """Raise an `InputError` if every image failed."""
     if len(failed) == n_rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(
-            f"none of the {n_rows} pictures of {dataset!r} could be used: {reasons}; these failures are "
-            "recorded in the store under that name: repair the pictures and extract with --update, or under "
+            f"none of the {n_rows} images of {dataset!r} could be used: {reasons}; these failures are "
+            "recorded in the store under that name: repair the images and extract with --update, or under "
             "another --dataset"
         )
 
@@ -96,13 +96,13 @@ def finished_summary(
     Raises
     ------
     InputError
-        If no picture of the data set could be used.
+        If no image of the data set could be used.
     """
-    needed, picture = request.needed, request.manifest.picture_id
+    needed, image = request.needed, request.manifest.image_id
     # A job of many says what failed in its own units: to read all entries would cost as much as its work.
     mine = None if request.shard == (0, 1) else request.units(cache.n_units, cache.unit_rows)
     failed = {
-        picture(row): reason
+        image(row): reason
         for row, reason in cache.failed_rows([*names], units=mine).items()
         if needed is None or needed[row]
     }

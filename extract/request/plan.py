@@ -19,7 +19,7 @@ class ArrayPlan:
     name : str
         ``<tap>.<pooling>``.
     dim : int
-        Values a picture.
+        Values an image.
     dtype : str
         On disk.
     units_missing : int
@@ -33,7 +33,7 @@ class ArrayPlan:
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes on disk of one picture."""
+        """Bytes on disk of one image."""
         return self.dim * (2 if self.dtype == "float16" else 4)
 
 
@@ -50,19 +50,19 @@ class ExtractPlan:
     device, precision : str
         Where and in which arithmetic the model runs.
     rows, rows_missing : int
-        Pictures of the data set, and those that this job has to read.
+        Images of the data set, and those that this job has to read.
     unit_rows, batch_size, units, units_missing : int
         The cut into units, how many belong to this job, and how many of those are to be computed.
     arrays : tuple of ArrayPlan
         What is stored.
     bytes_read, bytes_written : int
-        Of picture files, and of features.
+        Of image files, and of features.
     memory_bytes : int
         Estimate of what buffers hold at most, beside the model and its activations.
     pixel_bytes_per_image : int
-        What moves to the device of one picture; back come its features.
+        What moves to the device of one image; back come its features.
     files_written : int
-        Of features and of the pictures' digests, each with a ledger entry until all are there.
+        Of features and of the images' digests, each with a ledger entry until all are there.
     parts : int
         Parts of a data set that grew, over which these are totals; the cut is that of the first.
     """
@@ -88,7 +88,7 @@ class ExtractPlan:
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes on disk of one picture over all arrays."""
+        """Bytes on disk of one image over all arrays."""
         return sum(array.bytes_per_image for array in self.arrays)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,17 +103,17 @@ class ExtractPlan:
         lines = [
             f"{self.model} over {self.dataset} into {self.store}"
             + (f", in {self.parts} parts" if self.parts > 1 else ""),
-            f"  read     {self.rows_missing} of {self.rows} pictures, {_bytes(self.bytes_read)}",
+            f"  read     {self.rows_missing} of {self.rows} images, {_bytes(self.bytes_read)}",
             f"  compute  {self.units_missing} of {self.units} units of {self.unit_rows} rows, batches of "
             f"{self.batch_size}, {self.precision} on {self.device}",
-            f"  move     {self.pixel_bytes_per_image} bytes of pixels a picture to the device, "
+            f"  move     {self.pixel_bytes_per_image} bytes of pixels an image to the device, "
             f"{self.bytes_per_image} of pooled features back",
-            f"  write    {self.bytes_per_image} bytes a picture, {_bytes(self.bytes_written)} in all, in "
+            f"  write    {self.bytes_per_image} bytes an image, {_bytes(self.bytes_written)} in all, in "
             f"{self.files_written} files, each with a ledger entry until all are there",
             f"  buffers  {_bytes(self.memory_bytes)} of memory",
         ]
         lines += [
-            f"    {array.name}: {array.dim} x {array.dtype}, {array.bytes_per_image} bytes a picture"
+            f"    {array.name}: {array.dim} x {array.dtype}, {array.bytes_per_image} bytes an image"
             + ("" if array.units_missing else ", already stored")
             for array in self.arrays
         ]
@@ -129,11 +129,11 @@ class ExtractSummary:
     dataset, model, digest, cache : str
         Names in the store, the recipe's digest and the cache's folder.
     rows : int
-        Pictures of the data set.
+        Images of the data set.
     units_total, units_done, units_already : int
         Units of this job: all of them, those computed now, those that were there.
     failed : mapping of str to str
-        Id to reason of pictures that could not be used, whenever they were read; with a shard those of its
+        Id to reason of images that could not be used, whenever they were read; with a shard those of its
         units.
     images_per_second : float
         Over the time from the first read to the last commit; 0 if nothing was computed.
@@ -154,17 +154,17 @@ class ExtractSummary:
     dry_run : bool
         Whether nothing was written.
     too_many_failed : bool
-        Whether more pictures failed than ``max_failures`` allows.
+        Whether more images failed than ``max_failures`` allows.
     version : int
         Version of the data set that these are.
     difference : Difference, optional
-        With ``update``: how many pictures differ from the version before.
+        With ``update``: how many images differ from the version before.
     changed : tuple of str
-        With ``update``: ids of pictures that stand for other bytes than before.
+        With ``update``: ids of images that stand for other bytes than before.
     rehashed : int, optional
-        With ``rehash``: pictures that were compared with the digest of what was extracted.
+        With ``rehash``: images that were compared with the digest of what was extracted.
     contents : ManifestContents, optional
-        Classes, splits and pictures without a label of what was asked for.
+        Classes, splits and images without a label of what was asked for.
     costs : mapping
         Of the whole call, all its models and parts together; see `toptune.costs.meter.CostMeter`. Dask
         workers elsewhere are not in it, only in the ledgers.
@@ -214,9 +214,9 @@ class ExtractSummary:
         return "\n".join([*self._growth(), self._extraction()])
 
     def _growth(self) -> Iterator[str]:
-        """Say what became of the pictures that were there before."""
+        """Say what became of the images that were there before."""
         if self.rehashed is not None:
-            yield f"{counted(self.rehashed, 'picture')} read and compared with what was extracted of them"
+            yield f"{counted(self.rehashed, 'image')} read and compared with what was extracted of them"
         if self.difference is not None:
             would_be = "would be " if self.dry_run else ""
             before = self.difference.shared + self.difference.changed + self.difference.removed
@@ -232,9 +232,9 @@ class ExtractSummary:
         if self.dry_run:
             return "\n".join(["dry run, nothing is written", *self._contents(), str(self.plan)])
         if self.nothing_to_do:
-            return f"nothing to do: {counted(self.rows, 'picture')} stored in {self.cache}"
+            return f"nothing to do: {counted(self.rows, 'image')} stored in {self.cache}"
         lines = [
-            f"{counted(self.rows, 'picture')}, {self.units_done} of {counted(self.units_total, 'unit')} "
+            f"{counted(self.rows, 'image')}, {self.units_done} of {counted(self.units_total, 'unit')} "
             "computed"
             + (f", {self.units_already} were there" if self.units_already else "")
             + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
@@ -246,7 +246,7 @@ class ExtractSummary:
         ]
         if self.failed:
             lines.insert(
-                1, f"{counted(len(self.failed), 'picture')} could not be used; failed rows are kept, as NaN"
+                1, f"{counted(len(self.failed), 'image')} could not be used; failed rows are kept, as NaN"
             )
         return "\n".join(lines)
 

@@ -15,8 +15,8 @@ from toptune.extract.sources.glyphs import GREEK, HELD_OUT_FONTS, distort, rende
 from toptune.store.datasets.manifest import Manifest
 
 BUILTINS = {
-    "digits": "1,797 scanned handwritten digits, 8x8 grey, 10 classes (scikit-learn's load_digits)",
-    "greek": "1,200 drawn lower-case Greek letters, 20x20 grey, distorted, in eight fonts, 24 classes",
+    "digits": "1,797 scanned handwritten digits, 8x8 gray, 10 classes (scikit-learn's load_digits)",
+    "greek": "1,200 drawn lower-case Greek letters, 20x20 gray, distorted, in eight fonts, 24 classes",
 }
 GREEK_FONTS = (*HELD_OUT_FONTS, "DejaVuSans", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Italic")
 GREEK_PER_CLASS = 50
@@ -36,9 +36,9 @@ class BuiltinSource:
     name : str
         Name of the data set.
     ids, labels : tuple of str
-        One per picture, in the fixed order of the rows.
+        One per image, in the fixed order of the rows.
     pngs : tuple of bytes
-        The pictures, PNG encoded.
+        The images, PNG encoded.
     """
 
     name: str
@@ -48,7 +48,7 @@ class BuiltinSource:
 
     @property
     def n(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.ids)
 
     @cached_property
@@ -65,7 +65,7 @@ class BuiltinSource:
         return self._manifest
 
     def read(self, row: int) -> bytes:
-        """Return the PNG bytes of picture ``row``, counted from 0."""
+        """Return the PNG bytes of image ``row``, counted from 0."""
         if not 0 <= row < self.n:
             raise InputError(f"{self.name} has rows 0 to {self.n - 1}, not {row}")
         return self.pngs[row]
@@ -100,13 +100,13 @@ def open_builtin(name: str, split: str | None = None) -> BuiltinSource:
 
 @cache
 def _digits() -> BuiltinSource:
-    pictures, targets = load_digits(return_X_y=True)
-    grey = np.rint(pictures.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    images, targets = load_digits(return_X_y=True)
+    grey = np.rint(images.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
     return BuiltinSource(
         name="digits",
         ids=tuple(f"digits/{row:04d}" for row in range(len(grey))),
         labels=tuple(str(target) for target in targets),
-        pngs=tuple(_png(picture) for picture in grey),
+        pngs=tuple(_png(image) for image in grey),
     )
 
 
@@ -119,18 +119,18 @@ def _greek() -> BuiltinSource:
         name="greek",
         ids=tuple(f"greek/{name}/{copy:02d}" for name, copy in names),
         labels=tuple(name for name, _ in names),
-        pngs=tuple(_png(_greek_picture(letters[name], copy, random)) for name, copy in names),
+        pngs=tuple(_png(_greek_image(letters[name], copy, random)) for name, copy in names),
     )
 
 
-def _greek_picture(letter: str, copy: int, random: np.random.Generator) -> NDArray[np.uint8]:
+def _greek_image(letter: str, copy: int, random: np.random.Generator) -> NDArray[np.uint8]:
     drawn = render(letter, GREEK_FONTS[copy % len(GREEK_FONTS)], size=40, ink=28)
     return distort(drawn, random, size=20)
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
+def _png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

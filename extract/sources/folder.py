@@ -11,32 +11,32 @@ from pathlib import Path
 from PIL import Image
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import HIDDEN, PICTURE_SUFFIXES
+from toptune.extract.images.folder_listing import HIDDEN, IMAGE_SUFFIXES
 from toptune.extract.images.source import SPLITS, FileRow, FileSource, default_name, printable
 
 logger = logging.getLogger(__name__)
 _LOOKED_AT = 20
-EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or pictures"
+EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
 
 def open_folder(folder: Path) -> FileSource:
-    """Open a folder of pictures; rows are sorted by id, the path within the folder.
+    """Open a folder of images; rows are sorted by id, the path within the folder.
 
     Class folders may hold further folders and links to folders; every file in them that is not
-    hidden is a row, also one that is no picture (it is recorded as failed when it is decoded). Files
+    hidden is a row, also one that is no image (it is recorded as failed when it is decoded). Files
     beside split or class folders are ignored. Folders called ``train``, ``val``, ``valid``,
     ``validation`` or ``test`` are splits if one of them holds folders, or if there are no others.
-    A folder of nothing but pictures is a data set without labels.
+    A folder of nothing but images is a data set without labels.
 
     Raises
     ------
     InputError
-        If there are no pictures, none of the files looked at is one, or two names differ only in their
+        If there are no images, none of the files looked at is one, or two names differ only in their
         Unicode form.
     """
     rows = sorted(_rows(folder), key=lambda row: row.id)
     if not rows:
-        raise InputError(f"{folder} holds no pictures; {EXPECTED}")
+        raise InputError(f"{folder} holds no images; {EXPECTED}")
     _refuse_other_files(folder, rows)
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
@@ -74,19 +74,19 @@ def _rows(folder: Path) -> Iterator[FileRow]:
 
 
 def _refuse_other_files(folder: Path, rows: Sequence[FileRow]) -> None:
-    """Refuse folders of something else: no name says picture, and neither does what some files begin with."""
-    if any(Path(row.id).suffix.lower() in PICTURE_SUFFIXES for row in rows):
+    """Refuse folders of something else: no name says image, and neither does what some files begin with."""
+    if any(Path(row.id).suffix.lower() in IMAGE_SUFFIXES for row in rows):
         return
     looked_at = rows[:: -(-len(rows) // _LOOKED_AT)]
-    if not any(_is_picture(row.path) for row in looked_at):
+    if not any(_is_image(row.path) for row in looked_at):
         raise InputError(
-            f"{folder} holds folders, but none of the {len(looked_at)} files looked at is a picture, of "
+            f"{folder} holds folders, but none of the {len(looked_at)} files looked at is an image, of "
             f"{len(rows)} in all: the first is {rows[0].id}; {EXPECTED}. Where arrays, shards or tables lie "
             "deeper, give their folder"
         )
 
 
-def _is_picture(path: str) -> bool:
+def _is_image(path: str) -> bool:
     try:
         with Image.open(path):
             return True
@@ -106,7 +106,7 @@ def _class_rows(parent: Path, root: Path, split: str | None) -> Iterator[FileRow
             logger.warning("class folder %s is empty and left out", entry.path)
     if not folders:
         for file in files:
-            if Path(file.name).suffix.lower() in PICTURE_SUFFIXES:
+            if Path(file.name).suffix.lower() in IMAGE_SUFFIXES:
                 yield _file_row(file, root, None, split)
 
 

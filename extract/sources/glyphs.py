@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001  (characters of many scripts are the data of this module)
 """Characters drawn from fonts: what the embedded backbone was pretrained on, and the built-in ``greek`` set.
 
-The fonts are those inside the matplotlib package, so that the same pictures can be drawn wherever toptune
+The fonts are those inside the matplotlib package, so that the same images can be drawn wherever toptune
 is installed. ``SOURCE_SCRIPTS`` are the classes of the pretraining task. None of them is a digit in any
 script, and none of them *looks* like a digit or like a lower-case Greek letter: a character was left out
 when its `shape_similarity` to one of those exceeds `MAX_SIMILARITY` in any of `SIMILARITY_FONTS` (which
@@ -81,20 +81,20 @@ def draw_ink(character: str, font: str) -> Image.Image:
     # Basic layout: Raqm is not in every build of Pillow and could shape the character differently.
     face = ImageFont.truetype(str(_font_file(font)), _POINTS, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = (int(edge) for edge in face.getbbox(character))
-    picture = Image.new("L", (max(1, right - left), max(1, bottom - top)), 0)
-    ImageDraw.Draw(picture).text((-left, -top), character, fill=255, font=face)
-    return picture
+    image = Image.new("L", (max(1, right - left), max(1, bottom - top)), 0)
+    ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=face)
+    return image
 
 
 def render(character: str, font: str, *, size: int = 48, ink: int = 34) -> NDArray[np.uint8]:
-    """Draw ``character`` so that the longer side of its ink measures ``ink`` pixels, centred.
+    """Draw ``character`` so that the longer side of its ink measures ``ink`` pixels, centered.
 
     Parameters
     ----------
     character, font : str
         One character, and the name of a font file of matplotlib without ``.ttf``.
     size, ink : int
-        Side of the picture and of the ink's box in pixels.
+        Side of the image and of the ink's box in pixels.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def render(character: str, font: str, *, size: int = 48, ink: int = 34) -> NDArr
 
 
 def distort(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     random: np.random.Generator,
     *,
     size: int,
@@ -130,14 +130,14 @@ def distort(
     blur: tuple[float, float] = (0.6, 1.4),
     noise: float = 0.08,
 ) -> NDArray[np.uint8]:
-    """Return a randomly deformed, reduced, blurred and noisy copy of a white-on-black picture.
+    """Return a randomly deformed, reduced, blurred and noisy copy of a white-on-black image.
 
     Parameters
     ----------
-    picture : ndarray of uint8, shape (s, s)
+    image : ndarray of uint8, shape (s, s)
         A rendered character.
     random : numpy.random.Generator
-        Source of every choice; the same state gives the same picture.
+        Source of every choice; the same state gives the same image.
     size : int
         Side of the result in pixels.
     rotation_degrees, shear : float
@@ -145,7 +145,7 @@ def distort(
     shift, elastic : float
         Largest shift, and standard deviation of the elastic displacements, as fractions of the side.
     blur : (float, float)
-        Range of the Gaussian blur before reduction, in pixels of ``picture`` per 48 pixels of side.
+        Range of the Gaussian blur before reduction, in pixels of ``image`` per 48 pixels of side.
     noise : float
         Largest standard deviation of additive noise as a fraction of full scale.
 
@@ -153,19 +153,19 @@ def distort(
     -------
     ndarray of uint8, shape (size, size)
     """
-    side = picture.shape[0]
+    side = image.shape[0]
     angle = np.deg2rad(random.uniform(-rotation_degrees, rotation_degrees))
     rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = rotate @ np.array([[1.0, random.uniform(-shear, shear)], [0.0, 1.0]])
     matrix = matrix / random.uniform(0.75, 1.1, size=2)  # columns: one scale per axis
     centre = (side - 1) / 2 * (1 + random.uniform(-2 * shift, 2 * shift, size=2))
-    # Sampled at the centres of the result's pixels, after a blur that keeps the reduction from aliasing.
+    # Sampled at the centers of the result's pixels, after a blur that keeps the reduction from aliasing.
     axis = (np.arange(size) + 0.5) * side / size - 0.5
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij")) - (side - 1) / 2
     coarse = random.normal(0.0, elastic * side, size=(2, 4, 4))
     bend = np.stack([ndimage.zoom(c, size / 4, order=3, grid_mode=True, mode="nearest") for c in coarse])
     where = np.einsum("ij,jhw->ihw", matrix, grid) + centre[:, None, None] + bend
-    smooth = ndimage.gaussian_filter(picture.astype(np.float32), random.uniform(*blur) * side / 48)
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), random.uniform(*blur) * side / 48)
     values = ndimage.map_coordinates(smooth, where, order=1, mode="constant", cval=0.0) / 255.0
     values = values * random.uniform(0.5, 1.0) + random.uniform(0.0, 0.15)
     values = values + random.normal(0.0, random.uniform(0.0, noise), size=values.shape)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import PICTURE_SUFFIXES, FolderListing, list_folder
+from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, FolderListing, list_folder
 from toptune.extract.images.source import BUILTINS, SPLITS, ImageSource, SplitSource
 from toptune.extract.sources.archives.tar import open_shards, refuse_compressed
 from toptune.extract.sources.archives.zip import open_zip
@@ -19,10 +19,10 @@ from toptune.extract.sources.arrays.npz import open_npz
 from toptune.extract.sources.folder import open_folder, walk_files
 from toptune.extract.sources.tables.arrow import find_saved, open_arrow, open_saved
 from toptune.extract.sources.tables.manifest_file import open_manifest
-from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_pictures, open_parquet
+from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_images, open_parquet
 
 GIVE = (
-    "give a folder of pictures, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "
+    "give a folder of images, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "
     "set, "
     "a zip archive, .npz, idx files or the folder of CIFAR's batches"
 )
@@ -48,7 +48,7 @@ _Open = Callable[[list[Path], Path], ImageSource]
 _KINDS: tuple[tuple[str, _Find, _Open], ...] = (
     ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
     ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
-    ("Parquet files with pictures", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
+    ("Parquet files with images", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
     ("idx files", find_idx, lambda files, _: open_idx(files)),
     ("batches of CIFAR", find_cifar, lambda files, _: open_cifar(files)),
 )
@@ -72,9 +72,9 @@ def _open_folder(folder: Path) -> ImageSource:
         _refuse_archives(listing)
         return open_folder(folder)
     kinds = [kind for kind, _, _ in found]
-    picture = _first_picture(folder)
-    if picture is not None:
-        kinds.append(f"pictures ({picture.relative_to(folder)})")
+    image = _first_image(folder)
+    if image is not None:
+        kinds.append(f"pictures ({image.relative_to(folder)})")
     if len(kinds) > 1:
         raise InputError(
             f"{folder} holds {' and '.join(kinds)}; which is meant? Keep them in folders of their own, or "
@@ -88,16 +88,15 @@ def _open_folder(folder: Path) -> ImageSource:
 def _refuse_archives(listing: FolderListing) -> None:
     """Name the files that could be meant in a folder that holds nothing else."""
     archives = [name for name in listing.files if name.lower().endswith(_ARCHIVE_SUFFIXES)]
-    if archives and not listing.folders and _first_picture(listing.folder) is None:
+    if archives and not listing.folders and _first_image(listing.folder) is None:
         more = ", ..." if len(archives) > SHOWN else ""
         raise InputError(
-            f"{listing.folder} holds no pictures; it has {', '.join(archives[:SHOWN])}{more}: give one of "
-            "them"
+            f"{listing.folder} holds no images; it has {', '.join(archives[:SHOWN])}{more}: give one of them"
         )
 
 
-def _first_picture(folder: Path) -> Path | None:
-    return next((file for file in walk_files(folder) if file.suffix.lower() in PICTURE_SUFFIXES), None)
+def _first_image(folder: Path) -> Path | None:
+    return next((file for file in walk_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES), None)
 
 
 def _open_file(path: Path) -> ImageSource:
@@ -110,7 +109,7 @@ def _open_file(path: Path) -> ImageSource:
     if suffix == ".csv":
         return open_manifest(path)
     if suffix == ".parquet" or head.startswith(b"PAR1"):
-        return open_parquet([path], whole=path) if is_parquet_of_pictures(path) else open_manifest(path)
+        return open_parquet([path], whole=path) if is_parquet_of_images(path) else open_manifest(path)
     if suffix == ".tar" or head[_TAR_MAGIC] == b"ustar":
         return open_shards([path])
     if suffix == ".npz" or _is_npz(path, head):
@@ -151,8 +150,8 @@ def _what(path: Path, head: bytes) -> str:
         return f"is one batch of CIFAR; give its folder, {path.parent}"
     if not head:
         return "is empty"
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return "is one picture; give its folder"
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return "is one image; give its folder"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "is a Python pickle, which is a program; only those of CIFAR are read, by their folder"
     return f"is a file of kind {path.suffix or 'unknown'!r}, and nothing that toptune reads by its content"
@@ -164,7 +163,7 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
     Parameters
     ----------
     data : path, str or ImageSource
-        A folder of pictures (``class/x.jpg``, ``train|val|test/class/x.jpg``, or pictures without
+        A folder of images (``class/x.jpg``, ``train|val|test/class/x.jpg``, or images without
         classes); a CSV or Parquet manifest; WebDataset shards (a ``.tar``, a folder of them, or a pattern
         like ``train-{000..099}.tar``); a Hugging Face data set (a folder from ``save_to_disk``, or of
         Parquet files); a zip archive; arrays (``.npz``, idx files, CIFAR's batches); or the name of a
@@ -176,7 +175,7 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
     ------
     InputError
         If there is nothing of that name, it is of no kind that is known or of several, it holds no
-        pictures, or none of that split.
+        images, or none of that split.
     """
     source = _open_whole(data)
     return source if split is None else SplitSource(source, split)

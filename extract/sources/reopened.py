@@ -1,4 +1,4 @@
-"""`ReopenedSource`: pictures that another process opens again by their path, in place of being sent them."""
+"""`ReopenedSource`: images that another process opens again by their path, in place of being sent them."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +14,7 @@ from toptune.store.datasets.manifest import Manifest
 class ReopenedSource:
     """The source that `open_source` gives for DATA, opened where it is first used, once a process.
 
-    It travels as DATA's name alone, however many pictures there are.
+    It travels as DATA's name alone, however many images there are.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class ReopenedSource:
     split : str, optional
         As given to `open_source`.
     digest : str
-        `Manifest.pictures_digest` of the pictures as they were opened first.
+        `Manifest.pictures_digest` of the images as they were opened first.
     """
 
     def __init__(self, data: str, split: str | None, digest: str) -> None:
@@ -54,5 +54,5 @@ def to_be_reopened(source: ImageSource, data: str, split: str | None) -> ImageSo
 def _open(data: str, split: str | None, digest: str) -> ImageSource:
     source = open_source(data, split=split)
     if source.manifest().pictures_digest != digest:
-        raise InputError(f"{data} holds other pictures here ({source.manifest().n_rows} of them)")
+        raise InputError(f"{data} holds other images here ({source.manifest().n_rows} of them)")
     return source

@@ -35,7 +35,7 @@ class LedgerEntry:
     non_finite : int
         NaN or infinite values in rows that did not fail.
     failed : Mapping[int, str]
-        Row to reason, for pictures that could not be used; their values are NaN.
+        Row to reason, for images that could not be used; their values are NaN.
     seconds : float
         Time the unit took, over all arrays written with it.
     host, when : str

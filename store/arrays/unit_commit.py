@@ -39,7 +39,7 @@ class UnitCommit:
     rows : slice
         Its rows of the data set.
     failed : mapping of int to str
-        Row to reason of pictures that could not be used.
+        Row to reason of images that could not be used.
     seconds : float
         Time that computing took.
     costs : mapping, optional
@@ -65,7 +65,7 @@ class UnitCommit:
         InputError
             If shape or type do not fit.
         """
-        return to_stored(spec, values, rows=self.rows, failed=self.failed, picture=self.image_id)
+        return to_stored(spec, values, rows=self.rows, failed=self.failed, image=self.image_id)
 
     def publish(self, spec: ArraySpec, stored: StoredUnit) -> LedgerEntry:
         """Publish one array's unit and return the ledger entry of what then stands on disk.
@@ -83,7 +83,7 @@ class UnitCommit:
         found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
         failed = self.failed
         if found is not data and found != data and spec.is_feature:
-            # By one who died before the ledger, perhaps with other pictures unreadable.
+            # By one who died before the ledger, perhaps with other images unreadable.
             values = made.decode_unit(spec, found, self.unit)
             stored = StoredUnit(values, all_finite(values))
             unknown = "NaN in what an interrupted writer left"
@@ -95,7 +95,7 @@ class UnitCommit:
             stop=self.rows.stop,
             n_bytes=len(found),
             sha256=hashlib.sha256(found).hexdigest(),
-            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, picture=self.image_id),
+            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, image=self.image_id),
             failed=failed,
             seconds=float(self.seconds),
             host=socket.gethostname(),

@@ -30,7 +30,7 @@ def to_stored(
     *,
     rows: slice,
     failed: Mapping[int, str],
-    picture: Callable[[int], str],
+    image: Callable[[int], str],
 ) -> StoredUnit:
     """Convert a unit to the array's type on disk, with NaN in failed rows of features.
 
@@ -42,15 +42,15 @@ def to_stored(
         The unit's rows of the data set.
     failed : mapping of int to str
         Row of the data set to reason.
-    picture : callable
-        Row of the data set to picture id, for messages.
+    image : callable
+        Row of the data set to image id, for messages.
 
     Raises
     ------
     InputError
         If shape or type do not fit.
     NumericalError
-        If a finite value becomes infinite; names the picture and the array.
+        If a finite value becomes infinite; names the image and the array.
     """
     needed = (rows.stop - rows.start, spec.dim)
     if values.shape != needed:
@@ -75,7 +75,7 @@ def to_stored(
         row = rows.start + place
         value = float(values[place][overflow[place]][0])
         raise NumericalError(
-            f"array {spec.name}: value {value:g} of picture {picture(row)!r} (row {row}) exceeds the "
+            f"array {spec.name}: value {value:g} of image {image(row)!r} (row {row}) exceeds the "
             f"largest {spec.dtype}, {np.finfo(spec.dtype).max:g}; extract it again with "
             "--overwrite --dtype float32"
         )
@@ -88,7 +88,7 @@ def count_non_finite(
     *,
     rows: slice,
     failed: Mapping[int, str],
-    picture: Callable[[int], str],
+    image: Callable[[int], str],
 ) -> int:
     """Count NaN and infinite values in rows that did not fail, and log them."""
     if stored.is_finite:
@@ -107,7 +107,7 @@ def count_non_finite(
             rows.start,
             rows.stop,
             row,
-            picture(row),
+            image(row),
         )
     return n_values
 

@@ -15,7 +15,7 @@ def choose_unit_rows(n_rows: int, bytes_per_row: int, batch_size: int) -> int:
     """Choose how many rows make one unit, the smallest thing that a job does.
 
     The number of units grows with the square root of the rows (about ``sqrt(n) / 4``), so that little is
-    lost when a job dies and files stay few: 64 or 128 rows for a thousand pictures, some
+    lost when a job dies and files stay few: 64 or 128 rows for a thousand images, some
     thousand units for a hundred million. Wide rows make smaller units, because a writer holds one unit
     of every array in memory.
 

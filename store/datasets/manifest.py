@@ -1,4 +1,4 @@
-"""`Manifest`: which picture each row of a data set is."""
+"""`Manifest`: which image each row of a data set is."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from toptune.errors import CorruptError, InputError
 from toptune.text import counted
 
-# A further column for pictures with several labels: their names with the separator between.
+# A further column for images with several labels: their names with the separator between.
 LABELS_COLUMN = "labels"
 LABEL_SEPARATOR = "|"
 _MOST_TEXT = 2**31 - 1
@@ -53,11 +53,11 @@ class Manifest:
         Parameters
         ----------
         ids : sequence of str (n,)
-            Unique, not empty: how a picture is found in its source.
+            Unique, not empty: how an image is found in its source.
         labels, splits : sequence of str or None (n,), optional
             Nothing known where None.
         sizes : sequence of int (n,)
-            Bytes of each picture's file.
+            Bytes of each image's file.
         modified_ns : sequence of int (n,), optional
             Modification times, nanoseconds; 0 where unknown.
         extra : mapping of str to sequence of str, optional
@@ -70,7 +70,7 @@ class Manifest:
         """
         n = len(ids)
         if n == 0:
-            raise InputError("the data set has no pictures; check the path that was given")
+            raise InputError("the data set has no images; check the path that was given")
         columns: dict[str, Any] = {
             "id": _strings("id", ids, n),
             "label": _strings("label", [None] * n if labels is None else labels, n),
@@ -114,7 +114,7 @@ class Manifest:
 
     @property
     def n_rows(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return int(self.table.num_rows)
 
     @cached_property
@@ -122,7 +122,7 @@ class Manifest:
         """Identifiers ``(n,)``."""
         return list(self.table["id"].to_pylist())
 
-    def picture_id(self, row: int) -> str:
+    def image_id(self, row: int) -> str:
         """Return one row's id without making a list of all."""
         return str(self.table["id"][row].as_py())
 
@@ -138,7 +138,7 @@ class Manifest:
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Bytes of each picture's file ``(n,)``."""
+        """Bytes of each image's file ``(n,)``."""
         return np.asarray(self.table["bytes"].to_numpy(), dtype=np.int64)
 
     @cached_property
@@ -166,7 +166,7 @@ class Manifest:
 
     @cached_property
     def pictures_digest(self) -> str:
-        """SHA-256 over ids and sizes in order: which pictures, whatever their labels or times."""
+        """SHA-256 over ids and sizes in order: which images, whatever their labels or times."""
         digest = hashlib.sha256(b"toptune pictures 1\n")
         digest.update(self.sizes.astype("<i8").data)
         # From Arrow's own buffers: a hundred million ids as Python's text would take some ten gigabytes.
@@ -195,7 +195,7 @@ class Manifest:
     def differences(self, other: "Manifest") -> list[str]:
         """Say in words how the content differs; modification times are no content."""
         if self.n_rows != other.n_rows:
-            return [f"{counted(self.n_rows, 'picture')} against {other.n_rows}"]
+            return [f"{counted(self.n_rows, 'image')} against {other.n_rows}"]
         lines: list[str] = []
         if sorted(self.extra_names) != sorted(other.extra_names):
             lines.append(f"extra columns {self.extra_names} against {other.extra_names}")
@@ -232,14 +232,14 @@ def _integers(name: str, values: Sequence[int] | npt.NDArray[np.int64], n: int) 
 
 def _check_length(name: str, length: int, n: int) -> None:
     if length != n:
-        raise InputError(f"column {name!r} has {length} values for {n} pictures")
+        raise InputError(f"column {name!r} has {length} values for {n} images")
 
 
 def _check_ids(table: Any) -> None:
     # Arrow's tables of plain text end at 2 GiB, some seventy million ids; to widen them copies no text.
     ids = table["id"].cast(pa.large_string())
     if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
-        raise InputError("every picture needs an id that is not empty")
+        raise InputError("every image needs an id that is not empty")
     if len(pc.unique(ids)) != len(ids):
         counts = pc.value_counts(ids)
         twice = [c["values"] for c in counts.to_pylist() if c["counts"] > 1]
@@ -255,9 +255,9 @@ class ManifestContents:
     n_classes : int
         Different labels.
     splits : mapping of str to int
-        Pictures of each split, by name; of none under ``""``.
+        Images of each split, by name; of none under ``""``.
     n_unlabelled : int
-        Pictures with neither a label nor several.
+        Images with neither a label nor several.
     """
 
     n_classes: int

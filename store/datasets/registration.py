@@ -19,20 +19,20 @@ from toptune.store.files.names import split_part_name
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How many pictures of a data set differ from its version before; JSON values only.
+    """How many images of a data set differ from its version before; JSON values only.
 
     Attributes
     ----------
     added, removed : int
         Ids that are new, and that are gone.
-    relabelled : int
-        Pictures with another label, split or further column.
+    relabeled : int
+        Images with another label, split or further column.
     changed : int
         Ids that now stand for other bytes.
     shared : int
-        Pictures of the version before that are still there, unchanged.
+        Images of the version before that are still there, unchanged.
     moved : int
-        Pictures that have another id now and the same bytes.
+        Images that have another id now and the same bytes.
     """
 
     added: int = 0
@@ -64,7 +64,7 @@ def compare(
     changed : collection of int
         Rows of `after` whose bytes are known to differ although id and size are those of `before`.
     n_moved : int
-        Pictures known to have another id and the same bytes.
+        Images known to have another id and the same bytes.
     """
     old_row = {name: row for row, name in enumerate(before.ids)}
     names = sorted({"label", "split", *before.extra_names, *after.extra_names})
@@ -113,7 +113,7 @@ def register(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion:
         return first
     found = find_version(root, name, manifest)
     raise ConflictError(
-        f"data set {dataset!r} of {root} has grown, and these are the pictures of its version "
+        f"data set {dataset!r} of {root} has grown, and these are the images of its version "
         f"{found.number}; extract again, which adds to every part of it, or give another --dataset"
     )
 

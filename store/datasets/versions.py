@@ -1,4 +1,4 @@
-"""Versions of a data set that grew: which row of which part holds each picture.
+"""Versions of a data set that grew: which row of which part holds each image.
 
 DatasetVersion 1 is the data set as it was first registered, without a file of its own. Every later one is
 ``versions/000002.json`` beside its rows, ``versions/<sha256>.parquet``: a manifest with two more columns.
@@ -62,7 +62,7 @@ class DatasetVersion:
 
     @property
     def n_rows(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self.manifest.n_rows
 
     def rows_of(self, part: str) -> npt.NDArray[np.intp]:

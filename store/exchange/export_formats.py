@@ -37,7 +37,7 @@ class Export:
     rows : array of int (n,), optional
         Rows of the data set, all of them by default.
     failed_rows : dict of int to str
-        Row of the data set to reason of pictures whose rows are NaN, in order.
+        Row of the data set to reason of images whose rows are NaN, in order.
     progress : callable
         Called with ``(rows_done, rows)`` of all arrays together.
     """
@@ -55,8 +55,8 @@ class Export:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Id to reason of pictures whose rows are NaN."""
-        return {self.cache.manifest.picture_id(row): reason for row, reason in self.failed_rows.items()}
+        """Id to reason of images whose rows are NaN."""
+        return {self.cache.manifest.image_id(row): reason for row, reason in self.failed_rows.items()}
 
     @property
     def table(self) -> Any:

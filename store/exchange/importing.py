@@ -218,7 +218,7 @@ def _read_through(matrices: Mapping[str, Matrix], n_rows: int, unit_rows: int, j
 
 def _refuse_failed(failed: Mapping[int, str], manifest: Manifest, *, allow_failed: bool) -> None:
     if failed and not allow_failed:
-        shown = ", ".join(f"{row} ({manifest.picture_id(row)!r})" for row in sorted(failed)[:5])
+        shown = ", ".join(f"{row} ({manifest.image_id(row)!r})" for row in sorted(failed)[:5])
         raise InputError(
             f"NaN or infinity (or a value too large for float32) in {counted(len(failed), 'row')}: {shown}"
             f"{', ...' if len(failed) > 5 else ''}; repair them, or store them as failed "

@@ -71,7 +71,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     record = dataset_records.read_record(root, folder.name)
     if record["pictures_sha256"] != values["pictures_sha256"]:
         raise CorruptError(
-            f"{folder} was made from other pictures than data set {folder.name!r} now holds; "
+            f"{folder} was made from other images than data set {folder.name!r} now holds; "
             "remove the cache and run extract again"
         )
     return FeatureCache(

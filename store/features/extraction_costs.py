@@ -36,7 +36,7 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, An
     else:
         assert isinstance(features, FeatureCache)
         caches = [features]
-    seconds, pictures, n_bytes = 0.0, 0, 0
+    seconds, images, n_bytes = 0.0, 0, 0
     known: list[Mapping[str, Any] | None] = []
     for cache in caches:
         jobs: dict[tuple[int, str, float], Mapping[str, Any] | None] = {}
@@ -45,11 +45,11 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, An
                 jobs[unit, entry.host, entry.seconds] = entry.costs
                 n_bytes += entry.n_bytes
         seconds += sum(job[2] for job in jobs)
-        pictures += cache.n_rows
+        images += cache.n_rows
         known += jobs.values()
     found: dict[str, Any] = {
         "extract_seconds": seconds,
-        "extract_pictures": pictures,
+        "extract_pictures": images,
         "extract_bytes": n_bytes,
     }
     told = [costs for costs in known if costs is not None]

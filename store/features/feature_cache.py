@@ -251,7 +251,7 @@ class FeatureCache:
     def failed_rows(
         self, names: Sequence[str] | None = None, *, units: Iterable[int] | None = None
     ) -> dict[int, str]:
-        """Return row to reason for pictures that could not be used.
+        """Return row to reason for images that could not be used.
 
         Parameters
         ----------
@@ -302,7 +302,7 @@ class FeatureCache:
         Raises
         ------
         NumericalError
-            If a finite value becomes infinite in the type on disk; names the picture and the array.
+            If a finite value becomes infinite in the type on disk; names the image and the array.
         InputError
             If shapes, rows or names do not fit.
         StoreError
@@ -316,7 +316,7 @@ class FeatureCache:
         job = UnitCommit(
             root=self.root,
             cache=self.path,
-            image_id=lambda row: self.manifest.picture_id(row),
+            image_id=lambda row: self.manifest.image_id(row),
             unit=unit,
             rows=rows,
             failed=failed,
@@ -386,12 +386,12 @@ class FeatureCache:
                 )
 
     def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Return the SHA-256 of each picture's bytes as read for extraction.
+        """Return the SHA-256 of each image's bytes as read for extraction.
 
         Returns
         -------
         digests : array (n, 32) of uint8
-            Zeros where not known, or where the picture could not be read at all.
+            Zeros where not known, or where the image could not be read at all.
         known : array (n,) of bool
             Rows whose unit has been committed.
         """
@@ -415,7 +415,7 @@ class FeatureCache:
         return UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)
 
     def _require_same(self) -> None:
-        """Refuse to go on in a folder that was removed, or made anew for other pictures, since it was opened.
+        """Refuse to go on in a folder that was removed, or made anew for other images, since it was opened.
 
         Asked after a shard was read: what was read by its path before then belonged to this cache.
         """

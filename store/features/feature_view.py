@@ -179,11 +179,11 @@ class FeatureView:
                 lacking[part] = absent
         if lacking:
             what = "; ".join(
-                f"{', '.join(absent)} of {len(self.version.rows_of(part))} pictures in part {part}"
+                f"{', '.join(absent)} of {len(self.version.rows_of(part))} images in part {part}"
                 for part, absent in lacking.items()
             )
             raise IncompleteError(
-                f"{self.name} over version {self.dataset_version} of {self.dataset} ({self.n_rows} pictures) "
+                f"{self.name} over version {self.dataset_version} of {self.dataset} ({self.n_rows} images) "
                 f"lacks {what}; run extract with the same options and layers, it computes only these"
             )
 
@@ -210,7 +210,7 @@ class FeatureView:
         return bool(names) and not any(self.missing_units(name) for name in names)
 
     def failed_rows(self, names: Sequence[str] | None = None) -> dict[int, str]:
-        """Return row to reason for pictures that could not be used in the named arrays (default: all)."""
+        """Return row to reason for images that could not be used in the named arrays (default: all)."""
         found: dict[int, str] = {}
         for part, cache in self.caches.items():
             rows = self.version.rows_of(part)
@@ -261,7 +261,7 @@ class FeatureView:
         return ViewBlocks(pieces, np.searchsorted(used, owner))
 
     def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Return the SHA-256 of each picture's bytes, as `FeatureCache.content_digests` does."""
+        """Return the SHA-256 of each image's bytes, as `FeatureCache.content_digests` does."""
         digests, known = np.zeros((self.n_rows, 32), dtype=np.uint8), np.zeros(self.n_rows, dtype=np.bool_)
         for part, cache in self.caches.items():
             rows = self.version.rows_of(part)

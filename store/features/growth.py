@@ -1,4 +1,4 @@
-"""Growing a data set: known pictures stay where their features are, unknown ones become a new part."""
+"""Growing a data set: known images stay where their features are, unknown ones become a new part."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Growth:
     difference : Difference
         Between the two.
     new_part : Manifest, optional
-        Pictures that no part holds yet: the last part of `after`.
+        Images that no part holds yet: the last part of `after`.
     """
 
     before: DatasetVersion
@@ -76,7 +76,7 @@ def grow(
     dataset : str
         Name of a registered data set.
     manifest : Manifest
-        The pictures now.
+        The images now.
     changed, find, every
         See `plan_growth`.
 
@@ -95,7 +95,7 @@ def grow(
         if growth.new_part is not None and not dataset_records.put_dataset(
             store.root, growth.after.parts[-1], growth.new_part, part_of=name
         ):
-            continue  # another grower's part: it may hold the very pictures
+            continue  # another grower's part: it may hold the very images
         if publish_version(store.root, growth.after):
             return growth
     raise ConflictError(
@@ -121,15 +121,15 @@ def plan_growth(
     dataset : str
         Name of a registered data set.
     manifest : Manifest
-        The pictures now.
+        The images now.
     changed : callable, optional
-        Asked of pictures with a known id and size but another modification time, whether their bytes
+        Asked of images with a known id and size but another modification time, whether their bytes
         differ from those that were extracted.
     find : callable, optional
-        Asked of pictures with an unknown id, whether one whose id is gone has the same bytes: a picture
+        Asked of images with an unknown id, whether one whose id is gone has the same bytes: an image
         that was moved to the folder of another class keeps its features.
     every : bool
-        Ask `changed` of all pictures with a known id and size.
+        Ask `changed` of all images with a known id and size.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def _matches(
 
     First as in the version before, then what is without a place in `part` by then, in the newest part.
     """
-    rows, places = _same_pictures(before.manifest, manifest, np.arange(manifest.n_rows))
+    rows, places = _same_images(before.manifest, manifest, np.arange(manifest.n_rows))
     for position, name in enumerate(before.parts):
         mine = before.part[places] == position
         there = places[mine]
@@ -205,7 +205,7 @@ def _matches(
                 raise
             logger.warning("part left out: %s", error)  # a grower died while it made it
             continue
-        rows, places = _same_pictures(old, manifest, left)
+        rows, places = _same_images(old, manifest, left)
         yield name, rows, places, old.modified_ns[places]
 
 
@@ -235,13 +235,13 @@ def _moved(
         if not len(rows):
             continue
         found = find(name, places, rows)
-        # Of two pictures with the same bytes only one can be the one that was moved.
+        # Of two images with the same bytes only one can be the one that was moved.
         _, first = np.unique(found, return_index=True)
         first = first[found[first] >= 0]
         yield name, rows[first], found[first]
 
 
-def _same_pictures(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:
+def _same_images(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:
     """Return those of some rows whose id and size are in `old`, and the rows there."""
     old_row = {name: row for row, name in enumerate(old.ids)}
     ids = new.ids

@@ -39,7 +39,7 @@ def read_request(cache: Path, key: str) -> list[str] | None:
     except FileNotFoundError:
         return None
     except CorruptError as error:
-        logger.warning("the request is not recognised: %s", error)
+        logger.warning("the request is not recognized: %s", error)
         return None
     return [str(name) for name in values["arrays"]]
 

@@ -1,4 +1,4 @@
-"""Digests of a data set's pictures, as read for extraction: what tells an unchanged picture."""
+"""Digests of a data set's images, as read for extraction: what tells an unchanged image."""
 
 import logging
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 
 logger = logging.getLogger(__name__)
 
-# Why a row of a part failed whose picture DATA no longer had, when its unit was completed for the others.
-GONE = "was no longer among the pictures when its unit was computed"
+# Why a row of a part failed whose image DATA no longer had, when its unit was completed for the others.
+GONE = "was no longer among the images when its unit was computed"
 
 
 def gone_rows(caches: Sequence[FeatureCache]) -> list[int]:
-    """List the rows that one of the caches of a part left empty because their pictures were gone."""
+    """List the rows that one of the caches of a part left empty because their images were gone."""
     found: set[int] = set()
     for cache in caches:
         found |= {row for row, reason in cache.failed_rows().items() if reason == GONE}
@@ -26,7 +26,7 @@ def gone_rows(caches: Sequence[FeatureCache]) -> list[int]:
 def known_digests(
     caches: Sequence[FeatureCache], n_rows: int, *, needed: FeatureCache | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Collect the digests that the caches of one data set, or of one part, have of its pictures.
+    """Collect the digests that the caches of one data set, or of one part, have of its images.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def known_digests(
     Returns
     -------
     digests : array (n, 32) of uint8
-        Zeros where not known, or where the picture could not be read at all.
+        Zeros where not known, or where the image could not be read at all.
     known : array (n,) of bool
-        Rows whose picture was looked at.
+        Rows whose image was looked at.
     """
     digests, known = np.zeros((n_rows, 32), dtype=np.uint8), np.zeros(n_rows, dtype=np.bool_)
     for cache in caches:

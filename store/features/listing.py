@@ -26,7 +26,7 @@ class CacheSummary:
     version : int
         Latest version of the data set, of which this row speaks.
     parts : int
-        Parts that hold its pictures: 1 unless it has grown.
+        Parts that hold its images: 1 unless it has grown.
     n_rows : int
     arrays : tuple of str
         Feature arrays.

@@ -17,7 +17,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
-    """How features are computed from a picture's bytes.
+    """How features are computed from an image's bytes.
 
     Equal recipes give interchangeable features; different ones never share a cache. Equality is that of
     the canonical text, so tuples and lists are the same and 1 and 1.0 are not. Who computed

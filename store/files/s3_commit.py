@@ -41,7 +41,7 @@ def replace(path: ObjectPath, data: bytes) -> None:
 def put_folder_if_absent(path: ObjectPath, files: Mapping[str, bytes]) -> bool:
     """Publish files, the last of which decides; the winner writes the others.
 
-    What a removal that was killed left there goes first: it may be of other pictures, and must never be taken
+    What a removal that was killed left there goes first: it may be of other images, and must never be taken
     for features of these.
 
     One who comes second writes what the winner has not yet, if the deciding file there names it by its

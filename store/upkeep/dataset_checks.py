@@ -49,7 +49,7 @@ def dataset_damage(root: Path, name: str) -> Iterator[tuple[Path, object]]:
 
 
 def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, object]]:
-    """Check a version's record and rows, and that its parts hold the pictures that it says."""
+    """Check a version's record and rows, and that its parts hold the images that it says."""
     path = version_path(root, name, number)
     try:
         rows = rows_path(root, name, version_record(root, name, number)["rows_sha256"])
@@ -71,11 +71,11 @@ def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, 
         except StoreError:
             continue  # blamed itself
         there = version.part_row[mine]
-        # By size: a picture that was moved has another id since.
+        # By size: an image that was moved has another id since.
         if there.max(initial=-1) >= manifest.n_rows or not np.array_equal(
             manifest.sizes[there], version.manifest.sizes[mine]
         ):
-            yield rows, f"names other pictures than part {part} holds"
+            yield rows, f"names other images than part {part} holds"
 
 
 def rows_needed(root: Path, part: str) -> npt.NDArray[np.intp] | None:

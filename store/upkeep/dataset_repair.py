@@ -34,7 +34,7 @@ def rebuild_part(root: Path, part: str) -> bool:
     Returns
     -------
     bool
-        Whether together they name every row, and the pictures are those that the part's features belong to.
+        Whether together they name every row, and the images are those that the part's features belong to.
     """
     base = dataset_records.base_of(root, part) or part
     rows: dict[int, tuple[int, int]] = {}
@@ -48,7 +48,7 @@ def rebuild_part(root: Path, part: str) -> bool:
             # The oldest version that has it knows the label with which it was registered.
             rows.setdefault(int(version.part_row[row]), (len(tables), row))
         tables.append(version.manifest.table)
-    digests = _known_pictures(root, part)
+    digests = _known_images(root, part)
     if not rows or sorted(rows) != list(range(len(rows))):
         return False
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
@@ -64,8 +64,8 @@ def rebuild_part(root: Path, part: str) -> bool:
     return True
 
 
-def _known_pictures(root: Path, part: str) -> set[str]:
-    """Collect what the part's record, or the caches over it, say which pictures it holds."""
+def _known_images(root: Path, part: str) -> set[str]:
+    """Collect what the part's record, or the caches over it, say which images it holds."""
     try:
         return {str(dataset_records.read_record(root, part)["pictures_sha256"])}
     except StoreError:

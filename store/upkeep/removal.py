@@ -168,7 +168,7 @@ def remove(store: FeatureStore, removal: Removal) -> None:
 def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
     """Remove arrays of a cache, as if they had never been extracted.
 
-    With the last feature array the digests of the pictures go too.
+    With the last feature array the digests of the images go too.
 
     Parameters
     ----------

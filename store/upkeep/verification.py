@@ -36,7 +36,7 @@ class VerifyReport:
     missing : dict of str to list of int
         ``<model>@<digest8>/<dataset>/<array>`` to the units that are not done.
     missing_before : dict of str to list of int
-        The same for units with pictures of older versions only, where a data set has grown: the pictures may
+        The same for units with images of older versions only, where a data set has grown: the images may
         be gone by now.
     leftovers : tuple of str
         Files that nothing names, such as those of interrupted writers; harmless.

@@ -59,7 +59,7 @@ def test_one_class_only(run_cli: Run, photos: Path, store: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_pictures_are_recorded_and_named(
+def test_unreadable_images_are_recorded_and_named(
     run_cli: Run, photos: Path, store: Path, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole.jpg"
@@ -67,7 +67,7 @@ def test_unreadable_pictures_are_recorded_and_named(
     data = whole.read_bytes()
     (photos / "disc" / "truncated.jpg").write_bytes(data[: len(data) // 2])
     (photos / "disc" / "corrupt.jpg").write_bytes(b"\xff\xd8\xff" + bytes(200))
-    (photos / "disc" / "text.jpg").write_text("not a picture")
+    (photos / "disc" / "text.jpg").write_text("not an image")
     (photos / "disc" / "empty.png").write_bytes(b"")
     command = ("extract", photos, "--model", MODEL, "--store", store)
     code, out, err = run_cli(*command, "--json")
@@ -82,31 +82,31 @@ def test_unreadable_pictures_are_recorded_and_named(
     refused(train(run_cli, store, tmp_path / "run"), "text.jpg", "--skip-failed")
     code, text, _ = train(run_cli, store, tmp_path / "run", "--skip-failed")
     assert code == 0
-    assert "s; failed pictures left out: 4\n" in text
+    assert "s; failed images left out: 4\n" in text
 
 
-def test_every_kind_of_good_picture_is_taken(run_cli: Run, tmp_path: Path, store: Path) -> None:
+def test_every_kind_of_good_image_is_taken(run_cli: Run, tmp_path: Path, store: Path) -> None:
     folder = tmp_path / "kinds" / "ünï côdé  名前"
     folder.mkdir(parents=True)
-    picture = draw_shape("disc", 0)
-    grey = np.asarray(picture.convert("L"))
-    picture.convert("CMYK").save(folder / "cmyk.jpg")
-    picture.convert("L").save(folder / "grey.png")
-    picture.convert("P").save(folder / "palette.png")
-    picture.convert("1").save(folder / "one bit.png")
-    picture.convert("RGBA").save(folder / "ålpha.png")
+    image = draw_shape("disc", 0)
+    grey = np.asarray(image.convert("L"))
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("L").save(folder / "grey.png")
+    image.convert("P").save(folder / "palette.png")
+    image.convert("1").save(folder / "one bit.png")
+    image.convert("RGBA").save(folder / "ålpha.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "sixteen.png")
     Image.new("RGB", (1, 1), "red").save(folder / "one pixel.png")
     exif = Image.Exif()
     exif[274] = 6
-    picture.save(folder / "rotated.jpg", exif=exif)
+    image.save(folder / "rotated.jpg", exif=exif)
     code, out, err = run_cli("extract", folder.parent, "--model", MODEL, "--store", store, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["rows"] == 8
     assert run_cli("store", "verify", "--deep", "--store", store)[0] == 0
 
 
-def test_huge_pictures_are_refused_by_their_header(run_cli: Run, photos: Path, store: Path) -> None:
+def test_huge_images_are_refused_by_their_header(run_cli: Run, photos: Path, store: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(photos / "disc" / "huge.png")
     code, out, _ = run_cli("extract", photos, "--model", MODEL, "--store", store, "--json")
     assert code == 4
@@ -181,7 +181,7 @@ def test_store_that_cannot_be_written(
     ]
 
 
-def test_name_taken_by_other_pictures(run_cli: Run, stored: Path, tmp_path: Path) -> None:
+def test_name_taken_by_other_images(run_cli: Run, stored: Path, tmp_path: Path) -> None:
     other = save_shapes(tmp_path / "elsewhere" / "photos", per_class=5)
     refused(run_cli("extract", other, "--model", MODEL, "--store", stored), "photos", "--dataset")
 
@@ -217,8 +217,8 @@ def test_train_refuses(run_cli: Run, stored: Path, tmp_path: Path) -> None:
 def test_a_class_with_fewer_members_than_folds(
     run_cli: Run, photos: Path, store: Path, tmp_path: Path
 ) -> None:
-    for picture in sorted((photos / "cross").iterdir())[3:]:
-        picture.unlink()
+    for image in sorted((photos / "cross").iterdir())[3:]:
+        image.unlink()
     assert run_cli("extract", photos, "--model", MODEL, "--store", store)[0] == 0
     refused(train(run_cli, store, tmp_path / "run", "--cv", "5"), "cross", "5")
 

@@ -9,7 +9,7 @@ from shapes import MODEL, draw_shape
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_from_the_first_pictures_to_a_repeated_run(run_cli: Run, photos: Path, tmp_path: Path) -> None:
+def test_from_the_first_images_to_a_repeated_run(run_cli: Run, photos: Path, tmp_path: Path) -> None:
     extract = ("extract", photos, "--model", MODEL, "--store", tmp_path / "s")
     train = (
         "train",
@@ -30,7 +30,7 @@ def test_from_the_first_pictures_to_a_repeated_run(run_cli: Run, photos: Path, t
     (photos / "cross" / "000.png").unlink()
     code, out, err = run_cli(*extract, "--json")
     assert (code, json.loads(out)["exit_code"]) == (2, 2)
-    assert "4 added, 1 removed, 0 relabelled, 0 changed: give --update to make this version 2" in err
+    assert "4 added, 1 removed, 0 relabeled, 0 changed: give --update to make this version 2" in err
     code, out, _ = run_cli(*extract, "--update", "--json")
     summary = json.loads(out)
     assert code == 0
@@ -38,7 +38,7 @@ def test_from_the_first_pictures_to_a_repeated_run(run_cli: Run, photos: Path, t
     assert summary["difference"] == {
         "added": 4, "removed": 1, "relabelled": 0, "changed": 0, "shared": 35, "moved": 0,
     }  # fmt: skip
-    assert run_cli(*extract, "--rehash")[1].startswith("39 pictures read and compared")
+    assert run_cli(*extract, "--rehash")[1].startswith("39 images read and compared")
     second = json.loads(run_cli(*train, "--out", tmp_path / "two")[1])
     assert second["metrics"]["n_train"] + second["metrics"]["n_test"] == 39
     again = json.loads(run_cli(*train, "--out", tmp_path / "three", "--dataset-version", "1")[1])

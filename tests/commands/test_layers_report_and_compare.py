@@ -1,4 +1,4 @@
-"""The commands that compare layers and heads, on pictures through the embedded backbone."""
+"""The commands that compare layers and heads, on images through the embedded backbone."""
 
 import csv
 import json
@@ -33,8 +33,8 @@ def test_layers_report(run_cli: Run, stored: Path, tmp_path: Path) -> None:
     assert code == 0, err
     assert "layer2.max" in out
     assert "greedy, backward" in out
-    with Image.open(tmp_path / "layers" / "layers.png") as picture:
-        assert picture.width > 500
+    with Image.open(tmp_path / "layers" / "layers.png") as image:
+        assert image.width > 500
     code, out, _ = run_cli(
         "layers-report",
         *common(stored),

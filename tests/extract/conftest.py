@@ -1,4 +1,4 @@
-"""Small pictures and small models for the tests of `toptune.extract`."""
+"""Small images and small models for the tests of `toptune.extract`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Make ``NAME/{cat,dog}/00.png ...`` with n pictures."""
+    """Make ``NAME/{cat,dog}/00.png ...`` with n images."""
 
     def make(n: int = 10, name: str = "pets", first: int = 0) -> Path:
         folder = tmp_path / name
@@ -39,7 +39,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stored(model_folder: Path, tmp_path: Path) -> Callable[..., FeatureCache]:
-    """Extract a folder of pictures with the tiny model and give the cache."""
+    """Extract a folder of images with the tiny model and give the cache."""
 
     def run(data: Path, *, store: Path | None = None, **options: object) -> FeatureCache:
         root = store or tmp_path / "store"

@@ -1,4 +1,4 @@
-"""Real weights and real pictures, where a machine has them."""
+"""Real weights and real images, where a machine has them."""
 
 import json
 from pathlib import Path
@@ -60,4 +60,4 @@ def test_nearest_neighbours_know_clothes(assets: Path, tmp_path: Path) -> None:
     similar = values @ values.T
     np.fill_diagonal(similar, -1)
     labels = np.array(cache.manifest.labels)
-    assert (labels[similar.argmax(1)] == labels).mean() > 0.4  # ten classes, some fifty pictures
+    assert (labels[similar.argmax(1)] == labels).mean() > 0.4  # ten classes, some fifty images

@@ -33,7 +33,7 @@ def everything(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*")) if folder.exists() else []
 
 
-def test_stored_rows_are_the_features_of_the_pictures(
+def test_stored_rows_are_the_features_of_the_images(
     make_folder: Make, model_folder: Path, tmp_path: Path
 ) -> None:
     folder, name = make_folder(11), f"local-dir:{model_folder}"
@@ -46,7 +46,7 @@ def test_stored_rows_are_the_features_of_the_pictures(
     assert seen[-1] == (11, 11, 0)
     assert summary.bytes_written == 11 * sum(array.bytes_per_image for array in summary.arrays)
     assert json.loads(json.dumps(summary.to_dict()))["images_per_second"] > 0
-    assert "11 pictures" in str(summary)
+    assert "11 images" in str(summary)
     n_classes = len({path.parent for path in folder.rglob("*.png")})
     assert summary.to_dict()["contents"] == {"n_classes": n_classes, "splits": {"": 11}, "n_unlabelled": 0}
     assert f"{summary.dataset}: {n_classes} classes" in str(summary).splitlines()
@@ -84,19 +84,19 @@ assert summary.rows == 6 and summary.units_done == 0 and str(summary).startswith
     assert {name: after[name] for name in before} == before
 
 
-def test_a_touched_picture_is_read_again_and_a_changed_one_refused(make_folder: Make, stored: Stored) -> None:
+def test_a_touched_image_is_read_again_and_a_changed_one_refused(make_folder: Make, stored: Stored) -> None:
     folder = make_folder(6)
     stored(folder)
-    picture = folder / "cat" / "002.png"
-    os.utime(picture, ns=(1, 1))
+    image = folder / "cat" / "002.png"
+    os.utime(image, ns=(1, 1))
     assert extract_again(stored, folder) is True
-    data = bytearray(picture.read_bytes())
+    data = bytearray(image.read_bytes())
     data[-20] ^= 1
-    picture.write_bytes(data)
+    image.write_bytes(data)
     for options in ({}, {"layers": "all"}, {"img_size": 48}):  # the last one makes another cache
-        with pytest.raises(ConflictError, match=r"1 picture .*cat/002\.png"):
+        with pytest.raises(ConflictError, match=r"1 image .*cat/002\.png"):
             stored(folder, **options)
-    picture.write_bytes(encode(draw(99)) + b"more")
+    image.write_bytes(encode(draw(99)) + b"more")
     with pytest.raises(ConflictError, match="--dataset"):
         stored(folder)
 
@@ -133,8 +133,8 @@ def test_dry_run_writes_nothing(
     assert (plan.rows, plan.rows_missing) == (10, 10)
     assert plan.bytes_written == 10 * plan.bytes_per_image
     assert plan.bytes_read == sum(file.stat().st_size for file in folder.rglob("*.png"))
-    assert "blocks.4.mean: 64 x float16, 128 bytes a picture" in str(plan)
-    assert f"move     3072 bytes of pixels a picture to the device, {plan.bytes_per_image} of" in str(plan)
+    assert "blocks.4.mean: 64 x float16, 128 bytes an image" in str(plan)
+    assert f"move     3072 bytes of pixels an image to the device, {plan.bytes_per_image} of" in str(plan)
     assert plan.files_written == len(plan.arrays) + 1  # one unit
     assert f"in {plan.files_written} files" in str(plan)
     stored(folder)
@@ -143,7 +143,7 @@ def test_dry_run_writes_nothing(
     assert everything(root) == before
     assert again.plan is not None
     assert again.plan.files_written == len(plan.arrays) - 1  # the last layer and the digests are there
-    assert "last.none: 256 x float16, 512 bytes a picture, already stored" in str(again)
+    assert "last.none: 256 x float16, 512 bytes an image, already stored" in str(again)
     done = extract(folder, model=name, store=root, layers="all", batch_size=4)
     assert done.bytes_written == again.plan.bytes_written
     shards = [path for path in {*everything(root)} - {*before} if "c" in path.parts and path.is_file()]
@@ -171,7 +171,7 @@ def test_shards_make_the_whole(make_folder: Make, stored: Stored, tmp_path: Path
         stored(folder, shard=(0, 3), overwrite=True)
 
 
-def test_failed_pictures_keep_their_rows(make_folder: Make, stored: Stored, tmp_path: Path) -> None:
+def test_failed_images_keep_their_rows(make_folder: Make, stored: Stored, tmp_path: Path) -> None:
     folder = make_folder(9)
     clean = stored(folder, store=tmp_path / "clean").blocks(["last.none"]).take(range(9))
     (folder / "cat" / "002.png").write_text("text")
@@ -190,17 +190,17 @@ def test_failed_pictures_keep_their_rows(make_folder: Make, stored: Stored, tmp_
     assert np.array_equal(values[good], clean[good])
 
 
-def test_no_usable_picture_at_all(tmp_path: Path, stored: Stored) -> None:
+def test_no_usable_image_at_all(tmp_path: Path, stored: Stored) -> None:
     (tmp_path / "bad" / "a").mkdir(parents=True)
     for i in range(3):
         (tmp_path / "bad" / "a" / f"{i}.jpg").write_text("no")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"none of the 3 pictures .*a/0.jpg: not a picture.* recorded"):
+        with pytest.raises(InputError, match=r"none of the 3 images .*a/0.jpg: not an image.* recorded"):
             stored(tmp_path / "bad")
     assert FeatureStore.open(tmp_path / "store").datasets() == ["bad"]
 
 
-def test_a_picture_above_the_limit_is_taken_after_overwrite(make_folder: Make, stored: Stored) -> None:
+def test_a_image_above_the_limit_is_taken_after_overwrite(make_folder: Make, stored: Stored) -> None:
     folder = make_folder(4)
     (folder / "cat" / "000.png").write_bytes(encode(draw(0, (80, 64))))
     small = {"max_pixels": 40 * 32}
@@ -252,7 +252,7 @@ def test_values_near_the_range_go_to_float32(
     assert spec.dtype == dtype
 
 
-def test_overflow_is_an_error_that_names_picture_and_layer(
+def test_overflow_is_an_error_that_names_image_and_layer(
     make_folder: Make, stored: Stored, model_folder: Path, tmp_path: Path
 ) -> None:
     folder, model = make_folder(6), scaled(model_folder, tmp_path / "scaled", 1e8)
@@ -318,7 +318,7 @@ def test_a_store_object_and_builtin_names(
     assert (summary.dataset, store.datasets()) == ("five", ["five"])
 
 
-def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     script = """
 import resource, sys, io
 import numpy as np, torch

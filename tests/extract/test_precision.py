@@ -92,7 +92,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_to_be(
 
     monkeypatch.setattr(type(backbone), "forward", small)
     halves = lane.forward_pixels(backbone, pixels, arrays).result()
-    assert "7 pictures at once do not fit" in caplog.text
+    assert "7 images at once do not fit" in caplog.text
     assert all(np.allclose(halves[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
 
 

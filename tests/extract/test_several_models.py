@@ -16,7 +16,7 @@ Make = Callable[..., Path]
 
 
 class Counting:
-    """Counts how often each picture of a source is read."""
+    """Counts how often each image of a source is read."""
 
     def __init__(self, folder: Path) -> None:
         self._source = open_source(folder)
@@ -35,7 +35,7 @@ def models(model_folder: Path, tmp_path: Path) -> list[str]:
     return [f"local-dir:{model_folder}", f"local-dir:{save_model(tmp_path / 'other.net', seed=2)}"]
 
 
-def test_each_picture_is_read_once_and_features_are_those_of_single_runs(
+def test_each_image_is_read_once_and_features_are_those_of_single_runs(
     make_folder: Make, models: list[str], tmp_path: Path
 ) -> None:
     source = Counting(make_folder(70))
@@ -73,7 +73,7 @@ def test_what_a_pass_cost_is_shared_out_by_forward_seconds() -> None:
         {"cpu_seconds": 6.0, "energy_joules": 75.0, "energy_estimate": True, "peak_memory_bytes": 77},
         {"cpu_seconds": 2.0, "energy_joules": 25.0, "energy_estimate": True, "peak_memory_bytes": 77},
     ]
-    # Pictures that were only read, to know their digests.
+    # Images that were only read, to know their digests.
     equal = [each.costs for each in share_costs([unit(0.0), unit(0.0)], spent)]
     assert [each["energy_joules"] for each in equal if each] == [50.0, 50.0]
 

@@ -42,9 +42,9 @@ def options(cache: FeatureCache, root: Path) -> dict[str, object]:
     return {"model": cache.backbone["name"], "store": root, "batch_size": 4, "layers": "all", "workers": 2}
 
 
-def finish(cache: FeatureCache, pictures: Path, root: Path) -> None:
+def finish(cache: FeatureCache, images: Path, root: Path) -> None:
     """Resume, and compare with the undisturbed run."""
-    summary = extract(pictures, **options(cache, root))  # type: ignore[arg-type]
+    summary = extract(images, **options(cache, root))  # type: ignore[arg-type]
     assert summary.units_done + summary.units_already == UNITS
     resumed = FeatureStore.open(root).caches()[0]
     assert feature_bytes(resumed) == feature_bytes(cache)
@@ -160,9 +160,9 @@ def test_committing_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not watch.may_begin(1)
 
 
-def start(folder: Path, cache: FeatureCache, seconds_a_picture: float, *more: str) -> "subprocess.Popen[str]":
+def start(folder: Path, cache: FeatureCache, seconds_a_image: float, *more: str) -> "subprocess.Popen[str]":
     command = [
-        sys.executable, "-c", SLOW, str(seconds_a_picture), "extract", str(folder / "pets"),
+        sys.executable, "-c", SLOW, str(seconds_a_image), "extract", str(folder / "pets"),
         "--model", str(cache.backbone["name"]), "--store", str(folder / "s"), "-b", "4", "--layers", "all",
         "--workers", "1", *more,
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Data sets that grow: only new pictures pass through the model."""
+"""Data sets that grow: only new images pass through the model."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def values(features: StoredFeatures, name: str = "last.none") -> npt.NDArray[Any
 
 
 def same_as_afresh(run: Extract, folder: Path, tmp_path: Path, model_folder: Path) -> None:
-    """The view's numbers are those of the same pictures extracted for the first time."""
+    """The view's numbers are those of the same images extracted for the first time."""
     afresh = run(folder, store=tmp_path / "afresh")
     fresh = FeatureStore.open(tmp_path / "afresh").features(afresh.model, afresh.dataset)
     grown = opened(tmp_path, model_folder)
@@ -104,21 +104,21 @@ def test_only_what_is_new_is_extracted(
     shutil.move(folder / "dog" / "003.png", folder / "cat" / "003.png")  # another id, the same bytes
     (folder / "cat" / "000.png").write_bytes(encode(draw(77)) + b"longer")
     message = (
-        r"12 pictures against 18. In all 8 added, 2 removed, 0 relabelled, 1 changed: give --update to make "
+        r"12 images against 18. In all 8 added, 2 removed, 0 relabeled, 1 changed: give --update to make "
         "this version 2 of it, or another --dataset"
     )
     with pytest.raises(ConflictError, match=message):
         run(folder)
     forwarded.clear()
     summary = run(folder, update=True)
-    # Eight new pictures in batches of four; the first pass is the sample that decides the type.
+    # Eight new images in batches of four; the first pass is the sample that decides the type.
     assert forwarded == [8, 4, 4]
     assert (summary.version, summary.rows, summary.units_done) == (2, 18, 1)
     assert summary.difference is not None
-    assert str(summary.difference) == "7 added, 1 removed, 0 relabelled, 1 changed, 1 moved"
+    assert str(summary.difference) == "7 added, 1 removed, 0 relabeled, 1 changed, 1 moved"
     assert (summary.changed, summary.units_already) == (("cat/000.png",), cache.n_units)
     assert str(summary).startswith(
-        "version 2 of pets: 7 added, 1 removed, 0 relabelled, 1 changed, 1 moved; 10 of the 12 before "
+        "version 2 of pets: 7 added, 1 removed, 0 relabeled, 1 changed, 1 moved; 10 of the 12 before "
         "stay as they were"
     )
     assert json.loads(json.dumps(summary.to_dict()))["difference"]["added"] == 7
@@ -134,7 +134,7 @@ def test_only_what_is_new_is_extracted(
     assert (again.nothing_to_do, again.version, again.difference) == (True, 2, None)
 
 
-def test_labels_alone_need_neither_pictures_nor_torch(
+def test_labels_alone_need_neither_images_nor_torch(
     make_folder: Make, run: Extract, tmp_path: Path, model_folder: Path
 ) -> None:
     folder = make_folder(8)
@@ -157,7 +157,7 @@ options = dict(model={f"local-dir:{model_folder}"!r}, store={str(tmp_path / "sto
 summary = extract({str(listed)!r}, **options)
 assert summary.nothing_to_do and "torch" not in sys.modules and "timm" not in sys.modules
 assert (summary.version, summary.rows) == (2, 6)
-assert str(summary.difference) == "0 added, 2 removed, 1 relabelled, 0 changed", summary.difference
+assert str(summary.difference) == "0 added, 2 removed, 1 relabeled, 0 changed", summary.difference
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     view = opened(tmp_path, model_folder)
@@ -167,21 +167,21 @@ assert str(summary.difference) == "0 added, 2 removed, 1 relabelled, 0 changed",
     assert np.array_equal(values(view), values(first)[[7, 2, 3, 4, 5, 6]])
 
 
-def test_a_changed_picture_of_equal_size(
+def test_a_changed_image_of_equal_size(
     make_folder: Make, run: Extract, tmp_path: Path, model_folder: Path, forwarded: list[int]
 ) -> None:
     folder = make_folder(6)
     run(folder)
-    picture = folder / "cat" / "002.png"
+    image = folder / "cat" / "002.png"
     other = encode(draw(55))
-    padded = max(len(other), picture.stat().st_size)
-    picture.write_bytes(picture.read_bytes().ljust(padded, b"\0"))
+    padded = max(len(other), image.stat().st_size)
+    image.write_bytes(image.read_bytes().ljust(padded, b"\0"))
     shutil.rmtree(tmp_path / "store")
     run(folder)
     old = values(opened(tmp_path, model_folder))[1]
-    picture.write_bytes(other.ljust(padded, b"\0"))
-    os.utime(picture, ns=(1, 1))
-    with pytest.raises(ConflictError, match=r"1 picture of .*cat/002\.png; give --update"):
+    image.write_bytes(other.ljust(padded, b"\0"))
+    os.utime(image, ns=(1, 1))
+    with pytest.raises(ConflictError, match=r"1 image of .*cat/002\.png; give --update"):
         run(folder)
     forwarded.clear()
     summary = run(folder, update=True)
@@ -189,7 +189,7 @@ def test_a_changed_picture_of_equal_size(
     assert not np.allclose(values(opened(tmp_path, model_folder))[1], old, rtol=1e-2)
     assert np.array_equal(values(opened(tmp_path, model_folder, version=1))[1], old)
     same_as_afresh(run, folder, tmp_path, model_folder)
-    # A touched picture that is what it was makes no version.
+    # A touched image that is what it was makes no version.
     os.utime(folder / "cat" / "000.png", ns=(1, 1))
     assert run(folder, update=True).version == 2
 
@@ -199,16 +199,14 @@ def test_rehash_reads_every_byte(make_folder: Make, run: Extract, tmp_path: Path
     run(folder)
     clean = run(folder, rehash=True)
     assert (clean.rehashed, clean.nothing_to_do) == (6, True)
-    assert str(clean).startswith(
-        "6 pictures read and compared with what was extracted of them\nnothing to do"
-    )
-    picture = folder / "dog" / "003.png"
-    time, data = picture.stat().st_mtime_ns, bytearray(picture.read_bytes())
+    assert str(clean).startswith("6 images read and compared with what was extracted of them\nnothing to do")
+    image = folder / "dog" / "003.png"
+    time, data = image.stat().st_mtime_ns, bytearray(image.read_bytes())
     data[-20] ^= 1
-    picture.write_bytes(bytes(data))
-    os.utime(picture, ns=(time, time))
+    image.write_bytes(bytes(data))
+    os.utime(image, ns=(time, time))
     assert run(folder).nothing_to_do  # size and time say that nothing happened
-    with pytest.raises(ConflictError, match=r"1 picture .*dog/003\.png; give --update"):
+    with pytest.raises(ConflictError, match=r"1 image .*dog/003\.png; give --update"):
         run(folder, rehash=True)
     script = f"""
 import sys
@@ -255,7 +253,7 @@ def test_another_model_over_a_grown_data_set(
     assert (report.exit_code, report.missing) == (0, {})
     assert set(map(tuple, report.missing_before.values())) == {(0,)}
     assert run(folder, img_size=48).nothing_to_do
-    with pytest.raises(InputError, match="lose the features of 66 pictures"):
+    with pytest.raises(InputError, match="lose the features of 66 images"):
         run(folder, overwrite=True)
     # They come back: what the first model knows stays, what no model can have is a new row.
     for path, data in aside.items():
@@ -319,7 +317,7 @@ def test_an_interrupted_update_goes_on(
             run(folder, update=True)
     (row,) = summarize(FeatureStore.open(tmp_path / "store"))
     assert (row.version, row.is_complete) == (2, False)
-    assert run(folder, update=True).units_done == 1  # the version is there, its pictures are not
+    assert run(folder, update=True).units_done == 1  # the version is there, its images are not
     same_as_afresh(run, folder, tmp_path, model_folder)
 
 
@@ -350,12 +348,10 @@ def test_a_new_part_is_stored_like_the_others(make_folder: Make, run: Extract, t
     }
 
 
-def test_one_broken_picture_added(
-    make_folder: Make, run: Extract, tmp_path: Path, model_folder: Path
-) -> None:
+def test_one_broken_image_added(make_folder: Make, run: Extract, tmp_path: Path, model_folder: Path) -> None:
     folder = make_folder(6)
     run(folder)
-    (folder / "dog" / "999.png").write_text("no picture")
+    (folder / "dog" / "999.png").write_text("no image")
     summary = run(folder, update=True)
     assert list(summary.failed) == ["dog/999.png"]
     assert list(run(folder).failed) == ["dog/999.png"]
@@ -411,10 +407,10 @@ def test_a_source_without_times(run: Extract) -> None:
     assert (summary.version, summary.rows, summary.units_done) == (2, 7, 1)
 
 
-def test_pictures_moved_to_another_class_are_not_extracted(
+def test_images_moved_to_another_class_are_not_extracted(
     make_folder: Make, run: Extract, forwarded: list[int], tmp_path: Path
 ) -> None:
-    """What relabelling is in a folder of classes: another id, the same bytes."""
+    """What relabeling is in a folder of classes: another id, the same bytes."""
     folder = make_folder(12)
     run(folder)
     forwarded.clear()
@@ -423,7 +419,7 @@ def test_pictures_moved_to_another_class_are_not_extracted(
     twin = (folder / "dog" / "000.png").read_bytes()
     summary = run(folder, update=True)
     assert forwarded == []
-    assert str(summary.difference) == "0 added, 0 removed, 0 relabelled, 0 changed, 2 moved"
+    assert str(summary.difference) == "0 added, 0 removed, 0 relabeled, 0 changed, 2 moved"
     view = FeatureStore.open(tmp_path / "store").features("tiny.net", "pets")
     assert isinstance(view, FeatureView)
     assert (view.version.parts, view.n_rows) == (("pets",), 12)
@@ -434,6 +430,6 @@ def test_pictures_moved_to_another_class_are_not_extracted(
     np.testing.assert_array_equal(view.blocks([name]).take([row]), first.blocks([name]).take([0]))
     assert verify(FeatureStore.open(tmp_path / "store"), deep=True).exit_code == 0
     assert run(folder).nothing_to_do
-    # A copy of a picture that is still there is a picture of its own.
+    # A copy of an image that is still there is an image of its own.
     (folder / "cat" / "copy.png").write_bytes(twin)
-    assert str(run(folder, update=True).difference) == "1 added, 0 removed, 0 relabelled, 0 changed"
+    assert str(run(folder, update=True).difference) == "1 added, 0 removed, 0 relabeled, 0 changed"

@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def report(progress: ExtractionProgress, clock: list[float], seconds: int) -> None:
-    """Ten pictures a second, two failed; the clocks read 0.5, 0.9 and 0.1 of the time."""
+    """Ten images a second, two failed; the clocks read 0.5, 0.9 and 0.1 of the time."""
     progress.clocks.follow(lambda: (0.5 * clock[0], 0.9 * clock[0], 0.1 * clock[0]))
     for second in range(1, seconds + 1):
         clock[0] = float(second)

@@ -1,4 +1,4 @@
-"""What a hundred million pictures ask of the store: arithmetic, and that nothing reads more than its own."""
+"""What a hundred million images ask of the store: arithmetic, and that nothing reads more than its own."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from toptune.store.files.reading import read_file
 NAMES = [*DIMS, CONTENT_ARRAY]
 
 
-def test_a_hundred_million_pictures_of_twelve_layers_make_some_thousand_units() -> None:
+def test_a_hundred_million_images_of_twelve_layers_make_some_thousand_units() -> None:
     rows, bytes_per_row = 100_000_000, 12 * 768 * 2
     unit_rows = choose_unit_rows(rows, bytes_per_row, 32)
     n_units = count_units(rows, unit_rows)
@@ -87,7 +87,7 @@ def test_digests_unit_by_unit_are_those_of_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [lambda table: table, lambda table: pa.concat_tables([table[:3], table[3:]])])
-def test_the_digest_of_pictures_does_not_depend_on_how_arrow_holds_them(
+def test_the_digest_of_images_does_not_depend_on_how_arrow_holds_them(
     cut: Callable[[pa.Table], pa.Table],
 ) -> None:
     ids = ["a", "b/ü.png", "c" * 40, "日本", "e", "f"]

@@ -93,7 +93,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             peak_bytes,
             limit_bytes=limit_bytes,
             what=f"lda on {n} rows of {d} features",
-            instead="take fewer layers, head 'falkon' with fewer centres, or raise --memory-limit",
+            instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
         plan_logger.info("lda: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, limit_bytes // 2**20)
         maps = linear_maps(rows.blocks, device=device)

@@ -33,7 +33,7 @@ from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
 # What a fit is going to do, said before it does it.
 plan_logger = logging.getLogger("toptune.train.plan")
 
-# Default widths, in multiples of the median distance between centres.
+# Default widths, in multiples of the median distance between centers.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Multiply-adds of the kernel's inner products up to which blocks are float64 too.
 FLOAT64_WORK = 2e9
@@ -41,9 +41,9 @@ _MEDIAN_ROWS = 1000
 
 
 class FalkonClassifier(ScoredClassifier):
-    """Kernel ridge classification on Nystrom centres, width and penalty cross-validated in one pass.
+    """Kernel ridge classification on Nystrom centers, width and penalty cross-validated in one pass.
 
-    One-hot targets are regressed with an unpenalised intercept (features and targets centred by the
+    One-hot targets are regressed with an unpenalised intercept (features and targets centered by the
     means of the rows fitted, fold by fold, in closed form). `X` is used as given: standardise it in
     a pipeline, or train through `toptune.train.train`.
 
@@ -53,15 +53,15 @@ class FalkonClassifier(ScoredClassifier):
         Gaussian is ``exp(-d^2 / (2 sigma^2))``, Laplacian ``exp(-d / sigma)`` with Euclidean d.
     sigma, penalty : float, sequence of float or None
         Width, and λ of ``(1/n) loss + λ norm^2``. A number is fixed, a sequence is a grid, None a
-        default grid: multiples `WIDTHS` of the median distance between centres, and
+        default grid: multiples `WIDTHS` of the median distance between centers, and
         `RELATIVE_PENALTIES` times the total variance of each width's features.
     n_centers : int
-        Nystrom centres M; ``min(n_centers, n)`` are used.
+        Nystrom centers M; ``min(n_centers, n)`` are used.
     centers : {"uniform", "class-balanced", "kmeans++"} or array-like, shape (M, d)
-        How centres are drawn from the training rows, see `choose_centers`; or the centres themselves.
+        How centers are drawn from the training rows, see `choose_centers`; or the centers themselves.
     solver : {"auto", "direct", "falkon", "falkon-lib"}
         ``"direct"`` adds up Gram matrices in one pass; ``"falkon"`` chooses width, penalty and
-        temperature that way on at most `SELECTION_CENTERS` of the centres and then fits on all of them
+        temperature that way on at most `SELECTION_CENTERS` of the centers and then fits on all of them
         by preconditioned conjugate gradient; ``"auto"`` takes the cheaper (see `choose_solver`).
         ``"falkon-lib"`` selects like ``"falkon"`` and leaves the last fit to FalkonML, where it is installed.
     cv : int, "leave-one-group-out" or None
@@ -71,7 +71,7 @@ class FalkonClassifier(ScoredClassifier):
         Rule that chooses width and penalty by left-out figures; see `toptune.train.solvers.selection.choose`.
     class_weight : None, "balanced" or dict
     random_state : int, RandomState or None
-        Seed of centres and folds.
+        Seed of centers and folds.
     device : str or None
         torch device; None is the CPU.
     memory_limit_bytes : int or None
@@ -84,7 +84,7 @@ class FalkonClassifier(ScoredClassifier):
     classes_ : ndarray, shape (n_classes,)
     centers_ : ndarray, shape (rank, d)
     center_indices_ : ndarray of int64, shape (rank,), or None
-        Training rows that are centres; None where the centres were given.
+        Training rows that are centers; None where the centers were given.
     dual_coef_ : ndarray of float64, shape (rank, n_classes)
     intercept_ : ndarray of float64, shape (n_classes,)
     sigma_, penalty_, temperature_ : float
@@ -217,7 +217,7 @@ class FalkonClassifier(ScoredClassifier):
     def _centers(
         self, blocks: Blocks, codes: npt.NDArray[np.int64], *, seed: int, limit_bytes: int
     ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[Any]]:
-        """Rows of the centres, where they are rows, and their values (M, d)."""
+        """Rows of the centers, where they are rows, and their values (M, d)."""
         if isinstance(self.centers, str):
             chosen = choose_centers(
                 codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=limit_bytes
@@ -268,5 +268,5 @@ def check_kernel_options(estimator: Any) -> None:
 
 
 def spread_of(centers: torch.Tensor) -> torch.Tensor:
-    """Return the centres (M, d), or an even thousand of them, that default widths are taken from."""
+    """Return the centers (M, d), or an even thousand of them, that default widths are taken from."""
     return centers[:: max(1, len(centers) // _MEDIAN_ROWS)]

@@ -31,13 +31,13 @@ plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class FalkonLogisticClassifier(ScoredClassifier):
-    """Softmax regression on Nystrom centres: `FalkonClassifier` with the log-loss.
+    """Softmax regression on Nystrom centers: `FalkonClassifier` with the log-loss.
 
-    Minimises ``(1/n) sum w_i logloss(softmax(f(x_i)), y_i) + penalty ||f||^2`` over f in the span of
-    the centres plus intercepts that no penalty touches. Slower than the squared loss, which has its
+    Minimizes ``(1/n) sum w_i logloss(softmax(f(x_i)), y_i) + penalty ||f||^2`` over f in the span of
+    the centers plus intercepts that no penalty touches. Slower than the squared loss, which has its
     answer in closed form; its scores are log-probabilities by themselves. The width is chosen by
     squared loss in one pass, the penalty by the log-loss of the logistic fits' own left-out rows, both
-    on at most 2000 of the centres, and the fit on all rows and centres follows. `X` is used as given:
+    on at most 2000 of the centers, and the fit on all rows and centers follows. `X` is used as given:
     standardise it in a pipeline, or train through `toptune.train.train`.
 
     Parameters
@@ -45,21 +45,21 @@ class FalkonLogisticClassifier(ScoredClassifier):
     kernel : {"gaussian", "laplacian", "matern12", "matern32", "matern52", "linear"}
     sigma : float, sequence of float or None
         Width; a number is fixed, a sequence a grid, None the multiples `WIDTHS` of the median distance
-        between centres.
+        between centers.
     penalty : float, sequence of float or None
         λ of ``(1/n) loss + λ norm^2``; scikit-learn's C is ``1 / (2 n λ)``. A number is fixed (its
         left-out figures are reported all the same), a sequence a grid, None a default grid in units of
         the total variance of the features. The grid is followed from its largest value down, and left
         once the left-out log-loss has risen twice.
     n_centers : int
-        Nystrom centres M; ``min(n_centers, n)`` are used.
+        Nystrom centers M; ``min(n_centers, n)`` are used.
     centers : {"uniform", "class-balanced", "kmeans++"}
-        How centres are drawn from the training rows; see `choose_centers`.
+        How centers are drawn from the training rows; see `choose_centers`.
     cv : int or "leave-one-group-out"
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict
     random_state : int, RandomState or None
-        Seed of centres and folds.
+        Seed of centers and folds.
     device : str or None
         torch device; None is the CPU.
     memory_limit_bytes : int or None
@@ -79,7 +79,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
 
     References
     ----------
-    Marteau-Ferey, Bach & Rudi 2019 (generalised self-concordant losses); Meanti et al. 2020
+    Marteau-Ferey, Bach & Rudi 2019 (generalized self-concordant losses); Meanti et al. 2020
     (LogisticFALKON, for two classes); see `toptune.train.logistic.path` for what is done here.
     """
 
@@ -192,7 +192,7 @@ def logistic_report(
     warnings = list(fitted.warnings)
     if whitening.n_dropped:
         warnings.insert(
-            0, f"{whitening.n_dropped} of {n_centers} centres are spanned by the others and were dropped"
+            0, f"{whitening.n_dropped} of {n_centers} centers are spanned by the others and were dropped"
         )
     return FitReport(
         solver="falkon-logistic",

@@ -18,7 +18,7 @@ class FitReport:
         ``"nystrom"``, ``"falkon"``, ``"falkon-lib"``, ``"falkon-logistic"``, ``"primal"`` or ``"dual"``.
     n_rows, n_features, n_folds : int
     n_centers, rank, n_dropped : int
-        Centres used, features that they span, centres dropped because others span them.
+        Centers used, features that they span, centers dropped because others span them.
     smallest_pivot : float
         Smallest pivot kept of the centres' kernel matrix, relative to the largest.
     precision : str
@@ -26,7 +26,7 @@ class FitReport:
     jitter : float
         Largest share of the mean diagonal that had to be added to a system; 0 is none.
     n_clipped : int
-        Closed-form errors that cancelled to below 0.
+        Closed-form errors that canceled to below 0.
     sigma : float or None
         Chosen width.
     penalty, temperature, squared_error, accuracy, log_loss : float
@@ -153,7 +153,7 @@ def report_of(
     n, d = rows.blocks.shape
     warnings = list(solution.warnings)
     if n_dropped:
-        warnings.insert(0, f"{n_dropped} of {n_centers} centres are spanned by the others and were dropped")
+        warnings.insert(0, f"{n_dropped} of {n_centers} centers are spanned by the others and were dropped")
     return FitReport(
         solver=solver,
         n_rows=n,

@@ -50,7 +50,7 @@ class Head2ToeClassifier(ScoredClassifier):
     Parameters
     ----------
     solver : {"gram", "softmax"}
-        What ranks: the squared loss on centred columns, from their second moments without a further pass;
+        What ranks: the squared loss on centered columns, from their second moments without a further pass;
         or the paper's cross-entropy without intercept, in many passes over the rows.
     selection : {"feature", "layer"}
         Rank columns over all layers together, or keep whole layers by the mean score of their columns.

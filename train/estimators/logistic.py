@@ -35,7 +35,7 @@ plan_logger = logging.getLogger("toptune.train.plan")
 class StreamingLogisticClassifier(ScoredClassifier):
     """Multinomial logistic regression by L-BFGS on blocks, the penalty chosen along a path.
 
-    Minimises ``(1/n) sum w_i logloss(softmax(x_i W + b), y_i) + penalty ||W||^2``, intercepts free. From the
+    Minimizes ``(1/n) sum w_i logloss(softmax(x_i W + b), y_i) + penalty ||W||^2``, intercepts free. From the
     largest penalty down each solution starts the next, and all folds share every pass over the rows
     (`toptune.train.logistic.path`, the solver of `FalkonLogisticClassifier`). Rows are kept in memory where
     the limit allows, in which case they are read once. With fewer rows than columns the problem is solved in
@@ -163,7 +163,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
             peak_bytes,
             limit_bytes=limit_bytes,
             what=f"logistic regression on {n} rows of {d} features, {n_classes} classes",
-            instead="take fewer layers, head 'falkon-logistic' with fewer centres, or raise --memory-limit",
+            instead="take fewer layers, head 'falkon-logistic' with fewer centers, or raise --memory-limit",
         )
         kept_bytes = n * rank * (8 if n < d else 4)
         is_cached = peak_bytes + kept_bytes <= limit_bytes

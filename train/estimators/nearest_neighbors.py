@@ -33,10 +33,10 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 class NearestNeighborClassifier(ScoredClassifier):
-    """k nearest neighbours among all training rows, blocked, with k and weights chosen from one search.
+    """k nearest neighbors among all training rows, blocked, with k and weights chosen from one search.
 
-    Each row's neighbours among the rows of other folds are found once, as many as the largest k wants; every
-    k and weighting is a tally of them. Scores are logarithms of the votes' shares with one neighbour added
+    Each row's neighbors among the rows of other folds are found once, as many as the largest k wants; every
+    k and weighting is a tally of them. Scores are logarithms of the votes' shares with one neighbor added
     that votes evenly for all classes, so that no class is impossible.
 
     Parameters
@@ -45,7 +45,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         None compares those of `NEIGHBORS` that are at most half of the rows.
     metric : {"cosine", "euclidean"}
     weights : {"similarity", "uniform"}, sequence of these or None
-        ``"similarity"`` weighs a neighbour by ``exp(cosine / 0.07)``, as DINO and DINOv2 do, and needs the
+        ``"similarity"`` weighs a neighbor by ``exp(cosine / 0.07)``, as DINO and DINOv2 do, and needs the
         cosine. None compares both where the metric is the cosine.
     cv : int or "leave-one-group-out"
         Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
@@ -126,7 +126,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         self.metric_, self.temperature_ = metric, compared.temperature
         self.report_ = compared.report(
             rows,
-            solver="exact nearest neighbours, k and weights cross-validated from one search",
+            solver="exact nearest neighbors, k and weights cross-validated from one search",
             calibration="shares of the votes, smoothed, with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
             seconds={"total": time.perf_counter() - start},
@@ -166,7 +166,7 @@ def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
 def _left_out(
     kept: Tensor, rows: TrainingRows, settings: Sequence[dict[str, Any]], metric: str
 ) -> Iterator[tuple[slice, Iterator[Matrix]]]:
-    """Votes of each setting's neighbours in other folds, one search for all of them."""
+    """Votes of each setting's neighbors in other folds, one search for all of them."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
     step = _block_rows(kept, rows.n_classes)
@@ -185,7 +185,7 @@ def _left_out(
 
 
 def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
-    """Scores (b, n_classes) from nearness and class of each row's neighbours (b, k), nearest first."""
+    """Scores (b, n_classes) from nearness and class of each row's neighbors (b, k), nearest first."""
     is_there = torch.isfinite(nearness)
     counts = is_there.sum(dim=1, keepdim=True)
     if weights == "similarity":

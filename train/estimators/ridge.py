@@ -35,7 +35,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
 
     The same sums as `FalkonClassifier`, with the features themselves in place of kernel features.
     With at least as many rows as features the Gram matrix is of features (primal); with fewer it is
-    of rows (the linear kernel on all rows as centres, which is the same estimator).
+    of rows (the linear kernel on all rows as centers, which is the same estimator).
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             peak_bytes,
             limit_bytes=limit_bytes,
             what=f"ridge on {n} rows of {d} features",
-            instead="take fewer layers, head 'falkon' with fewer centres, or raise --memory-limit",
+            instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
         plan_logger.info(
             "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, limit_bytes // 2**20

@@ -28,7 +28,7 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         """Scores (n, n_classes) of rows (n, d), also for two classes."""
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes); for two classes the difference in favour of the second, (n,)."""
+        """Scores (n, n_classes); for two classes the difference in favor of the second, (n,)."""
         scores = self.scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 

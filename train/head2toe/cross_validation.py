@@ -55,7 +55,7 @@ def compare(
 ) -> Comparison:
     """Left-out errors of every rule and penalty in closed form; predictions of the finalists decide.
 
-    One fold tries every penalty, the others the best of it and its neighbours. Among the finalists
+    One fold tries every penalty, the others the best of it and its neighbors. Among the finalists
     `toptune.train.solvers.selection.choose` decides as for the other heads.
 
     Parameters

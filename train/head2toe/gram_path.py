@@ -40,7 +40,7 @@ def squared_path(
     Parameters
     ----------
     moments : Moments
-        Of centred X and Y: the intercept is free.
+        Of centered X and Y: the intercept is free.
     group_penalties : sequence of float
         Descending.
     starts : sequence of Tensor (d, n_targets), optional
@@ -96,7 +96,7 @@ def _bound_step(value: Tensor, gram: Tensor, cross: Tensor, c: float) -> Tensor:
     """Minimise the quadratic bound that touches the objective at `value`, over the rows that are not 0.
 
     ``||W_j|| <= (||W_j||^2 / v_j + v_j) / 2`` with equality for ``v_j`` the length at `value`, so the
-    objective does not rise; one factorisation serves all classes. It overcomes what slows proximal steps
+    objective does not rise; one factorization serves all classes. It overcomes what slows proximal steps
     down, columns much alike, and they what slows it down, rows on their way to 0.
     """
     norms = group_norms(value)

@@ -19,7 +19,7 @@ from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches,
 class SelectedKernel:
     """The linear kernel of rows on some columns, brought from one selection to the next.
 
-    Selections without different folds and at neighbouring penalties differ in a few columns: only those are
+    Selections without different folds and at neighboring penalties differ in a few columns: only those are
     multiplied, to be added or taken away.
 
     Parameters
@@ -59,7 +59,7 @@ class HeldFolds:
     Attributes
     ----------
     values : Tensor, shape (d, n)
-        A column of the data in each row, centred. Rows of the data are ordered by fold.
+        A column of the data in each row, centered. Rows of the data are ordered by fold.
     center : Tensor, shape (d,)
         What was taken from the columns. Means without a fold are little beside the columns' deviations
         then, so that they may be taken out of products.
@@ -163,7 +163,7 @@ class HeldFolds:
         across = others[:, start:stop]
         shares = torch.cat([moments.shares[:start], moments.shares[stop:]])
         targets = torch.cat([moments.targets[:start], moments.targets[stop:]])
-        # Centring: (x - m)(y - m) = xy - xm - ym + mm. The dual coefficients sum to 0, and so the last two
+        # Centering: (x - m)(y - m) = xy - xm - ym + mm. The dual coefficients sum to 0, and so the last two
         # change no score.
         of_mean = inner @ shares
         half = of_mean - 0.5 * (shares @ of_mean)

@@ -11,7 +11,7 @@ from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 
 
 class Moments(Protocol):
-    """What squared-loss fits to some columns need to know of rows: X centred, Y centred, weighted.
+    """What squared-loss fits to some columns need to know of rows: X centered, Y centered, weighted.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Moments(Protocol):
         ...
 
     def ridge(self, columns: Tensor, penalties: Sequence[float]) -> Tensor:
-        """Ridge regression on some columns: (n_penalties, k, n_targets), for centred X and Y."""
+        """Ridge regression on some columns: (n_penalties, k, n_targets), for centered X and Y."""
         ...
 
 
@@ -93,7 +93,7 @@ class RowMoments:
     offset : Tensor of float64, shape (d,)
         Means of the values by these shares.
     targets : Tensor of float64, shape (n, n_targets)
-        Centred.
+        Centered.
     """
 
     values: Tensor

@@ -75,7 +75,7 @@ def plan_head2toe(
         + waiting
         + 6 * 8 * d * d
         + n_kept * (3 * n_folds * weights + 8 * n * n_classes),
-        # The rows, as they are, centred and of the columns kept, or sums of these; products; left-out scores.
+        # The rows as they are, centered, and of the columns kept, or sums of these; products; left-out scores
         "rows": common
         + 8 * n * (4 * d + 2 * n_classes)
         + 6 * 8 * small * small

@@ -25,7 +25,7 @@ def softmax_path(
 ) -> list[list[PathPoint]]:
     """Minimise ``mean cross-entropy(X W) + c sum_j ||W_j||`` without each fold, and on all rows.
 
-    The objective of Evci et al. 2022, equation 3; minimised to its optimum in place of their few hundred
+    The objective of Evci et al. 2022, equation 3; minimized to its optimum in place of their few hundred
     steps of Adam. All folds share every pass, and penalties fall, each solution starting from the one before.
 
     Parameters

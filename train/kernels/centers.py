@@ -1,4 +1,4 @@
-"""Which training rows become centres."""
+"""Which training rows become centers."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.train.rows.block_reading import refuse_non_finite
 
 CENTERS = ("uniform", "class-balanced", "kmeans++")
-# k-means++ looks at this many rows a centre, drawn uniformly, so that its cost and memory do not grow with n.
+# k-means++ looks at this many rows a center, drawn uniformly, so that its cost and memory do not grow with n.
 CANDIDATES = 4
 
 
@@ -22,17 +22,17 @@ def choose_centers(
     blocks: Blocks | None = None,
     limit_bytes: int | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Return the sorted rows of ``min(n_centers, n)`` centres.
+    """Return the sorted rows of ``min(n_centers, n)`` centers.
 
     Parameters
     ----------
     codes : ndarray of int64, shape (n,)
         Class of each row; used by ``"class-balanced"`` only.
     n_centers : int
-        Centres wanted.
+        Centers wanted.
     how : {"uniform", "class-balanced", "kmeans++"}
         Every row alike; classes in turn until enough are chosen or a class is used up; or among
-        `CANDIDATES` rows a centre drawn uniformly, each next one with probability proportional to its squared
+        `CANDIDATES` rows a center drawn uniformly, each next one with probability proportional to its squared
         distance from those before (Arthur & Vassilvitskii 2007), which spreads them.
     seed : int
         Same seed, same rows; the size of blocks has no effect.
@@ -77,8 +77,8 @@ def _spread(
     check_memory(
         3 * 8 * len(candidates) * blocks.shape[1],
         limit_bytes=limit_bytes,
-        what=f"choosing {n_centers} centres by k-means++",
-        instead="use fewer centres, or draw them uniformly",
+        what=f"choosing {n_centers} centers by k-means++",
+        instead="use fewer centers, or draw them uniformly",
     )
     values = blocks.take(candidates)
     refuse_non_finite(values, candidates)

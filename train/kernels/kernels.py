@@ -129,7 +129,7 @@ class Matern:
 
 @dataclass(frozen=True)
 class Linear:
-    """``<x, x'>``: no width, no centring."""
+    """``<x, x'>``: no width, no centering."""
 
     @property
     def sigma(self) -> None:

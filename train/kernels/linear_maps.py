@@ -20,8 +20,8 @@ LinearMaps = IdentityMap | NystromMaps
 def linear_maps(blocks: Blocks, *, device: torch.device) -> LinearMaps:
     """Feature map of a linear head on rows (n, d): the identity, or n coordinates where n is below d.
 
-    Coordinates are the linear kernel's on all rows as centres, whitened: lengths and products stay those of
-    the rows, so that every head that penalises or shrinks by them is the same in ``min(n, d)`` numbers.
+    Coordinates are the linear kernel's on all rows as centers, whitened: lengths and products stay those of
+    the rows, so that every head that penalizes or shrinks by them is the same in ``min(n, d)`` numbers.
     """
     n, d = blocks.shape
     if d <= n:

@@ -89,10 +89,10 @@ class IdentityMap:
 
 @dataclass(frozen=True)
 class NystromMaps:
-    """Whitened Nystrom features of several kernels on the same centres (Williams & Seeger 2001).
+    """Whitened Nystrom features of several kernels on the same centers (Williams & Seeger 2001).
 
-    ``phi(x) = k(x, C) W`` with ``W W^T = pinv(K_MM)``, so that penalising coefficients of phi
-    penalises the norm in the kernel's space.
+    ``phi(x) = k(x, C) W`` with ``W W^T = pinv(K_MM)``, so that penalizing coefficients of phi
+    penalizes the norm in the kernel's space.
     """
 
     kernels: tuple[Radial | Linear, ...]
@@ -106,10 +106,10 @@ class NystromMaps:
     def on(
         cls, kernels: Sequence[Radial | Linear], centers: Tensor, *, keep_grams: bool = False
     ) -> "NystromMaps":
-        """Whiten every kernel on centres (M, d); the tolerance follows the type of the centres.
+        """Whiten every kernel on centers (M, d); the tolerance follows the type of the centers.
 
         Kernel matrices are kept, if at all, where `raw_factor` may have a use for them: made again from its
-        factor, one takes as long as the factorisation.
+        factor, one takes as long as the factorization.
         """
         whitenings: tuple[Whitening, ...] = ()
         grams: dict[int, Tensor] = {}
@@ -128,7 +128,7 @@ class NystromMaps:
 
     @classmethod
     def of_factor(cls, kernel: Radial | Linear, centers: Tensor, factor: Tensor) -> "NystromMaps":
-        """Take the map of an earlier fit: centres (r, d), all of them kept, with the factor (r, r) it had."""
+        """Take the map of an earlier fit: centers (r, d), all of them kept, with the factor (r, r) it had."""
         kept = np.arange(len(centers))
         whitening = Whitening(
             kept=kept, factor=factor.cpu().numpy(), n_dropped=0, smallest_pivot=float(factor.diagonal().min())
@@ -153,7 +153,7 @@ class NystromMaps:
 
     @cached_property
     def reference(self) -> ReferenceRows:
-        """The centres as kernels want them for block after block."""
+        """The centers as kernels want them for block after block."""
         return ReferenceRows.of(self.centers)
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:

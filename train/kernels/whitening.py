@@ -11,26 +11,26 @@ from toptune.errors import NumericalError
 
 Matrix = npt.NDArray[np.float64]
 
-# A plain factorisation is trusted to have lost no rank if its pivots are this far above the tolerance.
+# A plain factorization is trusted to have lost no rank if its pivots are this far above the tolerance.
 _CLEAR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Whitening:
-    """Cholesky factor of K_MM on the centres that carry it, pivoted where any are to be dropped.
+    """Cholesky factor of K_MM on the centers that carry it, pivoted where any are to be dropped.
 
     With ``kept`` the pivots above the tolerance and ``L = factor``, ``K[kept][:, kept] = L L^T``, so
     ``k(x, C[kept]) L^-T`` are features whose inner products are the Nystrom kernel. Dropping a
-    centre whose pivot is small leaves out a direction that the others already span to rounding.
+    center whose pivot is small leaves out a direction that the others already span to rounding.
 
     Attributes
     ----------
     kept : ndarray of int64, shape (rank,)
-        Centres kept, in the order of their pivots; in their own order where all are.
+        Centers kept, in the order of their pivots; in their own order where all are.
     factor : ndarray of float64, shape (rank, rank)
         Lower triangular.
     n_dropped : int
-        Centres that are, to rounding, combinations of those kept.
+        Centers that are, to rounding, combinations of those kept.
     smallest_pivot : float
         Smallest pivot kept, relative to the largest.
     """
@@ -46,14 +46,14 @@ class Whitening:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all centres are kept in their own order."""
+        """Whether all centers are kept in their own order."""
         return self.n_dropped == 0 and bool((np.diff(self.kept) > 0).all())
 
 
 def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
-    """Factor the (M, M) kernel matrix of the centres (Higham 2002, §10.3; LAPACK ``dpstrf``).
+    """Factor the (M, M) kernel matrix of the centers (Higham 2002, §10.3; LAPACK ``dpstrf``).
 
-    A plain Cholesky factorisation, six times as fast, is kept where it shows full rank by a clear margin.
+    A plain Cholesky factorization, six times as fast, is kept where it shows full rank by a clear margin.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
     """
     if not np.isfinite(gram).all():
         raise NumericalError(
-            "the kernel matrix of the centres is not finite: the features overflow; standardise them"
+            "the kernel matrix of the centers is not finite: the features overflow; standardise them"
         )
     n_centers = len(gram)
     largest = float(gram.diagonal().max(initial=0.0))

@@ -27,7 +27,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.splits import Split
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 
-# Of the dual: factorisations cost their cube.
+# Of the dual: factorizations cost their cube.
 SEARCH_ROWS = 2000
 MAX_LAYERS = 8
 N_SHORT_LIST = 3

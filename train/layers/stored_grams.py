@@ -95,7 +95,7 @@ def read_grams(
         raise InputError(
             f"{len(bad)} training rows have features that are not finite in one of {', '.join(names)}, the "
             f"first is {cache.manifest.ids[searched.train[bad[0]]]!r}; name the --layers to use, or repair "
-            "these pictures and extract again"
+            "these images and extract again"
         )
     at = np.searchsorted(split.train, searched.train)
     rows = TrainingRows(

@@ -1,4 +1,4 @@
-"""A logistic kernel head on given centres: width, then penalty and temperature, then the fit."""
+"""A logistic kernel head on given centers: width, then penalty and temperature, then the fit."""
 
 import time
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class LogisticFit:
     widths : tuple of Candidate
         What the choice of the width compared, by squared loss; empty where there was one.
     whitening : Whitening
-        Of the centres of the fit.
+        Of the centers of the fit.
     """
 
     centers: Tensor
@@ -61,7 +61,7 @@ class LogisticFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One kernel on given centres with its training rows, ready for `follow`."""
+    """One kernel on given centers with its training rows, ready for `follow`."""
 
     maps: NystromMaps
     rows: LogisticRows
@@ -82,7 +82,7 @@ class Problem:
             rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
         )
         logistic_rows = LogisticRows(kernel_rows, factor)
-        # Uniform, whichever way the centres were drawn: it stands for all rows.
+        # Uniform, whichever way the centers were drawn: it stands for all rows.
         drawn = np.random.default_rng(seed).permutation(n)[: sample_rows_for(n=n, rank=len(maps.centers))]
         drawn.sort()
         sample = torch.empty((len(drawn), len(kept)), dtype=torch.float64, device=device)
@@ -109,7 +109,7 @@ def fit_logistic(
     plan: LogisticPlan,
     seed: int,
 ) -> LogisticFit:
-    """Choose width, penalty and temperature on some of the centres (M, d), then fit on all.
+    """Choose width, penalty and temperature on some of the centers (M, d), then fit on all.
 
     The width is that of least squared loss by the rules of `solve`, which sees every width in one pass;
     the penalty, whose scale depends on the loss, is chosen by the logistic fits themselves.
@@ -196,7 +196,7 @@ def _dual(problem: Problem, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _projected(problem: Problem, centers: Tensor, dual: Tensor, constant: Tensor) -> Tensor:
-    """Point of the orthogonal projection of ``k(x, centers) dual + constant`` on the span of more centres."""
+    """Point of the orthogonal projection of ``k(x, centers) dual + constant`` on the span of more centers."""
     (phi,) = problem.maps.features(centers, [0])
     beta = phi.double().T @ dual
     return torch.cat([beta, (constant + problem.rows.feature_mean @ beta)[None]])

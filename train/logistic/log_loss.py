@@ -39,10 +39,10 @@ class Evaluation:
 
 
 class LogisticRows:
-    """Rows for softmax regression on whitened, centred features, as products only.
+    """Rows for softmax regression on whitened, centered features, as products only.
 
     A point is (r + 1, n_classes): coefficients of ``phi - mean``, where ``phi = k(x, C) L^-T`` as in
-    `CentredRows`, and last the intercepts. The centring is by all rows for every fit, which changes
+    `CentredRows`, and last the intercepts. The centering is by all rows for every fit, which changes
     no minimum (the intercept is free) and takes the coupling of coefficients and intercept away.
 
     Attributes

@@ -1,12 +1,12 @@
 """Softmax regression along a path of decreasing penalties, for several folds at once.
 
-The estimator is that of generalised self-concordant losses (Marteau-Ferey, Bach & Rudi 2019; Meanti
+The estimator is that of generalized self-concordant losses (Marteau-Ferey, Bach & Rudi 2019; Meanti
 et al. 2020, "LogisticFALKON"), with the softmax in place of the sigmoid: the penalty decreases by
 steps, and each solution starts the next. Where the papers take approximate Newton steps, each by
 preconditioned conjugate gradient, this takes L-BFGS on the same kind of preconditioner: a Newton step
 costs a pass for every product and throws the curvature that it has seen away. Over seven penalties a
 decade apart that took 1.8 to 2.4 times as many passes to the same losses (digits, 26 and 50 classes of
-pictures, a synthetic set; two widths each).
+images, a synthetic set; two widths each).
 """
 
 import math
@@ -24,7 +24,7 @@ from toptune.train.numerics.quasi_newton import Descent, Precondition
 # Penalties further apart are joined by others in between, at a coarse tolerance.
 STEP = 10.0
 COARSE_TOLERANCE = 1e-3
-# Passes between factorisations of the preconditioner, whose curvatures are those of the present points.
+# Passes between factorizations of the preconditioner, whose curvatures are those of the present points.
 REFRESH = 5
 # Paths begin at this share of the features' total variance, and try at most this multiple of a step again.
 _BEGIN, _FARTHEST = 0.1, 2.0
@@ -88,7 +88,7 @@ def follow(
     folds : sequence of int
         What each fit leaves out; all share every pass.
     sample, sample_weights : Tensor of float64, shapes (s, r) and (s,)
-        Centred features of some rows and their weights: the preconditioner's.
+        Centered features of some rows and their weights: the preconditioner's.
     tolerance : float
         Decrease of the loss (nats a row) that the model at hand may still expect.
     max_iterations : int

@@ -10,7 +10,7 @@ from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.solvers.solver_choice import KERNEL_CACHE_BYTES, SELECTION_CENTERS, Sizes
 
-# Rows that the preconditioner is made of, or as many as centres where those are more.
+# Rows that the preconditioner is made of, or as many as centers where those are more.
 SAMPLE_ROWS = 4000
 
 
@@ -21,9 +21,9 @@ class LogisticPlan:
     Attributes
     ----------
     selection_centers : int
-        Centres on which width, penalty and temperature are chosen.
+        Centers on which width, penalty and temperature are chosen.
     is_selection_cached, is_cached : bool
-        Whether the kernel's values are kept while choosing, and in the fit on all centres.
+        Whether the kernel's values are kept while choosing, and in the fit on all centers.
     peak_bytes, limit_bytes : int
         Projected peak, without the rows' own storage.
     """
@@ -42,7 +42,7 @@ class LogisticPlan:
         kept = "kept" if self.is_cached else "recomputed"
         return (
             f"falkon-logistic: about {self.peak_bytes / 2**20:.0f} MiB (selected on "
-            f"{self.selection_centers} centres, kernel values {kept}); "
+            f"{self.selection_centers} centers, kernel values {kept}); "
             f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
         )
 
@@ -73,9 +73,9 @@ def plan_logistic(sizes: Sizes) -> LogisticPlan:
     check_memory(
         peak_bytes,
         limit_bytes=sizes.limit_bytes,
-        what=f"falkon-logistic with {sizes.n_centers} centres and {sizes.n_folds} folds of "
+        what=f"falkon-logistic with {sizes.n_centers} centers and {sizes.n_folds} folds of "
         f"{sizes.n_classes} classes",
-        instead="take fewer centres or folds, or raise --memory-limit (memory_limit_bytes)",
+        instead="take fewer centers or folds, or raise --memory-limit (memory_limit_bytes)",
     )
     return LogisticPlan(
         selection_centers=few,

@@ -25,7 +25,7 @@ def factor_made(make: Callable[[], Tensor], *, what: str) -> tuple[Tensor, float
     """Lower factor (r, r) in the place of the matrix that `make` gives, and the jitter that it took.
 
     Jitter is a share of the mean diagonal, 0 where none is needed; otherwise raised tenfold from
-    rounding level until the factorisation succeeds.
+    rounding level until the factorization succeeds.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The group lasso: its proximal step, and a minimiser that is told losses and gradients."""
+"""The group lasso: its proximal step, and a minimizer that is told losses and gradients."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -85,9 +85,9 @@ class PathPoint:
 
 
 class ProximalDescent:
-    """One minimisation of ``loss(W) + c sum_j ||W_j||`` over W (d, k), as a state machine.
+    """One minimization of ``loss(W) + c sum_j ||W_j||`` over W (d, k), as a state machine.
 
-    `trial` is where it wants loss and gradient next; `tell` takes them, so that several minimisations can
+    `trial` is where it wants loss and gradient next; `tell` takes them, so that several minimizations can
     share a pass over rows. Proximal gradient steps, each as long as the curvature along the last one says
     (Barzilai & Borwein 1988), which may raise the objective a little now and then (SpaRSA: Wright, Nowak &
     Figueiredo 2009, with their non-monotone criterion).

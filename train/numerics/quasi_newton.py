@@ -1,4 +1,4 @@
-"""L-BFGS that is told losses and gradients, so that many minimisations can share each pass over rows."""
+"""L-BFGS that is told losses and gradients, so that many minimizations can share each pass over rows."""
 
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _SMALLEST_STEP = 1e-8
 
 
 class Descent:
-    """One minimisation of ``loss(v) + penalty ||v[:-1]||^2`` over v (r + 1, k), as a state machine.
+    """One minimization of ``loss(v) + penalty ||v[:-1]||^2`` over v (r + 1, k), as a state machine.
 
     `trial` is where it wants loss and gradient next; `tell` takes them. The direction is that of
     L-BFGS (Nocedal & Wright 2006, alg. 7.4) on top of a preconditioner in place of the multiple of

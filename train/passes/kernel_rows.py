@@ -15,7 +15,7 @@ CACHED_ROWS = 4096
 
 
 class KernelRows:
-    """Values k(X, C) of all training rows against centres (r, d), never more than a block at a time.
+    """Values k(X, C) of all training rows against centers (r, d), never more than a block at a time.
 
     With `is_cached` the first pass keeps them, and the rows are not read again.
     """
@@ -39,7 +39,7 @@ class KernelRows:
 
     @property
     def rank(self) -> int:
-        """Number of centres r."""
+        """Number of centers r."""
         return len(self.centers)
 
     @property
@@ -71,11 +71,11 @@ class KernelRows:
 
 @dataclass(frozen=True, kw_only=True)
 class CentredRows:
-    """Weighted second moments of whitened, centred features, as products only.
+    """Weighted second moments of whitened, centered features, as products only.
 
     With ``phi = k(x, C) L^-T`` (L the factor of the centres' kernel matrix), weights w that sum to n
     and ``Z`` the rows of phi less their weighted mean, this is ``S = Z' W Z / n`` without ever
-    forming it. Rows are centred before they are summed, so that a large mean costs no digits.
+    forming it. Rows are centered before they are summed, so that a large mean costs no digits.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class CentredRows:
             weights=weights,
             kernel_mean=kernel_mean / total,
             target_mean=target_mean,
-            # The centred targets sum to 0, so the features' mean drops out.
+            # The centered targets sum to 0, so the features' mean drops out.
             cross=torch.linalg.solve_triangular(factor, cross / total, upper=False),
         )
 

@@ -19,7 +19,7 @@ def one_pass_peak_bytes(
 ) -> int:
     """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
 
-    The centres, their kernel matrix and its factor for each map and the ones being made; the sums of all maps
+    The centers, their kernel matrix and its factor for each map and the ones being made; the sums of all maps
     and the rows that wait for them; the matrices of one system and one map's coefficients of every penalty
     and fold; the finalists' coefficients and left-out scores; one block with its distances, kernel and
     feature values, and the next one. It grows with n only by the rows' classes, weights and folds.
@@ -42,7 +42,7 @@ def iterative_peak_bytes(
     """Projected peak of FALKON's iteration in bytes, everything but the rows' own storage.
 
     The whitening factor and the squares it is made with, or the preconditioner and those (never both);
-    the centres; the columns of the recurrences; one block; and the kernel's values where they are kept, with
+    the centers; the columns of the recurrences; one block; and the kernel's values where they are kept, with
     as many of them as are multiplied at a time in float64.
     """
     square = 8 * rank * rank

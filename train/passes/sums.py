@@ -19,7 +19,7 @@ class FoldSums:
     """Weighted sums over the rows of each fold of ``z = (phi, 1)`` and the targets y.
 
     The 1 appended to the features carries the intercept: its row of the sums holds the sums of
-    features and targets and the weight of the rows, from which any set of folds can be centred
+    features and targets and the weight of the rows, from which any set of folds can be centered
     without the rows. Sums only add, so blocks may come in any order, from anywhere, and be taken
     away again.
 
@@ -73,7 +73,7 @@ class FoldSums:
 
     @property
     def metric(self) -> Tensor | None:
-        """What penalises coefficients of phi (r, r): ``L L^T``, or None for the identity."""
+        """What penalizes coefficients of phi (r, r): ``L L^T``, or None for the identity."""
         if self.factor is None or self.product is not None:
             return self.product
         return product_of_factor(self.factor)

@@ -106,12 +106,12 @@ class UnitNorm:
         return UnitNorm(layer_dims=tuple(np.array(layer_dims)[kept].tolist()))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "rule": "each layer of each picture divided by its Euclidean norm"}
+        return {"name": self.name, "rule": "each layer of each image divided by its Euclidean norm"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """``sign(x) |x|^exponent``: power normalisation (Perronnin, Sánchez & Mensink 2010).
+    """``sign(x) |x|^exponent``: power normalization (Perronnin, Sánchez & Mensink 2010).
 
     With exponent 0.5 the signed square root, as in bilinear CNNs (Lin, RoyChowdhury & Maji 2015).
     """

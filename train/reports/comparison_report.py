@@ -138,7 +138,7 @@ class Comparison:
         title = (
             f"{self.config['dataset']}, {self.config['model']}: mean +- deviation of "
             f"{counted(self.config['seeds'], 'run')}, {first.n_train} training and {first.n_test} "
-            f"test pictures (seed {first.seed})"
+            f"test images (seed {first.seed})"
         )
         parts = [printed_table(title, columns, [_row(name, each) for name, each in self.heads.items()])]
         tested = [pair for pair in self.pairs if pair["metric"] == "accuracy"]
@@ -227,7 +227,7 @@ def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:
     if n_not_drawn:
         return n_train / n_not_drawn, (
             "the manifest names the test rows: deviations are over samples of the training rows, not over "
-            "test pictures"
+            "test images"
         )
     return None, (
         "the manifest names training and test rows: deviations are over the heads' own random numbers only, "

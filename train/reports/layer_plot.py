@@ -1,4 +1,4 @@
-"""Accuracy by layer and pooling, and of subsets of layers, as a picture."""
+"""Accuracy by layer and pooling, and of subsets of layers, as an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ _PATHS = {
 }
 
 
-def save_layer_picture(path: Path, search: LayerSearch, *, title: str = "") -> None:
+def save_layer_image(path: Path, search: LayerSearch, *, title: str = "") -> None:
     """Write a PNG: each layer alone, a line for each pooling; and subsets by the number of their layers.
 
     Bars are one standard error to either side.

@@ -1,4 +1,4 @@
-"""`report_layers`: accuracy by layer and pooling of a data set, what to train on, and a picture of it."""
+"""`report_layers`: accuracy by layer and pooling of a data set, what to train on, and an image of it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +21,13 @@ from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.layers.search import N_SHORT_LIST, SEARCH_ROWS, SHORT_LIST_HEADS, search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.preprocessing.spec import default_preprocessing
-from toptune.train.reports.layer_plot import save_layer_picture
+from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.rows.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.splits import group_keys, split_manifest
 from toptune.train.runs.writing import check_out, new_run_folder, write_json
 
-REPORT, PICTURE = "layers.json", "layers.png"
+REPORT, IMAGE = "layers.json", "layers.png"
 _TITLES = {
     "alone": "each layer alone",
     "first": "cumulative, from the first layer",
@@ -35,7 +35,7 @@ _TITLES = {
     "forward": "greedy, forward",
     "backward": "greedy, backward",
 }
-_COLUMNS = ("accuracy", "log-loss", "squared error", "columns", "bytes a picture", "ms to fit")
+_COLUMNS = ("accuracy", "log-loss", "squared error", "columns", "bytes an image", "ms to fit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +90,12 @@ class LayerReport:
             f"accuracies are those of left-out training rows ({search.n_rows} rows, {search.n_folds} folds), "
             "no test row was read; +- is one standard error",
             f"best by {search.decided_by}: --layers {chosen.layers} "
-            f"({chosen.bytes_per_picture} bytes a picture)",
+            f"({chosen.bytes_per_picture} bytes an image)",
         ]
         if cheapest.arrays != chosen.arrays:
             lines.append(
                 f"fewest bytes within one standard error of the best ridge: --layers {cheapest.layers} "
-                f"({cheapest.bytes_per_picture} bytes a picture)"
+                f"({cheapest.bytes_per_picture} bytes an image)"
             )
         lines += [f"note: {note}" for note in search.notes]
         lines.append(describe_costs(self.costs))
@@ -223,8 +223,8 @@ def report_layers(
     with new_run_folder(path) as folder:
         write_json(folder / REPORT, report.to_dict())
         search.write_csv(folder / LAYER_SEARCH)
-        title = f"{dataset}, {model}: {search.n_rows} training pictures, {search.n_folds} folds"
-        save_layer_picture(folder / PICTURE, search, title=title)
+        title = f"{dataset}, {model}: {search.n_rows} training images, {search.n_folds} folds"
+        save_layer_image(folder / IMAGE, search, title=title)
     return report
 
 

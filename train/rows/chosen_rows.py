@@ -35,7 +35,7 @@ def leave_out(
         ]
         more = f" and {len(used) - _SHOWN} more" if len(used) > _SHOWN else ""
         raise InputError(
-            f"{len(used)} of the pictures to train and test on have features that are not finite: "
+            f"{len(used)} of the images to train and test on have features that are not finite: "
             f"{', '.join(shown)}{more}; leave them out with --skip-failed (allow_failed=True), or repair "
             "them and extract again with --update"
         )
@@ -44,9 +44,9 @@ def leave_out(
 
 
 def note_untested(is_known: npt.NDArray[np.bool_]) -> list[str]:
-    """Say how many test pictures (n,) are of classes that were not trained on; nothing where none is."""
+    """Say how many test images (n,) are of classes that were not trained on; nothing where none is."""
     n_unknown = int((~is_known).sum())
-    return [f"not tested: {counted(n_unknown, 'picture')} of classes without training"] if n_unknown else []
+    return [f"not tested: {counted(n_unknown, 'image')} of classes without training"] if n_unknown else []
 
 
 def check_classes(
@@ -55,7 +55,7 @@ def check_classes(
     """Refuse training rows that no head could learn from; give classes and their members."""
     classes, counts = np.unique([str(manifest.labels[row]) for row in split.train], return_counts=True)
     if len(classes) == 0:
-        raise InputError("no training rows are left; check labels, split and failed pictures")
+        raise InputError("no training rows are left; check labels, split and failed images")
     if len(classes) < 2:
         raise InputError(
             f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"

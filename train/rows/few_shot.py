@@ -1,4 +1,4 @@
-"""Training on a few pictures: k of each class, or a stratified sample of a given size."""
+"""Training on a few images: k of each class, or a stratified sample of a given size."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def draw_training_rows(
     """Keep a sample of the training rows; test rows are never touched.
 
     Within each class rows are taken in the order of a hash of (seed, id): the rows of k shots are among those
-    of k + 1, and pictures added to one class change nothing in another.
+    of k + 1, and images added to one class change nothing in another.
 
     Parameters
     ----------
@@ -77,14 +77,14 @@ def draw_training_rows(
 
 def _shots_of(members: dict[str, list[int]], shots: int) -> dict[str, int]:
     if shots < 1:
-        raise InputError(f"shots is {shots}; give at least 1 picture of each class")
+        raise InputError(f"shots is {shots}; give at least 1 image of each class")
     short = {label: len(rows) for label, rows in sorted(members.items()) if len(rows) < shots}
     if short:
         named = ", ".join(f"{label!r} ({count})" for label, count in list(short.items())[:_NAMED_CLASSES])
         more = f" and {len(short) - _NAMED_CLASSES} more" if len(short) > _NAMED_CLASSES else ""
         raise InputError(
             f"{len(short)} of {len(members)} classes have fewer than {shots} training rows: {named}{more}; "
-            f"ask for at most {min(short.values())} shots, or add pictures of these classes"
+            f"ask for at most {min(short.values())} shots, or add images of these classes"
         )
     return dict.fromkeys(members, shots)
 

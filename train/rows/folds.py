@@ -27,7 +27,7 @@ class FoldsReducedWarning(UserWarning):
 def folds_of_keys(keys: Sequence[str], *, n_folds: int, seed: int = 0) -> Folds:
     """Bucket (0 to n_folds - 1) of each row from a hash of its id or group.
 
-    A row keeps its fold whatever rows come and go and however they are labelled.
+    A row keeps its fold whatever rows come and go and however they are labeled.
     """
     cached: dict[str, int] = {}
     for key in keys:
@@ -87,7 +87,7 @@ def usable_folds(class_counts: dict[str, int], cv: int, *, may_reduce: bool) -> 
     if not may_reduce:
         raise InputError(
             f"class {name!r} has {smallest} training rows, fewer than the {cv} folds of the "
-            f"cross-validation; add pictures, merge or remove the class, or ask for cv={max(2, smallest)}"
+            f"cross-validation; add images, merge or remove the class, or ask for cv={max(2, smallest)}"
             + (" (with 1 row it cannot be cross-validated at all)" if smallest < 2 else "")
         )
     reduced = max(2, smallest)

@@ -30,7 +30,7 @@ class Split:
     n_unlabelled : int
         Rows left out of both because they have no label.
     n_unused : int
-        Labelled rows left out of both because their split is not asked for.
+        Labeled rows left out of both because their split is not asked for.
     rule : str
         In words, how the rows were told apart.
     n_not_drawn : int
@@ -74,7 +74,7 @@ def split_manifest(
         An extra column of the manifest, or a regular expression on the id whose first group is the
         key. Rows of equal key stay on one side.
     resplit : bool
-        Draw a new split over all labelled rows even where the manifest names one.
+        Draw a new split over all labeled rows even where the manifest names one.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def split_manifest(
     Raises
     ------
     InputError
-        For an unknown split name or option, unlabelled training rows where the manifest names a
+        For an unknown split name or option, unlabeled training rows where the manifest names a
         split, a group found on both sides of the manifest's own split, or an empty side.
     """
     if val not in ("train", "test", "drop"):
@@ -95,7 +95,7 @@ def split_manifest(
     split = _named(manifest, val) if is_named else _unsplit(manifest)
     if len(split.train) == 0:
         raise InputError(
-            f"no labelled row is left to train on among {manifest.n_rows} ({split.rule}); "
+            f"no labeled row is left to train on among {manifest.n_rows} ({split.rule}); "
             + (advice_on_several_labels(manifest, _unlabelled(manifest)) or "check the labels and the split")
         )
     if len(split.test):
@@ -270,8 +270,8 @@ def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) ->
         return ""
     first = several[0]
     return (
-        f"{counted(len(several), 'picture')} with several labels, for instance {manifest.ids[first]!r} with "
-        f"{joined[first]!r}; toptune's heads take one label a picture: give each picture one where the "
+        f"{counted(len(several), 'image')} with several labels, for instance {manifest.ids[first]!r} with "
+        f"{joined[first]!r}; toptune's heads take one label an image: give each image one where the "
         "labels stand (for instance in a manifest's column 'label') and extract with --update, which "
         "computes nothing anew for labels"
     )

@@ -18,7 +18,7 @@ class FeatureDataset(IterableDataset[tuple[torch.Tensor, int]]):
     within blocks of `block_rows` when `seed` is given, and the blocks too; call `set_epoch` for another
     order, which workers kept between epochs (``persistent_workers``) do not notice.
 
-    Rows of pictures that failed are NaN: leave them out by ``cache.blocks(names, rows)``.
+    Rows of images that failed are NaN: leave them out by ``cache.blocks(names, rows)``.
 
     Parameters
     ----------

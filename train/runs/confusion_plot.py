@@ -21,7 +21,7 @@ _NAME_LENGTH = 28
 _DPI, _LARGEST_DPI, _DOTS_A_CLASS = 150, 350, 2
 
 
-def save_confusion_picture(
+def save_confusion_image(
     path: Path, confusion: npt.ArrayLike, classes: Sequence[str], *, title: str = ""
 ) -> None:
     """Write a confusion matrix (n_classes, n_classes), true x predicted, as a PNG; see `draw_confusion`.

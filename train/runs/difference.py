@@ -1,4 +1,4 @@
-"""What changed between a run's pictures and its data set."""
+"""What changed between a run's images and its data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,9 +35,9 @@ class Difference:
     now : ndarray of int64
         Row of the new manifest of each row of the old one, -1 where it is gone.
     is_spent : ndarray of bool
-        Whether a row of the old manifest is a training picture that no centre may stand on any more.
+        Whether a row of the old manifest is a training image that no center may stand on any more.
     n_new, n_changed, n_forgotten : int
-        Pictures that came, whose label or content changed, and that were to be forgotten.
+        Images that came, whose label or content changed, and that were to be forgotten.
     """
 
     removed: Rows
@@ -56,7 +56,7 @@ def find_difference(
 ) -> Difference:
     """Compare the rows of a run with its data set as it is now.
 
-    Pictures that were there keep their side of the split. New ones are put on theirs by the manifest's own
+    Images that were there keep their side of the split. New ones are put on theirs by the manifest's own
     split where the run followed that, or else drawn as the run's were, whole groups staying together.
 
     Parameters
@@ -69,7 +69,7 @@ def find_difference(
     Raises
     ------
     InputError
-        If an id to forget is none of the run's pictures.
+        If an id to forget is none of the run's images.
     """
     old, new = before.manifest, after.manifest
     old_ids, new_ids = old.table["id"], new.table["id"]
@@ -85,7 +85,7 @@ def find_difference(
     is_other[kept_train] = _is_elsewhere(before, kept_train, after, now[kept_train])
     changed = is_other.copy()
     changed[kept_train] |= _labels(new, now[kept_train]) != _labels(old, kept_train)
-    # A centre stands for the picture as it was.
+    # A center stands for the image as it was.
     is_spent = np.zeros(old.n_rows, dtype=np.bool_)
     is_spent[train] = ~stays[train] | is_other[train]
     had_label = _among(new_ids, old_ids.filter(old.table["label"].is_valid()))
@@ -115,7 +115,7 @@ def forgotten_ids(run: Run) -> set[str]:
 def without_failed(
     difference: Difference, cache: StoredFeatures, arrays: Sequence[str], *, allow: bool
 ) -> tuple[Difference, int]:
-    """Leave pictures that could not be read out of what is added, or refuse and name them."""
+    """Leave images that could not be read out of what is added, or refuse and name them."""
     failed = cache.failed_rows(arrays)
     split = Split(train=difference.train, test=difference.test, n_unlabelled=0, n_unused=0, rule="")
     split, n_skipped = leave_out(
@@ -136,7 +136,7 @@ def _refuse_strangers(run: Run, ids: Any, forget: Sequence[str]) -> None:
     ]
     if strange:
         raise InputError(
-            f"{len(strange)} of the ids to forget are no pictures of the run, the first is {strange[0]!r}; "
+            f"{len(strange)} of the ids to forget are no images of the run, the first is {strange[0]!r}; "
             f"they are named in {run.folder / ROWS}"
         )
 
@@ -160,13 +160,13 @@ def _labels(manifest: Manifest, rows: Rows) -> npt.NDArray[np.object_]:
 def _is_elsewhere(
     before: StoredFeatures, old: Rows, after: StoredFeatures, new: Rows
 ) -> npt.NDArray[np.bool_]:
-    """Whether pictures lie in another part or row than before: that changes when their content does."""
+    """Whether images lie in another part or row than before: that changes when their content does."""
     (part, row), (new_part, new_row) = _places(before, old), _places(after, new)
     return np.asarray((part != new_part) | (row != new_row))
 
 
 def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Rows]:
-    """Part and row of pictures."""
+    """Part and row of images."""
     if isinstance(cache, FeatureView):
         version = cache.version
         return np.array(version.parts)[version.part[rows]], version.part_row[rows]
@@ -174,7 +174,7 @@ def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Ro
 
 
 def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple[Rows, Rows]:
-    """Which of the new pictures train and which test."""
+    """Which of the new images train and which test."""
     options = run.config["options"]
     if len(fresh) == 0:
         return fresh, fresh

@@ -30,7 +30,7 @@ def evaluate_run(
     store : path or FeatureStore, optional
         By default the one trained from.
     dataset : str, optional
-        Another data set, extracted with the same recipe: all its labelled rows are scored, those of its
+        Another data set, extracted with the same recipe: all its labeled rows are scored, those of its
         latest version. The run's own is read in the version trained on.
     split : {"test", "train", "all"}
         Which of the run's own rows; has no effect for another data set.
@@ -38,7 +38,7 @@ def evaluate_run(
     Returns
     -------
     dict
-        As ``metrics.json``, with ``n_skipped`` rows left out because their picture failed.
+        As ``metrics.json``, with ``n_skipped`` rows left out because their image failed.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def evaluate_run(
     else:
         if manifest.pictures_digest != opened_run.config["manifest"]["pictures_digest"]:
             raise InputError(
-                f"data set {name!r} of {opened.root} has other pictures than the run was trained on; name it "
+                f"data set {name!r} of {opened.root} has other images than the run was trained on; name it "
                 "as another --dataset"
             )
         chosen = {"test": [opened_run.test_rows], "train": [opened_run.train_rows]}
@@ -82,7 +82,7 @@ def evaluate_run(
     failed = cache.failed_rows([array.name for array in opened_run.arrays])
     usable = rows[~np.isin(rows, np.array(list(failed), dtype=np.int64))]
     if len(usable) == 0:
-        raise InputError(f"data set {name!r} has no labelled row to score in split {split!r}")
+        raise InputError(f"data set {name!r} has no labeled row to score in split {split!r}")
     metrics = score(opened_run, cache, usable, read_labels(opened_run.folder) if is_own else None).metrics
     metrics |= {
         "n_train": len(opened_run.train_rows),

@@ -54,9 +54,9 @@ def updated_head(
     gone_centers: npt.NDArray[np.int64],
     device: str | None = None,
 ) -> OwnHead:
-    """Add and subtract rows; centres, width, penalty, temperature and preprocessing stay.
+    """Add and subtract rows; centers, width, penalty, temperature and preprocessing stay.
 
-    Scores equal those of a fit to the rows that are left on the same centres, in time proportional to
+    Scores equal those of a fit to the rows that are left on the same centers, in time proportional to
     the rows that come and go.
 
     Parameters
@@ -66,14 +66,14 @@ def updated_head(
     saved : SavedSums
         Of its fit.
     gone_centers : ndarray of int64
-        Positions among the head's centres of those that must leave it.
+        Positions among the head's centers of those that must leave it.
 
     Raises
     ------
     InputError
         If fewer than two classes are left.
     NumericalError
-        If no centre is left or the system cannot be solved.
+        If no center is left or the system cannot be solved.
     """
     old = head.classes
     classes = sorted({*old, *added.labels})
@@ -167,7 +167,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "n_passes": 0,
         "warnings": [
             "updated: width, penalty, temperature and preprocessing are those of the run before",
-            *([f"{counted(n_gone, 'centre')} left the head with pictures that are gone"] if n_gone else []),
+            *([f"{counted(n_gone, 'centre')} left the head with images that are gone"] if n_gone else []),
             *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
         ],
     }

@@ -48,5 +48,5 @@ def restricted_run(run: Run) -> Run:
 
 
 def _bytes(arrays: list[RunArray]) -> int:
-    """Count the bytes that a picture takes in the store."""
+    """Count the bytes that an image takes in the store."""
     return sum(array.dim * np.dtype(array.dtype).itemsize for array in arrays)

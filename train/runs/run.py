@@ -21,7 +21,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 
 VERSION = 2
 _SHOWN_LAYERS = 8
-CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, PICTURE = (
+CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
     "confusion_matrix.png",
 )  # fmt: skip
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def arrays(self) -> list[RunArray]:
-        """Stored arrays whose columns, side by side, are all that is needed of a picture."""
+        """Stored arrays whose columns, side by side, are all that is needed of an image."""
         return [RunArray(each["name"], each["dim"], each["dtype"]) for each in self.config["arrays"]]
 
     @property
@@ -133,20 +133,20 @@ class Run:
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
                 for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
             )
-            lines.append(f"{self.head.name}: {figures} on {metrics['n_test']} test pictures")
+            lines.append(f"{self.head.name}: {figures} on {metrics['n_test']} test images")
         else:
-            lines.append(f"{self.head.name}: trained, no test pictures")
+            lines.append(f"{self.head.name}: trained, no test images")
         lines.append(
-            f"trained on {metrics['n_train']} pictures, {saves['n_columns_trained_on']} features, "
+            f"trained on {metrics['n_train']} images, {saves['n_columns_trained_on']} features, "
             f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
-            + (f"; failed pictures left out: {metrics['n_skipped']}" if metrics.get("n_skipped") else "")
+            + (f"; failed images left out: {metrics['n_skipped']}" if metrics.get("n_skipped") else "")
         )
         lines.append(f"layers: {_shortened([array.name for array in self.arrays])}")
         if saves["n_columns"] < saves["n_columns_trained_on"]:
             lines.append(
                 f"uses {saves['n_columns']} of the features, of {saves['n_arrays']} of "
                 f"{saves['n_arrays_trained_on']} arrays: {saves['bytes_per_picture']} of "
-                f"{saves['bytes_per_picture_trained_on']} bytes a picture"
+                f"{saves['bytes_per_picture_trained_on']} bytes an image"
             )
         chosen = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

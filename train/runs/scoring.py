@@ -39,7 +39,7 @@ class Scored:
 def score(
     run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
 ) -> Scored:
-    """Score a run on labelled rows of a cache; `labels` by row, by default those of the manifest.
+    """Score a run on labeled rows of a cache; `labels` by row, by default those of the manifest.
 
     Raises
     ------

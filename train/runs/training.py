@@ -81,7 +81,7 @@ def train(
     ----------
     store : path or FeatureStore
     dataset, model : str
-        What was extracted; `model` spelt as for extract.
+        What was extracted; `model` spelled as for extract.
     dataset_version : int, optional
         Version of a data set that grew, by default the latest. The run records which one it was.
     head : str
@@ -96,7 +96,7 @@ def train(
         Steps between the stored features and the head, such as ``l2,standardise`` or ``pca:256``; see
         `fit_preprocessing`. By default the head's own, which is ``standardise`` but where it says otherwise.
     seed : int
-        Of the split, the sample, the centres and scikit-learn's estimators.
+        Of the split, the sample, the centers and scikit-learn's estimators.
     penalty, sigma, kernel, n_centers, solver
         Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``,
         ``logistic`` and ``head2toe``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
@@ -123,10 +123,10 @@ def train(
     budget : float, optional
         Seconds that head ``auto`` may take for all its fits; 120 by default.
     allow_failed : bool
-        Leave out rows that are not finite (failed pictures) instead of refusing.
+        Leave out rows that are not finite (failed images) instead of refusing.
     keep_sums : bool
         Write the sums of heads falkon (direct solver) and ridge beside the head, so that `update_run` can add
-        and forget pictures; they take about ``4 (folds + 1) M^2`` bytes.
+        and forget images; they take about ``4 (folds + 1) M^2`` bytes.
     device : str, optional
         torch device of the toptune heads.
     dask : str, optional
@@ -142,7 +142,7 @@ def train(
     Raises
     ------
     InputError
-        For options out of range, an `out` that exists, unlabelled or too few training rows, one
+        For options out of range, an `out` that exists, unlabeled or too few training rows, one
         class only, a class with fewer rows than folds, rows that are not finite, unknown layers.
     StoreError
         If the store lacks what is asked for, or it is incomplete or damaged.
@@ -296,14 +296,12 @@ def _unused(split: Split, manifest: Manifest) -> list[str]:
     """Say which rows of the data set neither train nor test."""
     notes = []
     if split.n_unlabelled:
-        notes.append(f"not used: {counted(split.n_unlabelled, 'picture')} without a label")
+        notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
         rows = np.array([row for row, label in enumerate(manifest.labels) if label is None], dtype=np.int64)
         several = advice_on_several_labels(manifest, rows)
         notes += [several] if several else []
     if split.n_unused:
-        notes.append(
-            f"not used: {counted(split.n_unused, 'labelled picture')} in no split that was asked for"
-        )
+        notes.append(f"not used: {counted(split.n_unused, 'labelled image')} in no split that was asked for")
     return notes
 
 

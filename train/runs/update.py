@@ -1,4 +1,4 @@
-"""`train --update` and `--forget`: a run brought up to date by reading only the pictures that changed."""
+"""`train --update` and `--forget`: a run brought up to date by reading only the images that changed."""
 
 import os
 import time
@@ -41,12 +41,12 @@ def update_run(
     device: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
-    """Bring a run up to date with its data set, and forget pictures; the old RUN folder stays as it is.
+    """Bring a run up to date with its data set, and forget images; the old RUN folder stays as it is.
 
-    New pictures and classes are added, pictures that left the data set or are to be forgotten are subtracted,
-    relabelled ones are both. Nothing else is read but the test pictures, which are scored again. Centres,
+    New images and classes are added, images that left the data set or are to be forgotten are subtracted,
+    relabeled ones are both. Nothing else is read but the test images, which are scored again. Centers,
     width, penalty, temperature and preprocessing are held; scores equal those of training from scratch with
-    them. A centre that goes leaves the head with all that it stood for.
+    them. A center that goes leaves the head with all that it stood for.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ def update_run(
     store : path or FeatureStore, optional
         By default the one trained from.
     forget : sequence of str
-        Ids of the run's pictures. They never come back by a later update.
+        Ids of the run's images. They never come back by a later update.
     dataset_version : int, optional
         Version to bring the run to; by default the latest.
     allow_failed : bool
-        Leave new pictures that could not be read out instead of refusing.
+        Leave new images that could not be read out instead of refusing.
     device, progress : optional
         As in `train`.
 
@@ -85,7 +85,7 @@ def update_run(
     if old.config["split"].get("n_not_drawn"):
         raise InputError(
             f"run {old.folder} cannot be updated: it was trained on a sample (--shots, --train-size), and "
-            "whether new pictures belong to it depends on all others; train again"
+            "whether new images belong to it depends on all others; train again"
         )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.config["store"])
     name, dataset = old.config["cache"]["name"], old.config["dataset"]
@@ -192,9 +192,9 @@ def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
             "it has no sums (only heads falkon by the direct solver and ridge keep them, unless told not to)"
         )
     elif options["class_weight"] is not None:
-        reason = "its classes are balanced, so that every new picture changes the weight of all others"
+        reason = "its classes are balanced, so that every new image changes the weight of all others"
     elif options["cv"] == "leave-one-group-out":
-        reason = "its folds are groups, and new pictures may be of none of them"
+        reason = "its folds are groups, and new images may be of none of them"
     elif not isinstance(run.head, OwnHead):
         reason = f"its head {run.head.name!r} is not one of toptune's own"
     if reason or not isinstance(run.head, OwnHead):
@@ -205,7 +205,7 @@ def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
 def _refuse_others(run: Run, before: StoredFeatures, after: StoredFeatures) -> None:
     if before.manifest.pictures_digest != run.config["manifest"]["pictures_digest"]:
         raise InputError(
-            f"data set {before.dataset!r} has other pictures than the run was trained on; train again"
+            f"data set {before.dataset!r} has other images than the run was trained on; train again"
         )
     if after.digest != run.config["cache"]["digest"]:
         raise InputError(f"the features of {after.dataset!r} were computed otherwise; train again")

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 
 from toptune.errors import InputError, StoreError, ToptuneError
 from toptune.store.datasets.manifest import Manifest
-from toptune.train.runs.confusion_plot import save_confusion_picture
-from toptune.train.runs.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, Run
+from toptune.train.runs.confusion_plot import save_confusion_image
+from toptune.train.runs.run import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, Run
 from toptune.train.runs.scoring import Scored
 
 
@@ -41,7 +41,7 @@ def write_run(
     write_json(folder / CONFIG, run.config)
     write_json(folder / METRICS, run.metrics)
     write_rows(
-        folder / ROWS, train=run.train_rows, test=run.test_rows, pictures=manifest.table,
+        folder / ROWS, train=run.train_rows, test=run.test_rows, images=manifest.table,
         forgotten=forgotten,
     )  # fmt: skip
     write_predictions(
@@ -53,8 +53,8 @@ def write_run(
         writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test pictures"
-    save_confusion_picture(folder / PICTURE, run.metrics["confusion_matrix"], run.classes, title=title)
+    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test images"
+    save_confusion_image(folder / IMAGE, run.metrics["confusion_matrix"], run.classes, title=title)
 
 
 def write_rows(
@@ -62,20 +62,20 @@ def write_rows(
     *,
     train: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
-    pictures: pa.Table,
+    images: pa.Table,
     forgotten: Sequence[str] = (),
 ) -> None:
     """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``.
 
-    Forgotten pictures have a row of their own, of number -1 and no label.
+    Forgotten images have a row of their own, of number -1 and no label.
 
     Parameters
     ----------
     train, test : ndarray of int64
-        Rows of `pictures`, a manifest's columns ``id`` and ``label``.
+        Rows of `images`, a manifest's columns ``id`` and ``label``.
     """
     rows = np.concatenate([train, test])
-    chosen = pictures.select(["id", "label"]).take(pa.array(rows))
+    chosen = images.select(["id", "label"]).take(pa.array(rows))
     roles = pa.array(["train"] * len(train) + ["test"] * len(test))
     used = chosen.add_column(0, "row", pa.array(rows)).append_column("role", roles)
     gone = {"row": [-1] * len(forgotten), "id": forgotten, "label": [None] * len(forgotten)}
@@ -92,7 +92,7 @@ def write_predictions(
     predicted: Sequence[str],
     confidence: npt.NDArray[np.float64],
 ) -> None:
-    """Write what was said of test pictures: ``row``, ``id``, ``label``, ``predicted``, ``confidence``."""
+    """Write what was said of test images: ``row``, ``id``, ``label``, ``predicted``, ``confidence``."""
     columns = {
         "row": pa.array(rows, pa.int64()),
         "id": pa.array(ids, pa.string()),

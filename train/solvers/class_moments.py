@@ -1,6 +1,6 @@
 """Linear discriminant analysis from block sums: every shrinkage of any set of folds from one pass.
 
-Friedman 1989 (regularised discriminant analysis), with one covariance for all classes.
+Friedman 1989 (regularized discriminant analysis), with one covariance for all classes.
 """
 
 from dataclasses import dataclass

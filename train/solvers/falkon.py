@@ -2,8 +2,8 @@
 
 In the notation of Rudi, Carratino & Rosasco 2017 (Alg. 1), with ``K_MM = T'T``: the unknowns are
 ``beta = T alpha``, the preconditioner is ``A'A = (1/M) T T' + penalty I``. Here T' is the pivoted
-factor L of `whiten`, so that dependent centres leave the basis exactly as they leave the direct
-solve, and both answer the same system; features and targets are centred, which is the intercept.
+factor L of `whiten`, so that dependent centers leave the basis exactly as they leave the direct
+solve, and both answer the same system; features and targets are centered, which is the intercept.
 """
 
 from collections.abc import Sequence
@@ -179,8 +179,8 @@ def solve_falkon(
 def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
     """Centred second moments (r, r) of the centres' own whitened features: what stands for all rows.
 
-    Where no centre was dropped their features are the rows of the factor, and this is ``(1/M) T T'`` less
-    the mean. Dropped centres count too: they are no basis any more, but rows like any other.
+    Where no center was dropped their features are the rows of the factor, and this is ``(1/M) T T'`` less
+    the mean. Dropped centers count too: they are no basis any more, but rows like any other.
     """
     factor = maps.factors[index]
     is_whole = maps.whitenings[index].is_whole

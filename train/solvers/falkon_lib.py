@@ -1,9 +1,9 @@
 """FalkonML (Meanti et al. 2020), where it is installed, as the last fit of a kernel head.
 
 Width, penalty and temperature are chosen as for solver ``falkon``; then ``falkon.Falkon`` solves
-``(K' W K / n + penalty K_MM) alpha = K' W (Y - mean) / n`` on the same centres, and the targets' mean is
-the intercept. Only the targets are centred there, so scores differ a little from those of the other
-solvers, which centre the features too. The only file that imports ``falkon``.
+``(K' W K / n + penalty K_MM) alpha = K' W (Y - mean) / n`` on the same centers, and the targets' mean is
+the intercept. Only the targets are centered there, so scores differ a little from those of the other
+solvers, which center the features too. The only file that imports ``falkon``.
 """
 
 import warnings
@@ -88,12 +88,12 @@ def solve_library(
     is_stored: bool,
     max_iterations: int = LIBRARY_ITERATIONS,
 ) -> LibrarySolution:
-    """Fit by FalkonML on given centres (M, d), in their type, with all rows in memory.
+    """Fit by FalkonML on given centers (M, d), in their type, with all rows in memory.
 
     Parameters
     ----------
     center_rows : ndarray of int64, shape (M,), or None
-        The training rows that the centres are, where they are rows. Their weights make the preconditioner,
+        The training rows that the centers are, where they are rows. Their weights make the preconditioner,
         and so only the speed depends on them.
     is_stored : bool
         Let the library keep the rows' kernel values. Never where M = n: it takes a stored matrix for its

@@ -1,4 +1,4 @@
-"""Fits of a kernel head on given centres: directly, or by an iteration after a selection on fewer."""
+"""Fits of a kernel head on given centers: directly, or by an iteration after a selection on fewer."""
 
 import time
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class KernelFit:
     selection : Solution
         How width, penalty and temperature were chosen, with what a user should know.
     kept : ndarray of int64, shape (rank,)
-        Which of the centres given they are.
+        Which of the centers given they are.
     smallest_pivot : float
         Smallest pivot of their kernel matrix, relative to the largest.
     iteration : dict or None
@@ -74,9 +74,9 @@ def fit_kernel(
     rule : str or None
         See `choose`; None where there is nothing to select.
     center_rows : ndarray of int64, shape (M,), or None
-        The training rows that the centres are, where they are rows.
+        The training rows that the centers are, where they are rows.
     seed : int
-        Of the centres on which an iterative solver selects.
+        Of the centers on which an iterative solver selects.
     """
     if choice.solver == "direct":
         return fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
@@ -96,7 +96,7 @@ def fit_direct(
     rule: str | None,
     choice: Choice,
 ) -> KernelFit:
-    """Select by a rule (None: nothing to select) and fit on the same sums, all centres (M, d) throughout."""
+    """Select by a rule (None: nothing to select) and fit on the same sums, all centers (M, d) throughout."""
     # A cluster's workers whiten their sums, and would be sent them in vain.
     maps = NystromMaps.on(kernels, centers, keep_grams=rows.cluster is None)
     selection = _select(rows, maps, penalties, rule, choice)
@@ -124,17 +124,17 @@ def fit_iterative(
     center_rows: npt.NDArray[np.int64] | None,
     seed: int,
 ) -> KernelFit:
-    """Select by the direct path on some of the centres, then fit on all of them by FALKON.
+    """Select by the direct path on some of the centers, then fit on all of them by FALKON.
 
-    Width and penalty keep their meaning on more centres of the same kernel: both belong to the full
-    problem that the centres approximate. The temperature is that of the selection too.
+    Width and penalty keep their meaning on more centers of the same kernel: both belong to the full
+    problem that the centers approximate. The temperature is that of the selection too.
     """
     few = choice.selection_centers
     selection: Solution | None = None
     index, penalty = 0, (penalties or [0.0])[0]
     if rule is not None:
         maps = _on_some(kernels, centers, few=few, seed=seed)
-        # Its sums are of other centres: not to be kept, nor held meanwhile.
+        # Its sums are of other centers: not to be kept, nor held meanwhile.
         selection = replace(_select(rows, maps, penalties, rule, choice), sums=None)
         index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
@@ -200,7 +200,7 @@ def fit_library(
     center_rows: npt.NDArray[np.int64] | None,
     seed: int,
 ) -> KernelFit:
-    """Select by the direct path on some of the centres (M, d), then fit on all of them by FalkonML.
+    """Select by the direct path on some of the centers (M, d), then fit on all of them by FalkonML.
 
     With nothing to select, the temperature alone comes from there.
     """

@@ -85,10 +85,10 @@ def solve(
     """Choose map and penalty by cross-validation, then fit to all rows.
 
     First pass: left-out squared errors of every (map, penalty) from the sums alone. Second pass:
-    left-out predictions of the finalists (of every map the best penalty and its two neighbours).
+    left-out predictions of the finalists (of every map the best penalty and its two neighbors).
     Among finalists whose accuracy is within half a standard error of the best, the one of least
     log-loss wins, at its own temperature: accuracy alone is decided by a few rows in a set of a
-    thousand pictures.
+    thousand images.
 
     Parameters
     ----------

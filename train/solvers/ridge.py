@@ -17,21 +17,21 @@ class CentredSystem:
     """Normal equations of ridge regression with the intercept eliminated.
 
     With ``n`` the weight of the rows, means of features and targets taken out of the sums leave
-    ``(G - s s^T / n + n penalty I) beta = B - s t^T / n``. That is ridge regression on centred
-    features and centred targets; the intercept is ``(t - s^T beta) / n``. Any set of folds has its
+    ``(G - s s^T / n + n penalty I) beta = B - s t^T / n``. That is ridge regression on centered
+    features and centered targets; the intercept is ``(t - s^T beta) / n``. Any set of folds has its
     own means, in closed form, so left-out folds are predicted from nothing of theirs.
 
     Attributes
     ----------
     gram : Tensor of float64, shape (r, r)
-        G, not centred: that is done as a system is put together.
+        G, not centered: that is done as a system is put together.
     cross : Tensor of float64, shape (r, n_targets)
         ``B - s t^T / n``.
     feature_mean, target_mean : Tensor of float64, shapes (r,) and (n_targets,)
     weight : float
         n.
     metric : Tensor of float64, shape (r, r), or None
-        Coefficients b are penalised by ``b^T metric b``; None is the identity.
+        Coefficients b are penalized by ``b^T metric b``; None is the identity.
     work : Tensor of float64, shape (r, r), or None
         Where systems are put together and factored: memory that is fetched anew for each costs as much as a
         third of factoring it.
@@ -129,7 +129,7 @@ class LeftOut:
         where that fit failed or was not tried, 0 for a fold without rows.
     is_tried : Tensor of bool, shape (n_penalties, n_folds)
     n_clipped : int
-        Errors that cancelled to below 0 and were set to 0.
+        Errors that canceled to below 0 and were set to 0.
     jitter : float
         Largest jitter that any fit took.
     coefficients : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
@@ -161,7 +161,7 @@ def left_out(
     ``tr(Y_f^T Y_f) - 2 tr(b^T B_f) + tr(b^T G_f b)`` (sums of ``(phi, 1)``, so b has the intercept).
 
     Not `is_exhaustive`, one fold tries every penalty; the others try the best of it and its two
-    neighbours, and then the next one for as long as the best has a neighbour that they have not tried. They
+    neighbors, and then the next one for as long as the best has a neighbor that they have not tried. They
     try none where no penalty has an error below `bound` on the one fold.
     """
     n_folds, device = len(sums.gram), sums.gram.device

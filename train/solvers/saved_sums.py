@@ -62,17 +62,17 @@ class SavedSums:
         return replace(self, sums=replace(self.sums, cross=cross))
 
     def without_centers(self, gone: npt.NDArray[np.int64]) -> "SavedSums":
-        """Take centres out of the basis: their rows and columns leave the sums of kernel values.
+        """Take centers out of the basis: their rows and columns leave the sums of kernel values.
 
         Parameters
         ----------
         gone : ndarray of int64
-            Positions among the r centres.
+            Positions among the r centers.
 
         Raises
         ------
         NumericalError
-            If no centre is left, or the others' kernel matrix cannot be factored.
+            If no center is left, or the others' kernel matrix cannot be factored.
         """
         if self.factor is None:
             raise NumericalError("these sums have no centres")
@@ -80,15 +80,15 @@ class SavedSums:
             raise ValueError("sums of plain kernel values; save and load them first")
         left = np.setdiff1d(np.arange(len(self.factor)), gone)
         if len(left) == 0:
-            raise NumericalError("no centre would be left; train again with other centres")
+            raise NumericalError("no center would be left; train again with other centres")
         keep = torch.from_numpy(left)
         kernel_rows = self.factor[keep]
         factor, failed = torch.linalg.cholesky_ex(kernel_rows @ kernel_rows.T)
         if int(failed):
             raise NumericalError(
-                "the kernel matrix of the centres left is not positive definite; train again"
+                "the kernel matrix of the centers left is not positive definite; train again"
             )
-        # With k(x, left) = phi L[left]' and the factor F of the centres left, (k(x, left) F^-T, 1) is
+        # With k(x, left) = phi L[left]' and the factor F of the centers left, (k(x, left) F^-T, 1) is
         # (phi, 1) C, and C has orthonormal columns: no digits are lost.
         change = torch.zeros((len(self.factor) + 1, len(left) + 1), dtype=torch.float64)
         change[:-1, :-1] = torch.linalg.solve_triangular(factor, kernel_rows, upper=False).T

@@ -97,7 +97,7 @@ def numerical_notes(jitter: float, n_clipped: int, table: Sequence[Candidate]) -
     if jitter > 0:
         notes.append(f"some systems needed jitter, at most {jitter:.1e} of their mean diagonal")
     if n_clipped:
-        notes.append(f"{n_clipped} left-out errors cancelled to below 0 and were set to 0")
+        notes.append(f"{n_clipped} left-out errors canceled to below 0 and were set to 0")
     failed = sum(not np.isfinite(row.squared_error) for row in table)
     if failed:
         notes.append(f"{failed} of {len(table)} combinations could not be fitted and were left out")

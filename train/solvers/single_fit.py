@@ -174,7 +174,7 @@ def leave_one_out(
 ) -> LeftOneOut:
     """Left-out scores of a sample of rows from one fit to all (Rasmussen & Williams 2006, eq. 5.12).
 
-    With the leverage ``h = (w / n) (1 + z' P^-1 z)`` of a row, z its centred features and P their second
+    With the leverage ``h = (w / n) (1 + z' P^-1 z)`` of a row, z its centered features and P their second
     moments plus the penalty, the fit without that row scores it ``(f - h y) / (1 - h)``.
 
     Parameters

@@ -11,7 +11,7 @@ from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
 
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
-# FALKON chooses width and penalty by the direct path on at most this many of the centres.
+# FALKON chooses width and penalty by the direct path on at most this many of the centers.
 SELECTION_CENTERS = 2000
 # Products that the iteration is expected to take (10 to 20 in Meanti et al. 2020), for the estimate only.
 EXPECTED_ITERATIONS = 20
@@ -55,7 +55,7 @@ class Choice:
     direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
         Projected peaks, without the rows' own storage.
     selection_centers : int
-        Centres on which ``falkon`` chooses width and penalty; 0 where both are given and ``cv`` is None.
+        Centers on which ``falkon`` chooses width and penalty; 0 where both are given and ``cv`` is None.
     is_cached : bool
         Whether the iteration keeps the kernel's values.
     library_peak_bytes : int or None
@@ -88,7 +88,7 @@ class Choice:
         if self.library_peak_bytes is not None:
             return (
                 f"solver {self.solver}: about {self.library_peak_bytes / 2**20:.0f} MiB with a copy of "
-                f"all rows (selected on {self.selection_centers} centres, kernel values "
+                f"all rows (selected on {self.selection_centers} centers, kernel values "
                 f"{'kept' if self.is_cached else 'recomputed'}); "
                 f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
             )
@@ -135,8 +135,8 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     needed = library_peak or peaks[solver]
     if needed > sizes.limit_bytes:
         raise InputError(
-            f"solver {solver!r} with {sizes.n_centers} centres needs about {needed / 2**20:.0f} MiB of "
-            f"memory, the limit is {sizes.limit_bytes / 2**20:.0f} MiB; take fewer centres or penalties, "
+            f"solver {solver!r} with {sizes.n_centers} centers needs about {needed / 2**20:.0f} MiB of "
+            f"memory, the limit is {sizes.limit_bytes / 2**20:.0f} MiB; take fewer centers or penalties, "
             "or raise --memory-limit (memory_limit_bytes)"
         )
     return Choice(

@@ -1,4 +1,4 @@
-"""`advise`: cheap heads measured and fine-tuning timed on someone's pictures, and what follows from both."""
+"""`advise`: cheap heads measured and fine-tuning timed on someone's images, and what follows from both."""
 
 import dataclasses
 import os
@@ -29,13 +29,13 @@ from toptune.workflows.advice.report import AdviceReport
 from toptune.workflows.advice.rules import advise_on, duration
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.finetuning.plan import TIMED_STEPS, plan_finetune
-from toptune.workflows.rate_sample import SAMPLE_PICTURES, measure_rate
+from toptune.workflows.rate_sample import SAMPLE_IMAGES, measure_rate
 
 DEFAULT_STORE = "features"
 DEFAULT_BUDGET_SECONDS = 600.0
-# Forward passes that timing takes a picture: steps cost three, of which one warms up; two of scoring.
+# Forward passes that timing takes an image: steps cost three, of which one warms up; two of scoring.
 _TIMING_PASSES = 3 * (1 + TIMED_STEPS) + 2
-# The sample that an extraction is foretold from: a part of the pictures, but a few batches.
+# The sample that an extraction is foretold from: a part of the images, but a few batches.
 _SAMPLE_PART, _LEAST_SAMPLE = 8, 16
 
 
@@ -69,7 +69,7 @@ def advise(
 ) -> AdviceReport:
     """Say whether to stay with the frozen backbone or to fine-tune it, by which figures, and how surely.
 
-    What the store lacks of the layers is extracted, of all pictures, and stays there; a few steps of
+    What the store lacks of the layers is extracted, of all images, and stays there; a few steps of
     fine-tuning are timed; heads are cross-validated on the training rows as far as the budget lasts. Test
     rows are extracted with the others, but their features are not read: they are left to judge what is done
     afterwards.
@@ -102,7 +102,7 @@ def advise(
     InputError, WeightsError
         If something given cannot be used, or the extraction would take longer than the budget.
     ConflictError
-        If the store holds other pictures under that name; see `toptune.extract.extract`.
+        If the store holds other images under that name; see `toptune.extract.extract`.
     InterruptedRunError
         After Ctrl-C during the extraction; the same call goes on.
     """
@@ -223,13 +223,13 @@ def _check_extraction(
     left: Callable[[], float],
     budget: float,
 ) -> None:
-    """Foretell from a sample how long the missing pictures take; refuse what is beyond the budget."""
-    n_sample = min(SAMPLE_PICTURES, max(_LEAST_SAMPLE, n_missing // _SAMPLE_PART))
+    """Foretell from a sample how long the missing images take; refuse what is beyond the budget."""
+    n_sample = min(SAMPLE_IMAGES, max(_LEAST_SAMPLE, n_missing // _SAMPLE_PART))
     rate = measure_rate(data, model=model, options=options, n_pictures=n_sample)
     expected = n_missing / rate
     if expected > left():
         raise InputError(
-            f"extracting {n_missing} pictures takes about {duration(expected)} at {rate:.1f} images/s here; "
+            f"extracting {n_missing} images takes about {duration(expected)} at {rate:.1f} images/s here; "
             f"of the budget of {duration(budget)} {duration(max(left(), 0))} are left; give more --budget, "
             "extract first (toptune extract ... --layers all, which can be stopped, resumed and shared out), "
             "or choose a smaller --model or fewer --layers"

@@ -13,7 +13,7 @@ FAR_GAIN = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was measured on the training pictures.
+    """What was measured on the training images.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Evidence:
     Raises
     ------
     InputError
-        For an accuracy or a margin outside [0, 1], or no pictures.
+        For an accuracy or a margin outside [0, 1], or no images.
     """
 
     n_train: int
@@ -55,7 +55,7 @@ class Evidence:
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name} is {value:g}; it must lie between 0 and 1")
         if self.n_train < 1:
-            raise InputError(f"n_train is {self.n_train}; there must be at least 1 training picture")
+            raise InputError(f"n_train is {self.n_train}; there must be at least 1 training image")
 
     @property
     def error(self) -> float:

@@ -171,7 +171,7 @@ def labels_of(manifest: Manifest, split: Split) -> list[str]:
 
 
 def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **others: Any) -> Evidence:
-    """Put together what heads and pictures say.
+    """Put together what heads and images say.
 
     Where no head on the last layer could be fitted, the best of the others stands for it.
 
@@ -180,7 +180,7 @@ def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **ot
     trials : sequence of FrozenTrial
         One at least was done.
     class_counts : sequence of int
-        Training pictures of each class.
+        Training images of each class.
     others
         Further fields of `Evidence`.
     """

@@ -44,7 +44,7 @@ class AdviceReport:
     not_tried : tuple of str
         What, and why.
     n_skipped : int
-        Training pictures that could not be read.
+        Training images that could not be read.
     split_rule : str
     options, tuning_options : mapping
         Of `toptune.train.train` and `toptune.workflows.finetune` for the commands that come next.
@@ -136,8 +136,8 @@ class AdviceReport:
             if each.accuracy is not None
         ]
         title = (
-            f"frozen {self.model}, left-out rows of {evidence.n_train} training pictures of "
-            f"{evidence.n_classes} classes ({self.options['cv']} folds; no test picture was looked at)"
+            f"frozen {self.model}, left-out rows of {evidence.n_train} training images of "
+            f"{evidence.n_classes} classes ({self.options['cv']} folds; no test image was looked at)"
         )
         columns = ("head", "layers", "stored", "accuracy", "log-loss", "time")
         phases = ", ".join(
@@ -147,7 +147,7 @@ class AdviceReport:
         costs += [f"features of the best head took {duration(self.extract_seconds)} once"]
         costs += [f"not tried: {each}" for each in self.not_tried]
         if self.n_skipped:
-            costs.append(f"left out: {counted(self.n_skipped, 'training picture')} that could not be read")
+            costs.append(f"left out: {counted(self.n_skipped, 'training image')} that could not be read")
         if self.plan is not None:
             costs.append(f"fine-tuning {self.plan}")
         commands = [self.train_command, self.finetune_command]

@@ -6,9 +6,9 @@ frozen head: the part of it that it took away, below 0 where it did worse; the l
 of the cells that the constants were written from.
 
 Written from 17 cells of ``docs/studies/top-tuning.yaml`` and ``when-and-how.yaml``, all of deit_tiny on
-five data sets of about a thousand pictures, 5 to 136 of a class. Of tasks near the pretraining with many
-pictures of a class there was no cell: that figure is the authors' expectation after "When & How to Transfer
-with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: the more pictures, the better fine-tuning
+five data sets of about a thousand images, 5 to 136 of a class. Of tasks near the pretraining with many
+images of a class there was no cell: that figure is the authors' expectation after "When & How to Transfer
+with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: the more images, the better fine-tuning
 does). ``benchmarks/advice.py`` says how often the rules are right.
 """
 
@@ -28,8 +28,8 @@ class Share:
     most: float
 
 
-# Pictures of a class, the median, below which rule `few_pictures` decides.
-FEW_PICTURES = 25
+# Images of a class, the median, below which rule `few_images` decides.
+FEW_IMAGES = 25
 SHARE_OF_FEW = Share(-0.65, -0.2, 0.2)
 SHARE_OF_FAR = Share(-0.45, -0.15, 0.0)
 SHARE_OF_NEAR = Share(-0.2, 0.2, 0.5)
@@ -84,11 +84,11 @@ def headroom(evidence: Evidence) -> Advice | None:
         return None
     certainty: Certainty = "high" if error + 2 * spread <= margin else "moderate"
     reason = (
-        f"the best frozen head is wrong on {_points(error)} (+- {_figure(spread)}) of left-out pictures; "
+        f"the best frozen head is wrong on {_points(error)} (+- {_figure(spread)}) of left-out images; "
         f"fine-tuning could hardly gain more than the margin of {_figure(margin)}"
     )
     caution = (
-        "that holds for pictures like the training pictures, if those are not copies of one another: where "
+        "that holds for images like the training images, if those are not copies of one another: where "
         "several show one object or scene, give --group-by"
     )
     return Advice(
@@ -96,17 +96,17 @@ def headroom(evidence: Evidence) -> Advice | None:
     )
 
 
-def few_pictures(evidence: Evidence) -> Advice | None:
-    """Stay frozen below `FEW_PICTURES` of a class: fine-tuning has too little to learn from."""
-    if evidence.pictures_per_class >= FEW_PICTURES:
+def few_images(evidence: Evidence) -> Advice | None:
+    """Stay frozen below `FEW_IMAGES` of a class: fine-tuning has too little to learn from."""
+    if evidence.pictures_per_class >= FEW_IMAGES:
         return None
     reason = (
-        f"a class has {evidence.pictures_per_class:g} training pictures (the median), below {FEW_PICTURES}: "
+        f"a class has {evidence.pictures_per_class:g} training images (the median), below {FEW_IMAGES}: "
         "so few rarely teach a whole network more than they teach a head"
     )
     return Advice(
         recommendation=FROZEN,
-        rule="few pictures",
+        rule="few images",
         certainty=_certainty(evidence, SHARE_OF_FEW, FROZEN),
         gain=_gain(evidence, SHARE_OF_FEW),
         reasons=(reason,),
@@ -150,7 +150,7 @@ def remaining_error(evidence: Evidence) -> Advice | None:
 
 # The first that decides; the last always does.
 RULES: tuple[Callable[[Evidence], Advice | None], ...] = (
-    headroom, few_pictures, cost, remaining_error,
+    headroom, few_images, cost, remaining_error,
 )  # fmt: skip
 
 

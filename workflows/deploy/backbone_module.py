@@ -11,7 +11,7 @@ from toptune.extract.backbone.forward import ForwardPass, pooled
 
 
 class FeatureModule(nn.Module):
-    """Normalised pictures ``(b, 3, h, w)`` to features ``(b, d)``, by the same pass as `Backbone.forward`.
+    """Normalised images ``(b, 3, h, w)`` to features ``(b, d)``, by the same pass as `Backbone.forward`.
 
     ``torch.export`` can trace it with any batch size. Where timm's blocks are all that is asked for, the pass
     ends with the last of them; what lies behind the last hooked module computes nothing that the result
@@ -39,8 +39,8 @@ class FeatureModule(nn.Module):
         with torch.inference_mode():
             self._forward = ForwardPass(self.model, tuple(sorted({each.tap.name for each in wanted})), noise)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        outputs = pooled(self._forward, pictures, self._arrays)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs = pooled(self._forward, images, self._arrays)
         rounded = [
             outputs[array.name].to(dtype).to(torch.float32)
             for array, dtype in zip(self._arrays, self._dtypes, strict=True)

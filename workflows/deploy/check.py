@@ -1,4 +1,4 @@
-"""An exported file held against `Classifier.predict` on sample pictures."""
+"""An exported file held against `Classifier.predict` on sample images."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,12 +16,12 @@ from toptune.extract.sources.opening import open_source
 from toptune.workflows.deploy.formats import Runner
 from toptune.workflows.predict.classifier import Classifier
 
-N_PICTURES = 16
+N_IMAGES = 16
 BATCH_SIZE = 5
 N_ALONE = 3
 DEFAULT_CHECK = "digits"
 _NOISE_SEED = 0
-# Below these a difference of logits hardly moves the probabilities of any picture.
+# Below these a difference of logits hardly moves the probabilities of any image.
 _VARIES = 1e-3
 _DOUBTS = 1e-3
 
@@ -33,7 +33,7 @@ class ExportCheck:
     Attributes
     ----------
     data : str
-        Where the pictures were from.
+        Where the images were from.
     n_pictures : int
     batch_sizes : tuple of int
         Tried, the last one perhaps not full.
@@ -43,11 +43,11 @@ class ExportCheck:
         Largest difference from what `Classifier.predict` gives; more than `difference` where the features
         were computed in another precision.
     n_other_labels : int
-        Pictures whose label is another than that of `Classifier.predict`.
+        Images whose label is another than that of `Classifier.predict`.
     spread : float
-        Largest standard deviation of a class's probability over the pictures.
+        Largest standard deviation of a class's probability over the images.
     doubt : float
-        Largest probability left to the classes that are not a picture's label.
+        Largest probability left to the classes that are not an image's label.
     """
 
     data: str
@@ -76,15 +76,15 @@ class ExportCheck:
         if what is None:
             return []
         return [
-            f"the head {what} all {self.n_pictures} pictures of {self.data}, so the comparison shows little; "
-            "give other pictures with --check"
+            f"the head {what} all {self.n_pictures} images of {self.data}, so the comparison shows little; "
+            "give other images with --check"
         ]
 
 
 def sample_inputs(
     classifier: Classifier, data: str | Path | None, *, is_normalized: bool
 ) -> tuple[list[bytes], npt.NDArray[np.float32]]:
-    """Take pictures evenly from DATA: their files, and what an exported network is given of them.
+    """Take images evenly from DATA: their files, and what an exported network is given of them.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def sample_inputs(
     Raises
     ------
     InputError
-        If no picture can be read.
+        If no image can be read.
     """
     backbone = classifier.backbone
     files, inputs = [], []
@@ -109,8 +109,8 @@ def sample_inputs(
     source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
     for data_bytes in _files(source):
         try:
-            picture = backbone.decode(data_bytes)
-            pixels = backbone.transform.pixels(picture)
+            image = backbone.decode(data_bytes)
+            pixels = backbone.transform.pixels(image)
         except UnreadableImageError:
             continue
         values = torch.from_numpy(pixels)[None]
@@ -118,7 +118,7 @@ def sample_inputs(
         files.append(data_bytes)
         inputs.append((backbone.transform.normalize(values) if is_normalized else unit).contiguous())
     if not files:
-        raise InputError(f"no picture of {source.name} can be read; give others with --check")
+        raise InputError(f"no image of {source.name} can be read; give others with --check")
     return files, torch.cat(inputs).numpy()
 
 
@@ -130,12 +130,12 @@ def compare(
     predicted: npt.NDArray[np.float64],
     data: str,
 ) -> ExportCheck:
-    """Run a file on pictures, in batches and a few one by one, and compare.
+    """Run a file on images, in batches and a few one by one, and compare.
 
     Parameters
     ----------
     run : callable
-        Gives probabilities (b, n_classes) of pictures (b, 3, h, w).
+        Gives probabilities (b, n_classes) of images (b, 3, h, w).
     inputs : ndarray of float32, shape (n, 3, h, w)
     expected, predicted : ndarray of float64, shape (n, n_classes)
         Of the run in float32, and of `Classifier.predict`.
@@ -168,7 +168,7 @@ def _largest(differences: npt.NDArray[Any]) -> float:
 
 def _files(source: ImageSource) -> Iterator[bytes]:
     n = source.manifest().n_rows
-    for row in np.unique(np.linspace(0, n - 1, min(n, N_PICTURES)).astype(int)):
+    for row in np.unique(np.linspace(0, n - 1, min(n, N_IMAGES)).astype(int)):
         try:
             yield source.read(int(row))
         except UnreadableImageError:

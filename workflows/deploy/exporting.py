@@ -58,7 +58,7 @@ class ExportReport:
         lines = [
             f"{self.out}: {self.n_bytes / 1e6:.1f} MB, takes {self.input['dtype']} of shape "
             f"({', '.join(map(str, self.input['shape']))}), {self.input['values']}",
-            f"probabilities within {check.difference:.1e} of the run's own on {check.n_pictures} pictures of "
+            f"probabilities within {check.difference:.1e} of the run's own on {check.n_pictures} images of "
             f"{check.data}, in batches of {' and '.join(map(str, check.batch_sizes))}",
             *(f"note: {warning}" for warning in self.warnings),
             describe_costs(self.costs),
@@ -83,7 +83,7 @@ def export(
     The file computes the backbone in float32, only as far as the run's layers need it, rounds features as the
     store does, and goes through preprocessing and head to ``probabilities`` and ``logits``, whose softmax the
     probabilities are; a fine-tuned network is all in float32. The batch size is free. It appears only if its
-    probabilities on sample pictures are those of the run.
+    probabilities on sample images are those of the run.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ def export(
     out : path
         ``.onnx`` (needs ``toptune[export]``) or ``.pt2``; the card is called the same with ``.md`` behind.
     check : optional
-        Pictures to compare on: a folder, a manifest or a built-in; by default built-in digits.
+        Images to compare on: a folder, a manifest or a built-in; by default built-in digits.
     normalize : bool
-        Take RGB values from 0 to 1 and normalise inside; else the file takes normalised pictures.
+        Take RGB values from 0 to 1 and normalize inside; else the file takes normalized images.
     head_dtype : {"float64", "float32"}
         Type for what follows a frozen backbone: float64 as here, or float32 for devices without it.
     tolerance : float
@@ -106,7 +106,7 @@ def export(
     ------
     InputError
         If `out` exists or has another suffix, packages are missing, the head cannot be exported, or no
-        picture of `check` can be read.
+        image of `check` can be read.
     NumericalError
         If a probability differs by more than `tolerance`; nothing is written.
     """
@@ -140,7 +140,7 @@ def export(
         if not done.difference <= tolerance:
             raise NumericalError(
                 f"the exported network's probabilities differ from the run's by up to {done.difference:.1e} "
-                f"on {done.n_pictures} pictures of {done.data}, more than {tolerance:.0e}; "
+                f"on {done.n_pictures} images of {done.data}, more than {tolerance:.0e}; "
                 + ("try --head-dtype float64, or " if head_dtype != "float64" else "")
                 + "accept it with --tolerance. Nothing was written"
             )

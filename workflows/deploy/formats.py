@@ -14,10 +14,10 @@ import torch
 from toptune.errors import InputError
 from toptune.workflows.deploy.network import OUTPUTS
 
-Pictures = npt.NDArray[np.float32]
+Images = npt.NDArray[np.float32]
 Program = torch.export.ExportedProgram
-# Gives probabilities (b, n_classes) of pictures (b, 3, h, w).
-Runner = Callable[[Pictures], npt.NDArray[np.float32]]
+# Gives probabilities (b, n_classes) of images (b, 3, h, w).
+Runner = Callable[[Images], npt.NDArray[np.float32]]
 
 INPUT = "pictures"
 # Protocol buffers, which an ONNX file is one of, end here.
@@ -79,8 +79,8 @@ def _open_onnx(path: Path) -> Runner:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(pictures: Pictures) -> npt.NDArray[np.float32]:
-        (probabilities,) = session.run(["probabilities"], {INPUT: pictures})
+    def run(images: Images) -> npt.NDArray[np.float32]:
+        (probabilities,) = session.run(["probabilities"], {INPUT: images})
         return np.asarray(probabilities)
 
     return run
@@ -95,9 +95,9 @@ def _open_pt2(path: Path) -> Runner:
     with path.open("rb") as file:
         network = torch.export.load(file).module()
 
-    def run(pictures: Pictures) -> npt.NDArray[np.float32]:
+    def run(images: Images) -> npt.NDArray[np.float32]:
         with torch.no_grad():
-            outputs = network(torch.from_numpy(pictures))
+            outputs = network(torch.from_numpy(images))
         probabilities: npt.NDArray[np.float32] = outputs["probabilities"].numpy()
         return probabilities
 

@@ -18,7 +18,7 @@ from toptune.workflows.deploy.preprocessing_modules import UnitNormModule
 class KernelScores(nn.Module):
     """``k(x, centers) dual_coef + intercept``, as `kernel_scores`.
 
-    Distances come from inner products after a shift to the mean of the centres, without the second look
+    Distances come from inner products after a shift to the mean of the centers, without the second look
     that `squared_distances` takes at pairs where this cancels: a graph cannot pick rows by their values. In
     float64 enough digits are left.
     """

@@ -25,7 +25,7 @@ class ExportedNetwork(nn.Module):
     classifier : Classifier
         In float32.
     is_normalizing : bool
-        Whether pictures come as RGB values from 0 to 1, and are normalised here.
+        Whether images come as RGB values from 0 to 1, and are normalized here.
     head_dtype : torch.dtype
         To compute in after a frozen backbone.
     """
@@ -50,7 +50,7 @@ class ExportedNetwork(nn.Module):
 
 
 def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
-    """Give what computes logits of normalised pictures."""
+    """Give what computes logits of normalized images."""
     if isinstance(classifier, FineTunedClassifier):
         network: nn.Module = copy.deepcopy(classifier.backbone.model)
         return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
@@ -68,7 +68,7 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
     Parameters
     ----------
     size : sequence of int
-        Height and width of the pictures.
+        Height and width of the images.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""timm's training transform, with its randomness decided by a seed a picture."""
+"""timm's training transform, with its randomness decided by a seed an image."""
 
 import random
 import threading
@@ -18,15 +18,15 @@ _GENERATOR = threading.Lock()
 class Augmentation:
     """Random resized crop and horizontal flip of timm's ``create_transform(is_training=True)``.
 
-    The same picture and seed give the same pixels, whichever thread asks and whatever came before: an
-    interrupted training resumes with the pictures that it would have seen.
+    The same image and seed give the same pixels, whichever thread asks and whatever came before: an
+    interrupted training resumes with the images that it would have seen.
 
     Parameters
     ----------
     config : mapping
         timm's resolved data configuration.
     flips : bool
-        Whether half of the pictures are flipped.
+        Whether half of the images are flipped.
     least_scale : float
         Share of the area that a crop keeps at least, in (0, 1].
     """
@@ -42,13 +42,13 @@ class Augmentation:
         self._crop = chain.transforms[0]
         self._flip_share = float(chain.transforms[1].p) if flips else 0.0
 
-    def __call__(self, picture: Image.Image, seed: int) -> npt.NDArray[np.uint8]:
-        """Crop and flip an RGB picture: ``(h, w, 3)`` bytes, not normalised."""
+    def __call__(self, image: Image.Image, seed: int) -> npt.NDArray[np.uint8]:
+        """Crop and flip an RGB image: ``(h, w, 3)`` bytes, not normalized."""
         with _GENERATOR:
             before = random.getstate()
             random.seed(seed)
-            box = self._crop.get_params(picture, self._crop.scale, self._crop.ratio)
+            box = self._crop.get_params(image, self._crop.scale, self._crop.ratio)
             is_flipped = random.random() < self._flip_share  # noqa: S311
             random.setstate(before)
-        cropped = resized_crop(picture, *box, list(self._crop.size), self._crop.interpolation)
+        cropped = resized_crop(image, *box, list(self._crop.size), self._crop.interpolation)
         return np.array(hflip(cropped) if is_flipped else cropped, dtype=np.uint8)

@@ -18,14 +18,14 @@ from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetuning.augmentation import Augmentation
 
 BATCHES_AHEAD = 2
-# A training picture is shrunk to this many times the network's input before it is cropped: random crops
+# A training image is shrunk to this many times the network's input before it is cropped: random crops
 # seldom have more pixels than the input then, and a set of thousands fits into memory.
 KEPT_EDGES = 2
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class PictureLoader:
+class ImageLoader:
     """Batches of pixels by row number, the same whether they come from memory or from files.
 
     Parameters
@@ -34,12 +34,12 @@ class PictureLoader:
     backbone : Backbone
         Whose decoding and evaluation transform are used.
     augmentation : Augmentation, optional
-        Of training pictures; without one they go through the evaluation transform.
+        Of training images; without one they go through the evaluation transform.
     seed : int
     workers : int
         Threads.
     cache_bytes : int
-        That decoded pictures may take.
+        That decoded images may take.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PictureLoader:
         self._bytes_left = cache_bytes
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "PictureLoader":
+    def __enter__(self) -> "ImageLoader":
         return self
 
     def __exit__(
@@ -70,13 +70,13 @@ class PictureLoader:
 
     @property
     def cached_bytes(self) -> int:
-        """Of pictures that are held decoded."""
+        """Of images that are held decoded."""
         return sum(pixels.nbytes for pixels in self._cache.values())
 
     def look_at(
         self, rows: Sequence[int], *, is_training: bool, seen: Callable[[int], object]
     ) -> dict[int, str]:
-        """Decode pictures, keep what fits into memory, and give the reasons of those that fail.
+        """Decode images, keep what fits into memory, and give the reasons of those that fail.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class PictureLoader:
         is_training : bool
             Whether they are going to be augmented.
         seen : callable
-            Called with 1 as each picture is done.
+            Called with 1 as each image is done.
         """
         failed = {}
         for row, outcome in self._ahead(rows, lambda row: self._outcome(row, is_training)):
@@ -101,8 +101,8 @@ class PictureLoader:
             return
 
         def augmented(row: int) -> Pixels:
-            picture = Image.fromarray(self._decoded(row, True))
-            return augmentation(picture, hash_of(self._seed, f"augmentation\0{epoch}\0{row}"))
+            image = Image.fromarray(self._decoded(row, True))
+            return augmentation(image, hash_of(self._seed, f"augmentation\0{epoch}\0{row}"))
 
         yield from self._stacked(batches, augmented)
 
@@ -152,18 +152,18 @@ class PictureLoader:
         known = self._cache.get(key)
         if known is not None:
             return known
-        picture = self._backbone.decode(self._source.read(row))
-        self._backbone.transform.check_shape(picture.size)
-        found = np.array(self._shrunk(picture)) if key[1] else self._backbone.transform.pixels(picture)
+        image = self._backbone.decode(self._source.read(row))
+        self._backbone.transform.check_shape(image.size)
+        found = np.array(self._shrunk(image)) if key[1] else self._backbone.transform.pixels(image)
         with self._lock:
             if found.nbytes <= self._bytes_left:
                 self._bytes_left -= found.nbytes
                 self._cache[key] = found
         return found
 
-    def _shrunk(self, picture: Image.Image) -> Image.Image:
-        short = min(picture.size)
+    def _shrunk(self, image: Image.Image) -> Image.Image:
+        short = min(image.size)
         if short <= self._edge:
-            return picture
-        width, height = (max(1, round(side * self._edge / short)) for side in picture.size)
-        return picture.resize((width, height), Image.Resampling.BICUBIC)
+            return image
+        width, height = (max(1, round(side * self._edge / short)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BICUBIC)

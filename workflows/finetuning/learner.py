@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from toptune.extract.backbone.backbone import Backbone
 from toptune.train.rows.splits import hash_of
-from toptune.workflows.finetuning.images import PictureLoader
+from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
 
@@ -45,7 +45,7 @@ class Scores:
 
 @dataclass(eq=False, kw_only=True)
 class Learner:
-    """Trains a network on rows of pictures, an epoch at a time.
+    """Trains a network on rows of images, an epoch at a time.
 
     Every epoch seeds torch's generators anew, so that a checkpoint between epochs holds no random state.
 
@@ -58,7 +58,7 @@ class Learner:
 
     network: TrainedNetwork
     backbone: Backbone
-    loader: PictureLoader
+    loader: ImageLoader
     targets: Rows
     options: FineTuneOptions
     precision: str
@@ -124,8 +124,8 @@ class Learner:
         total = torch.zeros((), device=self.backbone.device)
         with self._seeded(epoch):
             self.network.train()
-            pictures = self.loader.training_batches([batch.tolist() for batch in batches], epoch=epoch)
-            for step, (batch, pixels) in enumerate(zip(batches, pictures, strict=True)):
+            images = self.loader.training_batches([batch.tolist() for batch in batches], epoch=epoch)
+            for step, (batch, pixels) in enumerate(zip(batches, images, strict=True)):
                 total += self.step(pixels, batch, epoch * len(batches) + step) * len(batch)
                 seen(len(batch))
         return float(total) / len(rows)
@@ -151,8 +151,8 @@ class Learner:
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         found = []
         with torch.no_grad():
-            pictures = self.loader.batches([batch.tolist() for batch in batches])
-            for batch, pixels in zip(batches, pictures, strict=True):
+            images = self.loader.batches([batch.tolist() for batch in batches])
+            for batch, pixels in zip(batches, images, strict=True):
                 found.append(self._logits(pixels).cpu())
                 seen(len(batch))
         logits = torch.cat(found)
@@ -190,7 +190,7 @@ def n_batches(n_rows: int, batch_size: int) -> int:
 def epoch_batches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
     """Shuffle rows for an epoch and cut them into batches whose sizes differ by one at most.
 
-    A small last batch would weigh its pictures more, and batch norms cannot train on a single one.
+    A small last batch would weigh its images more, and batch norms cannot train on a single one.
     """
     order = np.random.default_rng(hash_of(seed, f"order\0{epoch}")).permutation(rows)
     return np.array_split(order, n_batches(len(rows), batch_size))

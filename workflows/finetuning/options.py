@@ -52,7 +52,7 @@ class FineTuneOptions:
     warmup_epochs : int
         Epochs in which the rate rises to its peak.
     batch_size : int
-        At most; the batches of an epoch are of equal size but for one picture.
+        At most; the batches of an epoch are of equal size but for one image.
     clip_grad : float
         Limit on the norm of the gradient; 0 for none.
     label_smoothing : float
@@ -69,13 +69,13 @@ class FineTuneOptions:
     seed, test_fraction, resplit, val, group_by, shots, train_size
         See `toptune.train.train`; the same values give the same rows.
     allow_failed : bool
-        Leave out pictures that cannot be read instead of refusing.
+        Leave out images that cannot be read instead of refusing.
     max_failures : int
         Leave out at most so many.
     workers : int, optional
         Threads that read and augment ahead.
     cache_memory_bytes : int
-        What decoded pictures may take; those beyond are decoded in every epoch. Results are the same.
+        What decoded images may take; those beyond are decoded in every epoch. Results are the same.
     """
 
     weights: str | None = None

@@ -38,9 +38,9 @@ class FineTunePlan:
     n_trained_parameters, n_parameters : int
     precision, device : str
     read_seconds, train_seconds, score_seconds : float
-        For one picture, measured: read and decode; a step of training; a forward pass.
+        For one image, measured: read and decode; a step of training; a forward pass.
     cache_bytes : int
-        Of decoded training and validation pictures, at most what is allowed.
+        Of decoded training and validation images, at most what is allowed.
     checkpoint_bytes : int
         On disk beside the run while it is unfinished, two checkpoints for a moment.
     is_refitted : bool
@@ -98,11 +98,11 @@ class FineTunePlan:
             f"pictures of {self.n_classes} classes, choose on {self.n_validation}, test on {self.n_test}",
             f"learning rates {rates}; each {self.least_epochs} to {self.epochs} epochs of "
             f"{self.steps_per_epoch} steps"
-            + (", the chosen one once more on all training pictures" if self.is_refitted else ""),
+            + (", the chosen one once more on all training images" if self.is_refitted else ""),
             f"measured on {self.device} in {self.precision}: {1 / self.train_seconds:.1f} images/s in "
             f"training, {1 / self.score_seconds:.1f} in testing",
             f"{self.least_seconds:.0f} to {self.most_seconds:.0f} s; {self.cache_bytes / 2**20:.0f} MiB of "
-            f"decoded pictures in memory, checkpoints of {self.checkpoint_bytes / 2**20:.0f} MiB",
+            f"decoded images in memory, checkpoints of {self.checkpoint_bytes / 2**20:.0f} MiB",
         ]
         return "\n".join(lines)
 
@@ -118,7 +118,7 @@ def plan_finetune(data: str | os.PathLike[str] | ImageSource, *, model: str, **o
     Raises
     ------
     InputError, WeightsError
-        If something given cannot be used, or none of the pictures that are tried can be read.
+        If something given cannot be used, or none of the images that are tried can be read.
     """
     asked = FineTuneOptions(**options)
     task = make_task(data, model=model, options=asked)
@@ -154,7 +154,7 @@ def plan_finetune(data: str | os.PathLike[str] | ImageSource, *, model: str, **o
 
 
 def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64], float]:
-    """Read a batch of training pictures, evenly spread: those that can be used, and seconds a picture."""
+    """Read a batch of training images, evenly spread: those that can be used, and seconds an image."""
     n = min(task.options.batch_size, len(task.fitted))
     rows = task.fitted[np.unique(np.linspace(0, len(task.fitted) - 1, n).round().astype(np.intp))]
     with _timed() as seconds:
@@ -163,18 +163,18 @@ def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64]
     if not len(good):
         row, why = next(iter(failed.items()))
         raise InputError(
-            f"none of {len(rows)} pictures can be used, for instance {task.manifest.ids[row]!r} ({why})"
+            f"none of {len(rows)} images can be used, for instance {task.manifest.ids[row]!r} ({why})"
         )
     return good, seconds[0] / len(rows)
 
 
 def _time_steps(learner: Learner, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Seconds a picture of training and of scoring; the first step of each makes what is made once."""
+    """Seconds an image of training and of scoring; the first step of each makes what is made once."""
     learner.network.train()
     for number, is_timed in ((1, False), (TIMED_STEPS, True)):
         with _timed() as seconds:
-            pictures = learner.loader.training_batches([rows.tolist()] * number, epoch=int(is_timed))
-            for step, pixels in enumerate(pictures):
+            images = learner.loader.training_batches([rows.tolist()] * number, epoch=int(is_timed))
+            for step, pixels in enumerate(images):
                 learner.step(pixels, rows, step)
             _wait(learner)
     train = seconds[0] / (TIMED_STEPS * len(rows))

@@ -21,7 +21,7 @@ class ProgressReport:
     doing : str
         In a word.
     done, total : int
-        Pictures of the epoch, or of what is read or tested.
+        Images of the epoch, or of what is read or tested.
     trial, trials : int, optional
         Which learning rate of how many, from 1.
     learning_rate : float, optional

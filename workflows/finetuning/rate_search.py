@@ -20,7 +20,7 @@ class Epoch:
     epoch : int
         From 1.
     train_loss : float, optional
-        Mean over the epoch's augmented pictures, while it went on; None if it was not finite.
+        Mean over the epoch's augmented images, while it went on; None if it was not finite.
     validation_loss, validation_accuracy : float, optional
         After the epoch; None without validation rows.
     """

@@ -23,9 +23,9 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
 from toptune.train.rows.chosen_rows import rows_digest
-from toptune.train.runs.confusion_plot import save_confusion_picture
+from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import compute_metrics
-from toptune.train.runs.run import CONFIG, METRICS, PICTURE, PREDICTIONS, ROWS, SELECTION, VERSION
+from toptune.train.runs.run import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, VERSION
 from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
 from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
 from toptune.workflows.finetuning.task import FineTuneTask
@@ -51,7 +51,7 @@ class Outcome:
         Rows, without those that failed.
     logits : ndarray of float32, shape (n_test, n_classes)
     n_skipped : int
-        Pictures that failed.
+        Images that failed.
     """
 
     epochs: Sequence[Epoch]
@@ -101,16 +101,16 @@ class FineTunedRun:
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
                 for name in ("accuracy", "balanced_accuracy", "log_loss")
             )
-            + f" on {metrics['n_test']} test pictures"
+            + f" on {metrics['n_test']} test images"
             if metrics["n_test"]
-            else "trained, no test pictures"
+            else "trained, no test images"
         )
         chosen = self.config["selected"]
         lines = ["finished before: nothing was trained now, and this is what is there"] * self.was_there
         lines += [
             f"fine-tuned ({options['depth']}): {figures}",
             f"trained {costs['n_trained_parameters']} of {costs['n_parameters']} parameters on "
-            f"{metrics['n_train']} pictures, {len(self.classes)} classes, "
+            f"{metrics['n_train']} images, {len(self.classes)} classes, "
             f"{counted(costs['epochs'], 'epoch')} in {metrics['seconds']['total']:.1f} s",
             f"selected: learning rate {chosen['learning_rate']:g}, epoch {chosen['epoch']}",
         ]
@@ -199,7 +199,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
         write_json(temporary / CONFIG, run.config)
         write_json(temporary / METRICS, run.metrics)
         write_rows(
-            temporary / ROWS, train=train, test=outcome.test, pictures=task.manifest.table
+            temporary / ROWS, train=train, test=outcome.test, images=task.manifest.table
         )  # fmt: skip
         write_predictions(
             temporary / PREDICTIONS, rows=outcome.test,
@@ -207,8 +207,8 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
             labels=truth, predicted=predicted, confidence=probabilities.max(axis=1),
         )  # fmt: skip
         _write_epochs(temporary / SELECTION, outcome)
-        title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test pictures"
-        save_confusion_picture(temporary / PICTURE, metrics["confusion_matrix"], classes, title=title)
+        title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test images"
+        save_confusion_image(temporary / IMAGE, metrics["confusion_matrix"], classes, title=title)
     return run
 
 

@@ -1,4 +1,4 @@
-"""`finetune`: the baseline that a frozen backbone is compared with, on the same rows and pictures."""
+"""`finetune`: the baseline that a frozen backbone is compared with, on the same rows and images."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ def finetune(
         RUN folder to make. One that holds the same fine-tuning, finished, is given back and nothing trained;
         it says so by ``was_there``.
     progress : callable, optional
-        Called with a `ProgressReport` as pictures are done.
+        Called with a `ProgressReport` as images are done.
     stop : callable, optional
         Asked between batches: None to go on, or the seconds within which the epoch may still be finished.
     time_limit : float, optional
@@ -74,7 +74,7 @@ def finetune(
     Raises
     ------
     InputError, WeightsError
-        If something given cannot be used, or pictures fail that may not.
+        If something given cannot be used, or images fail that may not.
     ConflictError
         If another fine-tuning lies unfinished there.
     NumericalError
@@ -163,7 +163,7 @@ class _Work:
         return run
 
     def _look_at(self, learner: Learner) -> tuple[Rows, Rows, int]:
-        """Read training and validation pictures once; leave out, or refuse, those that fail."""
+        """Read training and validation images once; leave out, or refuse, those that fail."""
         task, n_failed, kept = self.task, 0, []
         for part, is_training in ((task.fitted, True), (task.validation, False)):
             seen = self._begin(len(part), doing="reading")
@@ -259,10 +259,10 @@ class _Work:
         return {name.removeprefix("network."): state[name] for name in state if name.startswith("network.")}
 
     def _test(self, learner: Learner, n_failed: int) -> tuple[Rows, npt.NDArray[np.float32], int]:
-        """Read and score the test pictures, for the first time."""
+        """Read and score the test images, for the first time."""
         test = self.task.split.test
         with self.costs.phase("test"):
-            seen = self._begin(len(test), doing="reading the test pictures")
+            seen = self._begin(len(test), doing="reading the test images")
             failed = learner.loader.look_at(test.tolist(), is_training=False, seen=seen)
             test, n_failed = self.task.without(test, failed, seen_failed=n_failed)
             seen = self._begin(len(test), doing="testing")
@@ -275,7 +275,7 @@ class _Work:
         return test, logits, n_failed
 
     def _begin(self, total: int, **fields: Any) -> Callable[[int], None]:
-        """Begin some work on pictures; what is given back counts them, and raises when it is to stop."""
+        """Begin some work on images; what is given back counts them, and raises when it is to stop."""
         if total and not self.watch.may_begin(total):
             raise _StoppedError
         best = best_epoch(self._search(self.standing.epochs))

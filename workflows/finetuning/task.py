@@ -1,4 +1,4 @@
-"""What is to be fine-tuned on what: rows, classes, network, all before the first picture is read."""
+"""What is to be fine-tuned on what: rows, classes, network, all before the first image is read."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from toptune.train.rows.chosen_rows import check_classes, rows_digest
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.splits import Split, group_keys, held_out, split_manifest
 from toptune.workflows.finetuning.augmentation import Augmentation
-from toptune.workflows.finetuning.images import PictureLoader
+from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import Learner
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.finetuning.trained_network import make_network
@@ -82,8 +82,8 @@ class FineTuneTask:
             "validation": roles.hexdigest(),
         }
 
-    def open_loader(self) -> PictureLoader:
-        """Open what reads the pictures."""
+    def open_loader(self) -> ImageLoader:
+        """Open what reads the images."""
         options = self.options
         augmentation = (
             None
@@ -94,7 +94,7 @@ class FineTuneTask:
                 least_scale=options.crop_scale,
             )
         )
-        return PictureLoader(
+        return ImageLoader(
             self.source,
             self.backbone,
             augmentation,
@@ -103,7 +103,7 @@ class FineTuneTask:
             cache_bytes=options.cache_memory_bytes,
         )
 
-    def make_learner(self, loader: PictureLoader) -> Learner:
+    def make_learner(self, loader: ImageLoader) -> Learner:
         """Give the backbone its classifier."""
         network = make_network(
             self.backbone, n_classes=len(self.classes), depth=self.options.depth, seed=self.options.seed
@@ -118,7 +118,7 @@ class FineTuneTask:
         )
 
     def without(self, rows: Rows, failed: Mapping[int, str], *, seen_failed: int) -> tuple[Rows, int]:
-        """Leave failed pictures out of some rows, or refuse and name them.
+        """Leave failed images out of some rows, or refuse and name them.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class FineTuneTask:
         failed : mapping
             Row to reason.
         seen_failed : int
-            Pictures that failed before.
+            Images that failed before.
 
         Raises
         ------
@@ -138,14 +138,14 @@ class FineTuneTask:
             shown = [f"{self.manifest.ids[row]!r} ({why})" for row, why in sorted(failed.items())[:SHOWN]]
             more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
             raise InputError(
-                f"{len(failed)} of {len(rows)} pictures cannot be used: {', '.join(shown)}{more}; repair or "
+                f"{len(failed)} of {len(rows)} images cannot be used: {', '.join(shown)}{more}; repair or "
                 f"remove them, or leave them out with --skip-failed or --max-failures {n_failed}; what was "
                 "trained so far stays"
             )
         return np.setdiff1d(rows, np.array(sorted(failed), dtype=np.int64)), n_failed
 
     def check_kept(self, fitted: Rows, validation: Rows) -> None:
-        """Refuse to go on where failed pictures left a class, or the validation part, empty.
+        """Refuse to go on where failed images left a class, or the validation part, empty.
 
         Raises
         ------
@@ -153,19 +153,17 @@ class FineTuneTask:
         """
         empty = sorted(set(self.classes) - {str(self.manifest.labels[row]) for row in fitted.tolist()})
         if empty:
-            raise InputError(
-                f"no picture of class {empty[0]!r} is left to train on; repair those that failed"
-            )
+            raise InputError(f"no image of class {empty[0]!r} is left to train on; repair those that failed")
         if len(self.validation) and not len(validation):
             raise InputError(
-                f"all {len(self.validation)} validation pictures failed; repair them, or give another --seed"
+                f"all {len(self.validation)} validation images failed; repair them, or give another --seed"
             )
 
 
 def make_task(
     data: str | os.PathLike[str] | ImageSource, *, model: str, options: FineTuneOptions
 ) -> FineTuneTask:
-    """Check rows, classes and backbone; no picture is read.
+    """Check rows, classes and backbone; no image is read.
 
     Raises
     ------

@@ -44,8 +44,8 @@ BACKBONE_OPTIONS = (
 )
 # Of `toptune train`: what the jobs say.
 DECIDED = ("--store", "--dataset", "--model", "--out", "--update")
-# Of `extract`: options that are spelt otherwise on the command line, and those that are turned off there.
-SPELT = {"compiled": "compile"}
+# Of `extract`: options that are spelled otherwise on the command line, and those that are turned off there.
+FLAGS = {"compiled": "compile"}
 ON_BY_DEFAULT = ("fold",)
 # Of `extract`: what a plan and a sample are made without.
 NOT_FOR_PLANS = ("max_failures", "update", "rehash")
@@ -137,7 +137,7 @@ def write_slurm_jobs(
     sbatch : sequence of str
         Further options of sbatch, such as ``--account=vision``.
     images_per_second : float, optional
-        Of one task; measured here on a sample of the pictures where it is not given.
+        Of one task; measured here on a sample of the images where it is not given.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     """Write options of `toptune.extract.extract` as they stand on a command line."""
     words: list[str] = []
     for name, value in options.items():
-        flag = f"--{SPELT.get(name, name.replace('_', '-'))}"
+        flag = f"--{FLAGS.get(name, name.replace('_', '-'))}"
         if isinstance(value, bool):
             words += [flag] if value else [f"--no-{name}"] if name in ON_BY_DEFAULT else []
         elif isinstance(value, Mapping):

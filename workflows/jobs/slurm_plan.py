@@ -12,11 +12,11 @@ from toptune.text import counted
 # Slurm's own default of MaxArraySize is 1001.
 MAX_TASKS = 1000
 DEFAULT_SECONDS = 3600
-# Before the first picture: Python, torch, the weights and the manifest, over a shared disk.
+# Before the first image: Python, torch, the weights and the manifest, over a shared disk.
 START_SECONDS = 120
 # At the end of a task's time, for what is at hand.
 END_SECONDS = 90
-# Nodes and neighbours differ.
+# Nodes and neighbors differ.
 TIME_SLACK = 1.25
 MEMORY_SLACK = 1.25
 # torch with its libraries, and the activations of one batch.
@@ -77,9 +77,9 @@ class SlurmPlan:
     def lines(self) -> Iterator[str]:
         """Say it in words."""
         yield (
-            f"{counted(self.rows, 'picture')} in {counted(self.units, 'unit')} for "
+            f"{counted(self.rows, 'image')} in {counted(self.units, 'unit')} for "
             f"{counted(self.tasks, 'task')}: at most {counted(self.units_per_task, 'unit')}, "
-            f"{counted(self.rows_per_task, 'picture')} each"
+            f"{counted(self.rows_per_task, 'image')} each"
         )
         yield (
             f"time: {self.seconds_per_task:.0f} s a task at {self.images_per_second:.1f} images/s with "
@@ -129,7 +129,7 @@ def size_jobs(
     unit_seconds = TIME_SLACK * plan.unit_rows / images_per_second
     if time_seconds is not None and time_seconds < unit_seconds + START_SECONDS + END_SECONDS:
         raise InputError(
-            f"--time is {time_seconds:.0f} s, but one unit of {plan.unit_rows} pictures takes "
+            f"--time is {time_seconds:.0f} s, but one unit of {plan.unit_rows} images takes "
             f"{unit_seconds:.0f} s, with {START_SECONDS + END_SECONDS} s to start and to end; give --time "
             f"{math.ceil((unit_seconds + START_SECONDS + END_SECONDS) / 60)}m or more"
         )
@@ -168,7 +168,7 @@ def size_jobs(
         model_bytes=model_bytes,
         base_bytes=BASE_BYTES,
         memory_bytes=memory_bytes or MEMORY_STEP * math.ceil(needed / MEMORY_STEP),
-        # Shards and ledger entries, of every array and of the digests of the pictures.
+        # Shards and ledger entries, of every array and of the digests of the images.
         files=2 * plan.units_missing + 2 * sum(array.units_missing for array in plan.arrays),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,

@@ -44,7 +44,7 @@ done
 
 case "$code" in
 3 | 138)
-    # Stopped early, or signalled before it could listen: back into the queue, to go on with what is missing;
+    # Stopped early, or signaled before it could listen: back into the queue, to go on with what is missing;
     # but not if Slurm ended it, which puts it back by itself if that is meant.
     if [ -z "$ended" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then
         if scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; then

@@ -1,4 +1,4 @@
-"""`Classifier`: a RUN folder and its backbone, from pictures to labels."""
+"""`Classifier`: a RUN folder and its backbone, from images to labels."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -14,7 +14,7 @@ from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train.runs.run import Run
 from toptune.workflows.finetuning.run import FineTunedRun, is_finetuned
-from toptune.workflows.predict.images import Picture, find_pictures
+from toptune.workflows.predict.images import ImageLike, find_images
 from toptune.workflows.predict.predictions import Prediction
 
 
@@ -74,7 +74,7 @@ class Classifier:
         loaded = Run.load(run)
         if loaded.recipe.architecture == "imported":
             raise InputError(
-                f"{run} was trained on imported features: there is no backbone to make them from pictures; "
+                f"{run} was trained on imported features: there is no backbone to make them from images; "
                 "evaluate it on stored features (--store), or use Run.predict_blocks"
             )
         spec = dict(loaded.backbone)
@@ -122,39 +122,39 @@ class Classifier:
             return self
         return Classifier(self.run, load_backbone(**spec | {"precision": "fp32", "compiled": False}))
 
-    def predict(self, images: Picture | Iterable[Picture], *, batch_size: int = 32) -> list[Prediction]:
-        """Classify pictures.
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:
+        """Classify images.
 
         Parameters
         ----------
         images : path, bytes, or several of them
-            Files, folders (every file below them that has a picture's suffix and is not hidden, links
-            followed), or encoded pictures.
+            Files, folders (every file below them that has an image's suffix and is not hidden, links
+            followed), or encoded images.
         batch_size : int
-            Pictures a forward pass.
+            Images a forward pass.
 
         Returns
         -------
         list of Prediction
-            One a picture, in the order given; an unreadable one has an ``error`` and no label.
+            One an image, in the order given; an unreadable one has an ``error`` and no label.
 
         Raises
         ------
         InputError
-            If a path does not exist or a folder holds no picture.
+            If a path does not exist or a folder holds no image.
         """
-        remaining = find_pictures([images] if isinstance(images, Picture) else images)
+        remaining = find_images([images] if isinstance(images, ImageLike) else images)
         predictions: list[Prediction] = []
         while batch := list(islice(remaining, batch_size)):
             predictions += self._predict_batch(batch)
         return predictions
 
-    def _predict_batch(self, pictures: Sequence[tuple[str, Path | bytes]]) -> list[Prediction]:
+    def _predict_batch(self, images: Sequence[tuple[str, Path | bytes]]) -> list[Prediction]:
         inputs: dict[int, torch.Tensor] = {}
         errors: dict[int, str] = {}
-        for position, (_, picture) in enumerate(pictures):
+        for position, (_, image) in enumerate(images):
             try:
-                data = picture if isinstance(picture, bytes) else picture.read_bytes()
+                data = image if isinstance(image, bytes) else image.read_bytes()
                 inputs[position] = self.backbone.transform(self.backbone.decode(data))
             except UnreadableImageError as error:
                 errors[position] = str(error)
@@ -176,15 +176,15 @@ class Classifier:
                 confidence=float(labels[position][1].max()),
                 probabilities=dict(zip(self.classes, labels[position][1].tolist(), strict=True)),
             )
-            for position, (path, _) in enumerate(pictures)
+            for position, (path, _) in enumerate(images)
         ]
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
-        """Give the probabilities ``(b, n_classes)`` of pictures that ``backbone.transform`` made."""
+        """Give the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made."""
         return self.run.predict_blocks(ArrayBlocks(self.features(batch)))[1]
 
     def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Features of transformed pictures, rounded as the store rounds them.
+        """Features of transformed images, rounded as the store rounds them.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Scoring a run: on its own test rows, on another stored data set, or on pictures."""
+"""Scoring a run: on its own test rows, on another stored data set, or on images."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,25 +39,25 @@ def evaluate(
     run : path
         Folder that `toptune.train.train` wrote.
     store, dataset : optional
-        Another store, or another data set in it, whose labelled rows are all scored; by default the
+        Another store, or another data set in it, whose labeled rows are all scored; by default the
         run's own test rows in the store it was trained from.
     split : {"test", "train", "all"}, optional
-        Which of the run's own rows, by default ``test``; with `data` only its pictures of that split, by
+        Which of the run's own rows, by default ``test``; with `data` only its images of that split, by
         default all.
     data : optional
-        Pictures with labels (a folder, a manifest or a built-in) that are read directly: no store
+        Images with labels (a folder, a manifest or a built-in) that are read directly: no store
         is needed, only the backbone.
     device : str
         Where the backbone runs; only with `data`.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
     progress : callable, optional
-        Called with pictures done and all of them; only with `data`.
+        Called with images done and all of them; only with `data`.
 
     Returns
     -------
     dict
-        As ``metrics.json``, with the ``costs`` of this call; with `data` also what `evaluate_pictures` adds.
+        As ``metrics.json``, with the ``costs`` of this call; with `data` also what `evaluate_images` adds.
 
     Raises
     ------
@@ -71,19 +71,19 @@ def evaluate(
         if model is not None or weights is not None:
             raise InputError(
                 "--model and --weights say where the backbone is, which stored features do not need; leave "
-                "them out, or give pictures with --data"
+                "them out, or give images with --data"
             )
         metrics = evaluate_run(run, store=store, dataset=dataset, split=split or "test")
         return metrics | {"costs": meter.to_dict()}
     if store is not None or dataset is not None:
-        raise InputError("--data reads pictures directly; leave out --store and --dataset")
-    metrics = evaluate_pictures(
+        raise InputError("--data reads images directly; leave out --store and --dataset")
+    metrics = evaluate_images(
         run, data, split=split, device=device, model=model, weights=weights, progress=progress
     )
     return metrics | {"costs": meter.to_dict()}
 
 
-def evaluate_pictures(
+def evaluate_images(
     run: str | Path,
     data: str | Path,
     *,
@@ -93,7 +93,7 @@ def evaluate_pictures(
     weights: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score a run on labelled pictures, batch by batch through the backbone.
+    """Score a run on labeled images, batch by batch through the backbone.
 
     Parameters
     ----------
@@ -103,13 +103,13 @@ def evaluate_pictures(
     Returns
     -------
     dict
-        As ``metrics.json``, with ``failed``, id to reason of pictures that could not be read, their number
-        ``n_failed``, and ``n_named_as_trained``, those with the id of a picture that the run was trained on.
+        As ``metrics.json``, with ``failed``, id to reason of images that could not be read, their number
+        ``n_failed``, and ``n_named_as_trained``, those with the id of an image that the run was trained on.
 
     Raises
     ------
     InputError
-        If `data` has no labels, classes that the run does not know, or no picture that can be read.
+        If `data` has no labels, classes that the run does not know, or no image that can be read.
     """
     classifier = Classifier.load(run, device=device, model=model, weights=weights)
     source = open_source(data, split=None if split == "all" else split)
@@ -124,26 +124,26 @@ def evaluate_pictures(
     read: list[int] = []
     reasons: dict[int, str] = {}
 
-    def pictures() -> Iterator[bytes]:
+    def images() -> Iterator[bytes]:
         for done, row in enumerate(truth):
             if progress is not None:
                 progress(done, len(truth))
             try:
-                picture = source.read(row)
+                image = source.read(row)
             except UnreadableImageError as error:
                 reasons[row] = str(error)
             else:
                 read.append(row)
-                yield picture
+                yield image
 
-    answers = classifier.predict(pictures())
+    answers = classifier.predict(images())
     predictions = dict(zip(read, answers, strict=True))
     reasons |= {row: each.error for row, each in predictions.items() if each.error}
     failed = {manifest.ids[row]: reasons[row] for row in sorted(reasons)}
     good = {row: each for row, each in predictions.items() if row not in reasons}
     if not good:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
-        raise InputError(f"none of the {len(truth)} pictures of {data} could be read: {first}")
+        raise InputError(f"none of the {len(truth)} images of {data} could be read: {first}")
     metrics = compute_metrics(
         [truth[row] for row in good],
         [str(each.label) for each in good.values()],
@@ -156,22 +156,22 @@ def evaluate_pictures(
 
 
 def _trained_ids(run: Path) -> set[str]:
-    """Give the ids of the pictures that chose anything in a run: all but those of its test."""
+    """Give the ids of the images that chose anything in a run: all but those of its test."""
     rows = pq.read_table(run / ROWS, columns=["id", "role"]).to_pydict()
     return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Put the headline figures on a line, and costs on another; a dash is a figure that no picture gave."""
+    """Put the headline figures on a line, and costs on another; a dash is a figure that no image gave."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
     n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
     left_out = f"; {n_failed} could not be read and are left out" if n_failed else ""
-    lines = [f"{figures} on {metrics['n_test']} pictures{left_out}"]
+    lines = [f"{figures} on {metrics['n_test']} images{left_out}"]
     if n_trained := metrics.get("n_named_as_trained"):
         lines.append(
-            f"note: {n_trained} of them have the names of pictures that the run was trained on; if they are "
-            "these, the figures flatter it: --split test takes the test pictures of DATA alone"
+            f"note: {n_trained} of them have the names of images that the run was trained on; if they are "
+            "these, the figures flatter it: --split test takes the test images of DATA alone"
         )
     return "\n".join([*lines, describe_costs(metrics["costs"])])
 

@@ -1,4 +1,4 @@
-"""`FineTunedClassifier`: a fine-tuned network's RUN folder, from pictures to labels."""
+"""`FineTunedClassifier`: a fine-tuned network's RUN folder, from images to labels."""
 
 from pathlib import Path
 

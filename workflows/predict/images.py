@@ -12,42 +12,42 @@ from toptune.extract.sources.folder import walk_files
 
 logger = logging.getLogger(__name__)
 
-Picture = str | Path | bytes
+ImageLike = str | Path | bytes
 
 
-def find_pictures(images: Iterable[Picture]) -> Iterator[tuple[str, Path | bytes]]:
-    """Name every picture: files as they are, folders by their files with a picture's suffix, sorted."""
+def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | bytes]]:
+    """Name every image: files as they are, folders by their files with an image's suffix, sorted."""
     for number, image in enumerate(images):
         if isinstance(image, bytes):
             yield f"image {number}", image
             continue
         path = Path(image)
         if path.is_dir():
-            yield from ((str(each), each) for each in _pictures_in(path))
+            yield from ((str(each), each) for each in _images_in(path))
         elif path.exists():
             yield str(path), path
         else:
-            raise InputError(f"{path} does not exist; give pictures or folders of pictures")
+            raise InputError(f"{path} does not exist; give images or folders of images")
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     files = sorted(walk_files(folder))
-    pictures = [file for file in files if file.suffix.lower() in _picture_suffixes()]
-    others = len(files) - len(pictures)
-    if not pictures:
+    images = [file for file in files if file.suffix.lower() in _image_suffixes()]
+    others = len(files) - len(images)
+    if not images:
         raise InputError(
-            f"{folder} holds no picture"
-            + (f", only {others} files without a picture's suffix: name those to be tried" if others else "")
-            + "; give pictures or a folder of pictures"
+            f"{folder} holds no image"
+            + (f", only {others} files without an image's suffix: name those to be tried" if others else "")
+            + "; give images or a folder of images"
         )
     if others:
-        logger.info("%d files in %s have no picture's suffix and are left out", others, folder)
-    return pictures
+        logger.info("%d files in %s have no image's suffix and are left out", others, folder)
+    return images
 
 
 @cache
-def _picture_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that this Pillow opens, without those that it only recognises."""
+def _image_suffixes() -> frozenset[str]:
+    """Suffixes of the formats that this Pillow opens, without those that it only recognizes."""
     Image.init()
     return frozenset(
         suffix

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one picture; ``error`` is set where it could not be read."""
+    """What a classifier says of one image; ``error`` is set where it could not be read."""
 
     path: str
     label: str | None = None

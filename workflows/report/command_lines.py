@@ -26,7 +26,7 @@ def command_of(run: ReportedRun) -> str:
     if "update" in config:
         n_forgotten = config["update"].get("n_forgotten", 0)
         forget = ["--forget", "@FILE"] if n_forgotten else []
-        note = f"  # FILE has the ids of {n_forgotten} pictures, one a line" if n_forgotten else ""
+        note = f"  # FILE has the ids of {n_forgotten} images, one a line" if n_forgotten else ""
         return shlex.join([*store, "--update", str(config["update"]["run"]), *forget, *out]) + note
     if "relabelled" in config:
         return "# an earlier toptune made this run by train --relabel; no command repeats it"
@@ -45,7 +45,7 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
     Parameters
     ----------
     data : str, optional
-        Where the pictures are; ``DATA`` stands for it otherwise.
+        Where the images are; ``DATA`` stands for it otherwise.
     """
     backbone = run.config.get("backbone")
     if run.is_finetuned or not backbone or run.config.get("recipe", {}).get("architecture") == _IMPORTED:

@@ -32,7 +32,7 @@ class Confused:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture taken for another class; `image` is a data URI, or `reason` says why there is none."""
+    """An image taken for another class; `image` is a data URI, or `reason` says why there is none."""
 
     id: str
     label: str
@@ -80,7 +80,7 @@ def look_closely(
     Parameters
     ----------
     sources : mapping of data set to Thumbnails
-        Where their pictures are.
+        Where their images are.
     progress : callable
         Called with ``(done, total)``.
     """
@@ -123,7 +123,7 @@ def _most_confused(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> lis
 
 
 def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mistake]:
-    """Find the surest wrong predictions, each picture once however many seeds are wrong about it."""
+    """Find the surest wrong predictions, each image once however many seeds are wrong about it."""
     wrong = np.flatnonzero(~told.is_right)
     mistakes: dict[str, Mistake] = {}
     for at in wrong[np.argsort(-told.confidence[wrong], kind="stable")].tolist():
@@ -155,7 +155,7 @@ def _draw_reliability(calibration: Reliability, name: str) -> Markup:
         axes.bar(
             middles, np.nan_to_num(calibration.accuracy), width, color=ACCENT, alpha=0.75, label="accuracy"
         )
-        axes.bar(middles, shares, width / 2.5, color=INK, alpha=0.55, label="share of the pictures")
+        axes.bar(middles, shares, width / 2.5, color=INK, alpha=0.55, label="share of the images")
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle="--")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)

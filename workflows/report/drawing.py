@@ -1,4 +1,4 @@
-"""Drawings for a page: matplotlib's SVG whose colours are the page's, in its light and its dark theme."""
+"""Drawings for a page: matplotlib's SVG whose colors are the page's, in its light and its dark theme."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Placeholders that the page's own colours take the place of.
+# Placeholders that the page's own colors take the place of.
 INK, MUTED, GRID, ACCENT = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 9))
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACCENT: "var(--accent)"} | {
@@ -57,7 +57,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Key:
-    """How a method is drawn: matplotlib's marker and colour; for the page a letter and a colour's number."""
+    """How a method is drawn: matplotlib's marker and color; for the page a letter and a colour's number."""
 
     marker: str
     colour: str
@@ -66,7 +66,7 @@ class Key:
 
 
 def make_legend(methods: Sequence[str]) -> dict[str, Key]:
-    """Give each method its marker and colour: 64 of them differ."""
+    """Give each method its marker and color: 64 of them differ."""
     markers, legend = list(MARKERS.items()), {}
     for at, method in enumerate(methods):
         number = at % len(SERIES)
@@ -138,7 +138,7 @@ def plain_ticks(axes: Axes) -> None:
 
 
 def _adapted(key: str, value: str, name: str) -> str:
-    """Give an attribute its place on the page: ids of its own, the page's colours."""
+    """Give an attribute its place on the page: ids of its own, the page's colors."""
     if key == "id":
         return f"{name}-{value}"
     if key == "href" and value.startswith("#"):

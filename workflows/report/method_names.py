@@ -15,7 +15,7 @@ _OF_NO_EFFECT = frozenset(
 )
 # What belongs to a data set or a backbone, and so may be another for another one under the same name.
 _OF_SPLIT = frozenset({"group_by", "resplit", "test_fraction", "val"})
-_OF_PICTURES = frozenset({"dataset_version", "labels"})
+_OF_IMAGES = frozenset({"dataset_version", "labels"})
 _OF_BACKBONE = frozenset({"weights", "img_size", "model_kwargs"})
 
 
@@ -73,7 +73,7 @@ def _size(run: ReportedRun) -> str:
     if (shots := run.options.get("shots")) is not None:
         return f"{shots} a class"
     size = run.options.get("train_size")
-    return "all pictures" if size is None else f"{size} pictures"
+    return "all images" if size is None else f"{size} images"
 
 
 def _compared_within(name: str, run: ReportedRun) -> tuple[Any, ...]:
@@ -82,7 +82,7 @@ def _compared_within(name: str, run: ReportedRun) -> tuple[Any, ...]:
         return ()
     if name in _OF_SPLIT:
         return (run.dataset,)
-    if name in _OF_PICTURES:
+    if name in _OF_IMAGES:
         return run.dataset, run.is_finetuned
     if name == "features":
         return run.dataset, run.model, _base(run)

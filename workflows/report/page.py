@@ -90,7 +90,7 @@ def write_report(
     out : path
         The page's file.
     data : mapping of data set to path, optional
-        Where its pictures are (see `toptune.extract.open_source`), for thumbnails of the most confident
+        Where its images are (see `toptune.extract.open_source`), for thumbnails of the most confident
         mistakes; without it their ids alone are shown.
     title : str
     overwrite : bool
@@ -106,7 +106,7 @@ def write_report(
     ------
     InputError
         If a folder holds no RUN, `out` exists or cannot be written, a data set is none of the runs', or its
-        pictures are others.
+        images are others.
     CorruptError
         If a RUN is damaged; the message names it.
     """
@@ -218,7 +218,7 @@ def _notes(
     notes = []
     if untested:
         notes.append(
-            f"{counted(len(untested), 'run')} without test pictures, for instance {untested[0].folder}: no "
+            f"{counted(len(untested), 'run')} without test images, for instance {untested[0].folder}: no "
             "accuracy of theirs is known"
         )
     if repeated:

@@ -31,7 +31,7 @@ _PREDICTED = ("id", "label", "predicted", "confidence")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run said of its n test pictures.
+    """What a run said of its n test images.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Predictions:
 
     @property
     def is_right(self) -> npt.NDArray[np.bool_]:
-        """Whether each picture's class was predicted."""
+        """Whether each image's class was predicted."""
         right: npt.NDArray[np.bool_] = (self.labels == self.predicted).astype(bool)
         return right
 
@@ -81,7 +81,7 @@ class ReportedRun:
 
     @property
     def pictures_digest(self) -> str | None:
-        """Which pictures the data set has, by their ids and sizes."""
+        """Which images the data set has, by their ids and sizes."""
         digest = self.config.get("manifest", {}).get("pictures_digest")
         return None if digest is None else str(digest)
 
@@ -133,7 +133,7 @@ class ReportedRun:
         return np.array(self.metrics["confusion_matrix"], dtype=np.int64)
 
     def predictions(self) -> Predictions | None:
-        """Read what was said of each test picture; None for a run of a toptune that did not keep it.
+        """Read what was said of each test image; None for a run of a toptune that did not keep it.
 
         Raises
         ------
@@ -204,7 +204,7 @@ def read_runs(
 
 
 def _with_common_names(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
-    """Call the data set of a fine-tuning, which read the pictures themselves, as the store calls it."""
+    """Call the data set of a fine-tuning, which read the images themselves, as the store calls it."""
     names: dict[str, list[str]] = defaultdict(list)
     for run in runs:
         if not run.is_finetuned and (digest := run.pictures_digest):
@@ -256,7 +256,7 @@ def _checks(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Callab
         "run.json holds no options with a seed": lambda: type(config["options"]["seed"]) is int,
         "metrics.json holds no accuracy between 0 and 1": lambda: is_share(metrics["accuracy"])
         or (metrics["accuracy"] is None and metrics["n_test"] == 0),
-        "metrics.json holds no numbers of pictures": lambda: type(metrics["n_train"]) is int
+        "metrics.json holds no numbers of images": lambda: type(metrics["n_train"]) is int
         and type(metrics["n_test"]) is int,
         "metrics.json holds no seconds": lambda: math.isfinite(metrics["seconds"]["total"])
         and metrics["seconds"]["total"] > 0,

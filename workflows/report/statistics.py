@@ -25,7 +25,7 @@ class Estimate:
     interval : tuple of float or None
         None of two repetitions: with one degree of freedom, t is 12.7 standard errors, nearly anything.
     over : {"seeds", "pictures"}
-        What varies: repetitions, by Student's t; or, of one run, the drawing of its test pictures, by
+        What varies: repetitions, by Student's t; or, of one run, the drawing of its test images, by
         Wilson's interval for a share (1927).
     """
 
@@ -42,7 +42,7 @@ def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
     accuracies : sequence of float, length 1 or more
         One a seed.
     n_test : int
-        Test pictures of the run, where it is one.
+        Test images of the run, where it is one.
     """
     values = np.array(accuracies, dtype=np.float64)
     mean = float(values.mean())
@@ -74,7 +74,7 @@ class Reliability:
 
     @property
     def expected_error(self) -> float:
-        """The expected calibration error: distance of accuracy and confidence, weighted by pictures."""
+        """The expected calibration error: distance of accuracy and confidence, weighted by images."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.nansum(gaps * self.counts) / self.counts.sum())
 

@@ -1,4 +1,4 @@
-"""Thumbnails of pictures by id, small enough to be a part of a page."""
+"""Thumbnails of images by id, small enough to be a part of a page."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ class Thumbnails:
         self._rows = {identity: row for row, identity in enumerate(self._source.manifest().ids)}
 
     def check_known(self, identity: str, dataset: str) -> None:
-        """Refuse a source of other pictures than those of a run, told by one id.
+        """Refuse a source of other images than those of a run, told by one id.
 
         Raises
         ------
@@ -43,19 +43,19 @@ class Thumbnails:
         """
         if identity not in self._rows:
             raise InputError(
-                f"{os.fspath(self.data)} has no picture {identity!r}, which a run on {dataset!r} tested; "
-                f"give the pictures that were extracted: --data {dataset}=PATH"
+                f"{os.fspath(self.data)} has no image {identity!r}, which a run on {dataset!r} tested; "
+                f"give the images that were extracted: --data {dataset}=PATH"
             )
 
     def read(self, identity: str) -> tuple[str | None, str | None]:
-        """Give a picture as a data URI of a JPEG of at most 112 pixels, or None and the reason why not."""
+        """Give an image as a data URI of a JPEG of at most 112 pixels, or None and the reason why not."""
         if identity not in self._rows:
-            return None, "not among the pictures any more"
+            return None, "not among the images any more"
         try:
-            picture = decode_image(self._source.read(self._rows[identity]), draft_edge=_EDGE_PIXELS)
+            image = decode_image(self._source.read(self._rows[identity]), draft_edge=_EDGE_PIXELS)
         except UnreadableImageError as error:
             return None, str(error)
-        picture.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)
+        image.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=_JPEG_QUALITY)
+        image.save(file, "JPEG", quality=_JPEG_QUALITY)
         return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", None

@@ -24,7 +24,7 @@ class Cell:
     layers : str
         Empty for fine-tuning.
     size : str
-        ``all``, a number of training pictures, or ``K a class``.
+        ``all``, a number of training images, or ``K a class``.
     seed : int
     options : mapping
         Of `toptune.train.train` or `toptune.workflows.finetune`, but for places.

@@ -32,7 +32,7 @@ class Study:
     store, out, runs : Path
         Of features, results and trainings; studies that share `runs` share what is in all of them.
     datasets : mapping of name to mapping
-        ``data``, the pictures; ``split``; and options of the split: ``group_by``, ``resplit``,
+        ``data``, the images; ``split``; and options of the split: ``group_by``, ``resplit``,
         ``test_fraction``, ``val``.
     models : mapping of name to mapping
         ``model`` and other options of extraction that belong to the backbone, such as ``weights``.
@@ -42,7 +42,7 @@ class Study:
         Options of `toptune.train.train`; ``head`` is the name itself unless given; ``only`` says where it is
         trained, unless everywhere: lists of ``datasets`` and ``models``, and ``seeds``.
     sizes : tuple of mapping
-        ``{}`` for all training pictures, ``{"train_size": N}`` or ``{"shots": K}``.
+        ``{}`` for all training images, ``{"train_size": N}`` or ``{"shots": K}``.
     seeds : tuple of int
     extract : mapping
         Options of `toptune.extract.extract` for all.
@@ -157,7 +157,7 @@ def _limited(
 
 
 def _data(options: Mapping[str, Any], name: str, place: Callable[[Any, str], Path]) -> str:
-    """Give pictures as a path, there or not, or as the name of something built in."""
+    """Give images as a path, there or not, or as the name of something built in."""
     value = options.get("data", name)
     path = place(value, f"datasets: {name}")
     return str(value) if value in BUILTINS and not path.exists() else str(path)

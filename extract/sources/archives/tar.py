@@ -15,8 +15,8 @@ from toptune.extract.images.labels import join_labels
 from toptune.extract.images.open_files import KnownFile, OpenFiles, look_at
 from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name, printable
 from toptune.extract.sources.archives.tar_samples import (
+    IMAGE_EXTENSIONS,
     MAX_LABEL_CHARACTERS,
-    PICTURE_EXTENSIONS,
     Sample,
     shard_samples,
 )
@@ -28,7 +28,7 @@ _SPLIT = re.compile(r"(training|train|validation|valid|val|testing|test)(?![a-z]
 
 
 class TarSource:
-    """Pictures in tar files: an index of offsets, a few bytes a picture.
+    """Pictures in tar files: an index of offsets, a few bytes an image.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class TarSource:
     files : sequence of KnownFile
         The shards.
     shards, offsets : array (n,) of int
-        Where each picture lies.
+        Where each image lies.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class TarSource:
     def read(self, row: int) -> bytes:
         n_bytes = int(self._sizes[row])
         if n_bytes > MAX_FILE_BYTES:
-            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it a picture?")
+            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it an image?")
         return self._files.read(int(self._shards[row]), int(self._offsets[row]), n_bytes)
 
 
 def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSource:
     """Open WebDataset shards; rows are in the order of the shards' names, then as they lie there.
 
-    Members with the same path up to the first dot of the file's name are one sample. Its picture is told by
+    Members with the same path up to the first dot of the file's name are one sample. Its image is told by
     the extension, its label is in ``.cls``, in the field ``label`` or ``labels`` of ``.json``, or in ``.txt``
-    (if no picture's text is longer than a label). Ids are the shard's name and the key. A shard whose name
+    (if no image's text is longer than a label). Ids are the shard's name and the key. A shard whose name
     starts with ``train``, ``val`` or ``test`` belongs to that split.
 
     Parameters
@@ -83,7 +83,7 @@ def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSour
     Raises
     ------
     InputError
-        If a shard cannot be read or is cut off, damaged or compressed, or there are no pictures.
+        If a shard cannot be read or is cut off, damaged or compressed, or there are no images.
     """
     paths = sorted(paths)
     root = folder or Path(os.path.commonpath([path.parent for path in paths]))
@@ -95,13 +95,13 @@ def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSour
         _refuse_compressed(path)
         found = list(shard_samples(path))
         if not found:
-            logger.warning("shard %s holds no pictures", path)
+            logger.warning("shard %s holds no images", path)
         samples += found
         shards += [number] * len(found)
     if not samples:
         raise InputError(
-            f"{_named(paths)} hold no pictures; a picture is told by its extension: "
-            f"{', '.join(sorted(PICTURE_EXTENSIONS))}"
+            f"{_named(paths)} hold no images; an image is told by its extension: "
+            f"{', '.join(sorted(IMAGE_EXTENSIONS))}"
         )
     labels, extra = _label_columns(samples, _named(paths))
     splits = [_split_of(shard) for shard in names]
@@ -177,7 +177,7 @@ def refuse_compressed(path: Path, head: bytes) -> None:
     for magic, (kind, program) in COMPRESSIONS.items():
         if head.startswith(magic):
             raise InputError(
-                f"{path} is compressed with {kind}, so that no picture in it can be read at its offset; "
+                f"{path} is compressed with {kind}, so that no image in it can be read at its offset; "
                 "unpack "
-                f"it with `{program}` and give the .tar (pictures are compressed already, it grows little)"
+                f"it with `{program}` and give the .tar (images are compressed already, it grows little)"
             )

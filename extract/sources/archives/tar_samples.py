@@ -1,4 +1,4 @@
-"""The pictures in one WebDataset shard: members of one key together are a sample."""
+"""The images in one WebDataset shard: members of one key together are a sample."""
 
 import json
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import PICTURE_SUFFIXES
+from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
 from toptune.extract.images.labels import split_labels
 
-PICTURE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
+IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 # A text is a label if it is short and of one line; longer ones are captions.
 MAX_LABEL_CHARACTERS = 100
 _MAX_CLASS_BYTES = 4096
@@ -125,20 +125,20 @@ def _damaged(path: Path, place: int, what: str) -> InputError:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture of a shard.
+    """One image of a shard.
 
     Attributes
     ----------
     key : str
         Path of its members up to the first dot of the last part.
     offset, bytes : int
-        Where the picture lies.
+        Where the image lies.
     names : list of str or None
         Its labels; None where it has none.
     has_list : bool
         Whether they came as a list of several.
     caption : str or None
-        What its ``.txt`` says: a label, if that of every picture is short enough to be one.
+        What its ``.txt`` says: a label, if that of every image is short enough to be one.
     """
 
     key: str
@@ -150,12 +150,12 @@ class Sample:
 
 
 def shard_samples(path: Path) -> Iterator[Sample]:
-    """Give the pictures of a shard in its order; reads headers and labels, no pictures.
+    """Give the images of a shard in its order; reads headers and labels, no images.
 
     Raises
     ------
     InputError
-        If the shard is damaged, a sample has two pictures, or a label is none.
+        If the shard is damaged, a sample has two images, or a label is none.
     """
     samples: dict[str, dict[str, TarMember]] = {}
     for member in tar_members(path):
@@ -172,10 +172,10 @@ def shard_samples(path: Path) -> Iterator[Sample]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for key, fields in samples.items():
-            picture = _picture(fields, path)
-            if picture is not None:
+            image = _image(fields, path)
+            if image is not None:
                 names, has_list, caption = _labels(fields, descriptor, path)
-                yield Sample(key, picture.offset, picture.bytes, names, has_list, caption)
+                yield Sample(key, image.offset, image.bytes, names, has_list, caption)
     finally:
         os.close(descriptor)
 
@@ -189,17 +189,17 @@ def _key(name: str) -> tuple[str, str]:
     return (folder + slash + stem, extension.lower()) if stem and dot else ("", "")
 
 
-def _picture(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
-    """Pick the member that is a picture: ``x.jpg`` before ``x.mask.png``."""
-    plain = [member for extension, member in fields.items() if extension in PICTURE_EXTENSIONS]
+def _image(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
+    """Pick the member that is an image: ``x.jpg`` before ``x.mask.png``."""
+    plain = [member for extension, member in fields.items() if extension in IMAGE_EXTENSIONS]
     found = plain or [
-        member for extension, member in fields.items() if extension.rpartition(".")[2] in PICTURE_EXTENSIONS
+        member for extension, member in fields.items() if extension.rpartition(".")[2] in IMAGE_EXTENSIONS
     ]
     if len(found) > 1:
         raise InputError(
             f"shard {path}: {found[0].name!r} and {found[1].name!r} have one key, the name up to its first "
             "dot; "
-            "toptune takes one picture a key: rename one of them"
+            "toptune takes one image a key: rename one of them"
         )
     if found and found[0].offset < 0:
         raise InputError(

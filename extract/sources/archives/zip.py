@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.images.folder_listing import HIDDEN, PICTURE_SUFFIXES
+from toptune.extract.images.folder_listing import HIDDEN, IMAGE_SUFFIXES
 from toptune.extract.images.open_files import OpenFiles, look_at
 from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name
 from toptune.store.datasets.manifest import Manifest
@@ -23,7 +23,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_ENCRYPTED = 0x1
 OTHER_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
-EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or pictures"
+EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
 
 class ZipSource:
@@ -36,7 +36,7 @@ class ZipSource:
     path : path
         The archive.
     entries : sequence of (str, str or None, str or None, ZipInfo)
-        Id, label, split and place of each picture.
+        Id, label, split and place of each image.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ZipSource:
     def read(self, row: int) -> bytes:
         n_bytes, packed = int(self._sizes[row]), int(self._packed[row])
         if max(n_bytes, packed) > MAX_FILE_BYTES:
-            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it a picture?")
+            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it an image?")
         offset = int(self._offsets[row])
         magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(self._files.read(0, offset, _LOCAL_HEADER.size))
         if magic != b"PK\x03\x04":
@@ -88,14 +88,14 @@ class ZipSource:
 
 
 def open_zip(path: Path) -> ZipSource:
-    """Open a zip archive of pictures; rows are sorted by id, the path in the archive.
+    """Open a zip archive of images; rows are sorted by id, the path in the archive.
 
-    It is laid out as a folder of pictures is; one folder around all of it is passed over.
+    It is laid out as a folder of images is; one folder around all of it is passed over.
 
     Raises
     ------
     InputError
-        If it is no whole archive, encrypted, compressed in a way that cannot be read, or without pictures.
+        If it is no whole archive, encrypted, compressed in a way that cannot be read, or without images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -115,7 +115,7 @@ def open_zip(path: Path) -> ZipSource:
     files = _without_wrapping(files)
     entries = sorted(_entries(files), key=lambda entry: entry[0])
     if not entries:
-        raise InputError(f"{path} holds no pictures among its {len(infos)} entries; {EXPECTED}")
+        raise InputError(f"{path} holds no images among its {len(infos)} entries; {EXPECTED}")
     for identifier, _, _, info in entries:
         if info.flag_bits & _IS_ENCRYPTED:
             raise InputError(f"{path} is encrypted ({identifier}); decrypt it and pack it without a password")
@@ -169,7 +169,7 @@ def _class_entries(
     for parts, info in files.items():
         if has_classes and len(parts) == 1:
             continue
-        if not has_classes and PurePosixPath(parts[0]).suffix.lower() not in PICTURE_SUFFIXES:
+        if not has_classes and PurePosixPath(parts[0]).suffix.lower() not in IMAGE_SUFFIXES:
             continue
         name = "/".join(parts if folder is None else (folder, *parts))
         label = unicodedata.normalize("NFC", parts[0]) if has_classes else None

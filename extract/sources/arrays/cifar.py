@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3072
-# The kinds of label in the order in which they stand before each picture of the binary version.
+# The kinds of label in the order in which they stand before each image of the binary version.
 FINE_FIRST = ("fine", "coarse")
 _BATCHES = tuple((f"data_batch_{number}", "train") for number in range(1, 6))
 _CIFAR_10 = (*_BATCHES, ("test_batch", "test"))
@@ -50,7 +50,7 @@ def open_cifar(files: list[Path]) -> ArraySource:
     Raises
     ------
     InputError
-        If a batch is cut off, damaged, or holds anything but pictures and labels.
+        If a batch is cut off, damaged, or holds anything but images and labels.
     """
     folder = files[0].parent
     is_ten = files[0].stem not in dict(_CIFAR_100)
@@ -63,14 +63,14 @@ def open_cifar(files: list[Path]) -> ArraySource:
     names = {kind: (_binary_names if is_binary else _pickled_names)(folder, kind) for kind in kinds}
     parts = []
     for file in files:
-        pictures, numbers = _read_binary(file, kinds) if is_binary else _read_pickle(file, kinds)
+        images, numbers = _read_binary(file, kinds) if is_binary else _read_pickle(file, kinds)
         columns = {
             kind: label_texts(values, f"the {kind or ''} labels of {file}".replace("  ", " "), names[kind])
             for kind, values in numbers.items()
         }
         parts.append(
             ArrayPart(
-                pictures.reshape(-1, *SHAPE),
+                images.reshape(-1, *SHAPE),
                 columns[kinds[0]],
                 splits[file.stem],
                 look_at(file).modified_ns,
@@ -85,12 +85,8 @@ def _read_pickle(
     file: Path, kinds: tuple[str, ...]
 ) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
     batch = read_cifar_pickle(file)
-    pictures = batch.get("data")
-    if (
-        not isinstance(pictures, np.ndarray)
-        or pictures.dtype != np.uint8
-        or pictures.shape[1:] != (N_PIXELS,)
-    ):
+    images = batch.get("data")
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (N_PIXELS,):
         raise InputError(
             f"{file} has the fields {', '.join(sorted(batch)) or 'none'}; a batch of CIFAR has 'data', an "
             "array of "
@@ -101,10 +97,10 @@ def _read_pickle(
         name = f"{kind}_labels" if kind else "labels"
         values = batch.get(name)
         is_list = isinstance(values, list) and all(type(value) is int for value in values)
-        if not is_list or len(batch[name]) != len(pictures):
-            raise InputError(f"{file} has {len(pictures)} pictures and not as many numbers in {name!r}")
+        if not is_list or len(batch[name]) != len(images):
+            raise InputError(f"{file} has {len(images)} images and not as many numbers in {name!r}")
         numbers[kind] = np.array(values, dtype=np.int64)
-    return pictures, numbers
+    return images, numbers
 
 
 def _read_binary(
@@ -114,7 +110,7 @@ def _read_binary(
     n_bytes = look_at(file).bytes
     if n_bytes == 0 or n_bytes % record:
         raise InputError(
-            f"{file} has {n_bytes} bytes, no multiple of the {record} of a picture; it is cut off: copy it "
+            f"{file} has {n_bytes} bytes, no multiple of the {record} of an image; it is cut off: copy it "
             "again"
         )
     table = np.memmap(file, np.uint8, "r").reshape(-1, record)

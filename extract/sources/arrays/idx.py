@@ -13,18 +13,18 @@ from toptune.errors import InputError
 from toptune.extract.images.folder_listing import FolderListing
 from toptune.extract.images.open_files import look_at
 from toptune.extract.images.source import default_name
-from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_pictures
+from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
 
 MAX_LOADED_BYTES = 4 * 2**30
 # Two zeros, the type (8: unsigned byte) and the number of dimensions.
 IDX_MAGICS = tuple(bytes([0, 0, 8, dimensions]) for dimensions in (1, 3, 4))
 _NAME = re.compile(r"idx[1-4]-ubyte(\.gz)?$", re.IGNORECASE)
-_PICTURES = re.compile(r"images|idx[34]", re.IGNORECASE)
+_IMAGES = re.compile(r"images|idx[34]", re.IGNORECASE)
 _SPLITS = (("t10k", "test"), ("test", "test"), ("train", "train"), ("val", "val"))
 
 
 def find_idx(listing: FolderListing) -> list[Path]:
-    """Return the idx files of pictures in a folder, or in its ``raw``, where torchvision puts them.
+    """Return the idx files of images in a folder, or in its ``raw``, where torchvision puts them.
 
     A file is passed over if it lies beside its unpacked self.
     """
@@ -32,12 +32,12 @@ def find_idx(listing: FolderListing) -> list[Path]:
         names = [name for name in place.files if _NAME.search(name)]
         names = [name for name in names if name.removesuffix(".gz") == name or name[:-3] not in names]
         if names:
-            return [place.folder / name for name in names if _PICTURES.search(name)]
+            return [place.folder / name for name in names if _IMAGES.search(name)]
     return []
 
 
 def open_idx(files: list[Path]) -> ArraySource:
-    """Open idx files of pictures, each with the file of labels that has its name, where there is one.
+    """Open idx files of images, each with the file of labels that has its name, where there is one.
 
     Splits are told by the names: ``train``, ``val``, ``test`` or ``t10k``. Uncompressed files are mapped.
 
@@ -48,12 +48,12 @@ def open_idx(files: list[Path]) -> ArraySource:
     """
     parts: list[ArrayPart] = []
     for file in files:
-        pictures = check_pictures(read_idx(file), str(file))
+        images = check_images(read_idx(file), str(file))
         labels_file = _labels_file(file)
-        labels: list[str | None] = [None] * len(pictures)
+        labels: list[str | None] = [None] * len(images)
         extra: dict[str, list[str | None]] = {}
         if labels_file is not None:
-            labels, extra = array_labels(read_idx(labels_file), len(pictures), str(labels_file))
+            labels, extra = array_labels(read_idx(labels_file), len(images), str(labels_file))
         split = next((name for text, name in _SPLITS if text in file.name.lower()), None)
         twice = next((other for other, part in zip(files, parts, strict=False) if part.split == split), None)
         if twice is not None:
@@ -61,7 +61,7 @@ def open_idx(files: list[Path]) -> ArraySource:
                 f"{twice.name} and {file.name} in {file.parent} both are {split or 'of no'} split; give one "
                 "of the files, or a folder with those of one data set"
             )
-        parts.append(ArrayPart(pictures, labels, split, look_at(file).modified_ns, extra=extra))
+        parts.append(ArrayPart(images, labels, split, look_at(file).modified_ns, extra=extra))
     folder = files[0].parent
     return ArraySource(default_name(folder.parent if folder.name == "raw" else folder), parts)
 
@@ -110,7 +110,7 @@ def _mapped(file: Path) -> npt.NDArray[np.uint8]:
 def _shape(head: bytes, file: Path) -> tuple[int, ...]:
     if head[:4] not in IDX_MAGICS or len(head) < 4 + 4 * head[3]:
         raise InputError(
-            f"{file} begins with {head[:4].hex(' ')}; an idx file of labels or pictures begins with 00 00 "
+            f"{file} begins with {head[:4].hex(' ')}; an idx file of labels or images begins with 00 00 "
             "08 and "
             "01 or 03 (bytes of one or three dimensions)"
         )

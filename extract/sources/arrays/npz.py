@@ -1,4 +1,4 @@
-"""Arrays of pictures in an ``.npz``, as keras (``x_train``, ``y_train``) and MedMNIST name them."""
+"""Arrays of images in an ``.npz``, as keras (``x_train``, ``y_train``) and MedMNIST name them."""
 
 import logging
 import struct
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.images.open_files import look_at
 from toptune.extract.images.source import SPLITS, default_name
-from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_pictures
+from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
 
 logger = logging.getLogger(__name__)
 
 MAX_LOADED_BYTES = 4 * 2**30
-PICTURES = ("x", "images", "image", "data", "pictures")
+IMAGES = ("x", "images", "image", "data", "pictures")
 LABELS = ("y", "labels", "label", "targets", "target")
 _ORDER = ("train", "val", "test", None)
 # What zipfile and numpy raise on damaged bytes; a header of numpy's is parsed as Python's literals are.
@@ -31,9 +31,9 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def open_npz(path: Path) -> ArraySource:
-    """Open pictures and labels in an ``.npz``.
+    """Open images and labels in an ``.npz``.
 
-    Names are made of ``x`` or ``images`` for pictures, ``y`` or ``labels`` for labels, and the split before
+    Names are made of ``x`` or ``images`` for images, ``y`` or ``labels`` for labels, and the split before
     or after, where there are splits: ``x_train``, ``train_images``, ``val_labels``. Arrays that were saved
     uncompressed (``numpy.savez``) are mapped, the others are loaded once.
 
@@ -64,18 +64,18 @@ def open_npz(path: Path) -> ArraySource:
     modified_ns = look_at(path).modified_ns
     parts = []
     for split in _ORDER:
-        if ("pictures", split) not in arrays:
+        if ("images", split) not in arrays:
             continue
-        pictures = check_pictures(arrays["pictures", split], f"array {found['pictures', split]!r} of {path}")
-        labels: list[str | None] = [None] * len(pictures)
+        images = check_images(arrays["images", split], f"array {found['images', split]!r} of {path}")
+        labels: list[str | None] = [None] * len(images)
         extra: dict[str, list[str | None]] = {}
         if ("labels", split) in arrays:
             where = f"array {found['labels', split]!r} of {path}"
-            labels, extra = array_labels(arrays["labels", split], len(pictures), where)
-        parts.append(ArrayPart(pictures, labels, split, modified_ns, extra=extra))
+            labels, extra = array_labels(arrays["labels", split], len(images), where)
+        parts.append(ArrayPart(images, labels, split, modified_ns, extra=extra))
     if not parts:
         raise InputError(
-            f"{path} holds the arrays {', '.join(sorted(members)) or 'none'}; pictures are in x_train and "
+            f"{path} holds the arrays {', '.join(sorted(members)) or 'none'}; images are in x_train and "
             "x_test, "
             "in train_images, val_images and test_images, or in images, with labels in y_train, "
             "train_labels, ..."
@@ -91,8 +91,8 @@ def _role(name: str) -> tuple[str, str | None] | None:
     if len(rest) != 1 or len(splits) > 1:
         return None
     split = splits[0] if splits else None
-    if rest[0] in PICTURES:
-        return "pictures", split
+    if rest[0] in IMAGES:
+        return "images", split
     return ("labels", split) if rest[0] in LABELS else None
 
 
@@ -108,7 +108,7 @@ def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.ND
         raise InputError(
             f"array {info.filename!r} of {path} holds Python objects, which are never loaded; save it as "
             "integers, "
-            "texts or uint8 pictures"
+            "texts or uint8 images"
         )
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size != header_bytes + n_bytes:

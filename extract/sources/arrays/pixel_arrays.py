@@ -19,19 +19,19 @@ class ArrayPart:
 
     Attributes
     ----------
-    pictures : array (n, h, w), (n, h, w, 1), (n, h, w, 3), or (n, 3, h, w) with `has_planes_first`, of uint8
+    images : array (n, h, w), (n, h, w, 1), (n, h, w, 3), or (n, 3, h, w) with `has_planes_first`, of uint8
         May be mapped from a file.
     labels : sequence of str or None (n,)
     split : str or None
     modified_ns : int
         Of the file that holds them.
     has_planes_first : bool
-        Whether each colour is a plane of its own.
+        Whether each color is a plane of its own.
     extra : mapping of str to sequence of str or None (n,)
         Further columns.
     """
 
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
     labels: Sequence[str | None]
     split: str | None
     modified_ns: int
@@ -56,17 +56,17 @@ class ArraySource:
     def __init__(self, name: str, parts: Sequence[ArrayPart]) -> None:
         self.name = name
         self._parts = list(parts)
-        lengths = [len(part.pictures) for part in parts]
+        lengths = [len(part.images) for part in parts]
         self._starts = np.cumsum([0, *lengths])
         self._headers = [_header(part) for part in parts]
         each_bytes = [
-            len(header) + int(np.prod(part.pictures.shape[1:]))
+            len(header) + int(np.prod(part.images.shape[1:]))
             for header, part in zip(self._headers, parts, strict=True)
         ]
         self._manifest = Manifest.from_columns(
             ids=_ids(parts),
             labels=[label for part in parts for label in part.labels],
-            splits=[part.split for part in parts for _ in range(len(part.pictures))],
+            splits=[part.split for part in parts for _ in range(len(part.images))],
             sizes=np.repeat(np.array(each_bytes, dtype=np.int64), lengths),
             modified_ns=np.repeat(np.array([part.modified_ns for part in parts], dtype=np.int64), lengths),
             extra=_extra(parts),
@@ -78,39 +78,39 @@ class ArraySource:
     def read(self, row: int) -> bytes:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         part = self._parts[number]
-        pixels = part.pictures[row - int(self._starts[number])]
+        pixels = part.images[row - int(self._starts[number])]
         if part.has_planes_first:
             pixels = np.moveaxis(pixels, 0, -1)
         return self._headers[number] + bytes(pixels.tobytes())
 
 
-def check_pictures(pictures: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
-    """Return an array of pictures, rows first, if that is what it is.
+def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
+    """Return an array of images, rows first, if that is what it is.
 
     Raises
     ------
     InputError
         If it is not of uint8 and of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3).
     """
-    if pictures.dtype != np.uint8:
+    if images.dtype != np.uint8:
         raise InputError(
-            f"{where} is of {pictures.dtype}; pictures are uint8 from 0 to 255: convert it, for instance by "
+            f"{where} is of {images.dtype}; images are uint8 from 0 to 255: convert it, for instance by "
             "(255 * x).round().astype('uint8') where x is from 0 to 1"
         )
-    shape = pictures.shape
-    is_grey, is_colour = pictures.ndim == 3, pictures.ndim == 4 and shape[3] in (1, COLOURS)
+    shape = images.shape
+    is_grey, is_colour = images.ndim == 3, images.ndim == 4 and shape[3] in (1, COLOURS)
     if not (is_grey or is_colour) or 0 in shape[1:]:
-        hint = "; move the colours last, with numpy.moveaxis(x, 1, -1)" if 1 < len(shape) == 4 else ""
+        hint = "; move the colors last, with numpy.moveaxis(x, 1, -1)" if 1 < len(shape) == 4 else ""
         raise InputError(
-            f"{where} has the shape {shape}; pictures are (n, height, width), (n, height, width, 1) or "
+            f"{where} has the shape {shape}; images are (n, height, width), (n, height, width, 1) or "
             f"(n, height, width, 3){hint}"
         )
-    checked: npt.NDArray[np.uint8] = pictures  # type: ignore[assignment]
+    checked: npt.NDArray[np.uint8] = images  # type: ignore[assignment]
     return checked
 
 
 def _header(part: ArrayPart) -> bytes:
-    shape = part.pictures.shape[1:]
+    shape = part.images.shape[1:]
     height, width = shape[1:] if part.has_planes_first else shape[:2]
     is_colour = len(shape) > 2 and COLOURS in (shape[0] if part.has_planes_first else shape[2],)
     return b"P%d\n%d %d\n255\n" % (6 if is_colour else 5, width, height)
@@ -121,7 +121,7 @@ def _ids(parts: Sequence[ArrayPart]) -> list[str]:
     seen: dict[str | None, int] = {}
     for part in parts:
         first = seen.get(part.split, 0)
-        last = seen[part.split] = first + len(part.pictures)
+        last = seen[part.split] = first + len(part.images)
         prefix = "" if part.split is None else f"{part.split}/"
         ids += [f"{prefix}{row:08d}" for row in range(first, last)]
     return ids
@@ -130,7 +130,7 @@ def _ids(parts: Sequence[ArrayPart]) -> list[str]:
 def _extra(parts: Sequence[ArrayPart]) -> dict[str, list[str | None]]:
     names = {name: None for part in parts for name in part.extra}
     return {
-        name: [value for part in parts for value in part.extra.get(name, [None] * len(part.pictures))]
+        name: [value for part in parts for value in part.extra.get(name, [None] * len(part.images))]
         for name in names
     }
 
@@ -143,19 +143,19 @@ def array_labels(
     Parameters
     ----------
     values : array (n,), (n, 1) or (n, k)
-        Integers or texts; a matrix of zeros and ones says which of k labels each picture has.
+        Integers or texts; a matrix of zeros and ones says which of k labels each image has.
     n : int
-        Number of pictures.
+        Number of images.
     where : str
         Its name, for messages.
 
     Raises
     ------
     InputError
-        If there are not as many as pictures, or they are neither.
+        If there are not as many as images, or they are neither.
     """
     if values.ndim not in (1, 2) or len(values) != n:
-        raise InputError(f"{where} has the shape {values.shape} for {n} pictures; it needs one row a picture")
+        raise InputError(f"{where} has the shape {values.shape} for {n} images; it needs one row an image")
     if values.ndim == 2 and values.shape[1] > 1:
         if values.dtype.kind not in "biu" or not np.isin(values, (0, 1)).all():
             raise InputError(

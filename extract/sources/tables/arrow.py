@@ -33,7 +33,7 @@ class ArrowSource:
         Of the data set.
     manifest : Manifest
     chunks : sequence of pyarrow.Array
-        The pictures' bytes.
+        The images' bytes.
     """
 
     def __init__(self, name: str, manifest: Manifest, chunks: Sequence[Any]) -> None:
@@ -47,16 +47,16 @@ class ArrowSource:
 
     def read(self, row: int) -> bytes:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return picture_bytes(self._chunks[number][row - int(self._starts[number])])
+        return image_bytes(self._chunks[number][row - int(self._starts[number])])
 
 
-def picture_bytes(value: Any) -> bytes:
+def image_bytes(value: Any) -> bytes:
     """Return the bytes in an Arrow scalar, or raise an `UnreadableImageError` where there are none."""
     if not value.is_valid:
-        raise UnreadableImageError("the row has no picture")
+        raise UnreadableImageError("the row has no image")
     data = value.as_buffer()
     if data.size > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"the picture is larger than {MAX_FILE_BYTES} bytes; is it one?")
+        raise UnreadableImageError(f"the image is larger than {MAX_FILE_BYTES} bytes; is it one?")
     return bytes(data.to_pybytes())
 
 
@@ -86,7 +86,7 @@ def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
     Raises
     ------
     InputError
-        If a file is missing, cut off or damaged, or has no pictures.
+        If a file is missing, cut off or damaged, or has no images.
     """
     files = []
     for folder in folders:
@@ -117,7 +117,7 @@ def open_arrow(file: Path) -> ArrowSource:
     Raises
     ------
     InputError
-        If it is cut off or damaged, or has no pictures.
+        If it is cut off or damaged, or has no images.
     """
     return _open_files([(file, None, {})], default_name(file.with_suffix("")))
 
@@ -130,17 +130,17 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
             table = _map(file)
             columns = choose_columns(table.schema, features or schema_features(table.schema), file)
             beside = table.select(columns.beside)
-            # Offsets that point elsewhere would be followed; this looks at them, not at pictures.
-            table.select([columns.picture]).validate(full=True)
+            # Offsets that point elsewhere would be followed; this looks at them, not at images.
+            table.select([columns.image]).validate(full=True)
             beside.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or save it "
                 "again"
             ) from error
-        pictures = _pictures(table, columns, file)
-        chunks += pictures
-        parts.append(TablePart(file, split, columns, beside, _sizes(pictures), known.modified_ns))
+        images = _images(table, columns, file)
+        chunks += images
+        parts.append(TablePart(file, split, columns, beside, _sizes(images), known.modified_ns))
     return ArrowSource(name, table_manifest(parts), chunks)
 
 
@@ -155,12 +155,12 @@ def _map(file: Path) -> Any:
         return pa.ipc.open_file(source).read_all()
 
 
-def _pictures(table: Any, columns: TableColumns, file: Path) -> list[Any]:
-    chunks = table.column(columns.picture).chunks
-    if not pa.types.is_struct(table.schema.field(columns.picture).type):
+def _images(table: Any, columns: TableColumns, file: Path) -> list[Any]:
+    chunks = table.column(columns.image).chunks
+    if not pa.types.is_struct(table.schema.field(columns.image).type):
         return list(chunks)
     for chunk in chunks:
-        refuse_paths_only(chunk, columns.picture, file)
+        refuse_paths_only(chunk, columns.image, file)
     return [pc.struct_field(chunk, "bytes") for chunk in chunks]
 
 
@@ -175,7 +175,7 @@ def refuse_paths_only(chunk: Any, column: str, file: Path) -> None:
 
 
 def paths_only(n: int, column: str, file: Path) -> str:
-    """Say that pictures are not in the file, and what to do."""
+    """Say that images are not in the file, and what to do."""
     return (
         f"{n} rows of column {column!r} of {file} name files and do not hold their bytes; embed them "
         "(datasets: "
@@ -184,7 +184,7 @@ def paths_only(n: int, column: str, file: Path) -> str:
 
 
 def _sizes(chunks: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Length of each picture, from the offsets alone."""
+    """Length of each image, from the offsets alone."""
     lengths = [pc.fill_null(pc.binary_length(chunk), 0).to_numpy(zero_copy_only=False) for chunk in chunks]
     return np.concatenate([np.zeros(0, dtype=np.int64), *lengths]).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Which columns of a Hugging Face table are pictures and labels, and what the labels are called."""
+"""Which columns of a Hugging Face table are images and labels, and what the labels are called."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
 from toptune.store.datasets.manifest import LABELS_COLUMN
 
-# Where the features do not say what a column is: a column of bytes is a picture by its name only.
-PICTURE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
+# Where the features do not say what a column is: a column of bytes is an image by its name only.
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 # The first of these that is there is the label; then the first ClassLabel, whatever its name.
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 # Of the manifest itself; `path` would be taken for a file's.
@@ -26,19 +26,19 @@ class TableColumns:
 
     Attributes
     ----------
-    picture : str
+    image : str
         Struct of bytes and path, or bytes.
     label : str or None
-        One label a picture.
+        One label an image.
     several : str or None
-        A list of labels a picture.
+        A list of labels an image.
     others : tuple of str
         Further columns of text or of ClassLabels.
     class_names : dict of str to list of str
         Of each column of ClassLabels.
     """
 
-    picture: str
+    image: str
     label: str | None
     several: str | None
     others: tuple[str, ...]
@@ -46,13 +46,13 @@ class TableColumns:
 
     @property
     def beside(self) -> list[str]:
-        """Every column but the pictures."""
+        """Every column but the images."""
         return [*(name for name in (self.label, self.several) if name is not None), *self.others]
 
 
-def has_pictures(schema: Any) -> bool:
-    """Whether a table has a column of pictures."""
-    return bool(_pictures(schema, schema_features(schema)))
+def has_images(schema: Any) -> bool:
+    """Whether a table has a column of images."""
+    return bool(_images(schema, schema_features(schema)))
 
 
 def schema_features(schema: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def schema_features(schema: Any) -> dict[str, Any]:
 
 
 def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> TableColumns:
-    """Tell pictures, labels and other columns apart.
+    """Tell images, labels and other columns apart.
 
     Parameters
     ----------
@@ -78,14 +78,14 @@ def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> Tab
     Raises
     ------
     InputError
-        If there is no column of pictures, or more than one and none is called ``image``.
+        If there is no column of images, or more than one and none is called ``image``.
     """
-    pictures = _pictures(schema, features)
-    if len(pictures) > 1:
-        pictures = [name for name in pictures if name in ("image", "img")] or pictures
-    if len(pictures) != 1:
+    images = _images(schema, features)
+    if len(images) > 1:
+        images = [name for name in images if name in ("image", "img")] or images
+    if len(images) != 1:
         raise InputError(
-            f"{where} has {len(pictures)} columns of pictures ({', '.join(pictures) or 'none'}) among "
+            f"{where} has {len(images)} columns of images ({', '.join(images) or 'none'}) among "
             f"{', '.join(schema.names)}; keep one, a struct of bytes and path, or call one of them 'image'"
         )
     class_names = {
@@ -102,7 +102,7 @@ def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> Tab
         if name not in (label, *_RESERVED)
         and (name in class_names or not pa.types.is_integer(schema.field(name).type))
     ]
-    return TableColumns(pictures[0], label, several, tuple(others), class_names)
+    return TableColumns(images[0], label, several, tuple(others), class_names)
 
 
 def label_columns(
@@ -150,17 +150,17 @@ def _text(value: Any, names: list[str] | None, where: str) -> str | None:
     return names[int(value)]
 
 
-def _pictures(schema: Any, features: Mapping[str, Any]) -> list[str]:
-    return [field.name for field in schema if _is_picture(field, features.get(field.name))]
+def _images(schema: Any, features: Mapping[str, Any]) -> list[str]:
+    return [field.name for field in schema if _is_image(field, features.get(field.name))]
 
 
-def _is_picture(field: Any, feature: Any) -> bool:
+def _is_image(field: Any, feature: Any) -> bool:
     kind = field.type
     is_noted = isinstance(feature, dict) and feature.get("_type") == "Image"
     if pa.types.is_struct(kind):
         inner = {each.name: each.type for each in kind}
         return "bytes" in inner and _is_bytes(inner["bytes"]) and (is_noted or "path" in inner)
-    return _is_bytes(kind) and (is_noted or field.name.lower() in PICTURE_NAMES)
+    return _is_bytes(kind) and (is_noted or field.name.lower() in IMAGE_NAMES)
 
 
 def _is_bytes(kind: Any) -> bool:

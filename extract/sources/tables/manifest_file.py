@@ -28,7 +28,7 @@ def open_manifest(file: Path) -> FileSource:
     Columns: ``path`` (absolute, or relative to the manifest's folder), and where present ``label``,
     ``split`` (``train``, ``val`` or ``test``) and ``id`` (the path as it is written, by default). Empty
     fields mean that nothing is known. ``labels`` has several of them, as text with ``|`` or ``;`` between, or
-    as a list; where it has one, that is the label. Other columns of text are kept beside the pictures.
+    as a list; where it has one, that is the label. Other columns of text are kept beside the images.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def open_manifest(file: Path) -> FileSource:
             f"manifest {file} has no column 'path'; its columns are {', '.join(table.column_names) or 'none'}"
         )
     if table.num_rows == 0:
-        raise InputError(f"manifest {file} lists no pictures; it needs one row a picture")
+        raise InputError(f"manifest {file} lists no images; it needs one row an image")
     columns = {name: _text_column(table, name, file) for name in table.column_names if _is_kept(table, name)}
     paths = columns["path"]
     empty = [row for row, path in enumerate(paths) if not path]

@@ -1,4 +1,4 @@
-"""Hugging Face data sets as the hub stores them: Parquet files with the pictures inside."""
+"""Hugging Face data sets as the hub stores them: Parquet files with the images inside."""
 
 import re
 import threading
@@ -16,12 +16,12 @@ from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.folder_listing import FolderListing
 from toptune.extract.images.open_files import look_at
 from toptune.extract.images.source import SPLITS, default_name
-from toptune.extract.sources.tables.arrow import paths_only, picture_bytes
-from toptune.extract.sources.tables.columns import choose_columns, has_pictures, schema_features
+from toptune.extract.sources.tables.arrow import image_bytes, paths_only
+from toptune.extract.sources.tables.columns import choose_columns, has_images, schema_features
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
 from toptune.store.datasets.manifest import Manifest
 
-# Pictures are read in order: one group while the one before is still asked for.
+# Images are read in order: one group while the one before is still asked for.
 GROUPS_IN_MEMORY = 2
 MAX_GROUP_BYTES = 2 * 2**30
 _SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
@@ -30,7 +30,7 @@ _SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
 class ParquetSource:
     """Pictures in Parquet files, read a row group at a time; two groups are held.
 
-    A Parquet file does not say how long a picture is, so sizes are 0: that pictures changed is told by the
+    A Parquet file does not say how long an image is, so sizes are 0: that images changed is told by the
     file's modification time, and then by their bytes.
 
     Parameters
@@ -39,7 +39,7 @@ class ParquetSource:
         Of the data set.
     manifest : Manifest
     groups : sequence of (path, int, str, int)
-        File, number of the group in it, column of the pictures' bytes, number of rows.
+        File, number of the group in it, column of the images' bytes, number of rows.
     """
 
     def __init__(self, name: str, manifest: Manifest, groups: Sequence[tuple[Path, int, str, int]]) -> None:
@@ -56,45 +56,45 @@ class ParquetSource:
     def read(self, row: int) -> bytes:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         with self._lock:  # so that threads that want the same group wait for one of them to read it
-            pictures = self._loaded.pop(number, None)
-            if pictures is None:
-                pictures = self._load(number)
-            self._loaded[number] = pictures
+            images = self._loaded.pop(number, None)
+            if images is None:
+                images = self._load(number)
+            self._loaded[number] = images
             if len(self._loaded) > GROUPS_IN_MEMORY:
                 self._loaded.popitem(last=False)
-        if isinstance(pictures, str):
-            raise UnreadableImageError(pictures)
-        return picture_bytes(pictures[row - int(self._starts[number])])
+        if isinstance(images, str):
+            raise UnreadableImageError(images)
+        return image_bytes(images[row - int(self._starts[number])])
 
     def _load(self, number: int) -> Any:
-        """Return the pictures of a group, or a text that says why they cannot be read."""
+        """Return the images of a group, or a text that says why they cannot be read."""
         file, group, column, _ = self._groups[number]
         try:
             with pq.ParquetFile(file, memory_map=True) as parquet:
-                pictures = parquet.read_row_group(group, columns=[column], use_threads=False).column(0)
+                images = parquet.read_row_group(group, columns=[column], use_threads=False).column(0)
         except (pa.ArrowException, OSError) as error:
             return f"row group {group} of {file.name} is damaged: {str(error).splitlines()[0]}"
-        if not pa.types.is_struct(pictures.type):
-            return pictures
-        return pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in pictures.chunks])
+        if not pa.types.is_struct(images.type):
+            return images
+        return pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in images.chunks])
 
 
 def find_parquet(listing: FolderListing) -> list[Path]:
-    """Return the Parquet files with pictures in a folder, in its ``data``, or in folders of splits."""
+    """Return the Parquet files with images in a folder, in its ``data``, or in folders of splits."""
     splits = [listing.inner(name) for name in listing.folders if name.lower() in SPLITS]
     for places in ([listing], [listing.inner("data")], splits):
         files = [file for place in places for file in place.with_suffix(".parquet")]
-        kinds = [is_parquet_of_pictures(file) for file in files]
+        kinds = [is_parquet_of_images(file) for file in files]
         # One that cannot be read is not passed over: its rows would be missing, and nobody would be told.
         if any(kinds) or (files and places != [listing] and None in kinds):
             return [file for file, kind in zip(files, kinds, strict=True) if kind is not False]
     return []
 
 
-def is_parquet_of_pictures(file: Path) -> bool | None:
-    """Whether a Parquet file has a column of pictures; None where it cannot be read."""
+def is_parquet_of_images(file: Path) -> bool | None:
+    """Whether a Parquet file has a column of images; None where it cannot be read."""
     try:
-        return has_pictures(pq.read_schema(file))
+        return has_images(pq.read_schema(file))
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         return None
 
@@ -105,7 +105,7 @@ def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
     Raises
     ------
     InputError
-        If a file is cut off, damaged, has no pictures, or row groups too large to be held.
+        If a file is cut off, damaged, has no images, or row groups too large to be held.
     """
     parts, groups = [], []
     for file in files:
@@ -119,12 +119,12 @@ def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
             raise InputError(
                 f"{file} is cut off, damaged or no Parquet file: {str(error).splitlines()[0]}; copy it again"
             ) from error
-        is_struct = pa.types.is_struct(schema.field(columns.picture).type)
-        leaf = f"{columns.picture}.bytes" if is_struct else columns.picture
+        is_struct = pa.types.is_struct(schema.field(columns.image).type)
+        leaf = f"{columns.image}.bytes" if is_struct else columns.image
         for number in range(metadata.num_row_groups):
             _check_group(metadata.row_group(number), leaf, file)
             if is_struct:
-                _refuse_paths_only(metadata.row_group(number), columns.picture, file)
+                _refuse_paths_only(metadata.row_group(number), columns.image, file)
             groups.append((file, number, leaf, metadata.row_group(number).num_rows))
         sizes = np.zeros(metadata.num_rows, dtype=np.int64)
         parts.append(TablePart(file, _split_of(file), columns, beside, sizes, known.modified_ns))
@@ -140,16 +140,16 @@ def _split_of(file: Path) -> str | None:
     return found[1] if found else None
 
 
-def _refuse_paths_only(group: Any, picture: str, file: Path) -> None:
+def _refuse_paths_only(group: Any, image: str, file: Path) -> None:
     """Raise an `InputError` where more rows have a path than bytes, as far as the file's statistics tell."""
     empty = {}
     for number in range(group.num_columns):
         column = group.column(number)
         if column.statistics is not None and column.statistics.has_null_count:
             empty[column.path_in_schema] = column.statistics.null_count
-    n = empty.get(f"{picture}.bytes", 0) - empty.get(f"{picture}.path", 0)
-    if f"{picture}.path" in empty and n > 0:
-        raise InputError(paths_only(n, picture, file))
+    n = empty.get(f"{image}.bytes", 0) - empty.get(f"{image}.path", 0)
+    if f"{image}.path" in empty and n > 0:
+        raise InputError(paths_only(n, image, file))
 
 
 def _check_group(group: Any, leaf: str, file: Path) -> None:
@@ -157,7 +157,7 @@ def _check_group(group: Any, leaf: str, file: Path) -> None:
     n_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)
     if n_bytes > MAX_GROUP_BYTES:
         raise InputError(
-            f"{file} has a row group with {n_bytes} bytes of pictures, more than the {MAX_GROUP_BYTES} "
+            f"{file} has a row group with {n_bytes} bytes of images, more than the {MAX_GROUP_BYTES} "
             "that are read "
             "at once; write it again with smaller ones (pyarrow: write_table(..., row_group_size=100))"
         )

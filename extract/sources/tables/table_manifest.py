@@ -28,9 +28,9 @@ class TablePart:
         As it is called there.
     columns : TableColumns
     beside : pyarrow.Table
-        All columns but the pictures.
+        All columns but the images.
     sizes : array (n,) of int
-        Bytes of each picture, 0 where that is not known.
+        Bytes of each image, 0 where that is not known.
     modified_ns : int
         Of the file.
     """
@@ -58,10 +58,10 @@ def table_manifest(parts: Sequence[TablePart]) -> Manifest:
     extra: dict[str, list[str | None]] = {}
     n_of_split: dict[str | None, int] = {}
     for part in parts:
-        if (part.columns.picture, sorted(part.columns.beside)) != (first.picture, sorted(first.beside)):
+        if (part.columns.image, sorted(part.columns.beside)) != (first.image, sorted(first.beside)):
             raise InputError(
-                f"{part.file} has the columns {', '.join([part.columns.picture, *part.columns.beside])}, and "
-                f"{parts[0].file} has {', '.join([first.picture, *first.beside])}; give the files of one "
+                f"{part.file} has the columns {', '.join([part.columns.image, *part.columns.beside])}, and "
+                f"{parts[0].file} has {', '.join([first.image, *first.beside])}; give the files of one "
                 "data set"
             )
         n = len(part.sizes)

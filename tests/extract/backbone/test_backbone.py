@@ -30,12 +30,12 @@ def test_transform_is_timms_to_the_bit(
     backbone = load_backbone(name, **options)  # type: ignore[arg-type]
     model = timm.create_model(name, pretrained=True, num_classes=0)
     theirs = create_transform(**resolve_data_config(dict(options), model=model), is_training=False)
-    picture = draw(1, size)
-    found = backbone.transform(picture)
+    image = draw(1, size)
+    found = backbone.transform(image)
     assert found.dtype == torch.float32
-    assert torch.equal(found, theirs(picture))
+    assert torch.equal(found, theirs(image))
     # In a batch too, and from bytes.
-    pixels = torch.from_numpy(np.stack([backbone.transform.pixels(picture)] * 2))
+    pixels = torch.from_numpy(np.stack([backbone.transform.pixels(image)] * 2))
     assert torch.equal(backbone.transform.normalize(pixels)[1], found)
 
 
@@ -123,7 +123,7 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
         load_backbone(**options)  # type: ignore[arg-type]
 
 
-def test_too_small_a_picture_says_so() -> None:
+def test_too_small_a_image_says_so() -> None:
     backbone = load_backbone("random:test_resnet", img_size=64)
     backbone.resolve("all")
     swin = load_backbone("random:mobilenetv3_small_050", img_size=1)
@@ -131,7 +131,7 @@ def test_too_small_a_picture_says_so() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
-def test_long_thin_pictures_are_refused(model_folder: Path, size: tuple[int, int]) -> None:
+def test_long_thin_images_are_refused(model_folder: Path, size: tuple[int, int]) -> None:
     backbone = load_backbone(f"local-dir:{model_folder}", img_size=224)
     with pytest.raises(UnreadableImageError, match="too long and thin"):
         backbone.transform(Image.new("RGB", size))

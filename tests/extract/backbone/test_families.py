@@ -9,7 +9,7 @@ import torch
 from toptune.extract import Backbone, load_backbone
 from toptune.store import InputError
 
-# Architecture, arguments that make it small, picture size, a module path that is no block.
+# Architecture, arguments that make it small, image size, a module path that is no block.
 FAMILIES = [
     ("test_resnet", {}, 64, "layer2.0.conv1"),
     ("mobilenetv3_small_050", {}, 64, "blocks.1.0.conv_pw"),

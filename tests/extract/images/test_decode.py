@@ -16,16 +16,16 @@ from toptune.store import InputError, UnreadableImageError
 
 
 def pixels(data: bytes) -> np.ndarray:
-    picture = decode_image(data)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    image = decode_image(data)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA", "LA", "CMYK", "YCbCr", "P"])
 def test_modes_are_what_pillow_converts(mode: str) -> None:
     form = {"CMYK": "TIFF", "YCbCr": "TIFF"}.get(mode, "PNG")
-    picture = draw(1).convert(mode)
-    assert np.array_equal(pixels(encode(picture, form)), np.asarray(picture.convert("RGB")))
+    image = draw(1).convert(mode)
+    assert np.array_equal(pixels(encode(image, form)), np.asarray(image.convert("RGB")))
 
 
 def test_lab() -> None:
@@ -34,12 +34,12 @@ def test_lab() -> None:
 
 
 def test_palette_with_transparency_goes_by_way_of_rgba() -> None:
-    picture = draw(2).convert("P")
-    data = encode(picture, transparency=bytes(range(256)))
+    image = draw(2).convert("P")
+    data = encode(image, transparency=bytes(range(256)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = pixels(data)
-    assert np.array_equal(found, np.asarray(picture.convert("RGB")))
+    assert np.array_equal(found, np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -122,8 +122,8 @@ def test_huge_headers_are_refused_before_decoding() -> None:
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"this is text, not a picture", "not a picture"),
-        (b"\xff\xd8\xff" + bytes(100), "not a picture|damaged"),
+        (b"this is text, not an image", "not an image"),
+        (b"\xff\xd8\xff" + bytes(100), "not an image|damaged"),
         (encode(draw(3, (200, 200)), "JPEG")[:-900], "truncated"),
         (encode(draw(3, (200, 200)))[:4000], "damaged"),
     ],
@@ -152,7 +152,7 @@ def test_warnings_stay_as_they_were_after_many_threads() -> None:
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """Make a picture with detail at every scale, as photographs have it."""
+    """Make an image with detail at every scale, as photographs have it."""
     rng = np.random.default_rng(seed)
     values = np.zeros((size[1], size[0], 3))
     for level in range(3, 10):
@@ -188,9 +188,9 @@ def test_draft_decodes_less_of_a_large_jpeg_and_differs_within_the_stated_tolera
 
 
 def test_draft_leaves_small_jpegs_and_other_formats_alone() -> None:
-    picture = photograph((900, 640))
+    image = photograph((900, 640))
     for form in ("JPEG", "PNG"):
-        data = encode(picture, form)
+        data = encode(image, form)
         assert decode_image(data).tobytes() == decode_image(data, draft_edge=512).tobytes()
 
 

@@ -86,7 +86,7 @@ def test_training_says_that_its_heads_take_one_label(run_cli: Run, tmp_path: Pat
         "train", "--store", store, "--dataset", "many", "--model", MODEL, "--out", tmp_path / "run"
     )
     assert code == 2
-    for words in ("12 pictures with several labels", "take one label a picture", "'cross|thing'", "--update"):
+    for words in ("12 images with several labels", "take one label an image", "'cross|thing'", "--update"):
         assert words in " ".join(err.split())
     assert not (tmp_path / "run").exists()
 
@@ -122,10 +122,10 @@ def test_where_some_have_one_label_training_goes_on_and_says_so(run_cli: Run, tm
     assert run_cli("train", *common)[0] == 0
     config = json.loads((run / "run.json").read_text())
     assert config["split"]["n_unlabelled"] == 3
-    assert any("3 pictures with several labels" in warning for warning in config["warnings"])
+    assert any("3 images with several labels" in warning for warning in config["warnings"])
 
 
-def test_evaluation_of_pictures_says_so_too(run_cli: Run, tmp_path: Path) -> None:
+def test_evaluation_of_images_says_so_too(run_cli: Run, tmp_path: Path) -> None:
     photos = save_shapes(tmp_path / "photos", per_class=6)
     store, run = tmp_path / "store", tmp_path / "run"
     assert run_cli("extract", photos, "--model", MODEL, "--store", store)[0] == 0
@@ -138,4 +138,4 @@ def test_evaluation_of_pictures_says_so_too(run_cli: Run, tmp_path: Path) -> Non
     (tmp_path / "many.csv").write_text("path,labels\nphotos/disc/000.png,disc|thing\n")
     code, _, err = run_cli("evaluate", run, "--data", tmp_path / "many.csv")
     assert code == 2
-    assert "take one label a picture" in " ".join(err.split())
+    assert "take one label an image" in " ".join(err.split())

@@ -55,7 +55,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Pa
         file = folder / "pets" / ("cat", "dog")[i % 2] / f"{i:03}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encode(draw(i)))
-    (folder / "pets" / "cat" / "100.png").write_bytes(b"no picture")
+    (folder / "pets" / "cat" / "100.png").write_bytes(b"no image")
     torch.set_num_threads(1)
     extract(
         folder / "pets",
@@ -142,7 +142,7 @@ def test_a_grown_data_set(
     assert [feature_bytes(cache) for cache in spread] == [feature_bytes(cache) for cache in alone]
 
 
-def test_a_changed_picture_is_noticed_by_the_worker_that_reads_it(
+def test_a_changed_image_is_noticed_by_the_worker_that_reads_it(
     serial: FeatureCache, template: Path, tmp_path: Path, address: str
 ) -> None:
     pets = shutil.copytree(template / "pets", tmp_path / "pets")
@@ -153,7 +153,7 @@ def test_a_changed_picture_is_noticed_by_the_worker_that_reads_it(
     data[-20] ^= 1
     file.write_bytes(data)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ConflictError, match=r"1 picture .* changed .*: dog/201.png"):
+    with pytest.raises(ConflictError, match=r"1 image .* changed .*: dog/201.png"):
         extract(pets, dask=address, **more)
 
 
@@ -163,7 +163,7 @@ def test_a_device_each_from_the_command_line(
     arguments = ["extract", pets, "--model", serial.backbone["name"], "--store", tmp_path / "s"]
     arguments += ["--layers", "all", "-b", 4, "--max-failures", 1]
     code, out, err = run_cli(*arguments, "--device", "cpu,cpu")
-    assert (code, "300 pictures, 5 of 5 units computed" in out) == (0, True), err
+    assert (code, "300 images, 5 of 5 units computed" in out) == (0, True), err
     assert feature_bytes(the_cache(tmp_path / "s")) == feature_bytes(serial)
     code, _, err = run_cli(*arguments, "--dask", "local:2", "--dask-options", '{"jobs": 2}')
     assert (code, "options are for slurm, pbs, lsf" in err) == (2, True)
@@ -192,7 +192,7 @@ def test_a_unit_that_kills_workers_is_named(serial: FeatureCache, pets: Path, tm
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         pytest.raises(
-            ToptuneError, match=r"unit 3 took several dask workers down .* rows 192 to 255, pictures"
+            ToptuneError, match=r"unit 3 took several dask workers down .* rows 192 to 255, images"
         ),
     ):
         extract(source, **options(serial, tmp_path / "s", dask=cluster.scheduler_address))
@@ -224,19 +224,19 @@ def test_ctrl_c_leaves_a_store_that_resumes(
     assert feature_bytes(cache) == feature_bytes(serial)
 
 
-def test_a_worker_that_does_not_see_the_pictures(
+def test_a_worker_that_does_not_see_the_images(
     serial: FeatureCache, pets: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = options(serial, tmp_path / "s", dask=address)
     home = HomeSource(pets, 0, tmp_path / "marks", 0)
     with pytest.raises(
         InputError,
-        match=r"dask worker tcp://.* cannot do its part: picture cat/000.png cannot be read: No such",
+        match=r"dask worker tcp://.* cannot do its part: image cat/000.png cannot be read: No such",
     ):
         extract(home, **more)
     for data, message in (
         (tmp_path / "nowhere", "nowhere' is no folder and no file on this machine"),
-        (tmp_path / "elsewhere", r"elsewhere holds other pictures here \(1 of them\)"),
+        (tmp_path / "elsewhere", r"elsewhere holds other images here \(1 of them\)"),
     ):
         (tmp_path / "elsewhere" / "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "elsewhere" / "cat" / "1.png").write_bytes(encode(draw(1)))
@@ -247,7 +247,7 @@ def test_a_worker_that_does_not_see_the_pictures(
 
 
 def test_a_source_that_cannot_be_sent(serial: FeatureCache, pets: Path, tmp_path: Path, address: str) -> None:
-    with pytest.raises(InputError, match=r"source of pictures cannot be sent to dask workers .* as DATA"):
+    with pytest.raises(InputError, match=r"source of images cannot be sent to dask workers .* as DATA"):
         extract(LockedSource(pets, tmp_path / "marks"), **options(serial, tmp_path / "s", dask=address))
 
 

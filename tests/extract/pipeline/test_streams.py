@@ -50,7 +50,7 @@ def test_features_are_the_same_bytes_however_many_passes_run_side_by_side(
     make_folder: Make, stored: Stored, tmp_path: Path, passes: list[tuple[str, int]]
 ) -> None:
     data = make_folder(150)
-    (data / "cat" / "010.png").write_bytes(b"no picture")
+    (data / "cat" / "010.png").write_bytes(b"no image")
     alone = stored(data, store=tmp_path / "one", **OPTIONS)
     assert {name for name, _ in passes} == {"MainThread"}
     assert alone.n_units > 1

@@ -51,7 +51,7 @@ def test_hub_models_are_known_by_their_commit(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert hub_commit("lab/net") is None
-    # What cannot be told without loading is never recognised: no key.
+    # What cannot be told without loading is never recognized: no key.
     assert key("hf-hub:lab/net") is None
     assert key("resnet18.a1_in1k") is None
     for repository in ("models--lab--net", "models--timm--resnet18.a1_in1k"):

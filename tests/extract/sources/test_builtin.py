@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "n", "classes", "side"), [("digits", 1797, 10, 8), ("greek", 1200, 24, 20)])
-def test_manifest_and_pictures_agree(name: str, n: int, classes: int, side: int) -> None:
+def test_manifest_and_images_agree(name: str, n: int, classes: int, side: int) -> None:
     source = open_builtin(name)
     manifest = source.manifest()
     assert source.name == name
@@ -51,20 +51,20 @@ def test_manifest_and_pictures_agree(name: str, n: int, classes: int, side: int)
     for row in range(n):
         data = source.read(row)
         assert len(data) == manifest.sizes[row]
-        with Image.open(io.BytesIO(data)) as picture:
-            assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (side, side))
-            picture.load()
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "L", (side, side))
+            image.load()
 
 
 def test_digits_are_scikit_learns_in_its_order() -> None:
-    pictures, targets = load_digits(return_X_y=True)
+    images, targets = load_digits(return_X_y=True)
     source = open_builtin("digits")
     assert source.manifest().ids[0] == "digits/0000"
     assert source.manifest().ids[-1] == "digits/1796"
     assert list(source.manifest().labels) == [str(t) for t in targets]
     for row in (0, 1, 1000, 1796):
         grey = np.asarray(Image.open(io.BytesIO(source.read(row))), dtype=float)
-        assert np.abs(grey / 255 * 16 - pictures[row].reshape(8, 8)).max() < 0.04
+        assert np.abs(grey / 255 * 16 - images[row].reshape(8, 8)).max() < 0.04
 
 
 def test_greek_is_drawn_the_same_every_time_and_balanced() -> None:
@@ -117,9 +117,9 @@ def accuracies(name: str, model: torch.nn.Module, splits: int) -> list[float]:
     """Test accuracies of an RBF SVC on the standardised last layer, stratified 2/3-1/3 splits."""
     source = open_builtin(name)
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    pictures = (Image.open(io.BytesIO(source.read(row))).convert("RGB") for row in range(source.n))
+    images = (Image.open(io.BytesIO(source.read(row))).convert("RGB") for row in range(source.n))
     with torch.inference_mode():
-        x = model(torch.stack([transform(picture) for picture in pictures])).numpy()
+        x = model(torch.stack([transform(image) for image in images])).numpy()
     y = np.array(source.manifest().labels)
     scores = []
     for seed in range(splits):

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from containers import MAKERS, N_PICTURES, make_cifar_binary, make_npz, make_saved, make_zip, png, write_tar
+from containers import MAKERS, N_IMAGES, make_cifar_binary, make_npz, make_saved, make_zip, png, write_tar
 
 from toptune.extract import open_source
 from toptune.store import InputError
@@ -18,7 +18,7 @@ def test_the_name_of_a_file_does_not_matter(tmp_path: Path, kind: str) -> None:
     path = path / "raw" / "t10k-images-idx3-ubyte.gz" if kind == "idx" else path
     other = tmp_path / "renamed"
     shutil.copy(path, other)
-    assert open_source(other).manifest().n_rows in (N_PICTURES, 2)
+    assert open_source(other).manifest().n_rows in (N_IMAGES, 2)
 
 
 def test_a_tar_and_a_parquet_by_content(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_folder_of_two_kinds_is_refused_and_both_are_named(tmp_path: Path, kin
     folder = MAKERS[kind](tmp_path)
     (folder / "ant").mkdir()
     (folder / "ant" / "1.png").write_bytes(PNG)
-    with pytest.raises(InputError, match=r"holds .* and pictures \(ant/1\.png\); which is meant\?"):
+    with pytest.raises(InputError, match=r"holds .* and images \(ant/1\.png\); which is meant\?"):
         open_source(folder)
     shutil.rmtree(folder / "ant")
     write_tar(folder / "x.tar", {"a.png": PNG})
@@ -42,7 +42,7 @@ def test_a_folder_of_two_kinds_is_refused_and_both_are_named(tmp_path: Path, kin
             open_source(folder)
 
 
-def test_a_table_of_something_else_beside_pictures_does_not_matter(tmp_path: Path) -> None:
+def test_a_table_of_something_else_beside_images_does_not_matter(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,8 +57,8 @@ def test_a_table_of_something_else_beside_pictures_does_not_matter(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.png", PNG, "is one picture; give its folder"),
-        ("a.bin", b"", "is empty; give a folder of pictures, a manifest"),
+        ("a.png", PNG, "is one image; give its folder"),
+        ("a.bin", b"", "is empty; give a folder of images, a manifest"),
         ("a.tfrecord", b"\x00\x01\x02\x03" * 9, "kind '.tfrecord', and nothing that toptune reads"),
         ("a.gz", b"\x1f\x8b\x08\x00junk", "compressed with gzip"),
         ("a.7z", b"7z\xbc\xaf", "'.7z'"),
@@ -76,7 +76,7 @@ def test_a_file_of_cifars_binary_version_points_to_its_folder(tmp_path: Path) ->
         open_source(folder / "test_batch.bin")
 
 
-def test_folders_of_other_files_are_refused_and_pictures_without_suffix_are_not(tmp_path: Path) -> None:
+def test_folders_of_other_files_are_refused_and_images_without_suffix_are_not(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "bin" / "deploy").write_text("#!/bin/sh")
@@ -84,7 +84,7 @@ def test_folders_of_other_files_are_refused_and_pictures_without_suffix_are_not(
         (tmp_path / "data" / f"{number:02d}-ubyte").write_bytes(bytes(8))
     with pytest.raises(
         InputError,
-        match=r"none of the 16 files looked at is a picture, of 61 in all: the first is bin/deploy",
+        match=r"none of the 16 files looked at is an image, of 61 in all: the first is bin/deploy",
     ):
         open_source(tmp_path)
     for number in range(60):
@@ -97,7 +97,7 @@ def test_a_folder_of_archives_names_them(tmp_path: Path) -> None:
     inner.mkdir()
     shutil.copy(make_zip(tmp_path), inner)
     shutil.copy(make_npz(tmp_path), inner)
-    with pytest.raises(InputError, match=r"holds no pictures; .*arrays\.npz, packed\.zip.*give one of them"):
+    with pytest.raises(InputError, match=r"holds no images; .*arrays\.npz, packed\.zip.*give one of them"):
         open_source(inner)
 
 

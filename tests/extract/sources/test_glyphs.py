@@ -61,19 +61,19 @@ def test_fonts_of_validation_are_not_trained_on() -> None:
 
 
 def test_render_is_centred_fits_and_repeats() -> None:
-    picture = render("A", "DejaVuSerif", size=40, ink=30)
-    assert picture.shape == (40, 40)
-    assert picture.dtype == np.uint8
-    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    image = render("A", "DejaVuSerif", size=40, ink=30)
+    assert image.shape == (40, 40)
+    assert image.dtype == np.uint8
+    rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
     assert max(np.ptp(rows), np.ptp(columns)) + 1 == 30
     assert abs(rows.mean() - 19.5) <= 1
     assert abs(columns.mean() - 19.5) <= 1
-    assert np.array_equal(picture, render("A", "DejaVuSerif", size=40, ink=30))
+    assert np.array_equal(image, render("A", "DejaVuSerif", size=40, ink=30))
 
 
 def test_distort_is_decided_by_the_generator_alone() -> None:
-    picture = render("K", "DejaVuSans")
-    first, again, other = (distort(picture, np.random.default_rng(seed), size=20) for seed in (3, 3, 4))
+    image = render("K", "DejaVuSans")
+    first, again, other = (distort(image, np.random.default_rng(seed), size=20) for seed in (3, 3, 4))
     assert first.shape == (20, 20)
     assert first.dtype == np.uint8
     assert np.array_equal(first, again)

@@ -58,7 +58,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert rows(open_source(tmp_path)) == [("car/2.png", "car", None), ("train/1.png", "train", None)]
 
 
-def test_pictures_without_classes_are_unlabelled(tmp_path: Path) -> None:
+def test_images_without_classes_are_unlabelled(tmp_path: Path) -> None:
     put(tmp_path, "b.PNG", "a.jpg", "notes.txt")
     assert rows(open_source(tmp_path)) == [("a.jpg", None, None), ("b.PNG", None, None)]
 
@@ -149,7 +149,7 @@ def test_parquet_manifest(tmp_path: Path) -> None:
     [
         ("file,label\np/1.png,a\n", "no column 'path'; its columns are file, label"),
         ("path\np/1.png\nmissing.png\nalso.png\n", "2 of 3 files are missing: 'missing.png', 'also.png'"),
-        ("path\n", "lists no pictures"),
+        ("path\n", "lists no images"),
         ("path,label\n,a\n", "row 0"),
         ("path,split\np/1.png,dev\n", "'dev' is none of train, val, test"),
         ("path,label\np/1.png\n", "cannot be read"),

@@ -1,4 +1,4 @@
-"""What every source keeps to, and that the container of a picture does not change its features."""
+"""What every source keeps to, and that the container of an image does not change its features."""
 
 import random
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from containers import MAKERS, MODIFIED_NS, N_PICTURES, label, pixels, split
+from containers import MAKERS, MODIFIED_NS, N_IMAGES, label, pixels, split
 from PIL import Image
 
 from toptune.extract import ImageSource, decode_image, open_source
@@ -25,9 +25,9 @@ class Opened:
 
     @property
     def order(self) -> list[int]:
-        """Number of the picture in each row, told by its pixels."""
+        """Number of the image in each row, told by its pixels."""
         wanted = self.expected()
-        found = [np.asarray(decode_image(self.source.read(row))).astype(int) for row in range(N_PICTURES)]
+        found = [np.asarray(decode_image(self.source.read(row))).astype(int) for row in range(N_IMAGES)]
         return [int(np.argmin([np.abs(each - one).max() for one in wanted])) for each in found]
 
     def expected(self) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int_]]]:
@@ -43,13 +43,13 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     return Opened(request.param, path, open_source(path))
 
 
-def test_every_picture_is_there_once_with_its_label_and_split(opened: Opened) -> None:
+def test_every_image_is_there_once_with_its_label_and_split(opened: Opened) -> None:
     manifest = opened.source.manifest()
     order = opened.order
     assert isinstance(opened.source, ImageSource)
     assert opened.source.name
-    assert manifest.n_rows == len(set(manifest.ids)) == N_PICTURES
-    assert sorted(order) == list(range(N_PICTURES))
+    assert manifest.n_rows == len(set(manifest.ids)) == N_IMAGES
+    assert sorted(order) == list(range(N_IMAGES))
     names = {"ant": "0", "bee": "1"} if opened.kind == "idx" else {"ant": "ant", "bee": "bee"}
     assert manifest.labels == [names[label(number)] for number in order]
     assert manifest.splits == [split(number) for number in order]
@@ -65,22 +65,22 @@ def test_opening_again_gives_the_same(opened: Opened) -> None:
     again = open_source(opened.path)
     assert again.name == opened.source.name
     assert again.manifest().to_parquet() == opened.source.manifest().to_parquet()
-    assert [again.read(row) for row in range(N_PICTURES)] == [
-        opened.source.read(row) for row in range(N_PICTURES)
+    assert [again.read(row) for row in range(N_IMAGES)] == [
+        opened.source.read(row) for row in range(N_IMAGES)
     ]
 
 
 def test_sizes_and_times_are_those_of_what_is_read(opened: Opened) -> None:
     manifest = opened.source.manifest()
-    lengths = [len(opened.source.read(row)) for row in range(N_PICTURES)]
-    # A Parquet file does not say how long its pictures are.
-    assert manifest.sizes.tolist() == ([0] * N_PICTURES if opened.kind == "parquet" else lengths)
+    lengths = [len(opened.source.read(row)) for row in range(N_IMAGES)]
+    # A Parquet file does not say how long its images are.
+    assert manifest.sizes.tolist() == ([0] * N_IMAGES if opened.kind == "parquet" else lengths)
     assert set(manifest.modified_ns.tolist()) == {MODIFIED_NS}
 
 
 def test_threads_may_read_at_once_in_any_order(opened: Opened) -> None:
-    alone = [opened.source.read(row) for row in range(N_PICTURES)]
-    rows = [row for row in range(N_PICTURES) for _ in range(20)]
+    alone = [opened.source.read(row) for row in range(N_IMAGES)]
+    rows = [row for row in range(N_IMAGES) for _ in range(20)]
     random.Random(0).shuffle(rows)
     fresh = open_source(opened.path)
     with ThreadPoolExecutor(8) as pool:
@@ -125,10 +125,10 @@ def test_features_do_not_depend_on_the_container(
     cache = stored(opened.path, store=tmp_path / "a")
     plain = tmp_path / "plain"
     plain.mkdir()
-    for row in range(N_PICTURES):
+    for row in range(N_IMAGES):
         Image.fromarray(np.asarray(decode_image(opened.source.read(row)))).save(plain / f"{row}.png")
     reference = stored(plain, store=tmp_path / "b")
-    rows = np.arange(N_PICTURES)
+    rows = np.arange(N_IMAGES)
     found, wanted = (each.blocks(["last.none"]).take(rows) for each in (cache, reference))
     assert np.abs(wanted).max() > 0
     assert np.array_equal(found, wanted)

@@ -32,7 +32,7 @@ def test_round_trip_is_exact() -> None:
     assert again.differences(manifest) == []
 
 
-def test_pictures_digest_is_of_ids_and_sizes() -> None:
+def test_images_digest_is_of_ids_and_sizes() -> None:
     def digest(**changes: Any) -> str:
         fields: dict[str, Any] = {"ids": ["a", "b"], "labels": ["x", "y"], "splits": None, "sizes": [1, 2]}
         return Manifest.from_columns(**{**fields, **changes}).pictures_digest
@@ -48,12 +48,12 @@ def test_pictures_digest_is_of_ids_and_sizes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ids": [], "sizes": []}, "no pictures"),
+        ({"ids": [], "sizes": []}, "no images"),
         ({"ids": ["a", "a"]}, "first 'a'"),
         ({"ids": ["a", ""]}, "not empty"),
         ({"ids": ["a", None]}, "not empty"),
         ({"ids": ["a", "b\udce9"]}, "Unicode"),
-        ({"sizes": [1]}, "1 values for 2 pictures"),
+        ({"sizes": [1]}, "1 values for 2 images"),
         ({"labels": ["x"]}, "'label' has 1 values"),
         ({"labels": ["x", 3]}, "'label'"),
         ({"extra": {"split": ["a", "b"]}}, "rename"),
@@ -80,7 +80,7 @@ def test_differences_name_the_first_row() -> None:
     one = Manifest.from_columns(ids=["a", "b"], labels=["x", "y"], sizes=[1, 2])
     other = Manifest.from_columns(ids=["a", "b"], labels=["x", "z"], sizes=[1, 2])
     assert one.differences(other) == ["label differs in 1 row, first in row 1 (b): 'y' against 'z'"]
-    assert one.differences(make_manifest(3)) == ["2 pictures against 3"]
+    assert one.differences(make_manifest(3)) == ["2 images against 3"]
 
 
 def test_a_million_rows_are_cheap() -> None:

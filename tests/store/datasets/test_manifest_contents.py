@@ -1,4 +1,4 @@
-"""Classes, splits and pictures without a label, counted."""
+"""Classes, splits and images without a label, counted."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def test_counts_are_told(labels: Sequence[str | None], splits: Sequence[str | No
     assert str(count_contents(manifest)) == text
 
 
-def test_a_picture_with_several_labels_is_not_without() -> None:
+def test_a_image_with_several_labels_is_not_without() -> None:
     manifest = Manifest.from_columns(
         ids=["1", "2", "3"], labels=["a", None, None], sizes=[1, 1, 1], extra={"labels": ["a", "a|b", None]}
     )

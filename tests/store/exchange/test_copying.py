@@ -148,7 +148,7 @@ def test_the_target_holds_something_else(
     complete: FeatureCache, target: FeatureStore, tmp_path: Path
 ) -> None:
     target.register("pets", Manifest.from_columns(ids=["a"], sizes=[1]))
-    with pytest.raises(ConflictError, match="1 picture against 27"):
+    with pytest.raises(ConflictError, match="1 image against 27"):
         copy_store(FeatureStore(complete.root), target)
     other = FeatureStore.create(tmp_path / "other")
     copy_store(FeatureStore(complete.root), other)

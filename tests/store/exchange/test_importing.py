@@ -76,7 +76,7 @@ def test_identity_is_content(root: Path) -> None:
         imported(root, other)
     with pytest.raises(ConflictError, match="holds other features"):
         imported(root, {"last": matrices()["last"]})
-    with pytest.raises(ConflictError, match="200 pictures against 100"):
+    with pytest.raises(ConflictError, match="200 images against 100"):
         imported(root, matrices(100), model="third")
     assert sorted(root.rglob("*")) == before
     assert imported(root, other, model="dino2").path != cache.path

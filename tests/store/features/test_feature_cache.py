@@ -153,11 +153,11 @@ def test_failed_rows_must_be_of_the_unit(root: Path) -> None:
         open_empty(root).commit_unit(0, {"last.cls": features("last.cls")[:8]}, failed={8: "x"}, seconds=0)
 
 
-def test_overflow_names_picture_and_array(root: Path) -> None:
+def test_overflow_names_image_and_array(root: Path) -> None:
     cache = open_empty(root)
     values = features("last.cls")[8:16].copy()
     values[2, 1] = -70000.0
-    with pytest.raises(NumericalError, match=r"last\.cls: value -70000 of picture 'kätzchen/bild 10\.png'"):
+    with pytest.raises(NumericalError, match=r"last\.cls: value -70000 of image 'kätzchen/bild 10\.png'"):
         cache.commit_unit(1, {"last.cls": values}, seconds=0)
     cache.commit_unit(1, {"last.cls": values}, failed={10: "unusable"}, seconds=0)
     wide = cache.ensure_array("wide.cls", dim=3, dtype="float32")

@@ -101,7 +101,7 @@ def test_register_adopts_the_same_content(root: Path) -> None:
 def test_register_refuses_other_content(root: Path) -> None:
     store = FeatureStore.create(root)
     store.register("pets", make_manifest())
-    with pytest.raises(ConflictError, match=r"27 pictures against 26.*--dataset"):
+    with pytest.raises(ConflictError, match=r"27 images against 26.*--dataset"):
         store.register("pets", make_manifest(26))
 
 

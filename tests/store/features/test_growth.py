@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grown_store import NAME, extend, feature, fill, make_grown, make_pictures, names, start
+from grown_store import NAME, extend, feature, fill, make_grown, make_images, names, start
 from small_store import make_recipe
 
 from toptune.store import (
@@ -49,9 +49,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_nothing_differs(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 9))))
+    store = start(root, make_images(names((0, 9))))
     before = files(root)
-    touched = make_pictures(names((0, 9)), times={"003.png": 5})
+    touched = make_images(names((0, 9)), times={"003.png": 5})
     growth = grow(store, "pets", touched)
     assert not growth.is_needed
     assert growth.after.number == 1
@@ -60,9 +60,9 @@ def test_nothing_differs(root: Path) -> None:
 
 
 def test_added_removed_relabelled_changed(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 10))))
+    store = start(root, make_images(names((0, 10))))
     before = files(root / "features")
-    now = make_pictures(
+    now = make_images(
         names((2, 14)), labels={"004.png": "x", "005.png": "y"}, sizes={"006.png": 7, "012.png": 1}
     )
     plan = plan_growth(store, "pets", now)
@@ -82,13 +82,13 @@ def test_added_removed_relabelled_changed(root: Path) -> None:
 
 
 def test_labels_order_and_columns_alone_make_no_part(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 6))))
+    store = start(root, make_images(names((0, 6))))
     order = names((0, 6))[::-1]
     cases = [
-        (make_pictures(names((0, 6)), labels={"001.png": "x"}), "1 relabelled", 0),
-        (make_pictures(order, labels={"001.png": "x"}), "0 relabelled", 0),
-        (make_pictures(order, extra={"slide": ["a"] * 6}), "6 relabelled", 0),
-        (make_pictures(names((1, 4))), "3 relabelled", 3),
+        (make_images(names((0, 6)), labels={"001.png": "x"}), "1 relabelled", 0),
+        (make_images(order, labels={"001.png": "x"}), "0 relabelled", 0),
+        (make_images(order, extra={"slide": ["a"] * 6}), "6 relabelled", 0),
+        (make_images(names((1, 4))), "3 relabelled", 3),
     ]
     for number, (manifest, relabelled, n_removed) in enumerate(cases, start=2):
         growth = grow(store, "pets", manifest)
@@ -101,41 +101,41 @@ def test_labels_order_and_columns_alone_make_no_part(root: Path) -> None:
         assert view.is_complete()
 
 
-def test_pictures_that_come_back_are_known(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 8))))
-    extend(store, make_pictures(names((4, 12))))
-    growth = extend(store, make_pictures(names((0, 12))))
+def test_images_that_come_back_are_known(root: Path) -> None:
+    store = start(root, make_images(names((0, 8))))
+    extend(store, make_images(names((4, 12))))
+    growth = extend(store, make_images(names((0, 12))))
     assert growth.new_part is None
     assert growth.after.parts == ("pets", "pets~2")
     assert str(growth.difference) == "4 added, 0 removed, 0 relabelled, 0 changed"
     # Back to exactly what the first version was: a version of its own, and nothing to compute.
-    assert extend(store, make_pictures(names((0, 8)))).after.number == 4
-    assert find_version(root, "pets", make_pictures(names((4, 12)))).number == 2
+    assert extend(store, make_images(names((0, 8)))).after.number == 4
+    assert find_version(root, "pets", make_images(names((4, 12)))).number == 2
     with pytest.raises(ConflictError, match="pictures of its version 2"):
-        store.register("pets", make_pictures(names((4, 12))))
-    assert store.register("pets", make_pictures(names((0, 8)))).n_rows == 8
+        store.register("pets", make_images(names((4, 12))))
+    assert store.register("pets", make_images(names((0, 8)))).n_rows == 8
     assert np.array_equal(read_all(store.features("tiny.demo", "pets").blocks([NAME])), expected(store))
 
 
-def test_rows_left_empty_for_want_of_their_picture_are_not_known(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 8))))
-    extend(store, make_pictures(names((1, 8))))
+def test_rows_left_empty_for_want_of_their_image_are_not_known(root: Path) -> None:
+    store = start(root, make_images(names((0, 8))))
+    extend(store, make_images(names((1, 8))))
     other = make_recipe(precision="bf16")
     fill(store, "pets", recipe=other, failed={0: GONE})
-    growth = grow(store, "pets", make_pictures(names((0, 8))))
+    growth = grow(store, "pets", make_images(names((0, 8))))
     assert growth.new_part is not None
     assert growth.new_part.ids == ["000.png"]
 
 
 def test_bytes_behind_an_equal_size(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 6))))
+    store = start(root, make_images(names((0, 6))))
     asked: list[tuple[str, list[int], list[int]]] = []
 
     def changed(part: str, places: Any, rows: Any) -> Any:
         asked.append((part, places.tolist(), rows.tolist()))
         return places == 3
 
-    now = make_pictures(names((1, 6)), times={"002.png": 1, "003.png": 1})
+    now = make_images(names((1, 6)), times={"002.png": 1, "003.png": 1})
     plan = plan_growth(store, "pets", now, changed=changed)
     assert asked == [("pets", [2, 3], [1, 2])]
     assert (plan.difference.changed, plan.difference.shared) == (1, 4)
@@ -206,12 +206,12 @@ def test_older_versions_stay(root: Path) -> None:
 
 
 def test_what_a_part_lacks_is_said(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 8))))
-    grow(store, "pets", make_pictures(names((2, 12))))
+    store = start(root, make_images(names((0, 8))))
+    grow(store, "pets", make_images(names((2, 12))))
     view = store.features("tiny.demo", "pets")
     assert [spec.name for spec in view.arrays()] == [NAME]
     message = (
-        rf"over version 2 of pets \(10 pictures\) lacks {NAME} of 4 pictures in part pets~2; "
+        rf"over version 2 of pets \(10 images\) lacks {NAME} of 4 images in part pets~2; "
         "run extract with the same options and layers, it computes only these"
     )
     with pytest.raises(IncompleteError, match=message):
@@ -221,13 +221,13 @@ def test_what_a_part_lacks_is_said(root: Path) -> None:
     fill(store, "pets~2")
     again = store.features("tiny.demo", "pets")
     again.blocks([NAME])
-    with pytest.raises(IncompleteError, match=r"lacks layer4 of 6 pictures in part pets; layer4 of 4"):
+    with pytest.raises(IncompleteError, match=r"lacks layer4 of 6 images in part pets; layer4 of 4"):
         again.blocks([NAME, "layer4"])
 
 
 def test_parts_of_different_types_are_read_in_the_wider(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 8))))
-    grow(store, "pets", make_pictures(names((2, 12))))
+    store = start(root, make_images(names((0, 8))))
+    grow(store, "pets", make_images(names((2, 12))))
     fill(store, "pets~2", dtype="float32", format="hdf5", failed={1: "truncated"})
     view = store.features("tiny.demo", "pets")
     assert view.arrays()[0].dtype == "float32"
@@ -241,7 +241,7 @@ def test_parts_of_different_types_are_read_in_the_wider(root: Path) -> None:
 def test_names_of_parts_are_not_for_users(root: Path) -> None:
     store = make_grown(root)
     for call in (
-        lambda: store.register("pets~2", make_pictures(names((0, 2)))),
+        lambda: store.register("pets~2", make_images(names((0, 2)))),
         lambda: store.manifest("pets~2"),
         lambda: store.features("tiny.demo", "pets~2"),
         lambda: store.cache("tiny.demo", "pets~2"),
@@ -249,17 +249,17 @@ def test_names_of_parts_are_not_for_users(root: Path) -> None:
         with pytest.raises(InputError, match="'pets~2' is a part of data set 'pets'"):
             call()
     with pytest.raises(InputError, match="'cats~2' looks like a part"):
-        store.register("cats~2", make_pictures(names((0, 2))))
-    assert store.register("cats~two", make_pictures(names((0, 2)))).n_rows == 2
+        store.register("cats~2", make_images(names((0, 2))))
+    assert store.register("cats~two", make_images(names((0, 2)))).n_rows == 2
 
 
 def test_an_interrupted_grower_is_taken_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = start(root, make_pictures(names((0, 4))))
+    store = start(root, make_images(names((0, 4))))
 
     def die(*_: Any) -> bool:
         raise KeyboardInterrupt
 
-    now = make_pictures(names((0, 6)))
+    now = make_images(names((0, 6)))
     with monkeypatch.context() as patch:
         patch.setattr(growing, "publish_version", die)
         with pytest.raises(KeyboardInterrupt):
@@ -271,7 +271,7 @@ def test_an_interrupted_grower_is_taken_up(root: Path, monkeypatch: pytest.Monke
 
 
 def test_a_lost_race_is_run_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = start(root, make_pictures(names((0, 4))))
+    store = start(root, make_images(names((0, 4))))
     plain, others = publish_version, [names((2, 8)), names((0, 6))]
 
     def outrun(where: Path, version: Any) -> bool:
@@ -279,33 +279,33 @@ def test_a_lost_race_is_run_again(root: Path, monkeypatch: pytest.MonkeyPatch) -
             ids = others.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(growing, "publish_version", plain)
-                grow(store, "pets", make_pictures(ids))
+                grow(store, "pets", make_images(ids))
         return plain(where, version)
 
     monkeypatch.setattr(growing, "publish_version", outrun)
-    growth = grow(store, "pets", make_pictures(names((0, 7))))
+    growth = grow(store, "pets", make_images(names((0, 7))))
     assert growth.after.number == 4
     for number, ids in enumerate([names((0, 4)), names((0, 6)), names((2, 8)), names((0, 7))], start=1):
         assert store.manifest("pets", version=number).ids == ids
     monkeypatch.setattr(growing, "publish_version", lambda *_: False)
     with pytest.raises(ConflictError, match="changed by others 50 times"):
-        grow(store, "pets", make_pictures(names((0, 9))))
+        grow(store, "pets", make_images(names((0, 9))))
 
 
 GROWER = """
 import sys
 from pathlib import Path
-from grown_store import extend, make_pictures, names
+from grown_store import extend, make_images, names
 from toptune.store import FeatureStore
 store = FeatureStore.open(sys.argv[1])
 for number in range(5):
     first, last = int(sys.argv[2]), int(sys.argv[2]) + 4 + number
-    extend(store, make_pictures(names((0, 3), (first, last))))
+    extend(store, make_images(names((0, 3), (first, last))))
 """
 
 
 def test_growers_in_processes_of_their_own(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 4))))
+    store = start(root, make_images(names((0, 4))))
     jobs = [
         subprocess.Popen([sys.executable, "-c", GROWER, str(root), str(first)], cwd=TESTS)
         for first in (100, 100, 200)

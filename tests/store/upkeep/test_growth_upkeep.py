@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grown_store import NAME, extend, fill, make_grown, make_pictures, names, start
+from grown_store import NAME, extend, fill, make_grown, make_images, names, start
 from small_store import make_recipe
 
 from toptune.store import (
@@ -76,8 +76,8 @@ def test_ls_and_show_speak_of_the_latest_version(store: FeatureStore) -> None:
 
 
 def test_units_of_older_versions_may_be_missing(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 12))))
-    extend(store, make_pictures(names((4, 12))))
+    store = start(root, make_images(names((0, 12))))
+    extend(store, make_images(names((4, 12))))
     store.caches(dataset="pets")[0].entry_path(NAME, 0).unlink()
     assert summarize(store)[0].is_complete
     report = verify(store)
@@ -165,14 +165,14 @@ def test_every_flipped_bit_is_found(store: FeatureStore) -> None:
     assert verify(store, deep=True).exit_code == 0
 
 
-def test_a_version_that_names_other_pictures_is_found(store: FeatureStore) -> None:
+def test_a_version_that_names_other_images_is_found(store: FeatureStore) -> None:
     for name in ("dataset.json", "manifest.parquet"):
         shutil.copy(store.root / "datasets/pets" / name, store.root / "datasets/pets~2" / name)
-    assert any("other pictures than part pets~2" in reason for _, reason in verify(store).damaged)
+    assert any("other images than part pets~2" in reason for _, reason in verify(store).damaged)
     shutil.rmtree(store.root / "datasets/pets~2")
     assert str(store.root / "datasets/pets~2") in dict(verify(store).damaged)
     with pytest.raises(CorruptError, match="has lost pets~2"):
-        extend(store, make_pictures(names((4, 18))))
+        extend(store, make_images(names((4, 18))))
 
 
 def test_a_record_is_made_again_from_its_rows(store: FeatureStore) -> None:
@@ -224,7 +224,7 @@ def test_a_part_is_made_again_from_the_versions(store: FeatureStore, name: str) 
     assert store.datasets() == ["pets"]
 
 
-def test_a_first_part_with_pictures_of_no_later_version_is_left(store: FeatureStore) -> None:
+def test_a_first_part_with_images_of_no_later_version_is_left(store: FeatureStore) -> None:
     path = store.root / "datasets/pets/manifest.parquet"
     flip(path, 800)
     report = repair(store.root)
@@ -233,9 +233,9 @@ def test_a_first_part_with_pictures_of_no_later_version_is_left(store: FeatureSt
     assert store.features("tiny.demo", "pets").manifest.n_rows == 13
 
 
-def test_gone_pictures_are_named_as_failed(root: Path) -> None:
-    store = start(root, make_pictures(names((0, 8))))
-    extend(store, make_pictures(names((2, 8))))
+def test_gone_images_are_named_as_failed(root: Path) -> None:
+    store = start(root, make_images(names((0, 8))))
+    extend(store, make_images(names((2, 8))))
     other = make_recipe(precision="bf16")
     cache = fill(store, "pets", recipe=other, failed={0: GONE, 1: GONE})
     assert store.features(cache.name, "pets").failed_rows() == {}
@@ -251,10 +251,10 @@ def test_copies_have_every_version(store: FeatureStore, tmp_path: Path) -> None:
         ours = read_dataset_version(store.root, "pets", number)
         assert read_dataset_version(target.root, "pets", number).is_same(ours)
     assert summarize(target)[0].is_complete
-    extend(store, make_pictures(names((4, 18))))
+    extend(store, make_images(names((4, 18))))
     copy_store(store, target)  # goes on where the other was
-    extend(target, make_pictures(names((4, 19))))
-    extend(store, make_pictures(names((4, 20))))
+    extend(target, make_images(names((4, 19))))
+    extend(store, make_images(names((4, 20))))
     with pytest.raises(ConflictError, match=r"other (content|rows)"):
         copy_store(store, target)  # they have grown apart
     moved = copy_store(store, FeatureStore.create(tmp_path / "moved"), move=True)

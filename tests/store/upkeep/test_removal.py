@@ -112,7 +112,7 @@ def test_a_reader_in_the_middle_gets_an_error(complete: FeatureCache, layers: li
 
 
 def test_a_reader_never_sees_what_took_the_place(complete: FeatureCache) -> None:
-    """Removed and extracted again under the same names from other pictures, while somebody reads."""
+    """Removed and extracted again under the same names from other images, while somebody reads."""
     store = FeatureStore(complete.root)
     blocks = complete.blocks(["last.cls"]).iterate(4)
     next(blocks)

@@ -228,7 +228,7 @@ def test_neighbours_refuse_what_they_cannot_do(params: dict[str, Any], message: 
 
 
 def test_groups_are_left_out_together() -> None:
-    """Twins of other classes would mislead a neighbour that sees them."""
+    """Twins of other classes would mislead a neighbor that sees them."""
     rng = np.random.default_rng(0)
     X = np.repeat(rng.normal(size=(60, 5)), 2, axis=0)
     y = np.tile([0, 1], 60)

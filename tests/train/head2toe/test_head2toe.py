@@ -345,7 +345,7 @@ def test_training_needs_only_the_layers_kept(build: Callable[..., FeatureCache],
     assert sum(line.endswith("True") for line in table) == 1
 
 
-def test_from_pictures_to_a_run(tmp_path: Path) -> None:
+def test_from_images_to_a_run(tmp_path: Path) -> None:
     save_shapes(tmp_path / "photos")
     model = "resnet10t.toptune_glyphs"
     with warnings.catch_warnings():

@@ -46,7 +46,7 @@ def test_reproducible_and_complete() -> None:
     assert (first == again).all()
     assert set(first) != set(other)
     assert (choose_centers(CODES, 400, how="kmeans++", blocks=ArrayBlocks(X)) == np.arange(400)).all()
-    same = np.ones((400, 3))  # equal rows: nothing to spread, as many centres all the same
+    same = np.ones((400, 3))  # equal rows: nothing to spread, as many centers all the same
     assert len(choose_centers(CODES, 30, how="kmeans++", blocks=ArrayBlocks(same))) == 30
 
 
@@ -66,7 +66,7 @@ def test_refusals() -> None:
         choose_centers(CODES, 5, how="leverage-scores")
     with pytest.raises(InputError, match="needs the rows themselves"):
         choose_centers(CODES, 5, how="kmeans++")
-    with pytest.raises(InputError, match=r"choosing 100 centres by k-means\+\+ needs about"):
+    with pytest.raises(InputError, match=r"choosing 100 centers by k-means\+\+ needs about"):
         choose_centers(CODES, 100, how="kmeans++", blocks=ArrayBlocks(X), limit_bytes=1000)
     X[:] = np.nan
     with pytest.raises(InputError, match="NaN or infinity in row 0"):

@@ -1,4 +1,4 @@
-"""Logistic heads: against independent optimisers, and what selection, report and memory promise."""
+"""Logistic heads: against independent optimizers, and what selection, report and memory promise."""
 
 from typing import Any
 
@@ -294,7 +294,7 @@ def test_weights_of_classes() -> None:
 def test_memory_is_refused_above_the_limit() -> None:
     X, y = blobs()
     with pytest.raises(
-        InputError, match=r"falkon-logistic with 300 centres and 5 folds of 4 classes needs about"
+        InputError, match=r"falkon-logistic with 300 centers and 5 folds of 4 classes needs about"
     ):
         FalkonLogisticClassifier(memory_limit_bytes=100_000).fit(X, y)
     fitted = FalkonLogisticClassifier(memory_limit_bytes=2**30, penalty=1e-3, sigma=2.0).fit(X, y)

@@ -129,7 +129,7 @@ def test_fixed_test_rows_say_what_varies(build: Build, tmp_path: Path) -> None:
     assert "random numbers only" in fixed.variance
     assert {pair["p"] for pair in fixed.pairs} == {None}
     sampled = compare(cache, tmp_path / "sampled", train_size=36, heads=["ridge", "knn", "forest"])
-    assert "samples of the training rows, not over test pictures" in sampled.variance
+    assert "samples of the training rows, not over test images" in sampled.variance
     assert {row.n_train for row in sampled.rows} == {36}
     # Two samples of half the rows share half of them: r / (1 - r) is 1.
     rows = {head: [row.log_loss for row in sampled.rows if row.head == head] for head in ("ridge", "knn")}
@@ -143,7 +143,7 @@ def test_fixed_test_rows_say_what_varies(build: Build, tmp_path: Path) -> None:
 
 
 def test_the_leak_of_splits_that_part_groups(build: Build, tmp_path: Path) -> None:
-    # Features tell a picture's slide, and no more: classes are those of slides, which have nothing in common.
+    # Features tell an image's slide, and no more: classes are those of slides, which have nothing in common.
     rng = np.random.default_rng(0)
     slides = rng.normal(size=(30, 19)) * 3
     values = slides[np.arange(90) // 3] + rng.normal(size=(90, 19)) * 0.2

@@ -11,7 +11,7 @@ def test_warnings_that_differ_in_numbers_alone_are_one() -> None:
             ("ridge", [EDGE.format("1e-06")]),
             ("knn", []),
             ("lda", ["layer4 is constant", "layer3 is constant"]),
-            ("falkon", [EDGE.format("1.5e-07"), EDGE.format("2,000"), "3 of 10 centres were dropped"]),
+            ("falkon", [EDGE.format("1.5e-07"), EDGE.format("2,000"), "3 of 10 centers were dropped"]),
             ("ridge", [EDGE.format("-3.")]),
         ]
     )
@@ -20,7 +20,7 @@ def test_warnings_that_differ_in_numbers_alone_are_one() -> None:
         Note(text=EDGE.format("1e-06"), methods=("ridge", "falkon"), trainings=3),
         Note(text="layer4 is constant", methods=("lda",), trainings=1),
         Note(text="layer3 is constant", methods=("lda",), trainings=1),
-        Note(text="3 of 10 centres were dropped", methods=("falkon",), trainings=1),
+        Note(text="3 of 10 centers were dropped", methods=("falkon",), trainings=1),
     )
     first, second, *_ = found.lines()
     assert first.startswith("notes of 4 of 5 trainings, whole in each one's run.json")

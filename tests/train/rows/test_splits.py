@@ -32,7 +32,7 @@ def test_split_depends_on_seed_and_ids_only() -> None:
     mixed = split_manifest(make(ids=[IDS[i] for i in order], labels=[LABELS[i] for i in order]), seed=1)
     assert {IDS[row] for row in first.test} == {IDS[order[row]] for row in mixed.test}
     assert set(split_manifest(make(), seed=2).test) != set(first.test)
-    # A picture added to another class moves nothing of this one.
+    # An image added to another class moves nothing of this one.
     more = held_out([*IDS, "new"], [*LABELS, "class 9"], seed=1)
     assert (np.flatnonzero(more) == first.test).all()
 
@@ -69,10 +69,10 @@ def test_unlabelled_rows_are_counted() -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"labels": [None] * 200}, {}, "no labelled row"),
+        ({"labels": [None] * 200}, {}, "no labeled row"),
         ({"labels": [None, *LABELS[1:]], "splits": ["train"] * 200}, {}, "1 training rows have no label"),
         ({"splits": ["training"] * 200}, {}, "unknown split 'training'"),
-        ({"splits": ["test"] * 200}, {}, "no labelled row"),
+        ({"splits": ["test"] * 200}, {}, "no labeled row"),
         ({"splits": ["train", "test"] * 100}, {"group_by": "(slide)"}, "both training and test"),
         ({}, {"test_fraction": 1.5}, "1.5"),
         ({}, {"val": "maybe"}, "'maybe'"),

@@ -62,7 +62,7 @@ def test_labels_stay_with_their_rows(tmp_path: Path) -> None:
     data = FeatureDataset(cache.blocks(["last.cls"]), labels, block_rows=5, seed=0)
     assert len(data) == N_ROWS
     for values, label in data:
-        if label != 13:  # the picture that failed
+        if label != 13:  # the image that failed
             np.testing.assert_array_equal(values.numpy(), features("last.cls")[label])
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from toptune.train import compute_metrics
-from toptune.train.runs.confusion_plot import draw_confusion, save_confusion_picture
+from toptune.train.runs.confusion_plot import draw_confusion, save_confusion_image
 from toptune.train.runs.metrics import expected_calibration_error
 
 
@@ -46,15 +46,15 @@ def test_no_rows_give_no_figures() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 30, 130])
-def test_picture_is_written(n: int, tmp_path: Path) -> None:
+def test_image_is_written(n: int, tmp_path: Path) -> None:
     counts = np.diag(np.arange(n)) + np.eye(n, k=1, dtype=int)
     names = [f"$class_{i} with rather a long name, longer still" for i in range(n)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save_confusion_picture(tmp_path / "c.png", counts, names, title="$x")
-    with Image.open(tmp_path / "c.png") as picture:
-        assert min(picture.size) > 300
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 3
+        save_confusion_image(tmp_path / "c.png", counts, names, title="$x")
+    with Image.open(tmp_path / "c.png") as image:
+        assert min(image.size) > 300
+        assert len(np.unique(np.asarray(image.convert("L")))) > 3
 
 
 @pytest.mark.parametrize("n", [5, 30, 31, 100, 1000])
@@ -81,7 +81,7 @@ def test_image_shows_shares_of_the_true_class_counts_and_names(n: int) -> None:
 @pytest.mark.parametrize("n", [5, 40, 1000])
 def test_every_row_can_be_seen_in_the_image(n: int, tmp_path: Path) -> None:
     """Each class of a diagonal takes some dots of its own, of the full color."""
-    save_confusion_picture(tmp_path / "c.png", np.eye(n, dtype=int), [f"{row}" for row in range(n)])
+    save_confusion_image(tmp_path / "c.png", np.eye(n, dtype=int), [f"{row}" for row in range(n)])
     with Image.open(tmp_path / "c.png") as opened:
         dots = np.asarray(opened.convert("RGB")).astype(int)
     # Blue that is as deep as half of a class; the scale of the colors takes the right sixth.
@@ -103,14 +103,14 @@ def test_a_number_stands_for_a_name_that_the_font_cannot_show(
 
     monkeypatch.setattr("toptune.train.runs.confusion_plot.draw_confusion", watch)
     names = ["one", "日本", "Ångström", "two\nlines", "", "rather a long name, longer than fits"]
-    save_confusion_picture(tmp_path / "c.png", np.eye(6, dtype=int), names, title="日本 $x\n")
+    save_confusion_image(tmp_path / "c.png", np.eye(6, dtype=int), names, title="日本 $x\n")
     assert shown == ["one", "#1", "Ångström", "#3", "", "rather a long name, longer …"]
 
 
 def test_drawing_leaves_no_state_and_is_imported_late() -> None:
     code = (
         "import sys\nimport toptune.train.run_writing\nassert 'matplotlib' not in sys.modules\n"
-        "from toptune.train.confusion_picture import save_confusion_picture\n"
+        "from toptune.train.confusion_picture import save_confusion_image\n"
         "import tempfile, pathlib\n"
         "save_confusion_picture(pathlib.Path(tempfile.mkdtemp()) / 'c.png', [[1, 0], [1, 2]], ['a', 'b'])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

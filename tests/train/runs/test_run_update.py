@@ -1,4 +1,4 @@
-"""Updating and forgetting: equal to training anew on the same centres, by reading the change alone."""
+"""Updating and forgetting: equal to training anew on the same centers, by reading the change alone."""
 
 import json
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def preprocessed(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64]) -
 
 
 def from_scratch(run: Run, store: FeatureStore) -> Any:
-    """Fit the updated run's rows anew, on its own centres, width, penalty and preprocessing."""
+    """Fit the updated run's rows anew, on its own centers, width, penalty and preprocessing."""
     cache = store.features("tiny.demo", "pets", version=run.config["dataset_version"])
     X = preprocessed(run, cache, run.train_rows)
     y = [str(cache.manifest.labels[row]) for row in run.train_rows]
@@ -121,7 +121,7 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_new_pictures_and_classes_are_added(
+def test_new_images_and_classes_are_added(
     head: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = build()
@@ -134,7 +134,7 @@ def test_new_pictures_and_classes_are_added(
     reads = Reads(monkeypatch)
     second = update_run(first.folder, out=tmp_path / "second")
     n_new_train = second.config["update"]["n_added"]
-    # New pictures once, test pictures once; no training picture again.
+    # New images once, test images once; no training image again.
     assert reads.rows == n_new_train + len(second.test_rows)
     assert 0 < n_new_train < 30
     assert n_new_train + len(first.train_rows) == len(second.train_rows)
@@ -164,11 +164,11 @@ def test_scores_agree_in_float32_too(
     positions = indices[:4] if are_centers else np.setdiff1d(np.arange(len(first.train_rows)), indices)[:9]
     goes = [cache.manifest.ids[row] for row in first.train_rows[positions]]
     second = update_run(first.folder, out=tmp_path / "second", forget=goes)
-    # Centres that go move the point that float32 distances are taken from, and so their rounding.
+    # Centers that go move the point that float32 distances are taken from, and so their rounding.
     assert_equal_to_scratch(second, store, atol=1e-4 if are_centers else 1e-6)
 
 
-def test_old_pictures_keep_their_side_of_the_split(build: Build, tmp_path: Path) -> None:
+def test_old_images_keep_their_side_of_the_split(build: Build, tmp_path: Path) -> None:
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", group_by="^(g\\d+|new \\d)", **OPTIONS, **HEADS["falkon"])
@@ -189,7 +189,7 @@ def test_old_pictures_keep_their_side_of_the_split(build: Build, tmp_path: Path)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_pictures_are_forgotten_with_the_centres_on_them(head: str, build: Build, tmp_path: Path) -> None:
+def test_images_are_forgotten_with_the_centres_on_them(head: str, build: Build, tmp_path: Path) -> None:
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS[head])
@@ -222,7 +222,7 @@ def test_pictures_are_forgotten_with_the_centres_on_them(head: str, build: Build
     assert marked == {*goes, ids[5]}
 
 
-def test_pictures_that_left_changed_or_lost_their_label(build: Build, tmp_path: Path) -> None:
+def test_images_that_left_changed_or_lost_their_label(build: Build, tmp_path: Path) -> None:
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["falkon"])
@@ -272,7 +272,7 @@ def test_left_out_error_is_that_of_the_updated_folds(build: Build, tmp_path: Pat
     assert second.head.report["squared_error"] == pytest.approx(fresh.report_.squared_error, rel=1e-6)
 
 
-def test_new_pictures_that_failed_are_named_or_left_out(build: Build, tmp_path: Path) -> None:
+def test_new_images_that_failed_are_named_or_left_out(build: Build, tmp_path: Path) -> None:
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["ridge"])

@@ -72,7 +72,7 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     with (run.folder / "selection.csv").open() as file:
         assert sum(row["is_chosen"] == "True" for row in csv.DictReader(file)) == 1
     assert json.loads(json.dumps(loaded.to_dict()))["metrics"]["accuracy"] == metrics["accuracy"]
-    assert "18 test pictures" in str(run)
+    assert "18 test images" in str(run)
     assert str(run).splitlines()[-2:] == [describe_costs(metrics["costs"]), f"written to {run.folder}"]
     rows = pq.read_table(run.folder / "rows.parquet").to_pydict()
     assert rows["id"][0] == cache.manifest.ids[rows["row"][0]]
@@ -110,11 +110,9 @@ def test_same_command_gives_the_same_head(build: Build, tmp_path: Path) -> None:
     assert runs[0].config["split"] == runs[1].config["split"]
 
 
-def test_failed_pictures_are_refused_by_name_or_left_out(build: Build, tmp_path: Path) -> None:
-    build(failed={4: "truncated JPEG", 50: "not a picture"})
-    with pytest.raises(
-        InputError, match=r"2 of the pictures.*picture 4\.png' \(truncated JPEG\).*--skip-failed"
-    ):
+def test_failed_images_are_refused_by_name_or_left_out(build: Build, tmp_path: Path) -> None:
+    build(failed={4: "truncated JPEG", 50: "not an image"})
+    with pytest.raises(InputError, match=r"2 of the images.*image 4\.png' \(truncated JPEG\).*--skip-failed"):
         train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
     run = train(tmp_path / "store", out=tmp_path / "run", allow_failed=True, **OPTIONS)

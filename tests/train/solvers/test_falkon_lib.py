@@ -126,7 +126,7 @@ def test_answers_the_system_it_states(
     chosen = np.random.default_rng(0).permutation(300)[:n_centers]
     centers = torch.from_numpy(rows.blocks.take(chosen))
     kernel = kernel_of(name, None if name == "linear" else 3.0)
-    # With is_stored and 300 centres the stored matrix is square: misread, it would be far off.
+    # With is_stored and 300 centers the stored matrix is square: misread, it would be far off.
     found = solve_library(
         rows, kernel, centers, 1e-3, center_rows=chosen, is_stored=is_stored, max_iterations=60
     )
@@ -175,7 +175,7 @@ def test_the_head_is_the_same_head(
     assert (theirs.sigma_, theirs.penalty_) == (ours.sigma_, ours.penalty_)
     assert theirs.temperature_ == ours.temperature_
     assert theirs.centers_.shape == (min(n_centers, 400), 8)
-    # Features are centred in one and not in the other: near, not equal.
+    # Features are centered in one and not in the other: near, not equal.
     assert np.abs(theirs.scores(X) - ours.scores(X)).max() < 0.1
     assert (theirs.predict(X) == ours.predict(X)).mean() > 0.98
     report = theirs.report_.to_dict()

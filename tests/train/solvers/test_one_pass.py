@@ -319,7 +319,7 @@ def test_every_group_is_left_out_by_itself(estimator: Any) -> None:
         total += float(((scores - targets[out]) ** 2).sum())
         right += int((scores.argmax(axis=1) == rows.codes[out]).sum())
     assert candidate["accuracy"] == pytest.approx(right / 120, abs=0.02)
-    if estimator is StreamingRidgeClassifier:  # for kernels by hand other rows are centres
+    if estimator is StreamingRidgeClassifier:  # for kernels by hand other rows are centers
         assert candidate["squared_error"] == pytest.approx(total / 120, rel=1e-6)
     with pytest.raises(InputError, match="has 120 groups to leave out; 2 to 100"):
         estimator(cv="leave-one-group-out").fit(X, rows.codes, groups=list(map(str, range(120))))
@@ -478,7 +478,7 @@ def test_kernel_matrices_that_are_kept_are_the_products_of_their_factors() -> No
         torch.testing.assert_close(maps.take_metric(index), factor @ factor.T, rtol=1e-12, atol=1e-12)
         # Whoever took it may have written over it.
         assert maps.take_metric(index) is None
-    # Without them, in float64, or where centres nearly coincide, there are none to take.
+    # Without them, in float64, or where centers nearly coincide, there are none to take.
     assert NystromMaps.on(kernels, centers).grams == {}
     assert NystromMaps.on(kernels, centers.double(), keep_grams=True).grams == {}
     near = torch.cat([centers, centers + 1e-4])

@@ -40,7 +40,7 @@ def test_left_out_figures_equal_refitting_without_each_row(estimator: str) -> No
     if estimator == "dual":
         X = np.random.default_rng(0).normal(size=(60, 90)) + 0.3 * y[:, None]
     model: Any = (
-        # Every row a centre: leaving a row out of the loss leaves its centre in the span.
+        # Every row a center: leaving a row out of the loss leaves its center in the span.
         FalkonClassifier(**FIXED, n_centers=60, cv=None)
         if estimator == "kernel"
         else StreamingRidgeClassifier(penalty=0.1, cv=None)

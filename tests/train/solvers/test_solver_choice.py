@@ -36,7 +36,7 @@ def test_auto_is_direct_while_the_gram_matrix_is_cheap_and_falkon_beyond() -> No
     large = choose_solver("auto", replace(SIZES, n=200_000, n_centers=10_000, limit_bytes=64 * 2**30))
     assert large.solver == "falkon"
     assert large.falkon_work < large.direct_work
-    # A single fit of few classes needs no path: only the centres decide.
+    # A single fit of few classes needs no path: only the centers decide.
     one = replace(SIZES, n_centers=5000, n_classes=10, n_widths=1, n_penalties=1)
     assert choose_solver("auto", one).solver == "falkon"
     many = replace(one, n_classes=1000, n=5000)
@@ -49,7 +49,7 @@ def test_memory_decides_before_work_does() -> None:
     assert not falkon.is_cached  # 6.4 GB of kernel values
     between = (falkon.falkon_peak_bytes + direct.direct_peak_bytes) // 2
     assert choose_solver("auto", replace(roomy, limit_bytes=between)).solver == "falkon"
-    with pytest.raises(InputError, match=r"'direct' with 8000 centres needs about \d+ MiB.*limit is \d+ MiB"):
+    with pytest.raises(InputError, match=r"'direct' with 8000 centers needs about \d+ MiB.*limit is \d+ MiB"):
         choose_solver("direct", replace(roomy, limit_bytes=between))
     with pytest.raises(InputError, match="--memory-limit"):
         choose_solver("auto", replace(roomy, limit_bytes=2**20))

@@ -19,14 +19,14 @@ from toptune.workflows.advice.rules import (
     advise_on,
     cost,
     duration,
-    few_pictures,
+    few_images,
     headroom,
     remaining_error,
 )
 
 SHIPPED = {name: getattr(rules, name) for name in ("SHARE_OF_FEW", "SHARE_OF_NEAR", "SHARE_OF_FAR")}
 # The shipped figures are written from studies and change with them; the rules do not.
-FEW_PICTURES, FAR_GAIN = 10, 0.03
+FEW_IMAGES, FAR_GAIN = 10, 0.03
 SHARE_OF_FEW, SHARE_OF_FAR, SHARE_OF_NEAR = (
     Share(-0.5, -0.1, 0.2),
     Share(0.0, 0.4, 0.7),
@@ -38,12 +38,12 @@ LEAST_OF_NEAR = 0.01 / SHARE_OF_NEAR.usual
 @pytest.fixture(autouse=True)
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advice_evidence, "FAR_GAIN", FAR_GAIN)
-    for name in ("FEW_PICTURES", "SHARE_OF_FEW", "SHARE_OF_FAR", "SHARE_OF_NEAR"):
+    for name in ("FEW_IMAGES", "SHARE_OF_FEW", "SHARE_OF_FAR", "SHARE_OF_NEAR"):
         monkeypatch.setattr(rules, name, globals()[name])
 
 
 def evidence(**changes: Any) -> Evidence:
-    """Plenty of pictures of ten classes, half of them wrong, inner layers of no use, an hour of tuning."""
+    """Plenty of images of ten classes, half of them wrong, inner layers of no use, an hour of tuning."""
     values: dict[str, Any] = {
         "n_train": 5000, "n_classes": 10, "pictures_per_class": 500.0, "last_accuracy": 0.5,
         "inner_accuracy": 0.5, "frozen_seconds": 60.0, "finetune_seconds": (1800.0, 3600.0),
@@ -55,8 +55,8 @@ def test_nothing_is_left_to_gain() -> None:
     sure = advise_on(evidence(last_accuracy=0.999))
     assert (sure.recommendation, sure.rule, sure.certainty, sure.gain) == (FROZEN, "headroom", "high", None)
     assert "0.1 points" in sure.reasons[0]
-    # As accurate, but of so few pictures that it could be much worse.
-    few = advise_on(evidence(last_accuracy=1.0, n_train=60, pictures_per_class=FEW_PICTURES))
+    # As accurate, but of so few images that it could be much worse.
+    few = advise_on(evidence(last_accuracy=1.0, n_train=60, pictures_per_class=FEW_IMAGES))
     assert (few.rule, few.certainty) == ("headroom", "moderate")
 
 
@@ -74,12 +74,12 @@ def test_the_standard_error_adds_two_of_each() -> None:
     assert adjusted_standard_error(0.3, 10**8) == pytest.approx(np.sqrt(0.3 * 0.7 / 10**8), rel=1e-6)
 
 
-def test_few_pictures_stay_frozen() -> None:
-    found = advise_on(evidence(pictures_per_class=FEW_PICTURES - 0.5, inner_accuracy=0.7))
-    assert (found.recommendation, found.rule) == (FROZEN, "few pictures")
+def test_few_images_stay_frozen() -> None:
+    found = advise_on(evidence(pictures_per_class=FEW_IMAGES - 0.5, inner_accuracy=0.7))
+    assert (found.recommendation, found.rule) == (FROZEN, "few images")
     shares = (SHARE_OF_FEW.least, SHARE_OF_FEW.usual, SHARE_OF_FEW.most)
     assert found.gain == pytest.approx([share * 0.3 for share in shares])
-    assert few_pictures(evidence(pictures_per_class=FEW_PICTURES)) is None
+    assert few_images(evidence(pictures_per_class=FEW_IMAGES)) is None
 
 
 def test_tuning_that_takes_too_long() -> None:
@@ -165,14 +165,14 @@ def test_more_to_gain_never_turns_the_advice_to_staying_frozen() -> None:
     assert n_turned > 50
 
 
-@pytest.mark.parametrize("change", ["margin", "few pictures", "limit"])
+@pytest.mark.parametrize("change", ["margin", "few images", "limit"])
 def test_what_speaks_against_tuning_never_turns_the_advice_to_it(change: str) -> None:
     rng = np.random.default_rng(1)
     for _ in range(1000):
         before = drawn(rng)
         changes: dict[str, Any] = {
             "margin": {"margin": before.margin + rng.uniform(0, 0.1)},
-            "few pictures": {"pictures_per_class": before.pictures_per_class * rng.uniform(0.01, 1)},
+            "few images": {"pictures_per_class": before.pictures_per_class * rng.uniform(0.01, 1)},
             "limit": {"finetune_limit": 1.0},
         }[change]
         after = replace(before, **changes)

@@ -1,4 +1,4 @@
-"""The whole of advise: on pictures with the embedded backbone, and its rules on a study's runs."""
+"""The whole of advise: on images with the embedded backbone, and its rules on a study's runs."""
 
 import json
 import runpy
@@ -26,16 +26,16 @@ TUNING = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-3], "crop_scale
 
 
 def named_split(folder: Path, *, test_is_noise: bool) -> Path:
-    """Write pictures with a split of their own; the test pictures are of shapes, or of nothing."""
+    """Write images with a split of their own; the test images are of shapes, or of nothing."""
     rng = np.random.default_rng(0)
     for split, seeds in (("train", range(10)), ("test", range(100, 105))):
         for shape in SHAPES:
             (folder / split / shape).mkdir(parents=True)
             for seed in seeds:
-                picture = draw_shape(shape, seed)
+                image = draw_shape(shape, seed)
                 if split == "test" and test_is_noise:
-                    picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
-                picture.save(folder / split / shape / f"{seed:03}.png")
+                    image = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+                image.save(folder / split / shape / f"{seed:03}.png")
     return folder
 
 
@@ -100,7 +100,7 @@ def test_the_commands_that_come_next_run_as_they_are(
     assert commands["train"] in out
 
 
-def test_what_test_pictures_show_changes_nothing(tmp_path: Path) -> None:
+def test_what_test_images_show_changes_nothing(tmp_path: Path) -> None:
     reports = [
         advise(
             named_split(tmp_path / name / "photos", test_is_noise=test_is_noise),
@@ -139,7 +139,7 @@ def test_an_extraction_beyond_the_budget_is_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toptune.workflows.advice.advising.measure_rate", lambda *_, **__: 0.05)
-    with pytest.raises(InputError, match=r"extracting 36 pictures takes about 12 min at 0\.1 images/s"):
+    with pytest.raises(InputError, match=r"extracting 36 images takes about 12 min at 0\.1 images/s"):
         advise(photos, model=MODEL, store=tmp_path / "features")
     assert not (tmp_path / "features").exists()
     with pytest.raises(InputError, match=r"of the budget of 0\.1 s"):
@@ -191,7 +191,7 @@ def test_bad_input(photos: Path, tmp_path: Path, options: dict[str, Any], messag
     assert not (tmp_path / "features").exists()
 
 
-def test_unreadable_training_pictures(photos: Path, tmp_path: Path) -> None:
+def test_unreadable_training_images(photos: Path, tmp_path: Path) -> None:
     (photos / "disc" / "000.png").write_bytes(b"none")
     with pytest.raises(InputError, match=r"disc/000\.png"):
         advise(photos, model=MODEL, store=tmp_path / "features", layers="last")

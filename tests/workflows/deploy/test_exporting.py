@@ -37,7 +37,7 @@ def onnxruntime() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of an inner layer only, on pictures of which every third has a wrong label: never sure."""
+    """A run of an inner layer only, on images of which every third has a wrong label: never sure."""
     folder = tmp_path_factory.mktemp("export")
     save_shapes(folder / "photos", per_class=16)
     for number, file in enumerate(sorted((folder / "photos" / "disc").iterdir())):
@@ -63,33 +63,33 @@ def fine_tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
     return sorted((folder / "photos").rglob("*.png"))[::7][:5]
 
 
 @pytest.fixture(scope="module")
-def predicted(folder: Path, pictures: list[Path]) -> npt.NDArray[np.float64]:
+def predicted(folder: Path, images: list[Path]) -> npt.NDArray[np.float64]:
     classifier = Classifier.load(folder / "run")
-    answers = classifier.predict(pictures)
+    answers = classifier.predict(images)
     probabilities = np.array([[each.probabilities[name] for name in classifier.classes] for each in answers])
     assert (probabilities.max(axis=1) < 0.9).any(), "a sure head would hide differences"
     return probabilities
 
 
-def prepared(pictures: list[Path], *, mean: Any, std: Any) -> Values:
+def prepared(images: list[Path], *, mean: Any, std: Any) -> Values:
     """Pictures as timm alone prepares them."""
     config = load_backbone(MODEL).transform.config
     transform = create_transform(**{**config, "mean": mean, "std": std})
-    return torch.stack([transform(Image.open(each).convert("RGB")) for each in pictures]).numpy()
+    return torch.stack([transform(Image.open(each).convert("RGB")) for each in images]).numpy()
 
 
-def normalized(pictures: list[Path]) -> Values:
+def normalized(images: list[Path]) -> Values:
     config = load_backbone(MODEL).transform.config
-    return prepared(pictures, mean=config["mean"], std=config["std"])
+    return prepared(images, mean=config["mean"], std=config["std"])
 
 
 def test_onnx_runs_in_onnxruntime_and_gives_what_predict_gives(
-    folder: Path, pictures: list[Path], predicted: Values, tmp_path: Path, onnxruntime: Any
+    folder: Path, images: list[Path], predicted: Values, tmp_path: Path, onnxruntime: Any
 ) -> None:
     report = export(folder / "run", tmp_path / "run.onnx", check=folder / "photos")
     assert report.check.difference < 1e-4
@@ -98,7 +98,7 @@ def test_onnx_runs_in_onnxruntime_and_gives_what_predict_gives(
     assert not report.warnings
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.onnx", "run.onnx.md"]
     session = onnxruntime.InferenceSession(tmp_path / "run.onnx", providers=["CPUExecutionProvider"])
-    inputs = normalized(pictures)
+    inputs = normalized(images)
     for batch in (slice(0, 1), slice(0, 5)):
         probabilities, logits = session.run(None, {"pictures": inputs[batch]})
         np.testing.assert_allclose(probabilities, predicted[batch], atol=1e-4)
@@ -113,7 +113,7 @@ def test_onnx_runs_in_onnxruntime_and_gives_what_predict_gives(
 
 
 def test_pt2_runs_in_torch_and_holds_no_layer_behind_the_last_used(
-    folder: Path, pictures: list[Path], predicted: Values, tmp_path: Path
+    folder: Path, images: list[Path], predicted: Values, tmp_path: Path
 ) -> None:
     report = export(folder / "run", tmp_path / "run.pt2", check=folder / "photos")
     assert report.check.difference < 1e-4
@@ -124,14 +124,14 @@ def test_pt2_runs_in_torch_and_holds_no_layer_behind_the_last_used(
     names = set(program.state_dict)
     assert any("layer2" in name for name in names)
     assert not any("layer3" in name or "layer4" in name for name in names)
-    inputs = torch.from_numpy(normalized(pictures))
+    inputs = torch.from_numpy(normalized(images))
     for batch in (slice(0, 1), slice(0, 5)):
         outputs = program.module()(inputs[batch])
         np.testing.assert_allclose(outputs["probabilities"].numpy(), predicted[batch], atol=1e-4)
 
 
 def test_normalising_inside_takes_values_from_0_to_1(
-    folder: Path, pictures: list[Path], predicted: Values, tmp_path: Path
+    folder: Path, images: list[Path], predicted: Values, tmp_path: Path
 ) -> None:
     report = export(
         folder / "run", tmp_path / "run.pt2", check=folder / "photos", normalize=True, head_dtype="float32"
@@ -139,7 +139,7 @@ def test_normalising_inside_takes_values_from_0_to_1(
     assert report.input["is_normalized_inside"]
     with (tmp_path / "run.pt2").open("rb") as file:
         network = torch.export.load(file).module()
-    plain = torch.from_numpy(prepared(pictures, mean=(0, 0, 0), std=(1, 1, 1)))
+    plain = torch.from_numpy(prepared(images, mean=(0, 0, 0), std=(1, 1, 1)))
     np.testing.assert_allclose(network(plain)["probabilities"].numpy(), predicted, atol=1e-4)
     card = (tmp_path / "run.pt2.md").read_text()
     assert "mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)" in card
@@ -191,7 +191,7 @@ def test_names_of_classes_cannot_change_the_card(name: str, shown: str, folder: 
 def test_the_program_in_the_card_runs(
     suffix: str,
     folder: Path,
-    pictures: list[Path],
+    images: list[Path],
     predicted: Values,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -202,7 +202,7 @@ def test_the_program_in_the_card_runs(
     prepare, use = re.findall(r"```python\n(.*?)```", (tmp_path / f"run{suffix}.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(prepare, names)
-    names["pictures"] = torch.stack([names["transform"](Image.open(each)) for each in pictures])
+    names["pictures"] = torch.stack([names["transform"](Image.open(each)) for each in images])
     if suffix == ".onnx":
         names["pictures"] = names["pictures"].numpy()
     monkeypatch.chdir(tmp_path)
@@ -237,13 +237,13 @@ def test_features_in_bf16_are_said_to_differ(folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_fine_tuned_network_is_exported_whole(
-    suffix: str, fine_tuned: Path, folder: Path, pictures: list[Path], tmp_path: Path, onnxruntime: Any
+    suffix: str, fine_tuned: Path, folder: Path, images: list[Path], tmp_path: Path, onnxruntime: Any
 ) -> None:
     out = tmp_path / f"run{suffix}"
     report = export(fine_tuned, out, check=folder / "photos")
     assert report.check.difference < 1e-4 < report.check.difference_from_predict
     assert "the run computes in bf16, the file in float32" in report.warnings[0]
-    inputs = normalized(pictures)
+    inputs = normalized(images)
     network = timm.create_model(f"local-dir:{fine_tuned}", pretrained=True).eval()
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs)).softmax(dim=1).numpy()
@@ -263,27 +263,27 @@ def test_a_fine_tuned_network_is_exported_whole(
     assert "frozen" not in card
 
 
-def test_pictures_that_show_little_are_said_to(folder: Path, tmp_path: Path) -> None:
+def test_images_that_show_little_are_said_to(folder: Path, tmp_path: Path) -> None:
     grey = tmp_path / "grey"
     grey.mkdir()
     for number in range(3):
         Image.new("RGB", (40, 40), (128, 128, 128)).save(grey / f"{number}.png")
-    (grey / "broken.png").write_bytes(b"no picture")
+    (grey / "broken.png").write_bytes(b"no image")
     report = export(folder / "run", tmp_path / "run.pt2", check=grey)
     assert report.check.n_pictures == 3
-    assert "shows little; give other pictures with --check" in report.warnings[0]
+    assert "shows little; give other images with --check" in report.warnings[0]
 
 
 def test_a_network_for_one_batch_size_is_refused() -> None:
     class Pairs(torch.nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pictures.reshape(2, -1)[:, : int(pictures.shape[0])]
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.reshape(2, -1)[:, : int(images.shape[0])]
 
     with pytest.raises(InputError, match=r"cannot be traced with a free batch size: .*toptune predict"):
         trace(Pairs(), (8, 8))
 
 
-def test_the_default_pictures_are_the_built_in_ones_whatever_lies_here(
+def test_the_default_images_are_the_built_in_ones_whatever_lies_here(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -84,10 +84,10 @@ def test_softmax_of_logits_are_the_head_s_probabilities(
     )
     X = X.astype(np.float32)
     head = make_head(name, params=params, cv=3).fit(X[:200], [f"class {code}" for code in y[:200]])
-    # Rows that were trained on too: of the same place as centres.
+    # Rows that were trained on too: of the same place as centers.
     expected = head.predict_proba(X)
     assert expected.std() > 0.1, "the comparison would show little"
-    # Nearest neighbours are searched in float32 where training and prediction are.
+    # Nearest neighbors are searched in float32 where training and prediction are.
     for dtype, tolerance in ((torch.float64, 1e-4 if name == "knn" else 1e-6), (torch.float32, 2e-3)):
         logits = HeadModule(head, dtype)(torch.from_numpy(X))
         assert logits.dtype == dtype

@@ -1,4 +1,4 @@
-"""Fine-tuning from pictures to a run: what is learnt, what is frozen, what is written, what is refused."""
+"""Fine-tuning from images to a run: what is learnt, what is frozen, what is written, what is refused."""
 
 import csv
 import json
@@ -123,7 +123,7 @@ def test_what_is_saved_scores_what_was_measured(folder: Path, tmp_path: Path) ->
     assert again["confusion_matrix"] == run.metrics["confusion_matrix"]
 
 
-def test_what_was_said_of_each_test_picture_is_kept(folder: Path) -> None:
+def test_what_was_said_of_each_test_image_is_kept(folder: Path) -> None:
     said = pq.read_table(folder / "run" / "predictions.parquet").to_pylist()
     answers = Classifier.load(folder / "run").predict([folder / "photos" / each["id"] for each in said])
     assert [each["predicted"] for each in said] == [each.label for each in answers]
@@ -218,7 +218,7 @@ def test_test_rows_are_read_once_and_only_in_the_end(
     n_epochs_before_test: list[int] = []
 
     def progress(report: Any) -> None:
-        if report.doing in ("reading the test pictures", "testing"):
+        if report.doing in ("reading the test images", "testing"):
             n_epochs_before_test.append(len(done))
         elif report.doing == "training" and report.done == report.total:
             done.append(report.epoch)
@@ -293,15 +293,15 @@ def test_a_rate_that_diverges_is_reported_and_others_go_on(photos: Path, tmp_pat
     assert not (tmp_path / "none").exists()
 
 
-def test_pictures_that_fail_are_refused_by_name_unless_allowed(photos: Path, tmp_path: Path) -> None:
+def test_images_that_fail_are_refused_by_name_unless_allowed(photos: Path, tmp_path: Path) -> None:
     sound = finetune(photos, out=tmp_path / "sound", **QUICK)
     table = pq.read_table(sound.folder / "rows.parquet").to_pylist()
     fitted = {row["id"] for row in table if row["role"] == "train"} - {
         *sound.config["split"]["validation_ids"]
     }
     train_id, test_id = min(fitted), next(row["id"] for row in table if row["role"] == "test")
-    (photos / train_id).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=rf"'{train_id}' \(not a picture .*--max-failures 1"):
+    (photos / train_id).write_bytes(b"no image")
+    with pytest.raises(InputError, match=rf"'{train_id}' \(not an image .*--max-failures 1"):
         finetune(photos, out=tmp_path / "run", **QUICK)
     run = finetune(photos, out=tmp_path / "run", max_failures=1, **QUICK)
     assert (run.metrics["n_skipped"], run.metrics["n_train"], run.metrics["n_test"]) == (1, 29, 6)
@@ -317,17 +317,17 @@ def test_pictures_that_fail_are_refused_by_name_unless_allowed(photos: Path, tmp
     assert run.metrics["costs"]["sessions"] == 2
 
 
-def test_what_failed_must_leave_every_class_a_picture(photos: Path, tmp_path: Path) -> None:
+def test_what_failed_must_leave_every_class_a_image(photos: Path, tmp_path: Path) -> None:
     for path in (photos / "cross").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no picture of class 'cross' is left to train on"):
+    with pytest.raises(InputError, match="no image of class 'cross' is left to train on"):
         finetune(photos, out=tmp_path / "run", allow_failed=True, **QUICK)
 
 
 def test_all_of_the_validation_part_may_not_fail(photos: Path, tmp_path: Path) -> None:
     for name in finetune(photos, out=tmp_path / "run", **QUICK).config["split"]["validation_ids"]:
-        (photos / name).write_bytes(b"no picture")
-    with pytest.raises(InputError, match="all 6 validation pictures failed"):
+        (photos / name).write_bytes(b"no image")
+    with pytest.raises(InputError, match="all 6 validation images failed"):
         finetune(photos, out=tmp_path / "other", allow_failed=True, **QUICK)
 
 

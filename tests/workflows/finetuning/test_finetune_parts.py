@@ -22,7 +22,7 @@ from toptune.extract import load_backbone, open_source
 from toptune.store import CorruptError, InputError, Manifest
 from toptune.workflows import FineTuneOptions
 from toptune.workflows.finetuning.augmentation import Augmentation
-from toptune.workflows.finetuning.images import PictureLoader
+from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import cosine_schedule, epoch_batches
 from toptune.workflows.finetuning.progress import ProgressReport, finetune_progress
 from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over, search_warnings
@@ -51,26 +51,26 @@ def test_augmentation_is_timms_own() -> None:
     cropping = create_transform(
         **CONFIG, **NORM, is_training=True, color_jitter=None, hflip=0.0, scale=(0.2, 1.0)
     )
-    picture, n_flipped = draw(3, (90, 60)), 0
+    image, n_flipped = draw(3, (90, 60)), 0
     for seed in range(40):
         random.seed(seed)
-        expected = cropping(picture).permute(1, 2, 0).mul(127.5).add(127.5).round().byte().numpy()
-        found = ours(picture, seed)
+        expected = cropping(image).permute(1, 2, 0).mul(127.5).add(127.5).round().byte().numpy()
+        found = ours(image, seed)
         is_flipped = np.array_equal(found, expected[:, ::-1]) and not np.array_equal(found, expected)
         assert is_flipped or np.array_equal(found, expected)
         n_flipped += is_flipped
     assert 10 < n_flipped < 30
 
 
-def test_augmentation_depends_on_nothing_but_picture_and_seed() -> None:
+def test_augmentation_depends_on_nothing_but_image_and_seed() -> None:
     augmentation = Augmentation(CONFIG | NORM, flips=True, least_scale=0.08)
-    picture = draw(1, (64, 48))
+    image = draw(1, (64, 48))
     random.seed(7)
     before = random.getstate()
-    alone = [augmentation(picture, seed) for seed in range(60)]
+    alone = [augmentation(image, seed) for seed in range(60)]
     assert random.getstate() == before
     with ThreadPoolExecutor(4) as pool:
-        together = [*pool.map(lambda seed: augmentation(picture, seed), range(60))]
+        together = [*pool.map(lambda seed: augmentation(image, seed), range(60))]
     np.testing.assert_array_equal(alone, together)
 
 
@@ -136,21 +136,21 @@ def test_a_network_refuses_anothers_state() -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     return save_shapes(tmp_path / "photos")
 
 
-def open_loader(pictures: Path, cache_bytes: int, workers: int = 2) -> PictureLoader:
+def open_loader(images: Path, cache_bytes: int, workers: int = 2) -> ImageLoader:
     backbone = load_backbone(MODEL)
     augmentation = Augmentation(backbone.transform.config, flips=True, least_scale=0.3)
-    source = open_source(pictures)
-    return PictureLoader(source, backbone, augmentation, seed=3, workers=workers, cache_bytes=cache_bytes)
+    source = open_source(images)
+    return ImageLoader(source, backbone, augmentation, seed=3, workers=workers, cache_bytes=cache_bytes)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 30_000, 10**9])
-def test_pictures_are_the_same_from_memory_and_from_files(pictures: Path, cache_bytes: int) -> None:
+def test_images_are_the_same_from_memory_and_from_files(images: Path, cache_bytes: int) -> None:
     batches = [[0, 5, 9], [30, 2], [11]]
-    with open_loader(pictures, 0, workers=1) as plain, open_loader(pictures, cache_bytes) as cached:
+    with open_loader(images, 0, workers=1) as plain, open_loader(images, cache_bytes) as cached:
         assert cached.look_at(range(36), is_training=True, seen=lambda _n: None) == {}
         assert cached.cached_bytes <= cache_bytes
         assert (cached.cached_bytes > 0) == (cache_bytes > 0)
@@ -160,12 +160,12 @@ def test_pictures_are_the_same_from_memory_and_from_files(pictures: Path, cache_
                 assert torch.equal(found, wanted)
         for found, rows in zip(cached.batches(batches), batches, strict=True):
             for pixels, row in zip(found, rows, strict=True):
-                source, backbone = open_source(pictures), load_backbone(MODEL)
+                source, backbone = open_source(images), load_backbone(MODEL)
                 expected_pixels = backbone.transform.pixels(backbone.decode(source.read(row)))
                 np.testing.assert_array_equal(pixels.numpy(), expected_pixels)
 
 
-def test_epochs_differ_and_large_pictures_are_kept_small(tmp_path: Path) -> None:
+def test_epochs_differ_and_large_images_are_kept_small(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     draw(1, (400, 300)).save(tmp_path / "a" / "1.png")
@@ -298,17 +298,17 @@ def test_options_that_change_no_number_are_not_part_of_the_identity() -> None:
         FineTuneOptions(pacience=4)  # type: ignore[call-arg]
 
 
-def test_pretrained_weights_are_never_replaced_by_random_ones(tmp_path: Path, pictures: Path) -> None:
+def test_pretrained_weights_are_never_replaced_by_random_ones(tmp_path: Path, images: Path) -> None:
     folder = save_model(tmp_path / "tiny.net", seed=1)
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="weights"):
-        make_task(pictures, model=f"local-dir:{folder}", options=FineTuneOptions())
+        make_task(images, model=f"local-dir:{folder}", options=FineTuneOptions())
 
 
-def test_weights_of_a_checkpoint_are_taken(tmp_path: Path, pictures: Path) -> None:
+def test_weights_of_a_checkpoint_are_taken(tmp_path: Path, images: Path) -> None:
     folder = save_model(tmp_path / "tiny.net", seed=1)
     options = FineTuneOptions(weights=str(folder / "model.safetensors"), img_size=32)
-    task = make_task(pictures, model="test_efficientnet", options=options)
+    task = make_task(images, model="test_efficientnet", options=options)
     own = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     for name, value in task.backbone.model.state_dict().items():
         assert torch.equal(value, own[name])

@@ -55,7 +55,7 @@ def test_interrupted_at_any_moment_equals_undisturbed(
 ) -> None:
     options = OPTIONS | options
     finetune(photos, out=tmp_path / "undisturbed", **options)
-    # 30 pictures are read; an epoch has 3 batches and one of validation.
+    # 30 images are read; an epoch has 3 batches and one of validation.
     sessions = 0
     while not (tmp_path / "run").exists():
         sessions += 1

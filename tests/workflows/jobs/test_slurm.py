@@ -16,7 +16,7 @@ from tiny import feature_bytes
 
 from toptune.store import FeatureCache, FeatureStore, shard_units
 
-PICTURES, UNIT_ROWS, TASKS = 510, 64, 2
+IMAGES, UNIT_ROWS, TASKS = 510, 64, 2
 EXTRACT = ("--model", MODEL, "--layers", "all", "-b", "8", "-j", "1", "--img-size", "224")
 
 
@@ -50,7 +50,7 @@ def units_of(root: Path) -> dict[str, set[int]]:
 def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tmp_path: Path) -> None:
     began = time.monotonic()
     folder = tmp_path / "it's shared, 100%"
-    save_shapes(folder / "photos", per_class=PICTURES // 3)
+    save_shapes(folder / "photos", per_class=IMAGES // 3)
     environment = dict(cluster.environment) | {"OMP_NUM_THREADS": "1"}
     out = toptune(
         "jobs", "slurm", folder / "photos", "--store", folder / "store", *EXTRACT, "--out", folder / "jobs",
@@ -63,7 +63,7 @@ def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tm
 
     # Each task works on its own units. The first gets the signal that announces the end of its time, the node
     # of the second is cut off, both while they have some units and lack some.
-    n_units = -(-PICTURES // UNIT_ROWS)
+    n_units = -(-IMAGES // UNIT_ROWS)
     first, second = (set(shard_units(n_units, task, TASKS)) for task in range(TASKS))
 
     def stored() -> set[int]:
@@ -119,7 +119,7 @@ def test_a_job_array_that_loses_a_node_ends_as_a_single_run(cluster: Cluster, tm
     )
     assert json.loads(clean)["damaged"] == []
     metrics = json.loads((folder / "jobs" / "run" / "metrics.json").read_text())
-    assert metrics["n_train"] + metrics["n_test"] == PICTURES
+    assert metrics["n_train"] + metrics["n_test"] == IMAGES
     assert metrics["accuracy"] > 0.8
     missing = sorted(set(range(n_units)) - before)
     print(

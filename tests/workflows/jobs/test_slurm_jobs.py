@@ -95,7 +95,7 @@ def test_only_what_is_missing_counts() -> None:
 
 def test_sizes_that_cannot_be() -> None:
     plan = plan_of(1_000_000, 4096)
-    with pytest.raises(InputError, match=r"one unit of 4096 pictures takes 512 s.* give --time 13m"):
+    with pytest.raises(InputError, match=r"one unit of 4096 images takes 512 s.* give --time 13m"):
         size_jobs(plan, images_per_second=10, weights_bytes=MiB, time_seconds=600)
     with pytest.raises(InputError, match="images_per_second is 0"):
         size_jobs(plan, images_per_second=0, weights_bytes=MiB)
@@ -110,7 +110,7 @@ def test_slurms_spelling_of_time() -> None:
 
 @pytest.fixture
 def awkward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose name needs every kind of quoting, with pictures of an awkward name in it."""
+    """A folder whose name needs every kind of quoting, with images of an awkward name in it."""
     folder = tmp_path / "it's $HOME 100%; `x`"
     folder.mkdir()
     save_shapes(folder / "my photos", per_class=4)

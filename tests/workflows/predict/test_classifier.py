@@ -1,4 +1,4 @@
-"""`Classifier`: the same answers as the store gives, from pictures."""
+"""`Classifier`: the same answers as the store gives, from images."""
 
 import shutil
 from pathlib import Path
@@ -35,18 +35,18 @@ def model_folder(tmp_path: Path) -> Path:
     return save_model(tmp_path / "models" / "tiny.net", seed=1)
 
 
-def test_features_of_pictures_are_those_in_the_store(folder: Path, classifier: Classifier) -> None:
+def test_features_of_images_are_those_in_the_store(folder: Path, classifier: Classifier) -> None:
     cache = FeatureStore.open(folder / "store").cache(MODEL, "photos")
     stored = cache.blocks([array.name for array in classifier.run.arrays]).take([0, 20])
-    pictures = [folder / "photos" / cache.manifest.ids[row] for row in (0, 20)]
-    inputs = [classifier.backbone.transform(decode_image(each.read_bytes())) for each in pictures]
+    images = [folder / "photos" / cache.manifest.ids[row] for row in (0, 20)]
+    inputs = [classifier.backbone.transform(decode_image(each.read_bytes())) for each in images]
     computed = classifier.features(torch.stack(inputs))
     assert computed.shape == stored.shape
     # Other batch mates may change the last bit of float16, no more.
     np.testing.assert_allclose(computed, stored, rtol=2e-3, atol=2e-3)
 
 
-def test_one_answer_a_picture_in_the_order_given(folder: Path, classifier: Classifier) -> None:
+def test_one_answer_a_image_in_the_order_given(folder: Path, classifier: Classifier) -> None:
     paths = [folder / "photos" / shape / "000.png" for shape in ("square", "disc", "cross")]
     answers = classifier.predict([paths[0], paths[1].read_bytes(), str(paths[2])], batch_size=2)
     assert [answer.path for answer in answers] == [str(paths[0]), "image 1", str(paths[2])]
@@ -59,7 +59,7 @@ def test_one_answer_a_picture_in_the_order_given(folder: Path, classifier: Class
 
 
 @pytest.mark.parametrize("spec", ["none", "l2", "power", "pca:0.9", "whiten:5", "ternary", "l2,standardise"])
-def test_every_preprocessing_is_done_to_pictures_too(spec: str, folder: Path, tmp_path: Path) -> None:
+def test_every_preprocessing_is_done_to_images_too(spec: str, folder: Path, tmp_path: Path) -> None:
     run = train(
         folder / "store", dataset="photos", model=MODEL, layers="all", head="ridge", preprocess=spec, cv=3,
         out=tmp_path / "run",
@@ -70,8 +70,8 @@ def test_every_preprocessing_is_done_to_pictures_too(spec: str, folder: Path, tm
         .blocks([array.name for array in run.arrays], run.test_rows)
     )[1]
     manifest = FeatureStore.open(folder / "store").cache(MODEL, "photos").manifest
-    pictures = [folder / "photos" / manifest.ids[row] for row in run.test_rows]
-    answers = Classifier.load(tmp_path / "run").predict(pictures)
+    images = [folder / "photos" / manifest.ids[row] for row in run.test_rows]
+    answers = Classifier.load(tmp_path / "run").predict(images)
     computed = [[answer.probabilities[name] for name in run.classes] for answer in answers]
     # Ternary values jump where the last bit of float16 does.
     np.testing.assert_allclose(computed, stored, atol=0.05 if spec == "ternary" else 0.01)
@@ -140,27 +140,27 @@ def test_a_backbone_that_has_moved_is_given_its_place(model_folder: Path, tmp_pa
     assert evaluate(tmp_path / "run", data=photos, weights=weights)["accuracy"] == found["accuracy"]
 
 
-def test_a_picture_that_is_not_there(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_image_that_is_not_there(classifier: Classifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         classifier.predict(tmp_path / "none.png")
-    with pytest.raises(InputError, match="holds no picture; give"):
+    with pytest.raises(InputError, match="holds no image; give"):
         classifier.predict(tmp_path)
     (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(InputError, match="only 1 files without a picture's suffix"):
+    with pytest.raises(InputError, match="only 1 files without an image's suffix"):
         classifier.predict(tmp_path)
 
 
 def test_a_folder_is_walked_as_extract_walks_it(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
-    picture = (folder / "photos" / "disc" / "000.png").read_bytes()
+    image = (folder / "photos" / "disc" / "000.png").read_bytes()
     data = tmp_path / "clothes"
     names = ("test/hat/1.PNG", "train/hat/2.png", "train/shoe/3.jpg")
     hidden = (".git/x.png", "train/.thumbs/x.png", "train/hat/.x.png", "__MACOSX/x.png")
     others = ("README.json", "LICENSE", "train/Thumbs.db", "train/desktop.ini", "train/hat/list.csv")
     for name in (*names, *hidden, *others):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
-        (data / name).write_bytes(picture)
+        (data / name).write_bytes(image)
     (tmp_path / "more" / "deep").mkdir(parents=True)
-    (tmp_path / "more" / "deep" / "4.png").write_bytes(picture)
+    (tmp_path / "more" / "deep" / "4.png").write_bytes(image)
     (data / "train" / "shoe" / "link").symlink_to(tmp_path / "more")
     (data / "train" / "shoe" / "up").symlink_to(data)
     (data / "train" / "shoe" / "gone.png").symlink_to(tmp_path / "nothing")
@@ -176,7 +176,7 @@ def test_a_folder_is_walked_as_extract_walks_it(folder: Path, classifier: Classi
     assert named.label is not None
 
 
-def test_evaluation_of_pictures_needs_known_labels(folder: Path, tmp_path: Path) -> None:
+def test_evaluation_of_images_needs_known_labels(folder: Path, tmp_path: Path) -> None:
     other = save_shapes(tmp_path / "other", per_class=3)
     (other / "disc").rename(other / "ring")
     with pytest.raises(InputError, match="ring"):
@@ -189,35 +189,35 @@ def test_evaluation_of_pictures_needs_known_labels(folder: Path, tmp_path: Path)
         evaluate(folder / "run", model=MODEL)
 
 
-def test_evaluation_counts_unreadable_pictures_and_names_them(folder: Path, tmp_path: Path) -> None:
+def test_evaluation_counts_unreadable_images_and_names_them(folder: Path, tmp_path: Path) -> None:
     data = save_shapes(tmp_path / "other", per_class=3)
     whole = evaluate(folder / "run", data=data)
     assert (whole["n_test"], whole["n_failed"], whole["failed"]) == (9, 0, {})
     figures, *_, costs = describe_metrics(whole).splitlines()
-    assert figures.endswith("on 9 pictures")
+    assert figures.endswith("on 9 images")
     assert costs == describe_costs(whole["costs"])
     (data / "cross" / "broken.png").symlink_to(tmp_path / "nothing")
     (data / "disc" / "a.png").write_text("text")
     found = evaluate(folder / "run", data=data)
     assert found["failed"] == {
         "cross/broken.png": "cannot be read: No such file or directory",
-        "disc/a.png": "not a picture in a format that Pillow reads",
+        "disc/a.png": "not an image in a format that Pillow reads",
     }
     same = ("n_test", "accuracy", "per_class", "confusion_matrix")
     assert {name: found[name] for name in same} == {name: whole[name] for name in same}
     assert found["n_failed"] == 2
     figures = describe_metrics(found).splitlines()[0]
-    assert figures.endswith("on 9 pictures; 2 could not be read and are left out")
+    assert figures.endswith("on 9 images; 2 could not be read and are left out")
 
 
-def test_pictures_that_were_trained_on_are_said_to_be(folder: Path, tmp_path: Path) -> None:
+def test_images_that_were_trained_on_are_said_to_be(folder: Path, tmp_path: Path) -> None:
     run, done = Run.load(folder / "run"), []
     found = evaluate(folder / "run", data=folder / "photos", progress=lambda *standing: done.append(standing))
     assert done == [(n, found["n_test"]) for n in range(found["n_test"])]
     assert found["n_named_as_trained"] == len(run.train_rows)
     figures, note, _ = describe_metrics(found).splitlines()
-    assert figures.endswith(f"on {found['n_test']} pictures")
-    assert note.startswith(f"note: {len(run.train_rows)} of them have the names of pictures")
+    assert figures.endswith(f"on {found['n_test']} images")
+    assert note.startswith(f"note: {len(run.train_rows)} of them have the names of images")
     ids = open_source(folder / "photos").manifest().ids
     rows = "".join(f"{folder}/photos/{ids[row]},{Path(ids[row]).parent},test\n" for row in run.test_rows[:4])
     rows += "".join(f"{folder}/photos/{ids[row]},{Path(ids[row]).parent},train\n" for row in run.train_rows)
@@ -232,7 +232,7 @@ def test_evaluation_of_nothing_that_can_be_read(folder: Path, tmp_path: Path) ->
         (tmp_path / "disc").mkdir(exist_ok=True)
         (tmp_path / "disc" / f"{number}.png").write_text("text")
     with pytest.raises(
-        InputError, match=r"none of the 5 pictures .* read: disc/0\.png: not a picture.*disc/2\.png: [^;]*$"
+        InputError, match=r"none of the 5 images .* read: disc/0\.png: not an image.*disc/2\.png: [^;]*$"
     ):
         evaluate(folder / "run", data=tmp_path)
     empty = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss"))

@@ -48,7 +48,7 @@ def test_it_opens_from_disk_without_a_word(
     page.requests.clear()
     page.open(address, width=width, is_dark=is_dark)
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-    page.save_picture(tmp_path / "page.png")
+    page.save_image(tmp_path / "page.png")
     assert page.messages == []
     assert page.requests == [address]
     assert page.evaluate("document.scripts.length") == 1
@@ -59,8 +59,8 @@ def test_it_opens_from_disk_without_a_word(
     # pets against seconds and energy, speed-up, layers; and two for each of three settings.
     assert len(sizes) == 4 + 2 * 3
     assert min(sizes) > 90
-    with Image.open(tmp_path / "page.png") as picture:
-        brightness = sum(picture.convert("RGB").getpixel((2, 2))) / 3  # type: ignore[arg-type]
+    with Image.open(tmp_path / "page.png") as image:
+        brightness = sum(image.convert("RGB").getpixel((2, 2))) / 3  # type: ignore[arg-type]
     assert (brightness < 60) if is_dark else (brightness > 200)
 
 

@@ -144,16 +144,16 @@ def test_sizes_and_other_settings_do_not_share_a_name_or_a_mean(tmp_path: Path) 
     page = (tmp_path / "page.html").read_text()
     legend = re.findall(r'<b class="c\d">.</b> ([^<]+)</span>', page)
     assert legend == [
-        "falkon, all pictures, n centers 1000", "falkon, all pictures, n centers 50", "lda, 5 a class",
-        "ridge, 30 pictures", "ridge, 40 pictures",
+        "falkon, all images, n centers 1000", "falkon, all images, n centers 50", "lda, 5 a class",
+        "ridge, 30 images", "ridge, 40 images",
     ]  # fmt: skip
     panels = re.findall(r"<figcaption>([^<]+resnet10t.demo)</figcaption>(.*?)</figure>", page, re.DOTALL)
     shown = {heading.split(" · ")[0]: re.findall(r"<title>([^:<]+):", panel) for heading, panel in panels}
     assert shown["mean over 2 data sets"] == ["lda, 5 a class"]
     assert sorted(shown["pets"]) == [
-        "falkon, all pictures, n centers 50",
+        "falkon, all images, n centers 50",
         "lda, 5 a class",
-        "ridge, 30 pictures",
+        "ridge, 30 images",
     ]
 
 
@@ -200,7 +200,7 @@ def test_mistakes_are_the_surest_and_each_once(tmp_path: Path) -> None:
     write_report([tmp_path], out=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     shown = re.findall(r"<small>(\w+/\d+\.png)</small>", page)
-    # Confidence rises with the number of the picture; the last wrong one is number 13.
+    # Confidence rises with the number of the image; the last wrong one is number 13.
     assert [int(re.findall(r"\d+", name)[0]) for name in shown] == list(range(13, 1, -1))
     assert "12 of 28 wrong predictions" in page
 
@@ -233,7 +233,7 @@ def test_thumbnails_are_small_and_part_of_the_page(tmp_path: Path) -> None:
     photos = save_shapes(tmp_path / "photos", per_class=7)
     ids = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))[:20]
     make_run(tmp_path / "run", ids=ids, wrong=3)
-    (photos / ids[1]).write_bytes(b"no picture")
+    (photos / ids[1]).write_bytes(b"no image")
     (photos / ids[2]).unlink()
     write_report([tmp_path / "run"], out=tmp_path / "page.html", data={"pets": photos})
     page = (tmp_path / "page.html").read_text()
@@ -241,17 +241,17 @@ def test_thumbnails_are_small_and_part_of_the_page(tmp_path: Path) -> None:
     (image,) = (attributes for tag, attributes in elements.found if tag == "img")
     assert image["alt"] == ids[0]
     encoded = (image["src"] or "").removeprefix("data:image/jpeg;base64,")
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-        assert picture.size == (48, 48)
-    assert "not among the pictures any more" in elements.text
-    assert "not a picture in a format that Pillow reads" in elements.text
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as thumbnail:
+        assert thumbnail.size == (48, 48)
+    assert "not among the images any more" in elements.text
+    assert "not an image in a format that Pillow reads" in elements.text
     assert "Pictures are shown with" not in elements.text
 
 
-def test_pictures_of_other_data_are_refused(tmp_path: Path) -> None:
+def test_images_of_other_data_are_refused(tmp_path: Path) -> None:
     photos = save_shapes(tmp_path / "photos", per_class=2)
     make_run(tmp_path / "run")
-    with pytest.raises(InputError, match=r"has no picture 'cat/0.png', which a run on 'pets' tested"):
+    with pytest.raises(InputError, match=r"has no image 'cat/0.png', which a run on 'pets' tested"):
         write_report([tmp_path / "run"], out=tmp_path / "page.html", data={"pets": photos})
     with pytest.raises(InputError, match=r"no run is on data set 'dogs'; they are on pets"):
         write_report([tmp_path / "run"], out=tmp_path / "page.html", data={"dogs": photos})
@@ -262,7 +262,7 @@ def test_runs_without_test_rows_are_listed_and_noted(tmp_path: Path) -> None:
     make_run(tmp_path / "a", n_test=0, wrong=0)
     summary = write_report([tmp_path], out=tmp_path / "page.html")
     text = Elements((tmp_path / "page.html").read_text()).text
-    assert "1 run without test pictures" in summary.notes[0]
+    assert "1 run without test images" in summary.notes[0]
     assert "Every setting" in text
     assert "Accuracy and what it costs" not in text
     assert "Closer" not in text

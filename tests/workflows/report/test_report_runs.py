@@ -74,7 +74,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda run: change(run, "metrics.json", accuracy=1.5), "no accuracy between 0 and 1"),
     (lambda run: change(run, "metrics.json", accuracy="good"), "no accuracy between 0 and 1"),
     (lambda run: change(run, "metrics.json", seconds={"total": float("nan")}), "no seconds"),
-    (lambda run: change(run, "metrics.json", n_train="many"), "no numbers of pictures"),
+    (lambda run: change(run, "metrics.json", n_train="many"), "no numbers of images"),
     (lambda run: change(run, "metrics.json", confusion_matrix=[[1, 2]]), "confusion matrix"),
     (lambda run: change(run, "metrics.json", confusion_matrix=[[1] * 3] * 3), "confusion matrix"),
 ]
@@ -174,8 +174,8 @@ def test_a_backbones_own_options_are_compared_within_it(tmp_path: Path) -> None:
     [
         ([{}, {}], ["lda", "ridge"]),
         ([{"shots": 5}, {"shots": 5}], ["lda", "ridge"]),
-        ([{"shots": 5}, {}], ["lda, 5 a class", "ridge, all pictures"]),
-        ([{"train_size": 2000}, {"shots": 5}], ["lda, 2000 pictures", "ridge, 5 a class"]),
+        ([{"shots": 5}, {}], ["lda, 5 a class", "ridge, all images"]),
+        ([{"train_size": 2000}, {"shots": 5}], ["lda, 2000 images", "ridge, 5 a class"]),
     ],
 )
 def test_names_say_their_size_where_sizes_differ(
@@ -204,7 +204,7 @@ def test_costs_count_only_where_every_run_has_them(tmp_path: Path) -> None:
     assert setting.cost("phases") is None
 
 
-def test_a_fine_tuning_is_on_the_data_set_that_has_its_pictures(tmp_path: Path) -> None:
+def test_a_fine_tuning_is_on_the_data_set_that_has_its_images(tmp_path: Path) -> None:
     for name, kind, dataset, digest in (
         ("a", None, "trash", "1"), ("b", "finetune", "trashnet", "1"), ("c", "finetune", "others", "2"),
     ):  # fmt: skip
@@ -224,7 +224,7 @@ def test_pairs_share_data_set_backbone_size_and_seed(tmp_path: Path) -> None:
     make_run(tmp_path / "other", seed=0, dataset="cells", kind="finetune")
     settings, _ = make_settings(read_runs([tmp_path], progress=NO_PROGRESS))
     (found,) = compare_with_finetuning(settings)
-    assert (found.method, found.finetuning) == ("ridge, all pictures", "fine-tuning, all pictures")
+    assert (found.method, found.finetuning) == ("ridge, all images", "fine-tuning, all images")
     assert found.speedups.tolist() == [50, 100]
     assert found.speedups_with_extraction.tolist() == [40]
     np.testing.assert_allclose(found.differences, [-0.05, -0.05])

@@ -25,7 +25,7 @@ MODEL = "resnet10t.toptune_glyphs"
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """Write a small study beside the pictures."""
+    """Write a small study beside the images."""
     if not (folder / "photos").exists():
         save_shapes(folder / "photos")
     content: dict[str, Any] = {
@@ -204,7 +204,7 @@ def test_what_is_not_there_is_refused_before_anything_is_done(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "small.yaml"]
 
 
-def test_a_finished_study_needs_no_pictures(tmp_path: Path) -> None:
+def test_a_finished_study_needs_no_images(tmp_path: Path) -> None:
     path = write(tmp_path, layers=["last"], heads={"ncm": {}}, seeds=1)
     run_study(path)
     (tmp_path / "photos").rename(tmp_path / "away")

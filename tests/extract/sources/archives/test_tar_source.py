@@ -284,7 +284,7 @@ def test_a_long_chain_of_long_names_is_damage(tmp_path: Path) -> None:
         ({"a.png": PNG, "a.jpg": PNG}, "have one key"),
         ({"a.v1.png": PNG, "a.v2.png": PNG}, "have one key"),
         ({"a.png": PNG, "./a.png": PNG}, "holds './a.png' twice"),
-        ({"a.txt": b"x", "b.heic": b"x"}, "hold no pictures"),
+        ({"a.txt": b"x", "b.heic": b"x"}, "hold no images"),
         ({"a.png": PNG, "a.json": b"{"}, "no JSON"),
         ({"a.png": PNG, "a.json": b'{"label": 0.5}'}, r"label 0\.5"),
         ({"a.png": PNG, "a.json": b'{"labels": ["x|y"]}'}, r"'x\|y'"),
@@ -346,7 +346,7 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
 
 
 def test_opening_is_quick_and_takes_little_memory(tmp_path: Path) -> None:
-    """Ten thousand pictures with labels; a hundred thousand were measured at ten times this."""
+    """Ten thousand images with labels; a hundred thousand were measured at ten times this."""
     folder = tmp_path / "shards"
     folder.mkdir()
     for shard in range(10):

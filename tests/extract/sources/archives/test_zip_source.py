@@ -69,7 +69,7 @@ def test_an_archive_with_something_before_it_and_zip64(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="with bzip2; pack it again"):
         open_source(pack(tmp_path / "b.zip", ["a/1.png"], zipfile.ZIP_BZIP2))
-    with pytest.raises(InputError, match="no pictures among its 1 entries"):
+    with pytest.raises(InputError, match="no images among its 1 entries"):
         open_source(pack(tmp_path / "t.zip", ["notes.txt"]))
     file = pack(tmp_path / "p.zip", ["a/1.png"])
     data = file.read_bytes()
@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         open_source(file)
 
 
-def test_damage_is_noticed_when_a_picture_is_read(tmp_path: Path) -> None:
+def test_damage_is_noticed_when_a_image_is_read(tmp_path: Path) -> None:
     for method, message in (
         (zipfile.ZIP_STORED, "checksum"),
         (zipfile.ZIP_DEFLATED, "damaged in the archive"),

@@ -51,25 +51,25 @@ def test_the_names_of_medmnist_and_labels_of_several_columns(tmp_path: Path) -> 
 def test_stored_arrays_are_mapped_and_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=X)
     part = open_source(tmp_path / "a.npz")._parts[0]  # type: ignore[attr-defined]
-    assert isinstance(part.pictures, np.memmap)
-    assert np.array_equal(part.pictures, X)
+    assert isinstance(part.images, np.memmap)
+    assert np.array_equal(part.images, X)
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": X, "b": Y}, "holds the arrays a, b; pictures are in x_train"),
-        ({"x": X.astype(np.float32) / 255}, "float32; pictures are uint8"),
+        ({"a": X, "b": Y}, "holds the arrays a, b; images are in x_train"),
+        ({"x": X.astype(np.float32) / 255}, "float32; images are uint8"),
         ({"x": np.moveaxis(X, -1, 1)}, "colours last, with numpy.moveaxis"),
         ({"x": X[..., :2]}, r"\(4, 32, 32, 2\)"),
-        ({"x": X, "y": Y[:3]}, r"'y' of .* \(3,\) for 4 pictures"),
+        ({"x": X, "y": Y[:3]}, r"'y' of .* \(3,\) for 4 images"),
         ({"x": X, "y": Y / 3}, "float64; labels are integers or texts"),
         ({"x": X, "y": np.array([[1, 2], [3, 4], [5, 6], [7, 8]])}, "not all 0 and 1"),
         ({"x": X, "y": np.array(list("abcd"), dtype=object)}, "Python objects, which are never loaded"),
         ({"x": X, "images": X}, "both 'x' and 'images'"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_named(
+def test_arrays_that_are_no_images_are_named(
     tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]

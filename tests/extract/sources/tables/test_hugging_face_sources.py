@@ -86,13 +86,13 @@ def test_without_features_the_types_decide(tmp_path: Path, form: str) -> None:
 
 
 @both
-def test_a_row_without_a_picture_keeps_its_place(tmp_path: Path, form: str) -> None:
+def test_a_row_without_a_image_keeps_its_place(tmp_path: Path, form: str) -> None:
     holes = pa.array([None, {"bytes": png(1), "path": "x"}, {"bytes": None, "path": None}], STRUCT)
     source = open_source(save(tmp_path / "d", noted(FEATURES, image=holes, label=pa.array([0, 1, 0])), form))
     assert source.manifest().n_rows == 3
     assert source.read(1) == png(1)
     for row in (0, 2):
-        with pytest.raises(UnreadableImageError, match="no picture"):
+        with pytest.raises(UnreadableImageError, match="no image"):
             source.read(row)
 
 
@@ -100,8 +100,8 @@ def test_a_row_without_a_picture_keeps_its_place(tmp_path: Path, form: str) -> N
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"left": images(0), "right": images(1)}, r"2 columns of pictures \(left, right\).*call one of them"),
-        ({"label": pa.array([0])}, "no column 'path'|0 columns of pictures"),
+        ({"left": images(0), "right": images(1)}, r"2 columns of images \(left, right\).*call one of them"),
+        ({"label": pa.array([0])}, "no column 'path'|0 columns of images"),
         ({"image": images(0), "label": pa.array([5])}, "has the label 5, and its features name 2 classes"),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_cut_off_file_among_others_is_not_passed_over(tmp_path: Path, n_good: 
         open_source(folder)
 
 
-def test_both_forms_hold_the_same_pictures(tmp_path: Path) -> None:
+def test_both_forms_hold_the_same_images(tmp_path: Path) -> None:
     saved, hub = open_source(make_saved(tmp_path)), open_source(make_parquet(tmp_path))
     one = {name: saved.read(row) for row, name in enumerate(saved.manifest().ids)}
     assert one == {name: hub.read(row) for row, name in enumerate(hub.manifest().ids)}
