@@ -13,6 +13,7 @@ HOUSES = ("commands", "costs", "extract", "machine", "store", "train", "workflow
 # at the root.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "text"),
+    ("options",),
     ("machine", "costs", "store/files", "train/numerics"),
     ("store/arrays", "store/datasets"),
     ("store/features",),

@@ -1,0 +1,45 @@
+"""`RunLimits`: where a computation runs and what the computation may take."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypedDict
+
+from toptune.machine.memory import bytes_of
+
+
+class LimitArguments(TypedDict, total=False):
+    """The keywords of `RunLimits`."""
+
+    device: str | None
+    memory_limit: int | str | None
+    dask: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLimits:
+    """Where a fit runs and what the fit may take.
+
+    Attributes
+    ----------
+    device : str, optional
+        torch device of toptune's own heads; the CPU by default.
+    memory_limit : int or str, optional
+        Bytes, or text such as ``2GiB``. A fit whose projected peak is above the limit is refused before any
+        work. Half of the machine's memory by default.
+    dask : str, optional
+        Address of a dask.distributed scheduler whose workers add up sums, or ``local:N`` for N processes on
+        this machine. All workers must see the store under the same path.
+    """
+
+    device: str | None = None
+    memory_limit: int | str | None = None
+    dask: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory_limit is not None:
+            bytes_of(self.memory_limit)
+
+    @cached_property
+    def memory_limit_bytes(self) -> int | None:
+        """The limit in bytes, or None for the machine's own."""
+        return None if self.memory_limit is None else bytes_of(self.memory_limit)

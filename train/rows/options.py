@@ -1,0 +1,58 @@
+"""`RowOptions`: which rows of a data set train and which test."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from toptune.errors import InputError
+
+VAL = ("train", "test", "drop")
+
+
+class RowArguments(TypedDict, total=False):
+    """The keywords of `RowOptions`."""
+
+    seed: int
+    test_fraction: float
+    resplit: bool
+    val: str
+    group_by: str | None
+    shots: int | None
+    train_size: int | None
+    allow_failed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Which rows train and which test; the same values give the same rows.
+
+    Attributes
+    ----------
+    seed : int
+        Of the split and of the sample. The same seed also draws centers and seeds scikit-learn's estimators.
+    test_fraction : float
+        Share of each class that is held out where the manifest names no test rows.
+    resplit : bool
+        Draw a new split even where the manifest names one.
+    val : {"train", "test", "drop"}
+        What the rows of a split ``val`` do.
+    group_by : str, optional
+        Column, or pattern on the id, whose groups stay on one side of the split and in one fold.
+    shots, train_size : int, optional
+        Train on a sample of the training rows only: so many rows of each class, or so many in all; see
+        `toptune.train.rows.few_shot.draw_training_rows`.
+    allow_failed : bool
+        Leave out rows that are not finite (images that failed) instead of refusing them.
+    """
+
+    seed: int = 0
+    test_fraction: float = 0.2
+    resplit: bool = False
+    val: str = "train"
+    group_by: str | None = None
+    shots: int | None = None
+    train_size: int | None = None
+    allow_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.val not in VAL:
+            raise InputError(f"val is {self.val!r}; choose one of {', '.join(VAL)}")
