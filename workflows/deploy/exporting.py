@@ -10,7 +10,6 @@ from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError, NumericalError
 from toptune.store.exchange.exporting import new_target
 from toptune.store.files.provenance import provenance
-from toptune.train.runs.run import Run
 from toptune.workflows.deploy.check import (
     DEFAULT_CHECK,
     ExportCheck,
@@ -22,8 +21,8 @@ from toptune.workflows.deploy.formats import format_of
 from toptune.workflows.deploy.head_modules import check_exportable
 from toptune.workflows.deploy.model_card import describe_export, write_card
 from toptune.workflows.deploy.network import ExportedNetwork, trace
-from toptune.workflows.finetuning.run import is_finetuned
 from toptune.workflows.predict.classifier import Classifier
+from toptune.workflows.predict.frozen_network import FrozenNetwork
 
 TOLERANCE = 1e-4
 HEAD_DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -120,9 +119,9 @@ def export(
         raise InputError(f"head_dtype is {head_dtype!r}; it must be one of {', '.join(HEAD_DTYPES)}")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
-    if not is_finetuned(run):
-        check_exportable(Run.load(run).head.name)
     classifier = Classifier.load(run, model=model, weights=weights)
+    if isinstance(classifier.network, FrozenNetwork):
+        check_exportable(classifier.network.run.head.name)
     plain = classifier.in_float32()
     files, inputs = sample_inputs(plain, check, is_normalized=not normalize)
     expected = probabilities_of(plain, files)

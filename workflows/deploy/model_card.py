@@ -8,7 +8,7 @@ from typing import Any
 
 from toptune.workflows.deploy.network import OUTPUTS
 from toptune.workflows.predict.classifier import Classifier
-from toptune.workflows.predict.finetuned_network import FineTunedClassifier
+from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 
 _TEMPLATE = Path(__file__).with_suffix(".md")
 _LISTED_CLASSES = 200
@@ -68,7 +68,7 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
 
 def _trained_parts(classifier: Classifier, head_dtype: str) -> tuple[list[str], dict[str, Any]]:
     """Name the layers that are used, all of a fine-tuned network, and tell what was trained."""
-    if isinstance(classifier, FineTunedClassifier):
+    if isinstance(classifier.network, FineTunedNetwork):
         config = classifier.record.config
         name = f"fine-tuned ({config['options']['depth']})"
         return ["all"], {

@@ -12,7 +12,7 @@ from toptune.workflows.deploy.backbone_module import FeatureModule
 from toptune.workflows.deploy.head_modules import HeadModule
 from toptune.workflows.deploy.preprocessing_modules import PreprocessingModule
 from toptune.workflows.predict.classifier import Classifier
-from toptune.workflows.predict.finetuned_network import FineTunedClassifier
+from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 
 OUTPUTS = ("probabilities", "logits")
 
@@ -51,7 +51,7 @@ class ExportedNetwork(nn.Module):
 
 def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
     """Give what computes logits of normalized images."""
-    if isinstance(classifier, FineTunedClassifier):
+    if isinstance(classifier.network, FineTunedNetwork):
         network: nn.Module = copy.deepcopy(classifier.backbone.model)
         return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
     run = classifier.run

@@ -1,4 +1,4 @@
-"""`Classifier`: a RUN folder and its backbone, from images to labels."""
+"""`Classifier`: a RUN folder and its network, from images to labels."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -8,30 +8,47 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.errors import InputError, UnreadableImageError, WeightsError
-from toptune.extract.backbone.backbone import Backbone, load_backbone
-from toptune.machine.devices import resolve_device
-from toptune.store.features.blocks import ArrayBlocks
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.backbone.backbone import Backbone
 from toptune.train.runs.run import Run
 from toptune.workflows.finetuning.run import FineTunedRun, is_finetuned
+from toptune.workflows.predict.finetuned_network import FineTunedNetwork
+from toptune.workflows.predict.frozen_network import FrozenNetwork
 from toptune.workflows.predict.images import ImageLike, find_images
 from toptune.workflows.predict.predictions import Prediction
 
+Network = FrozenNetwork | FineTunedNetwork
+
 
 class Classifier:
-    """A trained head on its frozen backbone.
+    """A RUN folder ready to classify images: a head on its frozen backbone, or a fine-tuned network.
 
-    Attributes
+    Make one with `Classifier.load`.
+
+    Parameters
     ----------
-    run : Run
-        What `toptune.train.train` wrote.
-    backbone : Backbone
-        The very backbone that the features came from: the recipes are equal.
+    network : FrozenNetwork or FineTunedNetwork
+        What computes probabilities of transformed images.
+
+    Examples
+    --------
+    A head is trained on the built-in digits, and two of its images are classified:
+
+    >>> import tempfile
+    >>> from toptune.extract import extract, open_source
+    >>> from toptune.train import train
+    >>> folder = tempfile.mkdtemp()
+    >>> model = "resnet10t.toptune_glyphs"
+    >>> _ = extract("digits", model=model, store=f"{folder}/store")
+    >>> _ = train(f"{folder}/store", dataset="digits", model=model, head="ridge", out=f"{folder}/run")
+    >>> classifier = Classifier.load(f"{folder}/run")
+    >>> digits = open_source("digits")
+    >>> [prediction.label for prediction in classifier.predict([digits.read(0), digits.read(1)])]
+    ['0', '1']
     """
 
-    def __init__(self, run: Run, backbone: Backbone) -> None:
-        self.run = run
-        self.backbone = backbone
+    def __init__(self, network: Network) -> None:
+        self.network = network
 
     @classmethod
     def load(
@@ -47,7 +64,7 @@ class Classifier:
         Parameters
         ----------
         run : path
-            Folder that `toptune.train.train` wrote.
+            Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
         device : str
             ``cpu``, ``cuda`` or ``cuda:N``.
         model, weights : optional
@@ -57,70 +74,50 @@ class Classifier:
         ------
         InputError
             If `run` is not a RUN folder, or its backbone cannot be loaded.
+        CorruptError
+            If a file of the folder is missing or damaged.
         WeightsError
             If the checkpoint is gone, or the backbone found is not the one of the run; the message says
             what differs.
         """
-        if is_finetuned(run):
-            if model is not None or weights is not None:
-                raise InputError(
-                    f"{run} holds its whole network; --model and --weights say where a frozen backbone "
-                    "is, leave them out"
-                )
-            # Imported here because it builds on this module.
-            from toptune.workflows.predict.finetuned_network import FineTunedClassifier
-
-            return FineTunedClassifier.open(run, device=device)
-        loaded = Run.load(run)
-        if loaded.recipe.architecture == "imported":
+        if not is_finetuned(run):
+            return cls(FrozenNetwork.open(run, device=device, model=model, weights=weights))
+        if model is not None or weights is not None:
             raise InputError(
-                f"{run} was trained on imported features: there is no backbone to make them from images; "
-                "evaluate it on stored features (--store), or use Run.predict_blocks"
+                f"{run} holds its whole network; --model and --weights say where a frozen backbone "
+                "is, leave them out"
             )
-        spec = dict(loaded.backbone)
-        if model is not None:
-            spec["name"] = model
-        if weights is not None:
-            spec["weights"] = str(weights)
-        where = str(resolve_device(device))
-        try:
-            backbone = load_backbone(**spec, device=where)
-        except InputError as error:
-            if model is not None or weights is not None:
-                raise
-            message = str(error).rstrip(".")
-            raise type(error)(
-                f"{message}; if the backbone has moved, give its place now with --model or --weights"
-            ) from error
-        if backbone.recipe.digest != loaded.recipe.digest:
-            differences = "; ".join(loaded.recipe.differences(backbone.recipe))
-            raise WeightsError(
-                f"{spec['name']} is not the backbone that {run} was trained on: {differences}. "
-                "Give the original with --model or --weights."
-            )
-        return cls(loaded, backbone)
+        return cls(FineTunedNetwork.open(FineTunedRun.load(run), device=device))
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes, in the order of the columns of probabilities."""
-        return self.run.classes
+    def backbone(self) -> Backbone:
+        """The backbone: the recipe's own, or the fine-tuned network."""
+        return self.network.backbone
 
     @property
     def record(self) -> Run | FineTunedRun:
         """The RUN folder: what was trained on what, and its metrics."""
-        return self.run
+        return self.network.record
+
+    @property
+    def run(self) -> Run:
+        """The trained head; a fine-tuned network has none, its RUN folder is `record`."""
+        return self._frozen("run").run
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the columns of probabilities."""
+        return self.record.classes
 
     @property
     def precision(self) -> str:
         """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
-        return self.backbone.recipe.precision
+        return self.network.precision
 
     def in_float32(self) -> "Classifier":
-        """Give the same classifier on a backbone that computes in float32, not compiled."""
-        spec = self.backbone.spec
-        if spec["precision"] == "fp32" and not spec["compiled"]:
-            return self
-        return Classifier(self.run, load_backbone(**spec | {"precision": "fp32", "compiled": False}))
+        """Return the same classifier on a network that computes in float32 and is not compiled."""
+        network = self.network.in_float32()
+        return self if network is self.network else Classifier(network)
 
     def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:
         """Classify images.
@@ -180,24 +177,33 @@ class Classifier:
         ]
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
-        """Give the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made."""
-        return self.run.predict_blocks(ArrayBlocks(self.features(batch)))[1]
+        """Return the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made."""
+        return self.network.probabilities(batch)
 
     def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Features of transformed images, rounded as the store rounds them.
+        """Compute the features of transformed images, rounded as the store rounds them.
 
         Parameters
         ----------
         batch : torch.Tensor
-            ``(b, channels, height, width)``, as ``backbone.transform`` gives them.
+            Transformed images ``(b, channels, height, width)``, as ``backbone.transform`` makes them.
 
         Returns
         -------
-        ndarray
-            ``(b, d)`` float32: the run's arrays side by side.
+        ndarray of float32, shape (b, d)
+            The run's arrays side by side.
+
+        Raises
+        ------
+        InputError
+            If the network was fine-tuned: its classifier sees no stored features.
         """
-        arrays = self.run.arrays
-        outputs = self.backbone.forward(batch, [array.name for array in arrays])
-        # The head was trained on stored values: going through their type makes both paths agree.
-        columns = [outputs[array.name].cpu().numpy().astype(array.dtype) for array in arrays]
-        return np.concatenate(columns, axis=1, dtype=np.float32)
+        return self._frozen("features").features(batch)
+
+    def _frozen(self, what: str) -> FrozenNetwork:
+        if isinstance(self.network, FrozenNetwork):
+            return self.network
+        raise InputError(
+            f"{self.record.folder} holds a fine-tuned network, which has no {what}; use record, predict or "
+            "probabilities"
+        )

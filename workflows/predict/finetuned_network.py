@@ -1,5 +1,6 @@
-"""`FineTunedClassifier`: a fine-tuned network's RUN folder, from images to labels."""
+"""`FineTunedNetwork`: a whole network that was fine-tuned, with its own classifier."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +13,38 @@ from toptune.errors import CorruptError, InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.machine.devices import resolve_device
 from toptune.workflows.finetuning.run import FineTunedRun
-from toptune.workflows.predict.classifier import Classifier
 
 _WEIGHTS = "model.safetensors"
 
 
-class FineTunedClassifier(Classifier):
-    """A fine-tuned network with its own classes; made by `Classifier.load`.
+@dataclass(frozen=True, eq=False)
+class FineTunedNetwork:
+    """What `toptune.workflows.finetune` wrote, ready to classify.
 
     Attributes
     ----------
-    fine_tuned : FineTunedRun
+    record : FineTunedRun
+        The RUN folder.
     backbone : Backbone
-        The network's trunk; what it says is the softmax of the network's own classifier.
-    precision : str
-        ``fp32`` or ``bf16``, by default what it was trained in.
+        The trained network; its probabilities are the softmax of the network's own classifier.
+    precision : {"fp32", "bf16"}
+        The arithmetic of a forward pass; by default the one that the network was trained in.
     """
 
-    def __init__(self, run: FineTunedRun, backbone: Backbone, precision: str | None = None) -> None:
-        self.fine_tuned = run
-        self.backbone = backbone
-        self._precision = precision or run.config["precision"]
+    record: FineTunedRun
+    backbone: Backbone
+    precision: str
 
     @classmethod
-    def open(cls, folder: str | Path, *, device: str = "cpu") -> "FineTunedClassifier":
-        """Open a RUN folder that `toptune.workflows.finetune` wrote.
+    def open(cls, run: FineTunedRun, *, device: str) -> "FineTunedNetwork":
+        """Load the network of a RUN folder.
 
         Raises
         ------
-        InputError
-            If it is none.
         CorruptError
-            If its weights are gone or damaged.
+            If the weights are gone or damaged.
         """
-        run = FineTunedRun.load(folder)
-        path = Path(folder).absolute()
+        path = Path(run.folder).absolute()
         try:
             tensors = load_file(path / _WEIGHTS)
             backbone = load_backbone(f"local-dir:{path}", device=str(resolve_device(device)))
@@ -55,24 +53,14 @@ class FineTunedClassifier(Classifier):
         except (OSError, SafetensorError, RuntimeError, InputError) as error:
             raise CorruptError(f"{path} does not hold the network that was trained: {error}") from error
         backbone.model.to(backbone.device).eval()
-        return cls(run, backbone)
+        return cls(run, backbone, run.config["precision"])
 
-    @property
-    def classes(self) -> list[str]:
-        return self.fine_tuned.classes
-
-    @property
-    def record(self) -> FineTunedRun:
-        return self.fine_tuned
-
-    @property
-    def precision(self) -> str:
-        return self._precision
-
-    def in_float32(self) -> "FineTunedClassifier":
-        return FineTunedClassifier(self.fine_tuned, self.backbone, "fp32")
+    def in_float32(self) -> "FineTunedNetwork":
+        """Return the same network, computing in float32."""
+        return self if self.precision == "fp32" else replace(self, precision="fp32")
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
+        """Classify transformed images: probabilities ``(b, n_classes)``."""
         device = self.backbone.device
         is_bf16 = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):

@@ -1,0 +1,119 @@
+"""`FrozenNetwork`: a trained head on the frozen backbone that its features came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.errors import InputError, WeightsError
+from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.machine.devices import resolve_device
+from toptune.store.features.blocks import ArrayBlocks
+from toptune.train.runs.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenNetwork:
+    """A head that `toptune.train.train` wrote, and its backbone.
+
+    Attributes
+    ----------
+    run : Run
+        The head with its preprocessing, its config and its metrics.
+    backbone : Backbone
+        The very backbone that the features came from: the two recipes are equal.
+    """
+
+    run: Run
+    backbone: Backbone
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, *, device: str, model: str | None = None, weights: str | Path | None = None
+    ) -> "FrozenNetwork":
+        """Read a RUN folder and load its backbone.
+
+        Parameters
+        ----------
+        folder, device, model, weights
+            As in `toptune.workflows.Classifier.load`.
+
+        Raises
+        ------
+        InputError
+            If the folder is no RUN, the run was trained on imported features, or the backbone cannot be
+            loaded.
+        WeightsError
+            If the checkpoint is gone, or the backbone found is not the one of the run; the message says
+            what differs.
+        """
+        run = Run.load(folder)
+        if run.recipe.architecture == "imported":
+            raise InputError(
+                f"{folder} was trained on imported features: there is no backbone to make them from images; "
+                "evaluate it on stored features (--store), or use Run.predict_blocks"
+            )
+        spec = dict(run.backbone)
+        if model is not None:
+            spec["name"] = model
+        if weights is not None:
+            spec["weights"] = str(weights)
+        # An absent device is refused here, outside the `try`: moving the backbone would not mend that.
+        where = str(resolve_device(device))
+        try:
+            backbone = load_backbone(**spec, device=where)
+        except InputError as error:
+            if model is not None or weights is not None:
+                raise
+            message = str(error).rstrip(".")
+            raise type(error)(
+                f"{message}; if the backbone has moved, give its place now with --model or --weights"
+            ) from error
+        if backbone.recipe.digest != run.recipe.digest:
+            differences = "; ".join(run.recipe.differences(backbone.recipe))
+            raise WeightsError(
+                f"{spec['name']} is not the backbone that {folder} was trained on: {differences}. "
+                "Give the original with --model or --weights."
+            )
+        return cls(run, backbone)
+
+    @property
+    def record(self) -> Run:
+        """The RUN folder."""
+        return self.run
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the backbone: ``fp32``, ``bf16`` or ``fp16``."""
+        return self.backbone.recipe.precision
+
+    def in_float32(self) -> "FrozenNetwork":
+        """Return the same network on a backbone that computes in float32 and is not compiled."""
+        spec = self.backbone.spec
+        if spec["precision"] == "fp32" and not spec["compiled"]:
+            return self
+        return FrozenNetwork(self.run, load_backbone(**spec | {"precision": "fp32", "compiled": False}))
+
+    def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Compute the run's arrays, side by side, and round them as the store does.
+
+        Parameters
+        ----------
+        batch : torch.Tensor
+            Transformed images ``(b, channels, height, width)``, as ``backbone.transform`` makes them.
+
+        Returns
+        -------
+        ndarray of float32, shape (b, d)
+        """
+        arrays = self.run.arrays
+        outputs = self.backbone.forward(batch, [array.name for array in arrays])
+        # The head was trained on stored values: going through their type makes both paths agree.
+        columns = [outputs[array.name].cpu().numpy().astype(array.dtype) for array in arrays]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
+        """Classify transformed images: probabilities ``(b, n_classes)``."""
+        return self.run.predict_blocks(ArrayBlocks(self.features(batch)))[1]
