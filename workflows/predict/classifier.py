@@ -34,14 +34,12 @@ class Classifier:
     --------
     A head is trained on the built-in digits, and two of its images are classified:
 
-    >>> import tempfile
     >>> from toptune.extract import extract, open_source
     >>> from toptune.train import train
-    >>> folder = tempfile.mkdtemp()
     >>> model = "resnet10t.toptune_glyphs"
-    >>> _ = extract("digits", model=model, store=f"{folder}/store")
-    >>> _ = train(f"{folder}/store", dataset="digits", model=model, head="ridge", out=f"{folder}/run")
-    >>> classifier = Classifier.load(f"{folder}/run")
+    >>> _ = extract("digits", model=model, store="store")
+    >>> _ = train("store", dataset="digits", model=model, head="ridge", out="run")
+    >>> classifier = Classifier.load("run")
     >>> digits = open_source("digits")
     >>> [prediction.label for prediction in classifier.predict([digits.read(0), digits.read(1)])]
     ['0', '1']
