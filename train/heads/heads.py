@@ -10,19 +10,13 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.store.features.blocks import Blocks
 from toptune.train.heads.files import read_description
+from toptune.train.heads.kind import NativeForm
+from toptune.train.heads.kinds import KINDS, kind_of, summed_heads
 from toptune.train.heads.native_heads import OwnHead
-from toptune.train.heads.native_kinds import OWN
-from toptune.train.heads.sklearn_heads import SklearnHead, kind_named
-from toptune.train.heads.sklearn_kinds import KINDS
-from toptune.train.heads.sklearn_paths import PREFIX, is_path
+from toptune.train.heads.sklearn_heads import SklearnHead
 from toptune.train.solvers.falkon_lib import check_library
 
-HEADS = (
-    "falkon", "falkon-logistic", "ridge", "logistic", "lda", "ncm", "knn", "svm", "forest", "head2toe",
-)  # fmt: skip
-
-# Heads made from sums: those that can do without folds, and that several processes can add up.
-SUMMED = ("falkon", "ridge")
+HEADS = tuple(KINDS)
 
 
 class Head(Protocol):
@@ -114,19 +108,19 @@ def make_head(
         For an unknown name or parameter; lists the valid ones. For solver ``falkon-lib`` where FalkonML
         cannot be imported.
     """
-    valid = parameters_of(name)
-    unknown = sorted(set(params or {}) - set(valid))
+    kind = kind_of(name)
+    unknown = sorted(set(params or {}) - set(kind.parameters))
     if unknown:
         raise InputError(
-            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(valid) or 'none'}"
+            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(kind.parameters) or 'none'}"
         )
-    if cv is None and name not in SUMMED:
+    if cv is None and not kind.is_summed:
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
-    if dask is not None and name not in SUMMED:
-        raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use falkon or ridge")
+    if dask is not None and not kind.is_summed:
+        raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use {summed_heads()}")
     if (params or {}).get("solver") == "falkon-lib":
         check_library(device)
-    if name in OWN:
+    if isinstance(kind.form, NativeForm):
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
                        memory_limit_bytes=memory_limit_bytes, dask=dask)  # fmt: skip
     return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
@@ -141,14 +135,7 @@ def parameters_of(name: str) -> tuple[str, ...]:
     InputError
         For an unknown head; lists those there are. For a dotted path that leads to no class.
     """
-    if name in OWN:
-        return OWN[name].parameters
-    if name in KINDS or is_path(name):
-        return kind_named(name).parameters
-    raise InputError(
-        f"head {name!r} is unknown; choose one of {', '.join(HEADS)}, {PREFIX}package.Class, "
-        "or, in train, auto"
-    )
+    return kind_of(name).parameters
 
 
 def load_head(folder: Path) -> Head:
@@ -162,6 +149,7 @@ def load_head(folder: Path) -> Head:
         If the head is of a class outside scikit-learn that nobody has said may be loaded.
     """
     description = read_description(folder)
-    if description["head"] in OWN:
+    kind = KINDS.get(description["head"])
+    if kind is not None and isinstance(kind.form, NativeForm):
         return OwnHead.load(folder, description)
     return SklearnHead.load(folder, description)

@@ -11,7 +11,8 @@ from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_values import json_ready
 from toptune.train.heads.files import read_arrays, write_arrays, write_description
-from toptune.train.heads.native_kinds import OWN
+from toptune.train.heads.kind import HeadKind, NativeForm
+from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.reported_head import ReportedHead
 
 
@@ -31,13 +32,14 @@ class OwnHead(ReportedHead):
         dask: str | None = None,
     ) -> None:
         self.name = name
-        self.kind = OWN[name]
+        self.kind = kind_of(name)
+        self.form = _form_of(self.kind)
         self.params = dict(params)
         if class_weight is not None and not self.kind.takes_class_weight:
             raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
         options: dict[str, Any] = {"cv": cv, "random_state": seed, "memory_limit_bytes": memory_limit_bytes}
         options |= {"class_weight": class_weight} if self.kind.takes_class_weight else {}
-        options |= {"device": device} if self.kind.takes_device else {}
+        options |= {"device": device} if self.form.takes_device else {}
         options |= {} if dask is None else {"dask": dask}
         self.estimator: Any = self.kind.estimator_type(**self.params, **options)
         self._report: dict[str, Any] = {}
@@ -79,14 +81,14 @@ class OwnHead(ReportedHead):
     def save(self, folder: Path, *, keep_sums: bool = True) -> None:
         """Write ``head.safetensors``, ``head.json`` and, of a fit that keeps them, ``sums.safetensors``."""
         estimator = self.estimator
-        arrays = {name: getattr(estimator, f"{name}_") for name in self.kind.arrays}
+        arrays = {name: getattr(estimator, f"{name}_") for name in self.form.arrays}
         if getattr(estimator, "center_indices_", None) is not None:
             arrays["center_indices"] = estimator.center_indices_
         write_arrays(folder, arrays)
         if keep_sums and getattr(estimator, "sums_", None) is not None:
             estimator.sums_.save(folder)
-        fitted = {name: getattr(estimator, f"{name}_") for name in self.kind.values}
-        fitted |= {name: getattr(estimator, name) for name in self.kind.options}
+        fitted = {name: getattr(estimator, f"{name}_") for name in self.form.values}
+        fitted |= {name: getattr(estimator, name) for name in self.form.settings}
         fitted |= {"temperature": estimator.temperature_, "n_features": estimator.n_features_in_}
         description = {
             "head": self.name,
@@ -101,26 +103,32 @@ class OwnHead(ReportedHead):
     def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description["head"]
-        arrays = read_arrays(folder, OWN[name].arrays)
+        arrays = read_arrays(folder, _form_of(kind_of(name)).arrays)
         try:
             fitted = description["fitted"]
             head = cls(name, description["params"])
             estimator = head.estimator
             for key, values in arrays.items():
                 setattr(estimator, f"{key}_", values)
-            for key in head.kind.values:
+            for key in head.form.values:
                 setattr(estimator, f"{key}_", fitted[key])
             estimator.sums_ = None
             estimator.classes_ = np.array(description["classes"])
             estimator.temperature_ = float(fitted["temperature"])
             estimator.n_features_in_ = int(fitted["n_features"])
-            for key in head.kind.options:
+            for key in head.form.settings:
                 setattr(estimator, key, fitted[key])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
         head._report = dict(description["report"])
         return head
+
+
+def _form_of(kind: HeadKind) -> NativeForm:
+    if not isinstance(kind.form, NativeForm):
+        raise TypeError(f"head {kind.name!r} is not made of an estimator of toptune's own")
+    return kind.form
 
 
 def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], *, n_classes: int) -> None:

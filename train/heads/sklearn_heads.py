@@ -18,9 +18,10 @@ from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.fit_report import HeadReport
 from toptune.train.estimators.settings_comparison import Comparison, compare
 from toptune.train.heads.files import SKOPS, write_description
+from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm, is_path
+from toptune.train.heads.kinds import KINDS, kind_of
 from toptune.train.heads.reported_head import ReportedHead
-from toptune.train.heads.sklearn_kinds import KINDS, Kind, scores_of
-from toptune.train.heads.sklearn_paths import PREFIX, is_path, kind_of_path
+from toptune.train.heads.sklearn_estimators import grid_of, make_estimator, scores_of
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
 from toptune.train.numerics.calibration import softmax
 from toptune.train.passes.training_rows import OutOfFold, calibration_rows
@@ -57,13 +58,14 @@ class SklearnHead(ReportedHead):
         is_compared: bool = False,
     ) -> None:
         self.name = name
-        self.kind = kind_named(name)
+        self.kind = kind_of(name)
+        self.form = _form_of(self.kind)
         self.params = dict(params)
         self.seed = seed
         self.cv = cv
         self.class_weight = class_weight
         self.memory_limit_bytes = memory_limit_bytes
-        self.is_selected = self.kind.is_selected or is_compared
+        self.is_selected = self.form.is_selected or is_compared
         self.temperature: float | None = None
         self.estimator: Any = None
         self._classes: list[str] = []
@@ -71,9 +73,8 @@ class SklearnHead(ReportedHead):
         if class_weight is not None and not self.kind.takes_class_weight:
             raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
         if is_path(name):
-            # Whether it is a classifier shows once it is made.
-            grid = self.kind.grid(self.params, np.empty((0, 0)))
-            self.kind.make(grid[0], seed=seed, class_weight=class_weight)
+            # Whether a class is a classifier shows once an estimator is made.
+            self._make(grid_of(self.form, self.params, np.empty((0, 0)))[0])
 
     @property
     def classes(self) -> list[str]:
@@ -88,7 +89,7 @@ class SklearnHead(ReportedHead):
         start = time.perf_counter()
         n, d = X.shape
         check_memory(
-            self.kind.peak_bytes(n, d),
+            self.form.peak_bytes(n, d),
             limit_bytes=self.memory_limit_bytes,
             what=f"head {self.name!r} on {n} rows of {d} features",
             instead="head 'falkon' streams its rows and does not; or take fewer layers",
@@ -113,7 +114,7 @@ class SklearnHead(ReportedHead):
         if len(classes) < 2:
             raise InputError(f"the labels have one class only, {classes[0]!r}; a classifier needs at least 2")
         self._classes = [str(name) for name in classes]
-        grid = self.kind.grid(self.params, values)
+        grid = grid_of(self.form, self.params, values)
         read_seconds = time.perf_counter() - start
         said: list[str] = []
         compared: Comparison | None = None
@@ -129,7 +130,7 @@ class SklearnHead(ReportedHead):
         self.estimator = self._fit_one(chosen, values, codes, said)
         self._report = json_ready(
             HeadReport(
-                solver=self.kind.description,
+                solver=self.form.description,
                 n_rows=n,
                 n_features=d,
                 n_folds=n_folds,
@@ -141,7 +142,7 @@ class SklearnHead(ReportedHead):
                 else "the estimator's own, not calibrated",
                 table=compared.table if compared else [],
                 warnings=[*(compared.warnings if compared else []), *_summary(said)],
-                peak_bytes=self.kind.peak_bytes(n, d),
+                peak_bytes=self.form.peak_bytes(n, d),
                 seconds={"read": read_seconds, "total": time.perf_counter() - start},
             ).to_dict()
         )
@@ -187,7 +188,7 @@ class SklearnHead(ReportedHead):
             raise CorruptError(f"{folder / 'head.json'} names an unknown head {name!r}; train again")
         if is_path(name):
             check_trusted(name.removeprefix(PREFIX), path)
-        estimator = read_estimator(path, kind_named(name).estimator_type)
+        estimator = read_estimator(path, kind_of(name).estimator_type)
         try:
             head = cls(name, description["params"])
             head.estimator = estimator
@@ -198,6 +199,9 @@ class SklearnHead(ReportedHead):
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         return head
 
+    def _make(self, params: Mapping[str, Any]) -> Any:
+        return make_estimator(self.kind, self.form, params, seed=self.seed, class_weight=self.class_weight)
+
     def _fit_one(
         self,
         params: Mapping[str, Any],
@@ -206,7 +210,7 @@ class SklearnHead(ReportedHead):
         said: list[str],
     ) -> Any:
         """Fit to rows; what scikit-learn warned of is added to `said`."""
-        estimator = self.kind.make(params, seed=self.seed, class_weight=self.class_weight)
+        estimator = self._make(params)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -250,9 +254,10 @@ class SklearnHead(ReportedHead):
         return result
 
 
-def kind_named(name: str) -> Kind:
-    """Kind of a head in `KINDS` or of ``sklearn:package.Class``."""
-    return KINDS[name] if name in KINDS else kind_of_path(name)
+def _form_of(kind: HeadKind) -> SklearnForm:
+    if not isinstance(kind.form, SklearnForm):
+        raise TypeError(f"head {kind.name!r} is not made of a scikit-learn estimator")
+    return kind.form
 
 
 def gather(X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:

@@ -12,14 +12,14 @@ import numpy as np
 from toptune.errors import InputError
 from toptune.store.features.blocks import Blocks
 from toptune.train.heads.budget import attempt_within
-from toptune.train.heads.expected_seconds import ProblemSize, estimated_seconds
+from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import Head
+from toptune.train.heads.kinds import tried_heads
+from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.solvers.selection import Candidate, choose
 
 AUTO_HEAD = "auto"
 DEFAULT_BUDGET_SECONDS = 120.0
-# The cheap ones first; of equals the earlier is kept.
-ORDER = ("ncm", "ridge", "lda", "knn", "logistic", "falkon", "svm", "forest", "falkon-logistic")
 # What was tried, said as it happens.
 plan_logger = logging.getLogger("toptune.train.plan")
 
@@ -33,8 +33,8 @@ class Trials:
     head : Head
         Fitted.
     table : list of dict
-        A row for each of `ORDER`: head, left-out accuracy and log-loss, seconds taken and estimated, whether
-        it was chosen, and why it was skipped.
+        A row for each of `tried_heads`: head, left-out accuracy and log-loss, seconds taken and estimated,
+        whether it was chosen, and why it was skipped.
     budget_seconds, seconds : float
         Given and taken.
     """
@@ -94,11 +94,12 @@ def try_heads(
     def fitted(name: str) -> Head:
         return make(name).fit(blocks, labels, groups=keys)
 
-    jobs = [(estimated_seconds(name, size), partial(fitted, name)) for name in ORDER]
+    names = tried_heads()
+    jobs = [(estimated_seconds(name, size), partial(fitted, name)) for name in names]
     table: list[dict[str, Any]] = []
     heads: dict[int, Head] = {}
     errors: list[Exception] = []
-    for name, attempt in zip(ORDER, attempt_within(budget, jobs), strict=True):
+    for name, attempt in zip(names, attempt_within(budget, jobs), strict=True):
         row: dict[str, Any] = {
             "head": name, "accuracy": None, "log_loss": None, "seconds": attempt.seconds,
             "estimated_seconds": attempt.estimated_seconds, "is_chosen": False, "skipped": attempt.skipped,

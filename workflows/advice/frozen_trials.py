@@ -12,8 +12,9 @@ from toptune.store.arrays.spec import ArraySpec
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.heads.budget import attempt_within
-from toptune.train.heads.expected_seconds import ProblemSize, estimated_seconds
+from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import make_head
+from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.layers.search import N_SHORT_LIST, search_layers
 from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.preprocessing.fitting import fit_preprocessing

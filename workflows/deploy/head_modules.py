@@ -1,6 +1,8 @@
-"""Fitted heads as torch modules, for exported models."""
+"""Fitted heads as torch modules, for exported models.
 
-from collections.abc import Callable
+The record of a head names its module here, which computes scores (b, n_classes) from the fitted estimator.
+"""
+
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from toptune.errors import InputError
 from toptune.train.estimators.nearest_neighbors import nearness_of, ready, vote_scores
 from toptune.train.heads.heads import Head
+from toptune.train.heads.kind import resolved
+from toptune.train.heads.kinds import KINDS, kind_of
 from toptune.train.heads.native_heads import OwnHead
 from toptune.train.kernels.kernels import Linear, kernel_of
 from toptune.workflows.deploy.preprocessing_modules import UnitNormModule
@@ -118,27 +122,14 @@ class Head2ToeScores(nn.Module):
         return result
 
 
-# A head that can be exported needs a line here: a module that gives scores (b, n_classes) from its estimator.
-HEAD_MODULES: dict[str, Callable[[Any, torch.dtype], nn.Module]] = {
-    "falkon": KernelScores,
-    "falkon-logistic": KernelScores,
-    "ridge": LinearScores,
-    "logistic": LinearScores,
-    "lda": LinearScores,
-    "ncm": NearestMeanScores,
-    "knn": NeighborScores,
-    "head2toe": Head2ToeScores,
-}
-
-
 class HeadModule(nn.Module):
     """Preprocessed rows (b, d) to logits (b, n_classes), whose softmax are the head's probabilities."""
 
     def __init__(self, head: Head, dtype: torch.dtype) -> None:
         super().__init__()
-        check_exportable(head.name)
+        module = check_exportable(head.name)
         assert isinstance(head, OwnHead)
-        self.scores = HEAD_MODULES[head.name](head.estimator, dtype)
+        self.scores: nn.Module = resolved(module)(head.estimator, dtype)
         self._temperature = float(head.estimator.temperature_)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -146,16 +137,23 @@ class HeadModule(nn.Module):
         return logits
 
 
-def check_exportable(name: str) -> None:
-    """Refuse a head that no torch module is written for.
+def exportable_heads() -> list[str]:
+    """Return the heads that a torch module is written for."""
+    return [kind.name for kind in KINDS.values() if kind.scores_module is not None]
+
+
+def check_exportable(name: str) -> str:
+    """Return the path of a head's torch module, or refuse a head that none is written for.
 
     Raises
     ------
     InputError
-        Says which heads can be exported.
+        If the head cannot be exported; names those that can.
     """
-    if name not in HEAD_MODULES:
+    module = kind_of(name).scores_module
+    if module is None:
         raise InputError(
             f"head {name!r} cannot be exported: it has no form as tensor operations here; train one of "
-            f"{', '.join(HEAD_MODULES)} on the same features (seconds), or use toptune predict"
+            f"{', '.join(exportable_heads())} on the same features (seconds), or use toptune predict"
         )
+    return module

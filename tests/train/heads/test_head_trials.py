@@ -12,13 +12,16 @@ import pytest
 
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError, NumericalError
 from toptune.train import Head, Run, make_head, train, update_run
-from toptune.train.heads.expected_seconds import ProblemSize, estimated_seconds
+from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import HEADS
-from toptune.train.heads.trials import ORDER, try_heads
+from toptune.train.heads.kinds import tried_heads
+from toptune.train.heads.problem_size import ProblemSize
+from toptune.train.heads.trials import try_heads
 from toptune.train.solvers.selection import Candidate, choose
 
 Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3}
+ORDER = tried_heads()
 
 
 def made(name: str) -> Head:
@@ -145,7 +148,7 @@ def test_a_run_of_auto_is_a_run_of_the_head_that_it_chose(build: Build, tmp_path
 def test_what_auto_chose_can_be_updated(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.heads.trials.ORDER", ("ridge",))
+    monkeypatch.setattr("toptune.train.heads.trials.tried_heads", lambda: ("ridge",))
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     run = train(store, out=tmp_path / "run", head="auto", **OPTIONS)

@@ -12,7 +12,7 @@ from toptune.store import ArrayBlocks, InputError
 from toptune.train import HEADS, Preprocessing, fit_preprocessing, make_head
 from toptune.train.kernels.kernels import KERNELS
 from toptune.train.preprocessing.files import _TYPES
-from toptune.workflows.deploy.head_modules import HEAD_MODULES, HeadModule, check_exportable
+from toptune.workflows.deploy.head_modules import HeadModule, check_exportable, exportable_heads
 from toptune.workflows.deploy.preprocessing_modules import STEP_MODULES, PreprocessingModule
 
 Values = npt.NDArray[Any]
@@ -64,7 +64,7 @@ def test_every_saved_step_has_a_module() -> None:
 
 CASES: list[tuple[str, dict[str, Any], int]] = [
     *(("falkon", {"kernel": kernel, "n_centers": 60}, 3) for kernel in KERNELS),
-    *((name, {}, n_classes) for name in HEAD_MODULES for n_classes in (2, 3)),
+    *((name, {}, n_classes) for name in exportable_heads() for n_classes in (2, 3)),
     ("falkon", {"solver": "falkon"}, 2),
     ("ncm", {"metric": "cosine"}, 3),
     ("ncm", {"metric": "euclidean"}, 3),
@@ -96,7 +96,7 @@ def test_softmax_of_logits_are_the_head_s_probabilities(
 
 @pytest.mark.parametrize("name", ["svm", "forest", "sklearn:sklearn.ensemble.ExtraTreesClassifier"])
 def test_other_heads_are_refused_with_those_that_can_be_exported(name: str) -> None:
-    assert set(HEAD_MODULES) == set(HEADS) - {"svm", "forest"}
+    assert set(exportable_heads()) == set(HEADS) - {"svm", "forest"}
     with pytest.raises(
         InputError, match=f"head '{name}' cannot be exported.*falkon, falkon-logistic, ridge, logistic"
     ):

@@ -1,0 +1,139 @@
+"""`HeadKind`: all that the package knows of a head by its name, in one record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from toptune.train.heads.problem_size import ProblemSize
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+DEFAULT_PREPROCESSING = "standardise"
+# What stands before the dotted path of any scikit-learn classifier: ``sklearn:package.Class``.
+PREFIX = "sklearn:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeForm:
+    """How one of toptune's own estimators is made and saved.
+
+    Attributes
+    ----------
+    estimator : str
+        ``package.module:Class`` of a `ScoredClassifier`, imported when a head is made.
+    arrays, values : tuple of str
+        Fitted attributes that are saved, without their trailing underscores: arrays to ``head.safetensors``,
+        numbers and names to ``head.json``.
+    settings : tuple of str
+        Parameters without which the fitted attributes mean nothing, saved with them.
+    takes_device : bool
+        Whether the estimator computes on a torch device of choice.
+    """
+
+    estimator: str
+    arrays: tuple[str, ...]
+    values: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    takes_device: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SklearnForm:
+    """How one of scikit-learn's estimators is made and compared; skops saves it whole.
+
+    Attributes
+    ----------
+    estimator : str
+        ``package.module:Class`` of a classifier, imported when a head is made.
+    description : str
+        What the fit does, in words, for the report.
+    fixed : mapping
+        Arguments of the constructor that nobody may choose.
+    grid : callable (values) -> mapping of str to list
+        Values of each parameter that are compared on rows (n, d) where none are given.
+    peak_bytes : callable (n, d) -> int
+        Projected peak memory, the rows included.
+    is_seeded : bool
+        Whether the constructor takes a ``random_state``.
+    is_selected : bool
+        Whether the head is cross-validated. If not, the estimator is fitted once and nothing is calibrated.
+    """
+
+    estimator: str
+    description: str
+    peak_bytes: Callable[[int, int], int]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    grid: "Callable[[npt.NDArray[np.floating[Any]]], Mapping[str, list[Any]]]" = lambda _values: {}
+    is_seeded: bool = True
+    is_selected: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadKind:
+    """A head that ``--head NAME`` can ask for.
+
+    Attributes
+    ----------
+    name : str
+        What ``--head`` takes, and what runs, tables and reports call the head.
+    form : NativeForm or SklearnForm
+        The estimator behind the head.
+    parameters : tuple of str
+        What ``params`` may name.
+    options : tuple of str
+        Which options of `train` are parameters of this head too, among ``kernel``, ``sigma``, ``penalty``,
+        ``n_centers`` and ``solver``.
+    records_options : bool
+        Whether ``head.json`` names the `options` even where they have their defaults.
+    preprocessing : str
+        Steps between the features and the head where none are asked for.
+    takes_class_weight : bool
+        Whether classes can be weighted.
+    is_summed : bool
+        Whether the fit is made from sums over rows. Only such a head can do without folds (``cv=None``), be
+        added up by several processes (``dask``), and be updated.
+    place : int or None
+        Place in the order in which ``--head auto`` tries heads, cheap ones first; None is never tried.
+    work : callable (ProblemSize) -> float, optional
+        Multiply-adds of a fit with the default grids, cross-validation included, for estimates of its
+        seconds. Required of a head that has a `place`.
+    scores_module : str or None
+        ``package.module:Class`` of a torch module, made as ``Class(estimator, dtype)``, that computes scores
+        (b, n_classes) from rows (b, d) in an exported file; None if the head cannot be exported.
+    """
+
+    name: str
+    form: NativeForm | SklearnForm
+    parameters: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    records_options: bool = False
+    preprocessing: str = DEFAULT_PREPROCESSING
+    takes_class_weight: bool = True
+    is_summed: bool = False
+    place: int | None = None
+    work: Callable[[ProblemSize], float] | None = None
+    scores_module: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.place is not None and self.work is None:
+            raise ValueError(f"head {self.name!r} has a place among those of head auto, but no work: add it")
+
+    @property
+    def estimator_type(self) -> type:
+        """The class of the estimator, imported on the first call."""
+        found: type = resolved(self.form.estimator)
+        return found
+
+
+def is_path(name: str) -> bool:
+    """Tell ``sklearn:package.Class`` from the names of heads."""
+    return name.startswith(PREFIX)
+
+
+def resolved(path: str) -> Any:
+    """Import what ``package.module:name`` leads to."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,252 @@
+"""`KINDS`: the heads that there are, one record each; docs/develop/add-a-head.md says how to add one.
+
+This module imports neither numpy nor torch, so that a command can list the heads at once.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from toptune.errors import InputError
+from toptune.train.heads.kind import (
+    DEFAULT_PREPROCESSING,
+    PREFIX,
+    HeadKind,
+    NativeForm,
+    SklearnForm,
+    is_path,
+)
+from toptune.train.heads.problem_size import (
+    ProblemSize,
+    factor_work,
+    gram_work,
+    kernel_path_work,
+    kernel_work,
+    path_work,
+    ridge_work,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_ESTIMATORS = "toptune.train.estimators"
+_MODULES = "toptune.workflows.deploy.head_modules"
+_KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
+_LINEAR_ARRAYS = ("coef", "intercept")
+
+
+def _lda_work(size: ProblemSize) -> float:
+    systems = factor_work(size.rank, 2 * 9 * size.n_folds)
+    return 2 * gram_work(size) + systems + 10 * size.n * size.rank * size.n_classes
+
+
+def _logistic_work(size: ProblemSize) -> float:
+    return path_work(size, size.rank) + (gram_work(size) if size.n < size.d else 0)
+
+
+def _ncm_work(size: ProblemSize) -> float:
+    return 4 * size.n * size.d * size.n_classes + 20 * size.n * size.d
+
+
+def _knn_work(size: ProblemSize) -> float:
+    return size.n * size.n * (size.d + 100) + size.n * 3_000 * (1 + size.n_classes / 50)
+
+
+def _svm_work(size: ProblemSize) -> float:
+    return 12 * (size.n_folds + 1) * size.n * size.n * size.d * 5
+
+
+def _forest_work(size: ProblemSize) -> float:
+    return (size.n_folds + 1) * 100 * size.n * math.log2(size.n + 1) * math.sqrt(size.d) * 800
+
+
+def _svm_grid(values: "npt.NDArray[Any]") -> dict[str, list[Any]]:
+    unit = 1 / max(float(values.shape[1] * values.var()), 1e-12)  # scikit-learn's gamma="scale"
+    return {"C": [1.0, 10.0, 100.0], "gamma": [unit * multiple for multiple in (0.1, 0.3, 1.0, 3.0)]}
+
+
+_NATIVE = (
+    HeadKind(
+        name="falkon",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.falkon:FalkonClassifier",
+            arrays=_KERNEL_ARRAYS,
+            values=("penalty", "sigma"),
+            settings=("kernel",),
+        ),
+        parameters=("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
+        options=("kernel", "sigma", "penalty", "n_centers", "solver"),
+        records_options=True,
+        is_summed=True,
+        place=6,
+        work=kernel_work,
+        scores_module=f"{_MODULES}:KernelScores",
+    ),
+    HeadKind(
+        name="falkon-logistic",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.falkon_logistic:FalkonLogisticClassifier",
+            arrays=_KERNEL_ARRAYS,
+            values=("penalty", "sigma"),
+            settings=("kernel",),
+        ),
+        parameters=("kernel", "sigma", "penalty", "n_centers", "centers"),
+        options=("kernel", "sigma", "penalty", "n_centers"),
+        records_options=True,
+        place=9,
+        work=kernel_path_work,
+        scores_module=f"{_MODULES}:KernelScores",
+    ),
+    HeadKind(
+        name="ridge",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.ridge:StreamingRidgeClassifier",
+            arrays=_LINEAR_ARRAYS,
+            values=("penalty",),
+        ),
+        parameters=("penalty",),
+        options=("penalty",),
+        is_summed=True,
+        place=2,
+        work=ridge_work,
+        scores_module=f"{_MODULES}:LinearScores",
+    ),
+    HeadKind(
+        name="logistic",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.logistic:StreamingLogisticClassifier",
+            arrays=_LINEAR_ARRAYS,
+            values=("penalty",),
+        ),
+        parameters=("penalty",),
+        options=("penalty",),
+        place=5,
+        work=_logistic_work,
+        scores_module=f"{_MODULES}:LinearScores",
+    ),
+    HeadKind(
+        name="lda",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.discriminant:ShrinkageDiscriminantClassifier",
+            arrays=_LINEAR_ARRAYS,
+            values=("shrinkage",),
+        ),
+        parameters=("shrinkage",),
+        place=3,
+        work=_lda_work,
+        scores_module=f"{_MODULES}:LinearScores",
+    ),
+    HeadKind(
+        name="ncm",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.nearest_mean:NearestMeanClassifier",
+            arrays=("means",),
+            values=("metric",),
+            takes_device=False,
+        ),
+        parameters=("metric",),
+        takes_class_weight=False,
+        place=1,
+        work=_ncm_work,
+        scores_module=f"{_MODULES}:NearestMeanScores",
+    ),
+    HeadKind(
+        name="knn",
+        form=NativeForm(
+            estimator=f"{_ESTIMATORS}.nearest_neighbors:NearestNeighborClassifier",
+            arrays=("rows", "codes"),
+            values=("n_neighbors", "metric", "weights"),
+        ),
+        parameters=("n_neighbors", "metric", "weights"),
+        takes_class_weight=False,
+        place=4,
+        work=_knn_work,
+        scores_module=f"{_MODULES}:NeighborScores",
+    ),
+)
+
+_SKLEARN = (
+    HeadKind(
+        name="svm",
+        form=SklearnForm(
+            estimator="sklearn.svm:SVC",
+            description="RBF support vector machine, C and gamma cross-validated",
+            # break_ties: labels are those of the highest score, as everywhere else.
+            fixed={"kernel": "rbf", "break_ties": True, "cache_size": 500},
+            grid=_svm_grid,
+            peak_bytes=lambda n, d: 28 * n * d + 500 * 2**20,
+        ),
+        parameters=("C", "gamma"),
+        place=7,
+        work=_svm_work,
+    ),
+    HeadKind(
+        name="forest",
+        form=SklearnForm(
+            estimator="sklearn.ensemble:RandomForestClassifier",
+            description="random forest with scikit-learn's defaults",
+            peak_bytes=lambda n, d: 12 * n * d + 100 * 48 * 2 * n,
+            is_selected=False,
+        ),
+        parameters=("n_estimators", "max_depth", "max_features", "min_samples_leaf", "n_jobs"),
+        place=8,
+        work=_forest_work,
+    ),
+)
+
+# Head2Toe is for many layers and was published with a preprocessing of its own, so head auto does not try it.
+_HEAD2TOE = HeadKind(
+    name="head2toe",
+    form=NativeForm(
+        estimator=f"{_ESTIMATORS}.head2toe:Head2ToeClassifier",
+        arrays=("columns", "kept_dims", *_LINEAR_ARRAYS, "centers"),
+        values=("penalty", "sigma"),
+    ),
+    parameters=("solver", "selection", "fraction", "group_penalty", "final", "penalty", "unit_norm"),
+    options=("penalty",),
+    preprocessing="l2",
+    scores_module=f"{_MODULES}:Head2ToeScores",
+)
+
+KINDS: dict[str, HeadKind] = {kind.name: kind for kind in (*_NATIVE, *_SKLEARN, _HEAD2TOE)}
+
+
+def kind_of(name: str) -> HeadKind:
+    """Return the record of a head, or make that of ``sklearn:package.Class``.
+
+    Raises
+    ------
+    InputError
+        For an unknown head (lists those there are), or a dotted path that leads to no class.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    if is_path(name):
+        from toptune.train.heads.sklearn_paths import kind_of_path
+
+        return kind_of_path(name)
+    raise InputError(
+        f"head {name!r} is unknown; choose one of {', '.join(KINDS)}, {PREFIX}package.Class, "
+        "or, in train, auto"
+    )
+
+
+def default_preprocessing(name: str) -> str:
+    """Return the preprocessing of a head where none is asked for; that of head ``auto`` is the usual one."""
+    return KINDS[name].preprocessing if name in KINDS else DEFAULT_PREPROCESSING
+
+
+def is_cross_validated(name: str) -> bool:
+    """Tell whether a head leaves out folds; one that does not needs no second row of a class."""
+    form = KINDS[name].form if name in KINDS else None
+    return form.is_selected if isinstance(form, SklearnForm) else True
+
+
+def summed_heads() -> str:
+    """Name the heads that are made from sums, for messages: ``falkon or ridge``."""
+    return " or ".join(kind.name for kind in KINDS.values() if kind.is_summed)
+
+
+def tried_heads() -> tuple[str, ...]:
+    """Return the heads that ``--head auto`` tries, in its order."""
+    places = {kind.name: kind.place for kind in KINDS.values() if kind.place is not None}
+    return tuple(sorted(places, key=places.__getitem__))

@@ -1,0 +1,85 @@
+"""scikit-learn estimators behind heads: how they are made, their grids, and their scores."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import is_classifier
+
+from toptune.errors import InputError
+from toptune.train.heads.kind import HeadKind, SklearnForm
+from toptune.train.rows.grids import values_of
+
+# A probability below counts as this one: a forest, whose probabilities are shares of votes, may say 0.
+_LEAST_PROBABILITY = 1e-4
+
+Params = Mapping[str, Any]
+
+
+def make_estimator(
+    kind: HeadKind, form: SklearnForm, params: Params, *, seed: int, class_weight: str | None
+) -> Any:
+    """Make an unfitted estimator.
+
+    Raises
+    ------
+    InputError
+        If the class does not take these parameters, or is no classifier.
+    """
+    options: dict[str, Any] = {"random_state": seed} if form.is_seeded else {}
+    options |= {} if class_weight is None else {"class_weight": class_weight}
+    try:
+        estimator = kind.estimator_type(**{**form.fixed, **options, **params})
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"head {kind.name!r} cannot be made with {dict(params)}: {error}; give what it needs in params"
+        ) from error
+    if not (hasattr(estimator, "fit") and is_classifier(estimator)):
+        raise InputError(f"head {kind.name!r} is no classifier; only scikit-learn classifiers can be heads")
+    return estimator
+
+
+def grid_of(form: SklearnForm, params: Params, values: npt.NDArray[Any]) -> list[dict[str, Any]]:
+    """Return the combinations of parameters to compare on rows (n, d).
+
+    A list among `params` is a grid. A head that compares nothing has one combination, `params` as given.
+    """
+    return combinations(params, form.grid(values)) if form.is_selected else [dict(params)]
+
+
+def combinations(params: Params, defaults: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the parameters' values, given or by default."""
+    names = {**dict.fromkeys(params), **dict.fromkeys(defaults)}
+    lists = {name: values_of(params.get(name), defaults.get(name, [None]), name) for name in names}
+    return [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
+
+
+def scores_of(estimator: Any, values: npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float64]:
+    """Return the scores (n, n_classes) of rows (n, d) by an estimator whose classes are codes.
+
+    Scores are the estimator's decision function, else the logarithms of its probabilities, else 1 for the
+    class that it predicts. A class that the estimator never saw scores below all others.
+
+    Raises
+    ------
+    InputError
+        If the estimator gives another number of scores than one a class.
+    """
+    if hasattr(estimator, "decision_function"):
+        raw = np.asarray(estimator.decision_function(values), dtype=np.float64)
+        if raw.ndim == 1:
+            raw = np.stack([-raw / 2, raw / 2], axis=1)
+    elif hasattr(estimator, "predict_proba"):
+        raw = np.log(np.maximum(np.asarray(estimator.predict_proba(values)), _LEAST_PROBABILITY))
+    else:
+        raw = (np.asarray(estimator.predict(values))[:, None] == estimator.classes_).astype(np.float64)
+    if raw.shape != (len(values), len(estimator.classes_)):
+        raise InputError(
+            f"{type(estimator).__name__} gives {raw.shape[-1]} scores for {len(estimator.classes_)} classes; "
+            "give it params that make them one a class"
+        )
+    scores = np.repeat(raw.min(axis=1, keepdims=True) - 1.0, n_classes, axis=1).astype(np.float64)
+    scores[:, estimator.classes_] = raw
+    return scores
