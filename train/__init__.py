@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from toptune.train.rows.torch_dataset import FeatureDataset
     from toptune.train.runs.evaluation import evaluate_run
     from toptune.train.runs.metrics import compute_metrics
-    from toptune.train.runs.run import Run, RunArray
+    from toptune.train.runs.record import RunArray, RunRecord
+    from toptune.train.runs.run import Run
     from toptune.train.runs.training import train
     from toptune.train.runs.update import update_run
 
@@ -52,7 +53,8 @@ _HOMES = {
     "NearestMeanClassifier": "toptune.train.estimators.nearest_mean",
     "NearestNeighborClassifier": "toptune.train.estimators.nearest_neighbors",
     "Run": "toptune.train.runs.run",
-    "RunArray": "toptune.train.runs.run",
+    "RunArray": "toptune.train.runs.record",
+    "RunRecord": "toptune.train.runs.record",
     "ShrinkageDiscriminantClassifier": "toptune.train.estimators.discriminant",
     "Split": "toptune.train.rows.splits",
     "StreamingLogisticClassifier": "toptune.train.estimators.logistic",
@@ -90,6 +92,7 @@ __all__ = [
     "Preprocessing",
     "Run",
     "RunArray",
+    "RunRecord",
     "ShrinkageDiscriminantClassifier",
     "Split",
     "StreamingLogisticClassifier",

@@ -1,10 +1,13 @@
-"""Values as JSON: what may be written, and one spelling of what digests are taken of."""
+"""Values as JSON: what may be written, how a file is read, and one spelling for digests."""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from toptune.errors import CorruptError
 
 
 def canonical_json(value: object) -> str:
@@ -22,4 +25,27 @@ def json_ready(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
+    return value
+
+
+def read_json(path: Path, *, advice: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Parameters
+    ----------
+    path : Path
+    advice : str
+        The next step for whoever reads the message, such as ``train again``.
+
+    Raises
+    ------
+    CorruptError
+        If the file is missing, is not JSON, or holds something other than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        raise CorruptError(f"{path} holds no JSON object; {advice}")
     return value

@@ -18,7 +18,8 @@ from toptune.train.heads.trials import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.reports.notes import gather_notes
 from toptune.train.rows.splits import NAMED, split_manifest
-from toptune.train.runs.run import CONFIG, METRICS, read_labels
+from toptune.train.runs.record import CONFIG, METRICS
+from toptune.train.runs.run import read_labels
 from toptune.train.runs.training import train
 from toptune.train.runs.writing import check_out
 

@@ -15,7 +15,8 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import FeatureView, StoredFeatures
 from toptune.train.rows.chosen_rows import leave_out
 from toptune.train.rows.splits import NAMED, Split, group_keys, held_out, split_manifest
-from toptune.train.runs.run import ROWS, Run
+from toptune.train.runs.record import ROWS
+from toptune.train.runs.run import Run
 
 Rows = npt.NDArray[np.int64]
 
@@ -175,22 +176,22 @@ def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Ro
 
 def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple[Rows, Rows]:
     """Which of the new images train and which test."""
-    options = run.config["options"]
+    options = run.row_options
     if len(fresh) == 0:
         return fresh, fresh
-    if run.config["split"]["rule"].startswith(NAMED):
-        split = split_manifest(new, val=options["val"], group_by=options["group_by"], seed=options["seed"])
+    if run.record.split.rule.startswith(NAMED):
+        split = split_manifest(new, val=options.val, group_by=options.group_by, seed=options.seed)
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
-    keys = new.ids if options["group_by"] is None else group_keys(new, options["group_by"])
+    keys = new.ids if options.group_by is None else group_keys(new, options.group_by)
     # Without groups no other row has the key of a new one.
-    old_sides = {} if options["group_by"] is None else kept
+    old_sides = {} if options.group_by is None else kept
     side_of = {keys[row]: side for side, rows in old_sides.items() for row in rows.tolist()}
     open_rows = np.array([row for row in fresh if keys[row] not in side_of], dtype=np.int64)
     is_test = held_out(
         [new.ids[row] for row in open_rows],
         [str(new.labels[row]) for row in open_rows],
-        seed=options["seed"],
-        test_fraction=options["test_fraction"],
+        seed=options.seed,
+        test_fraction=options.test_fraction,
         groups=[keys[row] for row in open_rows],
     )
     decided = [row for row in fresh if side_of.get(keys[row]) == "test"]

@@ -51,15 +51,12 @@ def evaluate_run(
     opened_run = run if isinstance(run, Run) else Run.load(run)
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
-    opened = (
-        store if isinstance(store, FeatureStore) else FeatureStore.open(store or opened_run.config["store"])
-    )
-    name = dataset or opened_run.config["dataset"]
-    is_own = name == opened_run.config["dataset"]
-    # Runs from before data sets grew know of no versions.
-    version = opened_run.config.get("dataset_version", 1) if is_own else None
-    cache = opened.features(opened_run.config["cache"]["name"], name, version=version)
-    if cache.digest != opened_run.config["cache"]["digest"]:
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or opened_run.store)
+    name = dataset or opened_run.record.dataset
+    is_own = name == opened_run.record.dataset
+    version = opened_run.dataset_version if is_own else None
+    cache = opened.features(opened_run.cache.name, name, version=version)
+    if cache.digest != opened_run.cache.digest:
         differences = "; ".join(opened_run.recipe.differences(cache.recipe))
         raise InputError(
             f"the features of {name!r} were computed otherwise than those trained on: {differences}; "
@@ -72,7 +69,7 @@ def evaluate_run(
             [row for row, label in enumerate(manifest.labels) if label is not None], dtype=np.int64
         )
     else:
-        if manifest.pictures_digest != opened_run.config["manifest"]["pictures_digest"]:
+        if manifest.pictures_digest != opened_run.record.manifest.pictures_digest:
             raise InputError(
                 f"data set {name!r} of {opened.root} has other images than the run was trained on; name it "
                 "as another --dataset"

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from toptune.train.runs.run import Run, RunArray
+from toptune.store.files.json_values import json_ready
+from toptune.train.runs.record import RunArray, Savings
+from toptune.train.runs.run import Run
 
 
 def restricted_run(run: Run) -> Run:
@@ -21,7 +23,7 @@ def restricted_run(run: Run) -> Run:
     Returns
     -------
     Run
-        Of equal predictions. ``config["preprocessing"]`` and ``config["saves"]`` are those of what is left.
+        A run of equal predictions, whose record describes the preprocessing that is left and the savings.
     """
     trained_on, preprocessing, head = run.arrays, run.preprocessing, run.head
     n_columns = preprocessing.n_outputs if head.columns is None else len(head.columns)
@@ -32,19 +34,20 @@ def restricted_run(run: Run) -> Run:
         preprocessing, head = preprocessing.restricted(head.columns), head.on_columns()
     positions = np.flatnonzero(used).tolist()
     arrays = [trained_on[position] for position in positions]
-    config = run.config | {
-        "arrays": [run.config["arrays"][position] for position in positions],
-        "preprocessing": preprocessing.to_dict(),
-        "saves": {
-            "n_arrays": len(arrays),
-            "n_arrays_trained_on": len(trained_on),
-            "n_columns": n_columns,
-            "n_columns_trained_on": n_columns_trained_on,
-            "bytes_per_picture": _bytes(arrays),
-            "bytes_per_picture_trained_on": _bytes(trained_on),
-        },
-    }
-    return replace(run, config=config, preprocessing=preprocessing, head=head)
+    record = replace(
+        run.record,
+        arrays=tuple(arrays),
+        preprocessing=json_ready(preprocessing.to_dict()),
+        saves=Savings(
+            n_arrays=len(arrays),
+            n_arrays_trained_on=len(trained_on),
+            n_columns=n_columns,
+            n_columns_trained_on=n_columns_trained_on,
+            bytes_per_picture=_bytes(arrays),
+            bytes_per_picture_trained_on=_bytes(trained_on),
+        ),
+    )
+    return replace(run, record=record, preprocessing=preprocessing, head=head)
 
 
 def _bytes(arrays: list[RunArray]) -> int:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,38 +13,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toptune.costs.meter import describe_costs
-from toptune.errors import CorruptError, FormatVersionError, InputError
+from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.recipe import Recipe
+from toptune.store.files.json_records import record_from_json
+from toptune.store.files.json_values import read_json
 from toptune.train.heads.heads import Head, load_head
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
+from toptune.train.rows.options import RowOptions
+from toptune.train.runs.record import (
+    CONFIG,
+    METRICS,
+    ROWS,
+    CacheIdentity,
+    RunArray,
+    RunRecord,
+    Savings,
+    is_finetuned,  # fmt: skip
+)
 
-VERSION = 2
 _SHOWN_LAYERS = 8
-CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
-    "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
-    "confusion_matrix.png",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RunArray:
-    """A stored array that a run's features are made of: name, columns, type on disk."""
-
-    name: str
-    dim: int
-    dtype: str
+_ADVICE = "train again"
+_NEEDED = ("dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained head with its preprocessing, its config and its metrics.
+    """A trained head with its preprocessing, its record and its metrics.
 
     Attributes
     ----------
     folder : Path
-    config : dict
-        Content of ``run.json``.
+    record : RunRecord
+        What ``run.json`` holds.
     metrics : dict
         Content of ``metrics.json``.
     head : Head
@@ -56,7 +58,7 @@ class Run:
     """
 
     folder: Path
-    config: dict[str, Any]
+    record: RunRecord
     metrics: dict[str, Any]
     head: Head
     preprocessing: Preprocessing
@@ -69,24 +71,56 @@ class Run:
         return self.head.classes
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Content of ``run.json``, made anew from `record`."""
+        return self.record.to_json()
+
+    @property
     def arrays(self) -> list[RunArray]:
         """Stored arrays whose columns, side by side, are all that is needed of an image."""
-        return [RunArray(each["name"], each["dim"], each["dtype"]) for each in self.config["arrays"]]
+        return list(self._of(self.record.arrays, "arrays"))
+
+    @property
+    def store(self) -> str:
+        """Root folder of the store that the run was trained from."""
+        return self._of(self.record.store, "store")
+
+    @property
+    def cache(self) -> CacheIdentity:
+        """Which features the run was trained on."""
+        return self._of(self.record.cache, "cache")
+
+    @property
+    def dataset_version(self) -> int:
+        """Version of the data set that the run was trained on."""
+        # Runs from before data sets grew know of no versions: there was only the first.
+        return 1 if self.record.dataset_version is None else self.record.dataset_version
+
+    @property
+    def saves(self) -> Savings:
+        """What the head saves where it uses a part of the features only."""
+        return self._of(self.record.saves, "saves")
+
+    @property
+    def row_options(self) -> RowOptions:
+        """Which rows were asked to train and which to test."""
+        return record_from_json(RowOptions, self.record.options, where=f"{self.folder / CONFIG}: options")
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """Heads that ``--head auto`` tried; none where the head was named."""
-        return list((self.config.get("auto") or {}).get("table", []))
+        """Heads that ``--head auto`` tried, a row each; none where the head was named."""
+        table = (self.record.auto or {}).get("table", [])
+        return [dict(row) for row in table] if isinstance(table, list) else []
 
     @property
     def recipe(self) -> Recipe:
         """How the features were computed."""
-        return Recipe.from_json(json.dumps(self.config["recipe"]))
+        return Recipe.from_json(json.dumps(self.record.recipe))
 
     @property
     def backbone(self) -> dict[str, Any]:
-        """What loads the backbone again."""
-        return dict(self.config["backbone"])
+        """The options that load the backbone again."""
+        return dict(self.record.backbone)
 
     def predict_blocks(self, blocks: Blocks) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
         """Classify rows of features as stored, not preprocessed.
@@ -117,17 +151,17 @@ class Run:
         return {
             "run": str(self.folder),
             "head": self.head.name,
-            "dataset": self.config["dataset"],
-            "model": self.config["model"],
+            "dataset": self.record.dataset,
+            "model": self.record.model,
             "arrays": [array.name for array in self.arrays],
-            "auto": self.config.get("auto"),
-            "selected": self.config["selected"],
-            "warnings": self.config["warnings"],
+            "auto": self.record.auto,
+            "selected": dict(self.record.selected),
+            "warnings": list(self.record.warnings),
             "metrics": self.metrics,
         }
 
     def __str__(self) -> str:
-        metrics, saves, lines = self.metrics, self.config["saves"], []
+        metrics, saves, lines = self.metrics, self.saves, []
         if metrics["n_test"]:
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
@@ -137,26 +171,26 @@ class Run:
         else:
             lines.append(f"{self.head.name}: trained, no test images")
         lines.append(
-            f"trained on {metrics['n_train']} images, {saves['n_columns_trained_on']} features, "
+            f"trained on {metrics['n_train']} images, {saves.n_columns_trained_on} features, "
             f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
             + (f"; failed images left out: {metrics['n_skipped']}" if metrics.get("n_skipped") else "")
         )
         lines.append(f"layers: {_shortened([array.name for array in self.arrays])}")
-        if saves["n_columns"] < saves["n_columns_trained_on"]:
+        if saves.n_columns < saves.n_columns_trained_on:
             lines.append(
-                f"uses {saves['n_columns']} of the features, of {saves['n_arrays']} of "
-                f"{saves['n_arrays_trained_on']} arrays: {saves['bytes_per_picture']} of "
-                f"{saves['bytes_per_picture_trained_on']} bytes an image"
+                f"uses {saves.n_columns} of the features, of {saves.n_arrays} of "
+                f"{saves.n_arrays_trained_on} arrays: {saves.bytes_per_picture} of "
+                f"{saves.bytes_per_picture_trained_on} bytes an image"
             )
         chosen = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self.config["selected"].items()
+            for name, value in self.record.selected.items()
             if value is not None
         )
         if chosen:
             lines.append(f"selected: {chosen}")
         lines += [_trial_line(row) for row in self.trials]
-        lines += [f"note: {warning}" for warning in self.config["warnings"]]
+        lines += [f"note: {warning}" for warning in self.record.warnings]
         lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
         return "\n".join([*lines, f"written to {self.folder}"])
 
@@ -176,26 +210,17 @@ class Run:
         path = Path(folder)
         if not (path / CONFIG).is_file():
             raise InputError(f"{path} is no RUN folder (it has no {CONFIG}); give what train --out wrote")
-        config = _read_json(path / CONFIG)
-        if config.get("format") != "toptune-run":
-            raise InputError(f"{path / CONFIG} is not of a toptune run; give what train --out wrote")
-        if config.get("kind") == "finetune":
+        if is_finetuned(path):
             raise InputError(
                 f"{path} is a fine-tuned network, which stored features have nothing to do with: score it on "
-                "pictures (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
+                "images (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
             )
-        if config.get("version") != VERSION:
-            raise FormatVersionError(
-                f"{path} is of version {config.get('version')}, this toptune reads {VERSION}; train again"
-            )
-        needed = {"dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves"}
-        if missing := needed - config.keys():
-            raise CorruptError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; train again")
+        record = RunRecord.read(path / CONFIG, advice=_ADVICE, needed=_NEEDED)
         rows, roles = _read_rows(path / ROWS)
         run = cls(
             folder=path,
-            config=config,
-            metrics=_read_json(path / METRICS),
+            record=record,
+            metrics=read_json(path / METRICS, advice=_ADVICE),
             head=load_head(path),
             preprocessing=Preprocessing.load(path),
             train_rows=rows[roles == "train"],
@@ -207,6 +232,12 @@ class Run:
                 f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
             )
         return run
+
+    def _of(self, value: _Value | None, name: str) -> _Value:
+        """Give a value that the record of a head must have."""
+        if value is None:
+            raise CorruptError(f"{self.folder / CONFIG} lacks {name}; {_ADVICE}")
+        return value
 
 
 def _shortened(names: Sequence[str]) -> str:
@@ -233,16 +264,6 @@ def read_labels(folder: Path) -> dict[int, str]:
         table = file.read(columns=["row", "label"], use_threads=False)
     pairs = zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)
     return {row: str(label) for row, label in pairs if row >= 0}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
-    if not isinstance(value, dict):
-        raise CorruptError(f"{path} holds no JSON object; train again")
-    return value
 
 
 def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:

@@ -1,13 +1,10 @@
 """`train`: from stored features to a RUN folder."""
 
-import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,9 +15,8 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
-from toptune.store.files.provenance import provenance
 from toptune.text import counted
-from toptune.train.heads.heads import Head, make_head
+from toptune.train.heads.heads import make_head
 from toptune.train.heads.options import check_auto, head_params
 from toptune.train.heads.trials import AUTO_HEAD, try_heads
 from toptune.train.layers.choices import LAYER_SEARCH
@@ -30,15 +26,14 @@ from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.preprocessing.spec import default_preprocessing, parse_preprocessing
-from toptune.train.rows.chosen_rows import check_classes, leave_out, rows_digest
+from toptune.train.rows.chosen_rows import check_classes, leave_out
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.splits import Split, advice_on_several_labels, group_keys, split_manifest
+from toptune.train.runs.record import RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
-from toptune.train.runs.run import VERSION, Run
+from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
-
-_LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 
 
 def train(
@@ -231,45 +226,25 @@ def train(
     else:
         classifier.fit(blocks, labels, groups=keys)
     seconds["fit"] = time.perf_counter() - clock
-    config = {
-        "format": "toptune-run",
-        "version": VERSION,
-        "store": str(opened.root),
-        "dataset": dataset,
-        "dataset_version": cache.dataset_version,
-        "model": model,
-        "cache": {"name": cache.name, "digest": cache.digest},
-        "recipe": json.loads(cache.recipe.to_json()),
-        "backbone": dict(cache.backbone),
-        "arrays": [{"name": each.name, "dim": each.dim, "dtype": str(each.dtype)} for each in arrays],
-        "classes": dict(zip(classes, counts, strict=True)),
-        "options": options,
-        "layer_search": None if search is None else search.summary(),
-        "split": {
-            "rule": split.rule,
-            "n_train": len(split.train),
-            "n_test": len(split.test),
-            "n_unlabelled": split.n_unlabelled,
-            "n_unused": split.n_unused,
-            "n_not_drawn": split.n_not_drawn,
-            "n_skipped": n_skipped,
-            "rows_digest": rows_digest(split, manifest),
-        },
-        "manifest": {"n_rows": manifest.n_rows, "pictures_digest": manifest.pictures_digest},
-        "auto": None if trials is None else trials.to_dict(),
-        "selected": _selected(classifier),
-        "warnings": [
+    record = trained_record(
+        cache,
+        store=opened.root,
+        model=model,
+        arrays=[RunArray(each.name, each.dim, str(each.dtype)) for each in arrays],
+        classes=dict(zip(classes, counts, strict=True)),
+        options=options,
+        split=SplitRecord.of(split, manifest, n_skipped=n_skipped),
+        head=classifier,
+        warnings=[
             *_unused(split, manifest),
             *(search.notes if search is not None else ()),
             *preprocessing.warnings,
-            *classifier.report.get("warnings", []),
         ],
-        "report": classifier.report,
-        "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-        "created": provenance(),
-    }
+        layer_search=None if search is None else search.summary(),
+        auto=None if trials is None else trials.to_dict(),
+    )
     run = Run(
-        folder=path, config=json_ready(config), metrics={}, head=classifier, preprocessing=preprocessing,
+        folder=path, record=record, metrics={}, head=classifier, preprocessing=preprocessing,
         train_rows=split.train, test_rows=split.test,
     )  # fmt: skip
     run = restricted_run(run)
@@ -303,11 +278,3 @@ def _unused(split: Split, manifest: Manifest) -> list[str]:
     if split.n_unused:
         notes.append(f"not used: {counted(split.n_unused, 'labelled image')} in no split that was asked for")
     return notes
-
-
-def _selected(head: Head) -> dict[str, Any]:
-    report = head.report
-    if "chosen" in report:
-        return dict(report["chosen"])
-    names = ("sigma", "penalty", "temperature", "rank")
-    return {name: report[name] for name in names if report.get(name) is not None}

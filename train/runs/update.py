@@ -21,6 +21,7 @@ from toptune.train.rows.chosen_rows import note_untested, rows_digest
 from toptune.train.rows.splits import Split, group_keys
 from toptune.train.runs.difference import find_difference, forgotten_ids, without_failed
 from toptune.train.runs.head_update import Change, updated_head
+from toptune.train.runs.record import ManifestIdentity, UpdateRecord
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
@@ -77,19 +78,19 @@ def update_run(
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
     head, saved = _saved_head(old)
-    if "relabelled" in old.config:
+    if old.record.relabelled is not None:
         raise InputError(
             f"run {old.folder} cannot be updated: an earlier toptune made it by train --relabel, for labels "
             "that are not those of the data set; train again"
         )
-    if old.config["split"].get("n_not_drawn"):
+    if old.record.split.n_not_drawn:
         raise InputError(
             f"run {old.folder} cannot be updated: it was trained on a sample (--shots, --train-size), and "
             "whether new images belong to it depends on all others; train again"
         )
-    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.config["store"])
-    name, dataset = old.config["cache"]["name"], old.config["dataset"]
-    before = opened.features(name, dataset, version=old.config.get("dataset_version", 1))
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
+    name, dataset = old.cache.name, old.record.dataset
+    before = opened.features(name, dataset, version=old.dataset_version)
     after = opened.features(name, dataset, version=dataset_version)
     _refuse_others(old, before, after)
     notify("compare")
@@ -106,7 +107,7 @@ def update_run(
     after.mark_used()
     notify("update")
     clock = time.perf_counter()
-    group_by = old.config["options"]["group_by"]
+    group_by = old.row_options.group_by
 
     def change(cache: StoredFeatures, rows: Rows, labels: Sequence[str]) -> Change:
         keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
@@ -139,34 +140,36 @@ def update_run(
     notes = note_untested(is_known)
     split = Split(train=difference.train, test=test, n_unlabelled=0, n_unused=0, rule="")
     counts = Counter(str(labels[row]) for row in difference.train.tolist())
-    config = old.config | {
-        "dataset_version": after.dataset_version,
-        "classes": dict(sorted(counts.items())),
-        "split": old.config["split"] | {
-            "n_train": len(difference.train),
-            "n_test": len(test),
-            "n_skipped": n_skipped,
-            "rows_digest": rows_digest(split, after.manifest),
-        },
-        "manifest": {"n_rows": after.manifest.n_rows, "pictures_digest": after.manifest.pictures_digest},
-        "auto": None,
-        "selected": old.config["selected"] | {
-            name: updated.report[name] for name in ("squared_error", "rank")
-        },
-        "warnings": [*notes, *updated.report["warnings"]],
-        "report": updated.report,
-        "created": provenance(),
-        "update": {
-            "run": str(old.folder),
-            "n_added": len(difference.added),
-            "n_removed": len(difference.removed),
-            "n_new": difference.n_new,
-            "n_changed": difference.n_changed,
-            "n_forgotten": difference.n_forgotten,
-        },
-    }  # fmt: skip
+    record = replace(
+        old.record,
+        dataset_version=after.dataset_version,
+        classes=dict(sorted(counts.items())),
+        split=replace(
+            old.record.split,
+            n_train=len(difference.train),
+            n_test=len(test),
+            n_skipped=n_skipped,
+            rows_digest=rows_digest(split, after.manifest),
+        ),
+        manifest=ManifestIdentity.of(after.manifest),
+        auto=None,
+        selected=json_ready(
+            {**old.record.selected, **{name: updated.report[name] for name in ("squared_error", "rank")}}
+        ),
+        warnings=(*notes, *updated.report["warnings"]),
+        report=json_ready(updated.report),
+        created=provenance(),
+        update=UpdateRecord(
+            run=str(old.folder),
+            n_added=len(difference.added),
+            n_removed=len(difference.removed),
+            n_new=difference.n_new,
+            n_changed=difference.n_changed,
+            n_forgotten=difference.n_forgotten,
+        ),
+    )
     new = Run(
-        folder=path, config=json_ready(config), metrics={}, head=updated, preprocessing=old.preprocessing,
+        folder=path, record=record, metrics={}, head=updated, preprocessing=old.preprocessing,
         train_rows=difference.train, test_rows=test,
     )  # fmt: skip
     notify("test")
@@ -185,7 +188,7 @@ def update_run(
 
 def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
     """Head and sums of a run, or an InputError that says why it has none that can be used again."""
-    options = run.config["options"]
+    options = run.record.options
     reason = None
     if not (run.folder / SUMS).is_file():
         reason = (
@@ -203,9 +206,9 @@ def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
 
 
 def _refuse_others(run: Run, before: StoredFeatures, after: StoredFeatures) -> None:
-    if before.manifest.pictures_digest != run.config["manifest"]["pictures_digest"]:
+    if before.manifest.pictures_digest != run.record.manifest.pictures_digest:
         raise InputError(
             f"data set {before.dataset!r} has other images than the run was trained on; train again"
         )
-    if after.digest != run.config["cache"]["digest"]:
+    if after.digest != run.cache.digest:
         raise InputError(f"the features of {after.dataset!r} were computed otherwise; train again")

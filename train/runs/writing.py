@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from toptune.errors import InputError, StoreError, ToptuneError
 from toptune.store.datasets.manifest import Manifest
 from toptune.train.runs.confusion_plot import save_confusion_image
-from toptune.train.runs.run import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, Run
+from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION
+from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Scored
 
 
@@ -38,7 +39,7 @@ def write_run(
     """
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
-    write_json(folder / CONFIG, run.config)
+    write_json(folder / CONFIG, run.record.to_json())
     write_json(folder / METRICS, run.metrics)
     write_rows(
         folder / ROWS, train=run.train_rows, test=run.test_rows, images=manifest.table,
@@ -48,12 +49,12 @@ def write_run(
         folder / PREDICTIONS, rows=scored.rows, ids=[manifest.ids[row] for row in scored.rows.tolist()],
         labels=scored.labels, predicted=scored.predicted, confidence=scored.confidence,
     )  # fmt: skip
-    table = run.trials or run.head.table or [{**run.config["selected"], "is_chosen": True}]
+    table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
     with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    title = f"{run.head.name} on {run.config['dataset']}, {len(run.test_rows)} test images"
+    title = f"{run.head.name} on {run.record.dataset}, {len(run.test_rows)} test images"
     save_confusion_image(folder / IMAGE, run.metrics["confusion_matrix"], run.classes, title=title)
 
 

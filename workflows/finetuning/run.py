@@ -25,7 +25,7 @@ from toptune.text import counted
 from toptune.train.rows.chosen_rows import rows_digest
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import compute_metrics
-from toptune.train.runs.run import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, VERSION
+from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, VERSION
 from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
 from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
 from toptune.workflows.finetuning.task import FineTuneTask

@@ -14,7 +14,7 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.evaluation import evaluate_run
 from toptune.train.runs.metrics import compute_metrics
-from toptune.train.runs.run import ROWS
+from toptune.train.runs.record import ROWS
 from toptune.workflows.predict.classifier import Classifier
 
 SHOWN = 3

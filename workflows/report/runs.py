@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from toptune.errors import CorruptError, InputError
 from toptune.store.files.names import plain_model_name
 from toptune.train.layers.choices import LAYER_SEARCH
-from toptune.train.runs.run import CONFIG, METRICS, PREDICTIONS
+from toptune.train.runs.record import CONFIG, METRICS, PREDICTIONS
 
 MAX_RUNS = 2_000
 _FORMAT = "toptune-run"

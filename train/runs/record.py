@@ -1,0 +1,351 @@
+"""`RunRecord`: what ``run.json`` says of a run, read and written in this one place."""
+
+import json
+import os
+import platform
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from toptune.errors import CorruptError, FormatVersionError, InputError
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.json_records import record_from_json, record_to_json
+from toptune.store.files.json_values import json_ready, read_json
+from toptune.store.files.provenance import provenance
+from toptune.train.heads.heads import Head
+from toptune.train.rows.chosen_rows import rows_digest
+from toptune.train.rows.splits import Split
+
+FORMAT, VERSION, FINETUNE = "toptune-run", 2, "finetune"
+CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
+    "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
+    "confusion_matrix.png",
+)  # fmt: skip
+# A value that differs from head to head, or that another room makes and reads.
+JsonObject = Mapping[str, object]
+_LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
+# Keys of a run of features that are there even where a run has no value for them.
+_NULLS = ("layer_search", "auto")
+
+
+@dataclass(frozen=True)
+class RunArray:
+    """A stored array that a run's features are made of: name, columns, type on disk."""
+
+    name: str
+    dim: int
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheIdentity:
+    """Which features a run was trained on: the name of their cache and the digest of their recipe."""
+
+    name: str
+    digest: str
+    others: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestIdentity:
+    """Which images a data set held: their number, and the digest of their ids and sizes."""
+
+    n_rows: int | None = None
+    pictures_digest: str | None = None
+    others: JsonObject = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "ManifestIdentity":
+        """Give the identity of the images of a manifest."""
+        return cls(n_rows=manifest.n_rows, pictures_digest=manifest.pictures_digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecord:
+    """Which rows trained and which tested, in numbers.
+
+    Attributes
+    ----------
+    rule : str
+        How the rows were divided, in words.
+    n_train, n_test : int
+        Rows that trained and that tested.
+    n_validation : int, optional
+        Rows that chose the epoch of a fine-tuning; they count among `n_train`.
+    n_unlabelled, n_unused, n_not_drawn, n_skipped : int, optional
+        Rows without a label, in no split that was asked for, left out of a sample, and of failed images.
+        Older runs know of no samples.
+    rows_digest : str, optional
+        Digest of the ids that trained and tested.
+    validation_ids : tuple of str, optional
+        Ids of the rows that chose the epoch.
+    """
+
+    rule: str = ""
+    n_train: int | None = None
+    n_validation: int | None = None
+    n_test: int | None = None
+    n_unlabelled: int | None = None
+    n_unused: int | None = None
+    n_not_drawn: int | None = None
+    n_skipped: int | None = None
+    rows_digest: str | None = None
+    validation_ids: tuple[str, ...] | None = None
+    others: JsonObject = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, split: Split, manifest: Manifest, *, n_skipped: int) -> "SplitRecord":
+        """Give the numbers of a split of a manifest's rows."""
+        return cls(
+            rule=split.rule,
+            n_train=len(split.train),
+            n_test=len(split.test),
+            n_unlabelled=split.n_unlabelled,
+            n_unused=split.n_unused,
+            n_not_drawn=split.n_not_drawn,
+            n_skipped=n_skipped,
+            rows_digest=rows_digest(split, manifest),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """What a head that uses a part of its features saves: stored arrays, columns, bytes of an image."""
+
+    n_arrays: int
+    n_arrays_trained_on: int
+    n_columns: int
+    n_columns_trained_on: int
+    bytes_per_picture: int
+    bytes_per_picture_trained_on: int
+    others: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRecord:
+    """What an update changed: the run before, rows added and removed, and the reasons in images."""
+
+    run: str
+    n_added: int
+    n_removed: int
+    n_new: int
+    n_changed: int
+    n_forgotten: int
+    others: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a RUN folder says of its run, whether of a head on stored features or of a fine-tuned network.
+
+    Attributes
+    ----------
+    format, version : str, int
+        Marks of the file.
+    kind : str, optional
+        ``finetune`` for a fine-tuned network.
+    store, cache, arrays, dataset_version, layer_search, auto, report, preprocessing, saves : optional
+        Of a head only: the store and the features that trained it, the searches of layers and of heads, the
+        report of the fit, the fitted preprocessing, and what the head saves. A run that is older than
+        versions of data sets has no `dataset_version`: it saw the first.
+    data, precision, device, request : optional
+        Of a fine-tuned network only: the images that trained it, how it computed, and the options that
+        decide its result.
+    dataset, model : str
+        Names of the data set and of the backbone.
+    recipe, backbone : mapping
+        How the features were computed, and the options that load the backbone again.
+    classes : mapping of str to int
+        Training rows of each class, in the order of the probabilities.
+    options : mapping
+        What was asked for, by the names of Python's keywords.
+    split, manifest : SplitRecord, ManifestIdentity
+    selected : mapping
+        The hyperparameters that were chosen.
+    warnings : tuple of str
+    versions, created : mapping of str to str
+        Versions of the libraries; who made the run, when and where.
+    update : UpdateRecord, optional
+        What changed, for a run made from an earlier run.
+    relabelled : mapping, optional
+        Of a run that an earlier toptune made for labels other than those of the data set.
+    others : mapping
+        Keys of ``run.json`` that this toptune does not know; they are written again as they were read.
+    """
+
+    format: str = FORMAT
+    version: int = VERSION
+    kind: str | None = None
+    store: str | None = None
+    data: str | None = None
+    dataset: str
+    dataset_version: int | None = None
+    model: str
+    cache: CacheIdentity | None = None
+    recipe: JsonObject = field(default_factory=dict)
+    backbone: JsonObject = field(default_factory=dict)
+    precision: str | None = None
+    device: str | None = None
+    arrays: tuple[RunArray, ...] | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
+    request: JsonObject | None = None
+    layer_search: JsonObject | None = None
+    split: SplitRecord = field(default_factory=SplitRecord)
+    manifest: ManifestIdentity = field(default_factory=ManifestIdentity)
+    auto: JsonObject | None = None
+    selected: JsonObject = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    report: JsonObject | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: JsonObject | None = None
+    saves: Savings | None = None
+    update: UpdateRecord | None = None
+    relabelled: JsonObject | None = None
+    others: JsonObject = field(default_factory=dict)
+
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether the backbone was trained too."""
+        return self.kind == FINETUNE
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of ``run.json``; numbers that JSON cannot hold become null."""
+        written: dict[str, Any] = json_ready(record_to_json(self, nulls=() if self.is_finetuned else _NULLS))
+        return written
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, object], *, where: str = CONFIG) -> "RunRecord":
+        """Make a record of the content of ``run.json``.
+
+        Raises
+        ------
+        CorruptError
+            If it names no data set and model, or a value is of another type than it should be.
+        """
+        return record_from_json(cls, content, where=where)
+
+    @classmethod
+    def read(cls, path: Path, *, advice: str, needed: Collection[str] | None = None) -> "RunRecord":
+        """Read a ``run.json``.
+
+        Parameters
+        ----------
+        path : Path
+        advice : str
+            The next step if the file is damaged.
+        needed : collection of str, optional
+            Keys that must be there, in a file of this version. By default a file of any version will do.
+
+        Raises
+        ------
+        InputError
+            If it is JSON of something other than a run.
+        FormatVersionError
+            If keys are needed and the file is of another version.
+        CorruptError
+            If the file cannot be read, lacks a key, or holds a value of another type.
+        """
+        content = read_json(path, advice=advice)
+        if content.get("format") != FORMAT:
+            raise InputError(f"{path} is not of a toptune run; give what train --out wrote")
+        found = content.get("version")
+        if needed is not None and found != VERSION:
+            raise FormatVersionError(
+                f"{path.parent} is of version {found}, this toptune reads {VERSION}; {advice}"
+            )
+        if missing := set(needed or ()) - content.keys():
+            raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; {advice}")
+        try:
+            return cls.from_json(content, where=str(path))
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {advice}") from error
+
+
+def is_finetuned(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is the RUN folder of a fine-tuned network."""
+    try:
+        content = read_json(Path(folder) / CONFIG, advice="")
+    except CorruptError:
+        return False
+    return content.get("kind") == FINETUNE
+
+
+def trained_record(
+    cache: StoredFeatures,
+    *,
+    store: Path | str,
+    model: str,
+    arrays: Sequence[RunArray],
+    classes: Mapping[str, int],
+    options: JsonObject,
+    split: SplitRecord,
+    head: Head,
+    warnings: Sequence[str],
+    layer_search: JsonObject | None = None,
+    auto: JsonObject | None = None,
+) -> RunRecord:
+    """Make the record of a head that was trained on stored features.
+
+    Parameters
+    ----------
+    cache : StoredFeatures
+        The features.
+    store : path
+        Root folder of their store.
+    model : str
+        The backbone, spelled as the caller did.
+    arrays : sequence of RunArray
+        Stored arrays that the head was trained on, side by side.
+    classes : mapping of str to int
+        Training rows of each class, in the order of the probabilities.
+    options : mapping
+        Keywords of the call.
+    split : SplitRecord
+    head : Head
+        Fitted.
+    warnings : sequence of str
+        What was noted of the rows, the layers and the preprocessing; the warnings of the head are added.
+    layer_search, auto : mapping, optional
+        Summary of the search for layers, and table of the heads that ``auto`` tried.
+    """
+    warned = head.report.get("warnings", [])
+    return RunRecord(
+        store=str(store),
+        dataset=cache.dataset,
+        dataset_version=cache.dataset_version,
+        model=model,
+        cache=CacheIdentity(name=cache.name, digest=cache.digest),
+        recipe=json.loads(cache.recipe.to_json()),
+        backbone=json_ready(cache.backbone),
+        arrays=tuple(arrays),
+        classes=dict(classes),
+        options=json_ready(options),
+        layer_search=json_ready(layer_search),
+        split=split,
+        manifest=ManifestIdentity.of(cache.manifest),
+        auto=json_ready(auto),
+        selected=json_ready(_selected(head)),
+        warnings=(*warnings, *warned),
+        report=json_ready(head.report),
+        versions=library_versions(_LIBRARIES),
+        created=provenance(),
+    )
+
+
+def library_versions(names: Sequence[str]) -> dict[str, str]:
+    """Give the versions of installed libraries, and of Python."""
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def _selected(head: Head) -> dict[str, object]:
+    """Give the hyperparameters that a fit chose, by the names that its kind of head reports."""
+    report = head.report
+    if "chosen" in report:
+        return dict(report["chosen"])
+    names = ("sigma", "penalty", "temperature", "rank")
+    return {name: report[name] for name in names if report.get(name) is not None}
