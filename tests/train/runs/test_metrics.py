@@ -109,10 +109,10 @@ def test_a_number_stands_for_a_name_that_the_font_cannot_show(
 
 def test_drawing_leaves_no_state_and_is_imported_late() -> None:
     code = (
-        "import sys\nimport toptune.train.run_writing\nassert 'matplotlib' not in sys.modules\n"
-        "from toptune.train.confusion_picture import save_confusion_image\n"
+        "import sys\nimport toptune.train.runs.writing\nassert 'matplotlib' not in sys.modules\n"
+        "from toptune.train.runs.confusion_plot import save_confusion_image\n"
         "import tempfile, pathlib\n"
-        "save_confusion_picture(pathlib.Path(tempfile.mkdtemp()) / 'c.png', [[1, 0], [1, 2]], ['a', 'b'])\n"
+        "save_confusion_image(pathlib.Path(tempfile.mkdtemp()) / 'c.png', [[1, 0], [1, 2]], ['a', 'b'])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
