@@ -38,7 +38,7 @@ def test_numbers_that_json_lacks_become_null() -> None:
         ("{", CorruptError, "cannot be read .* train again"),
         ('{"format": "other"}', InputError, "not of a toptune run"),
         ('{"format": "toptune-run", "version": 99}', FormatVersionError, "of version 99, .* reads 2"),
-        ('{"format": "toptune-run", "version": 2, "model": "vit"}', CorruptError, "lacks dataset; train again"),
+        ('{"format": "toptune-run", "version": 2}', CorruptError, "lacks dataset; train again"),
         (
             '{"format": "toptune-run", "version": 2, "model": "vit", "dataset": 3}', CorruptError,
             "dataset is 3, where text is expected; train again",

@@ -112,7 +112,9 @@ def test_same_command_gives_the_same_head(build: Build, tmp_path: Path) -> None:
 
 def test_failed_images_are_refused_by_name_or_left_out(build: Build, tmp_path: Path) -> None:
     build(failed={4: "truncated JPEG", 50: "not an image"})
-    with pytest.raises(InputError, match=r"2 of the images.*picture 4\.png' \(truncated JPEG\).*--skip-failed"):
+    with pytest.raises(
+        InputError, match=r"2 of the images.*picture 4\.png' \(truncated JPEG\).*--skip-failed"
+    ):
         train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
     run = train(tmp_path / "store", out=tmp_path / "run", allow_failed=True, **OPTIONS)
