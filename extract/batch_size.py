@@ -11,7 +11,7 @@ import torch
 
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
-from toptune.extract.pipeline.lane import forward_pixels
+from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.streams import Streams, count_streams
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from toptune.extract.backbone.folding import FOLDED
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
 from toptune.extract.deviation import Deviation, find_excess, measure_deviations, refuse_deviations
-from toptune.extract.pipeline.lane import Lane, forward_pixels
+from toptune.extract.pipeline.forwarding import forward_pixels
+from toptune.extract.pipeline.lane import Lane
 from toptune.extract.pipeline.reader import DIGEST_BYTES, open_reader
 from toptune.extract.pipeline.transfers import FLOAT16_LARGEST
 from toptune.extract.planning import Draft, _make_plan

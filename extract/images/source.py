@@ -27,9 +27,23 @@ MAX_FILE_BYTES = 2**30
 GENERIC_NAMES = ("images", "train", "data")
 
 
+class ImageBytes(Protocol):
+    """Encoded images by row number: all that decoding needs."""
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of one image; called from several threads at once.
+
+        Raises
+        ------
+        UnreadableImageError
+            If there is nothing to read; the message says why.
+        """
+        ...
+
+
 @runtime_checkable
-class ImageSource(Protocol):
-    """Pictures in a fixed order, the same on every machine.
+class ImageSource(ImageBytes, Protocol):
+    """Images in a fixed order, the same on every machine.
 
     Ids are unique. A source is never shorter than its manifest: what cannot be read raises
     `UnreadableImageError` when its turn comes, and keeps its row.
@@ -41,17 +55,7 @@ class ImageSource(Protocol):
         ...
 
     def manifest(self) -> Manifest:
-        """Ids, labels, splits and file sizes of all images."""
-        ...
-
-    def read(self, row: int) -> bytes:
-        """Return the bytes of one image; called from several threads at once.
-
-        Raises
-        ------
-        UnreadableImageError
-            If there is nothing to read; the message says why.
-        """
+        """Return ids, labels, splits and file sizes of all images."""
         ...
 
 

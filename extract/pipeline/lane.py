@@ -1,9 +1,8 @@
 """One model's share of a pass over images: its missing units, its forward passes, its failures."""
 
-import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
+from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import DIGEST_BYTES, Batch
 from toptune.extract.pipeline.streams import Streams, Timed
-from toptune.extract.pipeline.transfers import Transfer, start_transfer, to_device
+from toptune.extract.pipeline.transfers import Transfer
 from toptune.extract.pipeline.writer import UnitValues
 from toptune.extract.request.finished import refuse_changed
 from toptune.extract.request.plan import ExtractPlan
@@ -25,8 +24,6 @@ from toptune.extract.request.request import ExtractRequest
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.image_digests import GONE, KnownDigests
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,7 +80,7 @@ class Lane:
         self.n_failed = 0
         self._known = _known_digests(request, cache)
         self._open: deque[_OpenUnit] = deque()
-        self._launched: deque[tuple[_OpenUnit, Batch, Future[Timed]]] = deque()
+        self._launched: deque[tuple[_OpenUnit, Batch, Future[Timed[Transfer]]]] = deque()
         self._finished = 0.0
 
     @property
@@ -167,48 +164,6 @@ class Lane:
             [image(batch.rows.start + int(place)) for place in np.flatnonzero(differs)],
             self.request.dataset,
         )
-
-
-def forward_pixels(
-    backbone: Backbone,
-    pixels: npt.NDArray[np.uint8],
-    arrays: Sequence[TapArray],
-    *,
-    dtypes: Mapping[str, str] | None = None,
-    may_halve: bool = True,
-) -> Transfer:
-    """Compute arrays of a batch of pixels ``(b, h, w, 3)``.
-
-    Parameters
-    ----------
-    dtypes : mapping of str to str, optional
-        Arrays that are to be float16 are converted before they leave the device. By default all are
-        float32.
-    may_halve : bool
-        Cut a batch that does not fit a CUDA device's memory in halves, and say so.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If not even one image fits, or the batch does not and must not be cut.
-    """
-    with torch.inference_mode():
-        outputs = _forward(backbone, to_device(pixels, backbone.device), arrays, may_halve=may_halve)
-        return start_transfer(outputs, dtypes or {})
-
-
-def _forward(
-    backbone: Backbone, pixels: torch.Tensor, arrays: Sequence[TapArray], *, may_halve: bool
-) -> dict[str, torch.Tensor]:
-    try:
-        return backbone.forward(backbone.transform.normalize(pixels), arrays)
-    except torch.OutOfMemoryError:
-        if len(pixels) == 1 or not may_halve:
-            raise
-    logger.warning("%d images at once do not fit the device's memory; computing halves", len(pixels))
-    torch.cuda.empty_cache()
-    halves = [_forward(backbone, half, arrays, may_halve=True) for half in pixels.chunk(2)]
-    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 
 def missing_units(cache: FeatureCache, names: Sequence[str], shard: Sequence[int]) -> dict[str, list[int]]:

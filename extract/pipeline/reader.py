@@ -3,10 +3,10 @@
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import starmap
 from types import TracebackType
 from typing import Protocol
 
@@ -17,9 +17,10 @@ from PIL import Image
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.decode import decode_image
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.transfers import pixel_buffer
 from toptune.extract.request.request import ExtractRequest
+from toptune.machine.ahead import ahead
 
 BATCHES_AHEAD = 2
 DIGEST_BYTES = 32
@@ -76,7 +77,7 @@ class BatchReader:
 
     Parameters
     ----------
-    source : ImageSource
+    source : ImageBytes
         Where images come from.
     geometries : sequence of Geometry
         Each image is read and decoded once, and resized for each of them.
@@ -90,7 +91,7 @@ class BatchReader:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: ImageBytes,
         geometries: Sequence[Geometry],
         *,
         workers: int,
@@ -119,13 +120,11 @@ class BatchReader:
 
     def batches(self, slices: Iterable[slice]) -> Iterator[list[Batch]]:
         """Yield for each slice of rows, in order, a batch a geometry, while the next ones are being read."""
-        waiting: deque[tuple[slice, list[Future[Read]]]] = deque()
-        for rows in slices:
-            waiting.append((rows, [self._pool.submit(self._read, row) for row in _numbers(rows)]))
-            if len(waiting) > BATCHES_AHEAD:
-                yield self._collect(*waiting.popleft())
-        while waiting:
-            yield self._collect(*waiting.popleft())
+        # `starmap` lets go of the images of a batch as soon as their pixels are copied.
+        return starmap(self._collect, ahead(slices, self._submit, BATCHES_AHEAD))
+
+    def _submit(self, rows: slice) -> list[Future[Read]]:
+        return [self._pool.submit(self._read, row) for row in _numbers(rows)]
 
     def _collect(self, rows: slice, futures: list[Future[Read]]) -> list[Batch]:
         digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)

@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.extract.backbone.backbone import Backbone
-from toptune.extract.pipeline.transfers import Transfer
 
 MOST_STREAMS = 8  # each holds the activations of a batch
-# A result, and the seconds it took, shared by the streams.
-Timed = tuple[Transfer, float]
+Result = TypeVar("Result")
+# The result of a pass, and the seconds that the pass took, shared by the streams.
+Timed = tuple[Result, float]
 
 
 def count_streams(backbone: Backbone) -> int:
@@ -78,11 +79,11 @@ class Streams:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._hook.remove()
 
-    def launch(self, work: Callable[[], Transfer]) -> Future[Timed]:
+    def launch(self, work: Callable[[], Result]) -> Future[Timed[Result]]:
         """Compute in a stream."""
         if self._pool is not None:
             return self._pool.submit(self._timed, work)
-        done: Future[Timed] = Future()
+        done: Future[Timed[Result]] = Future()
         done.set_result(self._timed(work))
         return done
 
@@ -90,6 +91,6 @@ class Streams:
         if self._is_over.is_set() and threading.get_ident() in self._threads:
             raise AbandonedError
 
-    def _timed(self, work: Callable[[], Transfer]) -> Timed:
+    def _timed(self, work: Callable[[], Result]) -> Timed[Result]:
         start = time.perf_counter()
         return work(), (time.perf_counter() - start) / self.n

@@ -4,13 +4,13 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import UnreadableImageError
 from toptune.extract.images.source import ImageSource
+from toptune.machine.ahead import ahead
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.image_digests import known_digests
 
@@ -102,11 +102,11 @@ class ContentCheck:
         return found
 
     def _read(self, rows: Sequence[int]) -> None:
-        """Read images in threads; few are on their way at a time."""
-        wanted = iter([row for row in rows if row not in self._digests])
+        """Read images in threads, a few ahead of the one whose digest is noted."""
+        wanted = [row for row in rows if row not in self._digests]
         with ThreadPoolExecutor(self._workers, thread_name_prefix="toptune-read") as pool:
-            while some := list(islice(wanted, _AHEAD)):
-                self._digests.update(zip(some, pool.map(self._digest, some), strict=True))
+            for row, digest in ahead(wanted, lambda row: pool.submit(self._digest, row), _AHEAD):
+                self._digests[row] = digest.result()
 
     def _digest(self, row: int) -> bytes:
         try:

@@ -14,7 +14,7 @@ from toptune.extract import extract, load_backbone
 from toptune.extract import preparing as preparing_module
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
-from toptune.extract.pipeline import lane
+from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.transfers import start_transfer
 from toptune.machine.heap import keep_freed_memory
 from toptune.store import FeatureCache, FeatureStore, NumericalError
@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_to_be(
     backbone = load_backbone(f"local-dir:{model_folder}")
     arrays, plain = backbone.resolve("all"), type(backbone).forward
     pixels = np.random.default_rng(0).integers(0, 256, (7, *backbone.transform.size, 3), dtype=np.uint8)
-    whole = lane.forward_pixels(backbone, pixels, arrays).result()
+    whole = forward_pixels(backbone, pixels, arrays).result()
 
     def small(self: object, batch: torch.Tensor, *rest: object) -> dict[str, torch.Tensor]:
         if len(batch) > 2:
@@ -91,7 +91,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_to_be(
         return plain(self, batch, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(backbone), "forward", small)
-    halves = lane.forward_pixels(backbone, pixels, arrays).result()
+    halves = forward_pixels(backbone, pixels, arrays).result()
     assert "7 images at once do not fit" in caplog.text
     assert all(np.allclose(halves[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
 

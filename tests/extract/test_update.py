@@ -51,10 +51,10 @@ def run(model_folder: Path, tmp_path: Path) -> Extract:
 def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batches that passed through the model, by the rows in them that were read."""
     from toptune.extract import preparing
-    from toptune.extract.pipeline import lane
+    from toptune.extract.pipeline import forwarding, lane
 
     seen: list[int] = []
-    plain = lane.forward_pixels
+    plain = forwarding.forward_pixels
 
     def counted(backbone: Any, pixels: Any, *arguments: Any, **options: Any) -> Any:
         seen.append(len(pixels))

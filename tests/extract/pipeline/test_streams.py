@@ -17,7 +17,7 @@ from torch import nn
 from toptune.extract import extract_models, load_backbone
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
-from toptune.extract.pipeline.lane import forward_pixels
+from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.streams import MOST_STREAMS, AbandonedError, Streams, count_streams
 from toptune.extract.pipeline.transfers import Transfer, start_transfer
 from toptune.store import FeatureCache, FeatureStore

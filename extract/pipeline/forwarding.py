@@ -1,0 +1,68 @@
+"""One forward pass over a batch of pixels, with results on their way back to main memory."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.taps import TapArray
+from toptune.extract.pipeline.transfers import Transfer, start_transfer, to_device
+
+logger = logging.getLogger(__name__)
+
+
+def forward_pixels(
+    backbone: Backbone,
+    pixels: npt.NDArray[np.uint8],
+    arrays: Sequence[TapArray],
+    *,
+    dtypes: Mapping[str, str] | None = None,
+    may_halve: bool = True,
+) -> Transfer:
+    """Compute arrays of a batch of pixels ``(b, h, w, 3)``.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The network; its transform normalizes the pixels on the device.
+    pixels : array (b, h, w, 3) of uint8
+        Images as the backbone's transform resizes and crops them.
+    arrays : sequence of TapArray
+        What is computed.
+    dtypes : mapping of str to str, optional
+        Type of each array in the store: float16 arrays are converted before they leave the device, so that
+        half as many bytes travel. By default every array is float32.
+    may_halve : bool
+        Cut a batch that does not fit into a CUDA device's memory in halves, with a warning. Measurements of
+        batch sizes set False, because halves would hide that a size does not fit.
+
+    Returns
+    -------
+    Transfer
+        The values on their way to main memory.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If not even one image fits, or the batch does not and must not be cut.
+    """
+    with torch.inference_mode():
+        outputs = _forward(backbone, to_device(pixels, backbone.device), arrays, may_halve=may_halve)
+        return start_transfer(outputs, dtypes or {})
+
+
+def _forward(
+    backbone: Backbone, pixels: torch.Tensor, arrays: Sequence[TapArray], *, may_halve: bool
+) -> dict[str, torch.Tensor]:
+    try:
+        return backbone.forward(backbone.transform.normalize(pixels), arrays)
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1 or not may_halve:
+            raise
+    logger.warning("%d images at once do not fit the device's memory; computing halves", len(pixels))
+    torch.cuda.empty_cache()
+    halves = [_forward(backbone, half, arrays, may_halve=True) for half in pixels.chunk(2)]
+    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
