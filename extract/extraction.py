@@ -9,9 +9,9 @@ from typing import Any
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
 from toptune.extract.images.source import ImageSource
-from toptune.extract.jobs import run_all
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest, Progress, make_requests
+from toptune.extract.running import run_all
 from toptune.machine.watch import Clocks, Stop
 from toptune.store.datasets.manifest import count_contents
 from toptune.store.features.feature_store import FeatureStore

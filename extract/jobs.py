@@ -9,7 +9,6 @@ from toptune.extract.pipeline.dask_units import open_workers, planning_device
 from toptune.extract.pipeline.image_pass import Pass
 from toptune.extract.pipeline.lane import Lane
 from toptune.extract.preparing import prepare
-from toptune.extract.request.finished import recognise
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
@@ -60,15 +59,3 @@ def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
     except StoreError as error:
         # The features are stored, and a store that cannot be written to can be read.
         logger.info("later commands will be slower than they could be: %s", error)
-
-
-def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Carry out requests: those that are finished are recognized, the others worked on together."""
-    found = [None if each.existing is None else recognise(each.existing, each) for each in requests]
-    left = [each for each, summary in zip(requests, found, strict=True) if summary is None]
-    if not left:
-        return [summary for summary in found if summary is not None]
-    # Late: a finished extraction is recognized without torch.
-
-    done = iter(run_jobs(left))
-    return [next(done) if summary is None else summary for summary in found]

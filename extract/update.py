@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from toptune.errors import InputError
 from toptune.extract.images.part import PartSource
-from toptune.extract.jobs import run_all
 from toptune.extract.request.content_check import ContentCheck
 from toptune.extract.request.finished import refuse_all_failed, refuse_changed
 from toptune.extract.request.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.request.request import ExtractRequest
+from toptune.extract.running import run_all
 from toptune.store.datasets.registration import find_version
 from toptune.store.datasets.versions import DatasetVersion
 from toptune.store.features.feature_store import FeatureStore

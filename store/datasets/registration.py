@@ -25,7 +25,7 @@ class Difference:
     ----------
     added, removed : int
         Ids that are new, and that are gone.
-    relabeled : int
+    relabelled : int
         Images with another label, split or further column.
     changed : int
         Ids that now stand for other bytes.
@@ -48,7 +48,7 @@ class Difference:
 
     def __str__(self) -> str:
         figures = (self.added, self.removed, self.relabelled, self.changed)
-        words = ("added", "removed", "relabelled", "changed")
+        words = ("added", "removed", "relabeled", "changed")
         text = ", ".join(f"{figure} {word}" for figure, word in zip(figures, words, strict=True))
         return f"{text}, {self.moved} moved" if self.moved else text
 

@@ -66,7 +66,7 @@ def test_added_removed_relabelled_changed(root: Path) -> None:
         names((2, 14)), labels={"004.png": "x", "005.png": "y"}, sizes={"006.png": 7, "012.png": 1}
     )
     plan = plan_growth(store, "pets", now)
-    assert str(plan.difference) == "4 added, 2 removed, 2 relabelled, 1 changed"
+    assert str(plan.difference) == "4 added, 2 removed, 2 relabeled, 1 changed"
     assert plan.difference.shared == 7
     assert store.manifest("pets").n_rows == 10  # a plan only
     growth = grow(store, "pets", now)
@@ -85,15 +85,15 @@ def test_labels_order_and_columns_alone_make_no_part(root: Path) -> None:
     store = start(root, make_images(names((0, 6))))
     order = names((0, 6))[::-1]
     cases = [
-        (make_images(names((0, 6)), labels={"001.png": "x"}), "1 relabelled", 0),
-        (make_images(order, labels={"001.png": "x"}), "0 relabelled", 0),
-        (make_images(order, extra={"slide": ["a"] * 6}), "6 relabelled", 0),
-        (make_images(names((1, 4))), "3 relabelled", 3),
+        (make_images(names((0, 6)), labels={"001.png": "x"}), "1 relabeled", 0),
+        (make_images(order, labels={"001.png": "x"}), "0 relabeled", 0),
+        (make_images(order, extra={"slide": ["a"] * 6}), "6 relabeled", 0),
+        (make_images(names((1, 4))), "3 relabeled", 3),
     ]
-    for number, (manifest, relabelled, n_removed) in enumerate(cases, start=2):
+    for number, (manifest, relabeled, n_removed) in enumerate(cases, start=2):
         growth = grow(store, "pets", manifest)
         assert (growth.after.number, growth.after.parts, growth.new_part) == (number, ("pets",), None)
-        figures = f"0 added, {n_removed} removed, {relabelled}, 0 changed"
+        figures = f"0 added, {n_removed} removed, {relabeled}, 0 changed"
         assert str(growth.difference) == figures
         view = store.features("tiny.demo", "pets")
         assert isinstance(view, FeatureView)
@@ -107,11 +107,11 @@ def test_images_that_come_back_are_known(root: Path) -> None:
     growth = extend(store, make_images(names((0, 12))))
     assert growth.new_part is None
     assert growth.after.parts == ("pets", "pets~2")
-    assert str(growth.difference) == "4 added, 0 removed, 0 relabelled, 0 changed"
+    assert str(growth.difference) == "4 added, 0 removed, 0 relabeled, 0 changed"
     # Back to exactly what the first version was: a version of its own, and nothing to compute.
     assert extend(store, make_images(names((0, 8)))).after.number == 4
     assert find_version(root, "pets", make_images(names((4, 12)))).number == 2
-    with pytest.raises(ConflictError, match="pictures of its version 2"):
+    with pytest.raises(ConflictError, match="images of its version 2"):
         store.register("pets", make_images(names((4, 12))))
     assert store.register("pets", make_images(names((0, 8)))).n_rows == 8
     assert np.array_equal(read_all(store.features("tiny.demo", "pets").blocks([NAME])), expected(store))
