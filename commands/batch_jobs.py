@@ -11,18 +11,7 @@ from toptune.commands.options.parsing import parse_bytes, parse_seconds
 from toptune.commands.options.printing import show
 from toptune.commands.runs.training import train
 
-SLURM_OPTIONS = (
-    "out",
-    "train_seconds",
-    "time_seconds",
-    "memory_bytes",
-    "partition",
-    "cpus",
-    "gpus",
-    "sbatch",
-    "images_per_second",
-)
-# What jobs decide, and what an array must not do.
+# Options of extract that the jobs decide, or that an array must not have.
 NOT_IN_JOBS = ("shard", "time_limit", "grace", "json_logs", "dry_run", "overwrite", "dask")
 
 
@@ -30,7 +19,7 @@ NOT_IN_JOBS = ("shard", "time_limit", "grace", "json_logs", "dry_run", "overwrit
 @click.option(
     "--out", default="toptune-jobs", show_default=True, type=click.Path(), help="Scripts, logs, run."
 )
-@click.option("--jobs", "n_jobs", type=click.IntRange(1), help="Tasks of the array; by default by --time.")
+@click.option("--jobs", "jobs", type=click.IntRange(1), help="Tasks of the array; by default by --time.")
 @click.option(
     "--time",
     "time_seconds",
@@ -63,7 +52,6 @@ def jobs_slurm(
     data: str,
     models: Sequence[str],
     root: str,
-    n_jobs: int | None,
     training: str,
     no_train: bool,
     submit: bool,
@@ -75,7 +63,8 @@ def jobs_slurm(
     Takes every option of extract that can be one of a job's, and for training --train. Sizes follow from the
     plan, which is printed. Nothing is submitted without --submit.
     """
-    from toptune.workflows import check_sbatch, submit_slurm_jobs, write_slurm_jobs
+    from toptune.options import option_names
+    from toptune.workflows import SlurmOptions, check_sbatch, submit_slurm_jobs, write_slurm_jobs
 
     if len(models) > 1:
         raise click.UsageError(f"{len(models)} models are given; write the jobs of each by itself")
@@ -86,16 +75,9 @@ def jobs_slurm(
     if not no_train:
         fixed = ["--store", root, "--dataset", "x", "--model", model, "--out", "x"]
         train.make_context("train", [*fixed, *words], parent=ctx)
-    own = {name: options.pop(name) for name in SLURM_OPTIONS}
-    done = write_slurm_jobs(
-        data,
-        model=model,
-        store=root,
-        options=options,
-        jobs=n_jobs,
-        train_arguments=None if no_train else words,
-        **own,
-    )
+    own = {name: options.pop(name) for name in option_names(SlurmOptions) if name in options}
+    own["train_arguments"] = None if no_train else words
+    done = write_slurm_jobs(data, model=model, store=root, options=options, **own)
     done = submit_slurm_jobs(done) if submit else done
     show(as_json, done.to_dict(), str(done))
 

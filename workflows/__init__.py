@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toptune.workflows.finetuning.session import finetune
     from toptune.workflows.jobs.job_array import choose_shard
     from toptune.workflows.jobs.slurm_jobs import SlurmJobs, write_slurm_jobs
+    from toptune.workflows.jobs.slurm_options import SlurmOptions
     from toptune.workflows.jobs.slurm_plan import SlurmPlan, size_jobs
     from toptune.workflows.jobs.slurm_submission import check_sbatch, submit_slurm_jobs
     from toptune.workflows.predict.classifier import Classifier
@@ -41,6 +42,7 @@ _WHERE = {
     "Prediction": "toptune.workflows.predict.predictions",
     "ReportSummary": "toptune.workflows.report.page",
     "SlurmJobs": "toptune.workflows.jobs.slurm_jobs",
+    "SlurmOptions": "toptune.workflows.jobs.slurm_options",
     "SlurmPlan": "toptune.workflows.jobs.slurm_plan",
     "advise": "toptune.workflows.advice.advising",
     "check_sbatch": "toptune.workflows.jobs.slurm_submission",
@@ -78,6 +80,7 @@ __all__ = [
     "Prediction",
     "ReportSummary",
     "SlurmJobs",
+    "SlurmOptions",
     "SlurmPlan",
     "advise",
     "check_sbatch",

@@ -5,15 +5,18 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import load_backbone
 from toptune.extract.extraction import extract
+from toptune.extract.request.plan import ExtractPlan, ExtractSummary
+from toptune.options import options_of
 from toptune.store.files.s3_path import place_of
+from toptune.workflows.jobs.slurm_options import SlurmArguments, SlurmOptions
 from toptune.workflows.jobs.slurm_plan import SlurmPlan, clock, size_jobs
 from toptune.workflows.jobs.slurm_scripts import (
     extract_script,
@@ -24,11 +27,11 @@ from toptune.workflows.jobs.slurm_scripts import (
 )
 from toptune.workflows.rate_sample import measure_rate
 
-DEFAULT_CPUS = 4
+TOPTUNE = (sys.executable, "-m", "toptune.cli")
 TRAIN_BYTES = 4 * 2**30
-# What a training takes beside what it counts against its limit.
+# What a training takes beside the memory that counts against its limit.
 TRAIN_BASE_BYTES = 2**30
-# Of `extract`, and also of `load_backbone`.
+# Options of `extract` that are options of `load_backbone` too.
 BACKBONE_OPTIONS = (
     "weights",
     "precision",
@@ -42,12 +45,10 @@ BACKBONE_OPTIONS = (
     "compiled",
     "decode",
 )
-# Of `toptune train`: what the jobs say.
-DECIDED = ("--store", "--dataset", "--model", "--out", "--update")
-# Of `extract`: options that are spelled otherwise on the command line, and those that are turned off there.
+# Options of `extract` whose flag on the command line has another name, or is there to turn the option off.
 FLAGS = {"compiled": "compile"}
 ON_BY_DEFAULT = ("fold",)
-# Of `extract`: what a plan and a sample are made without.
+# Options of `extract` that are dropped for the dry run and the timing sample.
 NOT_FOR_PLANS = ("max_failures", "update", "rehash")
 
 
@@ -58,11 +59,11 @@ class SlurmJobs:
     Attributes
     ----------
     plan : SlurmPlan
-        How the work is cut.
+        How the work is divided.
     out : str
         The scripts' folder.
     scripts : tuple of str
-        Names in it.
+        Names of the scripts in the folder.
     run : str
         The folder of the run that will be trained; empty without training.
     ids : mapping of str to str
@@ -76,7 +77,7 @@ class SlurmJobs:
     ids: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field, as JSON values."""
+        """Return every field as JSON values."""
         return {
             "out": self.out,
             "scripts": list(self.scripts),
@@ -99,18 +100,8 @@ def write_slurm_jobs(
     *,
     model: str,
     store: str,
-    options: Mapping[str, Any] | None = None,
-    train_arguments: Sequence[str] | None = (),
-    train_seconds: float = 3600,
-    out: str | os.PathLike[str] = "toptune-jobs",
-    jobs: int | None = None,
-    time_seconds: float | None = None,
-    memory_bytes: int | None = None,
-    cpus: int = DEFAULT_CPUS,
-    gpus: int = 0,
-    partition: str | None = None,
-    sbatch: Sequence[str] = (),
-    images_per_second: float | None = None,
+    options: Mapping[str, object] | None = None,
+    **arguments: Unpack[SlurmArguments],
 ) -> SlurmJobs:
     """Write an array job that extracts, a job that trains after it, and a script that submits both.
 
@@ -119,127 +110,92 @@ def write_slurm_jobs(
     Parameters
     ----------
     data, model, store
-        As of `toptune.extract.extract`.
+        See `toptune.extract.extract`.
     options : mapping, optional
         Further options of `toptune.extract.extract`, by name.
-    train_arguments : sequence of str, optional
-        Further arguments of ``toptune train``; None for no training.
-    train_seconds : float
-        That the training asks for.
-    out : path
-        Folder for scripts, logs and the run; scripts that are there are replaced.
-    jobs, time_seconds, memory_bytes : optional
-        Tasks of the array, and what each asks for; worked out where they are not given.
-    cpus, gpus : int
-        Of each task.
-    partition : str, optional
-        Slurm's.
-    sbatch : sequence of str
-        Further options of sbatch, such as ``--account=vision``.
-    images_per_second : float, optional
-        Of one task; measured here on a sample of the images where it is not given.
+    **arguments
+        The fields of `SlurmOptions`.
+
+    Returns
+    -------
+    SlurmJobs
 
     Raises
     ------
     InputError
         If something given cannot be used, or there is nothing to extract.
     """
-    options = {name: value for name, value in (options or {}).items() if value is not None}
-    if gpus:
-        options["device"] = "cuda" if options.get("device", "cpu") == "cpu" else options["device"]
-    decided = [word for word in train_arguments or () if word.split("=")[0] in DECIDED]
-    if decided:
-        raise InputError(f"--train {decided[0]} is for the jobs to say; leave it out")
-    folder = Path(out).absolute()
-    run = folder / "run"
-    if train_arguments is not None and run.exists():
-        raise InputError(f"{run} is there already; give another --out, or --no-train")
-    # This machine may be without the nodes' GPUs; the plan is the same.
-    here = options | {"device": "cpu"}
-    known = {name: value for name, value in here.items() if name not in NOT_FOR_PLANS}
-    summary = extract(
-        data, model=model, store=store, dry_run=True, update=bool(options.get("update")), **known
+    asked = options_of(SlurmOptions, arguments, call="write_slurm_jobs")
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    if asked.gpus and given.get("device", "cpu") == "cpu":
+        given["device"] = "cuda"
+    summary, plan = _planned(data, model, store, given, asked)
+    root = str(store) if "://" in str(store) else str(place_of(store).absolute())
+    name = f"toptune-{one_line(summary.dataset).replace(' ', '-')}"
+    command = [*TOPTUNE, "extract", str(data), "--model", model, "--store", root, *as_arguments(given)]
+    texts = {"extract.sbatch": _extract_text(plan, asked, name=name, command=command)}
+    if asked.is_training:
+        texts["train.sbatch"] = _train_text(
+            plan, asked, name=name, root=root, dataset=summary.dataset, model=model
+        )
+    texts["submit.sh"] = submit_script(with_training=asked.is_training)
+    (asked.folder / "logs").mkdir(parents=True, exist_ok=True)
+    for script, text in texts.items():
+        path = asked.folder / script
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    return SlurmJobs(
+        plan=plan,
+        out=str(asked.folder),
+        scripts=tuple(texts),
+        run=str(asked.run) if asked.is_training else "",
     )
+
+
+def _planned(
+    data: str | os.PathLike[str], model: str, store: str, given: Mapping[str, Any], asked: SlurmOptions
+) -> tuple[ExtractSummary, SlurmPlan]:
+    """Plan the extraction on this machine, and divide the plan into tasks.
+
+    Raises
+    ------
+    InputError
+        If everything is stored already.
+    """
+    # This machine may lack the nodes' GPUs; the plan is the same on a CPU.
+    here = {**given, "device": "cpu"}
+    known = {name: value for name, value in here.items() if name not in NOT_FOR_PLANS}
+    summary = extract(data, model=model, store=store, dry_run=True, update=bool(given.get("update")), **known)
     if summary.plan is None or not summary.plan.units_missing:
         raise InputError(f"nothing to extract: all of it is stored in {summary.cache}; use toptune train")
     backbone = load_backbone(
         model, **{name: value for name, value in here.items() if name in BACKBONE_OPTIONS}
     )
     weights_bytes = sum(each.numel() * each.element_size() for each in backbone.model.parameters())
-    if images_per_second is None:
-        images_per_second = measure_rate(data, model=model, options=known)
-        measured = f"{images_per_second:.1f} images/s were measured here, not on a node" + (
-            " and without a GPU; --images-per-second says better" if gpus else ""
+    rate = asked.images_per_second
+    if rate is None:
+        rate = measure_rate(data, model=model, options=known)
+    plan = _sized(summary.plan, rate, weights_bytes, asked)
+    if asked.images_per_second is None:
+        measured = f"{rate:.1f} images/s were measured here, not on a node" + (
+            " and without a GPU; --images-per-second says better" if asked.gpus else ""
         )
-    else:
-        measured = ""
-    plan = size_jobs(
-        summary.plan,
-        images_per_second=images_per_second,
-        weights_bytes=weights_bytes,
-        jobs=jobs,
-        time_seconds=time_seconds,
-        memory_bytes=memory_bytes,
-    )
-    if measured:
         plan = replace(plan, notes=(*plan.notes, measured))
-    shared = {"partition": partition, "gres": f"gpu:{gpus}" if gpus else None}
-    more = dict(_sbatch_option(text) for text in sbatch)
-    name = f"toptune-{one_line(summary.dataset).replace(' ', '-')}"
-    root = str(store) if "://" in str(store) else str(place_of(store).absolute())
-    toptune = [sys.executable, "-m", "toptune.cli"]
-    texts = {
-        "extract.sbatch": extract_script(
-            plan,
-            _given(shared)
-            | {
-                "job-name": name,
-                "requeue": None,
-                "open-mode": "append",
-                "output": f"{log_pattern(str(folder))}/logs/extract-%A_%a.log",
-            }
-            | more,
-            command=[
-                *toptune,
-                "extract",
-                str(data),
-                "--model",
-                model,
-                "--store",
-                root,
-                *as_arguments(options),
-            ],
-            folder=str(Path.cwd()),
-            cpus=cpus,
-        )
-    }
-    if train_arguments is not None:
-        texts["train.sbatch"] = _training(
-            [*toptune, "train", "--store", root, "--dataset", summary.dataset, "--model", model],
-            train_arguments,
-            shared={"job-name": f"{name}-train", "partition": partition},
-            more={"output": f"{log_pattern(str(folder))}/logs/train-%j.log", **more},
-            verify=[*toptune, "store", "verify", "--store", root],
-            memory_bytes=max(TRAIN_BYTES, plan.memory_bytes) if memory_bytes is None else memory_bytes,
-            seconds=60 * math.ceil(train_seconds / 60),
-            run=run,
-            gpus=gpus,
-            cpus=cpus,
-        )
-    texts["submit.sh"] = submit_script(with_training=train_arguments is not None)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    for script, text in texts.items():
-        (folder / script).write_text(text, encoding="utf-8")
-        (folder / script).chmod(0o755)
-    return SlurmJobs(
-        plan=plan,
-        out=str(folder),
-        scripts=tuple(texts),
-        run="" if train_arguments is None else str(run),
+    return summary, plan
+
+
+def _sized(plan: ExtractPlan, rate: float, weights_bytes: int, asked: SlurmOptions) -> SlurmPlan:
+    return size_jobs(
+        plan,
+        images_per_second=rate,
+        weights_bytes=weights_bytes,
+        jobs=asked.jobs,
+        time_seconds=asked.time_seconds,
+        memory_bytes=asked.memory_bytes,
     )
 
 
-def as_arguments(options: Mapping[str, Any]) -> list[str]:
+def as_arguments(options: Mapping[str, object]) -> list[str]:
     """Write options of `toptune.extract.extract` as they stand on a command line."""
     words: list[str] = []
     for name, value in options.items():
@@ -255,45 +211,59 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _training(
-    command: Sequence[str],
-    arguments: Sequence[str],
-    *,
-    shared: Mapping[str, str | None],
-    more: Mapping[str, str | None],
-    verify: Sequence[str],
-    memory_bytes: int,
-    seconds: int,
-    run: Path,
-    gpus: int,
-    cpus: int,
-) -> str:
-    words = [*command, *arguments, "--out", str(run)]
-    if "--memory-limit" not in arguments:
-        # By default it would be half of the node's memory, whatever the job was given.
-        limit = max(memory_bytes - TRAIN_BASE_BYTES, memory_bytes // 2)
-        words += ["--memory-limit", f"{limit // 2**20}MiB"]
-    on_gpu = gpus and any(word.startswith("cuda") for word in arguments)
-    options = {
-        **_given(shared),
-        "time": clock(seconds),
-        "mem": f"{memory_bytes // 2**20}M",
-        **({"gres": "gpu:1"} if on_gpu else {}),
+def _extract_text(plan: SlurmPlan, asked: SlurmOptions, *, name: str, command: list[str]) -> str:
+    """Write the array job: options of sbatch in the order of their lines, the user's own last."""
+    shared = {"partition": asked.partition, "gres": f"gpu:{asked.gpus}" if asked.gpus else None}
+    options = _given(shared) | {
+        "job-name": name,
         "requeue": None,
         "open-mode": "append",
-        **more,
+        "output": f"{log_pattern(str(asked.folder))}/logs/extract-%A_%a.log",
+    }
+    return extract_script(
+        plan,
+        options | asked.sbatch_options,
+        command=command,
+        folder=str(Path.cwd()),
+        cpus=asked.cpus,
+    )
+
+
+def _train_text(
+    plan: SlurmPlan, asked: SlurmOptions, *, name: str, root: str, dataset: str, model: str
+) -> str:
+    """Write the job that checks the store and trains."""
+    given = list(asked.train_arguments or ())
+    memory_bytes = asked.memory_bytes
+    if memory_bytes is None:
+        memory_bytes = max(TRAIN_BYTES, plan.memory_bytes)
+    words = [*TOPTUNE, "train", "--store", root, "--dataset", dataset, "--model", model, *given]
+    words += ["--out", str(asked.run)]
+    if "--memory-limit" not in given:
+        # By default the limit would be half of the node's memory, whatever the job was given.
+        limit = max(memory_bytes - TRAIN_BASE_BYTES, memory_bytes // 2)
+        words += ["--memory-limit", f"{limit // 2**20}MiB"]
+    is_on_gpu = asked.gpus and any(word.startswith("cuda") for word in given)
+    options = {
+        **_given({"job-name": f"{name}-train", "partition": asked.partition}),
+        "time": clock(60 * math.ceil(asked.train_seconds / 60)),
+        "mem": f"{memory_bytes // 2**20}M",
+        **({"gres": "gpu:1"} if is_on_gpu else {}),
+        "requeue": None,
+        "open-mode": "append",
+        "output": f"{log_pattern(str(asked.folder))}/logs/train-%j.log",
+        **asked.sbatch_options,
     }
     return train_script(
-        options, verify=verify, command=words, run=str(run), folder=str(Path.cwd()), cpus=cpus
+        options,
+        verify=[*TOPTUNE, "store", "verify", "--store", root],
+        command=words,
+        run=str(asked.run),
+        folder=str(Path.cwd()),
+        cpus=asked.cpus,
     )
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Drop options without a value."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _sbatch_option(text: str) -> tuple[str, str | None]:
-    name, equals, value = text.removeprefix("--").partition("=")
-    if not text.startswith("--") or not name.replace("-", "").isalnum():
-        raise InputError(f"--sbatch {text!r} is no long option of sbatch such as --account=vision")
-    return name, value if equals else None

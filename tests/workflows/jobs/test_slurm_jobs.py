@@ -256,7 +256,7 @@ def test_submitting(run_cli: Run, awkward: Path, monkeypatch: pytest.MonkeyPatch
 
 SLOW = """
 import sys, time
-from toptune.extract.source import FileSource
+from toptune.extract.images.source import FileSource
 read = FileSource.read
 def slowly(self, row):
     time.sleep(0.01)
