@@ -1,4 +1,10 @@
-"""L-BFGS that is told losses and gradients, so that many minimizations can share each pass over rows."""
+"""L-BFGS that is told losses and gradients, so that many minimizations share each pass over the rows.
+
+The problem is ``min_v loss(v) + penalty ||v[:-1]||^2`` over v (r + 1, k): r coefficients and one intercept
+for each of k classes; the intercept is not penalized. Directions follow the two-loop recursion (Nocedal &
+Wright 2006, "Numerical optimization", alg. 7.4) with a preconditioner, which knows most of the Hessian, in
+place of the usual multiple of the identity.
+"""
 
 from collections import deque
 from collections.abc import Callable
@@ -9,38 +15,46 @@ from torch import Tensor
 from toptune.errors import NumericalError
 
 Precondition = Callable[[Tensor], Tensor]
-# Pairs of steps and gradient differences that are kept.
+# Pairs of steps and gradient differences that are stored.
 MEMORY = 8
+# Share of the decrease promised by the slope that a step must achieve (Armijo).
 _ARMIJO = 1e-4
-# A loss that rises by less than this share of itself may have fallen: sums over rows round.
+# A rise by less than this share of the loss is rounding of the sum over the rows, not a rise.
 _ROUNDING = 1e-13
+# A line search that is shorter than this has stagnated.
 _SMALLEST_STEP = 1e-8
 
 
 class Descent:
     """One minimization of ``loss(v) + penalty ||v[:-1]||^2`` over v (r + 1, k), as a state machine.
 
-    `trial` is where it wants loss and gradient next; `tell` takes them. The direction is that of
-    L-BFGS (Nocedal & Wright 2006, alg. 7.4) on top of a preconditioner in place of the multiple of
-    the identity; steps are halved until the loss falls enough (Armijo). As the loss is convex,
-    every pair has positive curvature and no further condition is needed.
+    `trial` is the point at which loss and gradient are wanted next, and `tell` takes them. The direction is
+    that of L-BFGS on a preconditioner; steps are shortened until the loss falls enough (Armijo's condition).
+    The loss is convex, so every pair of step and gradient difference has positive curvature and Wolfe's
+    second condition is not needed.
 
-    When the penalty changes nothing is lost: what it adds to loss, gradient and every kept pair is
-    known exactly, so that `relax` begins on the next penalty without a pass.
+    A change of the penalty throws nothing away: its part of the loss, of the gradient and of every stored
+    pair is known exactly, so that `relax` moves on to the next penalty without a pass.
+
+    Parameters
+    ----------
+    start : Tensor of float64, shape (r + 1, k)
+        First v.
+    penalty : float
+        Penalty of the coefficients.
 
     Attributes
     ----------
     value, gradient : Tensor of float64, shape (r + 1, k)
-        The best point, and the gradient of loss and penalty there.
+        The best point so far, and the gradient of loss and penalty there.
     loss : float
-        Penalty included.
+        Loss at `value`, including the penalty.
     decrease : float
-        By how much the quadratic model at `value` expects the loss still to fall: half of the
-        squared gradient norm in the model's inverse Hessian. What was really left has been up to twenty
-        times as much.
+        By how much the quadratic model at `value` expects the loss still to fall: ``g' H^-1 g / 2`` with the
+        model's inverse Hessian. The true remaining decrease was measured at up to twenty times as much.
     reason : str or None
-        ``"converged"``: the decrease is within the tolerance; ``"stagnated"``: no step makes the loss
-        fall beyond rounding; None while it goes on.
+        ``"converged"``: the decrease is within the tolerance; ``"stagnated"``: no step makes the loss fall
+        beyond rounding; None while the descent goes on.
     """
 
     def __init__(self, start: Tensor, *, penalty: float) -> None:
@@ -56,14 +70,22 @@ class Descent:
         self._step = 1.0
 
     def tell(self, loss: float, gradient: Tensor) -> bool:
-        """Take the loss and its gradient at `trial`, without the penalty; True if the step is taken.
+        """Take the loss and its gradient at `trial`, both without the penalty; say if the step is accepted.
 
-        Unless `is_aimed` is true after it (a shorter step), `aim` sets the next trial.
+        After a rejected step `trial` holds a shorter one and `is_aimed` is true. Otherwise the caller must
+        `aim` next.
+
+        Parameters
+        ----------
+        loss : float
+            Mean loss at `trial`.
+        gradient : Tensor of float64, shape (r + 1, k)
+            Gradient of that loss.
 
         Raises
         ------
         NumericalError
-            If the very first loss is not finite.
+            If the first loss of all is not finite.
         """
         loss = loss + self.penalty * float(self.trial[:-1].square().sum())
         gradient = gradient.clone()
@@ -71,7 +93,7 @@ class Descent:
         is_finite = loss < float("inf") and bool(torch.isfinite(gradient).all())
         if self._direction is None:
             if not is_finite:
-                raise NumericalError("the log-loss is not finite: the features overflow; standardise them")
+                raise NumericalError("the log-loss is not finite: the features overflow; standardize them")
             self.loss, self.gradient = loss, gradient
             return True
         allowed = _ARMIJO * self._step * self._slope + _ROUNDING * max(1.0, abs(self.loss))
@@ -80,10 +102,12 @@ class Descent:
             self.value, self.loss, self.gradient = self.trial, loss, gradient
             self._direction = None
             return True
+        # A guess that fails is dropped rather than shortened: `aim` knows a better direction.
         if self._is_guess:
             self._direction = None
             return False
-        # Least of the parabola through both losses and the slope, kept within a tenth and a half.
+        # Step to the minimum of the parabola through both losses and the slope, within a tenth and a half of
+        # the step that failed.
         bend = 2 * (loss - self.loss - self._step * self._slope) if is_finite else float("inf")
         share = -self._slope * self._step / bend if bend > 0 else 0.5
         self._step *= min(0.5, max(0.1, share))
@@ -93,7 +117,15 @@ class Descent:
         return False
 
     def aim(self, precondition: Precondition, *, tolerance: float) -> None:
-        """Set the next trial, or a `reason` to stop."""
+        """Set the next trial along the L-BFGS direction, or set a `reason` to stop.
+
+        Parameters
+        ----------
+        precondition : callable
+            Takes a gradient (r + 1, k) and returns an approximate inverse Hessian times that gradient.
+        tolerance : float
+            Expected decrease of the loss at which the descent has converged.
+        """
         direction = -self._times_inverse(self.gradient, precondition)
         self._begin(direction, is_guess=False)
         self.decrease = -0.5 * self._slope
@@ -103,12 +135,22 @@ class Descent:
             self.reason = "stagnated"
 
     def relax(self, penalty: float, towards: Tensor | None = None) -> None:
-        """Go on with another penalty from the present value, first trying the step `towards`."""
+        """Move on to another penalty from the present value.
+
+        Parameters
+        ----------
+        penalty : float
+            The next penalty.
+        towards : Tensor of float64, shape (r + 1, k), optional
+            A guess of the step to the next solution; tried first if the loss falls along it.
+        """
         change = penalty - self.penalty
         self.penalty = penalty
         self.loss += change * float(self.value[:-1].square().sum())
         self.gradient = self.gradient.clone()
         self.gradient[:-1].add_(self.value[:-1], alpha=2 * change)
+        # The penalty's Hessian is 2 penalty I on the coefficients: each gradient difference moves by its
+        # change.
         for step, difference in self._pairs:
             difference[:-1].add_(step[:-1], alpha=2 * change)
         kept = [pair for pair in self._pairs if float((pair[0] * pair[1]).sum()) > 0]
@@ -121,22 +163,28 @@ class Descent:
 
     @property
     def is_aimed(self) -> bool:
-        """Whether `trial` is a step to try: a shorter one, or that of `relax`."""
+        """Whether `trial` is a step that waits for its loss: shortened, or guessed by `relax`."""
         return self._direction is not None
 
     def _begin(self, direction: Tensor, *, is_guess: bool) -> None:
+        """Start a line search along a direction with the full step."""
         self._direction, self._is_guess = direction, is_guess
         self._slope = float((direction * self.gradient).sum())
         self._step = 1.0
         self.trial = self.value + direction
 
     def _remember(self, step: Tensor, difference: Tensor) -> None:
+        """Store a pair of step and gradient difference, unless rounding has eaten its curvature."""
         curvature = float((step * difference).sum())
         if curvature > 1e-12 * float(step.norm() * difference.norm()):
             self._pairs.append((step, difference))
 
     def _times_inverse(self, gradient: Tensor, precondition: Precondition) -> Tensor:
-        """Two-loop recursion; the preconditioner is scaled by the newest pair."""
+        """Multiply a gradient by the approximate inverse Hessian: the two-loop recursion of L-BFGS.
+
+        The middle of the recursion, H_0, is the preconditioner, scaled so that it agrees with the newest
+        pair.
+        """
         rest = gradient.clone()
         shares = []
         for step, difference in reversed(self._pairs):
