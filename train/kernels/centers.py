@@ -1,4 +1,8 @@
-"""Which training rows become centers."""
+"""Choose the training rows that become centers C of a Nystrom kernel.
+
+Uniform sampling is the plain Nystrom method (Williams & Seeger 2001) and FALKON's default (Rudi, Carratino &
+Rosasco 2017). The two other rules help where classes are very unequal or rows lie in few dense clumps.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +13,8 @@ from toptune.store.features.blocks import Blocks
 from toptune.train.rows.block_reading import refuse_non_finite
 
 CENTERS = ("uniform", "class-balanced", "kmeans++")
-# k-means++ looks at this many rows a center, drawn uniformly, so that its cost and memory do not grow with n.
+# k-means++ considers this many rows per center, drawn uniformly, so that its cost and memory do not grow with
+# n.
 CANDIDATES = 4
 
 
@@ -22,29 +27,39 @@ def choose_centers(
     blocks: Blocks | None = None,
     limit_bytes: int | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Return the sorted rows of ``min(n_centers, n)`` centers.
+    """Choose ``min(n_centers, n)`` rows as centers and return their numbers, sorted.
 
     Parameters
     ----------
     codes : ndarray of int64, shape (n,)
-        Class of each row; used by ``"class-balanced"`` only.
+        Class of each row; only ``"class-balanced"`` looks at it.
     n_centers : int
         Centers wanted.
     how : {"uniform", "class-balanced", "kmeans++"}
-        Every row alike; classes in turn until enough are chosen or a class is used up; or among
-        `CANDIDATES` rows a center drawn uniformly, each next one with probability proportional to its squared
-        distance from those before (Arthur & Vassilvitskii 2007), which spreads them.
+        ``"uniform"`` draws all rows with equal probability. ``"class-balanced"`` takes a row of each class in
+        turn until enough are chosen; a class that is used up is passed over. ``"kmeans++"`` draws, among
+        `CANDIDATES` uniformly drawn rows per center, each next center with probability proportional to its
+        squared distance from those already drawn (Arthur & Vassilvitskii 2007), which spreads them.
     seed : int
-        Same seed, same rows; the size of blocks has no effect.
+        Seed of the draw: equal seeds choose equal rows, whatever the size of blocks.
     blocks : Blocks, shape (n, d), optional
-        The rows; needed by ``"kmeans++"`` only.
+        The rows; only ``"kmeans++"`` needs them.
     limit_bytes : int, optional
-        Of memory, for the candidates.
+        Memory limit for the candidates of ``"kmeans++"``.
 
     Raises
     ------
     InputError
         For options out of range, candidates that are not finite, or too many for the memory limit.
+
+    Examples
+    --------
+    With 98 rows of class 0 and two of class 1, a balanced choice of four takes both of the rare ones.
+
+    >>> import numpy as np
+    >>> codes = np.array([0] * 98 + [1] * 2)
+    >>> codes[choose_centers(codes, 4, how="class-balanced")].tolist()
+    [0, 0, 1, 1]
     """
     if n_centers < 1:
         raise InputError(f"n_centers is {n_centers}; at least 1 is needed")
@@ -57,6 +72,7 @@ def choose_centers(
     if how == "kmeans++" and n_centers < n and blocks is not None:
         order = _spread(blocks, order, n_centers, seed=seed, limit_bytes=limit_bytes)
     if how == "class-balanced":
+        # Rank every row within its class in random order; the first rank of every class comes first.
         shuffled = codes[order]
         by_class = np.argsort(shuffled, kind="stable")
         counts = np.bincount(shuffled)
@@ -70,7 +86,11 @@ def choose_centers(
 def _spread(
     blocks: Blocks, order: npt.NDArray[np.int64], n_centers: int, *, seed: int, limit_bytes: int | None
 ) -> npt.NDArray[np.int64]:
-    """Put the rows that k-means++ draws first, then the others: of equal rows it may draw one twice."""
+    """Order the rows so that those drawn by k-means++ come first.
+
+    All others follow in their random `order`: k-means++ may draw equal rows twice, and then they fill up the
+    count.
+    """
     from sklearn.cluster import kmeans_plusplus
 
     candidates = np.sort(order[: CANDIDATES * n_centers])
@@ -82,7 +102,7 @@ def _spread(
     )
     values = blocks.take(candidates)
     refuse_non_finite(values, candidates)
-    # In double precision, so that the draws do not hang on how products are summed.
+    # In double precision, so that the draws do not depend on the order in which products are summed.
     _, drawn = kmeans_plusplus(values.astype(np.float64), n_centers, random_state=seed, n_local_trials=1)
     first = candidates[np.unique(drawn)]
     return np.concatenate([first, order[~np.isin(order, first)]])

@@ -1,6 +1,11 @@
-"""Rows as they are or, where they are fewer than their columns, by coordinates in their span."""
+"""The feature maps of linear heads: the columns themselves or, for fewer rows than columns, their span.
 
-from typing import Any
+n rows of d > n columns lie in a subspace of at most n dimensions. Every head that penalizes or shrinks by
+lengths and inner products gives the same answer in coordinates of that subspace, with n numbers per row in
+place of d.
+"""
+
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,30 +22,57 @@ from toptune.train.rows.inputs import predict_inputs
 LinearMaps = IdentityMap | NystromMaps
 
 
-def linear_maps(blocks: Blocks, *, device: torch.device) -> LinearMaps:
-    """Feature map of a linear head on rows (n, d): the identity, or n coordinates where n is below d.
+class LinearHead(Protocol):
+    """A fitted estimator whose scores are linear in the columns.
 
-    Coordinates are the linear kernel's on all rows as centers, whitened: lengths and products stay those of
-    the rows, so that every head that penalizes or shrinks by them is the same in ``min(n, d)`` numbers.
+    Attributes
+    ----------
+    coef_ : ndarray of float64, shape (n_classes, d)
+    intercept_ : ndarray of float64, shape (n_classes,)
+    classes_ : ndarray, shape (n_classes,)
+    """
+
+    coef_: npt.NDArray[np.float64]
+    intercept_: npt.NDArray[np.float64]
+    classes_: npt.NDArray[np.generic]
+
+
+def linear_maps(blocks: Blocks, *, device: torch.device) -> LinearMaps:
+    """Return the feature map of a linear head on rows (n, d): the identity, or n coordinates where n < d.
+
+    The coordinates are Nystrom features of the linear kernel with all rows as centers: they keep lengths and
+    inner products of the rows, and there are at most ``min(n, d)`` of them.
+
+    Raises
+    ------
+    InputError
+        If n < d and a value is not finite; for n >= d the values are checked when they are read.
     """
     n, d = blocks.shape
     if d <= n:
         return IdentityMap(d)
     values = blocks.take(np.arange(n))
     check_finite(values)
+    # Every row is a center, so the span loses nothing but what rounding has made dependent.
     return NystromMaps.on([Linear()], to_tensor(values, dtype=torch.float64, device=device))
 
 
 def linear_coefficients(maps: LinearMaps, beta: Tensor) -> Tensor:
-    """Turn coefficients (r, n_classes) of the features into those (d, n_classes) of the columns."""
+    """Turn coefficients (r, n_classes) of the features into coefficients (d, n_classes) of the columns."""
     if isinstance(maps, IdentityMap):
         return beta
     kept, dual = maps.coefficients(0, beta)
     return kept.T @ dual
 
 
-def linear_scores(estimator: Any, X: Any) -> npt.NDArray[np.float64]:
-    """Scores (n, n_classes) of rows (n, d), ``X coef_.T + intercept_``, block after block."""
+def linear_scores(estimator: LinearHead, X: Blocks | npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the scores (n, n_classes) of rows (n, d), ``X coef_.T + intercept_``, block after block.
+
+    Raises
+    ------
+    InputError
+        If X has another number of columns than the fit had, or a value that is not finite.
+    """
     check_is_fitted(estimator)
     blocks = predict_inputs(estimator, X)
     scores = np.empty((blocks.shape[0], len(estimator.classes_)))

@@ -1,4 +1,9 @@
-"""Feature maps: from a block of rows to the features phi that ridge regression is linear in."""
+"""Feature maps: from a block of rows to the features phi that ridge regression is linear in.
+
+Kernel ridge regression on M centers is linear ridge regression on the features ``phi(x) = k(x, C) L^-T`` (see
+`whitening`). Here ``k(x, C)`` is called the *basis* of the map and phi its *features*. Several maps, one per
+width, share the distances of each block.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,57 +17,64 @@ from torch import Tensor
 from toptune.train.kernels.kernels import Linear, Radial, ReferenceRows, kernel_blocks, kernel_matrices
 from toptune.train.kernels.whitening import Whitening, whiten
 
-# Pivots of K_MM below this share of the largest are lost in the rounding of the kernel's own values.
+# Pivots of K_MM below this share of the largest are no more than rounding of the kernel's values.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-# Smallest pivot with which sums may be taken before whitening: their rounding then moves scores by less than
-# that of float32 kernel values.
+# Sums may be taken before whitening if the smallest pivot is above this: whitening divides their rounding by
+# the pivots, and down to here it moves scores by less than the rounding of float32 kernel values does.
 RAW_PIVOT = 1e-4
 
 
 class Maps(Protocol):
     """Several feature maps that share work on a block of rows.
 
-    A map's features are a linear function of its basis: of kernel values, for instance. Sums and systems are
-    taken of features, which condition well; scores of rows are taken from the basis, which costs less.
+    Features of a map are a linear function of its basis, such as kernel values: ``phi = basis L^-T``. Systems
+    are solved in terms of features, which are well conditioned; rows are scored from the basis, which is
+    cheaper.
     """
 
     @property
     def ranks(self) -> Sequence[int]:
-        """Features of each map."""
+        """Number of features of each map."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that rows are wanted in."""
+        """Type in which the maps want rows."""
         ...
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
-        """Yield phi (b, rank) in float64 of the wanted maps for rows (b, d)."""
+        """Yield the features phi (b, rank), in float64, of the `wanted` maps for rows (b, d)."""
         ...
 
     def whitened(self, index: int, basis: Tensor) -> Tensor:
-        """Turn values (b, rank) of the basis into features; the values may be overwritten."""
+        """Turn values (b, rank) of the basis of one map into features; the values may be overwritten."""
         ...
 
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:
-        """Give L, of features ``basis L^-T``, where sums over n rows are better taken of the basis."""
+        """Return L if sums over n rows are better taken of the basis and whitened afterwards, else None."""
         ...
 
     def take_metric(self, index: int) -> Tensor | None:
-        """Give away ``L L^T`` of that L, where it is at hand: to the first that asks."""
+        """Hand over ``L L^T`` if it is in memory: the first caller gets it, later callers get None."""
         ...
 
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
-        """Yield the basis (b, rank) in float64 of the wanted maps for rows (b, d)."""
+        """Yield the basis (b, rank), in float64, of the `wanted` maps for rows (b, d)."""
         ...
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:
-        """Turn coefficients (..., rank, n_targets) of the features into those of the basis."""
+        """Turn coefficients (..., rank, n_targets) of the features into coefficients of the basis."""
         ...
 
 
 class IdentityMap:
-    """The rows themselves: ridge regression in the primal."""
+    """The map that leaves rows as they are, for ridge regression on the columns themselves.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns d of the rows.
+    """
 
     def __init__(self, n_features: int) -> None:
         self.ranks = (n_features,)
@@ -91,8 +103,22 @@ class IdentityMap:
 class NystromMaps:
     """Whitened Nystrom features of several kernels on the same centers (Williams & Seeger 2001).
 
-    ``phi(x) = k(x, C) W`` with ``W W^T = pinv(K_MM)``, so that penalizing coefficients of phi
-    penalizes the norm in the kernel's space.
+    ``phi(x) = k(x, C) W`` with ``W W^T = pinv(K_MM)``. The squared norm of coefficients of phi is then the
+    squared norm of the function in the kernel's space, so that a plain ridge penalty on them is kernel ridge
+    regression's.
+
+    Attributes
+    ----------
+    kernels : tuple of kernels
+        One for each map.
+    centers : Tensor, shape (M, d)
+        C, in the type in which kernel values are computed.
+    whitenings : tuple of Whitening
+        One for each map, in main memory.
+    factors, kept : tuple of Tensor
+        Factor and kept centers of each whitening, on the device of the centers.
+    grams : dict of int to Tensor
+        Kernel matrices K_MM that are still in memory, by the number of the map.
     """
 
     kernels: tuple[Radial | Linear, ...]
@@ -106,10 +132,13 @@ class NystromMaps:
     def on(
         cls, kernels: Sequence[Radial | Linear], centers: Tensor, *, keep_grams: bool = False
     ) -> "NystromMaps":
-        """Whiten every kernel on centers (M, d); the tolerance follows the type of the centers.
+        """Whiten every kernel on centers (M, d); pivots are dropped by the `TOLERANCE` of the centers' type.
 
-        Kernel matrices are kept, if at all, where `raw_factor` may have a use for them: made again from its
-        factor, one takes as long as the factorization.
+        Parameters
+        ----------
+        keep_grams : bool
+            Keep the kernel matrices that `take_metric` may be asked for. Making one again from its factor
+            takes as long as the factorization.
         """
         whitenings: tuple[Whitening, ...] = ()
         grams: dict[int, Tensor] = {}
@@ -128,7 +157,7 @@ class NystromMaps:
 
     @classmethod
     def of_factor(cls, kernel: Radial | Linear, centers: Tensor, factor: Tensor) -> "NystromMaps":
-        """Take the map of an earlier fit: centers (r, d), all of them kept, with the factor (r, r) it had."""
+        """Restore the map of an earlier fit from the centers (r, d) that it kept and its factor L (r, r)."""
         kept = np.arange(len(centers))
         whitening = Whitening(
             kept=kept, factor=factor.cpu().numpy(), n_dropped=0, smallest_pivot=float(factor.diagonal().min())
@@ -145,15 +174,17 @@ class NystromMaps:
 
     @property
     def ranks(self) -> Sequence[int]:
+        """Number of features of each map: its centers that were kept."""
         return [whitening.rank for whitening in self.whitenings]
 
     @property
     def dtype(self) -> torch.dtype:
+        """Type of the centers."""
         return self.centers.dtype
 
     @cached_property
     def reference(self) -> ReferenceRows:
-        """The centers as kernels want them for block after block."""
+        """The centers, prepared for distances to block after block."""
         return ReferenceRows.of(self.centers)
 
     def features(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
@@ -161,14 +192,15 @@ class NystromMaps:
             yield self.whitened(index, values)
 
     def whitened(self, index: int, basis: Tensor) -> Tensor:
-        # In float64 whatever the kernel's type: in float32 a substitution this ill-conditioned moves
-        # scores ten times as far as the kernel's own rounding does.
+        # In float64 whatever the kernel's type: in float32 a substitution as ill-conditioned as this one
+        # moves scores ten times as far as the rounding of the kernel's values does.
         features: Tensor = torch.linalg.solve_triangular(self.factors[index].T, basis, upper=True, left=False)
         return features
 
     def raw_factor(self, index: int, *, n: int) -> Tensor | None:
-        # Whitening sums takes 2 r^3 products, whitening rows n r^2. Rounding of sums is divided by the
-        # pivots, so they must not be small; float64 kernel values deserve better at any rate.
+        # Whitening the sums takes 2 r^3 products, whitening n rows takes n r^2. Rounding of the sums is
+        # divided by the pivots, so that these must not be small; beside float64 kernel values that rounding
+        # would show, so there the rows are whitened.
         is_better = _may_be_raw(self.whitenings[index], self.dtype) and n > 2 * self.ranks[index]
         return self.factors[index] if is_better else None
 
@@ -186,9 +218,10 @@ class NystromMaps:
         return dual
 
     def coefficients(self, index: int, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres kept (r, d) and their weights (r, n_targets), so scores are ``k(x, C) weights``."""
+        """Return the centers kept (r, d) and weights (r, n_targets): scores are ``k(x, centers) weights``."""
         return self.centers[self.kept[index]], self.on_basis(index, beta)
 
 
 def _may_be_raw(whitening: Whitening, dtype: torch.dtype) -> bool:
+    """Tell whether sums of float32 kernel values may be whitened after they are taken."""
     return dtype == torch.float32 and whitening.is_whole and whitening.smallest_pivot > RAW_PIVOT

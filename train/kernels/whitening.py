@@ -1,4 +1,10 @@
-"""Whitening of the centres' kernel matrix: W with W W^T = pinv(K_MM)."""
+"""Whiten the kernel matrix of the centers: find W with ``W W^T = pinv(K_MM)``.
+
+K_MM (M, M) holds the kernel's values among M centers. With its Cholesky factor L, ``K_MM = L L^T``, the
+whitened features of a row are ``phi(x) = k(x, C) L^-T``, and their inner products are the Nystrom kernel
+``k(x, C) pinv(K_MM) k(C, x')`` (Williams & Seeger 2001). Centers that depend on the others to rounding make
+K_MM singular; a pivoted factorization (Higham 2002, §10.3) finds and drops them.
+"""
 
 from dataclasses import dataclass
 
@@ -11,24 +17,25 @@ from toptune.errors import NumericalError
 
 Matrix = npt.NDArray[np.float64]
 
-# A plain factorization is trusted to have lost no rank if its pivots are this far above the tolerance.
+# The plain factorization is used if all of its pivots are this many times the tolerance: without pivoting,
+# the smallest pivot is only a hint of how close the matrix is to losing rank.
 _CLEAR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Whitening:
-    """Cholesky factor of K_MM on the centers that carry it, pivoted where any are to be dropped.
+    """Cholesky factor L of K_MM on the centers that are kept.
 
-    With ``kept`` the pivots above the tolerance and ``L = factor``, ``K[kept][:, kept] = L L^T``, so
-    ``k(x, C[kept]) L^-T`` are features whose inner products are the Nystrom kernel. Dropping a
-    center whose pivot is small leaves out a direction that the others already span to rounding.
+    ``K[kept][:, kept] = L L^T``, so ``k(x, C[kept]) L^-T`` are features whose inner products are the Nystrom
+    kernel. Dropping a center whose pivot is small leaves out a direction that the other centers span to
+    rounding.
 
     Attributes
     ----------
     kept : ndarray of int64, shape (rank,)
-        Centers kept, in the order of their pivots; in their own order where all are.
+        Centers kept: by decreasing pivot, or in their own order where none is dropped.
     factor : ndarray of float64, shape (rank, rank)
-        Lower triangular.
+        L, lower triangular.
     n_dropped : int
         Centers that are, to rounding, combinations of those kept.
     smallest_pivot : float
@@ -42,23 +49,25 @@ class Whitening:
 
     @property
     def rank(self) -> int:
+        """Number of centers kept, which is the number of features."""
         return len(self.kept)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all centers are kept in their own order."""
+        """Whether all centers are kept in their own order, so that no columns need be picked."""
         return self.n_dropped == 0 and bool((np.diff(self.kept) > 0).all())
 
 
 def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
-    """Factor the (M, M) kernel matrix of the centers (Higham 2002, §10.3; LAPACK ``dpstrf``).
+    """Factor the kernel matrix of the centers, dropping centers that depend on the others.
 
-    A plain Cholesky factorization, six times as fast, is kept where it shows full rank by a clear margin.
+    A plain Cholesky factorization is six times as fast as the pivoted one (LAPACK ``dpstrf``; Higham 2002,
+    §10.3) and is used where its pivots show full rank by a clear margin.
 
     Parameters
     ----------
     gram : ndarray of float64, shape (M, M)
-        Symmetric, positive semi-definite to rounding.
+        K_MM: symmetric, positive semi-definite to rounding.
     tolerance : float
         Pivots at or below this share of the largest are dropped.
 
@@ -66,10 +75,19 @@ def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
     ------
     NumericalError
         If the matrix is not finite.
+
+    Examples
+    --------
+    The second of two equal centers is dropped.
+
+    >>> import numpy as np
+    >>> found = whiten(np.array([[1.0, 1.0], [1.0, 1.0]]), tolerance=1e-12)
+    >>> found.kept.tolist(), found.n_dropped
+    ([0], 1)
     """
     if not np.isfinite(gram).all():
         raise NumericalError(
-            "the kernel matrix of the centers is not finite: the features overflow; standardise them"
+            "the kernel matrix of the centers is not finite: the features overflow; standardize them"
         )
     n_centers = len(gram)
     largest = float(gram.diagonal().max(initial=0.0))
@@ -83,6 +101,7 @@ def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
         return Whitening(
             kept=np.arange(n_centers), factor=plain.numpy(), n_dropped=0, smallest_pivot=smallest
         )
+    # Scaled to a largest pivot of 1, so that LAPACK's absolute tolerance is the relative one.
     packed, pivots, rank, info = lapack.dpstrf(gram / largest, lower=1, tol=tolerance)
     if info < 0:
         raise NumericalError(f"LAPACK dpstrf refused argument {-info}")

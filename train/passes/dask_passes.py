@@ -1,4 +1,8 @@
-"""Passes over rows by the workers of a dask.distributed cluster: parts summed apart, then together."""
+"""Do the passes over training rows on a dask.distributed cluster: parts are summed apart, then added up.
+
+Block sums only add, so each worker sums a part of the rows and only the sums travel. Results equal those of
+`toptune.train.passes.passes` up to the rounding of sums taken in another order.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +23,20 @@ from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
 
-# Parts a worker: few, for every part's sums are M^2 numbers to move; enough that the last ones to finish do
-# not keep the others waiting, and that little is lost with a worker that dies.
+# Few parts per worker, because the sums of every part are M^2 numbers to move; but enough that workers do not
+# wait long for the last parts, and that little is lost with a worker that dies.
 PARTS_PER_WORKER = 4
 
 
 class RowRange:
-    """`Blocks` of consecutive rows of others."""
+    """A contiguous range of rows of other `Blocks`, read where those lie.
+
+    Parameters
+    ----------
+    blocks : Blocks, shape (n, d)
+    start, stop : int
+        First row of the range, and the row after its last.
+    """
 
     def __init__(self, blocks: Blocks, start: int, stop: int) -> None:
         self.blocks = blocks
@@ -34,21 +45,26 @@ class RowRange:
         self.dtype = blocks.dtype
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yield ``(rows, values)`` for consecutive rows, counted from the start of the range."""
         step = block_rows or 4096
         for start in range(0, self.shape[0], step):
             where = slice(start, min(start + step, self.shape[0]))
             yield where, self.take(np.arange(where.start, where.stop))
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the values of some rows, counted from the start of the range."""
         return self.blocks.take(np.asarray(rows) + self.start)
 
 
 class DaskCluster:
     """Does the passes of `toptune.train.passes.passes` on a cluster.
 
-    Rows are cut into `PARTS_PER_WORKER` parts a worker. A part's sums are a function of its rows alone, so
-    what a worker had that died is computed again by others. Results equal the serial ones to the rounding
-    of sums taken in another order.
+    The rows are cut into `PARTS_PER_WORKER` parts per worker. The sums of a part depend on its rows alone, so
+    that what a worker held when it died is computed again by the others.
+
+    Parameters
+    ----------
+    client : distributed.Client
     """
 
     def __init__(self, client: Any) -> None:
@@ -63,14 +79,14 @@ class DaskCluster:
         block_rows: int,
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
-        """Give the sums of each wanted map; see `toptune.train.passes.passes.accumulate`."""
+        """Return the sums of each wanted map; parameters as of `toptune.train.passes.passes.accumulate`."""
         shared = self.client.scatter(maps, broadcast=True, hash=False)
         parts = [
             self.client.submit(_sums_of, part, shared, list(wanted), block_rows, pure=False)
             for part, _ in self._parts(rows)
         ]
         self._wait(parts, rows, progress)
-        # Pairs are added where they lie, so that one set of sums travels at the end.
+        # Pairs of parts are added on the workers that hold them, so that a single set of sums travels here.
         while len(parts) > 1:
             pairs = zip(parts[::2], parts[1::2], strict=False)
             parts = [self.client.submit(_added, *pair, pure=False) for pair in pairs] + (
@@ -88,7 +104,10 @@ class DaskCluster:
         block_rows: int,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
-        """Give left-out scores; see `toptune.train.passes.passes.predict_left_out`."""
+        """Score every row by the fit that left its fold out.
+
+        Parameters and results are those of `toptune.train.passes.passes.predict_left_out`.
+        """
         kept = calibration_rows(rows.n)
         shared = self.client.scatter((maps, list(finalists)), broadcast=True, hash=False)
         parts = []
@@ -107,29 +126,38 @@ class DaskCluster:
         ], kept
 
     def _parts(self, rows: TrainingRows) -> list[tuple[TrainingRows, int]]:
+        """Cut the rows into parts of about equal size; return each with the number of its first row."""
         n_workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
         cuts = np.linspace(0, rows.n, min(rows.n, PARTS_PER_WORKER * n_workers) + 1).astype(int).tolist()
         return [(_part(rows, start, stop), start) for start, stop in pairwise(cuts)]
 
     def _wait(self, parts: list[Any], rows: TrainingRows, progress: Callable[[int], None] | None) -> None:
+        """Wait for the parts to finish and report their rows to `progress` as they do."""
         for number, _ in enumerate(each_finished(parts)):
             if progress is not None:
                 progress(rows.n * (number + 1) // len(parts) - rows.n * number // len(parts))
 
     def _gather(self, futures: list[Any]) -> list[Any]:
+        """Fetch results; raise ToptuneError if the same part has killed several workers."""
         try:
             results: list[Any] = self.client.gather(futures)
         except killed_worker() as error:
             raise ToptuneError(
                 f"the same part of the rows took several dask workers down ({error}); they may be short of "
-                "memory: give them more, or take fewer centres"
+                "memory: give them more, or take fewer centers"
             ) from error
         return results
 
 
 @contextlib.contextmanager
 def open_cluster(address: str | None) -> Iterator[DaskCluster | None]:
-    """Reach a cluster, or give None where there is no address; raises as `open_client` does."""
+    """Yield the cluster at an address, or None where `address` is None.
+
+    Raises
+    ------
+    ToptuneError
+        As `open_client` does, if there is no scheduler at the address.
+    """
     if address is None:
         yield None
         return
@@ -138,10 +166,12 @@ def open_cluster(address: str | None) -> Iterator[DaskCluster | None]:
 
 
 def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
+    """Return the rows ``start .. stop - 1`` as training rows of their own, to be summed on a worker."""
     blocks = rows.blocks
     return replace(
         rows,
-        # Arrays are cut here, so that each worker is sent its own rows; stores are read where the work is.
+        # An array in memory is cut here, so that each worker is sent its own rows only. Rows in a store are
+        # read by the worker itself.
         blocks=(
             ArrayBlocks(np.asarray(blocks.values[start:stop]))
             if isinstance(blocks, ArrayBlocks)
@@ -156,10 +186,12 @@ def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
 
 
 def _sums_of(part: TrainingRows, maps: Maps, wanted: list[int], block_rows: int) -> list[FoldSums]:
+    """Sum one part, on a worker."""
     return accumulate(part, maps, wanted, block_rows=block_rows, device=torch.device("cpu"))
 
 
 def _added(first: list[FoldSums], second: list[FoldSums]) -> list[FoldSums]:
+    """Add the sums of two parts map by map, on a worker that holds one of them."""
     return [one + other for one, other in zip(first, second, strict=True)]
 
 
@@ -169,6 +201,7 @@ def _left_out_of(
     kept: npt.NDArray[np.int64],
     block_rows: int,
 ) -> list[OutOfFold]:
+    """Score one part by the fits that left its folds out, on a worker."""
     maps, finalists = shared
     return predict_left_out(
         part, maps, finalists, block_rows=block_rows, device=torch.device("cpu"), kept=kept

@@ -1,4 +1,8 @@
-"""Passes over the rows' linear features, kept in memory where they fit."""
+"""Pass over the features of a linear map again and again, keeping them in memory where they fit.
+
+Iterative solvers (softmax regression by L-BFGS) need dozens of passes. If the features fit, only the first
+pass reads the store.
+"""
 
 from collections.abc import Iterator
 
@@ -14,10 +18,29 @@ from toptune.train.rows.block_reading import to_tensor
 
 
 class FeatureRows:
-    """Features (n, r) of all training rows, never more than a block at a time.
+    """Features (n, r) of all training rows, made one block at a time.
 
-    With `is_cached` the first pass keeps them, and the rows are not read again. Columns are kept in the type
-    that they came in, coordinates in float64.
+    Parameters
+    ----------
+    rows : TrainingRows
+    maps : IdentityMap or NystromMaps
+        Linear map with one set of features.
+    block_rows : int
+        Rows of a block.
+    is_cached : bool
+        Whether the first pass keeps the features, so that the rows are read only once. Columns are kept in
+        the type in which they are stored, coordinates in float64.
+    device : torch.device
+        Where the features are computed and kept.
+
+    Attributes
+    ----------
+    rank : int
+        Number of features r.
+    n_passes : int
+        Times that the rows were read.
+    dtype : torch.dtype
+        Type of the features.
     """
 
     def __init__(
@@ -58,10 +81,11 @@ class FeatureRows:
             if kept is not None:
                 kept[where] = block
             yield where, block
+        # Only now: a pass that was abandoned halfway has not filled the cache.
         self._kept = kept
 
     def sample(self, numbers: npt.NDArray[np.int64]) -> Tensor:
-        """Features (s, r) in float64 of some rows."""
+        """Return the features (s, r), in float64, of the rows with these `numbers` (s,)."""
         values = self.rows.blocks.take(numbers)
         (block,) = self.maps.features(to_tensor(values, dtype=torch.float64, device=self.device), [0])
         return block

@@ -1,4 +1,8 @@
-"""Products with the training rows' kernel values, block after block, kept in memory where they fit."""
+"""Products with the kernel values K_nM of all training rows against the centers, block after block.
+
+FALKON (Rudi, Carratino & Rosasco 2017) needs ``K_nM^T (K_nM v)`` once per iteration. The n M values are kept
+in memory where they fit; else every product computes them again, block by block.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +14,28 @@ from torch import Tensor
 from toptune.train.kernels.kernels import Linear, Radial, ReferenceRows
 from toptune.train.passes.training_rows import TrainingRows, batches
 
-# Rows of kept kernel values that are multiplied at a time.
+# Rows of kept kernel values that are multiplied at a time: so many are copied to float64, never all.
 CACHED_ROWS = 4096
 
 
 class KernelRows:
-    """Values k(X, C) of all training rows against centers (r, d), never more than a block at a time.
+    """Kernel values k(X, C) of all training rows X against centers C (r, d), one block at a time.
 
-    With `is_cached` the first pass keeps them, and the rows are not read again.
+    Parameters
+    ----------
+    rows : TrainingRows
+    kernel : kernel
+    centers : Tensor, shape (r, d)
+        C; its type and device are those of the values.
+    block_rows : int
+        Rows of a block that is read and computed.
+    is_cached : bool
+        Whether the first pass keeps the values, so that the rows are read only once.
+
+    Attributes
+    ----------
+    n_passes : int
+        Times that the rows were read.
     """
 
     def __init__(
@@ -44,13 +62,14 @@ class KernelRows:
 
     @property
     def device(self) -> torch.device:
-        """Where values are computed."""
+        """Device on which values are computed."""
         return self.centers.device
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield ``(rows, values)``: kernel values (b, r) of consecutive rows, in the kernel's own type."""
+        """Yield ``(rows, values)``: kernel values (b, r) of consecutive rows, in the type of the centers."""
         if self._kept is not None:
-            # Views of what is there: large ones, for the sake of the products.
+            # These blocks are views of the cache, larger than blocks that are read: large products run
+            # faster.
             for start in range(0, self.rows.n, CACHED_ROWS):
                 where = slice(start, min(start + CACHED_ROWS, self.rows.n))
                 yield where, self._kept[where]
@@ -66,16 +85,18 @@ class KernelRows:
             if kept is not None:
                 kept[where] = block
             yield where, block
+        # Only now: a pass that was abandoned halfway has not filled the cache.
         self._kept = kept
 
 
 @dataclass(frozen=True, kw_only=True)
 class CentredRows:
-    """Weighted second moments of whitened, centered features, as products only.
+    """Weighted second moments S of whitened, centered features, available as products ``S v`` only.
 
-    With ``phi = k(x, C) L^-T`` (L the factor of the centres' kernel matrix), weights w that sum to n
-    and ``Z`` the rows of phi less their weighted mean, this is ``S = Z' W Z / n`` without ever
-    forming it. Rows are centered before they are summed, so that a large mean costs no digits.
+    With ``phi = k(x, C) L^-T`` (L the factor of the centers' kernel matrix), weights w that sum to n and Z
+    the rows phi less their weighted mean, ``S = Z' W Z / n`` is applied without ever being formed: kernel
+    ridge regression solves ``(S + penalty I) beta = cross``. Rows are centered before they are multiplied,
+    not after, so that a large mean costs no digits.
 
     Attributes
     ----------
@@ -83,11 +104,13 @@ class CentredRows:
     factor : Tensor of float64, shape (r, r)
         L, lower triangular.
     weights : Tensor of float64, shape (n,)
+        w.
     kernel_mean : Tensor of float64, shape (r,)
         Weighted mean of k(x, C).
     target_mean : Tensor of float64, shape (n_targets,)
+        Weighted share of each class.
     cross : Tensor of float64, shape (r, n_targets)
-        ``Z' W (Y - mean) / n``.
+        ``Z' W (Y - mean) / n`` for one-hot targets Y.
     """
 
     kernel_rows: KernelRows
@@ -99,7 +122,7 @@ class CentredRows:
 
     @classmethod
     def of(cls, kernel_rows: KernelRows, factor: Tensor) -> "CentredRows":
-        """Take means and right-hand sides of the one-hot targets in one pass."""
+        """Compute means and right-hand sides of the one-hot targets in one pass."""
         rows, device = kernel_rows.rows, factor.device
         weights = torch.from_numpy(rows.weights).to(device)
         codes = torch.from_numpy(rows.codes).to(device)
@@ -120,14 +143,19 @@ class CentredRows:
             weights=weights,
             kernel_mean=kernel_mean / total,
             target_mean=target_mean,
-            # The centered targets sum to 0, so the features' mean drops out.
+            # Z' W (Y - mean) = Phi' W (Y - mean), because the centered targets sum to 0.
             cross=torch.linalg.solve_triangular(factor, cross / total, upper=False),
         )
 
     def product(self, columns: Tensor, *, is_exact: bool = True) -> Tensor:
-        """``S v`` for columns (r, k): one pass over the rows.
+        """Return ``S v`` for columns v (r, k), in one pass over the rows.
 
-        Products are in float64, or, not `is_exact`, in the kernel's own type.
+        Parameters
+        ----------
+        columns : Tensor of float64, shape (r, k)
+            v.
+        is_exact : bool
+            Whether products are taken in float64; else in the type of the kernel values.
         """
         dual = torch.linalg.solve_triangular(self.factor.T, columns, upper=True)
         offset = self.kernel_mean @ dual
@@ -140,14 +168,15 @@ class CentredRows:
             scores = torch.addmm(-small_offset, block, small_dual).mul_(weights[where, None])
             total += block.T @ scores
             weight_sum += scores.sum(dim=0)
-        # In exact arithmetic the weighted scores sum to 0 and nothing is taken off here.
+        # Z' = Phi' - mean 1'. In exact arithmetic the weighted scores sum to 0 and nothing is subtracted
+        # here; what is, is the rounding of that sum times the mean.
         total.addr_(self.kernel_mean, weight_sum, alpha=-1)
         total.div_(float(self.weights.sum()))
         moments: Tensor = torch.linalg.solve_triangular(self.factor, total, upper=False)
         return moments
 
     def intercept(self, beta: Tensor) -> Tensor:
-        """Give the intercepts (n_targets,) that go with coefficients (r, n_targets)."""
+        """Return the intercepts (n_targets,) that belong to coefficients (r, n_targets)."""
         dual = torch.linalg.solve_triangular(self.factor.T, beta, upper=True)
         intercept: Tensor = self.target_mean - self.kernel_mean @ dual
         return intercept

@@ -1,4 +1,9 @@
-"""Passes over blocks of training rows: the only places where the one-pass solver touches data."""
+"""The two passes of the one-pass solver over blocks of training rows.
+
+The first pass sums products of features and targets per fold; every penalty and every fold is then solved
+from these sums. The second pass scores each row by the finalists' fits that left its fold out. No other code
+of the solver touches data.
+"""
 
 import contextlib
 import time
@@ -27,20 +32,39 @@ def accumulate(
     seconds: dict[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[FoldSums]:
-    """One pass: the sums of each wanted map.
+    """Sum, in one pass over the rows, ``w z z^T`` and ``w z y^T`` of each wanted map in each fold.
+
+    z is ``(phi, 1)``: the features and a 1 for the intercept; y is the one-hot target and w the weight of a
+    row.
 
     Parameters
     ----------
+    rows : TrainingRows
+        Rows with classes, weights and folds. If they name a cluster, its workers do the pass.
+    maps : Maps
+    wanted : sequence of int
+        Numbers of the maps to sum for.
+    block_rows : int
+        Rows of a block.
+    device : torch.device
+        Where features are computed and summed.
     keep_raw : bool
-        Return sums over kernel values as they are where those were taken, not whitened.
+        Whether sums that were taken over kernel values stay as they are; by default they are whitened.
     seconds : dict, optional
-        Takes up what each phase cost: reading (waiting for it), kernel, whitening, products. On CUDA, where
-        work is only queued, only their sum means anything.
+        Takes up the seconds of each phase: reading (waiting for it), kernel, whitening, products. On CUDA,
+        where work is only queued, only their total means anything.
+    progress : callable, optional
+        Called with the number of rows of each block that is done.
 
     Returns
     -------
     list of FoldSums
         In the order of `wanted`.
+
+    Raises
+    ------
+    InputError
+        If a value of the rows is not finite.
     """
     if rows.cluster is not None:
         return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
@@ -71,7 +95,7 @@ def accumulate(
                     phi = maps.whitened(index, phi)
             with watch.phase("products"):
                 builder.add(phi, codes[where], weights[where], folds[where])
-            # Nothing holds them while the next are made.
+            # Release these features before the next map's are made, so that only one set is in memory.
             del phi
         if progress is not None:
             progress(where.stop - where.start)
@@ -98,19 +122,26 @@ def predict_left_out(
     kept: npt.NDArray[np.int64] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
-    """Second pass: every row scored by the fit that left its fold out.
+    """Score, in a second pass, every row by the fit that left its fold out.
 
     Parameters
     ----------
+    rows : TrainingRows
+    maps : Maps
     finalists : sequence of (int, Tensor)
-        Index of the map and coefficients (n_folds, r + 1, n_classes) of its basis, intercept last.
+        Number of the map and coefficients (n_folds, r + 1, n_classes) of its basis, the intercept last.
+    block_rows : int
+        Rows of a block.
+    device : torch.device
     kept : ndarray of int64, optional
         Rows whose scores are kept, ascending; by default `calibration_rows`.
+    progress : callable, optional
+        Called with the number of rows of each block that is done.
 
     Returns
     -------
     list of OutOfFold
-        One a finalist.
+        One per finalist.
     ndarray of int64
         The rows whose scores are kept.
     """
@@ -126,7 +157,7 @@ def predict_left_out(
     )
     wanted = sorted({index for index, _ in finalists})
     of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
-    # A map's finalists side by side: one product with its basis scores them all.
+    # Finalists of one map stand side by side, so that one product with its basis scores them all.
     beside = {
         index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
     }
@@ -147,6 +178,15 @@ def predict_left_out(
 
 
 def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
+    """Score a block: each row by the coefficients that were fitted without its fold.
+
+    Parameters
+    ----------
+    basis : Tensor, shape (b, r)
+    folds : Tensor of int64, shape (b,)
+    beta : Tensor, shape (n_folds, r + 1, k)
+        Coefficients, the intercept last; k is n_classes times the number of finalists.
+    """
     scores = basis.new_empty((len(basis), beta.shape[2]))
     for fold in torch.unique(folds).tolist():
         mine = torch.nonzero(folds == fold)[:, 0]
@@ -158,20 +198,20 @@ Item = TypeVar("Item")
 
 
 class PhaseWatch:
-    """Adds wall-clock seconds of named phases to a mapping, if there is one."""
+    """Adds the wall-clock seconds of named phases to a mapping, if there is one."""
 
     def __init__(self, seconds: dict[str, float] | None) -> None:
         self.seconds = {} if seconds is None else seconds
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what is done inside."""
+        """Count the seconds of the enclosed block under a name."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Count what making the items takes, not what is done with them."""
+        """Count the seconds that producing the items takes, not those of the work done with them."""
         source = iter(items)
         while True:
             with self.phase(name):

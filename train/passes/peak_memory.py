@@ -1,4 +1,8 @@
-"""Memory as arithmetic: what a fit will hold at its peak."""
+"""Project the peak memory of a fit from its sizes, before any work.
+
+These are sums of array sizes, in bytes, without the storage of the rows themselves. Tests hold the measured
+peak against them. Letters: n rows, d columns, `rank` features (at most the number of centers).
+"""
 
 from toptune.train.passes.kernel_rows import CACHED_ROWS
 from toptune.train.passes.sums import batch_rows, sums_bytes
@@ -17,12 +21,25 @@ def one_pass_peak_bytes(
     n_finalists: int,
     n_calibration: int,
 ) -> int:
-    """Projected peak of the one-pass solver in bytes, everything but the rows' own storage.
+    """Project the peak of the one-pass solver in bytes.
 
-    The centers, their kernel matrix and its factor for each map and the ones being made; the sums of all maps
-    and the rows that wait for them; the matrices of one system and one map's coefficients of every penalty
-    and fold; the finalists' coefficients and left-out scores; one block with its distances, kernel and
-    feature values, and the next one. It grows with n only by the rows' classes, weights and folds.
+    It is the sum of: the centers, and for each map their kernel matrix and its factor, with two more being
+    made; the sums of all maps and the rows that wait for them; the matrices of one system; one map's
+    coefficients for every penalty and fold; the finalists' coefficients and left-out scores; one block with
+    its distances, kernel values and features, and the block that is read meanwhile. It grows with n only by
+    the classes, weights and folds of the rows.
+
+    Parameters
+    ----------
+    n, d : int
+        Rows and columns.
+    rank : int
+        Features of each map.
+    n_maps, n_classes, n_folds, n_penalties, n_finalists : int
+    block_rows : int
+        Rows of a block.
+    n_calibration : int
+        Rows whose left-out scores are kept.
     """
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
@@ -39,11 +56,25 @@ def one_pass_peak_bytes(
 def iterative_peak_bytes(
     *, n: int, d: int, rank: int, n_columns: int, n_classes: int, block_rows: int, cached_bytes: int
 ) -> int:
-    """Projected peak of FALKON's iteration in bytes, everything but the rows' own storage.
+    """Project the peak of FALKON's iteration in bytes.
 
-    The whitening factor and the squares it is made with, or the preconditioner and those (never both);
-    the centers; the columns of the recurrences; one block; and the kernel's values where they are kept, with
-    as many of them as are multiplied at a time in float64.
+    It is the sum of: eight squares (the whitening factor and what it is made of, or the preconditioner and
+    what that is made of, never both); the centers; the columns of the recurrences; one block; and the kernel
+    values where they are kept, with as many of them in float64 as are multiplied at a time.
+
+    Parameters
+    ----------
+    n, d : int
+        Rows and columns.
+    rank : int
+        Centers kept.
+    n_columns : int
+        Right-hand sides that are solved together.
+    n_classes : int
+    block_rows : int
+        Rows of a block.
+    cached_bytes : int
+        Kernel values that are kept; 0 where they are computed again.
     """
     square = 8 * rank * rank
     columns = 10 * 8 * rank * n_columns
@@ -53,9 +84,9 @@ def iterative_peak_bytes(
 
 
 def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_stored: bool) -> int:
-    """Memory that FalkonML is told it may take for blocks (its `max_cpu_mem`).
+    """Return the memory that FalkonML is told it may take for blocks (its option `max_cpu_mem`).
 
-    It stores the rows' kernel values only if they take less than nine tenths of this.
+    FalkonML stores the rows' kernel values only if they take less than nine tenths of this.
     """
     stored = 1.15 * n * n_centers * value_bytes if is_stored else 0.0
     return int(stored) + 256 * 2**20 + 4 * 8 * n_centers * d
@@ -64,10 +95,17 @@ def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_s
 def library_peak_bytes(
     *, n: int, d: int, n_centers: int, n_classes: int, value_bytes: int, is_stored: bool
 ) -> int:
-    """Projected peak of a fit by FalkonML in bytes, everything but the rows' own storage.
+    """Project the peak of a fit by FalkonML in bytes.
 
-    A copy of all rows; targets, those over n and the scores; the preconditioner and what it is made of, in
-    float64; the rows' kernel values where they are stored; and the blocks.
+    It is the sum of: a copy of all rows; targets, targets divided by n, and scores; the preconditioner and
+    what it is made of, in float64; the rows' kernel values where they are stored; and the blocks.
+
+    Parameters
+    ----------
+    value_bytes : int
+        Bytes of a kernel value: 4 or 8.
+    is_stored : bool
+        Whether FalkonML stores the kernel values of all rows.
     """
     rows = value_bytes * n * (d + 3 * n_classes)
     square = (2 * value_bytes + 16) * n_centers**2

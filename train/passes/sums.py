@@ -1,15 +1,24 @@
-"""Block sums of one pass: all that penalties, folds and label sets need to know of the rows."""
+"""Block sums of one pass over the rows: all that ridge regression needs to know of them.
+
+For features phi (r,), weights w and one-hot targets y let ``z = (phi, 1)``. For each fold f the sums are
+
+    G_f = sum w z z^T  (r + 1, r + 1),   c_f = sum w z y^T  (r + 1, n_targets),   s_f = sum w ||y||^2
+
+over its rows. The last row of G_f holds the sums of the features and of the weights, from which any set of
+folds can be centered. The ridge system without fold f uses ``sum_g G_g - G_f``, so that cross-validation over
+all folds and penalties costs a single pass, and the squared error on fold f follows from G_f, c_f and s_f in
+closed form.
+"""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from toptune.train.numerics.cholesky import panels, product_of_factor
 
-# Rows of a fold that wait to be multiplied together, unless as many as half come at once, and the memory
-# that waiting rows may take.
+# Rows of a fold that are multiplied together; half as many that come at once do not wait for more. The second
+# figure bounds the memory of waiting rows.
 BATCH_ROWS = 1024
 BATCH_BYTES = 128 * 2**20
 
@@ -18,24 +27,21 @@ BATCH_BYTES = 128 * 2**20
 class FoldSums:
     """Weighted sums over the rows of each fold of ``z = (phi, 1)`` and the targets y.
 
-    The 1 appended to the features carries the intercept: its row of the sums holds the sums of
-    features and targets and the weight of the rows, from which any set of folds can be centered
-    without the rows. Sums only add, so blocks may come in any order, from anywhere, and be taken
-    away again.
+    Sums only add: blocks may come in any order and from anywhere, and rows may be taken out again.
 
     Attributes
     ----------
     gram : Tensor of float64, shape (n_folds, r + 1, r + 1)
-        Sum of w z z^T.
+        G, sum of ``w z z^T``.
     cross : Tensor of float64, shape (n_folds, r + 1, n_targets)
-        Sum of w z y^T.
+        c, sum of ``w z y^T``.
     square : Tensor of float64, shape (n_folds,)
-        Sum of w ||y||^2.
+        s, sum of ``w ||y||^2``.
     factor : Tensor of float64, shape (r, r), or None
-        L where phi stands for plain kernel values: features are ``phi L^-T``, and the penalty of
-        coefficients b is ``b^T L L^T b``. None where phi are features.
+        L where phi stands for plain kernel values: features are then ``phi L^-T``, and the penalty of
+        coefficients b of phi is ``b^T L L^T b``. None where phi are features.
     product : Tensor of float64, shape (r, r), or None
-        ``L L^T``, where it is at hand.
+        ``L L^T``, where it is in memory.
     """
 
     gram: Tensor
@@ -45,6 +51,7 @@ class FoldSums:
     product: Tensor | None = None
 
     def __add__(self, other: "FoldSums") -> "FoldSums":
+        """Add the sums of other rows, fold by fold."""
         return replace(
             self,
             gram=self.gram + other.gram,
@@ -53,6 +60,7 @@ class FoldSums:
         )
 
     def __sub__(self, other: "FoldSums") -> "FoldSums":
+        """Take the sums of some rows out again, fold by fold."""
         return replace(
             self,
             gram=self.gram - other.gram,
@@ -61,10 +69,11 @@ class FoldSums:
         )
 
     def whitened(self) -> "FoldSums":
-        """Turn sums over kernel values into sums over features, in place."""
+        """Turn sums over kernel values into sums over features, in place: ``L^-1 G L^-T`` and ``L^-1 c``."""
         if self.factor is None:
             return self
         for gram, cross in zip(self.gram, self.cross, strict=True):
+            # The last row and column belong to the 1 of the intercept, which is not whitened.
             half = torch.linalg.solve_triangular(self.factor, gram[:-1], upper=False)
             gram[:-1, :-1] = torch.linalg.solve_triangular(self.factor, half[:, :-1].T, upper=False)
             gram[:-1, -1] = gram[-1, :-1] = half[:, -1]
@@ -73,17 +82,17 @@ class FoldSums:
 
     @property
     def metric(self) -> Tensor | None:
-        """What penalizes coefficients of phi (r, r): ``L L^T``, or None for the identity."""
+        """The matrix ``L L^T`` (r, r) that penalizes coefficients of phi, or None for the identity."""
         if self.factor is None or self.product is not None:
             return self.product
         return product_of_factor(self.factor)
 
     def of_features(self, beta: Tensor) -> Tensor:
-        """Turn coefficients (r + 1, n_targets) of phi, the intercept last, into those of features."""
+        """Turn coefficients (r + 1, n_targets) of phi, the intercept last, into coefficients of features."""
         return beta if self.factor is None else torch.cat([self.factor.T @ beta[:-1], beta[-1:]])
 
     def total(self) -> "FoldSums":
-        """Sum of all folds, as one."""
+        """Return the sum of all folds, as one fold."""
         return replace(
             self,
             gram=self.gram.sum(dim=0, keepdim=True),
@@ -92,14 +101,14 @@ class FoldSums:
         )
 
     def fold(self, number: int) -> "FoldSums":
-        """Copy of one fold's."""
+        """Return the sums of one fold, as a copy."""
         one = slice(number, number + 1)
         return replace(
             self, gram=self.gram[one].clone(), cross=self.cross[one].clone(), square=self.square[one].clone()
         )
 
     def cpu(self) -> "FoldSums":
-        """Give the same in main memory, without what can be made again."""
+        """Return these sums in main memory, without `product`, which the factor can make again."""
         return replace(
             self,
             product=None,
@@ -116,17 +125,21 @@ class FoldSums:
 
 
 class SumsBuilder:
-    """Adds rows up to `FoldSums`.
+    """Adds blocks of rows up to `FoldSums`, all in float64.
 
-    All in float64. Rows wait until a fold has a batch of them. Products in float32 (of whitened features)
-    would take half the time of this step and move scores by about 2e-6: less than float32 kernel values
-    do, but more than may be between sums over the same rows that came together in different ways.
+    A block has few rows of each fold, and products of few rows are slow: rows wait until their fold has a
+    batch of them. Products in float32 (of whitened features) would take half the time and move scores by
+    about 2e-6. That is less than float32 kernel values do, but more than sums over the same rows, added in
+    another order, may differ by.
 
     Parameters
     ----------
-    n_folds, rank, n_classes : int
+    n_folds, n_classes : int
+    rank : int
+        Features r.
     n_rows : int
-        Rows to come, at most; batches are no larger.
+        Upper bound of the rows to come; batches are no larger.
+    device : torch.device, optional
     """
 
     def __init__(
@@ -145,14 +158,22 @@ class SumsBuilder:
         self.by_class = zeros(n_folds, n_classes, rank + 1)
         self.weight = zeros(n_folds)
         self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows)
-        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        self._features = torch.empty((n_folds, self.capacity, rank), **options)
+        self._features = torch.empty((n_folds, self.capacity, rank), dtype=torch.float64, device=device)
         self._codes = torch.empty((n_folds, self.capacity), dtype=torch.int64, device=device)
-        self._roots = torch.empty((n_folds, self.capacity), **options)
+        self._roots = torch.empty((n_folds, self.capacity), dtype=torch.float64, device=device)
         self._waiting = [0] * n_folds
 
     def add(self, phi: Tensor, codes: Tensor, weights: Tensor, folds: Tensor) -> None:
-        """Add rows: features (b, r), classes (b,), weights (b,), folds (b,)."""
+        """Add a block of rows.
+
+        Parameters
+        ----------
+        phi : Tensor of float64, shape (b, r)
+            Features, or kernel values that are to be whitened later.
+        codes, folds : Tensor of int64, shape (b,)
+            Class and fold of each row.
+        weights : Tensor of float64, shape (b,)
+        """
         self.weight.index_add_(0, folds, weights)
         self.by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
         roots = weights.sqrt()
@@ -175,26 +196,37 @@ class SumsBuilder:
             self._waiting[fold] += len(z)
 
     def result(self) -> FoldSums:
-        """Give the sums of all rows added so far."""
+        """Return the sums of all rows added so far."""
         for fold in range(len(self._waiting)):
             self._flush(fold)
+        # `_multiply` fills the lower triangle by panels; here the upper one is mirrored from it.
         for gram, weight in zip(self.gram, self.weight, strict=True):
             for rows in panels(len(gram)):
                 square = gram[rows, rows]
                 square.copy_(square.tril() + square.tril(-1).T)
                 gram[: rows.start, rows] = gram[rows, : rows.start].T
             gram[-1, -1] = weight
-        # A one-hot target has length 1.
+        # A one-hot target has length 1, so the sum of w ||y||^2 is the weight.
         return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=self.weight.clone())
 
     def _flush(self, fold: int) -> None:
+        """Multiply the rows of a fold that are waiting."""
         count, self._waiting[fold] = self._waiting[fold], 0
         if count:
             parts = (each[fold, :count] for each in (self._features, self._codes, self._roots))
             self._multiply(fold, *parts)
 
     def _multiply(self, fold: int, z: Tensor, codes: Tensor, roots: Tensor) -> None:
-        """Add rows of features that are scaled by the roots of their weights, as their targets are to be."""
+        """Add the products of rows of one fold.
+
+        Parameters
+        ----------
+        z : Tensor, shape (b, r)
+            Features times the square root of the rows' weights, so that ``z^T z`` is weighted once.
+        codes : Tensor of int64, shape (b,)
+        roots : Tensor, shape (b,)
+            Square roots of the weights, with which z is weighted once more where it meets the targets.
+        """
         gram = self.gram[fold]
         for some in panels(z.shape[1]):
             gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
@@ -206,18 +238,18 @@ class SumsBuilder:
 def _add_by_class(sums: Tensor, codes: Tensor, rows: Tensor) -> None:
     """Add rows (b, r) to the sums (n_classes, r) of their classes (b,): the product with one-hot targets."""
     if sums.is_cuda:
-        # There, adding by index is in no fixed order.
+        # On CUDA, adding by index happens in no fixed order, and sums would differ from run to run.
         sums.addmm_(torch.nn.functional.one_hot(codes, len(sums)).to(rows.dtype).T, rows)
     else:
         sums.index_add_(0, codes, rows)
 
 
 def batch_rows(*, n_folds: int, rank: int, n_rows: int) -> int:
-    """Rows of each fold that wait for a common product, at most."""
+    """Return how many rows of each fold wait for a common product, at most."""
     affordable = BATCH_BYTES // (8 * n_folds * (rank + 1))
     return max(1, min(n_rows, BATCH_ROWS, max(64, affordable)))
 
 
 def sums_bytes(*, n_folds: int, rank: int, n_targets: int) -> int:
-    """Bytes that `FoldSums` hold."""
+    """Return the bytes that `FoldSums` hold."""
     return 8 * n_folds * ((rank + 1) * (rank + 1) + (rank + 1) * n_targets + 1)

@@ -1,4 +1,4 @@
-"""The rows that a head is trained on, as passes see them."""
+"""The rows that a head is trained on, as passes see them, and what passes return about them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from toptune.train.rows.block_reading import read_ahead
 
 
 class Cluster(Protocol):
-    """Workers among which the passes are divided."""
+    """Workers that do the passes in place of this process."""
 
     def accumulate(
         self,
@@ -28,7 +28,7 @@ class Cluster(Protocol):
         block_rows: int,
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
-        """Do what `accumulate` does."""
+        """Do what `toptune.train.passes.passes.accumulate` does."""
         ...
 
     def predict_left_out(
@@ -40,13 +40,13 @@ class Cluster(Protocol):
         block_rows: int,
         progress: Callable[[int], None] | None = None,
     ) -> "tuple[list[OutOfFold], npt.NDArray[np.int64]]":
-        """Do what `predict_left_out` does."""
+        """Do what `toptune.train.passes.passes.predict_left_out` does."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
-    """Rows to train on and what is known of each: class, weight and fold.
+    """Rows to train on, with the class, weight and fold of each.
 
     Attributes
     ----------
@@ -55,9 +55,10 @@ class TrainingRows:
     codes : ndarray of int64, shape (n,)
         Class of each row, 0 to n_classes - 1.
     weights : ndarray of float64, shape (n,)
-        Weight in the loss, mean 1.
+        Weight of each row in the loss, 1 on average.
     folds : ndarray of int64, shape (n,)
         Fold of each row, 0 to n_folds - 1.
+    n_classes, n_folds : int
     offset : int
         Number of the first row, for messages.
     cluster : Cluster, optional
@@ -75,24 +76,27 @@ class TrainingRows:
 
     @property
     def n(self) -> int:
+        """Number of rows."""
         return len(self.codes)
 
 
 def batches(
     rows: TrainingRows, *, block_rows: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Do what `read_ahead` does with training rows."""
+    """Yield ``(rows, values)`` of training rows as `read_ahead` does, the next block being read meanwhile."""
     return read_ahead(rows.blocks, block_rows=block_rows, dtype=dtype, device=device, offset=rows.offset)
 
 
 @dataclass(kw_only=True)
 class OutOfFold:
-    """What one finalist's left-out predictions amount to.
+    """What the left-out predictions of one finalist amount to.
 
     Attributes
     ----------
-    correct, squared_error : float
-        Weighted sums over all rows.
+    correct : float
+        Weight of the rows that are classified correctly.
+    squared_error : float
+        Weighted sum of ``||y - scores||^2`` over all rows, y being the one-hot target.
     scores : ndarray of float32, shape (n_kept, n_classes)
         Left-out scores of the rows kept for calibration.
     """
@@ -103,5 +107,5 @@ class OutOfFold:
 
 
 def calibration_rows(n: int) -> npt.NDArray[np.int64]:
-    """Rows whose left-out scores a temperature is fitted to: all, or an even spread of `CALIBRATION_ROWS`."""
+    """Return the rows that a temperature is fitted to: all, or `CALIBRATION_ROWS` evenly spread ones."""
     return np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_ROWS)).astype(np.int64))
