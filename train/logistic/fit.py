@@ -1,6 +1,9 @@
-"""A logistic kernel head on given centers: width, then penalty and temperature, then the fit."""
+"""Fit a logistic kernel head on given centers: first the width, then penalty and temperature, then the fit.
 
-import time
+Multinomial logistic regression on whitened Nystrom features (see `path` for the method and its papers). The
+choices are made on some of the centers, because each costs many fits; only the last fit uses all of them.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +20,14 @@ from toptune.train.logistic.path import Stop, follow
 from toptune.train.logistic.plan import LogisticPlan, logistic_block_rows, sample_rows_for
 from toptune.train.logistic.selection import Chosen, choose_penalty
 from toptune.train.passes.kernel_rows import KernelRows
+from toptune.train.passes.passes import PhaseWatch
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for, to_tensor
 from toptune.train.solvers.one_pass import solve
 from toptune.train.solvers.selection import Candidate
 
-# Decrease of the log-loss (nats a row) that may be left: far below what probabilities are known to.
+# Decrease of the log-loss, in nats per row, that may be left at the end: far below what left-out rows can
+# tell.
 TOLERANCE = 1e-8
 MAX_ITERATIONS = 300
 
@@ -34,15 +39,27 @@ class LogisticFit:
     Attributes
     ----------
     centers : Tensor, shape (rank, d)
+        Centers kept by the whitening.
     dual : Tensor of float64, shape (rank, n_classes)
     intercept : Tensor of float64, shape (n_classes,)
     sigma : float or None
+        Width; None for a kernel without one.
     chosen : Chosen
-        Penalty, temperature and the figures of left-out rows.
+        Penalty, temperature and what left-out rows say.
     widths : tuple of Candidate
         What the choice of the width compared, by squared loss; empty where there was one.
     whitening : Whitening
-        Of the centers of the fit.
+        Factor of the centers of the fit.
+    warnings : tuple of str
+        What a user should know.
+    n_passes : int
+        Times that the rows were read.
+    jitter : float
+        Largest jitter that a preconditioner needed.
+    iteration : dict
+        How the last descent ended, for the report.
+    seconds : dict
+        Seconds of the choice of the width, of the path, of the fit, and their total.
     """
 
     centers: Tensor
@@ -61,7 +78,16 @@ class LogisticFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One kernel on given centers with its training rows, ready for `follow`."""
+    """One kernel on given centers with its training rows, ready for `follow`.
+
+    Attributes
+    ----------
+    maps : NystromMaps
+        One map.
+    rows : LogisticRows
+    sample, sample_weights : Tensor of float64, shapes (s, r) and (s,)
+        Centered features of some rows and their weights, of which the preconditioner is made.
+    """
 
     maps: NystromMaps
     rows: LogisticRows
@@ -72,7 +98,20 @@ class Problem:
     def of(
         cls, rows: TrainingRows, maps: NystromMaps, *, n_fits: int, is_cached: bool, seed: int
     ) -> "Problem":
-        """Take the features' mean and the preconditioner's sample of rows."""
+        """Compute the features' mean and the preconditioner's sample of rows.
+
+        Parameters
+        ----------
+        rows : TrainingRows
+        maps : NystromMaps
+            One map.
+        n_fits : int
+            Fits that share each pass; they decide how many rows a block has.
+        is_cached : bool
+            Whether kernel values are kept.
+        seed : int
+            Seed of the sample.
+        """
         whitening, device, dtype = maps.whitenings[0], maps.centers.device, maps.dtype
         n, d = rows.blocks.shape
         kept = torch.from_numpy(whitening.kept).to(device)
@@ -82,7 +121,7 @@ class Problem:
             rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
         )
         logistic_rows = LogisticRows(kernel_rows, factor)
-        # Uniform, whichever way the centers were drawn: it stands for all rows.
+        # Drawn uniformly, however the centers were chosen, because the sample stands for all rows.
         drawn = np.random.default_rng(seed).permutation(n)[: sample_rows_for(n=n, rank=len(maps.centers))]
         drawn.sort()
         sample = torch.empty((len(drawn), len(kept)), dtype=torch.float64, device=device)
@@ -100,6 +139,28 @@ class Problem:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Width:
+    """The kernel that is chosen, with its map on the centers of the selection.
+
+    Attributes
+    ----------
+    kernel : Radial or Linear
+    maps : NystromMaps
+    table : tuple of Candidate
+        What was compared; empty where there was one kernel.
+    warnings : tuple of str
+    n_passes : int
+        Passes over the rows that the choice took.
+    """
+
+    kernel: Radial | Linear
+    maps: NystromMaps
+    table: tuple[Candidate, ...] = ()
+    warnings: tuple[str, ...] = ()
+    n_passes: int = 0
+
+
 def fit_logistic(
     rows: TrainingRows,
     kernels: Sequence[Radial | Linear],
@@ -109,68 +170,73 @@ def fit_logistic(
     plan: LogisticPlan,
     seed: int,
 ) -> LogisticFit:
-    """Choose width, penalty and temperature on some of the centers (M, d), then fit on all.
+    """Choose width, penalty and temperature on some of the centers, then fit on all of them.
 
-    The width is that of least squared loss by the rules of `solve`, which sees every width in one pass;
-    the penalty, whose scale depends on the loss, is chosen by the logistic fits themselves.
+    The width is the one of least squared loss by the rules of `solve`, which sees every width in one pass.
+    The penalty, whose scale depends on the loss, is chosen by the logistic fits themselves.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    kernels : sequence of kernels
+        One per width.
+    centers : Tensor, shape (M, d)
+        Their type is that of the kernel values.
+    penalties : sequence of float or None
+        As for `choose_penalty`.
+    plan : LogisticPlan
+    seed : int
+        Seed of the draws of centers for the selection and of rows for the preconditioner.
+
+    Raises
+    ------
+    InputError
+        If a value of the rows is not finite.
+    NumericalError
+        If a system is not positive definite even with jitter, or a loss is not finite.
     """
-    start = time.perf_counter()
     seconds: dict[str, float] = {}
+    watch = PhaseWatch(seconds)
     few = plan.selection_centers
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
-    some = centers[torch.from_numpy(drawn).to(centers.device)]
-    maps = NystromMaps.on(kernels, some)
-    widths: tuple[Candidate, ...] = ()
-    notes: list[str] = []
-    n_passes, index = 0, 0
-    if len(kernels) > 1:
-        selection = solve(
-            rows, maps, [kernel.sigma for kernel in kernels], penalties=None,
-            block_rows=block_rows_for(d=centers.shape[1], rank=few), device=centers.device,
-        )  # fmt: skip
-        index, widths, n_passes = selection.map_index, selection.table, selection.n_passes
-        # The penalty of squared loss is not used.
-        notes += [note for note in selection.warnings if "width" in note]
-    kernel = kernels[index]
-    seconds["width"] = time.perf_counter() - start
-    start = time.perf_counter()
-    problem = Problem.of(
-        rows, maps if len(kernels) == 1 else NystromMaps.on([kernel], some), n_fits=rows.n_folds,
-        is_cached=plan.is_selection_cached, seed=seed,
-    )  # fmt: skip
-    chosen = choose_penalty(problem.rows, penalties, problem.sample, problem.sample_weights)
-    notes += chosen.warnings
-    seconds["path"] = time.perf_counter() - start
-    start = time.perf_counter()
-    point = torch.stack(chosen.points).mean(dim=0)
-    n_evaluations = problem.rows.n_evaluations
-    if few < len(centers):
-        n_passes += problem.rows.kernel_rows.n_passes
-        old_centers, dual, constant = _dual(problem, point)
-        del problem
+    with watch.phase("width"):
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
+        width = _choose_width(rows, kernels, centers[torch.from_numpy(drawn).to(centers.device)])
+    with watch.phase("path"):
         problem = Problem.of(
-            rows, NystromMaps.on([kernel], centers), n_fits=1, is_cached=plan.is_cached, seed=seed
+            rows, width.maps, n_fits=rows.n_folds, is_cached=plan.is_selection_cached, seed=seed
         )
-        point = _projected(problem, old_centers, dual, constant)
-    before = problem.rows.n_evaluations
-    (found,) = follow(
-        problem.rows, [chosen.penalty], folds=[NO_FOLD], starts=[point], sample=problem.sample,
-        sample_weights=problem.sample_weights, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
-    )  # fmt: skip
-    kept, dual, intercept = _dual(problem, found.points[0])
-    seconds["fit"] = time.perf_counter() - start
+        chosen = choose_penalty(problem.rows, penalties, problem.sample, problem.sample_weights)
+    n_passes, n_selection = width.n_passes, problem.rows.n_evaluations
+    with watch.phase("fit"):
+        # The mean over the folds is close to the solution on all rows.
+        point = torch.stack(chosen.points).mean(dim=0)
+        if few < len(centers):
+            n_passes += problem.rows.kernel_rows.n_passes
+            old_centers, dual, constant = _dual(problem, point)
+            # Free the kernel values of the selection before those on all centers are made.
+            del problem
+            maps = NystromMaps.on([width.kernel], centers)
+            problem = Problem.of(rows, maps, n_fits=1, is_cached=plan.is_cached, seed=seed)
+            point = _projected(problem, old_centers, dual, constant)
+        before = problem.rows.n_evaluations
+        (found,) = follow(
+            problem.rows, [chosen.penalty], folds=[NO_FOLD], starts=[point], sample=problem.sample,
+            sample_weights=problem.sample_weights, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
+        )  # fmt: skip
+        kept, dual, intercept = _dual(problem, found.points[0])
     seconds["total"] = sum(seconds.values())
+    jitter = max(found.jitter, chosen.jitter)
     return LogisticFit(
         centers=kept,
         dual=dual,
         intercept=intercept,
-        sigma=kernel.sigma,
+        sigma=width.kernel.sigma,
         chosen=chosen,
-        widths=widths,
+        widths=width.table,
         whitening=problem.maps.whitenings[0],
-        warnings=(*notes, *convergence_notes(found)),
+        warnings=(*width.warnings, *chosen.warnings, *convergence_notes(found)),
         n_passes=n_passes + problem.rows.kernel_rows.n_passes,
-        jitter=max(found.jitter, chosen.jitter),
+        jitter=jitter,
         iteration={
             "reason": found.reason,
             "n_iterations": problem.rows.n_evaluations - before,
@@ -178,32 +244,56 @@ def fit_logistic(
             "tolerance": TOLERANCE,
             "gradient_norm": found.gradient_norm,
             "history": list(found.history),
-            "preconditioner_jitter": max(found.jitter, chosen.jitter),
+            "preconditioner_jitter": jitter,
             "is_kernel_cached": plan.is_cached,
             "selected_on_centers": few,
-            "selection_iterations": n_evaluations,
-            "selection_reasons": [row["reason"] for row in chosen.table],
+            "selection_iterations": n_selection,
+            "selection_reasons": [row.reason for row in chosen.tried],
         },
         seconds=seconds,
     )
 
 
+def _choose_width(rows: TrainingRows, kernels: Sequence[Radial | Linear], centers: Tensor) -> _Width:
+    """Choose among kernels on the centers (m, d) of the selection by ridge regression on the same targets."""
+    maps = NystromMaps.on(kernels, centers)
+    if len(kernels) == 1:
+        return _Width(kernel=kernels[0], maps=maps)
+    selection = solve(
+        rows, maps, [kernel.sigma for kernel in kernels], penalties=None,
+        block_rows=block_rows_for(d=centers.shape[1], rank=len(centers)), device=centers.device,
+    )  # fmt: skip
+    kernel = kernels[selection.map_index]
+    return _Width(
+        kernel=kernel,
+        maps=NystromMaps.on([kernel], centers),
+        table=selection.table,
+        # Notes about the penalty of the squared loss say nothing about this fit, which chooses its own.
+        warnings=tuple(note for note in selection.warnings if "width" in note),
+        n_passes=selection.n_passes,
+    )
+
+
 def _dual(problem: Problem, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres kept, weights of their kernel values, and intercepts."""
+    """Return the centers kept, the weights of their kernel values, and the intercepts."""
     kept, _ = problem.maps.coefficients(0, point[:-1])
     dual, intercept = problem.rows.dual_of([point])
     return kept, dual, intercept
 
 
 def _projected(problem: Problem, centers: Tensor, dual: Tensor, constant: Tensor) -> Tensor:
-    """Point of the orthogonal projection of ``k(x, centers) dual + constant`` on the span of more centers."""
+    """Project the function ``k(x, centers) dual + constant`` orthogonally onto the span of more centers.
+
+    In the kernel's space the coefficients of the projection are ``phi(centers)^T dual``, phi being the new
+    features.
+    """
     (phi,) = problem.maps.features(centers, [0])
     beta = phi.double().T @ dual
     return torch.cat([beta, (constant + problem.rows.feature_mean @ beta)[None]])
 
 
 def convergence_notes(found: Stop) -> list[str]:
-    """Say what a user should know of how the last fit ended."""
+    """Say what a user should know about how the last fit ended."""
     notes = []
     if found.jitter > 0:
         notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal")

@@ -1,4 +1,9 @@
-"""Log-loss of several fits and its gradients: each pass over the kernel's values serves them all."""
+"""The log-loss of several softmax fits and its gradients: each pass over the rows serves all fits.
+
+A fit has scores ``s_c = <phi - m, v_c> + b_c`` for features phi with mean m, and loses ``-log softmax(s)_y``
+on a row of class y. With probabilities p, the gradient is ``sum w (phi - m) (p - y)^T`` for the coefficients
+and ``sum w (p - y)`` for the intercepts, y being the one-hot target.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,24 +16,25 @@ from torch import Tensor
 from toptune.train.passes.feature_rows import FeatureRows
 from toptune.train.passes.kernel_rows import KernelRows
 
-# Share of a class that no row of a fit belongs to: its intercept starts, and stays, far down.
+# A class without rows gets this share, so that its intercept starts, and stays, far below the others.
 _NO_SHARE = 1e-12
-# All rows are fitted to, none is left out.
+# The number of no fold: a fit with it leaves no row out.
 NO_FOLD = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One fit's figures at one point.
+    """Loss and gradient of one fit at one point, and what the point says of left-out rows.
 
     Attributes
     ----------
     loss : float
-        Weighted mean log-loss (natural) of the rows fitted to, without penalty.
+        Weighted mean log-loss, in nats, of the rows fitted to, without the penalty.
     gradient : Tensor of float64, shape (r + 1, n_classes)
+        Gradient of that loss.
     left_out_loss, left_out_squares, left_out_correct : float
-        Weighted sums over the rows left out whose class the fit has seen: log-loss, squared error of
-        the probabilities, and rows right.
+        Weighted sums over the left-out rows whose class the fit has seen: of the log-loss, of the squared
+        error of the probabilities, and of the rows classified correctly.
     """
 
     loss: float
@@ -39,19 +45,26 @@ class Evaluation:
 
 
 class LogisticRows:
-    """Rows for softmax regression on whitened, centered features, as products only.
+    """Rows for softmax regression on whitened, centered features, available as products only.
 
-    A point is (r + 1, n_classes): coefficients of ``phi - mean``, where ``phi = k(x, C) L^-T`` as in
-    `CentredRows`, and last the intercepts. The centering is by all rows for every fit, which changes
-    no minimum (the intercept is free) and takes the coupling of coefficients and intercept away.
+    A point is (r + 1, n_classes): coefficients of ``phi - mean``, with ``phi = k(x, C) L^-T`` as in
+    `CentredRows`, and the intercepts as the last row. Every fit centers by the mean of all rows, also of
+    those it leaves out. This changes no minimum, because the intercept is free, and it removes the coupling
+    of coefficients and intercept.
+
+    Parameters
+    ----------
+    kernel_rows : KernelRows or FeatureRows
+        Values of the rows, one block at a time.
+    factor : Tensor of float64, shape (r, r), or None
+        L, lower triangular; None where the values are features already.
 
     Attributes
     ----------
-    kernel_rows : KernelRows
-    factor : Tensor of float64, shape (r, r), or None
-        L, lower triangular; None where the rows' values are features.
     kernel_mean : Tensor of float64, shape (r,)
-        Weighted mean of k(x, C).
+        Weighted mean of the values.
+    n_evaluations : int
+        Passes that `evaluate` has made.
     """
 
     def __init__(self, kernel_rows: KernelRows | FeatureRows, factor: Tensor | None) -> None:
@@ -63,7 +76,8 @@ class LogisticRows:
         self._weights = torch.from_numpy(rows.weights).to(device)
         self._codes = torch.from_numpy(rows.codes).to(device)
         self._folds = torch.from_numpy(rows.folds).to(device)
-        # (n_folds + 1, n_classes): the weight of each class in each fold; last, in none.
+        # Weight of each class in each fold (n_folds + 1, n_classes). The last row, which `NO_FOLD` = -1
+        # finds, is 0.
         table = np.zeros((rows.n_folds + 1, rows.n_classes))
         np.add.at(table, (rows.folds, rows.codes), rows.weights)
         self._by_fold = torch.from_numpy(table).to(device)
@@ -78,11 +92,14 @@ class LogisticRows:
         return self._whitened(self.kernel_mean[:, None])[:, 0]
 
     def class_weights(self, fold: int) -> Tensor:
-        """Weight of each class (n_classes,) among the rows that a fit without `fold` sees."""
+        """Return the weight of each class (n_classes,) among the rows that a fit without `fold` sees."""
         return self._by_fold.sum(dim=0) - self._by_fold[fold]
 
     def constant(self, fold: int) -> Tensor:
-        """Best point (r + 1, n_classes) without features: where descents begin."""
+        """Return the best point (r + 1, n_classes) without features, where descents begin.
+
+        Its coefficients are 0 and its intercepts the logarithms of the classes' shares, less their mean.
+        """
         shares = self.class_weights(fold)
         logs = (shares / shares.sum()).clamp_(min=_NO_SHARE).log_()
         point = logs.new_zeros((len(self.kernel_mean) + 1, self.n_classes))
@@ -90,13 +107,13 @@ class LogisticRows:
         return point
 
     def evaluate(self, points: Sequence[Tensor], folds: Sequence[int]) -> list[Evaluation]:
-        """Figures of each point, fitted to all rows but those of its fold: one pass.
+        """Evaluate each point on all rows, fitted to those outside its fold, in one pass.
 
         Parameters
         ----------
         points : sequence of Tensor of float64, shape (r + 1, n_classes)
         folds : sequence of int
-            `NO_FOLD` where nothing is left out.
+            Fold that each point's fit leaves out; `NO_FOLD` where it leaves nothing out.
         """
         self.n_evaluations += 1
         dual, offset = self.dual_of(points)
@@ -114,6 +131,7 @@ class LogisticRows:
             scores = torch.addmm(offset, block, dual).view(-1, n_fits, k)
             best = scores.argmax(dim=2)
             at = y[:, None, None].expand(-1, n_fits, 1)
+            # Log-probabilities first: where a probability underflows to 0, its logarithm is still exact.
             logs = scores.sub_(torch.logsumexp(scores, dim=2, keepdim=True))
             loss = -logs.gather(2, at)[:, :, 0]
             probabilities = logs.exp_()
@@ -125,10 +143,12 @@ class LogisticRows:
             figures[1] += (w_left * loss).sum(dim=0)
             figures[2] += (w_left * squares).sum(dim=0)
             figures[3] += (w_left * (best == y[:, None])).sum(dim=0)
+            # p - y, without one-hot targets in memory.
             probabilities.scatter_add_(2, at, torch.full_like(at, -1.0, dtype=torch.float64))
             weighted = probabilities.mul_(w_fit[:, :, None]).view(len(y), -1)
             products.addmm_(block.T, weighted)
             residuals += weighted.sum(dim=0)
+        # sum w (phi - m) (p - y)^T = sum w phi (p - y)^T - m (sum w (p - y))^T.
         products.addr_(self.kernel_mean, residuals, alpha=-1)
         gradient = self._whitened(products)
         gradients = torch.split(torch.cat([gradient, residuals[None]]), k, dim=1)
@@ -146,7 +166,11 @@ class LogisticRows:
         ]
 
     def dual_of(self, points: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Weights (r, n_fits * n_classes) of the kernel's values and the constants that go with them."""
+        """Turn points into weights (r, n_fits * n_classes) of kernel values and one constant per column.
+
+        Scores are ``k(x, C) weights + constants``: whitening and centering are applied to the few points, not
+        to the rows.
+        """
         together = torch.cat(list(points), dim=1)
         dual = together[:-1]
         if self.factor is not None:
@@ -154,7 +178,7 @@ class LogisticRows:
         return dual, together[-1] - self.kernel_mean @ dual
 
     def _whitened(self, columns: Tensor) -> Tensor:
-        """L^-1 times columns (r, m)."""
+        """Return ``L^-1`` times columns (r, m)."""
         if self.factor is None:
             return columns
         whitened: Tensor = torch.linalg.solve_triangular(self.factor, columns, upper=False)
@@ -163,7 +187,20 @@ class LogisticRows:
     def left_out_scores(
         self, points: Sequence[Tensor], folds: Sequence[int], kept: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
-        """Scores (n_kept, n_classes) of rows `kept`, sorted, each by the fit that left its fold out."""
+        """Score some rows, each by the fit that left its fold out.
+
+        Parameters
+        ----------
+        points : sequence of Tensor of float64, shape (r + 1, n_classes)
+        folds : sequence of int
+            Fold that each point's fit left out.
+        kept : ndarray of int64, shape (n_kept,)
+            Rows to score, ascending.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_kept, n_classes)
+        """
         dual, offset = self.dual_of(points)
         column = {fold: at for at, fold in enumerate(folds)}
         result = np.zeros((len(kept), self.n_classes), dtype=np.float32)

@@ -1,12 +1,12 @@
 """Softmax regression along a path of decreasing penalties, for several folds at once.
 
-The estimator is that of generalized self-concordant losses (Marteau-Ferey, Bach & Rudi 2019; Meanti
-et al. 2020, "LogisticFALKON"), with the softmax in place of the sigmoid: the penalty decreases by
-steps, and each solution starts the next. Where the papers take approximate Newton steps, each by
-preconditioned conjugate gradient, this takes L-BFGS on the same kind of preconditioner: a Newton step
-costs a pass for every product and throws the curvature that it has seen away. Over seven penalties a
-decade apart that took 1.8 to 2.4 times as many passes to the same losses (digits, 26 and 50 classes of
-images, a synthetic set; two widths each).
+The problem at each penalty is ``min_v mean log-loss(v) + penalty ||v[:-1]||^2`` (see `log_loss`). Following
+the papers on generalized self-concordant losses (Marteau-Ferey, Bach & Rudi 2019) and LogisticFALKON (Meanti
+et al. 2020), the penalty decreases by steps and each solution starts the next; here the softmax stands in
+place of the sigmoid. The papers take approximate Newton steps, each by preconditioned conjugate gradient.
+Here L-BFGS runs on the same kind of preconditioner: a Newton step costs a pass for every product and throws
+away the curvature that it has seen. Over seven penalties a decade apart, Newton steps took 1.8 to 2.4 times
+as many passes to the same losses (digits, 26 and 50 classes of images, a synthetic set; two widths each).
 """
 
 import math
@@ -21,38 +21,39 @@ from toptune.train.logistic.log_loss import Evaluation, LogisticRows
 from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.numerics.quasi_newton import Descent, Precondition
 
-# Penalties further apart are joined by others in between, at a coarse tolerance.
+# Penalties further apart than this factor are joined by others in between, solved to a coarse tolerance.
 STEP = 10.0
 COARSE_TOLERANCE = 1e-3
-# Passes between factorizations of the preconditioner, whose curvatures are those of the present points.
+# Passes between factorizations of the preconditioner, whose curvatures follow the points.
 REFRESH = 5
-# Paths begin at this share of the features' total variance, and try at most this multiple of a step again.
+# A path begins at this share of the features' total variance. A repeated step is stretched by at most this
+# factor.
 _BEGIN, _FARTHEST = 0.1, 2.0
-# Curvature of a row that is certain: keeps the preconditioner definite where all rows are.
+# Least curvature of a row: keeps the preconditioner definite where every row is classified with certainty.
 _LEAST_CURVATURE = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Solutions at one penalty.
+    """The solutions at one penalty of the path.
 
     Attributes
     ----------
     penalty : float
     points : list of Tensor of float64, shape (r + 1, n_classes)
-        One a fold.
+        Solution of each fit.
     evaluations : list of Evaluation
-        At the points.
+        Loss, gradient and left-out rows at the points.
     reason : str
-        The worst of the folds: ``"converged"``, ``"stagnated"`` or ``"iteration-limit"``.
+        The worst over the fits: ``"converged"``, ``"stagnated"`` or ``"iteration-limit"``.
     decrease : float
-        Largest decrease of a fold's loss that its model still expects.
+        Largest decrease of a fit's loss that its model still expects, in nats per row.
     gradient_norm : float
-        Largest norm of a fold's gradient, relative to the penalty's part of it.
+        Largest norm of a fit's gradient, relative to the penalty's part of the gradient.
     history : tuple of float
         `decrease` after each pass.
     jitter : float
-        Largest that a preconditioner took; it slows the descent and changes no solution.
+        Largest jitter of a preconditioner; it slows the descent and changes no solution.
     """
 
     penalty: float
@@ -76,25 +77,31 @@ def follow(
     max_iterations: int,
     starts: Sequence[Tensor] | None = None,
 ) -> Iterator[Stop]:
-    """Yield the solutions at each penalty, from the largest down; stop asking and no work is done.
+    """Yield the solutions at each penalty, from the largest down, working no further than the caller asks.
 
-    Each next penalty first tries the step of the one before again (a secant in the logarithm of the
-    penalty: where classes can be separated, coefficients grow evenly along it).
+    Each next penalty first tries the step of the one before again. This is a secant in the logarithm of the
+    penalty: where classes can be separated, coefficients grow evenly along it.
 
     Parameters
     ----------
     rows : LogisticRows
     penalties : sequence of float
     folds : sequence of int
-        What each fit leaves out; all share every pass.
+        Fold that each fit leaves out, or `NO_FOLD`; all fits share every pass.
     sample, sample_weights : Tensor of float64, shapes (s, r) and (s,)
-        Centered features of some rows and their weights: the preconditioner's.
+        Centered features of some rows and their weights, of which the preconditioner is made.
     tolerance : float
-        Decrease of the loss (nats a row) that the model at hand may still expect.
+        Decrease of the loss, in nats per row, that the model at hand may still expect when it stops.
     max_iterations : int
         Passes for each penalty.
     starts : sequence of Tensor of float64, shape (r + 1, n_classes), optional
-        First guesses; without them the path begins at a large penalty and the fit without features.
+        First guess of each fit. Without them the path begins at a large penalty and with the fit without
+        features.
+
+    Raises
+    ------
+    NumericalError
+        If the first loss is not finite.
     """
     begin = None if starts else _BEGIN * float(sample.square().sum(dim=1).mean())
     path = _joined(penalties, begin=begin)
@@ -145,7 +152,10 @@ def follow(
 
 
 def _joined(penalties: Sequence[float], *, begin: float | None) -> list[tuple[float, bool]]:
-    """Penalties descending and whether each was asked for: others lie between those far apart."""
+    """Return the penalties, descending, each with whether it was asked for.
+
+    Others are inserted where two are more than a factor `STEP` apart, or the first is that far below `begin`.
+    """
     path: list[tuple[float, bool]] = []
     above = begin
     for penalty in sorted(penalties, reverse=True):
@@ -171,12 +181,14 @@ def _aim(descents: Sequence[Descent], precondition: Precondition, tolerance: flo
 def _preconditioner(
     descents: Sequence[Descent], sample: Tensor, weights: Tensor
 ) -> tuple[Precondition, float]:
-    """Inverse (r + 1, r + 1) of the Hessian's diagonal blocks on the sample, averaged; and their jitter.
+    """Return the preconditioner at the present points with the jitter that it needed.
 
-    The block of class c has curvatures ``p_c (1 - p_c)``; one factor with their mean over classes and
-    fits serves all. Boehning's bound (1992), curvature 1/2 wherever the rows lie, took Newton steps 1.5
-    to 2 times as many passes on digits: rows that are certain hardly count. Of a sample with
-    fewer rows than features only the diagonal is taken.
+    It takes a gradient (r + 1, n_classes) and applies the inverse (r + 1, r + 1) of one diagonal block of the
+    Hessian on the sample. The block of class c weighs rows by the curvatures ``p_c (1 - p_c)``; their mean
+    over classes and fits makes a single factor that serves all. Boehning's bound (1992) has curvature 1/2
+    wherever the rows lie and took Newton steps 1.5 to 2 times as many passes on digits: rows that are
+    classified with certainty hardly count. Of a sample with fewer rows than features only the diagonal is
+    taken.
     """
     curvature = torch.zeros_like(weights)
     for descent in descents:
@@ -200,11 +212,12 @@ def _preconditioner(
 
 
 def _imbalance(descent: Descent) -> float:
-    """Norm of the gradient relative to the penalty's part of it: at a minimum both parts cancel."""
+    """Return the norm of the gradient relative to the penalty's part; at a minimum the parts cancel."""
     part = 2 * descent.penalty * float(descent.value[:-1].norm())
     return float(descent.gradient.norm()) / part if part > 0 else 0.0
 
 
 def _worst(reasons: Iterable[str | None]) -> str:
+    """Return the worst of several reasons; a descent without a reason has hit the iteration limit."""
     found = {reason or "iteration-limit" for reason in reasons}
     return next(reason for reason in ("iteration-limit", "stagnated", "converged") if reason in found)

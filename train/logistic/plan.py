@@ -1,4 +1,7 @@
-"""What a logistic fit is going to hold and to keep: arithmetic over sizes and memory, before any work."""
+"""Plan a logistic fit before any work: arithmetic over sizes and memory decides what is kept.
+
+Kernel values of all rows are kept where they fit, because every pass needs them again.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,22 +13,22 @@ from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.solvers.solver_choice import KERNEL_CACHE_BYTES, SELECTION_CENTERS, Sizes
 
-# Rows that the preconditioner is made of, or as many as centers where those are more.
+# The preconditioner is made of this many rows, or of as many rows as there are centers where those are more.
 SAMPLE_ROWS = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticPlan:
-    """How a fit will go and what decided it.
+    """How a logistic fit will go and what decided it.
 
     Attributes
     ----------
     selection_centers : int
         Centers on which width, penalty and temperature are chosen.
     is_selection_cached, is_cached : bool
-        Whether the kernel's values are kept while choosing, and in the fit on all centers.
+        Whether kernel values are kept while choosing, and in the fit on all centers.
     peak_bytes, limit_bytes : int
-        Projected peak, without the rows' own storage.
+        Projected peak without the rows' own storage, and the memory limit.
     """
 
     selection_centers: int
@@ -47,29 +50,43 @@ class LogisticPlan:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """Projected bytes of one part of a fit: the selection, or the fit on all centers.
+
+    Attributes
+    ----------
+    peak_bytes : int
+        Projected peak, with kernel values where they are kept.
+    is_cached : bool
+        Whether kernel values are kept.
+    """
+
+    peak_bytes: int
+    is_cached: bool
+
+    @classmethod
+    def of(cls, sizes: Sizes, n_centers: int, *, n_fits: int) -> "_Stage":
+        """Keep the kernel values if they are few enough and the peak stays within the limit."""
+        bare_bytes = _path_peak(sizes, n_centers, n_fits=n_fits)
+        cache_bytes = sizes.n * n_centers * sizes.value_bytes
+        is_cached = cache_bytes <= KERNEL_CACHE_BYTES and bare_bytes + cache_bytes <= sizes.limit_bytes
+        return cls(peak_bytes=bare_bytes + is_cached * cache_bytes, is_cached=is_cached)
+
+
 def plan_logistic(sizes: Sizes) -> LogisticPlan:
-    """Project the peaks of selection and fit; keep kernel values where they fit.
+    """Project the peaks of selection and fit, and keep kernel values where they fit.
 
     Raises
     ------
     InputError
-        If the projected peak is above the limit even with kernel values recomputed.
+        If the projected peak is above the limit even with kernel values computed again in every pass.
     """
     few = min(sizes.n_centers, SELECTION_CENTERS)
     widths = _widths_peak(sizes, few)
-    bare = {
-        "selection": _path_peak(sizes, few, n_fits=sizes.n_folds),
-        "fit": _path_peak(sizes, sizes.n_centers, n_fits=1),
-    }
-    cache = {
-        "selection": sizes.n * few * sizes.value_bytes,
-        "fit": sizes.n * sizes.n_centers * sizes.value_bytes,
-    }
-    is_cached = {
-        stage: cache[stage] <= KERNEL_CACHE_BYTES and bare[stage] + cache[stage] <= sizes.limit_bytes
-        for stage in bare
-    }
-    peak_bytes = max(widths, *(bare[stage] + is_cached[stage] * cache[stage] for stage in bare))
+    selection = _Stage.of(sizes, few, n_fits=sizes.n_folds)
+    fit = _Stage.of(sizes, sizes.n_centers, n_fits=1)
+    peak_bytes = max(widths, selection.peak_bytes, fit.peak_bytes)
     check_memory(
         peak_bytes,
         limit_bytes=sizes.limit_bytes,
@@ -79,40 +96,40 @@ def plan_logistic(sizes: Sizes) -> LogisticPlan:
     )
     return LogisticPlan(
         selection_centers=few,
-        is_selection_cached=is_cached["selection"],
-        is_cached=is_cached["fit"],
+        is_selection_cached=selection.is_cached,
+        is_cached=fit.is_cached,
         peak_bytes=peak_bytes,
         limit_bytes=sizes.limit_bytes,
     )
 
 
 def sample_rows_for(*, n: int, rank: int) -> int:
-    """Rows of the preconditioner's sample."""
+    """Return how many of n rows the preconditioner is made of, for `rank` features."""
     return min(n, max(SAMPLE_ROWS, rank))
 
 
 def logistic_block_rows(*, d: int, rank: int, n_columns: int) -> int:
-    """Rows of a block with scores and residuals of every column beside its kernel values."""
+    """Return the rows of a block that holds scores and residuals beside its kernel values."""
     return block_rows_for(d=d, rank=rank + 2 * n_columns)
 
 
 def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
-    """Peak of `follow`: factors, the sample twice, every fit's pairs and points, blocks."""
+    """Project the peak of `follow` in bytes: factors, sample, every fit's pairs and points, blocks."""
     columns = n_fits * sizes.n_classes
     square = 8 * (rank + 1) ** 2
     sample = 2 * 8 * sample_rows_for(n=sizes.n, rank=rank) * (rank + sizes.d + 2 * sizes.n_classes)
-    # Pairs, then value, gradient, trial and direction, those of the penalty before and the best, and a
-    # pass's own products.
+    # The pairs of L-BFGS; then value, gradient, trial and direction; the points of the penalty before and of
+    # the best one; and what a pass sums up.
     points = 8 * (rank + 1) * columns * (2 * MEMORY + 14)
     block_rows = min(sizes.n, logistic_block_rows(d=sizes.d, rank=rank, n_columns=columns))
-    # One block, and what the allocator keeps of the one before: measured beside cached kernel values.
+    # Twice a block: the allocator keeps what the block before took (measured beside cached kernel values).
     block = 2 * 8 * block_rows * (3 * sizes.d + 4 * rank + 8 * columns)
     calibration = 8 * min(sizes.n, CALIBRATION_ROWS) * (2 * sizes.n_classes + rank)
     return 8 * square + 3 * 8 * rank * sizes.d + sample + points + block + calibration + 40 * sizes.n
 
 
 def _widths_peak(sizes: Sizes, rank: int) -> int:
-    """Peak of the one-pass ridge solver that chooses among widths; nothing where there is one."""
+    """Project the peak of the ridge solver that chooses among widths; 0 where there is only one."""
     if sizes.n_widths == 1:
         return 0
     return one_pass_peak_bytes(

@@ -1,29 +1,69 @@
-"""Penalty and temperature of a logistic head, by the log-loss of rows left out."""
+"""Choose penalty and temperature of a logistic head by the log-loss of left-out rows.
+
+The path of penalties is followed downwards for all folds at once, and stops soon after the left-out log-loss
+turns. The fits of the chosen penalty without each fold give the left-out scores to which the temperature is
+fitted.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from toptune.train.logistic.log_loss import LogisticRows
 from toptune.train.logistic.path import Stop, follow
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature, softmax
 
-# Penalties of the default grid in units of the features' total variance, half a decade apart: the
-# solutions between cost few passes more, as each starts the next.
+# Penalties of the default grid in units of the features' total variance. They are half a decade apart: each
+# solution starts the next, so that a finer grid costs few passes more.
 RELATIVE_PENALTIES = tuple(10.0 ** (-step / 2) for step in range(4, 19))
-# Penalties are left out once the log-loss of this many in a row was above the least.
+# Smaller penalties are not tried once the left-out log-loss of this many in a row is above the least.
 PATIENCE = 2
-# Nats over all rows by which a smaller penalty must be better: where classes can be separated the log-loss
-# of left-out rows falls without end, and what it falls by says nothing.
+# Nats, summed over all rows, by which a smaller penalty must be better to be chosen. Where classes can be
+# separated the left-out log-loss falls as long as the penalty does, by amounts that say nothing about new
+# rows.
 LEAST_GAIN = 1.0
-# Nats a row that a left-out figure may be off by.
+# Nats per row that may be left in the loss when penalties are compared.
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 100
-# A temperature further from 1 than by this factor is noise of few rows, or of none that is wrong.
+# Temperatures outside these bounds come from too few rows, or from rows that are all classified correctly;
+# they are clipped.
 _TEMPERATURES = (0.25, 4.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedPenalty:
+    """A row of the table of penalties; numbers are None where the penalty was not fitted.
+
+    Attributes
+    ----------
+    penalty : float
+    squared_error : float or None
+        Brier score of left-out rows: squared error of their probabilities.
+    accuracy : float or None
+        Share of the left-out rows, by weight, that are classified correctly.
+    log_loss : float or None
+        Mean log-loss of left-out rows at temperature 1, in nats.
+    temperature : float or None
+        Fitted for the chosen penalty only.
+    is_chosen : bool
+    reason : str or None
+        Why the descent ended, as `Stop.reason`.
+    n_passes : int or None
+        Passes over the rows.
+    """
+
+    penalty: float
+    squared_error: float | None = None
+    accuracy: float | None = None
+    log_loss: float | None = None
+    temperature: float | None = None
+    is_chosen: bool = False
+    reason: str | None = None
+    n_passes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +74,17 @@ class Chosen:
     ----------
     penalty, temperature : float
     log_loss : float or None
-        Of left-out rows, at the temperature.
+        Mean log-loss of left-out rows at the temperature, in nats.
     accuracy, squared_error : float or None
-        Of left-out rows; squared error of their probabilities (Brier score).
+        Accuracy on left-out rows, and squared error of their probabilities (Brier score).
     points : list of Tensor of float64, shape (r + 1, n_classes)
         Solution without each fold.
-    table : list of dict
-        Every penalty, descending; figures are at temperature 1, and None where it was not fitted.
+    tried : tuple of TriedPenalty
+        Every penalty of the grid, descending.
+    warnings : list of str
+        What a user should know about the choice.
+    jitter : float
+        Largest jitter that a preconditioner needed.
     """
 
     penalty: float
@@ -49,26 +93,40 @@ class Chosen:
     accuracy: float | None
     squared_error: float | None
     points: list[Tensor]
-    table: list[dict[str, Any]]
+    tried: tuple[TriedPenalty, ...]
     warnings: list[str]
     jitter: float
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """The penalties tried, as JSON-able rows of a report."""
+        return [asdict(row) for row in self.tried]
 
 
 def choose_penalty(
     rows: LogisticRows, penalties: Sequence[float] | None, sample: Tensor, sample_weights: Tensor
 ) -> Chosen:
-    """Fit without each fold down the grid while the left-out log-loss falls; choose its least.
+    """Fit without each fold down the grid of penalties and choose the least left-out log-loss.
 
-    Of penalties whose total log-loss differs by less than `LEAST_GAIN` the largest is taken. Rows whose
-    class no row outside their fold has count as wrong and have no log-loss: no fit could know their class,
-    and what it says of them is minus infinity.
+    Of penalties whose total log-loss differs by less than `LEAST_GAIN` the largest is chosen. If no row
+    outside a row's fold has its class, the fit without that fold cannot know the class and gives it
+    probability 0. Such rows count as wrong in the accuracy and are left out of the log-loss, which would be
+    infinite.
 
     Parameters
     ----------
+    rows : LogisticRows
     penalties : sequence of float or None
-        None is `RELATIVE_PENALTIES` times the variance of `sample`.
-    sample, sample_weights : Tensor
-        See `follow`.
+        None stands for `RELATIVE_PENALTIES` times the total variance of `sample`.
+    sample : Tensor of float64, shape (s, r)
+        Centered features of some rows, from which `follow` makes its preconditioner.
+    sample_weights : Tensor of float64, shape (s,)
+        Weights of these rows.
+
+    Raises
+    ------
+    NumericalError
+        If the first loss is not finite.
     """
     training = rows.kernel_rows.rows
     folds = np.unique(training.folds).tolist()
@@ -77,7 +135,7 @@ def choose_penalty(
     seen = np.stack([rows.class_weights(fold).cpu().numpy() > 0 for fold in range(training.n_folds)])
     is_seen = seen[training.folds, training.codes]
     weight, total = float(training.weights[is_seen].sum()), float(training.weights.sum())
-    table: list[dict[str, Any]] = []
+    tried: list[TriedPenalty] = []
     best: Stop | None = None
     best_loss = float("inf")
     losses: list[float] = []
@@ -87,58 +145,58 @@ def choose_penalty(
         tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
     ):  # fmt: skip
         jitter = max(jitter, stop.jitter)
-        table.append(_row(stop, weight, total))
+        tried.append(_tried(stop, weight, total))
         losses.append(sum(each.left_out_loss for each in stop.evaluations))
         if best is None or losses[-1] < best_loss - LEAST_GAIN:
             best, best_loss = stop, losses[-1]
         if weight > 0 and len(losses) > PATIENCE and min(losses[-PATIENCE:]) > min(losses):
             break
-        # Nothing says which: the middle of the grid, rather than either end.
+        # No left-out row says which penalty is best: take the middle of the grid rather than either end.
         if weight == 0 and len(losses) > len(grid) // 2:
             break
     assert best is not None
-    at = next(number for number, row in enumerate(table) if row["penalty"] == best.penalty)
-    table[at]["is_chosen"] = True
-    notes = _notes(table, grid, at, n_unseen=int((~is_seen).sum()))
+    at = next(number for number, row in enumerate(tried) if row.penalty == best.penalty)
+    notes = _notes(tried, grid, at, n_unseen=int((~is_seen).sum()))
     temperature, log_loss = 1.0, None
     if weight > 0:
         temperature, log_loss = _temperature(rows, best, folds, is_seen, notes)
-    table[at]["temperature"] = temperature
-    skipped = dict.fromkeys(table[0])
-    rest = [{**skipped, "penalty": penalty, "is_chosen": False} for penalty in grid[len(table) :]]
+    tried[at] = winner = replace(tried[at], is_chosen=True, temperature=temperature)
+    skipped = [TriedPenalty(penalty=penalty) for penalty in grid[len(tried) :]]
     return Chosen(
         penalty=best.penalty,
         temperature=temperature,
         log_loss=log_loss,
-        accuracy=table[at]["accuracy"],
-        squared_error=table[at]["squared_error"],
+        accuracy=winner.accuracy,
+        squared_error=winner.squared_error,
         points=best.points,
-        table=table + rest,
+        tried=(*tried, *skipped),
         warnings=notes,
         jitter=jitter,
     )
 
 
-def _row(stop: Stop, weight: float, total: float) -> dict[str, Any]:
+def _tried(stop: Stop, weight: float, total: float) -> TriedPenalty:
+    """Summarize the left-out rows at one stop, given the weight of the rows seen and of all rows."""
     loss = sum(each.left_out_loss for each in stop.evaluations)
     squares = sum(each.left_out_squares for each in stop.evaluations)
     correct = sum(each.left_out_correct for each in stop.evaluations)
-    return {
-        "penalty": stop.penalty,
-        "squared_error": squares / weight if weight > 0 else None,
-        "accuracy": correct / total,
-        "log_loss": loss / weight if weight > 0 else None,
-        "temperature": None,
-        "is_chosen": False,
-        "reason": stop.reason,
-        "n_passes": len(stop.history) - 1,
-    }
+    return TriedPenalty(
+        penalty=stop.penalty,
+        squared_error=squares / weight if weight > 0 else None,
+        accuracy=correct / total,
+        log_loss=loss / weight if weight > 0 else None,
+        reason=stop.reason,
+        n_passes=len(stop.history) - 1,
+    )
 
 
 def _temperature(
-    rows: LogisticRows, best: Stop, folds: list[int], is_seen: np.ndarray[Any, Any], notes: list[str]
+    rows: LogisticRows, best: Stop, folds: list[int], is_seen: npt.NDArray[np.bool_], notes: list[str]
 ) -> tuple[float, float]:
-    """Temperature of left-out scores, near 1 for a logistic fit, and their log-loss at it."""
+    """Fit the temperature to left-out scores, near 1 for a logistic fit; return it with the log-loss at it.
+
+    Rows whose class their fit has not seen are not used. A temperature out of bounds is clipped, with a note.
+    """
     training = rows.kernel_rows.rows
     usable = np.flatnonzero(is_seen)
     spread = np.linspace(0, len(usable) - 1, min(len(usable), CALIBRATION_ROWS)).astype(np.int64)
@@ -159,24 +217,25 @@ def _temperature(
     return temperature, float(weights @ losses / weights.sum())
 
 
-def _notes(table: list[dict[str, Any]], grid: list[float], at: int, *, n_unseen: int) -> list[str]:
+def _notes(tried: list[TriedPenalty], grid: list[float], at: int, *, n_unseen: int) -> list[str]:
+    """Say what a user should know about the choice of the penalty at position `at` of the grid."""
     notes = []
     if len(grid) > 1 and at in (0, len(grid) - 1):
         notes.append(
             f"the chosen penalty {grid[at]:.3g} is at the {'lower' if at else 'upper'} edge of its grid "
             f"({grid[-1]:.3g} to {grid[0]:.3g}); a wider grid may do better"
         )
-    short = [row for row in table if row["reason"] == "iteration-limit"]
+    short = [row for row in tried if row.reason == "iteration-limit"]
     if short:
         notes.append(
-            f"{len(short)} of {len(table)} penalties had not converged within {MAX_ITERATIONS} passes when "
-            f"they were compared (the largest: {short[0]['penalty']:.3g})"
+            f"{len(short)} of {len(tried)} penalties had not converged within {MAX_ITERATIONS} passes when "
+            f"they were compared (the largest: {short[0].penalty:.3g})"
         )
     if n_unseen:
         notes.append(
             f"{n_unseen} rows are of classes that only their own fold has; left out, they count as wrong "
             "and have no log-loss"
         )
-    if table[at]["log_loss"] is None:
+    if tried[at].log_loss is None:
         notes.append("no left-out row has a log-loss: penalty and temperature are not chosen by any figure")
     return notes
