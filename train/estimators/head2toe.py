@@ -26,7 +26,7 @@ from toptune.train.head2toe.fold_moments import FoldMoments, SummedFolds
 from toptune.train.head2toe.held_folds import HeldFolds
 from toptune.train.head2toe.plan import Plan, plan_head2toe
 from toptune.train.head2toe.ranking import Ranking, gram_paths, rules_of, softmax_paths
-from toptune.train.head2toe.report import Head2ToeReport, head2toe_report
+from toptune.train.head2toe.report import FinalFit, Head2ToeReport, head2toe_report
 from toptune.train.head2toe.selected_blocks import SelectedBlocks
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for
@@ -228,14 +228,24 @@ class Head2ToeClassifier(ScoredClassifier):
         plan: Plan,
         seconds: dict[str, float],
     ) -> Head2ToeReport:
-        return head2toe_report(
-            rows, ranking, comparison, self.columns_,
-            solver=self.solver, final=self.final, penalty=self.penalty_, sigma=self.sigma_,
+        fitted = FinalFit(
+            name=self.final,
+            penalty=self.penalty_,
+            sigma=self.sigma_,
             temperature=self.temperature_,
-            figures=None if final is None else (final.accuracy, final.calibrated.log_loss),
-            notes=[] if final is None else final.estimator.report_.warnings,
-            plan=plan, seconds=seconds,
-        )  # fmt: skip
+            left_out=None if final is None else (final.accuracy, final.calibrated.log_loss),
+            warnings=[] if final is None else final.estimator.report_.warnings,
+        )
+        return head2toe_report(
+            rows,
+            ranking,
+            comparison,
+            self.columns_,
+            solver=self.solver,
+            final=fitted,
+            plan=plan,
+            seconds=seconds,
+        )
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Scores (n, n_classes) of rows (n, d), also for two classes."""

@@ -1,9 +1,8 @@
-"""Which columns are kept: by score, over all layers together or whole layers at a time."""
+"""Choose the columns that are kept: by score, over all layers together or whole layers at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,27 +18,36 @@ Columns = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers whose columns lie side by side.
+    """Layers whose columns stand side by side.
 
     Attributes
     ----------
     dims : tuple of int
-        Columns of each.
+        Number of columns of each layer.
     names : tuple of str
-        As stored, ``<tap>.<pooling>``, or numbers.
+        Names as stored, ``<tap>.<pooling>``, or numbers.
     """
 
     dims: tuple[int, ...]
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, X: Any, n_features: int, given: Sequence[int] | None) -> "Layers":
-        """Take layers as `given`, or as Blocks know them (``layer_dims``, ``layer_names``), or as one.
+    def of(cls, X: object, n_features: int, given: Sequence[int] | None) -> "Layers":
+        """Find the layers of X: those given, else those that X names itself, else all columns as one layer.
+
+        Parameters
+        ----------
+        X : Blocks or array
+            May have attributes ``layer_dims`` and ``layer_names``.
+        n_features : int
+            Columns of X.
+        given : sequence of int or None
+            Number of columns of each layer, in order.
 
         Raises
         ------
         InputError
-            If their columns are not those of X.
+            If the layers do not add up to the columns of X, or one is empty.
         """
         dims = given if given is not None else getattr(X, "layer_dims", None) or (n_features,)
         dims = tuple(int(dim) for dim in dims)
@@ -53,38 +61,49 @@ class Layers:
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """First column of each layer, and the one after its last."""
+        """First column of each layer, and the column after its last."""
         return list(pairwise(np.cumsum([0, *self.dims]).tolist()))
 
     @property
     def last(self) -> Columns | None:
-        """Columns of the layer called ``last``, else of the one at the end; None where there is but one."""
+        """Columns of the layer named ``last``, else of the final one; None where there is only one layer."""
         if len(self.dims) == 1:
             return None
         named = [at for at, name in enumerate(self.names) if name.rpartition(".")[0] == LAST]
         return np.arange(*self.bounds[named[0] if named else -1])
 
     def counts(self, columns: Columns) -> tuple[int, ...]:
-        """How many of some columns are of each layer."""
+        """Count, for each layer, how many of `columns` belong to it."""
         return tuple(int(((columns >= start) & (columns < stop)).sum()) for start, stop in self.bounds)
 
 
 def choose_columns(scores: Tensor, fraction: float, layers: Layers, *, selection: str = "feature") -> Columns:
-    """Positions, ascending, of the columns of highest score.
+    """Return the positions, ascending, of the columns of highest score.
 
     Parameters
     ----------
     scores : Tensor, shape (d,)
-        `PathPoint.scores`: lengths of weights, negative where that is 0.
+        `PathPoint.scores`: lengths of weights, negative where that length is 0.
     fraction : float
-        Share of the columns to keep, at least one; of the layers for selection ``"layer"``.
+        Share of the columns to keep, or of the layers for selection ``"layer"``; at least one is kept.
     layers : Layers
     selection : {"feature", "layer"}
-        ``"feature"`` ranks all columns together (Evci et al. 2022, §3); ``"layer"`` ranks layers by the mean
-        length of their columns' weights and keeps them whole.
+        ``"feature"`` ranks all columns together (Evci et al. 2022, §3). ``"layer"`` ranks layers by the mean
+        length of their columns' weights and keeps whole layers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layers = Layers(dims=(2, 2), names=("early", "late"))
+    >>> scores = torch.tensor([0.9, -0.5, 0.4, 0.8])
+    >>> choose_columns(scores, 0.5, layers).tolist()
+    [0, 3]
+    >>> choose_columns(scores, 0.5, layers, selection="layer").tolist()
+    [2, 3]
     """
     if selection == "feature":
         count = max(1, round(fraction * len(scores)))
+        # A stable sort breaks ties by position, so that equal scores select equal columns on every device.
         best = torch.argsort(scores, descending=True, stable=True)[:count]
         return np.sort(best.cpu().numpy())
     means = [float(scores[start:stop].clamp(min=0).mean()) for start, stop in layers.bounds]
@@ -94,6 +113,9 @@ def choose_columns(scores: Tensor, fraction: float, layers: Layers, *, selection
 
 
 def agreement(of_folds: Sequence[Columns], of_all: Columns) -> float:
-    """Mean share of columns in both among those in either, of each fold's selection and that of all rows."""
+    """Return how well the selections of the folds agree with that of all rows, between 0 and 1.
+
+    It is the mean over the folds of the Jaccard index: columns in both selections, over columns in either.
+    """
     shares = [len(np.intersect1d(each, of_all)) / len(np.union1d(each, of_all)) for each in of_folds]
     return float(np.mean(shares))

@@ -1,4 +1,8 @@
-"""Fraction, group penalty and ridge penalty by cross-validation, the selection redone inside every fold."""
+"""Choose fraction, group penalty and ridge penalty by cross-validation that redoes the selection.
+
+A selection made on all rows has seen the rows that it is judged by, and its left-out accuracy is too good. So
+columns are ranked and chosen anew without each fold, and only then are left-out rows predicted.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +21,23 @@ from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 from toptune.train.solvers.selection import Candidate, choose
 
-# Selections whose left-out predictions are taken, each with its best penalty.
+# Rules whose left-out predictions are taken, each with its best penalty.
 N_FINALISTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What cross-validation said.
+    """What cross-validation compared, and what it chose.
 
     Attributes
     ----------
     rules : list of Rule
     table : list of Candidate
-        Every rule with every ridge penalty; ``map_index`` is the rule's position.
+        Every rule with every ridge penalty; ``map_index`` is the position of the rule.
     chosen : Candidate
     relative_penalty : float or None
-        The chosen penalty in units of the total variance of the columns kept; None where it was given.
+        The chosen penalty in units of the total variance of the columns kept; None where penalties were
+        given.
     """
 
     rules: list[Rule]
@@ -42,6 +47,7 @@ class Comparison:
 
     @property
     def rule(self) -> Rule:
+        """The rule that was chosen."""
         return self.rules[self.chosen.map_index]
 
 
@@ -53,15 +59,25 @@ def compare(
     *,
     penalties: Sequence[float] | None,
 ) -> Comparison:
-    """Left-out errors of every rule and penalty in closed form; predictions of the finalists decide.
+    """Compare every rule and ridge penalty by left-out squared error; the finalists' predictions decide.
 
-    One fold tries every penalty, the others the best of it and its neighbors. Among the finalists
-    `toptune.train.solvers.selection.choose` decides as for the other heads.
+    The squared errors come in closed form from moments. One fold tries every penalty, the others only the
+    best one and its neighbors. Among the finalists, `toptune.train.solvers.selection.choose` decides as for
+    the other heads.
 
     Parameters
     ----------
+    rows : TrainingRows
+    moments : FoldMoments
+    ranking : Ranking
+    rules : sequence of Rule
     penalties : sequence of float or None
-        Of the ridge regression, ascending; None for a grid in units of the columns' total variance.
+        Penalties of the ridge regression, ascending; None for a grid in units of the columns' total variance.
+
+    Raises
+    ------
+    NumericalError
+        If no penalty gives a positive definite system.
     """
     grid = list(penalties or RELATIVE_PENALTIES)
     errors = np.full((len(rules), len(grid), rows.n_folds), np.nan)
@@ -69,8 +85,8 @@ def compare(
     for at, rule in enumerate(rules):
         columns = [ranking.columns(rule, fold) for fold in range(rows.n_folds)]
         fits = _left_out(rows, moments.ridge(columns, is_relative=penalties is None), grid, errors[at])
-        finalists[at] = columns, fits
-        # Only what may still be predicted is kept.
+        finalists[at] = Finalist(columns, fits)
+        # Fits take memory: only those of rules that may still become finalists are kept.
         finalists = {each: finalists[each] for each in _best_rules(errors, rules) if each in finalists}
     totals = errors.sum(axis=2) / rows.weights.sum()
     if not np.isfinite(totals).any():
@@ -113,10 +129,27 @@ def compare(
 def _left_out(
     rows: TrainingRows, fit: Fit, grid: Sequence[float], errors: npt.NDArray[np.float64]
 ) -> dict[int, Tensor]:
-    """Fill in a rule's errors (n_penalties, n_folds); of each fold the `Trials.fits` of the best penalty."""
+    """Fill in the squared errors of one rule and return, by fold, the fit of the rule's best penalty.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    fit : Fit
+        Ridge regression on the columns that the rule selects without each fold.
+    grid : sequence of float
+        Penalties.
+    errors : ndarray of float64, shape (n_penalties, n_folds)
+        Filled in; NaN stays where a penalty was not tried or gave no positive definite system.
+
+    Returns
+    -------
+    dict of int to Tensor
+        An entry of `Trials.fits` for each fold.
+    """
     counts = np.bincount(rows.folds, minlength=rows.n_folds)
     weights = np.bincount(rows.folds, weights=rows.weights, minlength=rows.n_folds)
     errors[:, counts == 0] = 0
+    # The heaviest fold goes first: its errors are the least noisy guide to the penalties worth trying.
     first, *others = [fold for fold in np.argsort(-weights, kind="stable").tolist() if counts[fold]]
     fits: dict[int, dict[int, Tensor]] = {}
     window = range(len(grid))
@@ -131,17 +164,21 @@ def _left_out(
             best = int(errors[:, first].argmin())
             window = range(max(0, best - 1), min(len(grid), best + 2))
     best = _best(errors)
-    return {fold: its[best] for fold, its in fits.items() if best in its}
+    return {fold: found[best] for fold, found in fits.items() if best in found}
 
 
 def _best(errors: npt.NDArray[np.float64]) -> int:
-    """Penalty of least error among those fitted without every fold."""
+    """Return the position of the penalty of least error among those that every fold could be fitted with."""
     totals = errors.sum(axis=1)
     return int(np.where(np.isfinite(totals), totals, np.inf).argmin())
 
 
 def _best_rules(errors: npt.NDArray[np.float64], rules: Sequence[Rule]) -> list[int]:
-    """Rules of least error; not selecting at all, and the last layer, are always among them."""
+    """Return the positions of the `N_FINALISTS` rules of least error.
+
+    Two more are always among them, so that selection is compared with no selection: all columns, and the last
+    layer alone.
+    """
     least = np.nan_to_num(errors.sum(axis=2), nan=np.inf).min(axis=1)
     ranks = np.argsort(np.argsort(least, kind="stable"))
     return [
@@ -152,7 +189,7 @@ def _best_rules(errors: npt.NDArray[np.float64], rules: Sequence[Rule]) -> list[
 
 
 def fit_ridge(moments: Moments, columns: Tensor, penalty: float) -> Tensor:
-    """Coefficients (k + 1, n_classes) of ridge regression on some columns, the intercept last."""
+    """Return ridge coefficients (k + 1, n_classes) on k columns of centered moments, the intercept last."""
     coefficients = moments.ridge(columns, [penalty])[0]
     intercept = moments.target_means - moments.means[columns] @ coefficients
     return torch.cat([coefficients, intercept[None]])

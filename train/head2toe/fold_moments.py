@@ -1,4 +1,8 @@
-"""Moments without each fold, and what ridge regressions on them err on it: the contract, and from sums."""
+"""The contract of moments without each fold, and its implementation from sums over the rows of every fold.
+
+Two implementations, here and in `held_folds`, do the same from sums (many rows) and from rows in memory (few
+rows). The penalty of every ridge regression here is that of ``(1/n) squared error + penalty ||b||^2``.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,56 +24,99 @@ from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """Ridge regressions at several penalties, fitted without a fold.
+    """Ridge regressions at several penalties, fitted without one fold.
 
     Attributes
     ----------
     errors : Tensor of float64, shape (n_penalties,)
-        Squared error summed over the fold's rows.
+        Squared error, summed over the rows of the fold.
     fits : Tensor of float64, shape (n_penalties, ...)
-        What the fold's predictions are made of: `FoldMoments` that gave it knows how.
+        What the predictions of the fold are made of; its form is known to the `FoldMoments` that returned it.
     """
 
     errors: Tensor
     fits: Tensor
 
 
-# Of a fold and penalties; these are in units of the columns' total variance where it is asked to.
+# (fold, penalties) -> Trials. Penalties may be relative to the total variance of the columns.
 Fit = Callable[[int, Sequence[float]], Trials]
-# Columns selected without each fold, and one of the `Trials.fits` of each fold that has rows.
-Finalist = tuple[Sequence[Columns], dict[int, Tensor]]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A selection and a penalty whose left-out predictions are taken.
+
+    Attributes
+    ----------
+    columns : sequence of ndarray of int64
+        Columns selected without each fold.
+    fits : dict of int to Tensor
+        By fold, the entry of `Trials.fits` that belongs to the penalty. A fold without rows has none.
+    """
+
+    columns: Sequence[Columns]
+    fits: dict[int, Tensor]
 
 
 class FoldMoments(Protocol):
-    """The rows of every fold, as far as squared-loss fits need them."""
+    """The rows of every fold, as far as squared-loss fits need to know them."""
 
     def without(self, fold: int | None) -> Moments:
-        """Moments of the rows of all other folds; of all rows where `fold` is None."""
+        """Return the moments of the rows outside a fold; of all rows where `fold` is None."""
         ...
 
     def ridge(self, columns: Sequence[Columns], *, is_relative: bool) -> Fit:
-        """Ridge regression on the columns selected without each fold."""
+        """Prepare ridge regressions on the columns selected without each fold.
+
+        Parameters
+        ----------
+        columns : sequence of ndarray of int64
+            Columns selected without each fold.
+        is_relative : bool
+            Whether penalties are in units of the total variance of the columns.
+        """
         ...
 
     def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
-        """Every row scored by the fit that left its fold out, as `predict_left_out` gives it."""
+        """Score every row by the fit that left its fold out; returns what `predict_left_out` does."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetSums:
-    """Ridge regression on some of the columns that there are sums of."""
+    """Ridge regression on subsets of the columns that there are sums of.
+
+    Attributes
+    ----------
+    sums : FoldSums
+        Sums of ``z = (x, 1)`` over each fold.
+    """
 
     sums: FoldSums
 
     @cached_property
     def total(self) -> FoldSums:
+        """Sums over all folds."""
         return self.sums.total()
 
     def coefficients(
         self, fold: int, columns: Tensor, penalties: Sequence[float], *, is_relative: bool
     ) -> Tensor:
-        """Fit without a fold: (n_penalties, k + 1, n_targets), the intercept last."""
+        """Fit without one fold.
+
+        Parameters
+        ----------
+        fold : int
+        columns : Tensor of int64, shape (k,)
+        penalties : sequence of float
+        is_relative : bool
+            Whether penalties are in units of the total variance of the columns.
+
+        Returns
+        -------
+        Tensor of float64, shape (n_penalties, k + 1, n_targets)
+            Coefficients, the intercept last.
+        """
         of = _and_intercept(columns, self.sums)
         moments = GramMoments.of(
             _block(self.total.gram[0], of) - _block(self.sums.gram[fold], of),
@@ -80,16 +127,28 @@ class SubsetSums:
         return torch.cat([found, (moments.target_means - moments.means @ found)[:, None]], dim=1)
 
     def errors(self, fold: int, columns: Tensor, coefficients: Tensor) -> Tensor:
-        """Squared error of fits summed over a fold's rows, (n_fits,)."""
+        """Return the squared error (n_fits,) of fits (n_fits, k + 1, n_targets) over the rows of a fold."""
         of = _and_intercept(columns, self.sums)
         gram, cross = _block(self.sums.gram[fold], of), self.sums.cross[fold, of]
+        # ||y - z b||^2 summed over the fold is s - 2 <b, c> + <b, G b>.
         errors = self.sums.square[fold] - 2 * (coefficients * cross).sum(dim=(1, 2))
         return (errors + (coefficients * (gram @ coefficients)).sum(dim=(1, 2))).clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummedFolds:
-    """`FoldMoments` from sums of ``(x, 1)``; `Trials.fits` are coefficients, the intercept last."""
+    """`FoldMoments` from sums of ``(x, 1)``; `Trials.fits` are coefficients, the intercept last.
+
+    Attributes
+    ----------
+    subsets : SubsetSums
+        Sums over every fold.
+    rows : TrainingRows
+        Read once more for the predictions of the finalists.
+    block_rows : int
+        Rows of a block.
+    device : torch.device
+    """
 
     subsets: SubsetSums
     rows: TrainingRows
@@ -98,7 +157,7 @@ class SummedFolds:
 
     @classmethod
     def over(cls, rows: TrainingRows, *, block_rows: int, device: torch.device) -> "SummedFolds":
-        """Add up the rows in one pass."""
+        """Sum the rows in one pass."""
         (sums,) = accumulate(
             rows, IdentityMap(rows.blocks.shape[1]), [0], block_rows=block_rows, device=device
         )
@@ -122,10 +181,10 @@ class SummedFolds:
         d = self.rows.blocks.shape[1]
         shape = (self.rows.n_folds, d + 1, self.rows.n_classes)
         betas = []
-        for columns, fits in finalists:
+        for finalist in finalists:
             beta = torch.zeros(shape, dtype=torch.float64, device=self.device)
-            for fold, found in fits.items():
-                beta[fold, torch.from_numpy(columns[fold]).to(self.device)] = found[:-1]
+            for fold, found in finalist.fits.items():
+                beta[fold, torch.from_numpy(finalist.columns[fold]).to(self.device)] = found[:-1]
                 beta[fold, -1] = found[-1]
             betas.append((0, beta))
         return predict_left_out(
@@ -134,8 +193,10 @@ class SummedFolds:
 
 
 def _and_intercept(columns: Tensor, sums: FoldSums) -> Tensor:
+    """Append the position of the intercept's 1, which stands behind all columns of the sums."""
     return torch.cat([columns, columns.new_tensor([sums.gram.shape[1] - 1])])
 
 
 def _block(gram: Tensor, of: Tensor) -> Tensor:
+    """Return the rows and columns `of` of a matrix."""
     return gram[of][:, of]

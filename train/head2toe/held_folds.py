@@ -1,4 +1,9 @@
-"""Moments without each fold, and what ridge regressions err on it, from rows that are held."""
+"""Moments without each fold, and ridge errors on it, from rows that are held in memory.
+
+For fewer rows than columns this takes less than sums: n d numbers instead of d^2 per fold. Ridge regressions
+then use whichever system is smaller, the Gram matrix of the columns or, in the dual form, the linear kernel
+of the rows.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +22,15 @@ from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches,
 
 
 class SelectedKernel:
-    """The linear kernel of rows on some columns, brought from one selection to the next.
+    """The linear kernel of rows on selected columns, updated from one selection to the next.
 
-    Selections without different folds and at neighboring penalties differ in a few columns: only those are
+    Selections without different folds and at neighboring penalties differ in few columns: only these are
     multiplied, to be added or taken away.
 
     Parameters
     ----------
     values : Tensor of float64, shape (d, n)
-        A column of the data in each row.
+        The data, transposed: one column of the data per row.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -34,7 +39,7 @@ class SelectedKernel:
         self._columns: Columns = np.empty(0, np.int64)
 
     def of(self, columns: Columns) -> Tensor:
-        """``X_A X_A^T``, (n, n), valid until the next call."""
+        """Return ``X_A X_A^T`` (n, n) for the columns A; the result is overwritten by the next call."""
         joining = np.setdiff1d(columns, self._columns, assume_unique=True)
         leaving = np.setdiff1d(self._columns, columns, assume_unique=True)
         if len(joining) + len(leaving) >= len(columns):
@@ -48,29 +53,30 @@ class SelectedKernel:
         return self._kernel
 
 
-# Memory for sums over every fold of the columns selected without any, as a multiple of the rows'.
+# Sums over every fold, of the columns selected without any of them, may take this many times the memory of
+# the rows.
 SHARED_SUMS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldFolds:
-    """`FoldMoments` from rows in memory, in float64; `Trials.fits` are scores of a fold's rows.
+    """`FoldMoments` from rows in memory, in float64; `Trials.fits` are the scores of the rows of a fold.
 
     Attributes
     ----------
+    rows : TrainingRows
     values : Tensor, shape (d, n)
-        A column of the data in each row, centered. Rows of the data are ordered by fold.
-    center : Tensor, shape (d,)
-        What was taken from the columns. Means without a fold are little beside the columns' deviations
-        then, so that they may be taken out of products.
+        The data, transposed and centered: one column of the data per row; data rows are ordered by fold.
     targets : Tensor, shape (n, n_classes)
+        One-hot targets.
     weights : Tensor, shape (n,)
     bounds : list of (int, int)
-        First row of each fold, and the one after its last.
+        First row of each fold, and the row after its last.
     order : ndarray of int64, shape (n,)
         Number of each row in the data.
     moments : list of RowMoments
-        Without each fold that has rows beside others and, last, of all rows.
+        Moments without each fold and, last, of all rows.
+    kernel : SelectedKernel
     """
 
     rows: TrainingRows
@@ -112,6 +118,7 @@ class HeldFolds:
 
     def ridge(self, columns: Sequence[Columns], *, is_relative: bool) -> Fit:
         if max(map(len, columns)) > len(self.weights) - max(stop - start for start, stop in self.bounds):
+            # More columns than rows in a fit: the dual system is the smaller one.
             return lambda fold, penalties: self._by_kernel(fold, columns[fold], penalties, is_relative)
         among = np.unique(np.concatenate(columns))
         if (len(self.bounds) + 1) * len(among) ** 2 > SHARED_SUMS * self.values.numel():
@@ -127,7 +134,7 @@ class HeldFolds:
         return fit
 
     def _by_gram(self, fold: int, columns: Columns, penalties: Sequence[float], is_relative: bool) -> Trials:
-        """Ridge regression from the Gram matrix without one fold."""
+        """Solve the ridge regression of one fold from the Gram matrix of the columns."""
         moments, of = self.moments[fold], self._positions(columns)
         unit = (float(moments.variances[of].sum()) or 1.0) if is_relative else 1.0
         found = moments.ridge(of, [unit * penalty for penalty in penalties])
@@ -135,10 +142,11 @@ class HeldFolds:
         return self._trials(fold, mine.T @ found + moments.target_means)
 
     def _positions(self, columns: Columns) -> Tensor:
+        """Return columns as a tensor on the device of the values."""
         return torch.from_numpy(columns).to(self.values.device)
 
     def _sums(self, some: Tensor) -> FoldSums:
-        """Add up ``(x, 1)`` over every fold, x being some columns (k, n)."""
+        """Sum ``z = (x, 1)`` over every fold, for some columns x, given as (k, n)."""
         k, n_folds = len(some), len(self.bounds)
         gram = some.new_empty((n_folds, k + 1, k + 1))
         cross = some.new_empty((n_folds, k + 1, self.targets.shape[1]))
@@ -155,7 +163,7 @@ class HeldFolds:
     def _by_kernel(
         self, fold: int, columns: Columns, penalties: Sequence[float], is_relative: bool
     ) -> Trials:
-        """Ridge regression in its dual form: a coefficient for each row that is not of the fold."""
+        """Solve the ridge regression of one fold in its dual form, with a coefficient per row outside it."""
         start, stop = self.bounds[fold]
         kernel, moments = self.kernel.of(columns), self.moments[fold]
         others = torch.cat([kernel[:start], kernel[stop:]])
@@ -163,8 +171,8 @@ class HeldFolds:
         across = others[:, start:stop]
         shares = torch.cat([moments.shares[:start], moments.shares[stop:]])
         targets = torch.cat([moments.targets[:start], moments.targets[stop:]])
-        # Centering: (x - m)(y - m) = xy - xm - ym + mm. The dual coefficients sum to 0, and so the last two
-        # change no score.
+        # Centering: <x - m, y - m> = <x, y> - <x, m> - <y, m> + <m, m>. The weighted dual coefficients sum to
+        # 0, so that the last two terms, which are equal for all training rows, change no score.
         of_mean = inner @ shares
         half = of_mean - 0.5 * (shares @ of_mean)
         roots = shares.sqrt()
@@ -175,7 +183,7 @@ class HeldFolds:
         return self._trials(fold, scores + moments.target_means)
 
     def _trials(self, fold: int, scores: Tensor) -> Trials:
-        """Errors of scores (n_penalties, b, n_classes) of a fold's rows."""
+        """Measure scores (n_penalties, b, n_classes) of the rows of a fold by their squared error."""
         mine = slice(*self.bounds[fold])
         errors = (self.targets[mine] - scores).square_().sum(dim=2) @ self.weights[mine]
         return Trials(errors=errors, fits=scores)
@@ -183,8 +191,8 @@ class HeldFolds:
     def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
         kept = calibration_rows(self.rows.n)
         results = []
-        for _, fits in finalists:
-            scores = torch.cat([fits[fold] for fold in sorted(fits)])
+        for finalist in finalists:
+            scores = torch.cat([finalist.fits[fold] for fold in sorted(finalist.fits)])
             hits = scores.argmax(dim=1) == self.targets.argmax(dim=1)
             in_order = np.empty(scores.shape, np.float32)
             in_order[self.order] = scores.cpu().numpy()
@@ -201,10 +209,22 @@ class HeldFolds:
 def _moments(
     values: Tensor, center: Tensor, targets: Tensor, weights: Tensor, bounds: Sequence[tuple[int, int]]
 ) -> list[RowMoments]:
-    """Without each fold and, last, of all rows."""
+    """Return the moments without each fold and, last, of all rows.
+
+    Parameters
+    ----------
+    values : Tensor, shape (d, n)
+        Data less `center`, transposed.
+    center : Tensor, shape (d,)
+        Means that were subtracted from the columns. Means without a fold are then small beside the
+        deviations, so that subtracting them from products loses no digits.
+    targets, weights : Tensor, shapes (n, n_classes) and (n,)
+    bounds : sequence of (int, int)
+        First row of each fold, and the row after its last.
+    """
     parts = [(weights[start:stop], values[:, start:stop]) for start, stop in bounds]
-    sums = torch.stack([part @ its for its, part in parts])
-    squares = torch.stack([part.square() @ its for its, part in parts])
+    sums = torch.stack([part @ weight for weight, part in parts])
+    squares = torch.stack([part.square() @ weight for weight, part in parts])
     found = []
     for fold in [*range(len(bounds)), None]:
         shares = weights.clone()

@@ -1,4 +1,8 @@
-"""Centred second moments of training rows: of sums over them, or of the rows where those are fewer."""
+"""Centered second moments of training rows, from sums over them or from the rows themselves.
+
+Letters: X (n, d) and Y (n, n_targets) are centered by weighted means; sums over rows are weighted and divided
+by the total weight, written ``/ n``. A is a subset of k columns.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 
 
 class Moments(Protocol):
-    """What squared-loss fits to some columns need to know of rows: X centered, Y centered, weighted.
+    """What squared-loss fits to subsets of the columns need to know of the rows.
 
     Attributes
     ----------
@@ -20,33 +24,46 @@ class Moments(Protocol):
     variances : Tensor of float64, shape (d,)
         Diagonal of ``X^T X / n``.
     means, target_means : Tensor of float64, shapes (d,) and (n_targets,)
+        What was subtracted from columns and targets.
     """
 
     cross: Tensor
     target_means: Tensor
 
     @property
-    def means(self) -> Tensor: ...
+    def means(self) -> Tensor:
+        """Weighted mean of every column."""
+        ...
 
     @property
-    def variances(self) -> Tensor: ...
+    def variances(self) -> Tensor:
+        """Weighted variance of every column."""
+        ...
 
     def gram(self, columns: Tensor) -> Tensor:
-        """``X_A^T X_A / n`` of some columns, (k, k)."""
+        """Return ``X_A^T X_A / n`` (k, k) of the columns A."""
         ...
 
     def product(self, columns: Tensor, weights: Tensor) -> Tensor:
-        """``X^T X_A W / n`` for W (k, n_targets): (d, n_targets)."""
+        """Return ``X^T X_A W / n`` (d, n_targets) for weights W (k, n_targets) of the columns A."""
         ...
 
     def ridge(self, columns: Tensor, penalties: Sequence[float]) -> Tensor:
-        """Ridge regression on some columns: (n_penalties, k, n_targets), for centered X and Y."""
+        """Return the ridge coefficients (n_penalties, k, n_targets) of Y on the columns A of X."""
         ...
 
 
 @dataclass(kw_only=True)
 class GramMoments:
-    """`Moments` from sums alone; the rows are not needed."""
+    """`Moments` from sums alone; the rows are not needed.
+
+    Attributes
+    ----------
+    whole : Tensor of float64, shape (d, d)
+        ``X^T X / n``.
+    cross, means, target_means : Tensor of float64
+        As in `Moments`.
+    """
 
     whole: Tensor
     cross: Tensor
@@ -55,7 +72,15 @@ class GramMoments:
 
     @classmethod
     def of(cls, gram: Tensor, cross: Tensor) -> "GramMoments":
-        """Centre sums over rows of ``(x, 1)``: `gram` (d+1, d+1), `cross` (d+1, n_targets)."""
+        """Center sums over rows of ``z = (x, 1)``.
+
+        Parameters
+        ----------
+        gram : Tensor of float64, shape (d + 1, d + 1)
+            Sum of ``w z z^T``.
+        cross : Tensor of float64, shape (d + 1, n_targets)
+            Sum of ``w z y^T``.
+        """
         gram, cross = gram / gram[-1, -1], cross / gram[-1, -1]
         means, target_means = gram[:-1, -1], cross[-1]
         return cls(
@@ -81,19 +106,23 @@ class GramMoments:
 
 @dataclass(kw_only=True)
 class RowMoments:
-    """`Moments` from rows that are held: fewer than columns, they take less than their Gram matrix.
+    """`Moments` from rows that are held; fewer rows than columns take less than their Gram matrix.
 
     Attributes
     ----------
     values : Tensor of float64, shape (d, n)
-        A column of the data in each row, less its entry of `center`; moments of several sets of rows share
-        them.
+        The data less `center`, transposed: one column of the data per row. Moments of several sets of rows
+        share it.
+    center : Tensor of float64, shape (d,)
+        What was subtracted from the columns.
     shares : Tensor of float64, shape (n,)
-        Weight of every row, summing to 1; 0 for those that do not count.
+        Weight of every row, summing to 1; 0 for rows that do not count.
     offset : Tensor of float64, shape (d,)
         Means of the values by these shares.
     targets : Tensor of float64, shape (n, n_targets)
-        Centered.
+        Centered targets.
+    cross, variances, target_means : Tensor of float64
+        As in `Moments`.
     """
 
     values: Tensor
@@ -107,7 +136,7 @@ class RowMoments:
 
     @classmethod
     def of(cls, rows: Tensor, targets: Tensor, weights: Tensor) -> "RowMoments":
-        """Centre rows (n, d) and targets (n, n_targets) of some weights (n,)."""
+        """Center rows (n, d) and targets (n, n_targets) by their means under weights (n,)."""
         shares = weights / weights.sum()
         center = shares @ rows
         values = (rows - center).T.contiguous()
@@ -126,6 +155,7 @@ class RowMoments:
 
     @property
     def means(self) -> Tensor:
+        """Weighted mean of every column."""
         return self.center + self.offset
 
     def gram(self, columns: Tensor) -> Tensor:
@@ -139,6 +169,8 @@ class RowMoments:
     def ridge(self, columns: Tensor, penalties: Sequence[float]) -> Tensor:
         if len(columns) <= len(self.shares):
             return solve_shifted(self.gram(columns), self.cross[columns], penalties)
+        # The dual form: (A^T A + penalty I)^-1 A^T y = A^T (A A^T + penalty I)^-1 y, with the smaller system
+        # (n, n).
         roots = self.shares.sqrt()
         some = (self.values[columns] - self.offset[columns, None]).mul_(roots)
         dual = solve_shifted(some.T @ some, roots[:, None] * self.targets, penalties)
@@ -146,9 +178,23 @@ class RowMoments:
 
 
 def solve_shifted(system: Tensor, right: Tensor, penalties: Sequence[float]) -> Tensor:
-    """``(system + penalty I)^-1 right`` for every penalty, (n_penalties, m, n_targets).
+    """Return ``(system + penalty I)^-1 right`` for every penalty.
 
-    The diagonal of `system` is overwritten.
+    Parameters
+    ----------
+    system : Tensor of float64, shape (m, m)
+        Symmetric. Its diagonal is overwritten.
+    right : Tensor of float64, shape (m, n_targets)
+    penalties : sequence of float
+
+    Returns
+    -------
+    Tensor of float64, shape (n_penalties, m, n_targets)
+
+    Raises
+    ------
+    NumericalError
+        If a system is not positive definite even with jitter.
     """
     diagonal = system.diagonal().clone()
     solutions = []

@@ -1,4 +1,4 @@
-"""Scores of all columns without each fold and on all rows, by either solver; and how they select."""
+"""Rank all columns without each fold and on all rows, by either solver; and select by the ranking."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class Rule:
     Attributes
     ----------
     share : int or None
-        Position of the group penalty on its path; None where it makes no difference.
+        Position of the group penalty on its path; None where the penalty makes no difference.
     fraction : float or None
-        Of the columns (or layers) that are kept; None for the last layer only.
+        Share of the columns (or layers) that are kept; None for the last layer alone.
     """
 
     share: int | None
@@ -32,12 +32,15 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Scores of all columns without each fold and, last, on all rows; and how they select.
+    """Scores of all columns without each fold and, last, on all rows; and the layers that they belong to.
 
     Attributes
     ----------
     paths : list of list of PathPoint
-        Of each fold left out and, last, all rows: a point for each group penalty.
+        For each fold left out and, last, for all rows: a point for each group penalty.
+    layers : Layers
+    selection : {"feature", "layer"}
+        As in `choose_columns`.
     """
 
     paths: list[list[PathPoint]]
@@ -46,7 +49,7 @@ class Ranking:
     _known: dict[tuple[Rule, int | None], Columns] = field(default_factory=dict)
 
     def columns(self, rule: Rule, fold: int | None) -> Columns:
-        """Columns that a rule keeps without a fold, or of all rows."""
+        """Return the columns that a rule keeps without a fold, or on all rows where `fold` is None."""
         if rule.fraction is None:
             assert self.layers.last is not None
             return self.layers.last
@@ -59,7 +62,11 @@ class Ranking:
 
 
 def rules_of(n_shares: int, fractions: Sequence[float], ranking: Ranking, *, with_last: bool) -> list[Rule]:
-    """Every group penalty with every fraction, but each set of columns once; all columns, the last layer."""
+    """Return the rules to compare: every group penalty with every fraction.
+
+    Rules that keep the same number of columns at the same penalty keep the same columns, and only the first
+    is returned. All columns need no penalty; with `with_last`, the last layer alone is a rule too.
+    """
     rules = [
         Rule(share=None if fraction == 1 else share, fraction=fraction)
         for fraction in fractions
@@ -73,33 +80,53 @@ def rules_of(n_shares: int, fractions: Sequence[float], ranking: Ranking, *, wit
 
 
 def gram_paths(moments: FoldMoments, n_folds: int, shares: Sequence[float]) -> list[list[PathPoint]]:
-    """Rank by the squared loss, without each fold and, last, on all rows, at every group penalty.
+    """Rank by the squared loss: solve the path of group penalties without each fold and, last, on all rows.
 
-    All rows come first: their solutions are where those without a fold start.
+    All rows come first, because their solutions are where those without a fold start.
+
+    Parameters
+    ----------
+    moments : FoldMoments
+    n_folds : int
+    shares : sequence of float
+        Group penalties, descending, as shares of the smallest penalty at which no column has a weight.
     """
     paths: list[list[PathPoint]] = []
     for fold in [None, *range(n_folds)]:
-        its = moments.without(fold)
-        most = largest_penalty(its) or 1.0
+        without = moments.without(fold)
+        most = largest_penalty(without) or 1.0
         starts = [point.weights for point in paths[0]] if paths else None
-        paths.append(squared_path(its, [share * most for share in shares], starts=starts))
+        paths.append(squared_path(without, [share * most for share in shares], starts=starts))
     return [*paths[1:], paths[0]]
 
 
 def softmax_paths(
     rows: TrainingRows, shares: Sequence[float], *, is_held: bool, block_rows: int, device: torch.device
 ) -> list[list[PathPoint]]:
-    """Rank by the cross-entropy, in passes over rows that are held or read again each time."""
+    """Rank by the cross-entropy, in passes over rows that are held in memory or read again each time.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    shares : sequence of float
+        As in `gram_paths`.
+    is_held : bool
+        Whether the rows are held in memory.
+    block_rows : int
+        Rows of a block.
+    device : torch.device
+    """
     dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
     stream = _Stream(rows, block_rows, dtype, device)
     return softmax_path(rows, list(stream) if is_held else stream, shares)
 
 
 class _Stream:
-    """Blocks of the rows, read again each time that they are gone through."""
+    """Blocks of the rows, read again from the store whenever they are iterated over."""
 
     def __init__(self, rows: TrainingRows, block_rows: int, dtype: torch.dtype, device: torch.device) -> None:
         self.rows, self.block_rows, self.dtype, self.device = rows, block_rows, dtype, device
 
     def __iter__(self) -> Iterator[Batch]:
+        """Yield ``(rows, values)`` of consecutive rows."""
         return batches(self.rows, block_rows=self.block_rows, dtype=self.dtype, device=self.device)

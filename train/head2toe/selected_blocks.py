@@ -1,4 +1,4 @@
-"""The columns that a selection keeps, as `Blocks`."""
+"""`Blocks` of some columns, or of some rows, of other `Blocks`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from toptune.train.rows.block_reading import check_finite
 
 
 class SelectedBlocks:
-    """`Blocks` of some columns of another's, all of which must be finite.
+    """A view of chosen columns of other `Blocks`; iterating raises InputError at a value that is not finite.
 
     Parameters
     ----------
-    blocks : Blocks
+    blocks : Blocks, shape (n, d)
     columns : ndarray of int64, shape (k,)
     kept_dims : sequence of int, optional
-        How many columns are left of each layer: rows are divided, layer by layer, by the length of what is
-        left, as Head2Toe does once more after selecting (Evci et al. 2022, appendix B). Without it they stay
-        as they are.
+        Number of chosen columns of each layer. If given, each row is divided, layer by layer, by the length
+        of what is left of the layer, as Head2Toe's own code does once more after selecting. By default the
+        values stay as they are.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class SelectedBlocks:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and chosen columns."""
         return (self.blocks.shape[0], len(self.columns))
 
     @property
@@ -39,20 +40,24 @@ class SelectedBlocks:
         return self.blocks.dtype
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yield ``(rows, values)`` of the chosen columns."""
         for rows, values in self.blocks.iterate(block_rows):
             check_finite(values, start=rows.start)
             yield rows, self._of(values)
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the chosen columns of some rows."""
         return self._of(self.blocks.take(rows))
 
     def _of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Pick the chosen columns of values (b, d), divided by the lengths of their layers if asked for."""
         kept = values[:, self.columns]
         if self.kept_dims is None:
             return kept
         start = 0
         for dim in self.kept_dims:
             part = kept[:, start : start + dim]
+            # A layer that is 0 in a row has no direction, and stays 0.
             length = np.linalg.norm(part, axis=1, keepdims=True)
             np.divide(part, length, out=part, where=length > 0)
             start += dim
@@ -60,7 +65,14 @@ class SelectedBlocks:
 
 
 class SomeRows:
-    """`Blocks` of some rows of another's, read where they lie."""
+    """A view of chosen rows of other `Blocks`, read where those lie.
+
+    Parameters
+    ----------
+    blocks : Blocks, shape (n, d)
+    rows : ndarray of int64, shape (m,)
+        Numbers of the rows, in the order of the view.
+    """
 
     def __init__(self, blocks: Blocks, rows: npt.NDArray[np.int64]) -> None:
         self.blocks = blocks
@@ -68,6 +80,7 @@ class SomeRows:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Chosen rows and columns."""
         return (len(self.rows), self.blocks.shape[1])
 
     @property
@@ -75,8 +88,10 @@ class SomeRows:
         return self.blocks.dtype
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yield ``(rows, values)``, the rows counted in the view."""
         for where in row_slices(self.shape, self.dtype, block_rows):
             yield where, self.blocks.take(self.rows[where])
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the values of some rows, counted in the view."""
         return self.blocks.take(self.rows[row_numbers(rows, len(self.rows))])

@@ -1,4 +1,9 @@
-"""Softmax group lasso, as Head2Toe fits it: cross-entropy without intercept, on passes over the rows."""
+"""Softmax group lasso, as Head2Toe ranks columns: cross-entropy without intercept, in passes over the rows.
+
+``min_W mean cross-entropy(X W) + c sum_j ||W_j||_2`` (Evci et al. 2022, §3). Their official code takes a few
+hundred steps of Adam; here the objective is minimized to its optimum, so that the ranking depends on no
+learning rate.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +14,7 @@ from toptune.train.numerics.group_lasso import PathPoint, ProximalDescent, group
 from toptune.train.passes.training_rows import TrainingRows
 
 TOLERANCE = 1e-2
-# Passes for each penalty, at most.
+# Most passes for each penalty.
 MAX_PASSES = 500
 
 Batch = tuple[slice, Tensor]
@@ -23,19 +28,22 @@ def softmax_path(
     tolerance: float = TOLERANCE,
     max_passes: int = MAX_PASSES,
 ) -> list[list[PathPoint]]:
-    """Minimise ``mean cross-entropy(X W) + c sum_j ||W_j||`` without each fold, and on all rows.
+    """Minimize ``mean cross-entropy(X W) + c sum_j ||W_j||`` without each fold and on all rows.
 
-    The objective of Evci et al. 2022, equation 3; minimized to its optimum in place of their few hundred
-    steps of Adam. All folds share every pass, and penalties fall, each solution starting from the one before.
+    All folds share every pass, and each solution starts the next.
 
     Parameters
     ----------
     rows : TrainingRows
     read : iterable of (slice, Tensor)
-        Blocks of the rows, the same each time it is gone through.
+        Blocks of the rows; iterating again must yield the same blocks.
     shares : sequence of float
-        Descending: c as a share of the smallest penalty at which no column has a weight, which each fold has
-        its own of.
+        c, descending, as a share of the smallest penalty at which no column has a weight. That penalty is
+        determined without each fold separately.
+    tolerance : float
+        `stationarity` to reach.
+    max_passes : int
+        Passes for each penalty.
 
     Returns
     -------
@@ -46,6 +54,8 @@ def softmax_path(
     losses, gradients = _pass(rows, read, weights, None)
     largest = [float(group_norms(gradient).max()) for gradient in gradients]
     starts = [torch.zeros_like(gradient) for gradient in gradients]
+    # The Hessian of a softmax is at most 1/2 (Boehning 1992), so that of the loss is at most half the mean
+    # ||x||^2.
     curvature = 0.5 * sum(float(values.square().sum()) for _, values in read) / rows.n
     paths: list[list[PathPoint]] = [[] for _ in starts]
     for share in shares:
@@ -73,7 +83,7 @@ def softmax_path(
 
 
 def _problem_weights(rows: TrainingRows) -> Tensor:
-    """Weight of every row in each problem, (n, n_folds + 1), each summing to 1."""
+    """Return the weight of every row in each problem (n, n_folds + 1), each column summing to 1."""
     weights = torch.from_numpy(rows.weights)[:, None].repeat(1, rows.n_folds + 1)
     weights[torch.arange(rows.n), torch.from_numpy(rows.folds)] = 0
     return weights / weights.sum(dim=0)
@@ -82,7 +92,24 @@ def _problem_weights(rows: TrainingRows) -> Tensor:
 def _pass(
     rows: TrainingRows, read: Iterable[Batch], weights: Tensor, at: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Losses (p,) and gradients (p, d, n_classes) of p problems at weights `at` (None: all 0)."""
+    """Evaluate p problems in one pass.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    read : iterable of (slice, Tensor)
+    weights : Tensor, shape (n, p)
+        Weight of every row in each problem.
+    at : Tensor, shape (p, d, n_classes), or None
+        W of each problem; None stands for 0.
+
+    Returns
+    -------
+    Tensor of float64, shape (p,)
+        Losses.
+    Tensor, shape (p, d, n_classes)
+        Gradients.
+    """
     n_problems, n_classes = weights.shape[1], rows.n_classes
     losses = torch.zeros(n_problems, dtype=torch.float64)
     gradients = None

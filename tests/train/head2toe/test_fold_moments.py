@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 
 from toptune.store import ArrayBlocks
 from toptune.train.head2toe import held_folds
-from toptune.train.head2toe.fold_moments import FoldMoments, SummedFolds
+from toptune.train.head2toe.fold_moments import Finalist, FoldMoments, SummedFolds
 from toptune.train.head2toe.held_folds import HeldFolds, SelectedKernel
 from toptune.train.head2toe.moments import RowMoments
 from toptune.train.passes.training_rows import TrainingRows
@@ -80,7 +80,7 @@ def test_left_out_fits_are_scikit_learns(
                 errors = rows.weights[mine] @ ((Y - expected)[mine] ** 2).sum(axis=1)
                 assert float(trials[fold].errors[at]) == pytest.approx(errors, rel=1e-6)
             fits = {fold: trials[fold].fits[at] for fold in trials}
-            (result,), known = moments.left_out([(columns, fits)])
+            (result,), known = moments.left_out([Finalist(columns, fits)])
             np.testing.assert_array_equal(known, np.arange(N))
             np.testing.assert_allclose(result.scores, expected, atol=1e-5)
             assert result.correct == pytest.approx(rows.weights @ (expected.argmax(axis=1) == rows.codes))

@@ -133,7 +133,9 @@ def test_labels_that_mean_nothing_are_left_out_at_chance() -> None:
     ids = [f"id {row}" for row in range(100)]
     head = Head2ToeClassifier(fraction=0.01, group_penalty=0.3, penalty=0.1).fit(X, codes, groups=ids)
     assert head.score(X, codes) > 0.9
-    assert head.report_.left_out["accuracy"] < 0.65
+    left_out = head.report_.left_out["accuracy"]
+    assert left_out is not None
+    assert left_out < 0.65
 
 
 def test_sums_and_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +152,7 @@ def test_sums_and_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(heads[0].columns_, heads[1].columns_)
     np.testing.assert_allclose(heads[0].scores(X), heads[1].scores(X), atol=1e-9)
     for one, two in zip(heads[0].report_.table, heads[1].report_.table, strict=True):
-        assert one["squared_error"] == pytest.approx(two["squared_error"], rel=1e-6, nan_ok=True)
+        assert one.squared_error == pytest.approx(two.squared_error, rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,9 @@ def test_other_finals_are_fitted_to_what_is_kept_with_unit_norm(final: str) -> N
         squares = ((unit[:, None] - head.centers_[None]) ** 2).sum(axis=2)
         kernel = np.exp(-squares / (2 * (head.sigma_ or 0.0) ** 2))
         np.testing.assert_allclose(head.scores(X), kernel @ head.coef_.T + head.intercept_, atol=1e-9)
-    assert 0.4 < head.report_.left_out["accuracy"] < 1
+    left_out = head.report_.left_out["accuracy"]
+    assert left_out is not None
+    assert 0.4 < left_out < 1
     plain = Head2ToeClassifier(
         final=final, layer_dims=DIMS, fraction=0.3, group_penalty=0.3, cv=3, random_state=0, unit_norm=False
     ).fit(X, y, groups=ids)
@@ -229,7 +233,7 @@ def test_whole_layers() -> None:
     np.testing.assert_array_equal(head.columns_, [*range(12), *range(32, 40)])
     assert head.kept_dims_.tolist() == [12, 8]
     chosen = Head2ToeClassifier(selection="layer", layer_dims=DIMS).fit(X, y, groups=ids)
-    assert {row["n_columns"] for row in chosen.report_.table} >= {40, 8}
+    assert {row.n_columns for row in chosen.report_.table} >= {40, 8}
     with pytest.raises(InputError, match="chooses among layers and there is one"):
         Head2ToeClassifier(selection="layer").fit(X, y)
 
@@ -239,7 +243,7 @@ def test_the_last_layer_alone_is_a_candidate() -> None:
     codes = np.arange(200) % 4
     X = np.column_stack([rng.normal(size=(200, 60)), 3 * np.eye(4)[codes] + rng.normal(size=(200, 4))])
     head = Head2ToeClassifier(layer_dims=(60, 4)).fit(X, codes)
-    assert any(row["selection"] == "last layer" and row["accuracy"] is not None for row in head.report_.table)
+    assert any(row.selection == "last layer" and row.accuracy is not None for row in head.report_.table)
     assert set(head.columns_) <= {*range(60, 64)} | set(head.columns_[:2])
     layers = Layers((6, 5, 8), ("block.mean", "last.none", "layer4.mean"))
     assert layers.last is not None
