@@ -16,12 +16,15 @@
     └── InterruptedRunError                     stopped early; the same command resumes
 
 Each class is also a subclass of the nearest builtin, so that callers need not know toptune to catch it.
-A message says what was wrong, the value, the limit and the next step.
+A message says what was wrong, the value, the limit and the next step. Messages are for people: the program
+decides by classes and attributes only.
 """
+
+from pathlib import Path
 
 
 class ToptuneError(Exception):
-    """Root of the tree; ``exit_code`` is what the command line returns for it."""
+    """Root of the tree; the command line exits with ``exit_code``."""
 
     exit_code = 1
 
@@ -41,7 +44,25 @@ class WeightsError(InputError):
 
 
 class StoreError(ToptuneError, OSError):
-    """The store cannot do what was asked."""
+    """The store cannot do what was asked.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, the value, the limit and the next step; names the file once.
+    path : Path, optional
+        File or folder at fault, where there is one.
+
+    Attributes
+    ----------
+    path : Path or None
+        File or folder at fault: what `verify` blames and `repair` acts on. ``OSError.filename`` is not used,
+        because Python would add it to the message.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
@@ -75,6 +96,6 @@ class NumericalError(ToptuneError, ArithmeticError):
 
 
 class InterruptedRunError(ToptuneError):
-    """Stopped before the end; what is committed stays and the same command resumes."""
+    """The run stopped before its end; what is committed stays, and the same command resumes."""
 
     exit_code = 3

@@ -67,16 +67,16 @@ def read_array(cache: Path, name: str) -> ArraySpec:
     try:
         spec, digest = ArraySpec(**values["spec"]), _digest(values)
     except (KeyError, TypeError, InputError) as error:
-        raise CorruptError(f"{path} does not describe an array: {error}") from error
+        raise CorruptError(f"{path} does not describe an array: {error}", path) from error
     if spec.name != name:
-        raise CorruptError(f"{path} describes array {spec.name!r}; was it moved?")
+        raise CorruptError(f"{path} describes array {spec.name!r}; was it moved?", path)
     metadata = metadata_path(cache, spec)
     try:
         data = read_file(metadata)
     except FileNotFoundError as error:
-        raise CorruptError(f"{metadata} is gone; restore it from a copy") from error
+        raise CorruptError(f"{metadata} is gone; restore it from a copy", metadata) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise CorruptError(f"{metadata} differs from what was written; restore it from a copy")
+        raise CorruptError(f"{metadata} differs from what was written; restore it from a copy", metadata)
     return spec
 
 

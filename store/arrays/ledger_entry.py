@@ -115,7 +115,7 @@ class LedgerEntry:
                 costs=values.get("costs"),
             )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptError(f"{path} is no ledger entry: {type(error).__name__} {error}") from error
+            raise CorruptError(f"{path} is no ledger entry: {type(error).__name__} {error}", path) from error
 
 
 def entry_name(unit: int) -> str:

@@ -86,7 +86,8 @@ class UnitReader:
             self._require_same()
             raise CorruptError(
                 f"array {self.spec.name}, unit {unit} is damaged: {path}: {error}; remove that file and run "
-                "the same extract again"
+                "the same extract again",
+                path,
             ) from error
         # What was read by its path before this moment belonged to this cache.
         self._require_same()
@@ -98,7 +99,7 @@ class UnitReader:
 def gone(path: Path) -> CorruptError:
     """Say that a unit's file has vanished."""
     return CorruptError(
-        f"{path} is gone although the ledger names it; run the same extract again to restore it"
+        f"{path} is gone although the ledger names it; run the same extract again to restore it", path
     )
 
 

@@ -71,7 +71,7 @@ def read_record(root: Path, dataset: str) -> dict[str, Any]:
         return unseal(DATASET_KIND, read_file(path), path)
     except FileNotFoundError:
         if folder.is_dir():
-            raise CorruptError(f"{path} is gone; remove {folder} and run extract again") from None
+            raise CorruptError(f"{path} is gone; remove {folder} and run extract again", path) from None
         there = ", ".join(whole_names(root)) or "none"
         raise StoreNotFoundError(
             f"the store {root} has no data set {dataset!r} (there are: {there}); run extract first"
@@ -93,9 +93,9 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
     try:
         data = read_file(path)
     except FileNotFoundError as error:
-        raise CorruptError(f"{path} is gone; restore it from a copy") from error
+        raise CorruptError(f"{path} is gone; restore it from a copy", path) from error
     if hashlib.sha256(data).hexdigest() != record["manifest_sha256"]:
-        raise CorruptError(f"{path} differs from what was registered; restore it from a copy")
+        raise CorruptError(f"{path} differs from what was registered; restore it from a copy", path)
     return Manifest.from_parquet(data)
 
 

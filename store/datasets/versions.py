@@ -137,9 +137,11 @@ def version_record(root: Path, dataset: str, number: int) -> dict[str, Any]:
     try:
         record = unseal(VERSION_KIND, read_file(path), path)
     except FileNotFoundError as error:
-        raise CorruptError(f"{path} is gone; restore it from a copy") from error
+        raise CorruptError(f"{path} is gone; restore it from a copy", path) from error
     if (record["dataset"], record["number"]) != (_folder(root, dataset).parent.name, number):
-        raise CorruptError(f"{path} is version {record['number']} of {record['dataset']}; was it moved?")
+        raise CorruptError(
+            f"{path} is version {record['number']} of {record['dataset']}; was it moved?", path
+        )
     return record
 
 
@@ -235,7 +237,7 @@ def parse_rows(data: bytes, path: Path) -> DatasetVersion:
         )
         dataset, number = str(facts["dataset"]), int(facts["number"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptError(f"{path} holds no version's rows: {type(error).__name__} {error}") from error
+        raise CorruptError(f"{path} holds no version's rows: {type(error).__name__} {error}", path) from error
     manifest = Manifest(table.drop_columns([PART_COLUMN, ROW_COLUMN]).replace_schema_metadata(None))
     return DatasetVersion(
         dataset=dataset, number=number, manifest=manifest, parts=parts, part=part, part_row=part_row
@@ -248,13 +250,15 @@ def _read_later(root: Path, dataset: str, number: int) -> DatasetVersion:
     try:
         data = read_file(path)
     except FileNotFoundError as error:
-        raise CorruptError(f"{path} is gone; restore it from a copy, or run store repair") from error
+        raise CorruptError(f"{path} is gone; restore it from a copy, or run store repair", path) from error
     if hashlib.sha256(data).hexdigest() != record["rows_sha256"]:
-        raise CorruptError(f"{path} differs from what was registered; restore it from a copy, or run repair")
+        raise CorruptError(
+            f"{path} differs from what was registered; restore it from a copy, or run repair", path
+        )
     version = parse_rows(data, path)
     found = (version.dataset, version.number, version.n_rows, list(version.parts))
     if found != (dataset, number, record["n_rows"], record["parts"]):
-        raise CorruptError(f"{path} does not match {version_path(root, dataset, number)}")
+        raise CorruptError(f"{path} does not match {version_path(root, dataset, number)}", path)
     version.created.update(record["created"])
     return version
 

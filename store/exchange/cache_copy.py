@@ -103,7 +103,8 @@ def sound_entries(cache: FeatureCache, name: str) -> dict[int, LedgerEntry]:
     if damaged:
         raise CorruptError(
             f"the ledger in {ledger.folder} is damaged for units {format_units(damaged)}; store repair takes "
-            "them out, and the same extract computes them again"
+            "them out, and the same extract computes them again",
+            ledger.folder,
         )
     return entries
 
@@ -117,13 +118,16 @@ def require_covered(cache: FeatureCache, copied: FeatureCache) -> None:
         If the source grew after it was copied, or both are one and the same.
     """
     if cache.identity == copied.identity:
-        raise StoreError(f"{copied.path} is {cache.path} itself, seen by another way; nothing was removed")
+        raise StoreError(
+            f"{copied.path} is {cache.path} itself, seen by another way; nothing was removed", copied.path
+        )
     for name in recorded_names(cache.path):
         missing = sound_entries(cache, name).keys() - copied.entries(name).keys()
         if missing:
             raise StoreError(
                 f"{name} of {cache.path} gained units {format_units(missing)} while it was copied; nothing "
-                "of it was removed: run the same copy again"
+                "of it was removed: run the same copy again",
+                cache.path,
             )
 
 
@@ -186,5 +190,5 @@ def _read(cache: FeatureCache, entry: LedgerEntry) -> bytes:
     except FileNotFoundError as error:
         raise gone(path) from error
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise CorruptError(f"{path} does not match the checksum in the ledger; run store repair")
+        raise CorruptError(f"{path} does not match the checksum in the ledger; run store repair", path)
     return data

@@ -136,7 +136,9 @@ def copy_store(
         report = verify(copied, deep=True)
         if report.damaged:
             where, reason = report.damaged[0]
-            raise CorruptError(f"the copy is damaged: {where}: {reason}; nothing of the source was removed")
+            raise CorruptError(
+                f"the copy is damaged: {where}: {reason}; nothing of the source was removed", place_of(where)
+            )
     if move:
         for cache, copied in zip(caches, copies, strict=True):
             require_covered(cache, copied)
@@ -222,4 +224,6 @@ def _remove(
             ),
         )
     except StoreError as error:
-        raise StoreError(f"the copy is complete, but the source could not be removed: {error}") from error
+        raise StoreError(
+            f"the copy is complete, but the source could not be removed: {error}", error.path
+        ) from error

@@ -55,7 +55,7 @@ def _copy_part(source: Path, target: Path, part: str) -> None:
     try:
         differences = dataset_records.read_dataset(target, part).differences(manifest)
     except CorruptError as error:
-        raise CorruptError(f"{error}; run store repair on {target} first") from error
+        raise CorruptError(f"{error}; run store repair on {target} first", error.path) from error
     if differences or dataset_records.base_of(source, part) != dataset_records.base_of(target, part):
         raise ConflictError(
             f"data set {part!r} is in the store {target} with other content (there against now): "

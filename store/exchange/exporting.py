@@ -124,7 +124,8 @@ def new_target(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(
             f"cannot write {target}: {error.strerror or error}; free some space or give another -o; nothing "
-            "was left behind"
+            "was left behind",
+            target,
         ) from error
     finally:
         if temporary.is_dir():

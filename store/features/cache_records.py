@@ -59,20 +59,23 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     """
     check_inside(root, folder)
     name, digest8 = split_folder(folder)
-    path = folder / "cache.json"
+    path, written = folder / "cache.json", folder / "recipe.json"
     identity = read_identity(folder)  # before its content, so that a newer one is told from it
-    text, data = _read(folder / "recipe.json"), _read(path)
+    text, data = _read(written), _read(path)
     values = unseal(CACHE_KIND, data, path)
     digest = hashlib.sha256(text).hexdigest()
     if digest != values["recipe_sha256"] or digest[:8] != digest8:
-        raise CorruptError(f"{folder / 'recipe.json'} does not match the digest in {path} or in the path")
+        raise CorruptError(f"{written} does not match the digest in {path} or in the path", written)
     if (values["model"], values["dataset"]) != (name, folder.name):
-        raise CorruptError(f"{path} belongs to {values['model']} over {values['dataset']}; was it moved?")
+        raise CorruptError(
+            f"{path} belongs to {values['model']} over {values['dataset']}; was it moved?", path
+        )
     record = dataset_records.read_record(root, folder.name)
     if record["pictures_sha256"] != values["pictures_sha256"]:
         raise CorruptError(
             f"{folder} was made from other images than data set {folder.name!r} now holds; "
-            "remove the cache and run extract again"
+            "remove the cache and run extract again",
+            path,
         )
     return FeatureCache(
         root=root,
@@ -80,7 +83,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
         model=name,
         digest=digest,
         dataset=folder.name,
-        recipe=Recipe.from_json(text.decode()),
+        recipe=Recipe.from_json(text.decode(), written),
         backbone=values["backbone"],
         n_rows=values["n_rows"],
         unit_rows=values["unit_rows"],
@@ -101,4 +104,4 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path)
     except FileNotFoundError as error:
-        raise CorruptError(f"{path} is gone; restore it from a copy, or remove its folder") from error
+        raise CorruptError(f"{path} is gone; restore it from a copy, or remove its folder", path) from error

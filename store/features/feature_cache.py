@@ -140,7 +140,8 @@ class FeatureCache:
                 f"{known}); run extract with --layers and --pooling that ask for it"
             ) from None
         if (spec.n_rows, spec.unit_rows, spec.format) != (self.n_rows, self.unit_rows, self.format):
-            raise CorruptError(f"{record_path(self.path, name)} belongs to another cache; was it moved?")
+            record = record_path(self.path, name)
+            raise CorruptError(f"{record} belongs to another cache; was it moved?", record)
         return spec
 
     def measured(self, name: str) -> dict[str, float]:
@@ -382,7 +383,8 @@ class FeatureCache:
             if n_bytes != recorded[unit].n_bytes:
                 raise CorruptError(
                     f"{path} has {n_bytes} bytes where {recorded[unit].n_bytes} were written; run the same "
-                    "extract again to restore it"
+                    "extract again to restore it",
+                    path,
                 )
 
     def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

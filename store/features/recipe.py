@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from toptune.errors import CorruptError, FormatVersionError, InputError
@@ -76,8 +77,15 @@ class Recipe:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> "Recipe":
+    def from_json(cls, text: str, path: Path | None = None) -> "Recipe":
         """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+            Canonical text of a recipe.
+        path : Path, optional
+            File that holds the text; errors name it.
 
         Raises
         ------
@@ -86,16 +94,18 @@ class Recipe:
         FormatVersionError
             If a newer toptune wrote it.
         """
+        where = "" if path is None else f"{path}: "
         try:
             values = json.loads(text)
             if values.get("version") != RECIPE_VERSION:
                 raise FormatVersionError(
-                    f"the recipe has version {values.get('version')!r}; this toptune supports version "
-                    f"{RECIPE_VERSION}; upgrade toptune, or extract the features again"
+                    f"{where}the recipe has version {values.get('version')!r}; this toptune supports version "
+                    f"{RECIPE_VERSION}; upgrade toptune, or extract the features again",
+                    path,
                 )
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
-            raise CorruptError(f"not a recipe: {error}; was the file edited by hand?") from error
+            raise CorruptError(f"{where}not a recipe: {error}; was the file edited by hand?", path) from error
 
     @property
     def arithmetic(self) -> str:

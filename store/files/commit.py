@@ -277,4 +277,4 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         code = error.errno or 0
         step = _NEXT_STEP.get(code, "nothing was published under that name; run the same command again")
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; {step}") from error
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; {step}", path) from error

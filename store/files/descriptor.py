@@ -30,24 +30,27 @@ def check_descriptor(root: Path) -> None:
         data = read_file(path)
     except FileNotFoundError:
         raise StoreNotFoundError(
-            f"{root} is no feature store (it has no {STORE_FILE}); check --store, or run extract first"
+            f"{root} is no feature store (it has no {STORE_FILE}); check --store, or run extract first",
+            path,
         ) from None
     try:
         content = json.loads(data)
         kind, version = content["format"], content["version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTOR.decode()}") from error
+        raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTOR.decode()}", path) from error
     if kind != _KIND:
-        raise StoreError(f"{path} says format {kind!r} where {_KIND!r} is needed")
+        raise StoreError(f"{path} says format {kind!r} where {_KIND!r} is needed", path)
     if type(version) is int and version < VERSION:
         raise FormatVersionError(
             f"{path} has format version {version}; this toptune supports version {VERSION} only; "
-            "extract again with this toptune into another --store"
+            "extract again with this toptune into another --store",
+            path,
         )
     if type(version) is not int or version > VERSION:
         raise FormatVersionError(
             f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
-            "upgrade toptune, or use another --store"
+            "upgrade toptune, or use another --store",
+            path,
         )
 
 

@@ -107,6 +107,7 @@ def check_inside(root: Path, path: Path) -> Path:
     if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
         raise StoreError(
             f"{path} leads out of the store to {real} through a symbolic link; "
-            "replace the link by the folder itself"
+            "replace the link by the folder itself",
+            path,
         )
     return path

@@ -43,4 +43,6 @@ def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes
             return found
         logger.warning("%s is damaged: it is written again", path)
         commit.remove_damaged(path, status)
-    raise StoreError(f"cannot write {path}: others keep putting damaged files there; stop them and try again")
+    raise StoreError(
+        f"cannot write {path}: others keep putting damaged files there; stop them and try again", path
+    )

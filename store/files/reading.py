@@ -132,7 +132,9 @@ def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
 
 
 def _refused(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions and the disk")
+    return StoreError(
+        f"cannot read {path}: {error.strerror or error}; check its permissions and the disk", path
+    )
 
 
 def walk_files(top: Path) -> Iterator[tuple[tuple[str, ...], int]]:

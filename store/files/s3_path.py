@@ -209,7 +209,7 @@ def explained(path: ObjectPath) -> Iterator[None]:
         yield
     except (exceptions.NotFoundError, FileNotFoundError) as error:
         if "NoSuchBucket" in str(error):
-            raise StoreError(f"cannot reach {path}: there is no such bucket; make it first") from error
+            raise StoreError(f"cannot reach {path}: there is no such bucket; make it first", path) from error
         raise FileNotFoundError(f"{path} does not exist") from error
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise
@@ -217,7 +217,8 @@ def explained(path: ObjectPath) -> Iterator[None]:
         reason = " ".join(str(error).split("Debug source")[0].split())[:300]
         raise StoreError(
             f"cannot reach {path}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION and the credentials "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they allow"
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they allow",
+            path,
         ) from error
 
 

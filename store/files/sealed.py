@@ -42,14 +42,14 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
         content = json.loads(data)
         found_kind, version, digest = content["format"], content["version"], content.pop(SEAL)
     except (ValueError, TypeError, KeyError) as error:
-        raise CorruptError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        raise CorruptError(f"{path} is damaged: {type(error).__name__} {error}", path) from error
     if found_kind != kind:
-        raise CorruptError(f"{path} is a {found_kind!r} file where a {kind!r} file should be")
+        raise CorruptError(f"{path} is a {found_kind!r} file where a {kind!r} file should be", path)
     check_version(version, path)
     # Compared as bytes, so that nothing that parses to the same values slips through.
     expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     if digest != expected or _render(content, expected) != data:
-        raise CorruptError(f"{path} is damaged: its content does not match its own digest")
+        raise CorruptError(f"{path} is damaged: its content does not match its own digest", path)
     return dict(content)
 
 
@@ -72,7 +72,8 @@ def check_version(version: object, path: Path) -> None:
     if version != VERSION or isinstance(version, bool | float):
         raise FormatVersionError(
             f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
-            "upgrade toptune, or use another --store"
+            "upgrade toptune, or use another --store",
+            path,
         )
 
 

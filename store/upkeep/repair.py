@@ -158,7 +158,7 @@ class _Repair:
         except FileNotFoundError:
             data = b""
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+            raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions", path) from error
         if data != DESCRIPTOR and not is_of_another_version(data):
             commit.replace(path, DESCRIPTOR)
             self.rebuilt.append(str(path))
@@ -181,7 +181,7 @@ class _Repair:
             case ("datasets", name, _):
                 self.dataset(name, path, reason)
             case ("features", _, _, "recipe.json"):
-                self.recipe(path, reason)
+                self.recipe(path, data, reason)
             case ("features", _, _, "requests", _) | ("features", _, _, "used.json"):
                 commit.free(path)
                 self.removed.append(str(path))
@@ -242,7 +242,7 @@ class _Repair:
                 return
         self.uncovered = True
 
-    def recipe(self, path: Path, reason: str) -> None:
+    def recipe(self, path: Path, data: bytes, reason: str) -> None:
         """Copy the recipe from another data set's cache with the same digest."""
         folder = path.parent
         try:
@@ -250,10 +250,12 @@ class _Repair:
         except (OSError, StoreError, KeyError):
             self.leave(path, reason)
             return
-        for other in sorted(folder.parent.glob("*/recipe.json")):
-            data = other.read_bytes()
-            if other != path and hashlib.sha256(data).hexdigest() == digest:
-                commit.replace(path, data)
+        # A recipe that is as it was written is of another version of toptune, and a copy would be so too.
+        is_altered = hashlib.sha256(data).hexdigest() != digest
+        for other in sorted(folder.parent.glob("*/recipe.json")) if is_altered else ():
+            copy = other.read_bytes()
+            if other != path and hashlib.sha256(copy).hexdigest() == digest:
+                commit.replace(path, copy)
                 self.rebuilt.append(str(path))
                 self.uncovered = True
                 return

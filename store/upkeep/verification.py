@@ -186,10 +186,10 @@ class _Walk:
             self.blame(folder, error)
             return
         except StoreError as error:
-            if str(self.root / "datasets") in str(error):
-                return  # the data set's record, which is blamed itself
-            guilty = "recipe.json" if "recipe.json" in str(error) else "cache.json"
-            self.blame(folder / guilty, error)
+            if error.path is not None and error.path.is_relative_to(self.root / "datasets"):
+                return  # the walk over the data sets blames a damaged record of theirs
+            recipe = folder / "recipe.json"
+            self.blame(recipe if error.path == recipe else folder / "cache.json", error)
             return
         self.requests(folder)
         if (folder / USE_FILE).exists():
@@ -227,7 +227,7 @@ class _Walk:
         try:
             spec = read_array(cache.path, name)
         except StoreError as error:
-            self.blame(metadata if metadata.name in str(error) else record, error)
+            self.blame(metadata if error.path == metadata else record, error)
             return
         entries = self.packed(cache, name, packed) if packed.exists() else {}
         for unit in range(cache.n_units):

@@ -3,13 +3,16 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import toptune.store
 from toptune import errors
 
-ERRORS = [value for value in vars(errors).values() if isinstance(value, type)]
+ERRORS = [
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)
+]
 
 
 def test_all_is_what_is_public() -> None:
@@ -39,3 +42,9 @@ def test_errors_are_public_picklable_and_also_builtin(error: type[errors.Toptune
     if error not in (errors.ToptuneError, errors.InterruptedRunError):
         assert issubclass(error, ValueError | OSError | ArithmeticError)
     assert error.exit_code in (1, 2, 3)
+
+
+def test_the_path_of_an_error_survives_pickling() -> None:
+    again = pickle.loads(pickle.dumps(errors.CorruptError("/store/file is damaged", Path("/store/file"))))
+    assert (again.path, str(again)) == (Path("/store/file"), "/store/file is damaged")
+    assert errors.CorruptError("no file is at fault").path is None

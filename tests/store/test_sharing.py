@@ -68,7 +68,9 @@ from pathlib import Path
 root, user = Path(sys.argv[1]), int(sys.argv[2])
 import numpy, zarr, toptune.store, small_store
 from toptune.store import FeatureStore, StoreError, summarize, verify
-toptune.store.files.provenance()  # modules that the other user may not read are loaded by now
+for name in toptune.store.__all__:
+    getattr(toptune.store, name)  # loads now what the other user may not read
+toptune.store.provenance()
 if os.getuid() == 0:
     os.setgid(user)
     os.setuid(user)

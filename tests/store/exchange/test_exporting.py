@@ -129,7 +129,7 @@ def test_the_stated_memory_holds(root: Path, tmp_path: Path) -> None:
                 out = tmp_path / f"{cache.model}-{form}-{split}"
                 tracemalloc.start()
                 with pytest.MonkeyPatch.context() as patch:
-                    for module in ("cache_blocks", "blocks", "export_formats"):
+                    for module in ("features.cache_blocks", "features.blocks", "exchange.export_formats"):
                         patch.setattr(f"toptune.store.{module}.BLOCK_BYTES", 2**20)
                     done = export_features(cache, out, format=form, split=split)
                 peak = tracemalloc.get_traced_memory()[1]
