@@ -10,6 +10,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from toptune.errors import CorruptError, FormatVersionError
+from toptune.store.files.json_values import read_json
 
 DESCRIPTION = "head.json"
 ARRAYS = "head.safetensors"
@@ -34,15 +35,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         If another version wrote it.
     """
     path = folder / DESCRIPTION
-    try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = description["version"]
-        missing = {"head", "classes", "report"} - description.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+    description = read_json(path, advice="train again")
+    version = description.get("version")
     if version != VERSION:
         raise FormatVersionError(f"{path} is of version {version}, this toptune reads {VERSION}; train again")
-    if missing:
+    if missing := {"head", "classes", "report"} - description.keys():
         raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again")
     return description
 

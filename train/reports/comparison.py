@@ -1,6 +1,5 @@
 """`compare_heads`: several heads over the same repeated splits, with intervals and paired tests."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.costs.meter import CostMeter
-from toptune.errors import InputError
+from toptune.errors import InputError, StoreError
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
@@ -18,7 +17,8 @@ from toptune.train.heads.trials import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.reports.notes import gather_notes
 from toptune.train.rows.splits import NAMED, split_manifest
-from toptune.train.runs.record import CONFIG, METRICS
+from toptune.train.runs.metrics_record import RunMetrics
+from toptune.train.runs.record import CONFIG, METRICS, RunRecord
 from toptune.train.runs.run import read_labels
 from toptune.train.runs.training import train
 from toptune.train.runs.writing import check_out
@@ -144,10 +144,10 @@ def compare_heads(
                 opened, dataset=dataset, model=model, dataset_version=dataset_version, out=path,
                 keep_sums=False, **options,
             )  # fmt: skip
-        config, metrics = _finished(path, options, cache)
+        record, metrics = _finished(path, options, cache)
         split = "" if group_by is None else "grouped" if run.is_grouped else UNGROUPED
-        rows.append(RunRow.of(config, metrics, split=split, folder=f"{RUNS}/{run.name}"))
-        warnings.append((run.head, config.get("warnings", [])))
+        rows.append(RunRow.of(record, metrics, split=split, folder=f"{RUNS}/{run.name}"))
+        warnings.append((run.head, list(record.warnings)))
     if progress is not None:
         progress(len(planned), len(planned))
     request = {"dataset": dataset, "model": model, "heads": names, "seeds": seeds, "leak": leak}
@@ -193,20 +193,16 @@ def _folder_name(head: str) -> str:
     return re.sub(r"[^\w.-]+", "_", head)
 
 
-def _finished(
-    path: Path, options: Mapping[str, Any], cache: StoredFeatures
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read config and metrics of a run, or refuse it where it is of something else."""
+def _finished(path: Path, options: Mapping[str, Any], cache: StoredFeatures) -> tuple[RunRecord, RunMetrics]:
+    """Read the record and the metrics of a run, or refuse the run where it is of something else."""
+    advice = "remove the folder, or give another --out"
     try:
-        config, metrics = (
-            json.loads((path / name).read_text(encoding="utf-8")) for name in (CONFIG, METRICS)
-        )
-        made = config["options"] | {
-            "features": config["cache"]["digest"],
-            "pictures": config["manifest"]["pictures_digest"],
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no finished run ({error}); remove it, or give another --out") from error
+        record = RunRecord.read(path / CONFIG, advice=advice, needed=("cache", "manifest", "options"))
+        metrics = RunMetrics.read(path / METRICS, advice=advice)
+    except StoreError as error:
+        raise InputError(f"{path} is no finished run ({error})") from error
+    features = None if record.cache is None else record.cache.digest
+    made = {**record.options, "features": features, "pictures": record.manifest.pictures_digest}
     wanted = dict(options) | {"features": cache.digest, "pictures": cache.manifest.pictures_digest}
     for name, value in json_ready(wanted).items():
         if made.get(name) != value:
@@ -217,4 +213,4 @@ def _finished(
     labels = cache.manifest.labels
     if any(labels[row] != label for row, label in read_labels(path).items()):
         raise InputError(f"{path} is a run with other labels than the data set has now; give another --out")
-    return config, metrics
+    return record, metrics

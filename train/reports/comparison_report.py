@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.costs.meter import describe_costs
+from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
 from toptune.train.reports.notes import Notes
@@ -20,7 +21,10 @@ from toptune.train.reports.statistics import (
     holm,
     spread_of,
 )
+from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED
+from toptune.train.runs.metrics_record import RunMetrics
+from toptune.train.runs.record import RunRecord
 from toptune.train.runs.writing import write_json
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
@@ -64,22 +68,20 @@ class RunRow:
     folder: str
 
     @classmethod
-    def of(
-        cls, config: Mapping[str, Any], metrics: Mapping[str, Any], *, split: str, folder: str
-    ) -> "RunRow":
-        """Take a row from a run's config and metrics."""
+    def of(cls, record: RunRecord, metrics: RunMetrics, *, split: str, folder: str) -> "RunRow":
+        """Take a row from the record and the metrics of a run."""
         return cls(
-            head=config["options"]["head"],
+            head=str(record.options["head"]),
             split=split,
-            seed=config["options"]["seed"],
-            **{name: metrics[name] for name in METRICS},
-            seconds=metrics["seconds"]["total"],
-            fit_seconds=metrics["seconds"]["fit"],
-            n_train=metrics["n_train"],
-            n_test=metrics["n_test"],
-            n_not_drawn=config["split"]["n_not_drawn"],
-            is_fixed=config["split"]["rule"].startswith(NAMED),
-            arrays=" ".join(each["name"] for each in config["arrays"]),
+            seed=record_from_json(RowOptions, record.options, where=folder).seed,
+            **{name: getattr(metrics, name) for name in METRICS},
+            seconds=metrics.total_seconds,
+            fit_seconds=metrics.seconds["fit"],
+            n_train=metrics.n_train,
+            n_test=metrics.n_test,
+            n_not_drawn=record.split.n_not_drawn or 0,
+            is_fixed=record.split.rule.startswith(NAMED),
+            arrays=" ".join(array.name for array in record.arrays or ()),
             folder=folder,
         )
 

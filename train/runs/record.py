@@ -213,6 +213,13 @@ class RunRecord:
         """Whether the backbone was trained too."""
         return self.kind == FINETUNE
 
+    @property
+    def left_out_accuracy(self) -> float | None:
+        """Cross-validated accuracy of the head, which chose its hyperparameters; None if there is none."""
+        left_out = (self.report or {}).get("left_out")
+        value = left_out.get("accuracy") if isinstance(left_out, Mapping) else None
+        return float(value) if isinstance(value, int | float) else None
+
     def to_json(self) -> dict[str, Any]:
         """Give the content of ``run.json``; numbers that JSON cannot hold become null."""
         written: dict[str, Any] = json_ready(record_to_json(self, nulls=() if self.is_finetuned else _NULLS))

@@ -3,10 +3,8 @@
 import csv
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,33 @@ from timm.models import save_for_hf
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.phase_costs import PhaseCosts
-from toptune.errors import CorruptError, FormatVersionError, InputError
-from toptune.store.files.json_values import json_ready
+from toptune.errors import InputError
+from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
-from toptune.train.rows.chosen_rows import rows_digest
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import compute_metrics
-from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, VERSION
+from toptune.train.runs.record import (
+    CONFIG,
+    FINETUNE,
+    IMAGE,
+    METRICS,
+    PREDICTIONS,
+    ROWS,
+    SELECTION,
+    ManifestIdentity,
+    RunRecord,
+    SplitRecord,
+    is_finetuned,
+    library_versions,  # fmt: skip
+)
 from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
 from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
 from toptune.workflows.finetuning.task import FineTuneTask
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
 
-KIND = "finetune"
+_ADVICE = "fine-tune again"
+_NEEDED = ("classes", "precision", "request", "selected", "warnings", "options")
 _LIBRARIES = ("toptune", "numpy", "timm", "torch", "torchvision")
 Rows = npt.NDArray[np.int64]
 
@@ -71,31 +82,44 @@ class FineTunedRun:
     Attributes
     ----------
     folder : Path
-    config, metrics : dict
-        Content of ``run.json`` and ``metrics.json``.
+    record : RunRecord
+        What ``run.json`` holds.
+    metrics : dict
+        Content of ``metrics.json``.
     was_there : bool
         Whether `finetune` found it finished and trained nothing.
     """
 
     folder: Path
-    config: dict[str, Any]
+    record: RunRecord
     metrics: dict[str, Any]
     was_there: bool = False
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the network's outputs."""
-        return list(self.config["classes"])
+        return list(self.record.classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Content of ``run.json``, made anew from `record`."""
+        return self.record.to_json()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the run as JSON values."""
-        names = ("kind", "dataset", "model", "selected", "warnings")
-        return {"run": str(self.folder)} | {name: self.config[name] for name in names} | {
-            "was_there": self.was_there, "metrics": self.metrics
-        }  # fmt: skip
+        return {
+            "run": str(self.folder),
+            "kind": self.record.kind,
+            "dataset": self.record.dataset,
+            "model": self.record.model,
+            "selected": dict(self.record.selected),
+            "warnings": list(self.record.warnings),
+            "was_there": self.was_there,
+            "metrics": self.metrics,
+        }
 
     def __str__(self) -> str:
-        metrics, costs, options = self.metrics, self.metrics["costs"], self.config["options"]
+        metrics, costs, options = self.metrics, self.metrics["costs"], self.record.options
         figures = (
             ", ".join(
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"
@@ -105,7 +129,7 @@ class FineTunedRun:
             if metrics["n_test"]
             else "trained, no test images"
         )
-        chosen = self.config["selected"]
+        chosen = self.record.selected
         lines = ["finished before: nothing was trained now, and this is what is there"] * self.was_there
         lines += [
             f"fine-tuned ({options['depth']}): {figures}",
@@ -114,7 +138,7 @@ class FineTunedRun:
             f"{counted(costs['epochs'], 'epoch')} in {metrics['seconds']['total']:.1f} s",
             f"selected: learning rate {chosen['learning_rate']:g}, epoch {chosen['epoch']}",
         ]
-        lines += [f"note: {warning}" for warning in self.config["warnings"]]
+        lines += [f"note: {warning}" for warning in self.record.warnings]
         where = f"{'in' if self.was_there else 'written to'} {self.folder}"
         return "\n".join([*lines, describe_costs(costs), where])
 
@@ -126,7 +150,7 @@ class FineTunedRun:
         InputError
             If it is another; the message says what differs.
         """
-        there, now = self.config["request"], json.loads(json.dumps(request))
+        there, now = dict(self.record.request or {}), json.loads(json.dumps(request))
         differing = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
         if differing:
             raise InputError(
@@ -151,23 +175,8 @@ class FineTunedRun:
             raise InputError(
                 f"{path} is no RUN folder of a fine-tuned network; give what finetune --out wrote"
             )
-        config = _read(path / CONFIG)
-        if config.get("version") != VERSION:
-            raise FormatVersionError(
-                f"{path} is of version {config.get('version')}, this toptune reads {VERSION}; fine-tune again"
-            )
-        if missing := {"classes", "request", "selected", "warnings", "options"} - config.keys():
-            raise CorruptError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; fine-tune again")
-        return cls(folder=path, config=config, metrics=_read(path / METRICS))
-
-
-def is_finetuned(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a run, and of a fine-tuned network."""
-    try:
-        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("kind") == KIND
+        record = RunRecord.read(path / CONFIG, advice=_ADVICE, needed=_NEEDED)
+        return cls(folder=path, record=record, metrics=read_json(path / METRICS, advice=_ADVICE))
 
 
 def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: PhaseCosts) -> FineTunedRun:
@@ -193,10 +202,10 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
             "epochs": len(outcome.epochs),
         },
     }
-    run = FineTunedRun(folder=folder, config=json_ready(_config(task, outcome)), metrics=json_ready(metrics))
+    run = FineTunedRun(folder=folder, record=_record(task, outcome), metrics=json_ready(metrics))
     with new_run_folder(folder) as temporary:
         _write_network(temporary, task, outcome.network)
-        write_json(temporary / CONFIG, run.config)
+        write_json(temporary / CONFIG, run.record.to_json())
         write_json(temporary / METRICS, run.metrics)
         write_rows(
             temporary / ROWS, train=train, test=outcome.test, images=task.manifest.table
@@ -212,39 +221,32 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     return run
 
 
-def _config(task: FineTuneTask, outcome: Outcome) -> dict[str, Any]:
-    split = task.split
-    return {
-        "format": "toptune-run",
-        "version": VERSION,
-        "kind": KIND,
-        "data": task.data,
-        "dataset": task.source.name,
-        "model": task.model,
-        "recipe": json.loads(task.backbone.recipe.to_json()),
-        "backbone": task.backbone.spec,
-        "precision": task.precision,
-        "device": str(task.backbone.device),
-        "classes": task.classes,
-        "options": task.options.to_dict(),
-        "request": task.request,
-        "split": {
-            "rule": split.rule,
-            "n_train": len(split.train),
-            "n_validation": len(task.validation),
-            "n_test": len(split.test),
-            "n_unlabelled": split.n_unlabelled,
-            "n_unused": split.n_unused,
-            "n_skipped": outcome.n_skipped,
-            "rows_digest": rows_digest(split, task.manifest),
-            "validation_ids": [task.manifest.ids[row] for row in outcome.validation],
-        },
-        "manifest": {"n_rows": task.manifest.n_rows, "pictures_digest": task.manifest.pictures_digest},
-        "selected": {"learning_rate": outcome.best.learning_rate, "epoch": outcome.best.epoch},
-        "warnings": search_warnings(outcome.epochs, outcome.best, task.options),
-        "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-        "created": provenance(),
-    }
+def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:
+    return RunRecord(
+        kind=FINETUNE,
+        data=task.data,
+        dataset=task.source.name,
+        model=task.model,
+        recipe=json.loads(task.backbone.recipe.to_json()),
+        backbone=json_ready(task.backbone.spec),
+        precision=task.precision,
+        device=str(task.backbone.device),
+        classes=dict(task.classes),
+        options=json_ready(task.options.to_dict()),
+        request=json_ready(task.request),
+        split=replace(
+            SplitRecord.of(task.split, task.manifest, n_skipped=outcome.n_skipped),
+            # A fine-tuning that draws a sample says so in its options only.
+            n_not_drawn=None,
+            n_validation=len(task.validation),
+            validation_ids=tuple(task.manifest.ids[row] for row in outcome.validation),
+        ),
+        manifest=ManifestIdentity.of(task.manifest),
+        selected={"learning_rate": outcome.best.learning_rate, "epoch": outcome.best.epoch},
+        warnings=tuple(search_warnings(outcome.epochs, outcome.best, task.options)),
+        versions=library_versions(_LIBRARIES),
+        created=provenance(),
+    )
 
 
 def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) -> None:
@@ -272,13 +274,3 @@ def _write_epochs(path: Path, outcome: Outcome) -> None:
 
 def _rate(costs: Mapping[str, float]) -> float | None:
     return costs["images"] / costs["wall_seconds"] if costs["wall_seconds"] else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptError(f"{path} cannot be read ({error}); fine-tune again") from error
-    if not isinstance(value, dict):
-        raise CorruptError(f"{path} holds no JSON object; fine-tune again")
-    return value

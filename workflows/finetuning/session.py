@@ -16,13 +16,14 @@ from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
 from toptune.machine.watch import Stop, Watch
 from toptune.text import counted
+from toptune.train.runs.record import is_finetuned
 from toptune.train.runs.writing import check_out
 from toptune.workflows.finetuning.checkpoint import Checkpoint, Standing
 from toptune.workflows.finetuning.learner import Learner, n_batches
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.finetuning.progress import Progress, ProgressReport
 from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over
-from toptune.workflows.finetuning.run import FineTunedRun, Outcome, is_finetuned, write_finetuned
+from toptune.workflows.finetuning.run import FineTunedRun, Outcome, write_finetuned
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
 
 Rows = npt.NDArray[np.int64]

@@ -10,8 +10,9 @@ import torch
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
+from toptune.train.runs.record import is_finetuned
 from toptune.train.runs.run import Run
-from toptune.workflows.finetuning.run import FineTunedRun, is_finetuned
+from toptune.workflows.finetuning.run import FineTunedRun
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
 from toptune.workflows.predict.images import ImageLike, find_images

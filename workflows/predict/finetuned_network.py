@@ -53,7 +53,7 @@ class FineTunedNetwork:
         except (OSError, SafetensorError, RuntimeError, InputError) as error:
             raise CorruptError(f"{path} does not hold the network that was trained: {error}") from error
         backbone.model.to(backbone.device).eval()
-        return cls(run, backbone, run.config["precision"])
+        return cls(run, backbone, str(run.record.precision))
 
     def in_float32(self) -> "FineTunedNetwork":
         """Return the same network, computing in float32."""

@@ -1,6 +1,5 @@
 """Results of a study as one tidy table, and a summary of it."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from toptune.errors import CorruptError
+from toptune.train.runs.metrics_record import RunMetrics
+from toptune.train.runs.record import CONFIG, RunRecord
+from toptune.train.runs.record import METRICS as METRICS_FILE
 from toptune.workflows.study.cells import Cell
 
 CSV, PARQUET = "results.csv", "results.parquet"
+_ADVICE = "remove the folder of the run, and it is trained again"
 METRICS = (
     "accuracy",
     "balanced_accuracy",
@@ -56,16 +58,16 @@ def result_of(cell: Cell, out: Path) -> dict[str, Any]:
     CorruptError
         If its RUN cannot be read.
     """
-    metrics, config = _read(cell, "metrics.json"), _read(cell, "run.json")
-    costs = metrics.get("costs", {})
+    metrics = RunMetrics.read(cell.folder / METRICS_FILE, advice=_ADVICE)
+    record = RunRecord.read(cell.folder / CONFIG, advice=_ADVICE)
     return {
         **cell.to_dict(),
-        **{name: metrics.get(name) for name in METRICS},
-        "left_out_accuracy": ((config.get("report") or {}).get("left_out") or {}).get("accuracy"),
-        "seconds": metrics["seconds"]["total"],
-        "fit_seconds": metrics["seconds"].get("fit"),
-        **{name: costs.get(name) for name in COSTS},
-        "bytes_per_picture": config.get("saves", {}).get("bytes_per_picture"),
+        **{name: getattr(metrics, name) for name in METRICS},
+        "left_out_accuracy": record.left_out_accuracy,
+        "seconds": metrics.total_seconds,
+        "fit_seconds": metrics.seconds.get("fit"),
+        **{name: metrics.costs.get(name) for name in COSTS},
+        "bytes_per_picture": None if record.saves is None else record.saves.bytes_per_picture,
         "run": os.path.relpath(cell.folder, out),
     }
 
@@ -78,7 +80,7 @@ def warnings_of(cell: Cell) -> list[str]:
     CorruptError
         If it cannot be read.
     """
-    return list(_read(cell, "run.json").get("warnings", []))
+    return list(RunRecord.read(cell.folder / CONFIG, advice=_ADVICE).warnings)
 
 
 def write_results(rows: Sequence[dict[str, Any]], out: Path) -> None:
@@ -118,13 +120,3 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return summary
-
-
-def _read(cell: Cell, name: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((cell.folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptError(
-            f"run {cell.folder} cannot be read ({error}); remove it, and it is trained again"
-        ) from error
-    return content
