@@ -5,7 +5,9 @@ tests/test_house.py holds the code against this table.
 
 import ast
 import functools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 HOUSES = ("commands", "costs", "extract", "machine", "store", "train", "workflows")
@@ -134,3 +136,51 @@ def import_circles() -> list[list[str]]:
         if path not in index and path.name != "__init__.py":
             visit(path)
     return circles
+
+
+class Function(NamedTuple):
+    """A function or method of the package, measured."""
+
+    name: str  # File and qualified name: "store/files/commit.py:commit".
+    lines: int  # Lines of its body, without the docstring.
+    parameters: int  # All but `**arguments`, which stand for a value of options.
+
+
+@functools.cache
+def functions() -> tuple[Function, ...]:
+    """Measure every function of the package, nested ones too.
+
+    What has 12 parameters for a reason is counted with none: an `__init__`, whose parameters scikit-learn
+    reads from the signature, and a command, which click calls with one parameter an option.
+    """
+
+    def measured(node: ast.AST, name: str) -> Iterator[Function]:
+        for child in ast.iter_child_nodes(node):
+            inner = name
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = f"{name}.{child.name}".replace(":.", ":")
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = child.body[1:] if ast.get_docstring(child) else child.body
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+                given = child.args
+                parameters = len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
+                is_command = any("click" in ast.unparse(decorator) for decorator in child.decorator_list)
+                is_free = is_command or child.name == "__init__"
+                yield Function(inner, lines, 0 if is_free else parameters)
+            yield from measured(child, inner)
+
+    return tuple(
+        function
+        for path in sources()
+        for function in measured(tree_of(path), f"{path.relative_to(ROOT).as_posix()}:")
+    )
+
+
+def named_modules(path: Path) -> set[str]:
+    """Return the texts of a file that look like the name of a module: ``toptune.machine.heap``."""
+    texts = {node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)}
+    return {
+        text
+        for text in texts
+        if isinstance(text, str) and text.startswith("toptune.") and text.replace(".", "").isidentifier()
+    }

@@ -25,6 +25,7 @@ from toptune.commands.options.training import (
     SEED,
     STORED_SPLIT,
 )
+from toptune.machine.plans import plan_logger
 
 
 @click.command()
@@ -107,12 +108,12 @@ def refuse_options(strange: set[str]) -> None:
 @contextlib.contextmanager
 def plans_on_standard_error() -> Iterator[None]:
     """Show what a fit is going to do, and what memory it will take, before it does it."""
-    logger, handler = logging.getLogger("toptune.train.plan"), logging.StreamHandler(sys.stderr)
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    before = plan_logger.level
+    plan_logger.addHandler(handler)
+    plan_logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        plan_logger.removeHandler(handler)
+        plan_logger.setLevel(before)

@@ -1,6 +1,5 @@
 """`ShrinkageDiscriminantClassifier`: linear discriminant analysis from one pass over the rows."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -12,6 +11,7 @@ import torch
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.machine.plans import plan_logger
 from toptune.train.estimators.fit_rows import rows_to_fit
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare
@@ -25,7 +25,6 @@ from toptune.train.solvers.class_moments import ClassMoments
 
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6, 0.9)
 # What a fit is going to do, said before it does it.
-plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class ShrinkageDiscriminantClassifier(ScoredClassifier):

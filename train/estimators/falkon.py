@@ -1,6 +1,5 @@
 """`FalkonClassifier`: Nystrom kernel ridge classification, cross-validated in one pass."""
 
-import logging
 import time
 from collections.abc import Sequence
 from numbers import Integral
@@ -13,6 +12,7 @@ import torch
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import memory_limit_bytes
+from toptune.machine.plans import plan_logger
 from toptune.machine.precision import full_precision
 from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.fit_report import report_of
@@ -31,7 +31,6 @@ from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
 
 # What a fit is going to do, said before it does it.
-plan_logger = logging.getLogger("toptune.train.plan")
 
 # Default widths, in multiples of the median distance between centers.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)

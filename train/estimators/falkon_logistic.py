@@ -1,6 +1,5 @@
 """`FalkonLogisticClassifier`: Nystrom kernel softmax regression, for probabilities."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -11,6 +10,7 @@ import torch
 
 from toptune.machine.devices import device_of
 from toptune.machine.memory import memory_limit_bytes
+from toptune.machine.plans import plan_logger
 from toptune.machine.precision import full_precision
 from toptune.train.estimators.falkon import FLOAT64_WORK, WIDTHS, check_kernel_options, spread_of
 from toptune.train.estimators.fit_report import FitReport
@@ -27,7 +27,6 @@ from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 from toptune.train.solvers.solver_choice import Sizes
 
 # What a fit is going to do, said before it does it.
-plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class FalkonLogisticClassifier(ScoredClassifier):

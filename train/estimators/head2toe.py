@@ -1,6 +1,5 @@
 """`Head2ToeClassifier`: columns of all layers chosen by the group lasso, and a head on those kept."""
 
-import logging
 import time
 from collections.abc import Sequence
 from copy import copy
@@ -14,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import memory_limit_bytes
+from toptune.machine.plans import plan_logger
 from toptune.machine.precision import full_precision
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.estimators.fit_rows import training_rows
@@ -36,7 +36,6 @@ from toptune.train.rows.inputs import predict_inputs
 SOLVERS = ("gram", "softmax")
 FRACTIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SHARES = (0.3, 0.1, 0.03)
-plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class Head2ToeClassifier(ScoredClassifier):

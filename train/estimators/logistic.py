@@ -1,6 +1,5 @@
 """`StreamingLogisticClassifier`: multinomial logistic regression, penalties and folds sharing each pass."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -11,6 +10,7 @@ import torch
 
 from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.machine.plans import plan_logger
 from toptune.train.estimators.fit_report import HeadReport, left_out_figures
 from toptune.train.estimators.fit_rows import rows_to_fit
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -29,7 +29,6 @@ from toptune.train.rows.grids import grid_of
 DENSE_FEATURES = 6_000
 DIAGONAL_ROWS = 1_000
 # What a fit is going to do, said before it does it.
-plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class StreamingLogisticClassifier(ScoredClassifier):

@@ -1,6 +1,5 @@
 """`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.machine.plans import plan_logger
 from toptune.train.estimators.fit_report import report_of
 from toptune.train.estimators.fit_rows import training_rows
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -27,7 +27,6 @@ from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.single_fit import solve_once
 
 # What a fit is going to do, said before it does it.
-plan_logger = logging.getLogger("toptune.train.plan")
 
 
 class StreamingRidgeClassifier(ScoredClassifier):

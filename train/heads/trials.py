@@ -1,6 +1,5 @@
 """``--head auto``: heads tried in the order of their cost until a budget of time is spent, the best kept."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from toptune.errors import InputError
+from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import Blocks
 from toptune.train.heads.budget import attempt_within
 from toptune.train.heads.expected_seconds import estimated_seconds
@@ -21,7 +21,6 @@ from toptune.train.solvers.selection import Candidate, choose
 AUTO_HEAD = "auto"
 DEFAULT_BUDGET_SECONDS = 120.0
 # What was tried, said as it happens.
-plan_logger = logging.getLogger("toptune.train.plan")
 
 
 @dataclass(frozen=True, kw_only=True)

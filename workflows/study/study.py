@@ -18,7 +18,7 @@ from toptune.workflows.finetuning.session import finetune
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.checks import check_places
 from toptune.workflows.study.file import Study, read_study
-from toptune.workflows.study.results import (result_of, summarise, warnings_of, write_results)
+from toptune.workflows.study.results import result_of, summarise, warnings_of, write_results
 
 logger = logging.getLogger(__name__)
 

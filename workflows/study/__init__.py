@@ -1,0 +1,1 @@
+"""A cross product of trainings that goes on where it stopped."""
