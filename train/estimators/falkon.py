@@ -25,7 +25,7 @@ from toptune.train.passes.training_rows import Cluster
 from toptune.train.rows.block_reading import check_finite, refuse_non_finite, to_tensor
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.falkon_lib import check_library
-from toptune.train.solvers.kernel_fit import fit_kernel
+from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
@@ -185,8 +185,10 @@ class FalkonClassifier(ScoredClassifier):
         kernels = [kernel_of(self.kernel, width) for width in widths]
         setup_seconds = time.perf_counter() - start
         fitted = fit_kernel(
-            rows, kernels, centers, penalties=penalties, rule=None if self.cv is None else self.selection,
-            choice=choice, center_rows=center_rows, seed=seed,
+            FitProblem(
+                rows=rows, kernels=kernels, centers=centers, center_rows=center_rows, penalties=penalties,
+                rule=None if self.cv is None else self.selection, choice=choice, seed=seed,
+            )
         )  # fmt: skip
         self.classes_ = classes
         self.centers_ = fitted.centers.cpu().numpy()

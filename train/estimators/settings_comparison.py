@@ -10,7 +10,7 @@ import numpy.typing as npt
 from toptune.train.estimators.fit_report import HeadReport, left_out_figures
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
-from toptune.train.solvers.selection import Candidate, choose
+from toptune.train.solvers.selection import choose
 
 Matrix = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -105,32 +105,23 @@ def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weig
         One a setting; its scores are of the rows `calibration_rows` of all.
     """
     n, kept = len(codes), calibration_rows(len(codes))
-    candidates = []
-    for number, result in enumerate(left):
-        fitted = fit_temperature(result.scores, codes[kept], weights[kept])
-        candidates.append(
-            Candidate(
-                map_index=number, sigma=None, penalty=0.0, squared_error=0.0,
-                accuracy=result.correct / float(weights.sum()),
-                log_loss=fitted.log_loss, temperature=fitted.value,
-            )
-        )  # fmt: skip
-    best = choose(candidates, n=n)
-    chosen = dict(settings[best.map_index])
-    assert best.temperature is not None
+    accuracies = [result.correct / float(weights.sum()) for result in left]
+    calibrated = [fit_temperature(result.scores, codes[kept], weights[kept]) for result in left]
+    best = choose(accuracies, [each.log_loss for each in calibrated], n=n)
+    chosen = dict(settings[best])
     return Comparison(
         chosen=chosen,
-        temperature=best.temperature,
-        left_out=left_out_figures(best.accuracy, best.log_loss, n),
+        temperature=calibrated[best].value,
+        left_out=left_out_figures(accuracies[best], calibrated[best].log_loss, n),
         table=[
             {
                 **each,
-                "accuracy": candidate.accuracy,
-                "log_loss": candidate.log_loss,
-                "temperature": candidate.temperature,
-                "is_chosen": candidate is best,
+                "accuracy": accuracies[at],
+                "log_loss": calibrated[at].log_loss,
+                "temperature": calibrated[at].value,
+                "is_chosen": at == best,
             }
-            for each, candidate in zip(settings, candidates, strict=True)
+            for at, each in enumerate(settings)
         ],
         warnings=edges(settings, chosen),
     )

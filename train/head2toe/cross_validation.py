@@ -19,7 +19,7 @@ from toptune.train.head2toe.ranking import Ranking, Rule
 from toptune.train.numerics.calibration import fit_temperature
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
-from toptune.train.solvers.selection import Candidate, choose
+from toptune.train.solvers.selection import Candidate, choose_candidate
 
 # Rules whose left-out predictions are taken, each with its best penalty.
 N_FINALISTS = 10
@@ -115,7 +115,7 @@ def compare(
             log_loss=fitted.log_loss,
             temperature=fitted.value,
         )
-    winner = choose([table[place] for place in places], n=rows.n)
+    winner = choose_candidate([table[place] for place in places], n=rows.n)
     place = table.index(winner)
     table[place] = replace(winner, is_chosen=True)
     return Comparison(

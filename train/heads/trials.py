@@ -16,7 +16,7 @@ from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import Head
 from toptune.train.heads.kinds import tried_heads
 from toptune.train.heads.problem_size import ProblemSize
-from toptune.train.solvers.selection import Candidate, choose
+from toptune.train.solvers.selection import choose
 
 AUTO_HEAD = "auto"
 DEFAULT_BUDGET_SECONDS = 120.0
@@ -116,17 +116,13 @@ def try_heads(
         )
     if not heads:
         raise errors[0]
-    best = _best(table, heads, n=size.n)
+    fitted_rows = list(heads)
+    best = fitted_rows[
+        choose(
+            [table[at]["accuracy"] for at in fitted_rows],
+            [table[at]["log_loss"] for at in fitted_rows],
+            n=size.n,
+        )
+    ]
     table[best]["is_chosen"] = True
     return Trials(head=heads[best], table=table, budget_seconds=budget, seconds=time.perf_counter() - start)
-
-
-def _best(table: Sequence[dict[str, Any]], heads: dict[int, Head], *, n: int) -> int:
-    candidates = [
-        Candidate(
-            map_index=at, sigma=None, penalty=0.0, squared_error=0.0, accuracy=table[at]["accuracy"],
-            log_loss=np.inf if table[at]["log_loss"] is None else table[at]["log_loss"],
-        )
-        for at in heads
-    ]  # fmt: skip
-    return choose(candidates, n=n).map_index

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toptune.train.solvers.selection import Candidate, choose
+from toptune.train.solvers.selection import choose
 
 LAYER_SEARCH = "layer_search.csv"
 
@@ -128,18 +128,13 @@ def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False
         By the figures of the head that checked the short list, of those that have them.
     """
     entered = [choice for choice in choices if not by_head or choice.head_accuracy is not None]
-    candidates = [
-        Candidate(
-            map_index=at,
-            sigma=None,
-            penalty=choice.relative_penalty,
-            squared_error=choice.squared_error,
-            accuracy=choice.head_accuracy if by_head else choice.accuracy,
-            log_loss=choice.head_log_loss if by_head else choice.log_loss,
-        )
-        for at, choice in enumerate(entered)
-    ]
-    return entered[choose(candidates, n=n).map_index]
+    best = choose(
+        [choice.head_accuracy if by_head else choice.accuracy for choice in entered],
+        [choice.head_log_loss if by_head else choice.log_loss for choice in entered],
+        n=n,
+        ties=[choice.squared_error for choice in entered],
+    )
+    return entered[best]
 
 
 def cheapest_of(choices: Sequence[LayerChoice]) -> LayerChoice:

@@ -107,7 +107,6 @@ def solve_falkon(
     NumericalError
         If values are not finite or no jitter makes a preconditioner positive definite.
     """
-    device = maps.centers.device
     limit = TOLERANCE[maps.dtype] if tolerance is None else tolerance
     kept, factor = maps.kept[index], maps.factors[index]
     kernel_rows = KernelRows(
@@ -116,51 +115,27 @@ def solve_falkon(
     system = CentredRows.of(kernel_rows, factor)
     moments = center_moments(maps, index, center_weights)
     descending = tuple(sorted(penalties, reverse=True))
-    n_targets = rows.n_classes
-    size = max(1, columns // n_targets)
+    size = max(1, columns // rows.n_classes)
     betas: list[Tensor] = []
     residuals: list[float] = []
     history: list[float] = []
     worst, n_iterations, jitter = 0, 0, 0.0
     for first in range(0, len(descending), size):
-        group = descending[first : first + size]
-        factors = []
-        for penalty in group:
-            inner, added = factor_made(
-                partial(_shifted, moments, penalty), what=f"the preconditioner at penalty {penalty:g}"
-            )
-            factors.append(inner)
-            jitter = max(jitter, added)
-        of_column = torch.tensor(group, dtype=torch.float64, device=device).repeat_interleave(n_targets)
-
-        def product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
-            return system.product(v) + of_column[numbers] * v
-
-        def fast_product(v: Tensor, numbers: Tensor, of_column: Tensor = of_column) -> Tensor:
-            return system.product(v, is_exact=False) + of_column[numbers] * v
-
-        def precondition(v: Tensor, numbers: Tensor, factors: list[Tensor] = factors) -> Tensor:
-            result = torch.empty_like(v)
-            which = torch.div(numbers, n_targets, rounding_mode="floor")
-            for at in torch.unique(which).tolist():
-                mine = which == at
-                result[:, mine] = solve_factored(factors[at], v[:, mine])
-            return result
-
+        group = _PenaltyGroup.of(system, moments, descending[first : first + size], n_targets=rows.n_classes)
         found = conjugate_gradient(
-            product,
-            precondition,
-            system.cross.repeat(1, len(group)),
-            start=betas[-1].repeat(1, len(group)) if betas else None,
-            fast_product=None if maps.dtype == torch.float64 else fast_product,
+            group.product,
+            group.precondition,
+            system.cross.repeat(1, len(group.factors)),
+            start=betas[-1].repeat(1, len(group.factors)) if betas else None,
+            fast_product=None if maps.dtype == torch.float64 else group.fast_product,
             tolerance=limit,
             max_iterations=max_iterations,
         )
-        betas += torch.split(found.value, n_targets, dim=1)
-        residuals += [float(part.max()) for part in torch.split(found.residuals, n_targets)]
+        betas += torch.split(found.value, rows.n_classes, dim=1)
+        residuals += [float(part.max()) for part in torch.split(found.residuals, rows.n_classes)]
         history += found.history
         n_iterations += found.n_iterations
-        worst = max(worst, REASONS.index(found.reason))
+        worst, jitter = max(worst, REASONS.index(found.reason)), max(jitter, group.jitter)
     return FalkonSolution(
         penalties=descending,
         beta=torch.stack([torch.cat([beta, system.intercept(beta)[None]]) for beta in betas]),
@@ -171,9 +146,70 @@ def solve_falkon(
         n_iterations=n_iterations,
         n_passes=kernel_rows.n_passes,
         feature_mean=torch.linalg.solve_triangular(factor, system.kernel_mean[:, None], upper=False)[:, 0],
-        preconditioner=inner,
+        preconditioner=group.factors[-1],
         jitter=jitter,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PenaltyGroup:
+    """The systems of several penalties, whose columns (one a target and penalty) share each product.
+
+    Attributes
+    ----------
+    system : CentredRows
+        Second moments S of all rows: the system of a penalty is ``S + penalty I``.
+    penalties : Tensor of float64, shape (n_penalties n_targets,)
+        Penalty of each column.
+    factors : list of Tensor of float64, shape (r, r)
+        Lower factor of each penalty's preconditioner.
+    n_targets : int
+    jitter : float
+        Largest jitter that a preconditioner took.
+    """
+
+    system: CentredRows
+    penalties: Tensor
+    factors: list[Tensor]
+    n_targets: int
+    jitter: float
+
+    @classmethod
+    def of(
+        cls, system: CentredRows, moments: Tensor, penalties: Sequence[float], *, n_targets: int
+    ) -> "_PenaltyGroup":
+        """Factor the preconditioner of each penalty, from the moments (r, r) of the centers."""
+        made = [
+            factor_made(
+                partial(_shifted, moments, penalty), what=f"the preconditioner at penalty {penalty:g}"
+            )
+            for penalty in penalties
+        ]
+        of_column = torch.tensor(penalties, dtype=torch.float64, device=moments.device)
+        return cls(
+            system=system,
+            penalties=of_column.repeat_interleave(n_targets),
+            factors=[factor for factor, _ in made],
+            n_targets=n_targets,
+            jitter=max(jitter for _, jitter in made),
+        )
+
+    def product(self, v: Tensor, numbers: Tensor) -> Tensor:
+        """Return the product of the systems with columns (r, k), where `numbers` (k,) says which they are."""
+        return self.system.product(v) + self.penalties[numbers] * v
+
+    def fast_product(self, v: Tensor, numbers: Tensor) -> Tensor:
+        """Return the same product in the arithmetic of the kernel's values."""
+        return self.system.product(v, is_exact=False) + self.penalties[numbers] * v
+
+    def precondition(self, v: Tensor, numbers: Tensor) -> Tensor:
+        """Return the solutions of the preconditioners' systems for columns (r, k)."""
+        result = torch.empty_like(v)
+        which = torch.div(numbers, self.n_targets, rounding_mode="floor")
+        for at in torch.unique(which).tolist():
+            mine = which == at
+            result[:, mine] = solve_factored(self.factors[at], v[:, mine])
+        return result
 
 
 def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:

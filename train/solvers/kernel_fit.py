@@ -55,51 +55,74 @@ class KernelFit:
     sums: SavedSums | None = None
 
 
-def fit_kernel(
-    rows: TrainingRows,
-    kernels: Kernels,
-    centers: Tensor,
-    *,
-    penalties: Sequence[float] | None,
-    rule: str | None,
-    choice: Choice,
-    center_rows: npt.NDArray[np.int64] | None,
-    seed: int,
-) -> KernelFit:
-    """Fit by the solver of the choice.
+@dataclass(frozen=True, kw_only=True)
+class FitProblem:
+    """A kernel head to fit: what every solver is told.
 
-    Parameters
+    Attributes
     ----------
+    rows : TrainingRows
+    kernels : sequence of Radial or Linear
+        One kernel of each width, ascending.
     centers : Tensor, shape (M, d)
-    rule : str or None
-        See `choose`; None where there is nothing to select.
     center_rows : ndarray of int64, shape (M,), or None
         The training rows that the centers are, where they are rows.
+    penalties : sequence of float or None
+        Grid, ascending; None for the default grid.
+    rule : str or None
+        Rule of `choose_candidate` for width and penalty; None where there is nothing to select.
+    choice : Choice
+        The solver, with what it may hold in memory.
     seed : int
-        Of the centers on which an iterative solver selects.
+        Seed of the draw of the centers on which an iterative solver selects.
     """
-    if choice.solver == "direct":
-        return fit_direct(rows, kernels, centers, penalties=penalties, rule=rule, choice=choice)
-    fit = fit_library if choice.solver == "falkon-lib" else fit_iterative
-    return fit(
-        rows, kernels, centers,
-        penalties=penalties, rule=rule, choice=choice, center_rows=center_rows, seed=seed,
-    )  # fmt: skip
+
+    rows: TrainingRows
+    kernels: Kernels
+    centers: Tensor
+    center_rows: npt.NDArray[np.int64] | None
+    penalties: Sequence[float] | None
+    rule: str | None
+    choice: Choice
+    seed: int
+
+    @property
+    def first_penalty(self) -> float:
+        """The penalty of a fit with nothing to select."""
+        return (self.penalties or [0.0])[0]
+
+    def on_some_centers(self) -> NystromMaps:
+        """Draw the centers on which an iterative solver selects, and return the maps on them."""
+        few, centers = self.choice.selection_centers, self.centers
+        subset = np.sort(np.random.default_rng(self.seed).permutation(len(centers))[:few])
+        return NystromMaps.on(self.kernels, centers[torch.from_numpy(subset).to(centers.device)])
+
+    def select(self, maps: NystromMaps) -> Solution:
+        """Choose width and penalty on given maps and fit them, in one pass and a second one."""
+        m, d = maps.centers.shape
+        block_rows = block_rows_for(d=d, rank=m, limit_bytes=self.choice.limit_bytes)
+        device, sigmas = maps.centers.device, [kernel.sigma for kernel in maps.kernels]
+        if self.rule is None:
+            return solve_once(
+                self.rows, maps, sigmas[0], penalty=self.first_penalty, block_rows=block_rows, device=device
+            )
+        return solve(
+            self.rows, maps, sigmas, penalties=self.penalties, block_rows=block_rows, device=device,
+            selection=self.rule,
+        )  # fmt: skip
 
 
-def fit_direct(
-    rows: TrainingRows,
-    kernels: Kernels,
-    centers: Tensor,
-    *,
-    penalties: Sequence[float] | None,
-    rule: str | None,
-    choice: Choice,
-) -> KernelFit:
-    """Select by a rule (None: nothing to select) and fit on the same sums, all centers (M, d) throughout."""
-    # A cluster's workers whiten their sums, and would be sent them in vain.
-    maps = NystromMaps.on(kernels, centers, keep_grams=rows.cluster is None)
-    selection = _select(rows, maps, penalties, rule, choice)
+def fit_kernel(problem: FitProblem) -> KernelFit:
+    """Fit by the solver of the choice."""
+    fits = {"direct": fit_direct, "falkon": fit_iterative, "falkon-lib": fit_library}
+    return fits[problem.choice.solver](problem)
+
+
+def fit_direct(problem: FitProblem) -> KernelFit:
+    """Select and fit on the same sums, with all centers throughout."""
+    # The workers of a cluster whiten their own sums, so they need no kernel matrices of the centers.
+    maps = NystromMaps.on(problem.kernels, problem.centers, keep_grams=problem.rows.cluster is None)
+    selection = problem.select(maps)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
     whitening = maps.whitenings[selection.map_index]
     return KernelFit(
@@ -113,66 +136,43 @@ def fit_direct(
     )
 
 
-def fit_iterative(
-    rows: TrainingRows,
-    kernels: Kernels,
-    centers: Tensor,
-    *,
-    penalties: Sequence[float] | None,
-    rule: str | None,
-    choice: Choice,
-    center_rows: npt.NDArray[np.int64] | None,
-    seed: int,
-) -> KernelFit:
+def fit_iterative(problem: FitProblem) -> KernelFit:
     """Select by the direct path on some of the centers, then fit on all of them by FALKON.
 
-    Width and penalty keep their meaning on more centers of the same kernel: both belong to the full
-    problem that the centers approximate. The temperature is that of the selection too.
+    Width and penalty keep their meaning on more centers of the same kernel, because both belong to the full
+    problem that the centers approximate. The temperature of the selection is kept too.
     """
-    few = choice.selection_centers
+    centers, choice = problem.centers, problem.choice
     selection: Solution | None = None
-    index, penalty = 0, (penalties or [0.0])[0]
-    if rule is not None:
-        maps = _on_some(kernels, centers, few=few, seed=seed)
-        # Its sums are of other centers: not to be kept, nor held meanwhile.
-        selection = replace(_select(rows, maps, penalties, rule, choice), sums=None)
+    index, penalty = 0, problem.first_penalty
+    if problem.rule is not None:
+        maps = problem.on_some_centers()
+        # These sums are of other centers than the fit's: they are neither kept nor held meanwhile.
+        selection = replace(problem.select(maps), sums=None)
         index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
-    if few < len(centers):
-        maps, index = NystromMaps.on([kernels[index]], centers), 0
-    whitening = maps.whitenings[index]
-    weights = None if center_rows is None else torch.from_numpy(rows.weights[center_rows]).to(centers.device)
+    if choice.selection_centers < len(centers):
+        maps, index = NystromMaps.on([problem.kernels[index]], centers), 0
     found = solve_falkon(
-        rows,
+        problem.rows,
         maps,
         index,
         [penalty],
         block_rows=block_rows_for(d=centers.shape[1], rank=len(centers), limit_bytes=choice.limit_bytes),
         is_cached=choice.is_cached,
-        center_weights=weights,
+        center_weights=_center_weights(problem),
     )
-    beta = found.beta[0]
-    kept, dual = maps.coefficients(index, beta[:-1])
-    seconds = {"iteration": time.perf_counter() - start}
-    if selection is None:
-        # The preconditioner is near the system, and leverages taken from it are near those of the fit.
-        left = leave_one_out(
-            rows, maps, index, beta=beta, mean=found.feature_mean, factor=found.preconditioner
-        )
-        seconds["total"] = time.perf_counter() - start
-        selection = once_solution(
-            kernels[0].sigma, penalty, beta, left, seconds=seconds, n_passes=found.n_passes, sums=None
-        )
-    else:
-        seconds = {**selection.seconds, "selection": selection.seconds["total"], **seconds}
-        seconds["total"] = seconds["selection"] + seconds["iteration"]
-        selection = replace(
-            selection, beta=beta, n_passes=selection.n_passes + found.n_passes, seconds=seconds
-        )
+    kept, dual = maps.coefficients(index, found.beta[0, :-1])
+    selection = (
+        _calibrated(problem, maps, index, found, start=start)
+        if selection is None
+        else _refitted(selection, found, start=start)
+    )
+    whitening = maps.whitenings[index]
     return KernelFit(
         centers=kept,
         dual=dual,
-        intercept=beta[-1],
+        intercept=found.beta[0, -1],
         selection=replace(selection, warnings=(*selection.warnings, *_iteration_notes(found))),
         kept=whitening.kept,
         smallest_pivot=whitening.smallest_pivot,
@@ -184,35 +184,59 @@ def fit_iterative(
             "history": list(found.history),
             "preconditioner_jitter": found.jitter,
             "is_kernel_cached": choice.is_cached,
-            "selected_on_centers": few,
+            "selected_on_centers": choice.selection_centers,
         },
     )
 
 
-def fit_library(
-    rows: TrainingRows,
-    kernels: Kernels,
-    centers: Tensor,
-    *,
-    penalties: Sequence[float] | None,
-    rule: str | None,
-    choice: Choice,
-    center_rows: npt.NDArray[np.int64] | None,
-    seed: int,
-) -> KernelFit:
-    """Select by the direct path on some of the centers (M, d), then fit on all of them by FalkonML.
+def _center_weights(problem: FitProblem) -> Tensor | None:
+    if problem.center_rows is None:
+        return None
+    return torch.from_numpy(problem.rows.weights[problem.center_rows]).to(problem.centers.device)
 
-    With nothing to select, the temperature alone comes from there.
+
+def _calibrated(
+    problem: FitProblem, maps: NystromMaps, index: int, found: FalkonSolution, *, start: float
+) -> Solution:
+    """Account for a fit with nothing to select: its probabilities are calibrated on leave-one-out scores.
+
+    The preconditioner is near the system, so leverages taken from it are near the leverages of the fit.
     """
-    maps = _on_some(kernels, centers, few=choice.selection_centers, seed=seed)
-    selection = replace(_select(rows, maps, penalties, rule, choice), sums=None)
+    beta, seconds = found.beta[0], {"iteration": time.perf_counter() - start}
+    left = leave_one_out(
+        problem.rows, maps, index, beta=beta, mean=found.feature_mean, factor=found.preconditioner
+    )
+    seconds["total"] = time.perf_counter() - start
+    return once_solution(
+        problem.kernels[0].sigma, problem.first_penalty, beta, left,
+        seconds=seconds, n_passes=found.n_passes, sums=None,
+    )  # fmt: skip
+
+
+def _refitted(selection: Solution, found: FalkonSolution, *, start: float) -> Solution:
+    """Put the coefficients of the iteration in the place of the coefficients of the selection."""
+    iteration = time.perf_counter() - start
+    seconds = {**selection.seconds, "selection": selection.seconds["total"], "iteration": iteration}
+    seconds["total"] = seconds["selection"] + iteration
+    return replace(
+        selection, beta=found.beta[0], n_passes=selection.n_passes + found.n_passes, seconds=seconds
+    )
+
+
+def fit_library(problem: FitProblem) -> KernelFit:
+    """Select by the direct path on some of the centers, then fit on all of them by FalkonML.
+
+    With nothing to select, only the temperature comes from there.
+    """
+    centers, choice = problem.centers, problem.choice
+    selection = replace(problem.select(problem.on_some_centers()), sums=None)
     start = time.perf_counter()
     found = solve_library(
-        rows,
-        kernels[selection.map_index],
+        problem.rows,
+        problem.kernels[selection.map_index],
         centers,
         selection.chosen.penalty,
-        center_rows=center_rows,
+        center_rows=problem.center_rows,
         is_stored=choice.is_cached,
     )
     seconds = {**selection.seconds, "selection": selection.seconds["total"]}
@@ -244,29 +268,6 @@ def fit_library(
             "selected_on_centers": choice.selection_centers,
         },
     )
-
-
-def _on_some(kernels: Kernels, centers: Tensor, *, few: int, seed: int) -> NystromMaps:
-    subset = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
-    return NystromMaps.on(kernels, centers[torch.from_numpy(subset).to(centers.device)])
-
-
-def _select(
-    rows: TrainingRows,
-    maps: NystromMaps,
-    penalties: Sequence[float] | None,
-    rule: str | None,
-    choice: Choice,
-) -> Solution:
-    m, d = maps.centers.shape
-    block_rows = block_rows_for(d=d, rank=m, limit_bytes=choice.limit_bytes)
-    device, sigmas = maps.centers.device, [kernel.sigma for kernel in maps.kernels]
-    if rule is not None:
-        return solve(
-            rows, maps, sigmas, penalties=penalties, block_rows=block_rows, device=device, selection=rule
-        )
-    penalty = (penalties or [0.0])[0]
-    return solve_once(rows, maps, sigmas[0], penalty=penalty, block_rows=block_rows, device=device)
 
 
 def _iteration_notes(found: FalkonSolution) -> list[str]:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,18 +17,18 @@ from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import FoldSums, sums_bytes
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.ridge import CentredSystem, LeftOut, left_out
-from toptune.train.solvers.selection import Candidate, choose, edge_notes, numerical_notes
+from toptune.train.solvers.selection import Candidate, choose_candidate, edge_notes, numerical_notes
 
 logger = logging.getLogger(__name__)
 
-# Penalties of the default grid in units of the features' total variance, so that one grid serves every
+# The default grid of penalties is in units of the features' total variance, so that one grid serves every
 # kernel, width and scale of the input.
 RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
-# Sums of widths beyond this are taken in further passes.
+# Where the sums of all widths take more memory than this, further passes take those of the other widths.
 SUMS_BYTES = 4 * 2**30
 # Up to this rank every fold tries every penalty; above, one fold tells the others which to try.
 EXHAUSTIVE_RANK = 512
-# There, a map whose least error on that fold is so many times another's is not tried on the others.
+# Above that rank, a map whose least error on the one fold is this many times another map's is given up.
 HOPELESS = 1.2
 
 
@@ -42,19 +42,26 @@ class Solution:
         The chosen feature map.
     beta : Tensor of float64, shape (r + 1, n_classes)
         Coefficients, the intercept last.
+    temperature : float
+        Probabilities are the softmax of scores divided by the temperature.
     chosen : Candidate
+        Row of the table that was chosen.
     table : tuple of Candidate
         Everything that was compared.
+    jitter : float
+        Largest share of the mean diagonal that had to be added to a system; 0 is none.
+    n_clipped : int
+        Closed-form errors that canceled to below 0.
     warnings : tuple of str
         What a user should know: a choice at the edge of its grid, jitter, cancellation.
     n_passes : int
         Times the rows were read.
+    seconds : dict
+        Seconds of each phase, and their total.
     sums : FoldSums or None
-        Of the chosen map, over all rows; None after an iterative fit.
+        Sums of the chosen map over all rows; None after an iterative fit.
     calibration : str
         What the temperature was fitted to.
-    seconds : dict
-        Of each phase.
     """
 
     map_index: int
@@ -71,6 +78,60 @@ class Solution:
     calibration: str = "softmax of scores with one temperature fitted out of fold"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """What every step of `solve` needs: see there."""
+
+    rows: TrainingRows
+    maps: Maps
+    sigmas: Sequence[float | None]
+    penalties: Sequence[float] | None
+    block_rows: int
+    device: torch.device
+    progress: Callable[[int], None] | None
+
+    def accumulate(
+        self, indices: list[int], *, keep_raw: bool = False, seconds: dict[str, float] | None = None
+    ) -> list[FoldSums]:
+        """Take the sums of some of the maps in one pass over the rows."""
+        return accumulate(
+            self.rows,
+            self.maps,
+            indices,
+            block_rows=self.block_rows,
+            device=self.device,
+            keep_raw=keep_raw,
+            seconds=seconds,
+            progress=self.progress,
+        )
+
+
+@dataclass(kw_only=True)
+class _Comparison:
+    """What the passes found so far.
+
+    Attributes
+    ----------
+    table : list of Candidate
+        Every (map, penalty).
+    finalists : list of (int, int)
+        Map and row of the table of the candidates whose left-out rows are predicted.
+    betas : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
+        Coefficients of each finalist on the basis of its map, by its row of the table.
+    sums : dict of int to FoldSums
+        Sums of each map, where those of all maps fit into memory.
+    """
+
+    table: list[Candidate] = field(default_factory=list)
+    finalists: list[tuple[int, int]] = field(default_factory=list)
+    betas: dict[int, Tensor] = field(default_factory=dict)
+    sums: dict[int, FoldSums] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    jitter: float = 0.0
+    n_clipped: int = 0
+    n_passes: int = 0
+
+
 def solve(
     rows: TrainingRows,
     maps: Maps,
@@ -84,11 +145,9 @@ def solve(
 ) -> Solution:
     """Choose map and penalty by cross-validation, then fit to all rows.
 
-    First pass: left-out squared errors of every (map, penalty) from the sums alone. Second pass:
-    left-out predictions of the finalists (of every map the best penalty and its two neighbors).
-    Among finalists whose accuracy is within half a standard error of the best, the one of least
-    log-loss wins, at its own temperature: accuracy alone is decided by a few rows in a set of a
-    thousand images.
+    The first pass gives left-out squared errors of every (map, penalty) from the sums alone. The second pass
+    predicts the left-out rows of the finalists, which are the best penalty of every map and its two
+    neighbors. Among the finalists `choose_candidate` decides, and the winner keeps its own temperature.
 
     Parameters
     ----------
@@ -101,130 +160,165 @@ def solve(
         Grid, ascending; None for `RELATIVE_PENALTIES` times the total variance of each map's features.
     block_rows : int
         Rows read at a time.
+    device : torch.device
+        Device of the sums.
     selection : {"accuracy", "one-se", "squared-error"}
-        Rule of the choice among finalists; see `choose`.
+        Rule of the choice among finalists; see `choose_candidate`.
+    progress : callable, optional
+        Called with the number of rows read so far.
+
+    Raises
+    ------
+    NumericalError
+        If no penalty of the grid gives a system that can be solved.
     """
     clock = time.perf_counter()
-    seconds: dict[str, float] = {}
-    wanted = list(range(len(sigmas)))
-    # All sums are kept when they fit, else taken again for the finalists.
-    groups = _groups(rows, maps)
-    table: list[Candidate] = []
-    finalists: list[tuple[int, int]] = []
-    betas: dict[int, Tensor] = {}
-    kept_sums: dict[int, FoldSums] = {}
-    jitter, n_clipped, n_passes = 0.0, 0, 0
-    pass_seconds = solve_seconds = 0.0
-    results: dict[int, LeftOut] = {}
-    grids: dict[int, list[float]] = {}
+    problem = _Problem(
+        rows=rows, maps=maps, sigmas=sigmas, penalties=penalties, block_rows=block_rows, device=device,
+        progress=progress,
+    )  # fmt: skip
+    found = _compare_by_sums(problem)
+    _score_finalists(problem, found)
+    winner = choose_candidate([found.table[row] for _, row in found.finalists], n=rows.n, rule=selection)
+    chosen = replace(winner, is_chosen=True)
+    found.table[found.table.index(winner)] = chosen
+    return _fit_chosen(problem, found, chosen, clock=clock)
+
+
+def _compare_by_sums(problem: _Problem) -> _Comparison:
+    """Enter every (map, penalty) with its left-out squared error, from as few passes as memory allows."""
+    found, phases = _Comparison(), dict[str, float]()
+    # All sums are kept when they fit, else taken again for the map that is chosen.
+    groups = _groups(problem.rows, problem.maps)
+    pass_seconds = path_seconds = 0.0
     bound = math.inf
-    phases: dict[str, float] = {}
     for group in groups:
         start = time.perf_counter()
-        group_sums = accumulate(
-            rows,
-            maps,
-            group,
-            block_rows=block_rows,
-            device=device,
-            keep_raw=True,
-            seconds=phases,
-            progress=progress,
-        )
-        n_passes += 1
+        group_sums = problem.accumulate(group, keep_raw=True, seconds=phases)
+        found.n_passes += 1
         pass_seconds += time.perf_counter() - start
         start = time.perf_counter()
-        for index in sorted(group, key=lambda index: abs(2 * index - (len(sigmas) - 1))):
-            is_exhaustive = maps.ranks[index] <= EXHAUSTIVE_RANK
-            grids[index] = penalty_grid(group_sums[index - group[0]], penalties)
-            results[index] = left_out(
-                group_sums[index - group[0]],
-                grids[index],
-                is_exhaustive=is_exhaustive,
-                bound=math.inf if is_exhaustive else bound,
-            )
-            if not is_exhaustive:
-                bound = min(bound, HOPELESS * results[index].first_error)
-        for index, sums in zip(group, group_sums, strict=True):
-            result, grid = results.pop(index), grids[index]
-            jitter, n_clipped = max(jitter, result.jitter), n_clipped + result.n_clipped
-            for at, penalty in enumerate(grid):
-                tried = result.is_tried[at]
-                error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
-                if at in result.coefficients and abs(at - result.best) <= 1 and np.isfinite(error):
-                    finalists.append((index, len(table)))
-                    betas[len(table)] = _on_basis(maps, index, sums, result.coefficients[at])
-                table.append(
-                    Candidate(
-                        map_index=index,
-                        sigma=sigmas[index],
-                        penalty=penalty,
-                        squared_error=error,
-                        n_folds=int(tried.sum()),
-                    )
-                )
-            if len(groups) == 1:
-                kept_sums[index] = sums
-        solve_seconds += time.perf_counter() - start
-    if not finalists:
+        by_map = dict(zip(group, group_sums, strict=True))
+        results, bound = _leave_folds_out(problem, by_map, bound)
+        for index, sums in by_map.items():
+            _enter(problem, found, index, sums, *results.pop(index))
+        if len(groups) == 1:
+            found.sums = by_map
+        path_seconds += time.perf_counter() - start
+    if not found.finalists:
         raise NumericalError(
             "no penalty of the grid gave a positive definite system; raise the penalties or standardise"
         )
-    seconds |= {"pass": pass_seconds, "path": solve_seconds, **phases}
-    start = time.perf_counter()
+    found.seconds |= {"pass": pass_seconds, "path": path_seconds, **phases}
+    return found
+
+
+def _leave_folds_out(
+    problem: _Problem, by_map: dict[int, FoldSums], bound: float
+) -> tuple[dict[int, tuple[list[float], LeftOut]], float]:
+    """Return the penalties of each map with their left-out errors, and the bound for maps of later groups.
+
+    Widths in the middle of the grid come first, because they are the likeliest to be good, and a map whose
+    least error on one fold is `HOPELESS` times another's is not tried on the other folds.
+    """
+    results: dict[int, tuple[list[float], LeftOut]] = {}
+    for index in sorted(by_map, key=lambda index: abs(2 * index - (len(problem.sigmas) - 1))):
+        is_exhaustive = problem.maps.ranks[index] <= EXHAUSTIVE_RANK
+        grid = penalty_grid(by_map[index], problem.penalties)
+        result = left_out(
+            by_map[index], grid, is_exhaustive=is_exhaustive, bound=math.inf if is_exhaustive else bound
+        )
+        if not is_exhaustive:
+            bound = min(bound, HOPELESS * result.first_error)
+        results[index] = grid, result
+    return results, bound
+
+
+def _enter(
+    problem: _Problem, found: _Comparison, index: int, sums: FoldSums, grid: list[float], result: LeftOut
+) -> None:
+    """Enter the penalties of a map into the table; the best one and its neighbors become finalists."""
+    found.jitter = max(found.jitter, result.jitter)
+    found.n_clipped += result.n_clipped
+    for at, penalty in enumerate(grid):
+        tried = result.is_tried[at]
+        error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
+        if at in result.coefficients and abs(at - result.best) <= 1 and np.isfinite(error):
+            row = len(found.table)
+            found.finalists.append((index, row))
+            found.betas[row] = _on_basis(problem.maps, index, sums, result.coefficients[at])
+        found.table.append(
+            Candidate(
+                map_index=index,
+                sigma=problem.sigmas[index],
+                penalty=penalty,
+                squared_error=error,
+                n_folds=int(tried.sum()),
+            )
+        )
+
+
+def _score_finalists(problem: _Problem, found: _Comparison) -> None:
+    """Predict the left-out rows of the finalists in a second pass, and enter accuracy and log-loss."""
+    start, rows = time.perf_counter(), problem.rows
     left, kept = predict_left_out(
-        rows, maps, [(index, betas[row]) for index, row in finalists],
-        block_rows=block_rows, device=device, progress=progress,
-    )  # fmt: skip
-    n_passes += 1
+        rows,
+        problem.maps,
+        [(index, found.betas[row]) for index, row in found.finalists],
+        block_rows=problem.block_rows,
+        device=problem.device,
+        progress=problem.progress,
+    )
+    found.n_passes += 1
     total = float(rows.weights.sum())
-    for (_, row), result_of in zip(finalists, left, strict=True):
-        fitted: Temperature = fit_temperature(result_of.scores, rows.codes[kept], rows.weights[kept])
-        table[row] = replace(
-            table[row],
-            accuracy=result_of.correct / total,
+    for (_, row), result in zip(found.finalists, left, strict=True):
+        fitted: Temperature = fit_temperature(result.scores, rows.codes[kept], rows.weights[kept])
+        found.table[row] = replace(
+            found.table[row],
+            accuracy=result.correct / total,
             log_loss=fitted.log_loss,
             temperature=fitted.value,
         )
-    seconds["second_pass"] = time.perf_counter() - start
-    winner = choose([table[row] for _, row in finalists], n=rows.n, rule=selection)
-    chosen = replace(winner, is_chosen=True)
-    table[table.index(winner)] = chosen
-    start = time.perf_counter()
-    if chosen.map_index not in kept_sums:
-        kept_sums[chosen.map_index] = accumulate(
-            rows, maps, [chosen.map_index], block_rows=block_rows, device=device, progress=progress
-        )[0]
-        n_passes += 1
-    sums = kept_sums[chosen.map_index]
-    whole = sums.total()
+    found.seconds["second_pass"] = time.perf_counter() - start
+
+
+def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clock: float) -> Solution:
+    """Fit the chosen map and penalty to all rows; `clock` is when `solve` began."""
+    start, index = time.perf_counter(), chosen.map_index
+    if index not in found.sums:
+        (found.sums[index],) = problem.accumulate([index])
+        found.n_passes += 1
+    whole = found.sums[index].total()
     system = CentredSystem.of(whole.gram[0], whole.cross[0], whole.metric)
-    beta, final_jitter = system.solve(chosen.penalty)
+    beta, jitter = system.solve(chosen.penalty)
     beta = whole.of_features(beta)
-    seconds["fit"] = time.perf_counter() - start
+    seconds = found.seconds | {"fit": time.perf_counter() - start}
     seconds["total"] = time.perf_counter() - clock
     assert chosen.temperature is not None
-    jitter = max(jitter, final_jitter)
-    notes = [*edge_notes(chosen, table, wanted), *numerical_notes(jitter, n_clipped, table)]
+    jitter = max(found.jitter, jitter)
+    notes = [
+        *edge_notes(chosen, found.table, list(range(len(problem.sigmas)))),
+        *numerical_notes(jitter, found.n_clipped, found.table),
+    ]
     for note in notes:
         logger.info("%s", note)
     return Solution(
-        map_index=chosen.map_index,
+        map_index=index,
         beta=beta,
         temperature=chosen.temperature,
         chosen=chosen,
-        table=tuple(table),
+        table=tuple(found.table),
         jitter=jitter,
-        n_clipped=n_clipped,
+        n_clipped=found.n_clipped,
         warnings=tuple(notes),
-        n_passes=n_passes,
+        n_passes=found.n_passes,
         seconds=seconds,
-        sums=sums,
+        sums=found.sums[index],
     )
 
 
 def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[float]:
-    """Return the penalties to compare: those given, or the default grid in this map's own scale."""
+    """Return the penalties to compare: the penalties given, or the default grid in the scale of the map."""
     if penalties is not None:
         return sorted(penalties)
     total = sums.total().whitened()
@@ -233,13 +327,18 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
 
 
 def _on_basis(maps: Maps, index: int, sums: FoldSums, beta: Tensor) -> Tensor:
-    """Coefficients (n_folds, r + 1, n_targets) of the basis, whichever the sums are of."""
+    """Return coefficients (n_folds, r + 1, n_targets) of the map's basis.
+
+    Where the sums are of plain kernel values the coefficients are those of the basis already; else they are
+    those of whitened features, and the map changes them.
+    """
     if sums.factor is not None:
         return beta
     return torch.cat([maps.on_basis(index, beta[:, :-1]), beta[:, -1:]], dim=1)
 
 
 def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:
+    """Divide the maps into groups whose sums fit into `SUMS_BYTES` together."""
     groups: list[list[int]] = [[]]
     held = 0
     for index, rank in enumerate(maps.ranks):

@@ -17,17 +17,20 @@ class Candidate:
 
     Attributes
     ----------
+    map_index : int
+        Position of the feature map among those compared.
     sigma : float or None
-        Width; None for a map without one.
+        Width of the kernel; None for a map without one.
     penalty : float
-        The λ of (1/n) loss + λ norm^2.
+        The λ of ``(1/n) loss + λ norm^2``.
     squared_error : float
         Left-out squared error a row, in closed form; NaN where a fold could not be fitted.
     n_folds : int
-        Folds that it is taken over: all, or one where that one told that the penalty or the map is no
-        candidate.
+        Folds that the squared error is taken over: all of them, or one fold where that fold ruled out the
+        penalty or the map.
     accuracy, log_loss, temperature : float or None
-        Of the left-out predictions; known for finalists only.
+        Figures of the left-out predictions, and the temperature of the log-loss; known for finalists only.
+    is_chosen : bool
     """
 
     map_index: int
@@ -41,28 +44,73 @@ class Candidate:
     is_chosen: bool = False
 
 
-def choose(finalists: Sequence[Candidate], *, n: int, rule: str = "accuracy") -> Candidate:
-    """Choose among finalists by their left-out figures.
+def choose(
+    accuracies: Sequence[float | None],
+    log_losses: Sequence[float | None],
+    *,
+    n: int,
+    ties: Sequence[float] | None = None,
+) -> int:
+    """Return the position of the best of some left-out figures.
+
+    Among those whose accuracy is within half a standard error of the best accuracy, the one of least log-loss
+    wins: accuracy alone is decided by a few rows in a set of a thousand.
+
+    Parameters
+    ----------
+    accuracies, log_losses : sequence of float or None
+        None counts as an accuracy of 0, and as an infinite log-loss.
+    n : int
+        Rows that the figures are taken over.
+    ties : sequence of float, optional
+        Figures, the smaller the better, that decide between equal log-losses; by default the first wins.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> choose([0.95, 0.94, 0.80], [0.30, 0.20, 0.10], n=1000)
+    0
+    >>> choose([0.95, 0.94, 0.80], [0.30, 0.20, 0.10], n=100)
+    1
+    """
+    losses = [np.inf if loss is None else loss for loss in log_losses]
+    near = _near_best(accuracies, n=n, standard_errors=_TIE_STANDARD_ERRORS)
+    return min(near, key=lambda at: (losses[at], 0.0 if ties is None else ties[at]))
+
+
+def choose_candidate(finalists: Sequence[Candidate], *, n: int, rule: str = "accuracy") -> Candidate:
+    """Choose among the finalists of a table.
 
     Parameters
     ----------
     finalists : sequence of Candidate
     n : int
-        Rows that the figures are of.
+        Rows that the figures are taken over.
     rule : {"accuracy", "one-se", "squared-error"}
-        Least log-loss among those whose accuracy is within half a standard error of the best; the largest
-        penalty among those within one standard error (Hastie, Tibshirani & Friedman 2009, §7.10); or least
-        squared error.
+        ``"accuracy"`` is the rule of `choose`, with the squared error for ties. ``"one-se"`` takes the
+        largest penalty among those whose accuracy is within one standard error of the best (Hastie,
+        Tibshirani & Friedman 2009, section 7.10). ``"squared-error"`` takes the least squared error.
     """
     if rule == "squared-error":
         return min(finalists, key=lambda candidate: candidate.squared_error)
-    best = max(candidate.accuracy or 0.0 for candidate in finalists)
-    standard_error = float(np.sqrt(best * (1 - best) / n)) if best < 1 else 0.0
-    margin = standard_error * (1.0 if rule == "one-se" else _TIE_STANDARD_ERRORS)
-    tied = [candidate for candidate in finalists if (candidate.accuracy or 0.0) >= best - margin - 1e-12]
+    accuracies = [candidate.accuracy for candidate in finalists]
     if rule == "one-se":
-        return max(tied, key=lambda candidate: (candidate.penalty, -(candidate.log_loss or np.inf)))
-    return min(tied, key=lambda candidate: (candidate.log_loss, candidate.squared_error))
+        near = [finalists[at] for at in _near_best(accuracies, n=n, standard_errors=1.0)]
+        return max(near, key=lambda candidate: (candidate.penalty, -(candidate.log_loss or np.inf)))
+    log_losses = [candidate.log_loss for candidate in finalists]
+    squared_errors = [candidate.squared_error for candidate in finalists]
+    return finalists[choose(accuracies, log_losses, n=n, ties=squared_errors)]
+
+
+def _near_best(accuracies: Sequence[float | None], *, n: int, standard_errors: float) -> list[int]:
+    """Return the positions of the accuracies within so many (binomial) standard errors of the best one."""
+    best = max(accuracy or 0.0 for accuracy in accuracies)
+    standard_error = float(np.sqrt(best * (1 - best) / n)) if best < 1 else 0.0
+    least = best - standard_error * standard_errors - 1e-12
+    return [at for at, accuracy in enumerate(accuracies) if (accuracy or 0.0) >= least]
 
 
 def check_selection(rule: str) -> str:

@@ -17,7 +17,7 @@ from toptune.train.heads.heads import HEADS
 from toptune.train.heads.kinds import tried_heads
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.heads.trials import try_heads
-from toptune.train.solvers.selection import Candidate, choose
+from toptune.train.solvers.selection import choose
 
 Build = Callable[..., FeatureCache]
 OPTIONS: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3}
@@ -53,13 +53,9 @@ def test_the_best_is_kept_by_the_common_rule(rings: Any) -> None:
     assert not any(row["skipped"] for row in trials.table)
     by_name = {row["head"]: row for row in trials.table}
     assert by_name["ridge"]["accuracy"] < 0.75 < 0.9 < by_name["falkon"]["accuracy"]
-    candidates = [
-        Candidate(map_index=at, sigma=None, penalty=0, squared_error=0, accuracy=row["accuracy"],
-                  log_loss=row["log_loss"])
-        for at, row in enumerate(trials.table)
-    ]  # fmt: skip
     (chosen,) = (at for at, row in enumerate(trials.table) if row["is_chosen"])
-    assert choose(candidates, n=len(y)).map_index == chosen
+    figures = [[row[name] for row in trials.table] for name in ("accuracy", "log_loss")]
+    assert choose(*figures, n=len(y)) == chosen
     assert trials.head.name == trials.table[chosen]["head"]
     assert (trials.head.predict(X) == np.array(y)).mean() > 0.9
     # On the same folds as by itself.

@@ -23,7 +23,7 @@ from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.folds import FoldsReducedWarning
 from toptune.train.solvers.one_pass import solve
 from toptune.train.solvers.ridge import CentredSystem, left_out
-from toptune.train.solvers.selection import Candidate, choose
+from toptune.train.solvers.selection import Candidate, choose_candidate
 
 CPU = torch.device("cpu")
 Matrix = npt.NDArray[np.float64]
@@ -334,8 +334,8 @@ def test_choice_prefers_log_loss_among_accuracies_that_are_as_good() -> None:
         )
 
     better, tied, worse = candidate(0.900, 0.5), candidate(0.897, 0.3), candidate(0.80, 0.1)
-    assert choose([better, tied, worse], n=1000) is tied
-    assert choose([better, tied, worse], n=1_000_000) is better
+    assert choose_candidate([better, tied, worse], n=1000) is tied
+    assert choose_candidate([better, tied, worse], n=1_000_000) is better
 
 
 def test_other_rules_of_choice() -> None:
@@ -351,10 +351,10 @@ def test_other_rules_of_choice() -> None:
 
     finalists = [candidate(1e-6, 0.900, 0.2), candidate(1e-4, 0.893, 0.3), candidate(1e-2, 0.85, 0.1)]
     # One standard error of 0.9 in a thousand rows is 0.0095.
-    assert choose(finalists, n=1000, rule="one-se") is finalists[1]
-    assert choose(finalists, n=100, rule="one-se") is finalists[1]
-    assert choose(finalists, n=30, rule="one-se") is finalists[2]
-    assert choose(finalists, n=1000, rule="squared-error") is finalists[2]
+    assert choose_candidate(finalists, n=1000, rule="one-se") is finalists[1]
+    assert choose_candidate(finalists, n=100, rule="one-se") is finalists[1]
+    assert choose_candidate(finalists, n=30, rule="one-se") is finalists[2]
+    assert choose_candidate(finalists, n=1000, rule="squared-error") is finalists[2]
 
 
 @pytest.mark.parametrize("estimator", [FalkonClassifier, StreamingRidgeClassifier])
