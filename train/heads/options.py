@@ -1,63 +1,133 @@
-"""Options of `train` that belong to some heads only."""
+"""`HeadOptions`: which head is trained, and what that head is told, checked without loading torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from toptune.errors import InputError
-from toptune.train.heads.trials import AUTO_HEAD
+from toptune.train.heads.kinds import KINDS, default_preprocessing, is_cross_validated
 
-_FALKON_DEFAULTS = {"kernel": "gaussian", "n_centers": 1000, "solver": "auto"}
-
-
-def head_params(
-    head: str,
-    params: Mapping[str, Any] | None,
-    *,
-    penalty: float | Sequence[float] | None,
-    sigma: float | Sequence[float] | None,
-    kernel: str,
-    n_centers: int,
-    solver: str,
-) -> dict[str, Any]:
-    """Put the options that a head takes among its parameters; refuse those that it does not."""
-    given = dict(params or {})
-    options = {"kernel": kernel, "sigma": sigma, "penalty": penalty, "n_centers": n_centers}
-    if head == "falkon":
-        return options | {"solver": solver} | given
-    if head == "falkon-logistic" and solver == _FALKON_DEFAULTS["solver"]:
-        return options | given
-    takes_penalty = head in ("ridge", "logistic", "head2toe")
-    if takes_penalty and penalty is not None:
-        given = {"penalty": penalty} | given
-    strange = {
-        "solver": solver != _FALKON_DEFAULTS["solver"],
-        "sigma": sigma is not None,
-        "penalty": penalty is not None and not takes_penalty,
-        "kernel": kernel != _FALKON_DEFAULTS["kernel"],
-        "n_centers": n_centers != _FALKON_DEFAULTS["n_centers"],
-    }
-    for name, is_given in strange.items():
-        if is_given:
-            raise InputError(f"{name} has no meaning for head {head!r}; leave it out, or use head 'falkon'")
-    return given
+AUTO_HEAD = "auto"
+# Defaults of the options that only some heads take, in the order in which they are checked.
+_DEFAULTS = {"solver": "auto", "sigma": None, "penalty": None, "kernel": "gaussian", "n_centers": 1000}
 
 
-def check_auto(
-    head: str, given: Mapping[str, Any], *, budget: float | None, cv: int | str | None, dask: str | None
-) -> None:
-    """Refuse what head auto cannot do, and a budget for any other head."""
-    if head != AUTO_HEAD:
-        if budget is not None:
-            raise InputError(f"budget has no meaning for head {head!r}; leave it out, or use head 'auto'")
-        return
-    if budget is not None and not budget > 0:
-        raise InputError(f"budget is {budget:g} seconds; give more than 0")
-    if given:
-        raise InputError(
-            f"params {', '.join(given)} have no meaning for head 'auto', which takes every head by its "
-            "defaults; name the head"
-        )
-    if cv is None:
-        raise InputError("cv is None, but head 'auto' compares by cross-validation; give a number of folds")
-    if dask is not None:
-        raise InputError(f"dask is {dask!r}, which head 'auto' does not know; use falkon or ridge")
+class HeadArguments(TypedDict, total=False):
+    """The keywords of `HeadOptions`."""
+
+    head: str
+    params: Mapping[str, Any] | None
+    penalty: float | Sequence[float] | None
+    sigma: float | Sequence[float] | None
+    kernel: str
+    n_centers: int
+    solver: str
+    cv: int | str | None
+    class_weight: str | None
+    budget: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Which head is trained, with which hyperparameters.
+
+    Attributes
+    ----------
+    head : str
+        One of `toptune.train.HEADS`; or ``sklearn:package.Class``, any scikit-learn classifier; or ``auto``,
+        which tries heads within `budget` and keeps the best one by cross-validation.
+    params : mapping, optional
+        Parameters of the head itself, such as ``{"n_neighbors": 5}`` for ``knn``.
+    penalty, sigma : float or sequence of float, optional
+        Penalty of heads ``falkon``, ``falkon-logistic``, ``ridge``, ``logistic`` and ``head2toe``; width of
+        the kernel of the first two. A sequence is a grid to select from. By default cross-validation selects
+        among values that fit the data.
+    kernel : str
+        ``gaussian``, ``laplacian``, ``matern12``, ``matern32``, ``matern52`` or ``linear``, for heads
+        ``falkon`` and ``falkon-logistic``.
+    n_centers : int
+        Nystroem centers of the two kernel heads.
+    solver : {"auto", "direct", "falkon", "falkon-lib"}
+        How head ``falkon`` is solved: from Gram matrices summed in one pass, by preconditioned conjugate
+        gradient, or by the library FalkonML; ``auto`` takes the cheaper of the first two.
+    cv : int, "leave-one-group-out" or None
+        Folds of the selection: buckets of a hash of the id (or group), whatever the labels; or one fold for
+        each group of `group_by`; or none, for heads ``falkon`` and ``ridge`` with one width and one penalty.
+    class_weight : None or "balanced"
+        ``balanced`` weighs rows by the inverse frequency of their class.
+    budget : float, optional
+        Seconds that head ``auto`` may take for all its fits; 120 by default.
+
+    Raises
+    ------
+    InputError
+        For an option that the head does not take.
+    """
+
+    head: str = "falkon"
+    params: Mapping[str, Any] | None = None
+    penalty: float | Sequence[float] | None = None
+    sigma: float | Sequence[float] | None = None
+    kernel: str = "gaussian"
+    n_centers: int = 1000
+    solver: str = "auto"
+    cv: int | str | None = 5
+    class_weight: str | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        self._refuse_without_meaning()
+        if self.is_auto:
+            self._check_auto()
+        elif self.budget is not None:
+            raise InputError(
+                f"budget has no meaning for head {self.head!r}; leave it out, or use head {AUTO_HEAD!r}"
+            )
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether several heads are tried."""
+        return self.head == AUTO_HEAD
+
+    @property
+    def folds_to_fill(self) -> int | str | None:
+        """Folds for which every class needs rows; None for a head that is fitted without folds."""
+        return self.cv if is_cross_validated(self.head) else None
+
+    @property
+    def preprocessing(self) -> str:
+        """The preprocessing of the head where none is asked for."""
+        return default_preprocessing(self.head)
+
+    @property
+    def head_params(self) -> dict[str, Any]:
+        """All parameters of the head: `params`, and the options above that this head takes.
+
+        A value in `params` overrides the option of the same name.
+        """
+        kind = KINDS.get(self.head)
+        options = {name: getattr(self, name) for name in (kind.options if kind else ())}
+        if kind is None or not kind.records_options:
+            options = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        return options | dict(self.params or {})
+
+    def _refuse_without_meaning(self) -> None:
+        taken = KINDS[self.head].options if self.head in KINDS else ()
+        for name, default in _DEFAULTS.items():
+            if name not in taken and getattr(self, name) != default:
+                raise InputError(
+                    f"{name} has no meaning for head {self.head!r}; leave it out, or use head 'falkon'"
+                )
+
+    def _check_auto(self) -> None:
+        if self.budget is not None and not self.budget > 0:
+            raise InputError(f"budget is {self.budget:g} seconds; give more than 0")
+        if self.params:
+            raise InputError(
+                f"params {', '.join(self.params)} have no meaning for head 'auto', which takes every head by "
+                "its defaults; name the head"
+            )
+        if self.cv is None:
+            raise InputError(
+                "cv is None, but head 'auto' compares by cross-validation; give a number of folds"
+            )

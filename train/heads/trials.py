@@ -18,7 +18,6 @@ from toptune.train.heads.kinds import tried_heads
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.solvers.selection import choose
 
-AUTO_HEAD = "auto"
 DEFAULT_BUDGET_SECONDS = 120.0
 # What was tried, said as it happens.
 

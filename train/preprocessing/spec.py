@@ -6,9 +6,6 @@ from toptune.errors import InputError
 
 NONE = "none"
 STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
-_DEFAULT = "standardise"
-# Heads that were published with a preprocessing of their own.
-_DEFAULT_OF_HEAD = {"head2toe": "l2"}
 
 
 @dataclass(frozen=True)
@@ -17,11 +14,6 @@ class StepSpec:
 
     name: str
     value: int | float | None = None
-
-
-def default_preprocessing(head: str) -> str:
-    """Give the preprocessing of a head where none is asked for."""
-    return _DEFAULT_OF_HEAD.get(head, _DEFAULT)
 
 
 def parse_preprocessing(spec: str) -> tuple[StepSpec, ...]:

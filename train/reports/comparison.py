@@ -13,7 +13,7 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.train.heads.heads import parameters_of
-from toptune.train.heads.trials import AUTO_HEAD
+from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.reports.notes import gather_notes
 from toptune.train.rows.splits import NAMED, split_manifest

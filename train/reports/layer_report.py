@@ -17,10 +17,10 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.text import printed_table
 from toptune.train.heads.heads import make_head
+from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.layers.search import N_SHORT_LIST, SEARCH_ROWS, SHORT_LIST_HEADS, search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
-from toptune.train.preprocessing.spec import default_preprocessing
 from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.rows.chosen_rows import check_classes, leave_out, rows_digest
 from toptune.train.rows.few_shot import draw_training_rows

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
+from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import Split, hash_of
 
 _NAMED_CLASSES = 10
@@ -49,10 +50,9 @@ def draw_training_rows(
         If both are given, or either is not above 0; for classes with fewer rows than `shots`; for a
         `train_size` above the training rows or below the classes.
     """
+    RowOptions(shots=shots, train_size=train_size)  # refuses values out of range
     if shots is None and train_size is None:
         return split
-    if shots is not None and train_size is not None:
-        raise InputError(f"shots is {shots} and train_size {train_size}; give one of them")
     members: dict[str, list[int]] = {}
     for row in split.train.tolist():
         members.setdefault(str(manifest.labels[row]), []).append(row)
@@ -76,8 +76,6 @@ def draw_training_rows(
 
 
 def _shots_of(members: dict[str, list[int]], shots: int) -> dict[str, int]:
-    if shots < 1:
-        raise InputError(f"shots is {shots}; give at least 1 image of each class")
     short = {label: len(rows) for label, rows in sorted(members.items()) if len(rows) < shots}
     if short:
         named = ", ".join(f"{label!r} ({count})" for label, count in list(short.items())[:_NAMED_CLASSES])

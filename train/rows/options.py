@@ -56,3 +56,9 @@ class RowOptions:
     def __post_init__(self) -> None:
         if self.val not in VAL:
             raise InputError(f"val is {self.val!r}; choose one of {', '.join(VAL)}")
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")
+        if self.shots is not None and self.train_size is not None:
+            raise InputError(f"shots is {self.shots} and train_size {self.train_size}; give one of them")
+        if self.shots is not None and self.shots < 1:
+            raise InputError(f"shots is {self.shots}; give at least 1 image of each class")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
 from toptune.text import counted
+from toptune.train.rows.options import RowOptions
 
 Rows = npt.NDArray[np.int64]
 
@@ -86,10 +87,7 @@ def split_manifest(
         For an unknown split name or option, unlabeled training rows where the manifest names a
         split, a group found on both sides of the manifest's own split, or an empty side.
     """
-    if val not in ("train", "test", "drop"):
-        raise InputError(f"val is {val!r}; it must be 'train', 'test' or 'drop'")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction is {test_fraction}; it must lie between 0 and 1")
+    RowOptions(test_fraction=test_fraction, val=val)  # refuses values out of range
     groups = group_keys(manifest, group_by) if group_by is not None else None
     is_named = not resplit and any(split is not None for split in manifest.splits)
     split = _named(manifest, val) if is_named else _unsplit(manifest)

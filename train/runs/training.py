@@ -2,33 +2,32 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from toptune.costs.meter import CostMeter
-from toptune.machine.memory import bytes_of
+from toptune.options import options_of
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted
-from toptune.train.heads.heads import make_head
-from toptune.train.heads.options import check_auto, head_params
-from toptune.train.heads.trials import AUTO_HEAD, try_heads
+from toptune.train.heads.making import new_head, new_trial
+from toptune.train.heads.trials import try_heads
 from toptune.train.layers.choices import LAYER_SEARCH
 from toptune.train.layers.search import SHORT_LIST_HEADS, search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
-from toptune.train.preprocessing.spec import default_preprocessing, parse_preprocessing
 from toptune.train.rows.chosen_rows import check_classes, leave_out
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.splits import Split, advice_on_several_labels, group_keys, split_manifest
+from toptune.train.runs.options import TrainArguments, TrainOptions
 from toptune.train.runs.record import RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
@@ -41,34 +40,9 @@ def train(
     *,
     dataset: str,
     model: str,
-    dataset_version: int | None = None,
-    head: str = "falkon",
     out: str | os.PathLike[str],
-    layers: str | Sequence[str] | None = None,
-    pooling: str | None = None,
-    preprocess: str | None = None,
-    seed: int = 0,
-    penalty: float | Sequence[float] | None = None,
-    sigma: float | Sequence[float] | None = None,
-    kernel: str = "gaussian",
-    n_centers: int = 1000,
-    solver: str = "auto",
-    memory_limit: int | str | None = None,
-    cv: int | str | None = 5,
-    test_fraction: float = 0.2,
-    resplit: bool = False,
-    val: str = "train",
-    group_by: str | None = None,
-    shots: int | None = None,
-    train_size: int | None = None,
-    class_weight: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    budget: float | None = None,
-    allow_failed: bool = False,
-    keep_sums: bool = True,
-    device: str | None = None,
-    dask: str | None = None,
     progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[TrainArguments],
 ) -> Run:
     """Train a head on stored features and write a RUN folder; nothing is extracted again.
 
@@ -77,58 +51,12 @@ def train(
     store : path or FeatureStore
     dataset, model : str
         What was extracted; `model` spelled as for extract.
-    dataset_version : int, optional
-        Version of a data set that grew, by default the latest. The run records which one it was.
-    head : str
-        One of `HEADS`, or ``sklearn:package.Class``, any scikit-learn classifier, or ``auto``, which tries
-        heads within `budget` and keeps the best of them by cross-validation.
     out : path
         RUN folder to make; one that exists and is not empty is refused.
-    layers, pooling : optional
-        Which stored arrays; see `choose_arrays`. By default ``last``. With ``auto`` a search over all of them
-        chooses, by cross-validation on the training rows; see `toptune.train.search_layers`.
-    preprocess : str, optional
-        Steps between the stored features and the head, such as ``l2,standardise`` or ``pca:256``; see
-        `fit_preprocessing`. By default the head's own, which is ``standardise`` but where it says otherwise.
-    seed : int
-        Of the split, the sample, the centers and scikit-learn's estimators.
-    penalty, sigma, kernel, n_centers, solver
-        Of heads ``falkon``, (but for the solver) ``falkon-logistic`` and (penalty) ``ridge``,
-        ``logistic`` and ``head2toe``; see `FalkonClassifier` and `FalkonLogisticClassifier`.
-    memory_limit : int or str, optional
-        Bytes, or text such as ``2GiB``: a head whose projected peak is above is refused before any
-        work. Half of the machine's memory by default.
-    cv : int, "leave-one-group-out" or None
-        Folds of the selection: buckets of a hash of the id (or group), whatever the labels; or every group of
-        `group_by` by itself; or none, for heads falkon and ridge with one width and penalty given.
-    test_fraction : float
-        Share of each class held out where the manifest names no test rows.
-    resplit : bool
-        Draw a new split even where the manifest names one.
-    val : {"train", "test", "drop"}
-        What rows of a split ``val`` do.
-    group_by : str, optional
-        Column, or pattern on the id, whose groups stay on one side of the split and in one fold.
-    shots, train_size : int, optional
-        Train on a sample of the training rows only: so many of each class, or so many in all; see
-        `toptune.train.rows.few_shot.draw_training_rows`.
-    class_weight : None or "balanced"
-    params : mapping, optional
-        The head's own parameters.
-    budget : float, optional
-        Seconds that head ``auto`` may take for all its fits; 120 by default.
-    allow_failed : bool
-        Leave out rows that are not finite (failed images) instead of refusing.
-    keep_sums : bool
-        Write the sums of heads falkon (direct solver) and ridge beside the head, so that `update_run` can add
-        and forget images; they take about ``4 (folds + 1) M^2`` bytes.
-    device : str, optional
-        torch device of the toptune heads.
-    dask : str, optional
-        Address of a dask.distributed scheduler whose workers add up the sums of heads falkon and ridge, all
-        of which see the store at the same path; or ``local:N`` for N processes here.
     progress : callable, optional
         Called with the name of each phase as it begins.
+    **arguments
+        The fields of `TrainOptions`, `RowOptions`, `HeadOptions` and `RunLimits`.
 
     Returns
     -------
@@ -144,53 +72,46 @@ def train(
     """
     start, meter = time.perf_counter(), CostMeter()
     notify = progress or (lambda _phase: None)
-    options = {
-        "head": head, "layers": layers, "pooling": pooling, "preprocess": preprocess, "seed": seed,
-        "penalty": penalty, "sigma": sigma,
-        "kernel": kernel, "n_centers": n_centers, "solver": solver, "memory_limit": memory_limit,
-        "cv": cv, "test_fraction": test_fraction,
-        "resplit": resplit, "val": val, "group_by": group_by, "shots": shots, "train_size": train_size,
-        "class_weight": class_weight,
-        "params": dict(params or {}), "budget": budget, "allow_failed": allow_failed, "device": device,
-    }  # fmt: skip
+    options = options_of(TrainOptions, arguments, call="train")
+    rows, chosen, limits = options.rows, options.head, options.limits
     path = check_out(out)
-    spec = default_preprocessing(head) if preprocess is None else preprocess
-    parse_preprocessing(spec)
-    limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
-    given = head_params(
-        head, params, penalty=penalty, sigma=sigma, kernel=kernel, n_centers=n_centers, solver=solver
-    )
-    make = partial(
-        make_head, seed=seed, cv=cv, class_weight=class_weight, device=device, memory_limit_bytes=limit_bytes
-    )
-    check_auto(head, given, budget=budget, cv=cv, dask=dask)
-    classifier = None if head == AUTO_HEAD else make(head, params=given, dask=dask)
+    classifier = None if chosen.is_auto else new_head(chosen, seed=rows.seed, limits=limits)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    cache = opened.features(model, dataset, version=dataset_version)
+    cache = opened.features(model, dataset, version=options.dataset_version)
     cache.mark_used()
     manifest = cache.manifest
-    is_auto = layers == AUTO
+    is_auto = options.layers == AUTO
     stored = cache.arrays()
     arrays = (
-        choose_arrays(by_depth(stored), "all", pooling) if is_auto else choose_arrays(stored, layers, pooling)
+        choose_arrays(by_depth(stored), "all", options.pooling)
+        if is_auto
+        else choose_arrays(stored, options.layers, options.pooling)
     )
     names = [array.name for array in arrays]
     split = split_manifest(
-        manifest, seed=seed, test_fraction=test_fraction, val=val, group_by=group_by, resplit=resplit
+        manifest,
+        seed=rows.seed,
+        test_fraction=rows.test_fraction,
+        val=rows.val,
+        group_by=rows.group_by,
+        resplit=rows.resplit,
     )
     failed = cache.failed_rows(names)
     failed_rows = np.array(sorted(failed), dtype=np.int64)
-    split, n_skipped = leave_out(split, failed_rows, manifest, allow=allow_failed, reasons=failed)
-    split = draw_training_rows(split, manifest, shots=shots, train_size=train_size, seed=seed)
-    check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
-    groups = manifest.ids if group_by is None else group_keys(manifest, group_by)
+    split, n_skipped = leave_out(split, failed_rows, manifest, allow=rows.allow_failed, reasons=failed)
+    split = draw_training_rows(split, manifest, shots=rows.shots, train_size=rows.train_size, seed=rows.seed)
+    check_classes(manifest, split, cv=chosen.cv, is_cross_validated=chosen.folds_to_fill is not None)
+    groups = manifest.ids if rows.group_by is None else group_keys(manifest, rows.group_by)
     seconds: dict[str, float] = {}
     search = None
     if is_auto:
         search = search_layers(
-            cache, arrays, split, groups=groups, seed=seed, cv=cv, class_weight=class_weight,
-            preprocess=spec, memory_limit=limit_bytes, device=device, progress=notify,
-            short_list_head=partial(make, head, params=given) if head in SHORT_LIST_HEADS else None,
+            cache, arrays, split, groups=groups, seed=rows.seed, cv=chosen.cv,
+            class_weight=chosen.class_weight, preprocess=options.preprocessing,
+            memory_limit=limits.memory_limit_bytes, device=limits.device, progress=notify,
+            short_list_head=partial(new_head, chosen, seed=rows.seed, limits=replace(limits, dask=None))
+            if chosen.head in SHORT_LIST_HEADS
+            else None,
         )  # fmt: skip
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
         names = [array.name for array in arrays]
@@ -201,13 +122,18 @@ def train(
     clock = time.perf_counter()
     dims = tuple(array.dim for array in arrays)
     preprocessing, bad = fit_preprocessing(
-        spec, cache.blocks(names, split.train), dims, memory_limit_bytes=limit_bytes
+        options.preprocessing,
+        cache.blocks(names, split.train),
+        dims,
+        memory_limit_bytes=limits.memory_limit_bytes,
     )
     bad_test = non_finite_rows(cache.blocks(names, split.test)) if len(split.test) else bad[:0]
     bad_rows = np.concatenate([split.train[bad], split.test[bad_test]])
-    split, n_more = leave_out(split, bad_rows, manifest, allow=allow_failed, reasons={})
+    split, n_more = leave_out(split, bad_rows, manifest, allow=rows.allow_failed, reasons={})
     n_skipped += n_more
-    classes, counts = check_classes(manifest, split, cv=cv, is_cross_validated=head != "forest")
+    classes, counts = check_classes(
+        manifest, split, cv=chosen.cv, is_cross_validated=chosen.folds_to_fill is not None
+    )
     seconds["preprocess"] = time.perf_counter() - clock
 
     notify("fit")
@@ -219,8 +145,10 @@ def train(
     trials = None
     if classifier is None:
         trials = try_heads(
-            blocks, labels, make=partial(make, is_compared=True), groups=keys,
-            n_folds=cv if isinstance(cv, int) else len(set(keys)), budget_seconds=budget,
+            blocks, labels, make=partial(new_trial, options=chosen, seed=rows.seed, limits=limits),
+            groups=keys,
+            n_folds=chosen.cv if isinstance(chosen.cv, int) else len(set(keys)),
+            budget_seconds=chosen.budget,
         )  # fmt: skip
         classifier = trials.head
     else:
@@ -232,7 +160,7 @@ def train(
         model=model,
         arrays=[RunArray(each.name, each.dim, str(each.dtype)) for each in arrays],
         classes=dict(zip(classes, counts, strict=True)),
-        options=options,
+        options=options.to_dict(),
         split=SplitRecord.of(split, manifest, n_skipped=n_skipped),
         head=classifier,
         warnings=[
@@ -261,7 +189,7 @@ def train(
     run = replace(run, metrics=json_ready(metrics))
     notify("write")
     with new_run_folder(path) as folder:
-        write_run(run, folder, manifest, scored, keep_sums=keep_sums)
+        write_run(run, folder, manifest, scored, keep_sums=options.keep_sums)
         if search is not None:
             search.write_csv(folder / LAYER_SEARCH)
     return run

@@ -1,13 +1,13 @@
 """Command lines that repeat a run, rebuilt from the options that it recorded."""
 
-import inspect
 import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from toptune.train.runs.training import train
+from toptune.options import flat_options
+from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
 
@@ -86,4 +86,4 @@ def _spelt(value: Any) -> str:
 
 
 FINETUNE_DEFAULTS = {each.name: each.default for each in fields(FineTuneOptions)}
-TRAIN_DEFAULTS = {name: each.default for name, each in inspect.signature(train).parameters.items()}
+TRAIN_DEFAULTS = flat_options(TrainOptions())

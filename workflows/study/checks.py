@@ -1,7 +1,6 @@
 """What can be told to be wrong with a study before anything is done."""
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +9,16 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
+from toptune.options import option_names
 from toptune.train.heads.heads import make_head
-from toptune.train.heads.trials import AUTO_HEAD
-from toptune.train.runs.training import train
+from toptune.train.heads.options import AUTO_HEAD
+from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Study
 
 SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
 # What a study says itself.
-_PLACES = {"store", "dataset", "model", "dataset_version", "out", "seed", "shots", "train_size", "progress"}
+_PLACES = {"dataset_version", "seed", "shots", "train_size"}
 _DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
 # Of `train`, what says whether a head can be made, here or on another machine.
 _OF_HEADS = ("params", "cv", "class_weight")
@@ -32,7 +32,7 @@ def check_options(study: Study) -> None:
     InputError
         Naming the key.
     """
-    of_training = set(inspect.signature(train).parameters) - _PLACES
+    of_training = set(option_names(TrainOptions)) - _PLACES
     of_tuning = {field.name for field in dataclasses.fields(FineTuneOptions)}
     for kind, named, known in (
         ("data set", study.datasets, set(_DATASET_OPTIONS)),

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from toptune.store import ArrayBlocks, CorruptError, InputError, NumericalError
 from toptune.train import PreprocessedBlocks, Preprocessing, fit_preprocessing
-from toptune.train.preprocessing.spec import default_preprocessing, parse_preprocessing
+from toptune.train.heads.kinds import default_preprocessing
+from toptune.train.preprocessing.spec import parse_preprocessing
 
 Values = npt.NDArray[Any]
 DIMS = (3, 5, 2)
