@@ -106,15 +106,20 @@ class HeadOptions:
         A value in `params` overrides the option of the same name.
         """
         kind = KINDS.get(self.head)
-        options = {name: getattr(self, name) for name in (kind.options if kind else ())}
-        if kind is None or not kind.records_options:
-            options = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        taken = kind.options if kind else ()
+        is_recorded = kind is not None and kind.records_options
+        options = {name: getattr(self, name) for name in taken if is_recorded or self._is_given(name)}
         return options | dict(self.params or {})
+
+    def _is_given(self, name: str) -> bool:
+        # A grid may be an array, which compares with a number value by value; None comes first therefore.
+        value, default = getattr(self, name), _DEFAULTS[name]
+        return value is not None if default is None else bool(value != default)
 
     def _refuse_without_meaning(self) -> None:
         taken = KINDS[self.head].options if self.head in KINDS else ()
-        for name, default in _DEFAULTS.items():
-            if name not in taken and getattr(self, name) != default:
+        for name in _DEFAULTS:
+            if name not in taken and self._is_given(name):
                 raise InputError(
                     f"{name} has no meaning for head {self.head!r}; leave it out, or use head 'falkon'"
                 )
