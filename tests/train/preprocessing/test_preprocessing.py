@@ -134,7 +134,7 @@ import sys
 import numpy as np
 from toptune.store import ArrayBlocks
 from toptune.train import fit_preprocessing
-from toptune.train.principal_components import peak_bytes
+from toptune.train.preprocessing.principal_components import peak_bytes
 def kernel_says(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
@@ -173,7 +173,7 @@ def test_block_size_changes_nothing(spec: str, values: Values, monkeypatch: pyte
     whole = fit(spec, values)
     expected = whole.apply(values)
     for name in ("finite_rows._BLOCK_BYTES", "principal_components._BLOCK_BYTES"):
-        monkeypatch.setattr(f"toptune.train.{name}", 700)
+        monkeypatch.setattr(f"toptune.train.preprocessing.{name}", 700)
     parts = fit(spec, values)
     np.testing.assert_allclose(parts.apply(values), expected, rtol=1e-4, atol=1e-5)
     # Pieces of three rows are put together to blocks of the size asked for.
