@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,9 +15,28 @@ from toptune.extract.images.decode import MAX_PIXELS
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
-from toptune.extract.pipeline.streams import Streams, count_streams
+from toptune.extract.pipeline.streams import Streams, Timed, count_streams
 from toptune.extract.pipeline.transfers import Transfer
 from toptune.machine.ahead import ahead
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsableBatch:
+    """Pixels of those images of a batch that could be used.
+
+    Attributes
+    ----------
+    rows : array (k,) of int
+        Row numbers of the images that could be used, ascending.
+    pixels : array (k, h, w, 3) of uint8
+        The images as the backbone's transform resizes and crops them.
+    failed : mapping of int to str
+        Row number to reason, for each image of the batch that could not be used.
+    """
+
+    rows: npt.NDArray[np.intp]
+    pixels: npt.NDArray[np.uint8]
+    failed: Mapping[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,44 +96,60 @@ def features_of(
     FeatureBatch
         In the order of the rows.
     """
-    slices = [
-        slice(start, min(start + batch_size, n_images)) for start in range(0, n_images, max(1, batch_size))
-    ]
-    with ExitStack() as stack:
-        reader = stack.enter_context(
-            BatchReader(
-                source,
-                [backbone.transform],
-                workers=workers or min(4, os.cpu_count() or 1),
-                max_pixels=max_pixels,
-                is_pinned=backbone.device.type == "cuda",
-            )
+    n_batches = -(-n_images // batch_size)
+    # Passes that nothing would keep busy would only take cores from the others.
+    with Streams(min(count_streams(backbone), max(1, n_batches))) as streams:
+
+        def launch(batch: UsableBatch) -> Future[Timed[Transfer]] | None:
+            if not len(batch.rows):
+                return None
+            return streams.launch(partial(forward_pixels, backbone, batch.pixels, arrays))
+
+        batches = usable_batches(
+            source, n_images, backbone, batch_size=batch_size, workers=workers, max_pixels=max_pixels
         )
-        # Passes that nothing would keep busy would only take cores from the others.
-        streams = stack.enter_context(Streams(min(count_streams(backbone), max(1, len(slices)))))
-        batches = (batch for (batch,) in reader.batches(slices))
-        for batch, launched in ahead(
-            batches,
-            lambda batch: streams.launch(partial(_forward_usable, backbone, batch, arrays)),
-            streams.n,
-        ):
-            transfer, _ = launched.result()
-            yield FeatureBatch(
-                rows=_usable(batch) + batch.rows.start,
-                values={} if transfer is None else transfer.result(),
-                failed=batch.failed,
+        for batch, launched in ahead(batches, launch, streams.n):
+            values = {} if launched is None else launched.result()[0].result()
+            yield FeatureBatch(rows=batch.rows, values=values, failed=batch.failed)
+
+
+def usable_batches(
+    source: ImageBytes,
+    n_images: int,
+    backbone: Backbone,
+    *,
+    batch_size: int = 32,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[UsableBatch]:
+    """Read, decode and resize images, batch after batch, while the next ones are being read.
+
+    Parameters
+    ----------
+    source, n_images, backbone, batch_size, workers, max_pixels
+        As in `features_of`.
+
+    Yields
+    ------
+    UsableBatch
+        In the order of the rows.
+    """
+    slices = [slice(start, min(start + batch_size, n_images)) for start in range(0, n_images, batch_size)]
+    with BatchReader(
+        source,
+        [backbone.transform],
+        workers=workers or min(4, os.cpu_count() or 1),
+        max_pixels=max_pixels,
+        is_pinned=backbone.device.type == "cuda",
+    ) as reader:
+        for (batch,) in reader.batches(slices):
+            at = np.array(
+                [place for place, row in enumerate(_numbers(batch)) if row not in batch.failed], dtype=np.intp
             )
+            # The whole array is pinned where a GPU fetches it; a selection would be a copy that is not.
+            pixels = batch.pixels[at] if batch.failed else batch.pixels
+            yield UsableBatch(rows=at + batch.rows.start, pixels=pixels, failed=batch.failed)
 
 
-def _usable(batch: Batch) -> npt.NDArray[np.intp]:
-    """Return the places, in a batch, of the images that could be used."""
-    n = batch.rows.stop - batch.rows.start
-    return np.array([at for at in range(n) if batch.rows.start + at not in batch.failed], dtype=np.intp)
-
-
-def _forward_usable(backbone: Backbone, batch: Batch, arrays: Sequence[TapArray]) -> Transfer | None:
-    usable = _usable(batch)
-    if not len(usable):
-        return None
-    pixels = batch.pixels if not batch.failed else batch.pixels[usable]
-    return forward_pixels(backbone, pixels, arrays)
+def _numbers(batch: Batch) -> range:
+    return range(batch.rows.start, batch.rows.stop)

@@ -1,7 +1,7 @@
 """One forward pass over a batch of pixels, with results on their way back to main memory."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -49,20 +49,37 @@ def forward_pixels(
     torch.OutOfMemoryError
         If not even one image fits, or the batch does not and must not be cut.
     """
-    with torch.inference_mode():
-        outputs = _forward(backbone, to_device(pixels, backbone.device), arrays, may_halve=may_halve)
-        return start_transfer(outputs, dtypes or {})
 
-
-def _forward(
-    backbone: Backbone, pixels: torch.Tensor, arrays: Sequence[TapArray], *, may_halve: bool
-) -> dict[str, torch.Tensor]:
-    try:
+    def compute(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         return backbone.forward(backbone.transform.normalize(pixels), arrays)
+
+    with torch.inference_mode():
+        there = to_device(pixels, backbone.device)
+        return start_transfer(in_halves(compute, there) if may_halve else compute(there), dtypes or {})
+
+
+def in_halves(
+    compute: Callable[[torch.Tensor], dict[str, torch.Tensor]], pixels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Compute values of a batch at once, or in halves where it does not fit into the device's memory.
+
+    Parameters
+    ----------
+    compute : callable
+        From images ``(b, ...)`` to tensors ``(b, ...)`` by name.
+    pixels : Tensor (b, ...)
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If not even one image fits.
+    """
+    try:
+        return compute(pixels)
     except torch.OutOfMemoryError:
-        if len(pixels) == 1 or not may_halve:
+        if len(pixels) == 1:
             raise
     logger.warning("%d images at once do not fit the device's memory; computing halves", len(pixels))
     torch.cuda.empty_cache()
-    halves = [_forward(backbone, half, arrays, may_halve=True) for half in pixels.chunk(2)]
+    halves = [in_halves(compute, half) for half in pixels.chunk(2)]
     return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}

@@ -1,6 +1,6 @@
 """`Classifier`: a RUN folder and its network, from images to labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -8,16 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.errors import InputError, UnreadableImageError
+from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.images.source import ImageBytes
 from toptune.train.runs.record import is_finetuned
 from toptune.train.runs.run import Run
 from toptune.workflows.finetuning.run import FineTunedRun
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
-from toptune.workflows.predict.images import ImageLike, find_images
-from toptune.workflows.predict.predictions import Prediction
+from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
+from toptune.workflows.predict.predictions import Answers, Prediction
 
+# Images of so many batches are handed to the reader together.
+_WINDOW_BATCHES = 64
 Network = FrozenNetwork | FineTunedNetwork
 
 
@@ -119,7 +122,7 @@ class Classifier:
         return self if network is self.network else Classifier(network)
 
     def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:
-        """Classify images.
+        """Classify images, while threads read and decode the next ones.
 
         Parameters
         ----------
@@ -127,53 +130,64 @@ class Classifier:
             Files, folders (every file below them that has an image's suffix and is not hidden, links
             followed), or encoded images.
         batch_size : int
-            Images a forward pass.
+            Images of a forward pass.
 
         Returns
         -------
         list of Prediction
-            One an image, in the order given; an unreadable one has an ``error`` and no label.
+            One for each image, in the order given; that of an unreadable image has an ``error`` and no label.
 
         Raises
         ------
         InputError
-            If a path does not exist or a folder holds no image.
+            If a path does not exist, a folder holds no image, or `batch_size` is below 1.
         """
         remaining = find_images([images] if isinstance(images, ImageLike) else images)
         predictions: list[Prediction] = []
-        while batch := list(islice(remaining, batch_size)):
-            predictions += self._predict_batch(batch)
+        # Encoded images of a long iterator must not lie in memory all at once.
+        while window := list(islice(remaining, _WINDOW_BATCHES * max(batch_size, 1))):
+            source = LooseImages([image for _, image in window])
+            for answers in self.answers(source, len(window), batch_size=batch_size):
+                predictions += self._predictions(answers, [name for name, _ in window])
         return predictions
 
-    def _predict_batch(self, images: Sequence[tuple[str, Path | bytes]]) -> list[Prediction]:
-        inputs: dict[int, torch.Tensor] = {}
-        errors: dict[int, str] = {}
-        for position, (_, image) in enumerate(images):
-            try:
-                data = image if isinstance(image, bytes) else image.read_bytes()
-                inputs[position] = self.backbone.transform(self.backbone.decode(data))
-            except UnreadableImageError as error:
-                errors[position] = str(error)
-            except OSError as error:
-                errors[position] = f"cannot be read: {error.strerror or type(error).__name__}"
-        labels: dict[int, tuple[str, npt.NDArray[np.float64]]] = {}
-        if inputs:
-            probabilities = self.probabilities(torch.stack([*inputs.values()]))
-            labels = {
-                position: (self.classes[int(row.argmax())], row)
-                for position, row in zip(inputs, probabilities, strict=True)
-            }
-        return [
-            Prediction(path=path, error=errors[position])
-            if position in errors
-            else Prediction(
-                path=path,
-                label=labels[position][0],
-                confidence=float(labels[position][1].max()),
-                probabilities=dict(zip(self.classes, labels[position][1].tolist(), strict=True)),
+    def answers(self, source: ImageBytes, n_images: int, *, batch_size: int = 32) -> Iterator[Answers]:
+        """Classify images ``0 ... n_images - 1`` of a source, a batch after the other.
+
+        Parameters
+        ----------
+        source : ImageBytes
+            Where images come from; an `ImageSource` or anything else with its ``read``.
+        n_images : int
+            Number of images.
+        batch_size : int
+            Images of a forward pass.
+
+        Yields
+        ------
+        Answers
+            In the order of the images.
+
+        Raises
+        ------
+        InputError
+            If `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        return self.network.answers(source, n_images, batch_size=batch_size)
+
+    def _predictions(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
+        classes = self.classes
+        found = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
+        for row, values in zip(answers.rows.tolist(), answers.probabilities, strict=True):
+            found[row] = Prediction(
+                path=names[row],
+                label=classes[int(values.argmax())],
+                confidence=float(values.max()),
+                probabilities=dict(zip(classes, values.tolist(), strict=True)),
             )
-            for position, (path, _) in enumerate(images)
-        ]
+        return [found[row] for row in sorted(found)]
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
         """Return the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made."""

@@ -1,6 +1,6 @@
 """Scoring a run: on its own test rows, on another stored data set, or on images."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from toptune.costs.meter import CostMeter, describe_costs
-from toptune.errors import InputError, UnreadableImageError
+from toptune.errors import InputError
 from toptune.extract.sources.opening import open_source
 from toptune.store.features.feature_store import FeatureStore
 from toptune.train.rows.splits import advice_on_several_labels
@@ -16,6 +16,7 @@ from toptune.train.runs.evaluation import evaluate_run
 from toptune.train.runs.metrics import compute_metrics
 from toptune.train.runs.record import ROWS
 from toptune.workflows.predict.classifier import Classifier
+from toptune.workflows.predict.images import ChosenImages
 
 SHOWN = 3
 
@@ -52,7 +53,7 @@ def evaluate(
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
     progress : callable, optional
-        Called with images done and all of them; only with `data`.
+        Called with the number of images done and of all, after every batch; only with `data`.
 
     Returns
     -------
@@ -121,33 +122,24 @@ def evaluate_images(
     unknown = sorted(set(truth.values()) - set(classifier.classes))
     if unknown:
         raise InputError(f"{data} has classes that {run} was not trained on: {', '.join(unknown[:10])}")
-    read: list[int] = []
-    reasons: dict[int, str] = {}
-
-    def images() -> Iterator[bytes]:
-        for done, row in enumerate(truth):
-            if progress is not None:
-                progress(done, len(truth))
-            try:
-                image = source.read(row)
-            except UnreadableImageError as error:
-                reasons[row] = str(error)
-            else:
-                read.append(row)
-                yield image
-
-    answers = classifier.predict(images())
-    predictions = dict(zip(read, answers, strict=True))
-    reasons |= {row: each.error for row, each in predictions.items() if each.error}
-    failed = {manifest.ids[row]: reasons[row] for row in sorted(reasons)}
-    good = {row: each for row, each in predictions.items() if row not in reasons}
+    rows = list(truth)
+    failed: dict[str, str] = {}
+    good: list[int] = []
+    probabilities = []
+    for answers in classifier.answers(ChosenImages(source, rows), len(rows)):
+        failed |= {manifest.ids[rows[at]]: reason for at, reason in sorted(answers.failed.items())}
+        good += [rows[at] for at in answers.rows.tolist()]
+        probabilities.append(answers.probabilities)
+        if progress is not None:
+            progress(len(good) + len(failed), len(rows))
     if not good:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(f"none of the {len(truth)} images of {data} could be read: {first}")
+    found = np.concatenate(probabilities)
     metrics = compute_metrics(
         [truth[row] for row in good],
-        [str(each.label) for each in good.values()],
-        np.array([[each.probabilities[name] for name in classifier.classes] for each in good.values()]),
+        [classifier.classes[best] for best in found.argmax(axis=1).tolist()],
+        found,
         classifier.classes,
     )
     trained = _trained_ids(classifier.record.folder)

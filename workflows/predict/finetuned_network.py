@@ -1,5 +1,6 @@
 """`FineTunedNetwork`: a whole network that was fine-tuned, with its own classifier."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,16 @@ from safetensors.torch import load_file
 
 from toptune.errors import CorruptError, InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.source import ImageBytes
+from toptune.extract.pipeline.features_of import usable_batches
+from toptune.extract.pipeline.forwarding import in_halves
+from toptune.extract.pipeline.transfers import to_device
 from toptune.machine.devices import resolve_device
 from toptune.workflows.finetuning.run import FineTunedRun
+from toptune.workflows.predict.predictions import Answers
 
 _WEIGHTS = "model.safetensors"
+_FOUND = "probabilities"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,3 +74,16 @@ class FineTunedNetwork:
             logits = self.backbone.model(batch.to(device))
         found: npt.NDArray[np.float64] = logits.double().softmax(dim=1).cpu().numpy()
         return found
+
+    def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
+        """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
+        backbone = self.backbone
+
+        def compute(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {_FOUND: torch.from_numpy(self.probabilities(backbone.transform.normalize(pixels)))}
+
+        for batch in usable_batches(source, n_images, backbone, batch_size=batch_size):
+            found = np.zeros((0, len(self.record.classes)))
+            if len(batch.rows):
+                found = in_halves(compute, to_device(batch.pixels, backbone.device))[_FOUND].numpy()
+            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed)

@@ -1,5 +1,6 @@
 """`FrozenNetwork`: a trained head on the frozen backbone that its features came from."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import torch
 
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.source import ImageBytes
+from toptune.extract.pipeline.features_of import features_of
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train.runs.run import Run
+from toptune.workflows.predict.predictions import Answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +112,24 @@ class FrozenNetwork:
         -------
         ndarray of float32, shape (b, d)
         """
-        arrays = self.run.arrays
-        outputs = self.backbone.forward(batch, [array.name for array in arrays])
-        # The head was trained on stored values: going through their type makes both paths agree.
-        columns = [outputs[array.name].cpu().numpy().astype(array.dtype) for array in arrays]
-        return np.concatenate(columns, axis=1, dtype=np.float32)
+        outputs = self.backbone.forward(batch, [array.name for array in self.run.arrays])
+        return self._rounded({name: values.cpu().numpy() for name, values in outputs.items()})
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
         """Classify transformed images: probabilities ``(b, n_classes)``."""
         return self.run.predict_blocks(ArrayBlocks(self.features(batch)))[1]
+
+    def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
+        """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
+        arrays = self.backbone.arrays([array.name for array in self.run.arrays])
+        for batch in features_of(source, n_images, self.backbone, arrays, batch_size=batch_size):
+            found = np.zeros((0, len(self.run.classes)))
+            if len(batch.rows):
+                found = self.run.predict_blocks(ArrayBlocks(self._rounded(batch.values)))[1]
+            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed)
+
+    def _rounded(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Put arrays side by side, rounded as the store rounds them."""
+        # The head was trained on stored values: going through their type makes both paths agree.
+        columns = [outputs[array.name].astype(array.dtype) for array in self.run.arrays]
+        return np.concatenate(columns, axis=1, dtype=np.float32)

@@ -1,13 +1,14 @@
-"""Pictures to classify: files, the files of folders, and encoded bytes."""
+"""Images to classify: files, the files of folders, and encoded bytes."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from toptune.errors import InputError
+from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.source import ImageBytes
 from toptune.extract.sources.folder import walk_files
 
 logger = logging.getLogger(__name__)
@@ -16,7 +17,18 @@ ImageLike = str | Path | bytes
 
 
 def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | bytes]]:
-    """Name every image: files as they are, folders by their files with an image's suffix, sorted."""
+    """Name every image: files as they are, folders by their files with an image's suffix, sorted.
+
+    Yields
+    ------
+    tuple of (str, path or bytes)
+        Name of the image, and its file or its encoded bytes.
+
+    Raises
+    ------
+    InputError
+        If a path does not exist or a folder holds no image.
+    """
     for number, image in enumerate(images):
         if isinstance(image, bytes):
             yield f"image {number}", image
@@ -28,6 +40,48 @@ def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | bytes
             yield str(path), path
         else:
             raise InputError(f"{path} does not exist; give images or folders of images")
+
+
+class LooseImages:
+    """Files and encoded images by number, for the extraction's reader.
+
+    Parameters
+    ----------
+    images : sequence of path or bytes
+        Files, or the bytes of encoded images.
+    """
+
+    def __init__(self, images: Sequence[Path | bytes]) -> None:
+        self._images = images
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of one image."""
+        image = self._images[row]
+        if isinstance(image, bytes):
+            return image
+        try:
+            return image.read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+class ChosenImages:
+    """Some images of a source, numbered anew from 0.
+
+    Parameters
+    ----------
+    source : ImageBytes
+        All images.
+    rows : sequence of int
+        Row numbers of the chosen images.
+    """
+
+    def __init__(self, source: ImageBytes, rows: Sequence[int]) -> None:
+        self._source, self._rows = source, rows
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of one image."""
+        return self._source.read(self._rows[row])
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -1,15 +1,49 @@
-"""What was said of one image, and how predictions are written."""
+"""What a network says of images, and how predictions are written."""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a network says of a batch of images.
+
+    Attributes
+    ----------
+    rows : array (k,) of int
+        Numbers of the images that could be used, ascending.
+    probabilities : array (k, n_classes) of float64
+        Probabilities of the classes, one row for each of `rows`.
+    failed : mapping of int to str
+        Number to reason, for each image that could not be used.
+    """
+
+    rows: npt.NDArray[np.intp]
+    probabilities: npt.NDArray[np.float64]
+    failed: Mapping[int, str]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image; ``error`` is set where it could not be read."""
+    """What a classifier says of one image.
+
+    Attributes
+    ----------
+    path : str
+        The image's file, or ``image N`` for encoded bytes.
+    label, confidence : str and float, optional
+        The most probable class and the probability of the class; None where the image could not be used.
+    probabilities : dict of str to float
+        Probability of each class.
+    error : str, optional
+        Why the image could not be used.
+    """
 
     path: str
     label: str | None = None
@@ -18,7 +52,7 @@ class Prediction:
     error: str | None = None
 
     def to_dict(self, *, probabilities: bool = False) -> dict[str, Any]:
-        """Give the fields that apply, as JSON values."""
+        """Return the fields that apply, as JSON values."""
         row: dict[str, Any] = {"path": self.path, "label": self.label, "confidence": self.confidence}
         if probabilities:
             row["probabilities"] = self.probabilities
@@ -35,10 +69,14 @@ def write_predictions(
     Parameters
     ----------
     predictions : iterable of Prediction
+        The predictions, in the order of the lines.
     stream : text file
+        Where the lines go.
     form : {"csv", "jsonl"}
+        Format of the lines.
     columns : sequence of str
-        Classes whose probabilities are written too, one column each.
+        Classes whose probabilities are written too: a column for each of them in CSV. JSON lines have the
+        probabilities of all classes if `columns` names any.
     """
     if form == "csv":
         writer = csv.writer(stream, lineterminator="\n")

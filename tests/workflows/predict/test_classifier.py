@@ -11,7 +11,7 @@ from shapes import MODEL, SHAPES, save_shapes
 from tiny import save_model
 
 from toptune.costs.meter import CostMeter, describe_costs
-from toptune.extract import Backbone, decode_image, extract, open_source
+from toptune.extract import Backbone, TapArray, decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
 from toptune.train import Run, train
 from toptune.workflows import Classifier, describe_metrics, evaluate
@@ -91,9 +91,9 @@ def test_only_the_layers_that_the_head_uses_are_computed(
     asked: list[list[str]] = []
     forward = Backbone.forward
 
-    def watch(backbone: Backbone, batch: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-        asked.append(names)
-        return forward(backbone, batch, names)
+    def watch(backbone: Backbone, batch: torch.Tensor, arrays: list[TapArray]) -> dict[str, torch.Tensor]:
+        asked.append([each.name for each in arrays])
+        return forward(backbone, batch, arrays)
 
     monkeypatch.setattr(Backbone, "forward", watch)
     manifest = FeatureStore.open(folder / "store").cache(MODEL, "photos").manifest
@@ -213,7 +213,8 @@ def test_evaluation_counts_unreadable_images_and_names_them(folder: Path, tmp_pa
 def test_images_that_were_trained_on_are_said_to_be(folder: Path, tmp_path: Path) -> None:
     run, done = Run.load(folder / "run"), []
     found = evaluate(folder / "run", data=folder / "photos", progress=lambda *standing: done.append(standing))
-    assert done == [(n, found["n_test"]) for n in range(found["n_test"])]
+    assert [n for n, _ in done] == [*range(32, found["n_test"], 32), found["n_test"]]
+    assert {total for _, total in done} == {found["n_test"]}
     assert found["n_named_as_trained"] == len(run.train_rows)
     figures, note, _ = describe_metrics(found).splitlines()
     assert figures.endswith(f"on {found['n_test']} images")
@@ -238,3 +239,14 @@ def test_evaluation_of_nothing_that_can_be_read(folder: Path, tmp_path: Path) ->
     empty = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss"))
     text = describe_metrics(empty | {"n_test": 0, "costs": CostMeter().to_dict()})
     assert text.startswith("accuracy -, balanced accuracy -")
+
+
+def test_unreadable_images_keep_their_places(classifier: Classifier, folder: Path) -> None:
+    image = (folder / "photos" / "disc" / "000.png").read_bytes()
+    answers = classifier.predict([image, b"text", b"", image, b"text"], batch_size=2)
+    assert [answer.path for answer in answers] == [f"image {number}" for number in range(5)]
+    assert [answer.error is None for answer in answers] == [True, False, False, True, False]
+    assert answers[1].error == "not an image in a format that Pillow reads"
+    assert answers[0].probabilities == pytest.approx(answers[3].probabilities, abs=1e-5)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        classifier.predict(image, batch_size=0)
