@@ -34,8 +34,8 @@ from toptune.store.features.listing import CacheSummary, describe, stored_featur
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_values import canonical_json
 from toptune.store.files.names import plain_model_name
+from toptune.store.files.place import place_of
 from toptune.store.files.provenance import provenance
-from toptune.store.files.s3_path import place_of
 from toptune.store.upkeep.garbage import Garbage, collect_garbage, find_garbage
 from toptune.store.upkeep.removal import Removal, plan_removal, remove, remove_arrays
 from toptune.store.upkeep.repair import RepairReport, repair

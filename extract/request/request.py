@@ -23,7 +23,7 @@ from toptune.machine.watch import Watch
 from toptune.store.arrays.units import shard_units
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files.s3_path import place_of
+from toptune.store.files.place import place_of
 
 Progress = Callable[[int, int, int], None]
 

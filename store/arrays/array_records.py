@@ -9,8 +9,8 @@ from toptune.errors import CorruptError, InputError, StoreError
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import choose_chunk_rows
-from toptune.store.files import commit
-from toptune.store.files.names import check_inside
+from toptune.store.files.names import is_temporary
+from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import list_folder, read_file
 from toptune.store.files.sealed import seal, unseal
@@ -33,7 +33,7 @@ def recorded_names(cache: Path) -> list[str]:
     return [
         folder.name
         for folder in list_folder(cache / "ledger")
-        if not commit.is_temporary(folder.name) and (folder / "array.json").exists()
+        if not is_temporary(folder.name) and (folder / "array.json").exists()
     ]
 
 
@@ -42,7 +42,7 @@ def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, 
     made = format_of(spec.format)
     metadata = check_inside(root, metadata_path(cache, spec))
     data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec))
-    commit.put_if_absent(check_inside(root, record_path(cache, spec.name)), _render(spec, data, measured))
+    place_at(check_inside(root, record_path(cache, spec.name))).put_if_absent(_render(spec, data, measured))
 
 
 def read_measured(cache: Path, name: str) -> dict[str, float]:
@@ -107,9 +107,9 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     if (spec.name, spec.format) != (name, format):
         return []
     data = format_of(format).metadata(spec)
-    commit.replace(metadata, data)
+    place_at(metadata).replace(data)
     # Another version of the library may have written other bytes for the same array.
-    commit.replace(record, _render(spec, data, values.get("measured")))
+    place_at(record).replace(_render(spec, data, values.get("measured")))
     return [metadata]
 
 
@@ -132,7 +132,7 @@ def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, form
         return []
     if not format_of(format).is_same_array(data, spec):
         return []
-    commit.replace(record, _render(spec, data))
+    place_at(record).replace(_render(spec, data))
     return [record]
 
 

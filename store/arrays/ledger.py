@@ -12,8 +12,7 @@ from pathlib import Path
 from toptune.errors import CorruptError
 from toptune.store.arrays.ledger_entry import PACKED_FILE, LedgerEntry, entry_name, read_packed, render_packed
 from toptune.store.arrays.units import count_units
-from toptune.store.files import commit
-from toptune.store.files.names import check_inside
+from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.reading import list_folder, read_file
 
 logger = logging.getLogger(__name__)
@@ -86,12 +85,12 @@ class ArrayLedger:
         if packed is not None and packed.sha256 == entry.sha256:
             return
         data = entry.to_bytes()
-        if commit.put_if_absent(path, data):
+        if place_at(path).put_if_absent(data):
             return
         there = self._single(entry.unit)
         # The second: left by a shard that was lost, and computed again on another kind of machine.
         if there is None or there.sha256 != entry.sha256:
-            commit.replace(path, data)
+            place_at(path).replace(data)
 
     def pack(self) -> bool:
         """Join the entries in one file if every unit has one; return whether that is so now.
@@ -108,11 +107,11 @@ class ArrayLedger:
             return False
         data = render_packed(self.array, [entries[unit] for unit in range(self.n_units)])
         path = check_inside(self.root, self.packed_path)
-        if not commit.put_if_absent(path, data) and read_file(path) != data:
-            commit.replace(path, data)
+        if not place_at(path).put_if_absent(data) and read_file(path) != data:
+            place_at(path).replace(data)
         for unit in units:
             if self._single(unit) == entries[unit]:
-                commit.free(self.entry_path(unit))
+                place_at(self.entry_path(unit)).free()
         return True
 
     def unpack(self) -> None:
@@ -122,8 +121,8 @@ class ArrayLedger:
             return
         for unit, entry in self._read_packed().items():
             if self._single(unit) is None:
-                commit.replace(check_inside(self.root, self.entry_path(unit)), entry.to_bytes())
-        commit.free(path)
+                place_at(check_inside(self.root, self.entry_path(unit))).replace(entry.to_bytes())
+        place_at(path).free()
         self._packed = None
 
     def _single(self, unit: int) -> LedgerEntry | None:

@@ -17,7 +17,7 @@ from toptune.store.arrays.ledger import ArrayLedger
 from toptune.store.arrays.ledger_entry import LedgerEntry
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.unit_values import StoredUnit, all_finite, blank_rows, count_non_finite, to_stored
-from toptune.store.files.names import check_inside
+from toptune.store.files.place import check_inside
 from toptune.store.files.publish import publish
 
 PARALLEL_WRITES = 4

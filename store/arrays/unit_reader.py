@@ -10,7 +10,7 @@ import numpy.typing as npt
 from toptune.errors import CorruptError
 from toptune.store.arrays.formats import ArrayFormat, format_of
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.files.names import check_inside
+from toptune.store.files.place import check_inside
 
 Signature = tuple[int, int, int]
 

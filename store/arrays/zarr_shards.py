@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from toptune.errors import CorruptError
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.files.reading import read_scattered
+from toptune.store.files.place import place_at
 
 _CRC_BYTES = 4
 _INDEX_BYTES_PER_CHUNK = 16
@@ -100,7 +100,9 @@ def read_chunks(
     buffers = [part.data for pair in zip(raw, sums, strict=True) for part in pair]
     if chunks.stop == n_chunks:
         buffers.append(memoryview(index))
-    read_scattered(path, buffers, offset=chunks.start * (size + _CRC_BYTES), file_bytes=shard_bytes(spec))
+    place_at(path).read_scattered(
+        buffers, offset=chunks.start * (size + _CRC_BYTES), file_bytes=shard_bytes(spec)
+    )
     if chunks.stop == n_chunks and index != expected:
         raise CorruptError("the shard's index is damaged")
     if check:
@@ -127,7 +129,9 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
         values = np.empty((len(distinct), spec.dim), dtype=spec.dtype)
         raw = values.reshape(-1).view(np.uint8).reshape(len(distinct), spec.row_bytes)
         offsets = distinct * spec.row_bytes + distinct // spec.chunk_rows * _CRC_BYTES
-        read_scattered(path, [row.data for row in raw], offset=offsets.tolist(), file_bytes=shard_bytes(spec))
+        place_at(path).read_scattered(
+            [row.data for row in raw], offset=offsets.tolist(), file_bytes=shard_bytes(spec)
+        )
         return values[places]
     values = np.empty((len(rows), spec.dim), dtype=spec.dtype)
     chunk_of = rows // spec.chunk_rows

@@ -6,8 +6,8 @@ from typing import Any
 
 from toptune.errors import CorruptError, StoreNotFoundError
 from toptune.store.datasets.manifest import Manifest
-from toptune.store.files import commit
-from toptune.store.files.names import check_inside, check_name, part_name, split_part_name
+from toptune.store.files.names import check_name, is_temporary, part_name, split_part_name
+from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import seal, unseal
@@ -25,7 +25,7 @@ def dataset_names(root: Path) -> list[str]:
     folder = root / "datasets"
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not commit.is_temporary(p.name))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_temporary(p.name))
 
 
 def whole_names(root: Path) -> list[str]:
@@ -118,7 +118,7 @@ def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | 
     folder = dataset_folder(root, dataset)
     if all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
         return False
-    return commit.put_folder_if_absent(folder, dataset_files(folder.name, manifest, part_of=part_of))
+    return place_at(folder).put_folder_if_absent(dataset_files(folder.name, manifest, part_of=part_of))
 
 
 def dataset_files(name: str, manifest: Manifest, *, part_of: str | None) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from toptune.errors import CorruptError, InputError, StoreNotFoundError
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
-from toptune.store.files import commit
+from toptune.store.files.place import place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import read_file
@@ -165,7 +165,7 @@ def publish_version(root: Path, version: DatasetVersion) -> bool:
     record = seal(VERSION_KIND, _record(version, digest))
     path = rows_path(root, version.dataset, digest)
     publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
-    if not commit.put_if_absent(version_path(root, version.dataset, version.number), record):
+    if not place_at(version_path(root, version.dataset, version.number)).put_if_absent(record):
         return False
     # Rows that an interrupted grower left may have been collected between these two steps.
     publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
@@ -190,7 +190,7 @@ def rebuild_record(root: Path, dataset: str, number: int) -> bool:
                 found.append((version, path.stem))
     if len(found) != 1:
         return False
-    commit.replace(version_path(root, dataset, number), seal(VERSION_KIND, _record(*found[0])))
+    place_at(version_path(root, dataset, number)).replace(seal(VERSION_KIND, _record(*found[0])))
     return True
 
 

@@ -19,8 +19,8 @@ from toptune.store.features.cache_records import CACHE_KIND, open_cache
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import read_request, request_path
-from toptune.store.files import commit
-from toptune.store.files.names import check_inside
+from toptune.store.files.names import is_temporary
+from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import seal, unseal
@@ -139,7 +139,7 @@ def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) ->
         record = unseal(CACHE_KIND, files["cache.json"], cache.path / "cache.json")
         values = {key: value for key, value in record.items() if key not in ("format", "version")}
         files["cache.json"] = seal(CACHE_KIND, values | {"format_of_arrays": array_format})
-    commit.put_folder_if_absent(folder, files)
+    place_at(folder).put_folder_if_absent(files)
     copied = open_cache(target.root, folder)
     same = (cache.digest, cache.unit_rows, cache.batch_size, array_format)
     if (copied.digest, copied.unit_rows, copied.batch_size, copied.format) != same:
@@ -154,7 +154,7 @@ def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) ->
 def _copy_requests(cache: FeatureCache, copied: FeatureCache, names: list[str]) -> None:
     """Copy the hints that hold for the copy, among them other names that the model is known by."""
     for path in sorted((cache.path / "requests").glob("*.json")):
-        if commit.is_temporary(path.name) or request_path(copied.path, path.stem).exists():
+        if is_temporary(path.name) or request_path(copied.path, path.stem).exists():
             continue
         arrays = read_request(cache.path, path.stem)
         if arrays is not None and set(arrays) <= set(names):

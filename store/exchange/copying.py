@@ -15,7 +15,7 @@ from toptune.store.exchange.dataset_copy import copy_dataset
 from toptune.store.features.cache_records import open_cache, split_folder
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files.s3_path import ObjectPath, place_of
+from toptune.store.files.place import place_at, place_of
 from toptune.store.upkeep.removal import Removal, folder_bytes, remove
 from toptune.store.upkeep.verification import verify
 from toptune.text import counted
@@ -178,15 +178,13 @@ def _check_options(
 
 def _check_places(source: Path, target: Path) -> None:
     """Refuse a target that is the source by another name, or lies within it or around it."""
-    if isinstance(source, ObjectPath) or isinstance(target, ObjectPath):
-        if str(source) == str(target) or source in target.parents or target in source.parents:
-            raise InputError(f"one of {source} and {target} lies within the other; give another place")
-        return
-    if target.exists() and source.samefile(target):
+    if place_at(source).is_same(place_at(target)):
         raise InputError(f"{source} cannot be copied to itself ({target}); give another place")
-    here, there = os.path.realpath(source), os.path.realpath(target)
-    if os.path.commonpath([here, there]) in (here, there):
-        raise InputError(f"one of {here} and {there} lies within the other; give a place beside the source")
+    here, there = (f"{place_at(path).real().rstrip('/')}/" for path in (source, target))
+    if here.startswith(there) or there.startswith(here):
+        raise InputError(
+            f"one of {here[:-1]} and {there[:-1]} lies within the other; give a place beside the source"
+        )
 
 
 def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:

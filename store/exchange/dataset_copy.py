@@ -12,7 +12,7 @@ from toptune.store.datasets.versions import (
     version_record,
 )
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files import commit
+from toptune.store.files.place import place_at
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import read_file
 
@@ -37,7 +37,7 @@ def copy_dataset(source: FeatureStore, target: FeatureStore, name: str) -> None:
         path = version_path(target.root, name, number)
         rows = read_file(rows_path(source.root, name, record["rows_sha256"]))
         publish(rows_path(target.root, name, record["rows_sha256"]), rows, lambda _: False)
-        if not commit.put_if_absent(path, read_file(version_path(source.root, name, number))):
+        if not place_at(path).put_if_absent(read_file(version_path(source.root, name, number))):
             there = version_record(target.root, name, number)
             if there["rows_sha256"] != record["rows_sha256"]:
                 raise ConflictError(
@@ -50,7 +50,7 @@ def _copy_part(source: Path, target: Path, part: str) -> None:
     manifest = dataset_records.read_dataset(source, part)
     folder = dataset_records.dataset_folder(source, part)
     files = {name: read_file(folder / name) for name in ("manifest.parquet", "dataset.json")}
-    if commit.put_folder_if_absent(dataset_records.dataset_folder(target, part), files):
+    if place_at(dataset_records.dataset_folder(target, part)).put_folder_if_absent(files):
         return
     try:
         differences = dataset_records.read_dataset(target, part).differences(manifest)

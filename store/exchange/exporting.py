@@ -15,7 +15,7 @@ import numpy.typing as npt
 from toptune.errors import InputError, StoreError, ToptuneError
 from toptune.store.exchange.export_formats import WRITERS, Export, Report, peak_bytes
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.store.files.commit import TEMPORARY_PREFIX
+from toptune.store.files.names import TEMPORARY_PREFIX
 
 EXPORT_FORMATS = tuple(WRITERS)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)

@@ -11,7 +11,7 @@ from toptune.store.datasets import dataset_records
 from toptune.store.features.feature_cache import FeatureCache, read_identity
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_values import canonical_json
-from toptune.store.files.names import check_inside
+from toptune.store.files.place import check_inside
 from toptune.store.files.provenance import provenance
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import seal, unseal

@@ -31,7 +31,7 @@ from toptune.store.features.cache_blocks import CacheBlocks
 from toptune.store.features.hints import mark_used, read_request, write_request
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.names import check_name
-from toptune.store.files.s3_path import ObjectPath
+from toptune.store.files.place import place_at
 
 CONTENT_ARRAY = "content.sha256"
 
@@ -219,14 +219,9 @@ class FeatureCache:
     def entries(self, name: str) -> dict[int, LedgerEntry]:
         """Return the valid ledger entries of all units of an array that are done."""
         recorded = self.ledger(name).all_recorded()
-        if isinstance(self.path, ObjectPath):
-            sizes = {path: status.st_size for path, status in (self.path / name).objects()}
-            return {
-                unit: entry
-                for unit, entry in recorded.items()
-                if sizes.get(self.shard_path(name, unit)) == entry.n_bytes  # type: ignore[call-overload]
-            }
-        return {unit: entry for unit, entry in recorded.items() if self._if_stored(entry) is not None}
+        paths = {unit: self.shard_path(name, unit) for unit in recorded}
+        sizes = place_at(self.path / name).sizes(paths.values())
+        return {unit: entry for unit, entry in recorded.items() if sizes.get(paths[unit]) == entry.n_bytes}
 
     def missing_units(self, name: str) -> list[int]:
         """List the units of an array that are not done; all of them if there is no such array."""

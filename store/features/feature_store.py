@@ -26,11 +26,10 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_view import FeatureView
 from toptune.store.features.hints import request_path
 from toptune.store.features.recipe import Recipe
-from toptune.store.files import commit
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
-from toptune.store.files.names import check_inside, check_name, plain_model_name
+from toptune.store.files.names import check_name, is_temporary, plain_model_name
+from toptune.store.files.place import check_inside, place_at, place_of
 from toptune.store.files.reading import list_folder
-from toptune.store.files.s3_path import ObjectPath, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +87,13 @@ class FeatureStore:
         if not (folder / STORE_FILE).exists():
             if folder.exists() and not folder.is_dir():
                 raise ConflictError(f"{folder} is a file; give --store another name")
-            strangers = folder.is_dir() and any(not commit.is_temporary(p.name) for p in folder.iterdir())
+            strangers = folder.is_dir() and any(not is_temporary(p.name) for p in folder.iterdir())
             # Asked again, because another process may have made the store since the first look.
             if strangers and not (folder / STORE_FILE).exists():
                 raise ConflictError(
                     f"{folder} is not empty and no feature store; give --store an empty or new folder"
                 )
-            commit.put_if_absent(folder / STORE_FILE, DESCRIPTOR)
+            place_at(folder / STORE_FILE).put_if_absent(DESCRIPTOR)
         check_descriptor(folder)
         return cls(folder)
 
@@ -295,8 +294,8 @@ class FeatureStore:
         record = datasets.read_record(self.root, dataset)
         name, digest = plain_model_name(model), recipe.digest
         for folder in self.cache_folders(dataset):
-            if isinstance(folder, ObjectPath) and not (folder / "cache.json").exists():
-                continue  # remains of one that was removed: made anew below
+            if not place_at(folder).has_whole_folders and not (folder / "cache.json").exists():
+                continue  # These are the remains of a removed cache, which is made anew below.
             if split_folder(folder)[1] == digest[:8]:
                 cache = open_cache(self.root, folder)
                 if cache.digest == digest:
@@ -315,7 +314,7 @@ class FeatureStore:
             backbone=backbone,
             format=format,
         )
-        commit.put_folder_if_absent(check_inside(self.root, folder), files)
+        place_at(check_inside(self.root, folder)).put_folder_if_absent(files)
         cache = open_cache(self.root, folder)
         if cache.digest != digest:
             raise ConflictError(
@@ -351,10 +350,10 @@ class FeatureStore:
         """Yield the folders of the caches, of one data set or all, sorted, without opening them."""
         wanted = None if dataset is None else check_name(dataset, what="data set")
         for model in list_folder(self.root / "features"):
-            if commit.is_temporary(model.name):
+            if is_temporary(model.name):
                 continue
             for folder in list_folder(model):
-                if not folder.is_dir() or commit.is_temporary(folder.name):
+                if not folder.is_dir() or is_temporary(folder.name):
                     continue
                 if wanted is None or folder.name == wanted:
                     yield folder

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from toptune.errors import CorruptError, StoreError
-from toptune.store.files import commit
-from toptune.store.files.names import check_inside, check_name
+from toptune.store.files.names import check_name
+from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.reading import list_folder, read_file
 from toptune.store.files.sealed import seal, unseal
@@ -28,7 +28,7 @@ def request_path(cache: Path, key: str) -> Path:
 def write_request(root: Path, cache: Path, key: str, arrays: Sequence[str]) -> None:
     """Note which arrays the request `key` asked for."""
     path = check_inside(root, request_path(cache, key))
-    commit.replace(path, seal(REQUEST_KIND, {"arrays": list(arrays)}))
+    place_at(path).replace(seal(REQUEST_KIND, {"arrays": list(arrays)}))
 
 
 def read_request(cache: Path, key: str) -> list[str] | None:
@@ -49,7 +49,7 @@ def mark_used(root: Path, cache: Path) -> None:
     try:
         made = provenance()
         values = {"who": made["who"], "when": made["when"]}
-        commit.replace(check_inside(root, cache / USE_FILE), seal(USE_KIND, values))
+        place_at(check_inside(root, cache / USE_FILE)).replace(seal(USE_KIND, values))
     except StoreError as error:
         logger.debug("the use of %s is not noted: %s", cache, error)
 

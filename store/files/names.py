@@ -1,18 +1,23 @@
-"""Which names may stand in a path of the store, and which place a path may not leave."""
+"""Which names may stand in a path of the store."""
 
 import os
 import re
 import unicodedata
 from pathlib import Path
 
-from toptune.errors import InputError, StoreError
-from toptune.store.files.s3_path import ObjectPath
+from toptune.errors import InputError
 
+TEMPORARY_PREFIX = ".tmp-"
 # 255 bytes is what file systems allow; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
 RANDOM = "random:"
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
 _SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder name is one that an interrupted writer leaves behind."""
+    return name.startswith(TEMPORARY_PREFIX)
 
 
 def check_name(name: str, *, what: str) -> str:
@@ -91,23 +96,3 @@ def plain_model_name(model: str) -> str:
         else:
             name = rest.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
     return check_name(name, what="model")
-
-
-def check_inside(root: Path, path: Path) -> Path:
-    """Return `path` if it lies within `root` after following symbolic links.
-
-    Raises
-    ------
-    StoreError
-        If a link leads out of the store.
-    """
-    if isinstance(path, ObjectPath):
-        return path  # there are no links in buckets
-    real_root, real = os.path.realpath(root), os.path.realpath(path)
-    if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
-        raise StoreError(
-            f"{path} leads out of the store to {real} through a symbolic link; "
-            "replace the link by the folder itself",
-            path,
-        )
-    return path

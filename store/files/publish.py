@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from toptune.errors import StoreError
-from toptune.store.files import commit
+from toptune.store.files.place import place_at
 from toptune.store.files.reading import read_file
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes
         If the system refuses.
     """
     for _ in range(_ATTEMPTS):
-        if commit.put_if_absent(path, data):
+        if place_at(path).put_if_absent(data):
             return data
         try:
             status = path.stat()
@@ -42,7 +42,7 @@ def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes
         if found == data or is_sound(found):
             return found
         logger.warning("%s is damaged: it is written again", path)
-        commit.remove_damaged(path, status)
+        place_at(path).remove_damaged(status)
     raise StoreError(
         f"cannot write {path}: others keep putting damaged files there; stop them and try again", path
     )

@@ -11,20 +11,20 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PosixPath
+from pathlib import PosixPath
 from typing import Any
 
-from toptune.errors import InputError, StoreError
+from toptune.errors import StoreError
 
 SCHEME = "s3://"
-# Of a whole request: a large unit may take its time on a slow line.
+# The time of a whole request: a large unit may take long on a slow line.
 _TIMEOUT = "600s"
 _MAX_RETRIES = 3
 
 
 @dataclass(frozen=True)
 class ObjectStatus:
-    """What `os.stat_result` tells of a file, of an object; ``st_ino`` is made of its ETag."""
+    """What is known of an object, by the names of `os.stat_result`; ``st_ino`` is made of the ETag."""
 
     st_size: int
     st_mtime: float
@@ -37,6 +37,9 @@ class ObjectStatus:
     @property
     def st_ctime(self) -> float:
         return self.st_mtime
+
+
+FileStatus = os.stat_result | ObjectStatus
 
 
 class ObjectPath(PosixPath):
@@ -134,7 +137,7 @@ class ObjectPath(PosixPath):
 
     def open(self, mode: str = "rb", *_: Any, **__: Any) -> Any:
         if mode != "rb":
-            raise TypeError(f"{self} can only be read; writing goes through toptune.store.files.commit")
+            raise TypeError(f"{self} can only be read; writing goes through toptune.store.files.place")
         return io.BytesIO(self.read_bytes())
 
     def unlink(self, missing_ok: bool = True) -> None:  # noqa: ARG002  (a bucket does not say)
@@ -145,7 +148,7 @@ class ObjectPath(PosixPath):
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
-            f"{self} is no file of this machine; objects change through toptune.store.files.commit"
+            f"{self} is no file of this machine; objects change through toptune.store.files.place"
         )
 
     mkdir = rename = replace = rmdir = touch = write_bytes = write_text = chmod = hardlink_to = symlink_to = (
@@ -171,33 +174,6 @@ class ObjectPath(PosixPath):
         names = {meta["path"] for meta in found["objects"] if meta["size"]} | set(found["common_prefixes"])
         for name in sorted(names):
             yield ObjectPath("/", self.parts[1], name)
-
-
-def place_of(root: str | os.PathLike[str]) -> Path:
-    """Return the place that a store's ROOT names: a folder of this machine, or ``s3://bucket/prefix``.
-
-    Raises
-    ------
-    InputError
-        If the scheme is another one, the bucket is missing, or obstore is not installed.
-    """
-    if isinstance(root, ObjectPath):
-        return root
-    text = os.fspath(root)
-    if not text:
-        raise InputError("--store is empty; give a folder, or s3://bucket/prefix")
-    if "://" not in text:
-        return Path(text).absolute()
-    if not text.startswith(SCHEME):
-        raise InputError(f"store {text!r} is neither a local folder nor s3://bucket/prefix")
-    parts = [part for part in text.removeprefix(SCHEME).split("/") if part]
-    if not parts or any(part in (".", "..") for part in parts):
-        raise InputError(f"store {text!r} names no bucket, or climbs; give s3://bucket/prefix")
-    try:
-        import obstore  # noqa: F401
-    except ImportError as error:
-        raise InputError("stores in S3 need obstore; pip install 'toptune[s3]'") from error
-    return ObjectPath("/", *parts)
 
 
 @contextlib.contextmanager

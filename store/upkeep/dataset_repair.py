@@ -18,7 +18,8 @@ from toptune.store.datasets.versions import (
     version_record,
 )
 from toptune.store.features.cache_records import CACHE_KIND
-from toptune.store.files import commit
+from toptune.store.files.names import TEMPORARY_PREFIX
+from toptune.store.files.place import place_at
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import unseal
 
@@ -60,7 +61,7 @@ def rebuild_part(root: Path, part: str) -> bool:
     folder = dataset_records.dataset_folder(root, part)
     files = dataset_records.dataset_files(part, manifest, part_of=None if part == base else base)
     for name, data in files.items():
-        commit.replace(folder / name, data)
+        place_at(folder / name).replace(data)
     return True
 
 
@@ -103,8 +104,8 @@ def mend_version(root: Path, dataset: str, file: Path) -> str:
     # Kept as leftovers for a while, because they may be all that somebody has of their labels.
     for path in (version_path(root, dataset, number), file):
         if path.exists():
-            commit.replace(path.with_name(f"{commit.TEMPORARY_PREFIX}{path.name}"), path.read_bytes())
-            commit.free(path)
+            place_at(path.with_name(f"{TEMPORARY_PREFIX}{path.name}")).replace(path.read_bytes())
+            place_at(path).free()
     return "dropped"
 
 

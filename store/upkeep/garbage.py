@@ -1,6 +1,5 @@
 """Garbage of a store: leftovers of writers that died, and caches that nobody used for long."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,9 +18,8 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import last_use, read_request
 from toptune.store.features.recipe import IMPORTED
-from toptune.store.files import commit
-from toptune.store.files.reading import walk_files
-from toptune.store.files.s3_path import ObjectPath, place_of
+from toptune.store.files.names import is_temporary
+from toptune.store.files.place import place_at, place_of
 from toptune.store.upkeep.removal import Removal, folder_bytes, remove
 
 GRACE = timedelta(hours=1)
@@ -123,9 +121,9 @@ def collect_garbage(store: FeatureStore, items: list[Garbage]) -> None:
                 ),
             )
         elif item.reason == _EMPTY:
-            commit.remove_if_empty(path)
+            place_at(path).remove_if_empty()
         else:
-            commit.free(path)
+            place_at(path).free()
 
 
 _EMPTY = "empty folder"
@@ -160,23 +158,9 @@ def _is_imported(cache: FeatureCache) -> bool:
 
 
 def _leftovers(store: FeatureStore) -> Iterator[tuple[Path, str]]:
-    """Yield files and folders that nothing names, those above before those below."""
-    if isinstance(store.root, ObjectPath):
-        hidden = {
-            store.root.joinpath(*parts[: place + 1])
-            for parts, _ in walk_files(store.root)
-            for place, name in enumerate(parts)
-            if commit.is_temporary(name)
-        }
-        yield from ((path, "left by an interrupted writer") for path in sorted(hidden))
-    for top, folders, files in [] if isinstance(store.root, ObjectPath) else os.walk(store.root):
-        for name in [*folders, *files]:
-            if commit.is_temporary(name):
-                yield Path(top, name), "left by an interrupted writer"
-        folders[:] = [name for name in folders if not commit.is_temporary(name)]
-        # Folders of the layout itself stay, so that nobody wonders.
-        if not folders and not files and Path(top).parent != store.root and Path(top) != store.root:
-            yield Path(top), _EMPTY
+    """Yield files and folders that nothing names, outer folders before what is in them."""
+    for path, is_empty in place_at(store.root).leftovers():
+        yield path, _EMPTY if is_empty else "left by an interrupted writer"
     for name in dataset_names(store.root):
         yield from _unnamed_rows(store.root, name)
     for folder in store.cache_folders():
@@ -198,20 +182,19 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
 def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
     records = recorded_names(folder)
     is_made = (folder / "cache.json").exists()
-    # On the local disk folders go in one step, and a record that is gone is damage. In a bucket it goes
-    # first.
-    is_damaged = not isinstance(folder, ObjectPath) and (records or (folder / "recipe.json").exists())
+    # Where folders go in one step, a record that is gone is damage. In a bucket a removal takes it first.
+    is_damaged = place_at(folder).has_whole_folders and (records or (folder / "recipe.json").exists())
     if not is_made and not is_damaged:
         yield folder, f"remains of {split_folder(folder)[0]}, which was removed"
         return
     known = {"ledger", "requests", *records}
     for array in sorted(folder.iterdir()):
-        if array.is_dir() and array.name not in known and not commit.is_temporary(array.name):
+        if array.is_dir() and array.name not in known and not is_temporary(array.name):
             yield array, "array without a ledger"
     for name in records:
         yield from _unnamed_units(folder, name)
     for path in sorted((folder / "requests").glob("*.json")):
-        arrays = None if commit.is_temporary(path.name) else read_request(folder, path.stem)
+        arrays = None if is_temporary(path.name) else read_request(folder, path.stem)
         if arrays is not None and not set(arrays) <= set(records):
             yield path, "hint about arrays that are gone"
 

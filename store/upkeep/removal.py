@@ -12,9 +12,7 @@ from toptune.store.datasets import dataset_records
 from toptune.store.features.cache_records import split_folder
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files import commit
-from toptune.store.files.names import check_inside
-from toptune.store.files.reading import walk_files
+from toptune.store.files.place import check_inside, place_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,15 +152,15 @@ def remove(store: FeatureStore, removal: Removal) -> None:
             if removal.arrays:
                 _take_out(folder, removal.arrays)
             else:
-                commit.remove_folder(folder, aside=features)
+                place_at(folder).remove_folder(aside=features)
         if not removal.arrays:
-            commit.remove_if_empty(features / name)  # unless other data sets have features of this model
+            place_at(features / name).remove_if_empty()  # unless other data sets have features of this model
     if removal.is_whole:
         # The parts last: without the versions nothing names them.
         for part in (removal.dataset, *removal.parts):
             folder = dataset_records.dataset_folder(store.root, part)
             if folder.is_dir():
-                commit.remove_folder(folder, aside=folder.parent)
+                place_at(folder).remove_folder(aside=folder.parent)
 
 
 def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
@@ -184,7 +182,7 @@ def _take_out(cache: Path, names: Sequence[str]) -> None:
     others = [name for name in recorded_names(cache) if name not in names and name != CONTENT_ARRAY]
     for name in [*names, *([] if others else [CONTENT_ARRAY])]:
         for folder in (cache / "ledger" / name, cache / name):
-            commit.remove_folder(folder, aside=cache)
+            place_at(folder).remove_folder(aside=cache)
 
 
 def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
@@ -205,4 +203,4 @@ def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
 
 def folder_bytes(folder: Path) -> int:
     """Add up the sizes of the files in a folder; 0 where there is none."""
-    return sum(size for _, size in walk_files(folder))
+    return sum(size for _, size in place_at(folder).walk_files())

@@ -16,9 +16,8 @@ from toptune.store.datasets.versions import version_numbers
 from toptune.store.features.cache_records import CACHE_KIND, open_cache
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files import commit
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
-from toptune.store.files.s3_path import place_of
+from toptune.store.files.place import place_at, place_of
 from toptune.store.files.sealed import is_newer, unseal
 from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.upkeep.verification import verify
@@ -160,7 +159,7 @@ class _Repair:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions", path) from error
         if data != DESCRIPTOR and not is_of_another_version(data):
-            commit.replace(path, DESCRIPTOR)
+            place_at(path).replace(DESCRIPTOR)
             self.rebuilt.append(str(path))
 
     def mend(self, path: Path, reason: str) -> None:
@@ -183,7 +182,7 @@ class _Repair:
             case ("features", _, _, "recipe.json"):
                 self.recipe(path, data, reason)
             case ("features", _, _, "requests", _) | ("features", _, _, "used.json"):
-                commit.free(path)
+                place_at(path).free()
                 self.removed.append(str(path))
             case ("features", model, dataset, "ledger", name, "array.json"):
                 self.array(self.root / "features" / model / dataset, name)
@@ -226,7 +225,7 @@ class _Repair:
                 self.left[str(path)] = f"{reason}; {step}"
         elif name not in self.dropped_datasets:
             # Kept as a leftover for now, because it may be all that somebody has of their labels.
-            commit.hide_folder(dataset_records.dataset_folder(self.root, name))
+            place_at(dataset_records.dataset_folder(self.root, name)).hide_folder()
             self.dropped_datasets.append(name)
 
     def version(self, dataset: str, path: Path, reason: str) -> None:
@@ -255,7 +254,7 @@ class _Repair:
         for other in sorted(folder.parent.glob("*/recipe.json")) if is_altered else ():
             copy = other.read_bytes()
             if other != path and hashlib.sha256(copy).hexdigest() == digest:
-                commit.replace(path, copy)
+                place_at(path).replace(copy)
                 self.rebuilt.append(str(path))
                 self.uncovered = True
                 return
@@ -280,7 +279,7 @@ class _Repair:
             self.rebuilt += map(str, restored)
         else:
             for each in (folder / "ledger" / name, folder / name):
-                commit.remove_folder(each, aside=folder)
+                place_at(each).remove_folder(aside=folder)
             self.dropped_arrays.append(f"{cache.name}/{cache.dataset}/{name}")
         self.uncovered = True
 
@@ -303,7 +302,7 @@ class _Repair:
                 seen = path.stat()
             except OSError:
                 continue
-            commit.remove_damaged(path, seen)
+            place_at(path).remove_damaged(seen)
         self.dropped.setdefault(f"{cache.name}/{cache.dataset}/{name}", set()).add(unit)
 
 

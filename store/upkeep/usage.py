@@ -8,8 +8,8 @@ from typing import Any
 from toptune.store.arrays.array_records import recorded_names
 from toptune.store.datasets.dataset_records import base_of, dataset_names
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files import commit
-from toptune.store.files.reading import walk_files
+from toptune.store.files.names import is_temporary
+from toptune.store.files.place import place_at
 
 BOOKKEEPING, MANIFEST, LEFTOVERS = "(bookkeeping)", "(manifest)", "(leftovers)"
 
@@ -56,7 +56,7 @@ def measure(store: FeatureStore) -> list[Usage]:
     sizes: Counter[tuple[str, str, str]] = Counter()
     arrays: dict[tuple[str, str], set[str]] = {}
     bases = {name: base_of(store.root, name) or name for name in dataset_names(store.root)}
-    for parts, size in walk_files(store.root):
+    for parts, size in place_at(store.root).walk_files():
         dataset, cache, part = _owner(store.root, parts, arrays)
         key = (bases.get(dataset, dataset), cache, part)
         sizes[key] += size
@@ -71,10 +71,10 @@ def _owner(
     root: Path, parts: tuple[str, ...], arrays: dict[tuple[str, str], set[str]]
 ) -> tuple[str, str, str]:
     """Return data set, cache and part of a file."""
-    is_left = any(commit.is_temporary(part) for part in parts)
+    is_left = any(is_temporary(part) for part in parts)
     if parts[0] == "datasets" and len(parts) > 2:
         return (parts[1], "", MANIFEST) if not is_left else ("", "", LEFTOVERS)
-    if parts[0] == "features" and len(parts) > 3 and not commit.is_temporary(parts[1]):
+    if parts[0] == "features" and len(parts) > 3 and not is_temporary(parts[1]):
         cache, dataset, part = parts[1:4]
         if is_left:
             return dataset, cache, LEFTOVERS

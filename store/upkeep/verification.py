@@ -18,9 +18,10 @@ from toptune.store.features.cache_records import open_cache
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import REQUEST_KIND, USE_FILE, USE_KIND
-from toptune.store.files import commit
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE
-from toptune.store.files.reading import list_folder, walk_files
+from toptune.store.files.names import is_temporary
+from toptune.store.files.place import place_at
+from toptune.store.files.reading import list_folder
 from toptune.store.files.sealed import unseal
 from toptune.store.upkeep.dataset_checks import dataset_damage, dataset_files, rows_needed
 
@@ -125,7 +126,7 @@ class _Walk:
         n_files = n_bytes = 0
         leftovers: list[str] = []
         prefix = f"{top}/"
-        for parts, size in walk_files(top):
+        for parts, size in place_at(top).walk_files():
             path = prefix + "/".join(parts)
             if path in self.named:
                 n_files += 1
@@ -196,7 +197,7 @@ class _Walk:
             self.sealed(USE_KIND, folder / USE_FILE)
         arrays = [path for path in list_folder(folder / "ledger") if path.is_dir()]
         for array in arrays:
-            if not commit.is_temporary(array.name):
+            if not is_temporary(array.name):
                 self.array(cache, array)
         if not recorded_names(folder):
             # Made by a writer that stopped before its first array.
@@ -204,7 +205,7 @@ class _Walk:
 
     def requests(self, folder: Path) -> None:
         for path in sorted((folder / "requests").glob("*.json")):
-            if not commit.is_temporary(path.name):
+            if not is_temporary(path.name):
                 self.sealed(REQUEST_KIND, path)
 
     def sealed(self, kind: str, path: Path) -> None:

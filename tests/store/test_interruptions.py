@@ -16,7 +16,8 @@ from faults import STEPS, Fault
 from small_store import BATCH_SIZE, open_empty, shard_bytes, write_all
 
 from toptune.store import FeatureCache, FeatureStore, StoreError, verify
-from toptune.store.files import commit as committing
+from toptune.store.files.local_place import LocalPlace
+from toptune.store.files.place import place_at
 
 TESTS = Path(__file__).parents[1]
 
@@ -89,22 +90,22 @@ def test_twice_interrupted(tmp_path: Path, template: Path) -> None:
 def test_shards_come_before_their_ledger_entries(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = open_empty(root)
     published: list[str] = []
-    plain = committing.put_if_absent
+    plain = LocalPlace.put_if_absent
 
-    def noted(path: Path, data: bytes) -> bool:
-        published.append("entry" if "ledger" in path.parts else "shard")
-        return plain(path, data)
+    def noted(place: LocalPlace, data: bytes) -> bool:
+        published.append("entry" if "ledger" in place.path.parts else "shard")
+        return plain(place, data)
 
-    monkeypatch.setattr(committing, "put_if_absent", noted)
+    monkeypatch.setattr(LocalPlace, "put_if_absent", noted)
     write_all(cache.root)
     assert published == (["shard"] * 3 + ["entry"] * 3) * 4
 
 
 @pytest.mark.parametrize(
-    ("put", "last"), [(committing.put_if_absent, "link"), (committing.replace, "replace")]
+    ("put", "last"), [(LocalPlace.put_if_absent, "link"), (LocalPlace.replace, "replace")]
 )
 def test_durable_before_it_is_visible(
-    root: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Path, bytes], object], last: str
+    root: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[LocalPlace, bytes], object], last: str
 ) -> None:
     calls: list[str] = []
 
@@ -118,7 +119,7 @@ def test_durable_before_it_is_visible(
     root.mkdir()
     for step in ("open", "write", "fsync", "close", "link", "replace"):
         monkeypatch.setattr(os, step, note(step, getattr(os, step)))
-    put(root / "file", b"content")
+    put(LocalPlace(root / "file"), b"content")
     assert calls == ["open", "write", "fsync", "close", last, "open folder", "fsync", "close"]
 
 
@@ -131,7 +132,7 @@ def test_link_whose_answer_was_lost(root: Path, monkeypatch: pytest.MonkeyPatch)
         raise FileExistsError(errno.EEXIST, "File exists")
 
     monkeypatch.setattr(os, "link", link)
-    assert committing.put_if_absent(root / "file", b"mine")
+    assert place_at(root / "file").put_if_absent(b"mine")
     assert (root / "file").read_bytes() == b"mine"
 
 
@@ -153,9 +154,9 @@ def test_sound_file_put_there_meanwhile_stays(root: Path) -> None:
     seen = path.stat()
     (root / "new").write_bytes(b"sound")
     (root / "new").replace(path)
-    committing.remove_damaged(path, seen)
+    place_at(path).remove_damaged(seen)
     assert path.read_bytes() == b"sound"
-    committing.remove_damaged(path, path.stat())
+    place_at(path).remove_damaged(path.stat())
     assert list(root.iterdir()) == []
 
 

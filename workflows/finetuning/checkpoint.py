@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from toptune.errors import ConflictError, CorruptError
-from toptune.store.files.commit import replace
+from toptune.store.files.place import place_at
 from toptune.workflows.finetuning.rate_search import Epoch
 
 STATE = "state.json"
@@ -126,10 +126,10 @@ class Checkpoint:
         """
         number = len(epochs)
         names: dict[str, str | None] = {"last": f"last-{number:05}.safetensors"}
-        replace(self.folder / f"last-{number:05}.safetensors", save(dict(last)))
+        place_at(self.folder / f"last-{number:05}.safetensors").replace(save(dict(last)))
         if isinstance(best, Mapping):
             names["best"] = f"best-{number:05}.safetensors"
-            replace(self.folder / f"best-{number:05}.safetensors", save(dict(best)))
+            place_at(self.folder / f"best-{number:05}.safetensors").replace(save(dict(best)))
         else:
             names["best"] = best
         value = {
@@ -139,7 +139,7 @@ class Checkpoint:
             "costs": costs,
             **names,
         }
-        replace(self.folder / STATE, json.dumps(value, allow_nan=False).encode())
+        place_at(self.folder / STATE).replace(json.dumps(value, allow_nan=False).encode())
         for path in self.folder.iterdir():
             if path.name not in (STATE, *names.values()):
                 path.unlink()

@@ -15,7 +15,7 @@ from toptune.extract.backbone.backbone import load_backbone
 from toptune.extract.extraction import extract
 from toptune.extract.request.plan import ExtractPlan, ExtractSummary
 from toptune.options import options_of
-from toptune.store.files.s3_path import place_of
+from toptune.store.files.place import place_of
 from toptune.workflows.jobs.slurm_options import SlurmArguments, SlurmOptions
 from toptune.workflows.jobs.slurm_plan import SlurmPlan, clock, size_jobs
 from toptune.workflows.jobs.slurm_scripts import (

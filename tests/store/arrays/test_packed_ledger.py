@@ -20,7 +20,7 @@ from toptune.store import (
     summarize,
     verify,
 )
-from toptune.store.files import commit as committing
+from toptune.store.files.local_place import LocalPlace
 
 NAMES = [*DIMS, CONTENT_ARRAY]
 
@@ -74,11 +74,11 @@ def test_packed_twice_and_by_two(complete: FeatureCache) -> None:
 
 
 def test_killed_between_packing_and_removing(complete: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(_: Path) -> None:
+    def die(_: LocalPlace) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "free", die)
+        patch.setattr(LocalPlace, "free", die)
         with pytest.raises(KeyboardInterrupt):
             complete.pack_ledgers(NAMES)
     cache = reopened(complete)

@@ -25,7 +25,7 @@ from toptune.store import (
     copy_store,
     verify,
 )
-from toptune.store.files import commit as committing
+from toptune.store.files.local_place import LocalPlace
 
 NAMES = [*DIMS, CONTENT_ARRAY]
 
@@ -76,16 +76,16 @@ def test_formats_are_converted(complete: FeatureCache, target: FeatureStore, the
 def test_interrupted_it_goes_on(
     complete: FeatureCache, target: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = committing.put_if_absent, [0]
+    plain, calls = LocalPlace.put_if_absent, [0]
 
-    def die_later(path: Path, data: bytes) -> bool:
+    def die_later(place: LocalPlace, data: bytes) -> bool:
         calls[0] += 1
         if calls[0] == 15:
             raise KeyboardInterrupt
-        return plain(path, data)
+        return plain(place, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "put_if_absent", die_later)
+        patch.setattr(LocalPlace, "put_if_absent", die_later)
         with pytest.raises(KeyboardInterrupt):
             copy_store(FeatureStore(complete.root), target)
     assert not the_cache(target).is_complete()

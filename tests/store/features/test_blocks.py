@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from small_store import DIMS, N_ROWS, UNIT_ROWS, features
 
 from toptune.store import ArrayBlocks, Blocks, FeatureCache, FeatureStore
-from toptune.store.arrays import zarr_shards
-from toptune.store.files import reading
+from toptune.store.files.local_place import LocalPlace
 
 NAMES = ["layer4.mean", "last.cls"]
 SCATTERED = [20, 3, 26, 3, 0, 14, 15, 16]
@@ -135,14 +134,14 @@ def test_columns_say_where_each_array_stands(cache: FeatureCache) -> None:
 
 def test_each_unit_is_read_once(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    plain = reading.read_scattered
+    plain = LocalPlace.read_scattered
 
-    def counted(path: Path, *arguments: Any, **options: Any) -> None:
-        read.append(f"{path.parents[2].name}/{path.parent.name}")
-        plain(path, *arguments, **options)
+    def counted(place: LocalPlace, *arguments: Any, **options: Any) -> None:
+        read.append(f"{place.path.parents[2].name}/{place.path.parent.name}")
+        plain(place, *arguments, **options)
 
     blocks = cache.blocks(NAMES)
-    monkeypatch.setattr(zarr_shards, "read_scattered", counted)
+    monkeypatch.setattr(LocalPlace, "read_scattered", counted)
     blocks.take([20, 3, 21, 4, 25, 3])
     assert sorted(read) == [f"{name}/{unit}" for name in sorted(NAMES) for unit in (0, 2, 3)]
     read.clear()

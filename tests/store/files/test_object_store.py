@@ -49,7 +49,7 @@ from toptune.store import (
     verify,
 )
 from toptune.store.datasets.versions import rows_path, version_path, version_record
-from toptune.store.files import commit as committing
+from toptune.store.files.place import place_at
 from toptune.store.files.s3_path import ObjectPath
 
 pytest.importorskip("obstore", reason="obstore is not installed")
@@ -102,7 +102,7 @@ def reopened(cache: FeatureCache) -> FeatureCache:
 
 
 def put(path: Path, data: bytes) -> None:
-    committing.replace(path, data)
+    place_at(path).replace(data)
 
 
 def test_the_same_bytes_as_in_a_local_folder(stored: FeatureCache, tmp_path: Path) -> None:
@@ -344,10 +344,10 @@ def test_a_data_set_grows(bucket_root: Path) -> None:
     report = verify(store, deep=True)
     assert (report.damaged, report.missing, report.leftovers) == ((), {}, ())
     latest = version_path(store.root, "pets", 3)
-    committing.replace(latest, b"{}")
+    place_at(latest).replace(b"{}")
     assert repair(bucket_root).rebuilt == (str(latest),)
     rows = rows_path(store.root, "pets", version_record(store.root, "pets", 3)["rows_sha256"])
-    committing.replace(rows, b"half")
+    place_at(rows).replace(b"half")
     assert repair(bucket_root).dropped_versions == ("version 3 of data set pets",)
     assert verify(store).damaged == ()
     assert store.manifest("pets").n_rows == 13
