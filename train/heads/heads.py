@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.machine.limits import RunLimits
 from toptune.store.features.blocks import Blocks
 from toptune.train.heads.files import read_description
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS, kind_of, summed_heads
 from toptune.train.heads.native_heads import OwnHead
+from toptune.train.heads.options import HeadOptions
 from toptune.train.heads.sklearn_heads import SklearnHead
 from toptune.train.solvers.falkon_lib import check_library
 
@@ -136,6 +138,39 @@ def parameters_of(name: str) -> tuple[str, ...]:
         For an unknown head; lists those there are. For a dotted path that leads to no class.
     """
     return kind_of(name).parameters
+
+
+def new_head(options: HeadOptions, *, seed: int, limits: RunLimits) -> Head:
+    """Make the unfitted head that the options name.
+
+    Raises
+    ------
+    InputError
+        For an unknown head or parameter; see `toptune.train.make_head`.
+    """
+    return make_head(
+        options.head,
+        params=options.head_params,
+        seed=seed,
+        cv=options.cv,
+        class_weight=options.class_weight,
+        device=limits.device,
+        memory_limit_bytes=limits.memory_limit_bytes,
+        dask=limits.dask,
+    )
+
+
+def new_trial(name: str, options: HeadOptions, *, seed: int, limits: RunLimits) -> Head:
+    """Make an unfitted head that head ``auto`` tries: by its defaults, and cross-validated in any case."""
+    return make_head(
+        name,
+        seed=seed,
+        cv=options.cv,
+        class_weight=options.class_weight,
+        device=limits.device,
+        memory_limit_bytes=limits.memory_limit_bytes,
+        is_compared=True,
+    )
 
 
 def load_head(folder: Path) -> Head:

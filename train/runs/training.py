@@ -16,7 +16,7 @@ from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted
-from toptune.train.heads.making import new_head, new_trial
+from toptune.train.heads.heads import new_head, new_trial
 from toptune.train.heads.trials import try_heads
 from toptune.train.layers.choices import LAYER_SEARCH
 from toptune.train.layers.search import SHORT_LIST_HEADS, search_layers
