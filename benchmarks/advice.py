@@ -215,7 +215,7 @@ def main() -> None:
         print(printed_table(title, ("adviser", "right"), summary_of(found)))
     print()
     title = "part of the frozen error that fine-tuning took away, cases written from"
-    columns = ("pictures and domain", "cases", "least", "median", "most")
+    columns = ("images and domain", "cases", "least", "median", "most")
     print(printed_table(title, columns, shares_of(written)))
     for note in notes:
         print(f"note: {note}")

@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True, help="a folder with images somewhere below")
-    parser.add_argument("--sizes", type=int, nargs=2, default=[128, 640], help="pictures of the two runs")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[128, 640], help="images of the two runs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", default="last")
     given = parser.parse_args()

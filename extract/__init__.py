@@ -1,4 +1,4 @@
-"""Pictures to features: sources, decoding, backbones, and the pass that stores their layers.
+"""Images to features: sources, decoding, backbones, and the pass that stores their layers.
 
 Names that need torch are loaded when they are first used, so that ``from toptune.extract import extract``
 and a finished extraction stay light.

@@ -1,4 +1,4 @@
-"""Pictures a forward pass, by measuring."""
+"""Images a forward pass, by measuring."""
 
 import logging
 import time

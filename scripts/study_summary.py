@@ -199,7 +199,7 @@ def draw_shots(rows: list[Row], methods: Sequence[str], path: Path) -> None:
             means = [100 * statistics.mean(row["accuracy"] for row in each) for each in sizes.values()]
             axes.plot(shots, means, "o-", label=method)
         axes.set_title(dataset, fontsize=9)
-        axes.set(xlabel="pictures a class", xticks=shots)
+        axes.set(xlabel="images a class", xticks=shots)
     image.axes[0].set_ylabel("test accuracy, %")
     lines, names = image.axes[0].get_legend_handles_labels()
     image.legend(lines, names, frameon=False, fontsize=8, ncols=len(names), loc="outside upper center")

@@ -32,7 +32,7 @@ def image(number: int) -> Image.Image:
 
 
 def pixels(n: int = N_IMAGES, first: int = 0) -> NDArray[np.uint8]:
-    """Pictures as an array ``(n, 32, 32, 3)``."""
+    """Images as an array ``(n, 32, 32, 3)``."""
     return np.stack([np.asarray(image(first + number)) for number in range(n)])
 
 

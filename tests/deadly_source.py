@@ -1,4 +1,4 @@
-"""Pictures that do harm to dask workers; in a module of its own, so that workers can import it."""
+"""Images that do harm to dask workers; in a module of its own, so that workers can import it."""
 
 import os
 import signal

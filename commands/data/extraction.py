@@ -42,7 +42,7 @@ from toptune.commands.options.printing import report_failures, show
     "-b",
     "--batch-size",
     callback=parse_batch_size,
-    help="Pictures a forward pass (16; 128 on CUDA), or auto: by measuring.",
+    help="Images a forward pass (16; 128 on CUDA), or auto: by measuring.",
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
 @click.option(

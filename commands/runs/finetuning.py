@@ -66,7 +66,7 @@ from toptune.commands.options.training import split_options
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Pictures a step, at most.",
+    help="Images a step, at most.",
 )
 @click.option(
     "--clip-grad", type=float, default=1.0, show_default=True, help="Limit on its norm; 0 for none."

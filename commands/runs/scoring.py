@@ -25,7 +25,7 @@ MOVED = together(
     type=click.Choice(["test", "train", "all"]),
     help="Of the run's rows, test by default; of --data, all by default.",
 )
-@click.option("--data", help="Pictures with labels, read directly; no store is needed.")
+@click.option("--data", help="Images with labels, read directly; no store is needed.")
 @click.option("--model", help="With --data: where the backbone is now, if it has moved (local-dir:FOLDER).")
 @click.option("--weights", type=click.Path(), help="With --data: where the checkpoint is now.")
 @DEVICE
@@ -80,7 +80,7 @@ def predict(
 @RUN
 @click.option("--out", "-o", required=True, type=click.Path(), help="FILE.onnx or FILE.pt2, made new.")
 @click.option(
-    "--check", metavar="DATA", help="Pictures to compare with predict on; by default built-in digits."
+    "--check", metavar="DATA", help="Images to compare with predict on; by default built-in digits."
 )
 @click.option("--normalize", is_flag=True, help="Take RGB values from 0 to 1 and normalize inside the file.")
 @click.option(

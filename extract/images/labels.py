@@ -1,4 +1,4 @@
-"""Pictures with several labels: the manifest's column ``labels``, names joined with ``|``."""
+"""Images with several labels: the manifest's column ``labels``, names joined with ``|``."""
 
 import re
 from collections.abc import Sequence

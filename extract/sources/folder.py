@@ -1,4 +1,4 @@
-"""Pictures in folders: one folder a class, perhaps within one folder a split."""
+"""Images in folders: one folder a class, perhaps within one folder a split."""
 
 import logging
 import os

@@ -74,7 +74,7 @@ def _open_folder(folder: Path) -> ImageSource:
     kinds = [kind for kind, _, _ in found]
     image = _first_image(folder)
     if image is not None:
-        kinds.append(f"pictures ({image.relative_to(folder)})")
+        kinds.append(f"images ({image.relative_to(folder)})")
     if len(kinds) > 1:
         raise InputError(
             f"{folder} holds {' and '.join(kinds)}; which is meant? Keep them in folders of their own, or "

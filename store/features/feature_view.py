@@ -132,7 +132,7 @@ class FeatureView:
 
     @property
     def n_rows(self) -> int:
-        """Pictures of the version."""
+        """Images of the version."""
         return self.version.n_rows
 
     # Arrays

@@ -107,7 +107,7 @@ def test_the_real_table_is_what_codecarbon_reckons_with() -> None:
 @pytest.mark.skipif(not has_codecarbon(), reason="codecarbon is not installed")
 def test_no_code_of_codecarbon_runs() -> None:
     code = (
-        "import sys\nfrom toptune.store.costs import CostMeter\nassert CostMeter().to_dict()['co2e_kg'] > 0\n"
+        "import sys\nfrom toptune.costs.meter import CostMeter\nassert CostMeter().to_dict()['co2e_kg'] > 0\n"
         "assert not {'codecarbon', 'requests', 'pandas'} & sys.modules.keys()"
     )
     environment = {**os.environ, COUNTRY: "DEU"}

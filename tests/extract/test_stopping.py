@@ -22,7 +22,7 @@ N, UNITS = 150, 3  # units of 64 rows, batches of 4
 
 SLOW = """
 import sys, time
-from toptune.extract.source import FileSource
+from toptune.extract.images.source import FileSource
 read = FileSource.read
 def slowly(self, row):
     time.sleep(float(sys.argv[1]))
@@ -113,8 +113,8 @@ def test_no_unit_is_begun_that_would_not_be_done_in_time(
     request = {**options(undisturbed, tmp_path / "s"), "progress": progress, "time_limit": limit}
     with monkeypatch.context() as patch:
         # Only there: what the threads measure of their own work would otherwise be these seconds too.
-        for module in ("watch", "extract_request"):
-            patch.setattr(f"toptune.extract.{module}.time", SimpleNamespace(perf_counter=lambda: now))
+        for module in ("machine.watch", "extract.request.request"):
+            patch.setattr(f"toptune.{module}.time", SimpleNamespace(perf_counter=lambda: now))
         if stored_units == UNITS:
             assert extract(tmp_path / "pets", **request).units_done == UNITS  # type: ignore[arg-type]
         else:

@@ -387,7 +387,7 @@ def test_update_of_what_is_not_there_and_names_of_parts(
 
 
 class Unchanging:
-    """Pictures without times, as built-in data sets have them."""
+    """Images without times, as built-in data sets have them."""
 
     def __init__(self, n: int) -> None:
         self.name, self._data = "made", [encode(draw(i)) for i in range(n)]

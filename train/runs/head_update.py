@@ -167,7 +167,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "n_passes": 0,
         "warnings": [
             "updated: width, penalty, temperature and preprocessing are those of the run before",
-            *([f"{counted(n_gone, 'centre')} left the head with images that are gone"] if n_gone else []),
+            *([f"{counted(n_gone, 'center')} left the head with images that are gone"] if n_gone else []),
             *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
         ],
     }

@@ -204,5 +204,5 @@ def _unused(split: Split, manifest: Manifest) -> list[str]:
         several = advice_on_several_labels(manifest, rows)
         notes += [several] if several else []
     if split.n_unused:
-        notes.append(f"not used: {counted(split.n_unused, 'labelled image')} in no split that was asked for")
+        notes.append(f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for")
     return notes

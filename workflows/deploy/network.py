@@ -18,7 +18,7 @@ OUTPUTS = ("probabilities", "logits")
 
 
 class ExportedNetwork(nn.Module):
-    """Pictures ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, float32.
+    """Images ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, float32.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Pictures for fine-tuning: read, augmented and cached by threads, ahead of the network."""
+"""Images for fine-tuning: read, augmented and cached by threads, ahead of the network."""
 
 import threading
 from collections import deque

@@ -95,7 +95,7 @@ class FineTunePlan:
         rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
         lines = [
             f"would train {self.n_trained_parameters} of {self.n_parameters} parameters on {self.n_fitted} "
-            f"pictures of {self.n_classes} classes, choose on {self.n_validation}, test on {self.n_test}",
+            f"images of {self.n_classes} classes, choose on {self.n_validation}, test on {self.n_test}",
             f"learning rates {rates}; each {self.least_epochs} to {self.epochs} epochs of "
             f"{self.steps_per_epoch} steps"
             + (", the chosen one once more on all training images" if self.is_refitted else ""),

@@ -22,7 +22,7 @@ N_CONFUSIONS = 10
 
 @dataclass(frozen=True)
 class Confused:
-    """Pictures of one class taken for another."""
+    """Images of one class taken for another."""
 
     label: str
     predicted: str

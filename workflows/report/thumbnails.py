@@ -15,7 +15,7 @@ _JPEG_QUALITY = 78
 
 
 class Thumbnails:
-    """Pictures of a data set, wherever they lie.
+    """Images of a data set, wherever they lie.
 
     Parameters
     ----------

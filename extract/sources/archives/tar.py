@@ -1,4 +1,4 @@
-"""Pictures in WebDataset tar shards, read at their offsets without unpacking."""
+"""Images in WebDataset tar shards, read at their offsets without unpacking."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ _SPLIT = re.compile(r"(training|train|validation|valid|val|testing|test)(?![a-z]
 
 
 class TarSource:
-    """Pictures in tar files: an index of offsets, a few bytes an image.
+    """Images in tar files: an index of offsets, a few bytes an image.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Pictures in a zip archive, read without unpacking."""
+"""Images in a zip archive, read without unpacking."""
 
 import logging
 import struct
@@ -27,7 +27,7 @@ EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
 
 class ZipSource:
-    """Pictures in a zip archive; offsets and checksums from its directory are kept.
+    """Images in a zip archive; offsets and checksums from its directory are kept.
 
     Parameters
     ----------

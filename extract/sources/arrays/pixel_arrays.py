@@ -1,4 +1,4 @@
-"""Pictures held as arrays of pixels: idx files, npz, CIFAR."""
+"""Images held as arrays of pixels: idx files, npz, CIFAR."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ COLOURS = 3
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """Pictures in one array.
+    """Images in one array.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class ArrayPart:
 
 
 class ArraySource:
-    """Pictures in arrays, each handed on as a PGM or PPM file: its bytes are a short header and the pixels.
+    """Images in arrays, each handed on as a PGM or PPM file: its bytes are a short header and the pixels.
 
     Unlike PNG these bytes depend on no compressor, so their digests are the same on every machine. Ids are
     the split and the number of the row in it.

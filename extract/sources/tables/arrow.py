@@ -25,7 +25,7 @@ _STATE, _SPLITS, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 
 
 class ArrowSource:
-    """Pictures in Arrow tables that are mapped from files.
+    """Images in Arrow tables that are mapped from files.
 
     Parameters
     ----------

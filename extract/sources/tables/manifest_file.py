@@ -1,4 +1,4 @@
-"""Pictures listed in a CSV or Parquet file."""
+"""Images listed in a CSV or Parquet file."""
 
 import csv
 import os

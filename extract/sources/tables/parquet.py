@@ -28,7 +28,7 @@ _SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
 
 
 class ParquetSource:
-    """Pictures in Parquet files, read a row group at a time; two groups are held.
+    """Images in Parquet files, read a row group at a time; two groups are held.
 
     A Parquet file does not say how long an image is, so sizes are 0: that images changed is told by the
     file's modification time, and then by their bytes.

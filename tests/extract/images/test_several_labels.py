@@ -1,4 +1,4 @@
-"""Pictures with several labels: kept as a column, and said plainly when a head is asked for."""
+"""Images with several labels: kept as a column, and said plainly when a head is asked for."""
 
 import json
 from collections.abc import Callable

@@ -42,7 +42,7 @@ def left_out_by(fit: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: list
 
 
 def ids(n: int) -> list[str]:
-    return [f"picture {row}" for row in range(n)]
+    return [f"image {row}" for row in range(n)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,4 +1,4 @@
-"""Centres spread by k-means++: reproducible, whatever the cut into blocks, within memory."""
+"""Centers spread by k-means++: reproducible, whatever the cut into blocks, within memory."""
 
 from pathlib import Path
 

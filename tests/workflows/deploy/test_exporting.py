@@ -77,7 +77,7 @@ def predicted(folder: Path, images: list[Path]) -> npt.NDArray[np.float64]:
 
 
 def prepared(images: list[Path], *, mean: Any, std: Any) -> Values:
-    """Pictures as timm alone prepares them."""
+    """Images as timm alone prepares them."""
     config = load_backbone(MODEL).transform.config
     transform = create_transform(**{**config, "mean": mean, "std": std})
     return torch.stack([transform(Image.open(each).convert("RGB")) for each in images]).numpy()

@@ -120,7 +120,7 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
         "finetune DATA --model resnet10t.demo --seed 1 --out tuned1",
     ):
         assert f"toptune {command}" in text
-    assert "Pictures are shown with --data pets=PATH" in text
+    assert "Images are shown with --data pets=PATH" in text
 
 
 def test_intervals_are_over_three_seeds(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_thumbnails_are_small_and_part_of_the_page(tmp_path: Path) -> None:
         assert thumbnail.size == (48, 48)
     assert "not among the images any more" in elements.text
     assert "not an image in a format that Pillow reads" in elements.text
-    assert "Pictures are shown with" not in elements.text
+    assert "Images are shown with" not in elements.text
 
 
 def test_images_of_other_data_are_refused(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_stored_arrays_are_mapped_and_not_loaded(tmp_path: Path) -> None:
     [
         ({"a": X, "b": Y}, "holds the arrays a, b; images are in x_train"),
         ({"x": X.astype(np.float32) / 255}, "float32; images are uint8"),
-        ({"x": np.moveaxis(X, -1, 1)}, "colours last, with numpy.moveaxis"),
+        ({"x": np.moveaxis(X, -1, 1)}, "colors last, with numpy.moveaxis"),
         ({"x": X[..., :2]}, r"\(4, 32, 32, 2\)"),
         ({"x": X, "y": Y[:3]}, r"'y' of .* \(3,\) for 4 images"),
         ({"x": X, "y": Y / 3}, "float64; labels are integers or texts"),
