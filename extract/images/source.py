@@ -72,7 +72,7 @@ class FileRow:
 
 
 class FileSource:
-    """Pictures in files of their own: what folders and manifests become."""
+    """Images in files of their own: what folders and manifests become."""
 
     def __init__(
         self, name: str, rows: Sequence[FileRow], *, extra: dict[str, list[str | None]] | None = None
