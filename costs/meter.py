@@ -41,6 +41,10 @@ class CostMeter:
         self._close()
         self._open = phase, time.perf_counter(), _cpu_seconds()
 
+    def end(self) -> None:
+        """End the phase that began last; work until the next phase counts for none."""
+        self._close()
+
     def to_dict(self) -> dict[str, Any]:
         """End the last phase and give JSON values.
 

@@ -1,8 +1,8 @@
-"""What the rows chosen to train and test must be before any head sees them."""
+"""`choose_rows`: the rows that train and test, checked before any head sees them."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,139 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.text import counted
+from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import usable_folds
-from toptune.train.rows.splits import Split
+from toptune.train.rows.options import RowOptions
+from toptune.train.rows.splits import Split, group_keys, split_manifest
+
+RowNumbers = npt.NDArray[np.int64]
 
 _SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChosenRows:
+    """The rows of a data set that train and that test.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        Ids, labels and splits of all rows of the data set.
+    options : RowOptions
+        What was asked for.
+    split : Split
+        The rows, without those that were left out.
+    classes : dict of str to int
+        Training rows of each class, by name.
+    groups : sequence of str
+        Key of every row of the manifest, by which rows share a fold: the group, or without groups the id.
+    n_skipped : int
+        Rows that were left out because their features are not finite.
+    cv : int, "leave-one-group-out" or None
+        Folds for which every class must have rows; None for a head that is fitted without folds.
+    """
+
+    manifest: Manifest
+    options: RowOptions
+    split: Split
+    classes: dict[str, int]
+    groups: Sequence[str]
+    n_skipped: int
+    cv: int | str | None
+
+    @property
+    def train_labels(self) -> list[str]:
+        """Class of each training row."""
+        return [str(self.manifest.labels[row]) for row in self.split.train]
+
+    @property
+    def train_groups(self) -> list[str]:
+        """Key of each training row; rows of equal keys share a fold."""
+        return [self.groups[row] for row in self.split.train]
+
+    def without(self, bad_rows: RowNumbers) -> "ChosenRows":
+        """Leave out more rows, and check anew what is left.
+
+        Parameters
+        ----------
+        bad_rows : ndarray of int64
+            Rows of the manifest whose features are not finite.
+
+        Raises
+        ------
+        InputError
+            If there are such rows and the options do not allow to leave rows out, or too few rows are left.
+        """
+        split, n_skipped = leave_out(
+            self.split, bad_rows, self.manifest, allow=self.options.allow_failed, reasons={}
+        )
+        classes = _members(self.manifest, split, cv=self.cv)
+        return replace(self, split=split, classes=classes, n_skipped=self.n_skipped + n_skipped)
+
+
+def choose_rows(
+    manifest: Manifest,
+    options: RowOptions,
+    *,
+    cv: int | str | None,
+    failed: Mapping[int, str] | None = None,
+    needs_test: bool = True,
+) -> ChosenRows:
+    """Choose the rows that train and the rows that test.
+
+    The same manifest and options give the same rows to every head and layer, here and in fine-tuning.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Rows with ids, labels and perhaps splits.
+    options : RowOptions
+        Split, sample, and whether failed rows may be left out.
+    cv : int, "leave-one-group-out" or None
+        Folds for which every class must have rows; None for a head that is fitted without folds.
+    failed : mapping of int to str, optional
+        Rows whose image could not be used, with the reason.
+    needs_test : bool
+        Whether test rows are read. If not, none are returned, and failed ones among them do no harm.
+
+    Raises
+    ------
+    InputError
+        For a manifest that cannot be split as asked for (see `split_manifest`), a sample larger than the
+        training rows, failed rows that may not be left out, fewer than two classes, or a class with fewer
+        rows than folds.
+    """
+    split = split_manifest(
+        manifest,
+        seed=options.seed,
+        test_fraction=options.test_fraction,
+        val=options.val,
+        group_by=options.group_by,
+        resplit=options.resplit,
+    )
+    if not needs_test:
+        split = replace(split, test=split.test[:0])
+    reasons = failed or {}
+    bad_rows = np.array(sorted(reasons), dtype=np.int64)
+    # Failed rows go before the sample is drawn, so that a sample has the size that was asked for.
+    split, n_skipped = leave_out(split, bad_rows, manifest, allow=options.allow_failed, reasons=reasons)
+    split = draw_training_rows(
+        split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
+    )
+    return ChosenRows(
+        manifest=manifest,
+        options=options,
+        split=split,
+        classes=_members(manifest, split, cv=cv),
+        groups=manifest.ids if options.group_by is None else group_keys(manifest, options.group_by),
+        n_skipped=n_skipped,
+        cv=cv,
+    )
+
+
+def _members(manifest: Manifest, split: Split, *, cv: int | str | None) -> dict[str, int]:
+    classes, counts = check_classes(manifest, split, cv=cv, is_cross_validated=cv is not None)
+    return dict(zip(classes, counts, strict=True))
 
 
 def leave_out(

@@ -1,0 +1,55 @@
+"""Rows are chosen by one function, whichever command asks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from toptune.store import InputError, Manifest
+from toptune.train.rows.chosen_rows import choose_rows
+from toptune.train.rows.options import RowOptions
+
+LABELS = ["a", "b"] * 50
+IDS = [f"g{row // 2}_{row}" for row in range(100)]
+
+
+def manifest(splits: Sequence[str | None] = (None,) * 100) -> Manifest:
+    return Manifest.from_columns(ids=IDS, labels=LABELS, splits=splits, sizes=[1] * 100)
+
+
+def test_rows_know_their_classes_groups_and_labels() -> None:
+    rows = choose_rows(manifest(), RowOptions(group_by="^(g[0-9]+)_"), cv=5)
+    assert rows.classes == {"a": rows.train_labels.count("a"), "b": rows.train_labels.count("b")}
+    assert rows.groups[:4] == ["g0", "g0", "g1", "g1"]
+    assert rows.train_groups == [f"g{row // 2}" for row in rows.split.train.tolist()]
+    assert choose_rows(manifest(), RowOptions(), cv=5).groups == IDS
+
+
+def test_failed_rows_go_before_the_sample_is_drawn() -> None:
+    failed = {0: "truncated", 2: "truncated"}
+    with pytest.raises(InputError, match="2 of the images to train and test on"):
+        choose_rows(manifest(splits=["train"] * 90 + ["test"] * 10), RowOptions(), cv=5, failed=failed)
+    options = RowOptions(allow_failed=True, train_size=20)
+    rows = choose_rows(manifest(), options, cv=5, failed=failed)
+    assert len(rows.split.train) == 20
+    assert rows.n_skipped == 2
+    assert not np.isin([0, 2], np.concatenate([rows.split.train, rows.split.test])).any()
+
+
+def test_test_rows_that_nobody_reads_may_have_failed() -> None:
+    named = manifest(splits=["train"] * 90 + ["test"] * 10)
+    rows = choose_rows(named, RowOptions(), cv=5, failed={95: "truncated"}, needs_test=False)
+    assert (len(rows.split.train), len(rows.split.test), rows.n_skipped) == (90, 0, 0)
+
+
+def test_rows_found_bad_later_are_left_out_and_the_rest_is_checked_anew() -> None:
+    rows = choose_rows(manifest(), RowOptions(allow_failed=True), cv=5)
+    bad = rows.split.train[:3]
+    fewer = rows.without(bad)
+    assert fewer.n_skipped == 3
+    assert sum(fewer.classes.values()) == len(rows.split.train) - 3
+    of_a = np.array([row for row in rows.split.train if LABELS[row] == "a"])
+    with pytest.raises(InputError, match="one class only"):
+        rows.without(of_a)
+    with pytest.raises(InputError, match="not finite"):
+        choose_rows(manifest(), RowOptions(), cv=5).without(bad)
