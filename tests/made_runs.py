@@ -83,9 +83,14 @@ def change(folder: Path, file: str, **values: Any) -> None:
 
 def write_layer_search(folder: Path) -> None:
     """Write the table that a layer search leaves in a run, for three layers."""
-    lines = [("alone", each, 0.5 + 0.1 * at) for at, each in enumerate(("stem", "block", "last"))]
-    lines += [("first", "stem", 0.5), ("first", "stem block", 0.65), ("first", "stem block last", 0.8)]
-    lines += [("last", "last", 0.7), ("last", "block last", 0.75), ("last", "stem block last", 0.8)]
+    lines = [
+        ("alone", each, 0.5 + 0.1 * at) for at, each in enumerate(("stem.mean", "block.mean", "last.none"))
+    ]
+    lines += [("first", "stem.mean", 0.5), ("first", "stem.mean block.mean", 0.65)]
+    lines += [("last", "last.none", 0.7), ("last", "block.mean last.none", 0.75)]
+    lines += [(path, "stem.mean block.mean last.none", 0.8) for path in ("first", "last")]
     with (folder / "layer_search.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerows([("path", "arrays", "accuracy"), *lines])
+        table.writerows(
+            [("path", "arrays", "accuracy", "standard_error"), *((*line, 0.02) for line in lines)]
+        )

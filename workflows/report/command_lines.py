@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
 
 from toptune.options import flat_options
 from toptune.train.runs.options import TrainOptions
@@ -20,22 +19,21 @@ _IMPORTED = "imported"
 
 def command_of(run: ReportedRun) -> str:
     """Give the command that made a run."""
-    config = run.config
-    store = ["toptune", "train", "--store", str(config.get("store", "STORE"))]
+    record = run.record
+    store = ["toptune", "train", "--store", record.store or "STORE"]
     out = ["--out", run.folder.name]
-    if "update" in config:
-        n_forgotten = config["update"].get("n_forgotten", 0)
-        forget = ["--forget", "@FILE"] if n_forgotten else []
-        note = f"  # FILE has the ids of {n_forgotten} images, one a line" if n_forgotten else ""
-        return shlex.join([*store, "--update", str(config["update"]["run"]), *forget, *out]) + note
-    if "relabelled" in config:
+    if (update := record.update) is not None:
+        forget = ["--forget", "@FILE"] if update.n_forgotten else []
+        note = f"  # FILE has the ids of {update.n_forgotten} images, one a line" if forget else ""
+        return shlex.join([*store, "--update", update.run, *forget, *out]) + note
+    if record.relabelled is not None:
         return "# an earlier toptune made this run by train --relabel; no command repeats it"
-    about = ["--dataset", run.dataset, "--model", str(config["model"])]
+    about = ["--dataset", run.dataset, "--model", record.model]
     if run.is_finetuned:
-        words = ["toptune", "finetune", str(config.get("data", "DATA")), *about[2:]]
+        words = ["toptune", "finetune", record.data or "DATA", *about[2:]]
         return shlex.join([*words, *flags_of(run.options, FINETUNE_DEFAULTS), *out])
-    if (version := config.get("dataset_version", 1)) != 1:
-        about += ["--dataset-version", str(version)]
+    if (dataset_version := record.dataset_version or 1) != 1:
+        about += ["--dataset-version", str(dataset_version)]
     return shlex.join([*store, *about, *flags_of(run.options, TRAIN_DEFAULTS), *out])
 
 
@@ -47,20 +45,20 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
     data : str, optional
         Where the images are; ``DATA`` stands for it otherwise.
     """
-    backbone = run.config.get("backbone")
-    if run.is_finetuned or not backbone or run.config.get("recipe", {}).get("architecture") == _IMPORTED:
+    backbone = run.record.backbone
+    if run.is_finetuned or not backbone or run.record.recipe.get("architecture") == _IMPORTED:
         return None
     options = {name: value for name, value in backbone.items() if name not in ("name", "compiled", "fold")}
     layers = run.options.get("layers") or "last"
     words = ["toptune", "extract", data or "DATA", "--model", str(backbone["name"])]
-    words += ["--store", str(run.config.get("store", "STORE")), "--dataset", run.dataset]
+    words += ["--store", run.record.store or "STORE", "--dataset", run.dataset]
     words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": "exact"})]
     words += ["--no-fold"] if backbone.get("fold") is False else []
     words += ["--compile"] if backbone.get("compiled") else []
     return shlex.join(words)
 
 
-def flags_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
+def flags_of(options: Mapping[str, object], defaults: Mapping[str, object]) -> Iterator[str]:
     """Spell options as the command line takes them, but for those of their default value."""
     for name, value in options.items():
         if (
@@ -77,7 +75,7 @@ def flags_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterato
             yield from (flag, _spelt(value))
 
 
-def _spelt(value: Any) -> str:
+def _spelt(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
 from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
-from toptune.workflows.report.runs import Predictions, join_predictions
+from toptune.workflows.report.run_tables import Predictions, join_predictions
 from toptune.workflows.report.settings import Setting
 from toptune.workflows.report.statistics import Reliability, bin_confidences
 from toptune.workflows.report.thumbnails import Thumbnails
@@ -93,9 +93,9 @@ def look_closely(
 
 def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
     # Repetitions may know other classes; they are not added up then.
-    runs = [run for run in setting.tested if run.classes == setting.tested[0].classes]
-    classes = runs[0].classes
-    counts = np.sum([run.confusion for run in runs], axis=0)
+    runs = [run for run in setting.tested if run.metrics.classes == setting.tested[0].metrics.classes]
+    classes = runs[0].metrics.classes
+    counts = np.sum([run.metrics.confusion for run in runs], axis=0)
     found = [each for run in runs if (each := run.predictions()) is not None]
     told = join_predictions(found) if found else None
     calibration = None if told is None else bin_confidences(told.confidence, told.is_right)

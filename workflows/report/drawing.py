@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -41,6 +42,8 @@ _STYLE = {
     "ytick.labelcolor": MUTED,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
+    "axes.prop_cycle": cycler(color=SERIES),
+    "legend.frameon": False,
     "svg.fonttype": "none",
     # Names of data sets and classes are never formulas.
     "text.parse_math": False,

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
+from toptune.train.reports.layer_plot import LayerPoint, draw_layers, draw_subsets
 from toptune.workflows.report.cost_figures import MAX_PANELS
 from toptune.workflows.report.drawing import (
     GRID,
     INK,
-    MARKERS,
     MUTED,
-    SERIES,
     Key,
     Panel,
     drawable,
@@ -25,7 +24,6 @@ from toptune.workflows.report.settings import Setting
 from toptune.workflows.report.table import in_digits
 
 _NAMED_LAYERS = 24
-_PATHS = {"alone": "each layer alone", "first": "first layers together", "last": "last layers together"}
 
 
 def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) -> Markup:
@@ -56,39 +54,38 @@ def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) 
         return to_svg(figure, name="speedup", label="Speed-up over fine-tuning by method", tips=tips)
 
 
-def draw_layers(settings: Sequence[Setting]) -> tuple[list[Panel], int]:
-    """Draw the accuracy of each layer, one panel a data set and backbone whose layers a run has searched."""
-    tables: dict[str, list[dict[str, str]]] = {}
+def draw_layer_searches(settings: Sequence[Setting]) -> tuple[list[Panel], int]:
+    """Draw the layer search of each data set and backbone: layers alone, and the subsets it compared.
+
+    Returns
+    -------
+    panels : list of Panel
+        At most `MAX_PANELS`.
+    n_left_out : int
+        Panels beyond.
+    """
+    searches: dict[str, list[LayerPoint]] = {}
     for setting in settings:
         for run in setting.runs:
             heading = f"{run.dataset} · {run.model}"
-            if heading not in tables and (table := run.layer_search()):
-                tables[heading] = table
-    chosen = list(tables.items())[:MAX_PANELS]
-    panels = [
-        Panel(heading, _layers_panel(heading, table, f"layers{number}"))
-        for number, (heading, table) in enumerate(chosen)
-    ]
-    return panels, len(tables) - len(chosen)
+            if heading not in searches and (points := run.layer_search()):
+                searches[heading] = points
+    panels = []
+    for number, (heading, points) in enumerate(searches.items()):
+        panels.append(Panel(heading, _layers_panel(heading, points, f"layers{number}")))
+        if {point.path for point in points} != {"alone"}:
+            panels.append(Panel(f"{heading}, subsets", _subsets_panel(heading, points, f"subsets{number}")))
+    return panels[:MAX_PANELS], max(0, len(panels) - MAX_PANELS)
 
 
-def _layers_panel(heading: str, table: Sequence[Mapping[str, str]], name: str) -> Markup:
-    names = [row["arrays"] for row in table if row["path"] == "alone"]
+def _layers_panel(heading: str, points: Sequence[LayerPoint], name: str) -> Markup:
     with drawing(3.9, 3.3) as (figure, axes):
-        for number, (path, label) in enumerate(_PATHS.items()):
-            found = [100 * float(row["accuracy"]) for row in table if row["path"] == path]
-            places = range(len(found))
-            if path == "last":
-                # From the last layer backwards: it stands at the right.
-                places = range(len(names) - 1, len(names) - 1 - len(found), -1)
-            marker = list(MARKERS)[number]
-            axes.plot(
-                places, found, marker=marker, color=SERIES[number], linewidth=1, markersize=4, label=label
-            )
-        step = -(-len(names) // _NAMED_LAYERS) or 1
-        shown = [drawable(each, 24) for each in names[::step]]
-        axes.set_xticks(range(0, len(names), step), shown, rotation=90, fontsize=7)
-        axes.grid(True, axis="y")
-        axes.set_ylabel("left-out accuracy, %")
-        axes.legend(frameon=False, fontsize=7.5)
+        draw_layers(axes, points, n_named=_NAMED_LAYERS, name=lambda layer: drawable(layer, 24))
         return to_svg(figure, name=name, label=f"Accuracy by layer on {heading}")
+
+
+def _subsets_panel(heading: str, points: Sequence[LayerPoint], name: str) -> Markup:
+    with drawing(3.9, 3.3) as (figure, axes):
+        draw_subsets(axes, points)
+        axes.set_ylabel("left-out accuracy, %")
+        return to_svg(figure, name=name, label=f"Accuracy of subsets of layers on {heading}")

@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from toptune.workflows.report.runs import ReportedRun
 
@@ -19,7 +18,7 @@ _OF_IMAGES = frozenset({"dataset_version", "labels"})
 _OF_BACKBONE = frozenset({"weights", "img_size", "model_kwargs"})
 
 
-def identity_of(run: ReportedRun) -> dict[str, Any]:
+def identity_of(run: ReportedRun) -> dict[str, object]:
     """Give what decides the outcome of a run besides data set, backbone and seed."""
     left_out = _OF_NO_EFFECT | {"shots", "train_size"}
     options = {name: value for name, value in run.options.items() if name not in left_out}
@@ -28,11 +27,11 @@ def identity_of(run: ReportedRun) -> dict[str, Any]:
     return options | {
         "method": _base(run),
         _SIZE: _size(run),
-        "dataset_version": run.config.get("dataset_version"),
-        "features": str(run.config.get("cache", {}).get("digest", ""))[:8],
+        "dataset_version": run.record.dataset_version,
+        "features": "" if run.record.cache is None else run.record.cache.digest[:8],
         # Runs that an earlier toptune made by `train --relabel` were trained for other labels.
-        "labels": run.config.get("relabelled", {}).get("labels"),
-        "updated": "update" in run.config,
+        "labels": (run.record.relabelled or {}).get("labels"),
+        "updated": run.record.update is not None,
     }
 
 
@@ -45,7 +44,7 @@ def name_methods(runs: Sequence[ReportedRun]) -> list[str]:
     """
     identities = [identity_of(run) for run in runs]
     options = sorted({name for identity in identities for name in identity})
-    values: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    values: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for run, identity in zip(runs, identities, strict=True):
         for name in options:
             values[name, *_compared_within(name, run)].add(spelt(identity.get(name)))
@@ -60,7 +59,7 @@ def name_methods(runs: Sequence[ReportedRun]) -> list[str]:
     ]
 
 
-def spelt(value: Any) -> str:
+def spelt(value: object) -> str:
     """Write a value of an option, equal ones alike."""
     return json.dumps(value, sort_keys=True, default=str)
 
@@ -76,7 +75,7 @@ def _size(run: ReportedRun) -> str:
     return "all images" if size is None else f"{size} images"
 
 
-def _compared_within(name: str, run: ReportedRun) -> tuple[Any, ...]:
+def _compared_within(name: str, run: ReportedRun) -> tuple[object, ...]:
     """Say among which runs an option is compared: those for which this is the same."""
     if name == _SIZE:
         return ()
@@ -89,8 +88,8 @@ def _compared_within(name: str, run: ReportedRun) -> tuple[Any, ...]:
     return (_base(run), run.model) if name in _OF_BACKBONE else (_base(run),)
 
 
-def _name(identity: dict[str, Any], varying: Sequence[str]) -> str:
-    parts = [identity["method"], *([identity[_SIZE]] if _SIZE in varying else [])]
+def _name(identity: dict[str, object], varying: Sequence[str]) -> str:
+    parts = [str(identity["method"]), *([str(identity[_SIZE])] if _SIZE in varying else [])]
     for name in varying:
         value = identity.get(name)
         if value is True:

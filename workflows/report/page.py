@@ -22,7 +22,7 @@ from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
 from toptune.workflows.report.details import choose_detailed, look_closely
 from toptune.workflows.report.drawing import make_legend
-from toptune.workflows.report.figures import draw_layers, draw_speedups
+from toptune.workflows.report.figures import draw_layer_searches, draw_speedups
 from toptune.workflows.report.pairs import compare_with_finetuning
 from toptune.workflows.report.runs import ReportedRun, read_runs
 from toptune.workflows.report.settings import Setting, make_settings, methods_of
@@ -120,7 +120,7 @@ def write_report(
     legend = make_legend(methods_of(settings))
     by_seconds, n_seconds = draw_accuracy_against("seconds", settings, legend)
     by_energy, n_energy = draw_accuracy_against("energy", settings, legend)
-    layers, n_layers = draw_layers(settings)
+    layers, n_layers = draw_layer_searches(settings)
     comparisons = compare_with_finetuning(settings)
     columns, rows = make_table(settings)
     notes = _notes(settings, repeated, n_detailed=len(details), n_panels=max(n_seconds, n_energy, n_layers))
@@ -247,12 +247,16 @@ class _Record:
 
 
 def _record(setting: Setting, data: str | os.PathLike[str] | None) -> _Record:
-    first = setting.runs[0].config
-    created, versions = first.get("created", {}), first.get("versions", {})
+    first = setting.runs[0].record
+    versions = first.versions
     libraries = ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)
-    rule = first.get("split", {}).get("rule", "")
-    about = [f"first on {created.get('when', '?')}", libraries, f"split of the first: {rule}" if rule else ""]
-    warnings = [str(warning) for run in setting.runs for warning in run.config.get("warnings", [])]
+    rule = first.split.rule
+    about = [
+        f"first on {first.created.get('when', '?')}",
+        libraries,
+        f"split of the first: {rule}" if rule else "",
+    ]
+    warnings = [warning for run in setting.runs for warning in run.record.warnings]
     return _Record(
         setting=setting,
         extraction=extraction_of(setting.runs[0], None if data is None else os.fspath(data)),

@@ -70,4 +70,4 @@ def compare_with_finetuning(settings: Sequence[Setting]) -> list[Comparison]:
 
 def _key(run: ReportedRun) -> tuple[object, ...]:
     sizes = (run.options.get(name) for name in ("train_size", "shots"))
-    return (run.dataset, run.model, run.options["seed"], *sizes)
+    return (run.dataset, run.model, run.seed, *sizes)

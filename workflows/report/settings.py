@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class Setting:
     def accuracy(self) -> Estimate | None:
         """Over the seeds; None without test rows."""
         values = [run.accuracy for run in self.runs if run.accuracy is not None]
-        return estimate_accuracy(values, n_test=self.tested[0].metrics["n_test"]) if values else None
+        return estimate_accuracy(values, n_test=self.tested[0].metrics.n_test) if values else None
 
     @property
     def seconds(self) -> float:
@@ -84,7 +83,7 @@ class Setting:
 
     def metric(self, name: str) -> float | None:
         """Mean of a figure of the metrics over the runs that have it."""
-        values = [value for run in self.tested if (value := run.metrics.get(name)) is not None]
+        values = [value for run in self.tested if (value := getattr(run.metrics, name)) is not None]
         return float(np.mean(values)) if values else None
 
 
@@ -104,17 +103,17 @@ def make_settings(runs: Iterable[ReportedRun]) -> tuple[list[Setting], list[Repo
     """
     groups: dict[str, dict[int, ReportedRun]] = defaultdict(dict)
     repeated = []
-    for run in sorted(runs, key=lambda each: (str(each.config.get("created", {}).get("when")), each.folder)):
+    for run in sorted(runs, key=lambda each: (str(each.record.created.get("when")), each.folder)):
         seeds = groups[spelt([run.dataset, run.model, identity_of(run)])]
-        if earlier := seeds.pop(run.options["seed"], None):
+        if earlier := seeds.pop(run.seed, None):
             repeated.append(earlier)
-        seeds[run.options["seed"]] = run
+        seeds[run.seed] = run
     members = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in groups.values()]
     methods = name_methods([each[0] for each in members])
     settings = [Setting(method, each) for method, each in zip(methods, members, strict=True)]
     return sorted(settings, key=_order), repeated
 
 
-def _order(setting: Setting) -> tuple[Any, ...]:
+def _order(setting: Setting) -> tuple[str, str, float, str]:
     mean = -1.0 if setting.accuracy is None else setting.accuracy.mean
     return setting.dataset, setting.model, -mean, setting.method

@@ -43,7 +43,7 @@ def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], lis
         cells += [_number(setting.cost("extract_seconds"))] if has_extraction else []
         cells += [_energy(setting)] if has_energy else []
         cells += [_emissions(setting)] if has_emissions else []
-        cells += [_number(len(setting.runs), "d"), _number(setting.runs[0].metrics["n_train"], "d")]
+        cells += [_number(len(setting.runs), "d"), _number(setting.runs[0].metrics.n_train, "d")]
         cells += [_number(_percent(setting.metric("balanced_accuracy")), ".2f")]
         cells += [_number(setting.metric("log_loss"), ".3f")]
         cells += [_number(setting.metric("expected_calibration_error"), ".3f")]

@@ -56,8 +56,8 @@ def test_it_opens_from_disk_without_a_word(
     # Nothing is wider than the screen, and every drawing has a size.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.evaluate(each_of("figure > svg", "each.clientHeight"))
-    # pets against seconds and energy, speed-up, layers; and two for each of three settings.
-    assert len(sizes) == 4 + 2 * 3
+    # pets against seconds and energy, speed-up, layers and subsets; and two for each of three settings.
+    assert len(sizes) == 5 + 2 * 3
     assert min(sizes) > 90
     with Image.open(tmp_path / "page.png") as image:
         brightness = sum(image.convert("RGB").getpixel((2, 2))) / 3  # type: ignore[arg-type]
