@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Real weights and pictures, for benchmarks only: weights/<model>, datasets/<name>.
+# Real weights and images, for benchmarks only: weights/<model>, datasets/<name>.
 ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format soak bench bench-store bench-solvers bench-gpu study pretrain clean
+.PHONY: help demo test check format drawing soak bench bench-store bench-solvers bench-gpu study pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## install, then extract, train and report on pictures that need no download
+demo: $(READY) ## install, then extract, train and report on images that need no download
 	$(BIN)/toptune demo
 
 test: $(READY) ## the test suite, two files at a time
@@ -35,12 +35,15 @@ format: $(READY) ## put the source into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+drawing: $(READY) ## draw the rooms into ARCHITECTURE.md from the code
+	$(BIN)/python tests/house_drawing.py
+
 ROUNDS ?= 200
 soak: $(READY) ## kill writers of the store, round after round; ROUNDS=200
 	TOPTUNE_SOAK_ROUNDS=$(ROUNDS) TOPTUNE_SOAK_EXAMPLES=$(ROUNDS) $(BIN)/python -m pytest -s --timeout 0 tests/store/test_soak.py \
 		tests/store/test_state_machine.py
 
-bench: $(READY) ## comparisons with named peers on real pictures in ASSETS; see benchmarks/RESULTS.md
+bench: $(READY) ## comparisons with named peers on real images in ASSETS; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/heads.py $(ASSETS)
 
 bench-store: $(READY) ## the store against plain files and its peers; about 4 GB in FOLDER
