@@ -1,7 +1,6 @@
 """`train --update` and `--forget`: a run brought up to date by reading only the images that changed."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from toptune.costs.meter import CostMeter
+from toptune.costs.phases import Phases
 from toptune.errors import InputError
+from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
@@ -19,9 +19,9 @@ from toptune.train.heads.native_heads import OwnHead
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
 from toptune.train.rows.splits import Split, group_keys
-from toptune.train.runs.difference import find_difference, forgotten_ids, without_failed
+from toptune.train.runs.difference import Difference, find_difference, forgotten_ids, without_failed
 from toptune.train.runs.head_update import Change, updated_head
-from toptune.train.runs.record import ManifestIdentity, UpdateRecord
+from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
@@ -73,11 +73,56 @@ def update_run(
     StoreError
         If the store lacks the features.
     """
-    start, meter = time.perf_counter(), CostMeter()
-    notify = progress or (lambda _phase: None)
+    phases = Phases(progress)
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
     head, saved = _saved_head(old)
+    before, after = _features(old, store, dataset_version)
+    phases.notify("compare")
+    earlier = forgotten_ids(old)
+    found = find_difference(old, before, after, forget=forget, forgotten=earlier)
+    difference, n_skipped = without_failed(
+        found, after, [array.name for array in old.arrays], allow=allow_failed
+    )
+    if not len(difference.added) and not len(difference.removed) and not forget:
+        raise InputError(
+            f"nothing to update: data set {after.dataset!r} in version {after.dataset_version} holds what "
+            "the run was trained on, and no id is to be forgotten"
+        )
+    before.mark_used()
+    after.mark_used()
+    with phases("update"):
+        updated = _changed_head(old, head, saved, difference, before=before, after=after, device=device)
+    split, notes = _known_rows(difference, updated, after.manifest)
+    new = Run(
+        folder=path,
+        record=_updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
+        metrics={},
+        head=updated,
+        preprocessing=old.preprocessing,
+        train_rows=split.train,
+        test_rows=split.test,
+    )
+    with phases("test"):
+        scored = score(new, after, split.test)
+    metrics = scored.metrics | {
+        "n_train": len(split.train),
+        "n_test": len(split.test),
+        "n_skipped": n_skipped,
+        "seconds": phases.seconds | {"total": phases.elapsed},
+        "costs": phases.costs(),
+    }
+    new = replace(new, metrics=json_ready(metrics))
+    phases.notify("write")
+    with new_run_folder(path) as folder:
+        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *forget}))
+    return new
+
+
+def _features(
+    old: Run, store: str | os.PathLike[str] | FeatureStore | None, dataset_version: int | None
+) -> tuple[StoredFeatures, StoredFeatures]:
+    """Open the features that a run was trained on, and those of the version that it is brought to."""
     if old.record.relabelled is not None:
         raise InputError(
             f"run {old.folder} cannot be updated: an earlier toptune made it by train --relabel, for labels "
@@ -89,75 +134,95 @@ def update_run(
             "whether new images belong to it depends on all others; train again"
         )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
-    name, dataset = old.cache.name, old.record.dataset
-    before = opened.features(name, dataset, version=old.dataset_version)
-    after = opened.features(name, dataset, version=dataset_version)
-    _refuse_others(old, before, after)
-    notify("compare")
-    arrays = [array.name for array in old.arrays]
-    earlier = forgotten_ids(old)
-    difference = find_difference(old, before, after, forget=forget, forgotten=earlier)
-    difference, n_skipped = without_failed(difference, after, arrays, allow=allow_failed)
-    if not len(difference.added) and not len(difference.removed) and not forget:
+    before = opened.features(old.cache.name, old.record.dataset, version=old.dataset_version)
+    after = opened.features(old.cache.name, old.record.dataset, version=dataset_version)
+    if before.manifest.pictures_digest != old.record.manifest.pictures_digest:
         raise InputError(
-            f"nothing to update: data set {dataset!r} in version {after.dataset_version} holds what the run "
-            "was trained on, and no id is to be forgotten"
+            f"data set {before.dataset!r} has other images than the run was trained on; train again"
         )
-    before.mark_used()
-    after.mark_used()
-    notify("update")
-    clock = time.perf_counter()
-    group_by = old.row_options.group_by
+    if after.digest != old.cache.digest:
+        raise InputError(f"the features of {after.dataset!r} were computed otherwise; train again")
+    return before, after
 
-    def change(cache: StoredFeatures, rows: Rows, labels: Sequence[str]) -> Change:
-        keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
-        return Change(
-            blocks=PreprocessedBlocks(cache.blocks(arrays, rows), old.preprocessing),
-            labels=labels,
-            groups=[keys[row] for row in rows],
-        )
 
+def _changed_head(
+    old: Run,
+    head: OwnHead,
+    saved: SavedSums,
+    difference: Difference,
+    *,
+    before: StoredFeatures,
+    after: StoredFeatures,
+    device: str | None,
+) -> OwnHead:
+    """Give the head of a run with the rows of a difference added and subtracted."""
     indices = getattr(head.estimator, "center_indices_", None)
     centers = old.train_rows[[] if indices is None else indices]
     is_spent = difference.is_spent[centers]
     updated = updated_head(
         head,
         saved,
-        added=change(after, difference.added, [str(after.manifest.labels[row]) for row in difference.added]),
-        removed=change(
-            before, difference.removed, [str(before.manifest.labels[row]) for row in difference.removed]
-        ),
+        added=_change(old, after, difference.added),
+        removed=_change(old, before, difference.removed),
         gone_centers=np.flatnonzero(is_spent),
         device=device,
     )
     if indices is not None:
+        # The indices of centers count the training rows, whose numbers the update has changed.
         stay = np.searchsorted(difference.train, difference.now[centers[~is_spent]])
         updated.estimator.center_indices_ = stay.astype(np.int64)
-    seconds = {"update": time.perf_counter() - clock}
-    classes, labels = set(updated.classes), after.manifest.labels
-    is_known = np.array([labels[row] in classes for row in difference.test.tolist()], bool)
-    test = difference.test[is_known]
-    notes = note_untested(is_known)
-    split = Split(train=difference.train, test=test, n_unlabelled=0, n_unused=0, rule="")
-    counts = Counter(str(labels[row]) for row in difference.train.tolist())
-    record = replace(
+    return updated
+
+
+def _change(old: Run, cache: StoredFeatures, rows: Rows) -> Change:
+    """Give rows of a cache as the head of a run sees them: preprocessed, labeled, with their fold's keys."""
+    group_by = old.row_options.group_by
+    keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
+    names = [array.name for array in old.arrays]
+    return Change(
+        blocks=PreprocessedBlocks(cache.blocks(names, rows), old.preprocessing),
+        labels=[str(cache.manifest.labels[row]) for row in rows],
+        groups=[keys[row] for row in rows],
+    )
+
+
+def _known_rows(difference: Difference, head: OwnHead, manifest: Manifest) -> tuple[Split, list[str]]:
+    """Give the rows of an updated run, without test rows of classes that have no training row, and notes."""
+    classes = set(head.classes)
+    is_known = np.array([manifest.labels[row] in classes for row in difference.test.tolist()], bool)
+    split = Split(train=difference.train, test=difference.test[is_known], n_unlabelled=0, n_unused=0, rule="")
+    return split, note_untested(is_known)
+
+
+def _updated_record(
+    old: Run,
+    head: OwnHead,
+    difference: Difference,
+    split: Split,
+    after: StoredFeatures,
+    *,
+    n_skipped: int,
+    notes: Sequence[str],
+) -> RunRecord:
+    """Give the record of an updated run: that of the old run with everything that the update changed."""
+    counts = Counter(str(after.manifest.labels[row]) for row in split.train.tolist())
+    measured = {name: head.report[name] for name in ("squared_error", "rank")}
+    return replace(
         old.record,
         dataset_version=after.dataset_version,
         classes=dict(sorted(counts.items())),
         split=replace(
             old.record.split,
-            n_train=len(difference.train),
-            n_test=len(test),
+            n_train=len(split.train),
+            n_test=len(split.test),
             n_skipped=n_skipped,
             rows_digest=rows_digest(split, after.manifest),
         ),
         manifest=ManifestIdentity.of(after.manifest),
         auto=None,
-        selected=json_ready(
-            {**old.record.selected, **{name: updated.report[name] for name in ("squared_error", "rank")}}
-        ),
-        warnings=(*notes, *updated.report["warnings"]),
-        report=json_ready(updated.report),
+        selected=json_ready({**old.record.selected, **measured}),
+        warnings=(*notes, *head.report["warnings"]),
+        report=json_ready(head.report),
         created=provenance(),
         update=UpdateRecord(
             run=str(old.folder),
@@ -168,22 +233,6 @@ def update_run(
             n_forgotten=difference.n_forgotten,
         ),
     )
-    new = Run(
-        folder=path, record=record, metrics={}, head=updated, preprocessing=old.preprocessing,
-        train_rows=difference.train, test_rows=test,
-    )  # fmt: skip
-    notify("test")
-    clock = time.perf_counter()
-    scored = score(new, after, test)
-    seconds["test"] = time.perf_counter() - clock
-    seconds["total"] = time.perf_counter() - start
-    metrics = scored.metrics | {"n_train": len(difference.train), "n_test": len(test), "n_skipped": n_skipped,
-                                "seconds": seconds, "costs": meter.to_dict()}  # fmt: skip
-    new = replace(new, metrics=json_ready(metrics))
-    notify("write")
-    with new_run_folder(path) as folder:
-        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *forget}))
-    return new
 
 
 def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
@@ -203,12 +252,3 @@ def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
     if reason or not isinstance(run.head, OwnHead):
         raise InputError(f"run {run.folder} cannot be updated: {reason}; train again")
     return run.head, SavedSums.load(run.folder)
-
-
-def _refuse_others(run: Run, before: StoredFeatures, after: StoredFeatures) -> None:
-    if before.manifest.pictures_digest != run.record.manifest.pictures_digest:
-        raise InputError(
-            f"data set {before.dataset!r} has other images than the run was trained on; train again"
-        )
-    if after.digest != run.cache.digest:
-        raise InputError(f"the features of {after.dataset!r} were computed otherwise; train again")
