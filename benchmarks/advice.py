@@ -1,12 +1,12 @@
-"""How often is `toptune advise` right? Its rules on the finished runs of studies.
+"""How often is `toptune advise` right? Its rules are applied to the finished runs of studies.
 
     python benchmarks/advice.py STUDY.yaml... --written-from clothing_small,trashnet/deit_tiny
 
 A case is a data set, backbone, size and seed with a fine-tuned run and frozen runs on the same rows. The
-evidence is rebuilt from what the frozen runs say of left-out training rows; test rows only judge: "fine-tune"
-was right where the fine-tuned network is above the frozen head that cross-validation chooses by more than the
-margin, "stay frozen" was right elsewhere. Beside it stand those who always give the same advice. Nothing is
-trained.
+evidence is rebuilt from what the frozen runs report about left-out training rows; test rows serve only as the
+judge. "fine-tune" was right where the fine-tuned network is above the frozen head that cross-validation
+chooses by more than the margin, "stay frozen" was right elsewhere. For comparison, two constant advisers
+always give the same advice. Nothing is trained.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One fine-tuning beside the frozen head that would have been taken instead."""
+    """A fine-tuned run beside the frozen head that would have been chosen instead."""
 
     cell: Cell
     evidence: Evidence
@@ -47,35 +47,40 @@ class Case:
 
     @property
     def gain(self) -> float:
+        """Test accuracy of the fine-tuned network minus that of the frozen head."""
         return self.tuned_test - self.frozen_test
 
     @property
     def share(self) -> float:
-        """Part of the frozen error, as cross-validation gives it, that fine-tuning took away."""
+        """Share of the frozen head's error, as cross-validation estimates it, that fine-tuning removed."""
         return self.gain / self.evidence.error if self.evidence.error else 0.0
 
     @property
     def truth(self) -> str:
-        # Two images of 200 are one point, whatever a difference of floats makes of them.
+        """The advice that the test rows prove right."""
+        # Two images of 200 are exactly the margin of 0.01; rounding of the difference must not tip the
+        # balance.
         return TUNE if self.gain > self.evidence.margin + _ROUNDING else FROZEN
 
     @property
     def is_right(self) -> bool:
+        """Whether the rules gave the right advice."""
         return self.advice.recommendation == self.truth
 
     @property
     def regime(self) -> str:
+        """The regime of the rules that the case falls into: few, far or near."""
         if self.evidence.pictures_per_class < FEW_IMAGES:
             return "few"
         return "far" if self.evidence.is_far else "near"
 
     def is_of(self, names: Sequence[str]) -> bool:
-        """Whether a data set, or data set/backbone, is among names."""
+        """Tell whether the data set, or data set/backbone, of the case is among `names`."""
         return self.cell.dataset in names or f"{self.cell.dataset}/{self.cell.model}" in names
 
 
 def read_cases(paths: Sequence[Path], *, margin: float = DEFAULT_MARGIN) -> tuple[list[Case], list[str]]:
-    """Read what is finished of some studies: cases, and why others are none."""
+    """Read the finished runs of some studies: the cases, and notes why other runs make no case."""
     cells = {str(cell.folder): cell for path in paths for cell in cells_of(read_study(path)) if cell.is_done}
     frozen: dict[tuple[Any, ...], list[tuple[FrozenTrial, Cell]]] = {}
     for cell in cells.values():
@@ -113,11 +118,12 @@ def read_cases(paths: Sequence[Path], *, margin: float = DEFAULT_MARGIN) -> tupl
 
 
 def place_of(cell: Cell) -> tuple[Any, ...]:
+    """Return what a fine-tuned run and its frozen runs have in common."""
     return (cell.dataset, cell.model, cell.size, cell.seed)
 
 
 def read_trial(cell: Cell) -> FrozenTrial | None:
-    """Give what a frozen run says of left-out training rows; None of a head that says nothing."""
+    """Return what a frozen run reports about left-out training rows; None if its head reports nothing."""
     config, _ = read_run(cell)
     left_out = config["report"].get("left_out")
     if left_out is None or left_out["accuracy"] is None:
@@ -134,11 +140,13 @@ def read_trial(cell: Cell) -> FrozenTrial | None:
 
 
 def read_run(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the configuration and the metrics of a run."""
     return _read_folder(cell.folder)
 
 
 @cache
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the two files of a run folder once."""
     config, metrics = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json")
     )
@@ -146,7 +154,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def counted(right: Sequence[bool]) -> str:
-    """Write how many of some are right, with Wilson's 95 % interval."""
+    """Write how many answers are right, as a share with Wilson's 95 % interval."""
     if not right:
         return "none"
     n_right = sum(right)
@@ -158,7 +166,7 @@ def counted(right: Sequence[bool]) -> str:
 
 
 def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    """Give the rules, each certainty of theirs, and the constant advisers: name and how often right."""
+    """Return a row for the rules, for each certainty of theirs, and for each constant adviser."""
     rows: list[tuple[str, ...]] = [("the rules", counted([each.is_right for each in cases]))]
     for certainty in ("high", "moderate", "low"):
         sure = [each.is_right for each in cases if each.advice.certainty == certainty]
@@ -171,7 +179,7 @@ def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
 
 
 def shares_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    """Give what fine-tuning did to the error by regime: what the shares of the rules are written from."""
+    """Summarize by regime what share of the error fine-tuning removed; the rules' shares come from this."""
     rows: list[tuple[str, ...]] = []
     for regime in ("few", "far", "near"):
         shares = [each.share for each in cases if each.regime == regime]
@@ -181,6 +189,7 @@ def shares_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
 
 
 def row_of(case: Case, *, is_written_from: bool) -> tuple[str, ...]:
+    """Format one case as a row of the table."""
     cell, advice = case.cell, case.advice
     return (
         f"{cell.dataset}{' *' if is_written_from else ''}", cell.model, cell.size, str(cell.seed),
@@ -192,6 +201,7 @@ def row_of(case: Case, *, is_written_from: bool) -> tuple[str, ...]:
 
 
 def main() -> None:
+    """Read the options and print the cases, how often each adviser is right, and the shares."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

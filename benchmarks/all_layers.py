@@ -5,11 +5,11 @@ Usage::
     python benchmarks/all_layers.py ASSETS [--store ROOT] [--seeds 5] [--datasets a,b] [--out FILE.jsonl]
 
 ASSETS holds ``weights/<model>`` (timm local-dir folders) and ``datasets/<name>``. All layers are extracted
-once. For each seed a new stratified split of all rows is drawn, a fifth to test, the same for every method
-(the data sets have fewer than 1,000 images to train on: all are taken). Seconds are those of the fit with
-its whole selection; bytes are those stored of an image for the layers that the head needs. Nothing is
-chosen by test rows: each run's ``selection.csv`` has the left-out figures that it was chosen by. Results are
-appended line by line, so a stopped run goes on where it was.
+once. For each seed a new stratified split of all rows is drawn, with a fifth of them to test, the same for
+every method. (The data sets have fewer than 1,000 images to train on, so all of these are used.) Seconds are
+those of the fit with its whole selection; bytes are those stored per image for the layers that the head
+needs. Test rows choose nothing: ``selection.csv`` of each run has the left-out metrics that the choice was
+made by. Results are appended line by line, so that a stopped run resumes.
 """
 
 import argparse
@@ -60,7 +60,7 @@ Rows = list[dict[str, Any]]
 def runs(
     root: Path, setting: tuple[str, str, int], scratch: Path, methods: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """Train methods on a (data set, backbone, seed)."""
+    """Train every method on one data set, backbone and seed."""
     name, model, seed = setting
     for method in methods:
         options = METHODS[method]
@@ -92,7 +92,7 @@ def runs(
 
 
 def cell(rows: Rows, method: str, value: str = "accuracy", **where: Any) -> list[float]:
-    """Values of a method by seed, where other columns equal what is given."""
+    """Return a method's values by seed, among rows whose other columns equal those given."""
     found = [row for row in rows if row["method"] == method and where.items() <= row.items()]
     return [
         float(row[value])
@@ -101,7 +101,7 @@ def cell(rows: Rows, method: str, value: str = "accuracy", **where: Any) -> list
 
 
 def print_tables(rows: Rows, methods: list[str]) -> None:
-    """Print mean accuracies, seconds and bytes, then the comparisons that have a bar.
+    """Print mean accuracies, seconds and bytes, then the comparisons that have a target.
 
     Means are over the seeds for which all methods shown have been run.
     """
@@ -145,7 +145,7 @@ def print_tables(rows: Rows, methods: list[str]) -> None:
 def print_regret(
     rows: Rows, settings: list[tuple[str, str]], mean: dict[tuple[str, str, str], float], single: list[str]
 ) -> None:
-    """Say how far `auto` is below the best of single heads."""
+    """Print how far `auto` is below the best single head."""
     regrets = [
         max(
             cell(rows, method, dataset=row["dataset"], model=row["model"], seed=row["seed"])[0]
@@ -167,7 +167,7 @@ def print_regret(
 
 
 def main() -> None:
-    """Read the options, extract, fit, print."""
+    """Read the options, extract, fit, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,8 +2,9 @@
 
     python benchmarks/calibration.py STORE --out calibration.jsonl
 
-Every data set and backbone of a store, last layer. Scores of five folds' left-out rows calibrate; the test
-rows, which nothing has seen, judge: log-loss and expected calibration error (15 bins).
+Every data set and backbone of a store takes part with its last layer. Both calibrations are fitted to the
+scores of the left-out rows of five folds. Test rows, which nothing has seen, judge by log-loss and expected
+calibration error (15 bins).
 """
 
 import argparse
@@ -29,6 +30,7 @@ from toptune.train.runs.metrics import expected_calibration_error
 
 
 def main() -> None:
+    """Compare the calibrations on every cache of the store and seed, and print means and wins."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,6 +65,7 @@ def main() -> None:
 
 
 def compare(X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: np.ndarray) -> dict[str, float]:
+    """Fit both calibrations to left-out scores and measure them on the test rows."""
     chosen = FalkonClassifier(random_state=0).fit(X, y)
     fixed: dict[str, Any] = {
         "sigma": chosen.sigma_,
@@ -76,7 +79,7 @@ def compare(X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: np.ndarray
         left_out[outside] = FalkonClassifier(**fixed).fit(X[inside], y[inside]).scores(X[outside])
     scores = FalkonClassifier(**fixed).fit(X, y).scores(X_test)
     by_temperature = softmax(scores, fit_temperature(left_out, codes).value)
-    # One-vs-rest, then normalized: what scikit-learn's CalibratedClassifierCV does.
+    # One class against the rest, then normalized, as scikit-learn's CalibratedClassifierCV does.
     columns = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         .fit(left_out[:, k], codes == k)

@@ -1,14 +1,14 @@
-"""Ways to draw the centers of the head `falkon`, on real images and on long-tailed samples of them.
+"""Ways to choose the centers of the head `falkon`, on real images and on long-tailed samples of them.
 
     python benchmarks/centers.py ASSETS [--store ROOT] [--seeds 10] [--out centers.jsonl]
 
 ASSETS holds ``weights/<model>`` (timm local-dir folders) and ``datasets/<name>``; scikit-learn's digits are
 the sixth data set. Last-layer features are extracted once and standardized by the training rows. For each
-seed a new stratified split is drawn. The long-tailed version keeps of each class of training rows, in a
-random order of the classes, a number that falls geometrically to 1/50 of the largest class (at least 2);
-the test rows stay as they are. Accuracy is the mean of the classes' recalls weighted by the shares of the
-training rows, balanced accuracy is the plain mean. Numbers of centers above half of the rows are skipped.
-Results are appended line by line, so that a stopped run goes on where it was.
+seed a new stratified split is drawn. The long-tailed version keeps, of each class of training rows, a number
+that falls geometrically from the largest class to 1/50 of it (at least 2 rows), the classes being in random
+order; the test rows stay as they are. Accuracy is the mean of the classes' recalls weighted by the shares of
+the training rows, balanced accuracy is the plain mean. Numbers of centers above half of the rows are skipped.
+Results are appended line by line, so that a stopped run resumes.
 """
 
 import argparse
@@ -40,9 +40,9 @@ from toptune.train.reports.statistics import spread_of
 
 MODELS = ("deit_tiny_patch16_224.in1k", "mobilenetv2_100.tf2_in1k")
 DATASETS = ("clothing_small", "grocery_store", "trashnet", "bccd_cells", "omniglot_50", "digits")
-# Cells of one slide stay on one side of the split; elsewhere every image stands for itself.
+# Cells of one slide stay on one side of the split; in the other data sets images are independent.
 GROUPS = {"bccd_cells": r"(BloodImage_\d+)"}
-# Every other way is compared with the better of these.
+# Every other way is compared with the better of these two.
 BASELINES = ("uniform", "class-balanced")
 NUMBERS = (50, 100, 300)
 VERSIONS = ("all rows", "long-tailed")
@@ -53,7 +53,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def extract_all(assets: Path, root: Path) -> None:
-    """Fill the store; what is there already is not computed again."""
+    """Fill the store; features that are in it already are not computed again."""
     for name, model in itertools.product(DATASETS, MODELS):
         folder = assets / "datasets" / name
         data = "digits" if name == "digits" else folder / "images" if (folder / "images").exists() else folder
@@ -61,7 +61,7 @@ def extract_all(assets: Path, root: Path) -> None:
 
 
 def long_tail(codes: Rows, rng: np.random.Generator) -> Rows:
-    """Positions of rows (n,) to keep, sorted, so that class sizes fall geometrically to 1 / `RATIO`."""
+    """Choose rows, sorted, so that class sizes fall geometrically from the largest to 1 / `RATIO` of it."""
     sizes = np.bincount(codes)
     wanted = sizes.max() * RATIO ** -np.linspace(0, 1, len(sizes))
     kept = [
@@ -72,7 +72,7 @@ def long_tail(codes: Rows, rng: np.random.Generator) -> Rows:
 
 
 def fits_of_split(cache: FeatureCache, seed: int) -> Iterator[dict[str, Any]]:
-    """Fit every way and number of centers to both versions of one split."""
+    """Fit every way and number of centers to both versions of one split, and yield the results."""
     array = choose_arrays(cache.arrays(), None, None)[0]
     split = split_manifest(cache.manifest, seed=seed, resplit=True, group_by=GROUPS.get(cache.dataset))
     _, codes = np.unique([str(label) for label in cache.manifest.labels], return_inverse=True)
@@ -102,7 +102,7 @@ def fits_of_split(cache: FeatureCache, seed: int) -> Iterator[dict[str, Any]]:
 def print_tables(rows: list[dict[str, Any]]) -> None:
     """Print means over data sets, and paired differences to the better baseline with 95 % intervals.
 
-    A data set is one observation (splits and backbones of one are averaged), so that an interval speaks of
+    A data set is one observation (its splits and backbones are averaged), so that an interval speaks of
     further data sets.
     """
     figures: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -132,6 +132,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Read the options, extract, fit what is not in the file yet, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

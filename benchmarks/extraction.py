@@ -5,12 +5,12 @@ Usage::
     python benchmarks/extraction.py --data FOLDER [--models resnet50 ...] [--sizes 200 600] [--out FILE.jsonl]
         [--thingsvision PYTHON]
 
-FOLDER holds class folders of images. PYTHON is an interpreter that has thingsvision: that pins an old
-torchvision, so it takes part in a process of its own (`extraction_thingsvision.py`), with as many threads.
-Models are built with random weights, saved once, and loaded by all.
-A rate is marginal: the images by which two sizes differ, over the difference of their times, so that
-start-up does not count; start-up is what is left. Contestants run in random order. Features of the last layer
-are compared with the plain loop's before a rate counts.
+FOLDER holds class folders of images. PYTHON is an interpreter that has thingsvision, which pins an old
+torchvision and therefore runs in a process of its own (`extraction_thingsvision.py`), with as many threads.
+Models are built with random weights, saved once, and loaded by all contestants. A rate is marginal: the
+difference of two sizes in images, over the difference of their times, so that start-up does not count;
+start-up is the remaining time. Contestants run in random order. Features of the last layer are compared with
+the plain loop's before a rate counts.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def save_model(name: str, folder: Path) -> str:
 
 
 def link_images(data: Path, folder: Path, n: int) -> None:
-    """Make a folder of one class with n images of `data`, again from the first one when they run out."""
+    """Make a folder of one class with n images of `data`, which repeat if there are fewer."""
     files = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     (folder / "pictures").mkdir(parents=True)
@@ -78,7 +78,10 @@ def link_images(data: Path, folder: Path, n: int) -> None:
 
 
 def plain_loop(model_name: str, workers: int, *, with_hooks: bool = False) -> Run:
-    """timm, ImageFolder and DataLoader in fp32, features to .npy; with hooks, of every block, averaged."""
+    """Return a contestant: timm, ImageFolder and DataLoader in fp32, features to .npy.
+
+    With hooks, the features of every block are averaged and saved too.
+    """
 
     def run(images: Path, out: Path) -> npt.NDArray[Any]:
         model = timm.create_model(model_name, pretrained=True, num_classes=0).eval()
@@ -111,7 +114,7 @@ def plain_loop(model_name: str, workers: int, *, with_hooks: bool = False) -> Ru
 
 
 def toptune(model_name: str, **options: Any) -> Run:
-    """`toptune.extract.extract` into a new store."""
+    """Return a contestant: `toptune.extract.extract` into a new store."""
 
     def run(images: Path, out: Path) -> npt.NDArray[Any]:
         summary = extract(images, model=model_name, store=out, dataset="pictures", **options)
@@ -123,7 +126,7 @@ def toptune(model_name: str, **options: Any) -> Run:
 
 @contextmanager
 def thingsvision(python: str, model_name: str, workers: int) -> Iterator[dict[str, Run]]:
-    """Start thingsvision, and name what it does, with its own loader and with torch's."""
+    """Start thingsvision and yield its contestants, with its own loader and with torch's."""
     with subprocess.Popen(
         [python, PEER, str(torch.get_num_threads())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as peer:
@@ -146,7 +149,7 @@ def thingsvision(python: str, model_name: str, workers: int) -> Iterator[dict[st
 
 
 def contestants(model_name: str, workers: int) -> dict[str, Run]:
-    """Name what takes part in this process."""
+    """Return the contestants that run in this process, by name."""
     return {
         "plain loop": plain_loop(model_name, workers),
         "forward hooks, all blocks": plain_loop(model_name, workers, with_hooks=True),
@@ -158,10 +161,10 @@ def contestants(model_name: str, workers: int) -> dict[str, Run]:
 
 
 def cpu_seconds(model_name: str, images: Path, precision: str) -> dict[str, float]:
-    """CPU seconds an image of decoding (one thread) and of bare forward passes (all threads), each alone.
+    """Measure CPU seconds per image of decoding (one thread) and of forward passes (all threads) alone.
 
-    The passes are those of `extract`, folded and in its batches; with their wall seconds, because cores that
-    wait for each other within a pass are not busy.
+    The forward passes are those of `extract`, folded and in its batches. Their wall seconds are measured too,
+    because cores that wait for each other within a pass are not busy.
     """
     backbone, size = load_backbone(model_name, precision=precision, fold=True), BATCH_SIZES["cpu"]
     files = sorted((images / "pictures").iterdir())[: 4 * BATCH]
@@ -183,11 +186,12 @@ def cpu_seconds(model_name: str, images: Path, precision: str) -> dict[str, floa
 def take_times(
     named: dict[str, Run], root: Path, sizes: list[int], repeats: int
 ) -> tuple[dict[str, dict[int, list[float]]], dict[str, npt.NDArray[Any]]]:
-    """Time every contestant on both sizes, in random order; with the features of the smaller one."""
+    """Time every contestant on both sizes, in random order; also return features of the smaller."""
     seconds: dict[str, dict[int, list[float]]] = {name: {n: [] for n in sizes} for name in named}
     features: dict[str, npt.NDArray[Any]] = {}
     rng = np.random.default_rng(0)
-    for run in named.values():  # libraries load
+    # Every contestant runs once before anything counts: libraries load, and files enter the page cache.
+    for run in named.values():
         with tempfile.TemporaryDirectory() as out:
             run(root / str(sizes[0]), Path(out))
     for _ in range(repeats):
@@ -244,7 +248,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(row: dict[str, Any]) -> None:
-    """Print one model's table."""
+    """Print the table of one model."""
     plain = row["contestants"]["plain loop"]["images_per_second"]
     cores = len(os.sched_getaffinity(0))
     small, large = row["sizes"]

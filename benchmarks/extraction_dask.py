@@ -2,9 +2,10 @@
 
     python benchmarks/extraction_dask.py --model local-dir:WEIGHTS --data IMAGES
 
-Rates are marginal: the difference of two sizes of data, so that starting does not count. Rounds are measured
-in random order with the workers already started and the model loaded; the ratio is that of the medians.
-Sizes are even numbers of units (64 images, up to some hundreds), so that no worker waits for the last one.
+Rates are marginal: the difference of two sizes in images over the difference of their times, so that start-up
+does not count. Rounds run in random order with the workers already started and the model loaded; the ratio is
+that of the medians. Sizes are even numbers of units (64 images, up to some hundreds), so that no worker waits
+for the last one.
 """
 
 import argparse
@@ -22,6 +23,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def main() -> None:
+    """Read the options, measure, and print rates and ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True, help="a folder with images somewhere below")
@@ -41,7 +43,7 @@ def main() -> None:
 
 
 def link(source: Path, target: Path, n: int) -> Path:
-    """Make a folder of n images, repeated where there are fewer."""
+    """Make a folder of n images, which repeat if there are fewer."""
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     target.mkdir()
     for i in range(n):
@@ -53,6 +55,7 @@ def link(source: Path, target: Path, n: int) -> Path:
 def measure(
     folder: Path, data: dict[int, Path], model: str, layers: str, rounds: int
 ) -> dict[int, list[float]]:
+    """Measure the rates, in images per second, of clusters of one and two workers in every round."""
     from distributed import Client, LocalCluster
 
     small, large = sorted(data)
@@ -80,12 +83,13 @@ def measure(
 
 
 def pin(dask_worker: object) -> None:
-    """Keep a worker, with its reading threads, on one core."""
+    """Pin a worker, with its reading threads, to one core."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(dask_worker.name) % len(cores)]})  # type: ignore[attr-defined]
 
 
 def run(data: Path, store: Path, model: str, layers: str, address: str) -> float:
+    """Extract into a new store and return the seconds that it took."""
     shutil.rmtree(store, ignore_errors=True)
     start = time.perf_counter()
     summary = extract(data, model=model, store=store, layers=layers, dask=address, workers=1)

@@ -1,11 +1,11 @@
-"""thingsvision's part in `extraction.py`, which starts this script with an interpreter that has thingsvision.
+"""The part of thingsvision in `extraction.py`, which runs this script with an interpreter of its own.
 
 Usage::
 
     PYTHON benchmarks/extraction_thingsvision.py THREADS
 
-Every line of standard input holds the arguments of `extract` as JSON; every line of standard output answers
-one, when its features are saved.
+Every line of standard input holds the arguments of `extract` as JSON. Every line of standard output says that
+the features of one line of input are saved.
 """
 
 import json
@@ -23,9 +23,9 @@ from thingsvision.utils.storing import save_features
 def extract(*, model: str, images: str, out: str, blocks: bool, batch: int, workers: int) -> None:
     """Save features of the last layer, and of all blocks if asked, as ``out/<module>/features.npy``.
 
-    It is written as thingsvision's documentation has it, with its data set and its loader, which decodes
-    between batches; or, where there are workers, with torch's loader over the same data set. Blocks come in
-    one pass and are averaged batch by batch: kept whole, those of a ResNet-50 are 9 MB an image.
+    The code follows thingsvision's documentation, with its data set and its loader, which decodes between
+    batches; with workers, torch's loader reads the same data set. All blocks come from one pass and are
+    averaged batch by batch: kept whole, those of a ResNet-50 take 9 MB per image.
     """
     network = timm.create_model(model, pretrained=True, num_classes=0)
     config = timm.data.resolve_data_config({}, model=network)
@@ -40,7 +40,7 @@ def extract(*, model: str, images: str, out: str, blocks: bool, batch: int, work
         batches = torch.utils.data.DataLoader(dataset, batch_size=batch, num_workers=workers)
     else:
         batches = DataLoader(dataset=dataset, batch_size=batch, backend="pt")
-    # Without classes the classifier is the identity, and gives the last layer.
+    # Without classes the classifier is the identity, so that its output is the last layer.
     last = network.pretrained_cfg["classifier"]
     if not blocks:
         features = extractor.extract_features(batches=batches, module_name=last)
@@ -59,7 +59,7 @@ def extract(*, model: str, images: str, out: str, blocks: bool, batch: int, work
 
 
 def main() -> None:
-    """Do what is asked until nothing more is."""
+    """Answer the requests on standard input until it ends."""
     torch.set_num_threads(int(sys.argv[1]))
     for line in sys.stdin:
         with redirect_stdout(sys.stderr):  # it prints what it does

@@ -1,17 +1,17 @@
-"""One call that runs toptune on a GPU and measures it, in eight parts and about six minutes.
+"""Run toptune on a GPU and measure it with one call, in eight parts and about six minutes.
 
     python benchmarks/gpu.py --out found                      # on a machine with a GPU
     python benchmarks/gpu.py --out found --device cpu --tiny  # a rehearsal without one, in about two minutes
     python benchmarks/gpu.py --list                           # the parts, with the seconds that they may take
     python benchmarks/gpu.py --out found --only machine,solvers
 
-Every part is a process with a time limit, and writes what it has found after every figure: a part that
+Every part is a process with a time limit, and writes its findings after every measurement: a part that
 crashes, hangs or runs out of time costs only what it had not measured yet. The result is ``gpu.json`` and a
-table of all figures, ``gpu.txt``, which is also printed. Parts import toptune from ``--repo``, so toptune
-need not be installed; parts need what toptune needs, and the part `tests` needs pytest.
+table of all measurements, ``gpu.txt``, which is also printed. Parts import toptune from ``--repo``, so
+toptune need not be installed; they need what toptune needs, and the part `tests` needs pytest.
 
-A ninth part, `waits`, is only run by ``--only waits``. It counts, without a GPU, the operations and waits
-that a block of rows costs a solver, on the pretended device of the tests.
+A ninth part, `waits`, is only run by ``--only waits``. Without a GPU, it counts the operations and waits that
+a block of rows costs a solver, on the pretended device of the tests.
 """
 
 import argparse
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """A part's share of the time; parts of one phase run side by side."""
+    """The share of the time that a part gets; parts of one phase run side by side."""
 
     name: str
     phase: int
@@ -47,7 +47,7 @@ class Share:
     is_asked_for: bool = False
 
 
-# The most important parts come first. `tests` and `accuracy` are not timed and share the machine.
+# The most important parts come first. `tests` and `accuracy` measure no times and run side by side.
 SHARES = (
     Share("machine", 0, 35, "rates of the machine, and what toptune believes of it"),
     Share("tests", 1, 65, "the project's tests of solvers and backbones on the device"),
@@ -64,7 +64,7 @@ SHARES = (
 
 
 def work_of(name: str) -> Callable[["Part"], None]:
-    """Find a part's function; only the process of a part can import toptune."""
+    """Find the function of a part; only the process of a part can import toptune."""
     from gpu_extraction import measure_accuracy, measure_decoding, measure_throughput
     from gpu_machine import measure_machine, run_tests
     from gpu_solvers import count_waits, measure_solvers
@@ -88,7 +88,7 @@ TINY_PATIENCE = 4
 
 
 def run_part(options: argparse.Namespace) -> int:
-    """Do a part's work in its own process."""
+    """Do the work of a part in its own process."""
     start = time.perf_counter()  # importing torch takes some of the part's time
     from gpu_part import Findings, Part
 
@@ -105,7 +105,7 @@ def run_part(options: argparse.Namespace) -> int:
 
 
 def make_importable(repo: Path, work: Path) -> Path:
-    """Make a folder from which ``import toptune`` finds the repository, and its version."""
+    """Make a folder from which ``import toptune`` finds the repository; return it with the version."""
     version = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["version"]
     site = work / "site"
     info = site / f"toptune-{version}.dist-info"
@@ -118,7 +118,7 @@ def make_importable(repo: Path, work: Path) -> Path:
 
 @dataclass(frozen=True)
 class Running:
-    """A part under way."""
+    """A part that is running."""
 
     share: Share
     process: subprocess.Popen[bytes]
@@ -128,7 +128,7 @@ class Running:
 
 
 def start_part(share: Share, options: argparse.Namespace, seconds: float) -> Running:
-    """Start a part's process."""
+    """Start the process of a part."""
     log = options.work / f"part-{share.name}.log"
     command = [
         sys.executable,
@@ -156,7 +156,7 @@ def start_part(share: Share, options: argparse.Namespace, seconds: float) -> Run
 
 
 def finish_part(running: Running, work: Path) -> dict[str, Any]:
-    """Wait for a part, end it when its time is over, and read what it found."""
+    """Wait for a part, end it when its time is over, and read its findings."""
     name, process = running.share.name, running.process
     try:
         code = process.wait(timeout=max(1.0, running.start + running.seconds + 6 - time.perf_counter()))
@@ -179,7 +179,7 @@ def finish_part(running: Running, work: Path) -> dict[str, Any]:
 
 
 def table(parts: dict[str, dict[str, Any]]) -> list[str]:
-    """Say of every part how it went, and give every figure a line."""
+    """Write how each part went, and every measurement on a line."""
     lines = []
     for name, part in parts.items():
         wrong = [key for key in part["found"] if key.endswith("!")]
@@ -194,7 +194,7 @@ def table(parts: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def measure(shares: list[Share], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Run parts, phase by phase, and save what is found after every part."""
+    """Run the parts, phase by phase, and save the findings after every part."""
     start = time.perf_counter()
     asked = ["git", "-C", str(options.repo), "rev-parse", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
@@ -236,7 +236,7 @@ def parse() -> argparse.Namespace:
 
 
 def chosen(only: str | None) -> list[Share]:
-    """Choose the parts that were named, or all that need not be."""
+    """Return the parts that were named, or all parts but those that must be named."""
     if only is None:
         return [share for share in SHARES if not share.is_asked_for]
     names = only.split(",")
@@ -247,7 +247,7 @@ def chosen(only: str | None) -> list[Share]:
 
 
 def main() -> int:
-    """Measure, print the table, and say by the exit code whether every part ended well."""
+    """Measure, print the table, and exit with 0 only if every part ended well."""
     options = parse()
     if options.list:
         for share in SHARES:

@@ -22,7 +22,7 @@ from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.images.decode import decode_image
 
-# One model of every family whose layers differ.
+# One model of each family of architectures whose layers need code of their own.
 MODELS: dict[str, dict[str, Any]] = {
     "resnet50": {},
     "vit_base_patch16_224": {},
@@ -41,7 +41,7 @@ ARITHMETICS: dict[str, dict[str, Any]] = {
 
 
 def measure_accuracy(part: Part) -> None:
-    """Compare features on the device with float32 on the CPU: all layers of several architectures."""
+    """Compare features on the device with float32 on the CPU, for all layers of several architectures."""
     models: dict[str, dict[str, Any]] = {"test_resnet": {}, "test_vit": {}} if part.is_tiny else MODELS
     for name, options in models.items():
         if part.has_time(name, 8):
@@ -52,7 +52,7 @@ def measure_accuracy(part: Part) -> None:
 
 
 def _errors_of(part: Part, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Errors of a model's features in every arithmetic, and whether a pass repeats."""
+    """Measure the errors of a model's features in every arithmetic, and whether a pass repeats exactly."""
     plain = load_backbone(f"random:{name}", **options)
     arrays = [array.name for array in plain.resolve("all")]
     pixels = _random_pixels(plain, 6, "cpu")
@@ -75,17 +75,19 @@ def _errors_of(part: Part, name: str, options: dict[str, Any]) -> dict[str, Any]
 
 
 def _random_pixels(backbone: Backbone, n: int, device: str) -> Tensor:
+    """Draw n images of random pixels on the device."""
     shape, generator = (n, *backbone.transform.size, 3), torch.Generator().manual_seed(1)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
 
 
 def _features(backbone: Backbone, pixels: Tensor, arrays: list[str]) -> dict[str, npt.NDArray[Any]]:
+    """Compute some arrays of features for pixels, in main memory."""
     found = backbone.forward(backbone.transform.normalize(pixels), arrays)
     return {name: values.cpu().numpy() for name, values in found.items()}
 
 
 def measure_throughput(part: Part) -> None:
-    """Compare `extract` over JPEGs with the forward pass alone: images a second, how busy the device is."""
+    """Compare `extract` over JPEGs with the forward pass alone, in images per second."""
     vit, resnet = ("test_vit", "test_resnet") if part.is_tiny else ("vit_base_patch16_224", "resnet50")
     pure = {}
     for name in (vit, resnet):
@@ -97,7 +99,7 @@ def measure_throughput(part: Part) -> None:
         part.free()
     n = 96 if part.is_tiny else 8192
     small: dict[str, Any] = {"batch_size": 16} if part.is_tiny else {}
-    # What is done, with which model, with which options, to which share of the images.
+    # Label, model, options, and divisor of the number of images.
     runs: list[tuple[str, str, dict[str, Any], int]] = [
         ("default", vit, small, 2),
         ("workers=cores", vit, small | {"workers": CORES}, 1),
@@ -120,7 +122,7 @@ def measure_throughput(part: Part) -> None:
 
 
 def _forward_rates(part: Part, name: str) -> dict[str, float]:
-    """Images a second of the forward pass by the size of a batch, and the host's time to launch it."""
+    """Measure images per second of the forward pass by batch size, and the time to launch a pass."""
     backbone = load_backbone(f"random:{name}", device=part.device, precision="bf16", fold=True)
     arrays, rates = backbone.resolve("last"), {}
     for size in (8, 16) if part.is_tiny else (64, 128, 256, 512):
@@ -141,6 +143,7 @@ def _forward_rates(part: Part, name: str) -> dict[str, float]:
 def _time_extraction(
     part: Part, label: str, name: str, options: dict[str, Any], n: int, pure: float | None
 ) -> None:
+    """Time one extraction, and compare its rate with that of the forward pass alone (`pure`)."""
     folder, store = save_images(part, n), part.folder("store")
     with watch_gpu(part) as gpu:
         summary = extract(
@@ -163,7 +166,7 @@ def _time_extraction(
 
 
 def _time_processes(part: Part, name: str, n: int, pure: float | None) -> None:
-    """Extract several shards at once on the one device, an interpreter for every shard."""
+    """Extract several shards at once on the one device, with an interpreter per shard."""
     count = 2 if part.is_tiny else 4
     folder, store = save_images(part, 128 if part.is_tiny else 4 * n), part.folder("store-processes")
     command = [sys.executable, "-m", "toptune.cli", "extract", str(folder), "--store", str(store), "--json"]
@@ -191,7 +194,7 @@ def _time_processes(part: Part, name: str, n: int, pure: float | None) -> None:
 
 
 def measure_decoding(part: Part) -> None:
-    """Measure how fast images are made ready: by threads of this process, and by the GPU's JPEG decoder."""
+    """Measure how fast images are decoded and resized, by threads and by the GPU's JPEG decoder."""
     paths = sorted(save_images(part, 48 if part.is_tiny else 512).rglob("*.jpg"))
     config = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
     transform = EvalTransform(config | {"mean": (0.5,) * 3, "std": (0.5,) * 3})
@@ -215,7 +218,7 @@ def measure_decoding(part: Part) -> None:
 
 
 def _measure_nvjpeg(part: Part, paths: list[Path]) -> dict[str, Any]:
-    """Rates of the GPU's decoder, and by how many gray levels its pixels differ from Pillow's."""
+    """Measure the rates of the GPU's decoder, and how many gray levels its pixels are off Pillow's."""
     data = [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) for path in paths]
     rates = {}
     for size in (16, 64, 256):

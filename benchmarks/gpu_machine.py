@@ -35,7 +35,7 @@ LIBRARIES = [
     "dask",
     "distributed",
 ]
-# Tests whose files have these names; those of solvers and backbones, which meet the device.
+# Test files of solvers and backbones, the code that meets the device.
 TESTS = [
     "test_one_pass",
     "test_falkon",
@@ -59,7 +59,7 @@ FEW_TESTS = ["test_single_fit", "test_folding"]
 
 
 def measure_machine(part: Part) -> None:
-    """Measure what the machine can do at most, and note what toptune believes of it."""
+    """Measure the highest rates of the machine, and note what toptune finds out about it."""
     put = part.found.put
     versions = {}
     for name in LIBRARIES:
@@ -87,6 +87,7 @@ def measure_machine(part: Part) -> None:
 
 
 def _describe_gpu() -> dict[str, Any]:
+    """Return name, capability and memory of the GPU."""
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info()
     return {
@@ -114,7 +115,7 @@ def _measure_products(part: Part) -> None:
 
 
 def _measure_cholesky(part: Part, n: int) -> None:
-    """Note what a factor and its triangular solves cost, on the device and with LAPACK on the host."""
+    """Note the seconds of a factor and its triangular solves, on the device and with LAPACK."""
     part.free()
     matrix = torch.randn(n, n, dtype=torch.float64, device=part.device)
     matrix = matrix @ matrix.T / n
@@ -131,7 +132,7 @@ def _measure_cholesky(part: Part, n: int) -> None:
         rows = torch.randn(n_rows, n, dtype=torch.float64, device=part.device)
         taken = clock(lambda rows=rows: solve(rows), part, seconds=0.2, warm=1)  # type: ignore[misc]
         figures[f"whiten_us_a_row_{n_rows}"] = round(1e6 * taken / n_rows, 1)
-    # In the place of the matrix, as toptune factors it.
+    # The factor takes the memory of the matrix, as in toptune.
     view = matrix.clone().mT
     info = torch.empty((), dtype=torch.int32, device=matrix.device)
     torch.linalg.cholesky_ex(view, out=(view, info))
@@ -149,7 +150,7 @@ def _measure_cholesky(part: Part, n: int) -> None:
 
 
 def _measure_copies(part: Part) -> dict[str, float]:
-    """GB/s of copies to the device and back, from memory that is page-locked and memory that is not."""
+    """Measure GB/s of copies to and from the device, for page-locked memory and other memory."""
     size = 256 * 2**20
     there = torch.empty(size, dtype=torch.uint8, device=part.device)
     rates = {}
@@ -166,7 +167,7 @@ def _measure_copies(part: Part) -> dict[str, float]:
 
 
 def run_tests(part: Part) -> None:
-    """Run the tests of solvers and backbones with the device as the default one."""
+    """Run the tests of solvers and backbones with the GPU as their default device."""
     put = part.found.put
     wanted = FEW_TESTS if part.is_tiny else TESTS
     files = {path.stem: str(path) for path in (part.repo / "tests").rglob("test_*.py")}
@@ -194,7 +195,7 @@ def run_tests(part: Part) -> None:
 
 
 def _run_for(command: list[str], log: Path, part: Part) -> int | str:
-    """Run pytest; interrupt it in time to write its report."""
+    """Run pytest, and interrupt it in time to write its report."""
     env = os.environ | {"OMP_NUM_THREADS": "2"}
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -212,7 +213,7 @@ def _run_for(command: list[str], log: Path, part: Part) -> int | str:
 
 
 def _read_report(report: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Count what passed, and say of every failure what pytest said."""
+    """Count the tests that passed, and note what pytest said about each failure."""
     counts, failures = {"passed": 0, "failed": 0, "skipped": 0}, {}
     for case in Tree.parse(report).getroot().iter("testcase"):
         bad = [child for child in case if child.tag in ("failure", "error")]

@@ -1,4 +1,4 @@
-"""What all parts of `gpu.py` share: findings that are kept after every figure, images, clocks, nvidia-smi."""
+"""What all parts of `gpu.py` share: findings that are saved one by one, images, clocks, nvidia-smi."""
 
 import json
 import os
@@ -28,18 +28,18 @@ _N_DIFFERENT = 512
 
 
 class OutOfTimeError(Exception):
-    """A figure took longer than it may."""
+    """A measurement took longer than it may."""
 
 
 @dataclass
 class Findings:
-    """The figures of a part, written to its file after every figure."""
+    """The findings of a part, written to its file after every measurement."""
 
     path: Path
     values: dict[str, Any] = field(default_factory=dict)
 
     def put(self, name: str, value: Any) -> None:
-        """Keep and print a figure."""
+        """Save and print a measurement."""
         self.values[name] = value
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.values, default=str))
@@ -60,14 +60,16 @@ class Part:
 
     @property
     def is_cuda(self) -> bool:
+        """Whether the device is a CUDA GPU."""
         return self.device.startswith("cuda")
 
     @property
     def seconds_left(self) -> float:
+        """Seconds until the part must have ended."""
         return self.deadline - time.perf_counter()
 
     def has_time(self, name: str, seconds: float) -> bool:
-        """Say whether so many seconds are left; note it under `name` if not."""
+        """Tell whether so many seconds are left; if not, note it under `name`."""
         if self.seconds_left < seconds:
             self.found.put(
                 f"{name}!", {"error": f"needs {seconds:.0f} s, {self.seconds_left:.0f} s are left"}
@@ -76,10 +78,10 @@ class Part:
 
     @contextmanager
     def attempt(self, name: str, seconds: float | None = None) -> Iterator[None]:
-        """Note what goes wrong inside under `name`, and go on; interrupt it after so many seconds."""
+        """Note an error of the enclosed block under `name` and go on; interrupt the block after `seconds`."""
         start = time.perf_counter()
         try:
-            # A rehearsal has time: the cores may be few and busy.
+            # A rehearsal is not interrupted: its cores may be few and busy.
             with _at_most(None if self.is_tiny else seconds):
                 yield
         except Exception as error:  # noqa: BLE001 (a figure that fails must not cost the others)
@@ -93,20 +95,22 @@ class Part:
             )
 
     def synchronize(self) -> None:
+        """Wait until the device has done all work that is queued."""
         if self.is_cuda:
             torch.cuda.synchronize()
 
     def free(self) -> None:
-        """Give back the device's memory, and count its peak anew."""
+        """Return cached memory to the device, and restart the measurement of its peak."""
         if self.is_cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def peak_gib(self) -> float | None:
+        """Return the peak of the device's memory in GiB; None without a GPU."""
         return round(torch.cuda.max_memory_allocated() / GIB, 2) if self.is_cuda else None
 
     def folder(self, name: str) -> Path:
-        """Name a folder that does not exist yet."""
+        """Return the path of a folder that does not exist (any more)."""
         path = self.work / name
         shutil.rmtree(path, ignore_errors=True)
         return path
@@ -114,6 +118,7 @@ class Part:
 
 @contextmanager
 def _at_most(seconds: float | None) -> Iterator[None]:
+    """Raise OutOfTimeError in the enclosed block after so many seconds."""
     if seconds is None:
         yield
         return
@@ -131,7 +136,7 @@ def _at_most(seconds: float | None) -> Iterator[None]:
 
 
 def clock(work: Callable[[], Any], part: Part, *, seconds: float, warm: int = 3) -> float:
-    """Seconds of a call, measured over about so many seconds of calls with no wait between them."""
+    """Return the seconds of a call, averaged over calls for about `seconds`, with no wait between them."""
     for _ in range(warm):
         work()
     part.synchronize()
@@ -147,7 +152,7 @@ def clock(work: Callable[[], Any], part: Part, *, seconds: float, warm: int = 3)
 
 
 def _save_image(path: Path, seed: int, size: tuple[int, int]) -> None:
-    """Save a JPEG of smooth shapes and some noise, which takes about as long to decode as a photograph."""
+    """Save a JPEG of smooth shapes and noise, which takes about as long to decode as a photograph."""
     if path.exists():
         return
     rng = np.random.default_rng(seed)
@@ -160,7 +165,7 @@ def _save_image(path: Path, seed: int, size: tuple[int, int]) -> None:
 
 
 def save_images(part: Part, n: int, *, classes: int = 4) -> Path:
-    """Make a folder of n JPEGs of ImageNet's usual size: few different ones, and links to these."""
+    """Make a folder of n JPEGs of ImageNet's usual size, of which few are different, by hard links."""
     originals, n_different = part.work / "jpegs", min(n, 48 if part.is_tiny else _N_DIFFERENT)
     originals.mkdir(parents=True, exist_ok=True)
     paths = [originals / f"{i:05}.jpg" for i in range(n_different)]
@@ -182,14 +187,14 @@ def save_images(part: Part, n: int, *, classes: int = 4) -> Path:
 
 
 def relative_error(found: Any, expected: Any) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """Return the norm of the difference over the norm of what is expected."""
     a, b = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     norm = float(np.linalg.norm(b))
     return float(np.linalg.norm(a - b)) / norm if norm else float(np.abs(a).max(initial=0.0))
 
 
 def stored_features(store: Path, dataset: str) -> dict[str, npt.NDArray[Any]]:
-    """Read all feature arrays of a data set's only cache."""
+    """Read all feature arrays of the only cache of a data set."""
     (cache,) = FeatureStore.open(store).caches(dataset=dataset)
     names = [array.name for array in cache.arrays() if array.name != "content.sha256"]
     return {name: cache.blocks([name]).take(np.arange(cache.n_rows)) for name in names}
@@ -197,7 +202,7 @@ def stored_features(store: Path, dataset: str) -> dict[str, npt.NDArray[Any]]:
 
 @contextmanager
 def watch_gpu(part: Part) -> Iterator[dict[str, float]]:
-    """Run nvidia-smi beside some work; the dict is filled when the work ends, if nvidia-smi is there."""
+    """Run nvidia-smi beside the enclosed block; the yielded dict is filled when the block ends."""
     figures: dict[str, float] = {}
     if not part.is_cuda or not shutil.which("nvidia-smi"):
         yield figures
@@ -222,6 +227,7 @@ def watch_gpu(part: Part) -> Iterator[dict[str, float]]:
 
 
 def _number(text: str) -> float:
+    """Read a number of nvidia-smi; 0 where it says that it does not know."""
     try:
         return float(text)
     except ValueError:

@@ -27,7 +27,7 @@ N_IMAGENET = 1_281_167
 
 @contextmanager
 def large_blocks(block_bytes: int | None, cache_bytes: int | None = None) -> Iterator[None]:
-    """Let solvers take blocks of another size inside; the usual sizes suit a CPU's caches."""
+    """Let solvers take blocks of another size inside; the usual sizes suit the caches of a CPU."""
     with ExitStack() as stack:
         if block_bytes is not None:
             stack.enter_context(patch("toptune.train.rows.block_reading.BLOCK_BYTES", block_bytes))
@@ -39,7 +39,7 @@ def large_blocks(block_bytes: int | None, cache_bytes: int | None = None) -> Ite
 
 
 def make_rows(part: Part, n: int, d: int, classes: int) -> tuple[Array, Array]:
-    """float16 rows around the means of their classes, with a spectrum that falls as that of features does."""
+    """Draw float16 rows around the means of their classes, with a spectrum like that of features."""
     generator = torch.Generator(part.device).manual_seed(0)
     options: dict[str, Any] = {"generator": generator, "device": part.device}
     scale = torch.arange(1, d + 1, device=part.device, dtype=torch.float32) ** -0.5
@@ -54,7 +54,7 @@ def make_rows(part: Part, n: int, d: int, classes: int) -> tuple[Array, Array]:
 
 
 def measure_solvers(part: Part) -> None:
-    """Fit the kernel head: agreement with float64 on the CPU, seconds, memory against its projection."""
+    """Fit the kernel head: agreement with float64 on the CPU, seconds, and memory beside its projection."""
     with part.attempt("agreement", 45):
         part.found.put("agreement", _agreement(part))
     n, d, classes = (2000, 32, 6) if part.is_tiny else (200_000, 1024, 100)
@@ -66,7 +66,7 @@ def measure_solvers(part: Part) -> None:
         part.found.put("reading alone", _reading_alone(part, values))
     once: dict[str, Any] = {"cv": None, "sigma": 3.0 if part.is_tiny else 1.5, "penalty": 1e-6}
     direct, falkon = {"solver": "direct"}, {"solver": "falkon"}
-    # What is fitted, M, its options, the bytes of a block and of the kernel that is kept.
+    # Label, number of centers M, options, bytes of a block, and bytes of kernel values that are kept.
     fits: list[tuple[str, int, dict[str, Any], int | None, int | None]] = [
         ("M=100 direct", 100, direct, None, None),
         ("M=100 direct, large blocks", 100, direct, GIB // 8, None),
@@ -104,7 +104,7 @@ def measure_solvers(part: Part) -> None:
 
 
 def _agreement(part: Part) -> dict[str, Any]:
-    """Scores of fits on the device against those of float64 on the CPU, as shares of the largest score."""
+    """Compare scores of fits on the device with float64 on the CPU, as shares of the largest score."""
     n, d, m = (600, 16, 60) if part.is_tiny else (20000, 256, 1000)
     values, codes = make_rows(part, n + 2000, d, 10)
     train, held = values[:n].astype(np.float64), values[n:].astype(np.float64)
@@ -136,17 +136,18 @@ def _agreement(part: Part) -> dict[str, Any]:
 
 
 def _choice(fitted: FalkonClassifier) -> list[Any]:
+    """Return the width and the penalty that a fit has chosen."""
     return [fitted.sigma_, fitted.penalty_]
 
 
 def _time_fit(part: Part, label: str, values: Array, codes: Array, **options: Any) -> None:
-    """Fit once, and note seconds, accuracy, and the memory's peak beside its projection."""
+    """Fit once, and note seconds, accuracy, and the peak of memory beside its projection."""
     if not part.has_time(label, 12):
         return
     gc.collect()
     part.free()
     with part.attempt(label, min(30, part.seconds_left - 2)):
-        # The device's memory is the limit here; by default it is half of the host's.
+        # The limit is the memory of the device; by default it would be half of the host's.
         limit = int(0.85 * torch.cuda.mem_get_info()[1]) if part.is_cuda else None
         estimator = FalkonClassifier(random_state=0, device=part.device, memory_limit_bytes=limit, **options)
         blocks = ArrayBlocks(values)
@@ -173,7 +174,7 @@ def _time_fit(part: Part, label: str, values: Array, codes: Array, **options: An
 
 
 def _reading_alone(part: Part, values: Array) -> dict[str, Any]:
-    """Time a pass that only brings rows to the device, which every pass of a solver costs at least."""
+    """Time a pass that only moves rows to the device: the least that any pass of a solver costs."""
     found, device = {}, torch.device(part.device)
     for block in (68, 600, 8192):
         start = time.perf_counter()
@@ -190,7 +191,7 @@ def _reading_alone(part: Part, values: Array) -> dict[str, Any]:
 
 
 def _falkon_passes(part: Part, values: Array, codes: Array, m: int, classes: int) -> dict[str, Any]:
-    """Time a pass of FALKON's iteration by the rows of a block, with the identity for a factor."""
+    """Time a pass of FALKON's iteration for several sizes of blocks, with the identity as factor."""
     n, d = values.shape
     rows = TrainingRows(
         blocks=ArrayBlocks(values),
@@ -217,7 +218,7 @@ def _falkon_passes(part: Part, values: Array, codes: Array, m: int, classes: int
 
 
 def count_waits(part: Part) -> None:
-    """Count operations and waits that a block of rows costs, on the pretended device of the tests."""
+    """Count the operations and waits that a block of rows costs, on the pretended device of the tests."""
     once: dict[str, Any] = {"cv": None, "sigma": 3.0, "penalty": 1e-4}
     kinds: dict[str, dict[str, Any]] = {
         "direct, 5 widths and 5 folds": {"solver": "direct"},
@@ -240,7 +241,7 @@ def count_waits(part: Part) -> None:
 
 
 def _counts_of_a_fit(n: int, block_rows: int, options: dict[str, Any]) -> tuple[int, Counter[str], int]:
-    """Operations, waits by their place, and passes of a fit in blocks of so many rows."""
+    """Return operations, waits by their place in the code, and passes of a fit with such blocks."""
     from fake_cuda import fake_cuda  # of the tests, whose folder `gpu.py` puts on the path of this part
 
     rng = np.random.default_rng(0)

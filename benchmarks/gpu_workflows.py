@@ -16,7 +16,7 @@ from toptune.workflows import Classifier, finetune
 
 
 def measure_sharing(part: Part) -> None:
-    """Share a device, run out of its memory, and go on with its work on another device."""
+    """Share the device, run out of its memory, and continue its work on another device."""
     name = "random:test_resnet" if part.is_tiny else "random:resnet50"
     folder = save_images(part, 160 if part.is_tiny else 1024)
     alone = part.folder("store-alone")
@@ -40,11 +40,12 @@ def measure_sharing(part: Part) -> None:
 
 
 def _extract(folder: Path, name: str, store: Path, device: str, **options: Any) -> None:
+    """Extract all layers in float32 into a store."""
     extract(folder, model=name, store=store, device=device, precision="fp32", layers="all", **options)
 
 
 def _differences(found: Path, expected: Path, dataset: str) -> float:
-    """Largest relative error of any array of one store against another."""
+    """Return the largest relative error of any array of one store against another."""
     a, b = stored_features(found, dataset), stored_features(expected, dataset)
     return max(relative_error(a[name], b[name]) for name in b)
 
@@ -78,7 +79,7 @@ def _extract_in_two_processes(part: Part, name: str, folder: Path) -> Path:
 
 
 def _run_out_of_memory(part: Part, name: str, folder: Path, alone: Path) -> None:
-    """Extract in batches that 2.5 GiB do not hold: they must be halved, with the same features."""
+    """Extract in batches that do not fit 2.5 GiB: they must be halved, with the same features."""
     part.free()
     torch.cuda.set_per_process_memory_fraction(min(1.0, 2.5 * GIB / torch.cuda.mem_get_info()[1]))
     store = part.folder("store-small")
@@ -109,7 +110,7 @@ def _predict_on_both(part: Part, name: str, folder: Path, store: Path) -> None:
 
 
 def measure_finetuning(part: Part) -> None:
-    """Fine-tune for an epoch, and for the same epoch again: seconds, and whether the loss repeats."""
+    """Fine-tune one epoch twice: seconds, and whether the loss repeats."""
     name, n, batch = ("test_resnet", 64, 16) if part.is_tiny else ("resnet50", 1024, 64)
     folder = save_images(part, n)
     losses = {}

@@ -1,15 +1,16 @@
-"""Head2Toe's two solvers beside each other: seconds of the selection and of the whole fit, and accuracy.
+"""Head2Toe's two solvers compared: seconds of the selection and of the whole fit, and accuracy.
 
 Usage::
 
     python benchmarks/head2toe_solvers.py STORE [--datasets a,b] [--models a,b] [--seeds 20,21]
 
-STORE holds all layers of the data sets, as ``benchmarks/all_layers.py`` leaves them; OMP_NUM_THREADS=1 and
-``taskset -c 0`` before the command measure on one thread. The solvers take turns in one process: from the
-Gram matrix with ridge regression on what is kept, and from the softmax with logistic regression. The
-selection is the pass over the rows and the rankings in every fold and on all rows; the whole fit adds the
-cross-validation of what to keep and the final head with its own. CPU seconds are those of ``train`` as a
-whole: they matter where the machine is shared.
+STORE holds all layers of the data sets, as ``benchmarks/all_layers.py`` leaves them. OMP_NUM_THREADS=1 and
+``taskset -c 0`` before the command measure on one thread. The solvers take turns in one process: ``gram``
+selects by the squared loss from Gram matrices and fits ridge regression on the columns kept, ``softmax``
+selects by the cross-entropy and fits logistic regression. The selection is the pass over the rows and the
+rankings without each fold and on all rows. The whole fit adds the cross-validation of what to keep, and the
+final head with its own. CPU seconds are those of ``train`` as a whole; they are the better measure on a
+machine that is shared.
 """
 
 import argparse
@@ -28,7 +29,7 @@ FIGURES = ("selection", "fit", "cpu", "accuracy")
 
 
 def measure(store: Path, name: str, model: str, seed: int, method: str) -> tuple[float, ...]:
-    """Train once: seconds of selection, fit and CPU, and test accuracy in percent."""
+    """Train once; return seconds of selection, fit and CPU, and the test accuracy in percent."""
     with tempfile.TemporaryDirectory() as scratch:
         start = time.process_time()
         run = train(
@@ -48,7 +49,7 @@ def measure(store: Path, name: str, model: str, seed: int, method: str) -> tuple
 
 
 def main() -> None:
-    """Read the options, measure in turns, print a line a setting and the medians."""
+    """Read the options, measure in turns, and print one line per setting and the medians."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

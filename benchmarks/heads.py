@@ -4,11 +4,11 @@ Usage::
 
     python benchmarks/heads.py ASSETS [--store ROOT] [--seeds 5] [--datasets a,b] [--out FILE.jsonl]
 
-ASSETS holds ``weights/<model>`` (timm local-dir folders) and ``datasets/<name>``. All layers are
-extracted once; every head is then trained from the same store on the last layer. For each seed a new
-stratified split of all rows is drawn, and on the same standardised last-layer features scikit-learn's
-LogisticRegression (C cross-validated) and RBF SVC (C and gamma cross-validated) are fitted beside.
-Results are appended line by line, so a stopped run goes on where it was.
+ASSETS holds ``weights/<model>`` (timm local-dir folders) and ``datasets/<name>``. All layers are extracted
+once; every head is then trained from the same store on the last layer. For each seed a new stratified split
+of all rows is drawn. On the same standardized features, scikit-learn's LogisticRegression (C cross-validated)
+and RBF SVC (C and gamma cross-validated) are fitted for comparison. Results are appended line by line, so
+that a stopped run resumes.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from toptune.train import train
 HEADS = ("falkon", "ridge", "logistic", "svm", "knn", "forest")
 MODELS = ("deit_tiny_patch16_224.in1k", "mobilenetv2_100.tf2_in1k")
 DATASETS = ("clothing_small", "grocery_store", "trashnet", "bccd_cells", "omniglot_50")
-# Cells of one slide stay on one side of the split; elsewhere every image stands for itself.
+# Cells of one slide stay on one side of the split; in the other data sets images are independent.
 GROUPS = {"bccd_cells": r"(BloodImage_\d+)"}
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 
 
 def peers() -> dict[str, Any]:
-    """scikit-learn's two, each choosing its parameters by cross-validation on the training rows."""
+    """Return scikit-learn's two heads, which choose parameters by cross-validation on training rows."""
     logistic = LogisticRegressionCV(
         Cs=np.logspace(-4, 2, 7),
         cv=FOLDS,
@@ -58,7 +58,7 @@ def peers() -> dict[str, Any]:
 
 
 def extract_all(assets: Path, root: Path, models: tuple[str, ...], datasets: tuple[str, ...]) -> None:
-    """Fill the store; what is there already is not computed again."""
+    """Fill the store; features that are in it already are not computed again."""
     for name in datasets:
         folder = assets / "datasets" / name
         data = folder / "images" if (folder / "images").exists() else folder
@@ -71,7 +71,7 @@ def extract_all(assets: Path, root: Path, models: tuple[str, ...], datasets: tup
 
 
 def resplit_rows(root: Path, name: str, model: str, seed: int, out: Path) -> Iterator[dict[str, Any]]:
-    """Fit every head and both peers on one split; the split is the one that toptune records."""
+    """Fit every head and both peers on one split, which is the split that toptune records."""
     cache = FeatureStore.open(root).cache(model, name)
     features = np.asarray(zarr.open_array(cache.path / "last.none", mode="r")[:], dtype=np.float32)
     labels = np.array(cache.manifest.labels)
@@ -99,7 +99,7 @@ def resplit_rows(root: Path, name: str, model: str, seed: int, out: Path) -> Ite
 
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
-    """Mean accuracy and seconds a fit, then falkon minus the better peer with its standard error."""
+    """Print mean accuracy and seconds per fit, then `falkon` minus the better peer."""
     settings = sorted({(row["dataset"], row["model"]) for row in rows})
     fits = list(dict.fromkeys(row["fit"] for row in rows))
     print("| data set | backbone | " + " | ".join(fits) + " |\n" + "|---" * (2 + len(fits)) + "|")
@@ -131,7 +131,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Read the options, extract, fit, print."""
+    """Read the options, extract, fit, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

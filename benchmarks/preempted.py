@@ -4,9 +4,9 @@ Usage::
 
     python benchmarks/preempted.py --folder EMPTY_FOLDER [--pictures 100000]
 
-Images are drawn and packed into WebDataset shards. One extraction gets SIGTERM three times and SIGKILL
-once, each after some new units, and is started again every time; the other runs through. Then both stores are
-verified in full, and every file of values compared byte for byte.
+Images are drawn and packed into WebDataset shards. One extraction gets SIGTERM three times and SIGKILL once,
+each after some new units, and is restarted every time; the other runs through. Then both stores are verified
+in full, and every file of values is compared byte for byte.
 """
 
 import argparse
@@ -29,7 +29,7 @@ N_CLASSES = 10
 
 
 def write_shards(folder: Path, n: int) -> None:
-    """Write n JPEGs of noise on a gradient, with their classes, into shards of `PER_SHARD`."""
+    """Write n JPEGs of noise on a gradient, with their classes, into shards of `PER_SHARD` images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 200, 64)[None, :, None]
@@ -47,22 +47,22 @@ def write_shards(folder: Path, n: int) -> None:
 
 
 def command(*words: object) -> list[str]:
-    """Give the command line of toptune with these words."""
+    """Return the command line of toptune with these words."""
     return [sys.executable, "-m", "toptune.cli", *map(str, words)]
 
 
 def extraction(shards: Path, store: Path) -> list[str]:
-    """Give the command that is repeated."""
+    """Return the command that is repeated."""
     return command("extract", shards, "--model", MODEL, "--layers", "all", "--store", store, "--grace", 5)
 
 
 def n_entries(store: Path) -> int:
-    """Count ledger entries of units."""
+    """Count the ledger entries of units."""
     return sum(1 for _ in store.glob("features/*/*/ledger/*/0*.json"))
 
 
 def disturbed(shards: Path, store: Path) -> list[str]:
-    """Start and stop the extraction; say how each run ended."""
+    """Start and stop the extraction until it is done; say how each run ended."""
     said = []
     for number in SIGNALS:
         before = n_entries(store)
@@ -82,7 +82,7 @@ def disturbed(shards: Path, store: Path) -> list[str]:
 
 
 def values(store: Path) -> dict[str, bytes]:
-    """Read every shard and the metadata of arrays."""
+    """Read every shard, and the metadata of the arrays."""
     return {
         str(path.relative_to(store)): path.read_bytes()
         for path in sorted(store.glob("features/**/*"))
@@ -93,7 +93,7 @@ def values(store: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Make the images, run both, compare."""
+    """Make the images, run both extractions, and compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

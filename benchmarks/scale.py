@@ -1,4 +1,4 @@
-"""A hundred million images x 12 layers, without pixels: the plan's arithmetic, and real code on its ledger.
+"""A hundred million images x 12 layers, without pixels: the plan, and real code on a ledger of that size.
 
     python benchmarks/scale.py --folder EMPTY_FOLDER
 
@@ -42,6 +42,7 @@ FAKE_UNIT_ROWS = 64
 
 
 def main() -> None:
+    """Print the plan, then measure manifests and, with a folder, the ledger."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", type=Path, help="empty or new; takes about 1.5 GB and is left for a look")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000], help="of manifests")
@@ -57,6 +58,7 @@ def main() -> None:
 
 
 def print_plan() -> int:
+    """Print the sizes of the planned extraction and return its number of units."""
     bytes_per_image = LAYERS * DIM * 2
     unit_rows = choose_unit_rows(ROWS, bytes_per_image, BATCH)
     n_units = count_units(ROWS, unit_rows)
@@ -84,6 +86,7 @@ def print_plan() -> int:
 
 
 def print_manifests(sizes: list[int]) -> None:
+    """Measure manifests of some sizes, each in a process of its own, and print the table."""
     found = []
     for n in sizes:
         command = [sys.executable, __file__, "--one-manifest", str(n)]
@@ -98,7 +101,7 @@ def print_manifests(sizes: list[int]) -> None:
 
 
 def measure_manifest(n: int) -> dict[str, float]:
-    """Take seconds and GB for a manifest of n rows."""
+    """Measure seconds and GB of making, writing and reading a manifest of n rows."""
     found: dict[str, float] = {}
     columns: dict[str, Any] = {
         "ids": [f"class-{row % 1000:04}/{row:012}.jpeg" for row in range(n)],
@@ -125,6 +128,7 @@ def measure_manifest(n: int) -> dict[str, float]:
 
 
 def print_ledger(folder: Path, n_units: int) -> None:
+    """Measure what commands do with a ledger of so many units, and print the table."""
     found: dict[str, float] = {}
     cache = timed(found, "make the fabricated ledger", lambda: fabricate(folder, n_units))
     root = cache.root
@@ -194,6 +198,7 @@ def fabricate(folder: Path, n_units: int) -> FeatureCache:
 
 
 def an_entry(name: str, unit: int, unit_rows: int, *, n_bytes: int = 12_582_912) -> LedgerEntry:
+    """Make a ledger entry of usual length; every hundredth unit has a failed image."""
     return LedgerEntry(
         array=name, unit=unit, start=unit * unit_rows, stop=(unit + 1) * unit_rows, n_bytes=n_bytes,
         sha256="0123456789abcdef" * 4, non_finite=0,
@@ -203,6 +208,7 @@ def an_entry(name: str, unit: int, unit_rows: int, *, n_bytes: int = 12_582_912)
 
 
 def timed(found: dict[str, float], key: str, work: Callable[[], Any]) -> Any:
+    """Do some work and note its seconds under a name."""
     start = time.perf_counter()
     result = work()
     found[key] = time.perf_counter() - start
@@ -210,17 +216,19 @@ def timed(found: dict[str, float], key: str, work: Callable[[], Any]) -> Any:
 
 
 def peak() -> float:
-    """Largest memory of this process so far, GB."""
+    """Return the largest memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def table(title: str, rows: dict[str, str]) -> None:
+    """Print a table of two columns."""
     print(f"\n### {title}\n\n| | |\n|---|---|")
     for line in lines(rows):
         print(line)
 
 
 def lines(rows: dict[str, str]) -> Iterator[str]:
+    """Yield the lines of a table of two columns."""
     yield from (f"| {key} | {value} |" for key, value in rows.items())
 
 

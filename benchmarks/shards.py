@@ -2,7 +2,7 @@
 
     python benchmarks/shards.py DATA MODEL [FOLDER]
 
-Compares every data file, the recipe and the manifest byte for byte; exits 1 if a byte differs.
+Every data file, the recipe and the manifest are compared byte for byte; the exit code is 1 if a byte differs.
 """
 
 import os
@@ -19,6 +19,7 @@ JOBS, KILLS, SEED = 20, 5, 0
 
 
 def main() -> None:
+    """Run the one job, then the twenty, and compare their stores."""
     data, model = sys.argv[1:3]
     work = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(tempfile.mkdtemp())
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 def run(data: str, model: str, store: Path, shard: str | None = None) -> subprocess.Popen[bytes]:
+    """Start an extraction in a process of its own."""
     command = [sys.executable, "-m", "toptune.cli", "extract", data, "--model", model, "--layers", "all"]
     command += ["--store", str(store), "--workers", "1", "--max-failures", "1000000"]
     command += [] if shard is None else ["--shard", shard]
@@ -58,12 +60,13 @@ def run(data: str, model: str, store: Path, shard: str | None = None) -> subproc
 
 
 def the_cache(root: Path) -> FeatureCache:
+    """Open the only cache of a store."""
     (cache,) = FeatureStore.open(root).caches()
     return cache
 
 
 def data_files(cache: FeatureCache) -> dict[str, bytes]:
-    """Every file of the arrays but those that a killed job left behind."""
+    """Read every file of the arrays, but for those that a killed job left behind."""
     return {
         str(path.relative_to(cache.path)): path.read_bytes()
         for spec in cache.all_arrays()
@@ -73,6 +76,7 @@ def data_files(cache: FeatureCache) -> dict[str, bytes]:
 
 
 def compare(one: FeatureCache, many: FeatureCache) -> list[str]:
+    """Return the names of the files that differ."""
     ours, theirs = data_files(one), data_files(many)
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if (one.path / "recipe.json").read_bytes() != (many.path / "recipe.json").read_bytes():

@@ -1,4 +1,4 @@
-"""What `solvers.py` compares: made-up problems, fits of one size by every contestant, and their reference.
+"""What `solvers.py` compares: synthetic problems, fits of one size by every contestant, and their reference.
 
 All contestants of a problem have the same rows, centers, width, penalty and targets.
 """
@@ -28,7 +28,7 @@ Scores = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Size:
-    """Rows, columns, centers and classes."""
+    """Rows n, columns d, centers m and classes c of a problem."""
 
     n: int
     d: int
@@ -44,16 +44,17 @@ class Size:
         return ",".join(map(str, astuple(self)))
 
 
-# Fitted once before anything counts: libraries load and make their workspaces.
+# This size is fitted once before anything counts, so that libraries load and make their workspaces.
 WARM_UP = Size(300, 8, 50, 3)
 
 
 def made_rows(
     size: Size, n: int, *, seed: int
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-    """Yield chunks of n rows: every class a few Gaussian blobs, deviations that fall like 1/sqrt(column).
+    """Yield chunks of n rows: each class is a few Gaussian blobs, with deviations like 1/sqrt(column).
 
-    Spreads were tried out so that 2000 centers are right for 85 to 95 rows in 100, and more are better.
+    The spread was tuned so that heads on 2,000 centers classify 85 to 95 rows in 100 correctly, and more
+    centers help.
     """
     per_class = max(1, round(40 / np.sqrt(size.c)))
     spread = 0.4 * (512 / size.d) ** 0.34 * max(1.0, 20_000 / size.n) ** 0.2
@@ -71,6 +72,7 @@ def made_rows(
 
 
 def make_rows(size: Size, n: int, *, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Draw n rows with their classes at once."""
     chunks = list(made_rows(size, n, seed=seed))
     return np.concatenate([values for values, _ in chunks]), np.concatenate([codes for _, codes in chunks])
 
@@ -88,18 +90,21 @@ class Problem:
 
     @cached_property
     def centers(self) -> npt.NDArray[np.float32]:
+        """The rows that are centers."""
         return self.X[self.center_rows]
 
     @property
     def target_mean(self) -> Tensor:
+        """Share of each class among the training rows."""
         return torch.from_numpy(np.bincount(self.y, minlength=self.size.c) / len(self.y))
 
     def accuracy(self, scores: npt.NDArray[Any]) -> float:
+        """Return the accuracy of scores of the test rows."""
         return float((scores.argmax(axis=1) == self.y_test).mean())
 
 
 def fit_toptune(problem: Problem, *, solver: str) -> tuple[Scores, dict[str, Any]]:
-    """One width, one penalty; random_state 0 draws the problem's centers."""
+    """Fit toptune's head at one width and penalty; random_state 0 draws the problem's centers."""
     fitted = FalkonClassifier(
         sigma=problem.sigma,
         penalty=PENALTY,
@@ -114,9 +119,9 @@ def fit_toptune(problem: Problem, *, solver: str) -> tuple[Scores, dict[str, Any
 def fit_falkonml(
     problem: Problem, *, tuned: bool, sigma: float | None = None, penalty: float = PENALTY
 ) -> tuple[Scores, dict[str, Any]]:
-    """FalkonML with its defaults, or storing the kernel and taking it in single precision.
+    """Fit FalkonML with its defaults or, if tuned, storing the kernel values in single precision.
 
-    The centers are the same in random order: that is how its own selector draws them.
+    The centers are the same in random order, which is how FalkonML's own selector draws them.
     """
     import falkon
 
@@ -144,7 +149,7 @@ def fit_falkonml(
 
 
 def contestants() -> dict[str, Callable[[Problem], tuple[Scores, dict[str, Any]]]]:
-    """Every way of one fit that this environment has."""
+    """Return every way of one fit that this environment has, by name."""
     named: dict[str, Callable[[Problem], tuple[Scores, dict[str, Any]]]] = {
         "toptune direct": lambda problem: fit_toptune(problem, solver="direct"),
         "toptune falkon": lambda problem: fit_toptune(problem, solver="falkon"),
@@ -156,6 +161,7 @@ def contestants() -> dict[str, Callable[[Problem], tuple[Scores, dict[str, Any]]
 
 
 def has_falkonml() -> bool:
+    """Tell whether FalkonML is installed."""
     try:
         import falkon  # noqa: F401
     except ImportError:
@@ -164,9 +170,9 @@ def has_falkonml() -> bool:
 
 
 def reference_scores(problem: Problem) -> dict[str, npt.NDArray[np.float64]]:
-    """Test scores by Cholesky factors of all-float64 sums: of both problems that are solved.
+    """Compute test scores of both problems from float64 sums and Cholesky factors.
 
-    toptune centers the features, FalkonML does not; each is measured against its own.
+    toptune centers the features and FalkonML does not, so that each is measured against its own reference.
     """
     centers = torch.from_numpy(problem.centers).double()
 
@@ -205,7 +211,7 @@ def reference_scores(problem: Problem) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def memory_of(name: str) -> int | None:
-    """Bytes that Linux's /proc gives for this process, or None elsewhere."""
+    """Return the bytes that Linux's /proc names for this process, or None on other systems."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
@@ -213,7 +219,7 @@ def memory_of(name: str) -> int | None:
 
 
 def reset_peak() -> None:
-    """Begin the peak anew."""
+    """Restart the measurement of this process's peak memory."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")

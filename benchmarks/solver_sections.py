@@ -37,45 +37,53 @@ from toptune.train.layers.stored_layers import choose_arrays
 FOLDS = 5
 WIDTHS = (0.5, 1.0, 2.0)
 PENALTIES = tuple(np.logspace(-9, -3, 10).tolist())
-# FalkonML's fits that are timed, of all that a selection with it would be: (width, penalty).
+# FalkonML's fits that are timed, as (width, penalty): a sample of those that a selection would take.
 TIMED = ((0, 2), (1, 4), (1, 7), (2, 5))
-# And those whose accuracy is compared: penalties beside every width.
+# FalkonML's fits whose accuracy is compared: these penalties with every width.
 TRIED = (0, 3, 6, 9)
 Keep = Callable[[dict[str, Any]], None]
 IsDone = Callable[[str, str, str | None], bool]
 
 
 def selection_rows(size: Size, repeats: int, is_done: IsDone, keep: Keep) -> None:
-    """Three widths, ten penalties, five folds: ours whole, FalkonML's from four of its 150 fits."""
+    """Select among 3 widths and 10 penalties by 5 folds: toptune fully, FalkonML by 4 of its 150 fits."""
     problem = Problem(size)
-    widths = [multiple * problem.sigma for multiple in WIDTHS]
-    name = "toptune"
-    if not is_done("selection", str(size), name):
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            fitted = FalkonClassifier(
-                sigma=widths, penalty=PENALTIES, n_centers=size.m, cv=FOLDS, random_state=0
-            ).fit(problem.X, problem.y)
-            seconds.append(time.perf_counter() - start)
-        report = fitted.report_.to_dict()
-        keep(
-            {
-                "section": "selection",
-                "size": str(size),
-                "name": name,
-                "seconds": float(np.median(seconds)),
-                "accuracy": problem.accuracy(fitted.scores(problem.X_test)),
-                "note": f"{report['solver']}, width {fitted.sigma_:.3g}, penalty {fitted.penalty_:.1e}; "
-                f"left-out accuracy {report['accuracy']:.4f}; the fit on all rows included",
-                "report": {"seconds": report["seconds"], "all_seconds": seconds},
-            }
-        )
-    if not has_falkonml():
-        return
-    name = "FalkonML tuned"
-    if is_done("selection", str(size), name):
-        return
+    if not is_done("selection", str(size), "toptune"):
+        keep(_our_selection(problem, repeats))
+    if has_falkonml() and not is_done("selection", str(size), "FalkonML tuned"):
+        keep(_falkonml_selection(problem))
+
+
+def _our_selection(problem: Problem, repeats: int) -> dict[str, Any]:
+    """Time toptune's whole selection."""
+    size, seconds = problem.size, []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        fitted = FalkonClassifier(
+            sigma=_widths(problem), penalty=PENALTIES, n_centers=size.m, cv=FOLDS, random_state=0
+        ).fit(problem.X, problem.y)
+        seconds.append(time.perf_counter() - start)
+    report = fitted.report_.to_dict()
+    return {
+        "section": "selection",
+        "size": str(size),
+        "name": "toptune",
+        "seconds": float(np.median(seconds)),
+        "accuracy": problem.accuracy(fitted.scores(problem.X_test)),
+        "note": f"{report['solver']}, width {fitted.sigma_:.3g}, penalty {fitted.penalty_:.1e}; "
+        f"left-out accuracy {report['accuracy']:.4f}; the fit on all rows included",
+        "report": {"seconds": report["seconds"], "all_seconds": seconds},
+    }
+
+
+def _widths(problem: Problem) -> list[float]:
+    """Return the widths that a selection tries."""
+    return [multiple * problem.sigma for multiple in WIDTHS]
+
+
+def _falkonml_selection(problem: Problem) -> dict[str, Any]:
+    """Estimate the seconds of a selection with FalkonML from a few fits, and try some settings."""
+    size, widths = problem.size, _widths(problem)
     inner = np.arange(size.n) % FOLDS > 0
     part = copy(problem)
     part.X, part.y = problem.X[inner], problem.y[inner]
@@ -99,25 +107,23 @@ def selection_rows(size: Size, repeats: int, is_done: IsDone, keep: Keep) -> Non
             tried[setting] = problem.accuracy(scores(problem.X_test))
     best = max(tried, key=tried.__getitem__)
     n_fits = len(WIDTHS) * len(PENALTIES) * FOLDS
-    keep(
-        {
-            "section": "selection",
-            "size": str(size),
-            "name": name,
-            "seconds": float(np.mean(seconds)) * n_fits,
-            "accuracy": tried[best],
-            "note": f"estimated: mean of {len(seconds)} fits on 4/5 of the rows "
-            f"({np.mean(seconds):.2f} s) times {n_fits}; accuracy is the best on the test rows "
-            f"of {len(tried)} settings (at {best})",
-            "report": {"all_seconds": seconds, "tried": tried},
-        }
-    )
+    return {
+        "section": "selection",
+        "size": str(size),
+        "name": "FalkonML tuned",
+        "seconds": float(np.mean(seconds)) * n_fits,
+        "accuracy": tried[best],
+        "note": f"estimated: mean of {len(seconds)} fits on 4/5 of the rows "
+        f"({np.mean(seconds):.2f} s) times {n_fits}; accuracy is the best on the test rows "
+        f"of {len(tried)} settings (at {best})",
+        "report": {"all_seconds": seconds, "tried": tried},
+    }
 
 
 def sklearn_rows(
     size: Size, source: tuple[Path, str, str] | None, threads: int, is_done: IsDone, keep: Keep
 ) -> None:
-    """Whole classifiers with their own selection, on made-up rows or a store's last layer."""
+    """Time whole classifiers with their own selection, on synthetic rows or the last layer of a store."""
     if source is None:
         X, y = make_rows(size, size.n, seed=1)
         X_test, y_test = make_rows(size, N_TEST, seed=2)
@@ -125,7 +131,8 @@ def sklearn_rows(
     else:
         X, X_test, y, y_test = stored_rows(*source)
         what = f"{source[1]} {source[2]} {X.shape[0]},{X.shape[1]}"
-    # Columns as they are: the made-up ones differ in scale for a reason, stored ones are standardised.
+    # Columns are not scaled here: synthetic ones differ in scale on purpose, stored ones are standardized
+    # already.
     sigma = median_distance(torch.from_numpy(X[:1000]))
     m = min(size.m, len(X) * (FOLDS - 1) // FOLDS)
     for name, estimator in sklearn_contestants(sigma, m, threads).items():
@@ -148,7 +155,7 @@ def sklearn_rows(
 
 
 def sklearn_contestants(sigma: float, m: int, threads: int) -> dict[str, Any]:
-    """Ours and scikit-learn's; jobs of a search share the threads."""
+    """Return toptune's and scikit-learn's classifiers; the jobs of a search share the threads."""
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     gammas = [0.5 / (multiple * sigma) ** 2 for multiple in WIDTHS]
     nystroem = make_pipeline(
@@ -175,7 +182,7 @@ def sklearn_contestants(sigma: float, m: int, threads: int) -> dict[str, Any]:
 
 
 def stored_rows(root: Path, dataset: str, model: str) -> tuple[Any, ...]:
-    """Standardised last-layer features and labels, a fifth of each class to test."""
+    """Read standardized last-layer features and labels, with a fifth of each class to test."""
     features = FeatureStore.open(root).features(model, dataset)
     names = [array.name for array in choose_arrays(features.arrays(), None, None)]
     failed = features.failed_rows(names)
@@ -193,7 +200,11 @@ def stored_rows(root: Path, dataset: str, model: str) -> tuple[Any, ...]:
 
 
 class MappedRows:
-    """`Blocks` over the first n rows of an .npy file, mapped block by block so that no page stays counted."""
+    """`Blocks` over the first n rows of an .npy file.
+
+    The file is mapped anew for each block, so that pages that were read do not count as memory of the
+    process.
+    """
 
     def __init__(self, path: Path, n: int) -> None:
         self.path = path
@@ -201,19 +212,21 @@ class MappedRows:
         self.shape, self.dtype = (n, whole.shape[1]), whole.dtype
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yield ``(rows, values)`` of consecutive rows."""
         step = block_rows or 4000
         for start in range(0, self.shape[0], step):
             where = slice(start, min(start + step, self.shape[0]))
             yield where, np.array(np.load(self.path, mmap_mode="r")[where])
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the values of some rows."""
         return np.array(np.load(self.path, mmap_mode="r")[np.asarray(rows)])
 
 
 def scale_rows(
     size: Size, counts: list[int], is_done: IsDone, keep: Keep, child: Callable[[list[str]], Any]
 ) -> None:
-    """Five-fold fits of ever more rows of one file, each in a process of its own."""
+    """Fit with five folds to ever more rows of one file, each fit in a process of its own."""
     sizes = {n: str(Size(n, size.d, size.m, size.c)) for n in sorted(counts)}
     if all(is_done("scale", text, "toptune") for text in sizes.values()):
         return
@@ -236,7 +249,7 @@ def scale_rows(
 
 
 def scale_child(folder: Path, n: int, size: Size) -> dict[str, Any]:
-    """One fit with the default grids, its time, peak and accuracy."""
+    """Fit once with the default grids; return seconds, peak memory and accuracy."""
     y = np.load(folder / "y.npy")[:n]
     blocks = MappedRows(folder / "X.npy", n)
     X_test, y_test = make_rows(size, N_TEST, seed=2)

@@ -6,9 +6,9 @@ Usage::
 
 ``fit`` is one fit of a given width and penalty; ``selection`` is a grid of both with five folds; ``sklearn``
 is whole classifiers, on real features too if a store is named; ``scale`` is rows beyond memory. Contestants
-of a problem run one after the other in random order in this process; their memory is measured in processes
-of their own. Rows are appended to FILE as they are done, so that a stopped run goes on where it was.
-FalkonML takes part where it is installed.
+of a problem run one after the other in random order in this process; their memory is measured in processes of
+their own. Rows are appended to FILE as they are done, so that a stopped run resumes. FalkonML takes part
+where it is installed.
 """
 
 import argparse
@@ -44,7 +44,8 @@ GRID = [
     Size(20_000, 512, 2000, 1000),
     Size(20_000, 512, 10_000, 100),
 ]
-# A contestant whose accuracy is this far below the reference's has not solved the problem: no time counts.
+# A contestant whose accuracy is this far below the reference has not solved the problem, and its time does
+# not count.
 TOLERATED = 0.01
 
 
@@ -80,7 +81,7 @@ def fit_row(size: Size, repeats: int) -> dict[str, Any]:
 
 
 def child(arguments: list[str]) -> Any:
-    """Run this file on its own and read the JSON that it prints last."""
+    """Run this file in a process of its own and read the JSON that it prints last."""
     done = subprocess.run(
         [sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -88,7 +89,7 @@ def child(arguments: list[str]) -> Any:
 
 
 def peak_of(name: str, size: Size) -> int | None:
-    """Bytes that one fit takes beyond what the process held before it."""
+    """Return the bytes that one fit takes beyond what the process held before it."""
     fit = contestants()[name]
     fit(Problem(WARM_UP))
     problem = Problem(size)
@@ -100,7 +101,7 @@ def peak_of(name: str, size: Size) -> int | None:
 
 
 def matrix_product_rates(known: dict[str, float] | None = None) -> dict[str, float]:
-    """Multiply-adds a second, best of a few products of (4000, 2000) and (2000, 2000) and of those known."""
+    """Return multiply-adds per second: the best of a few products and of the rates known so far."""
     rates = dict(known or {})
     for dtype in (torch.float32, torch.float64):
         left, right = torch.randn(4000, 2000, dtype=dtype), torch.randn(2000, 2000, dtype=dtype)
@@ -115,10 +116,10 @@ def matrix_product_rates(known: dict[str, float] | None = None) -> dict[str, flo
 
 
 def shares_of_peak(row: dict[str, Any], rates: dict[str, float]) -> dict[str, float]:
-    """Of the direct solver's phases that are only products: the least time they could take, over that taken.
+    """Return, for the phases of the direct solver that are only products, least time over time taken.
 
-    Each against the peak of its own precision: kernel values in theirs, the rest in float64. Rows are
-    whitened only where their sums may not be taken first.
+    The least time is that at the peak rate of the phase's own precision: of kernel values their type, else
+    float64. Rows are whitened only where their sums may not be taken first.
     """
     size, report = Size.read(row["size"]), row["report"]["toptune direct"]
     single, double = rates[report["precision"]], rates["float64"]
@@ -136,7 +137,7 @@ def shares_of_peak(row: dict[str, Any], rates: dict[str, float]) -> dict[str, fl
 
 
 def print_fits(rows: list[dict[str, Any]]) -> None:
-    """Print times with the ratio to FalkonML tuned, then accuracy, distance and memory of each."""
+    """Print times with the ratio to FalkonML tuned, then accuracy, distance and memory of each contestant."""
     names = list(rows[0]["seconds"])
     print(
         "\nOne fit: median seconds (times as fast as FalkonML tuned) / accuracy / distance to float64 / MiB"
@@ -169,6 +170,7 @@ def print_fits(rows: list[dict[str, Any]]) -> None:
 
 
 def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -192,9 +194,9 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the sections asked for and print what the file then holds."""
+    """Run the sections asked for, and print what the file then holds."""
     options = parse()
-    # Libraries read these when they are loaded; the same for all contestants.
+    # Libraries read these variables when they are loaded; all contestants get the same.
     wanted = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"} | {
         f"{library}_NUM_THREADS": str(options.threads) for library in ("OMP", "OPENBLAS", "MKL")
     }
@@ -220,7 +222,8 @@ def main() -> None:
     )
 
     def keep(row: dict[str, Any]) -> None:
-        # A machine shared with others shows its peak now and then only.
+        # A shared machine reaches its peak only now and then, so that the rate is measured again and the best
+        # counts.
         rates.update(matrix_product_rates(rates))
         row |= {"threads": options.threads, "products_per_second": dict(rates)}
         with options.out.open("a") as stream:
@@ -250,7 +253,7 @@ def main() -> None:
 
 
 def print_section(section: str, rows: list[dict[str, Any]]) -> None:
-    """Print one line a contestant: seconds, accuracy, and what else was noted."""
+    """Print one line per contestant: seconds, accuracy, and notes."""
     if not rows:
         return
     print(f"\n{section}\n\n| size | fit | seconds | accuracy | peak MiB | note |\n|---|---|---|---|---|---|")

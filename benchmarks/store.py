@@ -1,9 +1,9 @@
-"""Speed of the feature store against plain files and its peers: ratios, measured in turn in one run.
+"""Speed of the feature store against plain files and its peers: ratios, measured in turns in one run.
 
     python benchmarks/store.py [FOLDER]        # about 3 GB there; default: a temporary folder
 
-Peers: ``numpy.fromfile`` and plain writes with fsync; h5py; zarr's own reading, with and without the
-``zarrs`` pipeline; tensorstore (the last two where they are installed).
+Peers are ``numpy.fromfile`` and plain writes with fsync; h5py; zarr's own reading, with and without the
+``zarrs`` pipeline; and tensorstore (the last two where they are installed).
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ Candidate = tuple[str, Callable[[], Any]]
 
 
 def main() -> None:
+    """Measure reading, writing and opening in a folder that is removed at the end."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "toptune-benchmark"
@@ -62,7 +64,7 @@ def main() -> None:
 
 
 def measure(candidates: list[Candidate], n_bytes: int, title: str, base: str) -> None:
-    """Time the candidates in random order, several rounds; print medians and ratios to `base`."""
+    """Time the candidates in random order for several rounds; print medians and ratios to `base`."""
     times: dict[str, list[float]] = {name: [] for name, _ in candidates}
     for _ in range(ROUNDS):
         for name, run in random.sample(candidates, len(candidates)):
@@ -84,6 +86,7 @@ def new_cache(
     form: str = "zarr",
     unit_rows: int | None = None,
 ) -> FeatureCache:
+    """Make a store with one cache of random images and an array per number of columns."""
     store = FeatureStore.create(root)
     manifest = Manifest.from_columns(
         ids=[f"{row}.jpg" for row in range(rows)],
@@ -114,104 +117,102 @@ def new_cache(
 
 
 def fill(cache: FeatureCache, values: dict[str, np.ndarray]) -> None:
+    """Commit all units of a cache and pack its ledgers."""
     for unit in range(cache.n_units):
         rows = cache.unit_slice(unit)
         cache.commit_unit(unit, {name: array[rows] for name, array in values.items()})
     cache.pack_ledgers(list(values))
 
 
-def reading(work: Path) -> None:
-    values = np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32).astype(np.float16)
-    caches = {form: new_cache(work / form, [DIM], ROWS, form=form) for form in ("zarr", "hdf5")}
-    for cache in caches.values():
-        fill(cache, {"tap0.mean": values})
-    raw = work / "raw.bin"
-    values.tofile(raw)
-    with h5py.File(work / "plain.h5", "w") as file:
-        file.create_dataset("features", data=values, chunks=(1024, DIM))
-    n_bytes = values.nbytes
-    array = caches["zarr"].path / "tap0.mean"
-    unit_rows = caches["zarr"].unit_rows
-    print(f"{ROWS} x {DIM} float16, {n_bytes / 1e6:.0f} MB, units of {unit_rows} rows, page cache warm")
+@dataclass(frozen=True)
+class Written:
+    """The same values in every form that is read: the store's two formats, raw bytes, and h5py."""
 
-    def fresh(form: str) -> FeatureCache:
-        return FeatureStore.open(work / form).cache("resnet50", "pictures")
+    work: Path
+    values: np.ndarray
+    checked: dict[str, FeatureCache]
 
-    def scan(cache: FeatureCache, step: int | None) -> None:
-        total = 0
-        for _, block in cache.blocks(["tap0.mean"]).iterate(step):
-            total += len(block)
-        assert total == ROWS
+    @classmethod
+    def to(cls, work: Path) -> "Written":
+        """Write random values, and scan the store's once, so that later scans need not check them."""
+        values = np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32).astype(np.float16)
+        for form in ("zarr", "hdf5"):
+            fill(new_cache(work / form, [DIM], ROWS, form=form), {"tap0.mean": values})
+        values.tofile(work / "raw.bin")
+        with h5py.File(work / "plain.h5", "w") as file:
+            file.create_dataset("features", data=values, chunks=(1024, DIM))
+        written = cls(work, values, {form: fresh(work, form) for form in ("zarr", "hdf5")})
+        for cache in written.checked.values():
+            scan(cache, None)
+        return written
 
-    def from_file(step: int) -> None:
-        with raw.open("rb") as file:
+    @property
+    def array(self) -> Path:
+        """Folder of the Zarr array."""
+        return self.checked["zarr"].path / "tap0.mean"
+
+    def first_scan(self, step: int | None) -> None:
+        """Scan the Zarr array by a process that has not checked it."""
+        scan(fresh(self.work, "zarr"), step)
+
+    def from_file(self, step: int) -> None:
+        """Read the raw bytes."""
+        with (self.work / "raw.bin").open("rb") as file:
             for start in range(0, ROWS, step):
                 np.fromfile(file, np.float16, min(step, ROWS - start) * DIM)
 
-    def in_steps(source: Any, step: int) -> None:
-        for start in range(0, ROWS, step):
-            np.asarray(source[start : min(start + step, ROWS)])
+    def with_zarr(self, step: int) -> None:
+        """Read the store's Zarr array by zarr itself."""
+        in_steps(zarr.open_array(self.array, mode="r"), step)
 
-    def first_scan(step: int) -> None:
-        scan(fresh("zarr"), step)
-
-    def with_zarr(step: int) -> None:
-        in_steps(zarr.open_array(array, mode="r"), step)
-
-    def with_h5py(step: int) -> None:
-        with h5py.File(work / "plain.h5", "r") as file:
+    def with_h5py(self, step: int) -> None:
+        """Read h5py's own file."""
+        with h5py.File(self.work / "plain.h5", "r") as file:
             in_steps(file["features"], step)
 
-    checked = {form: fresh(form) for form in caches}
-    for cache in checked.values():
-        scan(cache, None)
-    for step in (1024, 4096, 16_384):
-        candidates: list[Candidate] = [
-            ("numpy.fromfile", partial(from_file, step)),
-            ("toptune, Zarr, first scan: every checksum", partial(first_scan, step)),
-            ("toptune, Zarr, later scans", partial(scan, checked["zarr"], step)),
-            ("toptune, HDF5 (always checked)", partial(scan, checked["hdf5"], step)),
-            ("h5py, (1024, d) chunks, no checksum", partial(with_h5py, step)),
-            ("zarr, the same shards", partial(with_zarr, step)),
-        ]
-        candidates += zarrs_reader(array, partial(in_steps, step=step))
-        candidates += tensorstore_reader(array, partial(in_steps, step=step))
-        measure(candidates, n_bytes, f"Sequential scan in steps of {step} rows", "numpy.fromfile")
-    measure(
-        [
-            ("numpy.fromfile", lambda: from_file(4096)),
-            ("toptune, Zarr, first scan: every checksum", lambda: scan(fresh("zarr"), None)),
-            ("toptune, Zarr, later scans", lambda: scan(checked["zarr"], None)),
-        ],
-        n_bytes,
-        "Sequential scan in toptune's own steps (numpy.fromfile: 4096 rows)",
-        "numpy.fromfile",
-    )
-    rows = np.random.default_rng(1).choice(ROWS, 4096, replace=False)
-    opened = zarr.open_array(array, mode="r")
+    def h5py_rows(self, rows: np.ndarray) -> None:
+        """Read some rows of h5py's own file, which wants them sorted."""
+        with h5py.File(self.work / "plain.h5", "r") as file:
+            file["features"][rows[np.argsort(rows)]]
 
-    def h5py_rows() -> None:
-        order = np.argsort(rows)
-        with h5py.File(work / "plain.h5", "r") as file:
-            file["features"][rows[order]]
 
+def fresh(work: Path, form: str) -> FeatureCache:
+    """Open a cache anew: none of its checksums has been verified."""
+    return FeatureStore.open(work / form).cache("resnet50", "pictures")
+
+
+def scan(cache: FeatureCache, step: int | None) -> None:
+    """Read all rows in steps of so many, or in the cache's own steps."""
+    total = 0
+    for _, block in cache.blocks(["tap0.mean"]).iterate(step):
+        total += len(block)
+    assert total == ROWS
+
+
+def take(cache: FeatureCache, rows: np.ndarray) -> None:
+    """Read some rows."""
+    cache.blocks(["tap0.mean"]).take(rows)
+
+
+def in_steps(source: Any, step: int) -> None:
+    """Read all rows of something that is indexed like an array."""
+    for start in range(0, ROWS, step):
+        np.asarray(source[start : min(start + step, ROWS)])
+
+
+def reading(work: Path) -> None:
+    """Measure sequential scans, random rows, layouts, and the verification of all bytes."""
+    written = Written.to(work)
+    n_bytes = written.values.nbytes
+    unit_rows = written.checked["zarr"].unit_rows
+    print(f"{ROWS} x {DIM} float16, {n_bytes / 1e6:.0f} MB, units of {unit_rows} rows, page cache warm")
+    sequential_scans(written)
+    random_rows(written)
+    layouts(work, written.values)
     measure(
         [
-            ("zarr, fancy indexing", lambda: opened.oindex[rows]),
-            ("toptune, first time: checksums", lambda: fresh("zarr").blocks(["tap0.mean"]).take(rows)),
-            ("toptune, after a scan", lambda: checked["zarr"].blocks(["tap0.mean"]).take(rows)),
-            ("h5py, fancy indexing", h5py_rows),
-            ("zarr, one read a row (256 of them, times 16)", lambda: [opened[row] for row in rows[:256]]),
-        ],
-        4096 * DIM * 2,
-        "4096 random rows",
-        "zarr, fancy indexing",
-    )
-    layouts(work, values)
-    measure(
-        [
-            ("sha256 of the same files", lambda: digest_files(array)),
-            ("toptune store verify --deep", lambda: verify(checked["zarr"], deep=True)),
+            ("sha256 of the same files", lambda: digest_files(written.array)),
+            ("toptune store verify --deep", lambda: verify(written.checked["zarr"], deep=True)),
         ],
         n_bytes,
         "Deep verification",
@@ -220,14 +221,64 @@ def reading(work: Path) -> None:
     shutil.rmtree(work)
 
 
+def sequential_scans(written: Written) -> None:
+    """Measure scans of all rows in several steps."""
+    n_bytes, checked = written.values.nbytes, written.checked
+    for step in (1024, 4096, 16_384):
+        candidates: list[Candidate] = [
+            ("numpy.fromfile", partial(written.from_file, step)),
+            ("toptune, Zarr, first scan: every checksum", partial(written.first_scan, step)),
+            ("toptune, Zarr, later scans", partial(scan, checked["zarr"], step)),
+            ("toptune, HDF5 (always checked)", partial(scan, checked["hdf5"], step)),
+            ("h5py, (1024, d) chunks, no checksum", partial(written.with_h5py, step)),
+            ("zarr, the same shards", partial(written.with_zarr, step)),
+        ]
+        candidates += zarrs_reader(written.array, partial(in_steps, step=step))
+        candidates += tensorstore_reader(written.array, partial(in_steps, step=step))
+        measure(candidates, n_bytes, f"Sequential scan in steps of {step} rows", "numpy.fromfile")
+    measure(
+        [
+            ("numpy.fromfile", lambda: written.from_file(4096)),
+            ("toptune, Zarr, first scan: every checksum", lambda: written.first_scan(None)),
+            ("toptune, Zarr, later scans", lambda: scan(checked["zarr"], None)),
+        ],
+        n_bytes,
+        "Sequential scan in toptune's own steps (numpy.fromfile: 4096 rows)",
+        "numpy.fromfile",
+    )
+
+
+def random_rows(written: Written) -> None:
+    """Measure the reading of some random rows."""
+    rows = np.random.default_rng(1).choice(ROWS, 4096, replace=False)
+    opened = zarr.open_array(written.array, mode="r")
+    checked = written.checked["zarr"]
+    measure(
+        [
+            ("zarr, fancy indexing", lambda: opened.oindex[rows]),
+            (
+                "toptune, first time: checksums",
+                lambda: take(fresh(written.work, "zarr"), rows),
+            ),
+            ("toptune, after a scan", lambda: take(checked, rows)),
+            ("h5py, fancy indexing", lambda: written.h5py_rows(rows)),
+            ("zarr, one read a row (256 of them, times 16)", lambda: [opened[row] for row in rows[:256]]),
+        ],
+        4096 * DIM * 2,
+        "4096 random rows",
+        "zarr, fancy indexing",
+    )
+
+
 def digest_files(folder: Path) -> None:
+    """Compute the SHA-256 of every shard of an array."""
     for path in sorted(folder.glob("c/*/0")):
         with path.open("rb") as file:
             hashlib.file_digest(file, "sha256")
 
 
 def layouts(work: Path, values: np.ndarray) -> None:
-    """Try chunk, shard and codec with three readers, in steps of 4096 rows."""
+    """Compare chunk, shard and codec of Zarr with three readers, in steps of 4096 rows."""
 
     def read(source: Any) -> None:
         for start in range(0, ROWS, 4096):
@@ -267,6 +318,7 @@ def layouts(work: Path, values: np.ndarray) -> None:
 
 
 def zarrs_reader(path: Path, read: Callable[[Any], None]) -> list[Candidate]:
+    """Return a reader by the zarrs pipeline, if it is installed."""
     if importlib.util.find_spec("zarrs") is None:
         return []
 
@@ -278,6 +330,7 @@ def zarrs_reader(path: Path, read: Callable[[Any], None]) -> list[Candidate]:
 
 
 def tensorstore_reader(path: Path, read: Callable[[Any], None]) -> list[Candidate]:
+    """Return a reader by tensorstore, if it is installed."""
     if importlib.util.find_spec("tensorstore") is None:
         return []
     import tensorstore
@@ -287,6 +340,7 @@ def tensorstore_reader(path: Path, read: Callable[[Any], None]) -> list[Candidat
 
 
 def writing(work: Path) -> None:
+    """Measure the writing of several arrays by units: the store, raw files, and zarr."""
     rng = np.random.default_rng(0)
     values = {
         f"tap{number}.mean": rng.standard_normal((TAP_ROWS, dim), dtype=np.float32).astype(np.float16)
@@ -334,12 +388,10 @@ def writing(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def opening(work: Path) -> None:
-    """Make one cache of 10,000 units whole, and 999 more that share its packed ledger, without shards."""
-    rows = UNITS * UNIT_ROWS
-    cache = new_cache(work, [8], rows, unit_rows=UNIT_ROWS)
+def whole_cache(work: Path, names: list[str]) -> FeatureCache:
+    """Make a cache of `UNITS` units whose ledger is packed, with the same values in every unit."""
+    cache = new_cache(work, [8], UNITS * UNIT_ROWS, unit_rows=UNIT_ROWS)
     cache.ensure_array(CONTENT_ARRAY, dim=32, dtype="uint8")
-    names = ["tap0.mean", CONTENT_ARRAY]
     for name in names:
         entries = []
         shard = np.zeros((UNIT_ROWS, cache.array(name).dim), cache.array(name).dtype)
@@ -366,6 +418,11 @@ def opening(work: Path) -> None:
                 )
             )
         (cache.path / "ledger" / name / "packed.jsonl").write_bytes(render_packed(name, entries))
+    return cache
+
+
+def share_ledger(work: Path, cache: FeatureCache, names: list[str]) -> None:
+    """Make more caches whose packed ledgers are links to that of the first; they have no shards."""
     store = FeatureStore.open(work)
     for number in range(1, CACHES):
         other = store.create_cache(
@@ -386,6 +443,12 @@ def opening(work: Path) -> None:
         for name in names:
             other.ensure_array(name, dim=cache.array(name).dim, dtype=cache.array(name).dtype)
             os.link(cache.path / f"ledger/{name}/packed.jsonl", other.path / f"ledger/{name}/packed.jsonl")
+
+
+def opening(work: Path) -> None:
+    """Measure what must be opened before work begins, in a store of many caches with many units each."""
+    rows, names = UNITS * UNIT_ROWS, ["tap0.mean", CONTENT_ARRAY]
+    share_ledger(work, whole_cache(work, names), names)
 
     def ls() -> None:
         found = summarize(FeatureStore.open(work))

@@ -1,11 +1,11 @@
-"""Bringing a run up to date with 1 % new images, against training again on all of them.
+"""Bring a run up to date with 1 % new images, against training again on all of them.
 
 Usage::
 
     python benchmarks/update.py [--rows 100000] [--size 512,1000,100] [--repeats 3]
 
-Made-up features of ``d,M,classes`` are written into a store as a data set that then grows by 1 %. Both ways
-are whole commands' work: reading the store, standardising, testing and writing the run.
+Synthetic features of ``d,M,classes`` are written into a store as a data set that then grows by 1 %. Both ways
+are timed as whole commands: reading the store, standardizing, testing and writing the run.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NAME, MODEL, DATASET = "last.none", "made-up", "rows"
 
 
 def manifest_of(labels: npt.NDArray[np.int64]) -> Manifest:
-    """Name one image a row."""
+    """Make a manifest that names one image per row."""
     return Manifest.from_columns(
         ids=[f"{row:09}.png" for row in range(len(labels))],
         labels=[f"class {label:03}" for label in labels],
@@ -37,7 +37,7 @@ def manifest_of(labels: npt.NDArray[np.int64]) -> Manifest:
 
 
 def fill(store: FeatureStore, part: str, rows: Iterator[npt.NDArray[np.float32]], n: int, d: int) -> None:
-    """Commit a part's units as extraction does."""
+    """Commit the units of a part as extraction does."""
     recipe = Recipe(
         architecture=MODEL, model_kwargs={}, weights="0" * 64, transform={}, decode="none", precision="fp32"
     )
@@ -54,13 +54,13 @@ def fill(store: FeatureStore, part: str, rows: Iterator[npt.NDArray[np.float32]]
 
 
 def in_steps(values: npt.NDArray[np.float32], step: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Cut rows as units are cut."""
+    """Cut rows into units."""
     for start in range(0, len(values), step):
         yield values[start : start + step]
 
 
 def main() -> None:
-    """Build the store, time both ways, print the ratio."""
+    """Build the store, time both ways, and print the ratio."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

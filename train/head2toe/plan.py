@@ -151,6 +151,15 @@ def plan_head2toe(
     ------
     InputError
         If neither form is within the limit; the message has both figures.
+
+    Examples
+    --------
+    >>> plan = plan_head2toe(
+    ...     n=1000, d=20_000, n_classes=10, n_folds=5, n_shares=3, solver="gram", block_rows=100,
+    ...     limit_bytes=4 * 2**30,
+    ... )
+    >>> print(plan)
+    head2toe: the rows in memory, about 773 MiB; memory limit 4096 MiB
     """
     projected = _Projected.of(
         _Sizes(

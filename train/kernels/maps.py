@@ -139,6 +139,16 @@ class NystromMaps:
         keep_grams : bool
             Keep the kernel matrices that `take_metric` may be asked for. Making one again from its factor
             takes as long as the factorization.
+
+        Examples
+        --------
+        Inner products of features are kernel values, exactly so for rows that are centers.
+
+        >>> from toptune.train.kernels.kernels import Gaussian
+        >>> centers = torch.tensor([[0.0], [2.0]]).double()
+        >>> (phi,) = NystromMaps.on([Gaussian(2.0)], centers).features(centers, [0])
+        >>> [[round(value, 4) for value in row] for row in (phi @ phi.T).tolist()]
+        [[1.0, 0.6065], [0.6065, 1.0]]
         """
         whitenings: tuple[Whitening, ...] = ()
         grams: dict[int, Tensor] = {}

@@ -55,6 +55,22 @@ class Descent:
     reason : str or None
         ``"converged"``: the decrease is within the tolerance; ``"stagnated"``: no step makes the loss fall
         beyond rounding; None while the descent goes on.
+
+    Examples
+    --------
+    The least of ``(v_0 - 3)^2 + v_0^2`` is at 1.5. The intercept, here unused, is not penalized.
+
+    >>> import torch
+    >>> descent = Descent(torch.zeros(2, 1).double(), penalty=1.0)
+    >>> while descent.reason is None:
+    ...     off = descent.trial[0, 0] - 3
+    ...     descent.tell(float(off**2), torch.stack([2 * off, off.new_zeros(())])[:, None])
+    ...     if not descent.is_aimed:
+    ...         descent.aim(lambda gradient: gradient / 4, tolerance=1e-12)
+    True
+    True
+    >>> round(float(descent.value[0, 0]), 6)
+    1.5
     """
 
     def __init__(self, start: Tensor, *, penalty: float) -> None:

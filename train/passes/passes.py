@@ -65,6 +65,26 @@ def accumulate(
     ------
     InputError
         If a value of the rows is not finite.
+
+    Examples
+    --------
+    The sums of two rows in two folds; the last row of a Gram matrix has the sum of the features and the
+    weight.
+
+    >>> import numpy as np
+    >>> from toptune.store.features.blocks import ArrayBlocks
+    >>> from toptune.train.kernels.maps import IdentityMap
+    >>> rows = TrainingRows(
+    ...     blocks=ArrayBlocks(np.array([[2.0], [3.0]])),
+    ...     codes=np.array([0, 1]),
+    ...     weights=np.ones(2),
+    ...     folds=np.array([0, 1]),
+    ...     n_classes=2,
+    ...     n_folds=2,
+    ... )
+    >>> (sums,) = accumulate(rows, IdentityMap(1), [0], block_rows=1, device=torch.device("cpu"))
+    >>> sums.gram.tolist()
+    [[[4.0, 2.0], [2.0, 1.0]], [[9.0, 3.0], [3.0, 1.0]]]
     """
     if rows.cluster is not None:
         return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
