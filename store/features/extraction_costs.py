@@ -28,7 +28,7 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, An
         entry has them, also ``extract_cpu_seconds``, ``extract_joules``, ``extract_energy_estimate`` (whether
         any of these joules is one) and ``extract_peak_memory_bytes``. Nothing for imported features.
     """
-    if features.recipe.architecture == "imported":
+    if features.recipe.is_imported:
         return {}
     caches: list[FeatureCache]
     if isinstance(features, FeatureView):

@@ -28,8 +28,8 @@ from toptune.store.datasets.dataset_records import read_dataset
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.blocks import row_numbers
 from toptune.store.features.cache_blocks import CacheBlocks
+from toptune.store.features.feature_identity import FeatureIdentity
 from toptune.store.features.hints import mark_used, read_request, write_request
-from toptune.store.features.recipe import Recipe
 from toptune.store.files.names import check_name
 from toptune.store.files.place import place_at
 
@@ -37,7 +37,7 @@ CONTENT_ARRAY = "content.sha256"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureCache:
+class FeatureCache(FeatureIdentity):
     """Arrays ``<tap>.<pooling>`` of one recipe over one data set, committed unit by unit.
 
     Made by `FeatureStore.create_cache` and `FeatureStore.cache`. A unit is done when its ledger entry is
@@ -45,18 +45,12 @@ class FeatureCache:
 
     Attributes
     ----------
-    path : Path
-        Its folder.
-    model : str
-        Plain model name.
-    digest : str
-        Full digest of the recipe.
+    root, path : Path
+        Root folder of the store, and folder of the cache.
+    model, digest, recipe, backbone
+        See `FeatureIdentity`.
     dataset : str
         Name of the data set.
-    recipe : Recipe
-        What decides the numbers.
-    backbone : Mapping
-        JSON values that load the backbone again.
     n_rows, unit_rows, batch_size : int
         Rows of the data set, of a unit, and of the forward passes in it.
     created : Mapping
@@ -69,11 +63,7 @@ class FeatureCache:
 
     root: Path
     path: Path
-    model: str
-    digest: str
     dataset: str
-    recipe: Recipe
-    backbone: Mapping[str, Any]
     n_rows: int
     unit_rows: int
     batch_size: int
@@ -83,11 +73,6 @@ class FeatureCache:
     _ledgers: dict[str, ArrayLedger] = field(default_factory=dict, repr=False)
     # Units whose checksums were compared, with the signature of the file at that time.
     _checked: dict[Path, tuple[int, int, int]] = field(default_factory=dict, repr=False)
-
-    @property
-    def name(self) -> str:
-        """``<model>@<digest8>``: what tells this cache from others of the same model name."""
-        return f"{self.model}@{self.digest[:8]}"
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -183,10 +183,12 @@ class FeatureStore:
             return self._cache_of(model, [dataset])
         found = read_dataset_version(self.root, dataset, version)
         digest = self._cache_of(model, found.parts).digest
-        return self.view(found, digest)
+        view = self.view(found, digest)
+        assert view is not None, "the digest is that of a stored part"
+        return view
 
-    def view(self, version: DatasetVersion, digest: str) -> FeatureView:
-        """Return the view of a version in one recipe, of which at least one part must be stored."""
+    def view(self, version: DatasetVersion, digest: str) -> FeatureView | None:
+        """Return the view of a version in one recipe; None if no part of the version is stored in it."""
         caches = {}
         for part in version.parts:
             for folder in self.cache_folders(part):
@@ -194,7 +196,7 @@ class FeatureStore:
                     cache = open_cache(self.root, folder)
                     if cache.digest == digest:
                         caches[part] = cache
-        return FeatureView(version=version, caches=caches)
+        return FeatureView.over(version, caches) if caches else None
 
     def cache(self, model: str, dataset: str) -> FeatureCache:
         """Return the cache of a model over a data set that never grew; `features` takes any.

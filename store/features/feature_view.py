@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.versions import DatasetVersion
 from toptune.store.features.blocks import Blocks, row_numbers
 from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_identity import FeatureIdentity
 from toptune.store.features.recipe import Recipe
 from toptune.store.features.view_blocks import ViewBlocks
 
@@ -60,13 +60,15 @@ class StoredFeatures(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureView:
+class FeatureView(FeatureIdentity):
     """The arrays of one recipe over a version of a data set that grew; read only.
 
-    Made by `FeatureStore.cache`. Rows are those of the version, whatever part holds them.
+    `FeatureStore.features` makes one. The rows are the version's, whatever part holds them.
 
     Attributes
     ----------
+    model, digest, recipe, backbone
+        See `FeatureIdentity`; all parts share them.
     version : DatasetVersion
         Which rows, and where they are.
     caches : Mapping of str to FeatureCache
@@ -76,42 +78,18 @@ class FeatureView:
     version: DatasetVersion
     caches: Mapping[str, FeatureCache]
 
-    # What every part has in common
-
-    @property
-    def first(self) -> FeatureCache:
-        """The cache of the first part that has one."""
-        return next(self.caches[part] for part in self.version.parts if part in self.caches)
-
-    @property
-    def name(self) -> str:
-        """``<model>@<digest8>``."""
-        return self.first.name
-
-    @property
-    def model(self) -> str:
-        """Plain model name."""
-        return self.first.model
-
-    @property
-    def digest(self) -> str:
-        """Full digest of the recipe, which all parts share."""
-        return self.first.digest
-
-    @property
-    def recipe(self) -> Recipe:
-        """What decides the numbers."""
-        return self.first.recipe
-
-    @property
-    def backbone(self) -> Mapping[str, Any]:
-        """JSON values that load the backbone again."""
-        return self.first.backbone
-
-    @property
-    def root(self) -> Path:
-        """The store's folder."""
-        return self.first.root
+    @classmethod
+    def over(cls, version: DatasetVersion, caches: Mapping[str, FeatureCache]) -> "FeatureView":
+        """Make the view of a version over caches of one recipe, at least one, by part."""
+        first = next(caches[part] for part in version.parts if part in caches)
+        return cls(
+            version=version,
+            caches=caches,
+            model=first.model,
+            digest=first.digest,
+            recipe=first.recipe,
+            backbone=first.backbone,
+        )
 
     # The version
 
@@ -132,7 +110,7 @@ class FeatureView:
 
     @property
     def n_rows(self) -> int:
-        """Images of the version."""
+        """Number of images of the version."""
         return self.version.n_rows
 
     # Arrays

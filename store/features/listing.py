@@ -85,7 +85,7 @@ def stored_features(store: FeatureStore, *, dataset: str | None = None) -> list[
                 latest[name] = _latest(store, name)
             version = latest[name]
             view = None if version is None else store.view(version, cache.digest)
-            if view is not None and view.caches:
+            if view is not None:
                 found.append(view)
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.files.json_values import canonical_json
 
-# Features made elsewhere cannot be extracted again, so that only `rm` removes them.
+# The architecture that stands in the recipes of features made elsewhere.
 IMPORTED = "imported"
 
 RECIPE_VERSION = 1
@@ -106,6 +106,11 @@ class Recipe:
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise CorruptError(f"{where}not a recipe: {error}; was the file edited by hand?", path) from error
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features were made elsewhere: no backbone computes them again."""
+        return self.architecture == IMPORTED
 
     @property
     def arithmetic(self) -> str:

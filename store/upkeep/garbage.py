@@ -17,7 +17,6 @@ from toptune.store.features.cache_records import split_folder
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import last_use, read_request
-from toptune.store.features.recipe import IMPORTED
 from toptune.store.files.names import is_temporary
 from toptune.store.files.place import place_at, place_of
 from toptune.store.upkeep.removal import Removal, folder_bytes, remove
@@ -137,7 +136,7 @@ def _evictions(
     # What was extracted from a data set that grew is used as a whole, and goes as a whole.
     families: dict[tuple[str, str], list[FeatureCache]] = {}
     for cache in store.caches():
-        if not _is_imported(cache):
+        if not cache.recipe.is_imported:  # Only `rm` removes what cannot be extracted again.
             base = base_of(store.root, cache.dataset) or cache.dataset
             families.setdefault((base, cache.digest), []).append(cache)
     uses = [(max(last_use(each.path) for each in caches), caches) for caches in families.values()]
@@ -151,10 +150,6 @@ def _evictions(
                     n_bytes=folder_bytes(cache.path),
                     cache=cache.name,
                 )
-
-
-def _is_imported(cache: FeatureCache) -> bool:
-    return cache.recipe.architecture == IMPORTED
 
 
 def _leftovers(store: FeatureStore) -> Iterator[tuple[Path, str]]:

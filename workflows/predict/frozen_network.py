@@ -54,7 +54,7 @@ class FrozenNetwork:
             what differs.
         """
         run = Run.load(folder)
-        if run.recipe.architecture == "imported":
+        if run.recipe.is_imported:
             raise InputError(
                 f"{folder} was trained on imported features: there is no backbone to make them from images; "
                 "evaluate it on stored features (--store), or use Run.predict_blocks"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from toptune.options import flat_options
+from toptune.store.features.recipe import IMPORTED
 from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
@@ -14,7 +15,6 @@ from toptune.workflows.report.runs import ReportedRun
 _FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
 # What the command line takes in other units, and what changes no result.
 _NOT_SPELT = ("cache_memory_bytes",)
-_IMPORTED = "imported"
 
 
 def command_of(run: ReportedRun) -> str:
@@ -46,7 +46,7 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
         Where the images are; ``DATA`` stands for it otherwise.
     """
     backbone = run.record.backbone
-    if run.is_finetuned or not backbone or run.record.recipe.get("architecture") == _IMPORTED:
+    if run.is_finetuned or not backbone or run.record.recipe.get("architecture") == IMPORTED:
         return None
     options = {name: value for name, value in backbone.items() if name not in ("name", "compiled", "fold")}
     layers = run.options.get("layers") or "last"
