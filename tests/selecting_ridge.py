@@ -43,5 +43,5 @@ def heads_that_select(monkeypatch: pytest.MonkeyPatch, columns: Sequence[int]) -
         made[-1].chosen = np.array(columns)
         return made[-1]
 
-    monkeypatch.setattr("toptune.train.runs.training.make_head", make)
+    monkeypatch.setattr("toptune.train.heads.heads.make_head", make)
     return made

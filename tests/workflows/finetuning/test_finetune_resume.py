@@ -119,7 +119,7 @@ def test_another_fine_tuning_does_not_take_over_an_unfinished_one(photos: Path, 
     with pytest.raises(ConflictError, match=r"patience 10 there, 4 now. Give the same options to go on"):
         finetune(photos, out=unfinished.parent / "run", **OPTIONS | {"patience": 4})
     (photos / "disc" / "000.png").unlink()
-    with pytest.raises(ConflictError, match="images "):
+    with pytest.raises(ConflictError, match="pictures "):
         finetune(photos, out=unfinished.parent / "run", **OPTIONS)
 
 
