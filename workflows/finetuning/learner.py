@@ -120,7 +120,7 @@ class Learner:
         seen : callable
             Called with the size of each batch as it is done; may raise to stop.
         """
-        batches = epoch_batches(rows, self.options.batch_size, seed=self.options.seed, epoch=epoch)
+        batches = epoch_batches(rows, self.options.batch_size, seed=self.options.rows.seed, epoch=epoch)
         total = torch.zeros((), device=self.backbone.device)
         with self._seeded(epoch):
             self.network.train()
@@ -171,7 +171,7 @@ class Learner:
         return logits.float()
 
     def _seeded(self, epoch: int) -> Any:
-        return seeded(hash_of(self.options.seed, f"epoch\0{epoch}"), self.backbone.device)
+        return seeded(hash_of(self.options.rows.seed, f"epoch\0{epoch}"), self.backbone.device)
 
 
 @contextmanager

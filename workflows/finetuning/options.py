@@ -1,15 +1,16 @@
 """`FineTuneOptions`: how a network is fine-tuned, checked without loading torch."""
 
-import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.backbone.transform_options import check_transform_options
+from toptune.options import flat_options
+from toptune.train.rows.options import RowArguments, RowOptions
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
 # The classifier alone starts from nothing and takes larger steps than pretrained weights do.
@@ -21,38 +22,68 @@ _LEARNING_RATES = {
 }
 _WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4}
 _CACHE_MEMORY_BYTES = 4 * 2**30
-# What changes neither rows nor steps: an unfinished run goes on with other values of these.
+# Options that change neither rows nor steps: an unfinished run goes on with other values of them.
 _OF_NO_EFFECT = ("device", "workers", "cache_memory_bytes", "allow_failed", "max_failures")
+
+
+class FineTuneArguments(RowArguments, total=False):
+    """The keywords of `FineTuneOptions`."""
+
+    weights: str | None
+    img_size: int | None
+    model_kwargs: Mapping[str, Any] | None
+    device: str
+    precision: str
+    depth: str
+    optimizer: str
+    learning_rates: Sequence[float] | None
+    weight_decay: float | None
+    epochs: int
+    min_epochs: int
+    patience: int
+    warmup_epochs: int
+    batch_size: int
+    clip_grad: float
+    label_smoothing: float
+    augment: str
+    crop_scale: float
+    validation_fraction: float
+    refit: bool
+    max_failures: int
+    workers: int | None
+    cache_memory_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneOptions:
     """Options of `finetune`.
 
-    Batch size, epochs, clipping and those of SGD are those of "When & How to Transfer" (Tormos et al. 2022).
-    Its patience of 3 epochs belongs to a constant rate: with a cosine it stops before the rate has fallen.
+    The defaults of batch size, epochs and clipping, and those of SGD, are the ones of "When & How to
+    Transfer with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347). The patience of 3 epochs in that
+    paper belongs to a constant rate: with a cosine, training would stop before the rate has fallen.
 
     Attributes
     ----------
     weights, img_size, model_kwargs, device : optional
         See `toptune.extract.load_backbone`.
     precision : {"auto", "bf16", "fp32"}
-        Of the arithmetic, by autocast: weights and their updates are float32.
+        Arithmetic of the forward passes, by autocast: weights and their updates are float32.
     depth : str
-        What is trained: ``full``, ``last:N`` (all behind the output of the last block but N) or ``head``.
+        Which modules are trained: ``full``, ``last:N`` (all modules behind the output of the last block but
+        N) or ``head``.
     optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rates : sequence of float, optional
         Peak rates that are tried one after the other, each from the pretrained weights.
     weight_decay : float, optional
-        Not of biases and norms. 0.05 (AdamW) or 1e-4 (SGD) by default.
+        Weight decay of every parameter except biases and norms; by default 0.05 (AdamW) or 1e-4 (SGD).
     epochs, min_epochs, patience : int
-        At most so many epochs; from `min_epochs` on, `patience` epochs without a better validation end a
-        learning rate's training.
+        At most `epochs` epochs; from `min_epochs` on, `patience` epochs without a better validation end the
+        training of a learning rate.
     warmup_epochs : int
         Epochs in which the rate rises to its peak.
     batch_size : int
-        At most; the batches of an epoch are of equal size but for one image.
+        Most images of a step; the batches of an epoch differ in size by one image at most.
     clip_grad : float
         Limit on the norm of the gradient; 0 for none.
     label_smoothing : float
@@ -66,16 +97,27 @@ class FineTuneOptions:
         one learning rate.
     refit : bool
         Train once more, on all training rows, with the learning rate and as many epochs as were chosen.
-    seed, test_fraction, resplit, val, group_by, shots, train_size
-        See `toptune.train.train`; the same values give the same rows.
-    allow_failed : bool
-        Leave out images that cannot be read instead of refusing.
+    rows : RowOptions
+        Which rows train and which test; the same values give the rows of `toptune.train.train`. Images that
+        cannot be read are refused unless ``allow_failed`` leaves them out.
     max_failures : int
-        Leave out at most so many.
+        Most unreadable images that are left out without ``allow_failed``.
     workers : int, optional
         Threads that read and augment ahead.
     cache_memory_bytes : int
-        What decoded images may take; those beyond are decoded in every epoch. Results are the same.
+        Memory that decoded images may take; images beyond are decoded in every epoch. Results are the same.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range, or nothing could choose among several learning rates.
+
+    Examples
+    --------
+    >>> FineTuneOptions(optimizer="sgd").rates
+    (0.01,)
+    >>> FineTuneOptions(depth="head").rates
+    (0.001, 0.01)
     """
 
     weights: str | None = None
@@ -85,7 +127,7 @@ class FineTuneOptions:
     precision: str = "auto"
     depth: str = "full"
     optimizer: str = "adamw"
-    learning_rates: tuple[float, ...] | None = None
+    learning_rates: Sequence[float] | None = None
     weight_decay: float | None = None
     epochs: int = 40
     min_epochs: int = 10
@@ -98,14 +140,7 @@ class FineTuneOptions:
     crop_scale: float = 0.08
     validation_fraction: float = 0.2
     refit: bool = False
-    seed: int = 0
-    test_fraction: float = 0.2
-    resplit: bool = False
-    val: str = "train"
-    group_by: str | None = None
-    shots: int | None = None
-    train_size: int | None = None
-    allow_failed: bool = False
+    rows: RowOptions = field(default_factory=RowOptions)
     max_failures: int = 0
     workers: int | None = None
     cache_memory_bytes: int = _CACHE_MEMORY_BYTES
@@ -121,11 +156,11 @@ class FineTuneOptions:
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rates that are tried, ascending."""
-        return self.learning_rates or _LEARNING_RATES[self.optimizer, self.depth == "head"]
+        return tuple(self.learning_rates or _LEARNING_RATES[self.optimizer, self.depth == "head"])
 
     @property
     def decay(self) -> float:
-        """The weight decay."""
+        """The weight decay that was given, or the default of the optimizer."""
         return _WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
 
     @property
@@ -135,25 +170,24 @@ class FineTuneOptions:
 
     @property
     def n_last(self) -> int | None:
-        """N of depth ``last:N``."""
+        """The number N of depth ``last:N``; None for another depth."""
         found = re.fullmatch(r"last:([1-9][0-9]*)", self.depth)
         return int(found[1]) if found else None
 
     def identity(self) -> dict[str, Any]:
-        """Give what decides the result, with defaults filled in, as JSON values."""
+        """Return the options that decide the result, with defaults filled in, as JSON values."""
         values = {name: value for name, value in self.to_dict().items() if name not in _OF_NO_EFFECT}
         return values | {"learning_rates": list(self.rates), "weight_decay": self.decay}
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all options as JSON values."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        """Return all options as JSON values, by the names of their keywords."""
         return {
             name: dict(value)
             if isinstance(value, Mapping)
             else list(value)
             if isinstance(value, tuple)
             else value
-            for name, value in values.items()
+            for name, value in flat_options(self).items()
         }
 
     def _check(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,9 @@ import torch
 from toptune.errors import InputError
 from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
+from toptune.options import options_of
 from toptune.workflows.finetuning.learner import Learner, n_batches
-from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOptions
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
 
 TIMED_STEPS = 3
@@ -107,12 +108,14 @@ class FineTunePlan:
         return "\n".join(lines)
 
 
-def plan_finetune(data: str | os.PathLike[str] | ImageSource, *, model: str, **options: Any) -> FineTunePlan:
+def plan_finetune(
+    data: str | os.PathLike[str] | ImageSource, *, model: str, **arguments: Unpack[FineTuneArguments]
+) -> FineTunePlan:
     """Say what `finetune` would do with the same arguments, and estimate what it takes from a few steps.
 
     Parameters
     ----------
-    data, model, options
+    data, model, **arguments
         See `finetune`.
 
     Raises
@@ -120,7 +123,7 @@ def plan_finetune(data: str | os.PathLike[str] | ImageSource, *, model: str, **o
     InputError, WeightsError
         If something given cannot be used, or none of the images that are tried can be read.
     """
-    asked = FineTuneOptions(**options)
+    asked = options_of(FineTuneOptions, arguments, call="plan_finetune")
     task = make_task(data, model=model, options=asked)
     keep_freed_memory()
     with task.open_loader() as loader:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from toptune.errors import InterruptedRunError, NumericalError
 from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
 from toptune.machine.watch import Stop, Watch
+from toptune.options import options_of
 from toptune.text import counted
 from toptune.train.runs.record import is_finetuned
 from toptune.train.runs.writing import check_out
 from toptune.workflows.finetuning.checkpoint import Checkpoint, Standing
 from toptune.workflows.finetuning.learner import Learner, n_batches
-from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOptions
 from toptune.workflows.finetuning.progress import Progress, ProgressReport
 from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over
 from toptune.workflows.finetuning.run import FineTunedRun, Outcome, write_finetuned
@@ -41,7 +42,7 @@ def finetune(
     progress: Progress | None = None,
     stop: Stop | None = None,
     time_limit: float | None = None,
-    **options: Any,
+    **arguments: Unpack[FineTuneArguments],
 ) -> FineTunedRun:
     """Fine-tune a pretrained network and write a RUN folder.
 
@@ -65,8 +66,8 @@ def finetune(
         Asked between batches: None to go on, or the seconds within which the epoch may still be finished.
     time_limit : float, optional
         Seconds from now; no epoch is begun that would not be done by then.
-    options
-        The fields of `FineTuneOptions`.
+    **arguments
+        The fields of `FineTuneOptions` and `RowOptions`.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def finetune(
     InterruptedRunError
         After Ctrl-C, a stop or the time limit; what is written stays.
     """
-    asked = FineTuneOptions(**options)
+    asked = options_of(FineTuneOptions, arguments, call="finetune")
     watch = Watch(stop=stop, time_limit=time_limit)
     folder = Path(os.fspath(out)).absolute()
     try:

@@ -98,7 +98,7 @@ class FineTuneTask:
             self.source,
             self.backbone,
             augmentation,
-            seed=options.seed,
+            seed=options.rows.seed,
             workers=options.n_workers,
             cache_bytes=options.cache_memory_bytes,
         )
@@ -106,7 +106,7 @@ class FineTuneTask:
     def make_learner(self, loader: ImageLoader) -> Learner:
         """Give the backbone its classifier."""
         network = make_network(
-            self.backbone, n_classes=len(self.classes), depth=self.options.depth, seed=self.options.seed
+            self.backbone, n_classes=len(self.classes), depth=self.options.depth, seed=self.options.rows.seed
         )
         return Learner(
             network=network,
@@ -134,7 +134,7 @@ class FineTuneTask:
             If more failed than is allowed.
         """
         n_failed = seen_failed + len(failed)
-        if n_failed > self.options.max_failures and not self.options.allow_failed:
+        if n_failed > self.options.max_failures and not self.options.rows.allow_failed:
             shown = [f"{self.manifest.ids[row]!r} ({why})" for row, why in sorted(failed.items())[:SHOWN]]
             more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
             raise InputError(
@@ -176,17 +176,16 @@ def make_task(
     precision = resolve_precision(options.precision, device)
     source = open_source(data)
     manifest = source.manifest()
+    rows = options.rows
     split = split_manifest(
         manifest,
-        seed=options.seed,
-        test_fraction=options.test_fraction,
-        val=options.val,
-        group_by=options.group_by,
-        resplit=options.resplit,
+        seed=rows.seed,
+        test_fraction=rows.test_fraction,
+        val=rows.val,
+        group_by=rows.group_by,
+        resplit=rows.resplit,
     )
-    split = draw_training_rows(
-        split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
-    )
+    split = draw_training_rows(split, manifest, shots=rows.shots, train_size=rows.train_size, seed=rows.seed)
     classes, counts = check_classes(manifest, split, cv=None, is_cross_validated=False)
     strange = sorted({str(manifest.labels[row]) for row in split.test} - set(classes))
     if strange:
@@ -194,7 +193,7 @@ def make_task(
             f"{len(strange)} classes of the test rows have no training row, for instance {strange[0]!r}; "
             "train with rows of them or leave them out of the test split"
         )
-    groups = manifest.ids if options.group_by is None else group_keys(manifest, options.group_by)
+    groups = manifest.ids if rows.group_by is None else group_keys(manifest, rows.group_by)
     validation = draw_validation(manifest, split.train, groups=groups, options=options)
     backbone = load_backbone(
         model,
@@ -242,7 +241,7 @@ def draw_validation(
     chosen = held_out(
         [manifest.ids[row] for row in rows],
         [str(manifest.labels[row]) for row in rows],
-        seed=options.seed,
+        seed=options.rows.seed,
         test_fraction=fraction,
         groups=[groups[row] for row in rows],
     )

@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 
 from toptune.options import flat_options
 from toptune.store.features.recipe import IMPORTED
@@ -83,5 +82,5 @@ def _spelt(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-FINETUNE_DEFAULTS = {each.name: each.default for each in fields(FineTuneOptions)}
+FINETUNE_DEFAULTS = flat_options(FineTuneOptions())
 TRAIN_DEFAULTS = flat_options(TrainOptions())

@@ -1,6 +1,5 @@
 """What can be told to be wrong with a study before anything is done."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
-from toptune.options import option_names
+from toptune.options import option_names, options_of
 from toptune.train.heads.heads import make_head
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.runs.options import TrainOptions
@@ -33,7 +32,7 @@ def check_options(study: Study) -> None:
         Naming the key.
     """
     of_training = set(option_names(TrainOptions)) - _PLACES
-    of_tuning = {field.name for field in dataclasses.fields(FineTuneOptions)}
+    of_tuning = set(option_names(FineTuneOptions))
     for kind, named, known in (
         ("data set", study.datasets, set(_DATASET_OPTIONS)),
         ("head", study.heads, of_training | {"only"}),
@@ -56,7 +55,8 @@ def check_options(study: Study) -> None:
             _check_head(options)
     for name, options in study.finetune.items():
         with _naming(study, f"finetune: {name}"):
-            FineTuneOptions(**{key: value for key, value in options.items() if key != "only"})
+            given = {key: value for key, value in options.items() if key != "only"}
+            options_of(FineTuneOptions, given, call="finetune")
 
 
 def check_places(study: Study) -> None:

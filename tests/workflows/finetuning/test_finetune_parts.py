@@ -20,7 +20,8 @@ from torch import nn
 from toptune.costs.phase_costs import PhaseCosts
 from toptune.extract import load_backbone, open_source
 from toptune.store import CorruptError, InputError, Manifest
-from toptune.workflows import FineTuneOptions
+from toptune.train.rows.options import RowOptions
+from toptune.workflows import FineTuneOptions, finetune
 from toptune.workflows.finetuning.augmentation import Augmentation
 from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import cosine_schedule, epoch_batches
@@ -198,7 +199,7 @@ def manifest(n: int = 60, **extra: list[str]) -> Manifest:
 def test_validation_rows_are_a_share_of_each_class_of_the_training_rows() -> None:
     whole, train = manifest(), np.arange(45)
     draws = [
-        draw_validation(whole, train, groups=whole.ids, options=FineTuneOptions(seed=seed))
+        draw_validation(whole, train, groups=whole.ids, options=FineTuneOptions(rows=RowOptions(seed=seed)))
         for seed in (0, 0, 1)
     ]
     assert set(draws[0]) <= set(train)
@@ -290,12 +291,13 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 def test_options_that_change_no_number_are_not_part_of_the_identity() -> None:
     plain = FineTuneOptions()
     same = FineTuneOptions(
-        workers=3, cache_memory_bytes=1, allow_failed=True, max_failures=2, learning_rates=(3e-4, 1e-4)
-    )
+        rows=RowOptions(allow_failed=True), workers=3, cache_memory_bytes=1, max_failures=2,
+        learning_rates=(3e-4, 1e-4),
+    )  # fmt: skip
     assert plain.identity() == same.identity()
     assert plain.identity() != FineTuneOptions(patience=4).identity()
-    with pytest.raises(TypeError, match="pacience"):
-        FineTuneOptions(pacience=4)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="finetune has no option 'pacience'; did you mean 'patience'"):
+        finetune("digits", model="m", out="run", pacience=4)  # type: ignore[call-arg]
 
 
 def test_pretrained_weights_are_never_replaced_by_random_ones(tmp_path: Path, images: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from shapes import save_shapes
 
+from toptune.options import options_of
 from toptune.store import InputError
 from toptune.train import make_head, train
 from toptune.workflows.finetuning.options import FineTuneOptions
@@ -257,6 +258,6 @@ def test_ready_made_studies_are_whole(path: Path, monkeypatch: pytest.MonkeyPatc
     assert len({cell.folder for cell in cells}) == len(cells) > 10
     for cell in cells:
         if cell.kind == "finetune":
-            FineTuneOptions(**cell.options)
+            options_of(FineTuneOptions, cell.options, call="finetune")
         elif "/" not in cell.options["head"] and ":" not in cell.options["head"]:
             make_head(cell.options["head"], params=cell.options.get("params"))
