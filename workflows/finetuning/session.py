@@ -83,6 +83,17 @@ def finetune(
         If every learning rate diverged.
     InterruptedRunError
         After Ctrl-C, a stop or the time limit; what is written stays.
+
+    Examples
+    --------
+    The classifier alone is trained for an epoch on a few of the built-in digits:
+
+    >>> run = finetune(
+    ...     "digits", model="resnet10t.toptune_glyphs", out="tuned", depth="head", epochs=1, warmup_epochs=0,
+    ...     learning_rates=[1e-2], shots=4, test_fraction=0.05,
+    ... )
+    >>> run.metrics["n_train"], run.metrics["costs"]["epochs"]
+    (40, 1)
     """
     asked = options_of(FineTuneOptions, arguments, call="finetune")
     watch = Watch(stop=stop, time_limit=time_limit)

@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[3]
 # Enough for every kind of trial, and a search of three subsets.
 LAYERS = "layer4,last"
-TUNING = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-3], "crop_scale": 0.5}
+TUNING: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-3], "crop_scale": 0.5}
 
 
 def named_split(folder: Path, *, test_is_noise: bool) -> Path:
