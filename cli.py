@@ -15,18 +15,21 @@ from typing import NoReturn
 import click
 
 from toptune.commands import COMMANDS
+from toptune.commands.options.help import Group
 
 
 @click.group(
-    commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=Group,
+    sections=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="toptune")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 def toptune(debug: bool) -> None:
-    """Extract a frozen backbone's layers once; train classifiers on them in seconds.
+    """Extract the layers of a frozen backbone once, and train classifiers on them in seconds.
 
     \b
-    toptune demo                                    see it work, nothing to download
+    toptune demo                                    see it work; nothing is downloaded
     toptune extract photos --model resnet50.a1_in1k --store features
     toptune train --store features --dataset photos --model resnet50.a1_in1k --out run
     toptune predict run new-photos

@@ -1,7 +1,9 @@
-"""The commands of `toptune`: options become one call, results become text or JSON.
+"""The commands of `toptune`: options become one call, and results become text or JSON.
 
 Only click is imported before a command runs.
 """
+
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -19,22 +21,12 @@ from toptune.commands.stores.group import store
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: tuple[click.Command, ...] = (
-    extract,
-    train,
-    compare,
-    layers_report,
-    finetune,
-    advise,
-    evaluate,
-    predict,
-    export_run,
-    report,
-    layers,
-    models,
-    demo,
-    doctor,
-    study,
-    jobs,
-    store,
-)
+# The sections of ``toptune --help``.
+COMMANDS: Mapping[str, Sequence[click.Command]] = {
+    "First steps": (demo, doctor),
+    "From images to features": (extract, models, layers, store),
+    "From features to a classifier": (train, layers_report, compare),
+    "Use a classifier": (evaluate, predict, export_run, report),
+    "Compare with fine-tuning": (advise, finetune, study),
+    "Clusters": (jobs,),
+}

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from toptune.commands.data.extraction import extract
+from toptune.commands.options.help import Command, Group
 from toptune.commands.options.parsing import parse_bytes, parse_seconds
 from toptune.commands.options.printing import show
 from toptune.commands.runs.training import train
@@ -15,36 +16,63 @@ from toptune.commands.runs.training import train
 NOT_IN_JOBS = ("shard", "time_limit", "grace", "json_logs", "dry_run", "overwrite", "dask")
 
 
-@click.command("slurm")
+@click.command("slurm", cls=Command)
 @click.option(
-    "--out", default="toptune-jobs", show_default=True, type=click.Path(), help="Scripts, logs, run."
+    "--out",
+    default="toptune-jobs",
+    show_default=True,
+    type=click.Path(),
+    help="Folder for the scripts, the logs and the run.",
 )
-@click.option("--jobs", "jobs", type=click.IntRange(1), help="Tasks of the array; by default by --time.")
+@click.option(
+    "--jobs",
+    "jobs",
+    type=click.IntRange(1),
+    help="Number of tasks of the array; by default as many as --time asks for.",
+)
 @click.option(
     "--time",
     "time_seconds",
     callback=parse_seconds,
-    help="Of each task: 2h, 90m; by default worked out, or 1h.",
+    help="Time of each task, such as 2h or 90m; by default worked out from the plan, or 1h.",
 )
 @click.option(
-    "--mem", "memory_bytes", callback=parse_bytes, help="Of each task, as 8G; by default worked out."
+    "--mem",
+    "memory_bytes",
+    callback=parse_bytes,
+    help="Memory of each task, such as 8G; by default worked out from the plan.",
 )
-@click.option("--partition", help="Slurm's.")
-@click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="Of each task.")
-@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="Of each task.")
-@click.option("--sbatch", multiple=True, metavar="OPTION", help="One more of sbatch: --account=vision.")
-@click.option("--images-per-second", type=float, help="Of one task; by default measured here on a sample.")
-@click.option("--train", "training", default="", metavar="OPTIONS", help="Of toptune train: '--head ridge'.")
+@click.option("--partition", help="Slurm partition.")
+@click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="Cores of each task.")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of each task.")
+@click.option(
+    "--sbatch",
+    multiple=True,
+    metavar="OPTION",
+    help="One more option of sbatch, such as --account=vision; may be given several times.",
+)
+@click.option(
+    "--images-per-second",
+    type=float,
+    help="Images that one task extracts in a second; by default measured here on a sample.",
+)
+@click.option(
+    "--train",
+    "training",
+    default="",
+    metavar="OPTIONS",
+    help="Options of toptune train, such as '--head ridge'.",
+)
 @click.option(
     "--train-time",
     "train_seconds",
     callback=parse_seconds,
     default="1h",
     show_default=True,
-    help="That training asks for.",
+    help="Time of the training job.",
 )
-@click.option("--no-train", is_flag=True, help="Only the extraction.")
-@click.option("--submit", is_flag=True, help="Submit what was written.")
+@click.option("--no-train", is_flag=True, help="Write scripts for the extraction only.")
+@click.option("--submit", is_flag=True, help="Submit the scripts that were written.")
 @click.pass_context
 def jobs_slurm(
     ctx: click.Context,
@@ -58,10 +86,11 @@ def jobs_slurm(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write an array job that extracts DATA, and a job that checks the store and trains.
+    """Write Slurm scripts that extract DATA and then train.
 
-    Takes every option of extract that can be one of a job's, and for training --train. Sizes follow from the
-    plan, which is printed. Nothing is submitted without --submit.
+    An array job extracts, and a job after it checks the store and trains. The command takes the options of
+    extract that make sense in a job; --train has the options of training. Sizes follow from the plan, which
+    is printed. Nothing is submitted without --submit.
     """
     from toptune.options import option_names
     from toptune.workflows import SlurmOptions, check_sbatch, submit_slurm_jobs, write_slurm_jobs
@@ -85,6 +114,6 @@ def jobs_slurm(
 jobs_slurm.params += [option for option in extract.params if option.name not in NOT_IN_JOBS]
 
 
-@click.group(commands=[jobs_slurm])
+@click.group(cls=Group, sections={"Commands": [jobs_slurm]})
 def jobs() -> None:
-    """Write, and submit, scripts for a cluster's batch system."""
+    """Write and submit scripts for a batch system."""

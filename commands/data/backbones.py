@@ -4,16 +4,19 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import JSON
-from toptune.commands.options.parsing import parse_object
+from toptune.commands.options.common import IMG_SIZE, JSON, MODEL_KWARGS, WEIGHTS
+from toptune.commands.options.help import Command
 from toptune.commands.options.printing import show
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("pattern", default="*")
 @JSON
 def models(pattern: str, as_json: bool) -> None:
-    """List backbones with pretrained weights, the embedded one first."""
+    """List backbones that have pretrained weights.
+
+    The embedded backbone comes first. PATTERN is a glob, such as '*convnext*'.
+    """
     from toptune.extract import list_models
 
     names = list_models(pattern)
@@ -24,14 +27,17 @@ def models(pattern: str, as_json: bool) -> None:
     show(as_json, {"pattern": pattern, "models": names}, "\n".join(names))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
-@click.option("--weights", type=click.Path())
-@click.option("--img-size", type=click.IntRange(1))
-@click.option("--model-kwargs", callback=parse_object)
+@WEIGHTS
+@IMG_SIZE
+@MODEL_KWARGS
 @JSON
 def layers(model: str, as_json: bool, **options: Any) -> None:
-    """List a MODEL's layers with shapes, poolings and bytes per image."""
+    """List the layers of MODEL that can be stored.
+
+    Each layer is shown with its shape, its poolings and its bytes per image.
+    """
     from toptune.extract import list_taps
     from toptune.text import printed_records
 

@@ -15,11 +15,12 @@ from toptune.commands.options.common import (
     WEIGHTS,
     stop_options,
 )
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
 from toptune.commands.options.printing import report_failures, show
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("data")
 @click.option(
     "--model",
@@ -27,76 +28,110 @@ from toptune.commands.options.printing import report_failures, show
     multiple=True,
     required=True,
     metavar="NAME",
-    help="As timm names it: arch.tag, hf-hub:..., local-dir:FOLDER. Several share what is read; @FILE has "
-    "one a line.",
+    help="Backbone as timm names it: arch.tag, hf-hub:..., local-dir:FOLDER. The option may be given several "
+    "times, for models that share what is read; @FILE has one model a line.",
 )
 @STORE
-@click.option("--dataset", help="Its name in the store; by default the folder's.")
-@click.option("--split", help="Only this split: train, val or test.")
+@click.option("--dataset", help="Name of DATA in the store; by default the name of its folder.")
+@click.option("--split", help="Extract only this split: train, val or test.")
 @click.option(
-    "--layers", default="last", show_default=True, help="last, all, last n, -1,-2, or module paths and globs."
+    "--layers",
+    default="last",
+    show_default=True,
+    help="Layers to store: last, all, a number of last blocks, -1,-2, or module paths and globs.",
 )
-@click.option("--pooling", help="mean, max, cls, gridG, targetT, flatten; by default the family's own.")
+@click.option(
+    "--pooling",
+    help="Pooling: mean, max, cls, gridG, targetT or flatten; by default the one of the model's family.",
+)
 @WEIGHTS
 @click.option(
     "-b",
     "--batch-size",
     callback=parse_batch_size,
-    help="Images a forward pass (16; 128 on CUDA), or auto: by measuring.",
+    help="Images in a forward pass, or auto to find the fastest number; by default 16, on CUDA 128.",
 )
-@click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
+@click.option(
+    "-j", "--workers", type=click.IntRange(1), help="Number of threads that read and decode images ahead."
+)
 @click.option(
     "--device",
     default="cpu",
     show_default=True,
-    help="cpu, cuda (all that are visible, a process each), cuda:N, or several with commas.",
+    help="Compute on cpu, cuda (all visible GPUs, a process each), cuda:N, or several with commas.",
 )
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the forward pass; auto is bf16 where the hardware multiplies it.",
+)
 @IMG_SIZE
-@click.option("--mean", callback=parse_floats, help="Per channel, in place of the model's own.")
-@click.option("--std", callback=parse_floats, help="Per channel, in place of the model's own.")
-@click.option("--crop-pct", type=float, help="Part of the resized image kept by the center crop.")
-@click.option("--interpolation", help="bilinear, bicubic, ...; in place of the model's own.")
+@click.option("--mean", callback=parse_floats, help="Mean of each channel, in place of the model's.")
+@click.option(
+    "--std", callback=parse_floats, help="Standard deviation of each channel, in place of the model's."
+)
+@click.option("--crop-pct", type=float, help="Share of the resized image that the center crop keeps.")
+@click.option("--interpolation", help="Interpolation, such as bilinear or bicubic, in place of the model's.")
 @MODEL_KWARGS
 @click.option(
     "--fold/--no-fold",
     default=True,
-    help="Fold batch norms into convolutions where it is only rounding (default).",
+    help="Fold batch norms into convolutions where only rounding changes; by default they are folded.",
 )
-@click.option("--compile", "compiled", is_flag=True, help="Compile the forward pass: a minute, then faster.")
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the forward pass, which takes a minute and is faster afterwards.",
+)
 @click.option(
     "--decode",
     type=click.Choice(["exact", "draft"]),
     default="exact",
     show_default=True,
-    help="draft decodes large JPEGs at a fraction of their size.",
+    help="How JPEGs are decoded; draft decodes large ones at a fraction of their size.",
 )
 @click.option(
     "--shard",
     metavar="I/N|auto[/N]",
-    help="Do only part i of n of the units, i from 0; auto, the default in job arrays: as the array says.",
+    help="Do only share I of N of the units, counted from 0; auto, the default in a job array, "
+    "takes the share of the task.",
 )
 @stop_options(before="a unit", at_hand="the unit")
-@click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True)
-@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of a new cache; by default zarr.")
-@click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images (default 178956970).")
-@MAX_FAILURES
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--overwrite", is_flag=True, help="Remove what is stored of these layers first.")
 @click.option(
-    "--update", is_flag=True, help="Make DATA the next version of the data set: only new images are run."
+    "--dtype",
+    type=click.Choice(["auto", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Stored type; auto is float16 unless values of a sample are too large for it.",
 )
-@click.option("--rehash", is_flag=True, help="Compare the bytes of every image with what was extracted.")
-@click.option("--json-logs", is_flag=True, help="Progress on standard error as JSON, a line a minute.")
+@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format of a new cache; by default zarr.")
+@click.option(
+    "--max-pixels", type=click.IntRange(1), help="Record larger images as failed; by default 178956970."
+)
+@MAX_FAILURES
+@click.option("--dry-run", is_flag=True, help="Print the plan, and write nothing.")
+@click.option(
+    "--overwrite", is_flag=True, help="Remove what is stored of these layers before extracting them."
+)
+@click.option(
+    "--update", is_flag=True, help="Make DATA the next version of the data set; only new images are run."
+)
+@click.option(
+    "--rehash", is_flag=True, help="Compare the bytes of every image with what was extracted before."
+)
+@click.option("--json-logs", is_flag=True, help="Write progress to standard error as JSON, a line a minute.")
 @click.option(
     "--dask",
     metavar="ADDRESS",
-    help="A dask scheduler's, local:N, slurm, pbs or lsf: its workers compute the units.",
+    help="Compute on the workers of a dask scheduler at this address, or of local:N, slurm, pbs or lsf.",
 )
 @click.option(
     "--dask-options",
     callback=parse_object,
-    help="JSON object for slurm, pbs, lsf: dask-jobqueue's, and jobs.",
+    help="JSON object of dask-jobqueue's options for slurm, pbs or lsf, and of the number of jobs.",
 )
 @JSON
 def extract(

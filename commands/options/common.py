@@ -1,6 +1,6 @@
 """Options that several commands share: each is written once, with its type, default and help.
 
-Those in capitals are decorators; functions make one in a command's own words.
+Names in capitals are decorators. A function makes a decorator whose help has a command's own words.
 """
 
 from collections.abc import Callable
@@ -24,46 +24,59 @@ def together(*options: Decorator) -> Decorator:
     return decorate
 
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 STORE = click.option(
     "--store",
     "root",
     required=True,
     envvar="TOPTUNE_STORE",
     metavar="ROOT",
-    help="The store's folder.",
+    help="Folder of the store, or s3://bucket/prefix.",
 )
-POOLING = click.option("--pooling", help="Which pooling, where a layer was stored with several.")
+POOLING = click.option("--pooling", help="Which pooling to take where a layer is stored with several.")
 WEIGHTS = click.option(
-    "--weights", type=click.Path(), help="A checkpoint: safetensors, or a torch file without code."
+    "--weights",
+    type=click.Path(),
+    help="Load the weights from this checkpoint: safetensors, or a torch file without code.",
 )
 IMG_SIZE = click.option(
-    "--img-size", type=click.IntRange(1), help="Input size in pixels, in place of the model's own."
+    "--img-size",
+    type=click.IntRange(1),
+    help="Input size in pixels, in place of the size that the model names.",
 )
 MODEL_KWARGS = click.option(
-    "--model-kwargs", callback=parse_object, help="JSON object passed on to timm.create_model."
+    "--model-kwargs", callback=parse_object, help="JSON object that is passed on to timm.create_model."
 )
-DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+DEVICE = click.option("--device", default="cpu", show_default=True, help="Compute on cpu, cuda or cuda:N.")
 MAX_FAILURES = click.option(
     "--max-failures",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Unreadable images allowed before the exit code is 4.",
+    help="Exit with code 4 if more images than this could not be read.",
 )
 SKIP_FAILED = click.option(
-    "--skip-failed", "allow_failed", is_flag=True, help="Leave out images that could not be read."
+    "--skip-failed",
+    "allow_failed",
+    is_flag=True,
+    help="Leave out images that could not be read, in place of refusing them.",
 )
 
 
 def stop_options(*, before: str, at_hand: str) -> Decorator:
-    """Say when work that resumes stops: ``before`` such a step, after a signal with the one ``at_hand``."""
+    """Return the options of work that can be resumed: a time limit, and the time left after a signal.
+
+    Parameters
+    ----------
+    before, at_hand : str
+        The step of the work, with its article, for the help: ``a unit``, ``the unit``.
+    """
     return together(
         click.option(
             "--time-limit",
             callback=parse_seconds,
             metavar="TIME",
-            help=f"Stop before {before} that would end later: 2h.",
+            help=f"Stop before {before} that would end after this time, such as 2h.",
         ),
         click.option(
             "--grace",
@@ -71,6 +84,6 @@ def stop_options(*, before: str, at_hand: str) -> Decorator:
             default="30",
             show_default=True,
             metavar="TIME",
-            help=f"After SIGTERM, SIGINT or SIGUSR1: for {at_hand} at hand, if that is enough.",
+            help=f"After SIGTERM, SIGINT or SIGUSR1, finish {at_hand} at hand if this time is enough.",
         ),
     )

@@ -7,37 +7,40 @@ from toptune.commands.options.parsing import parse_floats, parse_folds, parse_ob
 
 STORED_FEATURES = together(
     STORE,
-    click.option("--dataset", required=True, help="The data set's name in the store."),
-    click.option("--model", required=True, help="As given to extract."),
+    click.option("--dataset", required=True, help="Name of the data set in the store."),
+    click.option("--model", required=True, help="Model, as it was given to extract."),
 )
 DATASET_VERSION = click.option(
-    "--dataset-version", type=click.IntRange(1), help="Of a data set that grew (the latest)."
+    "--dataset-version",
+    type=click.IntRange(1),
+    help="Version of a data set that grew; by default the latest.",
 )
 COLUMNS = together(
     click.option(
-        "--layers", help="auto (chosen by cross-validation), all, or names and globs; by default last."
+        "--layers",
+        help="Layers to use: auto (chosen by cross-validation), all, or names and globs; by default last.",
     ),
     POOLING,
     click.option(
         "--preprocess",
         metavar="STEPS",
-        help="With commas, in order: standardise (the default of most heads), l2, power, pca:N, whiten:N, "
-        "ternary; or none.",
+        help="Steps before the head, in order, with commas: standardise (the default of most heads), l2, "
+        "power, pca:N, whiten:N, ternary; or none.",
     ),
 )
 
 
 def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator:
-    """Say which rows are trained on and which tested on.
+    """Return the options that say which rows are trained on and which are tested on.
 
     Parameters
     ----------
     had : {"had", "has"}
-        Whether the images are looked at now, or were when they were extracted.
+        The verb of the help: ``has`` if images are looked at now, ``had`` if they were extracted before.
     groups : str
-        Ends the help of ``--group-by``.
+        End of the help of ``--group-by``.
     val : str, optional
-        The help of ``--val``.
+        Help of ``--val``.
     """
     return together(
         click.option(
@@ -45,7 +48,7 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
             type=float,
             default=0.2,
             show_default=True,
-            help=f"Where DATA {had} no split.",
+            help=f"Share of the images to test on where DATA {had} no split.",
         ),
         click.option("--resplit", is_flag=True, help=f"Draw a new split even where DATA {had} one."),
         click.option(
@@ -53,54 +56,86 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
             type=click.Choice(["train", "test", "drop"]),
             default="train",
             show_default=True,
-            help=val,
+            help=val or "What images of the split val do: train, test, or be left out.",
         ),
-        click.option("--group-by", help=f"A manifest column, or a pattern on the id: groups {groups}."),
-        click.option("--shots", type=click.IntRange(1), help="Train on so many images of each class only."),
         click.option(
-            "--train-size", type=click.IntRange(1), help="Train on so many images in all, stratified."
+            "--group-by", help=f"Column of the manifest, or pattern on the id, whose groups {groups}."
+        ),
+        click.option("--shots", type=click.IntRange(1), help="Train on this many images of each class only."),
+        click.option(
+            "--train-size",
+            type=click.IntRange(1),
+            help="Train on this many images in all, stratified by class.",
         ),
     )
 
 
 STORED_SPLIT = split_options(had="had", groups="never straddle the split")
 
-SEED = click.option("--seed", type=int, default=0, show_default=True)
+SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of every random draw: split, centers, folds."
+)
 BUDGET = click.option(
-    "--budget", callback=parse_seconds, metavar="TIME", help="Of head auto's fits: 30, 5m; by default 2m."
+    "--budget",
+    callback=parse_seconds,
+    metavar="TIME",
+    help="Time for all fits of head auto, such as 30 (seconds) or 5m; by default 2m.",
 )
 KERNEL = together(
     click.option(
-        "--kernel", default="gaussian", show_default=True, help="gaussian, laplacian, matern12/32/52, linear."
+        "--kernel",
+        default="gaussian",
+        show_default=True,
+        help="Kernel: gaussian, laplacian, matern12, matern32, matern52 or linear.",
     ),
     click.option(
         "--penalty",
         callback=parse_floats,
-        help="One value or a grid; by default selected by cross-validation.",
+        help="Penalty, one value or a grid; by default selected by cross-validation.",
     ),
-    click.option("--sigma", callback=parse_floats, help="Kernel width, one or a grid; by default selected."),
-    click.option("--centers", "n_centers", type=click.IntRange(1), default=1000, show_default=True),
+    click.option(
+        "--sigma",
+        callback=parse_floats,
+        help="Width of the kernel, one value or a grid; by default selected by cross-validation.",
+    ),
+    click.option(
+        "--centers",
+        "n_centers",
+        type=click.IntRange(1),
+        default=1000,
+        show_default=True,
+        help="Number of training rows that the kernel is expanded on.",
+    ),
     click.option(
         "--solver",
         type=click.Choice(["auto", "direct", "falkon", "falkon-lib"]),
         default="auto",
         show_default=True,
-        help="Of head falkon: Gram matrices in one pass, conjugate gradient, the cheaper, or FalkonML.",
+        help="Solver of head falkon: Gram matrices in one pass (direct), conjugate gradient (falkon), the "
+        "cheaper of both (auto), or FalkonML (falkon-lib).",
     ),
 )
 MEMORY_LIMIT = click.option(
-    "--memory-limit", metavar="SIZE", help="Refuse a projected peak above, e.g. 2GiB (half the machine's)."
+    "--memory-limit",
+    metavar="SIZE",
+    help="Refuse a fit whose projected peak is above this, such as 2GiB; by default half of the "
+    "memory of the machine.",
 )
 FOLDS = click.option(
     "--cv",
     callback=parse_folds,
     default="5",
     show_default=True,
-    help="Folds of the selection; leave-one-group-out with --group-by; none with one --penalty and --sigma.",
+    help="Number of folds of the selection; leave-one-group-out with --group-by; none with one --penalty and "
+    "one --sigma.",
 )
-CLASS_WEIGHT = click.option("--class-weight", type=click.Choice(["balanced"]))
-PARAMS = click.option("--params", callback=parse_object, help="JSON object of the head's own parameters.")
-HEAD_DEVICE = click.option("--device", help="cpu, cuda or cuda:N.")
+CLASS_WEIGHT = click.option(
+    "--class-weight", type=click.Choice(["balanced"]), help="Give all classes the same weight in the fit."
+)
+PARAMS = click.option(
+    "--params", callback=parse_object, help="JSON object of parameters that only this head has."
+)
+HEAD_DEVICE = click.option("--device", help="Compute the fit on cpu, cuda or cuda:N; by default on cpu.")
 # What is compared on which rows, for commands that compare heads or layers.
 COMPARED = together(
     COLUMNS, MEMORY_LIMIT, FOLDS, STORED_SPLIT, CLASS_WEIGHT, SKIP_FAILED, HEAD_DEVICE,

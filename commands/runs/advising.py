@@ -5,66 +5,70 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import DEVICE, IMG_SIZE, JSON, MODEL_KWARGS, SKIP_FAILED, WEIGHTS
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_object, parse_seconds
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import SEED, split_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("data")
-@click.option("--model", required=True, metavar="NAME", help="As for extract; pretrained.")
+@click.option("--model", required=True, metavar="NAME", help="Pretrained backbone, named as for extract.")
 @click.option(
     "--store",
     default="features",
     show_default=True,
     envvar="TOPTUNE_STORE",
     metavar="ROOT",
-    help="The store's folder; what it lacks is extracted and stays there.",
+    help="Folder of the store; features that it lacks are extracted into it.",
 )
-@click.option("--dataset", help="Its name in the store; by default the folder's.")
+@click.option("--dataset", help="Name of DATA in the store; by default the name of its folder.")
 @click.option(
     "--budget",
     callback=parse_seconds,
     default="10m",
     show_default=True,
     metavar="TIME",
-    help="For everything; a longer extraction is refused before it begins.",
+    help="Time for everything; a longer extraction is refused before it begins.",
 )
 @click.option(
     "--margin",
     type=float,
     default=0.01,
     show_default=True,
-    help="Accuracy that fine-tuning has to gain to be worth while.",
+    help="Gain of accuracy from which on fine-tuning is worth while.",
 )
 @click.option(
     "--finetune-limit",
     callback=parse_seconds,
     metavar="TIME",
-    help="That fine-tuning may take: where it takes longer, it is not advised.",
+    help="Advise against fine-tuning where it would take longer than this.",
 )
 @click.option(
     "--finetune",
     callback=parse_object,
-    help="JSON object of finetune's options whose cost is asked for: '{\"epochs\": 20}'.",
+    help="JSON object of options of finetune whose cost is asked for, such as '{\"epochs\": 20}'.",
 )
-@click.option("--layers", default="all", show_default=True, help="As for extract.")
-@click.option("--pooling", help="As for extract; by default the family's own.")
+@click.option("--layers", default="all", show_default=True, help="Layers to use, named as for extract.")
+@click.option("--pooling", help="Pooling, as for extract; by default the one of the model's family.")
 @WEIGHTS
 @IMG_SIZE
 @MODEL_KWARGS
-@click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Folds.")
+@click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Number of folds.")
 @SEED
 @split_options(had="has", groups="stay on one side")
 @SKIP_FAILED
 @DEVICE
-@click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and decode ahead.")
+@click.option(
+    "-j", "--workers", type=click.IntRange(1), help="Number of threads that read and decode images ahead."
+)
 @JSON
 def advise(data: str, as_json: bool, **options: Any) -> None:
-    """Advise to stay with frozen features of DATA or to fine-tune, with reasons, figures and certainty.
+    """Advise whether to keep the backbone frozen or to fine-tune it.
 
-    Cheap heads are cross-validated on the training images and a few steps of fine-tuning are timed; no test
-    image's features are read. Stopped while it extracts, the same command goes on.
+    Cheap heads are cross-validated on the training images of DATA, and a few steps of fine-tuning are timed.
+    No features of test images are read. The advice comes with its reasons, its figures and how sure it is.
+    Stopped while it extracts, the same command resumes.
     """
     from toptune.workflows import advise as run_advice
 

@@ -5,20 +5,26 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import JSON
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_names, parse_object
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION, PARAMS, SEED, STORED_FEATURES
 
 
-@click.command("layers-report")
+@click.command("layers-report", cls=Command)
 @STORED_FEATURES
-@click.option("--out", required=True, type=click.Path(), help="Folder for table and image, made new.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Folder for the table and the image; it must not exist yet.",
+)
 @click.option(
     "--head",
     type=click.Choice(["falkon", "falkon-logistic"]),
     default="falkon",
     show_default=True,
-    help="Decides among the short list.",
+    help="Head that decides among the short list.",
 )
 @PARAMS
 @click.option(
@@ -26,24 +32,25 @@ from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION,
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Subsets that the head checks; 0: ridge decides.",
+    help="Number of sets of layers that the head checks; with 0, ridge decides.",
 )
 @click.option(
     "--search-rows",
     type=click.IntRange(2),
     default=2000,
     show_default=True,
-    help="Training images compared on, where all layers have too many columns to take all.",
+    help="Number of training images to compare on where all layers have too many columns to take all.",
 )
 @SEED
 @JSON
 @DATASET_VERSION
 @COMPARED
 def layers_report(root: str, as_json: bool, **options: Any) -> None:
-    """Say and draw how well each stored layer and pooling does, and which to train on.
+    """Report how well each stored layer and pooling does.
 
-    By cross-validation on the training images: each layer alone, cumulative from either end, greedily
-    chosen. Takes the options of train that say which images those are.
+    The report also says which layers to train on. They are compared by cross-validation on the training
+    images: each alone, cumulative from either end, and greedily chosen. The options of train say which images
+    are trained on.
     """
     from toptune.train import report_layers
 
@@ -51,23 +58,39 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
     show(as_json, report.to_dict(), str(report))
 
 
-@click.command()
+@click.command(cls=Command)
 @STORED_FEATURES
-@click.option("--heads", required=True, callback=parse_names, help="As of train, with commas.")
-@click.option("--out", required=True, type=click.Path(), help="Folder for tables and runs; resumes.")
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each head.")
-@click.option("--leak", is_flag=True, help="With --group-by: how much splits without groups overstate.")
 @click.option(
-    "--params", callback=parse_object, help="JSON object of parameters by head: '{\"knn\": {...}}'."
+    "--heads", required=True, callback=parse_names, help="Heads to compare, named as for train, with commas."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Folder for tables and runs; with a folder that exists, the comparison resumes.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Number of runs of each head."
+)
+@click.option(
+    "--leak",
+    is_flag=True,
+    help="With --group-by, also measure by how much splits without groups overstate the accuracy.",
+)
+@click.option(
+    "--params",
+    callback=parse_object,
+    help='JSON object of the parameters of each head, such as \'{"knn": {"k": 5}}\'.',
 )
 @JSON
 @DATASET_VERSION
 @BUDGET
 @COMPARED
 def compare(root: str, as_json: bool, **options: Any) -> None:
-    """Train several heads on repeated splits or samples: means, intervals, paired tests.
+    """Train several heads on repeated splits or samples.
 
-    Takes the options of train that say which images are trained and tested on.
+    The table has means, intervals and paired tests. The options of train say which images are trained on and
+    tested on.
     """
     from toptune.train import compare_heads
     from toptune.workflows import work_progress

@@ -13,52 +13,76 @@ from toptune.commands.options.common import (
     WEIGHTS,
     stop_options,
 )
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_bytes, parse_floats
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import split_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("data")
-@click.option("--model", required=True, metavar="NAME", help="As for extract; pretrained.")
-@click.option("--out", required=True, type=click.Path(), help="The run's folder; OUT.unfinished until then.")
+@click.option("--model", required=True, metavar="NAME", help="Pretrained network, named as for extract.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Folder of the run; until the run is finished, it is called OUT.unfinished.",
+)
 @WEIGHTS
 @IMG_SIZE
 @MODEL_KWARGS
 @click.option(
-    "--depth", default="full", show_default=True, help="What is trained: full, last:N (blocks), or head."
+    "--depth",
+    default="full",
+    show_default=True,
+    help="What is trained: full, last:N (the last N blocks), or head.",
 )
 @click.option(
     "--optimizer",
     type=click.Choice(["adamw", "sgd"]),
     default="adamw",
     show_default=True,
-    help="sgd has momentum 0.9.",
+    help="Optimizer; sgd has momentum 0.9.",
 )
 @click.option(
     "--learning-rate",
     "learning_rates",
     callback=parse_floats,
-    help="Peak, one or a grid, chosen on validation rows (adamw 1e-4,3e-4; sgd 0.01; higher for head).",
+    help="Peak learning rate, one or a grid to choose from on validation rows; by default 1e-4,3e-4 for "
+    "adamw, 0.01 for sgd, and more with --depth head.",
 )
-@click.option("--weight-decay", type=float, help="Not of biases and norms (adamw 0.05, sgd 1e-4).")
-@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True, help="At most, a rate.")
 @click.option(
-    "--min-epochs", type=click.IntRange(1), default=10, show_default=True, help="Before stopping early."
+    "--weight-decay",
+    type=float,
+    help="Weight decay of all but biases and norms; by default 0.05 for adamw, 1e-4 for sgd.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="Most epochs of each learning rate.",
+)
+@click.option(
+    "--min-epochs",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Fewest epochs before stopping early.",
 )
 @click.option(
     "--patience",
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="Epochs without a better validation.",
+    help="Stop after this many epochs without a better validation.",
 )
 @click.option(
     "--warmup-epochs",
     type=click.IntRange(0),
     default=2,
     show_default=True,
-    help="In which the rate rises; half a cosine follows.",
+    help="Epochs in which the learning rate rises; half a cosine follows.",
 )
 @click.option(
     "-b",
@@ -66,57 +90,83 @@ from toptune.commands.options.training import split_options
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Images a step, at most.",
+    help="Most images in a step.",
 )
 @click.option(
-    "--clip-grad", type=float, default=1.0, show_default=True, help="Limit on its norm; 0 for none."
+    "--clip-grad",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Limit on the norm of the gradient; 0 for none.",
 )
 @click.option(
-    "--label-smoothing", type=float, default=0.0, show_default=True, help="Share, from 0 to below 1."
+    "--label-smoothing",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of label smoothing, from 0 to below 1.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["crop-flip", "crop", "none"]),
     default="crop-flip",
     show_default=True,
-    help="Random resized crop, horizontal flip.",
+    help="Augmentation: random resized crop with or without horizontal flip, or none.",
 )
 @click.option(
-    "--crop-scale", type=float, default=0.08, show_default=True, help="Least share that a random crop keeps."
+    "--crop-scale",
+    type=float,
+    default=0.08,
+    show_default=True,
+    help="Least share of the image that a random crop keeps.",
 )
 @click.option(
     "--validation-fraction",
     type=float,
     default=0.2,
     show_default=True,
-    help="Of each class's training rows; 0: one rate, all epochs.",
+    help="Share of the training rows of each class to validate on; with 0, one rate runs for all epochs.",
 )
-@click.option("--refit", is_flag=True, help="Train the chosen setting once more on all training rows.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split, classifier, order, crops.")
-@split_options(had="has", groups="stay on one side", val="What rows of a split val do.")
+@click.option("--refit", is_flag=True, help="Train the chosen setting once more, on all training rows.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of the split, the classifier, the order of images and the crops.",
+)
+@split_options(
+    had="has", groups="stay on one side", val="What images of the split val do: train, test, or be left out."
+)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "auto"]),
     default="auto",
     show_default=True,
-    help="Of the arithmetic; auto: bf16 where it is fast.",
+    help="Arithmetic of the network; auto is bf16 where it is fast.",
 )
 @DEVICE
-@click.option("-j", "--workers", type=click.IntRange(1), help="Threads that read and augment ahead.")
+@click.option(
+    "-j", "--workers", type=click.IntRange(1), help="Number of threads that read and augment images ahead."
+)
 @click.option(
     "--cache-memory",
     "cache_memory_bytes",
     callback=parse_bytes,
     default="4GiB",
     show_default=True,
-    help="Of decoded images.",
+    help="Memory for decoded images.",
 )
 @SKIP_FAILED
 @click.option(
-    "--max-failures", type=click.IntRange(0), default=0, show_default=True, help="Leave out at most so many."
+    "--max-failures",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Refuse to leave out more images than this.",
 )
 @stop_options(before="an epoch", at_hand="the epoch")
-@click.option("--dry-run", is_flag=True, help="Time a few steps, print the plan and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Time a few steps, print the plan, and write nothing.")
 @JSON
 def finetune(
     data: str,
@@ -128,10 +178,10 @@ def finetune(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune a pretrained network on DATA: the baseline, on the rows that train uses.
+    """Fine-tune a pretrained network on DATA, as the baseline.
 
-    Stopped at any moment, the same command goes on. The RUN has train's files, and the network in timm's
-    local-dir form.
+    Rows are split as train splits them. Stopped at any moment, the same command resumes. The RUN has the
+    files that train writes, and the network in the form of timm's local-dir.
     """
     from toptune.workflows import finetune as run_finetuning
     from toptune.workflows import finetune_progress, plan_finetune, stop_on_signals

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, together
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_places
 from toptune.commands.options.printing import report_failures, show
 
@@ -16,22 +17,24 @@ MOVED = together(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @RUN
-@click.option("--store", help="Another store than the one trained from.")
-@click.option("--dataset", help="Another data set; all its labeled rows are scored.")
+@click.option("--store", help="Another store than the one that the run was trained from.")
+@click.option("--dataset", help="Another data set, all labeled rows of which are scored.")
 @click.option(
     "--split",
     type=click.Choice(["test", "train", "all"]),
-    help="Of the run's rows, test by default; of --data, all by default.",
+    help="Split to score; by default test of the run's own rows, and all of --data.",
 )
-@click.option("--data", help="Images with labels, read directly; no store is needed.")
-@click.option("--model", help="With --data: where the backbone is now, if it has moved (local-dir:FOLDER).")
-@click.option("--weights", type=click.Path(), help="With --data: where the checkpoint is now.")
+@click.option("--data", help="Images with labels to score, read without a store.")
+@click.option("--model", help="With --data, where the backbone is now, if it has moved (local-dir:FOLDER).")
+@click.option(
+    "--weights", type=click.Path(), help="With --data, where the checkpoint is now, if it has moved."
+)
 @DEVICE
 @JSON
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
-    """Score a RUN: on its own test rows, another stored data set, or images."""
+    """Score a RUN on its test rows, other features, or images."""
     from toptune.workflows import describe_metrics, work_progress
     from toptune.workflows import evaluate as run_evaluation
 
@@ -40,12 +43,26 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     show(as_json, metrics, describe_metrics(metrics))
 
 
-@click.command()
+@click.command(cls=Command)
 @RUN
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
-@click.option("--probabilities", is_flag=True, help="One more column a class.")
-@click.option("-b", "--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    default="csv",
+    show_default=True,
+    help="Format of the predictions: CSV, or a JSON object a line.",
+)
+@click.option("--probabilities", is_flag=True, help="Add one column for each class.")
+@click.option(
+    "-b",
+    "--batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images in a forward pass.",
+)
 @MOVED
 @DEVICE
 @MAX_FAILURES
@@ -59,7 +76,7 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Classify images, or folders of images, with a RUN and its backbone."""
+    """Classify images, or folders of images, with a RUN."""
     from toptune.costs.meter import CostMeter
     from toptune.workflows import Classifier, write_predictions
 
@@ -76,48 +93,68 @@ def predict(
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @RUN
-@click.option("--out", "-o", required=True, type=click.Path(), help="FILE.onnx or FILE.pt2, made new.")
 @click.option(
-    "--check", metavar="DATA", help="Images to compare with predict on; by default built-in digits."
+    "--out",
+    "-o",
+    required=True,
+    type=click.Path(),
+    help="File to write, FILE.onnx or FILE.pt2; it must not exist yet.",
 )
-@click.option("--normalize", is_flag=True, help="Take RGB values from 0 to 1 and normalize inside the file.")
+@click.option(
+    "--check",
+    metavar="DATA",
+    help="Images on which the file is compared with predict; by default the built-in digits.",
+)
+@click.option(
+    "--normalize", is_flag=True, help="Let the file take RGB values from 0 to 1 and normalize them itself."
+)
 @click.option(
     "--head-dtype",
     type=click.Choice(["float64", "float32"]),
     default="float64",
     show_default=True,
-    help="Type after the backbone; float32 for devices without float64.",
+    help="Type of the computation after the backbone; float32 suits devices without float64.",
 )
 @click.option(
-    "--tolerance", type=float, default=1e-4, show_default=True, help="Largest difference of a probability."
+    "--tolerance",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="Largest difference of a probability from the one of predict.",
 )
 @MOVED
 @JSON
 def export_run(run: str, out: str, as_json: bool, **options: Any) -> None:
-    """Write a RUN and its backbone as one ONNX or .pt2 file, compared with predict, and a model card."""
+    """Write a RUN and its backbone as one ONNX or .pt2 file.
+
+    The file appears only if its probabilities are those of predict. A model card is written beside it.
+    """
     from toptune.workflows import export
 
     report = export(run, out, **options)
     show(as_json, report.to_dict(), str(report))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
-@click.option("--out", "-o", required=True, type=click.Path(), help="The page's file, such as report.html.")
+@click.option("--out", "-o", required=True, type=click.Path(), help="File of the page, such as report.html.")
 @click.option(
     "--data",
     multiple=True,
     metavar="DATASET=PATH",
     callback=parse_places,
-    help="Where a data set's images are, for thumbnails of mistakes; may be given several times.",
+    help="Where the images of a data set are, for thumbnails of mistakes; may be given several times.",
 )
-@click.option("--title", default="toptune report", show_default=True)
-@click.option("--overwrite", is_flag=True, help="Take the place of a file that is there.")
+@click.option("--title", default="toptune report", show_default=True, help="Title of the page.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @JSON
 def report(runs: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Write one self-contained HTML page about RUNS: RUN folders, and folders with some below."""
+    """Write one self-contained HTML page about RUNS.
+
+    RUNS are RUN folders, and folders with RUN folders below them.
+    """
     from toptune.workflows import work_progress, write_report
 
     with work_progress("reporting") as progress:

@@ -3,19 +3,26 @@
 import click
 
 from toptune.commands.options.common import JSON
+from toptune.commands.options.help import Command
 from toptune.commands.options.printing import show
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("study_file", metavar="STUDY.yaml", type=click.Path(exists=True, dir_okay=False))
-@click.option("--dask", metavar="ADDRESS", help="Scheduler whose workers train the cells, or local:N.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and the time it takes where known.")
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Train on the workers of a dask scheduler at this address, or of local:N.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be trained, and how long that takes where it is known."
+)
 @JSON
 def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> None:
-    """Train the cross product of data sets, backbones, layers, heads, sizes and seeds of a file.
+    """Train the cross product of settings that a file lists.
 
-    Finished trainings are not repeated; results.csv and results.parquet in the study's folder have one row
-    each.
+    Settings are data sets, backbones, layers, heads, sizes and seeds. Finished trainings are not repeated.
+    results.csv and results.parquet in the folder of the study have one row for each training.
     """
     from toptune.costs.meter import describe_costs
     from toptune.text import printed_records

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from toptune.commands.options.common import JSON, SKIP_FAILED, STORE
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import listed
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import (
@@ -28,29 +29,32 @@ from toptune.commands.options.training import (
 from toptune.machine.plans import plan_logger
 
 
-@click.command()
+@click.command(cls=Command)
 @STORE
-@click.option("--dataset", help="The data set's name in the store.")
-@click.option("--model", help="As given to extract.")
+@click.option("--dataset", help="Name of the data set in the store; required without --update.")
+@click.option("--model", help="Model, as it was given to extract; required without --update.")
 @DATASET_VERSION
 @click.option(
     "--update",
     type=click.Path(exists=True, file_okay=False),
     metavar="RUN",
-    help="Bring this run up to date, reading only the images that changed.",
+    help="Bring this run up to date with its data set, reading only the images that changed.",
 )
 @click.option(
-    "--forget", multiple=True, metavar="ID", help="With --update: take an image out; @FILE has one a line."
+    "--forget",
+    multiple=True,
+    metavar="ID",
+    help="With --update, take this image out of the run; @FILE has one id a line.",
 )
 @click.option(
     "--head",
     default="falkon",
     show_default=True,
-    help="falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, head2toe, "
-    "sklearn:package.Class, or auto, which tries them within --budget.",
+    help="Classifier: falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, head2toe, "
+    "sklearn:package.Class, or auto, which tries several within --budget.",
 )
 @BUDGET
-@click.option("--out", required=True, type=click.Path(), help="The run's folder, made new.")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the run; it must not exist yet.")
 @COLUMNS
 @SEED
 @KERNEL
@@ -61,19 +65,23 @@ from toptune.machine.plans import plan_logger
 @PARAMS
 @SKIP_FAILED
 @click.option(
-    "--keep-sums/--no-keep-sums", default=True, help="Keep what --update needs in the run's folder (default)."
+    "--keep-sums/--no-keep-sums",
+    default=True,
+    help="Keep in the run what --update needs; by default it is kept.",
 )
 @HEAD_DEVICE
 @click.option(
-    "--dask", metavar="ADDRESS", help="A dask scheduler's, or local:N: its workers add up the sums."
+    "--dask",
+    metavar="ADDRESS",
+    help="Add up the sums on the workers of a dask scheduler at this address, or of local:N.",
 )
 @JSON
 @click.pass_context
 def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> None:
-    """Train a head on stored features; nothing is extracted again.
+    """Train a classifier on stored features.
 
-    With --update RUN, bring a run up to date with its data set instead: new images are added, those that
-    are gone or to be forgotten are subtracted.
+    Nothing is extracted again. With --update RUN, the command brings a run up to date with its data set
+    instead: new images are added, and images that are gone or to be forgotten are subtracted.
     """
     from toptune.train import train as run_training
     from toptune.train import update_run

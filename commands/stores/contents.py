@@ -5,14 +5,15 @@ import json
 import click
 
 from toptune.commands.options.common import JSON, STORE
+from toptune.commands.options.help import Command
 from toptune.commands.options.printing import show
 
 
-@click.command("ls")
+@click.command("ls", cls=Command)
 @STORE
 @JSON
 def store_ls(root: str, as_json: bool) -> None:
-    """List the caches: size, rows, layers, complete or not, who, when."""
+    """List what is stored, with sizes, layers and dates."""
     from toptune.store import FeatureStore, summarize
     from toptune.text import printed_records
 
@@ -20,13 +21,13 @@ def store_ls(root: str, as_json: bool) -> None:
     show(as_json, {"caches": rows}, printed_records(rows) if rows else f"no caches in {root}")
 
 
-@click.command("show")
+@click.command("show", cls=Command)
 @STORE
-@click.option("--model", help="Only this model's cache; needs --dataset.")
-@click.option("--dataset", help="Only caches of this data set.")
+@click.option("--model", help="Show only the cache of this model; needs --dataset.")
+@click.option("--dataset", help="Show only caches of this data set.")
 @JSON
 def store_show(root: str, model: str | None, dataset: str | None, as_json: bool) -> None:
-    """Show what decides a cache's numbers, and why two caches differ."""
+    """Show what decides the numbers of each cache."""
     from toptune.store import FeatureStore, describe, stored_features
 
     opened = FeatureStore.open(root)
@@ -41,11 +42,11 @@ def store_show(root: str, model: str | None, dataset: str | None, as_json: bool)
     show(as_json, {"caches": shown}, json.dumps(shown, indent=2, ensure_ascii=False))
 
 
-@click.command("du")
+@click.command("du", cls=Command)
 @STORE
 @JSON
 def store_du(root: str, as_json: bool) -> None:
-    """Say how many bytes each cache, array and its bookkeeping take."""
+    """Say how many bytes each cache and array take."""
     from toptune.store import FeatureStore, measure
     from toptune.text import printed_records
 

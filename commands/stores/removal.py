@@ -5,17 +5,24 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import JSON, STORE
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_age, parse_names
 from toptune.commands.options.printing import show
 
-YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+YES = click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
 
 
-@click.command("rm")
+@click.command("rm", cls=Command)
 @STORE
-@click.option("--dataset", required=True, help="Without --model the data set goes with all its features.")
-@click.option("--model", help="Only this model's cache.")
-@click.option("--layers", callback=parse_names, help="Only these arrays of it: layers and globs with commas.")
+@click.option(
+    "--dataset", required=True, help="Data set to remove; without --model it goes with all its features."
+)
+@click.option("--model", help="Remove only the cache of this model.")
+@click.option(
+    "--layers",
+    callback=parse_names,
+    help="Remove only these arrays of the cache: layers and globs, with commas.",
+)
 @YES
 @JSON
 def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
@@ -29,22 +36,31 @@ def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
     show(as_json, removal.to_dict(), f"removed {removal}")
 
 
-@click.command("gc")
+@click.command("gc", cls=Command)
 @STORE
-@click.option("--older-than", callback=parse_age, help="Evict caches last used longer ago, as 30d or 12h.")
-@click.option("--keep", type=click.IntRange(0), help="Spare the N caches used last; evict others.")
+@click.option(
+    "--older-than",
+    callback=parse_age,
+    help="Evict caches that were last used longer ago, such as 30d or 12h.",
+)
+@click.option(
+    "--keep", type=click.IntRange(0), help="Spare the N caches that were used last, and evict the others."
+)
 @click.option(
     "--grace",
     callback=parse_age,
     default="1h",
     show_default=True,
-    help="Spare younger leftovers: they may be a writer's at work.",
+    help="Spare younger leftovers, because a writer may still be at work on them.",
 )
-@click.option("--dry-run", is_flag=True, help="List what would go, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @YES
 @JSON
 def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
-    """Collect leftovers of writers that died; evict caches by last use if told to. Asks first."""
+    """Remove leftovers and, if told to, caches by last use; asks first.
+
+    Leftovers are files of writers that died.
+    """
     from toptune.store import FeatureStore, collect_garbage, find_garbage
     from toptune.text import counted
 

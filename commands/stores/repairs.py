@@ -3,15 +3,20 @@
 import click
 
 from toptune.commands.options.common import JSON, STORE
+from toptune.commands.options.help import Command
 from toptune.commands.options.printing import show
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @STORE
-@click.option("--deep", is_flag=True, help="Read every byte against its checksum.")
+@click.option("--deep", is_flag=True, help="Read every byte and compare its checksum.")
 @JSON
 def store_verify(root: str, deep: bool, as_json: bool) -> None:
-    """Check the store: 0 clean, 1 damaged, 3 incomplete, 2 no such store."""
+    """Check whether the store is whole.
+
+    The exit code is 0 if all is well, 1 if something is damaged, 3 if units are missing, and 2 if there is no
+    such store.
+    """
     from toptune.store import FeatureStore, verify
 
     report = verify(FeatureStore.open(root), deep=deep)
@@ -19,11 +24,14 @@ def store_verify(root: str, deep: bool, as_json: bool) -> None:
     raise SystemExit(report.exit_code)
 
 
-@click.command("repair")
+@click.command("repair", cls=Command)
 @STORE
 @JSON
 def store_repair(root: str, as_json: bool) -> None:
-    """Take out what verify --deep finds damaged; the same extract then restores exactly that."""
+    """Remove damaged units, so that extract restores them.
+
+    Damaged is what verify --deep finds. The same extract command then computes exactly these units again.
+    """
     from toptune.store import repair
 
     report = repair(root)

@@ -5,21 +5,29 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import JSON, POOLING, STORE
+from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_names
 from toptune.commands.options.printing import show
 
 
-@click.command("copy")
+@click.command("copy", cls=Command)
 @click.argument("source")
 @click.argument("target")
-@click.option("--dataset", help="Only this data set.")
-@click.option("--model", help="Only this model's cache; needs --dataset.")
-@click.option("--layers", callback=parse_names, help="Only these arrays: layers and globs with commas.")
-@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Of the copies; by default as they are.")
-@click.option("--move", is_flag=True, help="Remove the source's caches once the copy is verified.")
+@click.option("--dataset", help="Copy only this data set.")
+@click.option("--model", help="Copy only the cache of this model; needs --dataset.")
+@click.option("--layers", callback=parse_names, help="Copy only these arrays: layers and globs, with commas.")
+@click.option(
+    "--format",
+    type=click.Choice(["zarr", "hdf5"]),
+    help="Format of the copies; by default the format of the source.",
+)
+@click.option("--move", is_flag=True, help="Remove the caches of the source once the copy is verified.")
 @JSON
 def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
-    """Copy or move features from store SOURCE to store TARGET, verified; resumes."""
+    """Copy or move features from SOURCE to TARGET, verified.
+
+    SOURCE and TARGET are stores. Stopped at any moment, the same command resumes.
+    """
     from toptune.store import FeatureStore, copy_store
     from toptune.workflows import work_progress
 
@@ -28,20 +36,35 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
     show(as_json, report.to_dict(), str(report))
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @STORE
-@click.option("--dataset", required=True)
-@click.option("--model", required=True, help="As given to extract.")
-@click.option("--layers", help="all, or stored layers and globs with commas; by default last.")
-@POOLING
-@click.option("--split", help="Only rows of this split.")
+@click.option("--dataset", required=True, help="Name of the data set in the store.")
+@click.option("--model", required=True, help="Model, as it was given to extract.")
 @click.option(
-    "--format", type=click.Choice(["npy", "parquet", "safetensors"]), default="npy", show_default=True
+    "--layers", help="Layers to write: all, or stored layers and globs, with commas; by default last."
 )
-@click.option("--out", "-o", required=True, type=click.Path(), help="Made new: a folder (npy) or a file.")
+@POOLING
+@click.option("--split", help="Write only rows of this split.")
+@click.option(
+    "--format",
+    type=click.Choice(["npy", "parquet", "safetensors"]),
+    default="npy",
+    show_default=True,
+    help="Format of the files.",
+)
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    type=click.Path(),
+    help="Folder (npy) or file to write; it must not exist yet.",
+)
 @JSON
 def store_export(root: str, as_json: bool, **options: Any) -> None:
-    """Write features with ids and labels as files that other programs read."""
+    """Write features as files that other programs read.
+
+    Ids, labels and splits are written with the features.
+    """
     from toptune.text import counted
     from toptune.workflows import export_stored, work_progress
 
@@ -56,22 +79,44 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
     show(as_json, done, text)
 
 
-@click.command("import")
+@click.command("import", cls=Command)
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @STORE
-@click.option("--dataset", required=True, help="Its name in the store.")
-@click.option("--model", required=True, help="A name for what made the features.")
-@click.option("--table", type=click.Path(), help="CSV or Parquet: columns id, label, split, a line a row.")
-@click.option("--ids", help="An array in FILES, or a .txt, .npy or one-column file.")
-@click.option("--labels", help="An array in FILES, or a .txt, .npy or one-column file.")
-@click.option("--splits", help="An array in FILES, or a .txt, .npy or one-column file.")
-@click.option("--arrays", callback=parse_names, help="Only these matrices of FILES; by default all.")
-@click.option("--layers", callback=parse_names, help="Names of their layers; by default the arrays' own.")
-@click.option("--format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
-@click.option("--skip-failed", "allow_failed", is_flag=True, help="Store rows with NaN as failed.")
+@click.option("--dataset", required=True, help="Name of the data set in the store.")
+@click.option("--model", required=True, help="Name for what made the features.")
+@click.option(
+    "--table",
+    type=click.Path(),
+    help="CSV or Parquet file with columns id, label and split, one line for each row.",
+)
+@click.option("--ids", help="Ids: an array in FILES, or a .txt, .npy or one-column file.")
+@click.option("--labels", help="Labels: an array in FILES, or a .txt, .npy or one-column file.")
+@click.option("--splits", help="Splits: an array in FILES, or a .txt, .npy or one-column file.")
+@click.option("--arrays", callback=parse_names, help="Take only these matrices of FILES; by default all.")
+@click.option(
+    "--layers",
+    callback=parse_names,
+    help="Names of the layers of these matrices; by default the names of the arrays.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["zarr", "hdf5"]),
+    default="zarr",
+    show_default=True,
+    help="Format of the cache.",
+)
+@click.option(
+    "--skip-failed",
+    "allow_failed",
+    is_flag=True,
+    help="Store rows with NaN as failed rows, in place of refusing them.",
+)
 @JSON
 def store_import(files: tuple[str, ...], root: str, as_json: bool, **options: Any) -> None:
-    """Make features from elsewhere (.npy, .npz, .h5, .safetensors, .parquet, .pt) a data set of the store."""
+    """Make features from elsewhere a data set of the store.
+
+    FILES are .npy, .npz, .h5, .safetensors, .parquet or .pt. Nothing in them is executed.
+    """
     from toptune.store import describe
     from toptune.store.features.feature_store import FeatureStore
     from toptune.workflows import import_files, work_progress

@@ -1,0 +1,99 @@
+"""Help as people read it: options under headings, commands in sections, no sentence cut off."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+# Options of one name have one heading in every command. The order here is the order of `--help`.
+HEADINGS: Mapping[str, str] = {
+    "Input": "store dataset dataset-version data split table ids labels splits arrays",
+    "Model": "model weights img-size mean std crop-pct interpolation decode model-kwargs",
+    "Layers": "layers pooling preprocess short-list search-rows",
+    "Head": "head heads kernel penalty sigma centers solver class-weight cv params budget",
+    "Training rows": "test-fraction resplit val group-by shots train-size skip-failed seed seeds leak",
+    "Fine-tuning": (
+        "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "
+        "label-smoothing augment crop-scale validation-fraction refit finetune finetune-limit margin"
+    ),
+    "Updates": "update forget keep-sums rehash overwrite",
+    "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
+    "Output": (
+        "out format dtype head-dtype normalize check tolerance probabilities title json json-logs dry-run"
+    ),
+    "Removal": "older-than keep move yes",
+    "Performance": (
+        "device precision batch-size workers fold compile cache-memory memory-limit shard dask dask-options"
+    ),
+    "Limits and failures": "time-limit grace max-failures max-pixels deep",
+    "Help": "help version debug",
+}
+HEADING = {f"--{name}": heading for heading, names in HEADINGS.items() for name in names.split()}
+# "INTEGER RANGE" says less than a letter does; the bounds follow the sentence.
+_METAVARS = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "X"))
+
+
+class Command(click.Command):
+    """A command whose ``--help`` lists its options under headings."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            for kind, metavar in _METAVARS:
+                if isinstance(parameter.type, kind) and parameter.metavar is None:
+                    parameter.metavar = metavar
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each heading that has options."""
+        records: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        for parameter in self.get_params(ctx):
+            # Arguments are explained in the text of the command.
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                records[heading_of(parameter)].append(record)
+        for heading, listed in records.items():
+            if listed:
+                with formatter.section(heading):
+                    formatter.write_dl(listed)
+
+
+class Group(click.Group):
+    """A group of commands whose ``--help`` lists them in sections, with their first sentences in full.
+
+    Parameters
+    ----------
+    sections : mapping of str to sequence of click.Command
+        Heading of each section, and its commands in the order to be listed.
+    """
+
+    command_class = Command
+
+    def __init__(
+        self, *arguments: Any, sections: Mapping[str, Sequence[click.Command]], **options: Any
+    ) -> None:
+        options["commands"] = [command for section in sections.values() for command in section]
+        super().__init__(*arguments, **options)
+        self.sections = sections
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections; a sentence is never cut to a width, as click would do."""
+        del ctx
+        for heading, commands in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(str(command.name), sentence_of(command)) for command in commands])
+
+
+def heading_of(parameter: click.Parameter) -> str:
+    """Return the heading of an option.
+
+    Raises
+    ------
+    KeyError
+        If `HEADINGS` does not have the option.
+    """
+    return next(HEADING[name] for name in parameter.opts if name in HEADING)
+
+
+def sentence_of(command: click.Command) -> str:
+    """Return the first sentence of a command's help."""
+    return command.get_short_help_str(limit=1000)
