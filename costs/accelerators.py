@@ -3,8 +3,9 @@
 import functools
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
+
+from toptune.costs.values import DeviceUse
 
 
 class AcceleratorUse:
@@ -20,7 +21,7 @@ class AcceleratorUse:
         self._nvml = nvml or open_nvml()
         self._before = self._joules()
 
-    def to_dict(self, wall: float) -> dict[str, Any] | None:
+    def to_dict(self, wall: float) -> DeviceUse | None:
         """Say what this process used of the devices that it has memory on; None if it has none on any.
 
         Parameters
@@ -100,17 +101,17 @@ def open_nvml() -> Any:
     return pynvml
 
 
-def add_use(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def add_use(before: DeviceUse | None, now: DeviceUse | None) -> DeviceUse | None:
     """Add up what two sessions used."""
     if before is None or now is None:
-        found = before or now
-        return None if found is None else dict(found)
-    joules = (before["energy_joules"], now["energy_joules"])
+        return before or now
+    first, second = before["energy_joules"], now["energy_joules"]
+    joules = None if first is None or second is None else first + second
     return {
         "devices": now["devices"],
         "seconds": before["seconds"] + now["seconds"],
         "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
-        "energy_joules": None if None in joules else sum(joules),
-        "source": None if None in joules else now["source"],
+        "energy_joules": joules,
+        "source": None if joules is None else now["source"],
         "estimate": before["estimate"] or now["estimate"],
     }

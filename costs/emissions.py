@@ -8,11 +8,11 @@ network where it stands.
 import functools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+from toptune.costs.values import Emissions
 from toptune.errors import InputError
 
 COUNTRY = "TOPTUNE_COUNTRY"
@@ -30,11 +30,11 @@ class CarbonIntensity:
     source: str
 
 
-def emissions_of(joules: float, intensity: CarbonIntensity | None) -> dict[str, Any]:
+def emissions_of(joules: float, intensity: CarbonIntensity | None) -> Emissions:
     """Give ``co2e_kg`` and ``co2e``, what it is taken from; both None without an intensity."""
     if intensity is None:
         return {"co2e_kg": None, "co2e": None}
-    return {"co2e_kg": joules / _JOULES_A_KWH * intensity.kg_per_kwh, "co2e": vars(intensity).copy()}
+    return {"co2e_kg": joules / _JOULES_A_KWH * intensity.kg_per_kwh, "co2e": asdict(intensity)}
 
 
 def local_intensity() -> CarbonIntensity | None:

@@ -3,13 +3,13 @@
 import resource
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from toptune.costs.accelerators import AcceleratorUse
 from toptune.costs.emissions import emissions_of, local_intensity
 from toptune.costs.processor_energy import POWERCAP, PROC, ProcessorEnergy
+from toptune.costs.values import Costs, EnergySource, PhaseUse
 
 # Assumed of a busy core where the machine's counters cannot be read: server processors draw 5 to 15 W a core.
 WATTS_PER_CORE = 10.0
@@ -30,7 +30,7 @@ class CostMeter:
 
     def __init__(self, *, powercap: Path = POWERCAP, proc: Path = PROC, nvml: Any = None) -> None:
         self._proc = proc
-        self._phases: dict[str, dict[str, float]] = {}
+        self._phases: dict[str, PhaseUse] = {}
         self._open: tuple[str, float, float] | None = None
         self._intensity = local_intensity()
         self._wall, self._cpu, self._bytes = time.perf_counter(), _cpu_seconds(), self._io()
@@ -45,7 +45,7 @@ class CostMeter:
         """End the phase that began last; work until the next phase counts for none."""
         self._close()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Costs:
         """End the last phase and give JSON values.
 
         Returns
@@ -61,13 +61,11 @@ class CostMeter:
         self._close()
         wall, cpu = time.perf_counter() - self._wall, _cpu_seconds() - self._cpu
         after = self._io()
-        moved = (
-            (None, None)
-            if after is None or self._bytes is None
-            else [b - a for a, b in zip(self._bytes, after, strict=True)]
-        )
+        moved = None
+        if after is not None and self._bytes is not None:
+            moved = after[0] - self._bytes[0], after[1] - self._bytes[1]
         joules = self._processors.joules(wall=wall, cpu=cpu)
-        how = {"source": "rapl", "estimate": False, "watts_per_core": None}
+        how: EnergySource = {"source": "rapl", "estimate": False, "watts_per_core": None}
         if joules is None:
             joules = cpu * WATTS_PER_CORE
             how = {"source": "model", "estimate": True, "watts_per_core": WATTS_PER_CORE}
@@ -75,17 +73,19 @@ class CostMeter:
         if gpu is not None:
             joules += gpu["energy_joules"] or 0.0
             how["estimate"] = how["estimate"] or gpu["estimate"]
+        emissions = emissions_of(joules, self._intensity)
         return {
             "phases": self._phases,
             "wall_seconds": wall,
             "cpu_seconds": cpu,
             "peak_memory_bytes": peak_memory_bytes(),
-            "bytes_read": moved[0],
-            "bytes_written": moved[1],
+            "bytes_read": None if moved is None else moved[0],
+            "bytes_written": None if moved is None else moved[1],
             "gpu": gpu,
             "energy_joules": joules,
             "energy": how,
-            **emissions_of(joules, self._intensity),
+            "co2e_kg": emissions["co2e_kg"],
+            "co2e": emissions["co2e"],
         }
 
     def _close(self) -> None:
@@ -97,23 +97,24 @@ class CostMeter:
         known["cpu_seconds"] += _cpu_seconds() - cpu
         self._open = None
 
-    def _io(self) -> list[int] | None:
+    def _io(self) -> tuple[int, int] | None:
         try:
             lines = (self._proc / "self" / "io").read_text().splitlines()
             values = {name: int(value) for name, _, value in (line.partition(":") for line in lines)}
-            return [values["rchar"], values["wchar"]]
+            return values["rchar"], values["wchar"]
         except (OSError, ValueError, KeyError):
             return None
 
 
-def describe_costs(costs: Mapping[str, Any]) -> str:
+def describe_costs(costs: Costs) -> str:
     """Say in a line what work cost, by what `CostMeter.to_dict` gave."""
     parts = [f"cost {costs['wall_seconds']:.1f} s", f"{costs['cpu_seconds']:.1f} s of the processors"]
     # What an older toptune wrote has neither devices nor emissions.
-    parts += [f"{costs['gpu']['seconds']:.1f} s of GPUs"] if costs.get("gpu") else []
+    gpu, emitted, intensity = costs.get("gpu"), costs.get("co2e_kg"), costs.get("co2e")
+    parts += [f"{gpu['seconds']:.1f} s of GPUs"] if gpu else []
     parts.append(f"{costs['energy_joules']:.0f} J{' (estimated)' if costs['energy']['estimate'] else ''}")
-    if costs.get("co2e_kg") is not None:
-        parts.append(f"{1000 * costs['co2e_kg']:.2g} g CO2e ({costs['co2e']['country']})")
+    if emitted is not None and intensity is not None:
+        parts.append(f"{1000 * emitted:.2g} g CO2e ({intensity['country']})")
     return ", ".join([*parts, f"{costs['peak_memory_bytes'] / 1e6:.0f} MB of memory at most"])
 
 

@@ -3,14 +3,13 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from toptune.costs.accelerators import add_use
 from toptune.costs.emissions import emissions_of, local_intensity
 from toptune.costs.meter import CostMeter
+from toptune.costs.values import Costs, PhaseUse
 
-_FIELDS = ("wall_seconds", "cpu_seconds", "images")
-_NOTHING: dict[str, Any] = {
+_NOTHING: Costs = {
     "phases": {},
     "wall_seconds": 0.0,
     "cpu_seconds": 0.0,
@@ -18,7 +17,9 @@ _NOTHING: dict[str, Any] = {
     "bytes_written": 0,
     "gpu": None,
     "energy_joules": 0.0,
-    "energy": None,
+    "energy": {"source": "rapl", "estimate": False, "watts_per_core": None},
+    "co2e_kg": None,
+    "co2e": None,
     "peak_memory_bytes": 0,
     "sessions": 0,
 }
@@ -33,11 +34,10 @@ class PhaseCosts:
         What `to_dict` gave in the session before.
     """
 
-    def __init__(self, before: Mapping[str, Any] | None = None) -> None:
-        self._before = _NOTHING | dict(before or {})
-        self.phases: dict[str, dict[str, float]] = {
-            name: dict(values) for name, values in self._before["phases"].items()
-        }
+    def __init__(self, before: Costs | None = None) -> None:
+        # What an older toptune left of a session may lack devices or emissions.
+        self._before: Costs = _NOTHING if before is None else {**_NOTHING, **before}
+        self.phases = _copied(self._before["phases"])
         self._meter = CostMeter()
 
     @contextlib.contextmanager
@@ -53,13 +53,14 @@ class PhaseCosts:
 
     def count(self, name: str, images: int) -> None:
         """Add images to a phase."""
-        self._costs(name)["images"] += images
+        costs = self._costs(name)
+        costs["images"] = costs.get("images", 0) + images
 
     def seconds(self, name: str) -> float:
         """Wall-clock seconds of a phase so far."""
         return self._costs(name)["wall_seconds"]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Costs:
         """Give JSON values.
 
         Returns
@@ -70,8 +71,9 @@ class PhaseCosts:
         """
         before, now, how = self._before, self._meter.to_dict(), self._before["energy"]
         joules = before["energy_joules"] + now["energy_joules"]
+        emissions = emissions_of(joules, local_intensity())
         return {
-            "phases": {name: dict(values) for name, values in self.phases.items()},
+            "phases": _copied(self.phases),
             "wall_seconds": before["wall_seconds"] + now["wall_seconds"],
             "cpu_seconds": before["cpu_seconds"] + now["cpu_seconds"],
             "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
@@ -79,13 +81,18 @@ class PhaseCosts:
             "bytes_written": _sum(before["bytes_written"], now["bytes_written"]),
             "gpu": add_use(before["gpu"], now["gpu"]),
             "energy_joules": joules,
-            "energy": how if how and how["estimate"] else now["energy"],
-            **emissions_of(joules, local_intensity()),
-            "sessions": before["sessions"] + 1,
+            "energy": how if how["estimate"] else now["energy"],
+            "co2e_kg": emissions["co2e_kg"],
+            "co2e": emissions["co2e"],
+            "sessions": before.get("sessions", 0) + 1,
         }
 
-    def _costs(self, name: str) -> dict[str, float]:
-        return self.phases.setdefault(name, dict.fromkeys(_FIELDS, 0))
+    def _costs(self, name: str) -> PhaseUse:
+        return self.phases.setdefault(name, {"wall_seconds": 0, "cpu_seconds": 0, "images": 0})
+
+
+def _copied(phases: Mapping[str, PhaseUse]) -> dict[str, PhaseUse]:
+    return {name: values.copy() for name, values in phases.items()}
 
 
 def _sum(before: int | None, now: int | None) -> int | None:

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from toptune.costs.meter import CostMeter
+from toptune.costs.values import Costs
 
 
 class Phases:
@@ -67,6 +67,6 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
             self._meter.end()
 
-    def costs(self) -> dict[str, Any]:
+    def costs(self) -> Costs:
         """Return what the work cost so far; see `CostMeter.to_dict`."""
         return self._meter.to_dict()

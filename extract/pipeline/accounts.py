@@ -1,9 +1,9 @@
 """What computing some units took, by this process or by a dask worker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from toptune.costs.values import Costs
 from toptune.extract.pipeline.writer import UnitValues
 
 
@@ -53,14 +53,14 @@ class UnitsDone:
         )
 
 
-def share_costs(finished: Sequence[UnitValues], costs: Mapping[str, Any]) -> list[UnitValues]:
+def share_costs(finished: Sequence[UnitValues], costs: Costs) -> list[UnitValues]:
     """Give each model's values of a unit their part of CPU seconds and energy, by their forward seconds.
 
     Parameters
     ----------
     finished : sequence of UnitValues
         Of one unit, one a model.
-    costs : mapping
+    costs : Costs
         Of the whole process since the unit before, reading ahead included; see `CostMeter.to_dict`.
     """
     total = sum(values.seconds_compute for values in finished)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toptune.costs.meter import describe_costs
+from toptune.costs.values import Costs
 from toptune.store.datasets.manifest import ManifestContents
 from toptune.store.datasets.registration import Difference
 from toptune.text import counted
@@ -165,8 +166,8 @@ class ExtractSummary:
         With ``rehash``: images that were compared with the digest of what was extracted.
     contents : ManifestContents, optional
         Classes, splits and images without a label of what was asked for.
-    costs : mapping
-        Of the whole call, all its models and parts together; see `toptune.costs.meter.CostMeter`. Dask
+    costs : Costs, optional
+        Costs of the whole call, all its models and parts together; see `toptune.costs.meter.CostMeter`. Dask
         workers elsewhere are not in it, only in the ledgers.
     """
 
@@ -195,7 +196,7 @@ class ExtractSummary:
     changed: tuple[str, ...] = ()
     rehashed: int | None = None
     contents: ManifestContents | None = None
-    costs: Mapping[str, Any] = field(default_factory=dict)
+    costs: Costs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give every field, as JSON values."""
@@ -205,7 +206,7 @@ class ExtractSummary:
             "changed": list(self.changed),
             "failed": dict(self.failed),
             "contents": None if self.contents is None else asdict(self.contents),
-            "costs": dict(self.costs),
+            "costs": {} if self.costs is None else dict(self.costs),
             "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
             "plan": None if self.plan is None else self.plan.to_dict(),
         }
@@ -241,7 +242,7 @@ class ExtractSummary:
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
             f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
             *self._contents(),
-            *([describe_costs(self.costs)] if self.costs else []),
+            *([describe_costs(self.costs)] if self.costs is not None else []),
             f"stored in {self.cache}",
         ]
         if self.failed:

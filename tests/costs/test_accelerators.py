@@ -111,6 +111,7 @@ def test_costs_are_those_of_processors_and_devices(nvml: FakeNvml, tmp_path: Pat
     # The package's counter stood still.
     assert costs["energy_joules"] == 40.0
     assert costs["energy"] == {"source": "rapl", "estimate": False, "watts_per_core": None}
+    assert costs["gpu"] is not None
     assert costs["gpu"]["seconds"] == costs["wall_seconds"]
     assert " s of GPUs, 40 J, " in describe_costs(costs)
     nvml.pids[OURS] = [os.getpid(), 1]

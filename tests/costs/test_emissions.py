@@ -67,7 +67,8 @@ def test_energy_times_intensity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_no_country_no_emissions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COUNTRY, "")
     costs = CostMeter().to_dict()
-    assert costs["co2e_kg"] is costs["co2e"] is None
+    assert costs["co2e_kg"] is None
+    assert costs["co2e"] is None
     assert "CO2" not in describe_costs(costs)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tiny import feature_bytes, save_model
 
+from toptune.costs.meter import CostMeter
 from toptune.extract import extract, extract_models, open_source
 from toptune.extract.pipeline.accounts import share_costs
 from toptune.extract.pipeline.writer import UnitValues
@@ -62,10 +63,10 @@ def test_what_a_pass_cost_is_shared_out_by_forward_seconds() -> None:
     def unit(seconds_compute: float) -> UnitValues:
         return UnitValues(0, {}, {}, seconds=9.0, seconds_compute=seconds_compute)
 
-    spent = {
+    spent = CostMeter().to_dict() | {
         "cpu_seconds": 8.0,
         "energy_joules": 100.0,
-        "energy": {"estimate": True},
+        "energy": {"source": "model", "estimate": True, "watts_per_core": 10.0},
         "peak_memory_bytes": 77,
     }
     shares = [each.costs for each in share_costs([unit(3.0), unit(1.0)], spent)]
@@ -82,6 +83,7 @@ def test_features_know_what_they_cost(make_folder: Make, models: list[str], tmp_
     folder, store = make_folder(70), tmp_path / "s"
     summaries = extract_models(folder, models=models, store=store, batch_size=4, workers=2)
     spent = summaries[0].costs
+    assert spent is not None
     assert spent == summaries[1].costs == summaries[0].to_dict()["costs"]
     caches = [FeatureStore.open(store).cache(model, "pets") for model in models]
     names = [[spec.name for spec in cache.arrays()] for cache in caches]
@@ -95,6 +97,7 @@ def test_features_know_what_they_cost(make_folder: Make, models: list[str], tmp_
         assert 10**7 < each["extract_peak_memory_bytes"] <= spent["peak_memory_bytes"]
     # What is there costs nothing again, and keeps what it cost.
     again = extract_models(folder, models=models, store=store, batch_size=4, workers=2)
+    assert again[0].costs is not None
     assert again[0].costs["cpu_seconds"] < spent["cpu_seconds"]
     assert list(map(extraction_costs, caches, names)) == found
 

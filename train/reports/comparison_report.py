@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.costs.meter import describe_costs
+from toptune.costs.values import Costs
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
@@ -119,7 +120,7 @@ class Comparison:
     leak: dict[str, dict[str, Spread]]
     variance: str
     notes: Notes
-    costs: dict[str, Any]
+    costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
         """Give the comparison as JSON values."""
@@ -167,7 +168,7 @@ class Comparison:
 
 
 def compare_rows(
-    rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any], notes: Notes, costs: dict[str, Any]
+    rows: Sequence[RunRow], *, folder: Path, config: dict[str, Any], notes: Notes, costs: Costs
 ) -> Comparison:
     """Work out spreads, paired tests and the leak of finished runs."""
     kept = [row for row in rows if row.split != UNGROUPED]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toptune.costs.meter import CostMeter, describe_costs
+from toptune.costs.values import Costs
 from toptune.errors import InputError
 from toptune.machine.memory import bytes_of
 from toptune.store.features.feature_store import FeatureStore
@@ -56,7 +57,7 @@ class LayerReport:
     folder: Path
     config: dict[str, Any]
     search: LayerSearch
-    costs: dict[str, Any]
+    costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values."""

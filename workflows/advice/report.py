@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toptune.costs.meter import describe_costs
+from toptune.costs.values import Costs
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
 from toptune.train.layers.stored_layers import LAST
@@ -62,7 +63,7 @@ class AdviceReport:
     all_arrays: tuple[str, ...]
     plan: FineTunePlan | None
     extract_seconds: float
-    costs: dict[str, Any]
+    costs: Costs
     budget: float
     not_tried: tuple[str, ...]
     n_skipped: int

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from toptune.costs.meter import CostMeter, describe_costs
+from toptune.costs.values import Costs
 from toptune.errors import InputError, NumericalError
 from toptune.store.exchange.exporting import new_target
 from toptune.store.files.provenance import provenance
@@ -38,7 +39,7 @@ class ExportReport:
     input: dict[str, Any]
     check: ExportCheck
     warnings: list[str]
-    costs: dict[str, Any]
+    costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""

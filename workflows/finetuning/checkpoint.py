@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from toptune.costs.values import Costs
 from toptune.errors import ConflictError, CorruptError
 from toptune.store.files.place import place_at
 from toptune.workflows.finetuning.rate_search import Epoch
@@ -34,7 +35,7 @@ class Standing:
     """
 
     epochs: tuple[Epoch, ...] = ()
-    costs: Mapping[str, Any] | None = None
+    costs: Costs | None = None
     last: str | None = None
     best: str | None = None
 
@@ -109,7 +110,7 @@ class Checkpoint:
         self,
         epochs: Sequence[Epoch],
         *,
-        costs: Mapping[str, Any],
+        costs: Costs,
         last: Mapping[str, torch.Tensor],
         best: Mapping[str, torch.Tensor] | str | None,
     ) -> Standing:

@@ -16,6 +16,7 @@ from timm.models import save_for_hf
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.phase_costs import PhaseCosts
+from toptune.costs.values import PhaseUse
 from toptune.errors import InputError
 from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
@@ -272,5 +273,5 @@ def _write_epochs(path: Path, outcome: Outcome) -> None:
         writer.writerows(rows)
 
 
-def _rate(costs: Mapping[str, float]) -> float | None:
+def _rate(costs: PhaseUse) -> float | None:
     return costs["images"] / costs["wall_seconds"] if costs["wall_seconds"] else None

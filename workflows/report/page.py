@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from toptune.costs.meter import CostMeter, describe_costs
+from toptune.costs.values import Costs
 from toptune.errors import InputError, StoreError
 from toptune.text import counted
 from toptune.workflows.report.command_lines import command_of, extraction_of
@@ -55,7 +56,7 @@ class ReportSummary:
     datasets: int
     n_bytes: int
     notes: tuple[str, ...]
-    costs: dict[str, Any]
+    costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.costs.meter import CostMeter
+from toptune.costs.values import Costs
 from toptune.errors import InterruptedRunError, ToptuneError
 from toptune.extract.extraction import extract
 from toptune.machine.dask_cluster import each_finished, open_client
@@ -94,7 +95,7 @@ class StudyReport:
     trained: int
     done_before: int
     notes: Notes
-    costs: dict[str, Any]
+    costs: Costs
     failed: Mapping[str, str] = field(default_factory=dict)
     summary: list[dict[str, Any]] = field(default_factory=list)
 
