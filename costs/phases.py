@@ -44,7 +44,7 @@ class Phases:
 
     def notify(self, line: str) -> None:
         """Call `progress`, if there is one, without a phase that begins."""
-        if self._progress is not None:
+        if self._progress is not None and line:
             self._progress(line)
 
     @contextmanager
@@ -56,7 +56,7 @@ class Phases:
         name : str
             Name of the phase in `seconds` and `costs`.
         line : str, optional
-            What `progress` is told in place of the name.
+            What `progress` is told in place of the name; nothing if the line is empty.
         """
         self.notify(name if line is None else line)
         self._meter.begin(name)

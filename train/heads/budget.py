@@ -24,15 +24,12 @@ class Attempt(Generic[T]):
         As thought before it.
     skipped : str or None
         Why there is no result.
-    error : InputError or NumericalError or None
-        That it failed with.
     """
 
     estimated_seconds: float
     result: T | None = None
     seconds: float | None = None
     skipped: str | None = None
-    error: InputError | NumericalError | None = None
 
 
 def attempt_within(
@@ -48,9 +45,15 @@ def attempt_within(
     budget_seconds : float
     jobs : iterable of (float, callable)
         Estimated seconds and the work. `InputError` and `NumericalError` are kept, others raised.
+
+    Raises
+    ------
+    InputError, NumericalError
+        The first error of a job, after the last attempt, if no job gave a result.
     """
     start = time.perf_counter()
     slowness: list[float] = []
+    errors: list[InputError | NumericalError] = []
     for estimated, work in jobs:
         expected = estimated * max(slowness, default=1.0)
         left = budget_seconds - (time.perf_counter() - start)
@@ -62,8 +65,11 @@ def attempt_within(
         try:
             result = work()
         except (InputError, NumericalError) as error:
-            yield Attempt(estimated_seconds=expected, skipped=str(error), error=error)
+            errors.append(error)
+            yield Attempt(estimated_seconds=expected, skipped=str(error))
             continue
         seconds = time.perf_counter() - begun
         slowness.append(seconds / estimated)
         yield Attempt(estimated_seconds=expected, result=result, seconds=seconds)
+    if errors and not slowness:
+        raise errors[0]

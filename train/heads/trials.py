@@ -96,15 +96,12 @@ def try_heads(
     jobs = [(estimated_seconds(name, size), partial(fitted, name)) for name in names]
     table: list[dict[str, Any]] = []
     heads: dict[int, Head] = {}
-    errors: list[Exception] = []
     for name, attempt in zip(names, attempt_within(budget, jobs), strict=True):
         row: dict[str, Any] = {
             "head": name, "accuracy": None, "log_loss": None, "seconds": attempt.seconds,
             "estimated_seconds": attempt.estimated_seconds, "is_chosen": False, "skipped": attempt.skipped,
         }  # fmt: skip
         table.append(row)
-        if attempt.error is not None:
-            errors.append(attempt.error)
         if attempt.result is None:
             continue
         left_out = attempt.result.report["left_out"]
@@ -113,8 +110,6 @@ def try_heads(
         plan_logger.info(
             "%s: left-out accuracy %.4f in %.1f s", name, row["accuracy"] or np.nan, attempt.seconds
         )
-    if not heads:
-        raise errors[0]
     fitted_rows = list(heads)
     best = fitted_rows[
         choose(

@@ -1,15 +1,11 @@
 """`advise`: cheap heads measured and fine-tuning timed on someone's images, and what follows from both."""
 
 import os
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Unpack
 
-import numpy as np
-
-from toptune.costs.meter import CostMeter
+from toptune.costs.phases import Phases
 from toptune.errors import InputError, StoreError
 from toptune.extract.extraction import extract
 from toptune.extract.images.source import ImageSource
@@ -17,16 +13,13 @@ from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.sources.opening import open_source
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.layers.stored_layers import by_depth
-from toptune.train.rows.chosen_rows import check_classes, leave_out
-from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.splits import Split, group_keys, split_manifest
+from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.workflows.advice.evidence import Evidence
-from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of, labels_of, try_frozen
+from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of, try_frozen
 from toptune.workflows.advice.options import AdviceArguments, AdviceOptions
 from toptune.workflows.advice.report import AdviceReport
 from toptune.workflows.advice.rules import advise_on, duration
@@ -88,23 +81,21 @@ def advise(
     ('stay-frozen', 'few images')
     """
     asked = options_of(AdviceOptions, arguments, call="advise")
-    session = _Session(asked, progress or (lambda _line: None))
+    session = _Session(asked, Phases(progress))
     # Errors in the rows show before anything is extracted.
-    _training_rows(open_source(data).manifest(), {}, asked)
+    choose_rows(open_source(data).manifest(), asked.rows, cv=asked.cv, needs_test=False)
     summary = _extracted(session, data, model=model, store=store, dataset=dataset)
     features = _open_features(store, summary, asked)
     plan = _timed_plan(session, data, model, features)
-    session.begin("heads", "cross-validating heads")
-    trials = try_frozen(
-        features.cache,
-        features.arrays,
-        features.split,
-        groups=features.groups,
-        budget_seconds=session.left,
-        seed=asked.rows.seed,
-        cv=asked.cv,
-        device=asked.device,
-    )
+    with session.phases("heads", line="cross-validating heads"):
+        trials = try_frozen(
+            features.cache,
+            features.arrays,
+            features.rows,
+            budget_seconds=session.left,
+            cv=asked.cv,
+            device=asked.device,
+        )
     session.not_tried += [
         f"{each.head} on {each.layers} layers: {each.skipped}" for each in trials if each.skipped is not None
     ]
@@ -125,11 +116,11 @@ def advise(
         all_arrays=tuple(each.name for each in features.cache.arrays()),
         plan=plan,
         extract_seconds=extracted,
-        costs=session.meter.to_dict(),
+        costs=session.phases.costs(),
         budget=asked.budget,
         not_tried=tuple(session.not_tried),
-        n_skipped=features.n_skipped,
-        split_rule=features.split.rule,
+        n_skipped=features.rows.n_skipped,
+        split_rule=features.rows.split.rule,
         options=asked.training,
         tuning_options=asked.tuning.to_dict(),
     )
@@ -137,49 +128,41 @@ def advise(
 
 @dataclass(eq=False)
 class _Session:
-    """The clock, the costs and the notes of one call of `advise`."""
+    """What one call of `advise` was asked, how long it takes, and what it leaves out."""
 
     asked: AdviceOptions
-    notify: Callable[[str], None]
-    start: float = field(default_factory=time.perf_counter)
-    meter: CostMeter = field(default_factory=CostMeter)
+    phases: Phases
     not_tried: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> float:
         """Seconds of the budget that are left; below 0 where more was taken."""
-        return self.asked.budget - (time.perf_counter() - self.start)
-
-    def begin(self, phase: str, line: str | None = None) -> None:
-        self.meter.begin(phase)
-        if line is not None:
-            self.notify(line)
+        return self.asked.budget - self.phases.elapsed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Features:
-    """Stored layers of the data set, and the rows that may be looked at."""
+    """Stored layers of the data set, by depth, and the rows that may be looked at."""
 
     store: FeatureStore
     cache: StoredFeatures
     arrays: Sequence[ArraySpec]
-    split: Split
-    groups: Sequence[str]
-    n_skipped: int
+    rows: ChosenRows
 
 
 def _extracted(
     session: _Session, data: Data, *, model: str, store: str | os.PathLike[str], dataset: str | None
 ) -> ExtractSummary:
     """Extract the layers that the store lacks, if a sample says that the budget is enough."""
-    asked = session.asked
-    session.begin("sample")
-    foreseen = extract(data, model=model, store=store, dataset=dataset, dry_run=True, **asked.extraction).plan
-    if foreseen is not None:
-        session.notify("timing the extraction of a sample")
-        _check_extraction(session, data, foreseen.rows_missing, model)
-    session.begin("extract", "extracting what the store lacks")
-    return extract(data, model=model, store=store, dataset=dataset, **asked.extraction)
+    options = session.asked.extraction
+    # Whether there is anything to time, and to tell of, shows only after the dry run.
+    with session.phases("sample", line=""):
+        planned = extract(data, model=model, store=store, dataset=dataset, dry_run=True, **options)
+        if planned.plan is not None:
+            session.phases.notify("timing the extraction of a sample")
+            _check_extraction(session, data, planned.plan.rows_missing, model)
+    with session.phases("extract", line="extracting what the store lacks"):
+        return extract(data, model=model, store=store, dataset=dataset, **options)
 
 
 def _check_extraction(session: _Session, data: Data, n_missing: int, model: str) -> None:
@@ -210,23 +193,15 @@ def _open_features(store: str | os.PathLike[str], summary: ExtractSummary, asked
     stored = {each.name: each for each in cache.arrays()}
     arrays = by_depth([stored[each.name] for each in summary.arrays])
     failed = cache.failed_rows([each.name for each in arrays])
-    split, n_skipped = _training_rows(cache.manifest, failed, asked)
-    group_by = asked.rows.group_by
-    return _Features(
-        store=opened,
-        cache=cache,
-        arrays=arrays,
-        split=split,
-        groups=cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by),
-        n_skipped=n_skipped,
-    )
+    rows = choose_rows(cache.manifest, asked.rows, cv=asked.cv, failed=failed, needs_test=False)
+    return _Features(store=opened, cache=cache, arrays=arrays, rows=rows)
 
 
 def _timed_plan(session: _Session, data: Data, model: str, features: _Features) -> FineTunePlan | None:
     """Time a few steps of fine-tuning; None where the budget would not last."""
     tuning = session.asked.tuning
     names = [each.name for each in features.arrays]
-    batch_size = min(tuning.batch_size, len(features.split.train))
+    batch_size = min(tuning.batch_size, len(features.rows.split.train))
     expected = _timing_seconds(features.cache, names, batch_size)
     if expected > session.left:
         session.not_tried.append(
@@ -234,8 +209,8 @@ def _timed_plan(session: _Session, data: Data, model: str, features: _Features) 
             "left"
         )
         return None
-    session.begin("time fine-tuning", "timing a few steps of fine-tuning")
-    return plan_finetune(data, model=model, **tuning.to_dict())
+    with session.phases("time fine-tuning", line="timing a few steps of fine-tuning"):
+        return plan_finetune(data, model=model, **tuning.to_dict())
 
 
 def _timing_seconds(cache: StoredFeatures, names: list[str], batch_size: int) -> float:
@@ -254,32 +229,12 @@ def _evidence(
 ) -> Evidence:
     return evidence_of(
         trials,
-        list(Counter(labels_of(features.cache.manifest, features.split)).values()),
+        list(features.rows.classes.values()),
         frozen_seconds=frozen_seconds,
         finetune_seconds=None if plan is None else (plan.least_seconds, plan.most_seconds),
         margin=asked.margin,
         finetune_limit=asked.finetune_limit,
     )
-
-
-def _training_rows(manifest: Manifest, failed: Mapping[int, str], asked: AdviceOptions) -> tuple[Split, int]:
-    """Return the rows that `train` would train on, without its test rows, and the number that failed."""
-    rows = asked.rows
-    split = split_manifest(
-        manifest,
-        seed=rows.seed,
-        test_fraction=rows.test_fraction,
-        resplit=rows.resplit,
-        val=rows.val,
-        group_by=rows.group_by,
-    )
-    split = replace(split, test=split.test[:0])
-    split, n_skipped = leave_out(
-        split, np.array(sorted(failed), dtype=np.int64), manifest, allow=rows.allow_failed, reasons=failed
-    )
-    split = draw_training_rows(split, manifest, shots=rows.shots, train_size=rows.train_size, seed=rows.seed)
-    check_classes(manifest, split, cv=asked.cv, is_cross_validated=True)
-    return split, n_skipped
 
 
 def _stored_name(opened: FeatureStore, model: str, cache: StoredFeatures) -> str:

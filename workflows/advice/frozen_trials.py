@@ -1,15 +1,13 @@
 """Cheap heads on a frozen backbone's stored layers, cross-validated on training rows within a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache as remembered
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.heads.budget import attempt_within
 from toptune.train.heads.expected_seconds import estimated_seconds
@@ -19,7 +17,7 @@ from toptune.train.layers.search import N_SHORT_LIST, search_layers
 from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
-from toptune.train.rows.splits import Split
+from toptune.train.rows.chosen_rows import ChosenRows
 from toptune.workflows.advice.evidence import Evidence
 
 LAST_HEADS = ("ridge", "logistic", "falkon")
@@ -30,19 +28,22 @@ PREPROCESSING = "standardise"
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenTrial:
-    """A head on some layers: how well it does on left-out training rows, or why it was not tried.
+    """A head on some layers: figures of left-out training rows, or the reason why it was not tried.
 
     Attributes
     ----------
     head : str
+        Name of the head.
     layers : {"last", "all", "searched"}
+        Which layers the head saw.
     arrays : tuple of str
-        By depth; of a search that was not done, none.
+        Names of the layers' arrays, by depth; empty for a search that was not done.
     accuracy, log_loss : float or None
-        Of left-out rows.
+        Figures of left-out rows.
     seconds : float or None
-        Of cross-validation and fit, reading included.
+        Seconds of cross-validation and fit, reading included.
     skipped : str or None
+        Why the head was not tried.
     """
 
     head: str
@@ -59,72 +60,112 @@ class FrozenTrial:
         return self.layers == LAST
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self) | {"arrays": list(self.arrays)}
 
 
 def try_frozen(
     cache: StoredFeatures,
     arrays: Sequence[ArraySpec],
-    split: Split,
+    rows: ChosenRows,
     *,
-    groups: Sequence[str],
     budget_seconds: float,
-    seed: int = 0,
     cv: int = 5,
     device: str | None = None,
 ) -> list[FrozenTrial]:
     """Cross-validate heads on the last layer, on all layers, and on layers that a search chooses.
 
-    In that order, as far as the budget lasts (see `attempt_within`); one head on the last layer is always
-    tried. All heads have the same folds.
+    Heads are tried in that order, as far as the budget lasts (see `attempt_within`); one head on the last
+    layer is always tried. All heads have the same folds.
 
     Parameters
     ----------
     cache : StoredFeatures
+        Features of the data set.
     arrays : sequence of ArraySpec
-        By depth.
-    split : Split
-        Only its training rows are read.
-    groups : sequence of str
-        Group, or id, of every row of the manifest.
-    budget_seconds, seed, cv, device
+        Stored layers, by depth.
+    rows : ChosenRows
+        The rows that train, with their groups. Test rows are not read.
+    budget_seconds, cv, device
         See `toptune.train.train`.
 
     Raises
     ------
     InputError, NumericalError
-        Of the first head, if none could be fitted.
+        The error of the first head, if no head could be fitted.
     """
-    of_layers = {LAST: [each for each in arrays if tap_of(each) == LAST] or list(arrays[-1:])}
-    if len(arrays) > 1:
-        of_layers["all"] = list(arrays)
-    keys = [groups[row] for row in split.train]
-    labels = labels_of(cache.manifest, split)
-    make = partial(make_head, seed=seed, cv=cv, device=device)
+    heads = _Heads(cache, arrays, rows, cv=cv, device=device)
+    plan = heads.plan()
+    jobs = [(seconds, partial(work, layers, head)) for layers, head, seconds, work in plan]
+    trials = []
+    for (layers, head, *_), attempt in zip(plan, attempt_within(budget_seconds, jobs), strict=True):
+        if attempt.result is None:
+            names = tuple(each.name for each in heads.of_layers.get(layers, ()))
+            trials.append(FrozenTrial(head=head, layers=layers, arrays=names, skipped=attempt.skipped))
+        else:
+            trials.append(replace(attempt.result, seconds=attempt.seconds))
+    return trials
 
-    @remembered
-    def prepared(layers: str) -> PreprocessedBlocks:
-        names = [each.name for each in of_layers[layers]]
-        blocks = cache.blocks(names, split.train)
-        fitted, _ = fit_preprocessing(PREPROCESSING, blocks, tuple(each.dim for each in of_layers[layers]))
-        return PreprocessedBlocks(blocks, fitted, names)
 
-    def fit(layers: str, head: str) -> FrozenTrial:
-        left_out = make(head).fit(prepared(layers), labels, groups=keys).report["left_out"]
+class _Heads:
+    """Heads on stored layers, cross-validated on the same training rows."""
+
+    def __init__(
+        self,
+        cache: StoredFeatures,
+        arrays: Sequence[ArraySpec],
+        rows: ChosenRows,
+        *,
+        cv: int,
+        device: str | None,
+    ) -> None:
+        self._cache, self._arrays, self._rows, self._cv, self._device = cache, arrays, rows, cv, device
+        self._labels, self._groups = rows.train_labels, rows.train_groups
+        self._make = partial(make_head, seed=rows.options.seed, cv=cv, device=device)
+        self._prepared: dict[str, PreprocessedBlocks] = {}
+        self.of_layers = {LAST: [each for each in arrays if tap_of(each) == LAST] or list(arrays[-1:])}
+        if len(arrays) > 1:
+            self.of_layers["all"] = list(arrays)
+
+    def plan(self) -> Sequence[tuple[str, str, float, Callable[[str, str], FrozenTrial]]]:
+        """List layers, head, expected seconds and the work of each trial, in the order of the trials."""
+        plan = [(LAST, head, self._seconds(LAST, head), self._fit) for head in LAST_HEADS]
+        if "all" in self.of_layers:
+            plan += [("all", head, self._seconds("all", head), self._fit) for head in INNER_HEADS]
+            # A search fits ridge on all layers, then its head on the short list and on the last layer.
+            seconds = self._seconds("all", "ridge")
+            seconds += (N_SHORT_LIST + 1) * self._seconds("all", SEARCH_HEAD)
+            plan.append(("searched", SEARCH_HEAD, seconds, self._search))
+        return plan
+
+    def _seconds(self, layers: str, head: str) -> float:
+        columns = sum(each.dim for each in self.of_layers[layers])
+        size = ProblemSize(n=len(self._labels), d=columns, n_classes=len(set(self._labels)), n_folds=self._cv)
+        return estimated_seconds(head, size)
+
+    def _fit(self, layers: str, head: str) -> FrozenTrial:
+        fitted = self._make(head).fit(self._blocks(layers), self._labels, groups=self._groups)
+        left_out = fitted.report["left_out"]
         return FrozenTrial(
             head=head,
             layers=layers,
-            arrays=tuple(each.name for each in of_layers[layers]),
+            arrays=tuple(each.name for each in self.of_layers[layers]),
             accuracy=left_out["accuracy"],
             log_loss=left_out["log_loss"],
         )
 
-    def search(layers: str, head: str) -> FrozenTrial:
+    def _search(self, layers: str, head: str) -> FrozenTrial:
         found = search_layers(
-            cache, arrays, split, groups=groups, seed=seed, cv=cv, preprocess=PREPROCESSING, device=device,
-            short_list_head=partial(make, head),
-        ).chosen  # fmt: skip
+            self._cache,
+            self._arrays,
+            self._rows.split,
+            groups=self._rows.groups,
+            seed=self._rows.options.seed,
+            cv=self._cv,
+            preprocess=PREPROCESSING,
+            device=self._device,
+            short_list_head=partial(self._make, head),
+        ).chosen
         return FrozenTrial(
             head=head,
             layers=layers,
@@ -133,56 +174,35 @@ def try_frozen(
             log_loss=found.head_log_loss,
         )
 
-    def expected(layers: str, head: str) -> float:
-        columns = sum(each.dim for each in of_layers[layers])
-        size = ProblemSize(n=len(labels), d=columns, n_classes=len(set(labels)), n_folds=cv)
-        return estimated_seconds(head, size)
-
-    plan = [(LAST, head, expected(LAST, head), fit) for head in LAST_HEADS]
-    if "all" in of_layers:
-        plan += [("all", head, expected("all", head), fit) for head in INNER_HEADS]
-        # Ridge on everything, then the head on the short list and on the last layer.
-        seconds = expected("all", "ridge") + (N_SHORT_LIST + 1) * expected("all", SEARCH_HEAD)
-        plan.append(("searched", SEARCH_HEAD, seconds, search))
-    trials = []
-    errors = []
-    jobs = [(seconds, partial(work, layers, head)) for layers, head, seconds, work in plan]
-    for (layers, head, *_), attempt in zip(plan, attempt_within(budget_seconds, jobs), strict=True):
-        if attempt.error is not None:
-            errors.append(attempt.error)
-        if attempt.result is None:
-            names = tuple(each.name for each in of_layers.get(layers, ()))
-            trials.append(FrozenTrial(head=head, layers=layers, arrays=names, skipped=attempt.skipped))
-        else:
-            trials.append(replace(attempt.result, seconds=attempt.seconds))
-    if errors and not any(each.accuracy is not None for each in trials):
-        raise errors[0]
-    return trials
+    def _blocks(self, layers: str) -> PreprocessedBlocks:
+        """Fit the preprocessing of some layers once, for all heads on these layers."""
+        if layers not in self._prepared:
+            arrays = self.of_layers[layers]
+            names = [each.name for each in arrays]
+            blocks = self._cache.blocks(names, self._rows.split.train)
+            fitted, _ = fit_preprocessing(PREPROCESSING, blocks, tuple(each.dim for each in arrays))
+            self._prepared[layers] = PreprocessedBlocks(blocks, fitted, names)
+        return self._prepared[layers]
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Give the trial of the highest left-out accuracy, of equals the first; None where none was done."""
+    """Return the trial of the highest left-out accuracy, the first one in a tie; None if none was done."""
     done = [each for each in trials if each.accuracy is not None]
     return max(done, key=lambda each: each.accuracy or 0.0, default=None)
 
 
-def labels_of(manifest: Manifest, split: Split) -> list[str]:
-    """Labels of the training rows."""
-    return [str(manifest.labels[row]) for row in split.train]
-
-
 def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **others: Any) -> Evidence:
-    """Put together what heads and images say.
+    """Put together the evidence of heads and images.
 
-    Where no head on the last layer could be fitted, the best of the others stands for it.
+    Where no head on the last layer could be fitted, the best of the other heads stands in.
 
     Parameters
     ----------
     trials : sequence of FrozenTrial
-        One at least was done.
+        Trials, of which at least one was done.
     class_counts : sequence of int
         Training images of each class.
-    others
+    **others
         Further fields of `Evidence`.
     """
     best = best_of(trials)
