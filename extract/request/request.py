@@ -17,7 +17,7 @@ from toptune.extract.backbone.transform_options import check_transform_options
 from toptune.extract.images.decode import MAX_PIXELS
 from toptune.extract.images.source import ImageSource
 from toptune.extract.request.key import request_key
-from toptune.extract.sources.opening import open_source
+from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.machine.dask_cluster import check_address
 from toptune.machine.watch import Watch
 from toptune.store.arrays.units import shard_units
@@ -190,8 +190,7 @@ def make_requests(models: Sequence[str], given: Mapping[str, Any]) -> list[Extra
 def _opened(data: str | os.PathLike[str] | ImageSource, split: str | None) -> tuple[str, str | None] | None:
     if not isinstance(data, str | os.PathLike):
         return None
-    # What is no path is a name, the same everywhere.
-    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data), split
+    return absolute_place(data), split
 
 
 def _open_existing(store: str | os.PathLike[str] | FeatureStore) -> FeatureStore | None:

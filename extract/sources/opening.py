@@ -54,6 +54,14 @@ _KINDS: tuple[tuple[str, _Find, _Open], ...] = (
 )
 
 
+def absolute_place(data: str | os.PathLike[str]) -> str:
+    """Return DATA as another process, with another working folder, can open it.
+
+    Paths become absolute; the name of a built-in data set is the same everywhere.
+    """
+    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data)
+
+
 def open_place(path: Path) -> ImageSource:
     """Open a folder or a file of whatever kind it is.
 

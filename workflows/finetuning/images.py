@@ -1,7 +1,6 @@
 """Images for fine-tuning: read, augmented and cached by threads, ahead of the network."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -14,10 +13,13 @@ from PIL import Image
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageSource
+from toptune.machine.ahead import ahead
 from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetuning.augmentation import Augmentation
 
 BATCHES_AHEAD = 2
+# Images that are looked at beyond the one whose outcome is waited for.
+_LOOKED_AHEAD = 64
 # A training image is shrunk to this many times the network's input before it is cropped: random crops
 # seldom have more pixels than the input then, and a set of thousands fits into memory.
 KEPT_EDGES = 2
@@ -87,9 +89,12 @@ class ImageLoader:
             Called with 1 as each image is done.
         """
         failed = {}
-        for row, outcome in self._ahead(rows, lambda row: self._outcome(row, is_training)):
-            if isinstance(outcome, str):
-                failed[row] = outcome
+        looked = ahead(
+            rows, lambda row: self._pool.submit(self._outcome, int(row), is_training), _LOOKED_AHEAD
+        )
+        for row, future in looked:
+            if (reason := future.result()) is not None:
+                failed[int(row)] = reason
             seen(1)
         return failed
 
@@ -113,31 +118,14 @@ class ImageLoader:
     def _stacked(
         self, batches: Sequence[Sequence[int]], pixels: Callable[[int], Pixels]
     ) -> Iterator[torch.Tensor]:
-        def stack(rows: Sequence[int], waiting: Sequence[Future[Pixels]]) -> torch.Tensor:
+        def submit(rows: Sequence[int]) -> list[Future[Pixels]]:
+            return [self._pool.submit(pixels, int(row)) for row in rows]
+
+        for rows, waiting in ahead(batches, submit, BATCHES_AHEAD):
             found = np.empty((len(rows), *self._backbone.transform.size, 3), dtype=np.uint8)
             for place, future in enumerate(waiting):
                 found[place] = future.result()
-            return torch.from_numpy(found)
-
-        ahead: deque[tuple[Sequence[int], list[Future[Pixels]]]] = deque()
-        for rows in batches:
-            ahead.append((rows, [self._pool.submit(pixels, int(row)) for row in rows]))
-            if len(ahead) > BATCHES_AHEAD:
-                yield stack(*ahead.popleft())
-        while ahead:
-            yield stack(*ahead.popleft())
-
-    def _ahead(
-        self, rows: Sequence[int], work: Callable[[int], str | None]
-    ) -> Iterator[tuple[int, str | None]]:
-        waiting: deque[tuple[int, Future[str | None]]] = deque()
-        for row in rows:
-            waiting.append((int(row), self._pool.submit(work, int(row))))
-            if len(waiting) > 64:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for row, future in waiting:
-            yield row, future.result()
+            yield torch.from_numpy(found)
 
     def _outcome(self, row: int, is_training: bool) -> str | None:
         try:

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.images.source import ImageSource
-from toptune.extract.sources.opening import open_source
+from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.store.datasets.manifest import Manifest
-from toptune.train.rows.chosen_rows import check_classes, rows_digest
-from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.splits import Split, group_keys, held_out, split_manifest
+from toptune.train.rows.chosen_rows import choose_rows, rows_digest
+from toptune.train.rows.splits import Split, held_out
 from toptune.workflows.finetuning.augmentation import Augmentation
 from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import Learner
@@ -176,25 +174,15 @@ def make_task(
     precision = resolve_precision(options.precision, device)
     source = open_source(data)
     manifest = source.manifest()
-    rows = options.rows
-    split = split_manifest(
-        manifest,
-        seed=rows.seed,
-        test_fraction=rows.test_fraction,
-        val=rows.val,
-        group_by=rows.group_by,
-        resplit=rows.resplit,
-    )
-    split = draw_training_rows(split, manifest, shots=rows.shots, train_size=rows.train_size, seed=rows.seed)
-    classes, counts = check_classes(manifest, split, cv=None, is_cross_validated=False)
-    strange = sorted({str(manifest.labels[row]) for row in split.test} - set(classes))
+    # Images that cannot be read show when they are looked at, and are left out or refused then.
+    rows = choose_rows(manifest, options.rows, cv=None)
+    strange = sorted({str(manifest.labels[row]) for row in rows.split.test} - set(rows.classes))
     if strange:
         raise InputError(
             f"{len(strange)} classes of the test rows have no training row, for instance {strange[0]!r}; "
             "train with rows of them or leave them out of the test split"
         )
-    groups = manifest.ids if rows.group_by is None else group_keys(manifest, rows.group_by)
-    validation = draw_validation(manifest, split.train, groups=groups, options=options)
+    validation = draw_validation(manifest, rows.split.train, groups=rows.groups, options=options)
     backbone = load_backbone(
         model,
         weights=options.weights,
@@ -203,23 +191,17 @@ def make_task(
         model_kwargs=options.model_kwargs,
     )
     return FineTuneTask(
-        data=_place(data, source),
+        data=absolute_place(data) if isinstance(data, str | os.PathLike) else source.name,
         source=source,
         manifest=manifest,
         model=model,
         backbone=backbone,
         precision=precision,
-        split=split,
+        split=rows.split,
         validation=validation,
-        classes=dict(zip(classes, counts, strict=True)),
+        classes=rows.classes,
         options=options,
     )
-
-
-def _place(data: str | os.PathLike[str] | ImageSource, source: ImageSource) -> str:
-    if not isinstance(data, str | os.PathLike):
-        return source.name
-    return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data)
 
 
 def draw_validation(
