@@ -1,62 +1,91 @@
 """`ShrinkageDiscriminantClassifier`: linear discriminant analysis from one pass over the rows."""
 
-import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from toptune.errors import InputError
-from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
+from toptune.train.passes.sums import FoldSums
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import values_of
 from toptune.train.solvers.class_moments import ClassMoments
 
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6, 0.9)
-# What a fit is going to do, said before it does it.
 
 
 class ShrinkageDiscriminantClassifier(ScoredClassifier):
-    """Linear discriminant analysis, its covariance shrunk to a multiple of the identity.
+    """Linear discriminant analysis, the covariance shrunk toward a multiple of the identity.
 
-    Class sums and one Gram matrix a fold, all from one pass, give every shrinkage without every fold; a
-    second pass scores the rows left out. The fit is that of scikit-learn's
-    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)``. With fewer rows than columns it is taken in
-    the coordinates of the rows' span, which changes nothing.
+    All classes share the covariance ``(1 - shrinkage) S + shrinkage v I``, where S is the covariance within
+    classes and v the mean of its diagonal; scores are log-posteriors but for a constant. Class sums and one
+    Gram matrix a fold, all from one pass, give every shrinkage without every fold; a second pass scores the
+    rows left out. The fit is that of scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr",
+    shrinkage=s)``. With fewer rows than columns it is taken in the coordinates of the rows' span, which gives
+    the same answer.
 
     Parameters
     ----------
     shrinkage : float, sequence of float or None
-        From 0 (the covariance as it is) to 1 (a sphere); a number is fixed, a sequence a grid, None is
-        `SHRINKAGES`.
+        From 0 (the covariance as it is) to 1 (a sphere). A number is fixed, a sequence is a grid, None stands
+        for `SHRINKAGES`.
     cv : int or "leave-one-group-out"
-        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict
-        Weights of the classes, in their shares as in the covariance.
+        Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency. The
+        classes' shares are weighted too.
     random_state : int, RandomState or None
         Seed of the folds.
     device : str or None
+        torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+        A fit whose projected peak is above is refused; None is half of the machine's memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     coef_ : ndarray of float64, shape (n_classes, d)
     intercept_ : ndarray of float64, shape (n_classes,)
-    shrinkage_, temperature_ : float
+        Scores of a row x are ``coef_ @ x + intercept_``.
+    shrinkage_ : float
+        Chosen value.
+    temperature_ : float
+        Probabilities are ``softmax(scores / temperature_)``.
     report_ : HeadReport
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
+    NumericalError
+        By ``fit``: if no jitter makes a covariance positive definite.
+
+    References
+    ----------
+    Friedman 1989 (regularized discriminant analysis), with one covariance for all classes.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import ShrinkageDiscriminantClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = ShrinkageDiscriminantClassifier(random_state=0).fit(X, y)
+    >>> round(head.score(X, y), 2), head.shrinkage_
+    (0.98, 0.03)
     """
 
     def __init__(
@@ -75,69 +104,82 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
-        start = time.perf_counter()
-        shrinkages, device = _checked(self.shrinkage), device_of(self.device)
-        rows, classes, _ = rows_to_fit(self, X, y, groups)
-        n, d = rows.blocks.shape
-        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
-        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=limit_bytes)
+    def _check(self) -> None:
+        _shrinkages(self.shrinkage)
+
+    def _fit(self, given: FitInputs) -> None:
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        shrinkages = _shrinkages(self.shrinkage)
+        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
         peak_bytes = one_pass_peak_bytes(
-            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=len(classes), n_folds=rows.n_folds,
+            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_folds,
             block_rows=block_rows, n_penalties=len(shrinkages), n_finalists=len(shrinkages),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
-        check_memory(
+        given.check_memory(
             peak_bytes,
-            limit_bytes=limit_bytes,
             what=f"lda on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
-        plan_logger.info("lda: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, limit_bytes // 2**20)
-        maps = linear_maps(rows.blocks, device=device)
-        (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device)
-        seconds = {"pass": time.perf_counter() - start}
-        gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
-        betas = sums.gram.new_zeros((len(shrinkages), rows.n_folds, gram.shape[0], len(classes)))
-        jitter = 0.0
-        for fold in range(rows.n_folds):
-            # Nothing is predicted for a fold without rows.
-            if float(sums.weights[fold]) == 0:
-                continue
-            moments = ClassMoments.of(gram - sums.gram[fold], cross - sums.cross[fold], n_columns=d)
-            for at, shrinkage in enumerate(shrinkages):
-                betas[at, fold], added = moments.solve(shrinkage)
-                jitter = max(jitter, added)
-        on_basis = [torch.cat([maps.on_basis(0, beta[:, :-1]), beta[:, -1:]], dim=1) for beta in betas]
+        plan_logger.info(
+            "lda: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, given.limit_bytes // 2**20
+        )
+        maps = linear_maps(rows.blocks, device=given.device)
+        (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=given.device)
+        seconds = {"pass": given.seconds}
+        fits, fold_jitter = _without_each_fold(sums, shrinkages, n_columns=d)
+        on_basis = [torch.cat([maps.on_basis(0, fit[:, :-1]), fit[:, -1:]], dim=1) for fit in fits]
         left, _ = predict_left_out(
-            rows, maps, [(0, beta) for beta in on_basis], block_rows=block_rows, device=device
+            rows, maps, [(0, fit) for fit in on_basis], block_rows=block_rows, device=given.device
         )
         settings = [{"shrinkage": shrinkage} for shrinkage in shrinkages]
         compared = compare(settings, left, codes=rows.codes, weights=rows.weights)
-        beta, added = ClassMoments.of(gram, cross, n_columns=d).solve(compared.chosen["shrinkage"])
-        jitter = max(jitter, added)
-        seconds["total"] = time.perf_counter() - start
-        self.classes_ = classes
+        self.shrinkage_, self.temperature_ = compared.chosen["shrinkage"], compared.temperature
+        moments = ClassMoments.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0), n_columns=d)
+        beta, jitter = moments.solve(self.shrinkage_)
+        seconds["total"] = given.seconds
         self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
         self.intercept_ = beta[-1].cpu().numpy()
-        self.shrinkage_, self.temperature_ = compared.chosen["shrinkage"], compared.temperature
         self.report_ = compared.report(
             rows,
             solver="linear discriminant analysis, shrinkage cross-validated from one pass's sums",
             calibration="posteriors with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
             seconds=seconds,
-            notes=_notes(jitter),
+            notes=_notes(max(fold_jitter, jitter)),
         )
-        return self
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)
 
 
-def _checked(given: Any) -> list[float]:
+def _without_each_fold(
+    sums: FoldSums, shrinkages: Sequence[float], *, n_columns: int
+) -> tuple[Tensor, float]:
+    """Fit every shrinkage without every fold.
+
+    Returns
+    -------
+    Tensor of float64, shape (n_shrinkages, n_folds, r + 1, n_classes)
+        Coefficients, the intercept last; 0 for a fold without rows, for which nothing is predicted.
+    float
+        Largest jitter that a covariance took.
+    """
+    gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
+    n_folds, jitter = len(sums.gram), 0.0
+    fits = sums.gram.new_zeros((len(shrinkages), n_folds, *cross.shape))
+    for fold in range(n_folds):
+        if float(sums.weights[fold]) == 0:
+            continue
+        moments = ClassMoments.of(gram - sums.gram[fold], cross - sums.cross[fold], n_columns=n_columns)
+        for at, shrinkage in enumerate(shrinkages):
+            fits[at, fold], added = moments.solve(shrinkage)
+            jitter = max(jitter, added)
+    return fits, jitter
+
+
+def _shrinkages(given: float | Sequence[float] | None) -> list[float]:
     values = values_of(given, SHRINKAGES, "shrinkage")
     for value in values:
         if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):

@@ -1,85 +1,108 @@
 """`FalkonLogisticClassifier`: Nystrom kernel softmax regression, for probabilities."""
 
-import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.machine.devices import device_of
-from toptune.machine.memory import memory_limit_bytes
 from toptune.machine.plans import plan_logger
-from toptune.machine.precision import full_precision
-from toptune.train.estimators.falkon import FLOAT64_WORK, WIDTHS, check_kernel_options, spread_of
-from toptune.train.estimators.fit_report import FitReport
-from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.falkon import (
+    check_kernel_options,
+    drawn_centers,
+    kernels_of,
+    sizes_of,
+    takes_float64,
+)
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.estimators.fit_report import Basis, FitReport, Record
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
-from toptune.train.kernels.centers import choose_centers
-from toptune.train.kernels.kernels import kernel_of, median_distance
 from toptune.train.logistic.fit import LogisticFit, fit_logistic
 from toptune.train.logistic.plan import LogisticPlan, plan_logistic
 from toptune.train.passes.training_rows import TrainingRows
-from toptune.train.rows.block_reading import refuse_non_finite, to_tensor
+from toptune.train.rows.block_reading import to_tensor
 from toptune.train.rows.grids import grid_of
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
-from toptune.train.solvers.solver_choice import Sizes
-
-# What a fit is going to do, said before it does it.
 
 
 class FalkonLogisticClassifier(ScoredClassifier):
     """Softmax regression on Nystrom centers: `FalkonClassifier` with the log-loss.
 
-    Minimizes ``(1/n) sum w_i logloss(softmax(f(x_i)), y_i) + penalty ||f||^2`` over f in the span of
-    the centers plus intercepts that no penalty touches. Slower than the squared loss, which has its
-    answer in closed form; its scores are log-probabilities by themselves. The width is chosen by
-    squared loss in one pass, the penalty by the log-loss of the logistic fits' own left-out rows, both
-    on at most 2000 of the centers, and the fit on all rows and centers follows. `X` is used as given:
-    standardise it in a pipeline, or train through `toptune.train.train`.
+    The fit minimizes ``(1/n) sum_i w_i logloss(softmax(f(x_i) + b), y_i) + penalty |f|^2`` over f in the span
+    of the centers' kernel functions, with intercepts b that no penalty touches. This takes longer than the
+    squared loss, whose answer is in closed form, but scores are log-probabilities by themselves. The width is
+    chosen by squared loss in one pass, and the penalty by the log-loss of the logistic fits' own left-out
+    rows, both on at most 2,000 of the centers; the fit on all rows and centers follows. `X` is used as given:
+    standardize it in a pipeline, or train through `toptune.train.train`.
 
     Parameters
     ----------
     kernel : {"gaussian", "laplacian", "matern12", "matern32", "matern52", "linear"}
+        With Euclidean distance d, gaussian is ``exp(-d^2 / (2 sigma^2))`` and laplacian ``exp(-d / sigma)``.
     sigma : float, sequence of float or None
-        Width; a number is fixed, a sequence a grid, None the multiples `WIDTHS` of the median distance
-        between centers.
+        Width of the kernel, in units of the features. A number is fixed, a sequence is a grid, None stands
+        for the multiples `WIDTHS` of the median distance between centers.
     penalty : float, sequence of float or None
-        λ of ``(1/n) loss + λ norm^2``; scikit-learn's C is ``1 / (2 n λ)``. A number is fixed (its
-        left-out figures are reported all the same), a sequence a grid, None a default grid in units of
-        the total variance of the features. The grid is followed from its largest value down, and left
-        once the left-out log-loss has risen twice.
+        The λ of the equation above; scikit-learn's C is ``1 / (2 n λ)``. A number is fixed (its left-out
+        figures are reported all the same), a sequence is a grid, None a default grid in units of the total
+        variance of the features. The grid is followed from its largest value down, and left once the left-out
+        log-loss has risen twice.
     n_centers : int
         Nystrom centers M; ``min(n_centers, n)`` are used.
     centers : {"uniform", "class-balanced", "kmeans++"}
         How centers are drawn from the training rows; see `choose_centers`.
     cv : int or "leave-one-group-out"
-        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict
+        Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency.
     random_state : int, RandomState or None
-        Seed of centers and folds.
+        Seed of the centers and folds.
     device : str or None
-        torch device; None is the CPU.
+        torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+        A fit whose projected peak is above is refused; None is half of the machine's memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     centers_ : ndarray, shape (rank, d)
     dual_coef_ : ndarray of float64, shape (rank, n_classes)
     intercept_ : ndarray of float64, shape (n_classes,)
-    sigma_, penalty_, temperature_ : float
-        Chosen values; ``predict_proba`` is ``softmax(scores / temperature_)``, the temperature near 1.
+        Scores of a row x are ``k(x, centers_) @ dual_coef_ + intercept_``.
+    sigma_, penalty_ : float
+        Chosen values; the width of the linear kernel is None.
+    temperature_ : float
+        Near 1. Probabilities are ``softmax(scores / temperature_)``.
     report_ : FitReport
-        Its ``squared_error`` is that of left-out probabilities (Brier score); its table has the penalties,
+        The ``squared_error`` is that of left-out probabilities (Brier score). The table has the penalties,
         then the widths that the squared loss compared.
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
+    NumericalError
+        By ``fit``: if no combination of the grid can be solved.
 
     References
     ----------
-    Marteau-Ferey, Bach & Rudi 2019 (generalized self-concordant losses); Meanti et al. 2020
-    (LogisticFALKON, for two classes); see `toptune.train.logistic.path` for what is done here.
+    Marteau-Ferey, Bach & Rudi 2019 (generalized self-concordant losses); Meanti et al. 2020 (LogisticFALKON,
+    for two classes). `toptune.train.logistic.path` says what is done here.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import FalkonLogisticClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = FalkonLogisticClassifier(n_centers=20, penalty=1e-4, random_state=0).fit(X, y)
+    >>> round(head.score(X, y), 2)
+    0.98
+    >>> 0.9 < head.temperature_ < 1.1
+    True
     """
 
     def __init__(
@@ -106,60 +129,29 @@ class FalkonLogisticClassifier(ScoredClassifier):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
-        with full_precision():
-            return self._fit(X, y, groups)
-
-    def _fit(self, X: Any, y: Any, groups: Sequence[str] | None) -> Self:
-        start = time.perf_counter()
+    def _check(self) -> None:
         check_kernel_options(self)
-        sigmas, penalties = grid_of(self.sigma, "sigma"), grid_of(self.penalty, "penalty")
-        device = device_of(self.device)
-        rows, classes, seed = rows_to_fit(self, X, y, groups)
-        blocks, codes, n_folds = rows.blocks, rows.codes, rows.n_folds
-        n, d = blocks.shape
-        n_centers = min(self.n_centers, n)
-        is_exact = blocks.dtype == np.float64 or n * n_centers * d <= FLOAT64_WORK
+        grid_of(self.penalty, "penalty")
+
+    def _fit(self, given: FitInputs) -> None:
+        rows = given.rows
+        n_centers = min(self.n_centers, rows.n)
+        is_exact = takes_float64(rows.blocks, n_centers)
         plan = plan_logistic(
-            Sizes(
-                n=n,
-                d=d,
-                n_centers=n_centers,
-                n_classes=len(classes),
-                n_widths=1 if self.kernel == "linear" else len(sigmas or WIDTHS),
-                n_penalties=len(RELATIVE_PENALTIES),
-                n_folds=n_folds,
-                value_bytes=8 if is_exact else 4,
-                limit_bytes=self.memory_limit_bytes or memory_limit_bytes(),
-            )
+            sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact)
         )
         plan_logger.info("%s", plan)
-        center_rows = choose_centers(
-            codes, self.n_centers, how=self.centers, seed=seed, blocks=blocks, limit_bytes=plan.limit_bytes
-        )
-        values = blocks.take(center_rows)
-        refuse_non_finite(values, center_rows)
-        centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=device)
-        widths: list[float | None] = [None]
-        if self.kernel != "linear":
-            spread = spread_of(centers)
-            widths = list(sigmas or [multiple * median_distance(spread) for multiple in WIDTHS])
-        setup_seconds = time.perf_counter() - start
+        center_rows, values = drawn_centers(self, given)
+        centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
+        kernels = kernels_of(self, centers)
+        setup_seconds = given.seconds
         fitted = fit_logistic(
-            rows,
-            [kernel_of(self.kernel, width) for width in widths],
-            centers,
-            penalties=penalties,
-            plan=plan,
-            seed=seed,
+            rows, kernels, centers, penalties=grid_of(self.penalty, "penalty"), plan=plan, seed=given.seed
         )
-        self.classes_ = classes
         self.centers_ = fitted.centers.cpu().numpy()
         self.dual_coef_ = fitted.dual.cpu().numpy()
         self.intercept_ = fitted.intercept.cpu().numpy()
-        self.sigma_ = fitted.sigma
-        self.penalty_ = fitted.chosen.penalty
+        self.sigma_, self.penalty_ = fitted.sigma, fitted.chosen.penalty
         self.temperature_ = fitted.chosen.temperature
         self.report_ = logistic_report(
             fitted,
@@ -169,10 +161,9 @@ class FalkonLogisticClassifier(ScoredClassifier):
             is_exact=is_exact,
             setup_seconds=setup_seconds,
         )
-        return self
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return kernel_scores(self, X)
 
 
@@ -185,23 +176,24 @@ def logistic_report(
     is_exact: bool,
     setup_seconds: float,
 ) -> FitReport:
-    """Put together what a fit has to say."""
+    """Return the report of a fit that `fit_logistic` made."""
     chosen, whitening = fitted.chosen, fitted.whitening
     n, d = rows.blocks.shape
-    warnings = list(fitted.warnings)
-    if whitening.n_dropped:
-        warnings.insert(
-            0, f"{whitening.n_dropped} of {n_centers} centers are spanned by the others and were dropped"
-        )
+    basis = Basis(
+        n_centers=n_centers,
+        rank=whitening.rank,
+        n_dropped=whitening.n_dropped,
+        smallest_pivot=whitening.smallest_pivot,
+    )
     return FitReport(
         solver="falkon-logistic",
         n_rows=n,
         n_features=d,
         n_folds=rows.n_folds,
-        n_centers=n_centers,
-        rank=whitening.rank,
-        n_dropped=whitening.n_dropped,
-        smallest_pivot=whitening.smallest_pivot,
+        n_centers=basis.n_centers,
+        rank=basis.rank,
+        n_dropped=basis.n_dropped,
+        smallest_pivot=basis.smallest_pivot,
         precision="float64" if is_exact else "float32",
         jitter=fitted.jitter,
         n_clipped=0,
@@ -212,7 +204,7 @@ def logistic_report(
         accuracy=chosen.accuracy,
         log_loss=chosen.log_loss,
         table=_table(fitted),
-        warnings=warnings,
+        warnings=basis.warned(fitted.warnings),
         n_passes=fitted.n_passes,
         peak_bytes=plan.peak_bytes,
         plan=plan.to_dict(),
@@ -222,10 +214,12 @@ def logistic_report(
     )
 
 
-def _table(fitted: LogisticFit) -> list[dict[str, Any]]:
+def _table(fitted: LogisticFit) -> list[Record]:
     """Return the penalties of the logistic path, then what the choice of the width compared."""
-    penalties = [{"loss": "logistic", "sigma": fitted.sigma, **row} for row in fitted.chosen.table]
-    widths = [
+    penalties: list[Record] = [
+        {"loss": "logistic", "sigma": fitted.sigma, **row} for row in fitted.chosen.table
+    ]
+    widths: list[Record] = [
         {
             "loss": "squared",
             "sigma": row.sigma,

@@ -1,5 +1,6 @@
-"""From a solution to its `FitReport`."""
+"""`FitReport` and `HeadReport`: what a fit has to say for itself, typed until it is written as JSON."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -7,20 +8,70 @@ from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.one_pass import Solution
 from toptune.train.solvers.selection import Candidate
 
+# A row of a table or an account: names and JSON values.
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOutFigures:
+    """Figures of the chosen fit on training rows that it was not fitted to, named alike for every head.
+
+    Attributes
+    ----------
+    accuracy : float or None
+        Over all rows, weighted as the fit weighs them.
+    log_loss : float or None
+        At the chosen temperature, over at most `CALIBRATION_ROWS` of the rows.
+    n_rows : int
+        Number of training rows.
+    """
+
+    accuracy: float | None
+    log_loss: float | None
+    n_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Centers of a kernel fit, and what they span.
+
+    Attributes
+    ----------
+    n_centers : int
+        Centers that were drawn or given.
+    rank : int
+        Features that they span.
+    n_dropped : int
+        Centers that were dropped because the others span them.
+    smallest_pivot : float
+        Smallest pivot kept of the centers' kernel matrix, relative to the largest.
+    """
+
+    n_centers: int
+    rank: int
+    n_dropped: int = 0
+    smallest_pivot: float
+
+    def warned(self, warnings: Sequence[str]) -> list[str]:
+        """Return warnings, the first of them about centers that were dropped."""
+        if not self.n_dropped:
+            return list(warnings)
+        dropped = f"{self.n_dropped} of {self.n_centers} centers are spanned by the others and were dropped"
+        return [dropped, *warnings]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """JSON-able account of one fit; nothing that went other than asked is left out.
+    """Account of one fit of ridge or a kernel head; nothing that went other than asked is left out.
 
     Attributes
     ----------
     solver : str
         ``"nystrom"``, ``"falkon"``, ``"falkon-lib"``, ``"falkon-logistic"``, ``"primal"`` or ``"dual"``.
     n_rows, n_features, n_folds : int
-    n_centers, rank, n_dropped : int
-        Centers used, features that they span, centers dropped because others span them.
-    smallest_pivot : float
-        Smallest pivot kept of the centres' kernel matrix, relative to the largest.
+        Sizes of the training rows.
+    n_centers, rank, n_dropped, smallest_pivot
+        As in `Basis`.
     precision : str
         Arithmetic of kernel blocks; sums and systems are always float64.
     jitter : float
@@ -29,13 +80,16 @@ class FitReport:
         Closed-form errors that canceled to below 0.
     sigma : float or None
         Chosen width.
-    penalty, temperature, squared_error, accuracy, log_loss : float
-        Chosen penalty and the figures of its left-out predictions.
+    penalty, temperature : float
+        Chosen penalty, and the temperature that calibrates the scores.
+    squared_error, accuracy, log_loss : float or None
+        Figures of the left-out predictions of the chosen fit.
     calibration : str
-        What the probabilities are.
+        How the probabilities are calibrated.
     table : list of dict
-        Everything compared.
+        Everything that was compared.
     warnings : list of str
+        What a user should know.
     n_passes : int
         Times the rows were read.
     peak_bytes : int
@@ -45,6 +99,7 @@ class FitReport:
     iteration : dict or None
         Stop reason, products, residual history and tolerance of an iterative solve.
     seconds : dict
+        Seconds of each phase, and their total.
     """
 
     solver: str
@@ -64,43 +119,53 @@ class FitReport:
     squared_error: float | None
     accuracy: float | None
     log_loss: float | None
-    table: list[dict[str, Any]]
+    table: list[Record]
     warnings: list[str]
     n_passes: int
     peak_bytes: int
-    plan: dict[str, Any]
-    iteration: dict[str, Any] | None
+    plan: Record
+    iteration: Record | None
     seconds: dict[str, float]
     calibration: str = "softmax of scores with one temperature fitted out of fold"
 
+    @property
+    def left_out(self) -> LeftOutFigures | None:
+        """Left-out figures, where folds were left out."""
+        if self.n_folds == 1:
+            return None
+        return LeftOutFigures(accuracy=self.accuracy, log_loss=self.log_loss, n_rows=self.n_rows)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able mapping, with ``left_out`` figures where folds were left out."""
-        left_out = None
-        if self.n_folds > 1:
-            left_out = left_out_figures(self.accuracy, self.log_loss, self.n_rows)
-        return asdict(self) | {"left_out": left_out}
+        """Return a JSON-able mapping, with the `left_out` figures among its keys."""
+        return asdict(self) | {"left_out": None if self.left_out is None else asdict(self.left_out)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadReport:
-    """JSON-able account of one fit.
+    """Account of one fit of any other head.
 
     Attributes
     ----------
     solver : str
         What was done, in words.
     n_rows, n_features, n_folds : int
+        Sizes of the training rows.
     chosen : dict
         The head's parameters as chosen.
-    left_out : dict or None
-        See `left_out_figures`; None where nothing was left out.
+    left_out : LeftOutFigures or None
+        None where nothing was left out.
     temperature : float or None
+        Temperature that calibrates the scores; None where nothing is calibrated.
     calibration : str
-        What the probabilities are.
+        How the probabilities are calibrated.
     table : list of dict
-        Everything compared.
+        Everything that was compared.
+    warnings : list of str
+        What a user should know.
     peak_bytes : int
         Projected peak memory.
+    seconds : dict
+        Seconds of each phase, and their total.
     iteration : dict or None
         Stop reason, passes and tolerance of an iterative fit.
     """
@@ -109,60 +174,57 @@ class HeadReport:
     n_rows: int
     n_features: int
     n_folds: int
-    chosen: dict[str, Any]
-    left_out: dict[str, Any] | None
+    chosen: Record
+    left_out: LeftOutFigures | None
     temperature: float | None
     calibration: str
-    table: list[dict[str, Any]]
+    table: list[Record]
     warnings: list[str]
     peak_bytes: int
     seconds: dict[str, float]
-    iteration: dict[str, Any] | None = field(default=None)
+    iteration: Record | None = field(default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able mapping."""
         return asdict(self)
 
 
-def left_out_figures(accuracy: float | None, log_loss: float | None, n_rows: int) -> dict[str, Any]:
-    """Figures of the chosen fit on training rows that it was not fitted to, named alike for every head.
-
-    `accuracy` is over all `n_rows` rows, weighted as the fit weighs them; `log_loss` is at the chosen
-    temperature, of at most `CALIBRATION_ROWS` of them.
-    """
-    return {"accuracy": accuracy, "log_loss": log_loss, "n_rows": n_rows}
-
-
 def report_of(
     solution: Solution,
     rows: TrainingRows,
+    basis: Basis,
     *,
     solver: str,
-    n_centers: int,
-    rank: int,
-    n_dropped: int,
-    smallest_pivot: float,
     precision: str,
     peak_bytes: int,
+    plan: Record,
     setup_seconds: float,
-    plan: dict[str, Any] | None = None,
-    iteration: dict[str, Any] | None = None,
+    iteration: Record | None = None,
 ) -> FitReport:
-    """Put together what a fit has to say, chosen by `solve`."""
+    """Return the report of a fit that `solve` or `solve_once` made.
+
+    Parameters
+    ----------
+    solution : Solution
+        The fit, and how width, penalty and temperature were chosen.
+    rows : TrainingRows
+    basis : Basis
+    solver, precision, peak_bytes, plan, iteration
+        As in `FitReport`.
+    setup_seconds : float
+        Seconds before the first pass.
+    """
     chosen = solution.chosen
     n, d = rows.blocks.shape
-    warnings = list(solution.warnings)
-    if n_dropped:
-        warnings.insert(0, f"{n_dropped} of {n_centers} centers are spanned by the others and were dropped")
     return FitReport(
         solver=solver,
         n_rows=n,
         n_features=d,
         n_folds=rows.n_folds,
-        n_centers=n_centers,
-        rank=rank,
-        n_dropped=n_dropped,
-        smallest_pivot=smallest_pivot,
+        n_centers=basis.n_centers,
+        rank=basis.rank,
+        n_dropped=basis.n_dropped,
+        smallest_pivot=basis.smallest_pivot,
         precision=precision,
         jitter=solution.jitter,
         n_clipped=solution.n_clipped,
@@ -173,15 +235,15 @@ def report_of(
         accuracy=chosen.accuracy,
         log_loss=chosen.log_loss,
         table=[_table_row(row) for row in solution.table],
-        warnings=warnings,
+        warnings=basis.warned(solution.warnings),
         n_passes=solution.n_passes,
         peak_bytes=peak_bytes,
-        plan=plan or {"peak_bytes": peak_bytes},
+        plan=plan,
         iteration=iteration,
         seconds={"setup": setup_seconds, **solution.seconds},
         calibration=solution.calibration,
-    )  # fmt: skip
+    )
 
 
-def _table_row(candidate: Candidate) -> dict[str, Any]:
+def _table_row(candidate: Candidate) -> dict[str, object]:
     return {key: value for key, value in asdict(candidate).items() if key != "map_index"}

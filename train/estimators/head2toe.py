@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +11,20 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
-from toptune.machine.devices import device_of
-from toptune.machine.memory import memory_limit_bytes
 from toptune.machine.plans import plan_logger
-from toptune.machine.precision import full_precision
 from toptune.train.estimators.falkon import FalkonClassifier
-from toptune.train.estimators.fit_rows import training_rows
-from toptune.train.estimators.head2toe_final import FINALS, Final, fit_final
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.estimators.head2toe_final import FINALS, fit_final
 from toptune.train.estimators.ridge import StreamingRidgeClassifier
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.head2toe.columns import SELECTIONS, Columns, Layers
 from toptune.train.head2toe.cross_validation import Comparison, compare, fit_ridge
 from toptune.train.head2toe.fold_moments import FoldMoments, SummedFolds
 from toptune.train.head2toe.held_folds import HeldFolds
-from toptune.train.head2toe.plan import Plan, plan_head2toe
+from toptune.train.head2toe.plan import plan_head2toe
 from toptune.train.head2toe.ranking import Ranking, gram_paths, rules_of, softmax_paths
-from toptune.train.head2toe.report import FinalFit, Head2ToeReport, head2toe_report
+from toptune.train.head2toe.report import FinalFit, head2toe_report
 from toptune.train.head2toe.selected_blocks import SelectedBlocks
-from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.inputs import predict_inputs
@@ -39,58 +35,89 @@ SHARES = (0.3, 0.1, 0.03)
 
 
 class Head2ToeClassifier(ScoredClassifier):
-    """Head2Toe (Evci et al. 2022): a group lasso ranks the columns of all layers, the best are kept.
+    """Head2Toe: a group lasso ranks the columns of all layers, and a head is fitted to the best of them.
 
-    A column's score is the length of its weights over the classes. Fraction, group penalty and the ridge
+    The score of a column is the length of its weights over the classes. Fraction, group penalty and the ridge
     penalty of the head on what is kept are cross-validated on the rows given, with the ranking made anew
-    without each fold. Columns are taken as they are: Head2Toe divides each layer by its length first (step
+    without each fold. Columns are taken as they are; the paper divides each layer by its length first (step
     ``l2`` of `toptune.train.fit_preprocessing`).
 
     Parameters
     ----------
     solver : {"gram", "softmax"}
-        What ranks: the squared loss on centered columns, from their second moments without a further pass;
-        or the paper's cross-entropy without intercept, in many passes over the rows.
+        What ranks: the squared loss on centered columns, from their second moments without a further pass; or
+        the paper's cross-entropy without intercept, in many passes over the rows.
     selection : {"feature", "layer"}
         Rank columns over all layers together, or keep whole layers by the mean score of their columns.
     fraction : float, sequence of float or None
-        Share of the columns (or layers) to keep, above 0 and at most 1; None compares a grid, with all
+        Share of the columns (or layers) to keep, above 0 and at most 1. None compares `FRACTIONS`, with all
         columns and the last layer alone among the candidates.
     group_penalty : float, sequence of float or None
-        As a share, below 1, of the smallest penalty at which no column has a weight; None compares a grid.
+        Penalty of the group lasso as a share, below 1, of the smallest penalty at which no column has a
+        weight. None compares `SHARES`.
     final : {"ridge", "logistic", "falkon"}
-        Head on the columns kept: ridge regression from the same moments; or `StreamingLogisticClassifier`
-        or `FalkonClassifier` on the rows, which choose their own penalty (and width)
-        within the rows that they are fitted to.
+        Head on the columns kept: ridge regression from the same moments; or `StreamingLogisticClassifier` or
+        `FalkonClassifier` on the rows, which choose their own penalty (and width) within the rows that they
+        are fitted to.
     penalty : float, sequence of float or None
-        Of the ridge regression; None compares a grid in units of the kept columns' total variance.
+        Penalty of the ridge regression; None compares a grid in units of the kept columns' total variance.
     unit_norm : bool
         Divide what is kept of each layer by its length once more, as the paper does, for finals
         ``"logistic"`` and ``"falkon"``. Ridge regression from moments takes the columns as they are.
     layer_dims : sequence of int or None
-        Columns of each layer, in order; None takes what Blocks say, else one layer.
+        Columns of each layer, in order; None takes what Blocks say, else all columns are one layer.
     cv : int or "leave-one-group-out"
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict
+        Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency.
     random_state : int, RandomState or None
         Seed of the folds.
     device : str or None
+        torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+        A fit whose projected peak is above is refused; None is half of the machine's memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     columns_ : ndarray of int64, shape (k,)
-        Positions of the columns kept, ascending; nothing else of a row is read.
+        Positions of the columns kept, ascending; no other column of a row is read.
     kept_dims_ : ndarray of int64
-        How many of them are of each layer that has any.
+        How many of the columns kept are of each layer that has any.
     coef_ : ndarray of float64, shape (n_classes, k) or, of final ``"falkon"``, (n_classes, n_centers)
     intercept_ : ndarray of float64, shape (n_classes,)
     centers_ : ndarray, shape (n_centers, k)
-        Of final ``"falkon"``; no rows otherwise.
+        Centers of final ``"falkon"``; no rows otherwise.
     sigma_ : float or None
-    penalty_, temperature_ : float
+        Width of final ``"falkon"``.
+    penalty_ : float
+        Penalty of the final head.
+    temperature_ : float
+        Probabilities are ``softmax(scores / temperature_)``.
     report_ : Head2ToeReport
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
+    NumericalError
+        By ``fit``: if no combination of the grid can be solved.
+
+    References
+    ----------
+    Evci, Dumoulin, Larochelle & Mozer 2022 (Head2Toe), section 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import Head2ToeClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = Head2ToeClassifier(layer_dims=(2, 2), fraction=0.5, random_state=0).fit(X, y)
+    >>> head.columns_.tolist(), head.kept_dims_.tolist()
+    ([1, 2], [1, 1])
     """
 
     def __init__(
@@ -123,89 +150,107 @@ class Head2ToeClassifier(ScoredClassifier):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
-        self._check_options()
-        with full_precision():
-            return self._fit(X, y, groups)
-
-    def _fit(self, X: Any, y: Any, groups: Sequence[str] | None) -> Self:
-        start = time.perf_counter()
-        device = device_of(self.device)
-        rows, classes, seed = training_rows(self, X, y, groups)
-        n, d = rows.blocks.shape
-        layers = Layers.of(X, d, self.layer_dims)
-        if self.selection == "layer" and len(layers.dims) == 1:
+    def _check(self) -> None:
+        for name, value, valid in (
+            ("solver", self.solver, SOLVERS),
+            ("selection", self.selection, SELECTIONS),
+            ("final", self.final, FINALS),
+        ):
+            if value not in valid:
+                raise InputError(f"{name} {value!r} is unknown; choose one of {', '.join(valid)}")
+        if self.cv is None:
             raise InputError(
-                "selection 'layer' chooses among layers and there is one; give layer_dims, train on --layers "
-                "all with a preprocessing that keeps layers apart, or take selection 'feature'"
+                "cv is None, but the selection is chosen by left-out rows; give a number of folds"
             )
-        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
-        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=limit_bytes)
+        _grid(self.fraction, "fraction", FRACTIONS)
+        if self._shares()[0] >= 1:
+            raise InputError(
+                f"group_penalty is {self.group_penalty!r}; it is a share of the smallest penalty at which no "
+                "column has a weight: give a number above 0 and below 1, such as 0.1"
+            )
+
+    def _fit(self, given: FitInputs) -> None:
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        layers = self._layers(given)
+        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
         plan = plan_head2toe(
-            n=n, d=d, n_classes=len(classes), n_folds=rows.n_folds, n_shares=len(self._shares()),
-            solver=self.solver, block_rows=block_rows, limit_bytes=limit_bytes,
+            n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_folds, n_shares=len(self._shares()),
+            solver=self.solver, block_rows=block_rows, limit_bytes=given.limit_bytes,
         )  # fmt: skip
         plan_logger.info("%s", plan)
-        seconds, clock = {"setup": time.perf_counter() - start}, time.perf_counter()
+        seconds, clock = {"setup": given.seconds}, time.perf_counter()
         form = SummedFolds if plan.form == "sums" else HeldFolds
-        moments: FoldMoments = form.over(rows, block_rows=block_rows, device=device)
+        moments: FoldMoments = form.over(rows, block_rows=block_rows, device=given.device)
         seconds["pass"], clock = time.perf_counter() - clock, time.perf_counter()
         paths = (
-            softmax_paths(rows, self._shares(), is_held=plan.is_held, block_rows=block_rows, device=device)
+            softmax_paths(
+                rows, self._shares(), is_held=plan.is_held, block_rows=block_rows, device=given.device
+            )
             if self.solver == "softmax"
             else gram_paths(moments, rows.n_folds, self._shares())
         )
         ranking = Ranking(paths=paths, layers=layers, selection=self.selection)
         seconds["ranking"], clock = time.perf_counter() - clock, time.perf_counter()
-        rules = rules_of(
-            len(paths[0]),
-            _grid(self.fraction, "fraction", FRACTIONS),
-            ranking,
-            with_last=self.fraction is None,
-        )
+        fractions = _grid(self.fraction, "fraction", FRACTIONS)
+        rules = rules_of(len(paths[0]), fractions, ranking, with_last=self.fraction is None)
         comparison = compare(rows, moments, ranking, rules, penalties=grid_of(self.penalty, "penalty"))
         seconds["comparison"], clock = time.perf_counter() - clock, time.perf_counter()
-        columns = ranking.columns(comparison.rule, None)
-        final = self._finish(rows, moments, ranking, comparison, columns, classes, groups, seed, device)
+        self._keep_columns(ranking, ranking.columns(comparison.rule, None))
+        if self.final == "ridge":
+            final = self._finish_ridge(moments, comparison, device=given.device)
+        else:
+            final = self._finish_on_rows(given, ranking, comparison)
         seconds["final"] = time.perf_counter() - clock
-        seconds["total"] = time.perf_counter() - start
-        self.classes_ = classes
-        self.report_ = self._report(rows, ranking, comparison, final, plan, seconds)
-        return self
+        seconds["total"] = given.seconds
+        self.report_ = head2toe_report(
+            rows, ranking, comparison, self.columns_,
+            solver=self.solver, final=final, plan=plan, seconds=seconds,
+        )  # fmt: skip
 
-    def _finish(
-        self,
-        rows: TrainingRows,
-        moments: FoldMoments,
-        ranking: Ranking,
-        comparison: Comparison,
-        columns: Columns,
-        classes: npt.NDArray[Any],
-        groups: Sequence[str] | None,
-        seed: int,
-        device: torch.device,
-    ) -> Final | None:
-        """Fit the final head to all rows and keep it; the figures of one fitted to rows."""
+    def _layers(self, given: FitInputs) -> Layers:
+        blocks = given.rows.blocks
+        layers = Layers.of(blocks, blocks.shape[1], self.layer_dims)
+        if self.selection == "layer" and len(layers.dims) == 1:
+            raise InputError(
+                "selection 'layer' chooses among layers and there is one; give layer_dims, train on --layers "
+                "all with a preprocessing that keeps layers apart, or take selection 'feature'"
+            )
+        return layers
+
+    def _keep_columns(self, ranking: Ranking, columns: Columns) -> None:
         counts = ranking.layers.counts(columns)
         self.columns_, self.kept_dims_ = columns, np.array([count for count in counts if count])
         self.centers_, self.sigma_ = np.zeros((0, len(columns))), None
-        if self.final == "ridge":
-            beta = fit_ridge(
-                moments.without(None), torch.from_numpy(columns).to(device), comparison.chosen.penalty
-            )
-            self.coef_, self.intercept_ = beta[:-1].T.cpu().numpy(), beta[-1].cpu().numpy()
-            self.penalty_ = comparison.chosen.penalty
-            self.temperature_ = comparison.chosen.temperature or 1.0
-            return None
+
+    def _finish_ridge(
+        self, moments: FoldMoments, comparison: Comparison, *, device: torch.device
+    ) -> FinalFit:
+        """Fit ridge regression to the moments of the columns kept, at the penalty that was compared."""
+        columns = torch.from_numpy(self.columns_).to(device)
+        beta = fit_ridge(moments.without(None), columns, comparison.chosen.penalty)
+        self.coef_, self.intercept_ = beta[:-1].T.cpu().numpy(), beta[-1].cpu().numpy()
+        self.penalty_ = comparison.chosen.penalty
+        self.temperature_ = comparison.chosen.temperature or 1.0
+        return FinalFit(
+            name=self.final,
+            penalty=self.penalty_,
+            sigma=None,
+            temperature=self.temperature_,
+            left_out=None,
+            warnings=[],
+        )
+
+    def _finish_on_rows(self, given: FitInputs, ranking: Ranking, comparison: Comparison) -> FinalFit:
+        """Fit the final head to the rows, on the columns kept."""
         class_weight = self.class_weight
         if isinstance(class_weight, dict):
-            class_weight = {code: class_weight.get(name, 1.0) for code, name in enumerate(classes.tolist())}
+            names = given.classes.tolist()
+            class_weight = {code: class_weight.get(name, 1.0) for code, name in enumerate(names)}
         final = fit_final(
-            self.final, rows, lambda fold: ranking.columns(comparison.rule, fold), ranking.layers,
-            unit_norm=self.unit_norm, class_weight=class_weight, groups=groups,
+            self.final, given.rows, lambda fold: ranking.columns(comparison.rule, fold), ranking.layers,
+            unit_norm=self.unit_norm, class_weight=class_weight, groups=given.groups,
             options={
-                "cv": self.cv, "random_state": seed, "device": self.device,
+                "cv": self.cv, "random_state": given.seed, "device": self.device,
                 "memory_limit_bytes": self.memory_limit_bytes,
             },
         )  # fmt: skip
@@ -216,38 +261,17 @@ class Head2ToeClassifier(ScoredClassifier):
             self.coef_ = fitted.coef_
         self.intercept_, self.penalty_ = fitted.intercept_, fitted.penalty_
         self.temperature_ = final.calibrated.value
-        return final
-
-    def _report(
-        self,
-        rows: TrainingRows,
-        ranking: Ranking,
-        comparison: Comparison,
-        final: Final | None,
-        plan: Plan,
-        seconds: dict[str, float],
-    ) -> Head2ToeReport:
-        fitted = FinalFit(
+        return FinalFit(
             name=self.final,
             penalty=self.penalty_,
             sigma=self.sigma_,
             temperature=self.temperature_,
-            left_out=None if final is None else (final.accuracy, final.calibrated.log_loss),
-            warnings=[] if final is None else final.estimator.report_.warnings,
-        )
-        return head2toe_report(
-            rows,
-            ranking,
-            comparison,
-            self.columns_,
-            solver=self.solver,
-            final=fitted,
-            plan=plan,
-            seconds=seconds,
+            left_out=(final.accuracy, final.calibrated.log_loss),
+            warnings=fitted.report_.warnings,
         )
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         kept = SelectedBlocks(predict_inputs(self, X), self.columns_, self.divided_dims)
         return self.fitted_final().scores(kept)
@@ -280,25 +304,6 @@ class Head2ToeClassifier(ScoredClassifier):
     def _shares(self) -> list[float]:
         """Group penalties to compare, descending."""
         return sorted(_grid(self.group_penalty, "group_penalty", SHARES), reverse=True)
-
-    def _check_options(self) -> None:
-        for name, value, valid in (
-            ("solver", self.solver, SOLVERS),
-            ("selection", self.selection, SELECTIONS),
-            ("final", self.final, FINALS),
-        ):
-            if value not in valid:
-                raise InputError(f"{name} {value!r} is unknown; choose one of {', '.join(valid)}")
-        if self.cv is None:
-            raise InputError(
-                "cv is None, but the selection is chosen by left-out rows; give a number of folds"
-            )
-        _grid(self.fraction, "fraction", FRACTIONS)
-        if self._shares()[0] >= 1:
-            raise InputError(
-                f"group_penalty is {self.group_penalty!r}; it is a share of the smallest penalty at which no "
-                "column has a weight: give a number above 0 and below 1, such as 0.1"
-            )
 
 
 def _grid(value: Any, name: str, default: Sequence[float]) -> list[float]:

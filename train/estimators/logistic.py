@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.fit_report import HeadReport, left_out_figures
-from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.logistic.fit import MAX_ITERATIONS, TOLERANCE, convergence_notes
@@ -28,40 +26,70 @@ from toptune.train.rows.grids import grid_of
 # Up to this many features the preconditioner is a matrix of them; above, it is diagonal.
 DENSE_FEATURES = 6_000
 DIAGONAL_ROWS = 1_000
-# What a fit is going to do, said before it does it.
 
 
 class StreamingLogisticClassifier(ScoredClassifier):
     """Multinomial logistic regression by L-BFGS on blocks, the penalty chosen along a path.
 
-    Minimizes ``(1/n) sum w_i logloss(softmax(x_i W + b), y_i) + penalty ||W||^2``, intercepts free. From the
-    largest penalty down each solution starts the next, and all folds share every pass over the rows
-    (`toptune.train.logistic.path`, the solver of `FalkonLogisticClassifier`). Rows are kept in memory where
-    the limit allows, in which case they are read once. With fewer rows than columns the problem is solved in
-    the coordinates of the rows' span, which is the same.
+    The fit minimizes ``(1/n) sum_i w_i logloss(softmax(W^T x_i + b), y_i) + penalty |W|^2`` over W and
+    intercepts b that no penalty touches. From the largest penalty down each solution starts the next, and all
+    folds share every pass over the rows (`toptune.train.logistic.path`, the solver of
+    `FalkonLogisticClassifier`). Rows are kept in memory where the limit allows, in which case they are read
+    once. With fewer rows than columns the problem is solved in the coordinates of the rows' span, which gives
+    the same answer.
 
     Parameters
     ----------
     penalty : float, sequence of float or None
-        scikit-learn's ``LogisticRegression(C)`` is ``penalty = 1 / (2 n C)``. A number is fixed (its left-out
-        figures are reported all the same), a sequence a grid, None a default grid in units of the total
-        variance of the features. The grid is left once the left-out log-loss has risen twice.
+        The λ of the equation above; scikit-learn's ``LogisticRegression(C)`` is ``penalty = 1 / (2 n C)``. A
+        number is fixed (its left-out figures are reported all the same), a sequence is a grid, None a default
+        grid in units of the total variance of the features. The grid is left once the left-out log-loss has
+        risen twice.
     cv : int or "leave-one-group-out"
-        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`.
     class_weight : None, "balanced" or dict
+        Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency.
     random_state : int, RandomState or None
-        Seed of the folds.
+        Seed of the folds and of the preconditioner's sample.
     device : str or None
+        torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+        A fit whose projected peak is above is refused; None is half of the machine's memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     coef_ : ndarray of float64, shape (n_classes, d)
     intercept_ : ndarray of float64, shape (n_classes,)
-    penalty_, temperature_ : float
+        Scores of a row x are ``coef_ @ x + intercept_``.
+    penalty_ : float
+        Chosen value.
+    temperature_ : float
+        Near 1. Probabilities are ``softmax(scores / temperature_)``.
     report_ : HeadReport
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
+
+    References
+    ----------
+    Nocedal & Wright 2006, Alg. 7.4 (L-BFGS); Hastie, Tibshirani & Friedman 2009, section 4.4.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import StreamingLogisticClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = StreamingLogisticClassifier(penalty=1e-3, random_state=0).fit(X, y)
+    >>> round(head.score(X, y), 2)
+    0.99
+    >>> head.coef_.shape
+    (3, 4)
     """
 
     def __init__(
@@ -80,34 +108,30 @@ class StreamingLogisticClassifier(ScoredClassifier):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
-        start = time.perf_counter()
-        penalties, device = grid_of(self.penalty, "penalty"), device_of(self.device)
-        rows, classes, seed = rows_to_fit(self, X, y, groups)
-        n, d = rows.blocks.shape
-        block_rows, is_cached, peak_bytes = self._plan(n, d, rows.n_classes, rows.n_folds)
-        maps = linear_maps(rows.blocks, device=device)
-        features = FeatureRows(rows, maps, block_rows=block_rows, is_cached=is_cached, device=device)
+    def _check(self) -> None:
+        grid_of(self.penalty, "penalty")
+
+    def _fit(self, given: FitInputs) -> None:
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        block_rows, is_cached, peak_bytes = self._plan(given)
+        maps = linear_maps(rows.blocks, device=given.device)
+        features = FeatureRows(rows, maps, block_rows=block_rows, is_cached=is_cached, device=given.device)
         problem = LogisticRows(features, None)
-        # Uniform: it stands for all rows.
-        drawn = np.sort(np.random.default_rng(seed).permutation(n)[: _sample_rows(n, features.rank)])
+        # The preconditioner stands for all rows, so the sample is uniform.
+        drawn = np.sort(np.random.default_rng(given.seed).permutation(n)[: _sample_rows(n, features.rank)])
         sample = features.sample(drawn) - problem.feature_mean
-        sample_weights = torch.from_numpy(rows.weights[drawn]).to(device)
-        seconds = {"setup": time.perf_counter() - start}
-        start = time.perf_counter()
-        selection = choose_penalty(problem, penalties, sample, sample_weights)
+        sample_weights = torch.from_numpy(rows.weights[drawn]).to(given.device)
+        seconds, start = {"setup": given.seconds}, time.perf_counter()
+        selection = choose_penalty(problem, grid_of(self.penalty, "penalty"), sample, sample_weights)
         n_selection = problem.n_evaluations
-        seconds["path"] = time.perf_counter() - start
-        start = time.perf_counter()
+        seconds["path"], start = time.perf_counter() - start, time.perf_counter()
         (found,) = follow(
             problem, [selection.penalty], folds=[NO_FOLD], starts=[torch.stack(selection.points).mean(dim=0)],
             sample=sample, sample_weights=sample_weights, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
         )  # fmt: skip
-        beta = found.points[0]
         seconds["fit"] = time.perf_counter() - start
         seconds["total"] = sum(seconds.values())
-        self.classes_ = classes
+        beta = found.points[0]
         self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
         self.intercept_ = (beta[-1] - problem.feature_mean @ beta[:-1]).cpu().numpy()
         self.penalty_, self.temperature_ = selection.penalty, selection.temperature
@@ -117,10 +141,10 @@ class StreamingLogisticClassifier(ScoredClassifier):
             n_features=d,
             n_folds=rows.n_folds,
             chosen={"penalty": selection.penalty, "C": 1 / (2 * n * selection.penalty)},
-            left_out=left_out_figures(selection.accuracy, selection.log_loss, n),
+            left_out=LeftOutFigures(accuracy=selection.accuracy, log_loss=selection.log_loss, n_rows=n),
             temperature=selection.temperature,
             calibration="softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
-            table=selection.table,
+            table=[*selection.table],
             warnings=[*selection.warnings, *convergence_notes(found)],
             peak_bytes=peak_bytes,
             seconds=seconds,
@@ -134,21 +158,20 @@ class StreamingLogisticClassifier(ScoredClassifier):
                 "n_passes": features.n_passes,
             },
         )
-        return self
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)
 
-    def _plan(self, n: int, d: int, n_classes: int, n_folds: int) -> tuple[int, bool, int]:
-        """Rows of a block, whether features are kept in memory, and the projected peak in bytes.
-
-        Preconditioner; the sample twice; every fold's pairs and points; blocks; the span's factor.
-        """
-        rank, columns = min(n, d), n_folds * n_classes
-        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
+    def _plan(self, given: FitInputs) -> tuple[int, bool, int]:
+        """Return rows of a block, whether features are kept in memory, and the projected peak in bytes."""
+        n, d = given.rows.blocks.shape
+        rank, n_classes = min(n, d), given.rows.n_classes
+        columns = given.rows.n_folds * n_classes
         block_rows = logistic_block_rows(d=d, rank=rank, n_columns=columns)
         is_dense = rank <= DENSE_FEATURES or n < d
+        # One line a term: the preconditioner; its sample, twice; pairs and points of every fold; blocks of
+        # rows; rows of the calibration; the factor of the rows' span; codes, weights and folds.
         peak_bytes = (
             (8 * 8 * (rank + 1) ** 2 if is_dense else 0)
             + 2 * 8 * _sample_rows(n, rank) * (rank + 2 * n_classes)
@@ -158,22 +181,23 @@ class StreamingLogisticClassifier(ScoredClassifier):
             + (2 * 8 * n * d if n < d else 0)
             + 40 * n
         )
-        check_memory(
+        given.check_memory(
             peak_bytes,
-            limit_bytes=limit_bytes,
             what=f"logistic regression on {n} rows of {d} features, {n_classes} classes",
             instead="take fewer layers, head 'falkon-logistic' with fewer centers, or raise --memory-limit",
         )
         kept_bytes = n * rank * (8 if n < d else 4)
-        is_cached = peak_bytes + kept_bytes <= limit_bytes
+        is_cached = peak_bytes + kept_bytes <= given.limit_bytes
         peak_bytes += kept_bytes if is_cached else 0
         plan_logger.info(
             "logistic: about %d MiB (rows %s); memory limit %d MiB",
-            peak_bytes // 2**20, "kept" if is_cached else "read again in every pass", limit_bytes // 2**20,
-        )  # fmt: skip
+            peak_bytes // 2**20,
+            "kept" if is_cached else "read again in every pass",
+            given.limit_bytes // 2**20,
+        )
         return block_rows, is_cached, peak_bytes
 
 
 def _sample_rows(n: int, rank: int) -> int:
-    """Rows that the preconditioner is made of; fewer than features make it diagonal."""
+    """Return how many rows the preconditioner is made of; with fewer rows than features it is diagonal."""
     return sample_rows_for(n=n, rank=rank) if rank <= DENSE_FEATURES or n <= rank else DIAGONAL_ROWS

@@ -1,16 +1,14 @@
 """`NearestMeanClassifier`: the class whose mean is nearest, its metric cross-validated from fold sums."""
 
-import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
-from toptune.machine.memory import check_memory
-from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
 from toptune.train.passes.training_rows import TrainingRows
@@ -28,31 +26,50 @@ class NearestMeanClassifier(ScoredClassifier):
     ``"euclidean"`` scores by minus half the squared distance, but for a part that all classes share.
     ``"cosine"`` scales rows to unit length, takes their means, and scores by the cosine. Sums of each class
     in each fold, from one pass, give the means without every fold; a second pass scores the rows left out.
-    Means do not know how many rows a class has: every class weighs alike.
+    Means do not know how many rows a class has, so every class weighs alike.
 
     Parameters
     ----------
     metric : {"euclidean", "cosine"}, sequence of these or None
-        A sequence is compared; None compares both.
+        A name is fixed, a sequence is compared, None compares both.
     cv : int or "leave-one-group-out"
-        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`.
     random_state : int, RandomState or None
         Seed of the folds.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+        A fit whose projected peak is above is refused; None is half of the machine's memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     means_ : ndarray of float64, shape (n_classes, d)
-        Of unit length for the cosine.
+        Means of the classes, of unit length for the cosine.
     metric_ : str
+        Chosen value.
     temperature_ : float
+        Probabilities are ``softmax(scores / temperature_)``.
     report_ : HeadReport
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
 
     References
     ----------
     Mensink, Verbeek, Perronnin & Csurka 2013 (nearest class mean); Wang et al. 2019 (SimpleShot).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import NearestMeanClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = NearestMeanClassifier(random_state=0).fit(X, y)
+    >>> round(head.score(X, y), 2), head.metric_
+    (0.97, 'cosine')
     """
 
     def __init__(
@@ -67,20 +84,12 @@ class NearestMeanClassifier(ScoredClassifier):
         self.random_state = random_state
         self.memory_limit_bytes = memory_limit_bytes
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
-        start = time.perf_counter()
-        metrics = check_metrics(self.metric, METRICS)
-        rows, classes, _ = rows_to_fit(self, X, y, groups)
-        n, d = rows.blocks.shape
-        peak_bytes = 8 * d * len(classes) * (2 * rows.n_folds + 4) * len(metrics) + 64 * 2**20 + 40 * n
-        peak_bytes += kept_scores_bytes(n, len(classes), n_settings=len(metrics))
-        check_memory(
-            peak_bytes,
-            limit_bytes=self.memory_limit_bytes,
-            what=f"ncm on {d} features of {len(classes)} classes in {rows.n_folds} folds",
-            instead="take fewer layers, or raise --memory-limit",
-        )
+    def _check(self) -> None:
+        check_metrics(self.metric, METRICS)
+
+    def _fit(self, given: FitInputs) -> None:
+        rows, metrics = given.rows, check_metrics(self.metric, METRICS)
+        peak_bytes = self._plan(given, n_metrics=len(metrics))
         sums, counts = _class_sums(rows, metrics)
         means = {
             metric: [_means(sums[metric], counts, metric, without=fold) for fold in range(rows.n_folds)]
@@ -89,26 +98,35 @@ class NearestMeanClassifier(ScoredClassifier):
         is_seen = counts.sum(axis=0) - counts > 0
         left = score_left_out(
             _left_out(rows, means, is_seen),
-            codes=rows.codes, weights=rows.weights, n_settings=len(metrics), n_classes=len(classes),
+            codes=rows.codes, weights=rows.weights, n_settings=len(metrics), n_classes=rows.n_classes,
         )  # fmt: skip
         compared = compare(
             [{"metric": metric} for metric in metrics], left, codes=rows.codes, weights=rows.weights
         )
-        self.classes_ = classes
-        self.metric_ = compared.chosen["metric"]
+        self.metric_, self.temperature_ = compared.chosen["metric"], compared.temperature
         self.means_ = _means(sums[self.metric_], counts, self.metric_)
-        self.temperature_ = compared.temperature
         self.report_ = compared.report(
             rows,
             solver="nearest class mean, metric cross-validated from fold sums",
             calibration="softmax of scores with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
-            seconds={"total": time.perf_counter() - start},
+            seconds={"total": given.seconds},
         )
-        return self
+
+    def _plan(self, given: FitInputs, *, n_metrics: int) -> int:
+        """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        peak_bytes = 8 * d * rows.n_classes * (2 * rows.n_folds + 4) * n_metrics + 64 * 2**20 + 40 * n
+        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=n_metrics)
+        given.check_memory(
+            peak_bytes,
+            what=f"ncm on {d} features of {rows.n_classes} classes in {rows.n_folds} folds",
+            instead="take fewer layers, or raise --memory-limit",
+        )
+        return peak_bytes
 
     def scores(self, X: Any) -> Matrix:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
         result = np.empty((blocks.shape[0], len(self.classes_)))

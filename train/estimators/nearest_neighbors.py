@@ -1,9 +1,8 @@
 """`NearestNeighborClassifier`: votes of the nearest training rows, exact, k chosen from one search."""
 
-import time
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory
 from toptune.machine.precision import full_precision
-from toptune.train.estimators.fit_rows import rows_to_fit
+from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.nearest_mean import METRICS, check_metrics
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
@@ -35,38 +33,63 @@ _BLOCK_BYTES = 64 * 2**20
 class NearestNeighborClassifier(ScoredClassifier):
     """k nearest neighbors among all training rows, blocked, with k and weights chosen from one search.
 
-    Each row's neighbors among the rows of other folds are found once, as many as the largest k wants; every
-    k and weighting is a tally of them. Scores are logarithms of the votes' shares with one neighbor added
-    that votes evenly for all classes, so that no class is impossible.
+    The neighbors of each row among the rows of other folds are found once, as many as the largest k wants;
+    every k and weighting is a tally of them. Scores are logarithms of the votes' shares with one neighbor
+    added that votes evenly for all classes, so that no class is impossible.
 
     Parameters
     ----------
     n_neighbors : int, sequence of int or None
-        None compares those of `NEIGHBORS` that are at most half of the rows.
+        Neighbors k that vote. A number is fixed, a sequence is compared, None compares those of `NEIGHBORS`
+        that are at most half of the rows.
     metric : {"cosine", "euclidean"}
     weights : {"similarity", "uniform"}, sequence of these or None
         ``"similarity"`` weighs a neighbor by ``exp(cosine / 0.07)``, as DINO and DINOv2 do, and needs the
-        cosine. None compares both where the metric is the cosine.
+        cosine. A sequence is compared; None compares both where the metric is the cosine.
     cv : int or "leave-one-group-out"
-        Folds. A class with fewer members makes it fewer, with a `FoldsReducedWarning`.
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`.
     random_state : int, RandomState or None
         Seed of the folds.
     device : str or None
+        torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak, with all rows in it, is above; None is half of the machine's
+        A fit whose projected peak, with all rows in it, is above is refused; None is half of the machine's
         memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     rows_ : ndarray, shape (n, d)
         Training rows, of unit length for the cosine.
     codes_ : ndarray of int64, shape (n,)
-        Their classes.
-    n_neighbors_, weights_, metric_ : int, str, str
-        As chosen.
+        Position of each row's class in ``classes_``.
+    n_neighbors_ : int
+    weights_, metric_ : str
+        Chosen values.
     temperature_ : float
+        Probabilities are ``softmax(scores / temperature_)``.
     report_ : HeadReport
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
+
+    References
+    ----------
+    Caron et al. 2021 (DINO); Oquab et al. 2023 (DINOv2), for the weights of votes.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import NearestNeighborClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = NearestNeighborClassifier(random_state=0).fit(X, y)
+    >>> round(head.score(X, y), 2), head.n_neighbors_
+    (0.98, 3)
     """
 
     def __init__(
@@ -87,40 +110,29 @@ class NearestNeighborClassifier(ScoredClassifier):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Keep the rows and choose by those left out; parameters and errors as in `FalkonClassifier.fit`."""
-        start = time.perf_counter()
+    def _check(self) -> None:
         (metric,) = check_metrics([self.metric], METRICS)
-        weightings = _check_weights(self.weights, metric)
-        rows, classes, _ = rows_to_fit(self, X, y, groups)
-        n, d = rows.blocks.shape
-        counts = _check_counts(self.n_neighbors, n)
-        device = device_of(self.device)
+        _check_weights(self.weights, metric)
+
+    def _fit(self, given: FitInputs) -> None:
+        rows, metric = given.rows, self.metric
         settings = [
             {"n_neighbors": count, "weights": weighting, "metric": metric}
-            for count, weighting in product(counts, weightings)
+            for count, weighting in product(
+                _check_counts(self.n_neighbors, rows.n), _check_weights(self.weights, metric)
+            )
         ]
-        value_bytes = max(4, rows.blocks.dtype.itemsize)
-        peak_bytes = value_bytes * 2 * n * d + 4 * _BLOCK_BYTES + 40 * n
-        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=len(settings))
-        check_memory(
-            peak_bytes,
-            limit_bytes=self.memory_limit_bytes,
-            what=f"knn, which keeps all rows, on {n} rows of {d} features",
-            instead="take fewer layers, a head that streams its rows ('ridge'), or raise --memory-limit",
-        )
+        peak_bytes = self._plan(given, n_settings=len(settings))
         dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
-        kept = torch.empty((n, d), dtype=dtype, device=device)
+        kept = torch.empty(rows.blocks.shape, dtype=dtype, device=given.device)
         for where, values in rows.blocks.iterate():
             check_finite(values, start=where.start)
-            kept[where] = ready(to_tensor(values, dtype=dtype, device=device), metric)
-        with full_precision():
-            left = score_left_out(
-                _left_out(kept, rows, settings, metric), codes=rows.codes, weights=rows.weights,
-                n_settings=len(settings), n_classes=len(classes),
-            )  # fmt: skip
+            kept[where] = ready(to_tensor(values, dtype=dtype, device=given.device), metric)
+        left = score_left_out(
+            _left_out(kept, rows, settings, metric),
+            codes=rows.codes, weights=rows.weights, n_settings=len(settings), n_classes=rows.n_classes,
+        )  # fmt: skip
         compared = compare(settings, left, codes=rows.codes, weights=rows.weights)
-        self.classes_ = classes
         self.rows_, self.codes_ = kept.cpu().numpy(), rows.codes
         self.n_neighbors_, self.weights_ = compared.chosen["n_neighbors"], compared.chosen["weights"]
         self.metric_, self.temperature_ = metric, compared.temperature
@@ -129,12 +141,24 @@ class NearestNeighborClassifier(ScoredClassifier):
             solver="exact nearest neighbors, k and weights cross-validated from one search",
             calibration="shares of the votes, smoothed, with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
-            seconds={"total": time.perf_counter() - start},
+            seconds={"total": given.seconds},
         )
-        return self
+
+    def _plan(self, given: FitInputs, *, n_settings: int) -> int:
+        """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        value_bytes = max(4, rows.blocks.dtype.itemsize)
+        peak_bytes = value_bytes * 2 * n * d + 4 * _BLOCK_BYTES + 40 * n
+        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=n_settings)
+        given.check_memory(
+            peak_bytes,
+            what=f"knn, which keeps all rows, on {n} rows of {d} features",
+            instead="take fewer layers, a head that streams its rows ('ridge'), or raise --memory-limit",
+        )
+        return peak_bytes
 
     def scores(self, X: Any) -> Matrix:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
         dtype = torch.float64 if self.rows_.dtype == np.float64 else torch.float32

@@ -1,24 +1,19 @@
 """`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form."""
 
-import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.fit_report import report_of
-from toptune.train.estimators.fit_rows import training_rows
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
-from toptune.train.passes.dask_passes import open_cluster
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
-from toptune.train.passes.training_rows import Cluster
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, solve
@@ -26,44 +21,77 @@ from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.single_fit import solve_once
 
-# What a fit is going to do, said before it does it.
-
 
 class StreamingRidgeClassifier(ScoredClassifier):
     """Ridge regression of one-hot targets on the features, the penalty cross-validated in one pass.
 
-    The same sums as `FalkonClassifier`, with the features themselves in place of kernel features.
-    With at least as many rows as features the Gram matrix is of features (primal); with fewer it is
-    of rows (the linear kernel on all rows as centers, which is the same estimator).
+    The fit minimizes ``(1/n) sum_i w_i |y_i - W^T x_i - b|^2 + penalty |W|^2`` over W and an intercept b that
+    no penalty touches, from the sums that `FalkonClassifier` takes too. With at least as many rows as
+    features the Gram matrix is of features (primal). With fewer rows it is of rows (dual): the linear kernel
+    with all rows as centers, which is the same estimator.
 
     Parameters
     ----------
     penalty : float, sequence of float or None
-        λ of ``(1/n) loss + λ norm^2``; a number is fixed, a sequence a grid, None a default grid in
-        units of the total variance of the features.
+        The λ of the equation above. A number is fixed, a sequence is a grid, None stands for
+        `RELATIVE_PENALTIES` times the total variance of the features.
     cv : int, "leave-one-group-out" or None
-        Folds; None fits once, with the one penalty given, and calibrates on leave-one-out scores.
+        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
+        `FoldsReducedWarning`. None fits once, with the one penalty given, and calibrates the
+        probabilities on leave-one-out scores.
     selection : {"accuracy", "one-se", "squared-error"}
-        Rule that chooses the penalty by left-out figures; see `toptune.train.solvers.selection.choose`.
+        Rule that chooses the penalty by left-out figures; see `choose_candidate`.
     class_weight : None, "balanced" or dict
+        Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency.
     random_state : int, RandomState or None
         Seed of the folds.
     device : str or None
+        torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        Refuse a fit whose projected peak is above; None is half of the machine's memory.
+        A fit whose projected peak is above is refused; None is half of the machine's memory.
     dask : str or None
         Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
     coef_ : ndarray of float64, shape (n_classes, d)
     intercept_ : ndarray of float64, shape (n_classes,)
-    penalty_, temperature_ : float
+        Scores of a row x are ``coef_ @ x + intercept_``.
+    penalty_ : float
+        Chosen value.
+    temperature_ : float
+        Probabilities are ``softmax(scores / temperature_)``.
     sums_ : SavedSums or None
-        Sums of a fit in the primal, for `updated_sums`.
+        Sums of a fit in the primal, with which a run is updated; None in the dual.
     report_ : FitReport
+
+    Raises
+    ------
+    InputError
+        By ``fit``: for parameters out of range, rows that are not finite, fewer than two classes, or a
+        projected peak above the memory limit.
+    NumericalError
+        By ``fit``: if no combination of the grid can be solved.
+
+    References
+    ----------
+    Hastie, Tibshirani & Friedman 2009, sections 3.4.1 and 4.2 (ridge regression; indicator matrix).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import StreamingRidgeClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = StreamingRidgeClassifier(random_state=0).fit(X, y)
+    >>> round(head.score(X, y), 2)
+    0.85
+    >>> head.report_.solver
+    'primal'
     """
+
+    needs_folds: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -85,38 +113,20 @@ class StreamingRidgeClassifier(ScoredClassifier):
         self.memory_limit_bytes = memory_limit_bytes
         self.dask = dask
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to rows of features; parameters and errors as in `FalkonClassifier.fit`."""
-        with open_cluster(self.dask) as cluster:
-            return self._fit(X, y, groups, cluster)
-
-    def _fit(self, X: Any, y: Any, groups: Sequence[str] | None, cluster: Cluster | None) -> Self:
-        start = time.perf_counter()
-        penalties, device = grid_of(self.penalty, "penalty"), device_of(self.device)
-        rows, classes, _ = training_rows(self, X, y, groups, cluster=cluster)
-        blocks, n_folds = rows.blocks, rows.n_folds
-        n, d = blocks.shape
-        size = min(n, d)
-        limit_bytes = self.memory_limit_bytes or memory_limit_bytes()
-        block_rows = block_rows_for(d=d, rank=size, limit_bytes=limit_bytes)
-        n_penalties = len(penalties or RELATIVE_PENALTIES)
-        peak_bytes = one_pass_peak_bytes(
-            n=n, d=d, rank=size, n_maps=1, n_classes=len(classes), n_folds=n_folds, block_rows=block_rows,
-            n_penalties=n_penalties, n_finalists=min(3, n_penalties), n_calibration=min(n, CALIBRATION_ROWS),
-        )  # fmt: skip
-        check_memory(
-            peak_bytes,
-            limit_bytes=limit_bytes,
-            what=f"ridge on {n} rows of {d} features",
-            instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
-        )
-        plan_logger.info(
-            "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, limit_bytes // 2**20
-        )
-        maps = linear_maps(blocks, device=device)
-        setup_seconds = time.perf_counter() - start
+    def _check(self) -> None:
+        grid_of(self.penalty, "penalty")
+        check_selection(self.selection)
         if self.cv is None:
             check_single("penalty", self.penalty)
+
+    def _fit(self, given: FitInputs) -> None:
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        penalties, device = grid_of(self.penalty, "penalty"), given.device
+        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
+        peak_bytes = self._plan(given, block_rows=block_rows)
+        maps = linear_maps(rows.blocks, device=device)
+        setup_seconds = given.seconds
+        if self.cv is None:
             penalty = (penalties or [0.0])[0]
             solution = solve_once(rows, maps, None, penalty=penalty, block_rows=block_rows, device=device)
         else:
@@ -127,30 +137,47 @@ class StreamingRidgeClassifier(ScoredClassifier):
                 penalties=penalties,
                 block_rows=block_rows,
                 device=device,
-                selection=check_selection(self.selection),
+                selection=self.selection,
             )
-        rank = maps.ranks[0]
-        self.classes_ = classes
         self.coef_ = np.ascontiguousarray(linear_coefficients(maps, solution.beta[:-1]).T.cpu().numpy())
         self.intercept_ = solution.beta[-1].cpu().numpy()
         self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
-        self.penalty_ = solution.chosen.penalty
-        self.temperature_ = solution.temperature
+        self.penalty_, self.temperature_ = solution.chosen.penalty, solution.temperature
         self.report_ = report_of(
             solution,
             rows,
-            solver="primal" if d <= n else "dual",
-            n_centers=0 if d <= n else n,
-            rank=rank,
-            n_dropped=0,
-            smallest_pivot=1.0 if d <= n else maps.whitenings[0].smallest_pivot,  # type: ignore[union-attr]
+            # In the dual all rows are centers of the linear kernel.
+            Basis(
+                n_centers=n if isinstance(maps, NystromMaps) else 0,
+                rank=maps.ranks[0],
+                smallest_pivot=maps.whitenings[0].smallest_pivot if isinstance(maps, NystromMaps) else 1.0,
+            ),
+            solver="dual" if isinstance(maps, NystromMaps) else "primal",
             precision="float64",
             peak_bytes=peak_bytes,
-            plan={"peak_bytes": peak_bytes, "limit_bytes": limit_bytes},
+            plan={"peak_bytes": peak_bytes, "limit_bytes": given.limit_bytes},
             setup_seconds=setup_seconds,
         )
-        return self
+
+    def _plan(self, given: FitInputs, *, block_rows: int) -> int:
+        """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        n_penalties = len(grid_of(self.penalty, "penalty") or RELATIVE_PENALTIES)
+        peak_bytes = one_pass_peak_bytes(
+            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_folds,
+            block_rows=block_rows, n_penalties=n_penalties, n_finalists=min(3, n_penalties),
+            n_calibration=min(n, CALIBRATION_ROWS),
+        )  # fmt: skip
+        given.check_memory(
+            peak_bytes,
+            what=f"ridge on {n} rows of {d} features",
+            instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
+        )
+        plan_logger.info(
+            "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, given.limit_bytes // 2**20
+        )
+        return peak_bytes
 
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)

@@ -1,7 +1,9 @@
-"""What the estimators on the one-pass solver share: from scores to labels and probabilities."""
+"""`ScoredClassifier`: what all estimators share, from the checks of a fit to labels and probabilities."""
 
+import time
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,35 +13,91 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
+from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
 from toptune.train.numerics.calibration import softmax
+from toptune.train.passes.dask_passes import open_cluster
 from toptune.train.rows.block_reading import block_rows_for, read_ahead, to_tensor
 from toptune.train.rows.inputs import predict_inputs
 
 
 class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """A classifier whose fit leaves ``classes_``, ``temperature_`` and scores of every class."""
+    """A classifier whose fit leaves ``classes_``, ``temperature_`` and a way to score every class.
 
+    A subclass says what it checks (`_check`), how it fits (`_fit`) and how it scores rows (`scores`). It has
+    at least the parameters ``cv``, ``random_state`` and ``memory_limit_bytes``; ``device``, ``class_weight``
+    and ``dask`` are used where it has them.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
+    temperature_ : float
+        Probabilities are the softmax of scores divided by the temperature.
+    """
+
+    needs_folds: ClassVar[bool] = True
     classes_: npt.NDArray[Any]
     temperature_: float
 
+    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+        """Fit to rows of features.
+
+        Parameters
+        ----------
+        X : array-like or Blocks, shape (n, d)
+            Features. Blocks are streamed and never held whole.
+        y : array-like, shape (n,)
+            Labels.
+        groups : sequence of str, optional
+            Ids or groups of the rows. Rows of equal groups share a fold, and folds follow from the groups
+            alone, so that a row keeps its fold when others come and go.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            For parameters out of range, rows that are not finite (named), fewer than two classes, or a
+            projected peak above the memory limit.
+        NumericalError
+            If no combination of the grid can be solved.
+        """
+        start = time.perf_counter()
+        self._check()
+        with open_cluster(getattr(self, "dask", None)) as cluster, full_precision():
+            given = FitInputs.of(self, X, y, groups=groups, cluster=cluster, start=start)
+            self._fit(given)
+        self.classes_ = given.classes
+        return self
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Refuse parameters out of range with InputError, before any row is read."""
+
+    @abstractmethod
+    def _fit(self, given: FitInputs) -> None:
+        """Fit, and set every fitted attribute but ``classes_``."""
+
     @abstractmethod
     def scores(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes) of rows (n, d), also for two classes."""
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes); for two classes the difference in favor of the second, (n,)."""
+        """Return scores (n, n_classes), or for two classes the lead (n,) of the second over the first."""
         scores = self.scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Labels (n,) of the highest score."""
+        """Return the labels (n,) of the highest scores of rows (n, d)."""
         scores = self.scores(X)
         labels: npt.NDArray[Any] = self.classes_[scores.argmax(axis=1)]
         return labels
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Probabilities (n, n_classes): softmax of scores with one temperature fitted out of fold."""
+        """Return probabilities (n, n_classes) of rows (n, d): softmax of scores over the temperature."""
         scores = self.scores(X)
         return softmax(scores, self.temperature_)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.train.estimators.fit_report import HeadReport, left_out_figures
+from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures, Record
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
 from toptune.train.solvers.selection import choose
@@ -19,26 +19,26 @@ Settings = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What came of comparing settings.
+    """Settings compared, and the best of them.
 
     Attributes
     ----------
     chosen : dict
-        The settings taken.
+        The best settings.
     temperature : float
-        Of their left-out scores.
-    left_out : dict
-        See `left_out_figures`.
+        Temperature of their left-out scores.
+    left_out : LeftOutFigures
+        Figures of the best settings.
     table : list of dict
-        Settings, accuracy, log-loss, temperature and ``is_chosen`` of each.
+        A row for each settings, with accuracy, log-loss, temperature and ``is_chosen``.
     warnings : list of str
         Where the choice is at the edge of its grid.
     """
 
     chosen: dict[str, Any]
     temperature: float
-    left_out: dict[str, Any]
-    table: list[dict[str, Any]]
+    left_out: LeftOutFigures
+    table: list[Record]
     warnings: list[str]
 
     def report(
@@ -51,7 +51,7 @@ class Comparison:
         seconds: dict[str, float],
         notes: Sequence[str] = (),
     ) -> HeadReport:
-        """Account for a fit of the chosen settings to all rows; `notes` are further warnings."""
+        """Return the report of a fit of the chosen settings to all rows; `notes` are further warnings."""
         return HeadReport(
             solver=solver,
             n_rows=rows.n,
@@ -76,7 +76,15 @@ def score_left_out(
     n_settings: int,
     n_classes: int,
 ) -> list[OutOfFold]:
-    """Tally left-out scores (b, n_classes) of every setting, block after block; few of them are kept."""
+    """Count what every settings gets right, block after block, and keep the scores of few rows.
+
+    Parameters
+    ----------
+    blocks : iterable of (slice, iterable of ndarray, shape (b, n_classes))
+        Rows of a block, with the left-out scores of each settings in turn.
+    codes, weights : ndarray, shape (n,)
+    n_settings, n_classes : int
+    """
     kept = calibration_rows(len(codes))
     results = [
         OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), n_classes), np.float32))
@@ -91,18 +99,20 @@ def score_left_out(
 
 
 def kept_scores_bytes(n: int, n_classes: int, *, n_settings: int) -> int:
-    """Bytes of the scores that `score_left_out` keeps."""
+    """Return the bytes of the scores that `score_left_out` keeps."""
     return 4 * n_settings * min(n, CALIBRATION_ROWS) * n_classes
 
 
 def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weights: Matrix) -> Comparison:
-    """Choose among settings: of those within half a standard error of the best accuracy, the least log-loss.
+    """Choose among settings by `choose`, which says the rule.
 
     Parameters
     ----------
     settings : sequence of mapping
+        Parameters by name.
     left : sequence of OutOfFold
-        One a setting; its scores are of the rows `calibration_rows` of all.
+        Left-out figures of each settings, with scores of the rows that `calibration_rows` keeps.
+    codes, weights : ndarray, shape (n,)
     """
     n, kept = len(codes), calibration_rows(len(codes))
     accuracies = [result.correct / float(weights.sum()) for result in left]
@@ -112,7 +122,7 @@ def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weig
     return Comparison(
         chosen=chosen,
         temperature=calibrated[best].value,
-        left_out=left_out_figures(accuracies[best], calibrated[best].log_loss, n),
+        left_out=LeftOutFigures(accuracy=accuracies[best], log_loss=calibrated[best].log_loss, n_rows=n),
         table=[
             {
                 **each,
@@ -128,7 +138,7 @@ def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weig
 
 
 def edges(settings: Settings, chosen: Mapping[str, Any]) -> list[str]:
-    """Say where a number of the choice is at the edge of its grid."""
+    """Return a note for each number of the choice that is at the edge of its grid."""
     notes = []
     for name, value in chosen.items():
         values = sorted({each[name] for each in settings if isinstance(each[name], int | float)})

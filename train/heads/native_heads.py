@@ -133,9 +133,10 @@ def _form_of(kind: HeadKind) -> NativeForm:
 
 def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], *, n_classes: int) -> None:
     """Refuse arrays that belong to other classes than ``head.json`` names."""
+    found = None
     if "codes" in arrays:
-        columns = int(arrays["codes"].max()) + 1
-    else:
-        columns = len(arrays["intercept"] if "intercept" in arrays else arrays["means"])
-    if columns != n_classes:
-        raise CorruptError(f"{folder} holds {columns} scores for {n_classes} classes; train again")
+        found = int(arrays["codes"].max()) + 1
+    elif of_classes := [arrays[name] for name in ("intercept", "means") if name in arrays]:
+        found = len(of_classes[0])
+    if found not in (None, n_classes):
+        raise CorruptError(f"{folder} holds {found} scores for {n_classes} classes; train again")

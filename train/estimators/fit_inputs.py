@@ -1,0 +1,107 @@
+"""`FitInputs`: what an estimator's fit works on, checked and made from what ``fit`` was given."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from sklearn.utils import check_random_state
+
+from toptune.errors import InputError
+from toptune.machine.devices import device_of
+from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.train.passes.training_rows import Cluster, TrainingRows
+from toptune.train.rows.inputs import fit_inputs, fold_numbers, row_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitInputs:
+    """Everything that a fit is made of but the estimator's own parameters.
+
+    Attributes
+    ----------
+    rows : TrainingRows
+        Features with codes, weights and folds.
+    classes : ndarray, shape (n_classes,)
+        Labels of the classes, sorted.
+    groups : sequence of str or None
+        Ids or groups of the rows, as given.
+    seed : int
+        Drawn from the estimator's ``random_state``.
+    device : torch.device
+    limit_bytes : int
+        Memory that the fit may take.
+    start : float
+        When ``fit`` began, by `time.perf_counter`.
+    """
+
+    rows: TrainingRows
+    classes: npt.NDArray[Any]
+    groups: Sequence[str] | None
+    seed: int
+    device: torch.device
+    limit_bytes: int
+    start: float
+
+    @classmethod
+    def of(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        groups: Sequence[str] | None,
+        cluster: Cluster | None,
+        start: float,
+    ) -> "FitInputs":
+        """Check features and labels, and draw weights, folds and a seed by the estimator's parameters.
+
+        Raises
+        ------
+        InputError
+            For labels of one class, or parameters out of range; if ``cv`` is None and the estimator cannot do
+            without folds.
+        """
+        device = device_of(getattr(estimator, "device", None))
+        if estimator.cv is None and estimator.needs_folds:
+            raise InputError(
+                "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
+            )
+        blocks, classes, codes = fit_inputs(estimator, X, y)
+        seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
+        folds, n_folds = fold_numbers(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
+        rows = TrainingRows(
+            blocks=blocks,
+            codes=codes,
+            weights=row_weights(codes, classes, getattr(estimator, "class_weight", None)),
+            folds=folds,
+            n_classes=len(classes),
+            n_folds=n_folds,
+            cluster=cluster,
+        )
+        return cls(
+            rows=rows,
+            classes=classes,
+            groups=groups,
+            seed=seed,
+            device=device,
+            limit_bytes=estimator.memory_limit_bytes or memory_limit_bytes(),
+            start=start,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since ``fit`` began."""
+        return time.perf_counter() - self.start
+
+    def check_memory(self, peak_bytes: int, *, what: str, instead: str) -> None:
+        """Refuse a fit whose projected peak is above the limit.
+
+        Raises
+        ------
+        InputError
+            With both numbers and what to do `instead`.
+        """
+        check_memory(peak_bytes, limit_bytes=self.limit_bytes, what=what, instead=instead)
