@@ -103,8 +103,8 @@ def test_logistic_is_scikit_learns(shape: tuple[int, int], class_weight: Any) ->
 def test_logistic_left_out_figures_are_those_of_fits_without_the_fold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The descents of the selection stop up to 1e-5 nats above their minimum, which moves left-out figures by a
-    # few 1e-4 nats: more than is compared here.
+    # The descents of the selection stop up to 1e-5 nats above their minimum, which moves left-out figures by
+    # a few 1e-4 nats, more than the margin of this comparison.
     monkeypatch.setattr("toptune.train.logistic.selection.TOLERANCE", 1e-12)
     X, y = make((200, 12))
     n, penalty = len(y), 0.05
