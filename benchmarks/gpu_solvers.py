@@ -17,7 +17,7 @@ from gpu_part import GIB, Part
 from toptune.store import ArrayBlocks
 from toptune.train import FalkonClassifier
 from toptune.train.kernels.kernels import Gaussian
-from toptune.train.passes.kernel_rows import CentredRows, KernelRows
+from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for, read_ahead
 
@@ -207,7 +207,7 @@ def _falkon_passes(part: Part, values: Array, codes: Array, m: int, classes: int
     found = {}
     for block in (block_rows_for(d=d, rank=m), 4096):
         kernel = KernelRows(rows, Gaussian(3.0), centers, block_rows=block, is_cached=False)
-        system = CentredRows.of(kernel, factor)
+        system = CenteredRows.of(kernel, factor)
         part.synchronize()
         start = time.perf_counter()
         system.product(columns, is_exact=False)

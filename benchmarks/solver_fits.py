@@ -203,10 +203,10 @@ def reference_scores(problem: Problem) -> dict[str, npt.NDArray[np.float64]]:
     phi = features(problem.X_test)
     plain = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
     gram.addr_(feature_mean, feature_mean, alpha=-1)
-    centred = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+    centered = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
     return {
         "FalkonML": (phi @ plain + mean).numpy(),
-        "toptune": ((phi - feature_mean) @ centred + mean).numpy(),
+        "toptune": ((phi - feature_mean) @ centered + mean).numpy(),
     }
 
 

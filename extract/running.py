@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from toptune.extract.request.finished import recognise
+from toptune.extract.request.finished import recognize
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest
 
@@ -20,7 +20,7 @@ def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     list of ExtractSummary
         In the order of `requests`.
     """
-    found = [None if each.existing is None else recognise(each.existing, each) for each in requests]
+    found = [None if each.existing is None else recognize(each.existing, each) for each in requests]
     left = [each for each, summary in zip(requests, found, strict=True) if summary is None]
     if not left:
         return [summary for summary in found if summary is not None]

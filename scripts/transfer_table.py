@@ -1,6 +1,6 @@
 """Print how well the embedded backbone's last layer serves data sets it was not trained on.
 
-For each built-in data set: an RBF SVC (C = 10) on standardised features, stratified 2/3-1/3 splits with five
+For each built-in data set: an RBF SVC (C = 10) on standardized features, stratified 2/3-1/3 splits with five
 seeds, for the shipped weights and for the untrained architecture (another initialization with each seed).
 Nothing is selected here. Run it after the weights are final: ``python scripts/transfer_table.py``.
 """

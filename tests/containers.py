@@ -165,13 +165,13 @@ def make_idx(root: Path) -> Path:
     """As torchvision leaves MNIST: the files and what they were unpacked from. Gray."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    grey = pixels().mean(axis=-1).astype(np.uint8)
+    gray = pixels().mean(axis=-1).astype(np.uint8)
     numbers = np.arange(N_IMAGES, dtype=np.uint8) % 2
     for name, rows in (("train", slice(0, 6)), ("t10k", slice(6, 8))):
-        images = idx_bytes(grey[rows])
+        images = idx_bytes(gray[rows])
         (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
         (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(numbers[rows])))
-    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(grey[:6]))
+    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(gray[:6]))
     return touched(root / "MNIST")
 
 

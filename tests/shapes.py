@@ -15,14 +15,14 @@ def draw_shape(shape: str, seed: int) -> Image.Image:
     image = Image.fromarray(rng.integers(0, 60, (48, 48, 3), dtype=np.uint8))
     draw = ImageDraw.Draw(image)
     x, y = rng.integers(4, 20, 2).tolist()
-    colour = tuple(rng.integers(150, 256, 3).tolist())
+    color = tuple(rng.integers(150, 256, 3).tolist())
     if shape == "disc":
-        draw.ellipse((x, y, x + 22, y + 22), fill=colour)
+        draw.ellipse((x, y, x + 22, y + 22), fill=color)
     elif shape == "square":
-        draw.rectangle((x, y, x + 22, y + 22), fill=colour)
+        draw.rectangle((x, y, x + 22, y + 22), fill=color)
     else:
-        draw.line((x, y, x + 22, y + 22), fill=colour, width=4)
-        draw.line((x, y + 22, x + 22, y), fill=colour, width=4)
+        draw.line((x, y, x + 22, y + 22), fill=color, width=4)
+        draw.line((x, y + 22, x + 22, y), fill=color, width=4)
     return image
 
 

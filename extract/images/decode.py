@@ -94,7 +94,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode == "F":
         raise UnreadableImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if mode == "I" or mode.startswith("I;16"):
-        return _grey16(image).convert("RGB")
+        return _gray16(image).convert("RGB")
     if mode in ("P", "PA"):
         # By way of RGBA: converting straight loses which palette entries are transparent.
         has_alpha = mode == "PA" or "transparency" in image.info
@@ -108,7 +108,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey16(image: Image.Image) -> Image.Image:
+def _gray16(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:

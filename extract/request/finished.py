@@ -17,7 +17,7 @@ from toptune.text import counted
 SHOWN = 3
 
 
-def recognise(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
+def recognize(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
     """Return a summary if everything asked for is in the store, None if it has to be worked out."""
     if request.key is None or request.overwrite:
         return None

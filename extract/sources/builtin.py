@@ -101,12 +101,12 @@ def open_builtin(name: str, split: str | None = None) -> BuiltinSource:
 @cache
 def _digits() -> BuiltinSource:
     images, targets = load_digits(return_X_y=True)
-    grey = np.rint(images.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    gray = np.rint(images.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
     return BuiltinSource(
         name="digits",
-        ids=tuple(f"digits/{row:04d}" for row in range(len(grey))),
+        ids=tuple(f"digits/{row:04d}" for row in range(len(gray))),
         labels=tuple(str(target) for target in targets),
-        pngs=tuple(_png(image) for image in grey),
+        pngs=tuple(_png(image) for image in gray),
     )
 
 

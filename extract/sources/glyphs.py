@@ -158,19 +158,19 @@ def distort(
     rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = rotate @ np.array([[1.0, random.uniform(-shear, shear)], [0.0, 1.0]])
     matrix = matrix / random.uniform(0.75, 1.1, size=2)  # columns: one scale per axis
-    centre = (side - 1) / 2 * (1 + random.uniform(-2 * shift, 2 * shift, size=2))
+    center = (side - 1) / 2 * (1 + random.uniform(-2 * shift, 2 * shift, size=2))
     # Sampled at the centers of the result's pixels, after a blur that keeps the reduction from aliasing.
     axis = (np.arange(size) + 0.5) * side / size - 0.5
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij")) - (side - 1) / 2
     coarse = random.normal(0.0, elastic * side, size=(2, 4, 4))
     bend = np.stack([ndimage.zoom(c, size / 4, order=3, grid_mode=True, mode="nearest") for c in coarse])
-    where = np.einsum("ij,jhw->ihw", matrix, grid) + centre[:, None, None] + bend
+    where = np.einsum("ij,jhw->ihw", matrix, grid) + center[:, None, None] + bend
     smooth = ndimage.gaussian_filter(image.astype(np.float32), random.uniform(*blur) * side / 48)
     values = ndimage.map_coordinates(smooth, where, order=1, mode="constant", cval=0.0) / 255.0
     values = values * random.uniform(0.5, 1.0) + random.uniform(0.0, 0.15)
     values = values + random.normal(0.0, random.uniform(0.0, noise), size=values.shape)
-    grey: NDArray[np.uint8] = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return grey
+    gray: NDArray[np.uint8] = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return gray
 
 
 def shape_similarity(characters: str, others: str, font: str) -> NDArray[np.float64]:

@@ -277,13 +277,13 @@ class ManifestContents:
 def count_contents(manifest: Manifest) -> ManifestContents:
     """Count what a manifest holds, in Arrow's own buffers: a hundred million rows make no Python objects."""
     labels, table = manifest.table["label"], manifest.table
-    is_unlabelled = pc.is_null(labels)
+    is_unlabeled = pc.is_null(labels)
     if LABELS_COLUMN in manifest.extra_names:
-        is_unlabelled = pc.and_(is_unlabelled, pc.is_null(table[LABELS_COLUMN]))
+        is_unlabeled = pc.and_(is_unlabeled, pc.is_null(table[LABELS_COLUMN]))
     counts = pc.value_counts(table["split"]).to_pylist()
     splits = {each["values"] or "": each["counts"] for each in counts}
     return ManifestContents(
         n_classes=pc.count_distinct(labels).as_py(),
         splits=dict(sorted(splits.items(), key=lambda item: (item[0] == "", item[0]))),
-        n_unlabelled=pc.sum(is_unlabelled).as_py() or 0,
+        n_unlabelled=pc.sum(is_unlabeled).as_py() or 0,
     )

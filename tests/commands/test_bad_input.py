@@ -89,13 +89,13 @@ def test_every_kind_of_good_image_is_taken(run_cli: Run, tmp_path: Path, store: 
     folder = tmp_path / "kinds" / "ünï côdé  名前"
     folder.mkdir(parents=True)
     image = draw_shape("disc", 0)
-    grey = np.asarray(image.convert("L"))
+    gray = np.asarray(image.convert("L"))
     image.convert("CMYK").save(folder / "cmyk.jpg")
-    image.convert("L").save(folder / "grey.png")
+    image.convert("L").save(folder / "gray.png")
     image.convert("P").save(folder / "palette.png")
     image.convert("1").save(folder / "one bit.png")
     image.convert("RGBA").save(folder / "ålpha.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "sixteen.png")
+    Image.fromarray(gray.astype(np.uint16) * 257).save(folder / "sixteen.png")
     Image.new("RGB", (1, 1), "red").save(folder / "one pixel.png")
     exif = Image.Exif()
     exif[274] = 6

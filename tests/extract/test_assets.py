@@ -44,7 +44,7 @@ def test_real_weights_load(assets: Path, name: str) -> None:
     assert backbone.recipe.model_kwargs == config["model_args"]
 
 
-def test_nearest_neighbours_know_clothes(assets: Path, tmp_path: Path) -> None:
+def test_nearest_neighbors_know_clothes(assets: Path, tmp_path: Path) -> None:
     source = open_source(assets / "datasets" / "clothing_small", split="test")
     model = f"local-dir:{assets / 'weights' / 'mobilenetv2_100.onnxzoo_in1k_nohead'}"
     listing = tmp_path / "some.csv"

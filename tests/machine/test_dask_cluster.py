@@ -80,7 +80,7 @@ os.killpg(int(sys.argv[1]), signal.SIGKILL)
 """
 
 
-def test_jobs_of_a_batch_system_are_submitted_and_cancelled(
+def test_jobs_of_a_batch_system_are_submitted_and_canceled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")

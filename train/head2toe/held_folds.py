@@ -235,15 +235,15 @@ def _moments(
         weight = shares.sum()
         shares, offset = shares / weight, total / weight
         target_means = shares @ targets
-        centred = targets - target_means
+        centered = targets - target_means
         found.append(
             RowMoments(
                 values=values,
                 center=center,
                 shares=shares,
                 offset=offset,
-                targets=centred,
-                cross=values @ (shares[:, None] * centred),
+                targets=centered,
+                cross=values @ (shares[:, None] * centered),
                 variances=square / weight - offset.square(),
                 target_means=target_means,
             )

@@ -141,14 +141,14 @@ class RowMoments:
         center = shares @ rows
         values = (rows - center).T.contiguous()
         target_means = shares @ targets
-        centred = targets - target_means
+        centered = targets - target_means
         return cls(
             values=values,
             center=center,
             shares=shares,
             offset=torch.zeros_like(center),
-            targets=centred,
-            cross=values @ (shares[:, None] * centred),
+            targets=centered,
+            cross=values @ (shares[:, None] * centered),
             variances=values.square() @ shares,
             target_means=target_means,
         )

@@ -15,7 +15,7 @@ from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import BATCH_ROWS, FoldSums, sums_bytes
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
 from toptune.train.rows.block_reading import BLOCK_BYTES
-from toptune.train.solvers.ridge import CentredSystem, left_out
+from toptune.train.solvers.ridge import CenteredSystem, left_out
 
 # Coefficients of candidates that one pass scores, at most.
 _FINALISTS_BYTES = 128 * 2**20
@@ -65,7 +65,7 @@ class PrimalGrams:
         ]
         (self._sums,) = accumulate(rows, IdentityMap(ends[-1]), [0], block_rows=block_rows, device=device)
         whole = self._sums.total()
-        system = CentredSystem.of(whole.gram[0], whole.cross[0])
+        system = CenteredSystem.of(whole.gram[0], whole.cross[0])
         variances = system.variances
         self.scales: Sequence[float] = [float(variances[columns].sum()) for columns in self._columns]
 

@@ -55,7 +55,7 @@ def search_layers(
 ) -> LayerSearch:
     """Cross-validate ridge regression on subsets of layers, from sums of one pass over all of them.
 
-    Columns are preprocessed as `train` does: standardised, all layers weigh alike. With up to 4000 columns,
+    Columns are preprocessed as `train` does: standardized, all layers weigh alike. With up to 4000 columns,
     and no more than rows, the sums are the Gram matrix of all columns over all rows; subsets are its blocks.
     Otherwise they are a linear kernel matrix for each layer over at most `search_rows` training rows (a
     stratified sample); subsets are their sums. Greedy steps and penalties go by left-out squared error;

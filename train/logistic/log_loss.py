@@ -48,7 +48,7 @@ class LogisticRows:
     """Rows for softmax regression on whitened, centered features, available as products only.
 
     A point is (r + 1, n_classes): coefficients of ``phi - mean``, with ``phi = k(x, C) L^-T`` as in
-    `CentredRows`, and the intercepts as the last row. Every fit centers by the mean of all rows, also of
+    `CenteredRows`, and the intercepts as the last row. Every fit centers by the mean of all rows, also of
     those it leaves out. This changes no minimum, because the intercept is free, and it removes the coupling
     of coefficients and intercept.
 

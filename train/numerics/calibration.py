@@ -105,8 +105,8 @@ def fit_temperature(
     # In log T the loss has one minimum over many orders of magnitude, so a bounded scalar search finds it.
     def loss(log_temperature: float, of_target: Matrix) -> float:
         inverse = np.exp(-log_temperature)
-        normaliser = np.log(np.exp(below_best * inverse).sum(axis=1))
-        return float(weights @ (normaliser - of_target * inverse) / weights.sum())
+        normalizer = np.log(np.exp(below_best * inverse).sum(axis=1))
+        return float(weights @ (normalizer - of_target * inverse) / weights.sum())
 
     found = minimize_scalar(
         loss, args=(in_doubt,), bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-3}

@@ -90,7 +90,7 @@ class KernelRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentredRows:
+class CenteredRows:
     """Weighted second moments S of whitened, centered features, available as products ``S v`` only.
 
     With ``phi = k(x, C) L^-T`` (L the factor of the centers' kernel matrix), weights w that sum to n and Z
@@ -121,7 +121,7 @@ class CentredRows:
     cross: Tensor
 
     @classmethod
-    def of(cls, kernel_rows: KernelRows, factor: Tensor) -> "CentredRows":
+    def of(cls, kernel_rows: KernelRows, factor: Tensor) -> "CenteredRows":
         """Compute means and right-hand sides of the one-hot targets in one pass."""
         rows, device = kernel_rows.rows, factor.device
         weights = torch.from_numpy(rows.weights).to(device)

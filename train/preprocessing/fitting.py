@@ -28,7 +28,7 @@ def fit_preprocessing(
     ``whiten`` (arguments of ``pca``)
         Principal components of unit variance.
     ``ternary``
-        -1, 0 or 1 by the standardised value.
+        -1, 0 or 1 by the standardized value.
     ``none``
         Values as stored.
 

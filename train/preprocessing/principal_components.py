@@ -148,8 +148,8 @@ def _scatter(rows: FiniteRows) -> tuple[int, Values, Values]:
         delta = block_mean - mean
         total = count + len(block)
         between = delta * np.sqrt(count * len(block) / total)
-        centred = np.vstack([block - block_mean, between])
-        scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, lower=True, overwrite_c=True)
+        centered = np.vstack([block - block_mean, between])
+        scatter = dsyrk(1.0, centered.T, beta=1.0, c=scatter, lower=True, overwrite_c=True)
         mean += delta * (len(block) / total)
         count = total
     return count, mean, scatter

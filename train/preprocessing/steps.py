@@ -136,7 +136,7 @@ class Power:
 
 @dataclass(frozen=True, kw_only=True)
 class Ternary:
-    """-1, 0 or 1 by the standardised value: the full-network embedding (Garcia-Gasulla et al. 2018).
+    """-1, 0 or 1 by the standardized value: the full-network embedding (Garcia-Gasulla et al. 2018).
 
     Attributes
     ----------

@@ -94,7 +94,7 @@ def split_manifest(
     if len(split.train) == 0:
         raise InputError(
             f"no labeled row is left to train on among {manifest.n_rows} ({split.rule}); "
-            + (advice_on_several_labels(manifest, _unlabelled(manifest)) or "check the labels and the split")
+            + (advice_on_several_labels(manifest, _unlabeled(manifest)) or "check the labels and the split")
         )
     if len(split.test):
         if groups is not None:
@@ -191,27 +191,27 @@ def hash_of(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "little")
 
 
-def _labelled(manifest: Manifest) -> npt.NDArray[np.bool_]:
+def _labeled(manifest: Manifest) -> npt.NDArray[np.bool_]:
     return np.array([label is not None for label in manifest.labels], dtype=bool)
 
 
-def _unlabelled(manifest: Manifest) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(~_labelled(manifest))
+def _unlabeled(manifest: Manifest) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(~_labeled(manifest))
 
 
 def _unsplit(manifest: Manifest) -> Split:
-    labelled = _labelled(manifest)
+    labeled = _labeled(manifest)
     return Split(
-        train=np.flatnonzero(labelled),
+        train=np.flatnonzero(labeled),
         test=np.zeros(0, dtype=np.int64),
-        n_unlabelled=int((~labelled).sum()),
+        n_unlabelled=int((~labeled).sum()),
         n_unused=0,
         rule="no split",
     )
 
 
 def _named(manifest: Manifest, val: str) -> Split:
-    labelled = _labelled(manifest)
+    labeled = _labeled(manifest)
     names = np.array([split or "" for split in manifest.splits])
     unknown = sorted(set(names.tolist()) - {"train", "val", "test", ""})
     if unknown:
@@ -219,7 +219,7 @@ def _named(manifest: Manifest, val: str) -> Split:
     trains, tests = names == "train", names == "test"
     trains |= (names == "val") & (val == "train")
     tests |= (names == "val") & (val == "test")
-    missing = np.flatnonzero(trains & ~labelled)
+    missing = np.flatnonzero(trains & ~labeled)
     if len(missing):
         raise InputError(
             f"{len(missing)} training rows have no label of their own, the first is "
@@ -230,9 +230,9 @@ def _named(manifest: Manifest, val: str) -> Split:
         )
     return Split(
         train=np.flatnonzero(trains),
-        test=np.flatnonzero(tests & labelled),
-        n_unlabelled=int((~labelled).sum()),
-        n_unused=int((labelled & ~trains & ~tests).sum()),
+        test=np.flatnonzero(tests & labeled),
+        n_unlabelled=int((~labeled).sum()),
+        n_unused=int((labeled & ~trains & ~tests).sum()),
         rule=f"{NAMED} (val: {val})",
     )
 

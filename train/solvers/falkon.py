@@ -16,7 +16,7 @@ from torch import Tensor
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.cholesky import factor_made, panels, solve_factored
 from toptune.train.numerics.conjugate_gradient import REASONS, conjugate_gradient
-from toptune.train.passes.kernel_rows import CentredRows, KernelRows
+from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
 from toptune.train.passes.training_rows import TrainingRows
 
 # Relative error in the norm of the scores, by the type of the kernel's values. Accuracy is settled long
@@ -96,7 +96,7 @@ def solve_falkon(
     is_cached : bool
         Keep the kernel's values, n x rank numbers, in memory.
     center_weights : Tensor of float64, shape (M,), optional
-        Weights of the centres' rows in the loss; 1 by default. Only the speed depends on them.
+        Weights of the centers' rows in the loss; 1 by default. Only the speed depends on them.
     tolerance : float, optional
         Relative residual; see `conjugate_gradient`. By default that of `TOLERANCE`.
     max_iterations : int
@@ -112,7 +112,7 @@ def solve_falkon(
     kernel_rows = KernelRows(
         rows, maps.kernels[index], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
     )
-    system = CentredRows.of(kernel_rows, factor)
+    system = CenteredRows.of(kernel_rows, factor)
     moments = center_moments(maps, index, center_weights)
     descending = tuple(sorted(penalties, reverse=True))
     size = max(1, columns // rows.n_classes)
@@ -157,7 +157,7 @@ class _PenaltyGroup:
 
     Attributes
     ----------
-    system : CentredRows
+    system : CenteredRows
         Second moments S of all rows: the system of a penalty is ``S + penalty I``.
     penalties : Tensor of float64, shape (n_penalties n_targets,)
         Penalty of each column.
@@ -168,7 +168,7 @@ class _PenaltyGroup:
         Largest jitter that a preconditioner took.
     """
 
-    system: CentredRows
+    system: CenteredRows
     penalties: Tensor
     factors: list[Tensor]
     n_targets: int
@@ -176,7 +176,7 @@ class _PenaltyGroup:
 
     @classmethod
     def of(
-        cls, system: CentredRows, moments: Tensor, penalties: Sequence[float], *, n_targets: int
+        cls, system: CenteredRows, moments: Tensor, penalties: Sequence[float], *, n_targets: int
     ) -> "_PenaltyGroup":
         """Factor the preconditioner of each penalty, from the moments (r, r) of the centers."""
         made = [
@@ -213,7 +213,7 @@ class _PenaltyGroup:
 
 
 def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
-    """Centred second moments (r, r) of the centres' own whitened features: what stands for all rows.
+    """Centered second moments (r, r) of the centers' own whitened features: what stands for all rows.
 
     Where no center was dropped their features are the rows of the factor, and this is ``(1/M) T T'`` less
     the mean. Dropped centers count too: they are no basis any more, but rows like any other.

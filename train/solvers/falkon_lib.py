@@ -61,9 +61,9 @@ class LibrarySolution:
         Largest relative residual of the system above over the targets, in the norm of the library's
         preconditioner: what `conjugate_gradient` calls its residual.
     smallest_pivot : float
-        Of its factor of the centres' kernel matrix, jitter included, relative to the largest.
+        Of its factor of the centers' kernel matrix, jitter included, relative to the largest.
     jitter : float
-        What it added to the diagonal of the centres' kernel matrix; this changes the solution too.
+        What it added to the diagonal of the centers' kernel matrix; this changes the solution too.
     version : str
     messages : tuple of str
         Warnings that it gave.

@@ -16,7 +16,7 @@ from toptune.train.numerics.calibration import Temperature, fit_temperature
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import FoldSums, sums_bytes
 from toptune.train.passes.training_rows import TrainingRows
-from toptune.train.solvers.ridge import CentredSystem, LeftOut, left_out
+from toptune.train.solvers.ridge import CenteredSystem, LeftOut, left_out
 from toptune.train.solvers.selection import Candidate, choose_candidate, edge_notes, numerical_notes
 
 logger = logging.getLogger(__name__)
@@ -289,7 +289,7 @@ def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clo
         (found.sums[index],) = problem.accumulate([index])
         found.n_passes += 1
     whole = found.sums[index].total()
-    system = CentredSystem.of(whole.gram[0], whole.cross[0], whole.metric)
+    system = CenteredSystem.of(whole.gram[0], whole.cross[0], whole.metric)
     beta, jitter = system.solve(chosen.penalty)
     beta = whole.of_features(beta)
     seconds = found.seconds | {"fit": time.perf_counter() - start}
@@ -322,7 +322,7 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
     if penalties is not None:
         return sorted(penalties)
     total = sums.total().whitened()
-    scale = CentredSystem.of(total.gram[0], total.cross[0]).scale
+    scale = CenteredSystem.of(total.gram[0], total.cross[0]).scale
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
 
 

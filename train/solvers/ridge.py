@@ -13,7 +13,7 @@ from toptune.train.passes.sums import FoldSums
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentredSystem:
+class CenteredSystem:
     """Normal equations of ridge regression with the intercept eliminated.
 
     With ``n`` the weight of the rows, means of features and targets taken out of the sums leave
@@ -48,7 +48,7 @@ class CentredSystem:
     @classmethod
     def of(
         cls, gram: Tensor, cross: Tensor, metric: Tensor | None = None, work: Tensor | None = None
-    ) -> "CentredSystem":
+    ) -> "CenteredSystem":
         """Take sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets)."""
         weight = float(gram[-1, -1])
         if weight <= 0:
@@ -190,7 +190,7 @@ def left_out(
             found.errors[untried, fold] = 0.0
             return
         torch.sub(gram, sums.gram[fold], out=others)
-        system = CentredSystem.of(others, cross - sums.cross[fold], metric, work)
+        system = CenteredSystem.of(others, cross - sums.cross[fold], metric, work)
         for index in untried:
             try:
                 beta, jitter = system.solve(penalties[index])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from toptune.errors import CorruptError, NumericalError
 from toptune.train.passes.sums import FoldSums
-from toptune.train.solvers.ridge import CentredSystem
+from toptune.train.solvers.ridge import CenteredSystem
 
 FILE = "sums.safetensors"
 
@@ -47,7 +47,7 @@ class SavedSums:
     def solve(self, penalty: float) -> tuple[Tensor, Tensor, float]:
         """Coefficients (r, n_targets) of the basis, intercepts (n_targets,), and the jitter it took."""
         total = self.sums.total().whitened()
-        beta, jitter = CentredSystem.of(total.gram[0], total.cross[0]).solve(penalty)
+        beta, jitter = CenteredSystem.of(total.gram[0], total.cross[0]).solve(penalty)
         if self.factor is None:
             return beta[:-1], beta[-1], jitter
         return torch.linalg.solve_triangular(self.factor.T, beta[:-1], upper=True), beta[-1], jitter
@@ -75,12 +75,12 @@ class SavedSums:
             If no center is left, or the others' kernel matrix cannot be factored.
         """
         if self.factor is None:
-            raise NumericalError("these sums have no centres")
+            raise NumericalError("these sums have no centers")
         if self.sums.factor is not None:
             raise ValueError("sums of plain kernel values; save and load them first")
         left = np.setdiff1d(np.arange(len(self.factor)), gone)
         if len(left) == 0:
-            raise NumericalError("no center would be left; train again with other centres")
+            raise NumericalError("no center would be left; train again with other centers")
         keep = torch.from_numpy(left)
         kernel_rows = self.factor[keep]
         factor, failed = torch.linalg.cholesky_ex(kernel_rows @ kernel_rows.T)

@@ -18,7 +18,7 @@ from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.solvers.one_pass import Solution
-from toptune.train.solvers.ridge import CentredSystem
+from toptune.train.solvers.ridge import CenteredSystem
 from toptune.train.solvers.selection import Candidate, numerical_notes
 
 # One number is fitted to them.
@@ -83,7 +83,7 @@ def solve_once(
     start = time.perf_counter()
     # With nothing left out all rows are one fold.
     (gram,), (cross,) = sums.gram, sums.cross
-    system = CentredSystem.of(gram, cross)
+    system = CenteredSystem.of(gram, cross)
     factor, jitter = _factor_in_place(sums, system, penalty)
     sums = replace(sums, product=None)
     beta, _ = system.solve(penalty, factor)
@@ -103,8 +103,8 @@ def solve_once(
     return once_solution(sigma, penalty, beta, left, sums=sums, jitter=jitter, seconds=seconds)
 
 
-def _factor_in_place(sums: FoldSums, system: CentredSystem, penalty: float) -> tuple[Tensor, float]:
-    """Do what `CentredSystem.factor` does in the place of ``sums.product``, which only one penalty needs."""
+def _factor_in_place(sums: FoldSums, system: CenteredSystem, penalty: float) -> tuple[Tensor, float]:
+    """Do what `CenteredSystem.factor` does in the place of ``sums.product``, which only one penalty needs."""
     if sums.factor is None:
         return system.factor(penalty)
     factor, product, mean = sums.factor, sums.product, system.feature_mean

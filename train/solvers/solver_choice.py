@@ -96,7 +96,7 @@ class Choice:
             f"solver {self.solver} ({self.asked}): about {self.direct_work:.1e} multiply-adds and "
             f"{self.direct_peak_bytes / 2**20:.0f} MiB for direct, {self.falkon_work:.1e} and "
             f"{self.falkon_peak_bytes / 2**20:.0f} MiB for falkon (selected on {self.selection_centers} "
-            f"centres, kernel values {'kept' if self.is_cached else 'recomputed'}); "
+            f"centers, kernel values {'kept' if self.is_cached else 'recomputed'}); "
             f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
         )
 

@@ -109,13 +109,13 @@ def _panel(heading: str, points: Sequence[_Point], legend: Mapping[str, Key], na
         for number, point in enumerate(points):
             key, interval = legend[point.method], ""
             if point.interval is not None:
-                axes.vlines(point.spent, *point.interval, color=key.colour, linewidth=1, alpha=0.55)
+                axes.vlines(point.spent, *point.interval, color=key.color, linewidth=1, alpha=0.55)
                 interval = " ({:.2f} to {:.2f})".format(*point.interval)
             if point.with_extraction is not None:
-                axes.hlines(point.accuracy, point.spent, point.with_extraction, color=key.colour, linewidth=1,
+                axes.hlines(point.accuracy, point.spent, point.with_extraction, color=key.color, linewidth=1,
                             linestyle=":")  # fmt: skip
             axes.plot(
-                point.spent, point.accuracy, key.marker, color=key.colour, markersize=6, gid=f"point{number}"
+                point.spent, point.accuracy, key.marker, color=key.color, markersize=6, gid=f"point{number}"
             )
             tips[f"point{number}"] = (
                 f"{point.method}: {point.accuracy:.2f} %{interval}, {point.spent:.3g} {unit}"

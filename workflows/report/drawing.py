@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 INK, MUTED, GRID, ACCENT = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 9))
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACCENT: "var(--accent)"} | {
-    colour: f"var(--c{number})" for number, colour in enumerate(SERIES)
+    color: f"var(--c{number})" for number, color in enumerate(SERIES)
 }
 # matplotlib's marker, and the letter that looks like it.
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
@@ -60,10 +60,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Key:
-    """How a method is drawn: matplotlib's marker and color; for the page a letter and a colour's number."""
+    """How a method is drawn: matplotlib's marker and color; for the page a letter and a color's number."""
 
     marker: str
-    colour: str
+    color: str
     letter: str
     number: int
 
@@ -147,6 +147,6 @@ def _adapted(key: str, value: str, name: str) -> str:
     if key == "href" and value.startswith("#"):
         return f"#{name}-{value[1:]}"
     if key in ("style", "fill", "stroke"):
-        for colour, variable in _VARIABLES.items():
-            value = value.replace(colour, variable)
+        for color, variable in _VARIABLES.items():
+            value = value.replace(color, variable)
     return value.replace("url(#", f"url(#{name}-")

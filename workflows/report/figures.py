@@ -36,7 +36,7 @@ def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) 
         across = axes.get_yaxis_transform()
         for place, each in enumerate(comparisons):
             key, median = legend[each.method], float(np.median(each.speedups))
-            axes.plot(each.speedups, np.full(len(each.speedups), place), key.marker, color=key.colour,
+            axes.plot(each.speedups, np.full(len(each.speedups), place), key.marker, color=key.color,
                       alpha=0.6, markersize=5, markeredgewidth=0, gid=f"row{place}")  # fmt: skip
             axes.vlines(median, place - 0.2, place + 0.2, color=INK, linewidth=1.5)
             axes.text(median, place + 0.23, f"{in_digits(median)} x", ha="center", va="top", fontsize=8)

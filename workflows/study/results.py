@@ -93,7 +93,7 @@ def write_results(rows: Sequence[dict[str, Any]], out: Path) -> None:
         temporary.replace(out / name)
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Average over seeds, a row a (data set, backbone, method, layers, size).
 
     Returns

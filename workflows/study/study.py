@@ -19,7 +19,7 @@ from toptune.workflows.finetuning.session import finetune
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.checks import check_places
 from toptune.workflows.study.file import Study, read_study
-from toptune.workflows.study.results import result_of, summarise, warnings_of, write_results
+from toptune.workflows.study.results import result_of, summarize, warnings_of, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class StudyReport:
     failed : mapping of str to str
         Cell to reason.
     summary : list of dict
-        See `summarise`.
+        See `summarize`.
     notes : Notes
         What the trainings that are there warn of.
     costs : dict
@@ -208,7 +208,7 @@ def run_study(
         notes=gather_notes((cell.method, warnings_of(cell)) for cell in cells if cell.is_done),
         costs=meter.to_dict(),
         failed=failed,
-        summary=summarise(rows),
+        summary=summarize(rows),
     )
 
 

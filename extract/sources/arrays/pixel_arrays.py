@@ -10,7 +10,7 @@ from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
 from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
 
-COLOURS = 3
+COLORS = 3
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.
             "(255 * x).round().astype('uint8') where x is from 0 to 1"
         )
     shape = images.shape
-    is_grey, is_colour = images.ndim == 3, images.ndim == 4 and shape[3] in (1, COLOURS)
-    if not (is_grey or is_colour) or 0 in shape[1:]:
+    is_gray, is_color = images.ndim == 3, images.ndim == 4 and shape[3] in (1, COLORS)
+    if not (is_gray or is_color) or 0 in shape[1:]:
         hint = "; move the colors last, with numpy.moveaxis(x, 1, -1)" if 1 < len(shape) == 4 else ""
         raise InputError(
             f"{where} has the shape {shape}; images are (n, height, width), (n, height, width, 1) or "
@@ -112,8 +112,8 @@ def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.
 def _header(part: ArrayPart) -> bytes:
     shape = part.images.shape[1:]
     height, width = shape[1:] if part.has_planes_first else shape[:2]
-    is_colour = len(shape) > 2 and COLOURS in (shape[0] if part.has_planes_first else shape[2],)
-    return b"P%d\n%d %d\n255\n" % (6 if is_colour else 5, width, height)
+    is_color = len(shape) > 2 and COLORS in (shape[0] if part.has_planes_first else shape[2],)
+    return b"P%d\n%d %d\n255\n" % (6 if is_color else 5, width, height)
 
 
 def _ids(parts: Sequence[ArrayPart]) -> list[str]:

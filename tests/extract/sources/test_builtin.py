@@ -63,8 +63,8 @@ def test_digits_are_scikit_learns_in_its_order() -> None:
     assert source.manifest().ids[-1] == "digits/1796"
     assert list(source.manifest().labels) == [str(t) for t in targets]
     for row in (0, 1, 1000, 1796):
-        grey = np.asarray(Image.open(io.BytesIO(source.read(row))), dtype=float)
-        assert np.abs(grey / 255 * 16 - images[row].reshape(8, 8)).max() < 0.04
+        gray = np.asarray(Image.open(io.BytesIO(source.read(row))), dtype=float)
+        assert np.abs(gray / 255 * 16 - images[row].reshape(8, 8)).max() < 0.04
 
 
 def test_greek_is_drawn_the_same_every_time_and_balanced() -> None:
@@ -114,7 +114,7 @@ def build(*, trained: bool, seed: int = 0) -> torch.nn.Module:
 
 
 def accuracies(name: str, model: torch.nn.Module, splits: int) -> list[float]:
-    """Test accuracies of an RBF SVC on the standardised last layer, stratified 2/3-1/3 splits."""
+    """Test accuracies of an RBF SVC on the standardized last layer, stratified 2/3-1/3 splits."""
     source = open_builtin(name)
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     images = (Image.open(io.BytesIO(source.read(row))).convert("RGB") for row in range(source.n))

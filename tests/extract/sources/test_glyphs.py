@@ -60,7 +60,7 @@ def test_fonts_of_validation_are_not_trained_on() -> None:
     assert not set(HELD_OUT_FONTS) & set(PRETRAINING_FONTS)
 
 
-def test_render_is_centred_fits_and_repeats() -> None:
+def test_render_is_centered_fits_and_repeats() -> None:
     image = render("A", "DejaVuSerif", size=40, ink=30)
     assert image.shape == (40, 40)
     assert image.dtype == np.uint8

@@ -41,7 +41,7 @@ def test_class_folders_sorted_by_id_and_hidden_files_left_out(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "Validation"])
-def test_split_folders_are_normalised(tmp_path: Path, name: str) -> None:
+def test_split_folders_are_normalized(tmp_path: Path, name: str) -> None:
     put(tmp_path, "train/a/1.png", f"{name}/a/2.png", "test/b/3.png", "extras/a/4.png", "README.json")
     assert rows(open_source(tmp_path)) == sorted(
         [("train/a/1.png", "a", "train"), (f"{name}/a/2.png", "a", "val"), ("test/b/3.png", "b", "test")]
@@ -58,12 +58,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert rows(open_source(tmp_path)) == [("car/2.png", "car", None), ("train/1.png", "train", None)]
 
 
-def test_images_without_classes_are_unlabelled(tmp_path: Path) -> None:
+def test_images_without_classes_are_unlabeled(tmp_path: Path) -> None:
     put(tmp_path, "b.PNG", "a.jpg", "notes.txt")
     assert rows(open_source(tmp_path)) == [("a.jpg", None, None), ("b.PNG", None, None)]
 
 
-def test_unlabelled_test_split_beside_a_labelled_one(tmp_path: Path) -> None:
+def test_unlabeled_test_split_beside_a_labeled_one(tmp_path: Path) -> None:
     put(tmp_path, "train/a/1.png", "test/2.png")
     assert rows(open_source(tmp_path)) == [("test/2.png", None, "test"), ("train/a/1.png", "a", "train")]
 

@@ -31,10 +31,10 @@ class Opened:
         return [int(np.argmin([np.abs(each - one).max() for one in wanted])) for each in found]
 
     def expected(self) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int_]]]:
-        colour = pixels()
+        color = pixels()
         if self.kind == "idx":
-            colour = np.repeat(colour.mean(axis=-1, keepdims=True).astype(np.uint8), 3, axis=-1)
-        return list(colour.astype(int))
+            color = np.repeat(color.mean(axis=-1, keepdims=True).astype(np.uint8), 3, axis=-1)
+        return list(color.astype(int))
 
 
 @pytest.fixture(params=MAKERS)

@@ -67,7 +67,7 @@ def test_bad_columns_are_refused(changes: dict[str, Any], message: str) -> None:
 
 def test_unknown_column_is_refused() -> None:
     with pytest.raises(InputError, match="camera"):
-        make_manifest(3).column("colour")
+        make_manifest(3).column("color")
 
 
 @pytest.mark.parametrize("data", [b"", b"not parquet"])

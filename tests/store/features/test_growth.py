@@ -59,7 +59,7 @@ def test_nothing_differs(root: Path) -> None:
     assert files(root) == before  # a data set that never grew has no files of versions
 
 
-def test_added_removed_relabelled_changed(root: Path) -> None:
+def test_added_removed_relabeled_changed(root: Path) -> None:
     store = start(root, make_images(names((0, 10))))
     before = files(root / "features")
     now = make_images(

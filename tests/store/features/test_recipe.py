@@ -72,7 +72,7 @@ def test_values_that_are_not_json_are_refused(value: dict[str, Any]) -> None:
         make_recipe(model_kwargs=value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"version":1}', '{"version":1,"colour":"red"}'])
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"version":1}', '{"version":1,"color":"red"}'])
 def test_what_is_no_recipe_is_corrupt(text: str) -> None:
     with pytest.raises(CorruptError):
         Recipe.from_json(text)

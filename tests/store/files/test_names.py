@@ -26,7 +26,7 @@ def test_good_names_stay(name: str) -> None:
     assert check_name(name, what="data set") == name
 
 
-def test_names_are_normalised() -> None:
+def test_names_are_normalized() -> None:
     assert check_name(unicodedata.normalize("NFD", "Kätzchen"), what="data set") == "Kätzchen"
 
 

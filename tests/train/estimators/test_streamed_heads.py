@@ -226,7 +226,7 @@ def test_every_k_comes_of_one_search() -> None:
         ({"cv": None}, "cv is None"),
     ],
 )
-def test_neighbours_refuse_what_they_cannot_do(params: dict[str, Any], message: str) -> None:
+def test_neighbors_refuse_what_they_cannot_do(params: dict[str, Any], message: str) -> None:
     X, y = make((120, 9))
     with pytest.raises(InputError, match=message):
         NearestNeighborClassifier(**params).fit(X, y)

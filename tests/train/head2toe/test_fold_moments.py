@@ -74,8 +74,8 @@ def test_left_out_fits_are_scikit_learns(
             for fold in range(1, FOLDS):
                 mine, rest = rows.folds == fold, rows.folds != fold
                 its = X[rest][:, columns[fold]]
-                centred = its - np.average(its, axis=0, weights=rows.weights[rest])
-                unit = np.average((centred**2).sum(axis=1), weights=rows.weights[rest]) if is_relative else 1
+                centered = its - np.average(its, axis=0, weights=rows.weights[rest])
+                unit = np.average((centered**2).sum(axis=1), weights=rows.weights[rest]) if is_relative else 1
                 expected[mine] = without(rows, columns[fold], fold, unit * penalty)
                 errors = rows.weights[mine] @ ((Y - expected)[mine] ** 2).sum(axis=1)
                 assert float(trials[fold].errors[at]) == pytest.approx(errors, rel=1e-6)

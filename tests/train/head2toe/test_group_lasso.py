@@ -76,19 +76,19 @@ def test_the_proximal_step_minimises_its_objective() -> None:
 
 
 @pytest.mark.parametrize("d", [D, 150])
-def test_moments_are_those_of_centred_rows(d: int) -> None:
+def test_moments_are_those_of_centered_rows(d: int) -> None:
     X, codes, weights = problem(d=d)
     mean, targets = np.average(X, axis=0, weights=weights), np.eye(K)[codes]
-    centred = X - mean
+    centered = X - mean
     share = weights[:, None] / weights.sum()
     some = torch.tensor([1, 4, 5, *range(6, d, 2)])
     W = torch.tensor(np.random.default_rng(1).normal(size=(len(some), K)))
     for moments in (row_moments(X, codes, weights), gram_moments(X, codes, weights)):
         np.testing.assert_allclose(
-            moments.cross, (centred * share).T @ (targets - share.T @ targets), atol=1e-12
+            moments.cross, (centered * share).T @ (targets - share.T @ targets), atol=1e-12
         )
-        np.testing.assert_allclose(moments.variances, (centred**2 * share).sum(axis=0), atol=1e-12)
-        gram = (centred * share).T @ centred
+        np.testing.assert_allclose(moments.variances, (centered**2 * share).sum(axis=0), atol=1e-12)
+        gram = (centered * share).T @ centered
         np.testing.assert_allclose(moments.gram(some), gram[some][:, some], atol=1e-12)
         np.testing.assert_allclose(moments.product(some, W), gram[:, some] @ W.numpy(), atol=1e-11)
         for penalty, found in zip((1e-3, 0.1), moments.ridge(some, [1e-3, 0.1]), strict=True):

@@ -81,8 +81,8 @@ def brute_force(
     for fold in range(folds.max() + 1):
         rest = folds != fold
         x, t = X[rest], Y[rest]
-        centred = x - x.mean(axis=0)
-        most = np.linalg.norm(centred.T @ (t - t.mean(axis=0)) / rest.sum(), axis=1).max()
+        centered = x - x.mean(axis=0)
+        most = np.linalg.norm(centered.T @ (t - t.mean(axis=0)) / rest.sum(), axis=1).max()
         lasso = MultiTaskLasso(alpha=share * most, tol=1e-10, max_iter=100_000).fit(x, t)
         columns = np.sort(np.argsort(-np.linalg.norm(lasso.coef_, axis=0))[:n_kept])
         ridge = Ridge(alpha=penalty * rest.sum()).fit(x[:, columns], t)

@@ -73,7 +73,7 @@ def test_refusals() -> None:
         choose_centers(CODES, 100, how="kmeans++", blocks=ArrayBlocks(X))
 
 
-def test_a_classifier_with_few_spread_centres() -> None:
+def test_a_classifier_with_few_spread_centers() -> None:
     X = clusters()
     y = X.argmax(axis=1)
     spread = FalkonClassifier(n_centers=30, centers="kmeans++", random_state=0).fit(X, y)

@@ -70,7 +70,7 @@ def solve_all(problem: Problem, penalties: list[float], folds: list[int], **opti
 
 
 def features(problem: Problem) -> Matrix:
-    """Centred whitened features and a column of ones, all rows at once."""
+    """Centered whitened features and a column of ones, all rows at once."""
     X, _ = blobs()
     (phi,) = problem.maps.features(torch.from_numpy(X), [0])
     return np.column_stack([(phi - problem.rows.feature_mean).numpy(), np.ones(N)])
@@ -257,7 +257,7 @@ def test_fixed_options_still_have_left_out_figures() -> None:
     assert any("at the lower edge of its grid" in note for note in edge.report_.warnings)
 
 
-def test_selection_on_few_centres_and_fit_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selection_on_few_centers_and_fit_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = load_digits(return_X_y=True)
     whole = FalkonLogisticClassifier(n_centers=300, sigma=30.0, penalty=1e-6, random_state=0).fit(X, y)
     monkeypatch.setattr("toptune.train.logistic.plan.SELECTION_CENTERS", 100)

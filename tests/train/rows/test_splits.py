@@ -60,7 +60,7 @@ def test_training_rows_are_held_out_where_no_test_is_named() -> None:
     assert (len(split.train), len(split.test), split.n_unused) == (120, 30, 50)
 
 
-def test_unlabelled_rows_are_counted() -> None:
+def test_unlabeled_rows_are_counted() -> None:
     split = split_manifest(make(labels=[None] * 20 + LABELS[20:]))
     assert split.n_unlabelled == 20
     assert min([*split.train, *split.test]) == 20

@@ -189,7 +189,7 @@ def test_old_images_keep_their_side_of_the_split(build: Build, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_images_are_forgotten_with_the_centres_on_them(head: str, build: Build, tmp_path: Path) -> None:
+def test_images_are_forgotten_with_the_centers_on_them(head: str, build: Build, tmp_path: Path) -> None:
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS[head])

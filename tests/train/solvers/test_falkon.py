@@ -17,7 +17,7 @@ from toptune.train.numerics.conjugate_gradient import conjugate_gradient
 from toptune.train.passes.passes import accumulate
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.falkon import FalkonSolution, solve_falkon
-from toptune.train.solvers.ridge import CentredSystem
+from toptune.train.solvers.ridge import CenteredSystem
 
 CPU = torch.device("cpu")
 Matrix = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ def spd(condition: float, r: int = 60, seed: int = 0) -> Tensor:
 
 def direct(rows: TrainingRows, maps: NystromMaps, penalty: float) -> Tensor:
     (sums,) = accumulate(rows, maps, [0], block_rows=64, device=CPU)
-    return CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(penalty)[0]
+    return CenteredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(penalty)[0]
 
 
 def scores_of(maps: NystromMaps, X: Matrix, beta: Tensor) -> Matrix:
@@ -126,7 +126,7 @@ def widen(X: Matrix) -> Matrix:
 
 
 CASES: dict[str, Callable[[Matrix], tuple[Matrix, Matrix]]] = {
-    "some centres": lambda X: (X, X[::4]),
+    "some centers": lambda X: (X, X[::4]),
     "M = n": lambda X: (X, X),
     "duplicated rows": lambda X: (np.repeat(X[:50], 6, axis=0), np.repeat(X[:20], 6, axis=0)),
     "rank-deficient": lambda X: (widen(X), widen(X)[::4]),

@@ -193,7 +193,7 @@ def test_the_head_is_the_same_head(
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_centres_may_be_given_and_nothing_selected(library: Any, class_weight: Any) -> None:
+def test_centers_may_be_given_and_nothing_selected(library: Any, class_weight: Any) -> None:
     X, y = data(400)
     options: dict[str, Any] = {"class_weight": class_weight, "sigma": 3.0, "penalty": 1e-3, "cv": None}
     given: dict[str, Any] = {"centers": X[:60] + 0.01}

@@ -22,7 +22,7 @@ from toptune.train.passes.sums import FoldSums, SumsBuilder
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.folds import FoldsReducedWarning
 from toptune.train.solvers.one_pass import solve
-from toptune.train.solvers.ridge import CentredSystem, left_out
+from toptune.train.solvers.ridge import CenteredSystem, left_out
 from toptune.train.solvers.selection import Candidate, choose_candidate
 
 CPU = torch.device("cpu")
@@ -70,19 +70,19 @@ def test_solution_equals_dense_float64_over_condition_numbers(condition: float, 
     folds = torch.zeros(n, dtype=torch.int64)
     builder.add(torch.from_numpy(phi), torch.from_numpy(codes), torch.from_numpy(w), folds)
     sums = builder.result()
-    beta, jitter = CentredSystem.of(sums.gram[0], sums.cross[0]).solve(penalty)
+    beta, jitter = CenteredSystem.of(sums.gram[0], sums.cross[0]).solve(penalty)
     expected, intercept = dense_ridge(phi, np.eye(3)[codes], w, penalty)
     assert jitter == 0
     fitted, wanted = phi @ beta[:-1].numpy() + beta[-1].numpy(), phi @ expected + intercept
     assert np.abs(fitted - wanted).max() < 1e-6
 
 
-def test_all_centres_reproduce_kernel_ridge_regression() -> None:
+def test_all_centers_reproduce_kernel_ridge_regression() -> None:
     X, rows = make_rows()
     kernel, penalty = kernel_of("gaussian", 2.0), 1e-3
     maps = NystromMaps.on([kernel], torch.from_numpy(X))
     (sums,) = accumulate(rows, maps, [0], block_rows=32, device=CPU)
-    beta, _ = CentredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(penalty)
+    beta, _ = CenteredSystem.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0)).solve(penalty)
     centers, dual = maps.coefficients(0, beta[:-1])
     scores = kernel(torch.from_numpy(X), centers) @ dual + beta[-1]
     # The dense answer: (K + n penalty I) a + 1 b = Y with 1'a = 0 (least-squares kernel classifier).
@@ -358,7 +358,7 @@ def test_other_rules_of_choice() -> None:
 
 
 @pytest.mark.parametrize("estimator", [FalkonClassifier, StreamingRidgeClassifier])
-def test_one_standard_error_is_at_least_as_regularised(estimator: Any) -> None:
+def test_one_standard_error_is_at_least_as_regularized(estimator: Any) -> None:
     X, rows = make_rows()
     grid = [10.0**power for power in range(-8, 2)]
     plain, simpler, errors = (
@@ -408,7 +408,7 @@ def test_rows_that_are_not_finite_are_named(estimator: Any) -> None:
         estimator.predict(broken)
 
 
-def test_centres_are_seeded_and_balanced_when_asked() -> None:
+def test_centers_are_seeded_and_balanced_when_asked() -> None:
     from toptune.train.kernels.centers import choose_centers
 
     codes = np.repeat([0, 1, 2], [90, 9, 3])

@@ -11,7 +11,7 @@ from sklearn.datasets import make_classification
 from toptune.store import InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, make_head
 from toptune.train.passes.sums import FoldSums
-from toptune.train.solvers.ridge import CentredSystem
+from toptune.train.solvers.ridge import CenteredSystem
 from toptune.train.solvers.single_fit import _factor_in_place
 
 FIXED: dict[str, Any] = {"sigma": 3.0, "penalty": 1e-3, "random_state": 0}
@@ -100,7 +100,7 @@ def test_a_system_in_the_place_of_the_metric_is_made_again_where_it_needs_jitter
         factor=torch.linalg.cholesky(kernel),
     )
     before = sums.gram.clone()
-    system = CentredSystem.of(sums.gram[0], sums.cross[0])
+    system = CenteredSystem.of(sums.gram[0], sums.cross[0])
     # Of rank 3, and a penalty that makes it slightly indefinite.
     penalty = -1e-14
     expected = system.gram - 4 * torch.outer(system.feature_mean, system.feature_mean)

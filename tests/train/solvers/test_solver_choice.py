@@ -83,7 +83,7 @@ def test_falkon_scores_are_those_of_the_direct_solver(n_centers: int, kernel: st
     assert direct.report_.plan["solver"] == "direct"
 
 
-def test_selection_on_fewer_centres_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selection_on_fewer_centers_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toptune.train.solvers.solver_choice.SELECTION_CENTERS", 50)
     X, y = data()
     falkon = FalkonClassifier(solver="falkon", n_centers=200, random_state=0).fit(X, y)

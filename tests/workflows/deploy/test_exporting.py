@@ -264,12 +264,12 @@ def test_a_fine_tuned_network_is_exported_whole(
 
 
 def test_images_that_show_little_are_said_to(folder: Path, tmp_path: Path) -> None:
-    grey = tmp_path / "grey"
-    grey.mkdir()
+    gray = tmp_path / "gray"
+    gray.mkdir()
     for number in range(3):
-        Image.new("RGB", (40, 40), (128, 128, 128)).save(grey / f"{number}.png")
-    (grey / "broken.png").write_bytes(b"no image")
-    report = export(folder / "run", tmp_path / "run.pt2", check=grey)
+        Image.new("RGB", (40, 40), (128, 128, 128)).save(gray / f"{number}.png")
+    (gray / "broken.png").write_bytes(b"no image")
+    report = export(folder / "run", tmp_path / "run.pt2", check=gray)
     assert report.check.n_pictures == 3
     assert "shows little; give other images with --check" in report.warnings[0]
 

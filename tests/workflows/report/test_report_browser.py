@@ -64,12 +64,12 @@ def test_it_opens_from_disk_without_a_word(
     assert (brightness < 60) if is_dark else (brightness > 200)
 
 
-def test_drawings_take_the_colours_of_the_theme(page: Page, address: str) -> None:
-    colour = "getComputedStyle(document.querySelector('#accuracy svg text')).fill"
+def test_drawings_take_the_colors_of_the_theme(page: Page, address: str) -> None:
+    color = "getComputedStyle(document.querySelector('#accuracy svg text')).fill"
     page.open(address, is_dark=False)
-    light = page.evaluate(colour)
+    light = page.evaluate(color)
     page.open(address, is_dark=True)
-    assert light != page.evaluate(colour)
+    assert light != page.evaluate(color)
     assert "#0101" not in page.evaluate("document.querySelector('#accuracy').outerHTML")
 
 

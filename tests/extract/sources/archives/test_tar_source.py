@@ -364,7 +364,7 @@ def test_opening_is_quick_and_takes_little_memory(tmp_path: Path) -> None:
     assert sum(value.nbytes for value in held) <= 32 * 10_000
 
 
-def test_a_relabelled_shard_costs_no_extraction(tmp_path: Path) -> None:
+def test_a_relabeled_shard_costs_no_extraction(tmp_path: Path) -> None:
     from containers import label
     from shapes import MODEL
 

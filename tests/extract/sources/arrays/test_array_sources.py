@@ -96,10 +96,10 @@ def test_idx_is_found_where_torchvision_puts_it_and_file_by_file(tmp_path: Path)
 
 
 def test_idx_without_labels_and_two_of_a_split(tmp_path: Path) -> None:
-    grey = X[..., 0]
-    (tmp_path / "emnist-letters-train-images-idx3-ubyte").write_bytes(idx_bytes(grey))
+    gray = X[..., 0]
+    (tmp_path / "emnist-letters-train-images-idx3-ubyte").write_bytes(idx_bytes(gray))
     assert open_source(tmp_path).manifest().labels == [None] * 4
-    (tmp_path / "emnist-digits-train-images-idx3-ubyte").write_bytes(idx_bytes(grey))
+    (tmp_path / "emnist-digits-train-images-idx3-ubyte").write_bytes(idx_bytes(gray))
     with pytest.raises(InputError, match="both are train split; give one of the files"):
         open_source(tmp_path)
 
