@@ -83,8 +83,13 @@ def file_of(module: str, name: str) -> Path:
 
 
 def imported_names(path: Path, *, for_types: bool) -> list[tuple[str, str]]:
-    """Return ``(module, name)`` for each name of the package that a file imports, late imports included."""
-    tree = tree_of(path)
+    """Return ``(module, name)`` for each name of the package that a file imports, late imports included.
+
+    A front imports what its stub says, by relative imports, because `lazy_loader` reads no others.
+    """
+    stub = path.with_suffix(".pyi")
+    is_front = stub.exists()
+    tree = tree_of(stub if is_front else path)
     hidden = {
         id(node) for statement in tree.body if is_for_types(statement) for node in ast.walk(statement)
     }  # fmt: skip
@@ -93,9 +98,13 @@ def imported_names(path: Path, *, for_types: bool) -> list[tuple[str, str]]:
         if id(node) in hidden and not for_types:
             continue
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            if (node.module or "").split(".")[0] == "toptune":
-                found += [(str(node.module), alias.name) for alias in node.names]
+            assert node.level == int(is_front), f"{path}: a relative import"
+            module = f"toptune.{path.parent.name}.{node.module}" if is_front else str(node.module)
+            if module.split(".")[0] == "toptune":
+                found += [(module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import) and is_front:
+            pairs = (alias.name.rpartition(".") for alias in node.names)
+            found += [(module, name) for module, _, name in pairs]
         elif isinstance(node, ast.Import):
             inside = [alias.name for alias in node.names if alias.name.split(".")[0] == "toptune"]
             assert not inside, f"{path}: `import {inside[0]}`; write `from toptune... import ...`"

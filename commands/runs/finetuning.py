@@ -183,8 +183,12 @@ def finetune(
     Rows are split as train splits them. Stopped at any moment, the same command resumes. The RUN has the
     files that train writes, and the network in the form of timm's local-dir.
     """
-    from toptune.workflows import finetune as run_finetuning
-    from toptune.workflows import finetune_progress, plan_finetune, stop_on_signals
+    from toptune.workflows import (
+        finetune as run_finetuning,
+        finetune_progress,
+        plan_finetune,
+        stop_on_signals,
+    )
 
     if dry_run:
         plan = plan_finetune(data, model=model, **options)

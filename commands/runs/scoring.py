@@ -35,8 +35,7 @@ MOVED = together(
 @JSON
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
     """Score a RUN on its test rows, other features, or images."""
-    from toptune.workflows import describe_metrics, work_progress
-    from toptune.workflows import evaluate as run_evaluation
+    from toptune.workflows import describe_metrics, evaluate as run_evaluation, work_progress
 
     with work_progress("scoring") as progress:
         metrics = run_evaluation(run, progress=progress, **options)

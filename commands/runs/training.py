@@ -83,8 +83,7 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
     Nothing is extracted again. With --update RUN, the command brings a run up to date with its data set
     instead: new images are added, and images that are gone or to be forgotten are subtracted.
     """
-    from toptune.train import train as run_training
-    from toptune.train import update_run
+    from toptune.train import train as run_training, update_run
 
     given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     out = options["out"]

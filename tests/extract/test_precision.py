@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.extract import extract, load_backbone
-from toptune.extract import preparing as preparing_module
+from toptune.extract import extract, load_backbone, preparing as preparing_module
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
 from toptune.extract.pipeline.forwarding import forward_pixels

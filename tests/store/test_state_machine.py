@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import STEPS, Fault
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from small_store import (
     DIMS,

@@ -25,8 +25,7 @@ from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
-from toptune.train.solvers.saved_sums import FILE as SUMS
-from toptune.train.solvers.saved_sums import SavedSums
+from toptune.train.solvers.saved_sums import FILE as SUMS, SavedSums
 
 Rows = npt.NDArray[np.int64]
 

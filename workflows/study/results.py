@@ -11,8 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from toptune.train.runs.metrics_record import RunMetrics
-from toptune.train.runs.record import CONFIG, RunRecord
-from toptune.train.runs.record import METRICS as METRICS_FILE
+from toptune.train.runs.record import CONFIG, METRICS as METRICS_FILE, RunRecord
 from toptune.workflows.study.cells import Cell
 
 CSV, PARQUET = "results.csv", "results.parquet"

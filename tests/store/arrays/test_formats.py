@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from small_store import DIMS, N_ROWS, commit, features, make_manifest, make_recipe, open_empty, write_all
 
 from toptune.store import (

@@ -1,8 +1,7 @@
 """How rows are cut: arithmetic, also for sizes that no test could write."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toptune.store import InputError, choose_unit_rows, format_units, shard_units
 from toptune.store.arrays.units import MAX_UNIT_BYTES, choose_chunk_rows, count_units

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from small_store import DIMS, N_ROWS, UNIT_ROWS, features
 
 from toptune.store import ArrayBlocks, Blocks, FeatureCache, FeatureStore

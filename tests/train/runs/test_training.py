@@ -1,4 +1,5 @@
 import csv
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -260,9 +261,8 @@ def test_import_needs_no_torch() -> None:
 
 
 def test_front_door_is_what_it_says() -> None:
-    import toptune.train
-
-    for name in toptune.train.__all__:
-        assert name == "HEADS" or getattr(toptune.train, name).__name__ == name
+    front = importlib.import_module("toptune.train")
+    for name in front.__all__:
+        assert name == "HEADS" or getattr(front, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing"):
-        _ = toptune.train.nothing
+        _ = front.nothing

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from toptune.store import InputError
-from toptune.workflows.advice import evidence as advice_evidence
-from toptune.workflows.advice import rules
+from toptune.workflows.advice import evidence as advice_evidence, rules
 from toptune.workflows.advice.evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice.rules import (
     CERTAINTIES,

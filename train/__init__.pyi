@@ -1,0 +1,49 @@
+"""Public names: type checkers read them here, and `lazy_loader` loads each one at its first use."""
+
+from .estimators.discriminant import ShrinkageDiscriminantClassifier as ShrinkageDiscriminantClassifier
+from .estimators.falkon import FalkonClassifier as FalkonClassifier
+from .estimators.falkon_logistic import FalkonLogisticClassifier as FalkonLogisticClassifier
+from .estimators.fit_report import FitReport as FitReport
+from .estimators.head2toe import Head2ToeClassifier as Head2ToeClassifier
+from .estimators.logistic import StreamingLogisticClassifier as StreamingLogisticClassifier
+from .estimators.nearest_mean import NearestMeanClassifier as NearestMeanClassifier
+from .estimators.nearest_neighbors import NearestNeighborClassifier as NearestNeighborClassifier
+from .estimators.ridge import StreamingRidgeClassifier as StreamingRidgeClassifier
+from .heads.heads import (
+    HEADS as HEADS,
+    Head as Head,
+    load_head as load_head,
+    make_head as make_head,
+)
+from .layers.choices import (
+    LayerChoice as LayerChoice,
+    LayerSearch as LayerSearch,
+)
+from .layers.search import search_layers as search_layers
+from .layers.stored_layers import choose_arrays as choose_arrays
+from .preprocessing.fitting import fit_preprocessing as fit_preprocessing
+from .preprocessing.preprocessing import (
+    PreprocessedBlocks as PreprocessedBlocks,
+    Preprocessing as Preprocessing,
+)
+from .reports.comparison import compare_heads as compare_heads
+from .reports.comparison_report import Comparison as Comparison
+from .reports.layer_report import (
+    LayerReport as LayerReport,
+    report_layers as report_layers,
+)
+from .rows.folds import FoldsReducedWarning as FoldsReducedWarning
+from .rows.splits import (
+    Split as Split,
+    split_manifest as split_manifest,
+)
+from .rows.torch_dataset import FeatureDataset as FeatureDataset
+from .runs.evaluation import evaluate_run as evaluate_run
+from .runs.metrics import compute_metrics as compute_metrics
+from .runs.record import (
+    RunArray as RunArray,
+    RunRecord as RunRecord,
+)
+from .runs.run import Run as Run
+from .runs.training import train as train
+from .runs.update import update_run as update_run
