@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
+
 
 def parse_object(
     _context: click.Context, _option: click.Parameter, value: str | None
@@ -35,21 +37,20 @@ def parse_floats(_context: click.Context, _option: click.Parameter, value: str |
     return numbers
 
 
-def parse_age(_context: click.Context, _option: click.Parameter, value: str | None) -> timedelta | None:
-    """Parse a length of time: ``30d``, ``12h``, ``90m``, ``0s``, ``2w``."""
-    if value is None:
-        return None
-    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}.get(value[-1:])
-    if unit is None or not value[:-1].isdecimal() or len(value) > 7:
+def parse_age(context: click.Context, option: click.Parameter, value: str | None) -> timedelta | None:
+    """Parse a length of time with its unit: ``30d``, ``12h``, ``90m``, ``0s``, ``2w``."""
+    # A bare number is refused: somebody who means 30 days would remove what is older than 30 seconds.
+    if value is not None and value[-1:] not in _SECONDS:
         raise click.BadParameter(f"{value!r} is no length of time; give one such as 30d, 12h or 90m")
-    return timedelta(**{unit: int(value[:-1])})
+    seconds = parse_seconds(context, option, value)
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def parse_seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    """Parse a length of time: ``2h``, ``90m``, ``45s``, ``1d``, or seconds."""
+    """Parse a length of time, with its unit or in seconds: ``2h``, ``90m``, ``45s``, ``1d``, ``30``."""
     if value is None:
         return None
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(value[-1:])
+    unit = _SECONDS.get(value[-1:])
     try:
         seconds = float(value[:-1]) * unit if unit else float(value)
     except ValueError:

@@ -27,6 +27,12 @@ CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
 # A value that differs from head to head, or that another room makes and reads.
 JsonObject = Mapping[str, object]
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
+# By kind of the run: the next step if a file is damaged, and the keys without which the run cannot be used.
+_ADVICE = {None: "train again", FINETUNE: "fine-tune again"}
+_NEEDED = {
+    None: ("dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves"),
+    FINETUNE: ("classes", "request", "selected", "warnings", "options"),
+}
 # Keys of a run of features that are there even where a run has no value for them.
 _NULLS = ("layer_search", "auto")
 
@@ -257,7 +263,32 @@ class RunRecord:
         CorruptError
             If the file cannot be read, lacks a key, or holds a value of another type.
         """
-        content = read_json(path, advice=advice)
+        return cls._checked(read_json(path, advice=advice), path, advice=advice, needed=needed)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "RunRecord":
+        """Read the record of a RUN folder, of either kind, with all keys that using the run takes.
+
+        Raises
+        ------
+        InputError
+            If the folder is no RUN.
+        FormatVersionError
+            If the run is of another version.
+        CorruptError
+            If ``run.json`` cannot be read, lacks a key, or holds a value of another type.
+        """
+        path = folder / CONFIG
+        if not path.is_file():
+            raise InputError(f"{folder} is no RUN folder (it has no {CONFIG}); give what train --out wrote")
+        content = read_json(path, advice=_ADVICE[None])
+        kind = FINETUNE if content.get("kind") == FINETUNE else None
+        return cls._checked(content, path, advice=_ADVICE[kind], needed=_NEEDED[kind])
+
+    @classmethod
+    def _checked(
+        cls, content: JsonObject, path: Path, *, advice: str, needed: Collection[str] | None
+    ) -> "RunRecord":
         if content.get("format") != FORMAT:
             raise InputError(f"{path} is not of a toptune run; give what train --out wrote")
         found = content.get("version")

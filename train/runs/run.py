@@ -29,12 +29,10 @@ from toptune.train.runs.record import (
     RunArray,
     RunRecord,
     Savings,
-    is_finetuned,  # fmt: skip
 )
 
 _SHOWN_LAYERS = 8
 _ADVICE = "train again"
-_NEEDED = ("dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves")
 _Value = TypeVar("_Value")
 
 
@@ -208,14 +206,16 @@ class Run:
             If another version of the format is there.
         """
         path = Path(folder)
-        if not (path / CONFIG).is_file():
-            raise InputError(f"{path} is no RUN folder (it has no {CONFIG}); give what train --out wrote")
-        if is_finetuned(path):
+        return cls.of_record(path, RunRecord.of_folder(path))
+
+    @classmethod
+    def of_record(cls, path: Path, record: RunRecord) -> "Run":
+        """Open a RUN folder whose ``run.json`` was read already; errors are those of `load`."""
+        if record.is_finetuned:
             raise InputError(
                 f"{path} is a fine-tuned network, which stored features have nothing to do with: score it on "
                 "images (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
             )
-        record = RunRecord.read(path / CONFIG, advice=_ADVICE, needed=_NEEDED)
         rows, roles = _read_rows(path / ROWS)
         run = cls(
             folder=path,

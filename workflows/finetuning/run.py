@@ -34,7 +34,6 @@ from toptune.train.runs.record import (
     ManifestIdentity,
     RunRecord,
     SplitRecord,
-    is_finetuned,
     library_versions,  # fmt: skip
 )
 from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
@@ -43,7 +42,6 @@ from toptune.workflows.finetuning.task import FineTuneTask
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
 
 _ADVICE = "fine-tune again"
-_NEEDED = ("classes", "precision", "request", "selected", "warnings", "options")
 _LIBRARIES = ("toptune", "numpy", "timm", "torch", "torchvision")
 Rows = npt.NDArray[np.int64]
 
@@ -172,11 +170,16 @@ class FineTunedRun:
             If it is damaged, or of another version.
         """
         path = Path(folder)
-        if not is_finetuned(path):
+        record = RunRecord.of_folder(path) if (path / CONFIG).is_file() else None
+        if record is None or not record.is_finetuned:
             raise InputError(
                 f"{path} is no RUN folder of a fine-tuned network; give what finetune --out wrote"
             )
-        record = RunRecord.read(path / CONFIG, advice=_ADVICE, needed=_NEEDED)
+        return cls.of_record(path, record)
+
+    @classmethod
+    def of_record(cls, path: Path, record: RunRecord) -> "FineTunedRun":
+        """Open a RUN folder whose ``run.json`` was read already."""
         return cls(folder=path, record=record, metrics=read_json(path / METRICS, advice=_ADVICE))
 
 

@@ -11,7 +11,7 @@ import torch
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageBytes
-from toptune.train.runs.record import is_finetuned
+from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.workflows.finetuning.run import FineTunedRun
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
@@ -82,14 +82,17 @@ class Classifier:
             If the checkpoint is gone, or the backbone found is not the one of the run; the message says
             what differs.
         """
-        if not is_finetuned(run):
-            return cls(FrozenNetwork.open(run, device=device, model=model, weights=weights))
+        folder = Path(run)
+        record = RunRecord.of_folder(folder)
+        if not record.is_finetuned:
+            head = Run.of_record(folder, record)
+            return cls(FrozenNetwork.of_run(head, device=device, model=model, weights=weights))
         if model is not None or weights is not None:
             raise InputError(
                 f"{run} holds its whole network; --model and --weights say where a frozen backbone "
                 "is, leave them out"
             )
-        return cls(FineTunedNetwork.open(FineTunedRun.load(run), device=device))
+        return cls(FineTunedNetwork.of_run(FineTunedRun.of_record(folder, record), device=device))
 
     @property
     def backbone(self) -> Backbone:

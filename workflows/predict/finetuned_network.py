@@ -43,7 +43,7 @@ class FineTunedNetwork:
     precision: str
 
     @classmethod
-    def open(cls, run: FineTunedRun, *, device: str) -> "FineTunedNetwork":
+    def of_run(cls, run: FineTunedRun, *, device: str) -> "FineTunedNetwork":
         """Load the network of a RUN folder.
 
         Raises

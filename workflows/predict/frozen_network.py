@@ -34,30 +34,30 @@ class FrozenNetwork:
     backbone: Backbone
 
     @classmethod
-    def open(
-        cls, folder: str | Path, *, device: str, model: str | None = None, weights: str | Path | None = None
+    def of_run(
+        cls, run: Run, *, device: str, model: str | None = None, weights: str | Path | None = None
     ) -> "FrozenNetwork":
-        """Read a RUN folder and load its backbone.
+        """Load the backbone of a run.
 
         Parameters
         ----------
-        folder, device, model, weights
+        run : Run
+            The head, as `toptune.train.Run.load` gives it.
+        device, model, weights
             As in `toptune.workflows.Classifier.load`.
 
         Raises
         ------
         InputError
-            If the folder is no RUN, the run was trained on imported features, or the backbone cannot be
-            loaded.
+            If the run was trained on imported features, or the backbone cannot be loaded.
         WeightsError
             If the checkpoint is gone, or the backbone found is not the one of the run; the message says
             what differs.
         """
-        run = Run.load(folder)
         if run.recipe.is_imported:
             raise InputError(
-                f"{folder} was trained on imported features: there is no backbone to make them from images; "
-                "evaluate it on stored features (--store), or use Run.predict_blocks"
+                f"{run.folder} was trained on imported features: there is no backbone to make them from "
+                "images; evaluate it on stored features (--store), or use Run.predict_blocks"
             )
         spec = dict(run.backbone)
         if model is not None:
@@ -78,7 +78,7 @@ class FrozenNetwork:
         if backbone.recipe.digest != run.recipe.digest:
             differences = "; ".join(run.recipe.differences(backbone.recipe))
             raise WeightsError(
-                f"{spec['name']} is not the backbone that {folder} was trained on: {differences}. "
+                f"{spec['name']} is not the backbone that {run.folder} was trained on: {differences}. "
                 "Give the original with --model or --weights."
             )
         return cls(run, backbone)
