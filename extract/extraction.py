@@ -1,18 +1,18 @@
-"""`extract`: images to stored features. What is finished is recognized here, before torch is loaded."""
+"""`extract`: images to stored features. Finished requests are recognized here, before torch is loaded."""
 
 import dataclasses
-import inspect
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
 from toptune.extract.images.source import ImageSource
+from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.request.plan import ExtractSummary
-from toptune.extract.request.request import ExtractRequest, Progress, make_requests
+from toptune.extract.request.request import ExtractRequest, make_requests
 from toptune.extract.running import run_all
-from toptune.machine.watch import Clocks, Stop
+from toptune.options import options_of
 from toptune.store.datasets.manifest import count_contents
 from toptune.store.features.feature_store import FeatureStore
 
@@ -22,159 +22,108 @@ def extract(
     *,
     model: str,
     store: str | os.PathLike[str] | FeatureStore,
-    dataset: str | None = None,
-    split: str | None = None,
-    layers: str | int | Sequence[str | int] = "last",
-    pooling: str | Sequence[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    batch_size: int | str | None = None,
-    workers: int | None = None,
-    device: str = "cpu",
-    precision: str = "auto",
-    img_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    crop_pct: float | None = None,
-    interpolation: str | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-    fold: bool = True,
-    compiled: bool = False,
-    decode: str = "exact",
-    dtype: str = "auto",
-    format: str | None = None,  # noqa: A002
-    max_pixels: int | None = None,
-    shard: tuple[int, int] | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    update: bool = False,
-    rehash: bool = False,
-    max_failures: int | None = None,
-    progress: Progress | None = None,
-    stop: Stop | None = None,
-    time_limit: float | None = None,
-    clocks: Clocks | None = None,
-    dask: str | None = None,
-    dask_options: Mapping[str, Any] | None = None,
+    **arguments: Unpack[ExtractArguments],
 ) -> ExtractSummary:
     """Run a frozen backbone once over images and store its layers.
 
-    Interrupted at any moment and called again, it goes on where it stopped, and the store ends up equal
-    to that of an undisturbed run. What is there already is not computed again: layers can be added
-    later. An image that cannot be used is recorded; its row stays, as NaN.
+    An extraction that is interrupted at any moment goes on, when called again, where the first call stopped,
+    and the store ends up equal to that of an undisturbed run. Features that are stored already are not
+    computed again: layers can be added later. An image that cannot be used is recorded; its row stays, as
+    NaN.
 
     Parameters
     ----------
     data : path, str or ImageSource
-        See `open_source`.
+        A folder, a file or the name of a built-in data set; see `open_source`.
     model : str
-        See `load_backbone`.
+        Name of the backbone; see `load_backbone`.
     store : path or FeatureStore
-        Made if it is not there.
-    dataset : str, optional
-        Name in the store; by default the source's.
-    split : str, optional
-        Only this split of the data.
-    layers, pooling
-        See `select_names`; by default the last layer, with each family's own pooling.
-    weights, precision, img_size, mean, std, crop_pct, interpolation, model_kwargs, fold, compiled, decode
-        See `load_backbone`. Precision ``auto`` and `fold` adopt what the same features were begun with;
-        ``auto`` takes fp32 where bf16 would move a sample of the features too far.
-    batch_size : int or "auto", optional
-        Images a forward pass: 16 (128 on CUDA), or what the cache was begun with (it is part of the cache,
-        because the last bits of features depend on it). ``auto`` measures which is fastest, if the cache is
-        new.
-    workers : int, optional
-        Threads that read and decode; by default one a CPU, at most 4.
-    device : str
-        ``cpu``, ``cuda`` or ``cuda:N``. Where several CUDA devices are visible, ``cuda`` is all of them: a
-        process each (needs dask.distributed), as for several names with commas between them.
-    dtype : str
-        On disk: ``float16``, ``float32``, or ``auto``: float16 except for layers that come near its range
-        in a sample of 16 images.
-    format : {"zarr", "hdf5"}, optional
-        How a new cache stores its arrays, by default Zarr. One that is there keeps its own, and refuses
-        another.
-    max_pixels : int, optional
-        Larger images count as unreadable.
-    shard : tuple of int, optional
-        ``(i, n)``: only part i of n of the units, i from 0.
-    dry_run : bool
-        Give the plan and write nothing.
-    overwrite : bool
-        First remove what is stored of the asked arrays. Not together with `shard`, where each job would
-        remove what the others computed.
-    update : bool
-        If the store has other images under that name, make these the next version of the data set: known
-        images keep their features, only new and changed ones are extracted.
-    rehash : bool
-        Read every image and compare it with what was extracted, whatever its modification time.
-    max_failures : int, optional
-        More images than this that could not be used make the summary say ``too_many_failed``; the run
-        goes to its end all the same.
-    progress : callable, optional
-        Called with ``(done_rows, rows, failed)`` after every batch; with `dask` after some units.
-    stop : callable, optional
-        Asked between batches: None to go on, or the seconds within which the unit at hand may still be
-        finished; no other one is begun. No signal handler is installed here.
-    time_limit : float, optional
-        Seconds from now within which the work is to end; no unit is begun that would not be done by then.
-    clocks : Clocks, optional
-        To be read while the extraction runs.
-    dask : str, optional
-        Address of a dask.distributed scheduler whose workers compute the units, ``local:N`` for N processes
-        on this machine, or ``slurm``, ``pbs``, ``lsf`` for jobs of a batch system (needs dask-jobqueue).
-        Workers must see images, weights and store under the same paths.
-    dask_options : mapping, optional
-        For a batch system: arguments of dask-jobqueue's cluster, and ``jobs``, how many to submit.
+        The store that takes the features; a new one is made if none is there.
+    **arguments
+        The options of `ExtractOptions` and of `BackboneSpec`, where each is described:
+
+        - which images: `dataset`, `split`, `max_pixels`, `update`, `rehash`, `max_failures`;
+        - which features: `layers`, `pooling`, `dtype`, `format`, `overwrite`;
+        - which network: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`, `interpolation`,
+          `model_kwargs`, `fold`, `compiled`, `decode`;
+        - where and how fast: `device`, `batch_size`, `workers`, `shard`, `dask`, `dask_options`;
+        - when to stop and what to show: `dry_run`, `progress`, `stop`, `time_limit`, `clocks`.
+
+    Returns
+    -------
+    ExtractSummary
+        What was done, or with `dry_run` what would be done.
 
     Raises
     ------
     InputError, WeightsError
-        If something given cannot be used. Also, at the end, if no image at all could be.
+        If an option is unknown or cannot be used. Also, at the end, if no image at all could be used.
     ConflictError
         If the store holds other images under that name, or an image changed since, without `update`.
     InterruptedRunError
         After Ctrl-C, a stop or the time limit; what is committed stays.
+
+    Examples
+    --------
+    >>> summary = extract("digits", model="random:test_vit", store="store", img_size=32, layers="last")
+    >>> summary.rows, [array.name for array in summary.arrays]
+    (1797, ['last.none'])
+    >>> extract("digits", model="random:test_vit", store="store", img_size=32).nothing_to_do
+    True
     """
-    return _extract([model], locals())[0]
+    options = options_of(ExtractOptions, arguments, call="extract")
+    return _extract(data, [model], store, options)[0]
 
 
 def extract_models(
-    data: str | os.PathLike[str] | ImageSource, *, models: Sequence[str], **options: Any
+    data: str | os.PathLike[str] | ImageSource,
+    *,
+    models: Sequence[str],
+    store: str | os.PathLike[str] | FeatureStore,
+    **arguments: Unpack[ExtractArguments],
 ) -> list[ExtractSummary]:
-    """Run several frozen backbones over the same images: each is read and decoded once.
+    """Run several frozen backbones over the same images: each image is read and decoded once.
 
-    That holds for the models whose features lie in caches of one cut (new ones do, if they are begun
-    together); images are resized once for all models that see the same pixels.
+    Models share what is read if their caches have the same units and batches; new caches that are begun
+    together do. Images are resized once for all models that see the same pixels.
 
     Parameters
     ----------
     data : path, str or ImageSource
         See `extract`.
     models : sequence of str
-        All of them are held in memory at once.
-    options
-        Those of `extract`, but for ``model``.
+        Names of the backbones; all of them are held in memory at once.
+    store : path or FeatureStore
+        See `extract`.
+    **arguments
+        Options of `extract`, the same for all models.
 
     Returns
     -------
     list of ExtractSummary
         In the order of `models`.
+
+    Raises
+    ------
+    InputError, WeightsError, ConflictError, InterruptedRunError
+        As `extract` raises them.
     """
-    given = inspect.signature(extract).bind(data, model="", **options)
-    given.apply_defaults()
-    return _extract(models, given.arguments)
+    return _extract(data, models, store, options_of(ExtractOptions, arguments, call="extract_models"))
 
 
-def _extract(models: Sequence[str], given: Mapping[str, Any]) -> list[ExtractSummary]:
-    """Check what was given to `extract`, and do it for each model."""
+def _extract(
+    data: str | os.PathLike[str] | ImageSource,
+    models: Sequence[str],
+    store: str | os.PathLike[str] | FeatureStore,
+    options: ExtractOptions,
+) -> list[ExtractSummary]:
     meter = CostMeter()
     try:
-        requests = make_requests(models, given)
+        requests = make_requests(data, models, store, options)
         summaries = _run(requests)
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
-    most, costs = given["max_failures"], meter.to_dict()
+    most, costs = options.max_failures, meter.to_dict()
     contents = count_contents(requests[0].manifest)
     return [
         dataclasses.replace(

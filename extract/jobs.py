@@ -1,13 +1,12 @@
 """The extraction itself: read, compute and commit, overlapping; several models share what is read."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 
 from toptune.errors import StoreError
 from toptune.extract.pipeline.dask_units import open_workers, planning_device
-from toptune.extract.pipeline.image_pass import Pass
-from toptune.extract.pipeline.lane import Lane
+from toptune.extract.pipeline.image_pass import Pass, Tally
+from toptune.extract.pipeline.model_work import ModelWork
 from toptune.extract.preparing import prepare
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest
@@ -22,36 +21,39 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     Parameters
     ----------
     requests : sequence of ExtractRequest
-        Of one data set, or of several of its parts; for one model or several.
+        Requests for one data set, or for several of its parts; for one model or several.
+
+    Returns
+    -------
+    list of ExtractSummary
+        In the order of `requests`.
     """
-    prepared = prepare([dataclasses.replace(each, device=planning_device(each)) for each in requests])
-    if requests[0].dry_run:
+    prepared = prepare([each.with_options(device=planning_device(each)) for each in requests])
+    if requests[0].options.dry_run:
         return [each.dry_summary() for each in prepared]
-    lanes = [each.open() for each in prepared]
-    passes = [Pass(together) for together in _sharing(lanes)]
-    total = sum(each.rows for each in passes)
-    done, n_failed = 0, 0
-    summaries: dict[Lane, ExtractSummary] = {}
+    works = [each.open() for each in prepared]
+    passes = [Pass(together) for together in _sharing(works)]
+    tally = Tally(requests[0].options.progress, sum(each.rows for each in passes))
+    summaries: dict[ModelWork, ExtractSummary] = {}
     with open_workers(requests[0], sum(len(each.units) for each in passes)) as workers:
         for each in passes:
-            each.run(before=done, total=total, failed=n_failed, workers=workers)
-            done, n_failed = done + each.rows, n_failed + each.n_failed
-            for lane in each.lanes:
-                summaries[lane] = each.summary(lane)
-                _tidy(lane.cache, lane.request.key, lane.names)
-    return [summaries[lane] for lane in lanes]
+            each.run(tally, compute=None if workers is None else workers.compute)
+            for work, summary in zip(each.works, each.summaries(), strict=True):
+                summaries[work] = summary
+                _tidy(work.cache, work.request.key, work.names)
+    return [summaries[work] for work in works]
 
 
-def _sharing(lanes: Sequence[Lane]) -> list[list[Lane]]:
-    """Group lanes that can share what is read: of one data set, and of one cut."""
-    groups: dict[tuple[str, int, int], list[Lane]] = {}
-    for lane in lanes:
-        groups.setdefault((lane.request.dataset, *lane.cut), []).append(lane)
+def _sharing(works: Sequence[ModelWork]) -> list[list[ModelWork]]:
+    """Group models that can share what is read."""
+    groups: dict[tuple[str, int, int], list[ModelWork]] = {}
+    for work in works:
+        groups.setdefault(work.sharing, []).append(work)
     return list(groups.values())
 
 
 def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
-    """Do what only makes later commands quicker: pack the ledgers, note what was asked."""
+    """Pack the ledgers and note the finished request, which only makes later commands quicker."""
     try:
         cache.pack_ledgers([*names, CONTENT_ARRAY])
         if key is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.deviation import Deviation
-from toptune.extract.pipeline.lane import missing_units
+from toptune.extract.pipeline.model_work import missing_units
 from toptune.extract.pipeline.reader import BATCHES_AHEAD
 from toptune.extract.pipeline.streams import count_streams
 from toptune.extract.pipeline.writer import UNITS_BEHIND
@@ -35,20 +35,20 @@ class Draft:
         return sum(array.dim * (2 if self.dtypes[array.name] == "float16" else 4) for array in self.arrays)
 
 
-def _make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
+def make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
     """Plan a draft; `fresh` are those of its data set that have no cache yet."""
     request, cache, dtypes = draft.request, draft.cache, draft.dtypes
     n_rows = request.manifest.n_rows
     if cache is not None:
         batch_size, unit_rows = cache.batch_size, cache.unit_rows
     else:
-        batch_size = min(int(each.request.batch_size or 1) for each in fresh)
+        batch_size = min(int(each.request.options.batch_size or 1) for each in fresh)
         unit_rows = choose_unit_rows(n_rows, max(each.bytes_per_image for each in fresh), batch_size)
     n_units = -(-n_rows // unit_rows)
     shard = request.units(n_units, unit_rows)
     needed = np.ones(n_rows, dtype=np.bool_) if request.needed is None else request.needed
     names = [array.name for array in draft.arrays]
-    if cache is None or request.overwrite:
+    if cache is None or request.options.overwrite:
         missing = {name: list(shard) for name in [*names, CONTENT_ARRAY]}
     else:
         missing = missing_units(cache, [*names, CONTENT_ARRAY], shard)

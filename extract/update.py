@@ -31,22 +31,22 @@ def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[
         If the images are no version of the data set, or were changed, and no update was asked for.
     """
     request = requests[0]
-    check = ContentCheck(store, request.source, workers=request.workers)
+    check = ContentCheck(store, request.source, workers=request.options.n_workers)
     growth: Growth | None = None
-    if request.update:
-        step = plan_growth if request.dry_run else grow
+    if request.options.update:
+        step = plan_growth if request.options.dry_run else grow
         growth = step(
             store,
             request.dataset,
             request.manifest,
             changed=check.changed,
             find=check.find,
-            every=request.rehash,
+            every=request.options.rehash,
         )
         version = growth.after
     else:
         version = find_version(store.root, request.dataset, request.manifest)
-        if request.rehash:
+        if request.options.rehash:
             _refuse_other_bytes(check, version, request)
     if version.number == 1:
         summaries = run_all(requests)
@@ -63,7 +63,7 @@ def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[
             version=version.number,
             difference=None if growth is None or not growth.is_needed else growth.difference,
             changed=() if growth is None else _changed_ids(growth),
-            rehashed=check.n_checked if request.rehash else None,
+            rehashed=check.n_checked if request.options.rehash else None,
         )
         for summary in summaries
     ]
@@ -103,7 +103,7 @@ def _part_requests(
                 needed=source.is_there,
             )
         )
-    if request.overwrite:
+    if request.options.overwrite:
         _refuse_loss(requests)
     return requests
 
@@ -122,7 +122,7 @@ def _join(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> ExtractSu
     """Add up what was done for each part."""
     failed = {name: reason for part in parts for name, reason in part.failed.items()}
     n_rows = sum(part.rows for part in parts)
-    if not request.dry_run:
+    if not request.options.dry_run:
         refuse_all_failed(failed, n_rows, request.dataset)
     seconds = [
         part.plan.rows_missing / part.images_per_second

@@ -5,12 +5,11 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from toptune.extract.extraction import extract
 from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.samples import even_sample
 
 SAMPLE_IMAGES = 128
 
@@ -54,8 +53,7 @@ class Sample:
         self.name = source.name
         self._source = source
         whole = source.manifest()
-        n = min(n_pictures, whole.n_rows)
-        self._rows = np.unique(np.linspace(0, whole.n_rows - 1, n).round().astype(np.intp))
+        self._rows = even_sample(whole.n_rows, n_pictures)
         self._manifest = whole.take(self._rows)
 
     def manifest(self) -> Manifest:

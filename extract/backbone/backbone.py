@@ -1,11 +1,12 @@
 """`Backbone`: a frozen timm model with its evaluation transform, its taps and its identity."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
@@ -16,12 +17,13 @@ from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
 from toptune.extract.backbone.forward import ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.backbone.model_name import parse_model_name
+from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.backbone.transform import EvalTransform
-from toptune.extract.backbone.transform_options import check_transform_options
 from toptune.extract.backbone.weights import weights_digest
 from toptune.extract.images.decode import ROUTES, decode_image
 from toptune.machine.devices import resolve_device, resolve_precision
+from toptune.options import options_of
 from toptune.store.features.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,10 +40,12 @@ class Backbone:
     ----------
     name : str
         What stands in the store's paths: ``arch.tag``, or the last part of a folder or repository.
+    given : str
+        The name that `load_backbone` was given, with a folder as an absolute path.
+    options : BackboneSpec
+        How the backbone was loaded, with ``auto`` precision resolved and weights as an absolute path.
     recipe : Recipe
         Everything that decides the numbers.
-    spec : dict
-        JSON values with which ``load_backbone(**spec)`` loads the same again.
     model : nn.Module
         timm's model, ``num_classes=0``.
     transform : EvalTransform
@@ -53,14 +57,20 @@ class Backbone:
     """
 
     name: str
+    given: str
+    options: BackboneSpec
     recipe: Recipe
-    spec: dict[str, Any]
     model: Any
     transform: EvalTransform
     device: torch.device
     folded: frozenset[str] = frozenset()
     _taps: dict[str, Tap] = field(default_factory=dict, repr=False)
     _passes: dict[tuple[str, ...], ForwardPass] = field(default_factory=dict, repr=False)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON values with which ``load_backbone(**spec)`` loads the same backbone again."""
+        return {"name": self.given, **self.options.to_dict()}
 
     @cached_property
     def taps(self) -> list[Tap]:
@@ -167,21 +177,7 @@ class Backbone:
 
 
 def load_backbone(
-    name: str,
-    *,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    img_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    crop_pct: float | None = None,
-    interpolation: str | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-    pretrained: bool = True,
-    fold: bool = False,
-    compiled: bool = False,
-    decode: str = "exact",
+    name: str, *, device: str = "cpu", pretrained: bool = True, **arguments: Unpack[BackboneArguments]
 ) -> Backbone:
     """Load a timm model, frozen, with its own evaluation transform.
 
@@ -191,90 +187,73 @@ def load_backbone(
         As timm names it: ``arch.tag``, ``hf-hub:org/name``, ``local-dir:FOLDER``; or a backbone that ships
         with toptune; or ``random:NAME`` for the architecture and transform of any of these with
         untrained weights from a fixed seed.
-    weights : path, optional
-        A checkpoint to take instead: safetensors, or a torch file without code. It must fit
-        exactly, except that a class head is dropped because it is not used.
     device : str
-        ``cpu``, ``cuda`` or ``cuda:N``; an absent one is an error.
-    precision : str
-        ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes in it, fp32 elsewhere.
-    img_size, mean, std, crop_pct, interpolation : optional
-        In place of the model's own, as in timm.
-    model_kwargs : mapping, optional
-        Further arguments of ``timm.create_model``; JSON values.
+        ``cpu``, ``cuda`` or ``cuda:N``; a device that is not there is an error.
     pretrained : bool
         False is the same as ``random:`` before the name.
-    fold : bool
-        Fold batch norms into the convolutions before them where that changes nothing but rounding.
-    compiled : bool
-        Compile the forward pass with ``torch.compile``, which takes a C++ compiler and a minute or so.
-    decode : {"exact", "draft"}
-        Whether large JPEGs are decoded whole, or at a fraction that is at least twice what the model's
-        resizing leaves: up to four times as fast for photographs of 12 megapixels, with pixels that differ by
-        0.3 of 255 on average and by 5 at most.
+    **arguments
+        The options of `BackboneSpec`: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`,
+        `interpolation`, `model_kwargs`, `fold`, `compiled`, `decode`. Here `precision` is ``fp32`` and `fold`
+        is False by default, so that the model computes as timm's own does.
+
+    Returns
+    -------
+    Backbone
+        In eval mode, on the device, in the memory layout ``channels_last``.
 
     Raises
     ------
     InputError
-        If the name is unknown (close ones are listed) or an option does not fit the model.
+        If the name or an option is unknown (close ones are listed), or an option does not fit the model.
     WeightsError
         If weights are absent or do not fit, with the names of the tensors.
+
+    Examples
+    --------
+    >>> backbone = load_backbone("random:test_vit", img_size=64)
+    >>> backbone.recipe.precision, backbone.transform.size
+    ('fp32', (64, 64))
+    >>> [array.name for array in backbone.resolve("last")]
+    ['last.none']
     """
     parsed = parse_model_name(name if pretrained or name.startswith("random:") else f"random:{name}")
-    check_transform_options(
-        img_size=img_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation
-    )
-    if decode not in ROUTES:
-        raise InputError(f"decode {decode!r} is none of {', '.join(ROUTES)}")
+    asked = options_of(BackboneSpec, {"precision": "fp32", "fold": False, **arguments}, call="load_backbone")
     where = resolve_device(device)
-    resolved = resolve_precision(precision, where)
-    kwargs = dict(model_kwargs or {})
-    model, reported_kwargs = build_model(parsed, weights=weights, img_size=img_size, model_kwargs=kwargs)
-    config = _data_config(
-        model,
-        img_size=img_size if img_size is not None else kwargs.get("img_size"),
-        mean=mean,
-        std=std,
-        crop_pct=crop_pct,
-        interpolation=interpolation,
+    kwargs = dict(asked.model_kwargs or {})
+    spec = dataclasses.replace(
+        asked,
+        weights=None if asked.weights is None else str(Path(asked.weights).absolute()),
+        precision=resolve_precision(asked.precision, where),
+        model_kwargs=kwargs or None,
     )
+    model, reported_kwargs = build_model(
+        parsed, weights=asked.weights, img_size=spec.img_size, model_kwargs=kwargs
+    )
+    config = _data_config(model, spec)
     model.eval().requires_grad_(False)
     weights_sha256 = weights_digest(model)
     folded: list[str] = []
-    if fold:
+    if spec.fold:
         model, folded = fold_batch_norms(model, (config["input_size"][1], config["input_size"][2]))
     recipe = Recipe(
         architecture=str(model.pretrained_cfg["architecture"]),
         model_kwargs=reported_kwargs,
         weights=weights_sha256,
         transform=config,
-        decode=ROUTES[decode],
-        precision=resolved,
-        forward="+".join([FOLDED] * bool(folded) + ["compiled"] * compiled),
+        decode=ROUTES[spec.decode],
+        precision=spec.precision,
+        forward="+".join([FOLDED] * bool(folded) + ["compiled"] * spec.compiled),
     )
-    spec = {
-        "name": parsed.given,
-        "weights": None if weights is None else str(Path(weights).absolute()),
-        "precision": resolved,
-        "img_size": img_size,
-        "mean": None if mean is None else list(mean),
-        "std": None if std is None else list(std),
-        "crop_pct": crop_pct,
-        "interpolation": interpolation,
-        "model_kwargs": kwargs or None,
-        "fold": fold,
-        "compiled": compiled,
-        "decode": decode,
-    }
-    model = model.to(where, DTYPES[resolved])
-    # Convolutions run faster so, and linear layers do not care: results differ by rounding only.
+    model = model.to(where, DTYPES[spec.precision])
+    # Convolutions run faster in this layout, and linear layers do not care: results differ by rounding only.
     model = model.to(memory_format=torch.channels_last)
     return Backbone(
         name=parsed.plain,
+        given=parsed.given,
+        options=spec,
         recipe=recipe,
-        spec=spec,
         model=model,
-        transform=EvalTransform(config, is_draft=decode == "draft"),
+        transform=EvalTransform(config, is_draft=spec.decode == "draft"),
         device=where,
         folded=frozenset(folded),
     )
@@ -304,22 +283,11 @@ def list_taps(
     ).taps
 
 
-def _data_config(
-    model: Any,
-    *,
-    img_size: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    crop_pct: float | None,
-    interpolation: str | None,
-) -> dict[str, Any]:
-    args = {
-        "img_size": img_size,
-        "mean": mean,
-        "std": std,
-        "crop_pct": crop_pct,
-        "interpolation": interpolation,
-    }
+def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:
+    """Resolve the model's evaluation transform, with the values of the spec in place of the model's own."""
+    args = spec.transform_options()
+    if args["img_size"] is None:
+        args["img_size"] = (spec.model_kwargs or {}).get("img_size")
     found = resolve_data_config(args, model=model)
     config: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple | list) else value for key, value in found.items()

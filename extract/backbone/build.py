@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,7 +25,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bi
 def build_model(
     name: ModelName,
     *,
-    weights: str | Path | None = None,
+    weights: str | os.PathLike[str] | None = None,
     img_size: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:

@@ -14,8 +14,8 @@ import torch
 from toptune.errors import InputError, StoreNotFoundError, ToptuneError, UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.pipeline.accounts import UnitsDone
-from toptune.extract.pipeline.image_pass import Pass
-from toptune.extract.pipeline.lane import Lane
+from toptune.extract.pipeline.image_pass import Pass, Tally
+from toptune.extract.pipeline.model_work import find_work
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.dask_cluster import ThisWorker, this_worker
 from toptune.machine.heap import keep_freed_memory
@@ -98,18 +98,18 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
         try:
             # A watch of its own: it comes to hold what cannot travel, and orders travel between workers.
             request = replace(_request(order), watch=Watch())
-            lanes = [
-                Lane(request, backbone, backbone.arrays(model.names), cache, plan=None, units=units)
+            works = [
+                find_work(request, backbone, backbone.arrays(model.names), cache, units=units)
                 for model, cache, backbone in _models(order, worker)
             ]
         except (ToptuneError, OSError) as error:
             raise InputError(
                 f"dask worker {worker.address} on {socket.gethostname()} cannot do its part: {error}; "
-                "pictures, weights and store must lie under the same paths for all workers and here"
+                "images, weights and store must lie under the same paths for all workers and here"
             ) from error
-        work = Pass(lanes)
-        work.run(before=0, total=work.rows, failed=0)
-        return work.done()
+        images = Pass(works)
+        images.run(Tally(None, images.rows))
+        return images.done()
 
 
 def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, FeatureCache, Backbone]]:

@@ -1,8 +1,8 @@
-"""One pass over the images for all lanes that share them."""
+"""One pass over the images, shared by all models that lack features of the same units."""
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -10,67 +10,97 @@ import numpy as np
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
 from toptune.extract.pipeline.accounts import ModelDone, UnitsDone, share_costs
-from toptune.extract.pipeline.dask_units import Workers
-from toptune.extract.pipeline.lane import Lane, length
+from toptune.extract.pipeline.lane import Lane
+from toptune.extract.pipeline.model_work import ModelWork, length
 from toptune.extract.pipeline.reader import BatchReader, open_reader
 from toptune.extract.pipeline.streams import Streams, count_streams
 from toptune.extract.pipeline.writer import UnitWriter
 from toptune.extract.request.finished import finished_summary
+from toptune.extract.request.options import Progress
 from toptune.extract.request.plan import ExtractSummary
 from toptune.store.files.json_values import canonical_json
 
+# Called with the rows done and the images failed so far.
+Report = Callable[[int, int], None]
+# Computes and commits units of the models elsewhere, and says what that took.
+Compute = Callable[[Sequence[ModelWork], Sequence[int], Report], UnitsDone]
+
+
+class Tally:
+    """What progress is told: rows done and images failed, over all passes of a call.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called with ``(done_rows, rows, failed)``.
+    total : int
+        Rows of all passes.
+    """
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._rows, self._failed = 0, 0
+
+    def tell(self, rows: int, failed: int) -> None:
+        """Report the rows done and images failed of the current pass, beside those of the passes before."""
+        if self._progress is not None:
+            self._progress(self._rows + rows, self._total, self._failed + failed)
+
+    def end_pass(self, rows: int, failed: int) -> None:
+        """Add up what a whole pass did."""
+        self._rows, self._failed = self._rows + rows, self._failed + failed
+
 
 class Pass:
-    """Units of one data set, read once for all lanes that lack them."""
+    """Units of one data set, read once for all models that lack them.
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self.lanes = lanes
-        self.units = sorted(set().union(*(lane.units for lane in lanes)))
-        self._slices = lanes[0].cache.unit_slice
+    Parameters
+    ----------
+    works : sequence of ModelWork
+        Models whose caches have the same units and batches.
+    """
+
+    def __init__(self, works: Sequence[ModelWork]) -> None:
+        self.works = works
+        self.lanes = [Lane(work) for work in works]
+        self.units = sorted(set().union(*(work.wanted for work in works)))
+        self._slices = works[0].cache.unit_slice
         self.rows = sum(length(self._slices(unit)) for unit in self.units)
-        self.writers = {lane: UnitWriter(lane.cache) for lane in lanes}
+        self.writers = {lane: UnitWriter(lane.work.cache) for lane in self.lanes}
         self.seconds, self.seconds_read = 0.0, 0.0
 
     @property
     def n_failed(self) -> int:
+        """Images that could not be used: of the model for which most could not."""
         return max(lane.n_failed for lane in self.lanes)
 
-    def run(self, *, before: int, total: int, failed: int, workers: Workers | None = None) -> None:
-        """Read, compute and commit, with progress as of `total` rows, `before` of which others have done."""
+    def run(self, tally: Tally, *, compute: Compute | None = None) -> None:
+        """Read the images, compute and commit the units.
+
+        Parameters
+        ----------
+        tally : Tally
+            Told as the work goes on.
+        compute : callable, optional
+            Does the work elsewhere; by default this process does it.
+
+        Raises
+        ------
+        InterruptedRunError
+            If the work was stopped before its last unit.
+        """
         if not self.units:
             return
-        start, watch = time.perf_counter(), self.lanes[0].request.watch
-        if workers is not None:
-            progress = self.lanes[0].request.progress or (lambda *_: None)
-            self._adopt(
-                workers.compute(
-                    self.lanes, self.units, lambda rows, new: progress(before + rows, total, failed + new)
-                )
-            )
-            self.seconds = time.perf_counter() - start
-            return
-        # One geometry for all models that see the same pixels.
-        keys = {lane: canonical_json(lane.backbone.transform.geometry) for lane in self.lanes}
-        geometries = {key: lane.backbone for lane, key in keys.items()}
-        places = {lane: list(geometries).index(key) for lane, key in keys.items()}
-        try:
-            with ExitStack() as stack:
-                reader = stack.enter_context(open_reader(self.lanes[0].request, list(geometries.values())))
-                streams = stack.enter_context(
-                    Streams(min(count_streams(lane.backbone) for lane in self.lanes))
-                )
-                for writer in self.writers.values():
-                    stack.enter_context(writer)
-                watch.begin_job(lambda: self._clocks(reader))
-                self._compute(reader, streams, places, before=before, total=total, failed=failed)
-        except KeyboardInterrupt:
-            raise self._interrupted("stopped") from None
-        if watch.reason is not None:
-            raise self._interrupted(watch.reason)
-        self.seconds, self.seconds_read = time.perf_counter() - start, reader.seconds
+        start = time.perf_counter()
+        if compute is not None:
+            self._adopt(compute(self.works, self.units, tally.tell))
+        else:
+            self._run_here(tally)
+        self.seconds = time.perf_counter() - start
+        tally.end_pass(self.rows, self.n_failed)
 
     def done(self) -> UnitsDone:
-        """Say what it took."""
+        """Return what the work took."""
         return UnitsDone(
             seconds_read=self.seconds_read,
             models=tuple(
@@ -83,15 +113,41 @@ class Pass:
             ),
         )
 
+    def summaries(self) -> list[ExtractSummary]:
+        """Summarize what was done for each model, in the order of `works`."""
+        return [self._summary(lane) for lane in self.lanes]
+
+    def _run_here(self, tally: Tally) -> None:
+        request = self.works[0].request
+        # One geometry serves all models that see the same pixels.
+        keys = {lane: canonical_json(lane.work.backbone.transform.geometry) for lane in self.lanes}
+        geometries = {key: lane.work.backbone for lane, key in keys.items()}
+        places = {lane: list(geometries).index(key) for lane, key in keys.items()}
+        try:
+            with ExitStack() as stack:
+                reader = stack.enter_context(open_reader(request, list(geometries.values())))
+                streams = stack.enter_context(
+                    Streams(min(count_streams(work.backbone) for work in self.works))
+                )
+                for writer in self.writers.values():
+                    stack.enter_context(writer)
+                request.watch.begin_job(lambda: self._clocks(reader))
+                _UnitLoop(self.writers, places, reader, streams, tally).run(self.units)
+        except KeyboardInterrupt:
+            raise self._interrupted("stopped") from None
+        if request.watch.reason is not None:
+            raise self._interrupted(request.watch.reason)
+        self.seconds_read = reader.seconds
+
     def _adopt(self, done: UnitsDone) -> None:
-        """Take what workers did for one's own."""
+        """Count what others did as what this pass did."""
         self.seconds_read = done.seconds_read
         for lane, model in zip(self.lanes, done.models, strict=True):
             lane.n_failed, lane.seconds_compute = model.n_failed, model.seconds_compute
             self.writers[lane].seconds = model.seconds_write
 
     def _clocks(self, reader: BatchReader) -> tuple[float, float, float]:
-        """Seconds of reading, computing and committing so far."""
+        """Return the seconds of reading, computing and committing so far."""
         return (
             reader.seconds,
             sum(lane.seconds_compute for lane in self.lanes),
@@ -99,77 +155,92 @@ class Pass:
         )
 
     def _interrupted(self, reason: str) -> InterruptedRunError:
-        n_units = sum(len(lane.shard) for lane in self.lanes)
-        done = n_units + sum(self.writers[lane].units_written - len(lane.units) for lane in self.lanes)
+        n_units = sum(len(work.shard) for work in self.works)
+        done = n_units + sum(
+            writer.units_written - len(lane.work.units) for lane, writer in self.writers.items()
+        )
         return InterruptedRunError(
             f"{reason} with {done} of {n_units} units stored; the same command resumes"
         )
 
-    def _compute(
-        self,
-        reader: BatchReader,
-        streams: Streams,
-        places: Mapping[Lane, int],
-        *,
-        before: int,
-        total: int,
-        failed: int,
-    ) -> None:
-        batches = reader.batches(rows for unit in self.units for rows in self.lanes[0].batches(unit))
-        progress, watch = self.lanes[0].request.progress, self.lanes[0].request.watch
-        done, meter = before, CostMeter()
-        taken: deque[list[Lane]] = deque()  # for each unit all of whose batches were taken, who wants it
-
-        def commit(wanting: list[Lane]) -> None:
-            nonlocal meter
-            finished = share_costs([lane.finish() for lane in wanting], meter.to_dict())
-            meter = CostMeter()
-            for lane, values in zip(wanting, finished, strict=True):
-                self.writers[lane].write(values)
-
-        def take(unit: int) -> bool:
-            nonlocal done
-            wanting = [lane for lane in self.lanes if unit in lane.wanted]
-            for lane in wanting:
-                lane.begin(unit)
-            for rows in self.lanes[0].batches(unit):
-                if not watch.may_go_on(self._slices(unit).stop - rows.start):
-                    return False
-                by_geometry = next(batches)
-                for lane in wanting:
-                    lane.take(by_geometry[places[lane]], streams)
-                while taken and all(lane.is_computed() for lane in taken[0]):
-                    commit(taken.popleft())
-                done += length(by_geometry[0].rows)
-                if progress is not None:
-                    progress(done, total, failed + self.n_failed)
-            taken.append(wanting)
-            return True
-
-        for unit in self.units:
-            if not (watch.may_begin(length(self._slices(unit))) and take(unit)):
-                break
-        while taken:
-            commit(taken.popleft())
-
-    def summary(self, lane: Lane) -> ExtractSummary:
-        """Summarise what was done for one of the lanes."""
-        if not lane.units:
-            return finished_summary(lane.cache, lane.names, lane.request, nothing_to_do=True, plan=lane.plan)
-        row_bytes = {spec.name: spec.dim * np.dtype(spec.dtype).itemsize for spec in lane.cache.arrays()}
+    def _summary(self, lane: Lane) -> ExtractSummary:
+        work = lane.work
+        if not work.units:
+            return finished_summary(work.cache, work.names, work.request, nothing_to_do=True, plan=work.plan)
+        row_bytes = {spec.name: spec.dim * np.dtype(spec.dtype).itemsize for spec in work.cache.arrays()}
         return finished_summary(
-            lane.cache,
-            lane.names,
-            lane.request,
-            units_done=len(lane.units),
-            images_per_second=lane.rows / self.seconds,
+            work.cache,
+            work.names,
+            work.request,
+            units_done=len(work.units),
+            images_per_second=work.rows / self.seconds,
             seconds_read=self.seconds_read,
             seconds_compute=lane.seconds_compute,
             seconds_write=self.writers[lane].seconds,
             bytes_written=sum(
                 row_bytes[name] * length(self._slices(unit))
-                for name in lane.names
-                for unit in lane.missing[name]
+                for name in work.names
+                for unit in work.missing[name]
             ),
-            plan=lane.plan,
+            plan=work.plan,
         )
+
+
+class _UnitLoop:
+    """Takes unit after unit through the lanes, and commits those that are computed.
+
+    Each unit is charged with what the process used since the unit before was committed, reading ahead
+    included.
+    """
+
+    def __init__(
+        self,
+        writers: Mapping[Lane, UnitWriter],
+        places: Mapping[Lane, int],
+        reader: BatchReader,
+        streams: Streams,
+        tally: Tally,
+    ) -> None:
+        self._writers, self._places = writers, places
+        self._reader, self._streams, self._tally = reader, streams, tally
+        self._lanes = list(writers)
+        self._work = self._lanes[0].work
+        # For each unit all of whose batches were taken: the lanes that want it.
+        self._taken: deque[list[Lane]] = deque()
+        self._meter = CostMeter()
+        self._rows = 0
+
+    def run(self, units: Sequence[int]) -> None:
+        """Compute units in order, until the last or until the watch ends the work, and commit them."""
+        slices, watch = self._work.cache.unit_slice, self._work.request.watch
+        self._batches = self._reader.batches(rows for unit in units for rows in self._work.batches(unit))
+        for unit in units:
+            if not (watch.may_begin(length(slices(unit))) and self._take(unit)):
+                break
+        while self._taken:
+            self._commit(self._taken.popleft())
+
+    def _take(self, unit: int) -> bool:
+        """Take all batches of a unit; False if the watch ended the work before the last one."""
+        stop, watch = self._work.cache.unit_slice(unit).stop, self._work.request.watch
+        wanting = [lane for lane in self._lanes if unit in lane.work.wanted]
+        for lane in wanting:
+            lane.begin(unit)
+        for rows in self._work.batches(unit):
+            if not watch.may_go_on(stop - rows.start):
+                return False
+            by_geometry = next(self._batches)
+            for lane in wanting:
+                lane.take(by_geometry[self._places[lane]], self._streams)
+            while self._taken and all(lane.is_computed() for lane in self._taken[0]):
+                self._commit(self._taken.popleft())
+            self._rows += length(by_geometry[0].rows)
+            self._tally.tell(self._rows, max(lane.n_failed for lane in self._lanes))
+        self._taken.append(wanting)
+        return True
+
+    def _commit(self, wanting: Sequence[Lane]) -> None:
+        finished = share_costs([lane.finish() for lane in wanting], self._meter.to_dict())
+        self._meter = CostMeter()
+        for lane, values in zip(wanting, finished, strict=True):
+            self._writers[lane].write(values)

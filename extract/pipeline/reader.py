@@ -185,7 +185,7 @@ def open_reader(source_of: ExtractRequest, backbones: Sequence[Backbone]) -> Bat
     return BatchReader(
         source_of.source,
         [backbone.transform for backbone in backbones],
-        workers=source_of.workers,
-        max_pixels=source_of.max_pixels,
+        workers=source_of.options.n_workers,
+        max_pixels=source_of.options.pixel_limit,
         is_pinned=any(backbone.device.type == "cuda" for backbone in backbones),
     )

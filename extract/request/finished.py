@@ -19,20 +19,20 @@ SHOWN = 3
 
 def recognize(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
     """Return a summary if everything asked for is in the store, None if it has to be worked out."""
-    if request.key is None or request.overwrite:
+    if request.key is None or request.options.overwrite:
         return None
     found = store.find_request(request.dataset, request.key)
     if found is None:
         return None
     cache, names = found
-    if request.batch_size not in (None, "auto", cache.batch_size) or request.format not in (
+    if request.options.batch_size not in (None, "auto", cache.batch_size) or request.options.format not in (
         None,
         cache.format,
     ):
         return None
     specs = {spec.name: spec for spec in cache.arrays()}
     units = request.units(cache.n_units, cache.unit_rows)
-    if any(name not in specs or request.dtype not in ("auto", specs[name].dtype) for name in names):
+    if any(name not in specs or request.options.dtype not in ("auto", specs[name].dtype) for name in names):
         return None
     if any(cache.entry(name, unit) is None for name in [*names, CONTENT_ARRAY] for unit in units):
         return None
@@ -100,7 +100,7 @@ def finished_summary(
     """
     needed, image = request.needed, request.manifest.image_id
     # A job of many says what failed in its own units: to read all entries would cost as much as its work.
-    mine = None if request.shard == (0, 1) else request.units(cache.n_units, cache.unit_rows)
+    mine = None if request.options.share == (0, 1) else request.units(cache.n_units, cache.unit_rows)
     failed = {
         image(row): reason
         for row, reason in cache.failed_rows([*names], units=mine).items()

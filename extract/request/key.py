@@ -6,13 +6,13 @@ It only says where to look: whether the answer is complete is read from the ledg
 import glob
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
+from toptune.extract.backbone.spec import BackboneSpec
 from toptune.extract.images.decode import DECODE
 from toptune.store.files.json_values import canonical_json
 
@@ -21,13 +21,12 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json")
 
 def request_key(
     name: ModelName,
+    spec: BackboneSpec,
     *,
     layers: str | int | Sequence[str | int],
     pooling: str | Sequence[str] | None,
-    precision: str,
     device: str,
-    weights: str | os.PathLike[str] | None,
-    options: Mapping[str, Any],
+    max_pixels: int,
 ) -> str | None:
     """Return the key of an extraction, or None where the weights cannot be told without loading them.
 
@@ -35,28 +34,40 @@ def request_key(
     ----------
     name : ModelName
         The backbone.
-    layers, pooling, precision, device, weights
+    spec : BackboneSpec
+        How the backbone is loaded.
+    layers, pooling, device
         As given to `extract`.
-    options : mapping
-        The other options of `load_backbone`; JSON values.
+    max_pixels : int
+        Limit on the size of an image.
+
+    Raises
+    ------
+    InputError
+        If the weights cannot be read, or ``model_kwargs`` are no JSON values.
     """
-    signature = _model_signature(name, has_weights=weights is not None)
+    signature = _model_signature(name, has_weights=spec.weights is not None)
     if signature is None:
         return None
     try:
-        files = None if weights is None else _stat(Path(weights))
+        files = None if spec.weights is None else _stat(Path(spec.weights))
     except OSError as error:
-        raise InputError(f"weights {os.fspath(weights or '')} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"weights {os.fspath(spec.weights or '')} cannot be read: {error.strerror}"
+        ) from error
+    options = spec.to_dict()
+    # The file is in the key by its size and time, and the precision has an entry of its own.
+    del options["weights"], options["precision"]
     content = {
         "model": name.given,
         "files": signature,
         "weights": files,
         "layers": layers if isinstance(layers, str | int) else list(layers),
         "pooling": pooling if pooling is None or isinstance(pooling, str) else list(pooling),
-        "precision": precision,
-        # Only `auto` depends on the device.
-        "device": device if precision == "auto" else None,
-        "options": dict(options),
+        "precision": spec.precision,
+        # Only what `auto` means depends on the device.
+        "device": device if spec.precision == "auto" else None,
+        "options": options | {"max_pixels": max_pixels},
         "decode": DECODE,
         "timm": version("timm"),
         "toptune": version("toptune"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.extract import extract, load_backbone, preparing as preparing_module
+from toptune.extract import drafting, extract, load_backbone
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
 from toptune.extract.pipeline.forwarding import forward_pixels
@@ -100,7 +100,7 @@ def test_a_measured_batch_size_is_one_of_the_candidates_and_is_kept(
 ) -> None:
     backbone = load_backbone(f"local-dir:{model_folder}")
     assert measure_batch_size(backbone, backbone.resolve("last")) in CANDIDATES["cpu"]
-    monkeypatch.setattr(preparing_module, "measure_batch_size", lambda *_: 5)
+    monkeypatch.setattr(drafting, "measure_batch_size", lambda *_: 5)
     cache = stored(make_folder(12), batch_size="auto")
     assert cache.batch_size == 5
     assert stored(make_folder(12), batch_size=None, layers="all").batch_size == 5

@@ -50,7 +50,7 @@ def run(model_folder: Path, tmp_path: Path) -> Extract:
 @pytest.fixture
 def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batches that passed through the model, by the rows in them that were read."""
-    from toptune.extract import preparing
+    from toptune.extract import drafting
     from toptune.extract.pipeline import forwarding, lane
 
     seen: list[int] = []
@@ -60,7 +60,7 @@ def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(pixels))
         return plain(backbone, pixels, *arguments, **options)
 
-    for module in (lane, preparing):
+    for module in (lane, drafting):
         monkeypatch.setattr(module, "forward_pixels", counted)
     return seen
 

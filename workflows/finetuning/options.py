@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.extract.backbone.transform_options import check_transform_options
+from toptune.extract.backbone.spec import BackboneSpec
 from toptune.options import flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
@@ -200,9 +200,8 @@ class FineTuneOptions:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.depth not in ("full", "head") and self.n_last is None:
             raise InputError(f"depth is {self.depth!r}; it must be full, head, or last:N with N from 1")
-        check_transform_options(
-            img_size=self.img_size, mean=None, std=None, crop_pct=None, interpolation=None
-        )
+        # The spec checks the options of the backbone when the spec is made.
+        BackboneSpec(weights=self.weights, img_size=self.img_size, model_kwargs=self.model_kwargs)
         for name, least in (
             ("epochs", 1), ("min_epochs", 1), ("patience", 1), ("warmup_epochs", 0), ("batch_size", 1),
             ("max_failures", 0), ("cache_memory_bytes", 0), ("workers", 1),

@@ -16,6 +16,7 @@ from toptune.errors import InputError
 from toptune.extract.images.source import ImageSource
 from toptune.machine.heap import keep_freed_memory
 from toptune.options import options_of
+from toptune.store.datasets.samples import even_sample
 from toptune.workflows.finetuning.learner import Learner, n_batches
 from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOptions
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
@@ -158,8 +159,7 @@ def plan_finetune(
 
 def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64], float]:
     """Read a batch of training images, evenly spread: those that can be used, and seconds an image."""
-    n = min(task.options.batch_size, len(task.fitted))
-    rows = task.fitted[np.unique(np.linspace(0, len(task.fitted) - 1, n).round().astype(np.intp))]
+    rows = task.fitted[even_sample(len(task.fitted), task.options.batch_size)]
     with _timed() as seconds:
         failed = learner.loader.look_at(rows.tolist(), is_training=True, seen=lambda _n: None)
     good = np.setdiff1d(rows, np.array(sorted(failed), dtype=np.int64))

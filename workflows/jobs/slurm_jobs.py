@@ -12,9 +12,10 @@ from typing import Any, Unpack
 
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import load_backbone
+from toptune.extract.backbone.spec import BackboneSpec
 from toptune.extract.extraction import extract
 from toptune.extract.request.plan import ExtractPlan, ExtractSummary
-from toptune.options import options_of
+from toptune.options import option_names, options_of
 from toptune.store.files.place import place_of
 from toptune.workflows.jobs.slurm_options import SlurmArguments, SlurmOptions
 from toptune.workflows.jobs.slurm_plan import SlurmPlan, clock, size_jobs
@@ -31,20 +32,6 @@ TOPTUNE = (sys.executable, "-m", "toptune.cli")
 TRAIN_BYTES = 4 * 2**30
 # What a training takes beside the memory that counts against its limit.
 TRAIN_BASE_BYTES = 2**30
-# Options of `extract` that are options of `load_backbone` too.
-BACKBONE_OPTIONS = (
-    "weights",
-    "precision",
-    "img_size",
-    "mean",
-    "std",
-    "crop_pct",
-    "interpolation",
-    "model_kwargs",
-    "fold",
-    "compiled",
-    "decode",
-)
 # Options of `extract` whose flag on the command line has another name, or is there to turn the option off.
 FLAGS = {"compiled": "compile"}
 ON_BY_DEFAULT = ("fold",)
@@ -169,7 +156,7 @@ def _planned(
     if summary.plan is None or not summary.plan.units_missing:
         raise InputError(f"nothing to extract: all of it is stored in {summary.cache}; use toptune train")
     backbone = load_backbone(
-        model, **{name: value for name, value in here.items() if name in BACKBONE_OPTIONS}
+        model, **{name: value for name, value in here.items() if name in option_names(BackboneSpec)}
     )
     weights_bytes = sum(each.numel() * each.element_size() for each in backbone.model.parameters())
     rate = asked.images_per_second

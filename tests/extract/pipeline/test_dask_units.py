@@ -15,7 +15,8 @@ from tiny import draw, encode, feature_bytes, save_model
 
 from toptune.extract import extract, extract_models, extraction
 from toptune.extract.pipeline import dask_units
-from toptune.extract.pipeline.dask_units import planning_device, units_at_once
+from toptune.extract.pipeline.dask_units import planning_device
+from toptune.extract.pipeline.hand_out import units_at_once
 from toptune.extract.request import request
 from toptune.machine.devices import list_devices
 from toptune.store import (

@@ -7,19 +7,21 @@ import pytest
 
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.request.key import hub_commit, request_key
+from toptune.extract.request.options import ExtractOptions
+from toptune.options import options_of
 from toptune.store import InputError
 
 
 def key(name: str, **changes: Any) -> str | None:
-    options: dict[str, Any] = {
-        "layers": "last",
-        "pooling": None,
-        "precision": "fp32",
-        "device": "cpu",
-        "weights": None,
-        "options": {},
-    }
-    return request_key(parse_model_name(name), **(options | changes))
+    options = options_of(ExtractOptions, {"precision": "fp32"} | changes, call="extract")
+    return request_key(
+        parse_model_name(name),
+        options.backbone,
+        layers=options.layers,
+        pooling=options.pooling,
+        device=options.device,
+        max_pixels=options.pixel_limit,
+    )
 
 
 def test_everything_asked_for_is_in_the_key(model_folder: Path, tmp_path: Path) -> None:
@@ -33,7 +35,7 @@ def test_everything_asked_for_is_in_the_key(model_folder: Path, tmp_path: Path) 
         key(name, pooling="mean"),
         key(name, precision="bf16"),
         key(name, weights=tmp_path / "w.pth"),
-        key(name, options={"img_size": 3}),
+        key(name, img_size=3),
         key(f"random:{name}"),
     ]
     assert len(set(keys)) == len(keys)
@@ -43,7 +45,7 @@ def test_everything_asked_for_is_in_the_key(model_folder: Path, tmp_path: Path) 
     os.utime(tmp_path / "w.pth", ns=(1, 1))
     assert key(name, weights=tmp_path / "w.pth") != before
     with pytest.raises(InputError, match="JSON"):
-        key(name, options={"model_kwargs": {"x": {1}}})
+        key(name, model_kwargs={"x": {1}})
 
 
 def test_hub_models_are_known_by_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

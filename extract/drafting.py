@@ -1,0 +1,239 @@
+"""What a look at the model and at some images says of a request: its arrays, their types, its batch size."""
+
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+from typing import Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import ConflictError
+from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.backbone.folding import FOLDED
+from toptune.extract.backbone.spec import BackboneArguments
+from toptune.extract.backbone.taps import TapArray
+from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
+from toptune.extract.deviation import Deviation, find_excess, measure_deviations, refuse_deviations
+from toptune.extract.pipeline.forwarding import forward_pixels
+from toptune.extract.pipeline.reader import open_reader
+from toptune.extract.pipeline.transfers import FLOAT16_LARGEST
+from toptune.extract.planning import Draft
+from toptune.extract.request.request import ExtractRequest
+from toptune.options import flat_options
+from toptune.store.features.feature_cache import FeatureCache
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_ROWS = 16
+# float16 reaches 65504 and loses digits below 6e-5: values near either end are stored as float32.
+FLOAT16_MAX = FLOAT16_LARGEST / 16
+FLOAT16_MIN = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What one backbone does with the sample of images.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        The network, in the arithmetic that is tried.
+    cache : FeatureCache, optional
+        The cache that the backbone's features were begun in.
+    arrays : sequence of TapArray
+        What is requested.
+    stored : mapping of str to str
+        Types on disk of arrays that are stored already and stay.
+    values : mapping of str to array (k, dim) of float32
+        Features of the sample, of arrays that are not stored; empty where nothing depends on them.
+    deviations : mapping of str to Deviation
+        How far the arithmetic moves these features from those of the plain model in float32; empty where the
+        arithmetic is the plain model's.
+    """
+
+    backbone: Backbone
+    cache: FeatureCache | None
+    arrays: Sequence[TapArray]
+    stored: Mapping[str, str]
+    values: Mapping[str, npt.NDArray[np.float32]]
+    deviations: Mapping[str, Deviation]
+
+
+def load_for(request: ExtractRequest) -> Backbone:
+    """Load a request's backbone, in the arithmetic that the data set's features were begun with, if any."""
+    backbone = _load(request)
+    if request.existing is None:
+        return backbone
+    # What `auto` means was settled when the cache was made, perhaps on another machine.
+    parts = request.family or (request.dataset,)
+    recipes = {cache.digest for part in parts for cache in request.existing.caches(dataset=part)}
+    is_free = request.options.backbone.precision == "auto"
+    precisions = ("fp32", "bf16") if is_free else (backbone.recipe.precision,)
+    own = backbone.recipe.forward
+    for precision, forward in product(precisions, (own, own.replace(FOLDED, "").strip("+"))):
+        other = dataclasses.replace(backbone.recipe, precision=precision, forward=forward)
+        if backbone.recipe.digest not in recipes and other.digest in recipes:
+            logger.info("adopting %s, with which these features were begun", other.arithmetic)
+            return _load(request, precision=precision, fold=FOLDED in forward)
+    return backbone
+
+
+def make_draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft]) -> Draft:
+    """Settle what a request leaves open: arithmetic, types on disk, batch size and format.
+
+    Parameters
+    ----------
+    request : ExtractRequest
+        What was asked.
+    backbone : Backbone
+        As `load_for` loaded it.
+    before : sequence of Draft
+        Drafts for the parts of the data set before this one, of the same model: a new part gets the batches,
+        format and wide types of the parts before it.
+
+    Raises
+    ------
+    ConflictError
+        If the request does not fit what is stored.
+    NumericalError
+        If the requested arithmetic moves features too far.
+    """
+    look = _look_around(request, backbone)
+    parts = [_find_cache(request, look.backbone, part) for part in request.family]
+    like = [cache for cache in parts if cache is not None]
+    if look.cache is None and (like or before):
+        asked = request.options
+        size = like[0].batch_size if like else before[0].request.options.batch_size
+        form = like[0].format if like else before[0].request.options.format
+        request = request.with_options(batch_size=asked.batch_size or size, format=asked.format or form)
+    wide = {spec.name for other in like for spec in other.arrays() if spec.dtype == "float32"}
+    wide |= {name for each in before for name, dtype in each.dtypes.items() if dtype == "float32"}
+    dtypes = dict(look.stored)
+    for array in look.arrays:
+        if array.name not in dtypes:
+            values = look.values.get(array.name)
+            dtypes[array.name] = _stored_type(request.options.dtype, array.name, values, wide)
+    if look.cache is None:
+        request = request.with_options(batch_size=_batch_size(request, look.backbone, look.arrays))
+    return Draft(
+        request=request,
+        backbone=look.backbone,
+        arrays=look.arrays,
+        cache=look.cache,
+        dtypes=dtypes,
+        deviations=look.deviations,
+    )
+
+
+def _look_around(request: ExtractRequest, backbone: Backbone) -> _Look:
+    """Look at the sample with the backbone, and with fp32 where ``auto`` chose an arithmetic that errs."""
+    look = _look(request, backbone)
+    recipe = look.backbone.recipe
+    # Features that are stored already hold `auto` to their arithmetic.
+    may_choose = request.options.backbone.precision == "auto" and look.cache is None
+    if may_choose and recipe.precision != "fp32":
+        excess = find_excess(look.deviations, recipe.arithmetic)
+        if excess is None:
+            return look
+        logger.warning("precision auto takes fp32: %s", excess)
+        look = _look(request, _load(request, precision="fp32"))
+    refuse_deviations(look.deviations, look.backbone.recipe.arithmetic)
+    return look
+
+
+def _look(request: ExtractRequest, backbone: Backbone) -> _Look:
+    arrays = backbone.resolve(request.options.layers, request.options.pooling)
+    cache = _find_cache(request, backbone)
+    stored = _stored_types(request, cache)
+    _refuse_conflicts(request, cache, arrays, stored)
+    new = [array for array in arrays if array.name not in stored]
+    is_exact = backbone.recipe.precision == "fp32" and not request.options.backbone.compiled
+    # Folding alone needs no sample: folding was tried on noise when the backbone was loaded.
+    needs_sample = bool(new) and not (is_exact and request.options.dtype != "auto")
+    sample = _read_sample(request, backbone) if needs_sample else None
+    values: dict[str, npt.NDArray[np.float32]] = {}
+    deviations: dict[str, Deviation] = {}
+    if sample is not None:
+        values = forward_pixels(backbone, sample, new).result()
+        if not is_exact:
+            exact = _load(request, precision="fp32", fold=False, compiled=False)
+            reference = forward_pixels(exact, sample, exact.arrays([array.name for array in new])).result()
+            deviations = measure_deviations(values, reference)
+    return _Look(
+        backbone=backbone, cache=cache, arrays=arrays, stored=stored, values=values, deviations=deviations
+    )
+
+
+def _load(request: ExtractRequest, **changes: Unpack[BackboneArguments]) -> Backbone:
+    """Load a request's backbone, with some of the options changed."""
+    given = {**flat_options(request.options.backbone), **changes}
+    return load_backbone(request.name.given, device=request.options.device, **given)
+
+
+def _stored_types(request: ExtractRequest, cache: FeatureCache | None) -> dict[str, str]:
+    if cache is None or request.options.overwrite:
+        return {}
+    return {spec.name: spec.dtype for spec in cache.arrays()}
+
+
+def _refuse_conflicts(
+    request: ExtractRequest,
+    cache: FeatureCache | None,
+    arrays: Sequence[TapArray],
+    stored: Mapping[str, str],
+) -> None:
+    """Refuse a batch size or a type on disk other than that of the features which are stored."""
+    size, dtype = request.options.batch_size, request.options.dtype
+    if cache is not None and size not in (None, "auto", cache.batch_size):
+        raise ConflictError(
+            f"{cache.name} over {cache.dataset} was begun with batches of {cache.batch_size}, not "
+            f"{size}; leave --batch-size out, or use another --store"
+        )
+    for array in arrays:
+        found = stored.get(array.name)
+        if dtype != "auto" and found not in (None, dtype):
+            raise ConflictError(f"{array.name} is stored as {found}, not {dtype}; use --overwrite")
+
+
+def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[TapArray]) -> int:
+    size = request.options.batch_size
+    if size == "auto":
+        return measure_batch_size(backbone, arrays)
+    return BATCH_SIZES[backbone.device.type] if size is None else int(size)
+
+
+def _read_sample(request: ExtractRequest, backbone: Backbone) -> npt.NDArray[np.uint8] | None:
+    """Read pixels (k, h, w, 3) of some images; None if none of them can be used."""
+    rows = request.sample_rows(SAMPLE_ROWS)
+    with open_reader(request, [backbone]) as reader:
+        sampled = [batch for (batch,) in reader.batches(slice(row, row + 1) for row in rows)]
+    good = [batch.pixels for batch in sampled if not batch.failed]
+    return np.concatenate(good) if good else None
+
+
+def _stored_type(asked: str, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]) -> str:
+    """Decide an array's type on disk: the type that was asked for, or what the sample says.
+
+    Arrays in `wide` are float32 in other parts of the data set, and so here.
+    """
+    if asked != "auto":
+        return asked
+    if values is None or name in wide:
+        return "float32"
+    peak = float(np.abs(values).max())
+    if FLOAT16_MIN <= peak <= FLOAT16_MAX:
+        return "float16"
+    logger.warning("%s is stored as float32: its largest sampled value is %.3g", name, peak)
+    return "float32"
+
+
+def _find_cache(request: ExtractRequest, backbone: Backbone, part: str | None = None) -> FeatureCache | None:
+    """Return the cache of the backbone's features for the data set, or for one of its parts."""
+    if request.existing is None:
+        return None
+    for cache in request.existing.caches(dataset=part or request.dataset):
+        if cache.digest == backbone.recipe.digest:
+            return cache
+    return None

@@ -1,0 +1,185 @@
+"""`ExtractOptions`: all options of an extraction, checked without loading torch."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toptune.errors import InputError
+from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
+from toptune.extract.images.decode import MAX_PIXELS
+from toptune.machine.dask_cluster import check_address
+from toptune.machine.watch import Clocks, Stop
+from toptune.store.arrays.spec import FORMATS
+from toptune.store.arrays.units import shard_units
+
+Progress = Callable[[int, int, int], None]
+
+AUTO = "auto"
+DTYPES = (AUTO, "float16", "float32")
+
+
+class ExtractArguments(BackboneArguments, total=False):
+    """The keywords of `ExtractOptions`, those of `BackboneSpec` included."""
+
+    dataset: str | None
+    split: str | None
+    layers: str | int | Sequence[str | int]
+    pooling: str | Sequence[str] | None
+    batch_size: int | str | None
+    workers: int | None
+    device: str
+    dtype: str
+    format: str | None
+    max_pixels: int | None
+    shard: tuple[int, int] | None
+    dry_run: bool
+    overwrite: bool
+    update: bool
+    rehash: bool
+    max_failures: int | None
+    progress: Progress | None
+    stop: Stop | None
+    time_limit: float | None
+    clocks: Clocks | None
+    dask: str | None
+    dask_options: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """Options of `toptune.extract.extract`.
+
+    Attributes
+    ----------
+    backbone : BackboneSpec
+        How the backbone is loaded. Precision ``auto`` and `fold` adopt what the same features were begun
+        with; ``auto`` takes fp32 where bf16 would move a sample of the features too far.
+    dataset : str, optional
+        Name of the data set in the store; the source's own name by default.
+    split : str, optional
+        Only this split of the data.
+    layers : str, int or sequence of them
+        Which layers are stored: ``last`` (the default), ``all``, ``last n``, numbers of blocks (negative ones
+        count from the end), or module paths and globs; see `select_names`.
+    pooling : str or sequence of str, optional
+        ``mean``, ``max``, ``cls``, ``gridG``, ``targetT`` or ``flatten``; each family's own by default.
+    batch_size : int or "auto", optional
+        Images of a forward pass: 16 (128 on CUDA) by default, or what the cache was begun with. The size is
+        part of the cache, because the last bits of features depend on it. ``auto`` measures which size is
+        fastest, if the cache is new.
+    workers : int, optional
+        Threads that read and decode; by default one a CPU, at most 4.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``. Where several CUDA devices are visible, ``cuda`` is all of them, with
+        a process each (needs dask.distributed); so are several names with commas between them.
+    dtype : {"auto", "float16", "float32"}
+        Type of features on disk. ``auto`` is float16 except for layers that come near the range of float16
+        in a sample of 16 images.
+    format : {"zarr", "hdf5"}, optional
+        How a new cache stores its arrays; Zarr by default. A cache that is there keeps its own format, and
+        refuses another.
+    max_pixels : int, optional
+        Larger images count as unreadable; 178956970 pixels, Pillow's own limit, by default.
+    shard : tuple of int, optional
+        ``(i, n)``: only part i of n of the units, i from 0.
+    dry_run : bool
+        Return the plan and write nothing.
+    overwrite : bool
+        First remove what is stored of the requested arrays. Not together with `shard`, where each job would
+        remove what the others computed.
+    update : bool
+        If the store has other images under that name, make the images the next version of the data set:
+        known images keep their features, and only new and changed ones are extracted.
+    rehash : bool
+        Read every image and compare the bytes with what was extracted, whatever the modification time.
+    max_failures : int, optional
+        More images than this that could not be used make the summary say ``too_many_failed``; the
+        extraction goes to its end all the same.
+    progress : callable, optional
+        Called with ``(done_rows, rows, failed)`` after every batch; with `dask` after some units.
+    stop : callable, optional
+        Called between batches: None to go on, or the seconds within which the current unit may still be
+        finished; no other unit is begun. No signal handler is installed.
+    time_limit : float, optional
+        Seconds from now within which the work is to end; no unit is begun that would not be done by then.
+    clocks : Clocks, optional
+        Clocks that show, while the extraction runs, what its stages took.
+    dask : str, optional
+        Address of a dask.distributed scheduler whose workers compute the units, ``local:N`` for N processes
+        on this machine, or ``slurm``, ``pbs``, ``lsf`` for jobs of a batch system (needs dask-jobqueue).
+        Workers must see images, weights and store under the same paths.
+    dask_options : mapping, optional
+        For a batch system: arguments of dask-jobqueue's cluster, and ``jobs``, the number of jobs to submit.
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range, or two options exclude each other.
+    """
+
+    backbone: BackboneSpec = dataclasses.field(default_factory=BackboneSpec)
+    dataset: str | None = None
+    split: str | None = None
+    layers: str | int | Sequence[str | int] = "last"
+    pooling: str | Sequence[str] | None = None
+    batch_size: int | str | None = None
+    workers: int | None = None
+    device: str = "cpu"
+    dtype: str = AUTO
+    format: str | None = None
+    max_pixels: int | None = None
+    shard: tuple[int, int] | None = None
+    dry_run: bool = False
+    overwrite: bool = False
+    update: bool = False
+    rehash: bool = False
+    max_failures: int | None = None
+    progress: Progress | None = None
+    stop: Stop | None = None
+    time_limit: float | None = None
+    clocks: Clocks | None = None
+    dask: str | None = None
+    dask_options: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (
+            ("batch_size", None if self.batch_size == AUTO else self.batch_size),
+            ("workers", self.workers),
+            ("max_pixels", self.max_pixels),
+        ):
+            if number is not None and (isinstance(number, str) or number < 1):
+                raise InputError(f"{name} is {number}; it must be at least 1")
+        for name, value, choices in (
+            ("dtype", self.dtype, DTYPES),
+            ("format", self.format, (None, *FORMATS)),
+        ):
+            if value not in choices:
+                raise InputError(f"{name} {value!r} is none of {', '.join(filter(None, choices))}")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InputError(f"time_limit is {self.time_limit} seconds; it must be above 0")
+        shard_units(1, *self.share)
+        if self.overwrite and self.share != (0, 1):
+            raise InputError(
+                "--overwrite with --shard would remove what other jobs computed; run it once without"
+            )
+        if self.dask is not None:
+            check_address(self.dask, self.dask_options)
+        elif self.dask_options:
+            raise InputError("dask options without dask; give --dask slurm, pbs or lsf with them")
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which part of the units this job does, and of how many parts: ``(0, 1)`` is all of them."""
+        return self.shard or (0, 1)
+
+    @property
+    def n_workers(self) -> int:
+        """Threads that read and decode."""
+        return self.workers or min(4, os.cpu_count() or 1)
+
+    @property
+    def pixel_limit(self) -> int:
+        """Pixels above which an image counts as unreadable."""
+        return self.max_pixels or MAX_PIXELS
