@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 
+from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.heads.heads import Head
@@ -17,8 +19,9 @@ from toptune.train.layers.choices import (
     mark_chosen,
     standard_error,
 )
+from toptune.train.layers.options import SearchArguments, SearchOptions
 from toptune.train.layers.paths import PenaltyPaths, Subset, all_paths
-from toptune.train.layers.stored_grams import read_grams
+from toptune.train.layers.stored_grams import ReadLayers, read_layers
 from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.numerics.calibration import fit_temperature
 from toptune.train.passes.training_rows import calibration_rows
@@ -27,13 +30,6 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.splits import Split
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 
-# Of the dual: factorizations cost their cube.
-SEARCH_ROWS = 2000
-MAX_LAYERS = 8
-N_SHORT_LIST = 3
-# Heads that are better at telling subsets apart for themselves than ridge regression is for them.
-SHORT_LIST_HEADS = ("falkon", "falkon-logistic")
-
 
 def search_layers(
     cache: StoredFeatures,
@@ -41,49 +37,36 @@ def search_layers(
     split: Split,
     *,
     groups: Sequence[str],
-    seed: int = 0,
-    cv: int | str | None = 5,
-    class_weight: str | None = None,
-    preprocess: str = "standardise",
     short_list_head: Callable[[], Head] | None = None,
-    n_short_list: int = N_SHORT_LIST,
-    max_layers: int = MAX_LAYERS,
-    search_rows: int = SEARCH_ROWS,
-    memory_limit: int | None = None,
-    device: str | None = None,
     progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[SearchArguments],
 ) -> LayerSearch:
     """Cross-validate ridge regression on subsets of layers, from sums of one pass over all of them.
 
-    Columns are preprocessed as `train` does: standardized, all layers weigh alike. With up to 4000 columns,
-    and no more than rows, the sums are the Gram matrix of all columns over all rows; subsets are its blocks.
-    Otherwise they are a linear kernel matrix for each layer over at most `search_rows` training rows (a
-    stratified sample); subsets are their sums. Greedy steps and penalties go by left-out squared error;
-    accuracy and log-loss of left-out rows decide. Nothing sees a test row.
+    Columns are preprocessed as `train` does; standardized, all layers weigh alike. With up to 4000 columns,
+    and no more than rows, the sums are the Gram matrix of all columns over all rows, and subsets are its
+    blocks. Otherwise the sums are one linear kernel matrix for each layer over at most `search_rows`
+    training rows (a stratified sample), and subsets are sums of such matrices. Greedy steps and penalties are
+    chosen by left-out squared error; accuracy and log-loss of left-out rows decide in the end. No test row is
+    read.
 
     Parameters
     ----------
     cache : StoredFeatures
+        Features of a data set, of all candidates.
     arrays : sequence of ArraySpec
         Candidates, by depth; see `toptune.train.layers.stored_layers.by_depth`.
     split : Split
-        Only its training rows are read.
+        Only the training rows are read.
     groups : sequence of str
-        Group, or id, of every row of the manifest: equal ones share a fold.
-    seed, cv, class_weight, preprocess, device
-        As in `toptune.train.train`; steps that mix layers are refused.
+        Group, or id, of every row of the manifest; rows of equal groups share a fold.
     short_list_head : callable, optional
-        Makes an unfitted head whose report has left-out ``accuracy`` and ``log_loss``. It is fitted to the
-        `n_short_list` best subsets and to the last layer alone, on all training rows, and decides among them.
-    n_short_list : int
-    max_layers : int
-        Layers of the forward path, at most.
-    search_rows : int
-        Rows of the sample, at most.
-    memory_limit : int, optional
-        Bytes; a projected peak above is refused. Half of the machine's memory by default.
+        Makes an unfitted head whose report has left-out ``accuracy`` and ``log_loss``. Such heads are fitted
+        to the `n_short_list` best subsets and to the last layer alone, on all training rows, and decide.
     progress : callable, optional
-        Called with the name of each phase as it begins.
+        Called with the name of each phase as the phase begins.
+    **arguments
+        The fields of `SearchOptions`.
 
     Raises
     ------
@@ -92,33 +75,64 @@ def search_layers(
         above the memory limit.
     """
     start = time.perf_counter()
+    options = options_of(SearchOptions, arguments, call="search_layers")
     notify = progress or (lambda _phase: None)
-    grams, rows, form, peak_bytes, notes = read_grams(
-        cache, arrays, split, groups=groups, seed=seed, cv=cv, class_weight=class_weight,
-        preprocess=preprocess, search_rows=search_rows, memory_limit=memory_limit, device=device,
-        notify=notify,
-    )  # fmt: skip
-
-    def penalty(subset: Subset, at: int) -> float:
-        return RELATIVE_PENALTIES[at] * (sum(grams.scales[layer] for layer in subset) or 1.0)
-
+    read = read_layers(cache, arrays, split, groups=groups, options=options, notify=notify)
     paths = PenaltyPaths(
-        lambda subset, at: grams.squared_error(subset, penalty(subset, at)), len(RELATIVE_PENALTIES)
+        lambda subset, at: read.grams.squared_error(subset, _penalty(read, subset, at)),
+        len(RELATIVE_PENALTIES),
     )
     taps = [tap_of(array) for array in arrays]
-    listed = [
-        (path, tuple(sorted(subset)))
-        for path, subset in all_paths(paths, taps, max_layers=max_layers, notify=notify)
-    ]
+    found = all_paths(paths, taps, max_layers=options.max_layers, notify=notify)
+    listed = [(path, tuple(sorted(subset))) for path, subset in found]
     notify("left-out predictions")
-    subsets = list(dict.fromkeys(subset for _, subset in listed))
-    scored = grams.left_out([(subset, penalty(subset, paths.best(subset))) for subset in subsets])
+    of_subset = _scored(read, arrays, paths, list(dict.fromkeys(subset for _, subset in listed)))
+    if short_list_head is not None and options.n_short_list > 0:
+        best = sorted(of_subset, key=lambda key: (-of_subset[key].accuracy, of_subset[key].log_loss))
+        last = (_last_alone(paths, taps),)
+        for subset in dict.fromkeys([*best[: options.n_short_list], last]):
+            choice = of_subset[subset]
+            notify(f"short list: {choice.layers}")
+            of_subset[subset] = _checked(choice, short_list_head(), cache, options.preprocess, split, groups)
+    distinct = list(of_subset.values())
+    is_checked = any(choice.head_accuracy is not None for choice in distinct)
+    n_deciding = len(split.train) if is_checked else read.rows.n
+    chosen = replace(choose_best(distinct, n=n_deciding, by_head=is_checked), is_chosen=True)
+    return LayerSearch(
+        choices=mark_chosen([replace(of_subset[subset], path=path) for path, subset in listed], chosen),
+        chosen=chosen,
+        cheapest=cheapest_of(distinct),
+        n_rows=read.rows.n,
+        n_folds=read.rows.n_folds,
+        form=read.form,
+        decided_by=short_list_head().name if short_list_head is not None and is_checked else "ridge",
+        peak_bytes=read.peak_bytes,
+        notes=read.notes,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _penalty(read: ReadLayers, subset: Subset, at: int) -> float:
+    """Return a penalty of the grid for a subset.
+
+    The grid is relative to the total variance of the columns, so that subsets of few and of many columns are
+    compared over equally strong penalties. Columns that are all constant have variance 0; any scale will do.
+    """
+    return RELATIVE_PENALTIES[at] * (sum(read.grams.scales[layer] for layer in subset) or 1.0)
+
+
+def _scored(
+    read: ReadLayers, arrays: Sequence[ArraySpec], paths: PenaltyPaths, subsets: Sequence[Subset]
+) -> dict[Subset, LayerChoice]:
+    """Predict the left-out rows by each subset, at its best penalty, and score the predictions."""
+    rows = read.rows
+    fits = [(subset, _penalty(read, subset, paths.best(subset))) for subset in subsets]
     kept = calibration_rows(rows.n)
-    of_subset = {}
-    for subset, found in zip(subsets, scored, strict=True):
+    choices = {}
+    for subset, found in zip(subsets, read.grams.left_out(fits), strict=True):
         accuracy = found.correct / float(rows.weights.sum())
         specs = [arrays[layer] for layer in subset]
-        of_subset[subset] = LayerChoice(
+        choices[subset] = LayerChoice(
             path="",
             arrays=tuple(spec.name for spec in specs),
             n_columns=sum(spec.dim for spec in specs),
@@ -130,31 +144,7 @@ def search_layers(
             log_loss=fit_temperature(found.scores, rows.codes[kept], rows.weights[kept]).log_loss,
             fit_seconds=paths.seconds[subset],
         )
-    if short_list_head is not None and n_short_list > 0:
-        by_figures = sorted(of_subset, key=lambda key: (-of_subset[key].accuracy, of_subset[key].log_loss))
-        last = (_last_alone(paths, taps),)
-        for subset in dict.fromkeys([*by_figures[:n_short_list], last]):
-            notify(f"short list: {of_subset[subset].layers}")
-            of_subset[subset] = _checked(
-                of_subset[subset], short_list_head(), cache, preprocess, split, groups
-            )
-    distinct = list(of_subset.values())
-    is_checked = any(choice.head_accuracy is not None for choice in distinct)
-    n_deciding = len(split.train) if is_checked else rows.n
-    chosen = replace(choose_best(distinct, n=n_deciding, by_head=is_checked), is_chosen=True)
-    choices = mark_chosen([replace(of_subset[subset], path=path) for path, subset in listed], chosen)
-    return LayerSearch(
-        choices=choices,
-        chosen=chosen,
-        cheapest=cheapest_of(distinct),
-        n_rows=rows.n,
-        n_folds=rows.n_folds,
-        form=form,
-        decided_by=short_list_head().name if short_list_head is not None and is_checked else "ridge",
-        peak_bytes=peak_bytes,
-        notes=tuple(notes),
-        seconds=time.perf_counter() - start,
-    )
+    return choices
 
 
 def _last_alone(paths: PenaltyPaths, taps: Sequence[str]) -> int:

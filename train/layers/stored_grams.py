@@ -1,8 +1,10 @@
 """From stored layers to their Gram matrices: preprocessed, in the primal or the dual, within a limit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
@@ -10,117 +12,189 @@ from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.layers.grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes
+from toptune.train.layers.options import SearchOptions
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.preprocessing.fitting import fit_preprocessing
-from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
-from toptune.train.preprocessing.spec import parse_preprocessing
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.inputs import fold_numbers, row_weights
 from toptune.train.rows.splits import Split
 
-# Up to this many columns of all layers together the sums are of columns, over all rows; beyond, of rows.
+# Up to this many columns of all layers together, the Gram matrix is that of the columns, over all rows. With
+# more columns, or fewer rows than columns, kernel matrices of the rows are smaller.
 PRIMAL_COLUMNS = 4000
-# Steps of a preprocessing that do not keep layers apart.
-_MIXING = ("pca", "whiten")
 
 
-def read_grams(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadLayers:
+    """The candidates of a layer search, read and summed.
+
+    Attributes
+    ----------
+    grams : LayerGrams
+        Gram matrices of which every subset of layers is a part.
+    rows : TrainingRows
+        Rows that layers are compared on.
+    form : {"primal", "dual"}
+        Whether `grams` are matrices of columns or of rows.
+    peak_bytes : int
+        Projected peak memory.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    grams: LayerGrams
+    rows: TrainingRows
+    form: str
+    peak_bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Labels:
+    """Classes and folds of all training rows: (n,) numbers, and how many there are of each."""
+
+    classes: npt.NDArray[np.str_]
+    codes: npt.NDArray[np.int64]
+    folds: npt.NDArray[np.int64]
+    n_folds: int
+
+
+def read_layers(
     cache: StoredFeatures,
     arrays: Sequence[ArraySpec],
     split: Split,
     *,
     groups: Sequence[str],
-    seed: int,
-    cv: int | str | None,
-    class_weight: str | None,
-    preprocess: str,
-    search_rows: int,
-    memory_limit: int | None,
-    device: str | None,
+    options: SearchOptions,
     notify: Callable[[str], None],
-) -> tuple[LayerGrams, TrainingRows, str, int, list[str]]:
+) -> ReadLayers:
     """Read the candidates of a layer search; parameters as in `toptune.train.search_layers`.
 
-    Returns
-    -------
-    LayerGrams
-    TrainingRows
-        That were compared on.
-    str
-        ``primal`` or ``dual``.
-    int
-        Projected peak in bytes.
-    list of str
-        What a user should know.
+    Raises
+    ------
+    InputError
+        If the projected memory is above the limit, or a training row is not finite.
     """
-    if cv is None:
-        raise InputError(
-            "layers are chosen by cross-validation, but cv is None; give a number of folds (--cv)"
-        )
-    mixing = [step.name for step in parse_preprocessing(preprocess) if step.name in _MIXING]
-    if mixing:
-        raise InputError(
-            f"preprocessing {preprocess!r}: {mixing[0]} mixes the layers that a search is to tell apart; "
-            "choose --layers by another preprocessing first"
-        )
-    limit_bytes = memory_limit or memory_limit_bytes()
-    names, dims = [array.name for array in arrays], [array.dim for array in arrays]
-    n, d = len(split.train), sum(dims)
-    classes, codes = np.unique([str(cache.manifest.labels[row]) for row in split.train], return_inverse=True)
-    folds, n_folds = fold_numbers(
-        codes, classes, cv=cv, seed=seed, groups=[groups[row] for row in split.train], may_reduce=False
-    )
-    peak_bytes = primal_bytes(n_columns=d, n_folds=n_folds, n_classes=len(classes))
-    is_primal = d <= min(n, PRIMAL_COLUMNS) and peak_bytes <= limit_bytes
-    if not is_primal:
-        peak_bytes = dual_bytes(
-            n_rows=min(n, search_rows), n_layers=len(arrays), largest_layer=max(dims), n_classes=len(classes)
-        )
+    limit_bytes = options.memory_limit_bytes or memory_limit_bytes()
+    labels = _labels(cache, split, groups, options)
+    is_primal, peak_bytes = _form(arrays, labels, options, limit_bytes)
     check_memory(
         peak_bytes,
         limit_bytes=limit_bytes,
-        what=f"layer search over {len(arrays)} arrays of together {d} columns",
+        what=f"layer search over {len(arrays)} arrays of together {_n_columns(arrays)} columns",
         instead="search fewer arrays (--layers, --pooling), fewer --search-rows, or raise --memory-limit",
     )
-    searched, notes = split, []
-    if not is_primal and n > search_rows:
-        searched = draw_training_rows(split, cache.manifest, train_size=search_rows, seed=seed)
-        notes.append(f"layers were compared on {search_rows} of the {n} training rows (--search-rows)")
+    n, searched = len(split.train), split
+    notes: tuple[str, ...] = ()
+    if not is_primal and n > options.search_rows:
+        searched = draw_training_rows(
+            split, cache.manifest, train_size=options.search_rows, seed=options.seed
+        )
+        notes = (f"layers were compared on {options.search_rows} of the {n} training rows (--search-rows)",)
     notify("read layers")
+    preprocessing = _fitted(cache, arrays, searched, options, limit_bytes)
+    blocks = cache.blocks([array.name for array in arrays], searched.train)
+    at = np.searchsorted(split.train, searched.train)
+    rows = TrainingRows(
+        blocks=PreprocessedBlocks(blocks, preprocessing),
+        codes=labels.codes[at],
+        weights=row_weights(labels.codes[at], labels.classes, options.class_weight),
+        folds=labels.folds[at],
+        n_classes=len(labels.classes),
+        n_folds=labels.n_folds,
+    )
+    device = device_of(options.device)
+    grams: LayerGrams
+    if is_primal:
+        d = _n_columns(arrays)
+        block_rows = block_rows_for(d=d, rank=d, limit_bytes=limit_bytes)
+        dims = [array.dim for array in arrays]
+        grams = PrimalGrams(rows, dims, block_rows=block_rows, device=device)
+    else:
+        grams = DualGrams(rows, _one_by_one(cache, arrays, searched, preprocessing), device=device)
+    return ReadLayers(
+        grams=grams,
+        rows=rows,
+        form="primal" if is_primal else "dual",
+        peak_bytes=peak_bytes,
+        notes=notes,
+    )
 
-    blocks = cache.blocks(names, searched.train)
-    preprocessing, bad = fit_preprocessing(preprocess, blocks, tuple(dims), memory_limit_bytes=limit_bytes)
+
+def _n_columns(arrays: Sequence[ArraySpec]) -> int:
+    return sum(array.dim for array in arrays)
+
+
+def _labels(cache: StoredFeatures, split: Split, groups: Sequence[str], options: SearchOptions) -> _Labels:
+    """Give all training rows the numbers of their classes and folds.
+
+    The folds are those of all training rows even where a sample of them is searched, so that a row has the
+    same fold in the search and in the head that is trained afterwards.
+    """
+    names = [str(cache.manifest.labels[row]) for row in split.train]
+    classes, codes = np.unique(names, return_inverse=True)
+    codes = codes.astype(np.int64)
+    folds, n_folds = fold_numbers(
+        codes,
+        classes,
+        cv=options.cv,
+        seed=options.seed,
+        groups=[groups[row] for row in split.train],
+        may_reduce=False,
+    )
+    return _Labels(classes=classes, codes=codes, folds=folds, n_folds=n_folds)
+
+
+def _form(
+    arrays: Sequence[ArraySpec], labels: _Labels, options: SearchOptions, limit_bytes: int
+) -> tuple[bool, int]:
+    """Choose the form of the Gram matrices: whether it is the primal one, and the projected peak in bytes."""
+    n, d, n_classes = len(labels.codes), _n_columns(arrays), len(labels.classes)
+    primal = primal_bytes(n_columns=d, n_folds=labels.n_folds, n_classes=n_classes)
+    if d <= min(n, PRIMAL_COLUMNS) and primal <= limit_bytes:
+        return True, primal
+    dual = dual_bytes(
+        n_rows=min(n, options.search_rows),
+        n_layers=len(arrays),
+        largest_layer=max(array.dim for array in arrays),
+        n_classes=n_classes,
+    )
+    return False, dual
+
+
+def _fitted(
+    cache: StoredFeatures,
+    arrays: Sequence[ArraySpec],
+    searched: Split,
+    options: SearchOptions,
+    limit_bytes: int,
+) -> Preprocessing:
+    """Fit the preprocessing of all layers side by side; refuse rows that are not finite."""
+    names = [array.name for array in arrays]
+    preprocessing, bad = fit_preprocessing(
+        options.preprocess,
+        cache.blocks(names, searched.train),
+        tuple(array.dim for array in arrays),
+        memory_limit_bytes=limit_bytes,
+    )
     if len(bad):
         raise InputError(
             f"{len(bad)} training rows have features that are not finite in one of {', '.join(names)}, the "
             f"first is {cache.manifest.ids[searched.train[bad[0]]]!r}; name the --layers to use, or repair "
             "these images and extract again"
         )
-    at = np.searchsorted(split.train, searched.train)
-    rows = TrainingRows(
-        blocks=PreprocessedBlocks(blocks, preprocessing),
-        codes=codes[at].astype(np.int64),
-        weights=row_weights(codes[at], classes, class_weight),
-        folds=folds[at],
-        n_classes=len(classes),
-        n_folds=n_folds,
-    )
-    torch_device = device_of(device)
-    if is_primal:
-        block_rows = block_rows_for(d=d, rank=d, limit_bytes=limit_bytes)
-        return (
-            PrimalGrams(rows, dims, block_rows=block_rows, device=torch_device),
-            rows,
-            "primal",
-            peak_bytes,
-            notes,
+    return preprocessing
+
+
+def _one_by_one(
+    cache: StoredFeatures, arrays: Sequence[ArraySpec], searched: Split, preprocessing: Preprocessing
+) -> Iterator[PreprocessedBlocks]:
+    """Yield each layer's preprocessed columns by themselves."""
+    end = 0
+    for array in arrays:
+        start, end = end, end + array.dim
+        yield PreprocessedBlocks(
+            cache.blocks([array.name], searched.train), preprocessing.restricted(np.arange(start, end))
         )
-    ends = np.cumsum(dims).tolist()
-    layers = (
-        PreprocessedBlocks(
-            cache.blocks([name], searched.train), preprocessing.restricted(np.arange(end - dim, end))
-        )
-        for name, dim, end in zip(names, dims, ends, strict=True)
-    )
-    return DualGrams(rows, layers, device=torch_device), rows, "dual", peak_bytes, notes

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
+from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
@@ -16,6 +17,7 @@ from toptune.train.heads.heads import parameters_of
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.reports.notes import gather_notes
+from toptune.train.reports.options import CompareArguments, CompareOptions
 from toptune.train.rows.splits import NAMED, split_manifest
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
@@ -43,119 +45,90 @@ def compare_heads(
     model: str,
     heads: Sequence[str],
     out: str | os.PathLike[str],
-    seeds: int = 5,
-    leak: bool = False,
-    dataset_version: int | None = None,
-    layers: str | Sequence[str] | None = None,
-    pooling: str | None = None,
-    preprocess: str | None = None,
-    memory_limit: int | str | None = None,
-    cv: int | str | None = 5,
-    test_fraction: float = 0.2,
-    resplit: bool = False,
-    val: str = "train",
-    group_by: str | None = None,
-    shots: int | None = None,
-    train_size: int | None = None,
-    class_weight: str | None = None,
-    params: Mapping[str, Mapping[str, Any]] | None = None,
-    budget: float | None = None,
-    allow_failed: bool = False,
-    device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **arguments: Unpack[CompareArguments],
 ) -> Comparison:
-    """Train every head with seeds 0 to ``seeds - 1`` and compare the figures of their test rows.
+    """Train every head with several seeds, and compare the figures of their test rows.
 
-    A seed draws the split (unless the manifest names it), the sample (with `shots` or `train_size`) and the
-    head's own random numbers; all heads meet the same rows. Runs lie under ``out/runs`` as `train` writes
-    them; those that are there, of the same options, are not trained again, so that the same call resumes, and
-    one with more heads or seeds extends.
+    A seed draws the split (unless the manifest names the test rows), the sample (with `shots` or
+    `train_size`) and the head's own random numbers; all heads meet the same rows. Runs lie under ``out/runs``
+    as `train` writes them. A run that is there, of the same options, is not trained again, so that the same
+    call resumes, and a call with more heads or seeds extends the comparison.
 
     Parameters
     ----------
+    store : path or FeatureStore
+        Root folder of the store, or the store.
+    dataset, model : str
+        Names of the data set and of the model whose features are in the store.
     heads : sequence of str
-        Two or more are tested in pairs.
+        Names of heads, as for `toptune.train.train`. Two or more are tested in pairs.
     out : path
-        Folder for ``compare.csv`` (a row a run), ``compare.json`` and the runs.
-    seeds : int
-        Runs of each head.
-    leak : bool
-        Run everything without `group_by` too, and say by how much such splits overstate the figures.
-    params : mapping, optional
-        Parameters of each head, by its name.
-    budget : float, optional
-        Seconds of each run of head ``auto``.
+        Folder for ``compare.csv`` (one row for each run), ``compare.json`` and the runs.
     progress : callable, optional
-        Called with the runs done and their number.
-    **others
-        As in `toptune.train.train`.
+        Called with the number of runs that are done, and the number of all runs.
+    **arguments
+        The fields of `CompareOptions`.
 
     Returns
     -------
     Comparison
+        Means, intervals and paired tests over the seeds.
 
     Raises
     ------
     InputError
         As `toptune.train.train`; for an `out` that holds something else or runs of other options.
     """
-    meter, names = CostMeter(), [str(head) for head in heads]
-    given = {head: dict(values) for head, values in (params or {}).items()}
-    _check(names, given, seeds, budget)
+    options, meter = options_of(CompareOptions, arguments, call="compare_heads"), CostMeter()
+    names = [str(head) for head in heads]
+    options.check_heads(names)
+    for name in names:
+        if name != AUTO_HEAD:
+            parameters_of(name)  # refuses an unknown head before the first run
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    cache = opened.features(model, dataset, version=dataset_version)
-    if leak:
-        _check_leak(cache, group_by, resplit=resplit, val=val)
+    features = opened.features(model, dataset, version=options.dataset_version)
+    if options.leak:
+        _check_leak(features, options)
     folder = Path(os.fspath(out)).absolute()
     if not (folder / RUNS).is_dir():
         check_out(folder)
-    common: dict[str, Any] = {
-        "layers": layers, "pooling": pooling, "preprocess": preprocess, "memory_limit": memory_limit,
-        "cv": cv, "test_fraction": test_fraction, "resplit": resplit, "val": val, "shots": shots,
-        "train_size": train_size, "class_weight": class_weight, "allow_failed": allow_failed,
-        "device": device,
-    }  # fmt: skip
-    planned = [
-        _Planned(
-            name=f"{_folder_name(head)}{'' if is_grouped else f'-{UNGROUPED}'}-seed{seed}",
-            head=head,
-            seed=seed,
-            is_grouped=is_grouped,
-        )
-        for is_grouped in ((True, False) if leak else (True,))
-        for seed in range(seeds)
-        for head in names
-    ]
+    planned = _plan(names, options)
     rows: list[RunRow] = []
     warnings: list[tuple[str, list[str]]] = []
     for done, run in enumerate(planned):
         if progress is not None:
             progress(done, len(planned))
-        options = common | {
-            "head": run.head,
-            "seed": run.seed,
-            "group_by": group_by if run.is_grouped else None,
-            "params": given.get(run.head, {}),
-            "budget": budget if run.head == AUTO_HEAD else None,
-        }
+        wanted = options.training(run.head, seed=run.seed, is_grouped=run.is_grouped)
         path = folder / RUNS / run.name
         if not path.exists():
+            version = options.dataset_version
             train(
-                opened, dataset=dataset, model=model, dataset_version=dataset_version, out=path,
-                keep_sums=False, **options,
-            )  # fmt: skip
-        record, metrics = _finished(path, options, cache)
-        split = "" if group_by is None else "grouped" if run.is_grouped else UNGROUPED
+                opened,
+                dataset=dataset,
+                model=model,
+                out=path,
+                dataset_version=version,
+                keep_sums=False,
+                **wanted,
+            )
+        record, metrics = _finished(path, wanted, features)
+        split = "" if options.group_by is None else "grouped" if run.is_grouped else UNGROUPED
         rows.append(RunRow.of(record, metrics, split=split, folder=f"{RUNS}/{run.name}"))
         warnings.append((run.head, list(record.warnings)))
     if progress is not None:
         progress(len(planned), len(planned))
-    request = {"dataset": dataset, "model": model, "heads": names, "seeds": seeds, "leak": leak}
-    options = common | {"group_by": group_by, "params": given, "budget": budget}
+    request = {
+        "dataset": dataset,
+        "model": model,
+        "heads": names,
+        "seeds": options.seeds,
+        "leak": options.leak,
+    }
     comparison = compare_rows(
         rows,
         folder=folder,
-        config=json_ready(request | {"options": options}),
+        config=json_ready(request | {"options": options.to_dict()}),
         notes=gather_notes(warnings),
         costs=meter.to_dict(),
     )
@@ -163,27 +136,26 @@ def compare_heads(
     return comparison
 
 
-def _check(heads: Sequence[str], params: Mapping[str, Any], seeds: int, budget: float | None) -> None:
-    if not heads or len(set(heads)) < len(heads):
-        raise InputError(f"heads are {', '.join(heads) or 'none'}; name each once, and at least one")
-    if seeds < 1:
-        raise InputError(f"seeds is {seeds}; give at least 1, and 2 or more for a deviation")
-    for head in heads:
-        if head != AUTO_HEAD:
-            parameters_of(head)
-    if budget is not None and AUTO_HEAD not in heads:
-        raise InputError(f"budget is that of head {AUTO_HEAD!r}, which is not among the heads; leave it out")
-    if strange := sorted(params.keys() - set(heads)):
-        raise InputError(
-            f"params are given for {strange[0]!r}, which is not among the heads {', '.join(heads)}; give "
-            "parameters by the name of their head"
+def _plan(heads: Sequence[str], options: CompareOptions) -> list[_Planned]:
+    """List the runs: all heads with one seed come before the next seed, so that an early stop is fair."""
+    return [
+        _Planned(
+            name=f"{_folder_name(head)}{'' if is_grouped else f'-{UNGROUPED}'}-seed{seed}",
+            head=head,
+            seed=seed,
+            is_grouped=is_grouped,
         )
+        for is_grouped in ((True, False) if options.leak else (True,))
+        for seed in range(options.seeds)
+        for head in heads
+    ]
 
 
-def _check_leak(cache: StoredFeatures, group_by: str | None, *, resplit: bool, val: str) -> None:
-    if group_by is None:
-        raise InputError("leak compares splits with and without group_by, and none is given; give --group-by")
-    if not resplit and split_manifest(cache.manifest, val=val).rule.startswith(NAMED):
+def _check_leak(features: StoredFeatures, options: CompareOptions) -> None:
+    """Refuse to compare splits where the manifest decides which rows are tested."""
+    if options.resplit:
+        return
+    if split_manifest(features.manifest, val=options.val).rule.startswith(NAMED):
         raise InputError(
             "leak compares drawn splits, but the manifest names the test rows; draw them anew with --resplit"
         )

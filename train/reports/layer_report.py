@@ -1,31 +1,27 @@
 """`report_layers`: accuracy by layer and pooling of a data set, what to train on, and an image of it."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
-
-from toptune.costs.meter import CostMeter, describe_costs
+from toptune.costs.meter import describe_costs
+from toptune.costs.phases import Phases
 from toptune.costs.values import Costs
-from toptune.errors import InputError
-from toptune.machine.memory import bytes_of
+from toptune.options import flat_options, options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.text import printed_table
-from toptune.train.heads.heads import make_head
-from toptune.train.heads.kinds import default_preprocessing
+from toptune.train.heads.heads import Head, make_head
 from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
-from toptune.train.layers.search import N_SHORT_LIST, SEARCH_ROWS, SHORT_LIST_HEADS, search_layers
+from toptune.train.layers.search import search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.reports.layer_plot import save_layer_image
-from toptune.train.rows.chosen_rows import check_classes, leave_out, rows_digest
-from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.splits import group_keys, split_manifest
+from toptune.train.reports.options import LayerReportArguments, LayerReportOptions
+from toptune.train.rows.chosen_rows import choose_rows, rows_digest
 from toptune.train.runs.writing import check_out, new_run_folder, write_json
 
 REPORT, IMAGE = "layers.json", "layers.png"
@@ -110,123 +106,84 @@ def report_layers(
     dataset: str,
     model: str,
     out: str | os.PathLike[str],
-    dataset_version: int | None = None,
-    layers: str | Sequence[str] | None = None,
-    pooling: str | None = None,
-    preprocess: str | None = None,
-    head: str = "falkon",
-    short_list: int = N_SHORT_LIST,
-    search_rows: int = SEARCH_ROWS,
-    seed: int = 0,
-    cv: int | str | None = 5,
-    test_fraction: float = 0.2,
-    resplit: bool = False,
-    val: str = "train",
-    group_by: str | None = None,
-    shots: int | None = None,
-    train_size: int | None = None,
-    class_weight: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    memory_limit: int | str | None = None,
-    allow_failed: bool = False,
-    device: str | None = None,
     progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[LayerReportArguments],
 ) -> LayerReport:
     """Compare the stored layers and poolings of a data set by cross-validation, and write what was found.
 
-    The training rows are those that `train` takes with the same options; test rows are not read.
-
     Parameters
     ----------
+    store : path or FeatureStore
+        Root folder of the store, or the store.
+    dataset, model : str
+        Names of the data set and of the model whose features are in the store.
     out : path
-        Folder to make; one that exists and is not empty is refused.
-    layers, pooling : optional
-        Which arrays to compare, by depth where it is all of them (the default), else in the order given.
-    head : {"falkon", "falkon-logistic"}
-        What decides among the short list.
-    short_list : int
-        Subsets that the head checks besides the last layer alone; with 0 ridge regression decides.
-    search_rows : int
-        See `toptune.train.search_layers`.
-    params : mapping, optional
-        The head's parameters.
-    **others
-        As in `toptune.train.train`.
+        Folder to make; a folder that exists and is not empty is refused.
+    progress : callable, optional
+        Called with the name of each phase as the phase begins.
+    **arguments
+        The fields of `LayerReportOptions` and `RowOptions`.
 
     Raises
     ------
     InputError
-        As `toptune.train.train` and `toptune.train.search_layers`; for another head.
+        As `toptune.train.train` and `toptune.train.search_layers`; for a head that cannot check a short list.
     StoreError
-        If the store lacks what is asked for, or it is incomplete or damaged.
+        If the store lacks what is asked for, or is incomplete or damaged.
     """
-    if head not in SHORT_LIST_HEADS:
-        raise InputError(f"head {head!r} cannot check a short list; use one of {', '.join(SHORT_LIST_HEADS)}")
-    meter, path = CostMeter(), check_out(out)
-    limit_bytes = None if memory_limit is None else bytes_of(memory_limit)
-    new_head = partial(
-        make_head, head, params=params, seed=seed, cv=cv, class_weight=class_weight, device=device,
-        memory_limit_bytes=limit_bytes,
-    )  # fmt: skip
-    spec = default_preprocessing(head) if preprocess is None else preprocess
-    new_head()  # refuses parameters that it does not take before any work
+    options, phases = options_of(LayerReportOptions, arguments, call="report_layers"), Phases(progress)
+    path = check_out(out)
+    _new_head(options)  # refuses parameters that the head does not take, before any work
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    cache = opened.features(model, dataset, version=dataset_version)
-    cache.mark_used()
-    manifest = cache.manifest
-    arrays = choose_arrays(by_depth(cache.arrays()), "all" if layers in (None, AUTO) else layers, pooling)
-    split = split_manifest(
-        manifest, seed=seed, test_fraction=test_fraction, val=val, group_by=group_by, resplit=resplit
-    )
-    failed = cache.failed_rows([array.name for array in arrays])
-    split, n_skipped = leave_out(
-        split, np.array(sorted(failed), dtype=np.int64), manifest, allow=allow_failed, reasons=failed
-    )
-    split = draw_training_rows(split, manifest, shots=shots, train_size=train_size, seed=seed)
-    check_classes(manifest, split, cv=cv, is_cross_validated=True)
+    features = opened.features(model, dataset, version=options.dataset_version)
+    features.mark_used()
+    layers = "all" if options.layers in (None, AUTO) else options.layers
+    arrays = choose_arrays(by_depth(features.arrays()), layers, options.pooling)
+    failed = features.failed_rows([array.name for array in arrays])
+    rows = choose_rows(features.manifest, options.rows, cv=options.cv, failed=failed)
     search = search_layers(
-        cache,
+        features,
         arrays,
-        split,
-        groups=manifest.ids if group_by is None else group_keys(manifest, group_by),
-        seed=seed,
-        cv=cv,
-        class_weight=class_weight,
-        preprocess=spec,
-        short_list_head=new_head,
-        n_short_list=short_list,
-        search_rows=search_rows,
-        memory_limit=limit_bytes,
-        device=device,
-        progress=progress,
+        rows.split,
+        groups=rows.groups,
+        short_list_head=partial(_new_head, options),
+        progress=phases.notify,
+        **flat_options(options.search),
     )
     config = {
         "dataset": dataset,
-        "dataset_version": cache.dataset_version,
+        "dataset_version": features.dataset_version,
         "model": model,
-        "cache": {"name": cache.name, "digest": cache.digest},
-        "options": {
-            "layers": layers, "pooling": pooling, "preprocess": spec, "head": head,
-            "short_list": short_list,
-            "search_rows": search_rows, "seed": seed, "cv": cv, "test_fraction": test_fraction,
-            "resplit": resplit, "val": val, "group_by": group_by, "shots": shots, "train_size": train_size,
-            "class_weight": class_weight, "params": dict(params or {}),
-        },
+        "cache": {"name": features.name, "digest": features.digest},
+        "options": options.to_dict(),
         "split": {
-            "rule": split.rule,
-            "n_train": len(split.train),
-            "n_skipped": n_skipped,
-            "rows_digest": rows_digest(split, manifest),
+            "rule": rows.split.rule,
+            "n_train": len(rows.split.train),
+            "n_skipped": rows.n_skipped,
+            "rows_digest": rows_digest(rows.split, rows.manifest),
         },
         "created": provenance(),
-    }  # fmt: skip
-    report = LayerReport(folder=path, config=config, search=search, costs=meter.to_dict())
+    }
+    report = LayerReport(folder=path, config=config, search=search, costs=phases.costs())
     with new_run_folder(path) as folder:
         write_json(folder / REPORT, report.to_dict())
         search.write_csv(folder / LAYER_SEARCH)
         title = f"{dataset}, {model}: {search.n_rows} training images, {search.n_folds} folds"
         save_layer_image(folder / IMAGE, search, title=title)
     return report
+
+
+def _new_head(options: LayerReportOptions) -> Head:
+    """Make the unfitted head that decides among the short list."""
+    return make_head(
+        options.head,
+        params=options.params,
+        seed=options.rows.seed,
+        cv=options.cv,
+        class_weight=options.class_weight,
+        device=options.device,
+        memory_limit_bytes=options.search.memory_limit_bytes,
+    )
 
 
 def _rows(path: Sequence[LayerChoice]) -> list[tuple[str, ...]]:

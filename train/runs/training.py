@@ -1,32 +1,32 @@
 """`train`: from stored features to a RUN folder."""
 
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
 import numpy as np
 
-from toptune.costs.meter import CostMeter
+from toptune.costs.phases import Phases
 from toptune.options import options_of
-from toptune.store.datasets.manifest import Manifest
+from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted
-from toptune.train.heads.heads import new_head, new_trial
-from toptune.train.heads.trials import try_heads
-from toptune.train.layers.choices import LAYER_SEARCH
-from toptune.train.layers.search import SHORT_LIST_HEADS, search_layers
+from toptune.train.heads.heads import Head, new_head, new_trial
+from toptune.train.heads.trials import Trials, try_heads
+from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
+from toptune.train.layers.options import SHORT_LIST_HEADS
+from toptune.train.layers.search import search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
-from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
-from toptune.train.rows.chosen_rows import check_classes, leave_out
-from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.splits import Split, advice_on_several_labels, group_keys, split_manifest
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
+from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
+from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.options import TrainArguments, TrainOptions
 from toptune.train.runs.record import RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
@@ -49,160 +49,183 @@ def train(
     Parameters
     ----------
     store : path or FeatureStore
+        Root folder of the store, or the store.
     dataset, model : str
-        What was extracted; `model` spelled as for extract.
+        Names of the data set and of the model whose features are in the store; `model` is spelled as for
+        `toptune.extract.extract`.
     out : path
-        RUN folder to make; one that exists and is not empty is refused.
+        RUN folder to make; a folder that exists and is not empty is refused.
     progress : callable, optional
-        Called with the name of each phase as it begins.
+        Called with the name of each phase as the phase begins.
     **arguments
-        The fields of `TrainOptions`, `RowOptions`, `HeadOptions` and `RunLimits`.
+        The fields of `TrainOptions`, and of the values in it: `RowOptions` says which rows train and test,
+        `HeadOptions` which head is trained, `RunLimits` where and within which memory.
 
     Returns
     -------
     Run
+        The head, its preprocessing, its record and the metrics on the test rows.
 
     Raises
     ------
     InputError
-        For options out of range, an `out` that exists, unlabeled or too few training rows, one
+        For options out of range or misspelled, an `out` that exists, unlabeled or too few training rows, one
         class only, a class with fewer rows than folds, rows that are not finite, unknown layers.
     StoreError
-        If the store lacks what is asked for, or it is incomplete or damaged.
+        If the store lacks what is asked for, or is incomplete or damaged.
+
+    Examples
+    --------
+    >>> from toptune.extract import extract
+    >>> model = "resnet10t.toptune_glyphs"
+    >>> _ = extract("digits", model=model, store="store")
+    >>> run = train("store", dataset="digits", model=model, out="run", head="ridge", train_size=200)
+    >>> run.metrics["n_train"], run.metrics["accuracy"] > 0.8
+    (200, True)
     """
-    start, meter = time.perf_counter(), CostMeter()
-    notify = progress or (lambda _phase: None)
-    options = options_of(TrainOptions, arguments, call="train")
-    rows, chosen, limits = options.rows, options.head, options.limits
+    options, phases = options_of(TrainOptions, arguments, call="train"), Phases(progress)
     path = check_out(out)
-    classifier = None if chosen.is_auto else new_head(chosen, seed=rows.seed, limits=limits)
+    # A parameter or a device that the head does not take is refused here, before any feature is read.
+    head = None if options.head.is_auto else _new_head(options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    cache = opened.features(model, dataset, version=options.dataset_version)
-    cache.mark_used()
-    manifest = cache.manifest
-    is_auto = options.layers == AUTO
-    stored = cache.arrays()
-    arrays = (
-        choose_arrays(by_depth(stored), "all", options.pooling)
-        if is_auto
-        else choose_arrays(stored, options.layers, options.pooling)
-    )
-    names = [array.name for array in arrays]
-    split = split_manifest(
-        manifest,
-        seed=rows.seed,
-        test_fraction=rows.test_fraction,
-        val=rows.val,
-        group_by=rows.group_by,
-        resplit=rows.resplit,
-    )
-    failed = cache.failed_rows(names)
-    failed_rows = np.array(sorted(failed), dtype=np.int64)
-    split, n_skipped = leave_out(split, failed_rows, manifest, allow=rows.allow_failed, reasons=failed)
-    split = draw_training_rows(split, manifest, shots=rows.shots, train_size=rows.train_size, seed=rows.seed)
-    check_classes(manifest, split, cv=chosen.cv, is_cross_validated=chosen.folds_to_fill is not None)
-    groups = manifest.ids if rows.group_by is None else group_keys(manifest, rows.group_by)
-    seconds: dict[str, float] = {}
+    features = opened.features(model, dataset, version=options.dataset_version)
+    features.mark_used()
+    arrays = _stored_arrays(features, options)
+    failed = features.failed_rows([array.name for array in arrays])
+    rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
     search = None
-    if is_auto:
-        search = search_layers(
-            cache, arrays, split, groups=groups, seed=rows.seed, cv=chosen.cv,
-            class_weight=chosen.class_weight, preprocess=options.preprocessing,
-            memory_limit=limits.memory_limit_bytes, device=limits.device, progress=notify,
-            short_list_head=partial(new_head, chosen, seed=rows.seed, limits=replace(limits, dask=None))
-            if chosen.head in SHORT_LIST_HEADS
-            else None,
-        )  # fmt: skip
+    if options.layers == AUTO:
+        search = _search_layers(features, arrays, rows, options, phases)
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
-        names = [array.name for array in arrays]
-        seconds["layers"] = search.seconds
-
-    notify("preprocess")
-    meter.begin("preprocess")
-    clock = time.perf_counter()
-    dims = tuple(array.dim for array in arrays)
-    preprocessing, bad = fit_preprocessing(
-        options.preprocessing,
-        cache.blocks(names, split.train),
-        dims,
-        memory_limit_bytes=limits.memory_limit_bytes,
-    )
-    bad_test = non_finite_rows(cache.blocks(names, split.test)) if len(split.test) else bad[:0]
-    bad_rows = np.concatenate([split.train[bad], split.test[bad_test]])
-    split, n_more = leave_out(split, bad_rows, manifest, allow=rows.allow_failed, reasons={})
-    n_skipped += n_more
-    classes, counts = check_classes(
-        manifest, split, cv=chosen.cv, is_cross_validated=chosen.folds_to_fill is not None
-    )
-    seconds["preprocess"] = time.perf_counter() - clock
-
-    notify("fit")
-    meter.begin("fit")
-    clock = time.perf_counter()
-    labels = [str(manifest.labels[row]) for row in split.train]
-    blocks = PreprocessedBlocks(cache.blocks(names, split.train), preprocessing, names)
-    keys = [groups[row] for row in split.train]
-    trials = None
-    if classifier is None:
-        trials = try_heads(
-            blocks, labels, make=partial(new_trial, options=chosen, seed=rows.seed, limits=limits),
-            groups=keys,
-            n_folds=chosen.cv if isinstance(chosen.cv, int) else len(set(keys)),
-            budget_seconds=chosen.budget,
-        )  # fmt: skip
-        classifier = trials.head
-    else:
-        classifier.fit(blocks, labels, groups=keys)
-    seconds["fit"] = time.perf_counter() - clock
+    names = [array.name for array in arrays]
+    with phases("preprocess"):
+        preprocessing, rows = _fit_preprocessing(features, arrays, rows, options)
+    with phases("fit"):
+        blocks = PreprocessedBlocks(features.blocks(names, rows.split.train), preprocessing, names)
+        trials = None
+        if head is None:
+            trials = _try_heads(blocks, rows, options)
+            head = trials.head
+        else:
+            head.fit(blocks, rows.train_labels, groups=rows.train_groups)
     record = trained_record(
-        cache,
+        features,
         store=opened.root,
         model=model,
-        arrays=[RunArray(each.name, each.dim, str(each.dtype)) for each in arrays],
-        classes=dict(zip(classes, counts, strict=True)),
+        arrays=[RunArray(array.name, array.dim, str(array.dtype)) for array in arrays],
+        classes=rows.classes,
         options=options.to_dict(),
-        split=SplitRecord.of(split, manifest, n_skipped=n_skipped),
-        head=classifier,
-        warnings=[
-            *_unused(split, manifest),
-            *(search.notes if search is not None else ()),
-            *preprocessing.warnings,
-        ],
-        layer_search=None if search is None else search.summary(),
-        auto=None if trials is None else trials.to_dict(),
+        split=SplitRecord.of(rows.split, rows.manifest, n_skipped=rows.n_skipped),
+        head=head,
+        warnings=[*_unused(rows), *(search.notes if search else ()), *preprocessing.warnings],
+        layer_search=search.summary() if search else None,
+        auto=trials.to_dict() if trials else None,
     )
-    run = Run(
-        folder=path, record=record, metrics={}, head=classifier, preprocessing=preprocessing,
-        train_rows=split.train, test_rows=split.test,
-    )  # fmt: skip
-    run = restricted_run(run)
-
-    notify("test")
-    meter.begin("test")
-    clock = time.perf_counter()
-    scored = score(run, cache, split.test)
-    seconds["test"] = time.perf_counter() - clock
-    seconds["total"] = time.perf_counter() - start
-    metrics = scored.metrics | {"n_train": len(split.train), "n_test": len(split.test),
-                                "n_skipped": n_skipped, "seconds": seconds,
-                                "costs": meter.to_dict() | extraction_costs(cache, names)}  # fmt: skip
+    run = restricted_run(
+        Run(
+            folder=path,
+            record=record,
+            metrics={},
+            head=head,
+            preprocessing=preprocessing,
+            train_rows=rows.split.train,
+            test_rows=rows.split.test,
+        )
+    )
+    with phases("test"):
+        scored = score(run, features, rows.split.test)
+    metrics = scored.metrics | {
+        "n_train": len(rows.split.train),
+        "n_test": len(rows.split.test),
+        "n_skipped": rows.n_skipped,
+        "seconds": phases.seconds | {"total": phases.elapsed},
+        "costs": phases.costs() | extraction_costs(features, names),
+    }
     run = replace(run, metrics=json_ready(metrics))
-    notify("write")
-    with new_run_folder(path) as folder:
-        write_run(run, folder, manifest, scored, keep_sums=options.keep_sums)
+    with phases("write"), new_run_folder(path) as folder:
+        write_run(run, folder, rows.manifest, scored, keep_sums=options.keep_sums)
         if search is not None:
             search.write_csv(folder / LAYER_SEARCH)
     return run
 
 
-def _unused(split: Split, manifest: Manifest) -> list[str]:
+def _new_head(options: TrainOptions) -> Head:
+    return new_head(options.head, seed=options.rows.seed, limits=options.limits)
+
+
+def _stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
+    """Choose the stored arrays to train on; where layers are searched, the candidates."""
+    if options.layers == AUTO:
+        return choose_arrays(by_depth(features.arrays()), "all", options.pooling)
+    return choose_arrays(features.arrays(), options.layers, options.pooling)
+
+
+def _search_layers(
+    features: StoredFeatures,
+    candidates: Sequence[ArraySpec],
+    rows: ChosenRows,
+    options: TrainOptions,
+    phases: Phases,
+) -> LayerSearch:
+    """Search for the layers to train on, by cross-validation on the training rows."""
+    checks = options.head.head in SHORT_LIST_HEADS
+    # The short list is small, and its fits are not summed by dask workers.
+    local = replace(options, limits=replace(options.limits, dask=None))
+    search = search_layers(
+        features,
+        candidates,
+        rows.split,
+        groups=rows.groups,
+        short_list_head=partial(_new_head, local) if checks else None,
+        progress=phases.notify,
+        seed=options.rows.seed,
+        cv=options.head.cv,
+        class_weight=options.head.class_weight,
+        preprocess=options.preprocessing,
+        memory_limit=options.limits.memory_limit,
+        device=options.limits.device,
+    )
+    phases.seconds["layers"] = search.seconds
+    return search
+
+
+def _fit_preprocessing(
+    features: StoredFeatures, arrays: Sequence[ArraySpec], rows: ChosenRows, options: TrainOptions
+) -> tuple[Preprocessing, ChosenRows]:
+    """Fit the preprocessing to the training rows, and leave out rows that are not finite."""
+    names, split = [array.name for array in arrays], rows.split
+    preprocessing, bad = fit_preprocessing(
+        options.preprocessing,
+        features.blocks(names, split.train),
+        tuple(array.dim for array in arrays),
+        memory_limit_bytes=options.limits.memory_limit_bytes,
+    )
+    bad_test = non_finite_rows(features.blocks(names, split.test)) if len(split.test) else bad[:0]
+    return preprocessing, rows.without(np.concatenate([split.train[bad], split.test[bad_test]]))
+
+
+def _try_heads(blocks: PreprocessedBlocks, rows: ChosenRows, options: TrainOptions) -> Trials:
+    """Fit heads within the budget, and keep the best by cross-validation."""
+    cv, groups = options.head.cv, rows.train_groups
+    return try_heads(
+        blocks,
+        rows.train_labels,
+        make=partial(new_trial, options=options.head, seed=options.rows.seed, limits=options.limits),
+        groups=groups,
+        n_folds=cv if isinstance(cv, int) else len(set(groups)),
+        budget_seconds=options.head.budget,
+    )
+
+
+def _unused(rows: ChosenRows) -> list[str]:
     """Say which rows of the data set neither train nor test."""
+    split, manifest = rows.split, rows.manifest
     notes = []
     if split.n_unlabelled:
         notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
-        rows = np.array([row for row, label in enumerate(manifest.labels) if label is None], dtype=np.int64)
-        several = advice_on_several_labels(manifest, rows)
+        unlabeled = [row for row, label in enumerate(manifest.labels) if label is None]
+        several = advice_on_several_labels(manifest, np.array(unlabeled, dtype=np.int64))
         notes += [several] if several else []
     if split.n_unused:
-        notes.append(f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for")
+        notes.append(f"not used: {counted(split.n_unused, 'labelled image')} in no split that was asked for")
     return notes

@@ -13,7 +13,8 @@ from toptune.train.heads.budget import attempt_within
 from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import make_head
 from toptune.train.heads.problem_size import ProblemSize
-from toptune.train.layers.search import N_SHORT_LIST, search_layers
+from toptune.train.layers.options import SearchOptions
+from toptune.train.layers.search import search_layers
 from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
@@ -134,7 +135,7 @@ class _Heads:
             plan += [("all", head, self._seconds("all", head), self._fit) for head in INNER_HEADS]
             # A search fits ridge on all layers, then its head on the short list and on the last layer.
             seconds = self._seconds("all", "ridge")
-            seconds += (N_SHORT_LIST + 1) * self._seconds("all", SEARCH_HEAD)
+            seconds += (SearchOptions.n_short_list + 1) * self._seconds("all", SEARCH_HEAD)
             plan.append(("searched", SEARCH_HEAD, seconds, self._search))
         return plan
 

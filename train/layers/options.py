@@ -1,0 +1,89 @@
+"""`SearchOptions`: how layers are searched, checked without loading torch."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from toptune.errors import InputError
+from toptune.machine.memory import bytes_of
+from toptune.train.preprocessing.spec import parse_preprocessing
+
+# Heads that tell subsets of layers apart better than ridge regression does, and that can check a short list.
+SHORT_LIST_HEADS = ("falkon", "falkon-logistic")
+# Steps of a preprocessing after which the columns of a layer are no longer its own.
+_MIXING = ("pca", "whiten")
+
+
+class SearchArguments(TypedDict, total=False):
+    """The keywords of `SearchOptions`."""
+
+    seed: int
+    cv: int | str | None
+    class_weight: str | None
+    preprocess: str
+    n_short_list: int
+    max_layers: int
+    search_rows: int
+    memory_limit: int | str | None
+    device: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of `search_layers`.
+
+    Attributes
+    ----------
+    seed : int
+        Seed of the folds and of the sample of rows.
+    cv : int or "leave-one-group-out"
+        Folds of the cross-validation.
+    class_weight : None or "balanced"
+        ``balanced`` weighs rows by the inverse frequency of their class.
+    preprocess : str
+        Steps before the regression, as in `toptune.train.train`. Steps that mix layers, ``pca`` and
+        ``whiten``, are refused, because the columns of a layer could no longer be told apart.
+    n_short_list : int
+        Subsets that the head checks besides the last layer alone; with 0, ridge regression decides.
+    max_layers : int
+        Layers of the forward path, at most.
+    search_rows : int
+        Training rows that are compared on, at most, where all layers together have too many columns to take
+        all rows. The work of that form grows with the cube of the rows.
+    memory_limit : int or str, optional
+        Bytes, or text such as ``2GiB``. A search whose projected peak is above the limit is refused before
+        any work. Half of the machine's memory by default.
+    device : str, optional
+        torch device of the sums; the CPU by default.
+
+    Raises
+    ------
+    InputError
+        Without folds, or for a preprocessing that mixes layers.
+    """
+
+    seed: int = 0
+    cv: int | str | None = 5
+    class_weight: str | None = None
+    preprocess: str = "standardise"
+    n_short_list: int = 3
+    max_layers: int = 8
+    search_rows: int = 2000
+    memory_limit: int | str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cv is None:
+            raise InputError(
+                "layers are chosen by cross-validation, but cv is None; give a number of folds (--cv)"
+            )
+        mixing = [step.name for step in parse_preprocessing(self.preprocess) if step.name in _MIXING]
+        if mixing:
+            raise InputError(
+                f"preprocessing {self.preprocess!r}: {mixing[0]} mixes the layers that a search is to tell "
+                "apart; choose --layers by another preprocessing first"
+            )
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """The limit in bytes, or None for the machine's own."""
+        return None if self.memory_limit is None else bytes_of(self.memory_limit)

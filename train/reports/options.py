@@ -1,0 +1,230 @@
+"""`LayerReportOptions` and `CompareOptions`: what is compared, on which rows; checked without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from toptune.errors import InputError
+from toptune.options import flat_options
+from toptune.train.heads.kinds import default_preprocessing
+from toptune.train.heads.options import AUTO_HEAD
+from toptune.train.layers.options import SHORT_LIST_HEADS, SearchOptions
+from toptune.train.rows.options import RowArguments, RowOptions
+
+# The keys of "options" in layers.json and in compare.json, in the order in which they are written.
+_RECORDED_OF_LAYERS = (
+    "layers", "pooling", "preprocess", "head", "short_list", "search_rows", "seed", "cv", "test_fraction",
+    "resplit", "val", "group_by", "shots", "train_size", "class_weight", "params",
+)  # fmt: skip
+_RECORDED_OF_COMPARISON = (
+    "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit", "val", "shots",
+    "train_size", "class_weight", "allow_failed", "device", "group_by", "params", "budget",
+)  # fmt: skip
+
+
+class LayerReportArguments(RowArguments, total=False):
+    """The keywords of `LayerReportOptions`."""
+
+    dataset_version: int | None
+    layers: str | Sequence[str] | None
+    pooling: str | None
+    preprocess: str | None
+    head: str
+    params: Mapping[str, Any] | None
+    short_list: int
+    search_rows: int
+    cv: int | str | None
+    class_weight: str | None
+    memory_limit: int | str | None
+    device: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReportOptions:
+    """Options of `report_layers`.
+
+    Attributes
+    ----------
+    rows : RowOptions
+        Which rows train: those of `toptune.train.train` with the same options. Test rows are not read.
+    dataset_version : int, optional
+        Version of a data set that grew; by default the latest.
+    layers, pooling : optional
+        Which stored arrays are compared: by default all of them, by depth; else the named ones, in the order
+        of the names.
+    preprocess : str, optional
+        Steps before the regression and the head; by default the head's own.
+    head : {"falkon", "falkon-logistic"}
+        The head that decides among the short list.
+    params : mapping, optional
+        Parameters of the head.
+    short_list, search_rows : int
+        See `n_short_list` and `search_rows` of `toptune.train.layers.options.SearchOptions`.
+    cv, class_weight, memory_limit, device
+        See the same value.
+
+    Raises
+    ------
+    InputError
+        For a head that cannot check a short list.
+    """
+
+    rows: RowOptions = field(default_factory=RowOptions)
+    dataset_version: int | None = None
+    layers: str | Sequence[str] | None = None
+    pooling: str | None = None
+    preprocess: str | None = None
+    head: str = "falkon"
+    params: Mapping[str, Any] | None = None
+    short_list: int = SearchOptions.n_short_list
+    search_rows: int = SearchOptions.search_rows
+    cv: int | str | None = SearchOptions.cv
+    class_weight: str | None = None
+    memory_limit: int | str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.head not in SHORT_LIST_HEADS:
+            raise InputError(
+                f"head {self.head!r} cannot check a short list; use one of {', '.join(SHORT_LIST_HEADS)}"
+            )
+        self.search  # noqa: B018 - making the value refuses what the search cannot do
+
+    @property
+    def search(self) -> SearchOptions:
+        """The options of the search itself."""
+        return SearchOptions(
+            seed=self.rows.seed,
+            cv=self.cv,
+            class_weight=self.class_weight,
+            preprocess=default_preprocessing(self.head) if self.preprocess is None else self.preprocess,
+            n_short_list=self.short_list,
+            search_rows=self.search_rows,
+            memory_limit=self.memory_limit,
+            device=self.device,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options that layers.json records."""
+        flat = flat_options(self) | {"preprocess": self.search.preprocess, "params": dict(self.params or {})}
+        return {name: flat[name] for name in _RECORDED_OF_LAYERS}
+
+
+class CompareArguments(TypedDict, total=False):
+    """The keywords of `CompareOptions`."""
+
+    seeds: int
+    leak: bool
+    dataset_version: int | None
+    layers: str | Sequence[str] | None
+    pooling: str | None
+    preprocess: str | None
+    params: Mapping[str, Mapping[str, Any]] | None
+    cv: int | str | None
+    class_weight: str | None
+    budget: float | None
+    test_fraction: float
+    resplit: bool
+    val: str
+    group_by: str | None
+    shots: int | None
+    train_size: int | None
+    allow_failed: bool
+    memory_limit: int | str | None
+    device: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Options of `compare_heads`.
+
+    There is no `seed` here: the seeds are 0 to ``seeds - 1``.
+
+    Attributes
+    ----------
+    seeds : int
+        Runs of each head.
+    leak : bool
+        Run everything without `group_by` too, and say by how much such splits overstate the figures.
+    params : mapping, optional
+        Parameters of each head, by the name of the head.
+    budget : float, optional
+        Seconds of each run of head ``auto``.
+    dataset_version, layers, pooling, preprocess : optional
+        See `toptune.train.runs.options.TrainOptions`.
+    cv, class_weight
+        See `toptune.train.heads.options.HeadOptions`.
+    test_fraction, resplit, val, group_by, shots, train_size, allow_failed
+        See `toptune.train.rows.options.RowOptions`.
+    memory_limit, device
+        See `toptune.machine.limits.RunLimits`.
+
+    Raises
+    ------
+    InputError
+        For `seeds` below 1; for `leak` without `group_by`.
+    """
+
+    seeds: int = 5
+    leak: bool = False
+    dataset_version: int | None = None
+    layers: str | Sequence[str] | None = None
+    pooling: str | None = None
+    preprocess: str | None = None
+    params: Mapping[str, Mapping[str, Any]] | None = None
+    cv: int | str | None = 5
+    class_weight: str | None = None
+    budget: float | None = None
+    test_fraction: float = RowOptions.test_fraction
+    resplit: bool = False
+    val: str = RowOptions.val
+    group_by: str | None = None
+    shots: int | None = None
+    train_size: int | None = None
+    allow_failed: bool = False
+    memory_limit: int | str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(f"seeds is {self.seeds}; give at least 1, and 2 or more for a deviation")
+        if self.leak and self.group_by is None:
+            raise InputError(
+                "leak compares splits with and without group_by, and none is given; give --group-by"
+            )
+
+    def check_heads(self, heads: Sequence[str]) -> None:
+        """Refuse a list of heads that the options do not fit.
+
+        Raises
+        ------
+        InputError
+            For no head, or one twice; for a budget without head ``auto``; for parameters of another head.
+        """
+        if not heads or len(set(heads)) < len(heads):
+            raise InputError(f"heads are {', '.join(heads) or 'none'}; name each once, and at least one")
+        if self.budget is not None and AUTO_HEAD not in heads:
+            raise InputError(
+                f"budget is that of head {AUTO_HEAD!r}, which is not among the heads; leave it out"
+            )
+        if strange := sorted((self.params or {}).keys() - set(heads)):
+            raise InputError(
+                f"params are given for {strange[0]!r}, which is not among the heads {', '.join(heads)}; give "
+                "parameters by the name of their head"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options that compare.json records."""
+        given = {head: dict(values) for head, values in (self.params or {}).items()}
+        flat = flat_options(self) | {"params": given}
+        return {name: flat[name] for name in _RECORDED_OF_COMPARISON}
+
+    def training(self, head: str, *, seed: int, is_grouped: bool) -> dict[str, Any]:
+        """Return the options of one run, as its run.json records them."""
+        return self.to_dict() | {
+            "head": head,
+            "seed": seed,
+            "group_by": self.group_by if is_grouped else None,
+            "params": dict((self.params or {}).get(head, {})),
+            "budget": self.budget if head == AUTO_HEAD else None,
+        }
