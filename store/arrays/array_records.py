@@ -2,20 +2,48 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from toptune.errors import CorruptError, InputError, StoreError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import choose_chunk_rows
+from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import list_folder, read_file
-from toptune.store.files.sealed import seal, unseal
+from toptune.store.files.sealed import seal, unseal_record
 
 ARRAY_KIND = "toptune-array"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRecord:
+    """Content of ``array.json``; the fields have the names of its keys.
+
+    Attributes
+    ----------
+    spec : ArraySpec
+        Shape and cut of the array.
+    metadata_sha256 : str, optional
+        Digest of the array's metadata file.
+    zarr_sha256 : str, optional
+        The same digest, as stores of version 1 call it: they know Zarr only.
+    measured : mapping of str to float, optional
+        What was measured of the array when it was made.
+    """
+
+    spec: ArraySpec
+    metadata_sha256: str | None = None
+    zarr_sha256: str | None = None
+    measured: Mapping[str, float] | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the metadata file, whatever its key."""
+        return self.metadata_sha256 or self.zarr_sha256
 
 
 def record_path(cache: Path, name: str) -> Path:
@@ -47,9 +75,7 @@ def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, 
 
 def read_measured(cache: Path, name: str) -> dict[str, float]:
     """Read what was measured of an array when it was made; nothing if its record does not say."""
-    path = record_path(cache, name)
-    values = unseal(ARRAY_KIND, read_file(path), path)
-    return dict(values.get("measured", {}))
+    return dict(_read_record(record_path(cache, name)).measured or {})
 
 
 def read_array(cache: Path, name: str) -> ArraySpec:
@@ -63,11 +89,8 @@ def read_array(cache: Path, name: str) -> ArraySpec:
         If record or metadata are damaged; names the file.
     """
     path = record_path(cache, name)
-    values = unseal(ARRAY_KIND, read_file(path), path)
-    try:
-        spec, digest = ArraySpec(**values["spec"]), _digest(values)
-    except (KeyError, TypeError, InputError) as error:
-        raise CorruptError(f"{path} does not describe an array: {error}", path) from error
+    record = _read_record(path)
+    spec = record.spec
     if spec.name != name:
         raise CorruptError(f"{path} describes array {spec.name!r}; was it moved?", path)
     metadata = metadata_path(cache, spec)
@@ -75,7 +98,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
         data = read_file(metadata)
     except FileNotFoundError as error:
         raise CorruptError(f"{metadata} is gone; restore it from a copy", metadata) from error
-    if hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data).hexdigest() != record.digest:
         raise CorruptError(f"{metadata} differs from what was written; restore it from a copy", metadata)
     return spec
 
@@ -90,8 +113,9 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     name : str
         The array.
     n_rows, unit_rows : int
+        Rows of the data set and of a unit.
     format : str
-        Of the cache: what a metadata file must say to be believed.
+        Format of the cache: what a metadata file must say to be believed.
 
     Returns
     -------
@@ -100,16 +124,16 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     """
     record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:
-        values = unseal(ARRAY_KIND, read_file(record), record)
-        spec = ArraySpec(**values["spec"])
-    except (StoreError, FileNotFoundError, KeyError, TypeError, InputError):
+        found = _read_record(record)
+    except (StoreError, FileNotFoundError):
         return _restore_record(cache, name, n_rows=n_rows, unit_rows=unit_rows, format=format)
+    spec = found.spec
     if (spec.name, spec.format) != (name, format):
         return []
     data = format_of(format).metadata(spec)
     place_at(metadata).replace(data)
     # Another version of the library may have written other bytes for the same array.
-    place_at(record).replace(_render(spec, data, values.get("measured")))
+    place_at(record).replace(_render(spec, data, found.measured))
     return [metadata]
 
 
@@ -137,10 +161,10 @@ def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, form
 
 
 def _render(spec: ArraySpec, metadata: bytes, measured: Mapping[str, float] | None = None) -> bytes:
-    values = {"spec": spec.to_dict(), "metadata_sha256": hashlib.sha256(metadata).hexdigest()}
-    return seal(ARRAY_KIND, values | ({"measured": dict(measured)} if measured else {}))
+    digest = hashlib.sha256(metadata).hexdigest()
+    record = ArrayRecord(spec=spec, metadata_sha256=digest, measured=measured or None)
+    return seal(ARRAY_KIND, record_to_json(record))
 
 
-def _digest(values: dict[str, Any]) -> str:
-    """Return the metadata's digest; stores of version 1 know Zarr only and call it so."""
-    return str(values["metadata_sha256"] if "metadata_sha256" in values else values["zarr_sha256"])
+def _read_record(path: Path) -> ArrayRecord:
+    return unseal_record(ARRAY_KIND, ArrayRecord, read_file(path), path)

@@ -56,7 +56,7 @@ class LedgerEntry:
     seconds: float
     host: str
     when: str
-    costs: Mapping[str, Any] | None = None
+    costs: Mapping[str, float] | None = None
 
     def to_bytes(self) -> bytes:
         """Render the entry's file."""

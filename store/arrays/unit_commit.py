@@ -53,7 +53,7 @@ class UnitCommit:
     rows: slice
     failed: Mapping[int, str]
     seconds: float
-    costs: Mapping[str, Any] | None = None
+    costs: Mapping[str, float] | None = None
 
     def check(self, spec: ArraySpec, values: npt.NDArray[Any]) -> StoredUnit:
         """Convert values to the array's type, and refuse those that cannot be stored.

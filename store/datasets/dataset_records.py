@@ -1,18 +1,48 @@
 """Data sets of a store, and the parts of those that grew: reading and registering manifests."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import CorruptError, StoreNotFoundError
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import check_name, is_temporary, part_name, split_part_name
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.reading import read_file
-from toptune.store.files.sealed import seal, unseal
+from toptune.store.files.sealed import seal, unseal_record
 
 DATASET_KIND = "toptune-dataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecord:
+    """Content of ``dataset.json``; the fields have the names of its keys.
+
+    Attributes
+    ----------
+    name : str
+        Name of the data set or part.
+    n_rows : int
+        Number of images.
+    manifest_sha256 : str
+        Digest of ``manifest.parquet``.
+    pictures_sha256 : str
+        Digest over the ids and sizes of the images, in their order.
+    created : mapping
+        Who registered the images, when and where.
+    part_of : str, optional
+        The data set that this is a part of.
+    """
+
+    name: str
+    n_rows: int
+    manifest_sha256: str
+    pictures_sha256: str
+    created: Mapping[str, str]
+    part_of: str | None = None
 
 
 def dataset_folder(root: Path, dataset: str) -> Path:
@@ -39,10 +69,9 @@ def base_of(root: Path, name: str) -> str | None:
     if split is None or not dataset_folder(root, name).is_dir():
         return None
     try:
-        found = read_record(root, name)["part_of"]
+        return read_record(root, name).part_of
     except CorruptError:
         return split[0] if dataset_folder(root, split[0]).is_dir() else None
-    return str(found)
 
 
 def part_names(root: Path, dataset: str) -> list[str]:
@@ -55,7 +84,7 @@ def part_names(root: Path, dataset: str) -> list[str]:
     return [part_name(base, number) for number in [1, *sorted(numbers)]]
 
 
-def read_record(root: Path, dataset: str) -> dict[str, Any]:
+def read_record(root: Path, dataset: str) -> DatasetRecord:
     """Read ``dataset.json``.
 
     Raises
@@ -68,7 +97,7 @@ def read_record(root: Path, dataset: str) -> dict[str, Any]:
     folder = dataset_folder(root, dataset)
     path = folder / "dataset.json"
     try:
-        return unseal(DATASET_KIND, read_file(path), path)
+        return unseal_record(DATASET_KIND, DatasetRecord, read_file(path), path)
     except FileNotFoundError:
         if folder.is_dir():
             raise CorruptError(f"{path} is gone; remove {folder} and run extract again", path) from None
@@ -94,7 +123,7 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
         data = read_file(path)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy", path) from error
-    if hashlib.sha256(data).hexdigest() != record["manifest_sha256"]:
+    if hashlib.sha256(data).hexdigest() != record.manifest_sha256:
         raise CorruptError(f"{path} differs from what was registered; restore it from a copy", path)
     return Manifest.from_parquet(data)
 
@@ -124,13 +153,12 @@ def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | 
 def dataset_files(name: str, manifest: Manifest, *, part_of: str | None) -> dict[str, bytes]:
     """Render a data set's files, by name."""
     data = manifest.to_parquet()
-    record = {
-        "name": name,
-        "n_rows": manifest.n_rows,
-        "manifest_sha256": hashlib.sha256(data).hexdigest(),
-        "pictures_sha256": manifest.pictures_digest,
-        "created": provenance(),
-    }
-    if part_of is not None:
-        record["part_of"] = part_of
-    return {"manifest.parquet": data, "dataset.json": seal(DATASET_KIND, record)}
+    record = DatasetRecord(
+        name=name,
+        n_rows=manifest.n_rows,
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        pictures_sha256=manifest.pictures_digest,
+        created=provenance(),
+        part_of=part_of,
+    )
+    return {"manifest.parquet": data, "dataset.json": seal(DATASET_KIND, record_to_json(record))}

@@ -143,7 +143,7 @@ def find_version(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion
             if number == 1
             else version_record(root, dataset, number)
         )
-        if record["pictures_sha256"] == manifest.pictures_digest:
+        if record.pictures_sha256 == manifest.pictures_digest:
             version = read_dataset_version(root, dataset, number)
             if not version.manifest.differences(manifest):
                 return version

@@ -7,9 +7,9 @@ A version is never changed, and its features stay where they were computed.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,45 @@ import pyarrow.parquet as pq
 from toptune.errors import CorruptError, InputError, StoreNotFoundError
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.json_records import record_to_json
 from toptune.store.files.place import place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import read_file
-from toptune.store.files.sealed import seal, unseal
+from toptune.store.files.sealed import seal, unseal_record
 
 VERSION_KIND = "toptune-dataset-version"
 PART_COLUMN, ROW_COLUMN = "~part", "~row"
 _METADATA = b"toptune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRecord:
+    """Content of a version's record, such as ``versions/000002.json``; the fields have the names of its keys.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    number : int
+        Number of the version, from 2.
+    n_rows : int
+        Number of images.
+    parts : tuple of str
+        Names of the parts that hold the images.
+    rows_sha256, pictures_sha256 : str
+        Digest of the file of the rows, and digest over the ids and sizes of the images.
+    created : mapping
+        Who made the version, when and where.
+    """
+
+    dataset: str
+    number: int
+    n_rows: int
+    parts: tuple[str, ...]
+    rows_sha256: str
+    pictures_sha256: str
+    created: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +79,7 @@ class DatasetVersion:
     part_row : array (n,) of int
         Row of that part.
     created : dict
-        Who, when, where.
+        Who made the version, when and where.
     """
 
     dataset: str
@@ -121,11 +151,11 @@ def read_dataset_version(root: Path, dataset: str, number: int | None = None) ->
         parts=(name,),
         part=np.zeros(n, dtype=np.intp),
         part_row=np.arange(n, dtype=np.intp),
-        created=dataset_records.read_record(root, dataset)["created"],
+        created=dict(dataset_records.read_record(root, dataset).created),
     )
 
 
-def version_record(root: Path, dataset: str, number: int) -> dict[str, Any]:
+def version_record(root: Path, dataset: str, number: int) -> VersionRecord:
     """Read the record of a version above 1.
 
     Raises
@@ -135,13 +165,11 @@ def version_record(root: Path, dataset: str, number: int) -> dict[str, Any]:
     """
     path = version_path(root, dataset, number)
     try:
-        record = unseal(VERSION_KIND, read_file(path), path)
+        record = unseal_record(VERSION_KIND, VersionRecord, read_file(path), path)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy", path) from error
-    if (record["dataset"], record["number"]) != (_folder(root, dataset).parent.name, number):
-        raise CorruptError(
-            f"{path} is version {record['number']} of {record['dataset']}; was it moved?", path
-        )
+    if (record.dataset, record.number) != (_folder(root, dataset).parent.name, number):
+        raise CorruptError(f"{path} is version {record.number} of {record.dataset}; was it moved?", path)
     return record
 
 
@@ -162,7 +190,7 @@ def publish_version(root: Path, version: DatasetVersion) -> bool:
     """
     data = render_rows(version)
     digest = hashlib.sha256(data).hexdigest()
-    record = seal(VERSION_KIND, _record(version, digest))
+    record = seal(VERSION_KIND, record_to_json(_record(version, digest)))
     path = rows_path(root, version.dataset, digest)
     publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
     if not place_at(version_path(root, version.dataset, version.number)).put_if_absent(record):
@@ -178,7 +206,7 @@ def rebuild_record(root: Path, dataset: str, number: int) -> bool:
     for other in version_numbers(root, dataset):
         if other not in (1, number):
             try:
-                others.add(version_record(root, dataset, other)["rows_sha256"])
+                others.add(version_record(root, dataset, other).rows_sha256)
             except CorruptError:
                 continue
     found = []
@@ -190,7 +218,9 @@ def rebuild_record(root: Path, dataset: str, number: int) -> bool:
                 found.append((version, path.stem))
     if len(found) != 1:
         return False
-    place_at(version_path(root, dataset, number)).replace(seal(VERSION_KIND, _record(*found[0])))
+    place_at(version_path(root, dataset, number)).replace(
+        seal(VERSION_KIND, record_to_json(_record(*found[0])))
+    )
     return True
 
 
@@ -246,33 +276,33 @@ def parse_rows(data: bytes, path: Path) -> DatasetVersion:
 
 def _read_later(root: Path, dataset: str, number: int) -> DatasetVersion:
     record = version_record(root, dataset, number)
-    path = rows_path(root, dataset, record["rows_sha256"])
+    path = rows_path(root, dataset, record.rows_sha256)
     try:
         data = read_file(path)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy, or run store repair", path) from error
-    if hashlib.sha256(data).hexdigest() != record["rows_sha256"]:
+    if hashlib.sha256(data).hexdigest() != record.rows_sha256:
         raise CorruptError(
             f"{path} differs from what was registered; restore it from a copy, or run repair", path
         )
     version = parse_rows(data, path)
-    found = (version.dataset, version.number, version.n_rows, list(version.parts))
-    if found != (dataset, number, record["n_rows"], record["parts"]):
+    found = (version.dataset, version.number, version.n_rows, version.parts)
+    if found != (dataset, number, record.n_rows, record.parts):
         raise CorruptError(f"{path} does not match {version_path(root, dataset, number)}", path)
-    version.created.update(record["created"])
+    version.created.update(record.created)
     return version
 
 
-def _record(version: DatasetVersion, digest: str) -> dict[str, Any]:
-    return {
-        "dataset": version.dataset,
-        "number": version.number,
-        "n_rows": version.n_rows,
-        "parts": list(version.parts),
-        "rows_sha256": digest,
-        "pictures_sha256": version.manifest.pictures_digest,
-        "created": provenance(),
-    }
+def _record(version: DatasetVersion, digest: str) -> VersionRecord:
+    return VersionRecord(
+        dataset=version.dataset,
+        number=version.number,
+        n_rows=version.n_rows,
+        parts=version.parts,
+        rows_sha256=digest,
+        pictures_sha256=version.manifest.pictures_digest,
+        created=provenance(),
+    )
 
 
 def _folder(root: Path, dataset: str) -> Path:

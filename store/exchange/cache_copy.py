@@ -15,15 +15,16 @@ from toptune.store.arrays.ledger_entry import LedgerEntry
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.unit_reader import gone
 from toptune.store.arrays.units import format_units
-from toptune.store.features.cache_records import CACHE_KIND, open_cache
+from toptune.store.features.cache_records import CACHE_KIND, CacheRecord, open_cache
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import read_request, request_path
+from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import read_file
-from toptune.store.files.sealed import seal, unseal
+from toptune.store.files.sealed import seal, unseal_record
 
 Report = Callable[[int, int], None]
 
@@ -136,9 +137,9 @@ def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) ->
     folder = check_inside(target.root, target.root / cache.path.relative_to(cache.root))
     files = {part: read_file(cache.path / part) for part in ("recipe.json", "cache.json")}
     if array_format != cache.format:
-        record = unseal(CACHE_KIND, files["cache.json"], cache.path / "cache.json")
-        values = {key: value for key, value in record.items() if key not in ("format", "version")}
-        files["cache.json"] = seal(CACHE_KIND, values | {"format_of_arrays": array_format})
+        record = unseal_record(CACHE_KIND, CacheRecord, files["cache.json"], cache.path / "cache.json")
+        converted = dataclasses.replace(record, format_of_arrays=array_format)
+        files["cache.json"] = seal(CACHE_KIND, record_to_json(converted))
     place_at(folder).put_folder_if_absent(files)
     copied = open_cache(target.root, folder)
     same = (cache.digest, cache.unit_rows, cache.batch_size, array_format)

@@ -35,11 +35,11 @@ def copy_dataset(source: FeatureStore, target: FeatureStore, name: str) -> None:
         read_dataset_version(source.root, name, number)  # refuses what is damaged
         record = version_record(source.root, name, number)
         path = version_path(target.root, name, number)
-        rows = read_file(rows_path(source.root, name, record["rows_sha256"]))
-        publish(rows_path(target.root, name, record["rows_sha256"]), rows, lambda _: False)
+        rows = read_file(rows_path(source.root, name, record.rows_sha256))
+        publish(rows_path(target.root, name, record.rows_sha256), rows, lambda _: False)
         if not place_at(path).put_if_absent(read_file(version_path(source.root, name, number))):
             there = version_record(target.root, name, number)
-            if there["rows_sha256"] != record["rows_sha256"]:
+            if there.rows_sha256 != record.rows_sha256:
                 raise ConflictError(
                     f"version {number} of data set {name!r} in {target.root} has other rows than in "
                     f"{source.root}; copy to another store"

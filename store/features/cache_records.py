@@ -3,46 +3,84 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import CorruptError
 from toptune.store.datasets import dataset_records
+from toptune.store.datasets.dataset_records import DatasetRecord
 from toptune.store.features.feature_cache import FeatureCache, read_identity
 from toptune.store.features.recipe import Recipe
+from toptune.store.files.json_records import record_to_json
 from toptune.store.files.json_values import canonical_json
 from toptune.store.files.place import check_inside
 from toptune.store.files.provenance import provenance
 from toptune.store.files.reading import read_file
-from toptune.store.files.sealed import seal, unseal
+from toptune.store.files.sealed import seal, unseal_record
 
 CACHE_KIND = "toptune-cache"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheRecord:
+    """Content of ``cache.json``; the fields have the names of its keys.
+
+    Attributes
+    ----------
+    model, dataset : str
+        Plain model name, and name of the data set.
+    recipe_sha256, pictures_sha256 : str
+        Digest of the recipe, and digest over the ids and sizes of the images.
+    n_rows, unit_rows, batch_size : int
+        Rows of the data set, of a unit, and of the forward passes in a unit.
+    format_of_arrays : str
+        ``"zarr"`` or ``"hdf5"``.
+    backbone : mapping
+        JSON values that load the backbone again.
+    created : mapping
+        Who made the cache, when and where.
+    others : mapping
+        Keys that this toptune does not know.
+    """
+
+    model: str
+    dataset: str
+    recipe_sha256: str
+    pictures_sha256: str
+    n_rows: int
+    unit_rows: int
+    batch_size: int
+    format_of_arrays: str
+    backbone: Mapping[str, object]
+    created: Mapping[str, str]
+    others: Mapping[str, object] = field(default_factory=dict)
+
+
 def cache_files(
     model: str,
-    dataset: Mapping[str, Any],
+    dataset: DatasetRecord,
     recipe: Recipe,
     *,
     unit_rows: int,
     batch_size: int,
-    backbone: Mapping[str, Any],
+    backbone: Mapping[str, object],
     format: str,  # noqa: A002
 ) -> dict[str, bytes]:
     """Render the records of a new cache over the data set with record `dataset`, by file name."""
-    values = {
-        "model": model,
-        "dataset": dataset["name"],
-        "recipe_sha256": recipe.digest,
-        "pictures_sha256": dataset["pictures_sha256"],
-        "n_rows": dataset["n_rows"],
-        "unit_rows": unit_rows,
-        "batch_size": batch_size,
-        "format_of_arrays": format,
-        "backbone": json.loads(canonical_json(dict(backbone))),
-        "created": provenance(),
-    }
-    return {"recipe.json": recipe.to_json().encode(), "cache.json": seal(CACHE_KIND, values)}
+    record = CacheRecord(
+        model=model,
+        dataset=dataset.name,
+        recipe_sha256=recipe.digest,
+        pictures_sha256=dataset.pictures_sha256,
+        n_rows=dataset.n_rows,
+        unit_rows=unit_rows,
+        batch_size=batch_size,
+        format_of_arrays=format,
+        backbone=json.loads(canonical_json(dict(backbone))),
+        created=provenance(),
+    )
+    files = {"recipe.json": recipe.to_json().encode()}
+    return files | {"cache.json": seal(CACHE_KIND, record_to_json(record))}
 
 
 def open_cache(root: Path, folder: Path) -> FeatureCache:
@@ -62,16 +100,14 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     path, written = folder / "cache.json", folder / "recipe.json"
     identity = read_identity(folder)  # before its content, so that a newer one is told from it
     text, data = _read(written), _read(path)
-    values = unseal(CACHE_KIND, data, path)
+    found = unseal_record(CACHE_KIND, CacheRecord, data, path)
     digest = hashlib.sha256(text).hexdigest()
-    if digest != values["recipe_sha256"] or digest[:8] != digest8:
+    if digest != found.recipe_sha256 or digest[:8] != digest8:
         raise CorruptError(f"{written} does not match the digest in {path} or in the path", written)
-    if (values["model"], values["dataset"]) != (name, folder.name):
-        raise CorruptError(
-            f"{path} belongs to {values['model']} over {values['dataset']}; was it moved?", path
-        )
+    if (found.model, found.dataset) != (name, folder.name):
+        raise CorruptError(f"{path} belongs to {found.model} over {found.dataset}; was it moved?", path)
     record = dataset_records.read_record(root, folder.name)
-    if record["pictures_sha256"] != values["pictures_sha256"]:
+    if record.pictures_sha256 != found.pictures_sha256:
         raise CorruptError(
             f"{folder} was made from other images than data set {folder.name!r} now holds; "
             "remove the cache and run extract again",
@@ -84,13 +120,13 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
         digest=digest,
         dataset=folder.name,
         recipe=Recipe.from_json(text.decode(), written),
-        backbone=values["backbone"],
-        n_rows=values["n_rows"],
-        unit_rows=values["unit_rows"],
-        batch_size=values["batch_size"],
-        created=values["created"],
+        backbone=found.backbone,
+        n_rows=found.n_rows,
+        unit_rows=found.unit_rows,
+        batch_size=found.batch_size,
+        created=found.created,
         identity=identity,
-        format=values["format_of_arrays"],
+        format=found.format_of_arrays,
     )
 
 

@@ -261,7 +261,7 @@ class FeatureCache(FeatureIdentity):
         *,
         failed: Mapping[int, str] | None = None,
         seconds: float = 0.0,
-        costs: Mapping[str, Any] | None = None,
+        costs: Mapping[str, float] | None = None,
     ) -> None:
         """Commit one unit of one or more arrays: all shards first, then their ledger entries.
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import (
     ConflictError,
@@ -273,7 +272,7 @@ class FeatureStore:
         *,
         unit_rows: int,
         batch_size: int,
-        backbone: Mapping[str, Any],
+        backbone: Mapping[str, object],
         format: str = "zarr",  # noqa: A002
     ) -> FeatureCache:
         """Make a cache, or adopt the one with the same recipe as it is, whatever its model name.
@@ -303,7 +302,7 @@ class FeatureStore:
                 if cache.digest == digest:
                     self._note_alias(cache, name)
                     return cache
-        _check_cut(unit_rows, batch_size, record["n_rows"])
+        _check_cut(unit_rows, batch_size, record.n_rows)
         if format not in FORMATS:
             raise InputError(f"format {format!r} is none of {', '.join(FORMATS)}")
         folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")

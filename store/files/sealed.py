@@ -4,17 +4,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from toptune.errors import CorruptError, FormatVersionError
+from toptune.errors import CorruptError, FormatVersionError, InputError
+from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import canonical_json
 
 SEAL = "self_sha256"
 VERSION = 1
 
 
-def seal(kind: str, values: Mapping[str, Any]) -> bytes:
-    """Render `values` as a file of `kind`, with format, version and the digest of all that."""
+Record = TypeVar("Record")
+
+
+def seal(kind: str, values: Mapping[str, object]) -> bytes:
+    """Render `values` as a file of `kind`, with format, version and the digest of the whole."""
     content = {**values, "format": kind, "version": VERSION}
     return _render(content, hashlib.sha256(canonical_json(content).encode()).hexdigest())
 
@@ -53,6 +57,15 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def unseal_record(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
+    """Read what `seal` rendered as a frozen dataclass; raises as `unseal`, also if a field does not fit."""
+    content = unseal(kind, data, path)
+    try:
+        return record_from_json(record, content, where=str(path))
+    except (CorruptError, InputError) as error:
+        raise CorruptError(str(error), path) from error
+
+
 def is_newer(data: bytes) -> bool:
     """Whether a file is whole and of a later version: to be left to the toptune that wrote it.
 
@@ -77,7 +90,7 @@ def check_version(version: object, path: Path) -> None:
         )
 
 
-def _render(content: Mapping[str, Any], digest: str) -> bytes:
+def _render(content: Mapping[str, object], digest: str) -> bytes:
     text = json.dumps(
         {**content, SEAL: digest}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
     )

@@ -24,7 +24,7 @@ def dataset_files(root: Path, name: str) -> list[Path]:
     for number in version_numbers(root, name)[1:]:
         files.append(version_path(root, name, number))
         try:
-            files.append(rows_path(root, name, version_record(root, name, number)["rows_sha256"]))
+            files.append(rows_path(root, name, version_record(root, name, number).rows_sha256))
         except StoreError:
             continue  # the record is to blame, and its rows are left over until it is repaired
     return files
@@ -42,7 +42,7 @@ def dataset_damage(root: Path, name: str) -> Iterator[tuple[Path, object]]:
         return
     try:
         manifest = dataset_records.read_dataset(root, name)
-        if (manifest.n_rows, manifest.pictures_digest) != (record["n_rows"], record["pictures_sha256"]):
+        if (manifest.n_rows, manifest.pictures_digest) != (record.n_rows, record.pictures_sha256):
             raise CorruptError("rows do not match dataset.json")
     except StoreError as error:
         yield folder / "manifest.parquet", error
@@ -52,7 +52,7 @@ def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, 
     """Check a version's record and rows, and that its parts hold the images that it says."""
     path = version_path(root, name, number)
     try:
-        rows = rows_path(root, name, version_record(root, name, number)["rows_sha256"])
+        rows = rows_path(root, name, version_record(root, name, number).rows_sha256)
     except StoreError as error:
         yield path, error
         return

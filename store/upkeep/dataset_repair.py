@@ -17,11 +17,11 @@ from toptune.store.datasets.versions import (
     version_path,
     version_record,
 )
-from toptune.store.features.cache_records import CACHE_KIND
+from toptune.store.features.cache_records import CACHE_KIND, CacheRecord
 from toptune.store.files.names import TEMPORARY_PREFIX
 from toptune.store.files.place import place_at
 from toptune.store.files.reading import read_file
-from toptune.store.files.sealed import unseal
+from toptune.store.files.sealed import unseal_record
 
 
 def is_grown(root: Path, name: str) -> bool:
@@ -68,18 +68,16 @@ def rebuild_part(root: Path, part: str) -> bool:
 def _known_images(root: Path, part: str) -> set[str]:
     """Collect what the part's record, or the caches over it, say which images it holds."""
     try:
-        return {str(dataset_records.read_record(root, part)["pictures_sha256"])}
+        return {dataset_records.read_record(root, part).pictures_sha256}
     except StoreError:
         pass
     found: set[str] = set()
     for path in sorted((root / "features").glob("*/*/cache.json")):
         if path.parent.name == part:
-            values: dict[str, Any] = {}
             try:
-                values = unseal(CACHE_KIND, read_file(path), path)
+                found.add(unseal_record(CACHE_KIND, CacheRecord, read_file(path), path).pictures_sha256)
             except (StoreError, FileNotFoundError):
                 continue
-            found.add(str(values["pictures_sha256"]))
     return found
 
 
@@ -111,6 +109,6 @@ def mend_version(root: Path, dataset: str, file: Path) -> str:
 
 def _rows_of(root: Path, dataset: str, number: int) -> Path | None:
     try:
-        return rows_path(root, dataset, version_record(root, dataset, number)["rows_sha256"])
+        return rows_path(root, dataset, version_record(root, dataset, number).rows_sha256)
     except StoreError:
         return None

@@ -168,7 +168,7 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
         records = [version_record(root, dataset, number) for number in version_numbers(root, dataset)[1:]]
     except StoreError:
         return  # damaged: `repair` comes first, and may need them
-    named = {str(record["rows_sha256"]) for record in records}
+    named = {record.rows_sha256 for record in records}
     for path in version_path(root, dataset, 2).parent.glob("*.parquet"):
         if path.stem not in named:
             yield path, "rows of no version"

@@ -13,12 +13,12 @@ from toptune.store.arrays.spec import FORMATS
 from toptune.store.arrays.units import format_units
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.versions import version_numbers
-from toptune.store.features.cache_records import CACHE_KIND, open_cache
+from toptune.store.features.cache_records import CACHE_KIND, CacheRecord, open_cache
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
 from toptune.store.files.place import place_at, place_of
-from toptune.store.files.sealed import is_newer, unseal
+from toptune.store.files.sealed import is_newer, unseal_record
 from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.upkeep.verification import verify
 
@@ -245,8 +245,10 @@ class _Repair:
         """Copy the recipe from another data set's cache with the same digest."""
         folder = path.parent
         try:
-            digest = unseal(CACHE_KIND, (folder / "cache.json").read_bytes(), folder)["recipe_sha256"]
-        except (OSError, StoreError, KeyError):
+            digest = unseal_record(
+                CACHE_KIND, CacheRecord, (folder / "cache.json").read_bytes(), folder
+            ).recipe_sha256
+        except OSError:
             self.leave(path, reason)
             return
         # A recipe that is as it was written is of another version of toptune, and a copy would be so too.

@@ -346,7 +346,7 @@ def test_a_data_set_grows(bucket_root: Path) -> None:
     latest = version_path(store.root, "pets", 3)
     place_at(latest).replace(b"{}")
     assert repair(bucket_root).rebuilt == (str(latest),)
-    rows = rows_path(store.root, "pets", version_record(store.root, "pets", 3)["rows_sha256"])
+    rows = rows_path(store.root, "pets", version_record(store.root, "pets", 3).rows_sha256)
     place_at(rows).replace(b"half")
     assert repair(bucket_root).dropped_versions == ("version 3 of data set pets",)
     assert verify(store).damaged == ()

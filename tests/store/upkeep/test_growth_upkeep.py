@@ -48,7 +48,7 @@ def store(grown_template: Path, root: Path) -> FeatureStore:
 
 
 def rows_of_version(root: Path, number: int) -> Path:
-    return rows_path(root, "pets", version_record(root, "pets", number)["rows_sha256"])
+    return rows_path(root, "pets", version_record(root, "pets", number).rows_sha256)
 
 
 def flip(path: Path, bit: int) -> None:
