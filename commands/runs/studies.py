@@ -1,5 +1,7 @@
 """`toptune study`: the cross product of a file."""
 
+from dataclasses import asdict
+
 import click
 
 from toptune.commands.options.common import JSON
@@ -36,7 +38,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
         report = run_study(
             study_file, dask=dask, progress=progress, notify=lambda line: click.echo(line, err=True)
         )
-    lines = [printed_records(report.summary)] if report.summary else []
+    lines = [printed_records([asdict(row) for row in report.summary])] if report.summary else []
     lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
     lines += report.notes.lines()
     lines.append(describe_costs(report.costs))

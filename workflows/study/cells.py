@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from toptune.store.files.json_values import canonical_json
+from toptune.train.runs.record import CONFIG, METRICS
 from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options
-from toptune.workflows.study.file import Named, Study
+from toptune.workflows.study.file import Keywords, Named, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +19,18 @@ class Cell:
     Attributes
     ----------
     kind : {"train", "finetune"}
+        Whether a head is trained or a network is fine-tuned.
     dataset, model, method : str
         Names in the study file.
     layers : str
-        Empty for fine-tuning.
+        Layers that the head sees; empty for fine-tuning.
     size : str
         ``all``, a number of training images, or ``K a class``.
     seed : int
     options : mapping
-        Of `toptune.train.train` or `toptune.workflows.finetune`, but for places.
+        Keywords of `toptune.train.train` or `toptune.workflows.finetune`, without data and folders.
     folder : Path
-        Its RUN.
+        RUN folder of the training.
     """
 
     kind: str
@@ -39,16 +40,16 @@ class Cell:
     layers: str
     size: str
     seed: int
-    options: Mapping[str, Any]
+    options: Keywords
     folder: Path
 
     @property
     def is_done(self) -> bool:
-        """Whether its RUN is there: it takes its name when it is whole."""
-        return (self.folder / "run.json").is_file() and (self.folder / "metrics.json").is_file()
+        """Whether the RUN folder is there; a run that is not whole has another name."""
+        return (self.folder / CONFIG).is_file() and (self.folder / METRICS).is_file()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give what tells it from the others."""
+    def to_dict(self) -> dict[str, object]:
+        """Give the names that tell the cell from all other cells of the study."""
         return {
             name: getattr(self, name)
             for name in ("kind", "dataset", "model", "method", "layers", "size", "seed")
@@ -60,7 +61,7 @@ class Cell:
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """List the cells, seeds outermost: a study that is stopped has some seeds of everything.
+    """List the cells, with the seeds outermost, so that a study that is stopped has some seeds of everything.
 
     Raises
     ------
@@ -88,8 +89,8 @@ def _cells(study: Study) -> Iterator[Cell]:
                         yield _cell(study, "finetune", dataset, model, method, "", size, options)
 
 
-def _wanted(methods: Named, dataset: str, model: str, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the methods that are to be trained there."""
+def _wanted(methods: Named, dataset: str, model: str, seed: int) -> Iterator[tuple[str, Keywords]]:
+    """Give the methods that are trained for a data set, a backbone and a seed, with their options."""
     for method, options in methods.items():
         only = options.get("only", {})
         here = {"datasets": dataset, "models": model, "seeds": seed}
@@ -105,8 +106,9 @@ def _cell(
     method: str,
     layers: str,
     size: Mapping[str, int],
-    options: Mapping[str, Any],
+    options: Keywords,
 ) -> Cell:
+    """Make a cell; its folder is named by a digest of everything that decides the outcome of the training."""
     spelt = f"{size['shots']} a class" if "shots" in size else str(size.get("train_size", "all"))
     extraction = study.extract if kind == "train" else {}
     identity = [kind, study.datasets[dataset]["data"], study.models[model], extraction, options]

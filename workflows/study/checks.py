@@ -1,9 +1,8 @@
-"""What can be told to be wrong with a study before anything is done."""
+"""Checks of a study before any image is read: options, heads, and places that must exist."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
@@ -13,23 +12,24 @@ from toptune.train.heads.heads import make_head
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
-from toptune.workflows.study.file import Study
+from toptune.workflows.study.file import Keywords, Study
 
 SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
-# What a study says itself.
+# Options of `train` that a study decides by itself: it crosses sizes and seeds.
 _PLACES = {"dataset_version", "seed", "shots", "train_size"}
 _DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
-# Of `train`, what says whether a head can be made, here or on another machine.
+# Options of `train` that decide whether a head can be made. A device is none of them: another machine may
+# train the cell.
 _OF_HEADS = ("params", "cv", "class_weight")
 
 
 def check_options(study: Study) -> None:
-    """Refuse options that nothing takes, heads that there are not, and what they cannot be made with.
+    """Refuse unknown options, unknown heads, and parameters with which a head cannot be made.
 
     Raises
     ------
     InputError
-        Naming the key.
+        For the first of them; the message names the key of the study file.
     """
     of_training = set(option_names(TrainOptions)) - _PLACES
     of_tuning = set(option_names(FineTuneOptions))
@@ -60,12 +60,12 @@ def check_options(study: Study) -> None:
 
 
 def check_places(study: Study) -> None:
-    """Refuse data sets, backbones in folders and checkpoints that are not there; none is opened.
+    """Refuse data sets, backbones in folders and checkpoints that do not exist; no file is opened.
 
     Raises
     ------
     InputError
-        Naming the key.
+        For the first of them; the message names the key of the study file.
     """
     for name, options in study.datasets.items():
         with _naming(study, f"datasets: {name}"):
@@ -77,7 +77,7 @@ def check_places(study: Study) -> None:
                 raise InputError(f"weights {options['weights']} is no file; check the path")
 
 
-def _check_head(options: Mapping[str, Any]) -> None:
+def _check_head(options: Keywords) -> None:
     head, params = options["head"], options.get("params") or {}
     if not isinstance(head, str):
         raise InputError(f"head is {head!r}; give its name")
@@ -89,8 +89,9 @@ def _check_head(options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _naming(study: Study, key: str) -> Iterator[None]:
+    """Put the key of the study file before the message of an error."""
     try:
         yield
-    # Of Python, where a value is of another kind: one number for a list.
+    # Python raises a TypeError where a value is of another kind, such as one number for a list.
     except (InputError, TypeError) as error:
         raise InputError(f"study {study.path}: {key}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a study file says: data sets, backbones, heads, layers, sizes, seeds, fine-tuning or not."""
+"""`Study`: what a study file asks for, read and checked."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,37 +17,40 @@ KEYS = (
 )  # fmt: skip
 ALL = "all"
 RUNS = "runs"
-Named = Mapping[str, Mapping[str, Any]]
+# Keyword arguments of a call, as the file spells them: `check_options` decides whether the call takes them.
+Keywords = Mapping[str, Any]
+Named = Mapping[str, Keywords]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A cross product to be measured.
+    """A cross product of trainings.
 
     Attributes
     ----------
     path : Path
-        The file.
+        The study file.
     store, out, runs : Path
-        Of features, results and trainings; studies that share `runs` share what is in all of them.
+        Folders of the features, of the results and of the trainings. Two studies that share `runs` share the
+        trainings that both ask for.
     datasets : mapping of name to mapping
         ``data``, the images; ``split``; and options of the split: ``group_by``, ``resplit``,
         ``test_fraction``, ``val``.
     models : mapping of name to mapping
         ``model`` and other options of extraction that belong to the backbone, such as ``weights``.
     layers : tuple of str
-        For heads that do not name their own.
+        Layers for every head whose options name none.
     heads : mapping of name to mapping
-        Options of `toptune.train.train`; ``head`` is the name itself unless given; ``only`` says where it is
-        trained, unless everywhere: lists of ``datasets`` and ``models``, and ``seeds``.
+        Options of `toptune.train.train`. ``head`` is by default the name. ``only`` limits the head to lists
+        of ``datasets`` and ``models``, and to ``seeds``.
     sizes : tuple of mapping
         ``{}`` for all training images, ``{"train_size": N}`` or ``{"shots": K}``.
     seeds : tuple of int
     extract : mapping
-        Options of `toptune.extract.extract` for all.
+        Options of `toptune.extract.extract` for all features.
     finetune : mapping of name to mapping
-        Options of `toptune.workflows.finetune`, and ``only``; none where nothing is fine-tuned.
+        Options of `toptune.workflows.finetune`, and ``only``. Empty if nothing is fine-tuned.
     """
 
     path: Path
@@ -60,12 +63,12 @@ class Study:
     heads: Named
     sizes: tuple[Mapping[str, int], ...]
     seeds: tuple[int, ...]
-    extract: Mapping[str, Any] = field(default_factory=dict)
+    extract: Keywords = field(default_factory=dict)
     finetune: Named = field(default_factory=dict)
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:
-    """Read a study file; paths in it are relative to its folder, and ``$NAME`` is the environment's.
+    """Read a study file, whose paths are relative to the file's folder; ``$NAME`` is an environment variable.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         raise InputError(f"study {file} names no {missing[0]}")
     folder = file.absolute().parent
 
-    def place(value: Any, key: str) -> Path:
+    def place(value: object, key: str) -> Path:
         return folder / _expanded(_kind(value, str, key, file), key, file)
 
     datasets = _named(given["datasets"], "data", "datasets", file)
@@ -118,8 +121,8 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     )
 
 
-def _named(value: Any, main: str, key: str, file: Path) -> dict[str, dict[str, Any]]:
-    """Take a mapping of names to options (or to the main one by itself), or a list of names."""
+def _named(value: object, main: str, key: str, file: Path) -> dict[str, Keywords]:
+    """Read a mapping of names to options or to the value of the main option, or a list of names."""
     if isinstance(value, list):
         value = {name: {} for name in _strings(value, key, file)}
     items = _kind(value, dict, key, file).items()
@@ -133,16 +136,14 @@ def _named(value: Any, main: str, key: str, file: Path) -> dict[str, dict[str, A
     }
 
 
-def _limited(
-    options: Mapping[str, Any], key: str, known: Mapping[str, list[str]], file: Path
-) -> dict[str, Any]:
-    """Check ``only``, which says where a method is trained."""
+def _limited(options: Keywords, key: str, known: Mapping[str, list[str]], file: Path) -> Keywords:
+    """Check ``only``, which limits a method to some data sets, backbones and seeds."""
     if "only" not in options:
         return dict(options)
     only = _kind(options["only"], dict, f"{key}: only", file)
     if unknown := [name for name in only if name not in ("seeds", *known)]:
         raise InputError(f"study {file}: {key}: only has {unknown[0]!r}; it takes datasets, models, seeds")
-    limits: dict[str, Any] = {}
+    limits: dict[str, Sequence[object]] = {}
     for kind, names in known.items():
         if kind in only:
             limits[kind] = _strings(only[kind], f"{key}: only: {kind}", file)
@@ -156,14 +157,14 @@ def _limited(
     return {**options, "only": limits}
 
 
-def _data(options: Mapping[str, Any], name: str, place: Callable[[Any, str], Path]) -> str:
-    """Give images as a path, there or not, or as the name of something built in."""
+def _data(options: Keywords, name: str, place: Callable[[object, str], Path]) -> str:
+    """Give the place of images: a path, whether it exists or not, or the name of a built-in data set."""
     value = options.get("data", name)
     path = place(value, f"datasets: {name}")
     return str(value) if value in BUILTINS and not path.exists() else str(path)
 
 
-def _backbone(options: Mapping[str, Any], name: str, folder: Path, file: Path) -> dict[str, str]:
+def _backbone(options: Keywords, name: str, folder: Path, file: Path) -> dict[str, str]:
     model = _expanded(
         _kind(options.get("model", name), str, f"models: {name}", file), f"models: {name}", file
     )
@@ -174,7 +175,7 @@ def _backbone(options: Mapping[str, Any], name: str, folder: Path, file: Path) -
     return found
 
 
-def _sizes(given: Mapping[str, Any], file: Path) -> tuple[Mapping[str, int], ...]:
+def _sizes(given: Keywords, file: Path) -> tuple[Mapping[str, int], ...]:
     shots = _numbers(given.get("shots", []), "shots", file, least=1)
     wanted = given.get("train_sizes", [] if shots else [ALL])
     if not isinstance(wanted, list):
@@ -184,11 +185,11 @@ def _sizes(given: Mapping[str, Any], file: Path) -> tuple[Mapping[str, int], ...
     return (*whole, *({"train_size": size} for size in numbers), *({"shots": size} for size in shots))
 
 
-def _seeds(value: Any, key: str, file: Path) -> tuple[int, ...]:
+def _seeds(value: object, key: str, file: Path) -> tuple[int, ...]:
     return tuple(range(value)) if type(value) is int else tuple(_numbers(value, key, file, least=0))
 
 
-def _strings(value: Any, key: str, file: Path) -> list[str]:
+def _strings(value: object, key: str, file: Path) -> list[str]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value) or not value:
@@ -196,14 +197,16 @@ def _strings(value: Any, key: str, file: Path) -> list[str]:
     return value
 
 
-def _numbers(value: Any, key: str, file: Path, *, least: int) -> Sequence[int]:
+def _numbers(value: object, key: str, file: Path, *, least: int) -> list[int]:
     listed = value if isinstance(value, list) else [value]
-    if not all(type(each) is int and each >= least for each in listed):
+    # YAML's true and false are numbers to Python; here they are mistakes.
+    numbers = [each for each in listed if type(each) is int and each >= least]
+    if len(numbers) < len(listed):
         raise InputError(f"study {file}: {key} is {value!r}; give whole numbers from {least}")
-    return listed
+    return numbers
 
 
-def _kind(value: Any, kind: type[T], key: str, file: Path) -> T:
+def _kind(value: object, kind: type[T], key: str, file: Path) -> T:
     if not isinstance(value, kind):
         raise InputError(f"study {file}: {key} is {value!r}; it must be a {kind.__name__}")
     return value

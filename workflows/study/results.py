@@ -1,9 +1,9 @@
-"""Results of a study as one tidy table, and a summary of it."""
+"""Results of a study as one tidy table with a row for each training, and a summary over seeds."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,73 +49,129 @@ _SCHEMA = pa.schema(
 )
 
 
-def result_of(cell: Cell, out: Path) -> dict[str, Any]:
-    """Give the row of a finished cell.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished cell: a row of the table of results.
+
+    Attributes
+    ----------
+    cell : Cell
+    metrics : RunMetrics
+        Metrics of the run, without the figures of its classes.
+    left_out_accuracy : float, optional
+        Cross-validated accuracy of the head.
+    bytes_per_picture : int, optional
+        Bytes that the head needs of each image.
+    warnings : tuple of str
+    folder : str
+        RUN folder of the cell, relative to the folder of the study.
+    """
+
+    cell: Cell
+    metrics: RunMetrics
+    left_out_accuracy: float | None
+    bytes_per_picture: int | None
+    warnings: tuple[str, ...]
+    folder: str
+
+    def to_row(self) -> dict[str, object]:
+        """Give the values of the columns; None where a run did not measure one."""
+        return {
+            **self.cell.to_dict(),
+            **{name: getattr(self.metrics, name) for name in METRICS},
+            "left_out_accuracy": self.left_out_accuracy,
+            "seconds": self.metrics.total_seconds,
+            "fit_seconds": self.metrics.seconds.get("fit"),
+            **{name: self.metrics.costs.get(name) for name in COSTS},
+            "bytes_per_picture": self.bytes_per_picture,
+            "run": self.folder,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Repetitions of one setting, over its seeds.
+
+    Attributes
+    ----------
+    dataset, model, size, method, layers : str
+        Names in the study file.
+    seeds : int
+        Number of finished trainings that have test rows.
+    accuracy, deviation : float
+        Mean and standard deviation in percent; there is no deviation over one seed.
+    seconds : float
+        Median time of a training.
+    """
+
+    dataset: str
+    model: str
+    size: str
+    method: str
+    layers: str
+    seeds: int
+    accuracy: float
+    deviation: float | None
+    seconds: float
+
+
+def result_of(cell: Cell, out: Path) -> Result:
+    """Read the RUN folder of a finished cell.
 
     Raises
     ------
     CorruptError
-        If its RUN cannot be read.
+        If the records of the run cannot be read.
     """
     metrics = RunMetrics.read(cell.folder / METRICS_FILE, advice=_ADVICE)
     record = RunRecord.read(cell.folder / CONFIG, advice=_ADVICE)
-    return {
-        **cell.to_dict(),
-        **{name: getattr(metrics, name) for name in METRICS},
-        "left_out_accuracy": record.left_out_accuracy,
-        "seconds": metrics.total_seconds,
-        "fit_seconds": metrics.seconds.get("fit"),
-        **{name: metrics.costs.get(name) for name in COSTS},
-        "bytes_per_picture": None if record.saves is None else record.saves.bytes_per_picture,
-        "run": os.path.relpath(cell.folder, out),
-    }
+    return Result(
+        cell=cell,
+        # A study may have hundreds of cells, and a confusion matrix of 1000 classes takes 8 MB and more.
+        metrics=replace(metrics, per_class={}, confusion_matrix=()),
+        left_out_accuracy=record.left_out_accuracy,
+        bytes_per_picture=None if record.saves is None else record.saves.bytes_per_picture,
+        warnings=record.warnings,
+        folder=os.path.relpath(cell.folder, out),
+    )
 
 
-def warnings_of(cell: Cell) -> list[str]:
-    """Give what a finished cell's RUN warns of.
+def write_results(results: Sequence[Result], out: Path) -> None:
+    """Write ``results.csv`` and ``results.parquet``, with a row for each cell.
 
-    Raises
-    ------
-    CorruptError
-        If it cannot be read.
+    A file takes its name when it is whole, so that a reader never sees half a table.
     """
-    return list(RunRecord.read(cell.folder / CONFIG, advice=_ADVICE).warnings)
-
-
-def write_results(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write ``results.csv`` and ``results.parquet``, a row a cell; each takes its name when it is whole."""
     out.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(list(rows), schema=_SCHEMA)
+    table = pa.Table.from_pylist([result.to_row() for result in results], schema=_SCHEMA)
     for name, write in ((CSV, pyarrow.csv.write_csv), (PARQUET, pq.write_table)):
         temporary = out / f".{name}.tmp"
         write(table, temporary)
         temporary.replace(out / name)
 
 
-def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average over seeds, a row a (data set, backbone, method, layers, size).
-
-    Returns
-    -------
-    list of dict
-        ``accuracy`` and its standard deviation over seeds (None for one seed), in percent; median
-        ``seconds``.
-    """
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["accuracy"] is not None:
-            key = tuple(row[name] for name in ("dataset", "model", "size", "method", "layers"))
-            groups.setdefault(key, []).append(row)
+def summarize(results: Sequence[Result]) -> list[Summary]:
+    """Average over seeds, with a row for each data set, backbone, method, layers and size."""
+    groups: dict[tuple[str, str, str, str, str], list[Result]] = {}
+    for result in results:
+        if result.metrics.accuracy is not None:
+            cell = result.cell
+            key = cell.dataset, cell.model, cell.size, cell.method, cell.layers
+            groups.setdefault(key, []).append(result)
     summary = []
-    for key, members in groups.items():
-        accuracy = 100 * np.array([row["accuracy"] for row in members])
+    for (dataset, model, size, method, layers), members in groups.items():
+        accuracy = 100 * np.array([result.metrics.accuracy for result in members])
+        seconds = [result.metrics.total_seconds for result in members]
         summary.append(
-            {
-                **dict(zip(("dataset", "model", "size", "method", "layers"), key, strict=True)),
-                "seeds": len(members),
-                "accuracy": round(float(accuracy.mean()), 2),
-                "deviation": round(float(accuracy.std(ddof=1)), 2) if len(members) > 1 else None,
-                "seconds": round(float(np.median([row["seconds"] for row in members])), 2),
-            }
+            Summary(
+                dataset=dataset,
+                model=model,
+                size=size,
+                method=method,
+                layers=layers,
+                seeds=len(members),
+                accuracy=round(float(accuracy.mean()), 2),
+                deviation=round(float(accuracy.std(ddof=1)), 2) if len(members) > 1 else None,
+                seconds=round(float(np.median(seconds)), 2),
+            )
         )
     return summary

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from toptune.costs.meter import CostMeter
 from toptune.costs.values import Costs
@@ -18,8 +17,8 @@ from toptune.train.runs.training import train
 from toptune.workflows.finetuning.session import finetune
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.checks import check_places
-from toptune.workflows.study.file import Study, read_study
-from toptune.workflows.study.results import result_of, summarize, warnings_of, write_results
+from toptune.workflows.study.file import Keywords, Study, read_study
+from toptune.workflows.study.results import Result, Summary, result_of, summarize, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +30,15 @@ class StudyPlan:
     Attributes
     ----------
     cells, done : int
-        Trainings in all, and those whose RUN is there.
+        Number of all trainings, and of the trainings whose RUN folder is there.
     extractions : tuple of tuple of str
-        Data set and backbone of each.
+        Pairs of data set and backbone whose features are needed.
     seconds_left : float or None
-        For the trainings that are left, from the mean of those that are done of the same method, data set and
-        backbone, or of the same method; None where nothing of some method is done.
+        Time of the trainings that are left. The estimate of a training is the mean over finished trainings of
+        the same method, data set and backbone, or else of the same method. None if a method has no finished
+        training.
     unknown : tuple of str
-        Methods of which nothing is done.
+        Methods that have no finished training.
     """
 
     cells: int
@@ -47,7 +47,7 @@ class StudyPlan:
     seconds_left: float | None
     unknown: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Give the plan as JSON values."""
         return {
             "cells": self.cells,
@@ -61,7 +61,7 @@ class StudyPlan:
         left = (
             f"their time is not known yet for {', '.join(self.unknown)}"
             if self.seconds_left is None
-            else f"about {self.seconds_left:.0f} s, by those that are done"
+            else f"about {self.seconds_left:.0f} s, by the trainings that are done"
         )
         return (
             f"{counted(self.cells, 'training')}, {self.done} of them done; {self.cells - self.done} left: "
@@ -72,23 +72,22 @@ class StudyPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """What a study gave.
+    """What a call of `run_study` trained, and what all finished trainings amount to.
 
     Attributes
     ----------
     out : str
         Folder with ``results.csv`` and ``results.parquet``.
     trained, done_before : int
-        Cells of this call, and those that were there.
+        Number of trainings of this call, and of trainings that were finished before.
     failed : mapping of str to str
-        Cell to reason.
-    summary : list of dict
-        See `summarize`.
+        Cells that failed, with the reason.
+    summary : list of Summary
+        Means over seeds of all finished trainings.
     notes : Notes
-        What the trainings that are there warn of.
-    costs : dict
-        Of this call, extraction included; dask workers elsewhere are not in it. See
-        `toptune.costs.meter.CostMeter`.
+        Warnings of all finished trainings, gathered.
+    costs : Costs
+        Costs of this call, extraction included. Work of dask workers on other machines is not counted.
     """
 
     out: str
@@ -97,9 +96,9 @@ class StudyReport:
     notes: Notes
     costs: Costs
     failed: Mapping[str, str] = field(default_factory=dict)
-    summary: list[dict[str, Any]] = field(default_factory=list)
+    summary: list[Summary] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Give the report as JSON values."""
         return {
             "out": self.out,
@@ -108,12 +107,12 @@ class StudyReport:
             "notes": asdict(self.notes),
             "costs": self.costs,
             "failed": dict(self.failed),
-            "summary": self.summary,
+            "summary": [asdict(row) for row in self.summary],
         }
 
 
 def plan_study(path: str | Path) -> StudyPlan:
-    """Say what a study would do, from its file and what is done of it.
+    """Say what a study would do, from the study file and the RUN folders that are there.
 
     Raises
     ------
@@ -125,8 +124,8 @@ def plan_study(path: str | Path) -> StudyPlan:
     done = [cell for cell in cells if cell.is_done]
     if len(done) < len(cells):
         check_places(study)
-    rows = [result_of(cell, study.out) for cell in done]
-    expected = [_expected_seconds(cell, rows) for cell in cells if not cell.is_done]
+    results = [result_of(cell, study.out) for cell in done]
+    expected = [_expected_seconds(cell, results) for cell in cells if not cell.is_done]
     known = [seconds for seconds in expected if seconds is not None]
     left = [cell for cell in cells if not cell.is_done]
     return StudyPlan(
@@ -147,22 +146,23 @@ def run_study(
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> StudyReport:
-    """Extract what is missing, train every cell that has no RUN yet, and write the results.
+    """Extract missing features, train every cell that has no RUN folder yet, and write the results.
 
-    Interrupted at any moment and called again, it goes on where it stopped: a RUN takes its name when it is
-    whole. A cell that fails is told in the report and tried again by the next call; the others go on.
+    A study that was interrupted at any moment is called again and goes on where it stopped, because a RUN
+    folder takes its name when the folder is whole. A cell that fails does not stop the other cells: the
+    report gives the reason, and the next call tries the cell again.
 
     Parameters
     ----------
     path : path
         The study file; see `read_study`.
     dask : str, optional
-        Address of a dask.distributed scheduler, or ``local:N``: cells are trained by its workers, which see
-        all paths as this process does. Extraction stays here.
+        Address of a dask.distributed scheduler, or ``local:N``, whose workers train the cells. All paths must
+        be the same for the workers. Extraction runs in this process.
     progress : callable, optional
         Called with ``(done, total)`` after every cell.
     notify : callable, optional
-        Called with a line about what comes next.
+        Called with a line of text before each extraction.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def run_study(
     Raises
     ------
     InputError
-        See `plan_study`; also if a data set or backbone cannot be extracted.
+        See `plan_study`. Also if features of a data set and backbone cannot be extracted.
     """
     meter, study = CostMeter(), read_study(path)
     cells = cells_of(study)
@@ -183,37 +183,38 @@ def run_study(
     names: dict[tuple[str, str], str] = {}
     if any(cell.kind == "train" for cell in left):
         names = extract_all(study, notify)
-    results = {str(cell.folder): result_of(cell, study.out) for cell in cells if cell.is_done}
+    results = {cell.folder: result_of(cell, study.out) for cell in cells if cell.is_done}
 
-    def in_order() -> list[dict[str, Any]]:
-        return [results[str(cell.folder)] for cell in cells if str(cell.folder) in results]
+    def in_order() -> list[Result]:
+        return [results[cell.folder] for cell in cells if cell.folder in results]
 
     failed: dict[str, str] = {}
     with _runner(dask) as run_all:
         jobs = [(cell, _arguments(study, cell, names)) for cell in left]
         for number, (cell, reason) in enumerate(run_all(jobs), start=1):
             if reason is None:
-                results[str(cell.folder)] = result_of(cell, study.out)
+                results[cell.folder] = result_of(cell, study.out)
             else:
                 failed[str(cell)] = reason
                 logger.warning("%s: %s", cell, reason)
             report(len(cells) - len(left) + number, len(cells))
+            # The tables are written after each cell: a study that is stopped has its results so far.
             write_results(in_order(), study.out)
-    rows = in_order()
-    write_results(rows, study.out)
+    finished = in_order()
+    write_results(finished, study.out)
     return StudyReport(
         out=str(study.out),
         trained=len(left) - len(failed),
         done_before=len(cells) - len(left),
-        notes=gather_notes((cell.method, warnings_of(cell)) for cell in cells if cell.is_done),
+        notes=gather_notes((each.cell.method, each.warnings) for each in finished),
         costs=meter.to_dict(),
         failed=failed,
-        summary=summarize(rows),
+        summary=summarize(finished),
     )
 
 
 def extract_all(study: Study, notify: Callable[[str], None]) -> dict[tuple[str, str], str]:
-    """Extract every backbone over every data set; give the names by which training finds them."""
+    """Extract every backbone over every data set; return the names by which training finds the features."""
     is_deep = any(of_head.get("layers", layers) != "last" for of_head in study.heads.values()
                   for layers in study.layers)  # fmt: skip
     names = {}
@@ -231,8 +232,8 @@ def extract_all(study: Study, notify: Callable[[str], None]) -> dict[tuple[str, 
     return names
 
 
-def train_cell(kind: str, arguments: Mapping[str, Any]) -> str | None:
-    """Train one cell; return why it could not be, or None. Runs in a dask worker too."""
+def train_cell(kind: str, arguments: Keywords) -> str | None:
+    """Train one cell; return the reason if the training failed. Dask workers call this function too."""
     try:
         if kind == "finetune":
             finetune(**arguments)
@@ -245,12 +246,13 @@ def train_cell(kind: str, arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
-Job = tuple[Cell, dict[str, Any]]
+Job = tuple[Cell, Keywords]
 RunAll = Callable[[Sequence[Job]], Iterator[tuple[Cell, str | None]]]
 
 
 @contextmanager
 def _runner(dask: str | None) -> Iterator[RunAll]:
+    """Give a function that trains cells, one after the other here or side by side on dask workers."""
     if dask is None:
         yield lambda jobs: ((cell, train_cell(cell.kind, arguments)) for cell, arguments in jobs)
         return
@@ -266,7 +268,7 @@ def _runner(dask: str | None) -> Iterator[RunAll]:
         yield run_all
 
 
-def _arguments(study: Study, cell: Cell, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def _arguments(study: Study, cell: Cell, names: Mapping[tuple[str, str], str]) -> Keywords:
     if cell.kind == "finetune":
         return {
             "data": study.datasets[cell.dataset]["data"],
@@ -283,8 +285,9 @@ def _arguments(study: Study, cell: Cell, names: Mapping[tuple[str, str], str]) -
     }
 
 
-def _expected_seconds(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> float | None:
-    same = [row for row in rows if (row["method"], row["layers"]) == (cell.method, cell.layers)]
-    closer = [row for row in same if (row["dataset"], row["model"]) == (cell.dataset, cell.model)]
-    found = [float(row["seconds"]) for row in closer or same]
-    return sum(found) / len(found) if found else None
+def _expected_seconds(cell: Cell, results: Sequence[Result]) -> float | None:
+    """Estimate the time of a training from finished ones: the closest that there are."""
+    same = [each for each in results if (each.cell.method, each.cell.layers) == (cell.method, cell.layers)]
+    closer = [each for each in same if (each.cell.dataset, each.cell.model) == (cell.dataset, cell.model)]
+    seconds = [each.metrics.total_seconds for each in closer or same]
+    return sum(seconds) / len(seconds) if seconds else None

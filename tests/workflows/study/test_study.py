@@ -64,14 +64,14 @@ def test_every_cell_once_and_results_are_those_of_the_runs(tmp_path: Path) -> No
         assert min(row["extract_cpu_seconds"], row["extract_joules"]) > 0
         assert min(row["cpu_seconds"], row["energy_joules"], row["peak_memory_bytes"]) > 0
         assert row["co2e_kg"] is None
-    assert report.to_dict()["costs"]["cpu_seconds"] > sum(row["cpu_seconds"] for row in rows)
+    assert report.costs["cpu_seconds"] > sum(row["cpu_seconds"] for row in rows)
     again = train(
         tmp_path / "features", dataset="shapes", model=MODEL, head="ridge", layers="all", seed=1,
         test_fraction=0.25, out=tmp_path / "again",
     )  # fmt: skip
     assert again.metrics["log_loss"] == pytest.approx(rows[4]["log_loss"], rel=1e-9)
     assert pyarrow.csv.read_csv(tmp_path / "small" / "results.csv").num_rows == 6
-    assert [row["seeds"] for row in report.summary] == [2, 2, 2]
+    assert [row.seeds for row in report.summary] == [2, 2, 2]
 
 
 def test_finished_cells_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
