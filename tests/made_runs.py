@@ -40,8 +40,8 @@ def make_run(
     confidence = np.linspace(0.6, 0.99, n_test) if n_test else np.zeros(0)
     probabilities = np.repeat((1 - confidence)[:, None] / (len(classes) - 1), len(classes), axis=1)
     probabilities[np.arange(n_test), codes] = confidence
-    metrics = compute_metrics(truth, predicted, probabilities, classes)
-    metrics |= {"n_train": 60, "n_skipped": 0, "seconds": {"total": seconds}}
+    figures = compute_metrics(truth, predicted, probabilities, classes)
+    metrics = figures | {"n_train": 60, "n_skipped": 0, "seconds": {"total": seconds}}
     metrics |= {"costs": costs} if costs else {}
     own: dict[str, Any] = {"depth": "full"}
     if kind is None:

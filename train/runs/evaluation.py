@@ -80,8 +80,8 @@ def evaluate_run(
     usable = rows[~np.isin(rows, np.array(list(failed), dtype=np.int64))]
     if len(usable) == 0:
         raise InputError(f"data set {name!r} has no labeled row to score in split {split!r}")
-    metrics = score(opened_run, cache, usable, read_labels(opened_run.folder) if is_own else None).metrics
-    metrics |= {
+    scored = score(opened_run, cache, usable, read_labels(opened_run.folder) if is_own else None)
+    metrics = scored.metrics | {
         "n_train": len(opened_run.train_rows),
         "n_test": len(usable),
         "n_skipped": len(rows) - len(usable),

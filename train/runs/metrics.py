@@ -1,7 +1,7 @@
-"""Figures of merit of predictions, all by scikit-learn's definitions."""
+"""Figures of merit of predictions, all by scikit-learn's definitions but the calibration error."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -10,21 +10,44 @@ from sklearn import metrics
 CALIBRATION_BINS = 15
 
 
+class ClassFigures(TypedDict):
+    """Figures of one class; ``support`` counts the rows of the class."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Figures(TypedDict):
+    """What `compute_metrics` returns; figures of all rows are None where there is no row."""
+
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    log_loss: float | None
+    expected_calibration_error: float | None
+    per_class: dict[str, ClassFigures]
+    confusion_matrix: list[list[int]]
+    n_test: int
+
+
 def expected_calibration_error(
     confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_], *, n_bins: int = CALIBRATION_BINS
 ) -> float:
-    """Mean distance between confidence and accuracy, over bins of confidence weighted by their rows.
+    """Compute the mean distance between confidence and accuracy, over bins weighted by the number of rows.
 
-    Guo et al. 2017, eq. 3, with `n_bins` bins of equal width.
+    The bins are `n_bins` intervals of confidence of equal width (Guo et al. 2017, "On calibration of modern
+    neural networks", eq. 3).
 
     Parameters
     ----------
     confidence : ndarray of float64, shape (n,)
         Probability of the predicted class.
     is_right : ndarray of bool, shape (n,)
-        Whether it is the true one.
+        Whether the predicted class is the true class.
     """
-    # A confidence on an edge belongs to the bin below, as in the paper: ((m - 1) / M, m / M].
+    # A confidence on an edge belongs to the bin below, as in the paper, whose bins are ((m - 1) / M, m / M].
     bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     gaps = np.bincount(bins, confidence - is_right, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(confidence))
@@ -35,8 +58,8 @@ def compute_metrics(
     predicted: Sequence[str],
     probabilities: npt.NDArray[np.float64],
     classes: Sequence[str],
-) -> dict[str, Any]:
-    """Metrics of DESIGN §7 as a JSON-able mapping.
+) -> Figures:
+    """Compute the metrics of predictions, as JSON values.
 
     Parameters
     ----------
@@ -45,7 +68,8 @@ def compute_metrics(
     probabilities : ndarray of float64, shape (n, n_classes)
         Rows summing to 1; log-loss clips them as scikit-learn does.
     classes : sequence of str
-        Names; every one has a row and a column in ``confusion_matrix`` (true x predicted).
+        Names of the classes, in the order of the columns of `probabilities` and of the rows and columns of
+        ``confusion_matrix`` (true x predicted).
 
     Returns
     -------
@@ -53,12 +77,21 @@ def compute_metrics(
         ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (over the classes that occur among the
         true rows), ``log_loss``, ``expected_calibration_error`` (see
         `expected_calibration_error`), ``per_class`` (``precision``, ``recall``, ``f1``, ``support``),
-        ``confusion_matrix``, ``n_test``; the single figures are None when there is no row.
+        ``confusion_matrix``, ``n_test``. The first five are None when there is no row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> found = compute_metrics(["cat", "dog", "dog"], ["cat", "dog", "cat"], probabilities, ["cat", "dog"])
+    >>> found["balanced_accuracy"], found["confusion_matrix"]
+    (0.75, [[1, 0], [1, 1]])
     """
     position = {name: index for index, name in enumerate(classes)}
     codes = np.array([position[name] for name in truth], dtype=np.int64)
     guesses = np.array([position[name] for name in predicted], dtype=np.int64)
     labels = np.arange(len(classes))
+    # scikit-learn refuses to score no rows at all; a run without test rows still lists its classes.
     precision, recall, f1, support = (
         metrics.precision_recall_fscore_support(codes, guesses, labels=labels, zero_division=0.0)
         if len(codes)
@@ -69,6 +102,7 @@ def compute_metrics(
         if len(codes)
         else np.zeros((len(classes), len(classes)), dtype=np.int64)
     )
+    # A class that no row has would count as a recall of 0 in the means over classes.
     present = support > 0
     return {
         "accuracy": float(np.mean(codes == guesses)) if len(codes) else None,

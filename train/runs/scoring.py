@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.metrics import Figures, compute_metrics
 from toptune.train.runs.run import Run
 
 
@@ -20,31 +19,41 @@ class Scored:
     Attributes
     ----------
     rows : ndarray of int64, shape (n,)
-        Of the manifest.
+        Row numbers of the manifest.
     labels, predicted : sequence of str, length n
         True and predicted classes.
     confidence : ndarray of float64, shape (n,)
         Probability of the predicted class.
-    metrics : dict
-        Of `compute_metrics`.
+    metrics : Figures
+        What `compute_metrics` makes of the predictions.
     """
 
     rows: npt.NDArray[np.int64]
     labels: Sequence[str]
     predicted: Sequence[str]
     confidence: npt.NDArray[np.float64]
-    metrics: dict[str, Any]
+    metrics: Figures
 
 
 def score(
     run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
 ) -> Scored:
-    """Score a run on labeled rows of a cache; `labels` by row, by default those of the manifest.
+    """Score a run on labeled rows of stored features.
+
+    Parameters
+    ----------
+    run : Run
+    cache : StoredFeatures
+    rows : ndarray of int64, shape (n,)
+        Row numbers of the manifest of `cache`.
+    labels : mapping of int to str, optional
+        True class of each row; by default the manifest's labels. A run that is scored again passes the labels
+        that trained the run, which the manifest may have changed since.
 
     Raises
     ------
     InputError
-        If a row's class is none of the run's.
+        If the run does not know the class of a row.
     """
     named = cache.manifest.labels if labels is None else labels
     truth = [str(named[row]) for row in rows.tolist()]

@@ -190,10 +190,10 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     probabilities = softmax(outcome.logits.astype(np.float64), axis=1)
     truth = [str(task.manifest.labels[row]) for row in outcome.test]
     predicted = [classes[index] for index in probabilities.argmax(axis=1)]
-    metrics = compute_metrics(truth, predicted, probabilities, classes)
+    figures = compute_metrics(truth, predicted, probabilities, classes)
     spent = costs.to_dict()
     seconds = {name: values["wall_seconds"] for name, values in spent["phases"].items()}
-    metrics |= {
+    metrics = figures | {
         "n_train": len(train),
         "n_test": len(outcome.test),
         "n_skipped": outcome.n_skipped,
@@ -221,7 +221,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
         )  # fmt: skip
         _write_epochs(temporary / SELECTION, outcome)
         title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test images"
-        save_confusion_image(temporary / IMAGE, metrics["confusion_matrix"], classes, title=title)
+        save_confusion_image(temporary / IMAGE, figures["confusion_matrix"], classes, title=title)
     return run
 
 
