@@ -2,7 +2,7 @@
 
 Usage::
 
-    python benchmarks/preempted.py --folder EMPTY_FOLDER [--pictures 100000]
+    python benchmarks/preempted.py --folder EMPTY_FOLDER [--images 100000]
 
 Images are drawn and packed into WebDataset shards. One extraction gets SIGTERM three times and SIGKILL once,
 each after some new units, and is restarted every time; the other runs through. Then both stores are verified
@@ -98,7 +98,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     shards = options.folder / "shards"

@@ -89,7 +89,7 @@ def devices_in_use() -> dict[str, tuple[str, int]]:
 
 @functools.cache
 def open_nvml() -> Any:
-    """Initialise NVML once; None where the binding or the driver is missing."""
+    """Initialize NVML once; None where the binding or the driver is missing."""
     try:
         import pynvml
     except ImportError:

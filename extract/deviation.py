@@ -14,7 +14,7 @@ MAX_RELATIVE_ERROR = 0.1
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one array, over a sample of images.
+    """How far faster arithmetic moves the features of one array, over a sample of images.
 
     Attributes
     ----------

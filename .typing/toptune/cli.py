@@ -1,1 +1,110 @@
-../../cli.py
+"""The `toptune` command: what runs it, and what becomes of failures.
+
+Nothing heavy is imported until a command runs, so that ``toptune --help`` answers at once.
+Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the same command resumes;
+4 finished, but more images failed than ``--max-failures`` allows.
+"""
+
+import io
+import json
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from toptune.commands import COMMANDS
+from toptune.commands.options.help import Group
+
+
+@click.group(
+    cls=Group,
+    sections=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="toptune")
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+def toptune(debug: bool) -> None:
+    """Extract the layers of a frozen backbone once, and train classifiers on them in seconds.
+
+    \b
+    toptune demo                                    see it work; nothing is downloaded
+    toptune extract photos --model resnet50.a1_in1k --store features
+    toptune train --store features --dataset photos --model resnet50.a1_in1k --out run
+    toptune predict run new-photos
+    """  # noqa: D301
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; every failure is one message and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # OpenMP's threads spin while they wait. Where jobs share the cores they then wait for each other:
+    # three trainings at once on two cores took 26 s each, and 8 s with threads that sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A name that the terminal cannot show is shown with escapes, and stops nothing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # A job scheduler's signals stop the work as Ctrl-C does: cleanly, and to be resumed.
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:
+        # Another signal, while it was being said that one had come.
+        code = 3
+    raise SystemExit(code)
+
+
+RESUMING = {"advise", "extract", "finetune", "import", "copy", "compare", "study"}
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out one command; return its exit code."""
+    try:
+        toptune.main(arguments, prog_name="toptune", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return say_in_json(error.format_message(), error.exit_code, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        resumes = "; the same command resumes" if RESUMING & {*arguments[:3]} else ""
+        return fail(f"stopped{resumes}", 3, arguments)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        return fail(*explain(error), arguments)
+    return 0
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Give the message and the exit code of a failure."""
+    from toptune.errors import ToptuneError
+
+    if isinstance(error, ToptuneError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    name = type(error).__name__
+    return (
+        f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",
+        1,
+    )
+
+
+def fail(message: str, code: int, arguments: list[str]) -> int:
+    """Say what went wrong, on standard error and, with ``--json``, as the one JSON object."""
+    click.echo(f"error: {message}", err=True)
+    return say_in_json(message, code, arguments)
+
+
+def say_in_json(message: str, code: int, arguments: list[str]) -> int:
+    """Print an error as the one JSON object, if that was asked for; return its exit code."""
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": message, "exit_code": code}))
+    return code
+
+
+if __name__ == "__main__":
+    main()

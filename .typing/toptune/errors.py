@@ -1,1 +1,101 @@
-../../errors.py
+"""Every error that toptune raises on purpose.
+
+::
+
+    ToptuneError
+    ├── InputError (ValueError)                 what the caller gave cannot be used
+    │   ├── UnreadableImageError                one image; recorded, the run goes on
+    │   └── WeightsError                        weights do not fit the architecture
+    ├── StoreError (OSError)                    the feature store
+    │   ├── StoreNotFoundError (FileNotFoundError)
+    │   ├── FormatVersionError                  written by another version of the format
+    │   ├── ConflictError                       the name is taken by other content
+    │   ├── IncompleteError                     units are missing
+    │   └── CorruptError                        bytes differ from their checksum
+    ├── NumericalError (ArithmeticError)        not positive definite, overflow, no convergence
+    └── InterruptedRunError                     stopped early; the same command resumes
+
+Each class is also a subclass of the nearest builtin, so that callers need not know toptune to catch it.
+A message says what was wrong, the value, the limit and the next step. Messages are for people: the program
+decides by classes and attributes only.
+"""
+
+from pathlib import Path
+
+
+class ToptuneError(Exception):
+    """Root of the tree; the command line exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class InputError(ToptuneError, ValueError):
+    """What the caller gave cannot be used."""
+
+    exit_code = 2
+
+
+class UnreadableImageError(InputError):
+    """One image cannot be decoded."""
+
+
+class WeightsError(InputError):
+    """Weights are absent, or do not fit the architecture."""
+
+
+class StoreError(ToptuneError, OSError):
+    """The store cannot do what was asked.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, the value, the limit and the next step; names the file once.
+    path : Path, optional
+        File or folder at fault, where there is one.
+
+    Attributes
+    ----------
+    path : Path or None
+        File or folder at fault: what `verify` blames and `repair` acts on. ``OSError.filename`` is not used,
+        because Python would add it to the message.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store, data set or cache at that name."""
+
+    exit_code = 2
+
+
+class FormatVersionError(StoreError):
+    """The store was written in a version of the format that this toptune cannot read."""
+
+    exit_code = 2
+
+
+class ConflictError(StoreError):
+    """A name in the store is taken by other content."""
+
+    exit_code = 2
+
+
+class IncompleteError(StoreError):
+    """Units that were asked for have not been committed."""
+
+
+class CorruptError(StoreError):
+    """Bytes on disk differ from what was committed."""
+
+
+class NumericalError(ToptuneError, ArithmeticError):
+    """A computation lost its meaning: not positive definite, overflow, no convergence."""
+
+
+class InterruptedRunError(ToptuneError):
+    """The run stopped before its end; what is committed stays, and the same command resumes."""
+
+    exit_code = 3

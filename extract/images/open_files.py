@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toptune.errors import InputError, UnreadableImageError
 
-# Of the 1,024 files that a process may usually have open.
+# A process may usually have 1,024 files open; the rest is left to the store and to libraries.
 MAX_OPEN = 128
 
 

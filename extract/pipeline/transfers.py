@@ -68,7 +68,7 @@ def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str
     done = None
     if is_cuda:
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # Of the device that computes, which need not be the current one: --device cuda:1.
+        # The event belongs to the device that computes, which with --device cuda:1 is not the current one.
         done.record(torch.cuda.current_stream(next(iter(outputs.values())).device))
     return Transfer(kept, narrow, overflows, done)
 

@@ -91,7 +91,7 @@ def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> N
 def finished_summary(
     cache: FeatureCache, names: Sequence[str], request: ExtractRequest, **values: Any
 ) -> ExtractSummary:
-    """Summarise what the store now holds of `names`; `values` are further fields.
+    """Summarize what the store now holds of `names`; `values` are further fields.
 
     Raises
     ------

@@ -135,7 +135,7 @@ class _Content:
     failed: dict[int, str] = field(default_factory=dict)
 
     def require_same(self, unit: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Refuse values that are not those that the digest was taken of."""
+        """Refuse values that changed since their digest was computed."""
         for name, block in values.items():
             if zlib.crc32(block.data) != self.checksums[unit, name]:
                 raise InputError(

@@ -12,7 +12,7 @@ from toptune.store.exchange.parquet_arrays import open_parquet
 from toptune.store.exchange.unpacked import check_unpacked
 
 MATRIX_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".safetensors", ".parquet")
-# Of a safetensors file's header: the limit of the library that made it.
+# The safetensors library refuses longer headers too.
 _MAX_HEADER_BYTES = 100_000_000
 _TENSOR_TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",

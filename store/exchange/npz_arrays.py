@@ -13,7 +13,7 @@ from toptune.errors import InputError
 from toptune.machine.memory import check_memory
 
 _DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
-# Those that numpy writes, and of which zipfile unpacks no more at a time than it is asked for.
+# numpy writes these two, and zipfile unpacks no more of them at a time than it is asked for.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 

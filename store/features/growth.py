@@ -19,10 +19,10 @@ from toptune.store.files.names import part_name
 logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.intp]
-# Of a part's name, rows of that part and the rows now: which of them have other bytes (m,).
+# (name of a part, m rows of the part, the m rows now) -> which rows have other bytes (m,).
 Changed = Callable[[str, Rows, Rows], npt.NDArray[np.bool_]]
 
-# Of a part's name, rows of that part and rows now: the row of the part with the same bytes, or -1 (k,).
+# (name of a part, rows of the part, k rows now) -> the row of the part with the same bytes, or -1 (k,).
 Find = Callable[[str, Rows, Rows], Rows]
 
 # Each lost race means that another grower published something.
@@ -235,7 +235,7 @@ def _moved(
         if not len(rows):
             continue
         found = find(name, places, rows)
-        # Of two images with the same bytes only one can be the one that was moved.
+        # If two images have the same bytes, only one of them can be the image that was moved.
         _, first = np.unique(found, return_index=True)
         first = first[found[first] >= 0]
         yield name, rows[first], found[first]

@@ -74,7 +74,7 @@ class KnownDigests:
 
     def __init__(self, caches: Sequence[FeatureCache], *, needed: FeatureCache | None = None) -> None:
         self._caches, self._needed = list(caches), needed
-        # Of each cache the unit last read: digests and which of its rows are known.
+        # cache -> (unit that was read last, digests of its rows, which of these rows are known).
         self._last: dict[int, tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]] = {}
 
     def of(self, rows: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

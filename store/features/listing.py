@@ -169,7 +169,7 @@ def _base(store: FeatureStore, cache: FeatureCache) -> str:
 
 
 def _view_summary(view: FeatureView) -> CacheSummary:
-    """Summarise a view: complete means that every row of the version is there in every array."""
+    """Summarize a view: complete means that every row of the version is there in every array."""
     parts = [_summary(cache) for cache in view.caches.values()]
     arrays = sorted({name for part in parts for name in part.arrays})
     lacks = any(set(part.arrays) != set(arrays) for part in parts) or len(parts) < len(view.version.parts)

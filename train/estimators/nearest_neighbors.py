@@ -25,7 +25,7 @@ from toptune.train.rows.inputs import predict_inputs
 Matrix = npt.NDArray[np.float64]
 NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
 WEIGHTS = ("similarity", "uniform")
-# Of the similarities that weigh votes (Caron et al. 2021; Oquab et al. 2023, DINOv2).
+# Similarities are divided by this before they weigh votes (Caron et al. 2021; Oquab et al. 2023, DINOv2).
 VOTE_TEMPERATURE = 0.07
 _BLOCK_BYTES = 64 * 2**20
 

@@ -84,7 +84,7 @@ class FoldMoments(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetSums:
-    """Ridge regression on subsets of the columns that there are sums of.
+    """Ridge regression on subsets of the columns, from sums over all columns.
 
     Attributes
     ----------

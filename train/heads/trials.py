@@ -24,7 +24,7 @@ DEFAULT_BUDGET_SECONDS = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """The head that was kept, and all that were thought of.
+    """The head that was kept, and all heads that were considered.
 
     Attributes
     ----------

@@ -108,7 +108,7 @@ def backward(paths: PenaltyPaths, candidates: Sequence[int]) -> list[Subset]:
 
 
 def best_poolings(paths: PenaltyPaths, taps: Sequence[str]) -> list[int]:
-    """Of each tap, the array whose pooling alone has the least error; in the order of the taps."""
+    """Return, for each tap in turn, the array whose pooling alone has the least error."""
     of_tap: dict[str, list[int]] = {}
     for layer, tap in enumerate(taps):
         of_tap.setdefault(tap, []).append(layer)

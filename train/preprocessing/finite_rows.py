@@ -13,7 +13,7 @@ Values = npt.NDArray[np.float64]
 
 # A column whose deviation is below this share of its mean is constant but for rounding in float32.
 _CONSTANT = 1e-7
-# Of a block in float64, several of which are held at a time.
+# Bytes of a block in float64; several blocks are held at a time.
 _BLOCK_BYTES = 2 * 2**20
 
 

@@ -14,7 +14,8 @@ from toptune.train.preprocessing.files import read_steps, write_steps
 from toptune.train.preprocessing.principal_components import PrincipalComponents
 from toptune.train.preprocessing.steps import Layers, LayerStep, Select, Step, apply_steps
 
-# Of rows in float64: whatever a reader asks for at a time, and however wide they were before the steps.
+# Bytes of the rows in float64 that are transformed at a time, however many rows a reader asks for and
+# however wide they were before the steps.
 _PIECE_BYTES = 4 * 2**20
 
 

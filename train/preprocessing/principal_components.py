@@ -13,7 +13,8 @@ from toptune.machine.memory import check_memory
 from toptune.train.preprocessing.finite_rows import FiniteRows
 from toptune.train.preprocessing.steps import Layers, Values
 
-# Of a block in float64: enough rows that adding to the d x d sums costs less than their product.
+# Bytes of a block in float64: so many rows that adding to the d x d sums costs less than the product
+# of the rows.
 _BLOCK_BYTES = 8 * 2**20
 
 

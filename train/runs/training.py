@@ -227,5 +227,5 @@ def _unused(rows: ChosenRows) -> list[str]:
         several = advice_on_several_labels(manifest, np.array(unlabeled, dtype=np.int64))
         notes += [several] if several else []
     if split.n_unused:
-        notes.append(f"not used: {counted(split.n_unused, 'labelled image')} in no split that was asked for")
+        notes.append(f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for")
     return notes

@@ -16,7 +16,7 @@ _NO_SHARE = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMoments:
-    """What discriminants are made of.
+    """Moments of the classes, from which discriminants are made.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ from toptune.train.solvers.selection import Candidate, numerical_notes
 # One number is fitted to them.
 SAMPLE_ROWS = 500
 _ROWS_AT_A_TIME = 250
-# A row that decides its own score to within this has no left-out score to speak of.
+# A row that decides its own score to within this share has no meaningful left-out score.
 _UNDECIDED = 1e-6
 
 

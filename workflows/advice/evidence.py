@@ -64,7 +64,7 @@ class Evidence:
 
     @property
     def standard_error(self) -> float:
-        """Of the error; see `adjusted_standard_error`."""
+        """Standard error of `error`; see `adjusted_standard_error`."""
         return adjusted_standard_error(self.error, self.n_train)
 
     @property

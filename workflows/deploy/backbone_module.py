@@ -11,7 +11,7 @@ from toptune.extract.backbone.forward import ForwardPass, pooled
 
 
 class FeatureModule(nn.Module):
-    """Normalised images ``(b, 3, h, w)`` to features ``(b, d)``, by the same pass as `Backbone.forward`.
+    """Normalized images ``(b, 3, h, w)`` to features ``(b, d)``, by the same pass as `Backbone.forward`.
 
     ``torch.export`` can trace it with any batch size. Where timm's blocks are all that is asked for, the pass
     ends with the last of them; what lies behind the last hooked module computes nothing that the result

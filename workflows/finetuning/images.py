@@ -72,7 +72,7 @@ class ImageLoader:
 
     @property
     def cached_bytes(self) -> int:
-        """Of images that are held decoded."""
+        """Bytes of the decoded images that are held in memory."""
         return sum(pixels.nbytes for pixels in self._cache.values())
 
     def look_at(

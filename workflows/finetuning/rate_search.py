@@ -46,7 +46,7 @@ def rank(epoch: Epoch) -> tuple[float, float, int]:
     """Order epochs, the best last: by validation accuracy, then loss; without validation by age."""
     if epoch.validation_accuracy is None or epoch.validation_loss is None:
         return (-1.0, 0.0, epoch.epoch)
-    # Of equals the first one stays.
+    # Ties go to the first epoch.
     return (epoch.validation_accuracy, -epoch.validation_loss, -epoch.epoch)
 
 

@@ -36,12 +36,12 @@ class TrainedNetwork:
 
     @property
     def n_parameters(self) -> int:
-        """Of all modules."""
+        """Number of parameters of all modules."""
         return sum(each.numel() for each in self.model.parameters())
 
     @property
     def n_trained(self) -> int:
-        """Of the trained modules."""
+        """Number of parameters that are trained."""
         return sum(each.numel() for each in self.parameters)
 
     def train(self) -> None:

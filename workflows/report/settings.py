@@ -73,7 +73,7 @@ class Setting:
 
     @property
     def countries(self) -> str:
-        """Whose electricity the emissions are reckoned by, with commas."""
+        """Countries whose electricity the emissions are computed from, with commas."""
         return ", ".join(sorted({run.country for run in self.runs if run.country is not None}))
 
     def cost(self, name: str) -> float | None:

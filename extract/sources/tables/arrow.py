@@ -18,7 +18,7 @@ from toptune.extract.sources.tables.columns import TableColumns, choose_columns,
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
 from toptune.store.datasets.manifest import Manifest
 
-# Of Arrow's file format; a stream has none.
+# Arrow's file format begins with this; its stream format has no magic bytes.
 _FILE_MAGIC = b"ARROW1"
 _HEAD_BYTES = 8
 _STATE, _SPLITS, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"

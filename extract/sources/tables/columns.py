@@ -16,7 +16,7 @@ from toptune.store.datasets.manifest import LABELS_COLUMN
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 # The first of these that is there is the label; then the first ClassLabel, whatever its name.
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
-# Of the manifest itself; `path` would be taken for a file's.
+# The manifest has columns of these names itself.
 _RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
 
 

@@ -50,7 +50,7 @@ def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
-    """Pictures, one of them damaged, and a store that one process made of them; no test changes them."""
+    """Images, one of them damaged, and a store that one process made of them; no test changes them."""
     folder = tmp_path_factory.mktemp("template")
     for i in range(N):
         file = folder / "pets" / ("cat", "dog")[i % 2] / f"{i:03}.png"

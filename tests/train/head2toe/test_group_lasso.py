@@ -57,7 +57,7 @@ def proximal_gradient(
     return W
 
 
-def test_the_proximal_step_minimises_its_objective() -> None:
+def test_the_proximal_step_minimizes_its_objective() -> None:
     rng = np.random.default_rng(0)
     V = rng.normal(size=(6, K))
     V[3] *= 0.05

@@ -102,7 +102,7 @@ def scores_of(Z: Matrix, point: Tensor) -> Matrix:
 
 
 @pytest.mark.parametrize("penalty", [1e-1, 1e-3, 1e-5])
-def test_equals_an_independent_optimiser_with_and_without_folds(penalty: float) -> None:
+def test_equals_an_independent_optimizer_with_and_without_folds(penalty: float) -> None:
     weights = np.random.default_rng(0).uniform(0.5, 2.0, N)
     rows = make_rows(weights)
     problem = problem_of(rows, n_fits=4)

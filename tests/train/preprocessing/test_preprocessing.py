@@ -44,7 +44,7 @@ def layers(values: Values) -> list[Values]:
     return np.split(values.astype(np.float64), np.cumsum(DIMS)[:-1], axis=1)
 
 
-def test_standardise_is_that_of_scikit_learn_on_one_layer(values: Values) -> None:
+def test_standardize_is_that_of_scikit_learn_on_one_layer(values: Values) -> None:
     values[:, 2] = 0.1
     fitted = fit("standardise", values, (10,))
     result = fitted.apply(values)
@@ -55,7 +55,7 @@ def test_standardise_is_that_of_scikit_learn_on_one_layer(values: Values) -> Non
     assert fitted.to_dict()["steps"][0]["n_constant"] == 1
 
 
-def test_standardised_layers_weigh_the_same_whatever_their_size(values: Values) -> None:
+def test_standardized_layers_weigh_the_same_whatever_their_size(values: Values) -> None:
     totals = [part.var(axis=0).sum() for part in layers(fit("standardise", values).apply(values))]
     np.testing.assert_allclose(totals, [10 / 3] * 3, rtol=1e-5)
 

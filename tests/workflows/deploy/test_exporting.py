@@ -130,7 +130,7 @@ def test_pt2_runs_in_torch_and_holds_no_layer_behind_the_last_used(
         np.testing.assert_allclose(outputs["probabilities"].numpy(), predicted[batch], atol=1e-4)
 
 
-def test_normalising_inside_takes_values_from_0_to_1(
+def test_normalizing_inside_takes_values_from_0_to_1(
     folder: Path, images: list[Path], predicted: Values, tmp_path: Path
 ) -> None:
     report = export(

@@ -38,7 +38,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and a network that learnt them."""
+    """Images, and a network that learned them."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finetune")
     save_shapes(folder / "photos", per_class=20)
