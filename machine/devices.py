@@ -1,4 +1,4 @@
-"""Where a model runs, and in which arithmetic."""
+"""Which device computes, and in which arithmetic: the same for extraction and training."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from toptune.errors import InputError
+from toptune.text import counted
 
 _CUDA = re.compile(r"cuda(?::([0-9]+))?\Z")
-# What makes bf16 faster than fp32 on x86; without either it is emulated.
+# Flags of x86 CPUs that multiply bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
@@ -18,21 +19,40 @@ def resolve_device(device: str) -> torch.device:
     Raises
     ------
     InputError
-        If the name is unknown or this machine has no such device; nothing else is taken in its place.
+        If the name is unknown or this machine has no such device; no other device is taken in its place.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    >>> resolve_device("tpu")
+    Traceback (most recent call last):
+    toptune.errors.InputError: device 'tpu' is none of cpu, cuda, cuda:N; choose one of them
     """
     if device == "cpu":
         return torch.device("cpu")
     match = _CUDA.match(device)
     if not match:
-        raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N; choose one of them")
+    count = _count_devices()
     if int(match[1] or 0) >= count:
-        raise InputError(f"device {device!r} is not there: torch sees {count} CUDA devices; use --device cpu")
+        there = f" or one of cuda:0 to cuda:{count - 1}" if count else ""
+        raise InputError(
+            f"device {device!r} is not there: torch sees {counted(count, 'CUDA device')}; use --device "
+            f"cpu{there}"
+        )
     return torch.device(device)
 
 
+def device_of(device: str | torch.device | None) -> torch.device:
+    """Return the device to compute on, where naming none means the CPU; see `resolve_device`."""
+    return resolve_device("cpu" if device is None else str(device))
+
+
 def list_devices(device: str) -> list[str]:
-    """Name each device that is meant: ``cuda`` is all that are visible, and commas stand between several.
+    """Return the name of each device that `device` stands for.
+
+    ``cuda`` stands for all visible CUDA devices; commas stand between several names.
 
     Raises
     ------
@@ -40,7 +60,7 @@ def list_devices(device: str) -> list[str]:
         If a name is unknown or this machine has no such device.
     """
     if device == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = _count_devices()
         return [f"cuda:{i}" for i in range(count)] if count > 1 else [device]
     names = [name.strip() for name in device.split(",")]
     if len(names) > 1:
@@ -67,7 +87,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Say whether this CPU multiplies bf16 matrices in hardware."""
+    """Return whether this CPU multiplies bf16 matrices in hardware."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -76,12 +96,5 @@ def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return any(flag in flags for flag in CPU_FLAGS)
 
 
-def device_of(device: str | torch.device | None) -> torch.device:
-    """Return the device to compute on: the one named, else the CPU."""
-    try:
-        chosen = torch.device("cpu" if device is None else device)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} is unknown to torch: {error}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
-    return chosen
+def _count_devices() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
