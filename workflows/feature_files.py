@@ -3,13 +3,15 @@
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from toptune.errors import InputError
 from toptune.extract.images.source import SPLITS
+from toptune.options import options_of
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
 from toptune.store.exchange.matrix_files import open_arrays
@@ -25,21 +27,60 @@ TENSOR_SUFFIXES = (".pt", ".pth")
 COLUMNS = ("id", "label", "split")
 
 
+class ImportArguments(TypedDict, total=False):
+    """The keywords of `ImportOptions`."""
+
+    table: str | None
+    ids: str | None
+    labels: str | None
+    splits: str | None
+    arrays: Sequence[str] | None
+    layers: Sequence[str] | None
+    format: str
+    allow_failed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Which arrays of files are features, what their rows are called, and how they are stored.
+
+    Attributes
+    ----------
+    table : path, optional
+        CSV or Parquet file with columns ``id``, ``label`` and ``split`` (each optional), one line a row.
+    ids, labels, splits : str, optional
+        Name of an array in the files, or a file: text with one value a line, ``.npy``, or a table of one
+        column. Where neither these options nor `table` tell, text called ``id``, ``label`` and ``split`` in
+        the files is used.
+    arrays : sequence of str, optional
+        Names of the matrices to import; by default all.
+    layers : sequence of str, optional
+        Names of the layers of the matrices, in their order; by default the names of the arrays, with ``/``
+        written as ``.``.
+    format : {"zarr", "hdf5"}
+        Format of the cache.
+    allow_failed : bool
+        Store rows with NaN as failed rows, in place of refusing them.
+    """
+
+    table: str | None = None
+    ids: str | None = None
+    labels: str | None = None
+    splits: str | None = None
+    arrays: Sequence[str] | None = None
+    layers: Sequence[str] | None = None
+    format: str = "zarr"
+    allow_failed: bool = False
+
+
 def import_files(
     files: Sequence[str | os.PathLike[str]],
     store: str | os.PathLike[str],
     *,
     dataset: str,
     model: str,
-    table: str | None = None,
-    ids: str | None = None,
-    labels: str | None = None,
-    splits: str | None = None,
-    arrays: Sequence[str] | None = None,
-    layers: Sequence[str] | None = None,
-    format: str = "zarr",  # noqa: A002
-    allow_failed: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    **arguments: Unpack[ImportArguments],
 ) -> FeatureCache:
     """Import matrices in files; see `toptune.store.import_features`.
 
@@ -49,20 +90,18 @@ def import_files(
         ``.npy``, ``.npz`` (loaded whole, up to the memory limit), ``.h5``, ``.safetensors``, ``.parquet``,
         or tensors in ``.pt`` (read without running code). Arrays of two dimensions are features.
     store : path
-        Made if it is not there.
+        Folder of the store, which is made if it does not exist.
     dataset, model : str
-        Names under which they are found.
-    table : path, optional
-        CSV or Parquet with columns ``id``, ``label``, ``split`` (each optional), a line a row.
-    ids, labels, splits : str, optional
-        Name of an array in the files, or a file: text, one a line, ``.npy``, or a table of one column. Where
-        neither these nor `table` tell, text called ``id``, ``label`` and ``split`` in the files is used.
-    arrays : sequence of str, optional
-        Only these matrices; by default all.
-    layers : sequence of str, optional
-        Names of the matrices' layers, in their order; by default the arrays' own, ``/`` written as ``.``.
-    format, allow_failed, progress
-        See `toptune.store.import_features`.
+        Names under which the features are found in the store.
+    progress : callable (done, total), optional
+        Called after each unit.
+    **arguments
+        The fields of `ImportOptions`.
+
+    Returns
+    -------
+    FeatureCache
+        The features in the store.
 
     Raises
     ------
@@ -71,6 +110,7 @@ def import_files(
     ConflictError
         If the store holds something else under these names.
     """
+    options = options_of(ImportOptions, arguments, call="import_files")
     found: dict[str, Any] = {}
     held_bytes = 0
     for file in files:
@@ -81,8 +121,9 @@ def import_files(
             if name in found:
                 raise InputError(f"two arrays are called {name!r}; rename one of the files or keys")
             found[name] = values
-    matrices = _named(_matrices(found, arrays, files), layers)
-    columns = _columns(found, table, {"id": ids, "label": labels, "split": splits})
+    matrices = _named(_matrices(found, options.arrays, files), options.layers)
+    given = {"id": options.ids, "label": options.labels, "split": options.splits}
+    columns = _columns(found, options.table, given)
     return import_features(
         FeatureStore.create(store),
         matrices,
@@ -91,8 +132,8 @@ def import_files(
         ids=columns["id"],
         labels=columns["label"],
         splits=columns["split"],
-        format=format,
-        allow_failed=allow_failed,
+        format=options.format,
+        allow_failed=options.allow_failed,
         progress=progress,
     )
 
