@@ -50,6 +50,7 @@ def store_du(root: str, as_json: bool) -> None:
     from toptune.store import FeatureStore, measure
     from toptune.text import printed_records
 
-    usages = [usage.to_dict() for usage in measure(FeatureStore.open(root))]
-    total = sum(usage["n_bytes"] for usage in usages)
+    found = measure(FeatureStore.open(root))
+    usages = [usage.to_dict() for usage in found]
+    total = sum(usage.n_bytes for usage in found)
     show(as_json, {"usage": usages, "n_bytes": total}, f"{printed_records(usages)}\n{total} bytes in all")

@@ -8,6 +8,7 @@ its user block the digest of all else. ``h5py.File(path)["features"]`` reads it 
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | Non
         raise CorruptError(f"{error}") from error
 
 
-def _sealed(file: Any, values: dict[str, Any]) -> bytes:
+def _sealed(file: Any, values: Mapping[str, object]) -> bytes:
     """Return a file's image with `values` and the digest of all else in its user block."""
     file.flush()
     image = bytes(file.id.get_file_image())  # without the user block

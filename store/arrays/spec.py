@@ -1,7 +1,6 @@
 """`ArraySpec`: shape and cut of one array of a cache, whatever the format that stores it."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -53,7 +52,7 @@ class ArraySpec:
                 f"{self.unit_rows} rows a unit"
             )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self)
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
@@ -21,6 +21,9 @@ from toptune.store.files.place import check_inside
 from toptune.store.files.publish import publish
 
 PARALLEL_WRITES = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +107,11 @@ class UnitCommit:
         )
 
 
-def in_parallel(function: Any, items: list[Any]) -> list[Any]:
-    """Apply a function to items at once: the time goes into fsync, and file systems do several together."""
+def in_parallel(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    """Apply a function to several items at once.
+
+    The time of a commit goes into fsync, and file systems do several of them together.
+    """
     if len(items) < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(PARALLEL_WRITES) as pool:

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import ConflictError, InputError
 from toptune.store.datasets import dataset_records
@@ -42,7 +41,7 @@ class Difference:
     shared: int = 0
     moved: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self)
 

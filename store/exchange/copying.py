@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import CorruptError, InputError, StoreError
 from toptune.store.arrays.spec import FORMATS
@@ -47,7 +46,7 @@ class CopyReport:
     incomplete: tuple[str, ...]
     moved: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()

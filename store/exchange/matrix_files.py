@@ -30,7 +30,7 @@ class Matrix(Protocol):
     def __getitem__(self, rows: slice) -> Any: ...
 
 
-def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Any]:
+def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Matrix]:
     """Open every array of a file, by name; ``.npy`` has one, called like the file.
 
     ``.npy`` and ``.safetensors`` are memory-mapped, HDF5 and ``.parquet`` are read in slices of rows,
@@ -58,7 +58,7 @@ def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Any]:
         if suffix == ".npy":
             return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".npz":
-            return load_npz(path, held_bytes=held_bytes)
+            return dict(load_npz(path, held_bytes=held_bytes))
         if suffix == ".safetensors":
             return _safetensors(path)
         if suffix == ".parquet":
@@ -83,7 +83,7 @@ class BFloat16Array:
         return (self._halves[rows].astype(np.uint32) << 16).view(np.float32)
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _safetensors(path: Path) -> dict[str, Matrix]:
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:  # checks the header against the file
@@ -94,7 +94,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} has a header of {header_bytes} bytes, above {_MAX_HEADER_BYTES}")
         header = json.loads(stream.read(header_bytes))
     header.pop("__metadata__", None)
-    found: dict[str, Any] = {}
+    found: dict[str, Matrix] = {}
     for name, tensor in header.items():
         shape, kind = tuple(tensor["shape"]), tensor["dtype"]
         if 0 in shape:
@@ -111,15 +111,15 @@ def _safetensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def _as_column(text: str) -> Any:
+def _as_column(text: str) -> Matrix:
     return np.array(json.loads(text), dtype=object)
 
 
-def _hdf5(path: Path) -> dict[str, Any]:
+def _hdf5(path: Path) -> dict[str, Matrix]:
     import h5py
 
     file = h5py.File(path, "r", locking=False)
-    found: dict[str, Any] = {}
+    found: dict[str, Matrix] = {}
 
     def visit(name: str, item: Any) -> None:  # links to other files are not followed by this
         if isinstance(item, h5py.Dataset):

@@ -1,7 +1,6 @@
 """What the extraction of stored features cost, by their ledgers: paid once, shared by every run on them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_view import FeatureView, StoredFeatures
@@ -9,7 +8,7 @@ from toptune.store.features.feature_view import FeatureView, StoredFeatures
 _ADDED = {"extract_cpu_seconds": "cpu_seconds", "extract_joules": "energy_joules"}
 
 
-def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, Any]:
+def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, float]:
     """Add up what extracting arrays took, by their ledger entries.
 
     Arrays of one job took it together. Of several models of one command each counts the seconds by the wall
@@ -37,9 +36,9 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, An
         assert isinstance(features, FeatureCache)
         caches = [features]
     seconds, images, n_bytes = 0.0, 0, 0
-    known: list[Mapping[str, Any] | None] = []
+    known: list[Mapping[str, float] | None] = []
     for cache in caches:
-        jobs: dict[tuple[int, str, float], Mapping[str, Any] | None] = {}
+        jobs: dict[tuple[int, str, float], Mapping[str, float] | None] = {}
         for name in names:
             for unit, entry in cache.entries(name).items():
                 jobs[unit, entry.host, entry.seconds] = entry.costs
@@ -47,7 +46,7 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, An
         seconds += sum(job[2] for job in jobs)
         images += cache.n_rows
         known += jobs.values()
-    found: dict[str, Any] = {
+    found: dict[str, float] = {
         "extract_seconds": seconds,
         "extract_pictures": images,
         "extract_bytes": n_bytes,

@@ -49,7 +49,7 @@ class CacheSummary:
     who: str
     when: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return {**asdict(self), "arrays": list(self.arrays)}
 

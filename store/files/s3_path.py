@@ -12,9 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from toptune.errors import StoreError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import S3Store
 
 SCHEME = "s3://"
 # The time of a whole request: a large unit may take long on a slow line.
@@ -55,7 +59,7 @@ class ObjectPath(PosixPath):
         raise TypeError(f"{self} is no file of this machine")
 
     @property
-    def bucket(self) -> Any:
+    def bucket(self) -> "S3Store":
         """Obstore's handle of the bucket."""
         settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
         return _bucket(self.parts[1], settings)
@@ -83,13 +87,13 @@ class ObjectPath(PosixPath):
     def is_dir(self) -> bool:
         return next(self._children(), None) is not None
 
-    def exists(self, **_: Any) -> bool:
+    def exists(self, **_: object) -> bool:
         return self.is_file() or self.is_dir()
 
     def iterdir(self) -> Iterator["ObjectPath"]:  # type: ignore[override]
         return self._children()
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["ObjectPath"]:  # type: ignore[override]
+    def glob(self, pattern: str, **_: object) -> Iterator["ObjectPath"]:  # type: ignore[override]
         first, _slash, rest = pattern.partition("/")
         for child in self._children():
             if fnmatch.fnmatchcase(child.name, first):
@@ -98,12 +102,12 @@ class ObjectPath(PosixPath):
                 else:
                     yield from child.glob(rest)
 
-    def rglob(self, pattern: str, **_: Any) -> Iterator["ObjectPath"]:  # type: ignore[override]
+    def rglob(self, pattern: str, **_: object) -> Iterator["ObjectPath"]:  # type: ignore[override]
         for path, _status in self.objects():
             if fnmatch.fnmatchcase(path.name, pattern):
                 yield path
 
-    def stat(self, **_: Any) -> ObjectStatus:  # type: ignore[override]
+    def stat(self, **_: object) -> ObjectStatus:  # type: ignore[override]
         import obstore
 
         if not self.key:
@@ -135,7 +139,7 @@ class ObjectPath(PosixPath):
             parts = obstore.get_ranges(self.bucket, self.key, starts=list(starts), lengths=list(lengths))
         return [bytes(part) for part in parts]
 
-    def open(self, mode: str = "rb", *_: Any, **__: Any) -> Any:
+    def open(self, mode: str = "rb", *_: object, **__: object) -> Any:
         if mode != "rb":
             raise TypeError(f"{self} can only be read; writing goes through toptune.store.files.place")
         return io.BytesIO(self.read_bytes())
@@ -146,7 +150,7 @@ class ObjectPath(PosixPath):
         with explained(self), contextlib.suppress(FileNotFoundError):
             obstore.delete(self.bucket, self.key)
 
-    def _refuse(self, *_: Any, **__: Any) -> Any:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError(
             f"{self} is no file of this machine; objects change through toptune.store.files.place"
         )
@@ -198,14 +202,14 @@ def explained(path: ObjectPath) -> Iterator[None]:
         ) from error
 
 
-def _status(meta: Any) -> ObjectStatus:
+def _status(meta: "ObjectMeta") -> ObjectStatus:
     mark = f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
     number = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:7], "big")
     return ObjectStatus(int(meta["size"]), meta["last_modified"].timestamp(), number)
 
 
 @lru_cache(maxsize=64)
-def _bucket(name: str, settings: frozenset[tuple[str, str]]) -> Any:
+def _bucket(name: str, settings: frozenset[tuple[str, str]]) -> "S3Store":
     """Connect once for each bucket and environment, which obstore reads itself."""
     from datetime import timedelta
 

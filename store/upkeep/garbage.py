@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import InputError, StoreError
 from toptune.store.arrays.array_records import read_array, recorded_names
@@ -45,7 +44,7 @@ class Garbage:
     n_bytes: int
     cache: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self)
 

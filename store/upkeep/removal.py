@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import InputError
 from toptune.store.arrays.array_records import recorded_names
@@ -41,7 +40,7 @@ class Removal:
     n_bytes: int
     parts: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from toptune.errors import StoreError
 from toptune.store.arrays.array_records import read_array, restore_array
@@ -62,7 +61,7 @@ class RepairReport:
         """0 if all that is damaged was rebuilt or dropped, 1 if something is left."""
         return 1 if self.left else 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         values = {
             key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()

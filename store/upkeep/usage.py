@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from toptune.store.arrays.array_records import recorded_names
 from toptune.store.datasets.dataset_records import base_of, dataset_names
@@ -35,7 +34,7 @@ class Usage:
     n_files: int
     n_bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self)
 

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +73,7 @@ class VerifyReport:
         read = "every byte read" if self.deep else "sizes and records read; --deep reads every byte"
         return "\n".join([*lines, f"{verdict}: {self.n_files} files, {self.n_bytes} bytes ({read})"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return {
             **asdict(self),

@@ -49,7 +49,7 @@ def test_every_kind_gives_the_same_slices(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[rows], VALUES[rows], err_msg=f"{name} {rows}")
     half = open_arrays(tmp_path / "d.safetensors")["half"]
     np.testing.assert_array_equal(half[:7], VALUES[:7].astype(np.float16))
-    assert open_arrays(tmp_path / "f.parquet")["id"].tolist()[:2] == ["0", "1"]
+    assert list(open_arrays(tmp_path / "f.parquet")["id"][:2]) == ["0", "1"]
     assert isinstance(open_arrays(tmp_path / "a.npy")["a"], np.memmap)
 
 
