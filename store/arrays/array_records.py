@@ -66,7 +66,7 @@ def recorded_names(cache: Path) -> list[str]:
 
 
 def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, float] | None = None) -> None:
-    """Write an array's metadata file and then its record, with what was measured, unless they are there."""
+    """Write an array's metadata file and then its record, unless they are there."""
     made = format_of(spec.format)
     metadata = check_inside(root, metadata_path(cache, spec))
     data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec))
@@ -74,7 +74,7 @@ def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, 
 
 
 def read_measured(cache: Path, name: str) -> dict[str, float]:
-    """Read what was measured of an array when it was made; nothing if its record does not say."""
+    """Read what was measured of an array when it was made; empty if the record does not say."""
     return dict(_read_record(record_path(cache, name)).measured or {})
 
 
@@ -86,7 +86,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
     FileNotFoundError
         If there is no record.
     CorruptError
-        If record or metadata are damaged; names the file.
+        If the record or the metadata file is damaged; the error names the file.
     """
     path = record_path(cache, name)
     record = _read_record(path)
@@ -104,14 +104,14 @@ def read_array(cache: Path, name: str) -> ArraySpec:
 
 
 def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format: str) -> list[Path]:  # noqa: A002
-    """Write an array's damaged record, or its damaged metadata file, again from what the other says.
+    """Write an array's damaged record again from its metadata file, or the file from the record.
 
     Parameters
     ----------
     cache : Path
-        The cache's folder.
+        Folder of the cache.
     name : str
-        The array.
+        Name of the array.
     n_rows, unit_rows : int
         Rows of the data set and of a unit.
     format : str
@@ -120,7 +120,7 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     Returns
     -------
     list of Path
-        The files written; none if neither tells what the array is.
+        The files written; empty if neither file tells what the array is.
     """
     record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:

@@ -11,7 +11,7 @@ from toptune.store.arrays.spec import ArraySpec
 
 
 class ArrayFormat(Protocol):
-    """What a module of one format offers; see `zarr_arrays` for what each function means."""
+    """What the module of a format offers; see `zarr_format` for what each function means."""
 
     METADATA: str
 

@@ -1,8 +1,8 @@
 """Arrays on disk as HDF5: one file a unit, and a virtual data set ``all.h5`` that joins them.
 
 A unit is made as a file image in memory and published whole, so that no HDF5 file is ever open for writing
-in a store. Every file holds one data set, ``features``, in chunks with HDF5's Fletcher-32 checksums, and in
-its user block the digest of all else. ``h5py.File(path)["features"]`` reads it anywhere.
+in a store. Every file holds one data set, ``features``, in chunks with HDF5's Fletcher-32 checksums. The
+file's user block holds the digest of the rest. ``h5py.File(path)["features"]`` reads the file anywhere.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ METADATA = "all.h5"
 _DATASET = "features"
 _DIGITS = 6
 _USER_BLOCK = 1024
-# Fixed, so that equal values give equal bytes whatever version of HDF5 writes them by default.
+# The file format is fixed, so that equal values give equal bytes whatever HDF5 writes by default.
 _FORMAT = ("v110", "v110")
 
 
@@ -35,22 +35,22 @@ def unit_path(array: Path, unit: int) -> Path:
 
 
 def unit_of(parts: tuple[str, ...]) -> int | None:
-    """Return the unit whose file has that path within the array's folder, None if it is no unit's."""
+    """Return the unit that a path within the array's folder belongs to; None for other files."""
     name = parts[0] if len(parts) == 1 else ""
     stem = name.removesuffix(".h5")
     return int(stem) if stem.isdecimal() and name == _unit_name(int(stem)) else None
 
 
 def unit_bytes(spec: ArraySpec, unit: int) -> int | None:  # noqa: ARG001
-    """Size of a unit's file where it is arithmetic: not for HDF5, whose ledger tells it."""
+    """Return None: only the ledger knows the size of an HDF5 file."""
     return None
 
 
 def metadata(spec: ArraySpec) -> bytes:
-    """Return the array's ``all.h5``: a virtual data set over the units, NaN where one is not there."""
+    """Return the array's ``all.h5``: a virtual data set over the units, NaN where a unit is missing."""
     from h5py import h5d, h5p, h5s, h5t
 
-    # By the low-level functions, because the others stamp a virtual data set with the time.
+    # The low-level functions are used because h5py's others stamp a virtual data set with the time.
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     properties.set_fill_value(np.array([spec.fill_value], dtype=spec.dtype))
@@ -68,12 +68,12 @@ def metadata(spec: ArraySpec) -> bytes:
 
 
 def describe_metadata(data: bytes) -> tuple[int, str]:
-    """Return columns and type that an ``all.h5`` tells.
+    """Return the number of columns and the type that an ``all.h5`` describes.
 
     Raises
     ------
     ValueError, TypeError, LookupError
-        If it is none.
+        If `data` is no such file.
     """
     try:
         spec = _unsealed(data)["array"]
@@ -97,7 +97,7 @@ def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
     ----------
     spec : ArraySpec
     values : array (rows, dim)
-        In the array's dtype; only as many rows as the unit has.
+        Values in the array's dtype; only as many rows as the unit has.
     """
     with _new_file() as file:
         file.create_dataset(
@@ -122,8 +122,7 @@ def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
     Raises
     ------
     CorruptError
-        If a checksum does not hold or it is not such a file; the message is to be completed with the
-        place.
+        If a checksum does not hold, or `data` is no such file. The caller adds the path to the message.
     """
     _unsealed(data)
     return _decode(spec, data, unit)
@@ -162,7 +161,7 @@ def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | Non
                 was = f"{found.shape} {found.dtype}"
                 raise CorruptError(f"holds {was} where {expected} {spec.dtype} were written")
             if found.is_virtual or found.external or not found.fletcher32:
-                # Data of other files, or without a checksum: not what toptune writes.
+                # toptune writes neither values in other files nor values without checksums.
                 raise CorruptError("does not hold its values itself, with checksums")
             if out is None:
                 out = np.empty(expected, dtype=spec.dtype)
@@ -175,7 +174,7 @@ def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | Non
 
 
 def _sealed(file: Any, values: Mapping[str, object]) -> bytes:
-    """Return a file's image with `values` and the digest of all else in its user block."""
+    """Return a file's image behind a user block that holds `values` and the digest of the image."""
     file.flush()
     image = bytes(file.id.get_file_image())  # without the user block
     digest = hashlib.sha256(image).hexdigest()
@@ -184,9 +183,9 @@ def _sealed(file: Any, values: Mapping[str, object]) -> bytes:
 
 
 def _unsealed(data: bytes) -> dict[str, Any]:
-    """Return the user block of a file that is as it was written.
+    """Return the user block of a file after comparing the file with its digest.
 
-    Asked before HDF5 sees the file, because damaged ones can crash the library.
+    This comes before HDF5 sees the file, because a damaged file can crash the library.
     """
     image = memoryview(data)[_USER_BLOCK:]
     try:

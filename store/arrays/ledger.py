@@ -1,8 +1,8 @@
 """The ledger of one array: which of its units are done.
 
-Entries are files of their own while units are being written, ``000042.json``. When the array is complete they
-are packed into one file, ``packed.jsonl``, one line an entry. An entry of its own counts more than a line:
-it is newer, written after a unit was lost and computed again.
+While units are being written, each entry is a file, such as ``000042.json``. When the array is complete, the
+entries are packed into one file, ``packed.jsonl``, with a line for each entry. Where a unit has both, the
+unit's own file counts: it is newer than the line, because the unit was lost and computed again.
 """
 
 import logging
@@ -27,9 +27,9 @@ class ArrayLedger:
     Attributes
     ----------
     root, folder : Path
-        Of the store, and of this ledger.
+        Root folder of the store, and folder of this ledger.
     array : str
-        ``<tap>.<pooling>``.
+        Name of the array, ``<tap>.<pooling>``.
     unit_rows, n_rows : int
         Rows of a unit and of the data set.
     """
@@ -44,11 +44,11 @@ class ArrayLedger:
 
     @property
     def n_units(self) -> int:
-        """Units that cover the rows."""
+        """Number of units that cover the rows."""
         return count_units(self.n_rows, self.unit_rows)
 
     def entry_path(self, unit: int) -> Path:
-        """Return the file of one entry of its own."""
+        """Return the file of a unit's entry that is not packed."""
         return self.folder / entry_name(unit)
 
     @property
@@ -58,7 +58,7 @@ class ArrayLedger:
 
     def recorded(self, unit: int) -> LedgerEntry | None:
         """Return the valid entry of a unit, or None; damaged ones are logged and count as none."""
-        # In this order: what is packed is removed only after the packed file stands.
+        # The order matters: an entry's own file is removed only after the packed file is there.
         return self._single(unit) or self._read_packed().get(unit)
 
     def all_recorded(self) -> dict[int, LedgerEntry]:
@@ -75,7 +75,7 @@ class ArrayLedger:
         """Count the units that have an entry, without reading any."""
         names = {path.name for path in list_folder(self.folder)}
         if PACKED_FILE in names:
-            return self.n_units  # only what is complete is packed
+            return self.n_units  # Only complete ledgers are packed.
         return sum(entry_name(unit) in names for unit in range(self.n_units))
 
     def mark(self, entry: LedgerEntry) -> None:
@@ -88,20 +88,21 @@ class ArrayLedger:
         if place_at(path).put_if_absent(data):
             return
         there = self._single(entry.unit)
-        # The second: left by a shard that was lost, and computed again on another kind of machine.
+        # Another digest is that of a unit that was lost, and computed again on another kind of machine.
         if there is None or there.sha256 != entry.sha256:
             place_at(path).replace(data)
 
     def pack(self) -> bool:
-        """Join the entries in one file if every unit has one; return whether that is so now.
+        """Join the entries in one file if every unit has one; return whether the ledger is packed now.
 
-        A kill in between leaves both, which say the same.
+        A kill between the two steps leaves the packed file and the entries, which say the same.
         """
         units = self._single_units()
         if not units:
             return self.packed_path.exists()
         if len(self._read_packed().keys() | units) < self.n_units:
-            return False  # without reading any: each of many jobs asks, and there may be very many entries
+            # Entries are counted, not read: every job of a large extraction asks, and there may be very many.
+            return False
         entries = self.all_recorded()
         if len(entries) < self.n_units:
             return False
@@ -126,7 +127,7 @@ class ArrayLedger:
         self._packed = None
 
     def _single(self, unit: int) -> LedgerEntry | None:
-        """Return a unit's own entry; one that was seen before is not parsed again."""
+        """Return the entry in a unit's own file; a file that did not change is not parsed again."""
         path = self.entry_path(unit)
         try:
             signature = _signature(path)
@@ -146,7 +147,7 @@ class ArrayLedger:
         return entry
 
     def is_of(self, entry: LedgerEntry, unit: int) -> bool:
-        """Whether an entry speaks of this array's unit and its rows."""
+        """Whether an entry names this array, this unit and the rows of the unit."""
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_rows)
         return (entry.array, entry.unit, entry.start, entry.stop) == (self.array, unit, start, stop)
 
@@ -169,7 +170,7 @@ class ArrayLedger:
 
 
 def recorded_units(folder: Path, n_units: int) -> set[int]:
-    """Return the units that the ledger in a folder names, unchecked."""
+    """Return the units that the ledger in a folder names; the entries are not read."""
     names = {path.name for path in list_folder(folder)}
     if PACKED_FILE in names:
         return set(range(n_units))

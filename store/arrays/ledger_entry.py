@@ -1,4 +1,4 @@
-"""One ledger entry: the mark that a unit of an array is done, written last."""
+"""`LedgerEntry`: the mark that a unit of an array is done, which is written last."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ class LedgerEntry:
     Attributes
     ----------
     array : str
-        ``<tap>.<pooling>``.
+        Name of the array, ``<tap>.<pooling>``.
     unit : int
         Number of the unit.
     start, stop : int
-        Its rows.
+        First row of the unit, and the row behind its last one.
     n_bytes : int
         Size of the shard's file.
     sha256 : str
@@ -35,14 +35,14 @@ class LedgerEntry:
     non_finite : int
         NaN or infinite values in rows that did not fail.
     failed : Mapping[int, str]
-        Row to reason, for images that could not be used; their values are NaN.
+        Row to reason, for images that could not be used and whose values are NaN.
     seconds : float
-        Time the unit took, over all arrays written with it.
+        Time that the unit took, over all arrays written together.
     host, when : str
         Machine and UTC time of the commit.
     costs : Mapping, optional
         ``cpu_seconds``, ``energy_joules``, ``energy_estimate`` (whether the joules are one) and
-        ``peak_memory_bytes``, over all arrays written with it.
+        ``peak_memory_bytes``, over all arrays written together.
     """
 
     array: str
@@ -92,7 +92,7 @@ class LedgerEntry:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], path: Path) -> "LedgerEntry":
-        """Make an entry of what stood in its file, checked already; `path` is named in messages.
+        """Make an entry of the content of its file, whose digest is checked already.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class LedgerEntry:
 
 
 def entry_name(unit: int) -> str:
-    """Name of the entry's file: ``000042.json``."""
+    """Return the name of an entry's file: ``000042.json``."""
     return f"{unit:06d}.json"
 
 
@@ -137,15 +137,16 @@ def read_packed(data: bytes, path: Path) -> tuple[list[LedgerEntry], list[str]]:
     Parameters
     ----------
     data : bytes
+        Content of the file.
     path : Path
-        Named in messages.
+        Name of the file, for messages.
 
     Returns
     -------
     entries : list of LedgerEntry
-        The sound ones.
+        The sound entries.
     damage : list of str
-        What is not, in words; empty if the file is as it was written.
+        The damaged lines, in words; empty if the file is as it was written.
 
     Raises
     ------

@@ -17,13 +17,13 @@ class ArraySpec:
     Attributes
     ----------
     name : str
-        ``<tap>.<pooling>``.
+        Name of the array, ``<tap>.<pooling>``.
     dim : int
-        Columns.
+        Number of columns.
     dtype : str
         ``"float16"``, ``"float32"`` or ``"uint8"``.
     unit_rows, chunk_rows : int
-        Rows of a unit (one file) and of a chunk in it (one checksum); the second divides the first.
+        Rows of a unit (one file) and of a chunk (one checksum); `chunk_rows` divides `unit_rows`.
     n_rows : int
         Rows of the data set.
     format : str
@@ -63,14 +63,14 @@ class ArraySpec:
 
     @property
     def fill_value(self) -> float | int:
-        """What stands where nothing was written: NaN for features."""
+        """Value of rows that nobody has written: NaN for features, else 0."""
         return float("nan") if self.is_feature else 0
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row's values."""
+        """Size of a row in bytes."""
         return self.dim * np.dtype(self.dtype).itemsize
 
     def unit_length(self, unit: int) -> int:
-        """Rows of the data set in a unit; the last one may hold fewer than ``unit_rows``."""
+        """Return the rows of a unit; the last unit may hold fewer than ``unit_rows``."""
         return min(self.unit_rows, self.n_rows - unit * self.unit_rows)

@@ -32,21 +32,20 @@ class UnitCommit:
 
     Attributes
     ----------
-    root : Path
-        Of the store.
-    cache : Path
-        Of the cache.
+    root, cache : Path
+        Root folder of the store, and folder of the cache.
     image_id : callable
         Gives the id of the image in a row of the data set, for messages.
     unit : int
+        Number of the unit.
     rows : slice
-        Its rows of the data set.
+        Rows of the unit, counted in the data set.
     failed : mapping of int to str
         Row to reason of images that could not be used.
     seconds : float
-        Time that computing took.
+        Time that computing the values took.
     costs : mapping, optional
-        What else it took; see `LedgerEntry`.
+        Other costs of the values; see `LedgerEntry`.
     """
 
     root: Path
@@ -86,7 +85,7 @@ class UnitCommit:
         found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
         failed = self.failed
         if found is not data and found != data and spec.is_feature:
-            # By one who died before the ledger, perhaps with other images unreadable.
+            # The file is by a writer who died before the ledger entry, perhaps with other images unreadable.
             values = made.decode_unit(spec, found, self.unit)
             stored = StoredUnit(values, all_finite(values))
             unknown = "NaN in what an interrupted writer left"

@@ -1,4 +1,4 @@
-"""Read units of one array, each checked against its checksums the first time."""
+"""`UnitReader`: units of one array, each compared with its checksums the first time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ class UnitReader:
         Raises
         ------
         CorruptError
-            If the file is gone, or differs from what was written; names it.
+            If the file is gone, or differs from what was written; the error names the file.
         StoreNotFoundError
             If the cache was removed.
         """
@@ -57,7 +57,7 @@ class UnitReader:
         )
 
     def rows(self, unit: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Read some rows of a unit, in the order given; they count within the unit. Raises as `unit`."""
+        """Read some rows of a unit, in the order given; row 0 is the unit's first. Raises as `unit`."""
         return self._read(
             unit,
             lambda path, check: self._format.read_unit_rows(self.spec, path, unit, rows, check=check),
@@ -66,14 +66,15 @@ class UnitReader:
 
     @property
     def _format(self) -> ArrayFormat:
-        return format_of(self.spec.format)  # a module: not kept, so that readers can be pickled
+        # A format is a module, which cannot be pickled. Readers can, because they look it up.
+        return format_of(self.spec.format)
 
     def _read(
         self, unit: int, read: Callable[[Path, bool], npt.NDArray[Any]], *, is_whole: bool = True
     ) -> npt.NDArray[Any]:
         path = self._format.unit_path(self._array, unit)
         try:
-            # Before its content, so that a file that took its place is checked itself.
+            # The signature is taken before the content: a file that takes this one's place is compared too.
             signature = _signature(path)
             is_new = self._checked.get(path) != signature
             if is_new:
@@ -89,7 +90,7 @@ class UnitReader:
                 "the same extract again",
                 path,
             ) from error
-        # What was read by its path before this moment belonged to this cache.
+        # The folder is still this cache's, so what was read by its path belonged to this cache too.
         self._require_same()
         if is_whole and is_new:
             self._checked[path] = signature

@@ -13,7 +13,7 @@ from toptune.store.arrays.spec import ArraySpec
 
 logger = logging.getLogger(__name__)
 
-_STEP = 2**16  # values that stay in the processor's caches
+_STEP = 2**16  # So many values stay in the processor's caches.
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def count_non_finite(
 def all_finite(values: npt.NDArray[Any]) -> bool:
     """Whether no value is NaN or infinite."""
     if values.dtype == np.float16:
-        # By its exponent bits: numpy tests float16 by way of float32, which takes several times as long.
+        # Exponent bits tell: numpy tests float16 by way of float32, which takes several times as long.
         bits = np.ascontiguousarray(values).reshape(-1).view(np.uint16)
         parts = (bits[start : start + _STEP] for start in range(0, len(bits), _STEP))
         return not any(((part & 0x7C00) == 0x7C00).any() for part in parts)

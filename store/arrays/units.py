@@ -1,4 +1,4 @@
-"""How rows are cut into units: pure arithmetic."""
+"""Choose how many rows make a unit and a chunk, and which units a job computes."""
 
 import math
 from collections.abc import Iterable
@@ -85,7 +85,7 @@ def shard_units(n_units: int, i: int, n: int) -> range:
 
 
 def format_units(units: Iterable[int]) -> str:
-    """Write unit numbers shortly: ``0-3, 7``."""
+    """Write unit numbers as ranges: ``0-3, 7``."""
     spans: list[list[int]] = []
     for unit in sorted(set(units)):
         if spans and unit == spans[-1][1] + 1:

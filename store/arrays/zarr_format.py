@@ -1,9 +1,8 @@
 """Arrays on disk as Zarr v3: one shard file a unit, byte for byte what zarr itself would write.
 
-zarr's own stores replace files but do not fsync, and return the fill value for what is not there. So toptune
-makes and reads the shards (`zarr_shards`) and zarr makes the metadata, and reads shards that another
-program has laid out differently. The result is an ordinary Zarr array: ``zarr.open_array(path)`` reads
-it anywhere.
+zarr's own stores replace files without fsync, and return the fill value for a missing file. So toptune makes
+and reads the shards (`zarr_shards`), while zarr makes the metadata and reads shards that another program has
+laid out differently. The result is an ordinary Zarr array, which ``zarr.open_array(path)`` reads anywhere.
 """
 
 import json
@@ -37,7 +36,7 @@ def unit_path(array: Path, unit: int) -> Path:
 
 
 def unit_of(parts: tuple[str, ...]) -> int | None:
-    """Return the unit whose file has that path within the array's folder, None if it is no unit's."""
+    """Return the unit that a path within the array's folder belongs to; None for other files."""
     match parts:
         case ("c", unit, "0") if unit.isdecimal():
             return int(unit)
@@ -45,7 +44,7 @@ def unit_of(parts: tuple[str, ...]) -> int | None:
 
 
 def unit_bytes(spec: ArraySpec, unit: int) -> int | None:  # noqa: ARG001
-    """Size of a unit's file: that of a full one, also for the last."""
+    """Return the size of a unit's file in bytes; the last unit's file is as large as a full one."""
     return shard_bytes(spec)
 
 
@@ -55,12 +54,12 @@ def metadata(spec: ArraySpec) -> bytes:
 
 
 def describe_metadata(data: bytes) -> tuple[int, str]:
-    """Return columns and type that a ``zarr.json`` tells.
+    """Return the number of columns and the type that a ``zarr.json`` describes.
 
     Raises
     ------
     ValueError, TypeError, LookupError
-        If it is none.
+        If `data` is no such file.
     """
     found = json.loads(data)
     return int(found["shape"][1]), str(found["data_type"])
@@ -88,7 +87,7 @@ def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
     ----------
     spec : ArraySpec
     values : array (rows, dim)
-        In the array's dtype; at most ``unit_rows`` rows, the rest is filled as zarr fills it.
+        Values in the array's dtype, at most ``unit_rows`` rows; the rest is filled as zarr fills it.
     """
     if len(values) < spec.unit_rows:
         padded = np.full((spec.unit_rows, spec.dim), spec.fill_value, dtype=spec.dtype)
@@ -108,7 +107,7 @@ def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
     Raises
     ------
     CorruptError
-        If a checksum does not hold or the size is wrong; the message is to be completed with the place.
+        If a checksum does not hold or the size is wrong. The caller adds the path to the message.
     """
     if len(data) != shard_bytes(spec):
         raise CorruptError(f"{len(data)} bytes where {shard_bytes(spec)} were written")
@@ -126,7 +125,7 @@ def read_unit(
     try:
         values = read_chunks(spec, path, range(n_chunks), out=out if is_whole else None, check=check)
     except CorruptError:
-        # Laid out by another program, or damaged: zarr tells.
+        # The shard is laid out by another program, or damaged; zarr finds out which.
         values = decode_unit(spec, read_file(path), unit)
     if out is None:
         return values[:length]

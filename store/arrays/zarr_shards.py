@@ -1,9 +1,9 @@
 """The bytes of a Zarr v3 shard of uncompressed, checksummed chunks.
 
 A shard is ``chunk, crc32c, chunk, crc32c, ..., index``; the index holds offset and size of every chunk
-(uint64, little-endian) and its own crc32c (Zarr v3, sharding codec 1.0). With nothing compressed all of
-that is arithmetic, so that rows are read straight into place: measured in ``benchmarks/RESULTS.md`` against
-zarr's own pipeline, zarrs and tensorstore. Tests compare every byte with what zarr writes.
+(uint64, little-endian) and the index's own crc32c (Zarr v3, sharding codec 1.0). Because nothing is
+compressed, every offset is arithmetic, and rows are read straight into place. ``benchmarks/RESULTS.md``
+compares the speed with zarr's own pipeline, zarrs and tensorstore. Tests compare every byte with zarr's.
 """
 
 from functools import lru_cache
@@ -27,7 +27,7 @@ Values = npt.NDArray[Any]
 
 
 def shard_bytes(spec: ArraySpec) -> int:
-    """Size of every shard file, full or not: nothing is compressed and no chunk is left out."""
+    """Return the size of a shard file, full or not: nothing is compressed, and no chunk is left out."""
     n_chunks = spec.unit_rows // spec.chunk_rows
     return spec.unit_rows * spec.row_bytes + n_chunks * (_CRC_BYTES + _INDEX_BYTES_PER_CHUNK) + _CRC_BYTES
 
@@ -35,7 +35,7 @@ def shard_bytes(spec: ArraySpec) -> int:
 def pack_shard(spec: ArraySpec, values: Values) -> bytes:
     """Encode a whole unit ``(unit_rows, dim)`` in the array's type."""
     values = np.ascontiguousarray(values).view()
-    values.flags.writeable = False  # the checksum takes read-only memory
+    values.flags.writeable = False  # google_crc32c takes read-only memory only.
     parts: list[Any] = []
     for start in range(0, spec.unit_rows, spec.chunk_rows):
         chunk = values[start : start + spec.chunk_rows].reshape(-1).view(np.uint8)
@@ -76,7 +76,7 @@ def read_chunks(
     path : Path
         The shard's file.
     chunks : range
-        Which chunks; the whole shard brings its index too, which is compared.
+        Numbers of the chunks; with the last chunk the index is read and compared too.
     out : array (len(chunks) * chunk_rows, dim), optional
         C-contiguous, in the array's type; made if not given.
     check : bool
@@ -85,8 +85,8 @@ def read_chunks(
     Raises
     ------
     CorruptError
-        If the file's size is wrong, its index is not plain, or a checksum does not hold; the message is to
-        be completed with the place.
+        If the file's size is wrong, its index is not plain, or a checksum does not hold. The caller adds the
+        path to the message.
     FileNotFoundError
         If there is no such file.
     """
@@ -121,8 +121,8 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
     rows : array of int (m,)
         Rows within the unit.
     check : bool
-        Whether to compare the checksums of the chunks that hold them; without, only the rows are read
-        where they are few.
+        Whether to compare the checksums of the chunks that hold the rows. Otherwise, where the rows are few,
+        only their bytes are read.
     """
     distinct, places = np.unique(rows, return_inverse=True)
     if not check and len(distinct) * _SPARSE < spec.unit_rows:

@@ -115,7 +115,7 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
     StoreNotFoundError
         If there is no such data set.
     CorruptError
-        If manifest or record are damaged.
+        If the manifest or the record is damaged.
     """
     record = read_record(root, dataset)
     path = dataset_folder(root, dataset) / "manifest.parquet"
@@ -129,13 +129,16 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
 
 
 def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | None = None) -> bool:
-    """Put a data set into the store unless the name is taken, by whatever content.
+    """Put a data set into the store unless its name is taken, whatever stands there.
 
     Parameters
     ----------
     root : Path
+        Root folder of the store.
     dataset : str
+        Name of the data set or part.
     manifest : Manifest
+        Its images.
     part_of : str, optional
         The data set that this is a part of.
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from toptune.errors import CorruptError, InputError
 from toptune.text import counted
 
-# A further column for images with several labels: their names with the separator between.
+# Name of the extra column for images with several labels, whose names stand there with separators.
 LABELS_COLUMN = "labels"
 LABEL_SEPARATOR = "|"
 _MOST_TEXT = 2**31 - 1
@@ -96,8 +96,8 @@ class Manifest:
             If it is not a manifest.
         """
         try:
-            # Not pq.read_table: its scanner lets go of `data` in a thread of its own, and the process
-            # aborts when that thread does so while the interpreter shuts down.
+            # pq.read_table would release `data` in a thread of its scanner, and the process aborts when that
+            # happens while the interpreter shuts down.
             with pq.ParquetFile(pa.BufferReader(data)) as file:
                 table = file.read(use_threads=False)
         except (pa.ArrowException, OSError) as error:
@@ -166,10 +166,10 @@ class Manifest:
 
     @cached_property
     def pictures_digest(self) -> str:
-        """SHA-256 over ids and sizes in order: which images, whatever their labels or times."""
+        """SHA-256 over ids and sizes in their order; labels and times do not count."""
         digest = hashlib.sha256(b"toptune pictures 1\n")
         digest.update(self.sizes.astype("<i8").data)
-        # From Arrow's own buffers: a hundred million ids as Python's text would take some ten gigabytes.
+        # Arrow's buffers are read: a hundred million ids as Python strings would take some 10 GB.
         chunks = [chunk for chunk in self.table["id"].chunks if len(chunk)]
         for chunk in chunks:
             digest.update(pc.binary_length(chunk).to_numpy(zero_copy_only=False).astype("<i8").data)
@@ -184,7 +184,7 @@ class Manifest:
         """Return the manifest of some rows, in the order given."""
         if self.table.nbytes < _MOST_TEXT:
             return Manifest(self.table.take(pa.array(rows)).combine_chunks())
-        # Piece by piece: Arrow would join a column's text in one array, which ends at 2 GiB.
+        # Rows are taken in pieces: Arrow would join a column's text in one array, which ends at 2 GiB.
         pieces = [self.table.schema.empty_table()]
         wide = self.table.cast(pa.schema([_widened(field) for field in self.table.schema]))
         for start in range(0, len(rows), _PIECE_ROWS):
@@ -202,7 +202,7 @@ class Manifest:
         shared = [name for name in self.extra_names if name in other.extra_names]
         for name in ("id", "bytes", "label", "split", *shared):
             if self.table[name].equals(other.table[name]):
-                continue  # the usual case, and many times faster
+                continue  # This is the usual case, and many times faster than the comparison below.
             mine, theirs = self.table[name].to_pylist(), other.table[name].to_pylist()
             rows = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
             if rows:

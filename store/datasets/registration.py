@@ -18,20 +18,20 @@ from toptune.store.files.names import split_part_name
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How many images of a data set differ from its version before; JSON values only.
+    """How many images differ between two versions of a data set; JSON values only.
 
     Attributes
     ----------
     added, removed : int
-        Ids that are new, and that are gone.
+        Number of ids that are new, and of ids that are gone.
     relabelled : int
         Images with another label, split or further column.
     changed : int
-        Ids that now stand for other bytes.
+        Number of ids that now stand for other bytes.
     shared : int
-        Images of the version before that are still there, unchanged.
+        Number of images that both versions have unchanged.
     moved : int
-        Images that have another id now and the same bytes.
+        Number of images that have another id now and the same bytes.
     """
 
     added: int = 0

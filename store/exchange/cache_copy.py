@@ -1,4 +1,4 @@
-"""One cache on its way to another store: records, units and hints, each checked."""
+"""Copy one cache to another store: records, units and hints, all of them checked."""
 
 import dataclasses
 import hashlib
@@ -30,14 +30,14 @@ Report = Callable[[int, int], None]
 
 
 class CacheCopier:
-    """Copies caches and counts what it did; at most one unit is held, twice where it is converted.
+    """Copies caches and counts the units; holds at most one unit, or two copies where the format changes.
 
     Attributes
     ----------
     copied, already : int
-        Units written, and those that were there.
+        Units written, and units that were there.
     n_bytes : int
-        Written, without bookkeeping.
+        Bytes written, without bookkeeping.
     """
 
     def __init__(self, progress: Report | None, n_units: int) -> None:
@@ -81,7 +81,7 @@ class CacheCopier:
             values = format_of(spec.format).decode_unit(spec, data, entry.unit)
             data = format_of(ours.format).encode_unit(ours, values)
         place = check_inside(copied.root, copied.shard_path(spec.name, entry.unit))
-        # What an interrupted copy left is the same bytes; anything else is no copy of this.
+        # An interrupted copy left the same bytes; anything else is no copy of this unit.
         publish(place, data, lambda found: found == data)
         copied.ledger(spec.name).mark(
             dataclasses.replace(entry, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -91,7 +91,7 @@ class CacheCopier:
 
 
 def sound_entries(cache: FeatureCache, name: str) -> dict[int, LedgerEntry]:
-    """Return the ledger entries of an array, none of them damaged: a damaged unit is not a missing one.
+    """Return the ledger entries of an array after making sure that none is damaged.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def sound_entries(cache: FeatureCache, name: str) -> dict[int, LedgerEntry]:
 
 
 def require_covered(cache: FeatureCache, copied: FeatureCache) -> None:
-    """Refuse to go on unless the copy holds every unit that its source now holds.
+    """Refuse to go on unless the copy holds every unit that the source holds now.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def require_covered(cache: FeatureCache, copied: FeatureCache) -> None:
 
 
 def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) -> FeatureCache:
-    """Make the copy's records, byte for byte but for another format, or adopt those there."""
+    """Make the copy's records, which differ from the source in the format at most, or adopt them."""
     folder = check_inside(target.root, target.root / cache.path.relative_to(cache.root))
     files = {part: read_file(cache.path / part) for part in ("recipe.json", "cache.json")}
     if array_format != cache.format:
@@ -153,7 +153,7 @@ def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) ->
 
 
 def _copy_requests(cache: FeatureCache, copied: FeatureCache, names: list[str]) -> None:
-    """Copy the hints that hold for the copy, among them other names that the model is known by."""
+    """Copy the hints that hold for the copy, among them other names of the model."""
     for path in sorted((cache.path / "requests").glob("*.json")):
         if is_temporary(path.name) or request_path(copied.path, path.stem).exists():
             continue
@@ -170,7 +170,7 @@ def _is_same(
     entry: LedgerEntry,
     there: LedgerEntry,
 ) -> bool:
-    """Whether a unit that is there holds the same values; told by the checksums where the format is one."""
+    """Whether a unit that is there holds the same values; equal formats are compared by checksum."""
     if spec.format == ours.format:
         return there.sha256 == entry.sha256
     return _decoded(spec, _read(cache, entry), entry).tobytes() == (

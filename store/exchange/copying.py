@@ -22,16 +22,16 @@ from toptune.text import counted
 
 @dataclass(frozen=True, kw_only=True)
 class CopyReport:
-    """What `copy_store` did; JSON values only.
+    """Result of `copy_store`; JSON values only.
 
     Attributes
     ----------
     datasets, caches : tuple of str
-        Copied or found there already: data sets, and ``<model>@<digest8>/<dataset>``.
+        Data sets and caches (``<model>@<digest8>/<dataset>``) that were copied or found there already.
     units_copied, units_already : int
-        Units of arrays written now, and those that were there.
+        Units of arrays written now, and units that were there.
     n_bytes : int
-        Written now, without bookkeeping.
+        Bytes written now, without bookkeeping.
     incomplete : tuple of str
         Caches that lack units in the source, and so in the copy.
     moved : bool
@@ -74,22 +74,22 @@ def copy_store(
     move: bool = False,
     progress: Report | None = None,
 ) -> CopyReport:
-    """Copy caches with their data sets; interrupted and called again, it goes on where it stopped.
+    """Copy caches with their data sets; after an interruption the same call goes on where it stopped.
 
-    Every unit is checked against its checksum in the source, published as extraction does, and the copy is
-    read again in full before this returns. Where the format stays, the bytes do.
+    Every unit is compared with its checksum in the source and published as extraction does. The copy is read
+    again in full before this returns. Where the format stays the same, so do the bytes.
 
     Parameters
     ----------
     source : FeatureStore
     target : FeatureStore or path
-        A path's store is made if there is none.
+        Store to copy to; a path without a store is made one.
     dataset, model : optional
         Only this data set, only this model's cache of it; by default everything.
     layers : sequence of str, optional
         Only these arrays: names of arrays or taps, or globs.
     format : {"zarr", "hdf5"}, optional
-        Of the copies; by default each cache's own.
+        Format of the copies; by default each cache keeps its own.
     move : bool
         Remove the source's caches once all copies are verified, and data sets that have none left.
     progress : callable, optional
@@ -100,7 +100,7 @@ def copy_store(
     InputError
         If options contradict each other, nothing matches, or one store lies within the other.
     CorruptError
-        If the source is damaged; names the file. What is damaged is never taken for missing.
+        If the source is damaged; the message names the file. A damaged unit never counts as missing.
     ConflictError
         If the target holds something else under the same name; says what differs.
     StoreError
@@ -112,7 +112,7 @@ def copy_store(
         target = FeatureStore.create(target)
     _check_places(source.root, target.root)
     names = [dataset] if dataset else source.datasets()
-    # Opened one by one: a cache that cannot be read is an error here, and not left out.
+    # Caches are opened one by one, because a cache that cannot be read is an error here.
     parts = {name: datasets.part_names(source.root, name) for name in names}
     folders = [folder for name in names for part in parts[name] for folder in source.cache_folders(part)]
     if model and dataset:
@@ -130,7 +130,7 @@ def copy_store(
         for cache, each in zip(caches, chosen, strict=True)
     ]
     for name in names:
-        target.manifest(name)  # read again and compared with its digest
+        target.manifest(name)  # This reads the manifest again and compares its digest.
     for copied in copies:
         report = verify(copied, deep=True)
         if report.damaged:

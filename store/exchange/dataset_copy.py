@@ -25,14 +25,14 @@ def copy_dataset(source: FeatureStore, target: FeatureStore, name: str) -> None:
     Raises
     ------
     CorruptError
-        If the source is damaged; names the file.
+        If the source is damaged; the message names the file.
     ConflictError
         If the target holds something else under the same name.
     """
     for part in dataset_records.part_names(source.root, name):
         _copy_part(source.root, target.root, part)
     for number in version_numbers(source.root, name)[1:]:
-        read_dataset_version(source.root, name, number)  # refuses what is damaged
+        read_dataset_version(source.root, name, number)  # This refuses a damaged version.
         record = version_record(source.root, name, number)
         path = version_path(target.root, name, number)
         rows = read_file(rows_path(source.root, name, record.rows_sha256))

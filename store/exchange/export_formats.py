@@ -28,12 +28,14 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is written.
+    """The rows and arrays that an export writes.
 
     Attributes
     ----------
     cache : StoredFeatures
+        Features to export.
     specs : sequence of ArraySpec
+        Arrays to write, in their order.
     rows : array of int (n,), optional
         Rows of the data set, all of them by default.
     failed_rows : dict of int to str
@@ -50,7 +52,7 @@ class Export:
 
     @property
     def n_rows(self) -> int:
-        """Rows written."""
+        """Number of rows written."""
         return self.cache.n_rows if self.rows is None else len(self.rows)
 
     @property
@@ -66,7 +68,7 @@ class Export:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a file says of itself, as JSON: where the features come from, and what failed."""
+        """Metadata of a file, as JSON: where the features come from, and which images failed."""
         source = {"dataset": self.cache.dataset, "cache": self.cache.name, "recipe": self.cache.digest}
         return {"toptune": _json(source), "failed": _json(self.failed)}
 
@@ -77,11 +79,11 @@ class Export:
 
 
 def write_npy(export: Export, folder: Path) -> None:
-    """Write ``<tap>.<pooling>.npy`` an array, and ``rows.parquet``."""
+    """Write ``<tap>.<pooling>.npy`` for each array, and ``rows.parquet``."""
     folder.mkdir()
     done = 0
     for spec in export.specs:
-        # Written, not mapped: a full disk is then an error, and not the end of the process.
+        # The file is written, not memory-mapped: a full disk is then an error, and no SIGBUS.
         with (folder / f"{spec.name}.npy").open("xb") as file:
             shape = {"descr": np.dtype(spec.dtype).str, "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, {**shape, "shape": (export.n_rows, spec.dim)})
@@ -100,7 +102,7 @@ def write_npy(export: Export, folder: Path) -> None:
 
 
 def write_parquet(export: Export, path: Path) -> None:
-    """Write one file: id, label, split, and a fixed-size list an array, in row groups of 8 MiB."""
+    """Write one file with id, label, split and a list for each array, in row groups of 8 MiB."""
     table = export.table
     lists = [
         pa.field(spec.name, pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), spec.dim))
@@ -137,7 +139,7 @@ def write_safetensors(export: Export, path: Path) -> None:
     metadata = export.metadata | {name: _json(table[name].to_pylist()) for name in table.column_names}
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
-    # As the library orders them, the widest type first, so that every array is aligned.
+    # The widest type comes first, as the library orders them, so that every array is aligned.
     specs = sorted(export.specs, key=lambda spec: (-np.dtype(spec.dtype).itemsize, spec.name))
     for spec in specs:
         end = offset + export.n_rows * spec.row_bytes
@@ -167,18 +169,19 @@ WRITERS: dict[str, Callable[[Export, Path], None]] = {
 
 
 def row_group_rows(specs: Sequence[ArraySpec]) -> int:
-    """Rows that make up 8 MiB of all arrays."""
+    """Return the rows that make up 8 MiB of all arrays."""
     return max(1, ROW_GROUP_BYTES // sum(spec.row_bytes for spec in specs))
 
 
 def peak_bytes(export: Export, name: str) -> int:
-    """Most that buffers of features hold while a format is written; ids and labels come on top.
+    """Return the most bytes that buffers hold while a format is written; ids and labels are extra.
 
-    A unit of an array as a file and decoded, and a block of it; for Parquet this of every array at once.
+    These are a unit of an array, as a file and decoded, and a block of rows; Parquet needs them for every
+    array at once.
     """
     units = [spec.unit_rows * spec.row_bytes for spec in export.specs]
     if name == "parquet":
-        # The block, as Arrow holds it and as it is encoded.
+        # The block counts three times: as read, as Arrow holds it, and encoded.
         return 2 * sum(units) + 3 * max(ROW_GROUP_BYTES, max(spec.row_bytes for spec in export.specs))
     blocks = [min(export.n_rows * spec.row_bytes, BLOCK_BYTES) for spec in export.specs]
     return max(2 * unit + block for unit, block in zip(units, blocks, strict=True))

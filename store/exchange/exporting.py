@@ -30,7 +30,7 @@ def export_features(
     split: str | None = None,
     progress: Report | None = None,
 ) -> dict[str, Any]:
-    """Write features with ids, labels and splits; block after block, so that memory stays small.
+    """Write features with ids, labels and splits, block after block, so that memory stays small.
 
     Arrays keep their type on disk. What is written appears as `out` when it is whole; an interrupted export
     leaves nothing but, when it is killed, a temporary file beside `out` whose name begins with ``.tmp-``.
@@ -74,7 +74,7 @@ def export_features(
         raise InputError(f"{cache.name} over {cache.dataset} has no features to export")
     rows = None if split is None else _rows_of(cache, split)
     for spec in specs:
-        cache.blocks([spec.name], rows)  # refuses missing units before anything is written
+        cache.blocks([spec.name], rows)  # This refuses missing units before anything is written.
     export = Export(
         cache=cache,
         specs=specs,
@@ -146,4 +146,4 @@ def _take_name(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS or os.path.lexists(target):
             raise
-        temporary.rename(target)  # a disk without hard links, such as exFAT
+        temporary.rename(target)  # The disk has no hard links, as with exFAT.

@@ -1,4 +1,4 @@
-"""Features made elsewhere become a data set and a cache like any other."""
+"""Import features made elsewhere, as a data set and a cache like any other."""
 
 import hashlib
 import zlib
@@ -36,11 +36,12 @@ def import_features(
     allow_failed: bool = False,
     progress: Report | None = None,
 ) -> FeatureCache:
-    """Store matrices of features as arrays ``<name>.imported``; the same again finds it done.
+    """Store matrices of features as arrays ``<name>.imported``; a second call with equal values does nothing.
 
-    Identity is content: the digest of the matrices' values stands where that of the weights does. Values are
-    kept as float16 or float32; float64 is narrowed to float32. Interrupted and called again, it goes on
-    where it stopped. One unit of every matrix is held at a time, at most 256 MiB together.
+    The recipe identifies the features by their content: the digest of the values takes the place of the
+    digest of weights. Values are kept as float16 or float32; float64 is narrowed to float32. After an
+    interruption the same call goes on where the first stopped. One unit of every matrix is held at a time, at
+    most 256 MiB together.
 
     The data set's rows have no files: their sizes are recorded as 0, so that features of several models
     can be imported over the same rows.
@@ -51,12 +52,12 @@ def import_features(
     matrices : mapping of str to array-like (n, dim)
         By layer; read in slices of rows and twice, so that memory-mapped ones stay on disk.
     dataset, model : str
-        Names under which they are found.
+        Names under which the store finds the features.
     ids : sequence of str (n,), optional
         By default the row numbers, as ``000042``.
     labels, splits : sequence of str or None (n,), optional
     format : {"zarr", "hdf5"}
-        Of a new cache.
+        Format of a new cache.
     allow_failed : bool
         Store rows with NaN or infinity as failed, instead of refusing them.
     progress : callable, optional
@@ -69,7 +70,19 @@ def import_features(
         the values change while they are read.
     ConflictError
         If the store holds other rows under that data set's name, or other features of it under that
-        model's; says what differs.
+        model's; the message says what differs.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from toptune.store import FeatureStore, import_features
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = FeatureStore.create(folder)
+    ...     cache = import_features(store, {"last": np.eye(3)}, dataset="pets", model="mine", ids=list("abc"))
+    ...     blocks = cache.blocks(["last.imported"])
+    ...     print(blocks.shape, blocks.dtype, cache.recipe.is_imported)
+    (3, 3) float32 True
     """
     n_rows = _check(matrices)
     names = _array_names(matrices)
@@ -128,7 +141,7 @@ def import_features(
 
 @dataclass
 class _Content:
-    """What the first reading found: digest of all values, a checksum a unit, rows not finite."""
+    """Result of the first reading: digest of all values, a checksum per unit, rows that are not finite."""
 
     digest: str = ""
     checksums: dict[tuple[int, str], int] = field(default_factory=dict)
@@ -189,7 +202,7 @@ def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[Any]:
         found = np.ascontiguousarray(matrix[rows])
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # each library has its own
+    except (OSError, ValueError, RuntimeError) as error:  # Each library raises errors of its own.
         raise InputError(f"{name!r} cannot be read in rows {rows.start} to {rows.stop}: {error}") from error
     with np.errstate(over="ignore", invalid="ignore"):
         block = np.asarray(found.astype(_stored_type(matrix), copy=False))
@@ -199,7 +212,7 @@ def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[Any]:
 
 
 def _read_through(matrices: Mapping[str, Matrix], n_rows: int, unit_rows: int, job: _Progress) -> _Content:
-    """Read all values once, unit by unit: their digest does not depend on the cut."""
+    """Read all values once, unit by unit; the digest does not depend on the size of a unit."""
     content = _Content()
     digest = hashlib.sha256(b"toptune imported 1\n")
     for name in sorted(matrices):
@@ -227,7 +240,7 @@ def _refuse_failed(failed: Mapping[int, str], manifest: Manifest, *, allow_faile
 
 
 def _refuse_other_content(store: FeatureStore, model: str, dataset: str, recipe: Recipe) -> None:
-    """Refuse a name that stands for other features: whoever trains by it must not have to guess."""
+    """Refuse a name that stands for other features, because one name must not mean two caches."""
     for folder in store.find_folders(model, dataset):
         there = open_cache(store.root, folder)
         if there.digest != recipe.digest:

@@ -46,8 +46,8 @@ def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Matrix]:
     Raises
     ------
     InputError
-        If the file is of no known kind, damaged, holds Python objects, refers to other files, unpacks to many
-        times its size, or is an ``.npz`` above the memory limit.
+        If the file is of no known kind or damaged, holds Python objects, refers to other files, unpacks to
+        many times its size, or is an ``.npz`` above the memory limit.
     """
     suffix = path.suffix.lower()
     if suffix not in MATRIX_SUFFIXES:
@@ -66,12 +66,12 @@ def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Matrix]:
         return _hdf5(path)
     except InputError:
         raise
-    except Exception as error:  # every library has its own
+    except Exception as error:  # Every library raises errors of its own.
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 class BFloat16Array:
-    """Values of type bfloat16, which numpy does not know, seen as float32."""
+    """Values of type bfloat16, which numpy does not know, read as float32."""
 
     dtype = np.dtype(np.float32)
 
@@ -121,7 +121,7 @@ def _hdf5(path: Path) -> dict[str, Matrix]:
     file = h5py.File(path, "r", locking=False)
     found: dict[str, Matrix] = {}
 
-    def visit(name: str, item: Any) -> None:  # links to other files are not followed by this
+    def visit(name: str, item: Any) -> None:  # `visititems` follows no links to other files.
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
                 raise InputError(f"{path}: {name} keeps its values in another file; that is not followed")

@@ -41,7 +41,7 @@ def load_npz(path: Path, *, held_bytes: int = 0) -> dict[str, npt.NDArray[Any]]:
 
 
 def _check_size(path: Path, members: Sequence[zipfile.ZipInfo], held_bytes: int) -> None:
-    """Refuse what unpacks to too much by the directory, which reading holds every member to."""
+    """Refuse an archive whose directory says that it unpacks to more than the memory limit."""
     for member in members:
         if member.compress_type not in _METHODS:
             raise InputError(
@@ -49,7 +49,7 @@ def _check_size(path: Path, members: Sequence[zipfile.ZipInfo], held_bytes: int)
                 "methods 0 and 8 are read; save it with numpy.savez_compressed"
             )
     check_memory(
-        # All members count, because they may share their bytes.
+        # All members count, because several may share the same bytes of the file.
         held_bytes + sum(member.file_size for member in members),
         limit_bytes=None,
         what=f"loading {path}" + (" beside the .npz files before it" if held_bytes else ""),

@@ -13,14 +13,14 @@ from toptune.errors import InputError
 from toptune.store.exchange.unpacked import check_unpacked
 
 _BATCH_BYTES = 2 * 2**20
-# Otherwise Parquet buffers whole row groups, which others make as large as their file.
+# Without these options Parquet buffers whole row groups, which may be as large as the file.
 _STREAMED = {"pre_buffer": False, "buffer_size": 2**20}
 
 
 class ParquetArray:
     """A column of lists of one length; slices in the order of the rows cost one pass.
 
-    Batches of 2 MiB are held, and about twice that of what Parquet needs to decode them.
+    Batches of 2 MiB are held, and about 4 MiB more for decoding them.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Columns of text, one value a row, from tables and lists of other programs."""
+"""Columns of text, with a value for each row, from tables and lists of other programs."""
 
 import csv
 from pathlib import Path
@@ -23,7 +23,7 @@ def read_column(path: Path) -> list[str | None]:
     Raises
     ------
     InputError
-        If it cannot be read so.
+        If the file cannot be read as such a column.
     """
     if path.suffix.lower() == ".txt":
         try:
@@ -53,7 +53,7 @@ def read_table(path: Path) -> dict[str, list[str | None]]:
     Raises
     ------
     InputError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
@@ -69,7 +69,7 @@ def as_text(values: Any, what: str) -> list[str | None]:
     Raises
     ------
     InputError
-        If it is something else.
+        If the array is something else.
     """
     shape, kind = tuple(values.shape), np.dtype(values.dtype)
     if len(shape) != 1 or kind.kind not in "iuSUO":
@@ -91,7 +91,7 @@ def _read_csv(path: Path) -> Any:
         quoted_strings_can_be_null=False,
         null_values=[""],
     )
-    # Where there is one column, an empty line is an empty cell of it.
+    # Where there is one column, an empty line is an empty cell.
     parse = pa.csv.ParseOptions(ignore_empty_lines=len(header) != 1)
     return pa.csv.read_csv(
         path,

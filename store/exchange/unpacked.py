@@ -1,31 +1,31 @@
-"""How much a file may unpack to."""
+"""Limits on how much a file may unpack to."""
 
 from pathlib import Path
 
 from toptune.errors import InputError
 
-# Features rarely shrink to a tenth. Up to the first limit anything is believed, beyond it only a file
-# that unpacks to less than so many times its size.
+# Features rarely shrink to a tenth. Below the first limit any size is believed; above it a file must not
+# unpack to more than so many times its size.
 MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_RATIO = 50
 
 
 def check_unpacked(path: Path, name: str, n_bytes: int) -> None:
-    """Refuse what unpacks to far more than its file suggests.
+    """Refuse an array that unpacks to far more than its file suggests.
 
     Parameters
     ----------
     path : Path
         The file.
     name : str
-        What is unpacked, for the message.
+        Name of the array, for the message.
     n_bytes : int
-        How much that is.
+        Size of the array when it is unpacked.
 
     Raises
     ------
     InputError
-        If it is above 8 GiB and above 50 times the file's size.
+        If `n_bytes` is above 8 GiB and above 50 times the file's size.
     """
     file_bytes = path.stat().st_size
     if n_bytes > MAX_UNPACKED_BYTES and n_bytes > MAX_RATIO * file_bytes:

@@ -1,4 +1,4 @@
-"""`Blocks`: all that training knows of data."""
+"""`Blocks`: the interface by which training reads features."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -73,7 +73,7 @@ class ArrayBlocks:
 
 
 def row_numbers(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
-    """Return `rows` as an array of row numbers of ``0 .. n - 1``, or raise as `Blocks.take` does."""
+    """Return `rows` as an array of row numbers in ``0 .. n - 1``, or raise as `Blocks.take` does."""
     given = np.asarray(rows)
     if given.ndim != 1:
         raise TypeError(f"rows have shape {given.shape}; a list of row numbers is needed")
@@ -91,7 +91,7 @@ def row_numbers(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
 def row_slices(
     shape: tuple[int, int], dtype: np.dtype[Any], block_rows: int | None = None
 ) -> Iterator[slice]:
-    """Cut ``shape[0]`` rows into consecutive slices of `block_rows` (default: 8 MiB worth)."""
+    """Split ``shape[0]`` rows into consecutive slices of `block_rows` (default: 8 MiB of values)."""
     n, d = shape
     if block_rows is None:
         block_rows = max(1, BLOCK_BYTES // max(1, d * dtype.itemsize))

@@ -15,13 +15,13 @@ Held = dict[str, tuple[int, npt.NDArray[Any]]]
 class CacheBlocks:
     """`Blocks` over arrays of a `FeatureCache`; made by `FeatureCache.blocks`.
 
-    Values are of the type on disk, float32 where the arrays differ. At most one unit of every array is
-    held while iterating.
+    Values have the type on disk, or the widest one where the arrays differ. Iterating holds at most one unit
+    of every array.
 
     Attributes
     ----------
     columns : Mapping[str, slice]
-        Where the columns of each array stand.
+        Place of each array's columns.
     """
 
     def __init__(self, readers: Sequence[UnitReader], rows: npt.NDArray[np.intp] | None) -> None:
@@ -65,7 +65,7 @@ class CacheBlocks:
         return self._gather(self._rows[start:stop], {})
 
     def _whole_units(self) -> int:
-        """Rows of a block that no unit has to be cut for: several units, one, or a part of one."""
+        """Return rows of a block that splits no unit: several units, one unit, or an even part of one."""
         row_bytes = self._shape[1] * self.dtype.itemsize
         unit_bytes = self._unit_rows * row_bytes
         if unit_bytes <= BLOCK_BYTES:
@@ -91,7 +91,7 @@ class CacheBlocks:
         return out
 
     def _gather(self, rows: npt.NDArray[np.intp], held: Held | None) -> npt.NDArray[Any]:
-        """Collect rows of the data set; each unit is read once, the last one stays in `held` if given."""
+        """Collect rows of the data set; each unit is read once, and the last one stays in `held` if given."""
         out = np.empty((len(rows), self._shape[1]), dtype=self.dtype)
         for reader in self._readers:
             columns = self.columns[reader.spec.name]
@@ -108,14 +108,14 @@ class CacheBlocks:
         name = reader.spec.name
         number, values = held.get(name, (-1, None))
         if values is None or number != unit:
-            held.pop(name, None)  # let go of the old unit before the next is read
+            held.pop(name, None)  # The old unit is released before the next one is read.
             values = reader.unit(unit)
             held[name] = (unit, values)
         return values
 
 
 def _by_unit(units: npt.NDArray[np.intp]) -> Iterator[tuple[int, slice | npt.NDArray[np.intp]]]:
-    """Yield each unit with the places where its rows stand."""
+    """Yield each unit with the places of its rows in `units`."""
     if len(units) == 0:
         return
     order = np.argsort(units, kind="stable")

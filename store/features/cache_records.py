@@ -89,16 +89,17 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     Raises
     ------
     CorruptError
-        If a record is damaged, or does not match the folder's name or the data set; names the file.
+        If a record is damaged, or does not match the folder's name or the data set; the error names the file.
     FormatVersionError
         If a newer toptune wrote it.
     StoreNotFoundError
-        If its data set is not in the store.
+        If the cache's data set is not in the store.
     """
     check_inside(root, folder)
     name, digest8 = split_folder(folder)
     path, written = folder / "cache.json", folder / "recipe.json"
-    identity = read_identity(folder)  # before its content, so that a newer one is told from it
+    # The identity is read before the content, so that a cache made anew in between is noticed.
+    identity = read_identity(folder)
     text, data = _read(written), _read(path)
     found = unseal_record(CACHE_KIND, CacheRecord, data, path)
     digest = hashlib.sha256(text).hexdigest()

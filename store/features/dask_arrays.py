@@ -1,4 +1,4 @@
-"""A cache as a dask array: one lazy chunk a unit, checked when it is read."""
+"""A cache as a dask array: a lazy chunk for each unit, which is checked when it is read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,9 +25,9 @@ def as_dask_array(cache: FeatureCache, names: Sequence[str], rows: npt.ArrayLike
     Returns
     -------
     dask.array.Array, shape (n, d) or (m, d)
-        A chunk holds the rows of one unit; `rows` that are not sorted are cut into as many at a time, and
-        a chunk of them may read several units. Reading checks checksums, as `FeatureCache.blocks` does.
-        Threads, processes and other machines that see the store can compute it.
+        A chunk holds the rows of one unit. If `rows` are not sorted, a chunk holds as many rows as a unit and
+        may read several units. Reading compares checksums, as `FeatureCache.blocks` does. Threads, processes
+        and other machines that see the store can compute the array.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def as_dask_array(cache: FeatureCache, names: Sequence[str], rows: npt.ArrayLike
 
 
 def _cuts(rows: npt.NDArray[np.intp], unit_rows: int) -> list[tuple[int, int]]:
-    """Cut places where the unit changes, or, where it would all the time, every `unit_rows`."""
+    """Split rows where the unit changes; unsorted rows are split every `unit_rows` instead."""
     if (np.diff(rows) >= 0).all():
         starts = [0, *(np.flatnonzero(np.diff(rows // unit_rows)) + 1).tolist()]
     else:

@@ -1,4 +1,4 @@
-"""What the extraction of stored features cost, by their ledgers: paid once, shared by every run on them."""
+"""Costs of extracting stored features, from the ledgers: paid once, and shared by every run on them."""
 
 from collections.abc import Mapping
 

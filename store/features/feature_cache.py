@@ -40,8 +40,8 @@ CONTENT_ARRAY = "content.sha256"
 class FeatureCache(FeatureIdentity):
     """Arrays ``<tap>.<pooling>`` of one recipe over one data set, committed unit by unit.
 
-    Made by `FeatureStore.create_cache` and `FeatureStore.cache`. A unit is done when its ledger entry is
-    valid, never because a file exists; once done it does not change.
+    `FeatureStore.create_cache` and `FeatureStore.cache` make one. A unit is done when its ledger entry is
+    valid, never because a file exists. A unit that is done does not change any more.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class FeatureCache(FeatureIdentity):
     created : Mapping
         ``who``, ``when``, ``where`` and ``toptune``.
     identity : tuple of int
-        Of the file ``cache.json`` when it was opened: tells this cache from one made anew in its place.
+        Inode and time of ``cache.json`` when it was opened, which tell this cache from one made in its place.
     format : str
         ``"zarr"`` or ``"hdf5"``: how its arrays are stored.
     """
@@ -71,7 +71,7 @@ class FeatureCache(FeatureIdentity):
     identity: tuple[int, int]
     format: str = "zarr"
     _ledgers: dict[str, ArrayLedger] = field(default_factory=dict, repr=False)
-    # Units whose checksums were compared, with the signature of the file at that time.
+    # Files of units whose checksums were compared, with the signature of each file at that time.
     _checked: dict[Path, tuple[int, int, int]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -81,12 +81,12 @@ class FeatureCache(FeatureIdentity):
 
     @property
     def dataset_version(self) -> int:
-        """Version of the data set that one cache alone holds: the first."""
+        """Version of the data set: a cache alone holds the first one."""
         return 1
 
     @property
     def n_units(self) -> int:
-        """Units that cover the rows."""
+        """Number of units that cover the rows."""
         return count_units(self.n_rows, self.unit_rows)
 
     def unit_slice(self, unit: int) -> slice:
@@ -98,7 +98,7 @@ class FeatureCache(FeatureIdentity):
     # Arrays
 
     def arrays(self) -> list[ArraySpec]:
-        """List the feature arrays, sorted by name; those of ``content.*`` are not features."""
+        """List the feature arrays, sorted by name; arrays ``content.*`` are not features."""
         return [spec for spec in self.all_arrays() if not _is_content(spec.name)]
 
     def all_arrays(self) -> list[ArraySpec]:
@@ -111,9 +111,9 @@ class FeatureCache(FeatureIdentity):
         Raises
         ------
         IncompleteError
-            If it was never extracted.
+            If the array was never extracted.
         CorruptError
-            If its record or its ``zarr.json`` is damaged.
+            If the array's record or its metadata file is damaged.
         """
         name = check_name(name, what="array")
         try:
@@ -136,7 +136,7 @@ class FeatureCache(FeatureIdentity):
     def ensure_array(
         self, name: str, *, dim: int, dtype: str, measured: Mapping[str, float] | None = None
     ) -> ArraySpec:
-        """Make an array, or adopt the one that is there.
+        """Make an array, or adopt the array that is there.
 
         Parameters
         ----------
@@ -145,10 +145,10 @@ class FeatureCache(FeatureIdentity):
         dim : int
             Columns.
         dtype : str
-            ``"float16"`` or ``"float32"`` (``"uint8"`` for ``content.*``). The type of an array that is
-            there stays: look at the returned spec.
+            ``"float16"`` or ``"float32"`` (``"uint8"`` for ``content.*``). An array that is there keeps its
+            type; the returned spec says which.
         measured : mapping of str to float, optional
-            Kept beside a new array; see `measured`.
+            Measurements that are kept beside a new array; see `measured`.
 
         Raises
         ------
@@ -187,8 +187,8 @@ class FeatureCache(FeatureIdentity):
     def entry(self, name: str, unit: int) -> LedgerEntry | None:
         """Return the valid ledger entry of a unit, or None if the unit is not done.
 
-        Done means: the entry is there, matches its own digest, belongs to this unit, and the unit's file has
-        the size it names.
+        A unit is done if its entry is there, matches its own digest and belongs to this unit, and the unit's
+        file has the size that the entry names.
         """
         return self._if_stored(self.ledger(name).recorded(unit))
 
@@ -272,13 +272,13 @@ class FeatureCache(FeatureIdentity):
         unit : int
             Number of the unit.
         values : mapping of str to array (rows, dim)
-            Name to the unit's values; float arrays are converted to the array's type on disk.
+            Name of an array to the unit's values; features are converted to the array's type on disk.
         failed : mapping of int to str, optional
             Row (of the data set) to reason; the features of these rows become NaN.
         seconds : float
             Time that computing took.
         costs : mapping, optional
-            What else it took; see `LedgerEntry`.
+            Other costs of the values; see `LedgerEntry`.
 
         Raises
         ------
@@ -305,8 +305,9 @@ class FeatureCache(FeatureIdentity):
             costs=costs,
         )
         specs = [self.array(name) for name in values if self.entry(name, unit) is None]
-        specs.sort(key=lambda spec: -spec.dim)  # the longest first, so that the others fill up behind it
-        # Everything is checked before anything is written.
+        # The widest array comes first, and the others are written beside it.
+        specs.sort(key=lambda spec: -spec.dim)
+        # All arrays are checked before any of them is written.
         ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
         entries = in_parallel(lambda item: job.publish(*item), ready)
         self._require_same()
@@ -315,7 +316,7 @@ class FeatureCache(FeatureIdentity):
     # Reading
 
     def blocks(self, names: Sequence[str], rows: npt.ArrayLike | None = None) -> CacheBlocks:
-        """Return the columns of some arrays side by side, as float32 `Blocks`.
+        """Return the columns of some arrays side by side, as `Blocks`.
 
         Parameters
         ----------
@@ -327,10 +328,10 @@ class FeatureCache(FeatureIdentity):
         Raises
         ------
         IncompleteError
-            If a unit that holds one of the rows is not done; names the units.
+            If a unit that holds one of the rows is not done; the message names the units.
         CorruptError
-            If a shard is gone or has another size than its ledger entry says; names the file. Checksums are
-            checked while reading.
+            If a unit's file is gone or has another size than its ledger entry says. Checksums are compared
+            while reading.
         """
         if isinstance(names, str) or not names or len(set(names)) != len(names):
             raise InputError(f"arrays {names!r} must be a list of different names")
@@ -388,7 +389,7 @@ class FeatureCache(FeatureIdentity):
         return digests, known
 
     def unit_digests(self, unit: int) -> npt.NDArray[np.uint8] | None:
-        """Return one unit's part of `content_digests`, ``(rows, 32)``; None if it is not committed."""
+        """Return the digests of one unit, ``(rows, 32)``; None if the unit is not committed."""
         if self.entry(CONTENT_ARRAY, unit) is None:
             return None
         return self._content_reader().unit(unit)
@@ -399,7 +400,7 @@ class FeatureCache(FeatureIdentity):
     def _require_same(self) -> None:
         """Refuse to go on in a folder that was removed, or made anew for other images, since it was opened.
 
-        Asked after a shard was read: what was read by its path before then belonged to this cache.
+        After a file was read by its path, this tells that the file belonged to this cache.
         """
         if read_identity(self.path) != self.identity:
             raise StoreNotFoundError(
@@ -409,14 +410,14 @@ class FeatureCache(FeatureIdentity):
     # Hints
 
     def mark_used(self) -> None:
-        """Note that the cache is being used, for ``store gc``; on a read-only store this does nothing."""
+        """Note for ``store gc`` that the cache is being used; nothing happens on a read-only store."""
         mark_used(self.root, self.path)
 
     def remember_request(self, key: str, arrays: Sequence[str]) -> None:
         """Note which arrays a command line asked for, so that repeating it needs no backbone.
 
-        A hint: whether the arrays are complete is always read from the ledger. `key` must cover all that
-        decides what is asked for, such as size and time of a weights file.
+        The note is a hint: only the ledger says whether the arrays are complete. `key` must cover all that
+        decides the request, such as size and time of a weights file.
         """
         write_request(self.root, self.path, key, arrays)
 
@@ -440,7 +441,7 @@ class FeatureCache(FeatureIdentity):
 
 
 def read_identity(cache: Path) -> tuple[int, int]:
-    """Return what tells the ``cache.json`` in a folder from any other; zeros if there is none."""
+    """Return inode and time of the ``cache.json`` in a folder; zeros if there is none."""
     try:
         found = (cache / "cache.json").stat()
     except OSError:

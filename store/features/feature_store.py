@@ -36,14 +36,35 @@ _WITH_DIGEST = re.compile(r"(?P<name>.+)@(?P<digest>[0-9a-f]{8,64})")
 
 
 class FeatureStore:
-    """A folder of data sets and of features extracted from them; shared by many readers and writers.
+    """A folder or bucket of data sets and of their features, shared by many readers and writers.
 
-    Open one with `open` or `create`.
+    Open one with `open` or `create`. Nothing locks: a file appears whole or not at all, and what is committed
+    does not change.
 
     Attributes
     ----------
     root : Path
-        The folder, absolute.
+        Root folder of the store, absolute.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from toptune.store import FeatureStore, import_features
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = FeatureStore.create(folder.name)
+    >>> values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    >>> cache = import_features(store, {"last": values}, dataset="pets", model="mine", labels=list("abab"))
+    >>> store.datasets()
+    ['pets']
+    >>> features = store.features("mine", "pets")
+    >>> [(spec.name, spec.dim) for spec in features.arrays()]
+    [('last.imported', 3)]
+    >>> features.blocks(["last.imported"]).take([2])
+    array([[6., 7., 8.]], dtype=float32)
+    >>> features.manifest.labels
+    ['a', 'b', 'a', 'b']
+    >>> folder.cleanup()
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,7 +108,7 @@ class FeatureStore:
             if folder.exists() and not folder.is_dir():
                 raise ConflictError(f"{folder} is a file; give --store another name")
             strangers = folder.is_dir() and any(not is_temporary(p.name) for p in folder.iterdir())
-            # Asked again, because another process may have made the store since the first look.
+            # The descriptor is looked for again, because another process may have made the store meanwhile.
             if strangers and not (folder / STORE_FILE).exists():
                 raise ConflictError(
                     f"{folder} is not empty and no feature store; give --store an empty or new folder"
@@ -110,15 +131,15 @@ class FeatureStore:
         StoreNotFoundError
             If there is no such data set or version.
         InputError
-            If it is a part of a data set.
+            If `dataset` is a part of a data set.
         CorruptError
-            If it is damaged.
+            If the manifest is damaged.
         """
         refuse_part(self.root, dataset)
         return read_dataset_version(self.root, dataset, version).manifest
 
     def refuse_part(self, dataset: str) -> None:
-        """Raise an `InputError` if that is the name of a part, where a data set is meant."""
+        """Raise an `InputError` if `dataset` names a part, where a data set is meant."""
         refuse_part(self.root, dataset)
 
     def part_manifest(self, part: str) -> Manifest:
@@ -142,7 +163,7 @@ class FeatureStore:
     # Caches
 
     def caches(self, *, dataset: str | None = None) -> list[FeatureCache]:
-        """List the caches, sorted by data set and name; unreadable ones are logged and left out."""
+        """List the caches, sorted by model name and data set; unreadable ones are logged and left out."""
         found: list[FeatureCache] = []
         for folder in self.cache_folders(dataset):
             try:
@@ -198,7 +219,7 @@ class FeatureStore:
         return FeatureView.over(version, caches) if caches else None
 
     def cache(self, model: str, dataset: str) -> FeatureCache:
-        """Return the cache of a model over a data set that never grew; `features` takes any.
+        """Return the cache of a model over a data set that never grew; `features` takes any data set.
 
         Parameters
         ----------
@@ -210,9 +231,9 @@ class FeatureStore:
         Raises
         ------
         StoreNotFoundError
-            If there is none; lists what there is.
+            If there is none; the message lists what there is.
         ConflictError
-            If there are several; lists them with their differences. Or if the data set has grown.
+            If there are several, which the message lists with their differences, or the data set has grown.
         """
         datasets.read_record(self.root, dataset)
         refuse_part(self.root, dataset)
@@ -275,12 +296,12 @@ class FeatureStore:
         backbone: Mapping[str, object],
         format: str = "zarr",  # noqa: A002
     ) -> FeatureCache:
-        """Make a cache, or adopt the one with the same recipe as it is, whatever its model name.
+        """Make a cache, or adopt the cache with the same recipe, whatever its model name.
 
         Parameters
         ----------
         model : str
-            As given to extract; reduced to the plain name.
+            Model as given to extract; the plain name of the model is stored.
         dataset : str
             Name of a registered data set.
         recipe : Recipe
@@ -290,7 +311,7 @@ class FeatureStore:
         backbone : mapping
             JSON values that load the backbone again.
         format : {"zarr", "hdf5"}
-            How its arrays are stored; an adopted cache keeps its own.
+            Format of the arrays; an adopted cache keeps its own.
         """
         record = datasets.read_record(self.root, dataset)
         name, digest = plain_model_name(model), recipe.digest
@@ -325,7 +346,7 @@ class FeatureStore:
         return cache
 
     def _note_alias(self, cache: FeatureCache, name: str) -> None:
-        """Note that a cache is also meant by `name`, so that training finds it as extraction did."""
+        """Note that `name` also means this cache, so that training finds the cache as extraction did."""
         if name == cache.model or request_path(cache.path, _alias(name)).exists():
             return
         try:
@@ -336,7 +357,7 @@ class FeatureStore:
     def find_request(self, dataset: str, key: str) -> tuple[FeatureCache, list[str]] | None:
         """Return the cache and arrays that `FeatureCache.remember_request` noted under `key`.
 
-        None when there is no note, or notes in several caches: then the question has to be worked out.
+        None if no cache or several caches have such a note; the caller then works out the request.
         """
         found = []
         for folder in self.cache_folders(dataset):
@@ -348,7 +369,7 @@ class FeatureStore:
         return found[0] if len(found) == 1 else None
 
     def cache_folders(self, dataset: str | None = None) -> Iterator[Path]:
-        """Yield the folders of the caches, of one data set or all, sorted, without opening them."""
+        """Yield the folders of the caches over one data set or all, sorted, without opening them."""
         wanted = None if dataset is None else check_name(dataset, what="data set")
         for model in list_folder(self.root / "features"):
             if is_temporary(model.name):
@@ -361,7 +382,7 @@ class FeatureStore:
 
 
 def _alias(name: str) -> str:
-    """Key of the note that a cache was asked for under another model name."""
+    """Return the key of the note that a cache was asked for under another model name."""
     return f"model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 

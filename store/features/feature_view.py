@@ -19,7 +19,7 @@ from toptune.store.features.view_blocks import ViewBlocks
 
 
 class StoredFeatures(Protocol):
-    """What training knows of stored features: a `FeatureCache`, or a `FeatureView` of several."""
+    """Stored features as training reads them: a `FeatureCache`, or a `FeatureView` of several."""
 
     @property
     def name(self) -> str: ...
@@ -70,9 +70,9 @@ class FeatureView(FeatureIdentity):
     model, digest, recipe, backbone
         See `FeatureIdentity`; all parts share them.
     version : DatasetVersion
-        Which rows, and where they are.
+        Rows of the view, and the part that holds each row.
     caches : Mapping of str to FeatureCache
-        By part; a part that was never extracted has none.
+        Caches by part; a part that was never extracted has none.
     """
 
     version: DatasetVersion
@@ -121,7 +121,7 @@ class FeatureView(FeatureIdentity):
         return [self._spec(name) for name in sorted(names)]
 
     def array(self, name: str) -> ArraySpec:
-        """Return one array's spec: as of the first part, with the version's rows and the widest type.
+        """Return one array's spec: that of the first part, with the version's rows and the widest type.
 
         Raises
         ------
@@ -220,13 +220,13 @@ class FeatureView(FeatureIdentity):
         IncompleteError
             If a part lacks an array, or a unit that holds one of the rows is not done.
         CorruptError
-            If a file is damaged; names it.
+            If a file is damaged; the message names the file.
         """
         if isinstance(names, str) or not names or len(set(names)) != len(names):
             raise InputError(f"arrays {names!r} must be a list of different names")
         self._require(names)
         for name in names:
-            self._spec(name)  # of equal width in all parts
+            self._spec(name)  # This refuses arrays whose widths differ between the parts.
         wanted = np.arange(self.n_rows) if rows is None else row_numbers(rows, self.n_rows)
         owner, places = self.version.part[wanted], self.version.part_row[wanted]
         used = np.unique(owner).tolist() or [0]

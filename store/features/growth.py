@@ -25,24 +25,24 @@ Changed = Callable[[str, Rows, Rows], npt.NDArray[np.bool_]]
 # (name of a part, rows of the part, k rows now) -> the row of the part with the same bytes, or -1 (k,).
 Find = Callable[[str, Rows, Rows], Rows]
 
-# Each lost race means that another grower published something.
+# A race is lost only to another grower who published something.
 _ATTEMPTS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """What growing a data set does.
+    """Plan for the next version of a data set.
 
     Attributes
     ----------
     before : DatasetVersion
         The latest version until now.
     after : DatasetVersion
-        The version to be; `before` itself where nothing differs.
+        The next version; `before` itself where nothing differs.
     difference : Difference
-        Between the two.
+        Difference between the two versions.
     new_part : Manifest, optional
-        Images that no part holds yet: the last part of `after`.
+        Images that no part holds yet; they become the last part of `after`.
     """
 
     before: DatasetVersion
@@ -67,8 +67,8 @@ def grow(
 ) -> Growth:
     """Make a manifest the latest version of a data set; adopt the latest where nothing differs.
 
-    Of several growers at once each sees what the others published: nobody's version is lost, equal ones are
-    made once.
+    Several processes may grow a data set at once: each sees what the others published, no version is lost,
+    and equal versions are made once.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def grow(
         if growth.new_part is not None and not dataset_records.put_dataset(
             store.root, growth.after.parts[-1], growth.new_part, part_of=name
         ):
-            continue  # another grower's part: it may hold the very images
+            continue  # Another grower made the part, which may hold the very same images.
         if publish_version(store.root, growth.after):
             return growth
     raise ConflictError(
@@ -165,7 +165,7 @@ def plan_growth(
         names = [*names, part_name(before.dataset, _free_number(names))]
         part[unknown] = len(names) - 1
         part_row[unknown] = np.arange(len(unknown))
-    # Only the parts that are needed, in their order; a new one is the last.
+    # The version names only the parts that it needs, in their order; a new part is the last.
     used = np.unique(part)
     after = DatasetVersion(
         dataset=before.dataset,
@@ -187,7 +187,8 @@ def _matches(
 ) -> Iterator[tuple[str, Rows, Rows, npt.NDArray[np.int64]]]:
     """Yield, part by part, rows with a known id and size, their rows of the part, and their times there.
 
-    First as in the version before, then what is without a place in `part` by then, in the newest part.
+    Rows of the version before come first. Then every part, the newest first, is searched for the rows that
+    have no place in `part` yet.
     """
     rows, places = _same_images(before.manifest, manifest, np.arange(manifest.n_rows))
     for position, name in enumerate(before.parts):
@@ -203,7 +204,7 @@ def _matches(
         except CorruptError as error:
             if name in before.parts:
                 raise
-            logger.warning("part left out: %s", error)  # a grower died while it made it
+            logger.warning("part left out: %s", error)  # A grower died while making the part.
             continue
         rows, places = _same_images(old, manifest, left)
         yield name, rows, places, old.modified_ns[places]
@@ -227,7 +228,7 @@ def _moved(
         try:
             old = dataset_records.read_dataset(store.root, name)
         except CorruptError:
-            continue  # said already
+            continue  # `_matches` has logged the damage.
         lost = {*gone.get(name, []), *part_row[part == names.index(name)].tolist()}
         free = [row for row, each in enumerate(old.ids) if each not in ids and row not in lost]
         places = np.array(free, dtype=np.intp)
@@ -242,7 +243,7 @@ def _moved(
 
 
 def _same_images(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:
-    """Return those of some rows whose id and size are in `old`, and the rows there."""
+    """Return the rows whose id and size are in `old` too, and their rows there."""
     old_row = {name: row for row, name in enumerate(old.ids)}
     ids = new.ids
     places = np.array([old_row.get(ids[row], -1) for row in rows.tolist()], dtype=np.intp)
@@ -258,7 +259,7 @@ def _other_bytes(
     doubtful: npt.NDArray[np.bool_],
     changed: Changed | None,
 ) -> Rows:
-    """Return the rows among the doubtful ones that have other bytes than their places hold."""
+    """Return the doubtful rows whose bytes differ from those that were extracted at their places."""
     found = [np.zeros(0, dtype=np.intp)]
     for position, name in enumerate(names):
         rows = np.flatnonzero((part == position) & doubtful)

@@ -61,7 +61,7 @@ def last_use(cache: Path) -> datetime:
         values = unseal(USE_KIND, read_file(cache / USE_FILE), cache / USE_FILE)
         moments.append(datetime.fromisoformat(values["when"]))
     except (FileNotFoundError, StoreError, KeyError, ValueError):
-        pass  # never used, or not to be told: what follows is known of every cache
+        pass  # The cache was never used, or its note is damaged. The times below are known of every cache.
     for path in [cache / "cache.json", *list_folder(cache / "ledger")]:
         try:
             moments.append(datetime.fromtimestamp(path.stat().st_mtime, UTC))

@@ -1,4 +1,4 @@
-"""Digests of a data set's images, as read for extraction: what tells an unchanged image."""
+"""Digests of the images as they were read for extraction, by which an unchanged image is recognized."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 
 logger = logging.getLogger(__name__)
 
-# Why a row of a part failed whose image DATA no longer had, when its unit was completed for the others.
+# Reason of a failed row: its unit was completed for the sake of other rows when DATA had lost the image.
 GONE = "was no longer among the images when its unit was computed"
 
 
@@ -31,11 +31,11 @@ def known_digests(
     Parameters
     ----------
     caches : sequence of FeatureCache
-        What the first ones say counts.
+        Caches over the same rows; where several know a digest, the first one counts.
     n_rows : int
-        Of the data set or part.
+        Rows of the data set or part.
     needed : FeatureCache, optional
-        The one whose damage is an error; others that are damaged are left out.
+        The cache whose damage is an error; other damaged caches are left out.
 
     Returns
     -------
@@ -62,14 +62,14 @@ def known_digests(
 
 
 class KnownDigests:
-    """What `known_digests` collects, unit by unit as it is asked for, with memory of a unit a cache.
+    """The digests of `known_digests`, read when they are asked for; at most one unit of each cache is held.
 
     Parameters
     ----------
     caches : sequence of FeatureCache
-        What the first ones say counts.
+        Caches over the same rows; where several know a digest, the first one counts.
     needed : FeatureCache, optional
-        The one whose damage is an error; others that are damaged are left out.
+        The cache whose damage is an error; other damaged caches are left out.
     """
 
     def __init__(self, caches: Sequence[FeatureCache], *, needed: FeatureCache | None = None) -> None:

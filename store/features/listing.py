@@ -1,4 +1,4 @@
-"""What a store holds, in rows to print and in full."""
+"""Descriptions of what a store holds: in rows to print, and in full."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ class CacheSummary:
         ``<model>@<digest8>``.
     dataset : str
     version : int
-        Latest version of the data set, of which this row speaks.
+        Latest version of the data set; the other fields describe this version.
     parts : int
         Parts that hold its images: 1 unless it has grown.
     n_rows : int
@@ -55,7 +55,7 @@ class CacheSummary:
 
 
 def summarize(store: FeatureStore, *, dataset: str | None = None) -> list[CacheSummary]:
-    """Return one row a model and data set, sorted by them.
+    """Return a row for each model and data set, sorted by both.
 
     Ledger entries are counted, not read, so that a store of many units lists quickly.
     """
@@ -126,7 +126,7 @@ def describe(store: FeatureStore, features: FeatureCache | FeatureView) -> dict[
         for other in store.caches()
         if other.path != cache.path
         and (other.model == cache.model or other.dataset == cache.dataset)
-        # The same features of another part are no other features.
+        # A cache of another part in the same recipe belongs to the same features.
         and not (other.digest == cache.digest and _base(store, other) == _base(store, cache))
     ]
     return {

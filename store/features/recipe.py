@@ -71,7 +71,7 @@ class Recipe:
 
     def to_json(self) -> str:
         """Canonical text: equal recipes give equal bytes."""
-        # The text of a plain forward pass is that of the time before there were others.
+        # A plain forward pass is left out, so that recipes from before this field keep their digests.
         return canonical_json(
             {name: value for name, value in asdict(self).items() if name != "forward" or value}
         )

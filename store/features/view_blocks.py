@@ -1,4 +1,4 @@
-"""`ViewBlocks`: rows that several caches hold, in one order."""
+"""`ViewBlocks`: rows of several caches, read in one order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,20 +13,20 @@ from toptune.store.features.cache_blocks import CacheBlocks
 class ViewBlocks:
     """`Blocks` over rows of a `FeatureView`; made by `FeatureView.blocks`.
 
-    Each part is read from its beginning to its end along with the others, so that a unit is read once a pass
-    where the view keeps the part's order.
+    All parts are read side by side from beginning to end, so that a pass reads a unit once where the view
+    keeps the part's order.
 
     Parameters
     ----------
     pieces : sequence of CacheBlocks
-        The rows of each part, in the order in which the view has them.
+        Rows of each part, in the order of the view.
     owner : array (n,) of int
-        Which of the pieces has each row.
+        Position in `pieces` of each row's part.
 
     Attributes
     ----------
     columns : Mapping[str, slice]
-        Where the columns of each array stand.
+        Place of each array's columns.
     """
 
     def __init__(self, pieces: Sequence[CacheBlocks], owner: npt.NDArray[np.intp]) -> None:
@@ -50,7 +50,7 @@ class ViewBlocks:
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         row_bytes = max(1, self._shape[1] * self._dtype.itemsize)
-        # Every part holds a block at the same time, and together they are one.
+        # All parts hold rows at the same time, and together these rows make up one block.
         rows = block_rows or max(1, BLOCK_BYTES // row_bytes)
         streams = [_Stream(piece, max(1, rows // len(self._pieces))) for piece in self._pieces]
         for block in row_slices(self._shape, self._dtype, block_rows):
@@ -72,14 +72,14 @@ class ViewBlocks:
 
 
 class _Stream:
-    """Rows of some `Blocks` one after the other, in portions of any size."""
+    """Reads rows of `Blocks` one after the other, in portions of any size."""
 
     def __init__(self, blocks: Blocks, block_rows: int) -> None:
         self._values = (values for _, values in blocks.iterate(block_rows))
         self._held: npt.NDArray[Any] = np.empty((0, blocks.shape[1]), dtype=blocks.dtype)
 
     def read(self, places: npt.NDArray[np.intp], out: npt.NDArray[Any]) -> None:
-        """Put the next rows into these places of `out`."""
+        """Put the next rows into the given places of `out`."""
         done = 0
         while done < len(places):
             if not len(self._held):

@@ -1,4 +1,4 @@
-"""``toptune.json``: what says that a folder is a feature store, and of which version."""
+"""``toptune.json``: the file that makes a folder a feature store of one version."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def check_descriptor(root: Path) -> None:
     FormatVersionError
         If an older or a newer toptune made it.
     CorruptError
-        If its descriptor is damaged.
+        If the store's descriptor is damaged.
     """
     path = root / STORE_FILE
     try:
@@ -55,7 +55,7 @@ def check_descriptor(root: Path) -> None:
 
 
 def is_of_another_version(data: bytes) -> bool:
-    """Whether a descriptor says of itself that it is of a store, but not of this version."""
+    """Whether a descriptor is that of a store of another version."""
     try:
         content = json.loads(data)
         is_store, version = content["format"] == _KIND, content["version"]

@@ -11,7 +11,7 @@ from toptune.errors import CorruptError
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spare space, so that equal values give equal text."""
+    """Write JSON with sorted keys and without spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from toptune.errors import InputError
 
 TEMPORARY_PREFIX = ".tmp-"
-# 255 bytes is what file systems allow; the rest is for "@digest8" and endings.
+# File systems allow 255 bytes; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
 RANDOM = "random:"
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
@@ -23,20 +23,20 @@ def is_temporary(name: str) -> bool:
 def check_name(name: str, *, what: str) -> str:
     """Return `name` in Unicode form NFC, or refuse it.
 
-    Spaces and letters of any script are fine. A name is one path component: it cannot climb out of
-    the store, hide itself, or look like another one through invisible characters.
+    Spaces and letters of any script are fine. A name is one component of a path: it must not lead out of the
+    store, be hidden, or look like another name through invisible characters.
 
     Parameters
     ----------
     name : str
         A data set's, model's or array's name.
     what : str
-        What the name is for, as it stands in the message: ``"data set"``.
+        Noun for the message, such as ``"data set"``.
 
     Raises
     ------
     InputError
-        If the name cannot be used; the message says why.
+        If the name cannot be used; the message gives the reason.
     """
     normal = unicodedata.normalize("NFC", name)
     reason = _objection(normal)

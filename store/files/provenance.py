@@ -1,4 +1,4 @@
-"""Who made something, when and where: recorded beside the numbers, never part of their identity."""
+"""Who made a file, when and where: recorded beside the numbers, and never part of a recipe."""
 
 import getpass
 import importlib.metadata
@@ -21,7 +21,7 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
-        return f"uid {os.getuid()}"  # containers run as users that no database knows
+        return f"uid {os.getuid()}"  # Containers run as users that no database knows.
 
 
 def _version() -> str:

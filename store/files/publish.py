@@ -1,4 +1,4 @@
-"""Publish a file among other writers: ours appears, or the sound one that is there is adopted."""
+"""Publish a file among other writers: ours appears, or a sound file that is there is adopted."""
 
 import logging
 from collections.abc import Callable
@@ -14,17 +14,19 @@ _ATTEMPTS = 8
 
 
 def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes:
-    """Publish `data` as `path` and return what then stands there.
+    """Publish `data` as `path` and return the content that then stands there.
 
-    For files that no ledger entry names yet. That such a file exists means nothing: it stays if it
-    is sound, and is written again if it is not.
+    This is for files that no ledger entry names yet, so that nobody relies on a file that exists: a sound one
+    stays, and a damaged one is written again.
 
     Parameters
     ----------
     path : Path
+        Name of the file.
     data : bytes
+        The whole content.
     is_sound : callable
-        Whether other content found there is complete and undamaged.
+        Says whether other content found there is complete and undamaged.
 
     Raises
     ------

@@ -11,7 +11,7 @@ def read_file(path: Path) -> bytes:
     Raises
     ------
     FileNotFoundError
-        If there is none: what that means, only the caller knows.
+        If there is no such file; only the caller knows what that means.
     StoreError
         If the system refuses for another reason, such as permissions.
     """
@@ -26,7 +26,7 @@ def read_file(path: Path) -> bytes:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """List what is in a folder, sorted by name; nothing if it is gone, perhaps since a moment ago.
+    """List what is in a folder, sorted by name; empty if the folder is gone.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`ObjectPath`: a place in an S3 bucket with the part of `pathlib.Path` that a store needs.
+"""`ObjectPath`: a path in an S3 bucket, with the part of `pathlib.Path` that a store needs.
 
 Objects are reached through obstore. Buckets have no folders: a folder is there while an object lies below it.
 """
@@ -47,9 +47,9 @@ FileStatus = os.stat_result | ObjectStatus
 
 
 class ObjectPath(PosixPath):
-    """``s3://bucket/key`` as a path; a `Path` so that all of the store takes it.
+    """``s3://bucket/key`` as a path: a `Path`, so that all of the store takes it.
 
-    What would touch this machine's disk raises: `os` functions refuse it.
+    Methods that would touch this machine's disk raise, and functions of `os` refuse such a path.
     """
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ class ObjectPath(PosixPath):
             return bytes(obstore.get_range(self.bucket, self.key, start=start, length=length))
 
     def read_ranges(self, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        """Return several parts of the object's content; near ones come with one request."""
+        """Return several parts of the object's content; parts near each other come with one request."""
         import obstore
 
         with explained(self):
@@ -167,7 +167,7 @@ class ObjectPath(PosixPath):
             for batch in obstore.list(self.bucket, prefix=self.key or None):
                 for meta in batch:
                     if not meta["size"]:
-                        continue  # "folder/", as web pages make them; a store has no empty files
+                        continue  # Web pages make such objects, "folder/"; a store has no empty files.
                     yield ObjectPath("/", self.parts[1], meta["path"]), _status(meta)
 
     def _children(self) -> Iterator["ObjectPath"]:
@@ -218,7 +218,7 @@ def _bucket(name: str, settings: frozenset[tuple[str, str]]) -> "S3Store":
     return S3Store(
         name,
         client_options={
-            # Keys and features in the clear only where the user wrote so.
+            # Without TLS only where the user wrote http:// in the endpoint.
             "allow_http": dict(settings).get("AWS_ENDPOINT_URL", "").startswith("http://"),
             "timeout": _TIMEOUT,
             "connect_timeout": "5s",

@@ -1,4 +1,4 @@
-"""JSON files that notice when a bit of them changes: each carries the digest of the rest."""
+"""JSON files that carry a digest of themselves, so that a changed bit is noticed."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
     Parameters
     ----------
     kind : str
-        The format expected.
+        The expected format.
     data : bytes
-        The file's content.
+        Content of the file.
     path : Path
-        Named in messages only.
+        Name of the file, for messages.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
     if found_kind != kind:
         raise CorruptError(f"{path} is a {found_kind!r} file where a {kind!r} file should be", path)
     check_version(version, path)
-    # Compared as bytes, so that nothing that parses to the same values slips through.
+    # Bytes are compared, because other bytes may parse to the same values.
     expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     if digest != expected or _render(content, expected) != data:
         raise CorruptError(f"{path} is damaged: its content does not match its own digest", path)
@@ -67,9 +67,9 @@ def unseal_record(kind: str, record: type[Record], data: bytes, path: Path) -> R
 
 
 def is_newer(data: bytes) -> bool:
-    """Whether a file is whole and of a later version: to be left to the toptune that wrote it.
+    """Whether a file is whole and of a later version, so that only the toptune that wrote it may change it.
 
-    A version that was merely damaged does not match the file's own digest.
+    A damaged version number does not match the file's own digest.
     """
     try:
         content = json.loads(data)

@@ -1,4 +1,4 @@
-"""What `verify` asks of data sets: of their manifests, their versions and the parts that these name."""
+"""Checks of data sets for `verify`: manifests, versions, and the parts that versions name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def dataset_files(root: Path, name: str) -> list[Path]:
         try:
             files.append(rows_path(root, name, version_record(root, name, number).rows_sha256))
         except StoreError:
-            continue  # the record is to blame, and its rows are left over until it is repaired
+            continue  # The record is blamed elsewhere; until it is repaired, nothing names its rows.
     return files
 
 
@@ -49,7 +49,7 @@ def dataset_damage(root: Path, name: str) -> Iterator[tuple[Path, object]]:
 
 
 def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, object]]:
-    """Check a version's record and rows, and that its parts hold the images that it says."""
+    """Check a version's record and rows, and that its parts hold the images that the version names."""
     path = version_path(root, name, number)
     try:
         rows = rows_path(root, name, version_record(root, name, number).rows_sha256)
@@ -69,9 +69,9 @@ def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, 
             yield dataset_records.dataset_folder(root, part), error
             continue
         except StoreError:
-            continue  # blamed itself
+            continue  # The check of the part blames its file.
         there = version.part_row[mine]
-        # By size: an image that was moved has another id since.
+        # Images are told by their sizes, because an image that was moved has another id since.
         if there.max(initial=-1) >= manifest.n_rows or not np.array_equal(
             manifest.sizes[there], version.manifest.sizes[mine]
         ):

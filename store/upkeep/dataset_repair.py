@@ -1,4 +1,4 @@
-"""Repair of data sets that grew: parts and versions are made again from each other where that is certain."""
+"""Repair of data sets that grew: parts and versions are made again from each other where no doubt remains."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def rebuild_part(root: Path, part: str) -> bool:
     Returns
     -------
     bool
-        Whether together they name every row, and the images are those that the part's features belong to.
+        Whether the part was rebuilt: the versions name every row of the part, and the images are those of the
+        part's features.
     """
     base = dataset_records.base_of(root, part) or part
     rows: dict[int, tuple[int, int]] = {}
@@ -46,7 +47,7 @@ def rebuild_part(root: Path, part: str) -> bool:
         except StoreError:
             continue
         for row in version.rows_of(part).tolist():
-            # The oldest version that has it knows the label with which it was registered.
+            # The oldest version with an image has the label with which the image was registered.
             rows.setdefault(int(version.part_row[row]), (len(tables), row))
         tables.append(version.manifest.table)
     digests = _known_images(root, part)
@@ -66,7 +67,7 @@ def rebuild_part(root: Path, part: str) -> bool:
 
 
 def _known_images(root: Path, part: str) -> set[str]:
-    """Collect what the part's record, or the caches over it, say which images it holds."""
+    """Collect the digests of the part's images, from the part's record or else from the caches over it."""
     try:
         return {dataset_records.read_record(root, part).pictures_sha256}
     except StoreError:
@@ -99,7 +100,7 @@ def mend_version(root: Path, dataset: str, file: Path) -> str:
         number = next((each for each in numbers[1:] if _rows_of(root, dataset, each) == file), 0)
     if number != numbers[-1]:
         return "left"
-    # Kept as leftovers for a while, because they may be all that somebody has of their labels.
+    # The files stay as leftovers for a while, because they may be the only copy of somebody's labels.
     for path in (version_path(root, dataset, number), file):
         if path.exists():
             place_at(path.with_name(f"{TEMPORARY_PREFIX}{path.name}")).replace(path.read_bytes())

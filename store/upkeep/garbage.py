@@ -1,4 +1,4 @@
-"""Garbage of a store: leftovers of writers that died, and caches that nobody used for long."""
+"""Garbage of a store: leftovers of writers that died, and caches that nobody has used for long."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,9 +32,9 @@ class Garbage:
     path : str
         File or folder.
     reason : str
-        Why it is not needed.
+        Why nobody needs it.
     n_bytes : int
-        Its size.
+        Size of the file or folder.
     cache : str
         ``<model>@<digest8>`` where a whole cache is evicted, otherwise empty.
     """
@@ -66,14 +66,14 @@ def find_garbage(
     ----------
     store : FeatureStore
     grace : timedelta
-        Younger leftovers are spared: they may be a writer's at work.
+        Age below which leftovers are spared, because they may belong to a writer at work.
     older_than : timedelta, optional
-        Evict caches that were last used longer ago.
+        Evict caches whose last use is longer ago.
     keep : int, optional
         Never evict the `keep` caches used last; without `older_than`, evict all others. The caches of the
         parts of a data set that grew count as one.
     now : datetime, optional
-        The present, by default the clock's.
+        The present; by default the time of the clock.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def _evictions(
 ) -> Iterator[Garbage]:
     if older_than is None and keep is None:
         return
-    # What was extracted from a data set that grew is used as a whole, and goes as a whole.
+    # The caches of the parts of a data set that grew are used together, and go together.
     families: dict[tuple[str, str], list[FeatureCache]] = {}
     for cache in store.caches():
         if not cache.recipe.is_imported:  # Only `rm` removes what cannot be extracted again.
@@ -166,7 +166,7 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
     try:
         records = [version_record(root, dataset, number) for number in version_numbers(root, dataset)[1:]]
     except StoreError:
-        return  # damaged: `repair` comes first, and may need them
+        return  # A record is damaged: `repair` comes first, and may need these rows.
     named = {record.rows_sha256 for record in records}
     for path in version_path(root, dataset, 2).parent.glob("*.parquet"):
         if path.stem not in named:
@@ -198,7 +198,7 @@ def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
     try:
         spec = read_array(folder, name)
     except (StoreError, FileNotFoundError):
-        return  # damaged: `repair` comes first
+        return  # The array is damaged: `repair` comes first.
     units = recorded_units(folder / "ledger" / name, count_units(spec.n_rows, spec.unit_rows))
     for path in sorted((folder / name).rglob("*")):
         unit = format_of(spec.format).unit_of(path.relative_to(folder / name).parts)
@@ -207,7 +207,7 @@ def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
 
 
 def _changed(path: Path) -> float:
-    """Return when a file, or the latest thing in a folder, was last changed or renamed, in seconds."""
+    """Return when a file, or anything in a folder, was last changed or renamed, in seconds."""
     times = []
     for each in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else [])]:
         try:

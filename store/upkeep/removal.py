@@ -1,4 +1,4 @@
-"""Taking arrays, caches and data sets out of a store."""
+"""Remove arrays, caches and data sets from a store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ from toptune.store.files.place import check_inside, place_at
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What `remove` is going to take away; JSON values only.
+    """Plan of a removal; JSON values only.
 
     Attributes
     ----------
     dataset : str
+        Name of the data set.
     caches : tuple of str
-        ``<model>@<digest8>`` of the caches concerned.
+        Names of the caches, ``<model>@<digest8>``.
     arrays : tuple of str
-        Arrays to take out of the one cache; empty where whole caches go.
+        Arrays to remove from the one cache; empty where whole caches go.
     is_whole : bool
         Whether the data set itself goes.
     n_bytes : int
@@ -58,7 +59,7 @@ class Removal:
 def plan_removal(
     store: FeatureStore, *, dataset: str, model: str | None = None, layers: Sequence[str] | None = None
 ) -> Removal:
-    """Work out what a removal takes away.
+    """Plan a removal, changing nothing.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def _folders_of(store: FeatureStore, model: str, parts: Sequence[str]) -> list[P
     found = [each for part in parts for each in store.find_folders(model, part)]
     digests = {split_folder(each)[1] for each in found}
     if len(digests) != 1:
-        # Only a sound store can say what is there, or how several differ.
+        # None or several: the error says what is there, or how the caches differ.
         digests = {store.features(model, parts[0]).digest[:8]}
     (digest8,) = digests
     return [each for part in parts for each in store.cache_folders(part) if split_folder(each)[1] == digest8]
@@ -136,8 +137,8 @@ def _recorded(folders: Sequence[Path]) -> list[str]:
 def remove(store: FeatureStore, removal: Removal) -> None:
     """Carry out a removal.
 
-    Each cache disappears in one step before its bytes are freed, caches before their data set. Whoever
-    reads it at that moment gets an error, never other numbers.
+    Each cache disappears in one step before its bytes are freed, and caches go before their data set. Who
+    reads at that moment gets an error, and never other numbers.
 
     Raises
     ------
@@ -155,7 +156,7 @@ def remove(store: FeatureStore, removal: Removal) -> None:
         if not removal.arrays:
             place_at(features / name).remove_if_empty()  # unless other data sets have features of this model
     if removal.is_whole:
-        # The parts last: without the versions nothing names them.
+        # The parts go last: without the versions nothing names them.
         for part in (removal.dataset, *removal.parts):
             folder = dataset_records.dataset_folder(store.root, part)
             if folder.is_dir():
@@ -171,13 +172,13 @@ def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
     ----------
     cache : FeatureCache
     names : sequence of str
-        ``<tap>.<pooling>``; those that are not there are passed over.
+        Names of the arrays, ``<tap>.<pooling>``; names that are not there are passed over.
     """
     _take_out(cache.path, names)
 
 
 def _take_out(cache: Path, names: Sequence[str]) -> None:
-    """Remove arrays, each one's ledger first: a kill leaves them incomplete and never wrong."""
+    """Remove arrays, the ledger of each first, so that a kill leaves them incomplete and never wrong."""
     others = [name for name in recorded_names(cache) if name not in names and name != CONTENT_ARRAY]
     for name in [*names, *([] if others else [CONTENT_ARRAY])]:
         for folder in (cache / "ledger" / name, cache / name):

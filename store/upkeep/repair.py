@@ -1,4 +1,4 @@
-"""Repair a store: what can be rebuilt is rebuilt, damaged units are dropped for extract to compute again."""
+"""Repair a store: rebuild records where possible, and drop damaged units, which extract computes again."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from toptune.store.files.sealed import is_newer, unseal_record
 from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.upkeep.verification import verify
 
-# Each round may uncover what a damaged record hid: the descriptor, then a recipe, an array's record, units.
+# A round may uncover damage that a damaged record hid: a descriptor, a recipe, an array's record, units.
 _ROUNDS = 4
 
 
@@ -34,13 +34,13 @@ class RepairReport:
     dropped : dict of str to list of int
         ``<model>@<digest8>/<dataset>/<array>`` to the units that were damaged; extract computes them again.
     dropped_arrays : tuple of str
-        Arrays dropped as a whole, because nothing tells any more how they are cut.
+        Arrays dropped as a whole, because both files that describe them are damaged.
     dropped_datasets : tuple of str
         Data sets whose manifest is to be registered again by extract.
     dropped_versions : tuple of str
         Latest versions of data sets that grew which extract with ``--update`` makes again.
     rebuilt, removed : tuple of str
-        Files made again from what others say, and hints that nothing depends on.
+        Files made again from other files, and hints, on which nothing depends.
     left : tuple of (path, reason)
         What could not be repaired, with the next step.
     missing : dict of str to list of int
@@ -150,7 +150,7 @@ class _Repair:
         """Write ``toptune.json`` again; its content is always the same."""
         path = self.root / STORE_FILE
         if not any((self.root / part).is_dir() for part in ("datasets", "features")):
-            return  # opening says what is wrong
+            return  # This is no store; opening it says so.
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -169,7 +169,7 @@ class _Repair:
             self.left[str(path)] = f"{reason}; ask its owner for permission to read it"
             return
         except OSError:
-            data = b""  # a bad sector: as good as gone
+            data = b""  # A bad sector: the file is as good as gone.
         if path.suffix == ".json" and is_newer(data):
             self.left[str(path)] = f"{reason}; a newer toptune wrote it"
             return
@@ -202,7 +202,7 @@ class _Repair:
         if len(parts) == 3 and parts[0] == "features":
             step = "run extract again, which registers the data set"
             if parts[2] in self.dropped_datasets:
-                return  # that is said already
+                return  # The report names the data set already.
         elif len(parts) == 4:
             step = f"restore it from a copy, or store rm --model {parts[1]} --dataset {parts[2]} and extract"
         else:
@@ -212,7 +212,7 @@ class _Repair:
     def dataset(self, name: str, path: Path, reason: str) -> None:
         """Move a damaged manifest out of the way; extract registers it anew, and finds the caches again.
 
-        That of a part is made again from the versions instead, which name its rows.
+        The manifest of a part is made again from the versions, which name the part's rows.
         """
         if is_grown(self.root, name):
             if rebuild_part(self.root, name):
@@ -223,7 +223,7 @@ class _Repair:
                 step = f"restore it from a copy, or store rm --dataset {base} and extract"
                 self.left[str(path)] = f"{reason}; {step}"
         elif name not in self.dropped_datasets:
-            # Kept as a leftover for now, because it may be all that somebody has of their labels.
+            # The folder stays as a leftover for a while: it may be the only copy of somebody's labels.
             place_at(dataset_records.dataset_folder(self.root, name)).hide_folder()
             self.dropped_datasets.append(name)
 
@@ -266,13 +266,13 @@ class _Repair:
         try:
             cache = open_cache(self.root, folder)
         except StoreError:
-            return  # its own records are blamed first
+            return  # The cache's own records are blamed and repaired first.
         try:
             read_array(folder, name)
         except (StoreError, FileNotFoundError):
             pass
         else:
-            return  # somebody was faster, or both files of it were blamed
+            return  # Another process repaired the array, or both of its files were blamed.
         restored = restore_array(
             folder, name, n_rows=cache.n_rows, unit_rows=cache.unit_rows, format=cache.format
         )

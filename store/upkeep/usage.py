@@ -20,12 +20,12 @@ class Usage:
     Attributes
     ----------
     dataset, cache : str
-        Whose files, those of a data set's parts included; empty where they belong to the store itself, or to
-        the data set as such.
+        Owner of the files, a data set's parts included; empty where the files belong to the store itself, or
+        to the data set as such.
     part : str
         An array's name, or ``(manifest)``, ``(bookkeeping)`` (records, ledger, hints), ``(leftovers)``.
     n_files, n_bytes : int
-        Files and their sizes.
+        Number of files, and the sum of their sizes.
     """
 
     dataset: str

@@ -32,7 +32,7 @@ class VerifyReport:
     Attributes
     ----------
     damaged : tuple of (path, reason)
-        Files that differ from what was committed, or are gone.
+        Files that are gone or differ from what was committed.
     missing : dict of str to list of int
         ``<model>@<digest8>/<dataset>/<array>`` to the units that are not done.
     missing_before : dict of str to list of int
@@ -88,14 +88,31 @@ def verify(target: FeatureStore | FeatureCache, *, deep: bool = False) -> Verify
     Parameters
     ----------
     target : FeatureStore or FeatureCache
+        What to check.
     deep : bool
-        Read every byte of the shards and compare checksums; otherwise their sizes only. All other files
-        are compared with their digests in any case.
+        Read every byte of the units and compare checksums; otherwise only the units' sizes are compared. All
+        other files are compared with their digests in any case.
 
     Returns
     -------
     VerifyReport
-        Damage is reported, not raised.
+        The damage found; damage is never raised.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from toptune.store import FeatureStore, import_features, verify
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = FeatureStore.create(folder)
+    ...     cache = import_features(store, {"last": np.eye(3)}, dataset="pets", model="mine")
+    ...     sound = verify(store, deep=True)
+    ...     cache.shard_path("last.imported", 0).unlink()
+    ...     damaged = verify(store)
+    >>> sound.exit_code, sound.damaged
+    (0, ())
+    >>> damaged.exit_code, [reason for _, reason in damaged.damaged]
+    (1, ['is gone although the ledger names it'])
     """
     walk = _Walk(target.root, deep=deep)
     if isinstance(target, FeatureCache):
@@ -199,7 +216,7 @@ class _Walk:
             if not is_temporary(array.name):
                 self.array(cache, array)
         if not recorded_names(folder):
-            # Made by a writer that stopped before its first array.
+            # The writer of this cache stopped before its first array.
             self.note_missing(f"{cache.name}/{cache.dataset}", cache, list(range(cache.n_units)))
 
     def requests(self, folder: Path) -> None:
@@ -266,7 +283,7 @@ class _Walk:
         return entries
 
     def single(self, cache: FeatureCache, name: str, unit: int, entries: dict[int, LedgerEntry]) -> None:
-        """Read an entry of its own, which counts more than a packed one."""
+        """Read the entry in a unit's own file, which counts more than a packed one."""
         path = cache.entry_path(name, unit)
         entries.pop(unit, None)
         try:
