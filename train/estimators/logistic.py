@@ -15,7 +15,7 @@ from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.logistic.fit import MAX_ITERATIONS, TOLERANCE, convergence_notes
 from toptune.train.logistic.log_loss import NO_FOLD, LogisticRows
-from toptune.train.logistic.path import follow
+from toptune.train.logistic.path import RowSample, follow
 from toptune.train.logistic.plan import logistic_block_rows, sample_rows_for
 from toptune.train.logistic.selection import choose_penalty
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
@@ -119,15 +119,17 @@ class StreamingLogisticClassifier(ScoredClassifier):
         problem = LogisticRows(features, None)
         # The preconditioner stands for all rows, so the sample is uniform.
         drawn = np.sort(np.random.default_rng(given.seed).permutation(n)[: _sample_rows(n, features.rank)])
-        sample = features.sample(drawn) - problem.feature_mean
-        sample_weights = torch.from_numpy(rows.weights[drawn]).to(given.device)
+        sample = RowSample(
+            features.sample(drawn) - problem.feature_mean,
+            torch.from_numpy(rows.weights[drawn]).to(given.device),
+        )
         seconds, start = {"setup": given.seconds}, time.perf_counter()
-        selection = choose_penalty(problem, grid_of(self.penalty, "penalty"), sample, sample_weights)
+        selection = choose_penalty(problem, grid_of(self.penalty, "penalty"), sample)
         n_selection = problem.n_evaluations
         seconds["path"], start = time.perf_counter() - start, time.perf_counter()
         (found,) = follow(
             problem, [selection.penalty], folds=[NO_FOLD], starts=[torch.stack(selection.points).mean(dim=0)],
-            sample=sample, sample_weights=sample_weights, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
+            sample=sample, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
         )  # fmt: skip
         seconds["fit"] = time.perf_counter() - start
         seconds["total"] = sum(seconds.values())

@@ -92,6 +92,8 @@ def compare(
     if not np.isfinite(totals).any():
         raise NumericalError("no penalty gave a positive definite system; raise the penalties")
     table = []
+    # Penalties of the table are absolute: relative ones in units of the variance of the columns kept on all
+    # rows.
     variances = moments.without(None).variances
     for at, rule in enumerate(rules):
         unit = float(variances[torch.from_numpy(ranking.columns(rule, None)).to(variances.device)].sum())
@@ -179,6 +181,7 @@ def _best_rules(errors: npt.NDArray[np.float64], rules: Sequence[Rule]) -> list[
     Two more are always among them, so that selection is compared with no selection: all columns, and the last
     layer alone.
     """
+    # A rule without a finite error has no fit, and is never a finalist.
     least = np.nan_to_num(errors.sum(axis=2), nan=np.inf).min(axis=1)
     ranks = np.argsort(np.argsort(least, kind="stable"))
     return [

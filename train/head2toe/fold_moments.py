@@ -118,6 +118,7 @@ class SubsetSums:
             Coefficients, the intercept last.
         """
         of = _and_intercept(columns, self.sums)
+        # Only the rows and columns of the selection are subtracted: k^2 numbers instead of d^2.
         moments = GramMoments.of(
             _block(self.total.gram[0], of) - _block(self.sums.gram[fold], of),
             self.total.cross[0, of] - self.sums.cross[fold, of],
@@ -180,6 +181,8 @@ class SummedFolds:
     def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
         d = self.rows.blocks.shape[1]
         shape = (self.rows.n_folds, d + 1, self.rows.n_classes)
+        # Coefficients of the columns kept are spread over all columns, so that one pass scores every
+        # finalist.
         betas = []
         for finalist in finalists:
             beta = torch.zeros(shape, dtype=torch.float64, device=self.device)

@@ -86,6 +86,8 @@ def squared_path(
             at = max(c, _RATIO * at)
             goal = tolerance if at == c else _LOOSE
             while n_steps < max_steps:
+                # The optimality conditions of all columns: a column that is 0 may stay out if its gradient is
+                # short.
                 active = torch.nonzero((group_norms(weights) > 0) | (group_norms(gradient) > at))[:, 0]
                 found, steps = _descend(moments, active, weights[active], at, goal, max_steps - n_steps)
                 n_steps += steps

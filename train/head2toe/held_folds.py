@@ -40,8 +40,10 @@ class SelectedKernel:
 
     def of(self, columns: Columns) -> Tensor:
         """Return ``X_A X_A^T`` (n, n) for the columns A; the result is overwritten by the next call."""
+        # X_B X_B^T = X_A X_A^T + the products of columns that join - those of columns that leave.
         joining = np.setdiff1d(columns, self._columns, assume_unique=True)
         leaving = np.setdiff1d(self._columns, columns, assume_unique=True)
+        # More changes than columns: starting anew is cheaper, and drops the rounding gathered so far.
         if len(joining) + len(leaving) >= len(columns):
             self._kernel.zero_()
             joining, leaving = columns, leaving[:0]
@@ -91,6 +93,7 @@ class HeldFolds:
     @classmethod
     def over(cls, rows: TrainingRows, *, block_rows: int, device: torch.device) -> "HeldFolds":
         """Read the rows in one pass."""
+        # With rows ordered by fold, a fold is a slice and needs no copy.
         order = np.argsort(rows.folds, kind="stable")
         place = torch.from_numpy(np.argsort(order)).to(device)
         read = torch.empty(rows.blocks.shape, dtype=torch.float64, device=device)
@@ -120,6 +123,8 @@ class HeldFolds:
         if max(map(len, columns)) > len(self.weights) - max(stop - start for start, stop in self.bounds):
             # More columns than rows in a fit: the dual system is the smaller one.
             return lambda fold, penalties: self._by_kernel(fold, columns[fold], penalties, is_relative)
+        # Selections without different folds have most columns in common, so their sums over every fold are
+        # shared.
         among = np.unique(np.concatenate(columns))
         if (len(self.bounds) + 1) * len(among) ** 2 > SHARED_SUMS * self.values.numel():
             return lambda fold, penalties: self._by_gram(fold, columns[fold], penalties, is_relative)

@@ -163,6 +163,7 @@ class RowMoments:
         return torch.addr((some * self.shares) @ some.T, offset, offset, alpha=-1)
 
     def product(self, columns: Tensor, weights: Tensor) -> Tensor:
+        # X^T (X_A W) by products with the rows; the d x d matrix is never formed.
         scores = (weights.T @ self.values[columns]).mul_(self.shares)
         return torch.addr(self.values @ scores.T, self.offset, self.offset[columns] @ weights, alpha=-1)
 

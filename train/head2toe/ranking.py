@@ -54,6 +54,7 @@ class Ranking:
             assert self.layers.last is not None
             return self.layers.last
         if (rule, fold) not in self._known:
+            # Every rule is asked for once per fold by the comparison and again by the report.
             point = self.paths[-1 if fold is None else fold][rule.share or 0]
             self._known[rule, fold] = choose_columns(
                 point.scores, rule.fraction, self.layers, selection=self.selection

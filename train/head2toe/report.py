@@ -196,6 +196,7 @@ def head2toe_report(
     n, d = rows.blocks.shape
     rule, chosen = comparison.rule, comparison.chosen
     accuracy, log_loss = final.left_out or (chosen.accuracy, chosen.log_loss)
+    # The worst of all group lassos: a ranking is no better than the fit that it comes from.
     residual = max(point.residual for path in ranking.paths for point in path)
     tolerance = gram_path.TOLERANCE if solver == "gram" else softmax_path.TOLERANCE
     edges = edge_notes(chosen, comparison.table, [])

@@ -1,7 +1,6 @@
 """`Blocks` of some columns, or of some rows, of other `Blocks`."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,21 +35,22 @@ class SelectedBlocks:
         return (self.blocks.shape[0], len(self.columns))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.generic]:
         return self.blocks.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
         """Yield ``(rows, values)`` of the chosen columns."""
         for rows, values in self.blocks.iterate(block_rows):
             check_finite(values, start=rows.start)
             yield rows, self._of(values)
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.generic]:
         """Return the chosen columns of some rows."""
         return self._of(self.blocks.take(rows))
 
-    def _of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _of(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Pick the chosen columns of values (b, d), divided by the lengths of their layers if asked for."""
+        # A copy, which may be divided in place.
         kept = values[:, self.columns]
         if self.kept_dims is None:
             return kept
@@ -84,14 +84,14 @@ class SomeRows:
         return (len(self.rows), self.blocks.shape[1])
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.generic]:
         return self.blocks.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
         """Yield ``(rows, values)``, the rows counted in the view."""
         for where in row_slices(self.shape, self.dtype, block_rows):
             yield where, self.blocks.take(self.rows[where])
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.generic]:
         """Return the values of some rows, counted in the view."""
         return self.blocks.take(self.rows[row_numbers(rows, len(self.rows))])

@@ -53,6 +53,7 @@ def softmax_path(
     weights = _problem_weights(rows)
     losses, gradients = _pass(rows, read, weights, None)
     largest = [float(group_norms(gradient).max()) for gradient in gradients]
+    # At c = `largest` W is 0, so the path begins there.
     starts = [torch.zeros_like(gradient) for gradient in gradients]
     # The Hessian of a softmax is at most 1/2 (Boehning 1992), so that of the loss is at most half the mean
     # ||x||^2.
@@ -66,6 +67,7 @@ def softmax_path(
             for start, most in zip(starts, largest, strict=True)
         ]
         n_passes = [0] * len(descents)
+        # Folds that are done drop out of the pass; the others share it.
         while going := [
             at for at, each in enumerate(descents) if not each.is_done and n_passes[at] < max_passes
         ]:
@@ -123,6 +125,7 @@ def _pass(
         truth = codes[where, None, None].expand(-1, n_problems, 1)
         share = weights[where, :, None]
         losses -= (logs.gather(2, truth) * share)[..., 0].double().sum(dim=0).cpu()
+        # p - y, in the memory of the log-probabilities.
         errors = logs.exp_().scatter_add_(2, truth, values.new_full((1, 1, 1), -1.0).expand_as(truth))
         gradients.addmm_(values.T, (errors * share).reshape(len(values), -1))
     assert gradients is not None

@@ -145,6 +145,7 @@ class Matern(Radial):
 
     def of_squared_distances(self, squared: Tensor) -> Tensor:
         r = squared.mul_(2 * self.nu / self.sigma**2).sqrt_()
+        # For these values of nu the Bessel function of the general form is a polynomial times an exponential.
         decay = torch.exp(-r)
         if self.nu == 0.5:
             return decay

@@ -220,6 +220,7 @@ class NystromMaps:
     def basis(self, rows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
         blocks = kernel_blocks([self.kernels[index] for index in wanted], rows, self.reference)
         for index, block in zip(wanted, blocks, strict=True):
+            # Picking columns copies the block, so a block that is needed whole is passed on as it is.
             chosen = block if self.whitenings[index].is_whole else block[:, self.kept[index]]
             yield chosen.double()
 

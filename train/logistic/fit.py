@@ -16,7 +16,7 @@ from toptune.train.kernels.kernels import Linear, Radial
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.kernels.whitening import Whitening
 from toptune.train.logistic.log_loss import NO_FOLD, LogisticRows
-from toptune.train.logistic.path import Stop, follow
+from toptune.train.logistic.path import RowSample, Stop, follow
 from toptune.train.logistic.plan import LogisticPlan, logistic_block_rows, sample_rows_for
 from toptune.train.logistic.selection import Chosen, choose_penalty
 from toptune.train.passes.kernel_rows import KernelRows
@@ -85,14 +85,13 @@ class Problem:
     maps : NystromMaps
         One map.
     rows : LogisticRows
-    sample, sample_weights : Tensor of float64, shapes (s, r) and (s,)
-        Centered features of some rows and their weights, of which the preconditioner is made.
+    sample : RowSample
+        Rows of which the preconditioner is made.
     """
 
     maps: NystromMaps
     rows: LogisticRows
-    sample: Tensor
-    sample_weights: Tensor
+    sample: RowSample
 
     @classmethod
     def of(
@@ -134,8 +133,7 @@ class Problem:
         return cls(
             maps=maps,
             rows=logistic_rows,
-            sample=sample,
-            sample_weights=torch.from_numpy(rows.weights[drawn]).to(device),
+            sample=RowSample(sample, torch.from_numpy(rows.weights[drawn]).to(device)),
         )
 
 
@@ -205,7 +203,7 @@ def fit_logistic(
         problem = Problem.of(
             rows, width.maps, n_fits=rows.n_folds, is_cached=plan.is_selection_cached, seed=seed
         )
-        chosen = choose_penalty(problem.rows, penalties, problem.sample, problem.sample_weights)
+        chosen = choose_penalty(problem.rows, penalties, problem.sample)
     n_passes, n_selection = width.n_passes, problem.rows.n_evaluations
     with watch.phase("fit"):
         # The mean over the folds is close to the solution on all rows.
@@ -220,9 +218,14 @@ def fit_logistic(
             point = _projected(problem, old_centers, dual, constant)
         before = problem.rows.n_evaluations
         (found,) = follow(
-            problem.rows, [chosen.penalty], folds=[NO_FOLD], starts=[point], sample=problem.sample,
-            sample_weights=problem.sample_weights, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
-        )  # fmt: skip
+            problem.rows,
+            [chosen.penalty],
+            folds=[NO_FOLD],
+            starts=[point],
+            sample=problem.sample,
+            tolerance=TOLERANCE,
+            max_iterations=MAX_ITERATIONS,
+        )
         kept, dual, intercept = _dual(problem, found.points[0])
     seconds["total"] = sum(seconds.values())
     jitter = max(found.jitter, chosen.jitter)

@@ -116,6 +116,7 @@ class LogisticRows:
             Fold that each point's fit leaves out; `NO_FOLD` where it leaves nothing out.
         """
         self.n_evaluations += 1
+        # All fits stand side by side, so that one product with a block scores every row by every fit.
         dual, offset = self.dual_of(points)
         n_fits, k = len(points), self.n_classes
         left = torch.tensor(list(folds), device=dual.device)
@@ -138,6 +139,7 @@ class LogisticRows:
             of_truth = probabilities.gather(2, at)[:, :, 0]
             squares = probabilities.square().sum(dim=2) - 2 * of_truth + 1
             w_fit = torch.where(is_left, 0.0, w / totals)
+            # A fit without a row's class gives it probability 0; such rows would make every loss infinite.
             w_left = torch.where(is_left & seen.T[y], w, 0.0)
             figures[0] += (w_fit * loss).sum(dim=0)
             figures[1] += (w_left * loss).sum(dim=0)

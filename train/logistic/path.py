@@ -33,6 +33,27 @@ _BEGIN, _FARTHEST = 0.1, 2.0
 _LEAST_CURVATURE = 1e-7
 
 
+@dataclass(frozen=True)
+class RowSample:
+    """Rows that stand for all rows in the preconditioner.
+
+    Attributes
+    ----------
+    features : Tensor of float64, shape (s, r)
+        Features of the rows, less the mean of all rows.
+    weights : Tensor of float64, shape (s,)
+        Weights of the rows in the loss.
+    """
+
+    features: Tensor
+    weights: Tensor
+
+    @property
+    def total_variance(self) -> float:
+        """Mean squared length of the features, the unit of relative penalties."""
+        return float(self.features.square().sum(dim=1).mean())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """The solutions at one penalty of the path.
@@ -71,8 +92,7 @@ def follow(
     penalties: Sequence[float],
     *,
     folds: Sequence[int],
-    sample: Tensor,
-    sample_weights: Tensor,
+    sample: RowSample,
     tolerance: float,
     max_iterations: int,
     starts: Sequence[Tensor] | None = None,
@@ -88,8 +108,8 @@ def follow(
     penalties : sequence of float
     folds : sequence of int
         Fold that each fit leaves out, or `NO_FOLD`; all fits share every pass.
-    sample, sample_weights : Tensor of float64, shapes (s, r) and (s,)
-        Centered features of some rows and their weights, of which the preconditioner is made.
+    sample : RowSample
+        Rows of which the preconditioner is made.
     tolerance : float
         Decrease of the loss, in nats per row, that the model at hand may still expect when it stops.
     max_iterations : int
@@ -103,13 +123,14 @@ def follow(
     NumericalError
         If the first loss is not finite.
     """
-    begin = None if starts else _BEGIN * float(sample.square().sum(dim=1).mean())
+    begin = None if starts else _BEGIN * sample.total_variance
     path = _joined(penalties, begin=begin)
     points = list(starts) if starts else [rows.constant(fold) for fold in folds]
     descents = [Descent(point, penalty=path[0][0]) for point in points]
     evaluations = rows.evaluate(points, folds)
     for descent, each in zip(descents, evaluations, strict=True):
         descent.tell(each.loss, each.gradient)
+    # Solutions at the penalty before the last one, from which the secant step is taken.
     before: list[Tensor] = []
     for at, (penalty, is_wanted) in enumerate(path):
         now = [descent.value for descent in descents]
@@ -122,10 +143,10 @@ def follow(
                 descent.relax(penalty, min(share, _FARTHEST) * (descent.value - earlier))
         before = now
         history: list[float] = []
-        precondition, jitter = _preconditioner(descents, sample, sample_weights)
+        precondition, jitter = _preconditioner(descents, sample)
         while True:
             if history and len(history) % REFRESH == 0:
-                precondition, added = _preconditioner(descents, sample, sample_weights)
+                precondition, added = _preconditioner(descents, sample)
                 jitter = max(jitter, added)
             _aim(descents, precondition, tolerance if is_wanted else max(tolerance, COARSE_TOLERANCE))
             history.append(max(descent.decrease for descent in descents))
@@ -178,9 +199,7 @@ def _aim(descents: Sequence[Descent], precondition: Precondition, tolerance: flo
             descent.aim(precondition, tolerance=tolerance)
 
 
-def _preconditioner(
-    descents: Sequence[Descent], sample: Tensor, weights: Tensor
-) -> tuple[Precondition, float]:
+def _preconditioner(descents: Sequence[Descent], sample: RowSample) -> tuple[Precondition, float]:
     """Return the preconditioner at the present points with the jitter that it needed.
 
     It takes a gradient (r + 1, n_classes) and applies the inverse (r + 1, r + 1) of one diagonal block of the
@@ -190,18 +209,19 @@ def _preconditioner(
     classified with certainty hardly count. Of a sample with fewer rows than features only the diagonal is
     taken.
     """
+    features, weights = sample.features, sample.weights
     curvature = torch.zeros_like(weights)
     for descent in descents:
-        p = torch.softmax(torch.addmm(descent.value[-1], sample, descent.value[:-1]), dim=1)
+        p = torch.softmax(torch.addmm(descent.value[-1], features, descent.value[:-1]), dim=1)
         curvature += (p - p.square()).mean(dim=1) / len(descents)
     share = weights * curvature.clamp_(min=_LEAST_CURVATURE) / weights.sum()
-    r = sample.shape[1]
-    if len(sample) < r:
-        diagonal = torch.cat([share @ sample.square() + 2 * descents[0].penalty, share.sum()[None]])
+    r = features.shape[1]
+    if len(features) < r:
+        diagonal = torch.cat([share @ features.square() + 2 * descents[0].penalty, share.sum()[None]])
         return lambda gradient: gradient / diagonal[:, None], 0.0
-    weighted = sample * share[:, None]
-    system = sample.new_empty((r + 1, r + 1))
-    torch.mm(weighted.T, sample, out=system[:r, :r])
+    weighted = features * share[:, None]
+    system = features.new_empty((r + 1, r + 1))
+    torch.mm(weighted.T, features, out=system[:r, :r])
     system[r, :r] = system[:r, r] = weighted.sum(dim=0)
     system[r, r] = share.sum()
     system[:r, :r].diagonal().add_(2 * descents[0].penalty)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from toptune.train.logistic.log_loss import LogisticRows
-from toptune.train.logistic.path import Stop, follow
+from toptune.train.logistic.path import RowSample, Stop, follow
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature, softmax
 
 # Penalties of the default grid in units of the features' total variance. They are half a decade apart: each
@@ -103,9 +103,7 @@ class Chosen:
         return [asdict(row) for row in self.tried]
 
 
-def choose_penalty(
-    rows: LogisticRows, penalties: Sequence[float] | None, sample: Tensor, sample_weights: Tensor
-) -> Chosen:
+def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample: RowSample) -> Chosen:
     """Fit without each fold down the grid of penalties and choose the least left-out log-loss.
 
     Of penalties whose total log-loss differs by less than `LEAST_GAIN` the largest is chosen. If no row
@@ -118,10 +116,8 @@ def choose_penalty(
     rows : LogisticRows
     penalties : sequence of float or None
         None stands for `RELATIVE_PENALTIES` times the total variance of `sample`.
-    sample : Tensor of float64, shape (s, r)
-        Centered features of some rows, from which `follow` makes its preconditioner.
-    sample_weights : Tensor of float64, shape (s,)
-        Weights of these rows.
+    sample : RowSample
+        Rows of which `follow` makes its preconditioner.
 
     Raises
     ------
@@ -130,8 +126,9 @@ def choose_penalty(
     """
     training = rows.kernel_rows.rows
     folds = np.unique(training.folds).tolist()
-    scale = float(sample.square().sum(dim=1).mean()) or 1.0
+    scale = sample.total_variance or 1.0
     grid = sorted(penalties or [scale * relative for relative in RELATIVE_PENALTIES], reverse=True)
+    # (n_folds, n_classes): whether a fit without the fold sees rows of the class.
     seen = np.stack([rows.class_weights(fold).cpu().numpy() > 0 for fold in range(training.n_folds)])
     is_seen = seen[training.folds, training.codes]
     weight, total = float(training.weights[is_seen].sum()), float(training.weights.sum())
@@ -141,9 +138,8 @@ def choose_penalty(
     losses: list[float] = []
     jitter = 0.0
     for stop in follow(
-        rows, grid, folds=folds, sample=sample, sample_weights=sample_weights,
-        tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
-    ):  # fmt: skip
+        rows, grid, folds=folds, sample=sample, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS
+    ):
         jitter = max(jitter, stop.jitter)
         tried.append(_tried(stop, weight, total))
         losses.append(sum(each.left_out_loss for each in stop.evaluations))
@@ -212,6 +208,7 @@ def _temperature(
         f"the temperature of left-out scores is {fitted.value:.3g}, far from 1; {temperature:g} is taken: "
         "there are too few rows, or none wrong, to say how sure to be"
     )
+    # At the clipped temperature the log-loss differs from the one that the fit found.
     of_truth = softmax(scores, temperature)[np.arange(len(codes)), codes]
     losses = -np.log(np.maximum(of_truth, np.finfo(np.float64).tiny))
     return temperature, float(weights @ losses / weights.sum())

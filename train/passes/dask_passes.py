@@ -44,14 +44,14 @@ class RowRange:
         self.shape = (stop - start, blocks.shape[1])
         self.dtype = blocks.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
         """Yield ``(rows, values)`` for consecutive rows, counted from the start of the range."""
         step = block_rows or 4096
         for start in range(0, self.shape[0], step):
             where = slice(start, min(start + step, self.shape[0]))
             yield where, self.take(np.arange(where.start, where.stop))
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.generic]:
         """Return the values of some rows, counted from the start of the range."""
         return self.blocks.take(np.asarray(rows) + self.start)
 
@@ -80,6 +80,7 @@ class DaskCluster:
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
         """Return the sums of each wanted map; parameters as of `toptune.train.passes.passes.accumulate`."""
+        # Every worker needs the maps: they are sent once to each instead of with every part.
         shared = self.client.scatter(maps, broadcast=True, hash=False)
         parts = [
             self.client.submit(_sums_of, part, shared, list(wanted), block_rows, pure=False)
@@ -108,6 +109,7 @@ class DaskCluster:
 
         Parameters and results are those of `toptune.train.passes.passes.predict_left_out`.
         """
+        # The rows kept are spread over all parts, so they are chosen here and handed to their part.
         kept = calibration_rows(rows.n)
         shared = self.client.scatter((maps, list(finalists)), broadcast=True, hash=False)
         parts = []
@@ -131,13 +133,15 @@ class DaskCluster:
         cuts = np.linspace(0, rows.n, min(rows.n, PARTS_PER_WORKER * n_workers) + 1).astype(int).tolist()
         return [(_part(rows, start, stop), start) for start, stop in pairwise(cuts)]
 
-    def _wait(self, parts: list[Any], rows: TrainingRows, progress: Callable[[int], None] | None) -> None:
+    def _wait(
+        self, parts: Sequence[object], rows: TrainingRows, progress: Callable[[int], None] | None
+    ) -> None:
         """Wait for the parts to finish and report their rows to `progress` as they do."""
         for number, _ in enumerate(each_finished(parts)):
             if progress is not None:
                 progress(rows.n * (number + 1) // len(parts) - rows.n * number // len(parts))
 
-    def _gather(self, futures: list[Any]) -> list[Any]:
+    def _gather(self, futures: Sequence[object]) -> list[Any]:
         """Fetch results; raise ToptuneError if the same part has killed several workers."""
         try:
             results: list[Any] = self.client.gather(futures)

@@ -134,6 +134,7 @@ class CenteredRows:
         cross = torch.zeros((r, rows.n_classes), dtype=torch.float64, device=device)
         for where, values in kernel_rows.blocks():
             block, w = values.double(), weights[where]
+            # Centered targets, so that the features need not be centered for the right-hand side.
             targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double() - target_mean
             kernel_mean.addmv_(block.T, w)
             cross.addmm_(block.T, targets * w[:, None])
@@ -158,6 +159,7 @@ class CenteredRows:
             Whether products are taken in float64; else in the type of the kernel values.
         """
         dual = torch.linalg.solve_triangular(self.factor.T, columns, upper=True)
+        # Z v = k(x, C) (L^-T v) - mean' (L^-T v): whitening is applied to the few columns, not to the rows.
         offset = self.kernel_mean @ dual
         total = torch.zeros_like(dual)
         weight_sum = torch.zeros_like(offset)
@@ -168,8 +170,8 @@ class CenteredRows:
             scores = torch.addmm(-small_offset, block, small_dual).mul_(weights[where, None])
             total += block.T @ scores
             weight_sum += scores.sum(dim=0)
-        # Z' = Phi' - mean 1'. In exact arithmetic the weighted scores sum to 0 and nothing is subtracted
-        # here; what is, is the rounding of that sum times the mean.
+        # Z' = Phi' - mean 1'. In exact arithmetic the weighted scores sum to 0 and this subtracts nothing;
+        # here it removes the rounding of their sum, which a large mean would magnify.
         total.addr_(self.kernel_mean, weight_sum, alpha=-1)
         total.div_(float(self.weights.sum()))
         moments: Tensor = torch.linalg.solve_triangular(self.factor, total, upper=False)

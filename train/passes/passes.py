@@ -88,6 +88,8 @@ def accumulate(
     """
     if rows.cluster is not None:
         return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
+    # Maps with a factor are summed over kernel values, which costs no whitening of rows; the sums are
+    # whitened at the end.
     factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
     builders = [
         SumsBuilder(
@@ -182,6 +184,7 @@ def predict_left_out(
         index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
     }
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
+        # Only the scores of rows kept for calibration leave the device; the others end in two sums.
         first, last = np.searchsorted(kept, [where.start, where.stop])
         local = torch.from_numpy(kept[first:last] - where.start).to(device)
         y, w = codes[where], weights[where]
@@ -207,6 +210,7 @@ def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
     beta : Tensor, shape (n_folds, r + 1, k)
         Coefficients, the intercept last; k is n_classes times the number of finalists.
     """
+    # One product per fold, because the coefficients differ by fold.
     scores = basis.new_empty((len(basis), beta.shape[2]))
     for fold in torch.unique(folds).tolist():
         mine = torch.nonzero(folds == fold)[:, 0]

@@ -41,6 +41,7 @@ def one_pass_peak_bytes(
     n_calibration : int
         Rows whose left-out scores are kept.
     """
+    # One matrix in float64, with the row and column of the intercept.
     square = 8 * (rank + 1) ** 2
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
     factors = (2 * n_maps + 2) * square + 8 * rank * d
@@ -50,6 +51,7 @@ def one_pass_peak_bytes(
     waiting = batch_rows(n_folds=n_folds, rank=rank, n_rows=n)
     sums += 8 * n_maps * n_folds * waiting * (rank + 2)
     block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_classes)
+    # 24 bytes per row are its class, weight and fold.
     return sums + factors + systems + path + finalists + block + 24 * n
 
 
@@ -88,6 +90,7 @@ def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_s
 
     FalkonML stores the rows' kernel values only if they take less than nine tenths of this.
     """
+    # A little more than 10/9 of the values, so that they take less than nine tenths.
     stored = 1.15 * n * n_centers * value_bytes if is_stored else 0.0
     return int(stored) + 256 * 2**20 + 4 * 8 * n_centers * d
 

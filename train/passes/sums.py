@@ -177,6 +177,7 @@ class SumsBuilder:
         self.weight.index_add_(0, folds, weights)
         self.by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
         roots = weights.sqrt()
+        # Without class weights the rows are not multiplied by their roots, which saves a copy of each block.
         is_plain = bool((weights == 1).all())
         present = torch.unique(folds).tolist()
         for fold in present:
@@ -184,6 +185,7 @@ class SumsBuilder:
             z, classes, root = phi[rows], codes[rows], roots[rows]
             if not is_plain:
                 z = z * root[:, None]
+            # Many rows of one fold at once need not be copied to wait for others.
             if 2 * len(z) >= self.capacity:
                 self._multiply(fold, z, classes, root)
                 continue
@@ -228,6 +230,7 @@ class SumsBuilder:
             Square roots of the weights, with which z is weighted once more where it meets the targets.
         """
         gram = self.gram[fold]
+        # Gram matrices are symmetric: only the lower triangle is multiplied, panel by panel.
         for some in panels(z.shape[1]):
             gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
         gram[-1, :-1] += roots @ z

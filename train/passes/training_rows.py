@@ -108,4 +108,5 @@ class OutOfFold:
 
 def calibration_rows(n: int) -> npt.NDArray[np.int64]:
     """Return the rows that a temperature is fitted to: all, or `CALIBRATION_ROWS` evenly spread ones."""
+    # Rounding may give two of the spread positions the same row.
     return np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_ROWS)).astype(np.int64))

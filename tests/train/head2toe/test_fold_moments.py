@@ -1,4 +1,4 @@
-"""Ridge regression without each fold, by every route, against scikit-learn's on the rows themselves."""
+"""Ridge regression without each fold, by every route, against scikit-learn on the rows themselves."""
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def problem() -> TrainingRows:
-    """Weighted rows whose folds lie scattered; one fold has none. The means are far from 0."""
+    """Draw weighted rows in scattered folds, one of which has no rows; the columns' means are far from 0."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N, D)) * rng.uniform(0.1, 2, size=D) + 20
     weights = rng.uniform(0.2, 1.8, size=N)
@@ -38,7 +38,7 @@ def values_of(rows: TrainingRows) -> Matrix:
 
 
 def selections(k: int, seed: int = 0) -> list[npt.NDArray[np.int64]]:
-    """Columns for each fold, a few of them not the same."""
+    """Choose k columns for each fold, one of which differs from fold to fold."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(D)
     return [
@@ -47,7 +47,7 @@ def selections(k: int, seed: int = 0) -> list[npt.NDArray[np.int64]]:
 
 
 def without(rows: TrainingRows, columns: npt.NDArray[np.int64], fold: int, penalty: float) -> Matrix:
-    """Scores of a fold's rows by scikit-learn's ridge regression on the others."""
+    """Score the rows of a fold by scikit-learn's ridge regression on the other rows."""
     X, Y, rest = values_of(rows)[:, columns], np.eye(K)[rows.codes], rows.folds != fold
     weights = rows.weights[rest]
     model = Ridge(alpha=penalty * weights.sum()).fit(X[rest], Y[rest], sample_weight=weights)

@@ -1,4 +1,4 @@
-"""The group lasso's objectives, gradients, steps and solutions, against finite differences and others."""
+"""The group lasso's objectives, gradients, steps and solutions, against finite differences and torch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ N, D, K = 90, 12, 3
 
 
 def problem(seed: int = 0, n: int = N, d: int = D) -> tuple[Matrix, npt.NDArray[np.int64], Matrix]:
-    """Correlated columns of a mean that is not 0, classes that follow some of them, weights of mean 1."""
+    """Draw correlated columns whose means are not 0, classes that follow some of them, and weights."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) / np.sqrt(d) + 1.0
     codes = (X[:, :K] + 0.5 * rng.normal(size=(n, K))).argmax(axis=1)
@@ -46,7 +46,7 @@ def gram_moments(X: Matrix, codes: npt.NDArray[np.int64], weights: Matrix) -> Gr
 def proximal_gradient(
     loss: Callable[[Tensor], Tensor], shape: tuple[int, int], c: float, lipschitz: float
 ) -> Tensor:
-    """Long-run accelerated proximal gradient with torch's own derivatives, and nothing of ours."""
+    """Minimize by many accelerated proximal gradient steps with torch's derivatives and no code of ours."""
     W = before = torch.zeros(shape, dtype=torch.float64)
     for step in range(1_250):
         at = (W + (step % 250) / (step % 250 + 3) * (W - before)).requires_grad_()
@@ -200,7 +200,7 @@ def test_the_softmax_path_is_the_long_run_of_proximal_gradient(block_rows: int) 
 
 
 def test_two_opposite_classes_are_l1_logistic_regression() -> None:
-    """With two classes W_j = (-v_j, v_j) / 2 at the optimum, and the group norm is |v_j| / sqrt 2."""
+    """With two classes, W_j = (-v_j, v_j) / 2 at the optimum, so that the group norm is |v_j| / sqrt 2."""
     X, codes, _ = problem()
     codes = (codes > 0).astype(np.int64)
     rows = TrainingRows(
@@ -238,7 +238,7 @@ def test_columns_without_weight_are_ranked_by_when_they_would_join() -> None:
 
 
 def test_a_step_too_long_is_taken_back() -> None:
-    """Curvature guessed a thousand times too small: the minimum is found all the same."""
+    """The minimum is found although the first curvature is a thousand times too small."""
     descent = ProximalDescent(torch.zeros(2, 1).double(), group_penalty=0.1, tolerance=1e-9, curvature=1e-3)
     scale, goal = torch.tensor([[1.0], [10.0]]).double(), torch.tensor([[1.0], [-1.0]]).double()
     for _ in range(500):

@@ -30,7 +30,7 @@ INFORMATIVE = np.array([2, 5, 17, 21, 33])
 
 
 def planted(n: int = 240, seed: int = 0) -> tuple[Matrix, npt.NDArray[Any], list[str]]:
-    """Three layers; five of the 40 columns carry four classes, the others nothing."""
+    """Draw three layers of 40 columns, of which five carry four classes and the others carry nothing."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 4, size=n)
     X = rng.normal(size=(n, sum(DIMS))) + 0.5
@@ -76,7 +76,7 @@ def brute_force(
     n_kept: int,
     penalty: float,
 ) -> tuple[list[npt.NDArray[np.int64]], Matrix]:
-    """Selection inside every fold by scikit-learn's lasso, then its ridge: columns, left-out scores."""
+    """Select without each fold by scikit-learn's lasso, and score the fold by its ridge regression."""
     Y, scores, chosen = np.eye(codes.max() + 1)[codes], np.zeros((len(X), codes.max() + 1)), []
     for fold in range(folds.max() + 1):
         rest = folds != fold
@@ -127,7 +127,7 @@ def test_left_out_figures_are_those_of_brute_force_with_selection_in_every_fold(
 
 
 def test_labels_that_mean_nothing_are_left_out_at_chance() -> None:
-    """Were columns chosen on all rows, noise would seem to tell the classes apart."""
+    """If columns were chosen on all rows, noise would seem to tell the classes apart."""
     rng = np.random.default_rng(0)
     X, codes = rng.normal(size=(100, 2000)), np.arange(100) % 2
     ids = [f"id {row}" for row in range(100)]

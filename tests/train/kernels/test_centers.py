@@ -1,4 +1,4 @@
-"""Centers spread by k-means++: reproducible, whatever the cut into blocks, within memory."""
+"""Centers by k-means++: they are spread, reproducible for any size of blocks, and within memory."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CODES = np.zeros(400, dtype=np.int64)
 
 
 def clusters() -> npt.NDArray[np.float64]:
-    """Ten far clusters: one of 310 rows, nine of ten."""
+    """Draw ten clusters far from each other, one of 310 rows and nine of ten rows."""
     rng = np.random.default_rng(0)
     which = np.repeat(np.arange(10), [310] + [10] * 9)
     return rng.permutation(100.0 * np.eye(10)[which] + rng.standard_normal((400, 10)))

@@ -1,4 +1,4 @@
-"""Logistic heads: against independent optimizers, and what selection, report and memory promise."""
+"""Logistic heads against independent optimizers, and the promises of selection, report and memory."""
 
 from typing import Any
 
@@ -63,21 +63,19 @@ def problem_of(
 
 def solve_all(problem: Problem, penalties: list[float], folds: list[int], **options: Any) -> list[Stop]:
     settings: dict[str, Any] = {"tolerance": 1e-13, "max_iterations": 300, **options}
-    sample, weights = problem.sample, problem.sample_weights
-    return list(
-        follow(problem.rows, penalties, folds=folds, sample=sample, sample_weights=weights, **settings)
-    )
+    sample = problem.sample
+    return list(follow(problem.rows, penalties, folds=folds, sample=sample, **settings))
 
 
 def features(problem: Problem) -> Matrix:
-    """Centered whitened features and a column of ones, all rows at once."""
+    """Return centered whitened features of all rows, with a column of ones."""
     X, _ = blobs()
     (phi,) = problem.maps.features(torch.from_numpy(X), [0])
     return np.column_stack([(phi - problem.rows.feature_mean).numpy(), np.ones(N)])
 
 
 def by_scipy(Z: Matrix, y: npt.NDArray[np.int64], w: Matrix, penalty: float) -> tuple[Matrix, float]:
-    """Scores and loss of scipy's L-BFGS on explicit features, the intercept without penalty."""
+    """Return scores and loss of scipy's L-BFGS on explicit features; the intercept is not penalized."""
 
     def loss(v: Matrix) -> tuple[float, Matrix]:
         B = v.reshape(-1, CLASSES)
@@ -177,7 +175,7 @@ def test_what_stops_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     (stop,) = solve_all(problem_of(make_rows()), [1e-7], [NO_FOLD], max_iterations=2)
     assert stop.reason == "iteration-limit"
     assert stop.decrease > 1e-13
-    # No float64 loss of about 1 falls by 1e-30.
+    # A decrease of 1e-30 is far below the rounding of a float64 loss of about 1.
     (stop,) = solve_all(problem_of(make_rows()), [1e-4], [NO_FOLD], tolerance=1e-30)
     assert stop.reason == "stagnated"
     assert len(stop.history) < 300
