@@ -16,7 +16,7 @@ from toptune.extract.pipeline.streams import Streams, count_streams
 
 logger = logging.getLogger(__name__)
 
-# By device: what the caches of CPUs still hold, and what keeps a GPU busy.
+# Images of a forward pass by device: what the caches of CPUs still hold, and what keeps a GPU busy.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 CANDIDATES = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
 # A larger batch must be this much faster than a smaller one to be worth its memory.
@@ -24,7 +24,7 @@ WORTH = 1.03
 
 
 def measure_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:
-    """Time passes on noise, side by side as in `extract`; give the smallest size whose rate is near the best.
+    """Time passes on noise, side by side as in `extract`; return the smallest size with nearly the best rate.
 
     Sizes that do not fit a CUDA device's memory end the search.
     """

@@ -28,7 +28,7 @@ class Deviation:
     cosine: float
 
     def to_dict(self) -> dict[str, float]:
-        """Give the fields, to three digits: further ones say nothing about other images."""
+        """Return the fields to three digits; further digits say nothing about other images."""
         return {name: float(f"{value:.3g}") for name, value in asdict(self).items()} | {
             "cosine": round(self.cosine, 6)
         }

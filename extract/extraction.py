@@ -143,6 +143,6 @@ def _run(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     if first.existing is not None and first.dataset in first.existing.datasets():
         from toptune.extract.update import run_update
 
-        # Early, so that another content is refused before a model is loaded; the same one is adopted.
+        # Other images under this name are refused here, before a model is loaded; the same ones are adopted.
         return run_update(first.existing, requests)
     return run_all(requests)

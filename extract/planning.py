@@ -1,4 +1,4 @@
-"""The plan of an extraction: pure arithmetic over what was looked at."""
+"""The plan of an extraction: arithmetic over a draft, without further looks at images or model."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Draft:
-    """One request, with what a look at the model and some images says of it."""
+    """One request, with what a look at the model and at some images settles."""
 
     request: ExtractRequest
     backbone: Backbone
@@ -36,7 +36,7 @@ class Draft:
 
 
 def make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
-    """Plan a draft; `fresh` are those of its data set that have no cache yet."""
+    """Plan a draft; `fresh` are the drafts for the same data set that have no cache yet."""
     request, cache, dtypes = draft.request, draft.cache, draft.dtypes
     n_rows = request.manifest.n_rows
     if cache is not None:
@@ -80,8 +80,8 @@ def make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
             * sum(min((u + 1) * unit_rows, n_rows) - u * unit_rows for u in missing[plan.name])
             for plan in array_plans
         ),
-        # Pixels of the batches ahead and in passes; float32 features of the unit being computed, of the one
-        # before it, of one that waits and of one being written.
+        # Buffers hold pixels of the batches read ahead and in passes, and float32 features of four units: the
+        # unit being computed, the unit before, a unit that waits and a unit being written.
         pixel_bytes_per_image=height * width * 3,
         files_written=sum(map(len, missing.values())),
         memory_bytes=(BATCHES_AHEAD + 2 + count_streams(draft.backbone)) * batch_size * height * width * 3

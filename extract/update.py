@@ -23,7 +23,7 @@ def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[
     ----------
     store : FeatureStore
     requests : sequence of ExtractRequest
-        One a model; otherwise the same.
+        One request for each model, otherwise the same.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _changed_ids(growth: Growth) -> tuple[str, ...]:
 def _part_requests(
     store: FeatureStore, request: ExtractRequest, version: DatasetVersion, growth: Growth | None
 ) -> list[ExtractRequest]:
-    """Make of the request for a version one for each of its parts."""
+    """Split a request for a whole version into one request for each part of the version."""
     requests = []
     for part in version.parts:
         is_new = growth is not None and growth.new_part is not None and part == version.parts[-1]
@@ -109,7 +109,7 @@ def _part_requests(
 
 
 def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:
-    """Refuse to remove features of images that cannot be extracted again."""
+    """Refuse to remove features of images that DATA no longer has."""
     n_gone = sum(int((~each.needed).sum()) for each in requests if each.needed is not None)
     if n_gone:
         raise InputError(
@@ -119,7 +119,7 @@ def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:
 
 
 def _join(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> ExtractSummary:
-    """Add up what was done for each part."""
+    """Add up the summaries of all parts."""
     failed = {name: reason for part in parts for name, reason in part.failed.items()}
     n_rows = sum(part.rows for part in parts)
     if not request.options.dry_run:

@@ -39,7 +39,7 @@ class Backbone:
     Attributes
     ----------
     name : str
-        What stands in the store's paths: ``arch.tag``, or the last part of a folder or repository.
+        Name in the store's paths: ``arch.tag``, or the last part of a folder or repository.
     given : str
         The name that `load_backbone` was given, with a folder as an absolute path.
     options : BackboneSpec
@@ -51,9 +51,9 @@ class Backbone:
     transform : EvalTransform
         RGB image to ``(3, h, w)`` tensor.
     device : torch.device
-        Where the model lies.
+        Device that holds the model.
     folded : frozenset of str
-        Convolutions that do the work of the batch norm after them: their own output is no longer there.
+        Convolutions that do the work of the batch norm after them, so that their own output is not computed.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Backbone:
         Parameters
         ----------
         batch : Tensor (b, 3, h, w)
-            What `transform` gives, stacked.
+            Images as `transform` gives them, stacked.
         arrays : sequence of str or TapArray
             Names ``<tap>.<pooling>``.
 
@@ -128,7 +128,7 @@ class Backbone:
         known = [array for array in arrays if isinstance(array, TapArray)]
         wanted = known + self.arrays([array for array in arrays if isinstance(array, str)])
         taps = tuple(sorted({array.tap.name for array in wanted}))
-        # On CUDA, convolutions would otherwise run in TF32 and by whichever algorithm was fastest.
+        # On CUDA, convolutions would otherwise run in TF32, and by whichever algorithm is fastest.
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         )
@@ -266,15 +266,26 @@ def list_taps(
     img_size: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Tap]:
-    """List what a backbone offers: its blocks in order, then ``last``.
+    """List the taps of a backbone: its blocks in order, then ``last``.
 
     Parameters
     ----------
     model : str or Backbone
-        A name is built with untrained weights, which its layers do not depend on: nothing is downloaded
-        for timm's own names. It must carry `weights` only if they are to be checked too.
+        A loaded backbone, or a name as `load_backbone` takes it. The model of a name is built with untrained
+        weights, because its layers do not depend on them: nothing is downloaded for timm's own names.
     weights, img_size, model_kwargs : optional
-        As in `load_backbone`, for a name.
+        Options of `load_backbone`, for a name. `weights` are needed only if they are to be checked too.
+
+    Returns
+    -------
+    list of Tap
+        Name, kind, shape and poolings of each place whose output can be stored.
+
+    Examples
+    --------
+    >>> taps = list_taps("test_vit", img_size=64)
+    >>> taps[-1].name, taps[-1].poolings
+    ('last', ('none',))
     """
     if isinstance(model, Backbone):
         return model.taps

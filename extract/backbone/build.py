@@ -36,7 +36,7 @@ def build_model(
     model : nn.Module
         On the CPU, float32.
     arguments : dict
-        What was given to the architecture beside its weights; JSON values.
+        Arguments of the architecture beside its weights; JSON values.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _create(
             )
     except TypeError as error:
         if "img_size" in arguments.kwargs and "img_size" in str(error):
-            # Convolutional models take any size: only the transform must know.
+            # Convolutional models take images of any size: only the transform needs the size.
             del arguments.kwargs["img_size"]
             return _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=strict)
         raise InputError(f"{name} does not take these arguments: {error}") from error
@@ -201,7 +201,7 @@ def _why_not_loaded(error: Exception, name: str) -> WeightsError:
 
 
 def _is_unreachable(error: Exception) -> bool:
-    """Whether the hub did not give a file: no network, no such repository, or not in the local cache."""
+    """Return whether the hub gave no file: no network, no such repository, or not in the local cache."""
     kinds = (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError)
     return isinstance(error, kinds)
 

@@ -23,7 +23,7 @@ def fold_batch_norms(model: Any, size: tuple[int, int]) -> tuple[Any, list[str]]
     Parameters
     ----------
     model : nn.Module
-        In eval mode, float32.
+        The model, in eval mode and float32.
     size : tuple of int
         Height and width of what it sees.
     """
@@ -55,7 +55,7 @@ def _outputs(model: Any, sample: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _pairs(model: nn.Module, sample: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of each convolution and the batch norm that takes its output, both run once."""
+    """Return the names of each convolution and the batch norm that takes its output, both run once."""
     made: dict[int, tuple[str, torch.Tensor]] = {}  # holds the tensors, so that no id comes twice
     runs: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
@@ -111,7 +111,7 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def _after(norm: nn.Module) -> nn.Module:
-    """Give what timm's norm does beside normalizing: its activation."""
+    """Return what timm's norm does after normalizing: its activation."""
     activation = getattr(norm, "act", None)
     return activation if isinstance(activation, nn.Module) else nn.Identity()
 

@@ -36,7 +36,7 @@ class BlockOutputs:
 
 
 def find_blocks(model: Any) -> BlockOutputs:
-    """Say which blocks ``model.forward_intermediates`` offers and how to call it."""
+    """Return which blocks ``model.forward_intermediates`` offers and how to call it."""
     if not hasattr(model, "forward_intermediates"):
         return BlockOutputs((), {}, False)
     paths = [str(info["module"]) for info in getattr(model, "feature_info", [])]
@@ -61,7 +61,7 @@ class ForwardPass:
     Parameters
     ----------
     model : nn.Module
-        In eval mode.
+        The model, in eval mode.
     names : sequence of str
         Taps: blocks, module paths or ``last``.
     sample : Tensor (b, 3, h, w)
@@ -228,7 +228,7 @@ def _agree(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     if len(left) != len(right):
         return False
     for a, b in zip(left, right, strict=True):
-        # The same operations in the same order: what differs is rounding, if anything.
+        # The operations and their order are the same, so that results differ by rounding at most.
         if a.shape != b.shape or not torch.allclose(
             a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-12, equal_nan=True
         ):

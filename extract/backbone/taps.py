@@ -33,7 +33,7 @@ class Tap:
     kind : str
         ``vector`` (c,), ``tokens`` (n, c) with the prefix tokens first, or ``map`` (c, h, w).
     shape : tuple of int
-        Of one image's output, by kind.
+        Shape of the output for one image, by kind.
     n_prefix : int
         Tokens that stand for no patch (class token, registers), at the front.
     has_class_token : bool
@@ -54,7 +54,7 @@ class Tap:
 
     @property
     def channels(self) -> int:
-        """Values at one place."""
+        """Number of values at one place."""
         return self.shape[0] if self.kind == "map" else self.shape[-1]
 
     @property
@@ -72,7 +72,7 @@ class Tap:
         return self.shape[1:] if self.kind == "map" else self.shape[:-1]
 
     def dim(self, pooling: str) -> int:
-        """Values that a pooling leaves of one image.
+        """Return the number of values that a pooling leaves of one image.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Tap:
         return self.channels * (grid * grid if grid else 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what `toptune layers` shows, as JSON values; bytes are those of float16 on disk."""
+        """Return what `toptune layers` shows as JSON values; bytes are those of float16 on disk."""
         dim = self.dim(self.default_pooling)
         return {
             "name": self.name,
@@ -134,7 +134,7 @@ class TapArray:
 
     @property
     def dim(self) -> int:
-        """Values an image."""
+        """Values stored for an image."""
         return self.tap.dim(self.pooling)
 
 

@@ -14,7 +14,7 @@ def target_size(pooling: str) -> int | None:
 
 
 def target_window(places: Sequence[int], channels: int, target: int) -> int | None:
-    """Edge p of the windows that are averaged, which do not overlap; None where all places are.
+    """Return the edge p of the windows that are averaged, which do not overlap; None where all places are.
 
     Channels are never pooled. A map of C channels and width W with ``C < t`` has ``p = W // n`` with
     ``n = floor(sqrt(t // C))``; T tokens have ``p = floor(T / (t / C))``. What is left may be somewhat more
@@ -33,6 +33,6 @@ def target_window(places: Sequence[int], channels: int, target: int) -> int | No
 
 
 def target_dim(places: Sequence[int], channels: int, target: int) -> int:
-    """Values that are left of one image."""
+    """Return the number of values that are left of one image."""
     window = target_window(places, channels, target)
     return channels if window is None else channels * prod(place // window for place in places)

@@ -33,7 +33,7 @@ class EvalTransform:
 
     def __init__(self, config: Mapping[str, Any], *, is_draft: bool = False) -> None:
         self.config = dict(config)
-        # Twice: pixels then differ by 0.3 of 255 on average, at the resized edge itself by more than 1.
+        # At twice the edge, pixels differ by 0.3 of 255 on average; at the edge itself by more than 1.
         self.draft_edge = 2 * self._edge if is_draft else None
         steps = create_transform(**self.config, is_training=False).transforms
         if not (isinstance(steps[-2], transforms.ToTensor) and isinstance(steps[-1], transforms.Normalize)):
@@ -46,7 +46,7 @@ class EvalTransform:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what the model sees, pixels."""
+        """Height and width of the model's input in pixels."""
         return int(self.config["input_size"][1]), int(self.config["input_size"][2])
 
     @property
@@ -69,7 +69,7 @@ class EvalTransform:
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
         mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
-        # ToTensor's and Normalize's own operations, so that the result is theirs to the bit.
+        # These are the operations of ToTensor and Normalize, so that the result equals theirs to the bit.
         return pixels.permute(0, 3, 1, 2).to(torch.float32).div(255).sub_(mean).div_(std)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -96,5 +96,5 @@ class EvalTransform:
 
     @property
     def _edge(self) -> int:
-        """Shorter edge of the resized image, pixels."""
+        """Length of the shorter edge of the resized image in pixels."""
         return math.floor(max(self.size) / float(self.config["crop_pct"]))

@@ -110,7 +110,7 @@ def watch_loading() -> Iterator[LoadReport]:
             handles.append(module.register_load_state_dict_post_hook(note))
 
     registration = register_module_module_registration_hook(attach)
-    # timm logs every name; check_report says what matters.
+    # timm logs the name of every tensor; `check_report` says which names matter.
     logger = logging.getLogger("timm.models._builder")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -131,16 +131,16 @@ def check_report(
     Parameters
     ----------
     report : LoadReport
-        From `watch_loading`.
+        The report that `watch_loading` made.
     origin : str
-        Where the weights come from, for the message.
+        Place of the weights, for the message.
     classifiers : tuple of str
         Names of the class heads, which are not used: their tensors, and those beside them in the same
         head, may be left over.
     strict : bool
         Whether other left-over tensors are an error too.
     other_shapes : str
-        What `mismatch_message` found, if anything.
+        Message of `mismatch_message`, if there is one.
     """
     unexpected = [name for name in report.unexpected if not _is_in_head(name, classifiers)]
     if not report.missing and not other_shapes and not (strict and unexpected):

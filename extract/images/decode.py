@@ -18,7 +18,7 @@ ROUTES = {"exact": DECODE, "draft": "pillow-rgb-upright-draft-1"}
 # Pillow refuses more than this by itself, so a higher limit has no effect.
 MAX_PIXELS = 178_956_970
 ORIENTATION = 0x0112
-# EXIF 2.3 §4.6.4 A, tag Orientation: what brings the image upright.
+# EXIF 2.3 §4.6.4 A, tag Orientation: the transposition that brings the image upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,7 +82,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int |
 
 
 def _at_least(size: tuple[int, int], edge: int) -> tuple[int, int]:
-    """Give the size of the same shape whose shorter edge is `edge`."""
+    """Return the size of the same shape whose shorter edge is `edge`."""
     short = max(1, min(size))
     return -(-size[0] * edge // short), -(-size[1] * edge // short)
 
@@ -96,7 +96,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode == "I" or mode.startswith("I;16"):
         return _gray16(image).convert("RGB")
     if mode in ("P", "PA"):
-        # By way of RGBA: converting straight loses which palette entries are transparent.
+        # The way leads through RGBA: a direct conversion loses which palette entries are transparent.
         has_alpha = mode == "PA" or "transparency" in image.info
         return (image.convert("RGBA") if has_alpha else image).convert("RGB")
     if mode == "LAB":

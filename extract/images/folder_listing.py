@@ -8,7 +8,7 @@ from pathlib import Path
 from toptune.errors import InputError
 
 HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
-# What counts as an image where no class folder says so; inside class folders every file counts.
+# Suffixes of images where no class folder says that a file is one; inside class folders every file counts.
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
@@ -32,7 +32,7 @@ class FolderListing:
 
     @cached_property
     def file_names(self) -> frozenset[str]:
-        """Names of the files, to look one up."""
+        """The names of the files, as a set for look-ups."""
         return frozenset(self.files)
 
     def with_suffix(self, suffix: str) -> list[Path]:

@@ -10,7 +10,7 @@ _SEPARATORS = re.compile(r"[|;]")
 
 
 def split_labels(text: str | None) -> list[str]:
-    """Names in a field of text, with ``|`` or ``;`` between them; those that are empty do not count."""
+    """Return the names in a field of text, separated by ``|`` or ``;``; empty names do not count."""
     return [name.strip() for name in _SEPARATORS.split(text or "") if name.strip()]
 
 
@@ -24,7 +24,7 @@ def join_labels(
     rows : sequence of sequence of str or None (n,)
         The names of each image, in the order given; None where nothing is known.
     where : str
-        What the names come from, for messages.
+        Where the names come from, for messages.
 
     Returns
     -------

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from toptune.errors import InputError, UnreadableImageError
 
-# A process may usually have 1,024 files open; the rest is left to the store and to libraries.
+# A process may usually have 1,024 files open; the store and libraries need the others.
 MAX_OPEN = 128
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file as it was when it was looked at."""
+    """A file with the size and time that it had when it was first looked at."""
 
     path: str
     bytes: int
@@ -23,7 +23,7 @@ class KnownFile:
 
 
 def look_at(path: Path) -> KnownFile:
-    """Note size and time of a file.
+    """Return a file with its size and time.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class OpenFiles:
 
 
 class _Handle:
-    """A file descriptor that is closed when nobody reads with it any more."""
+    """A file descriptor that is closed when the last reader is done."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

@@ -14,23 +14,23 @@ from toptune.store.features.image_digests import GONE
 
 
 class PartSource:
-    """The images of a part, in its order; those that DATA no longer has cannot be read.
+    """The images of a part, in the order of the part; images that DATA no longer has cannot be read.
 
     Parameters
     ----------
     source : ImageSource
         Images in the order of `version`.
     version : DatasetVersion
-        What the data set is now.
+        The version of the data set that DATA is now.
     part : str
         Name of the part.
     manifest : Manifest
-        Of the part, as it was registered.
+        Manifest of the part, as the part was registered.
 
     Attributes
     ----------
     whole : ImageSource
-        The images that it finds its own among.
+        All images of DATA, the images of the part among them.
     is_there : array (n,) of bool
         Rows of the part that the version has.
     """
@@ -42,7 +42,7 @@ class PartSource:
         self._rows: npt.NDArray[np.intp] = np.full(manifest.n_rows, -1, dtype=np.intp)
         self._rows[version.part_row[rows]] = rows
         self.is_there: npt.NDArray[np.bool_] = self._rows >= 0
-        # An image with the time that the version knows is the one that was looked at when it was made.
+        # An image whose time is the version's is the image that was looked at when the version was made.
         there, now = version.manifest.modified_ns, source.manifest().modified_ns
         times = manifest.modified_ns.copy()
         times[version.part_row[rows]] = np.where(

@@ -72,7 +72,7 @@ class FileRow:
 
 
 class FileSource:
-    """Images in files of their own: what folders and manifests become."""
+    """Images in files of their own, as folders and manifests name them."""
 
     def __init__(
         self, name: str, rows: Sequence[FileRow], *, extra: dict[str, list[str | None]] | None = None
@@ -96,7 +96,7 @@ class FileSource:
             with Path(self.paths[row]).open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            # Only the reason: the path differs between machines, and the row names the image.
+            # The message has no path: paths differ between machines, and the row names the image.
             raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
         if len(data) > MAX_FILE_BYTES:
             raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it an image?")
@@ -139,7 +139,7 @@ class SplitSource:
 
 
 def default_name(path: Path) -> str:
-    """Name a data set after its folder, or that one's parent where it is called images, train or data."""
+    """Name a data set after its folder, or after the parent of a folder called images, train or data."""
     folder = Path(os.path.abspath(path))  # noqa: PTH100  (the name that was given, not where a link leads)
     if folder.name.lower() in GENERIC_NAMES and folder.parent.name:
         folder = folder.parent
@@ -147,5 +147,5 @@ def default_name(path: Path) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a file name as Unicode text; bytes that are none become backslash escapes."""
+    """Return a file name as Unicode text; bytes that are not UTF-8 become backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""What computing some units took, by this process or by a dask worker."""
+"""What the computation of some units took, in this process or on a dask worker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +9,14 @@ from toptune.extract.pipeline.writer import UnitValues
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDone:
-    """One model's share.
+    """What some units took for one model.
 
     Attributes
     ----------
     n_failed : int
         Images that could not be used.
     seconds_compute, seconds_write : float
-        Of its forward passes and of committing.
+        Seconds of the model's forward passes and of committing its features.
     """
 
     n_failed: int = 0
@@ -33,14 +33,14 @@ class ModelDone:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsDone:
-    """Units of one data set, read once for some models.
+    """What some units took, whose images were read once for several models.
 
     Attributes
     ----------
     seconds_read : float
-        That reading and decoding took, shared by its threads.
+        Seconds of reading and decoding, shared by the threads.
     models : tuple of ModelDone
-        One a model, in the order they were given.
+        One for each model, in the order of the models.
     """
 
     seconds_read: float
@@ -54,17 +54,22 @@ class UnitsDone:
 
 
 def share_costs(finished: Sequence[UnitValues], costs: Costs) -> list[UnitValues]:
-    """Give each model's values of a unit their part of CPU seconds and energy, by their forward seconds.
+    """Divide the CPU seconds and energy of a unit among the models, in proportion to their forward seconds.
 
     Parameters
     ----------
     finished : sequence of UnitValues
-        Of one unit, one a model.
+        The values of one unit, one for each model.
     costs : Costs
-        Of the whole process since the unit before, reading ahead included; see `CostMeter.to_dict`.
+        Costs of the whole process since the unit before, reading ahead included; see `CostMeter.to_dict`.
+
+    Returns
+    -------
+    list of UnitValues
+        The same values with their costs.
     """
     total = sum(values.seconds_compute for values in finished)
-    # Where nothing was computed, only read, all have the same part in it.
+    # Where images were read and nothing was computed, the models have equal parts in the costs.
     parts = [values.seconds_compute / total if total else 1 / len(finished) for values in finished]
     return [
         replace(

@@ -1,4 +1,4 @@
-"""What a dask worker does: see that it sees what the client sees, then compute and commit whole units."""
+"""A dask worker makes sure that it sees what the client sees, then computes and commits whole units."""
 
 import hashlib
 import json
@@ -24,7 +24,8 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import canonical_json
 
-# A worker with several threads gives all of them to one call: torch shares them out better than dask.
+# A worker with several threads gives all of them to one call, because torch shares threads out better than
+# dask does.
 _ONE_AT_A_TIME = threading.Lock()
 _LOADED: dict[tuple[str, str, str], Backbone] = {}
 _SEEN: dict[str, Any] = {}
@@ -32,18 +33,18 @@ _SEEN: dict[str, Any] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOrder:
-    """One model and what is wanted of it.
+    """One model and the arrays that are to be computed with it.
 
     Attributes
     ----------
     spec : mapping
-        JSON values that load the backbone.
+        Keywords of `load_backbone`, as JSON values.
     digest : str
-        Of its recipe.
+        Digest of the model's recipe.
     created : mapping
-        Who made the cache, and when: tells it from another one of the same name.
+        Who made the cache, and when, which tells the cache from another one of the same name.
     names : tuple of str
-        Arrays that are computed, in every unit the same.
+        Arrays that are computed, the same in every unit.
     """
 
     spec: Mapping[str, Any]
@@ -54,21 +55,21 @@ class ModelOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitOrder:
-    """All that a worker has to know, beside the numbers of the units; small however many images there are.
+    """All that a worker has to know beside the numbers of the units; small however many images there are.
 
     Attributes
     ----------
     key : str
-        Tells this order from others.
+        Random text that tells this order from others.
     request : ExtractRequest
-        With images that are opened where they are read, and without a manifest.
+        The request, with images that are opened where they are read, and without a manifest.
     root : str
-        The store, by the path that every machine knows it by.
+        Path of the store, the same on every machine.
     models : tuple of ModelOrder
     devices : tuple of str
-        Worker i of this machine takes the i-th; one alone is everybody's.
+        Worker i of a machine takes device i; a single device serves every worker.
     threads : int or None
-        Of torch; by default those of the worker.
+        Threads of torch; by default as many as the worker has.
     probes : tuple of (int, str)
         Row and digest of a few images.
     """
@@ -83,7 +84,7 @@ class UnitOrder:
 
 
 def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
-    """Compute and commit those of the units that are not in the store.
+    """Compute and commit the units that are not in the store yet.
 
     Raises
     ------
@@ -93,10 +94,11 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
     worker = this_worker()
     with _ONE_AT_A_TIME:
         torch.set_num_threads(order.threads or worker.threads)
-        # distributed sets this one for its workers, against results that pile up in them.
+        # distributed sets this variable for its workers, because results pile up in them; here none do.
         keep_freed_memory(overruled=("MALLOC_TRIM_THRESHOLD_",))
         try:
-            # A watch of its own: it comes to hold what cannot travel, and orders travel between workers.
+            # The request gets a watch of its own: a watch comes to hold what cannot be pickled, and orders
+            # travel between workers.
             request = replace(_request(order), watch=Watch())
             works = [
                 find_work(request, backbone, backbone.arrays(model.names), cache, units=units)
@@ -120,7 +122,7 @@ def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, Feat
         torch.cuda.set_device(device)
     keys = [(model.digest, canonical_json(model.spec), device) for model in order.models]
     for key in _LOADED.keys() - set(keys):
-        del _LOADED[key]  # of an earlier extraction: its memory is wanted
+        del _LOADED[key]  # a model of an earlier extraction, whose memory is needed
     found = []
     for key, model in zip(keys, order.models, strict=True):
         cache = _cache(order.root, order.request.dataset, model.digest, json.dumps(dict(model.created)))
@@ -145,7 +147,7 @@ def _cache(root: str, dataset: str, digest: str, created: str) -> FeatureCache:
 
 
 def _request(order: UnitOrder) -> ExtractRequest:
-    """Open the images, and compare a few of them, once an order."""
+    """Open the images and compare a few of them, once for each order."""
     if _SEEN.get("key") != order.key:
         source = order.request.source
         for row, digest in order.probes:

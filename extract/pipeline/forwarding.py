@@ -31,7 +31,7 @@ def forward_pixels(
     pixels : array (b, h, w, 3) of uint8
         Images as the backbone's transform resizes and crops them.
     arrays : sequence of TapArray
-        What is computed.
+        Arrays that are computed.
     dtypes : mapping of str to str, optional
         Type of each array in the store: float16 arrays are converted before they leave the device, so that
         half as many bytes travel. By default every array is float32.

@@ -35,7 +35,7 @@ class Batch:
     Attributes
     ----------
     rows : slice
-        Of the data set.
+        Rows of the data set.
     pixels : array (b, h, w, 3) of uint8
         Zeros where an image failed: it keeps its place, so that the others' batch mates do not change.
     digests : array (b, 32) of uint8
@@ -51,16 +51,16 @@ class Batch:
 
 
 class Geometry(Protocol):
-    """From an RGB image to what a model sees."""
+    """Turns an RGB image into the pixels that a model sees."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width in pixels."""
         ...
 
     @property
     def draft_edge(self) -> int | None:
-        """See `decode_image`."""
+        """Least length of the shorter edge of a decoded JPEG; see `decode_image`."""
         ...
 
     def pixels(self, image: Image.Image) -> Pixels:
@@ -68,7 +68,7 @@ class Geometry(Protocol):
         ...
 
 
-# Digest of the bytes, and for each geometry pixels or why there are none.
+# The digest of an image's bytes, and for each geometry the pixels, or the reason why there are none.
 Read = tuple[Pixels, list[Pixels | str]]
 
 
@@ -78,7 +78,7 @@ class BatchReader:
     Parameters
     ----------
     source : ImageBytes
-        Where images come from.
+        The images.
     geometries : sequence of Geometry
         Each image is read and decoded once, and resized for each of them.
     workers : int
@@ -86,7 +86,7 @@ class BatchReader:
     max_pixels : int
         Limit on an image's size.
     is_pinned : bool
-        Whether a CUDA device is going to fetch the pixels.
+        Whether pixels lie in page-locked memory, from which a CUDA device fetches them.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class BatchReader:
 
     @property
     def seconds(self) -> float:
-        """Time that reading took so far, shared by the threads."""
+        """Seconds of reading and decoding so far, divided by the number of threads."""
         return self._busy_seconds / self._workers
 
     def batches(self, slices: Iterable[slice]) -> Iterator[list[Batch]]:
-        """Yield for each slice of rows, in order, a batch a geometry, while the next ones are being read."""
+        """Yield a batch per geometry for each slice of rows, in order, while the next slices are read."""
         # `starmap` lets go of the images of a batch as soon as their pixels are copied.
         return starmap(self._collect, ahead(slices, self._submit, BATCHES_AHEAD))
 
@@ -172,7 +172,7 @@ def _pixels(geometry: Geometry, image: Image.Image) -> Pixels | str:
 
 
 def sha256(data: bytes) -> Pixels:
-    """Digest of an image's bytes, ``(32,)``."""
+    """Return the digest of an image's bytes, ``(32,)``."""
     return np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
 
 
@@ -180,12 +180,12 @@ def _numbers(rows: slice) -> range:
     return range(rows.start, rows.stop)
 
 
-def open_reader(source_of: ExtractRequest, backbones: Sequence[Backbone]) -> BatchReader:
-    """Open a reader of a request's images, with a geometry a backbone."""
+def open_reader(request: ExtractRequest, backbones: Sequence[Backbone]) -> BatchReader:
+    """Open a reader of a request's images, with one geometry for each backbone."""
     return BatchReader(
-        source_of.source,
+        request.source,
         [backbone.transform for backbone in backbones],
-        workers=source_of.options.n_workers,
-        max_pixels=source_of.options.pixel_limit,
+        workers=request.options.n_workers,
+        max_pixels=request.options.pixel_limit,
         is_pinned=any(backbone.device.type == "cuda" for backbone in backbones),
     )

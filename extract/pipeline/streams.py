@@ -12,34 +12,36 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.extract.backbone.backbone import Backbone
 
-MOST_STREAMS = 8  # each holds the activations of a batch
+# Each stream holds the activations of a batch: more streams would take more memory than they save time.
+MOST_STREAMS = 8
 Result = TypeVar("Result")
 # The result of a pass, and the seconds that the pass took, shared by the streams.
 Timed = tuple[Result, float]
 
 
 def count_streams(backbone: Backbone) -> int:
-    """Count the passes to compute side by side: one on CUDA or compiled, otherwise one a thread of torch."""
+    """Return how many passes run side by side: one on CUDA or compiled, else one per thread of torch."""
     if backbone.device.type != "cpu" or "compiled" in backbone.recipe.forward:
         return 1
     return min(torch.get_num_threads(), MOST_STREAMS)
 
 
 class AbandonedError(Exception):
-    """Nobody wants this pass any more."""
+    """Raised inside a forward pass whose result will not be fetched."""
 
 
 class Streams:
     """Threads that compute forward passes, each on its share of the cores.
 
-    Features do not depend on how many there are as long as each has one core; nor does any other thread's
-    number of threads change. A single stream is the caller's own thread. Leaving the ``with`` block gives up
+    Features do not depend on the number of streams as long as each stream has one core, and no other thread's
+    number of threads changes. A single stream is the caller's own thread. Leaving the ``with`` block abandons
     the passes whose results were not fetched, at their next layer.
 
     Parameters
     ----------
     n : int
-        See `count_streams`. Whoever asks for results only after n more passes were launched keeps all busy.
+        Number of streams; see `count_streams`. A caller that launches n passes ahead of the one whose result
+        is fetched keeps all streams busy.
     """
 
     def __init__(self, n: int) -> None:
@@ -54,7 +56,8 @@ class Streams:
             shares = iter([threads // self.n + (i < threads % self.n) for i in range(self.n)])
 
             def settle() -> None:
-                torch.get_num_threads()  # a thread's first call sets it to the process's own number
+                # A thread's first call of torch sets the thread's number to that of the process.
+                torch.get_num_threads()
                 torch.set_num_threads(next(shares))
                 self._threads.add(threading.get_ident())
                 settled.wait()
@@ -64,10 +67,11 @@ class Streams:
                 self._pool.submit(int)
             try:
                 settled.wait()
-            except BaseException:  # Ctrl-C: they would wait for ever
+            except BaseException:  # after Ctrl-C the streams would wait for ever
                 settled.abort()
                 raise
-            torch.set_num_threads(threads)  # what threads that begin later take
+            # Threads that begin later take the number that was set last.
+            torch.set_num_threads(threads)
             self._hook = register_module_forward_pre_hook(self._check)
         return self
 
@@ -80,7 +84,7 @@ class Streams:
             self._hook.remove()
 
     def launch(self, work: Callable[[], Result]) -> Future[Timed[Result]]:
-        """Compute in a stream."""
+        """Begin a pass in a stream; the future gives the result and the seconds, divided by the streams."""
         if self._pool is not None:
             return self._pool.submit(self._timed, work)
         done: Future[Timed[Result]] = Future()

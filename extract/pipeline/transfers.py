@@ -37,10 +37,10 @@ class Transfer:
     done: Any
 
     def result(self) -> dict[str, npt.NDArray[Any]]:
-        """Wait, and give name to ``(b, dim)`` in main memory.
+        """Wait, and return arrays ``(b, dim)`` in main memory by name.
 
-        Arrays that are to be float16 come as float16; one that would overflow stays float32, for the store to
-        name the image.
+        Arrays that are to be float16 come as float16. An array that would overflow stays float32, so that the
+        store can name the image.
         """
         if self.done is not None:
             self.done.synchronize()
@@ -62,7 +62,7 @@ def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str
         if dtypes.get(name) == "float16":
             overflows[name] = _fetch((output.abs() > FLOAT16_LARGEST).any(), is_cuda)
             narrow[name] = _fetch(output.to(torch.float16), is_cuda)
-            kept[name] = output  # stays on the device: wanted only after an overflow
+            kept[name] = output  # stays on the device, because only an overflow needs it
         else:
             kept[name] = _fetch(output, is_cuda)
     done = None

@@ -17,20 +17,20 @@ UNITS_BEHIND = 1
 
 @dataclass(frozen=True)
 class UnitValues:
-    """A whole unit, computed.
+    """The values of a whole unit.
 
     Attributes
     ----------
     values : mapping of str to array (rows, dim)
-        By array.
+        Values by the name of the array.
     failed : mapping of int to str
-        Row to reason.
+        Row number to reason, for each image that could not be used.
     seconds : float
-        That computing took.
+        Seconds that the unit took.
     seconds_compute : float
-        Of these, in forward passes.
+        Seconds of its forward passes.
     costs : mapping, optional
-        What else computing took; see `LedgerEntry`.
+        CPU seconds, energy and memory that the unit took; see `LedgerEntry`.
     """
 
     unit: int
@@ -44,9 +44,9 @@ class UnitValues:
 class UnitWriter:
     """One thread that commits units in order; at most one waits, so that memory stays bounded.
 
-    Leaving the ``with`` block in peace commits what was given. Leaving it with an exception
-    finishes the unit at hand and drops the one that waits. An error of the thread is raised by the next
-    call, or on leaving.
+    Leaving the ``with`` block without an exception commits all units that were handed over. An exception
+    lets the thread finish the unit that is being written and drops the unit that waits. An error of the
+    thread is raised by the next call, or on leaving.
     """
 
     def __init__(self, cache: FeatureCache) -> None:
@@ -78,7 +78,7 @@ class UnitWriter:
         self._check()
 
     def _put(self, item: UnitValues | None) -> None:
-        # With a time limit, so that a thread that died cannot leave us waiting for ever.
+        # The wait has a time limit, so that a thread that died cannot block the caller for ever.
         while self._thread.is_alive():
             try:
                 self._queue.put(item, timeout=0.1)

@@ -99,7 +99,8 @@ def finished_summary(
         If no image of the data set could be used.
     """
     needed, image = request.needed, request.manifest.image_id
-    # A job of many says what failed in its own units: to read all entries would cost as much as its work.
+    # One job of many says what failed in its own units: reading the entries of all jobs would cost as much
+    # time as the job itself.
     mine = None if request.options.share == (0, 1) else request.units(cache.n_units, cache.unit_rows)
     failed = {
         image(row): reason

@@ -89,7 +89,8 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
     if name.source == "registry" and has_weights:
         return "registry"
     if name.source == "registry" and "." not in name.identifier:
-        # The default tag is known only to timm, which is slow to load: the one in the cache, if it is alone.
+        # Only timm knows the default tag, and timm is slow to load: the tag is taken from the hub's cache, if
+        # a single one is there.
         found = _cached_tags(name.identifier)
         if len(found) != 1:
             return None
@@ -100,7 +101,7 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
 
 
 def _cached_tags(architecture: str) -> list[str]:
-    """Repositories of timm's with weights of that architecture in the local hub cache."""
+    """Return timm's repositories with weights of that architecture in the local hub cache."""
     prefix = "models--timm--"
     folders = _hub_cache().glob(f"{prefix}{glob.escape(architecture)}.*")
     return sorted(f"timm/{folder.name.removeprefix(prefix)}" for folder in folders)
@@ -119,7 +120,7 @@ def hub_commit(repository: str) -> str | None:
 
 
 def _hub_cache() -> Path:
-    # Late, because it reads the environment; it does not load torch.
+    # Imported here, because the module reads the environment when it is imported.
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)

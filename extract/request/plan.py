@@ -20,11 +20,11 @@ class ArrayPlan:
     name : str
         ``<tap>.<pooling>``.
     dim : int
-        Values an image.
+        Values stored for an image.
     dtype : str
-        On disk.
+        Type of the values on disk.
     units_missing : int
-        Units of this job that are to be computed.
+        Units of this job that are still to be computed.
     """
 
     name: str
@@ -40,32 +40,34 @@ class ArrayPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractPlan:
-    """What is read, computed and written.
+    """What an extraction is going to read, compute and write.
 
     Attributes
     ----------
     dataset, model : str
-        Names in the store; the model's with the short digest of its recipe.
+        Names in the store; the name of the model ends in the short digest of the recipe.
     store : str
         The store's folder.
     device, precision : str
         Where and in which arithmetic the model runs.
     rows, rows_missing : int
-        Images of the data set, and those that this job has to read.
+        Images of the data set, and the images that this job has to read.
     unit_rows, batch_size, units, units_missing : int
-        The cut into units, how many belong to this job, and how many of those are to be computed.
+        Rows of a unit and of a batch, how many units belong to this job, and how many of them are to be
+        computed.
     arrays : tuple of ArrayPlan
-        What is stored.
+        Arrays that are stored.
     bytes_read, bytes_written : int
-        Of image files, and of features.
+        Bytes of image files and of features.
     memory_bytes : int
-        Estimate of what buffers hold at most, beside the model and its activations.
+        Estimate of the most that buffers hold, beside the model and its activations.
     pixel_bytes_per_image : int
-        What moves to the device of one image; back come its features.
+        Bytes of pixels of one image that move to the device; only features come back.
     files_written : int
-        Of features and of the images' digests, each with a ledger entry until all are there.
+        Files of features and of the images' digests, each with a ledger entry until all are there.
     parts : int
-        Parts of a data set that grew, over which these are totals; the cut is that of the first.
+        Parts of a data set that grew. The other numbers are totals over the parts; the sizes of units and
+        batches are those of the first part.
     """
 
     dataset: str
@@ -93,7 +95,7 @@ class ExtractPlan:
         return sum(array.bytes_per_image for array in self.arrays)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field, as JSON values."""
+        """Return every field as JSON values."""
         arrays = [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays]
         return asdict(self) | {
             "arrays": arrays,
@@ -123,49 +125,49 @@ class ExtractPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What an extraction did.
+    """What an extraction did, or with ``dry_run`` would do.
 
     Attributes
     ----------
     dataset, model, digest, cache : str
-        Names in the store, the recipe's digest and the cache's folder.
+        Names in the store, the digest of the recipe and the folder of the cache.
     rows : int
         Images of the data set.
     units_total, units_done, units_already : int
-        Units of this job: all of them, those computed now, those that were there.
+        Units of this job: all units, the units computed now, the units that were there.
     failed : mapping of str to str
-        Id to reason of images that could not be used, whenever they were read; with a shard those of its
-        units.
+        Id to reason of images that could not be used, whenever they were read; with a shard only the images
+        of the shard.
     images_per_second : float
-        Over the time from the first read to the last commit; 0 if nothing was computed.
+        Rate over the time from the first read to the last commit; 0 if nothing was computed.
     seconds_read, seconds_compute, seconds_write : float
         Time that reading and decoding took (shared by its threads), that the forward passes took, and that
         committing took. The stages overlap: the largest says what to fix. Over several workers they are added
         up.
     seconds_total : float
-        All of it, loading the model included.
+        Seconds of the whole call, loading the model included.
     bytes_written : int
-        Of features, without bookkeeping.
+        Bytes of features, without bookkeeping.
     arrays : tuple of ArrayPlan
-        What the store now holds of this request.
+        Arrays of this request as the store now holds them.
     nothing_to_do : bool
         Whether everything was there already.
     plan : ExtractPlan, optional
-        What was, or with ``dry_run`` would be, done.
+        The plan that was carried out, or with ``dry_run`` would be.
     dry_run : bool
         Whether nothing was written.
     too_many_failed : bool
         Whether more images failed than ``max_failures`` allows.
     version : int
-        Version of the data set that these are.
+        Version of the data set that the images are.
     difference : Difference, optional
         With ``update``: how many images differ from the version before.
     changed : tuple of str
         With ``update``: ids of images that stand for other bytes than before.
     rehashed : int, optional
-        With ``rehash``: images that were compared with the digest of what was extracted.
+        With ``rehash``: number of images that were compared with the digest of what was extracted.
     contents : ManifestContents, optional
-        Classes, splits and images without a label of what was asked for.
+        Classes, splits and images without a label, of the data that was asked for.
     costs : Costs, optional
         Costs of the whole call, all its models and parts together; see `toptune.costs.meter.CostMeter`. Dask
         workers elsewhere are not in it, only in the ledgers.
@@ -199,7 +201,7 @@ class ExtractSummary:
     costs: Costs | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field, as JSON values."""
+        """Return every field as JSON values."""
         values = {key: value for key, value in vars(self).items() if key not in ("arrays", "plan", "failed")}
         return values | {
             "difference": None if self.difference is None else self.difference.to_dict(),

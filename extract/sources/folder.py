@@ -122,7 +122,7 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator["os.DirE
 
 
 def _list(folder: Path) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str]"]]:
-    """Folders and files in a folder, links followed, without what is hidden."""
+    """Return the folders and the files in a folder, links followed, without hidden ones."""
     folders, files = [], []
     try:
         with os.scandir(folder) as entries:

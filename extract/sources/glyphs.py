@@ -92,7 +92,7 @@ def render(character: str, font: str, *, size: int = 48, ink: int = 34) -> NDArr
     Parameters
     ----------
     character, font : str
-        One character, and the name of a font file of matplotlib without ``.ttf``.
+        A character, and the name of a font file of matplotlib without ``.ttf``.
     size, ink : int
         Side of the image and of the ink's box in pixels.
 
@@ -179,7 +179,7 @@ def shape_similarity(characters: str, others: str, font: str) -> NDArray[np.floa
     Returns
     -------
     ndarray of float64, shape (len(characters), len(others))
-        In [-1, 1]; rows and columns of characters that the font lacks are -1.
+        Correlations in [-1, 1]; rows and columns of characters that the font lacks are -1.
     """
     left, right = (np.stack(list(_shapes(text, font))) for text in (characters, others))
     known = np.outer(np.any(left != 0, axis=1), np.any(right != 0, axis=1))

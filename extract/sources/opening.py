@@ -38,7 +38,7 @@ def find_shards(listing: FolderListing) -> list[Path]:
     places = [listing, *(listing.inner(name) for name in listing.folders if name.lower() in SPLITS)]
     if not any(place.with_suffix(".tar") for place in places):
         return []
-    # The compressed ones are refused when they are opened: passed over, their rows would be missing.
+    # Compressed shards are refused when they are opened: if they were passed over, rows would be missing.
     return [file for place in places for ending in _TAR_ENDINGS for file in place.with_suffix(ending)]
 
 
@@ -166,7 +166,7 @@ def _what(path: Path, head: bytes) -> str:
 
 
 def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None = None) -> ImageSource:
-    """Turn what the user calls DATA into a source.
+    """Open images, of whatever kind DATA is.
 
     Parameters
     ----------
@@ -175,15 +175,26 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
         classes); a CSV or Parquet manifest; WebDataset shards (a ``.tar``, a folder of them, or a pattern
         like ``train-{000..099}.tar``); a Hugging Face data set (a folder from ``save_to_disk``, or of
         Parquet files); a zip archive; arrays (``.npz``, idx files, CIFAR's batches); or the name of a
-        built-in data set. What is on disk goes before a built-in of the same name.
+        built-in data set (``digits``, ``greek``). Files on disk go before a built-in of the same name.
     split : str, optional
         Keep only this split.
+
+    Returns
+    -------
+    ImageSource
+        Images in a fixed order, the same on every machine.
 
     Raises
     ------
     InputError
-        If there is nothing of that name, it is of no kind that is known or of several, it holds no
-        images, or none of that split.
+        If there is nothing of that name, DATA is of no known kind or of several, or DATA holds no images, or
+        none of that split.
+
+    Examples
+    --------
+    >>> source = open_source("digits")
+    >>> source.name, source.manifest().n_rows, source.manifest().labels[0]
+    ('digits', 1797, '0')
     """
     source = _open_whole(data)
     return source if split is None else SplitSource(source, split)
@@ -192,7 +203,7 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
 def _open_whole(data: str | os.PathLike[str] | ImageSource) -> ImageSource:
     if not isinstance(data, str | os.PathLike):
         return data
-    # Imported here because they build on this module.
+    # Imported here, because most calls need neither the reader of shards nor scikit-learn's digits.
     from toptune.extract.sources.archives.tar import open_shards
 
     place = find_place(data)

@@ -19,9 +19,9 @@ class ReopenedSource:
     Parameters
     ----------
     data : str
-        As given to `open_source`, absolute if it is a path.
+        DATA as given to `open_source`, absolute if it is a path.
     split : str, optional
-        As given to `open_source`.
+        Split as given to `open_source`.
     digest : str
         `Manifest.pictures_digest` of the images as they were opened first.
     """

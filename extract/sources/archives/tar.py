@@ -33,12 +33,12 @@ class TarSource:
     Parameters
     ----------
     name : str
-        Of the data set.
+        Name of the data set.
     manifest : Manifest
     files : sequence of KnownFile
         The shards.
     shards, offsets : array (n,) of int
-        Where each image lies.
+        Shard and place of each image.
     """
 
     def __init__(

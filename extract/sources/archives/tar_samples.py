@@ -13,11 +13,11 @@ from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
 from toptune.extract.images.labels import split_labels
 
 IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-# A text is a label if it is short and of one line; longer ones are captions.
+# A text is a label if it is short and of one line; longer texts are captions.
 MAX_LABEL_CHARACTERS = 100
 _MAX_CLASS_BYTES = 4096
 _MAX_JSON_BYTES = 2**24
-# Long names and pax records; more than this is damage.
+# Bytes of long names and pax records; larger ones are damage.
 _MAX_EXTENSION_BYTES = 2**20
 _EXTENSIONS = b"xgXLK"
 _FOLDERS_AND_DEVICES = b"3456DV"
@@ -44,7 +44,7 @@ class _BoundedHeader(tarfile.TarInfo):
 
 
 def tar_members(path: Path) -> Iterator[TarMember]:
-    """Give files and links of a tar archive in its order, from one pass over the headers.
+    """Yield files and links of a tar archive in order, from one pass over the headers.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def tar_members(path: Path) -> Iterator[TarMember]:
         If the archive is cut off, damaged, compressed, or holds what cannot be read at an offset.
     """
     try:
-        # Unbuffered: a buffer would read payload behind every header.
+        # The file is unbuffered, because a buffer would read payload behind every header.
         with path.open("rb", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
             for member in _headers(file, end, path):
@@ -132,11 +132,11 @@ class Sample:
     key : str
         Path of its members up to the first dot of the last part.
     offset, bytes : int
-        Where the image lies.
+        Place and size of the image in the shard.
     names : list of str or None
-        Its labels; None where it has none.
+        Labels of the image; None where there are none.
     has_list : bool
-        Whether they came as a list of several.
+        Whether the labels came as a list of several.
     caption : str or None
         What its ``.txt`` says: a label, if that of every image is short enough to be one.
     """
@@ -150,7 +150,7 @@ class Sample:
 
 
 def shard_samples(path: Path) -> Iterator[Sample]:
-    """Give the images of a shard in its order; reads headers and labels, no images.
+    """Yield the images of a shard in order; reads headers and labels, no images.
 
     Raises
     ------

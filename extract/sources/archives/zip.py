@@ -32,7 +32,7 @@ class ZipSource:
     Parameters
     ----------
     name : str
-        Of the data set.
+        Name of the data set.
     path : path
         The archive.
     entries : sequence of (str, str or None, str or None, ZipInfo)
@@ -76,7 +76,7 @@ class ZipSource:
         data = self._files.read(0, offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, packed)
         if self._is_deflated[row]:
             try:
-                # Never more than the directory says, whatever the stream would make.
+                # The limit is the size in the directory, however much a damaged stream would make.
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, n_bytes + 1)
             except zlib.error as error:
                 raise UnreadableImageError(f"damaged in the archive: {error}") from error

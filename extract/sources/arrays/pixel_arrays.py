@@ -20,13 +20,13 @@ class ArrayPart:
     Attributes
     ----------
     images : array (n, h, w), (n, h, w, 1), (n, h, w, 3), or (n, 3, h, w) with `has_planes_first`, of uint8
-        May be mapped from a file.
+        The images; may be mapped from a file.
     labels : sequence of str or None (n,)
     split : str or None
     modified_ns : int
-        Of the file that holds them.
+        Modification time of the file that holds the images, nanoseconds.
     has_planes_first : bool
-        Whether each color is a plane of its own.
+        Whether each color of an image is a plane of its own.
     extra : mapping of str to sequence of str or None (n,)
         Further columns.
     """
@@ -48,7 +48,7 @@ class ArraySource:
     Parameters
     ----------
     name : str
-        Of the data set.
+        Name of the data set.
     parts : sequence of ArrayPart
         Parts of one split are numbered on.
     """
@@ -147,7 +147,7 @@ def array_labels(
     n : int
         Number of images.
     where : str
-        Its name, for messages.
+        Name of the array, for messages.
 
     Raises
     ------

@@ -30,7 +30,7 @@ class ArrowSource:
     Parameters
     ----------
     name : str
-        Of the data set.
+        Name of the data set.
     manifest : Manifest
     chunks : sequence of pyarrow.Array
         The images' bytes.
@@ -130,7 +130,7 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
             table = _map(file)
             columns = choose_columns(table.schema, features or schema_features(table.schema), file)
             beside = table.select(columns.beside)
-            # Offsets that point elsewhere would be followed; this looks at them, not at images.
+            # Damaged offsets would be followed to other memory; the check reads offsets, not images.
             table.select([columns.image]).validate(full=True)
             beside.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

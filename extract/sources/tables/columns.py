@@ -16,7 +16,7 @@ from toptune.store.datasets.manifest import LABELS_COLUMN
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 # The first of these that is there is the label; then the first ClassLabel, whatever its name.
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
-# The manifest has columns of these names itself.
+# Columns of these names exist in every manifest, so that a table's columns cannot have them.
 _RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
 
 
@@ -27,15 +27,15 @@ class TableColumns:
     Attributes
     ----------
     image : str
-        Struct of bytes and path, or bytes.
+        Column of images: a struct of bytes and path, or bytes.
     label : str or None
-        One label an image.
+        Column with one label for each image.
     several : str or None
-        A list of labels an image.
+        Column with a list of labels for each image.
     others : tuple of str
         Further columns of text or of ClassLabels.
     class_names : dict of str to list of str
-        Of each column of ClassLabels.
+        Names of the classes, for each column of ClassLabels.
     """
 
     image: str
@@ -71,9 +71,9 @@ def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> Tab
     ----------
     schema : pyarrow.Schema
     features : mapping
-        As in ``dataset_info.json`` or the schema's metadata; may be empty.
+        Features as ``dataset_info.json`` or the schema's metadata give them; may be empty.
     where : path
-        For messages.
+        Path of the table, for messages.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from toptune.extract.sources.tables.columns import choose_columns, has_images, s
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
 from toptune.store.datasets.manifest import Manifest
 
-# Images are read in order: one group while the one before is still asked for.
+# Images are read in order: a group is read while the group before is still being asked for.
 GROUPS_IN_MEMORY = 2
 MAX_GROUP_BYTES = 2 * 2**30
 _SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
@@ -36,7 +36,7 @@ class ParquetSource:
     Parameters
     ----------
     name : str
-        Of the data set.
+        Name of the data set.
     manifest : Manifest
     groups : sequence of (path, int, str, int)
         File, number of the group in it, column of the images' bytes, number of rows.
@@ -85,7 +85,7 @@ def find_parquet(listing: FolderListing) -> list[Path]:
     for places in ([listing], [listing.inner("data")], splits):
         files = [file for place in places for file in place.with_suffix(".parquet")]
         kinds = [is_parquet_of_images(file) for file in files]
-        # One that cannot be read is not passed over: its rows would be missing, and nobody would be told.
+        # A file that cannot be read is an error: without it rows would be missing, and nobody would be told.
         if any(kinds) or (files and places != [listing] and None in kinds):
             return [file for file, kind in zip(files, kinds, strict=True) if kind is not False]
     return []

@@ -25,14 +25,14 @@ class TablePart:
     ----------
     file : path
     split : str or None
-        As it is called there.
+        Name of the split, as the data set calls it.
     columns : TableColumns
     beside : pyarrow.Table
         All columns but the images.
     sizes : array (n,) of int
         Bytes of each image, 0 where that is not known.
     modified_ns : int
-        Of the file.
+        Modification time of the file, nanoseconds.
     """
 
     file: Path
