@@ -28,7 +28,8 @@ from toptune.store.files.json_values import canonical_json
 # dask does.
 _ONE_AT_A_TIME = threading.Lock()
 _LOADED: dict[tuple[str, str, str], Backbone] = {}
-_SEEN: dict[str, Any] = {}
+# The request of the order that was seen last, by the key of the order.
+_SEEN: dict[str, ExtractRequest] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ def _cache(root: str, dataset: str, digest: str, created: str) -> FeatureCache:
 
 def _request(order: UnitOrder) -> ExtractRequest:
     """Open the images and compare a few of them, once for each order."""
-    if _SEEN.get("key") != order.key:
+    if order.key not in _SEEN:
         source = order.request.source
         for row, digest in order.probes:
             try:
@@ -158,6 +159,5 @@ def _request(order: UnitOrder) -> ExtractRequest:
             if found != digest:
                 raise InputError(f"image {source.manifest().image_id(row)} has other bytes here")
         _SEEN.clear()
-        _SEEN.update(key=order.key, request=replace(order.request, manifest=source.manifest()))
-    request: ExtractRequest = _SEEN["request"]
-    return request
+        _SEEN[order.key] = replace(order.request, manifest=source.manifest())
+    return _SEEN[order.key]

@@ -61,8 +61,9 @@ class ExtractOptions:
     split : str, optional
         Only this split of the data.
     layers : str, int or sequence of them
-        Which layers are stored: ``last`` (the default), ``all``, ``last n``, numbers of blocks (negative ones
-        count from the end), or module paths and globs; see `select_names`.
+        Which layers are stored: ``last`` (the default), the output of the network; ``all``, every block and
+        ``last``; a number n for the last n blocks; a list of blocks such as ``-1,-2``; or module paths and
+        globs. See `select_names`.
     pooling : str or sequence of str, optional
         ``mean``, ``max``, ``cls``, ``gridG``, ``targetT`` or ``flatten``; each family's own by default.
     batch_size : int or "auto", optional
