@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from house import ROOT
+from house_drawing import drawn_page
 
 PAGES = tuple(
     sorted(
@@ -71,3 +72,16 @@ def test_named_make_targets_exist() -> None:
 )
 def test_the_glossary_is_found(name: str) -> None:
     assert "reference/glossary.md" in (ROOT / name).read_text()
+
+
+def test_the_rooms_are_drawn_as_the_code_stands() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert drawn_page(page) == page, "rooms have changed; run `make drawing`"
+
+
+def test_each_promise_names_the_test_that_holds_it() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    promises = page.partition("## Ten things")[2].partition("\n## ")[0]
+    rows = [line for line in promises.splitlines() if re.match(r"\| \d", line)]
+    assert len(rows) == 10
+    assert all("`test_" in row for row in rows)
