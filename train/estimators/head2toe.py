@@ -278,18 +278,18 @@ class Head2ToeClassifier(ScoredClassifier):
 
     @property
     def divided_dims(self) -> list[int] | None:
-        """Columns kept of each layer, where the final head takes each divided by its length."""
+        """Columns kept of each layer, where the final head takes each layer divided by its length."""
         return self.kept_dims_.tolist() if self.unit_norm and self.final != "ridge" else None
 
     def on_kept(self) -> "Head2ToeClassifier":
-        """Give the same fitted classifier for rows that have only the columns kept."""
+        """Return the same fitted classifier for rows that have only the columns kept."""
         narrow = copy(self)
         narrow.columns_ = np.arange(len(self.columns_))
         narrow.n_features_in_ = len(self.columns_)
         return narrow
 
     def fitted_final(self) -> ScoredClassifier:
-        """Give the final head, as an estimator on the columns kept."""
+        """Return the final head, as an estimator on the columns kept."""
         final: Any
         if self.final == "falkon":
             final = FalkonClassifier(device=self.device, memory_limit_bytes=self.memory_limit_bytes)
@@ -302,7 +302,7 @@ class Head2ToeClassifier(ScoredClassifier):
         return final  # type: ignore[no-any-return]
 
     def _shares(self) -> list[float]:
-        """Group penalties to compare, descending."""
+        """Return the group penalties to compare, descending, as shares."""
         return sorted(_grid(self.group_penalty, "group_penalty", SHARES), reverse=True)
 
 

@@ -24,7 +24,17 @@ _N_CENTERS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """A fitted final head and its figures on rows that neither it nor the selection had seen."""
+    """A fitted final head, with figures on rows that neither the head nor the selection had seen.
+
+    Attributes
+    ----------
+    estimator : FalkonClassifier or StreamingLogisticClassifier
+        Fitted to all rows.
+    accuracy : float
+        Share, by weight, of the left-out rows that were predicted right.
+    calibrated : Temperature
+        Temperature fitted to the left-out scores, and the log-loss at it.
+    """
 
     estimator: Any
     accuracy: float
@@ -48,10 +58,17 @@ def fit_final(
 
     Parameters
     ----------
+    name : {"logistic", "falkon"}
+    rows : TrainingRows
+        All columns.
     columns_of : callable (fold or None) -> ndarray of int64
+        Columns selected without a fold, or on all rows.
+    layers : Layers
+    unit_norm : bool
+        Divide what is kept of each layer by its length.
     class_weight : None, "balanced" or dict of position of the class to weight
     options : dict
-        Of the estimator: ``cv``, ``random_state``, ``device``, ``memory_limit_bytes``.
+        Parameters of the estimator: ``cv``, ``random_state``, ``device``, ``memory_limit_bytes``.
     """
 
     def blocks(columns: Columns) -> SelectedBlocks:
@@ -60,18 +77,18 @@ def fit_final(
 
     def fit(columns: Columns, chosen: npt.NDArray[np.int64] | None) -> ScoredClassifier:
         some: Blocks = blocks(columns)
-        codes, its_groups = rows.codes, groups
+        codes, some_groups = rows.codes, groups
         if chosen is not None:
             some, codes = SomeRows(some, chosen), rows.codes[chosen]
-            its_groups = None if groups is None else [groups[row] for row in chosen.tolist()]
+            some_groups = None if groups is None else [groups[row] for row in chosen.tolist()]
         weight = class_weight
         if isinstance(weight, dict):
             weight = {code: value for code, value in weight.items() if code in codes}
         with warnings.catch_warnings():
-            # Without a fold a class may have fewer rows than folds; what counts is said of all rows.
+            # Without a fold a class may have too few rows. Users are told of the fit to all rows only.
             if chosen is not None:
                 warnings.simplefilter("ignore", FoldsReducedWarning)
-            fitted: ScoredClassifier = _estimator(name, weight, options).fit(some, codes, groups=its_groups)
+            fitted: ScoredClassifier = _estimator(name, weight, options).fit(some, codes, groups=some_groups)
             return fitted
 
     scores = np.empty((rows.n, rows.n_classes))
@@ -79,10 +96,10 @@ def fit_final(
         columns = columns_of(fold)
         mine = np.flatnonzero(rows.folds == fold)
         fitted = fit(columns, np.flatnonzero(rows.folds != fold))
-        its = fitted.scores(SomeRows(blocks(columns), mine))
-        # A class that has no row outside the fold is behind all others.
-        scores[mine] = its.min(axis=1, keepdims=True) - 1
-        scores[mine[:, None], fitted.classes_] = its
+        left_out = fitted.scores(SomeRows(blocks(columns), mine))
+        # A class that has no row outside the fold scores below all others.
+        scores[mine] = left_out.min(axis=1, keepdims=True) - 1
+        scores[mine[:, None], fitted.classes_] = left_out
     return Final(
         estimator=fit(columns_of(None), None),
         accuracy=float(rows.weights @ (scores.argmax(axis=1) == rows.codes) / rows.weights.sum()),

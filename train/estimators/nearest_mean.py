@@ -137,7 +137,7 @@ class NearestMeanClassifier(ScoredClassifier):
 
 
 def check_metrics(given: Any, known: Sequence[str], default: Sequence[str] | None = None) -> list[str]:
-    """Return the metrics to compare, or refuse one that is not known with InputError."""
+    """Return the metrics to compare, or refuse an unknown metric with InputError."""
     metrics = values_of(given, default or known, "metric")
     for metric in metrics:
         if metric not in known:
@@ -146,14 +146,14 @@ def check_metrics(given: Any, known: Sequence[str], default: Sequence[str] | Non
 
 
 def unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Rows (b, d) scaled to length 1; a row of zeros stays."""
+    """Return rows (b, d) scaled to length 1; a row of zeros stays as it is."""
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     scaled: npt.NDArray[Any] = values / np.maximum(lengths, np.finfo(values.dtype).tiny)
     return scaled
 
 
 def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, Matrix], Matrix]:
-    """Give sums (n_folds, n_classes, d) of each metric's rows, and counts (n_folds, n_classes)."""
+    """Return sums (n_folds, n_classes, d) of the rows for each metric, and counts (n_folds, n_classes)."""
     shape = (rows.n_folds, rows.n_classes)
     counts = np.zeros(shape)
     np.add.at(counts, (rows.folds, rows.codes), 1.0)
@@ -172,7 +172,7 @@ def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, M
 
 
 def _means(sums: Matrix, counts: Matrix, metric: str, *, without: int | None = None) -> Matrix:
-    """Means (n_classes, d) over all folds, or all but one; 0 for a class without rows."""
+    """Return the means (n_classes, d) over all folds, or all but one; 0 for a class without rows."""
     total, number = sums.sum(axis=0), counts.sum(axis=0)
     if without is not None:
         total, number = total - sums[without], number - counts[without]
@@ -192,7 +192,10 @@ def _scores(values: npt.NDArray[Any], means: Matrix, metric: str) -> Matrix:
 def _left_out(
     rows: TrainingRows, means: dict[str, list[Matrix]], is_seen: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[slice, list[Matrix]]]:
-    """Scores of each metric's rows by the means without their fold; a class not seen there comes last."""
+    """Yield the scores of each block's rows by the means without the rows' own fold, for each metric.
+
+    A class that has no row outside the fold comes last.
+    """
     for where, values in rows.blocks.iterate():
         folds = rows.folds[where]
         results = []

@@ -25,7 +25,7 @@ from toptune.train.rows.inputs import predict_inputs
 Matrix = npt.NDArray[np.float64]
 NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
 WEIGHTS = ("similarity", "uniform")
-# Similarities are divided by this before they weigh votes (Caron et al. 2021; Oquab et al. 2023, DINOv2).
+# Temperature of the similarities that weigh votes, from Caron et al. 2021 and Oquab et al. 2023 (DINOv2).
 VOTE_TEMPERATURE = 0.07
 _BLOCK_BYTES = 64 * 2**20
 
@@ -176,12 +176,12 @@ class NearestNeighborClassifier(ScoredClassifier):
 
 
 def ready(values: Tensor, metric: str) -> Tensor:
-    """Rows (b, d) as they are compared: of length 1 for the cosine."""
+    """Return rows (b, d) as they are compared: of length 1 for the cosine."""
     return torch.nn.functional.normalize(values, dim=1) if metric == "cosine" else values
 
 
 def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
-    """Cosines (b, n), or minus half the squared distance but for each query's own part."""
+    """Return cosines (b, n), or minus half the squared distances but for the part of each query alone."""
     if metric == "cosine":
         return queries @ kept.T
     return torch.addmm(kept.square().sum(dim=1), queries, kept.T, beta=-0.5)
@@ -190,7 +190,7 @@ def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
 def _left_out(
     kept: Tensor, rows: TrainingRows, settings: Sequence[dict[str, Any]], metric: str
 ) -> Iterator[tuple[slice, Iterator[Matrix]]]:
-    """Votes of each setting's neighbors in other folds, one search for all of them."""
+    """Yield the votes of each block's neighbors in other folds, for every setting from one search."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
     step = _block_rows(kept, rows.n_classes)
@@ -209,7 +209,7 @@ def _left_out(
 
 
 def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
-    """Scores (b, n_classes) from nearness and class of each row's neighbors (b, k), nearest first."""
+    """Return scores (b, n_classes) from nearness and class of each row's neighbors (b, k), nearest first."""
     is_there = torch.isfinite(nearness)
     counts = is_there.sum(dim=1, keepdim=True)
     if weights == "similarity":

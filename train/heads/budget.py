@@ -17,11 +17,11 @@ class Attempt(Generic[T]):
     Attributes
     ----------
     result : T or None
-        None if it was not begun or failed.
+        None if the work was not begun, or failed.
     seconds : float or None
-        Taken.
+        Seconds that the work took.
     estimated_seconds : float
-        As thought before it.
+        Seconds that the work was expected to take when its turn came.
     skipped : str or None
         Why there is no result.
     """
@@ -37,8 +37,8 @@ def attempt_within(
 ) -> Iterator[Attempt[T]]:
     """Do pieces of work in turn; none is begun if it is estimated to take longer than what is left.
 
-    The estimate is scaled by the slowest of those done so far. None is broken off, and the first is always
-    done.
+    Estimates are scaled by the slowest work done so far, in seconds taken for a second estimated. No work is
+    broken off, and the first is always done.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`Head`: what turns features into labels, whichever library does the work."""
+"""`Head`: what turns features into labels and probabilities, whichever library does the work."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.machine.limits import RunLimits
 from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.heads.files import read_description
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS, kind_of, summed_heads
@@ -33,7 +34,12 @@ class Head(Protocol):
 
     @property
     def report(self) -> dict[str, Any]:
-        """JSON-able account of the fit, with its ``warnings``."""
+        """Account of the fit as JSON values, with its ``warnings``."""
+        ...
+
+    @property
+    def left_out(self) -> LeftOutFigures | None:
+        """Figures of the fit on rows left out; None where none were."""
         ...
 
     @property
@@ -47,7 +53,7 @@ class Head(Protocol):
         ...
 
     def on_columns(self) -> "Head":
-        """Give the same fitted head over just its `columns`, side by side; itself where they are None."""
+        """Return the same fitted head for rows that have only its `columns`; itself where these are None."""
         ...
 
     def fit(
@@ -57,15 +63,15 @@ class Head(Protocol):
         ...
 
     def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes), higher is likelier."""
+        """Return the scores (n, n_classes) of rows (n, d); a higher score is likelier."""
         ...
 
     def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
-        """Probabilities (n, n_classes), rows summing to 1."""
+        """Return probabilities (n, n_classes) of rows (n, d); each row sums to 1."""
         ...
 
     def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
-        """Labels (n,)."""
+        """Return the labels (n,) of rows (n, d)."""
         ...
 
     def save(self, folder: Path, *, keep_sums: bool = True) -> None:
@@ -179,7 +185,7 @@ def load_head(folder: Path) -> Head:
     Raises
     ------
     CorruptError
-        If a file is missing, damaged, or holds types that no head of ours is made of.
+        If a file is missing, damaged, or holds types that no head of toptune is made of.
     InputError
         If the head is of a class outside scikit-learn that nobody has said may be loaded.
     """

@@ -64,7 +64,7 @@ class OwnHead(ReportedHead):
         return self
 
     def with_estimator(self, estimator: Any, report: Mapping[str, Any]) -> "OwnHead":
-        """Give the head of the same name and parameters over another fitted estimator."""
+        """Return the head of the same name and parameters over another fitted estimator."""
         head = OwnHead(self.name, self.params)
         head.estimator = estimator
         head._report = json_ready(dict(report))

@@ -1,4 +1,4 @@
-"""What every head does alike with its report, its classes and its probabilities."""
+"""`ReportedHead`: what all heads do alike with their report, their classes and their probabilities."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.fit_report import LeftOutFigures
 
 
 class ReportedHead(ABC):
@@ -22,11 +23,16 @@ class ReportedHead(ABC):
 
     @abstractmethod
     def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
-        """Probabilities (n, n_classes), rows summing to 1."""
+        """Return probabilities (n, n_classes) of rows (n, d); each row sums to 1."""
 
     @property
     def report(self) -> dict[str, Any]:
         return {key: value for key, value in self._report.items() if key != "table"}
+
+    @property
+    def left_out(self) -> LeftOutFigures | None:
+        figures = self._report["left_out"]
+        return None if figures is None else LeftOutFigures(**figures)
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -34,10 +40,10 @@ class ReportedHead(ABC):
 
     @property
     def columns(self) -> npt.NDArray[np.int64] | None:
-        """None: it uses all its inputs."""
+        """None, because these heads use every input column."""
         return None
 
     def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
-        """Names (n,) of the classes of highest probability."""
+        """Return the names (n,) of the classes of highest probability."""
         labels: npt.NDArray[Any] = np.array(self.classes)[self.predict_proba(X).argmax(axis=1)]
         return labels

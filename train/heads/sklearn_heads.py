@@ -42,8 +42,18 @@ class SklearnHead(ReportedHead):
     ----------
     name : str
         In `KINDS`, or ``sklearn:package.Class``.
+    params : mapping
+        Parameters of the estimator; a list of values is a grid.
+    seed : int
+        Seed of the folds and of the estimator.
+    cv : int or "leave-one-group-out"
+        Folds.
+    class_weight : None or "balanced"
+    memory_limit_bytes : int, optional
+        A fit whose projected peak is above is refused; by default half of the machine's memory.
     is_compared : bool
-        Cross-validate it even if it has nothing to choose and would be fitted once by itself (the forest).
+        Cross-validate the head even if it has nothing to choose and would be fitted once by itself (the
+        forest).
     """
 
     def __init__(
@@ -149,14 +159,14 @@ class SklearnHead(ReportedHead):
         return self
 
     def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
-        """Scores (n, n_classes); for estimators without scores the logarithm of the probabilities."""
+        """Return the scores (n, n_classes) of rows (n, d), as `scores_of`."""
         return self._by_block(X, lambda block: scores_of(self.estimator, block, len(self._classes)))
 
     def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
         if self.temperature is not None:
             return softmax(self.decision_function(X), self.temperature)
         shares = self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
-        # Taken in float32, shares sum to 1 in float32 only.
+        # Where the estimator computes in float32, its shares sum to 1 in float32 only.
         probabilities: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
         return probabilities
 
@@ -181,7 +191,7 @@ class SklearnHead(ReportedHead):
         CorruptError
             If a file is missing or damaged, or holds a type that this head is not made of.
         InputError
-            If the class is not scikit-learn's and nobody has said that it may be loaded.
+            If the class is not scikit-learn's and is not named as trusted.
         """
         name, path = description["head"], folder / SKOPS
         if name not in KINDS and not is_path(name):
@@ -209,7 +219,7 @@ class SklearnHead(ReportedHead):
         codes: npt.NDArray[np.int64],
         said: list[str],
     ) -> Any:
-        """Fit to rows; what scikit-learn warned of is added to `said`."""
+        """Return an estimator fitted to rows (n, d); what scikit-learn warned of is added to `said`."""
         estimator = self._make(params)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -261,7 +271,7 @@ def _form_of(kind: HeadKind) -> SklearnForm:
 
 
 def gather(X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
-    """All rows in one array (n, d)."""
+    """Return all rows in one array (n, d)."""
     if not is_blocks(X):
         return np.asarray(X)
     values = np.empty(X.shape, dtype=X.dtype)
@@ -279,7 +289,7 @@ def _tally(
 
 
 def _summary(said: Sequence[str]) -> list[str]:
-    """Sum up what scikit-learn warned of in all fits."""
+    """Return what scikit-learn warned of in all fits, each warning once, and at most `_MOST_WARNINGS`."""
     notes = []
     unconverged = said.count(_UNCONVERGED)
     if unconverged:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,32 +19,59 @@ from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.solvers.selection import choose
 
 DEFAULT_BUDGET_SECONDS = 120.0
-# What was tried, said as it happens.
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTrial:
+    """One head that was tried, or skipped.
+
+    Attributes
+    ----------
+    head : str
+        Name of the head.
+    accuracy, log_loss : float or None
+        Left-out figures; None for a head that was skipped.
+    seconds : float or None
+        Seconds that the fit took.
+    estimated_seconds : float
+        Seconds that the fit was expected to take.
+    is_chosen : bool
+    skipped : str or None
+        Why the head was skipped.
+    """
+
+    head: str
+    accuracy: float | None
+    log_loss: float | None
+    seconds: float | None
+    estimated_seconds: float
+    is_chosen: bool = False
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """The head that was kept, and all heads that were considered.
+    """The head that was kept, and every head that was considered.
 
     Attributes
     ----------
     head : Head
-        Fitted.
-    table : list of dict
-        A row for each of `tried_heads`: head, left-out accuracy and log-loss, seconds taken and estimated,
-        whether it was chosen, and why it was skipped.
+        The best head, fitted.
+    table : list of HeadTrial
+        A row for each of `tried_heads`, in their order.
     budget_seconds, seconds : float
-        Given and taken.
+        Budget that was given, and seconds that were taken.
     """
 
     head: Head
-    table: list[dict[str, Any]]
+    table: list[HeadTrial]
     budget_seconds: float
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able mapping."""
-        return {"budget_seconds": self.budget_seconds, "seconds": self.seconds, "table": self.table}
+        table = [asdict(trial) for trial in self.table]
+        return {"budget_seconds": self.budget_seconds, "seconds": self.seconds, "table": table}
 
 
 def try_heads(
@@ -58,26 +85,27 @@ def try_heads(
 ) -> Trials:
     """Cross-validate heads on the same folds within a budget, and keep the best.
 
-    The rule is that within each head: of those whose left-out accuracy is within half a standard error of
-    the best, the least log-loss. The budget is kept as by `attempt_within`.
+    The rule is the one by which each head chooses its parameters, see `choose`. The budget is kept by
+    `attempt_within`.
 
     Parameters
     ----------
     blocks : Blocks, shape (n, d)
     labels : sequence of str
     make : callable (name) -> Head
-        Unfitted, to be cross-validated.
+        Makes an unfitted head that will be cross-validated.
     groups : sequence of str, optional
         Rows of equal groups share a fold.
     n_folds : int
-        What `make` cross-validates with, for the estimates.
+        Folds that `make` cross-validates with, for the estimates of time.
     budget_seconds : float, optional
-        Of all fits together; `DEFAULT_BUDGET_SECONDS` by default.
+        Seconds of all fits together; `DEFAULT_BUDGET_SECONDS` by default.
 
     Raises
     ------
     InputError, NumericalError
-        Of the first head, if none could be fitted.
+        The error of the first head, if no head could be fitted; `InputError` for a budget that is not
+        above 0.
     """
     budget = DEFAULT_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     if not budget > 0:
@@ -94,29 +122,25 @@ def try_heads(
 
     names = tried_heads()
     jobs = [(estimated_seconds(name, size), partial(fitted, name)) for name in names]
-    table: list[dict[str, Any]] = []
+    table: list[HeadTrial] = []
     heads: dict[int, Head] = {}
-    for name, attempt in zip(names, attempt_within(budget, jobs), strict=True):
-        row: dict[str, Any] = {
-            "head": name, "accuracy": None, "log_loss": None, "seconds": attempt.seconds,
-            "estimated_seconds": attempt.estimated_seconds, "is_chosen": False, "skipped": attempt.skipped,
-        }  # fmt: skip
-        table.append(row)
-        if attempt.result is None:
-            continue
-        left_out = attempt.result.report["left_out"]
-        row |= {"accuracy": left_out["accuracy"], "log_loss": left_out["log_loss"]}
-        heads[len(table) - 1] = attempt.result
-        plan_logger.info(
-            "%s: left-out accuracy %.4f in %.1f s", name, row["accuracy"] or np.nan, attempt.seconds
+    for at, (name, attempt) in enumerate(zip(names, attempt_within(budget, jobs), strict=True)):
+        left_out = None if attempt.result is None else attempt.result.left_out
+        trial = HeadTrial(
+            head=name,
+            accuracy=None if left_out is None else left_out.accuracy,
+            log_loss=None if left_out is None else left_out.log_loss,
+            seconds=attempt.seconds,
+            estimated_seconds=attempt.estimated_seconds,
+            skipped=attempt.skipped,
         )
-    fitted_rows = list(heads)
-    best = fitted_rows[
-        choose(
-            [table[at]["accuracy"] for at in fitted_rows],
-            [table[at]["log_loss"] for at in fitted_rows],
-            n=size.n,
-        )
-    ]
-    table[best]["is_chosen"] = True
+        table.append(trial)
+        if attempt.result is not None:
+            heads[at] = attempt.result
+            plan_logger.info(
+                "%s: left-out accuracy %.4f in %.1f s", name, trial.accuracy or np.nan, trial.seconds
+            )
+    tried = list(heads)
+    best = tried[choose([table[at].accuracy for at in tried], [table[at].log_loss for at in tried], n=size.n)]
+    table[best] = replace(table[best], is_chosen=True)
     return Trials(head=heads[best], table=table, budget_seconds=budget, seconds=time.perf_counter() - start)

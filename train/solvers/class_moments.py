@@ -10,13 +10,13 @@ from torch import Tensor
 
 from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 
-# Share of a class that no row belongs to: it lies at the mean of all rows, far down.
+# A class without rows lies at the mean of all rows with this share, so that its scores are far below others.
 _NO_SHARE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMoments:
-    """Moments of the classes, from which discriminants are made.
+    """Moments of the classes, of which discriminants are made.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class ClassMoments:
     log_shares : Tensor of float64, shape (n_classes,)
         Logarithms of the classes' shares of the rows.
     variance : float
-        Mean variance of a column about the mean of its class: what a covariance is shrunk to.
+        Mean variance of a column about the mean of its class; covariances are shrunk toward it.
     """
 
     within: Tensor
@@ -36,14 +36,14 @@ class ClassMoments:
 
     @classmethod
     def of(cls, gram: Tensor, cross: Tensor, *, n_columns: int) -> "ClassMoments":
-        """Take moments from sums over rows of ``(phi, 1)`` and one-hot targets.
+        """Make the moments from sums over rows of ``(phi, 1)`` and one-hot targets.
 
         Parameters
         ----------
         gram : Tensor of float64, shape (r + 1, r + 1)
         cross : Tensor of float64, shape (r + 1, n_classes)
         n_columns : int
-            Columns d of the rows, which may span fewer than d features.
+            Columns d of the rows. The features may be fewer, because the rows may span fewer dimensions.
         """
         weight, counts = gram[-1, -1], cross[-1]
         mean = gram[:-1, -1] / weight
@@ -63,7 +63,7 @@ class ClassMoments:
         )
 
     def solve(self, shrinkage: float) -> tuple[Tensor, float]:
-        """Coefficients (r + 1, n_classes), the intercept last, and the jitter that it took.
+        """Return the coefficients (r + 1, n_classes), the intercept last, and the jitter of factoring.
 
         Scores are logarithms of posteriors but for a constant, with covariance
         ``(1 - shrinkage) within + shrinkage variance I``.

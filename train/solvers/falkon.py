@@ -20,16 +20,16 @@ from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
 from toptune.train.passes.training_rows import TrainingRows
 
 # Relative error in the norm of the scores, by the type of the kernel's values. Accuracy is settled long
-# before; 1e-5 lets scores be compared with the direct solve, float32 values are not worth more than 1e-4.
+# before: 1e-5 lets scores be compared with the direct solve, and float32 values allow no more than 1e-4.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 MAX_ITERATIONS = 100
-# Columns that share a product; penalties beyond go into a further, warm-started group.
+# So many columns share a product. Further penalties go into another group, which starts from this one's end.
 COLUMNS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class FalkonSolution:
-    """Coefficients of every penalty and how they were reached.
+    """Coefficients of every penalty, and how the iteration reached them.
 
     Attributes
     ----------
@@ -38,20 +38,21 @@ class FalkonSolution:
     beta : Tensor of float64, shape (n_penalties, r + 1, n_targets)
         Coefficients of the whitened features, the intercept last, as in the direct solve.
     reason : str
-        The worst of its groups: one of `REASONS`.
+        Why the iteration stopped, one of `REASONS`; of several groups the worst.
     residuals : tuple of float
         Largest true relative residual of each penalty's columns.
     history : tuple of float
         Largest relative residual after each product.
     tolerance : float
+        Relative residual that was asked for.
     n_iterations, n_passes : int
-        Products with the kernel's values, and times that the rows were read for them.
+        Products with the kernel's values, and times that the rows were read.
     feature_mean : Tensor of float64, shape (r,)
         Weighted mean of the whitened features.
     preconditioner : Tensor of float64, shape (r, r)
         Lower factor of the last penalty's preconditioner.
     jitter : float
-        Largest share of its mean diagonal that a preconditioner took; it slows the iteration and does
+        Largest share of its mean diagonal that a preconditioner took; jitter slows the iteration and does
         not change the solution.
     """
 
@@ -88,9 +89,12 @@ def solve_falkon(
 
     Parameters
     ----------
+    rows : TrainingRows
     maps : NystromMaps
     index : int
-        Which of its kernels.
+        Which of the maps' kernels.
+    penalties : sequence of float
+        In any order; they are solved from the largest down.
     block_rows : int
         Rows read at a time.
     is_cached : bool
@@ -101,6 +105,8 @@ def solve_falkon(
         Relative residual; see `conjugate_gradient`. By default that of `TOLERANCE`.
     max_iterations : int
         Products for each group.
+    columns : int
+        Columns of a group.
 
     Raises
     ------
@@ -213,10 +219,11 @@ class _PenaltyGroup:
 
 
 def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
-    """Centered second moments (r, r) of the centers' own whitened features: what stands for all rows.
+    """Return the centered second moments (r, r) of the centers' own whitened features.
 
-    Where no center was dropped their features are the rows of the factor, and this is ``(1/M) T T'`` less
-    the mean. Dropped centers count too: they are no basis any more, but rows like any other.
+    In the preconditioner they stand for the moments of all rows. Where no center was dropped, the features of
+    the centers are the rows of the factor, and the moments are ``(1/M) T T'`` less the mean. Dropped centers
+    count too: they are not in the basis, but they are rows like any other.
     """
     factor = maps.factors[index]
     is_whole = maps.whitenings[index].is_whole

@@ -3,7 +3,7 @@
 Width, penalty and temperature are chosen as for solver ``falkon``; then ``falkon.Falkon`` solves
 ``(K' W K / n + penalty K_MM) alpha = K' W (Y - mean) / n`` on the same centers, and the targets' mean is
 the intercept. Only the targets are centered there, so scores differ a little from those of the other
-solvers, which center the features too. The only file that imports ``falkon``.
+solvers, which center the features too. No other file imports ``falkon``.
 """
 
 import warnings
@@ -50,7 +50,7 @@ def check_library(device: str | None = None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LibrarySolution:
-    """What FalkonML found, and what its documentation leaves open.
+    """The solution of FalkonML, and what its documentation leaves open.
 
     Attributes
     ----------
@@ -61,12 +61,14 @@ class LibrarySolution:
         Largest relative residual of the system above over the targets, in the norm of the library's
         preconditioner: what `conjugate_gradient` calls its residual.
     smallest_pivot : float
-        Of its factor of the centers' kernel matrix, jitter included, relative to the largest.
+        Smallest pivot of the library's factor of the centers' kernel matrix, jitter included, relative to
+        the largest.
     jitter : float
-        What it added to the diagonal of the centers' kernel matrix; this changes the solution too.
+        What the library added to the diagonal of the centers' kernel matrix; this changes the solution too.
     version : str
+        Version of the library.
     messages : tuple of str
-        Warnings that it gave.
+        Warnings that the library gave.
     """
 
     dual: Tensor
@@ -93,44 +95,40 @@ def solve_library(
     Parameters
     ----------
     center_rows : ndarray of int64, shape (M,), or None
-        The training rows that the centers are, where they are rows. Their weights make the preconditioner,
-        and so only the speed depends on them.
+        The training rows that the centers are, where they are rows. The rows' weights make the
+        preconditioner, so that only the speed depends on them.
     is_stored : bool
-        Let the library keep the rows' kernel values. Never where M = n: it takes a stored matrix for its
-        transpose if the shape allows both, and answers another problem.
+        Let the library keep the rows' kernel values. They are never kept where M = n, because the library
+        takes a stored matrix for its transpose if the shape allows both, and answers another problem.
 
     Raises
     ------
     NumericalError
-        If it fails, or its answer is not finite.
+        If the library fails, or its answer is not finite.
     """
     falkon = _library()
-    n, d = rows.blocks.shape
-    X = torch.empty((n, d), dtype=centers.dtype)
-    for where, values in batches(
-        rows, block_rows=block_rows_for(d=d, rank=0), dtype=X.dtype, device=X.device
-    ):
-        X[where] = values
-    weights = torch.from_numpy(rows.weights)
-    codes = torch.from_numpy(rows.codes)
-    shares = torch.bincount(codes, weights=weights, minlength=rows.n_classes) / weights.sum()
-    targets = torch.nn.functional.one_hot(codes, rows.n_classes).to(X.dtype) - shares.to(X.dtype)
+    problem = _LibraryProblem.of(rows, kernel, centers, penalty)
+    X, weights = problem.X, problem.weights
     options = falkon.FalkonOptions(
         use_cpu=True,
         keops_active="no",
-        never_store_kernel=not is_stored or len(centers) == n,
+        never_store_kernel=not is_stored or len(centers) == rows.n,
         store_kernel_d_threshold=0,
         max_cpu_mem=library_work_bytes(
-            n=n, d=d, n_centers=len(centers), value_bytes=X.element_size(), is_stored=is_stored
+            n=rows.n,
+            d=X.shape[1],
+            n_centers=len(centers),
+            value_bytes=X.element_size(),
+            is_stored=is_stored,
         ),
     )
 
     def weight_fn(_targets: Tensor, _rows: Tensor, numbers: Tensor) -> Tensor:
-        # A copy each time: the library takes the root of it in place.
+        # A copy each time, because the library takes its root in place.
         return weights[numbers][:, None].to(X.dtype)
 
-    is_weighted = bool((weights != 1).any())
     if center_rows is None:
+        # Centers that are no rows get the number of a row whose weight is as near to 1 as there is.
         center_rows = np.full(len(centers), np.abs(rows.weights - 1).argmin())
     selector = falkon.center_selection.FixedSelector(centers, idx_centers=torch.from_numpy(center_rows))
     with warnings.catch_warnings(record=True) as caught:
@@ -142,11 +140,11 @@ def solve_library(
             center_selection=selector,
             maxiter=max_iterations,
             error_fn=None,
-            weight_fn=weight_fn if is_weighted else None,
+            weight_fn=weight_fn if bool((weights != 1).any()) else None,
             options=options,
         )
         try:
-            model.fit(X, targets)
+            model.fit(X, problem.targets)
         except (RuntimeError, ArithmeticError, MemoryError) as error:
             raise NumericalError(f"FalkonML failed ({error}); raise the penalty, or use 'falkon'") from error
     dual = model.alpha_.clone().double()
@@ -155,8 +153,8 @@ def solve_library(
     pivots = model.precond.dT.double().square()
     return LibrarySolution(
         dual=dual,
-        intercept=shares,
-        residual=_residual(model.precond, kernel, X, weights, targets, centers, dual, penalty),
+        intercept=problem.shares,
+        residual=problem.residual(dual, model.precond),
         smallest_pivot=float(pivots.min() / pivots.max()),
         jitter=options.pc_epsilon(X.dtype) * len(centers),
         version=falkon.__version__,
@@ -164,8 +162,73 @@ def solve_library(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _LibraryProblem:
+    """The system that FalkonML solves, with all rows in memory.
+
+    Attributes
+    ----------
+    X : Tensor, shape (n, d)
+        Rows, in the type of the centers.
+    weights : Tensor of float64, shape (n,)
+    shares : Tensor of float64, shape (n_targets,)
+        Weighted mean of the one-hot targets.
+    targets : Tensor, shape (n, n_targets)
+        One-hot targets less their mean.
+    """
+
+    kernel: Radial | Linear
+    centers: Tensor
+    penalty: float
+    X: Tensor
+    weights: Tensor
+    shares: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(
+        cls, rows: TrainingRows, kernel: Radial | Linear, centers: Tensor, penalty: float
+    ) -> "_LibraryProblem":
+        n, d = rows.blocks.shape
+        X = torch.empty((n, d), dtype=centers.dtype)
+        for where, values in batches(
+            rows, block_rows=block_rows_for(d=d, rank=0), dtype=X.dtype, device=X.device
+        ):
+            X[where] = values
+        weights, codes = torch.from_numpy(rows.weights), torch.from_numpy(rows.codes)
+        shares = torch.bincount(codes, weights=weights, minlength=rows.n_classes) / weights.sum()
+        targets = torch.nn.functional.one_hot(codes, rows.n_classes).to(X.dtype) - shares.to(X.dtype)
+        return cls(
+            kernel=kernel, centers=centers, penalty=penalty, X=X, weights=weights, shares=shares,
+            targets=targets,
+        )  # fmt: skip
+
+    def residual(self, dual: Tensor, preconditioner: Any) -> float:
+        """Return the largest relative residual over the targets: one more pass over the kernel values."""
+        right, image = torch.zeros_like(dual), torch.zeros_like(dual)
+        step = block_rows_for(d=self.X.shape[1], rank=len(self.centers))
+        for start in range(0, len(self.X), step):
+            where = slice(start, start + step)
+            block = self.kernel(self.X[where], self.centers).double()
+            right.addmm_(block.T, self.targets[where].double() * self.weights[where, None])
+            image.addmm_(block.T, (block @ dual).mul_(self.weights[where, None]))
+        right /= len(self.X)
+        image /= len(self.X)
+        for start in range(0, len(self.centers), step):
+            where = slice(start, start + step)
+            products = self.kernel(self.centers[where], self.centers).double() @ dual
+            image[where].add_(products, alpha=self.penalty)
+        with torch.inference_mode():
+            norms = [
+                preconditioner.apply_t(each.to(self.X.dtype)).double().norm(dim=0)
+                for each in (right - image, right)
+            ]
+        relative = norms[0] / norms[1].clamp_min(torch.finfo(torch.float64).tiny)
+        return float(relative.max())
+
+
 def library_kernel(kernel: Radial | Linear, options: Any) -> Any:
-    """FalkonML's kernel of the same values: its conventions are ours for all that we have."""
+    """Return FalkonML's kernel of the same values; its conventions are ours for every kernel that we have."""
     kernels = _library().kernels
     if isinstance(kernel, Gaussian):
         return kernels.GaussianKernel(kernel.sigma, options)
@@ -177,39 +240,8 @@ def library_kernel(kernel: Radial | Linear, options: Any) -> Any:
 
 
 def _library() -> Any:
-    # What a library warns of at its import is no concern of a fit.
+    # Warnings that the library gives while it is imported say nothing about a fit.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import falkon
     return falkon
-
-
-def _residual(
-    preconditioner: Any,
-    kernel: Radial | Linear,
-    X: Tensor,
-    weights: Tensor,
-    targets: Tensor,
-    centers: Tensor,
-    dual: Tensor,
-    penalty: float,
-) -> float:
-    """Largest relative residual over the targets: one more pass over the rows' kernel values."""
-    right, image = torch.zeros_like(dual), torch.zeros_like(dual)
-    step = block_rows_for(d=X.shape[1], rank=len(centers))
-    for start in range(0, len(X), step):
-        where = slice(start, start + step)
-        block = kernel(X[where], centers).double()
-        right.addmm_(block.T, targets[where].double() * weights[where, None])
-        image.addmm_(block.T, (block @ dual).mul_(weights[where, None]))
-    right /= len(X)
-    image /= len(X)
-    for start in range(0, len(centers), step):
-        where = slice(start, start + step)
-        image[where].add_(kernel(centers[where], centers).double() @ dual, alpha=penalty)
-    with torch.inference_mode():
-        norms = [
-            preconditioner.apply_t(each.to(X.dtype)).double().norm(dim=0) for each in (right - image, right)
-        ]
-    relative = norms[0] / norms[1].clamp_min(torch.finfo(torch.float64).tiny)
-    return float(relative.max())

@@ -36,13 +36,13 @@ class KernelFit:
     selection : Solution
         How width, penalty and temperature were chosen, with what a user should know.
     kept : ndarray of int64, shape (rank,)
-        Which of the centers given they are.
+        Positions of the `centers` among the centers given.
     smallest_pivot : float
-        Smallest pivot of their kernel matrix, relative to the largest.
+        Smallest pivot of the centers' kernel matrix, relative to the largest.
     iteration : dict or None
         Account of the conjugate gradient; None for the direct solve.
     sums : SavedSums or None
-        What a direct solve was made from.
+        Sums that a direct solve was made from.
     """
 
     centers: Tensor

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,23 +18,23 @@ class CenteredSystem:
 
     With ``n`` the weight of the rows, means of features and targets taken out of the sums leave
     ``(G - s s^T / n + n penalty I) beta = B - s t^T / n``. That is ridge regression on centered
-    features and centered targets; the intercept is ``(t - s^T beta) / n``. Any set of folds has its
-    own means, in closed form, so left-out folds are predicted from nothing of theirs.
+    features and centered targets; the intercept is ``(t - s^T beta) / n``. Any set of folds has means of
+    its own, in closed form, so a left-out fold is predicted without its rows having any part in the fit.
 
     Attributes
     ----------
     gram : Tensor of float64, shape (r, r)
-        G, not centered: that is done as a system is put together.
+        G, which is centered only as a system is put together.
     cross : Tensor of float64, shape (r, n_targets)
         ``B - s t^T / n``.
     feature_mean, target_mean : Tensor of float64, shapes (r,) and (n_targets,)
     weight : float
-        n.
+        The weight n of the rows.
     metric : Tensor of float64, shape (r, r), or None
         Coefficients b are penalized by ``b^T metric b``; None is the identity.
     work : Tensor of float64, shape (r, r), or None
-        Where systems are put together and factored: memory that is fetched anew for each costs as much as a
-        third of factoring it.
+        Memory in which systems are put together and factored. To allocate it anew for each system takes a
+        third of the time that factoring takes.
     """
 
     gram: Tensor
@@ -49,7 +49,13 @@ class CenteredSystem:
     def of(
         cls, gram: Tensor, cross: Tensor, metric: Tensor | None = None, work: Tensor | None = None
     ) -> "CenteredSystem":
-        """Take sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets)."""
+        """Make the system of the sums over rows of ``(phi, 1)``: `gram` (r+1, r+1), `cross` (r+1, n_targets).
+
+        Raises
+        ------
+        NumericalError
+            If the rows have no weight.
+        """
         weight = float(gram[-1, -1])
         if weight <= 0:
             raise NumericalError("no rows to fit: the sums of these folds are empty")
@@ -75,11 +81,11 @@ class CenteredSystem:
         return float(self.variances.sum())
 
     def factor(self, penalty: float) -> tuple[Tensor, float]:
-        """Lower factor (r, r) of the system at a penalty, and the jitter that it took.
+        """Return the lower factor (r, r) of the system at a penalty, and the jitter that factoring took.
 
-        Jitter is a share of the system's mean diagonal, 0 where the penalty alone makes it positive
-        definite; otherwise raised tenfold from rounding level until it does. Where there is a `work`, the
-        next factor takes the place of this one.
+        Jitter is a share of the system's mean diagonal. It is 0 where the penalty alone makes the system
+        positive definite; otherwise it is raised tenfold from rounding level until it does. Where there is a
+        `work`, the next factor takes the place of this one.
 
         Raises
         ------
@@ -97,9 +103,9 @@ class CenteredSystem:
         return system.add_(self.metric, alpha=self.weight * penalty)
 
     def solve(self, penalty: float, factor: Tensor | None = None) -> tuple[Tensor, float]:
-        """Coefficients (r + 1, n_targets), the intercept last, and the jitter that it took.
+        """Return the coefficients (r + 1, n_targets), the intercept last, and the jitter of factoring.
 
-        `factor` is that of `self.factor(penalty)` where it is at hand.
+        `factor` is the one of `self.factor(penalty)`, where that is at hand.
 
         Raises
         ------
@@ -126,14 +132,16 @@ class LeftOut:
     ----------
     errors : Tensor of float64, shape (n_penalties, n_folds)
         Weighted sum over a fold's rows of ``||y - f(x)||^2`` for f fitted to the other folds; NaN
-        where that fit failed or was not tried, 0 for a fold without rows.
+        where the fit failed or was not tried, 0 for a fold without rows.
     is_tried : Tensor of bool, shape (n_penalties, n_folds)
+        Which fits were tried.
     n_clipped : int
         Errors that canceled to below 0 and were set to 0.
     jitter : float
         Largest jitter that any fit took.
     coefficients : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
-        Of each penalty that was tried on all folds, the intercept last; 0 for a fold without rows.
+        Coefficients of each penalty that was tried on all folds, the intercept last; 0 for a fold without
+        rows.
     first_error : float
         Least error of any penalty on the fold that tries every one.
     """
@@ -147,86 +155,129 @@ class LeftOut:
 
     @property
     def best(self) -> int:
-        """Penalty of least error among those tried on all folds and fitted on each."""
-        totals = self.errors.sum(dim=1)
-        return int(torch.where(torch.isfinite(totals), totals, torch.inf).argmin())
+        """Position of the penalty of least error among those tried on all folds and fitted on each."""
+        return _best_of(self.errors)
 
 
 def left_out(
     sums: FoldSums, penalties: Sequence[float], *, is_exhaustive: bool = True, bound: float = math.inf
 ) -> LeftOut:
-    """Left-out squared errors of penalties and folds, from the sums alone.
+    """Return the left-out squared errors of penalties and folds, from the sums alone.
 
-    With ``b`` fitted to all folds but f, the error on f is
-    ``tr(Y_f^T Y_f) - 2 tr(b^T B_f) + tr(b^T G_f b)`` (sums of ``(phi, 1)``, so b has the intercept).
+    With b fitted to all folds but f, the error on f is ``tr(Y_f^T Y_f) - 2 tr(b^T B_f) + tr(b^T G_f b)``. The
+    sums G_f and B_f over the rows of f are of ``(phi, 1)``, so that b has the intercept.
 
-    Not `is_exhaustive`, one fold tries every penalty; the others try the best of it and its two
-    neighbors, and then the next one for as long as the best has a neighbor that they have not tried. They
-    try none where no penalty has an error below `bound` on the one fold.
+    Parameters
+    ----------
+    sums : FoldSums
+        Sums of one feature map, fold by fold.
+    penalties : sequence of float
+        Ascending.
+    is_exhaustive : bool
+        Try every penalty on every fold. Otherwise one fold tries every penalty, and the others try the best
+        penalty of that fold and its two neighbors, and then the next one for as long as the best has a
+        neighbor that they have not tried.
+    bound : float
+        Other folds try no penalty where none has an error below this on the one fold.
     """
-    n_folds, device = len(sums.gram), sums.gram.device
-    metric = sums.metric
-    gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
-    shape = (len(penalties), n_folds)
-    found = LeftOut(
-        errors=torch.full(shape, torch.nan, dtype=torch.float64),
-        is_tried=torch.zeros(shape, dtype=torch.bool),
-        n_clipped=0,
-        jitter=0.0,
-        coefficients={},
-        first_error=math.inf,
-    )
-    betas: dict[tuple[int, int], Tensor] = {}
-    others, work = torch.empty_like(gram), gram.new_empty((len(gram) - 1, len(gram) - 1))
-    n_clipped, largest_jitter = 0, 0.0
-
-    def attempt(fold: int, wanted: Sequence[int]) -> None:
-        nonlocal n_clipped, largest_jitter
-        untried = [index for index in wanted if not found.is_tried[index, fold]]
-        found.is_tried[untried, fold] = True
-        if not untried:
-            return
-        if float(sums.weights[fold]) == 0:
-            found.errors[untried, fold] = 0.0
-            return
-        torch.sub(gram, sums.gram[fold], out=others)
-        system = CenteredSystem.of(others, cross - sums.cross[fold], metric, work)
-        for index in untried:
-            try:
-                beta, jitter = system.solve(penalties[index])
-            except NumericalError:
-                continue
-            largest_jitter = max(largest_jitter, jitter)
-            betas[index, fold] = beta
-            error = float(
-                sums.square[fold]
-                - 2 * (beta * sums.cross[fold]).sum()
-                + (beta * (sums.gram[fold] @ beta)).sum()
-            )
-            n_clipped += error < 0
-            found.errors[index, fold] = max(error, 0.0)
-
+    trials = _Trials(sums, penalties)
     everything = range(len(penalties))
+    # The heaviest fold tells the others which penalties to try, because its errors are the surest.
     first = int(sums.weights.argmax())
-    attempt(first, everything)
-    of_first = found.errors[:, first].nan_to_num(torch.inf)
-    found = replace(found, first_error=float(of_first.min()))
-    if found.first_error > bound:
-        return replace(found, n_clipped=n_clipped, jitter=largest_jitter)
+    trials.attempt(first, everything)
+    of_first = trials.errors[:, first].nan_to_num(torch.inf)
+    first_error = float(of_first.min())
+    if first_error > bound:
+        return trials.result(first_error, {})
     window = everything if is_exhaustive else _around(int(of_first.argmin()), len(penalties))
     while True:
-        for fold in range(n_folds):
-            attempt(fold, window)
-        wider = _around(found.best, len(penalties))
-        if all(bool(found.is_tried[index].all()) for index in wider):
+        for fold in range(trials.n_folds):
+            trials.attempt(fold, window)
+        wider = _around(_best_of(trials.errors), len(penalties))
+        if all(bool(trials.is_tried[index].all()) for index in wider):
             break
         window = wider
-    for index in everything:
-        if bool(found.is_tried[index].all()):
-            found.coefficients[index] = torch.stack(
-                [betas.pop((index, fold), torch.zeros_like(cross, device=device)) for fold in range(n_folds)]
+    return trials.result(first_error, trials.coefficients())
+
+
+class _Trials:
+    """Fits without a fold, tried one after the other.
+
+    Attributes
+    ----------
+    errors, is_tried : Tensor, shape (n_penalties, n_folds)
+        As in `LeftOut`.
+    """
+
+    def __init__(self, sums: FoldSums, penalties: Sequence[float]) -> None:
+        shape = (len(penalties), len(sums.gram))
+        self.errors = torch.full(shape, torch.nan, dtype=torch.float64)
+        self.is_tried = torch.zeros(shape, dtype=torch.bool)
+        self.n_folds = len(sums.gram)
+        self._sums, self._penalties = sums, penalties
+        self._gram, self._cross, self._metric = sums.gram.sum(dim=0), sums.cross.sum(dim=0), sums.metric
+        self._betas: dict[tuple[int, int], Tensor] = {}
+        self._n_clipped, self._jitter = 0, 0.0
+        # The sums of the other folds, and the systems, are put together in the same memory each time.
+        self._others = torch.empty_like(self._gram)
+        self._work = self._gram.new_empty((len(self._gram) - 1, len(self._gram) - 1))
+
+    def attempt(self, fold: int, wanted: Sequence[int]) -> None:
+        """Fit without a fold at those of the penalties wanted that it has not tried."""
+        untried = [index for index in wanted if not self.is_tried[index, fold]]
+        self.is_tried[untried, fold] = True
+        if not untried:
+            return
+        if float(self._sums.weights[fold]) == 0:
+            self.errors[untried, fold] = 0.0
+            return
+        torch.sub(self._gram, self._sums.gram[fold], out=self._others)
+        system = CenteredSystem.of(
+            self._others, self._cross - self._sums.cross[fold], self._metric, self._work
+        )
+        for index in untried:
+            try:
+                beta, jitter = system.solve(self._penalties[index])
+            except NumericalError:
+                continue
+            self._jitter = max(self._jitter, jitter)
+            self._betas[index, fold] = beta
+            error = float(
+                self._sums.square[fold]
+                - 2 * (beta * self._sums.cross[fold]).sum()
+                + (beta * (self._sums.gram[fold] @ beta)).sum()
             )
-    return replace(found, n_clipped=n_clipped, jitter=largest_jitter)
+            self._n_clipped += error < 0
+            self.errors[index, fold] = max(error, 0.0)
+
+    def coefficients(self) -> dict[int, Tensor]:
+        """Return the coefficients of the penalties that all folds tried; they are handed over, not copied."""
+        return {
+            index: torch.stack(
+                [
+                    self._betas.pop((index, fold), torch.zeros_like(self._cross))
+                    for fold in range(self.n_folds)
+                ]
+            )
+            for index in range(len(self._penalties))
+            if bool(self.is_tried[index].all())
+        }
+
+    def result(self, first_error: float, coefficients: dict[int, Tensor]) -> LeftOut:
+        """Return what was found."""
+        return LeftOut(
+            errors=self.errors,
+            is_tried=self.is_tried,
+            n_clipped=self._n_clipped,
+            jitter=self._jitter,
+            coefficients=coefficients,
+            first_error=first_error,
+        )
+
+
+def _best_of(errors: Tensor) -> int:
+    totals = errors.sum(dim=1)
+    return int(torch.where(torch.isfinite(totals), totals, torch.inf).argmin())
 
 
 def _around(index: int, count: int) -> range:

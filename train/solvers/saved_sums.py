@@ -26,9 +26,11 @@ class SavedSums:
     Attributes
     ----------
     sums : FoldSums
-        Of rank r. Right after a fit they may be of plain kernel values; files hold those of features.
+        Sums of rank r. Right after a fit they may be sums of plain kernel values; files hold sums of
+        features.
     factor : Tensor of float64, shape (r, r), or None
-        L, lower triangular: features are ``k(x, centers) L^-T``. None where they are the rows themselves.
+        L, lower triangular: features are ``k(x, centers) L^-T``. None where the features are the rows
+        themselves.
     """
 
     sums: FoldSums
@@ -36,7 +38,7 @@ class SavedSums:
 
     @classmethod
     def of(cls, sums: FoldSums | None, factor: Tensor | None = None) -> "SavedSums | None":
-        """Keep the sums of a fit, if it has any, on the CPU."""
+        """Return the sums of a fit on the CPU, or None for a fit without sums."""
         if sums is None:
             return None
         return cls(
@@ -45,7 +47,17 @@ class SavedSums:
         )
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor, float]:
-        """Coefficients (r, n_targets) of the basis, intercepts (n_targets,), and the jitter it took."""
+        """Fit anew at a penalty.
+
+        Returns
+        -------
+        Tensor of float64, shape (r, n_targets)
+            Coefficients of the basis.
+        Tensor of float64, shape (n_targets,)
+            Intercepts.
+        float
+            Jitter of factoring.
+        """
         total = self.sums.total().whitened()
         beta, jitter = CenteredSystem.of(total.gram[0], total.cross[0]).solve(penalty)
         if self.factor is None:
@@ -53,7 +65,7 @@ class SavedSums:
         return torch.linalg.solve_triangular(self.factor.T, beta[:-1], upper=True), beta[-1], jitter
 
     def for_classes(self, old: Sequence[str], new: Sequence[str]) -> "SavedSums":
-        """Give the targets the columns of other classes: 0 for new ones, none for those that are gone."""
+        """Return the sums with a column for each of `new` classes: 0 for a class that `old` does not have."""
         cross = self.sums.cross.new_zeros((*self.sums.cross.shape[:2], len(new)))
         both = [name for name in new if name in set(old)]
         cross[:, :, [list(new).index(name) for name in both]] = self.sums.cross[
@@ -62,7 +74,9 @@ class SavedSums:
         return replace(self, sums=replace(self.sums, cross=cross))
 
     def without_centers(self, gone: npt.NDArray[np.int64]) -> "SavedSums":
-        """Take centers out of the basis: their rows and columns leave the sums of kernel values.
+        """Return the sums on a basis without some of the centers.
+
+        The rows and columns of these centers leave the sums of kernel values.
 
         Parameters
         ----------
@@ -101,11 +115,11 @@ class SavedSums:
         return SavedSums(sums=sums, factor=factor)
 
     def save(self, folder: Path) -> None:
-        """Write ``sums.safetensors``: of symmetric and triangular matrices the lower half."""
+        """Write ``sums.safetensors``, with only the lower half of symmetric and triangular matrices."""
         gram, cross = [], []
         lower = np.tril_indices(self.sums.gram.shape[1])
         for number in range(len(self.sums.gram)):
-            # Fold after fold: whitening is done in place, and those of the fit stay as they are.
+            # Each fold is a copy, because whitening works in place and the sums of the fit must stay.
             fold = self.sums.fold(number).whitened()
             gram.append(fold.gram[0].numpy()[lower])
             cross.append(np.ascontiguousarray(fold.cross[0].numpy()))
@@ -141,7 +155,7 @@ class SavedSums:
 
 
 def _unpacked(packed: npt.NDArray[Any], size: int) -> Tensor:
-    """Lower triangles (n, size, size) of what `save` packed, zeros above."""
+    """Return the matrices (n, size, size) whose lower triangles `save` packed, with zeros above."""
     matrices = np.zeros((len(packed), size, size))
     matrices[:, *np.tril_indices(size)] = packed
     return torch.from_numpy(matrices)

@@ -21,10 +21,11 @@ from toptune.train.solvers.one_pass import Solution
 from toptune.train.solvers.ridge import CenteredSystem
 from toptune.train.solvers.selection import Candidate, numerical_notes
 
-# One number is fitted to them.
+# Only one number, the temperature, is fitted to the sample, so few rows are enough.
 SAMPLE_ROWS = 500
+# The largest matrices of a fit are in memory by then, and a few rows at a time take little beside them.
 _ROWS_AT_A_TIME = 250
-# A row that decides its own score to within this share has no meaningful left-out score.
+# A row whose leverage is nearer to 1 than this decides its own score, and has no meaningful left-out score.
 _UNDECIDED = 1e-6
 
 
@@ -35,9 +36,13 @@ class LeftOneOut:
     Attributes
     ----------
     rows : ndarray of int64
-        The rows sampled, evenly over all.
+        Rows of the sample, spread evenly over all rows.
+    accuracy, squared_error, log_loss : float
+        Weighted means over the rows of the sample.
+    temperature : float
+        Temperature that calibrates the left-out scores.
     n_undecided : int
-        Rows left out of the figures because the fit follows each of them whatever its label.
+        Rows left out of the figures because the fit follows each of them, whatever the row's label is.
     """
 
     rows: npt.NDArray[np.int64]
@@ -66,7 +71,28 @@ def solve_once(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> Solution:
-    """Fit the only map of `maps` to all rows, in one pass; parameters as in `solve`."""
+    """Fit the only map of `maps` to all rows, in one pass.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    maps : Maps
+        One map.
+    sigma : float or None
+        Width of the map, for the report.
+    penalty : float
+    block_rows : int
+        Rows read at a time.
+    device : torch.device
+        Device of the sums.
+    progress : callable, optional
+        Called with the number of rows read so far.
+
+    Raises
+    ------
+    NumericalError
+        If no jitter makes the system positive definite.
+    """
     start = time.perf_counter()
     phases: dict[str, float] = {}
     (sums,) = accumulate(
@@ -104,7 +130,7 @@ def solve_once(
 
 
 def _factor_in_place(sums: FoldSums, system: CenteredSystem, penalty: float) -> tuple[Tensor, float]:
-    """Do what `CenteredSystem.factor` does in the place of ``sums.product``, which only one penalty needs."""
+    """Factor the system in the memory of ``sums.product``, which a fit with one penalty needs only here."""
     if sums.factor is None:
         return system.factor(penalty)
     factor, product, mean = sums.factor, sums.product, system.feature_mean
@@ -129,7 +155,7 @@ def once_solution(
     n_passes: int = 1,
     **parts: Any,
 ) -> Solution:
-    """Put a single fit into the form of a selection with one candidate."""
+    """Return a single fit in the form of a selection with one candidate."""
     chosen = Candidate(
         map_index=0,
         sigma=sigma,
@@ -172,28 +198,29 @@ def leave_one_out(
     factor: Tensor,
     is_basis: bool = False,
 ) -> LeftOneOut:
-    """Left-out scores of a sample of rows from one fit to all (Rasmussen & Williams 2006, eq. 5.12).
+    """Score a sample of rows by fits without each of them, all from one fit to all rows.
 
-    With the leverage ``h = (w / n) (1 + z' P^-1 z)`` of a row, z its centered features and P their second
-    moments plus the penalty, the fit without that row scores it ``(f - h y) / (1 - h)``.
+    A row has the leverage ``h = (w / n) (1 + z' P^-1 z)``, where z are the row's centered features and P is
+    the matrix of second moments plus the penalty. The fit without that row scores it ``(f - h y) / (1 - h)``
+    (Rasmussen & Williams 2006, eq. 5.12).
 
     Parameters
     ----------
     beta : Tensor of float64, shape (r + 1, n_classes)
-        The fit, intercept last.
+        Coefficients of the fit, the intercept last.
     mean : Tensor of float64, shape (r,)
-        Of the features.
+        Weighted mean of the features.
     factor : Tensor of float64, shape (r, r)
         Lower factor of P, or of a matrix near it.
     is_basis : bool
-        All of these are of the map's basis in place of its features; leverages are the same.
+        Whether `beta`, `mean` and `factor` belong to the map's basis in place of its features; leverages are
+        the same.
     """
     sample = np.unique(np.linspace(0, rows.n - 1, min(rows.n, SAMPLE_ROWS)).astype(np.int64))
     values = rows.blocks.take(sample)
     check_finite(values)
     of = maps.basis if is_basis else maps.features
     lengths, fits = [], []
-    # The largest matrices of a fit are all there by now: a few rows at a time take little beside them.
     inputs = to_tensor(values, dtype=maps.dtype, device=beta.device)
     for some in torch.split(inputs, _ROWS_AT_A_TIME):
         (phi,) = of(some, [index])
@@ -207,7 +234,7 @@ def leave_one_out(
     targets = torch.nn.functional.one_hot(codes, rows.n_classes).double()
     is_decided = 1 - leverage > _UNDECIDED
     left = (fitted - leverage[:, None] * targets) / (1 - leverage)[:, None]
-    # With no row to go by, the fit's own scores are all there is.
+    # If the fit follows every row, the fit's own scores are the only ones there are.
     used = is_decided if bool(is_decided.any()) else torch.ones_like(is_decided)
     scores = torch.where(is_decided[:, None], left, fitted)[used]
     share = weights[used] / weights[used].sum()

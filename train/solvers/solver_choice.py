@@ -13,19 +13,21 @@ from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # FALKON chooses width and penalty by the direct path on at most this many of the centers.
 SELECTION_CENTERS = 2000
-# Products that the iteration is expected to take (10 to 20 in Meanti et al. 2020), for the estimate only.
+# The estimate counts this many products of the iteration; Meanti et al. 2020 see 10 to 20.
 EXPECTED_ITERATIONS = 20
-# Kernel values are kept in memory up to this, and never beyond the limit.
+# Kernel values are kept in memory if they take no more than this, and the fit stays below the limit.
 KERNEL_CACHE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What the choice depends on.
+    """Sizes that the choice of a solver depends on.
 
     Attributes
     ----------
-    n, d, n_centers, n_classes, n_widths, n_penalties, n_folds : int
+    n, d : int
+        Rows and features.
+    n_centers, n_classes, n_widths, n_penalties, n_folds : int
     value_bytes : int
         Bytes of a kernel value: 4 or 8.
     limit_bytes : int
@@ -45,11 +47,12 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The solver taken and the figures that decided.
+    """The solver that was taken, and the figures that decided.
 
     Attributes
     ----------
     asked, solver : str
+        Solver that was asked for, and the one that was taken.
     direct_work, falkon_work : float
         Estimated multiply-adds in float64, selection included; float32 ones count half.
     direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
@@ -75,7 +78,7 @@ class Choice:
 
     @property
     def peak_bytes(self) -> int:
-        """Projected peak of the solver taken."""
+        """Projected peak of the solver that was taken."""
         if self.library_peak_bytes is not None:
             return self.library_peak_bytes
         return self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
@@ -102,16 +105,26 @@ class Choice:
 
 
 def choose_solver(asked: str, sizes: Sizes) -> Choice:
-    """Take the solver asked for, or for ``"auto"`` the cheaper of those that fit into memory.
+    """Take the solver that is asked for, or for ``"auto"`` the cheaper of those that fit into memory.
 
     Raises
     ------
     InputError
-        For an unknown solver, or if none that may be taken fits; names both numbers and the knobs.
+        For an unknown solver, or if no solver that may be taken fits into memory; says the projected peak,
+        the limit, and which options change either.
+
+    Examples
+    --------
+    >>> sizes = Sizes(
+    ...     n=100_000, d=512, n_centers=20_000, n_classes=10, n_widths=5, n_penalties=8, n_folds=5,
+    ...     value_bytes=4, limit_bytes=64 * 2**30,
+    ... )
+    >>> choose_solver("auto", sizes).solver
+    'falkon'
     """
     if asked not in SOLVERS:
         raise InputError(f"solver {asked!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    # Nothing is to be chosen where nothing is left out; but FalkonML leaves the temperature open.
+    # Without folds there is nothing to select, but FalkonML needs the temperature from a selection.
     is_selected = sizes.n_folds > 1 or asked == "falkon-lib"
     few = min(sizes.n_centers, SELECTION_CENTERS) if is_selected else 0
     selection_peak = _direct_peak(sizes, few) if few else 0
@@ -154,7 +167,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
 
 
 def _library_plan(sizes: Sizes, selection_peak: int) -> tuple[bool, int]:
-    """Whether FalkonML is to store the kernel's values, and the projected peak; refused above the limit."""
+    """Return whether FalkonML is to store the kernel's values, and the projected peak in bytes."""
 
     def peak(*, is_stored: bool) -> int:
         fit = library_peak_bytes(
@@ -167,7 +180,7 @@ def _library_plan(sizes: Sizes, selection_peak: int) -> tuple[bool, int]:
         )
         return max(selection_peak, fit)
 
-    # It guesses from the shape which way round a stored matrix is meant: a square one is misread.
+    # FalkonML guesses from the shape which way round a stored matrix is meant, and misreads a square one.
     is_stored = (
         sizes.n_centers != sizes.n
         and sizes.n * sizes.n_centers * sizes.value_bytes <= KERNEL_CACHE_BYTES
@@ -187,12 +200,16 @@ def _kernel_work(sizes: Sizes, n_centers: int) -> float:
 
 
 def _share(sizes: Sizes) -> float:
-    """Give what a multiply-add in the kernel's type costs of one in float64."""
+    """Return the cost of a multiply-add in the kernel's type as a share of one in float64."""
     return 0.5 if sizes.value_bytes == 4 else 1.0
 
 
 def _direct_work(sizes: Sizes, m: int) -> float:
-    """Whitening and half of the symmetric product of every row, the path of every width, the second pass."""
+    """Return the multiply-adds of the direct solver on m centers.
+
+    Rows are whitened and half of each symmetric product is taken; every width has its path of penalties, and
+    a second pass predicts the left-out rows.
+    """
     rows = sizes.n_widths * sizes.n * m * m
     systems = sizes.n_widths * m**3 / 6
     passes = 1
@@ -207,7 +224,7 @@ def _direct_work(sizes: Sizes, m: int) -> float:
 
 
 def _iterative_work(sizes: Sizes, *, is_cached: bool) -> float:
-    """Three factors' worth once; the kernel's values once or at every product."""
+    """Return the multiply-adds of the iteration: three factors, and the kernel's values once or each time."""
     m, columns = sizes.n_centers, sizes.n_classes
     products = EXPECTED_ITERATIONS * (2 * sizes.n * m * columns * _share(sizes) + 2 * m * m * columns)
     kernels = _kernel_work(sizes, m) * (1 if is_cached else EXPECTED_ITERATIONS + 1)

@@ -22,9 +22,9 @@ from toptune.workflows.deploy.preprocessing_modules import UnitNormModule
 class KernelScores(nn.Module):
     """``k(x, centers) dual_coef + intercept``, as `kernel_scores`.
 
-    Distances come from inner products after a shift to the mean of the centers, without the second look
-    that `squared_distances` takes at pairs where this cancels: a graph cannot pick rows by their values. In
-    float64 enough digits are left.
+    Distances come from inner products after a shift to the mean of the centers. `squared_distances` takes a
+    second look at pairs where this cancels, which a graph cannot do, because it cannot pick rows by their
+    values. In float64 enough digits are left without it.
     """
 
     shift: Tensor
@@ -38,7 +38,7 @@ class KernelScores(nn.Module):
         centers = torch.from_numpy(np.asarray(estimator.centers_, dtype=np.float64))
         shift = torch.zeros_like(centers[0]) if isinstance(self._kernel, Linear) else centers.mean(dim=0)
         self.register_buffer("shift", shift.to(dtype))
-        # Shifted by the very values that the rows are shifted by.
+        # The centers are shifted by the rounded values by which rows will be shifted too.
         self.register_buffer("centers", (centers - shift.to(dtype).double()).to(dtype))
         self.register_buffer("dual", torch.from_numpy(np.asarray(estimator.dual_coef_)).to(dtype))
         self.register_buffer("intercept", torch.from_numpy(np.asarray(estimator.intercept_)).to(dtype))
@@ -71,7 +71,7 @@ class LinearScores(nn.Module):
 
 
 class NearestMeanScores(nn.Module):
-    """Cosines with the classes' means, or minus half the squared distances but for each row's own part."""
+    """Cosines with the means of the classes, or minus half the squared distances; see `nearness_of`."""
 
     means: Tensor
 
@@ -85,7 +85,7 @@ class NearestMeanScores(nn.Module):
 
 
 class NeighborScores(nn.Module):
-    """Votes of the nearest training rows, all of which it holds."""
+    """Votes of the nearest training rows; the module holds all training rows."""
 
     rows: Tensor
     codes: Tensor
@@ -123,7 +123,7 @@ class Head2ToeScores(nn.Module):
 
 
 class HeadModule(nn.Module):
-    """Preprocessed rows (b, d) to logits (b, n_classes), whose softmax are the head's probabilities."""
+    """Preprocessed rows (b, d) to logits (b, n_classes); their softmax is the head's probabilities."""
 
     def __init__(self, head: Head, dtype: torch.dtype) -> None:
         super().__init__()

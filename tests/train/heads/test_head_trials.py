@@ -12,6 +12,7 @@ import pytest
 
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError, NumericalError
 from toptune.train import Head, Run, make_head, train, update_run
+from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import HEADS
 from toptune.train.heads.kinds import tried_heads
@@ -49,14 +50,14 @@ def test_every_head_has_a_place_and_a_price() -> None:
 def test_the_best_is_kept_by_the_common_rule(rings: Any) -> None:
     X, y = rings
     trials = try_heads(ArrayBlocks(X), y, make=made, n_folds=3, budget_seconds=300)
-    assert [row["head"] for row in trials.table] == list(ORDER)
-    assert not any(row["skipped"] for row in trials.table)
-    by_name = {row["head"]: row for row in trials.table}
+    assert [row.head for row in trials.table] == list(ORDER)
+    assert not any(row.skipped for row in trials.table)
+    by_name = {row["head"]: row for row in trials.to_dict()["table"]}
     assert by_name["ridge"]["accuracy"] < 0.75 < 0.9 < by_name["falkon"]["accuracy"]
-    (chosen,) = (at for at, row in enumerate(trials.table) if row["is_chosen"])
-    figures = [[row[name] for row in trials.table] for name in ("accuracy", "log_loss")]
-    assert choose(*figures, n=len(y)) == chosen
-    assert trials.head.name == trials.table[chosen]["head"]
+    (chosen,) = (at for at, row in enumerate(trials.table) if row.is_chosen)
+    accuracies, losses = [row.accuracy for row in trials.table], [row.log_loss for row in trials.table]
+    assert choose(accuracies, losses, n=len(y)) == chosen
+    assert trials.head.name == trials.table[chosen].head
     assert (trials.head.predict(X) == np.array(y)).mean() > 0.9
     # On the same folds as by itself.
     keys = [str(row) for row in range(len(y))]
@@ -69,7 +70,7 @@ class Slow:
 
     def __init__(self, name: str, clock: list[float], seconds: float) -> None:
         self.name, self.clock, self.seconds = name, clock, seconds
-        self.report = {"left_out": {"accuracy": 0.5, "log_loss": 1.0, "n_rows": 20}}
+        self.left_out = LeftOutFigures(accuracy=0.5, log_loss=1.0, n_rows=20)
 
     def fit(self, *_: Any, **__: Any) -> "Slow":
         self.clock[0] += self.seconds
@@ -84,7 +85,7 @@ def trials_of(
     monkeypatch.setattr("toptune.train.heads.trials.estimated_seconds", lambda name, _: seconds[name])
     make: Any = lambda name: Slow(name, clock, 2 * seconds[name])  # noqa: E731
     trials = try_heads(ArrayBlocks(np.zeros((20, 2))), ["a", "b"] * 10, make=make, budget_seconds=budget)
-    return {row["head"]: row for row in trials.table}
+    return {row["head"]: row for row in trials.to_dict()["table"]}
 
 
 def test_what_would_not_fit_is_skipped_and_cheaper_heads_after_it_are_not(
@@ -115,7 +116,7 @@ def test_heads_that_cannot_be_fitted_are_skipped_with_the_reason(rings: Any) -> 
             raise NumericalError(f"{name} is broken")
         return make_head(name, cv=3, class_weight="balanced")
 
-    table = {row["head"]: row for row in try_heads(ArrayBlocks(X), y, make=make).table}
+    table = {row["head"]: row for row in try_heads(ArrayBlocks(X), y, make=make).to_dict()["table"]}
     assert "cannot weigh classes" in table["ncm"]["skipped"]
     assert table["svm"]["skipped"] == "svm is broken"
     assert table["lda"]["accuracy"] is not None
