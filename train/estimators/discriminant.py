@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
+from toptune.train.estimators.arguments import ClassWeight, RandomState
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare
@@ -92,8 +93,8 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         self,
         shrinkage: float | Sequence[float] | None = None,
         cv: int | str = 5,
-        class_weight: Any = None,
-        random_state: Any = None,
+        class_weight: ClassWeight = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:

@@ -11,6 +11,7 @@ import torch
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.arguments import ClassWeight, RandomState, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
@@ -131,8 +132,8 @@ class FalkonClassifier(ScoredClassifier):
         solver: str = "auto",
         cv: int | str | None = 5,
         selection: str = "accuracy",
-        class_weight: Any = None,
-        random_state: Any = None,
+        class_weight: ClassWeight = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
         dask: str | None = None,
@@ -214,9 +215,7 @@ class FalkonClassifier(ScoredClassifier):
             setup_seconds=setup_seconds,
         )
 
-    def _centers(
-        self, given: FitInputs
-    ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.floating[Any]]]:
+    def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, Values]:
         """Return which rows are centers (None: the centers are given), and the centers (M, d)."""
         if isinstance(self.centers, str):
             return drawn_centers(self, given)
@@ -269,9 +268,7 @@ def sizes_of(estimator: Any, given: FitInputs, n_centers: int, *, n_penalties: i
     )
 
 
-def drawn_centers(
-    estimator: Any, given: FitInputs
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]:
+def drawn_centers(estimator: Any, given: FitInputs) -> tuple[npt.NDArray[np.int64], Values]:
     """Draw centers in the way that the estimator names; return which rows they are, and centers (M, d)."""
     chosen = choose_centers(
         given.rows.codes, estimator.n_centers, how=estimator.centers, seed=given.seed,

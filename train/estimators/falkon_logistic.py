@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.machine.plans import plan_logger
+from toptune.train.estimators.arguments import ClassWeight, RandomState
 from toptune.train.estimators.falkon import (
     check_kernel_options,
     drawn_centers,
@@ -113,8 +114,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
         n_centers: int = 1000,
         centers: str = "uniform",
         cv: int | str = 5,
-        class_weight: Any = None,
-        random_state: Any = None,
+        class_weight: ClassWeight = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:

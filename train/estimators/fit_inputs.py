@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from sklearn.utils import check_random_state
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.train.estimators.arguments import Labels
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.inputs import fit_inputs, fold_numbers, row_weights
 
@@ -38,7 +38,7 @@ class FitInputs:
     """
 
     rows: TrainingRows
-    classes: npt.NDArray[Any]
+    classes: Labels
     groups: Sequence[str] | None
     seed: int
     device: torch.device

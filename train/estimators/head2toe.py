@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
+from toptune.train.estimators.arguments import ClassWeight, RandomState
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.head2toe_final import FINALS, fit_final
@@ -131,8 +132,8 @@ class Head2ToeClassifier(ScoredClassifier):
         unit_norm: bool = True,
         layer_dims: Sequence[int] | None = None,
         cv: int | str = 5,
-        class_weight: Any = None,
-        random_state: Any = None,
+        class_weight: ClassWeight = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.arguments import ClassWeight, Params
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.estimators.logistic import StreamingLogisticClassifier
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -48,9 +49,9 @@ def fit_final(
     layers: Layers,
     *,
     unit_norm: bool,
-    class_weight: Any,
+    class_weight: ClassWeight,
     groups: Sequence[str] | None,
-    options: dict[str, Any],
+    options: Params,
 ) -> Final:
     """Fit without each fold to the columns selected without it, then to all rows.
 
@@ -107,7 +108,7 @@ def fit_final(
     )
 
 
-def _estimator(name: str, class_weight: Any, options: dict[str, Any]) -> Any:
+def _estimator(name: str, class_weight: ClassWeight, options: Params) -> Any:
     if name == "falkon":
         return FalkonClassifier(n_centers=_N_CENTERS, class_weight=class_weight, **options)
     return StreamingLogisticClassifier(class_weight=class_weight, **options)

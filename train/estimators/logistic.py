@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.machine.plans import plan_logger
+from toptune.train.estimators.arguments import ClassWeight, RandomState
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -96,8 +97,8 @@ class StreamingLogisticClassifier(ScoredClassifier):
         self,
         penalty: float | Sequence[float] | None = None,
         cv: int | str = 5,
-        class_weight: Any = None,
-        random_state: Any = None,
+        class_weight: ClassWeight = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:

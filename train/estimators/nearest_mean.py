@@ -8,6 +8,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
+from toptune.train.estimators.arguments import RandomState, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
@@ -76,7 +77,7 @@ class NearestMeanClassifier(ScoredClassifier):
         self,
         metric: str | Sequence[str] | None = None,
         cv: int | str = 5,
-        random_state: Any = None,
+        random_state: RandomState = None,
         memory_limit_bytes: int | None = None,
     ) -> None:
         self.metric = metric
@@ -180,7 +181,7 @@ def _means(sums: Matrix, counts: Matrix, metric: str, *, without: int | None = N
     return unit_rows(means) if metric == "cosine" else means
 
 
-def _scores(values: npt.NDArray[Any], means: Matrix, metric: str) -> Matrix:
+def _scores(values: Values, means: Matrix, metric: str) -> Matrix:
     block = values.astype(np.float64)
     if metric == "cosine":
         cosines: Matrix = unit_rows(block) @ means.T

@@ -13,6 +13,7 @@ from torch import Tensor
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
+from toptune.train.estimators.arguments import Params, RandomState
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.nearest_mean import METRICS, check_metrics
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -98,7 +99,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         metric: str = "cosine",
         weights: str | Sequence[str] | None = None,
         cv: int | str = 5,
-        random_state: Any = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:
@@ -188,7 +189,7 @@ def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
 
 
 def _left_out(
-    kept: Tensor, rows: TrainingRows, settings: Sequence[dict[str, Any]], metric: str
+    kept: Tensor, rows: TrainingRows, settings: Sequence[Params], metric: str
 ) -> Iterator[tuple[slice, Iterator[Matrix]]]:
     """Yield the votes of each block's neighbors in other folds, for every setting from one search."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.machine.plans import plan_logger
+from toptune.train.estimators.arguments import ClassWeight, RandomState
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -98,8 +99,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
         penalty: float | Sequence[float] | None = None,
         cv: int | str | None = 5,
         selection: str = "accuracy",
-        class_weight: Any = None,
-        random_state: Any = None,
+        class_weight: ClassWeight = None,
+        random_state: RandomState = None,
         device: str | None = None,
         memory_limit_bytes: int | None = None,
         dask: str | None = None,

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
+from toptune.train.estimators.arguments import Labels
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
 from toptune.train.numerics.calibration import softmax
@@ -37,7 +38,7 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
     """
 
     needs_folds: ClassVar[bool] = True
-    classes_: npt.NDArray[Any]
+    classes_: Labels
     temperature_: float
 
     def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
@@ -90,10 +91,10 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         scores = self.scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
+    def predict(self, X: Any) -> Labels:
         """Return the labels (n,) of the highest scores of rows (n, d)."""
         scores = self.scores(X)
-        labels: npt.NDArray[Any] = self.classes_[scores.argmax(axis=1)]
+        labels: Labels = self.classes_[scores.argmax(axis=1)]
         return labels
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:

@@ -1,12 +1,12 @@
 """Settings of a head compared by the rows that their fits left out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from toptune.train.estimators.arguments import Params
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures, Record
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
@@ -14,7 +14,7 @@ from toptune.train.solvers.selection import choose
 
 Matrix = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
-Settings = Sequence[Mapping[str, Any]]
+Settings = Sequence[Params]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Comparison:
         Where the choice is at the edge of its grid.
     """
 
-    chosen: dict[str, Any]
+    chosen: Params
     temperature: float
     left_out: LeftOutFigures
     table: list[Record]
@@ -137,7 +137,7 @@ def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weig
     )
 
 
-def edges(settings: Settings, chosen: Mapping[str, Any]) -> list[str]:
+def edges(settings: Settings, chosen: Params) -> list[str]:
     """Return a note for each number of the choice that is at the edge of its grid."""
     notes = []
     for name, value in chosen.items():

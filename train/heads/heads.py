@@ -1,6 +1,6 @@
 """`Head`: what turns features into labels and probabilities, whichever library does the work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.limits import RunLimits
-from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.arguments import Features, Labels, Params
 from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.heads.files import read_description
 from toptune.train.heads.kind import NativeForm
@@ -56,21 +56,19 @@ class Head(Protocol):
         """Return the same fitted head for rows that have only its `columns`; itself where these are None."""
         ...
 
-    def fit(
-        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
-    ) -> Self:
+    def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
         """Fit to features (n, d) and labels (n,); rows of equal `groups` share a fold."""
         ...
 
-    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d); a higher score is likelier."""
         ...
 
-    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
         """Return probabilities (n, n_classes) of rows (n, d); each row sums to 1."""
         ...
 
-    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+    def predict(self, X: Features) -> Labels:
         """Return the labels (n,) of rows (n, d)."""
         ...
 
@@ -85,7 +83,7 @@ class Head(Protocol):
 def make_head(
     name: str,
     *,
-    params: Mapping[str, Any] | None = None,
+    params: Params | None = None,
     seed: int = 0,
     cv: int | str | None = 5,
     class_weight: str | None = None,

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError, InputError
-from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_values import json_ready
+from toptune.train.estimators.arguments import Features, Params
 from toptune.train.heads.files import read_arrays, write_arrays, write_description
 from toptune.train.heads.kind import HeadKind, NativeForm
 from toptune.train.heads.kinds import kind_of
@@ -22,7 +22,7 @@ class OwnHead(ReportedHead):
     def __init__(
         self,
         name: str,
-        params: Mapping[str, Any],
+        params: Params,
         *,
         seed: int = 0,
         cv: int | str | None = 5,
@@ -56,9 +56,7 @@ class OwnHead(ReportedHead):
     def on_columns(self) -> "OwnHead":
         return self if self.columns is None else self.with_estimator(self.estimator.on_kept(), self._report)
 
-    def fit(
-        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
-    ) -> Self:
+    def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
         self.estimator.fit(X, np.asarray(y), groups=groups)
         self._report = json_ready(self.estimator.report_.to_dict())
         return self
@@ -70,11 +68,11 @@ class OwnHead(ReportedHead):
         head._report = json_ready(dict(report))
         return head
 
-    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = self.estimator.scores(X)
         return scores
 
-    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
         probabilities: npt.NDArray[np.float64] = self.estimator.predict_proba(X)
         return probabilities
 

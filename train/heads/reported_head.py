@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.arguments import Features, Labels
 from toptune.train.estimators.fit_report import LeftOutFigures
 
 
@@ -22,7 +22,7 @@ class ReportedHead(ABC):
         """Names of the classes, in the order of scores and probabilities."""
 
     @abstractmethod
-    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
         """Return probabilities (n, n_classes) of rows (n, d); each row sums to 1."""
 
     @property
@@ -43,7 +43,7 @@ class ReportedHead(ABC):
         """None, because these heads use every input column."""
         return None
 
-    def predict(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+    def predict(self, X: Features) -> Labels:
         """Return the names (n,) of the classes of highest probability."""
-        labels: npt.NDArray[Any] = np.array(self.classes)[self.predict_proba(X).argmax(axis=1)]
+        labels: Labels = np.array(self.classes)[self.predict_proba(X).argmax(axis=1)]
         return labels

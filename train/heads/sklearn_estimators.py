@@ -9,13 +9,12 @@ import numpy.typing as npt
 from sklearn.base import is_classifier
 
 from toptune.errors import InputError
+from toptune.train.estimators.arguments import Params, Values
 from toptune.train.heads.kind import HeadKind, SklearnForm
 from toptune.train.rows.grids import values_of
 
 # A probability below counts as this one: a forest, whose probabilities are shares of votes, may say 0.
 _LEAST_PROBABILITY = 1e-4
-
-Params = Mapping[str, Any]
 
 
 def make_estimator(
@@ -41,7 +40,7 @@ def make_estimator(
     return estimator
 
 
-def grid_of(form: SklearnForm, params: Params, values: npt.NDArray[Any]) -> list[dict[str, Any]]:
+def grid_of(form: SklearnForm, params: Params, values: Values) -> list[dict[str, Any]]:
     """Return the combinations of parameters to compare on rows (n, d).
 
     A list among `params` is a grid. A head that compares nothing has one combination, `params` as given.
@@ -56,7 +55,7 @@ def combinations(params: Params, defaults: Mapping[str, list[Any]]) -> list[dict
     return [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
 
 
-def scores_of(estimator: Any, values: npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float64]:
+def scores_of(estimator: Any, values: Values, n_classes: int) -> npt.NDArray[np.float64]:
     """Return the scores (n, n_classes) of rows (n, d) by an estimator whose classes are codes.
 
     Scores are the estimator's decision function, else the logarithms of its probabilities, else 1 for the

@@ -13,8 +13,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.errors import CorruptError, InputError
 from toptune.machine.memory import check_memory
-from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_values import json_ready
+from toptune.train.estimators.arguments import Features, Params, Values
 from toptune.train.estimators.fit_report import HeadReport
 from toptune.train.estimators.settings_comparison import Comparison, compare
 from toptune.train.heads.files import SKOPS, write_description
@@ -59,7 +59,7 @@ class SklearnHead(ReportedHead):
     def __init__(
         self,
         name: str,
-        params: Mapping[str, Any],
+        params: Params,
         *,
         seed: int = 0,
         cv: int | str | None = 5,
@@ -93,9 +93,7 @@ class SklearnHead(ReportedHead):
     def on_columns(self) -> Self:
         return self
 
-    def fit(
-        self, X: npt.NDArray[Any] | Blocks, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
-    ) -> Self:
+    def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
         start = time.perf_counter()
         n, d = X.shape
         check_memory(
@@ -113,7 +111,7 @@ class SklearnHead(ReportedHead):
 
     def _fit(
         self,
-        values: npt.NDArray[Any],
+        values: Values,
         y: npt.ArrayLike,
         *,
         groups: Sequence[str] | None,
@@ -158,11 +156,11 @@ class SklearnHead(ReportedHead):
         )
         return self
 
-    def decision_function(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), as `scores_of`."""
         return self._by_block(X, lambda block: scores_of(self.estimator, block, len(self._classes)))
 
-    def predict_proba(self, X: npt.NDArray[Any] | Blocks) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
         if self.temperature is not None:
             return softmax(self.decision_function(X), self.temperature)
         shares = self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
@@ -209,13 +207,13 @@ class SklearnHead(ReportedHead):
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         return head
 
-    def _make(self, params: Mapping[str, Any]) -> Any:
+    def _make(self, params: Params) -> Any:
         return make_estimator(self.kind, self.form, params, seed=self.seed, class_weight=self.class_weight)
 
     def _fit_one(
         self,
-        params: Mapping[str, Any],
-        values: npt.NDArray[Any],
+        params: Params,
+        values: Values,
         codes: npt.NDArray[np.int64],
         said: list[str],
     ) -> Any:
@@ -236,8 +234,8 @@ class SklearnHead(ReportedHead):
 
     def _left_out(
         self,
-        params: Mapping[str, Any],
-        values: npt.NDArray[Any],
+        params: Params,
+        values: Values,
         codes: npt.NDArray[np.int64],
         folds: npt.NDArray[np.int64],
         n_folds: int,
@@ -253,7 +251,7 @@ class SklearnHead(ReportedHead):
             scores[~inside] = scores_of(estimator, values[~inside], n_classes)
         return scores
 
-    def _by_block(self, X: npt.NDArray[Any] | Blocks, function: Any) -> npt.NDArray[np.float64]:
+    def _by_block(self, X: Features, function: Any) -> npt.NDArray[np.float64]:
         if not is_blocks(X):
             check_finite(np.asarray(X))
             return np.asarray(function(X), dtype=np.float64)
@@ -270,7 +268,7 @@ def _form_of(kind: HeadKind) -> SklearnForm:
     return kind.form
 
 
-def gather(X: npt.NDArray[Any] | Blocks) -> npt.NDArray[Any]:
+def gather(X: Features) -> Values:
     """Return all rows in one array (n, d)."""
     if not is_blocks(X):
         return np.asarray(X)

@@ -1,0 +1,21 @@
+"""Types of what estimators and heads are given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.store.features.blocks import Blocks
+
+# Rows (b, d) of features in memory, of any type of float.
+Values = npt.NDArray[np.floating[Any]]
+# Features (n, d) of a head. Estimators also take what scikit-learn takes: data frames, tensors, lists.
+Features = Values | Blocks
+# Names of labels (n,), which may be text, numbers or booleans.
+Labels = npt.NDArray[Any]
+# None, "balanced", or weights by the label of the class.
+ClassWeight = str | Mapping[Any, float] | None
+RandomState = int | np.random.RandomState | None
+# Parameters of an estimator by name, as somebody chose them.
+Params = Mapping[str, Any]
