@@ -27,6 +27,7 @@ from toptune.commands.options.training import (
     STORED_SPLIT,
 )
 from toptune.machine.plans import plan_logger
+from toptune.train.heads.kinds import KINDS
 
 
 @click.command(cls=Command)
@@ -50,8 +51,8 @@ from toptune.machine.plans import plan_logger
     "--head",
     default="falkon",
     show_default=True,
-    help="Classifier: falkon, falkon-logistic, ridge, logistic, lda, ncm, knn, svm, forest, head2toe, "
-    "sklearn:package.Class, or auto, which tries several within --budget.",
+    help=f"Classifier: {', '.join(KINDS)}, sklearn:package.Class, or auto, which tries several within "
+    "--budget.",
 )
 @BUDGET
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; it must not exist yet.")
