@@ -308,7 +308,7 @@ class Head2ToeClassifier(ScoredClassifier):
 
 
 def _grid(value: Any, name: str, default: Sequence[float]) -> list[float]:
-    """Return a grid of shares above 0 and at most 1."""
+    """Return a grid of shares, ascending, or refuse a share that is not above 0 and at most 1."""
     grid = grid_of(value, name) or list(default)
     if grid[-1] > 1:
         raise InputError(f"{name} is {value!r}; it is a share: give numbers above 0 and at most 1")

@@ -30,9 +30,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises
     ------
     CorruptError
-        If it is missing or not what was written.
+        If the file is missing or damaged.
     FormatVersionError
-        If another version wrote it.
+        If another version of the format wrote the file.
     """
     path = folder / DESCRIPTION
     description = read_json(path, advice="train again")
@@ -55,7 +55,7 @@ def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[A
     Raises
     ------
     CorruptError
-        If it is missing, damaged, or lacks an array.
+        If the file is missing, damaged, or lacks an array.
     """
     path = folder / ARRAYS
     try:

@@ -1,4 +1,4 @@
-"""scikit-learn estimators in skops files, and which types these may be made of before they are loaded."""
+"""scikit-learn estimators in skops files, whose types are checked before anything is loaded."""
 
 import inspect
 import os
@@ -9,28 +9,28 @@ from typing import Any
 
 from toptune.errors import CorruptError, InputError, StoreError
 
-# Types that somebody says are safe to load, by their dotted paths with commas between them.
+# The environment variable names types that the user trusts: dotted paths with commas between them.
 TRUSTED_VARIABLE = "TOPTUNE_TRUSTED_TYPES"
 
 
 def untrusted_types(found: Iterable[str]) -> list[str]:
-    """Return, of the types that skops does not trust by itself, those that are not trusted here either.
+    """Return the types that must not be loaded, among those that skops does not trust by itself.
 
-    Classes of scikit-learn are: a forest, for one, is made of its tree structures. Its functions are not, nor
-    is anything that its modules have imported from elsewhere. All else must be named in the environment
-    variable ``TOPTUNE_TRUSTED_TYPES``.
+    Classes of scikit-learn are trusted, because a forest, for one, is made of its tree structures. Functions
+    of scikit-learn are not, nor is anything that its modules import from elsewhere. Every other type must be
+    named in the environment variable ``TOPTUNE_TRUSTED_TYPES``.
     """
     named = trusted_names()
     return sorted(name for name in found if name not in named and not is_sklearn_class(name))
 
 
 def trusted_names() -> set[str]:
-    """Types that the environment says are safe to load."""
+    """Return the types that the environment variable names as trusted."""
     return {name.strip() for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name.strip()}
 
 
 def is_sklearn_class(name: str) -> bool:
-    """Tell whether a dotted path is that of a class which scikit-learn itself defines."""
+    """Tell whether a dotted path leads to a class that scikit-learn itself defines."""
     package, _, attribute = name.rpartition(".")
     if package.split(".")[0] != "sklearn":
         return False
@@ -42,12 +42,12 @@ def is_sklearn_class(name: str) -> bool:
 
 
 def check_trusted(dotted: str, path: Path) -> None:
-    """Refuse a class outside scikit-learn that nobody has named, before it is imported.
+    """Refuse a class outside scikit-learn that is not named as trusted, before the class is imported.
 
     Raises
     ------
     InputError
-        Says how to name it.
+        Says how the class is named as trusted.
     """
     if not (is_sklearn_class(dotted) or dotted in trusted_names()):
         raise InputError(
@@ -62,7 +62,7 @@ def write_estimator(path: Path, estimator: Any) -> None:
     Raises
     ------
     StoreError
-        If skops cannot write what it is made of.
+        If skops cannot write the types of which the estimator is made.
     """
     import skops.io
 
@@ -75,7 +75,7 @@ def write_estimator(path: Path, estimator: Any) -> None:
 
 
 def read_estimator(path: Path, estimator_type: type) -> Any:
-    """Read an estimator of a given type.
+    """Read a fitted estimator, which must be of a given type.
 
     Raises
     ------
