@@ -1,4 +1,4 @@
-"""Reaching a dask.distributed cluster: a scheduler, workers on this machine, or jobs of a batch system."""
+"""Connect to a dask.distributed cluster: a scheduler, workers on this machine, or jobs of a batch system."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 
 from toptune.errors import InputError, InterruptedRunError
 
-# Name to class in dask_jobqueue, and the program that submits a job.
+# By batch system: the class in dask_jobqueue, and the program that submits a job.
 SYSTEMS = {
     "slurm": ("SLURMCluster", "sbatch"),
     "pbs": ("PBSCluster", "qsub"),
@@ -21,19 +21,19 @@ _LOCAL = re.compile(r"local:([0-9]+)")
 
 
 def check_address(address: str, options: Mapping[str, Any] | None = None) -> None:
-    """Refuse what cannot be a cluster, without connecting to one.
+    """Refuse an address that cannot be a cluster, without connecting to one.
 
     Parameters
     ----------
     address : str
-        A scheduler's (``tcp://host:8786``), ``local:N``, or ``slurm``, ``pbs``, ``lsf``.
+        Address of a scheduler (``tcp://host:8786``), ``local:N``, or ``slurm``, ``pbs``, ``lsf``.
     options : mapping, optional
-        Arguments of dask_jobqueue's cluster, and ``jobs``, how many to submit.
+        Arguments of dask_jobqueue's cluster, and ``jobs``, the number of jobs to submit.
 
     Raises
     ------
     InputError
-        If it is none of these, or options are given where there is no batch system.
+        If the address is none of these, or options are given where there is no batch system.
     """
     count = local_workers(address)
     if count is None and ":" not in address and address not in SYSTEMS:
@@ -51,7 +51,7 @@ def check_address(address: str, options: Mapping[str, Any] | None = None) -> Non
 
 
 def local_workers(address: str) -> int | None:
-    """Return N of ``local:N``; None for other addresses."""
+    """Return the number N of an address ``local:N``; None for other addresses."""
     found = _LOCAL.fullmatch(address)
     return int(found[1]) if found else None
 
@@ -76,14 +76,14 @@ def has_distributed() -> bool:
 def open_client(
     address: str, *, options: Mapping[str, Any] | None = None, memory_limit: str | int = "auto"
 ) -> Iterator[Any]:
-    """Connect to a scheduler; what was started for that is stopped at the end.
+    """Connect to a scheduler; workers and schedulers that were started for the connection stop at the end.
 
     Parameters
     ----------
     address, options
         See `check_address`.
     memory_limit : str or int
-        Of each worker of ``local:N``, in dask's words; 0 is none.
+        Memory of each worker of ``local:N``, as dask takes it; 0 for no limit.
 
     Yields
     ------
@@ -117,7 +117,7 @@ def open_client(
                 given = dict(options or {})
                 jobs = given.pop("jobs", 1)
                 place = stack.enter_context(_batch_cluster(address, given))
-                place.scale(jobs=jobs)  # they join when the batch system starts them
+                place.scale(jobs=jobs)  # workers join when the batch system starts the jobs
             client = stack.enter_context(Client(place, timeout="10s"))
         except (OSError, ValueError, TimeoutError) as error:
             if isinstance(error, InputError):
@@ -129,7 +129,7 @@ def open_client(
 
 
 def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
-    """Start a scheduler in this process, and say how jobs are submitted whose workers join it."""
+    """Start a scheduler in this process, and return the cluster that submits jobs with its workers."""
     name, program = SYSTEMS[system]
     try:
         import dask_jobqueue
@@ -139,7 +139,7 @@ def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
         ) from error
     if shutil.which(program) is None:
         raise InputError(f"dask {system!r}: there is no {program} on this machine; submit from where it is")
-    # A job is one process, which owns the job's cores: a backbone in memory once.
+    # A job is one process that owns all cores of the job, so that the backbone is in memory once.
     fixed = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
     try:
         return getattr(dask_jobqueue, name)(**fixed | options)
@@ -151,12 +151,12 @@ def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
 
 
 def first_finished(futures: Sequence[Any], *, seconds: float) -> list[Any]:
-    """Wait until one of the futures is finished, or the time is over; return those that are.
+    """Wait until a future is finished, or the time is over; return the finished futures.
 
     Raises
     ------
     InterruptedRunError
-        If the scheduler forgot them: it was stopped, or the connection to it is gone.
+        If the scheduler forgot the futures, because it was stopped or the connection to it is gone.
     """
     from distributed import CancelledError, wait
 
@@ -187,14 +187,14 @@ def killed_worker() -> type[Exception]:
 
 @dataclass(frozen=True)
 class ThisWorker:
-    """The dask worker that asks.
+    """The dask worker that runs the current task.
 
     Attributes
     ----------
     name, address : str
-        Workers of ``local:N`` are called ``0`` to ``N - 1``.
+        Name and address; workers of ``local:N`` are called ``0`` to ``N - 1``.
     threads : int
-        That it was given.
+        Threads that the worker was given.
     """
 
     name: str
@@ -203,7 +203,7 @@ class ThisWorker:
 
 
 def this_worker() -> ThisWorker:
-    """Say which worker of a cluster runs this task."""
+    """Return the worker of a cluster that runs this task."""
     from distributed import get_worker
 
     worker = get_worker()

@@ -14,7 +14,7 @@ CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device of that name.
+    """Return the torch device of a name: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises
     ------

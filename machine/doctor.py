@@ -1,4 +1,4 @@
-"""What this machine offers: the answer to "will it run here, and how fast"."""
+"""What this machine offers: versions, devices, arithmetic and caches."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from toptune.machine.devices import has_fast_bf16
 from toptune.machine.memory import memory_limit_bytes
 
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
-# What each extra of the package brings, by the first package that it needs.
+# By extra of the package: one of the packages that the extra installs, which tells whether it is there.
 EXTRAS = {
     "co2": "codecarbon",
     "dask": "distributed",
@@ -29,7 +29,7 @@ def examine_machine() -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        One line a fact; nothing is changed and nothing is downloaded.
+        Name of a fact to its text; nothing is changed and nothing is downloaded.
     """
     facts = {"python": sys.version.split()[0], "platform": platform.platform()}
     facts |= {name: installed_version(name) for name in PACKAGES}
@@ -48,7 +48,7 @@ def examine_machine() -> dict[str, str]:
 
 
 def installed_version(package: str) -> str:
-    """Version of a package, or that it is absent."""
+    """Return the version of a package, or ``not installed``."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -56,7 +56,7 @@ def installed_version(package: str) -> str:
 
 
 def cuda_devices() -> str:
-    """Names and memory of the GPUs, or why there is none."""
+    """List names and memory of the GPUs, or say why there is none."""
     if not torch.cuda.is_available():
         built = torch.version.cuda or "without CUDA"
         return f"none usable (torch built for {built})"

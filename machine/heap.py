@@ -1,13 +1,13 @@
-"""Memory between batches on the CPU: kept, because the next batch wants as much."""
+"""Memory that a batch freed on the CPU is kept, because the next batch needs as much."""
 
 import ctypes
 import os
 import sys
 from collections.abc import Collection
 
-# glibc's mallopt(3).
+# Numbers of the options of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-LARGEST_MMAP_THRESHOLD = 32 * 2**20  # more is refused
+LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc refuses more
 KEPT_BYTES = 2**30
 
 
@@ -15,17 +15,18 @@ def keep_freed_memory(*, overruled: Collection[str] = ()) -> bool:
     """Tell glibc to keep up to 1 GiB of freed memory, and to serve requests up to 32 MiB from it.
 
     Otherwise activations go back to the operating system after every layer and are fetched again page by
-    page: a fifth to a third of a ResNet-50's time here. What the environment says of ``MALLOC_*`` stays.
+    page, which took a fifth to a third of the time of a ResNet-50 where it was measured. Variables
+    ``MALLOC_*`` in the environment take precedence.
 
     Parameters
     ----------
     overruled : collection of str
-        Variables that say nothing of what the user wants.
+        Variables that were not set by the user, and are ignored.
 
     Returns
     -------
     bool
-        Whether it was done: elsewhere than with glibc it is not.
+        Whether glibc took the options; False with another C library.
     """
     if not sys.platform.startswith("linux") or any(
         name.startswith("MALLOC_") and name not in overruled for name in os.environ

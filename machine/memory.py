@@ -11,12 +11,12 @@ _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def bytes_of(text: str | int) -> int:
-    """Bytes of a number with a unit, such as ``2GiB``, ``500MB`` or ``1073741824``.
+    """Return the bytes of a number with a unit, such as ``2GiB``, ``500MB`` or ``1073741824``.
 
     Raises
     ------
     InputError
-        If it is none, or not above 0.
+        If the text is no number of bytes, or the number is not above 0.
     """
     if isinstance(text, int):
         value = float(text)
@@ -29,7 +29,7 @@ def bytes_of(text: str | int) -> int:
 
 
 def memory_limit_bytes() -> int:
-    """Return half of this machine's memory: what work that needs all of its values at once may take."""
+    """Return half of this machine's memory: the default limit of work that holds all its values at once."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):
@@ -42,7 +42,7 @@ def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, inste
     Raises
     ------
     InputError
-        With both numbers and what to do `instead`.
+        With the needed memory, the limit, and what to do `instead`.
     """
     limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
     if needed_bytes > limit:

@@ -1,4 +1,4 @@
-"""What float32 products are: float32, whatever the process has chosen for its networks."""
+"""Float32 products are computed in float32, whatever the process has chosen for its networks."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,8 @@ import torch
 def full_precision() -> Iterator[None]:
     """Keep torch from taking float32 products in TF32 (CUDA) or bfloat16 (CPU) while a solver works.
 
-    Kernel values with 10 bits lose more than any penalty mends; sums and systems are float64 as they are.
+    TF32 keeps 10 bits of the mantissa: kernel values lose more by it than any penalty mends. Sums and systems
+    are float64 in any case.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""How long work shows itself: a live bar on a terminal, a line a minute in a log, or JSON lines."""
+"""Progress of long work: a live bar on a terminal, one line a minute in a log, or JSON lines."""
 
 import json
 import sys
@@ -20,16 +20,16 @@ Shown = TypeVar("Shown")
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How far an extraction is.
+    """How far an extraction has come.
 
     Attributes
     ----------
     done, total, failed : int
-        Images.
+        Images that are computed, all images, and images that could not be used.
     images_per_second : float
-        From the first batch on, without what came before it; 0 until it can be told.
+        Rate since the first batch was done; 0 while only that batch is done.
     read, compute, write : float
-        Seconds of the three clocks.
+        Seconds of reading, of forward passes, and of committing.
     """
 
     done: int
@@ -42,7 +42,7 @@ class Standing:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far; None where there is none yet."""
+        """Seconds that are left at the rate so far; None where there is no rate yet."""
         return (self.total - self.done) / self.images_per_second if self.images_per_second else None
 
     @property
@@ -58,7 +58,7 @@ class Standing:
         )
 
     def to_json(self) -> str:
-        """Give one line of JSON, with the time of day."""
+        """Return one line of JSON, with the time of day."""
         left = self.seconds_left
         return json.dumps(
             {
@@ -76,7 +76,7 @@ class Standing:
 
 
 class ExtractionProgress:
-    """``progress`` of `toptune.extract.extract`; its `clocks` are to be given to the same call.
+    """The argument ``progress`` of `toptune.extract.extract`; the same call takes `clocks` too.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ class ExtractionProgress:
         self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, failed: int) -> None:
-        """Take note of a batch."""
+        """Take note of a batch that was computed, and show the standing."""
         now = time.perf_counter()
-        # The first batch waits for what is made once; the pace is that of the others.
+        # The first batch waits for work that is done once, such as compiling; the rate is that of the others.
         began, before = self._first = self._first or (now, done)
         rate = (done - before) / (now - began) if now > began else 0.0
         read, compute, write = self.clocks.seconds()
@@ -109,7 +109,7 @@ class ExtractionProgress:
         self._show(self.last)
 
     def refresh(self) -> Standing | None:
-        """Give the last standing, with the clocks as they are now."""
+        """Return the last standing with the clocks of this moment; None before the first batch."""
         if self.last is None:
             return None
         read, compute, write = self.clocks.seconds()
@@ -123,12 +123,13 @@ def extraction_progress(*, json_logs: bool = False) -> Iterator[ExtractionProgre
     Parameters
     ----------
     json_logs : bool
-        One JSON object a line, at most one a minute and one at the end, terminal or not.
+        Write JSON objects, one a line, at most one a minute and one at the end, whether there is a terminal
+        or not.
 
     Yields
     ------
     ExtractionProgress
-        For `toptune.extract.extract`: as ``progress``, and its ``clocks``.
+        The argument ``progress`` of `toptune.extract.extract`, with the argument ``clocks``.
     """
     console = Console(stderr=True)
     if json_logs:
@@ -162,7 +163,7 @@ def work_progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def live_bar(console: Console) -> Iterator[Callable[[Standing], None]]:
-    """Draw a bar that moves."""
+    """Show a live bar on a terminal."""
     columns = (
         TextColumn("extracting"),
         BarColumn(),
@@ -189,7 +190,7 @@ def live_bar(console: Console) -> Iterator[Callable[[Standing], None]]:
 
 
 def every_minute(show: Callable[[Shown], None]) -> Callable[[Shown], None]:
-    """Pass on at most one standing a minute: what a log file can hold."""
+    """Return a function that passes on at most one standing a minute, so that a log file stays short."""
     last = time.perf_counter()
 
     def pass_on(standing: Shown) -> None:
@@ -203,6 +204,6 @@ def every_minute(show: Callable[[Shown], None]) -> Callable[[Shown], None]:
 
 
 def write_line(text: str) -> None:
-    """Write one line, however long, at once."""
+    """Write one line to standard error at once, without wrapping."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

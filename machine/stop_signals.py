@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# Schedulers signal a script and its children alike, and a script hands on what it got: one wish, not two.
+# Schedulers signal a script and its children alike, and the script passes the signal on: two signals within
+# this many seconds are one wish to stop.
 SAME_SECONDS = 1.0
 
 Stop = Callable[[], float | None]
@@ -18,20 +19,20 @@ Stop = Callable[[], float | None]
 def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Iterator[Stop]:
     """Turn the first SIGTERM, SIGINT or SIGUSR1 into an answer, and the second into KeyboardInterrupt.
 
-    The grace time over, the work is interrupted too. Handlers are put back on leaving; this is for
-    the main thread, as all of Python's signal handlers are.
+    The work is also interrupted when the grace time is over. Earlier handlers are put back on leaving. Only the main thread may call this, as Python sets signal handlers in no other thread.
 
     Parameters
     ----------
     grace_seconds : float
-        That the work at hand may take from the first signal on; 0 interrupts at once.
+        Seconds that the work at hand may take from the first signal on; 0 interrupts at once.
     at_hand : str
-        What that work is called, for the line that answers the signal.
+        Name of the work at hand, for the line that answers the signal.
 
     Yields
     ------
     callable
-        None until a signal came, then the seconds that are left; for `toptune.extract.extract`'s ``stop``.
+        Returns None until a signal came, then the seconds that are left; for the argument ``stop`` of
+        `toptune.extract.extract`.
     """
     asked = ends = None
     timer = (0.0, 0.0)
@@ -49,7 +50,7 @@ def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Itera
         asked, ends = now, now + grace_seconds
         if grace_seconds <= 0:
             raise KeyboardInterrupt
-        # Not through sys.stderr, in the midst of whose writing this may be.
+        # The signal may have come while sys.stderr was writing, which must not be entered again.
         os.write(
             2,
             f"{signal.Signals(number).name}: {at_hand} at hand is finished if that takes at most "

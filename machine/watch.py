@@ -1,4 +1,4 @@
-"""When an extraction ends before its last unit, and what its stages take: asked between batches."""
+"""`Watch` decides between batches whether an extraction goes on; `Clocks` adds up what its stages take."""
 
 import math
 import time
@@ -8,25 +8,27 @@ from collections.abc import Callable
 Stop = Callable[[], float | None]
 Seconds = tuple[float, float, float]
 
-# An interruption of the disk must not decide for ever how long a unit takes.
+# Only recent units count, so that one slow unit (a stalled disk) does not skew the estimate for the rest of
+# the run.
 REMEMBERED_UNITS = 8
-# A unit that is done waits for the one that is being committed, and is then committed itself.
+# A computed unit waits for the commit of the unit before and then for its own: two commits until it is
+# durable.
 COMMITS_BEHIND = 2
 
 
 class Clocks:
-    """Seconds that reading, computing and committing took so far; an extraction keeps them going."""
+    """Seconds that reading, computing and committing took so far, over all jobs of an extraction."""
 
     def __init__(self) -> None:
         self._before: Seconds = (0.0, 0.0, 0.0)
         self._now: Callable[[], Seconds] | None = None
 
     def follow(self, now: Callable[[], Seconds]) -> None:
-        """Add the clocks of another job to what was counted so far."""
+        """Add the clocks of another job to the seconds that were counted so far."""
         self._before, self._now = self.seconds(), now
 
     def seconds(self) -> Seconds:
-        """Give the seconds of reading (shared by its threads), of forward passes, of committing."""
+        """Return the seconds of reading (averaged over its threads), of forward passes, of committing."""
         if self._now is None:
             return self._before
         read, compute, write = self._now()
@@ -34,25 +36,25 @@ class Clocks:
 
 
 class Watch:
-    """Decides between batches whether an extraction goes on.
+    """Decides between batches whether an extraction goes on, given a wish to stop and a time limit.
 
     Parameters
     ----------
     stop : callable, optional
-        None to go on; otherwise the seconds within which the unit at hand may still be finished. It is
-        given up where, at the pace so far, that is too short. No unit is begun any more.
+        Returns None to go on; otherwise the seconds within which the unit at hand may still be finished. The
+        unit is given up where, at the pace so far, the seconds are too few. No other unit is begun.
     time_limit : float, optional
-        Seconds from `started`. No unit is begun that would not be done by then, judged by the slowest of the
-        last units.
+        Seconds from `started`. A unit that would not be done in time, judged by the slowest of the last
+        units, is not begun.
     clocks : Clocks, optional
-        Those that somebody shows.
+        Clocks that a progress display reads.
     started : float, optional
-        On `time.perf_counter`; by default now.
+        Time on `time.perf_counter`; by default now.
 
     Attributes
     ----------
     reason : str, optional
-        Why it stopped, once it has.
+        Why the extraction stopped, once it has.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Watch:
         self._unit = None
 
     def may_begin(self, n_rows: int) -> bool:
-        """Say whether a unit of `n_rows` may be begun; the one before it is done."""
+        """Whether a unit of `n_rows` rows may be begun, now that the unit before is done."""
         now = time.perf_counter()
         if self._unit is not None:
             rows, began = self._unit
@@ -94,7 +96,7 @@ class Watch:
         return True
 
     def may_go_on(self, n_left: int) -> bool:
-        """Say whether the unit at hand, of which `n_left` rows are not done, is worth going on with."""
+        """Whether the unit at hand, of which `n_left` rows are not done, may go on."""
         assert self._unit is not None
         now = time.perf_counter()
         if now - self._started >= self._limit:
@@ -110,12 +112,12 @@ class Watch:
         return True
 
     def may_hand_out(self) -> bool:
-        """Say whether units may be handed to other processes.
+        """Whether units may be handed to other processes.
 
         Raises
         ------
         KeyboardInterrupt
-            If the time limit is over: what others compute is given up.
+            If the time limit is over: units that other processes compute are given up.
         """
         if self._stop is not None and self._stop() is not None:
             return self._end("stopped")

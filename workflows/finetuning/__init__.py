@@ -1,1 +1,1 @@
-"""The network itself trained, as the baseline of frozen features."""
+"""Fine-tuning of the network itself, as the baseline for frozen features."""

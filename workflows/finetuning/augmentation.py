@@ -1,4 +1,4 @@
-"""timm's training transform, with its randomness decided by a seed an image."""
+"""timm's training transform, whose random choices follow from a seed for each image."""
 
 import random
 import threading
@@ -11,24 +11,24 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms.functional import hflip, resized_crop
 
-# timm draws from Python's global generator.
+# timm draws from Python's global generator, which threads share.
 _GENERATOR = threading.Lock()
 
 
 class Augmentation:
     """Random resized crop and horizontal flip of timm's ``create_transform(is_training=True)``.
 
-    The same image and seed give the same pixels, whichever thread asks and whatever came before: an
-    interrupted training resumes with the images that it would have seen.
+    The same image and seed give the same pixels, whichever thread asks and whatever was drawn before, so that
+    an interrupted training resumes with the images that it would have seen.
 
     Parameters
     ----------
     config : mapping
         timm's resolved data configuration.
     flips : bool
-        Whether half of the images are flipped.
+        Whether half of the images, chosen at random, are flipped.
     least_scale : float
-        Share of the area that a crop keeps at least, in (0, 1].
+        Least share of the area that a crop keeps, in (0, 1].
     """
 
     def __init__(self, config: Mapping[str, Any], *, flips: bool, least_scale: float) -> None:
@@ -43,7 +43,7 @@ class Augmentation:
         self._flip_share = float(chain.transforms[1].p) if flips else 0.0
 
     def __call__(self, image: Image.Image, seed: int) -> npt.NDArray[np.uint8]:
-        """Crop and flip an RGB image: ``(h, w, 3)`` bytes, not normalized."""
+        """Crop and flip an RGB image; return ``(h, w, 3)`` bytes, not normalized."""
         with _GENERATOR:
             before = random.getstate()
             random.seed(seed)

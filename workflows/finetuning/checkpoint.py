@@ -1,4 +1,4 @@
-"""What an unfinished fine-tuning has on disk: safetensors and JSON, whole after every epoch."""
+"""The files of an unfinished fine-tuning: safetensors and JSON, complete after every epoch."""
 
 import json
 import shutil
@@ -22,16 +22,16 @@ VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How far an unfinished fine-tuning is.
+    """How far an unfinished fine-tuning has come.
 
     Attributes
     ----------
     epochs : tuple of Epoch
-        All that were done, in order.
+        All finished epochs, in order.
     costs : mapping, optional
-        See `PhaseCosts`.
+        Costs so far; see `PhaseCosts`.
     last, best : str, optional
-        Names of the files after the last epoch, and after the best one of all trainings.
+        Names of the files of the state after the last epoch and after the best epoch of all trainings.
     """
 
     epochs: tuple[Epoch, ...] = ()
@@ -43,15 +43,15 @@ class Standing:
 class Checkpoint:
     """The folder ``RUN.unfinished``, beside the run that will be.
 
-    ``state.json`` is replaced last, in one step, and names the files that belong to it: killed at any
-    moment, the folder holds the last epoch that was finished or the one before.
+    ``state.json`` is replaced last, in one step, and names the files that belong to the state. If the process
+    is killed at any moment, the folder holds the state after the last finished epoch or the one before.
 
     Parameters
     ----------
     out : Path
         The run's folder.
     request : mapping
-        What decides the result, as JSON values.
+        The options and data that decide the result, as JSON values.
     """
 
     def __init__(self, out: Path, request: Mapping[str, Any]) -> None:
@@ -59,14 +59,14 @@ class Checkpoint:
         self._request = json.loads(json.dumps(request))
 
     def read(self) -> Standing:
-        """Give the standing that is there, or that of a beginning.
+        """Return the standing that is stored, or an empty one if there is none.
 
         Raises
         ------
         ConflictError
-            If what is there was asked for otherwise.
+            If the stored fine-tuning was asked for with another request.
         CorruptError
-            If it cannot be read.
+            If the state cannot be read.
         """
         path = self.folder / STATE
         if not path.exists():
@@ -99,7 +99,7 @@ class Checkpoint:
         Raises
         ------
         CorruptError
-            If it is gone or damaged.
+            If the file is gone or damaged.
         """
         try:
             return dict(load_file(self.folder / name))
@@ -114,16 +114,18 @@ class Checkpoint:
         last: Mapping[str, torch.Tensor],
         best: Mapping[str, torch.Tensor] | str | None,
     ) -> Standing:
-        """Make the epoch that was just done the one to go on from.
+        """Write the state after the last epoch, from which an interrupted fine-tuning goes on.
 
         Parameters
         ----------
         epochs : sequence of Epoch
+            All finished epochs.
         costs : mapping
+            Costs so far.
         last : mapping
-            Tensors after the last epoch: network and optimizer.
+            Tensors of network and optimizer after the last epoch.
         best : mapping, str or None
-            Tensors of the best network if it is the last one, else the file that holds it.
+            Tensors of the best network if the last epoch is the best, else the file that holds them.
         """
         number = len(epochs)
         names: dict[str, str | None] = {"last": f"last-{number:05}.safetensors"}
@@ -147,7 +149,7 @@ class Checkpoint:
         return Standing(epochs=tuple(epochs), costs=costs, last=names["last"], best=names["best"])
 
     def remove(self) -> None:
-        """Take the folder away once the run is written."""
+        """Remove the folder once the run is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property

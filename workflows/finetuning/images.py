@@ -20,8 +20,8 @@ from toptune.workflows.finetuning.augmentation import Augmentation
 BATCHES_AHEAD = 2
 # Images that are looked at beyond the one whose outcome is waited for.
 _LOOKED_AHEAD = 64
-# A training image is shrunk to this many times the network's input before it is cropped: random crops
-# seldom have more pixels than the input then, and a set of thousands fits into memory.
+# A training image is shrunk until its short edge has this many times the edge of the network's input. Most
+# random crops then have at least as many pixels as the input, and thousands of images fit into memory.
 KEPT_EDGES = 2
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,15 +33,17 @@ class ImageLoader:
     Parameters
     ----------
     source : ImageSource
+        Where images come from.
     backbone : Backbone
-        Whose decoding and evaluation transform are used.
+        The network, whose decoding and evaluation transform are used.
     augmentation : Augmentation, optional
-        Of training images; without one they go through the evaluation transform.
+        Augmentation of training images; without one, they go through the evaluation transform.
     seed : int
+        Seed of the augmentation.
     workers : int
-        Threads.
+        Threads that read and augment.
     cache_bytes : int
-        That decoded images may take.
+        Memory that decoded images may take.
     """
 
     def __init__(
@@ -78,15 +80,21 @@ class ImageLoader:
     def look_at(
         self, rows: Sequence[int], *, is_training: bool, seen: Callable[[int], object]
     ) -> dict[int, str]:
-        """Decode images, keep what fits into memory, and give the reasons of those that fail.
+        """Decode images and keep as many as fit into memory; return the reason for each image that fails.
 
         Parameters
         ----------
         rows : sequence of int
+            Row numbers of the images.
         is_training : bool
-            Whether they are going to be augmented.
+            Whether the images are going to be augmented.
         seen : callable
             Called with 1 as each image is done.
+
+        Returns
+        -------
+        dict of int to str
+            Row number to reason.
         """
         failed = {}
         looked = ahead(
@@ -99,7 +107,7 @@ class ImageLoader:
         return failed
 
     def training_batches(self, batches: Sequence[Sequence[int]], *, epoch: int) -> Iterator[torch.Tensor]:
-        """Give augmented pixels ``(b, h, w, 3)`` of each batch of rows."""
+        """Yield augmented pixels ``(b, h, w, 3)`` of each batch of rows."""
         augmentation = self._augmentation
         if augmentation is None:
             yield from self.batches(batches)
@@ -112,7 +120,7 @@ class ImageLoader:
         yield from self._stacked(batches, augmented)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-        """Give pixels ``(b, h, w, 3)`` of each batch of rows, as the evaluation transform makes them."""
+        """Yield pixels ``(b, h, w, 3)`` of each batch of rows, as the evaluation transform makes them."""
         yield from self._stacked(batches, lambda row: self._decoded(row, False))
 
     def _stacked(
@@ -135,7 +143,7 @@ class ImageLoader:
         return None
 
     def _decoded(self, row: int, is_training: bool) -> Pixels:
-        """Pixels to crop from, or those of the evaluation transform."""
+        """Return the pixels from which augmentation crops, or the pixels of the evaluation transform."""
         key = (row, is_training and self._augmentation is not None)
         known = self._cache.get(key)
         if known is not None:

@@ -1,4 +1,4 @@
-"""One network in training: its steps, its learning rates, its validation."""
+"""`Learner`: a network in training, with its steps, its learning rates and its validation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
 
-# timm's `sgd` is Nesterov's; plain momentum is what "When & How" has.
+# The option `sgd` of timm is Nesterov's momentum; "When & How to Transfer" trains with plain momentum.
 _OPTIMIZERS = {"adamw": "adamw", "sgd": "momentum"}
 _MOMENTUM = 0.9
 
@@ -28,14 +28,16 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a network says of some rows.
+    """Logits of some rows, with loss and accuracy.
 
     Attributes
     ----------
     logits : ndarray of float32, shape (n, n_classes)
+        Logits of the classes.
     loss : float
         Mean cross-entropy.
     accuracy : float
+        Share of the rows whose class has the largest logit.
     """
 
     logits: npt.NDArray[np.float32]
@@ -47,13 +49,14 @@ class Scores:
 class Learner:
     """Trains a network on rows of images, an epoch at a time.
 
-    Every epoch seeds torch's generators anew, so that a checkpoint between epochs holds no random state.
+    Every epoch seeds torch's generators anew, so that a checkpoint between epochs needs no random state.
 
     Attributes
     ----------
     targets : ndarray of int64
-        Class of each row of the manifest; -1 where it has none.
+        Class of each row of the manifest; -1 where the row has no class that is trained.
     precision : {"fp32", "bf16"}
+        Arithmetic of the forward passes.
     """
 
     network: TrainedNetwork
@@ -86,7 +89,7 @@ class Learner:
         )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Give the tensors of network and optimizer under one name each."""
+        """Return the tensors of network and optimizer, each under a name of its own."""
         moments = {
             f"optimizer.{index}.{name}": value.detach().to("cpu", copy=True).contiguous()
             for index, values in self._optimizer.state_dict()["state"].items()
@@ -96,7 +99,7 @@ class Learner:
         return {f"network.{name}": value for name, value in self.network.state().items()} | moments
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` gave, after `begin`."""
+        """Take over tensors that `state` returned; to be called after `begin`."""
         self.network.restore(
             {name.removeprefix("network."): state[name] for name in state if name.startswith("network.")}
         )
@@ -110,15 +113,16 @@ class Learner:
         )
 
     def train_epoch(self, rows: Rows, epoch: int, *, seen: Seen) -> float:
-        """Take a step for each batch; give the mean loss, not finite if the training diverged.
+        """Take a step for each batch; return the mean loss, which is not finite if the training diverged.
 
         Parameters
         ----------
         rows : ndarray of int64
+            Training rows.
         epoch : int
-            From 0.
+            Number of the epoch, from 0.
         seen : callable
-            Called with the size of each batch as it is done; may raise to stop.
+            Called with the size of each batch as the batch is done; may raise to stop.
         """
         batches = epoch_batches(rows, self.options.batch_size, seed=self.options.rows.seed, epoch=epoch)
         total = torch.zeros((), device=self.backbone.device)
@@ -131,7 +135,7 @@ class Learner:
         return float(total) / len(rows)
 
     def step(self, pixels: torch.Tensor, rows: Rows, number: int) -> torch.Tensor:
-        """Take step `number`, from 0, on a batch; give its mean loss."""
+        """Take step `number`, from 0, on a batch; return the mean loss of the batch."""
         self._schedule.step_update(number + 1)
         target = torch.from_numpy(self.targets[rows]).to(self.backbone.device)
         loss = functional.cross_entropy(
@@ -145,7 +149,7 @@ class Learner:
         return loss.detach()
 
     def score(self, rows: Rows, *, seen: Seen) -> Scores:
-        """Classify rows; batches as large as in training."""
+        """Classify rows, in batches as large as in training."""
         self.network.model.eval()
         size = self.options.batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -176,7 +180,7 @@ class Learner:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators inside, and leave them as they were."""
+    """Seed torch's generators inside the block, and restore their states at its end."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed % 2**63)
         yield
@@ -190,24 +194,25 @@ def n_batches(n_rows: int, batch_size: int) -> int:
 def epoch_batches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
     """Shuffle rows for an epoch and cut them into batches whose sizes differ by one at most.
 
-    A small last batch would weigh its images more, and batch norms cannot train on a single one.
+    A small last batch would give its images more weight, and batch norms cannot train on a single image.
     """
     order = np.random.default_rng(hash_of(seed, f"order\0{epoch}")).permutation(rows)
     return np.array_split(order, n_batches(len(rows), batch_size))
 
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int, n_warmup: int) -> Any:
-    """Linear warm-up and half a cosine (Loshchilov & Hutter 2017), by timm's scheduler.
+    """Make a schedule of linear warm-up and half a cosine (Loshchilov & Hutter 2017), with timm.
 
-    Of the peak rate, update u = 1 ... T with W updates of warm-up takes u / W up to W, and from there on
-    (1 + cos(pi (u - W) / (T - W + 1))) / 2: neither the first nor the last update is wasted on a rate of 0.
+    Update u = 1 ... T takes the peak rate times u / W during the W updates of warm-up, and after them times
+    (1 + cos(pi (u - W) / (T - W + 1))) / 2. Neither the first nor the last update has a rate of 0, which would
+    waste the update.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Whose rates are the peaks.
+        The optimizer, whose rates are the peaks.
     n_steps, n_warmup : int
-        T and W.
+        Number of updates T, and number of updates W of warm-up.
     """
     return CosineLRScheduler(
         optimizer,

@@ -1,4 +1,4 @@
-"""What a fine-tuning would do and take: from a few timed steps, without writing anything."""
+"""`plan_finetune`: what a fine-tuning would do and take, from a few timed steps; nothing is written."""
 
 import dataclasses
 import os
@@ -22,29 +22,33 @@ from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOpti
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
 
 TIMED_STEPS = 3
-# float32; AdamW keeps two moments a parameter, momentum one.
+# A checkpoint holds float32 values: the parameters, and for each of them two moments of AdamW or one of SGD.
 _BYTES = 4
 _MOMENTS = {"adamw": 2, "sgd": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunePlan:
-    """What would be done, and what it would take here.
+    """What a fine-tuning would do, and what it would take on this machine.
 
     Attributes
     ----------
     n_fitted, n_validation, n_test, n_classes : int
+        Images that train, that choose, and that test; number of classes.
     learning_rates : tuple of float
+        Peak rates that would be tried.
     epochs, least_epochs, steps_per_epoch : int
-        Of each learning rate: at most, at least (early stopping), and updates.
+        Most and least epochs of each learning rate (training may stop early), and updates of an epoch.
     n_trained_parameters, n_parameters : int
+        Parameters that would be trained, and all parameters.
     precision, device : str
+        Arithmetic and device of the timed steps.
     read_seconds, train_seconds, score_seconds : float
-        For one image, measured: read and decode; a step of training; a forward pass.
+        Measured seconds for one image: to read and decode, in a step of training, in a forward pass.
     cache_bytes : int
-        Of decoded training and validation images, at most what is allowed.
+        Memory of decoded training and validation images, up to the limit.
     checkpoint_bytes : int
-        On disk beside the run while it is unfinished, two checkpoints for a moment.
+        Size on disk of the checkpoints while the run is unfinished; there are two for a moment.
     is_refitted : bool
         Whether the chosen setting is trained once more, on all training rows.
     """
@@ -70,12 +74,12 @@ class FineTunePlan:
 
     @property
     def most_seconds(self) -> float:
-        """If no learning rate is stopped early, and a refit takes all epochs."""
+        """Seconds if no learning rate is stopped early, and a refit takes all epochs."""
         return self._seconds(self.epochs)
 
     @property
     def least_seconds(self) -> float:
-        """If every learning rate is stopped as early as may be."""
+        """Seconds if every learning rate is stopped as early as possible."""
         return self._seconds(self.least_epochs)
 
     def _seconds(self, epochs: int) -> float:
@@ -86,7 +90,7 @@ class FineTunePlan:
         return once + epochs * (len(self.learning_rates) * epoch + refit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON values, with both sums."""
+        """Return the fields and both sums as JSON values."""
         return dataclasses.asdict(self) | {
             "learning_rates": list(self.learning_rates),
             "most_seconds": self.most_seconds,
@@ -158,7 +162,7 @@ def plan_finetune(
 
 
 def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64], float]:
-    """Read a batch of training images, evenly spread: those that can be used, and seconds an image."""
+    """Read an evenly spread batch of training images; return usable rows, and seconds for an image."""
     rows = task.fitted[even_sample(len(task.fitted), task.options.batch_size)]
     with _timed() as seconds:
         failed = learner.loader.look_at(rows.tolist(), is_training=True, seen=lambda _n: None)
@@ -172,7 +176,10 @@ def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64]
 
 
 def _time_steps(learner: Learner, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Seconds an image of training and of scoring; the first step of each makes what is made once."""
+    """Return seconds for an image, of training and of scoring; the first step of each is not timed.
+
+    Memory is allocated and kernels are chosen in a first step, which would make the estimate too high.
+    """
     learner.network.train()
     for number, is_timed in ((1, False), (TIMED_STEPS, True)):
         with _timed() as seconds:

@@ -1,4 +1,4 @@
-"""How a fine-tuning shows itself: a live bar on a terminal, a line a minute in a log."""
+"""Progress of a fine-tuning: a live bar on a terminal, one line a minute in a log."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,21 +13,22 @@ from toptune.machine.progress import LOG_SECONDS, write_line
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressReport:
-    """How far a fine-tuning is.
+    """How far a fine-tuning has come.
 
     Attributes
     ----------
     doing : str
-        In a word.
+        What is being done, in a word or two.
     done, total : int
-        Images of the epoch, or of what is read or tested.
+        Images of the epoch, or of the rows that are read or tested.
     trial, trials : int, optional
-        Which learning rate of how many, from 1.
+        Number of the learning rate, from 1, and number of rates.
     learning_rate : float, optional
+        Peak rate that is being tried.
     epoch, epochs : int, optional
-        Which epoch of how many at most, from 1.
+        Number of the epoch, from 1, and most epochs.
     best_accuracy : float, optional
-        On the validation part, so far.
+        Best accuracy on the validation part so far.
     """
 
     doing: str
@@ -57,7 +58,7 @@ Progress = Callable[[ProgressReport], None]
 
 @contextmanager
 def finetune_progress() -> Iterator[Progress]:
-    """Show what is done, learning rate, epoch and the best validation so far on standard error."""
+    """Show images done, learning rate, epoch and the best validation so far on standard error."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _every_minute()

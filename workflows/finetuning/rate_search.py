@@ -1,4 +1,4 @@
-"""Which learning rate and epoch are best, and when a training is over: decided from the epochs done."""
+"""Which learning rate and epoch are best, and when a training is over, decided from the finished epochs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,15 +14,15 @@ class Epoch:
     Attributes
     ----------
     trial : int
-        Number of the training: of the learning rate, and after those the one that refits.
+        Number of the training: that of the learning rate; the refit comes after all rates.
     learning_rate : float
-        Its peak.
+        Peak rate of the training.
     epoch : int
-        From 1.
+        Number of the epoch, from 1.
     train_loss : float, optional
-        Mean over the epoch's augmented images, while it went on; None if it was not finite.
+        Mean loss of the epoch's augmented images, each by the weights of its step; None if not finite.
     validation_loss, validation_accuracy : float, optional
-        After the epoch; None without validation rows.
+        Figures of the validation rows after the epoch; None without validation rows.
     """
 
     trial: int
@@ -38,12 +38,15 @@ class Epoch:
         return self.train_loss is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
 def rank(epoch: Epoch) -> tuple[float, float, int]:
-    """Order epochs, the best last: by validation accuracy, then loss; without validation by age."""
+    """Return a key that orders epochs, the best last: by validation accuracy, then loss, then age.
+
+    Without validation rows, the latest epoch is the best.
+    """
     if epoch.validation_accuracy is None or epoch.validation_loss is None:
         return (-1.0, 0.0, epoch.epoch)
     # Ties go to the first epoch.
@@ -51,19 +54,20 @@ def rank(epoch: Epoch) -> tuple[float, float, int]:
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
-    """Find the best of the epochs that did not diverge; of equal ones that of the smallest rate."""
+    """Return the best epoch that did not diverge. Ties go to the smallest learning rate."""
     sound = [each for each in epochs if not each.is_diverged]
     return max(sound, key=lambda each: (*rank(each)[:2], -each.trial, rank(each)[2]), default=None)
 
 
 def is_over(epochs: Sequence[Epoch], options: FineTuneOptions) -> bool:
-    """Say whether a training ends after the epochs that it had.
+    """Whether a training ends after its finished epochs.
 
     Parameters
     ----------
     epochs : sequence of Epoch
-        Of one learning rate, in order.
+        Epochs of one learning rate, in order.
     options : FineTuneOptions
+        Limits on the epochs, and the patience.
     """
     if not epochs:
         return False
@@ -76,15 +80,16 @@ def is_over(epochs: Sequence[Epoch], options: FineTuneOptions) -> bool:
 
 
 def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptions) -> list[str]:
-    """Say what a reader of the result should know of the search.
+    """List what a reader of the result should know of the search.
 
     Parameters
     ----------
     epochs : sequence of Epoch
-        Of all learning rates.
+        Epochs of all learning rates.
     best : Epoch
-        The chosen one.
+        The chosen epoch.
     options : FineTuneOptions
+        Grid of learning rates, and most epochs.
     """
     notes = [
         f"learning rate {each.learning_rate:g} diverged in epoch {each.epoch}: its loss is no number any more"

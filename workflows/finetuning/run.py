@@ -1,4 +1,4 @@
-"""The RUN folder of a fine-tuned network: that of a head, with a whole network in timm's form."""
+"""The RUN folder of a fine-tuned network: the files of a head's run, and a whole network in timm's form."""
 
 import csv
 import json
@@ -48,18 +48,20 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
-    """What a fine-tuning came to.
+    """The result of a fine-tuning, before it is written.
 
     Attributes
     ----------
     epochs : sequence of Epoch
+        All epochs, of a refit too.
     best : Epoch
-        The chosen one.
+        The chosen epoch.
     network : TrainedNetwork
-        As it was after that epoch, or after the refit.
+        The network after the chosen epoch, or after the refit.
     fitted, validation, test : ndarray of int64
-        Rows, without those that failed.
+        Rows that trained, chose and tested, without those that failed.
     logits : ndarray of float32, shape (n_test, n_classes)
+        Logits of the test rows.
     n_skipped : int
         Images that failed.
     """
@@ -105,7 +107,7 @@ class FineTunedRun:
         return self.record.to_json()
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the run as JSON values."""
+        """Return the run as JSON values."""
         return {
             "run": str(self.folder),
             "kind": self.record.kind,
@@ -142,12 +144,12 @@ class FineTunedRun:
         return "\n".join([*lines, describe_costs(costs), where])
 
     def check_same(self, request: Mapping[str, Any]) -> "FineTunedRun":
-        """Give this run if it is what was asked for.
+        """Return this run if it is the one that was asked for.
 
         Raises
         ------
         InputError
-            If it is another; the message says what differs.
+            If the run is another one; the message says what differs.
         """
         there, now = dict(self.record.request or {}), json.loads(json.dumps(request))
         differing = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
@@ -165,9 +167,9 @@ class FineTunedRun:
         Raises
         ------
         InputError
-            If it is none of a fine-tuned network.
+            If the folder is no run of a fine-tuned network.
         CorruptError, FormatVersionError
-            If it is damaged, or of another version.
+            If the run is damaged, or of another version.
         """
         path = Path(folder)
         record = RunRecord.of_folder(path) if (path / CONFIG).is_file() else None
@@ -184,7 +186,7 @@ class FineTunedRun:
 
 
 def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: PhaseCosts) -> FineTunedRun:
-    """Write everything of a run, or nothing."""
+    """Write all files of a run, or none of them."""
     train = np.union1d(outcome.fitted, outcome.validation)
     classes = list(task.classes)
     probabilities = softmax(outcome.logits.astype(np.float64), axis=1)

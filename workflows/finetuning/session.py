@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class _StoppedError(Exception):
-    """Asked to stop, or out of time; the epoch at hand is given up."""
+    """Raised between batches when the user or the time limit ends the work; the epoch is given up."""
 
 
 def finetune(
@@ -46,10 +46,10 @@ def finetune(
 ) -> FineTunedRun:
     """Fine-tune a pretrained network and write a RUN folder.
 
-    Each learning rate is trained from the pretrained weights on the training rows but a validation part,
-    until that stops getting better; the best epoch of all is tested, once, on the rows that
-    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: killed at
-    any moment and called again, it goes on, with the losses that it would have had.
+    Each learning rate is trained from the pretrained weights, on the training rows without a validation part,
+    until the validation stops improving. The best epoch of all is tested, once, on the rows that
+    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: if a call is
+    killed at any moment, the same call goes on, with the losses that it would have had.
 
     Parameters
     ----------
@@ -58,14 +58,15 @@ def finetune(
     model : str
         See `toptune.extract.load_backbone`.
     out : path
-        RUN folder to make. One that holds the same fine-tuning, finished, is given back and nothing trained;
-        it says so by ``was_there``.
+        RUN folder to make. If it holds the same fine-tuning, finished, the run is returned with ``was_there``
+        set, and nothing is trained.
     progress : callable, optional
         Called with a `ProgressReport` as images are done.
     stop : callable, optional
-        Asked between batches: None to go on, or the seconds within which the epoch may still be finished.
+        Called between batches; returns None to go on, or the seconds within which the epoch may still be
+        finished.
     time_limit : float, optional
-        Seconds from now; no epoch is begun that would not be done by then.
+        Seconds from now; an epoch that would not be done by then is not begun.
     **arguments
         The fields of `FineTuneOptions` and `RowOptions`.
 
@@ -102,7 +103,7 @@ def finetune(
         task = make_task(data, model=model, options=asked)
         if is_finetuned(folder):
             done = FineTunedRun.load(folder).check_same(task.request)
-            # What a kill between the last two steps left.
+            # A process that was killed after writing the run may have left the checkpoint.
             Checkpoint(folder, task.request).remove()
             return replace(done, was_there=True)
         check_out(folder)
@@ -114,7 +115,7 @@ def finetune(
 
 @dataclass(eq=False)
 class _Work:
-    """One session of a fine-tuning."""
+    """One session of a fine-tuning, from the last finished epoch of the session before."""
 
     task: FineTuneTask
     folder: Path
@@ -125,7 +126,7 @@ class _Work:
     costs: PhaseCosts = field(init=False)
 
     def run(self) -> FineTunedRun:
-        """Train, test and write."""
+        """Train, test and write the run."""
         self.checkpoint = Checkpoint(self.folder, self.task.request)
         self.standing = self.checkpoint.read()
         self.costs = PhaseCosts(self.standing.costs)
@@ -176,7 +177,7 @@ class _Work:
         return run
 
     def _look_at(self, learner: Learner) -> tuple[Rows, Rows, int]:
-        """Read training and validation images once; leave out, or refuse, those that fail."""
+        """Read training and validation images once; leave failed images out, or refuse them."""
         task, n_failed, kept = self.task, 0, []
         for part, is_training in ((task.fitted, True), (task.validation, False)):
             seen = self._begin(len(part), doing="reading")
@@ -197,7 +198,7 @@ class _Work:
         validation: Rows,
         until: int | None = None,
     ) -> None:
-        """Train with one rate, from where it was, to its end or to epoch `until`."""
+        """Train with one rate, from the last finished epoch to the end or to epoch `until`."""
         options = self.task.options
         mine = [each for each in self.standing.epochs if each.trial == trial]
         if is_over(mine, options) or (until and len(mine) >= until):
@@ -246,7 +247,7 @@ class _Work:
         )
 
     def _write(self, learner: Learner, epoch: Epoch) -> None:
-        """Make an epoch that was just done the one to go on from."""
+        """Write the state after an epoch, from which an interrupted call goes on."""
         epochs = (*self.standing.epochs, epoch)
         is_best = epoch.trial < len(self.task.options.rates) and best_epoch(self._search(epochs)) is epoch
         with self.costs.phase("write"):
@@ -258,11 +259,11 @@ class _Work:
             )
 
     def _search(self, epochs: Sequence[Epoch]) -> list[Epoch]:
-        """Pick the epochs that choose, which those of a refit do not."""
+        """Keep the epochs of the learning-rate search; a refit's epochs do not take part in the choice."""
         return [each for each in epochs if each.trial < len(self.task.options.rates)]
 
     def _chosen(self) -> dict[str, torch.Tensor]:
-        """Read the network that is to be tested."""
+        """Read the tensors of the network that is to be tested."""
         standing = self.standing
         if not self.task.options.refit:
             assert standing.best is not None
@@ -288,7 +289,7 @@ class _Work:
         return test, logits, n_failed
 
     def _begin(self, total: int, **fields: Any) -> Callable[[int], None]:
-        """Begin some work on images; what is given back counts them, and raises when it is to stop."""
+        """Begin work on images; return a function that counts them, and raises where the work must stop."""
         if total and not self.watch.may_begin(total):
             raise _StoppedError
         best = best_epoch(self._search(self.standing.epochs))

@@ -1,4 +1,4 @@
-"""What is to be fine-tuned on what: rows, classes, network, all before the first image is read."""
+"""`FineTuneTask`: rows, classes and network of a fine-tuning, checked before the first image is read."""
 
 import hashlib
 import json
@@ -30,18 +30,24 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTuneTask:
-    """A fine-tuning that can begin.
+    """A fine-tuning that was checked and can begin.
 
     Attributes
     ----------
     data : str
-        What was given, paths absolute; the source's name if it was a source.
+        The place that was given, as an absolute path; the name of the source if a source was given.
+    source, manifest : ImageSource, Manifest
+        Where images come from, and their ids and labels.
+    model, backbone : str, Backbone
+        The name that was given, and the loaded network.
+    precision : {"fp32", "bf16"}
+        Arithmetic of the forward passes.
     split : Split
-        Training and test rows, those of `toptune.train.train`.
+        Training and test rows, the same as those of `toptune.train.train`.
     validation : ndarray of int64
-        The training rows that choose.
+        The training rows that choose learning rate and epoch.
     classes : dict of str to int
-        Names and their numbers of training rows.
+        Names of the classes, and the number of training rows of each.
     """
 
     data: str
@@ -57,18 +63,18 @@ class FineTuneTask:
 
     @property
     def fitted(self) -> Rows:
-        """Training rows but those that choose."""
+        """Training rows without the validation rows."""
         return np.setdiff1d(self.split.train, self.validation)
 
     @property
     def targets(self) -> Rows:
-        """Class of each row of the manifest; -1 for none that is trained."""
+        """Class of each row of the manifest; -1 for a row without a class that is trained."""
         position = {name: index for index, name in enumerate(self.classes)}
         return np.array([position.get(str(label), -1) for label in self.manifest.labels], dtype=np.int64)
 
     @property
     def request(self) -> dict[str, Any]:
-        """What decides the result, as JSON values."""
+        """The options and data that decide the result, as JSON values."""
         roles = hashlib.sha256("\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode())
         recipe = json.loads(self.backbone.recipe.to_json())
         return self.options.identity() | {
@@ -81,7 +87,7 @@ class FineTuneTask:
         }
 
     def open_loader(self) -> ImageLoader:
-        """Open what reads the images."""
+        """Open the threads that read the images."""
         options = self.options
         augmentation = (
             None
@@ -102,7 +108,7 @@ class FineTuneTask:
         )
 
     def make_learner(self, loader: ImageLoader) -> Learner:
-        """Give the backbone its classifier."""
+        """Give the backbone a new classifier, and return what trains both."""
         network = make_network(
             self.backbone, n_classes=len(self.classes), depth=self.options.depth, seed=self.options.rows.seed
         )
@@ -121,15 +127,23 @@ class FineTuneTask:
         Parameters
         ----------
         rows : ndarray of int64
-        failed : mapping
+            Rows that were looked at.
+        failed : mapping of int to str
             Row to reason.
         seen_failed : int
-            Images that failed before.
+            Number of images that failed before.
+
+        Returns
+        -------
+        ndarray of int64
+            Rows that can be used.
+        int
+            Number of images that failed so far.
 
         Raises
         ------
         InputError
-            If more failed than is allowed.
+            If more images failed than is allowed.
         """
         n_failed = seen_failed + len(failed)
         if n_failed > self.options.max_failures and not self.options.rows.allow_failed:
@@ -148,6 +162,7 @@ class FineTuneTask:
         Raises
         ------
         InputError
+            If a class has no training image left, or no validation image is left.
         """
         empty = sorted(set(self.classes) - {str(self.manifest.labels[row]) for row in fitted.tolist()})
         if empty:
@@ -161,7 +176,7 @@ class FineTuneTask:
 def make_task(
     data: str | os.PathLike[str] | ImageSource, *, model: str, options: FineTuneOptions
 ) -> FineTuneTask:
-    """Check rows, classes and backbone; no image is read.
+    """Check rows, classes and backbone, without reading an image.
 
     Raises
     ------
@@ -209,7 +224,8 @@ def draw_validation(
 ) -> Rows:
     """Choose the training rows that validate: a share of each class, groups kept together.
 
-    By the rule that holds out test rows (`toptune.train.rows.splits.held_out`), among the training rows.
+    The rule is the one that holds out test rows, `toptune.train.rows.splits.held_out`, applied to the
+    training rows.
 
     Raises
     ------

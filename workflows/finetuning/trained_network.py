@@ -14,16 +14,16 @@ from toptune.extract.backbone.forward import find_blocks
 
 @dataclass(frozen=True, eq=False)
 class TrainedNetwork:
-    """A network, and which of its modules are trained.
+    """A network of which some modules are trained.
 
-    Frozen modules stay in eval mode: batch norms among them use and keep the statistics that they had.
+    Frozen modules stay in eval mode: frozen batch norms use and keep the statistics that they had.
 
     Attributes
     ----------
     model : nn.Module
-        timm's, with a classifier of the data set's classes.
+        timm's model, with a classifier of the data set's classes.
     names : tuple of str
-        Of the trained modules, each standing for the parameters that are its own.
+        Names of the trained modules, each standing for the module's own parameters, without its children's.
     """
 
     model: Any
@@ -31,7 +31,7 @@ class TrainedNetwork:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The parameters that are trained."""
         return [each for each in self.model.parameters() if each.requires_grad]
 
     @property
@@ -52,16 +52,16 @@ class TrainedNetwork:
             modules[name].training = True
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Copy parameters and buffers of the trained modules, to the CPU."""
+        """Copy parameters and buffers of the trained modules to the CPU."""
         return {name: value.to("cpu", copy=True).contiguous() for name, value in self._own().items()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state` gave.
+        """Take over tensors that `state` returned.
 
         Raises
         ------
         CorruptError
-            If it belongs to another network.
+            If the tensors belong to another network.
         """
         if state.keys() != self._own().keys():
             raise CorruptError("the checkpoint holds other tensors than this network trains")
@@ -75,17 +75,19 @@ class TrainedNetwork:
 def make_network(backbone: Backbone, *, n_classes: int, depth: str, seed: int) -> TrainedNetwork:
     """Give a backbone's model a new classifier and choose what is trained.
 
-    The backbone must not be used for features any more: its model is changed.
+    The backbone must not be used for features afterwards, because its model is changed.
 
     Parameters
     ----------
     backbone : Backbone
+        The pretrained network.
     n_classes : int
+        Number of classes.
     depth : str
         ``full``, ``head``, or ``last:N``: all modules behind the output of the last block but N, in the order
         in which the model registers them. Blocks are those of timm's index language, as for ``--layers``.
     seed : int
-        Of the classifier's first weights.
+        Seed of the classifier's first weights.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def _trained_names(model: Any, depth: str, name: str) -> tuple[str, ...]:
     if depth == "full":
         return tuple(names)
     heads = model.get_classifier()
-    # Distilled models have two.
+    # Distilled models have two classifiers.
     inside = {
         id(each) for head in (heads if isinstance(heads, tuple) else (heads,)) for each in head.modules()
     }
