@@ -19,7 +19,8 @@ Stop = Callable[[], float | None]
 def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Iterator[Stop]:
     """Turn the first SIGTERM, SIGINT or SIGUSR1 into an answer, and the second into KeyboardInterrupt.
 
-    The work is also interrupted when the grace time is over. Earlier handlers are put back on leaving. Only the main thread may call this, as Python sets signal handlers in no other thread.
+    The work is also interrupted when the grace time is over. Earlier handlers are put back on leaving.
+    Only the main thread may call this, as Python sets signal handlers in no other thread.
 
     Parameters
     ----------

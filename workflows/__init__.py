@@ -1,4 +1,4 @@
-"""What needs both stages: images in, labels out; the demo; what this machine offers.
+"""Work that needs extraction and training: prediction, fine-tuning, export, reports, studies, batch jobs.
 
 Names are loaded when they are first used, so that a finished extraction is recognized without torch. They
 stand in ``__init__.pyi``, where type checkers read them too.

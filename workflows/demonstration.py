@@ -1,4 +1,4 @@
-"""The demo: the whole job on images that need no download, and the commands that repeat it."""
+"""`demo`: extraction, training and prediction on images that need no download, with their commands."""
 
 import shlex
 import shutil
@@ -24,7 +24,7 @@ HEADER = "#!/bin/sh\n# What `toptune demo` ran, to be tried on your own images.\
 
 @dataclass(frozen=True)
 class Step:
-    """One command: its verb, the data it is about and its options, as the command line spells them."""
+    """One command of the demo: verb, data and options, as the command line spells them."""
 
     verb: str
     target: str
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo measured: accuracies of the pretrained and of the untrained backbone."""
+    """What the demo measured, with the pretrained and with the untrained backbone."""
 
     folder: str
     accuracy: dict[str, float]
@@ -49,7 +49,7 @@ class DemoReport:
     predictions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -83,8 +83,8 @@ def plan_demo() -> list[Step]:
 def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | None = None) -> DemoReport:
     """Extract, train and predict with the embedded backbone on data that ships with toptune.
 
-    Each target is also learned on the same backbone untrained: what the pretrained one scores above
-    it is the transfer.
+    Each target is also learned on the same backbone with untrained weights. The accuracy that the pretrained
+    backbone adds is the transfer.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder, or take an earlier demo's again: its own runs are made anew, all else stays."""
+    """Make the folder, or reuse the folder of an earlier demo, of which the runs are removed."""
     commands = folder / "commands.sh"
     if folder.exists() and any(folder.iterdir()):
         if not (commands.exists() and commands.read_text().startswith(HEADER)):
@@ -142,7 +142,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def run_step(step: Step, folder: Path) -> None:
-    """Make the Python call that a command stands for."""
+    """Make the Python call of a command."""
     options: dict[str, Any] = {name.replace("-", "_"): value for name, value in step.options.items()}
     options["store"] = folder / "store"
     if step.verb == "extract":
@@ -153,7 +153,7 @@ def run_step(step: Step, folder: Path) -> None:
 
 
 def predict_command() -> str:
-    """Classify the demo's loose images, as one types it."""
+    """Return the command that classifies the images of the demo's folder."""
     return "toptune predict runs/digits images\n"
 
 

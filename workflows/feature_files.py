@@ -1,4 +1,4 @@
-"""Files of features made elsewhere, into the store and out of it."""
+"""Features in files: matrices made elsewhere are imported, and stored layers are exported."""
 
 import os
 import zipfile
@@ -182,7 +182,7 @@ def _columns(
 
 
 def _split_names(splits: Sequence[str | None] | None) -> list[str | None] | None:
-    """Spell splits as training knows them; another name would leave rows out without a word."""
+    """Spell splits as training does; a row of an unknown split would be left out silently."""
     if splits is None:
         return None
     unknown = sorted({split for split in splits if split and split.lower() not in SPLITS})
@@ -228,7 +228,7 @@ def _open(path: Path, held_bytes: int) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except InputError:
         raise
-    except Exception as error:  # torch raises many kinds
+    except Exception as error:  # torch raises errors of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} cannot be read without running code that it may contain: {reason}; save a dictionary of "
@@ -241,7 +241,7 @@ def _open(path: Path, held_bytes: int) -> dict[str, Any]:
         )
     found = {str(name): _as_array(value, f"{path}: {name}") for name, value in values.items()}
     for name, array in found.items():
-        if array is not None:  # a tensor may repeat the few values that it holds
+        if array is not None:  # an expanded tensor is larger in memory than in the file
             check_unpacked(path, name, array.size * array.itemsize)
     return {name: array for name, array in found.items() if array is not None}
 

@@ -1,4 +1,4 @@
-"""How many images a second an extraction does here: measured on a sample of the images."""
+"""`measure_rate`: images a second of an extraction on this machine, measured on a sample of the images."""
 
 import os
 import tempfile
@@ -21,16 +21,18 @@ def measure_rate(
     options: Mapping[str, Any],
     n_pictures: int = SAMPLE_IMAGES,
 ) -> float:
-    """Extract a sample into a store that is thrown away, and give its images/s.
+    """Extract a sample into a store that is thrown away, and return the images/s.
 
     Parameters
     ----------
     data : path or ImageSource
+        All images.
     model : str
+        Name of the backbone.
     options : mapping
-        Others of `toptune.extract.extract`.
+        Further options of `toptune.extract.extract`.
     n_pictures : int
-        Of the sample, at most.
+        Most images of the sample.
     """
     known = {name: value for name, value in options.items() if name not in ("dataset", "split")}
     sample = Sample(open_source(data, split=options.get("split")), n_pictures)
@@ -44,9 +46,9 @@ class Sample:
     Parameters
     ----------
     source : ImageSource
-        All of them.
+        All images.
     n_pictures : int
-        At most.
+        Most images of the sample.
     """
 
     def __init__(self, source: ImageSource, n_pictures: int) -> None:

@@ -1,4 +1,4 @@
-"""What was measured of frozen heads and of fine-tuning, before anything is advised."""
+"""`Evidence`: what was measured of frozen heads and of fine-tuning, before anything is advised."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from toptune.errors import InputError
 
 DEFAULT_MARGIN = 0.01
-# Accuracy that inner layers add to the last one, from which the task counts as far from the pretraining.
+# If inner layers add at least this accuracy to the last layer, the task counts as far from the pretraining.
 FAR_GAIN = 0.03
 
 
@@ -18,16 +18,17 @@ class Evidence:
     Attributes
     ----------
     n_train, n_classes : int
+        Training images and classes.
     pictures_per_class : float
-        Median over the classes.
+        Median number of training images over the classes.
     last_accuracy : float
-        Of rows left out by cross-validation, of the best head on the last layer.
+        Accuracy of the best head on the last layer, on rows left out by cross-validation.
     inner_accuracy : float or None
-        Of the best head that saw inner layers; None where none was tried.
+        Accuracy of the best head that saw inner layers; None where no such head was tried.
     frozen_seconds : float or None
-        Of extraction and of the best head.
+        Seconds of extraction and of the best head.
     finetune_seconds : tuple of float or None
-        Least and most that fine-tuning would take; None where it was not timed.
+        Least and most seconds that fine-tuning would take; None where fine-tuning was not timed.
     margin : float
         Accuracy that fine-tuning has to gain to be worth while.
     finetune_limit : float or None
@@ -79,9 +80,9 @@ class Evidence:
 
 
 def adjusted_standard_error(share: float, n: int) -> float:
-    """Give the standard error of a share of n; above 0 also at 0 and 1 (Agresti & Coull 1998).
+    """Return the standard error of a share of n rows, which is above 0 even for shares 0 and 1.
 
-    Two rows of each outcome are added to those that were seen.
+    Two rows of each outcome are added to the rows that were seen (Agresti & Coull 1998).
     """
     share = (share * n + 2) / (n + 4)
     return float(np.sqrt(share * (1 - share) / (n + 4)))

@@ -1,4 +1,4 @@
-"""What `advise` found, for people and programs, and the commands that come next."""
+"""`AdviceReport`: what `advise` found, for people and programs, and the commands that come next."""
 
 import shlex
 from collections.abc import Mapping
@@ -19,36 +19,40 @@ from toptune.workflows.report.command_lines import FINETUNE_DEFAULTS, TRAIN_DEFA
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceReport:
-    """Advice with all that it rests on.
+    """Advice with its evidence.
 
     Attributes
     ----------
     data, store, dataset, model : str
+        Images, root folder of the store, and names of data set and backbone.
     stored_model : str
-        By which `toptune.train.train` finds the features.
+        Name by which `toptune.train.train` finds the features.
     evidence : Evidence
+        What was measured.
     advice : Advice
+        What follows from the evidence.
     best : FrozenTrial
         The frozen head of the highest left-out accuracy.
     trials : tuple of FrozenTrial
-        All that were tried or thought of.
+        Heads that were tried, and heads that were skipped with the reason.
     all_arrays : tuple of str
-        Stored of this backbone and data set.
+        Names of all arrays that are stored of this backbone and data set.
     plan : FineTunePlan or None
-        None where fine-tuning was not timed.
+        Cost of fine-tuning; None where fine-tuning was not timed.
     extract_seconds : float
-        Recorded of the best head's layers, whenever they were extracted.
+        Recorded seconds of extracting the best head's layers, whenever that was.
     costs : dict
-        Of this advice, by phase; see `toptune.costs.meter.CostMeter`.
+        Costs of this advice, by phase; see `toptune.costs.meter.CostMeter`.
     budget : float
-        Seconds.
+        Seconds that were given.
     not_tried : tuple of str
-        What, and why.
+        What the budget did not reach, with the reason.
     n_skipped : int
         Training images that could not be read.
     split_rule : str
+        How the rows were divided, in words.
     options, tuning_options : mapping
-        Of `toptune.train.train` and `toptune.workflows.finetune` for the commands that come next.
+        Options of `toptune.train.train` and `toptune.workflows.finetune` for the commands that come next.
     """
 
     data: str
@@ -93,7 +97,7 @@ class AdviceReport:
         return shlex.join([*words, "--out", f"{self.dataset}-tuned"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON values."""
+        """Return the report as JSON values."""
         values: dict[str, Any] = json_ready(
             {
                 **self.advice.to_dict(),

@@ -1,13 +1,13 @@
-"""Stay frozen or fine-tune? The rules, from measured figures alone: nothing is read here.
+"""The rules that decide whether to stay frozen or to fine-tune, from measured figures alone.
 
-A rule looks at the evidence, and decides or leaves it to the next one; `RULES` has their order. What they
-need to know of the world are the constants below. A `Share` is what fine-tuning did to the error of the best
-frozen head: the part of it that it took away, below 0 where it did worse; the least, the usual and the most
-of the cells that the constants were written from.
+A rule looks at the evidence, and decides or leaves the decision to the next rule, in the order of `RULES`.
+What the rules know from earlier studies are the constants below. A `Share` is the part of the error of the
+best frozen head that fine-tuning took away, below 0 where fine-tuning did worse: the least, the usual and the
+most of the studied cells.
 
-Written from 17 cells of ``docs/studies/top-tuning.yaml`` and ``when-and-how.yaml``, all of deit_tiny on
-five data sets of about a thousand images, 5 to 136 of a class. Of tasks near the pretraining with many
-images of a class there was no cell: that figure is the authors' expectation after "When & How to Transfer
+The constants were written from 17 cells of ``docs/studies/top-tuning.yaml`` and ``when-and-how.yaml``, all of
+deit_tiny on five data sets of about a thousand images, 5 to 136 of a class. Of tasks near the pretraining with
+many images of a class there was no cell: that figure is the authors' expectation after "When & How to Transfer
 with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: the more images, the better fine-tuning
 does). ``benchmarks/advice.py`` says how often the rules are right.
 """
@@ -28,7 +28,7 @@ class Share:
     most: float
 
 
-# Images of a class, the median, below which rule `few_images` decides.
+# Median number of images of a class below which rule `few_images` decides.
 FEW_IMAGES = 25
 SHARE_OF_FEW = Share(-0.65, -0.2, 0.2)
 SHARE_OF_FAR = Share(-0.45, -0.15, 0.0)
@@ -49,7 +49,7 @@ TUNE: Recommendation = "fine-tune"
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """A recommendation and what it rests on.
+    """A recommendation with its reasons.
 
     Attributes
     ----------
@@ -57,10 +57,12 @@ class Advice:
     rule : str
         Name of the rule that decided.
     certainty : {"high", "moderate", "low"}
-        See `CERTAINTIES`.
+        How far the measured error may be off without changing the recommendation; see `CERTAINTIES`.
     gain : tuple of float or None
-        Accuracy that fine-tuning is expected to add: least, usual, most. None where the rule needs none.
+        Accuracy that fine-tuning is expected to add: least, usual, most. None where the rule needs no such
+        expectation.
     reasons : tuple of str
+        Sentences for people.
     """
 
     recommendation: Recommendation
@@ -70,7 +72,7 @@ class Advice:
     reasons: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the advice as JSON values."""
+        """Return the advice as JSON values."""
         return vars(self) | {
             "gain": None if self.gain is None else list(self.gain),
             "reasons": list(self.reasons),
@@ -126,9 +128,9 @@ def cost(evidence: Evidence) -> Advice | None:
 def remaining_error(evidence: Evidence) -> Advice | None:
     """Fine-tune where the part of the error that it usually takes away is above the margin.
 
-    That layers before the last one know more of the classes says that the last one was made for another task
-    ("Head2Toe", Evci et al. 2022, arXiv 2201.03529): what fine-tuning does there is another share, because
-    a head on those layers has had its part of it already.
+    If layers before the last one know more of the classes, the last layer was made for another task
+    ("Head2Toe", Evci et al. 2022, arXiv 2201.03529). There, fine-tuning takes away another share of the
+    error, because a head on inner layers has taken away a part of it already.
     """
     share, where = SHARE_OF_NEAR, ""
     if evidence.is_far:
@@ -148,14 +150,14 @@ def remaining_error(evidence: Evidence) -> Advice | None:
     )
 
 
-# The first that decides; the last always does.
+# The first rule that decides gives the advice; the last rule always decides.
 RULES: tuple[Callable[[Evidence], Advice | None], ...] = (
     headroom, few_images, cost, remaining_error,
 )  # fmt: skip
 
 
 def advise_on(evidence: Evidence) -> Advice:
-    """Give the advice of the first rule that decides, with what else there is to say."""
+    """Return the advice of the first rule that decides, with remarks on what no rule decides by."""
     found = next(advice for rule in RULES if (advice := rule(evidence)) is not None)
     return replace(found, reasons=(*found.reasons, *_remarks(evidence)))
 
@@ -184,7 +186,7 @@ def _expected(evidence: Evidence, gain: tuple[float, float, float]) -> str:
 
 
 def _remarks(evidence: Evidence) -> Iterator[str]:
-    """Say what no rule decides by."""
+    """Yield remarks on figures that no rule decides by."""
     if evidence.inner_accuracy is None:
         yield "no head on inner layers was tried, which could be better, or show that the task is far"
     seconds = evidence.finetune_seconds

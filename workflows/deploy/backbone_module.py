@@ -1,4 +1,4 @@
-"""A backbone's part that some arrays need, as one torch module."""
+"""The part of a backbone that some arrays need, as one torch module."""
 
 import copy
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class FeatureModule(nn.Module):
     Parameters
     ----------
     backbone : Backbone
-        In float32; it is copied.
+        A backbone in float32, which is copied.
     arrays : sequence of (str, str)
         Names ``<tap>.<pooling>`` and the types, ``float16`` or ``float32``, to which the values are rounded
         before they are float32 again, as in the store.

@@ -1,4 +1,4 @@
-"""An exported file held against `Classifier.predict` on sample images."""
+"""An exported file is compared with `Classifier.predict` on sample images."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,22 +21,24 @@ BATCH_SIZE = 5
 N_ALONE = 3
 DEFAULT_CHECK = "digits"
 _NOISE_SEED = 0
-# Below these a difference of logits hardly moves the probabilities of any image.
+# Where the probabilities vary or doubt less than this over all images, they would hardly move even if the
+# logits were wrong, and the comparison shows little.
 _VARIES = 1e-3
 _DOUBTS = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCheck:
-    """What came of the comparison.
+    """The result of the comparison.
 
     Attributes
     ----------
     data : str
-        Where the images were from.
+        Where the images came from.
     n_pictures : int
+        Images that were compared.
     batch_sizes : tuple of int
-        Tried, the last one perhaps not full.
+        Batch sizes that were tried.
     difference : float
         Largest difference of a probability from the run's own in float32.
     difference_from_predict : float
@@ -60,12 +62,12 @@ class ExportCheck:
     doubt: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self) | {"batch_sizes": list(self.batch_sizes)}
 
     @property
     def warnings(self) -> list[str]:
-        """What the figures do not show."""
+        """Warnings about what the figures do not show."""
         what = (
             "says nearly the same of"
             if self.spread < _VARIES
@@ -84,14 +86,14 @@ class ExportCheck:
 def sample_inputs(
     classifier: Classifier, data: str | Path | None, *, is_normalized: bool
 ) -> tuple[list[bytes], npt.NDArray[np.float32]]:
-    """Take images evenly from DATA: their files, and what an exported network is given of them.
+    """Take images evenly from DATA; return their files, and the inputs of an exported network.
 
     Parameters
     ----------
     data : optional
-        As for `toptune.extract.open_source`; by default built-in digits.
+        See `toptune.extract.open_source`; by default the built-in digits.
     is_normalized : bool
-        Else RGB values from 0 to 1.
+        Whether the inputs are normalized; otherwise they are RGB values from 0 to 1.
 
     Returns
     -------
@@ -105,7 +107,7 @@ def sample_inputs(
     """
     backbone = classifier.backbone
     files, inputs = [], []
-    # Not by its name: a folder called digits would go before it.
+    # The built-in is not opened by name, because a folder called digits would take precedence.
     source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
     for data_bytes in _files(source):
         try:
@@ -130,15 +132,18 @@ def compare(
     predicted: npt.NDArray[np.float64],
     data: str,
 ) -> ExportCheck:
-    """Run a file on images, in batches and a few one by one, and compare.
+    """Run a file on images, in batches and a few one by one, and compare the probabilities.
 
     Parameters
     ----------
     run : callable
-        Gives probabilities (b, n_classes) of images (b, 3, h, w).
+        Computes probabilities (b, n_classes) of images (b, 3, h, w) by the file.
     inputs : ndarray of float32, shape (n, 3, h, w)
+        Images as the file takes them.
     expected, predicted : ndarray of float64, shape (n, n_classes)
-        Of the run in float32, and of `Classifier.predict`.
+        Probabilities by the run in float32, and by `Classifier.predict`.
+    data : str
+        Where the images came from.
     """
     n = len(inputs)
     together = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, n, BATCH_SIZE)])
@@ -147,7 +152,7 @@ def compare(
         data=data,
         n_pictures=n,
         batch_sizes=(1, min(n, BATCH_SIZE)),
-        # NaN is no small difference.
+        # `_largest` counts NaN as an infinite difference.
         difference=float(max(_largest(together - expected), _largest(alone - expected[: len(alone)]))),
         difference_from_predict=_largest(together - predicted),
         n_other_labels=int((together.argmax(axis=1) != predicted.argmax(axis=1)).sum()),
@@ -157,7 +162,7 @@ def compare(
 
 
 def probabilities_of(classifier: Classifier, files: list[bytes]) -> npt.NDArray[np.float64]:
-    """Probabilities (n, n_classes) by `Classifier.predict`."""
+    """Compute probabilities (n, n_classes) by `Classifier.predict`."""
     answers = classifier.predict(files)
     return np.array([[answer.probabilities[name] for name in classifier.classes] for answer in answers])
 

@@ -1,4 +1,4 @@
-"""Exporting a run: the whole classifier in one file that needs no toptune."""
+"""`export`: the whole classifier of a run in one file that needs no toptune."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ HEAD_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, and how it compares with `Classifier.predict`."""
+    """What was written, and how the file compares with `Classifier.predict`."""
 
     out: str
     card: str
@@ -42,7 +42,7 @@ class ExportReport:
     costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return {
             "out": self.out,
             "card": self.card,
@@ -78,25 +78,26 @@ def export(
     model: str | None = None,
     weights: str | Path | None = None,
 ) -> ExportReport:
-    """Write a run with its backbone as one file, hold it against the run, and put a model card beside it.
+    """Write a run with its backbone as one file, compare the file with the run, and add a model card.
 
     The file computes the backbone in float32, only as far as the run's layers need it, rounds features as the
-    store does, and goes through preprocessing and head to ``probabilities`` and ``logits``, whose softmax the
-    probabilities are; a fine-tuned network is all in float32. The batch size is free. It appears only if its
-    probabilities on sample images are those of the run.
+    store does, and goes through preprocessing and head to ``logits`` and their softmax, ``probabilities``. A
+    fine-tuned network is all in float32. The batch size is free. The file appears only if its probabilities
+    on sample images are those of the run.
 
     Parameters
     ----------
     run : path
         Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
     out : path
-        ``.onnx`` (needs ``toptune[export]``) or ``.pt2``; the card is called the same with ``.md`` behind.
+        ``.onnx`` (needs ``toptune[export]``) or ``.pt2``; the card has the same name with ``.md`` appended.
     check : optional
         Images to compare on: a folder, a manifest or a built-in; by default built-in digits.
     normalize : bool
-        Take RGB values from 0 to 1 and normalize inside; else the file takes normalized images.
+        Let the file take RGB values from 0 to 1 and normalize inside; by default it takes normalized images.
     head_dtype : {"float64", "float32"}
-        Type for what follows a frozen backbone: float64 as here, or float32 for devices without it.
+        Type of the computation behind a frozen backbone: float64 as in toptune, or float32 for devices
+        without float64.
     tolerance : float
         Largest difference of a probability that is accepted.
     model, weights : optional

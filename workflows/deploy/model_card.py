@@ -1,4 +1,4 @@
-"""What an exported file says of itself: metadata inside, a model card beside it."""
+"""Metadata inside an exported file, and the model card beside it."""
 
 import json
 import re
@@ -15,7 +15,7 @@ _LISTED_CLASSES = 200
 
 
 def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype: str) -> dict[str, Any]:
-    """Give the metadata that stand inside the file: each a name and JSON values.
+    """Return the metadata that stand inside the file, by name, as JSON values.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
 
 
 def _trained_parts(classifier: Classifier, head_dtype: str) -> tuple[list[str], dict[str, Any]]:
-    """Name the layers that are used, all of a fine-tuned network, and tell what was trained."""
+    """Return the layers that are used (all, in a fine-tuned network), and what was trained on them."""
     if isinstance(classifier.network, FineTunedNetwork):
         config = classifier.record.config
         name = f"fine-tuned ({config['options']['depth']})"
@@ -129,7 +129,7 @@ def _weakest_classes(per_class: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _code(name: str) -> str:
-    """Make a name a code span on one line, in which no Markdown and no backtick of the name has an effect."""
+    """Write a name as a code span on one line, in which Markdown and backticks of the name have no effect."""
     line = " ".join(name.splitlines())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"

@@ -1,4 +1,4 @@
-"""A run and its backbone as one torch module, traced for any batch size."""
+"""`ExportedNetwork`: a run and its backbone as one torch module, traced for any batch size."""
 
 import copy
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class ExportedNetwork(nn.Module):
     Parameters
     ----------
     classifier : Classifier
-        In float32.
+        The run and its network, in float32.
     is_normalizing : bool
-        Whether images come as RGB values from 0 to 1, and are normalized here.
+        Whether images come as RGB values from 0 to 1, and are normalized inside.
     head_dtype : torch.dtype
-        To compute in after a frozen backbone.
+        Type in which the preprocessing and the head behind a frozen backbone compute.
     """
 
     mean: Tensor
@@ -50,7 +50,7 @@ class ExportedNetwork(nn.Module):
 
 
 def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
-    """Give what computes logits of normalized images."""
+    """Return the module that computes logits of normalized images."""
     if isinstance(classifier.network, FineTunedNetwork):
         network: nn.Module = copy.deepcopy(classifier.backbone.model)
         return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
@@ -67,13 +67,15 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
 
     Parameters
     ----------
+    network : nn.Module
+        Images ``(b, 3, h, w)`` to a dict of tensors.
     size : sequence of int
         Height and width of the images.
 
     Raises
     ------
     InputError
-        If torch cannot follow the network's code, or the code is for one batch size.
+        If torch cannot follow the network's code, or the code works for one batch size only.
     """
     example = torch.zeros(2, 3, *size)
     dynamic = {"pictures": {0: torch.export.Dim("batch", min=1)}}
@@ -83,7 +85,7 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
             needed: Any = program.module()
             _drop_unused(needed)
             return torch.export.export(needed, (example,), dynamic_shapes=dynamic)
-    except Exception as error:  # whatever the backbone's code makes torch's tracer raise
+    except Exception as error:  # the tracer raises errors of many kinds, depending on the backbone's code
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network cannot be traced with a free batch size: {reason}; take other layers or another "

@@ -204,8 +204,8 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int, n_warmup:
     """Make a schedule of linear warm-up and half a cosine (Loshchilov & Hutter 2017), with timm.
 
     Update u = 1 ... T takes the peak rate times u / W during the W updates of warm-up, and after them times
-    (1 + cos(pi (u - W) / (T - W + 1))) / 2. Neither the first nor the last update has a rate of 0, which would
-    waste the update.
+    (1 + cos(pi (u - W) / (T - W + 1))) / 2. Neither the first nor the last update has a rate of 0, which
+    would waste the update.
 
     Parameters
     ----------

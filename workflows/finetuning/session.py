@@ -48,8 +48,8 @@ def finetune(
 
     Each learning rate is trained from the pretrained weights, on the training rows without a validation part,
     until the validation stops improving. The best epoch of all is tested, once, on the rows that
-    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: if a call is
-    killed at any moment, the same call goes on, with the losses that it would have had.
+    `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: if a call
+    is killed at any moment, the same call goes on, with the losses that it would have had.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which shard a task of a batch system's job array is: read from the environment, and checked."""
+"""Which shard a task of a job array extracts, read from the environment of the batch system and checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """The environment variables of one batch system.
+    """Names of the environment variables of one batch system.
 
     Attributes
     ----------
     name : str
-        Of the system.
+        Name of the system.
     index : str
-        Variable with this task's number.
+        Variable with the number of this task.
     first, last, step, count : str
-        Variables with the array's range; empty where the system has none.
+        Variables with the range of the array; empty where the system sets no such variable.
     starts_at : int, optional
-        The first number, where no variable says it and the system has a rule.
+        The first number, where the system has a rule and no variable.
     outside : str
-        What `index` holds in jobs that are no array.
+        Value of `index` in jobs that are no array.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Scheduler:
     outside: str = ""
 
 
-# In this order: where one system imitates another's variables, its own come first.
+# In this order, because some systems also set the variables of another one: their own come first.
 SCHEDULERS = (
     Scheduler(
         name="Slurm",
@@ -68,7 +68,7 @@ SCHEDULERS = (
 
 
 def choose_shard(given: str | None, environment: Mapping[str, str]) -> tuple[Shard | None, str]:
-    """Decide which shard to extract, and say why where it was not given in so many words.
+    """Decide which shard to extract, and say why where the shard was not given as ``i/n``.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def choose_shard(given: str | None, environment: Mapping[str, str]) -> tuple[Sha
     Raises
     ------
     InputError
-        If `given` is none of these, or the environment does not say which shard it is.
+        If `given` is none of these, or the environment does not tell the shard.
     """
     word, slash, rest = (given or "auto").partition("/")
     if word != "auto":
@@ -106,7 +106,7 @@ def choose_shard(given: str | None, environment: Mapping[str, str]) -> tuple[Sha
     index = _number(scheduler.index, environment)
     n, what = int(rest or 0), f"{scheduler.index} is {index}"
     if n:
-        # Numbers from 0 and numbers from 1 both come to every shard once.
+        # Modulo n, numbers from 0 and numbers from 1 both reach every shard once.
         if not 0 <= index <= n:
             raise InputError(f"--shard {given}: {what}; tasks are numbered 0 to {n - 1} or 1 to {n}")
         shard = index % n, n
@@ -126,7 +126,7 @@ def _parse_shard(text: str) -> Shard:
 
 
 def _of_range(scheduler: Scheduler, index: int, environment: Mapping[str, str]) -> Shard:
-    """Work out the shard of a task from the range of its array."""
+    """Work out the shard of a task from the range of the array."""
     if not scheduler.last or scheduler.last not in environment:
         raise InputError(
             f"{scheduler.index} is {index}, but {scheduler.name} does not say how many tasks there are: give "

@@ -1,4 +1,4 @@
-"""How many jobs, how long and how large: arithmetic over an extraction's plan."""
+"""`SlurmPlan`: number, time and memory of the tasks, by arithmetic over the plan of an extraction."""
 
 import math
 from collections.abc import Iterator
@@ -12,44 +12,45 @@ from toptune.text import counted
 # Slurm's own default of MaxArraySize is 1001.
 MAX_TASKS = 1000
 DEFAULT_SECONDS = 3600
-# Before the first image: Python, torch, the weights and the manifest, over a shared disk.
+# Time before the first image: Python, torch, the weights and the manifest are read from a shared disk.
 START_SECONDS = 120
-# At the end of a task's time, for what is at hand.
+# Time at the end of a task, in which the unit at hand is finished or given up.
 END_SECONDS = 90
-# Nodes and neighbors differ.
+# Nodes differ, and so do the other jobs on them: time and memory get a quarter more than expected.
 TIME_SLACK = 1.25
 MEMORY_SLACK = 1.25
-# torch with its libraries, and the activations of one batch.
+# Memory of torch with its libraries, and of the activations of one batch.
 BASE_BYTES = 3 * 2**29
 MEMORY_STEP = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmPlan:
-    """What a job array will do, and what each of its tasks asks for.
+    """What a job array will do, and what each task asks for.
 
     Attributes
     ----------
     tasks : int
-        Of the array; never more than units.
+        Tasks of the array, at most as many as units.
     units, rows : int
-        To be computed, in all.
+        Units and images that are to be computed, in all.
     units_per_task, rows_per_task : int
-        At most.
+        Most units and images of a task.
     images_per_second : float
-        Of one task.
+        Rate of one task.
     seconds_per_task : float
-        Expected, with the start.
+        Expected seconds, the start included.
     time_seconds : int
-        Asked for.
+        Time that each task asks for.
     starts_per_task : int
-        How often a task is expected to be started, because its time ends before its units do.
+        How often a task is expected to start, because its time ends before its units are done.
     buffers_bytes, model_bytes, base_bytes, memory_bytes : int
-        Of one task: of the plan, the weights (twice: they are read and then placed), of torch, and asked for.
+        Memory of one task: buffers of the plan, weights (twice, because they are in memory when they are read
+        and when they are placed), torch, and the sum that is asked for.
     files, bytes_read, bytes_written : int
-        By all tasks together.
+        Files written, and bytes read and written, by all tasks together.
     notes : tuple of str
-        What differs from what was asked.
+        Differences from what was asked, in sentences.
     """
 
     tasks: int
@@ -71,11 +72,11 @@ class SlurmPlan:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field, as JSON values."""
+        """Return every field as JSON values."""
         return asdict(self) | {"notes": list(self.notes)}
 
     def lines(self) -> Iterator[str]:
-        """Say it in words."""
+        """Yield the plan in words, line by line."""
         yield (
             f"{counted(self.rows, 'image')} in {counted(self.units, 'unit')} for "
             f"{counted(self.tasks, 'task')}: at most {counted(self.units_per_task, 'unit')}, "
@@ -105,23 +106,24 @@ def size_jobs(
     time_seconds: float | None = None,
     memory_bytes: int | None = None,
 ) -> SlurmPlan:
-    """Cut a plan into tasks.
+    """Divide the plan of an extraction into tasks.
 
     Parameters
     ----------
     plan : ExtractPlan
-        Of the whole data set.
+        Plan of the whole data set.
     images_per_second : float
-        Of one task.
+        Rate of one task.
     weights_bytes : int
-        Of the model.
+        Size of the model's weights.
     jobs, time_seconds, memory_bytes : optional
-        As asked for. Without `jobs`, so many that each is done within its time (an hour, unless given).
+        What the user asked for. Without `jobs`, there are as many tasks as it takes for each to finish within
+        its time, by default an hour.
 
     Raises
     ------
     InputError
-        If a number cannot be, or one unit would not be done in the time.
+        If a number is not above 0, or one unit would not be done in the time.
     """
     if not (images_per_second > 0 and math.isfinite(images_per_second)):
         raise InputError(f"images_per_second is {images_per_second}; it must be above 0")
@@ -168,7 +170,7 @@ def size_jobs(
         model_bytes=model_bytes,
         base_bytes=BASE_BYTES,
         memory_bytes=memory_bytes or MEMORY_STEP * math.ceil(needed / MEMORY_STEP),
-        # Shards and ledger entries, of every array and of the digests of the images.
+        # Each unit has a shard and a ledger entry for every array and for the digests of the images.
         files=2 * plan.units_missing + 2 * sum(array.units_missing for array in plan.arrays),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,

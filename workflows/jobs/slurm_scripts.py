@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from toptune.errors import InputError
 from toptune.workflows.jobs.slurm_plan import END_SECONDS, SlurmPlan, clock
 
-# So that a task that never gets anywhere does not go round for ever.
+# A task that never finishes a unit must not be requeued for ever.
 MAX_RESTARTS = 20
 SIGNAL_SECONDS = 60
 GRACE_SECONDS = 30
@@ -107,15 +107,15 @@ def extract_script(
     Parameters
     ----------
     plan : SlurmPlan
-        Sizes.
+        Number of tasks, time and memory.
     options : mapping of str to str or None
-        Of sbatch, beside those that the plan decides.
+        Options of sbatch beside those that the plan decides; None for an option without a value.
     command : sequence of str
-        ``toptune extract ...`` without what belongs to jobs.
+        ``toptune extract ...``, without the options that belong to jobs.
     folder : str
-        Where relative paths begin.
+        Folder in which relative paths begin.
     cpus : int
-        Of one task.
+        Processor cores of one task.
     """
     own = {
         "array": f"0-{plan.tasks - 1}",
@@ -167,12 +167,12 @@ def train_script(
 
 
 def submit_script(*, with_training: bool) -> str:
-    """Write the script that submits the others, from wherever it lies."""
+    """Write the script that submits the other scripts of its folder, wherever the folder lies."""
     return SUBMIT + (SUBMIT_TRAIN if with_training else "")
 
 
 def one_line(text: str) -> str:
-    """Give text that can stand in a comment or a name of a job."""
+    """Replace characters that cannot stand in a comment or in the name of a job."""
     return re.sub(r"[^\x20-\x7e]", "?", text)
 
 
@@ -196,7 +196,7 @@ def _head(options: Mapping[str, str | None]) -> str:
 
 
 def _command(words: Sequence[str]) -> str:
-    """Quote a command for bash, an option a line."""
+    """Quote a command for bash, one option on each line."""
     lines: list[list[str]] = [[]]
     for word in words:
         if word.startswith("--"):

@@ -1,4 +1,4 @@
-"""`submit_slurm_jobs`: hand written scripts to sbatch."""
+"""`submit_slurm_jobs`: scripts that were written are given to sbatch."""
 
 import shutil
 import subprocess
@@ -9,12 +9,12 @@ from toptune.workflows.jobs.slurm_jobs import SlurmJobs
 
 
 def submit_slurm_jobs(jobs: SlurmJobs) -> SlurmJobs:
-    """Submit what was written.
+    """Submit the scripts that were written, and return the jobs with their numbers.
 
     Raises
     ------
     InputError
-        If sbatch is not there, or does not take the scripts.
+        If sbatch is not there, or refuses the scripts.
     """
     check_sbatch()
     done = subprocess.run(  # noqa: S603  (the script just written)

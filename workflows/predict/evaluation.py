@@ -1,4 +1,4 @@
-"""Scoring a run: on its own test rows, on another stored data set, or on images."""
+"""`evaluate`: score a run on its own test rows, on another stored data set, or on images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,7 +58,8 @@ def evaluate(
     Returns
     -------
     dict
-        As ``metrics.json``, with the ``costs`` of this call; with `data` also what `evaluate_images` adds.
+        The keys of ``metrics.json``, with the ``costs`` of this call; with `data` also the keys that
+        `evaluate_images` adds.
 
     Raises
     ------
@@ -148,13 +149,13 @@ def evaluate_images(
 
 
 def _trained_ids(run: Path) -> set[str]:
-    """Give the ids of the images that chose anything in a run: all but those of its test."""
+    """Return the ids of the images that chose anything in a run: all but the test images."""
     rows = pq.read_table(run / ROWS, columns=["id", "role"]).to_pydict()
     return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Put the headline figures on a line, and costs on another; a dash is a figure that no image gave."""
+    """Put the headline figures on a line, and costs on another; a dash stands for a figure without images."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
     n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
