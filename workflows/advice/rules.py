@@ -6,10 +6,10 @@ best frozen head that fine-tuning took away, below 0 where fine-tuning did worse
 most of the studied cells.
 
 The constants were written from 17 cells of ``docs/studies/top-tuning.yaml`` and ``when-and-how.yaml``, all of
-deit_tiny on five data sets of about a thousand images, 5 to 136 of a class. Of tasks near the pretraining with
-many images of a class there was no cell: that figure is the authors' expectation after "When & How to Transfer
-with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: the more images, the better fine-tuning
-does). ``benchmarks/advice.py`` says how often the rules are right.
+deit_tiny on five data sets of about a thousand images, 5 to 136 of a class. Of tasks near the pretraining
+with many images of a class there was no cell: that figure is the authors' expectation after "When & How to
+Transfer with Transfer Learning" (Tormos et al. 2022, arXiv 2211.04347: the more images, the better
+fine-tuning does). ``benchmarks/advice.py`` says how often the rules are right.
 """
 
 from collections.abc import Callable, Iterator
