@@ -20,7 +20,7 @@ SYSTEMS = {
 _LOCAL = re.compile(r"local:([0-9]+)")
 
 
-def check_address(address: str, options: Mapping[str, Any] | None = None) -> None:
+def check_address(address: str, options: Mapping[str, object] | None = None) -> None:
     """Refuse an address that cannot be a cluster, without connecting to one.
 
     Parameters
@@ -74,7 +74,7 @@ def has_distributed() -> bool:
 
 @contextlib.contextmanager
 def open_client(
-    address: str, *, options: Mapping[str, Any] | None = None, memory_limit: str | int = "auto"
+    address: str, *, options: Mapping[str, object] | None = None, memory_limit: str | int = "auto"
 ) -> Iterator[Any]:
     """Connect to a scheduler; workers and schedulers that were started for the connection stop at the end.
 
@@ -128,7 +128,7 @@ def open_client(
         yield client
 
 
-def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
+def _batch_cluster(system: str, options: Mapping[str, object]) -> Any:
     """Start a scheduler in this process, and return the cluster that submits jobs with its workers."""
     name, program = SYSTEMS[system]
     try:
@@ -142,7 +142,7 @@ def _batch_cluster(system: str, options: dict[str, Any]) -> Any:
     # A job is one process that owns all cores of the job, so that the backbone is in memory once.
     fixed = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
     try:
-        return getattr(dask_jobqueue, name)(**fixed | options)
+        return getattr(dask_jobqueue, name)(**{**fixed, **options})
     except (TypeError, ValueError) as error:
         raise InputError(
             f"dask {system!r} cannot be used as asked: {error}; give dask-jobqueue's own arguments, such as "

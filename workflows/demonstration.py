@@ -48,7 +48,7 @@ class DemoReport:
     seconds: dict[str, float]
     predictions: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import ChosenRows
-from toptune.workflows.advice.evidence import Evidence
+from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
 
 LAST_HEADS = ("ridge", "logistic", "falkon")
 INNER_HEADS = ("falkon", "logistic")
@@ -60,7 +59,7 @@ class FrozenTrial:
         """Whether the head saw the last layer alone."""
         return self.layers == LAST
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self) | {"arrays": list(self.arrays)}
 
@@ -192,7 +191,15 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return max(done, key=lambda each: each.accuracy or 0.0, default=None)
 
 
-def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **others: Any) -> Evidence:
+def evidence_of(
+    trials: Sequence[FrozenTrial],
+    class_counts: Sequence[int],
+    *,
+    frozen_seconds: float | None = None,
+    finetune_seconds: tuple[float, float] | None = None,
+    margin: float = DEFAULT_MARGIN,
+    finetune_limit: float | None = None,
+) -> Evidence:
     """Put together the evidence of heads and images.
 
     Where no head on the last layer could be fitted, the best of the other heads stands in.
@@ -203,8 +210,8 @@ def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **ot
         Trials, of which at least one was done.
     class_counts : sequence of int
         Training images of each class.
-    **others
-        Further fields of `Evidence`.
+    frozen_seconds, finetune_seconds, margin, finetune_limit
+        See `Evidence`.
     """
     best = best_of(trials)
     last = best_of([each for each in trials if each.is_last]) or best
@@ -217,5 +224,8 @@ def evidence_of(trials: Sequence[FrozenTrial], class_counts: Sequence[int], **ot
         pictures_per_class=float(np.median(class_counts)),
         last_accuracy=last.accuracy,
         inner_accuracy=None if inner is None else inner.accuracy,
-        **others,
+        frozen_seconds=frozen_seconds,
+        finetune_seconds=finetune_seconds,
+        margin=margin,
+        finetune_limit=finetune_limit,
     )

@@ -96,9 +96,9 @@ class AdviceReport:
         words += flags_of(self.tuning_options, FINETUNE_DEFAULTS)
         return shlex.join([*words, "--out", f"{self.dataset}-tuned"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report as JSON values."""
-        values: dict[str, Any] = json_ready(
+        values: dict[str, object] = json_ready(
             {
                 **self.advice.to_dict(),
                 "evidence": asdict(self.evidence)

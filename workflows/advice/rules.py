@@ -14,7 +14,7 @@ fine-tuning does). ``benchmarks/advice.py`` says how often the rules are right.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from toptune.workflows.advice.evidence import Evidence
 
@@ -71,7 +71,7 @@ class Advice:
     gain: tuple[float, float, float] | None
     reasons: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the advice as JSON values."""
         return vars(self) | {
             "gain": None if self.gain is None else list(self.gain),

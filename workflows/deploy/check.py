@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +60,7 @@ class ExportCheck:
     spread: float
     doubt: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self) | {"batch_sizes": list(self.batch_sizes)}
 
@@ -167,7 +166,7 @@ def probabilities_of(classifier: Classifier, files: list[bytes]) -> npt.NDArray[
     return np.array([[answer.probabilities[name] for name in classifier.classes] for answer in answers])
 
 
-def _largest(differences: npt.NDArray[Any]) -> float:
+def _largest(differences: npt.NDArray[np.float64]) -> float:
     return float(np.nan_to_num(np.abs(differences), nan=np.inf).max())
 
 

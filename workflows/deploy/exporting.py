@@ -41,7 +41,7 @@ class ExportReport:
     warnings: list[str]
     costs: Costs
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return {
             "out": self.out,

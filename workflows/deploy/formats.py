@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ ONNX_LIMIT_BYTES = 2**31
 class ExportFormat(NamedTuple):
     """How one kind of file is written and opened, and the packages that it takes beside toptune's own."""
 
-    write: Callable[[Program, Path, Mapping[str, Any]], None]
+    write: Callable[[Program, Path, Mapping[str, object]], None]
     open: Callable[[Path], Runner]
     packages: tuple[str, ...]
 
@@ -55,7 +55,7 @@ def format_of(out: Path) -> ExportFormat:
     return form
 
 
-def _write_onnx(program: Program, path: Path, metadata: Mapping[str, Any]) -> None:
+def _write_onnx(program: Program, path: Path, metadata: Mapping[str, object]) -> None:
     n_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
     if n_bytes >= ONNX_LIMIT_BYTES:
         raise InputError(
@@ -86,7 +86,7 @@ def _open_onnx(path: Path) -> Runner:
     return run
 
 
-def _write_pt2(program: Program, path: Path, metadata: Mapping[str, Any]) -> None:
+def _write_pt2(program: Program, path: Path, metadata: Mapping[str, object]) -> None:
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files=_texts(metadata))
 
@@ -104,7 +104,7 @@ def _open_pt2(path: Path) -> Runner:
     return run
 
 
-def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
     return {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
 
 

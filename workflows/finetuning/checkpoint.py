@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -54,7 +53,7 @@ class Checkpoint:
         The options and data that decide the result, as JSON values.
     """
 
-    def __init__(self, out: Path, request: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, request: Mapping[str, object]) -> None:
         self.folder = out.parent / f"{out.name}.unfinished"
         self._request = json.loads(json.dumps(request))
 

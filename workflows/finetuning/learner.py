@@ -1,9 +1,8 @@
 """`Learner`: a network in training, with its steps, its learning rates and its validation."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +65,8 @@ class Learner:
     options: FineTuneOptions
     precision: str
     _initial: dict[str, torch.Tensor] = field(init=False, repr=False)
-    _optimizer: Any = field(init=False, repr=False)
-    _schedule: Any = field(init=False, repr=False)
+    _optimizer: torch.optim.Optimizer = field(init=False, repr=False)
+    _schedule: CosineLRScheduler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._initial = self.network.state()
@@ -174,7 +173,7 @@ class Learner:
             logits: torch.Tensor = self.network.model(inputs)
         return logits.float()
 
-    def _seeded(self, epoch: int) -> Any:
+    def _seeded(self, epoch: int) -> AbstractContextManager[None]:
         return seeded(hash_of(self.options.rows.seed, f"epoch\0{epoch}"), self.backbone.device)
 
 
@@ -200,7 +199,7 @@ def epoch_batches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> list
     return np.array_split(order, n_batches(len(rows), batch_size))
 
 
-def cosine_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int, n_warmup: int) -> Any:
+def cosine_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int, n_warmup: int) -> CosineLRScheduler:
     """Make a schedule of linear warm-up and half a cosine (Loshchilov & Hutter 2017), with timm.
 
     Update u = 1 ... T takes the peak rate times u / W during the W updates of warm-up, and after them times

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +89,7 @@ class FineTunePlan:
         once = (n_train + self.n_test) * self.read_seconds + self.n_test * self.score_seconds
         return once + epochs * (len(self.learning_rates) * epoch + refit)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields and both sums as JSON values."""
         return dataclasses.asdict(self) | {
             "learning_rates": list(self.learning_rates),

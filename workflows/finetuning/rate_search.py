@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from toptune.workflows.finetuning.options import FineTuneOptions
 
@@ -37,7 +36,7 @@ class Epoch:
         """Whether the loss stopped being a number."""
         return self.train_loss is None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self)
 

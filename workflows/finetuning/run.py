@@ -106,7 +106,7 @@ class FineTunedRun:
         """Content of ``run.json``, made anew from `record`."""
         return self.record.to_json()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the run as JSON values."""
         return {
             "run": str(self.folder),
@@ -143,7 +143,7 @@ class FineTunedRun:
         where = f"{'in' if self.was_there else 'written to'} {self.folder}"
         return "\n".join([*lines, describe_costs(costs), where])
 
-    def check_same(self, request: Mapping[str, Any]) -> "FineTunedRun":
+    def check_same(self, request: Mapping[str, object]) -> "FineTunedRun":
         """Return this run if it is the one that was asked for.
 
         Raises

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -180,7 +180,7 @@ class _Work:
         """Read training and validation images once; leave failed images out, or refuse them."""
         task, n_failed, kept = self.task, 0, []
         for part, is_training in ((task.fitted, True), (task.validation, False)):
-            seen = self._begin(len(part), doing="reading")
+            seen = self._begin(ProgressReport(doing="reading", total=len(part)))
             with self.costs.phase("read"):
                 failed = learner.loader.look_at(part.tolist(), is_training=is_training, seen=seen)
             self.costs.count("read", len(part))
@@ -208,13 +208,14 @@ class _Work:
             assert self.standing.last is not None
             learner.restore(self.checkpoint.load(self.standing.last))
         while not (is_over(mine, options) or (until and len(mine) >= until)):
-            seen = self._begin(
-                len(fitted) + len(validation),
+            report = ProgressReport(
                 doing="refitting" if until else "training",
+                total=len(fitted) + len(validation),
                 trial=trial + 1,
                 learning_rate=rate,
                 epoch=len(mine) + 1,
             )
+            seen = self._begin(report)
             mine.append(self._epoch(learner, trial, rate, len(mine), fitted, validation, seen))
             self._write(learner, mine[-1])
 
@@ -276,10 +277,10 @@ class _Work:
         """Read and score the test images, for the first time."""
         test = self.task.split.test
         with self.costs.phase("test"):
-            seen = self._begin(len(test), doing="reading the test images")
+            seen = self._begin(ProgressReport(doing="reading the test images", total=len(test)))
             failed = learner.loader.look_at(test.tolist(), is_training=False, seen=seen)
             test, n_failed = self.task.without(test, failed, seen_failed=n_failed)
-            seen = self._begin(len(test), doing="testing")
+            seen = self._begin(ProgressReport(doing="testing", total=len(test)))
             logits = (
                 learner.score(test, seen=seen).logits
                 if len(test)
@@ -288,17 +289,17 @@ class _Work:
         self.costs.count("test", len(test))
         return test, logits, n_failed
 
-    def _begin(self, total: int, **fields: Any) -> Callable[[int], None]:
+    def _begin(self, beginning: ProgressReport) -> Callable[[int], None]:
         """Begin work on images; return a function that counts them, and raises where the work must stop."""
+        total = beginning.total
         if total and not self.watch.may_begin(total):
             raise _StoppedError
         best = best_epoch(self._search(self.standing.epochs))
-        report = ProgressReport(
-            total=total,
+        report = replace(
+            beginning,
             epochs=self.task.options.epochs,
             trials=len(self.task.options.rates),
             best_accuracy=None if best is None else best.validation_accuracy,
-            **fields,
         )
         done = 0
 

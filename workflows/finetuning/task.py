@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +72,7 @@ class FineTuneTask:
         return np.array([position.get(str(label), -1) for label in self.manifest.labels], dtype=np.int64)
 
     @property
-    def request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, object]:
         """The options and data that decide the result, as JSON values."""
         roles = hashlib.sha256("\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode())
         recipe = json.loads(self.backbone.recipe.to_json())

@@ -63,7 +63,7 @@ class SlurmJobs:
     run: str
     ids: Mapping[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return every field as JSON values."""
         return {
             "out": self.out,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.request.plan import ExtractPlan
@@ -71,7 +70,7 @@ class SlurmPlan:
     bytes_written: int
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return every field as JSON values."""
         return asdict(self) | {"notes": list(self.notes)}
 

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +51,9 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
-    def to_dict(self, *, probabilities: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, probabilities: bool = False) -> dict[str, object]:
         """Return the fields that apply, as JSON values."""
-        row: dict[str, Any] = {"path": self.path, "label": self.label, "confidence": self.confidence}
+        row: dict[str, object] = {"path": self.path, "label": self.label, "confidence": self.confidence}
         if probabilities:
             row["probabilities"] = self.probabilities
         if self.error:
