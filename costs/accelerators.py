@@ -1,4 +1,4 @@
-"""What was used of CUDA devices: their time, memory, and energy by their own counters (NVML)."""
+"""`AcceleratorUse`: time, memory and energy of CUDA devices, by the counters of NVML."""
 
 import functools
 import os
@@ -9,12 +9,12 @@ from toptune.costs.values import DeviceUse
 
 
 class AcceleratorUse:
-    """Energy counters of all CUDA devices, from when it is made.
+    """Measures the use of CUDA devices from the moment at which the object is made.
 
     Parameters
     ----------
     nvml : module, optional
-        The NVML binding (package nvidia-ml-py); by default that which is installed, if it finds a driver.
+        The NVML binding (package nvidia-ml-py). By default the installed one, if it finds a driver.
     """
 
     def __init__(self, nvml: Any = None) -> None:
@@ -22,20 +22,20 @@ class AcceleratorUse:
         self._before = self._joules()
 
     def to_dict(self, wall: float) -> DeviceUse | None:
-        """Say what this process used of the devices that it has memory on; None if it has none on any.
+        """Give the use of the devices on which this process has memory; None if there is no such device.
 
         Parameters
         ----------
         wall : float
-            Seconds since this was made.
+            Seconds since the object was made.
 
         Returns
         -------
         dict or None
-            ``devices`` (names), ``seconds`` (that the devices were held, added up), ``peak_memory_bytes``
-            (torch's, of all devices), ``energy_joules`` (None where a device has no counter that can be
-            read), ``source`` of it, and whether it is an ``estimate``: it counts whole devices, so it is one
-            unless NVML names this process, and no other, on each of them.
+            ``devices`` (names), ``seconds`` (for which devices were held, added up), ``peak_memory_bytes``
+            (torch's peaks, added up), ``energy_joules`` (None where a device has no readable counter), the
+            ``source`` of the energy, and whether the energy is an ``estimate``. Counters count whole devices,
+            so the energy is exact only if NVML names this process, and no other, on each device.
         """
         used = devices_in_use()
         if not used:
@@ -64,7 +64,7 @@ class AcceleratorUse:
         return found
 
     def _is_ours(self, uuid: str) -> bool:
-        """Whether this process is known to be the only one on a device; containers may hide the others."""
+        """Whether NVML names this process alone on a device; a container may hide process ids."""
         try:
             handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
@@ -74,8 +74,8 @@ class AcceleratorUse:
 
 
 def devices_in_use() -> dict[str, tuple[str, int]]:
-    """List the CUDA devices that this process has memory on: UUID to name and torch's peak, in bytes."""
-    # Not imported: who has not loaded torch uses no device.
+    """Map the UUID of each CUDA device on which this process has memory to name and torch's peak in bytes."""
+    # torch is not imported here: a process that has not loaded torch uses no device.
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
@@ -89,7 +89,7 @@ def devices_in_use() -> dict[str, tuple[str, int]]:
 
 @functools.cache
 def open_nvml() -> Any:
-    """Initialize NVML once; None where the binding or the driver is missing."""
+    """Initialize NVML once; return None where the binding or the driver is missing."""
     try:
         import pynvml
     except ImportError:
@@ -102,7 +102,7 @@ def open_nvml() -> Any:
 
 
 def add_use(before: DeviceUse | None, now: DeviceUse | None) -> DeviceUse | None:
-    """Add up what two sessions used."""
+    """Add up the use of devices in two sessions."""
     if before is None or now is None:
         return before or now
     first, second = before["energy_joules"], now["energy_joules"]

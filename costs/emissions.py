@@ -1,8 +1,8 @@
 """CO2 of energy, by the mean carbon intensity of a country's electricity.
 
-The table is that of the package codecarbon (extra ``co2``): electricity mixes by country and year. It is read
-as a file and no code of the package runs, because its trackers look at the whole machine and may ask the
-network where it stands.
+The intensities come from the package codecarbon (extra ``co2``), which holds a table of electricity mixes by
+country and year. The table is read as a file and no code of the package runs, because codecarbon's trackers
+watch the whole machine and may ask the network for the machine's country.
 """
 
 import functools
@@ -22,7 +22,18 @@ _JOULES_A_KWH = 3.6e6
 
 @dataclass(frozen=True, kw_only=True)
 class CarbonIntensity:
-    """What a kilowatt-hour of electricity emits in a country, on average over a year, in kg of CO2e."""
+    """Mean emissions of a country's electricity over a year.
+
+    Attributes
+    ----------
+    country : str
+        Code of three letters (ISO 3166-1 alpha-3).
+    year : int
+    kg_per_kwh : float
+        Kilograms of CO2 equivalents that a kilowatt-hour causes.
+    source : str
+        Where the figure is taken from.
+    """
 
     country: str
     year: int
@@ -31,14 +42,14 @@ class CarbonIntensity:
 
 
 def emissions_of(joules: float, intensity: CarbonIntensity | None) -> Emissions:
-    """Give ``co2e_kg`` and ``co2e``, what it is taken from; both None without an intensity."""
+    """Give ``co2e_kg`` and in ``co2e`` the intensity used; both are None without an intensity."""
     if intensity is None:
         return {"co2e_kg": None, "co2e": None}
     return {"co2e_kg": joules / _JOULES_A_KWH * intensity.kg_per_kwh, "co2e": asdict(intensity)}
 
 
 def local_intensity() -> CarbonIntensity | None:
-    """Look up the country that the environment's ``TOPTUNE_COUNTRY`` names; None if it names none.
+    """Look up the country that the environment variable ``TOPTUNE_COUNTRY`` names; None without one.
 
     Raises
     ------
@@ -56,7 +67,7 @@ def read_intensity(country: str) -> CarbonIntensity:
     Raises
     ------
     InputError
-        If codecarbon is not installed or knows nothing of the country.
+        If codecarbon is not installed or does not know the country.
     """
     try:
         package = metadata.distribution("codecarbon")

@@ -1,4 +1,4 @@
-"""What work costs: seconds, memory, bytes and energy of this process and the processes that it waited for."""
+"""`CostMeter`: seconds, memory, bytes, energy and emissions of this process and of its children."""
 
 import resource
 import sys
@@ -11,21 +11,38 @@ from toptune.costs.emissions import emissions_of, local_intensity
 from toptune.costs.processor_energy import POWERCAP, PROC, ProcessorEnergy
 from toptune.costs.values import Costs, EnergySource, PhaseUse
 
-# Assumed of a busy core where the machine's counters cannot be read: server processors draw 5 to 15 W a core.
+# Power of a busy core, assumed where the machine's counters cannot be read: processors of servers draw 5 to
+# 15 W a core.
 WATTS_PER_CORE = 10.0
 
 
 class CostMeter:
-    """Adds up what the phases of some work cost, from when it is made.
+    """Adds up what the phases of some work cost, from the moment at which the meter is made.
 
-    Energy is that of the processor packages by their own counters (RAPL), times the share of the machine's
-    busy CPU time that was this work's; where they cannot be read, `WATTS_PER_CORE` for every CPU second,
-    marked as an estimate. That of CUDA devices which this process computes on is added where NVML tells it.
+    The energy of the processors is read from their counters (RAPL) and multiplied by this work's share of the
+    machine's busy CPU time. Where the counters cannot be read, the energy is estimated as `WATTS_PER_CORE`
+    for every CPU second. The energy of the CUDA devices that this process computes on is added where NVML
+    reports the energy.
+
+    Parameters
+    ----------
+    powercap, proc : Path
+        Folders in which Linux shows the counters of energy, and those of CPU time and bytes.
+    nvml : module, optional
+        The NVML binding; see `AcceleratorUse`.
 
     Raises
     ------
     InputError
         If the environment names a country whose emissions are not known; see `local_intensity`.
+
+    Examples
+    --------
+    >>> meter = CostMeter()
+    >>> meter.begin("fit")
+    >>> total = sum(range(10))
+    >>> list(meter.to_dict()["phases"])
+    ['fit']
     """
 
     def __init__(self, *, powercap: Path = POWERCAP, proc: Path = PROC, nvml: Any = None) -> None:
@@ -46,17 +63,17 @@ class CostMeter:
         self._close()
 
     def to_dict(self) -> Costs:
-        """End the last phase and give JSON values.
+        """End the last phase and give the costs so far as JSON values.
 
         Returns
         -------
         dict
-            ``phases`` (name to ``wall_seconds`` and ``cpu_seconds``), the same two of everything,
+            ``phases`` (the seconds of each phase), ``wall_seconds`` and ``cpu_seconds`` of all work,
             ``peak_memory_bytes`` (of the process so far), ``bytes_read`` and ``bytes_written`` (by system
-            calls, cached or not; None where the system does not say), ``gpu`` (see `AcceleratorUse`),
-            ``energy_joules``, and ``energy``: its ``source`` (``rapl`` or ``model``, of the processors),
-            whether any of it is an ``estimate``, and the ``watts_per_core``; ``co2e_kg`` and ``co2e``, what
-            that is taken from (see `emissions_of`).
+            calls, cached or not; None where the system does not count them), ``gpu`` (see `AcceleratorUse`),
+            ``energy_joules`` and ``energy``, which says where the energy of the processors is taken from
+            (``rapl`` or ``model``) and whether a part is an estimate, and ``co2e_kg`` and ``co2e`` (see
+            `emissions_of`).
         """
         self._close()
         wall, cpu = time.perf_counter() - self._wall, _cpu_seconds() - self._cpu
@@ -107,9 +124,9 @@ class CostMeter:
 
 
 def describe_costs(costs: Costs) -> str:
-    """Say in a line what work cost, by what `CostMeter.to_dict` gave."""
+    """Say in a line what some work cost."""
     parts = [f"cost {costs['wall_seconds']:.1f} s", f"{costs['cpu_seconds']:.1f} s of the processors"]
-    # What an older toptune wrote has neither devices nor emissions.
+    # Costs that an older toptune wrote have neither devices nor emissions.
     gpu, emitted, intensity = costs.get("gpu"), costs.get("co2e_kg"), costs.get("co2e")
     parts += [f"{gpu['seconds']:.1f} s of GPUs"] if gpu else []
     parts.append(f"{costs['energy_joules']:.0f} J{' (estimated)' if costs['energy']['estimate'] else ''}")
@@ -119,12 +136,12 @@ def describe_costs(costs: Costs) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far."""
+    """Return the largest resident set of this process so far."""
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _cpu_seconds() -> float:
-    """Seconds of all threads, and of the children that have been waited for."""
+    """Return the CPU seconds of all threads, and of the child processes that have been waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)

@@ -1,4 +1,4 @@
-"""What the phases of some work cost: seconds by the wall and of the processors, memory, images."""
+"""`PhaseCosts`: costs of work that may be stopped and resumed in another process."""
 
 import contextlib
 import time
@@ -26,23 +26,23 @@ _NOTHING: Costs = {
 
 
 class PhaseCosts:
-    """Adds up phases, on top of those of sessions before.
+    """Adds up the costs of phases, on top of the costs of earlier sessions.
 
     Parameters
     ----------
-    before : mapping, optional
-        What `to_dict` gave in the session before.
+    before : Costs, optional
+        The result of `to_dict` in the session before.
     """
 
     def __init__(self, before: Costs | None = None) -> None:
-        # What an older toptune left of a session may lack devices or emissions.
+        # A session of an older toptune may have left neither devices nor emissions.
         self._before: Costs = _NOTHING if before is None else {**_NOTHING, **before}
         self.phases = _copied(self._before["phases"])
         self._meter = CostMeter()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what is done inside, threads included."""
+        """Add the seconds of what is done inside, threads included, to a phase."""
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             yield
@@ -57,17 +57,17 @@ class PhaseCosts:
         costs["images"] = costs.get("images", 0) + images
 
     def seconds(self, name: str) -> float:
-        """Wall-clock seconds of a phase so far."""
+        """Return the wall-clock seconds of a phase so far."""
         return self._costs(name)["wall_seconds"]
 
     def to_dict(self) -> Costs:
-        """Give JSON values.
+        """Give the costs of all sessions as JSON values.
 
         Returns
         -------
         dict
-            What `toptune.costs.meter.CostMeter` gives, over all sessions: energy is an estimate if that of
-            any session is one, emissions are by the country of the last. Also ``sessions``.
+            As of `toptune.costs.meter.CostMeter`, with the number of ``sessions``. The energy is an estimate
+            if the energy of any session is one. Emissions are those of the country of the last session.
         """
         before, now, how = self._before, self._meter.to_dict(), self._before["energy"]
         joules = before["energy_joules"] + now["energy_joules"]

@@ -1,29 +1,38 @@
-"""Energy of the processors by their own counters (RAPL), shared out by CPU time."""
+"""`ProcessorEnergy`: the energy of processors by their counters (RAPL), shared out by CPU time."""
 
 import os
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
 PROC = Path("/proc")
-# No package draws more: a counter that could have gone round within the time is not believed.
+# No processor package draws more. A RAPL counter starts again at zero, typically after 65 or 262 kJ. If a
+# counter could have wrapped around twice at this power, the difference of two readings means nothing.
 _MOST_WATTS = 600.0
-_BUSY = (0, 1, 2, 5, 6)  # of a line of /proc/stat: user, nice, system, irq, softirq
+# Columns of a line of /proc/stat in which a processor is busy: user, nice, system, irq, softirq (proc(5)).
+_BUSY = (0, 1, 2, 5, 6)
 
 
 class ProcessorEnergy:
-    """Counters of the machine's processor packages, and of its busy CPU time, from when it is made."""
+    """Measures the energy of the machine's processors from the moment at which the object is made.
+
+    Parameters
+    ----------
+    powercap, proc : Path
+        Folders in which Linux shows the counters of energy and of CPU time.
+    """
 
     def __init__(self, powercap: Path = POWERCAP, proc: Path = PROC) -> None:
         self._powercap, self._proc = powercap, proc
         self._counters, self._busy = self._energy(), self._busy_seconds()
 
     def joules(self, *, wall: float, cpu: float) -> float | None:
-        """Give the share of who used `cpu` of the machine's CPU seconds in `wall` seconds.
+        """Return the energy of work that used `cpu` CPU seconds of the machine in `wall` seconds.
 
         Returns
         -------
         float or None
-            None where the counters cannot be read, or may have gone round more than once.
+            Joules: the work's share of the busy CPU seconds, times the energy of all packages. None where the
+            counters cannot be read, or may have wrapped around more than once.
         """
         after, busy = self._energy(), self._busy_seconds()
         if not self._counters or after.keys() != self._counters.keys() or busy is None or self._busy is None:
@@ -37,10 +46,10 @@ class ProcessorEnergy:
         return total * cpu / machine if machine else 0.0
 
     def _energy(self) -> dict[str, tuple[float, float]]:
-        """Joules of each package, and at how many its counter begins again."""
+        """Read the joules of each package, and the joules at which its counter starts again at zero."""
         found = {}
         try:
-            # Names with one colon are packages; the others are parts of them.
+            # Names with one colon are packages; names with two are parts of a package, counted already.
             for domain in sorted(self._powercap.glob("intel-rapl:*")):
                 if domain.name.count(":") == 1:
                     value, size = (

@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # matplotlib takes a third of a second to import, and most co
 
 _NUMBERED_CLASSES = 30
 _NAMED_CLASSES = 40
-# The color is laid over the background, by the share of a class, so that it suits light and dark pages.
+# The opacity of this color is the share of a class, so that the image suits light and dark pages.
 _SHADE = (0.23, 0.51, 0.80)
 _NAME_LENGTH = 28
-# A class of many gets two dots a side, as long as the image does not become larger than 350 dpi make it.
+# In a large matrix every class gets two dots a side, as long as that takes no more than 350 dpi.
 _DPI, _LARGEST_DPI, _DOTS_A_CLASS = 150, 350, 2
 
 
@@ -26,7 +26,7 @@ def save_confusion_image(
 ) -> None:
     """Write a confusion matrix (n_classes, n_classes), true x predicted, as a PNG; see `draw_confusion`.
 
-    A number stands for a name in a script that matplotlib's font lacks.
+    A name in a script that matplotlib's font lacks is replaced by the number of the class.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,8 +48,8 @@ def draw_confusion(
 ) -> "AxesImage":
     """Draw a confusion matrix (n_classes, n_classes), true x predicted.
 
-    Shades are shares of the true class. Cells carry counts, in the color `ink`, up to 30 classes. Axes
-    carry all names up to 40 classes, and evenly spread ones beyond.
+    Shades are shares of the true class. Up to 30 classes, cells show counts in the color `ink`. Up to 40
+    classes, the axes show all names; beyond, evenly spread ones.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -75,7 +75,7 @@ def draw_confusion(
 
 
 def confusion_side(n_classes: int) -> float:
-    """Inches that a confusion matrix with its names takes to be legible."""
+    """Return the side in inches at which a confusion matrix with its names is legible."""
     return float(np.clip(2.4 + 0.14 * n_classes, 3.2, 6.0))
 
 
@@ -89,7 +89,7 @@ def _is_drawable(text: str) -> bool:
 
 @cache
 def _letters() -> frozenset[int]:
-    """Code points that matplotlib's font has."""
+    """Return the code points that matplotlib's font has."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     return frozenset(get_font(findfont(FontProperties())).get_charmap())

@@ -1,8 +1,7 @@
-"""What changed between a run's images and its data set."""
+"""`Difference`: what changed between the images of a run and its data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +27,18 @@ class Difference:
     Attributes
     ----------
     removed : ndarray of int64
-        Training rows to subtract, of the old manifest: gone, forgotten or changed.
+        Rows of the old manifest that are subtracted from the training: gone, forgotten or changed images.
     added : ndarray of int64
-        Training rows to add, of the new manifest: new or changed.
+        Rows of the new manifest that are added to the training: new or changed images.
     train, test : ndarray of int64
-        All rows of the updated run, of the new manifest.
+        All rows of the new manifest that train and that test the updated run.
     now : ndarray of int64
-        Row of the new manifest of each row of the old one, -1 where it is gone.
+        For each row of the old manifest, the row of the new manifest; -1 where the image is gone.
     is_spent : ndarray of bool
-        Whether a row of the old manifest is a training image that no center may stand on any more.
+        For each row of the old manifest, whether the row trained and its image is gone, forgotten or has
+        other content. Such an image may not stay a center.
     n_new, n_changed, n_forgotten : int
-        Images that came, whose label or content changed, and that were to be forgotten.
+        Number of new images, of images whose label or content changed, and of ids to forget.
     """
 
     removed: Rows
@@ -55,22 +55,25 @@ class Difference:
 def find_difference(
     run: Run, before: StoredFeatures, after: StoredFeatures, *, forget: Sequence[str], forgotten: set[str]
 ) -> Difference:
-    """Compare the rows of a run with its data set as it is now.
+    """Compare the rows of a run with the present state of the data set.
 
-    Images that were there keep their side of the split. New ones are put on theirs by the manifest's own
-    split where the run followed that, or else drawn as the run's were, whole groups staying together.
+    Images of the run stay on their side of the split. New images go to the side that the manifest names, if
+    the run followed the manifest; else a side is drawn by the rule of the run, and groups stay together.
 
     Parameters
     ----------
+    run : Run
+    before, after : StoredFeatures
+        The features that trained the run, and the features to bring the run to.
     forget : sequence of str
-        Ids that must go.
+        Ids that must leave the run.
     forgotten : set of str
-        Ids that earlier updates were told to forget.
+        Ids that earlier updates were told to forget, and that must not come back.
 
     Raises
     ------
     InputError
-        If an id to forget is none of the run's images.
+        If an id to forget is no image of the run.
     """
     old, new = before.manifest, after.manifest
     old_ids, new_ids = old.table["id"], new.table["id"]
@@ -86,7 +89,7 @@ def find_difference(
     is_other[kept_train] = _is_elsewhere(before, kept_train, after, now[kept_train])
     changed = is_other.copy()
     changed[kept_train] |= _labels(new, now[kept_train]) != _labels(old, kept_train)
-    # A center stands for the image as it was.
+    # A relabeled image may stay a center, because a center is the features of the image and not the label.
     is_spent = np.zeros(old.n_rows, dtype=np.bool_)
     is_spent[train] = ~stays[train] | is_other[train]
     had_label = _among(new_ids, old_ids.filter(old.table["label"].is_valid()))
@@ -107,7 +110,7 @@ def find_difference(
 
 
 def forgotten_ids(run: Run) -> set[str]:
-    """Ids that this run or one before it was told to forget."""
+    """Read the ids that this run, or a run that it was updated from, was told to forget."""
     with pq.ParquetFile(run.folder / ROWS) as file:
         table = file.read(columns=["id", "role"], use_threads=False)
     return set(table["id"].filter(pc.equal(table["role"], "forgotten")).to_pylist())
@@ -116,7 +119,14 @@ def forgotten_ids(run: Run) -> set[str]:
 def without_failed(
     difference: Difference, cache: StoredFeatures, arrays: Sequence[str], *, allow: bool
 ) -> tuple[Difference, int]:
-    """Leave images that could not be read out of what is added, or refuse and name them."""
+    """Leave failed images out of a difference, or refuse the update and name the images.
+
+    Returns
+    -------
+    difference : Difference
+    n_skipped : int
+        Number of failed images that are left out.
+    """
     failed = cache.failed_rows(arrays)
     split = Split(train=difference.train, test=difference.test, n_unlabelled=0, n_unused=0, rule="")
     split, n_skipped = leave_out(
@@ -126,10 +136,11 @@ def without_failed(
     return replace(difference, added=added, train=split.train, test=split.test), n_skipped
 
 
-def _refuse_strangers(run: Run, ids: Any, forget: Sequence[str]) -> None:
+def _refuse_strangers(run: Run, ids: pa.ChunkedArray, forget: Sequence[str]) -> None:
+    """Refuse ids to forget that are no images of a run."""
     used = np.zeros(len(ids) + 1, dtype=np.bool_)
     used[run.train_rows] = used[run.test_rows] = True
-    # What is not found has number -1: the last place, which no row has.
+    # An id that is not found has the position -1, which indexes the one spare element at the end.
     strange = [
         identity
         for identity, row in zip(forget, _found(pa.array(forget, pa.string()), ids).tolist(), strict=True)
@@ -142,13 +153,13 @@ def _refuse_strangers(run: Run, ids: Any, forget: Sequence[str]) -> None:
         )
 
 
-def _found(values: Any, among: Any) -> Rows:
-    """Position of each value among others, -1 where it is none of them."""
+def _found(values: pa.Array | pa.ChunkedArray, among: pa.ChunkedArray) -> Rows:
+    """Return the position of each value among others, -1 for a value that is not among them."""
     return np.asarray(pc.index_in(values, value_set=among).fill_null(-1), dtype=np.int64)
 
 
-def _among(values: Any, others: Any) -> npt.NDArray[np.bool_]:
-    """Whether each value is one of others."""
+def _among(values: pa.ChunkedArray, others: Sequence[str] | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Return, for each value, whether it is one of others."""
     others = others if isinstance(others, pa.ChunkedArray) else pa.array(others, pa.string())
     return np.asarray(pc.is_in(values, value_set=others))
 
@@ -161,13 +172,13 @@ def _labels(manifest: Manifest, rows: Rows) -> npt.NDArray[np.object_]:
 def _is_elsewhere(
     before: StoredFeatures, old: Rows, after: StoredFeatures, new: Rows
 ) -> npt.NDArray[np.bool_]:
-    """Whether images lie in another part or row than before: that changes when their content does."""
+    """Return, for each image, whether its features lie elsewhere, as they do if the content has changed."""
     (part, row), (new_part, new_row) = _places(before, old), _places(after, new)
     return np.asarray((part != new_part) | (row != new_row))
 
 
 def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Rows]:
-    """Part and row of images."""
+    """Return the part of the data set and the row in the part, for each image."""
     if isinstance(cache, FeatureView):
         version = cache.version
         return np.array(version.parts)[version.part[rows]], version.part_row[rows]
@@ -175,7 +186,7 @@ def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Ro
 
 
 def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple[Rows, Rows]:
-    """Which of the new images train and which test."""
+    """Return which of the new images train and which test."""
     options = run.row_options
     if len(fresh) == 0:
         return fresh, fresh
@@ -183,7 +194,7 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
         split = split_manifest(new, val=options.val, group_by=options.group_by, seed=options.seed)
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
     keys = new.ids if options.group_by is None else group_keys(new, options.group_by)
-    # Without groups no other row has the key of a new one.
+    # Without groups the key of a row is its id, and no row of the old run has the id of a new image.
     old_sides = {} if options.group_by is None else kept
     side_of = {keys[row]: side for side, rows in old_sides.items() for row in rows.tolist()}
     open_rows = np.array([row for row in fresh if keys[row] not in side_of], dtype=np.int64)

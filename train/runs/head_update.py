@@ -1,4 +1,4 @@
-"""A fitted head with rows added and rows taken away, from the sums that it was made from."""
+"""A fitted head with rows added and subtracted, by means of the sums that the fit kept."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -17,27 +17,29 @@ from toptune.train.heads.native_heads import OwnHead
 from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import IdentityMap, NystromMaps
 from toptune.train.passes.passes import accumulate
+from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for, to_tensor
 from toptune.train.rows.folds import folds_of_keys
 from toptune.train.solvers.ridge import left_out
 from toptune.train.solvers.saved_sums import SavedSums
 
-# Weight of a class below which none of its rows are left: what rounding leaves of whole rows.
+# A class is gone when the weight of its rows falls below this. Each row weighs 1, but adding and subtracting
+# in floating point leaves a little of the weight of rows that are gone.
 _NONE_LEFT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Rows that come or go.
+    """Rows that are added to the sums of a head, or subtracted from the sums.
 
     Attributes
     ----------
     blocks : Blocks, shape (n, d)
-        Preprocessed as the head's own rows were.
-    labels : sequence of str
-    groups : sequence of str
-        What decides their folds: ids, or groups.
+        Features, preprocessed as the rows that trained the head.
+    labels : sequence of str, length n
+    groups : sequence of str, length n
+        Id or group of each row, which decides its fold.
     """
 
     blocks: Blocks
@@ -56,24 +58,24 @@ def updated_head(
 ) -> OwnHead:
     """Add and subtract rows; centers, width, penalty, temperature and preprocessing stay.
 
-    Scores equal those of a fit to the rows that are left on the same centers, in time proportional to
-    the rows that come and go.
+    The head equals a fit of the remaining rows on the same centers. The time is proportional to the number of
+    rows added and subtracted, because the normal equations are sums over rows.
 
     Parameters
     ----------
     head : OwnHead
-        Loaded, of kind falkon or ridge; not changed.
+        A loaded head of kind ``falkon`` or ``ridge``, which stays as it is.
     saved : SavedSums
-        Of its fit.
+        Sums over the rows that trained the head.
     gone_centers : ndarray of int64
-        Positions among the head's centers of those that must leave it.
+        Positions of the centers that must leave the head.
 
     Raises
     ------
     InputError
-        If fewer than two classes are left.
+        If fewer than two classes remain.
     NumericalError
-        If no center is left or the system cannot be solved.
+        If no center remains or the system cannot be solved.
     """
     old = head.classes
     classes = sorted({*old, *added.labels})
@@ -109,7 +111,7 @@ def updated_head(
 
 
 def _maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> tuple[IdentityMap | NystromMaps, int]:
-    """Feature map of a fitted head, and the columns of its rows."""
+    """Return the feature map of a fitted head, and the number of columns of a row."""
     estimator = head.estimator
     d = int(estimator.n_features_in_)
     if saved.factor is None:
@@ -128,7 +130,8 @@ def _sums(
     n_folds: int,
     d: int,
     device: str | None,
-) -> Any:
+) -> FoldSums:
+    """Sum the normal equations over rows, for each fold."""
     n = len(change.labels)
     position = {name: code for code, name in enumerate(classes)}
     rows = TrainingRows(
@@ -141,11 +144,11 @@ def _sums(
     )
     block_rows = block_rows_for(d=d, rank=maps.ranks[0])
     (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device_of(device))
-    return SavedSums.of(sums).sums  # type: ignore[union-attr]
+    return sums.cpu()
 
 
 def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> dict[str, Any]:
-    """Figures of the updated sums; those that would need all rows again are not carried over."""
+    """Give the figures of the updated sums; figures that would need all rows again are left out."""
     report = dict(head.report)
     weight = float(saved.sums.weights.sum())
     if len(saved.sums.gram) > 1:

@@ -1,4 +1,4 @@
-"""A run made to need only the stored arrays that its head uses."""
+"""`restricted_run`: a run that needs only the stored arrays that its head uses."""
 
 from dataclasses import replace
 
@@ -12,13 +12,13 @@ from toptune.train.runs.run import Run
 def restricted_run(run: Run) -> Run:
     """Drop the arrays that a fitted head does not use, and say in ``run.json`` what that saves.
 
-    Of a head that uses all its inputs everything is kept. Where a step of the preprocessing mixes the layers
-    (``pca``, ``whiten``) all arrays are kept, and of what that gives only the columns used.
+    A head that uses all columns keeps all arrays. So does a head behind preprocessing that mixes the layers
+    (``pca``, ``whiten``), where only the output columns that the head does not use are dropped.
 
     Parameters
     ----------
     run : Run
-        As trained, on all of its arrays.
+        A run that was trained on all of its arrays.
 
     Returns
     -------
@@ -51,5 +51,5 @@ def restricted_run(run: Run) -> Run:
 
 
 def _bytes(arrays: list[RunArray]) -> int:
-    """Count the bytes that an image takes in the store."""
+    """Count the bytes that the arrays of one image take in the store."""
     return sum(array.dim * np.dtype(array.dtype).itemsize for array in arrays)

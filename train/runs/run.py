@@ -48,9 +48,9 @@ class Run:
     metrics : dict
         Content of ``metrics.json``.
     head : Head
-        Fitted, on preprocessed features.
+        The fitted head, which takes preprocessed features.
     preprocessing : Preprocessing
-        Fitted, on `arrays` side by side.
+        The fitted preprocessing, which takes the columns of `arrays` side by side.
     train_rows, test_rows : ndarray of int64
         Row numbers of the data set's manifest.
     """
@@ -120,7 +120,7 @@ class Run:
         """The options that load the backbone again."""
         return dict(self.record.backbone)
 
-    def predict_blocks(self, blocks: Blocks) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    def predict_blocks(self, blocks: Blocks) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float64]]:
         """Classify rows of features as stored, not preprocessed.
 
         Parameters
@@ -199,11 +199,11 @@ class Run:
         Raises
         ------
         InputError
-            If the folder is no RUN.
+            If the folder is no RUN folder of a head.
         CorruptError
             If a file is missing or damaged.
         FormatVersionError
-            If another version of the format is there.
+            If another version of toptune wrote the folder in another format.
         """
         path = Path(folder)
         return cls.of_record(path, RunRecord.of_folder(path))
@@ -241,7 +241,7 @@ class Run:
 
 
 def _shortened(names: Sequence[str]) -> str:
-    """List names, the first of them where they are many."""
+    """List names; of many, only the first ones and the number of the others."""
     more = len(names) - _SHOWN_LAYERS
     return ", ".join(names[:_SHOWN_LAYERS]) + (f" and {more} more" if more > 0 else "")
 
@@ -259,7 +259,7 @@ def _trial_line(row: Mapping[str, Any]) -> str:
 
 
 def read_labels(folder: Path) -> dict[int, str]:
-    """Labels that a run's rows were trained and tested with, by row of the manifest."""
+    """Read the labels that the rows of a run were trained and tested with, by row of the manifest."""
     with pq.ParquetFile(folder / ROWS) as file:
         table = file.read(columns=["row", "label"], use_threads=False)
     pairs = zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)

@@ -43,34 +43,35 @@ def update_run(
 ) -> Run:
     """Bring a run up to date with its data set, and forget images; the old RUN folder stays as it is.
 
-    New images and classes are added, images that left the data set or are to be forgotten are subtracted,
-    relabeled ones are both. Nothing else is read but the test images, which are scored again. Centers,
-    width, penalty, temperature and preprocessing are held; scores equal those of training from scratch with
-    them. A center that goes leaves the head with all that it stood for.
+    New images and classes are added to the sums that the training kept. Images that left the data set, or
+    that are to be forgotten, are subtracted; relabeled images are subtracted and added. Only the features of
+    these images are read, and the features of the test images, which are scored again. Centers, width,
+    penalty, temperature and preprocessing stay, and scores equal the scores of a new training with the same
+    values. If the image of a center is gone, the center leaves the head with its coefficients.
 
     Parameters
     ----------
     run : Run or path
-        Of head falkon (solver direct) or ridge, without class weights.
+        A run of head ``falkon`` (solver ``direct``) or ``ridge``, without class weights.
     out : path
         RUN folder to make.
     store : path or FeatureStore, optional
-        By default the one trained from.
+        Where the features are; by default the store that the run was trained from.
     forget : sequence of str
-        Ids of the run's images. They never come back by a later update.
+        Ids of images of the run. A later update does not bring them back.
     dataset_version : int, optional
-        Version to bring the run to; by default the latest.
+        Version of the data set to bring the run to; by default the latest.
     allow_failed : bool
-        Leave new images that could not be read out instead of refusing.
+        Leave out new images that could not be read, instead of refusing the update.
     device, progress : optional
         As in `train`.
 
     Raises
     ------
     InputError
-        If nothing changed, an id is none of the run's, or the run cannot be updated.
+        If nothing changed, an id is no image of the run, or the run cannot be updated.
     StoreError
-        If the store lacks the features.
+        If the store does not hold the features.
     """
     phases = Phases(progress)
     path = check_out(out)
@@ -235,7 +236,7 @@ def _updated_record(
 
 
 def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
-    """Head and sums of a run, or an InputError that says why it has none that can be used again."""
+    """Return the head of a run and its sums, or refuse a run that has no sums to add to or subtract from."""
     options = run.record.options
     reason = None
     if not (run.folder / SUMS).is_file():

@@ -1,4 +1,4 @@
-"""Writing a RUN folder: all of it or nothing."""
+"""RUN folders are written whole or not at all."""
 
 import contextlib
 import csv
@@ -8,7 +8,6 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +32,20 @@ def write_run(
     keep_sums: bool = True,
     forgotten: Sequence[str] = (),
 ) -> None:
-    """Write everything of a run but its folder; `forgotten` ids may never come back by an update.
+    """Write the files of a run into a folder that exists.
 
-    `scored` is what the run said of its test rows.
+    Parameters
+    ----------
+    run : Run
+    folder : Path
+    manifest : Manifest
+        Rows of the data set, by which `run` counts.
+    scored : Scored
+        What the run said of its test rows.
+    keep_sums : bool
+        Keep the sums that `toptune.train.update_run` needs.
+    forgotten : sequence of str
+        Ids that may never come back by an update.
     """
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
@@ -66,14 +76,18 @@ def write_rows(
     images: pa.Table,
     forgotten: Sequence[str] = (),
 ) -> None:
-    """Write which rows trained and tested: columns ``row``, ``id``, ``label``, ``role``.
+    """Write which rows trained and which tested: columns ``row``, ``id``, ``label``, ``role``.
 
-    Forgotten images have a row of their own, of number -1 and no label.
+    A forgotten id has the row number -1 and no label.
 
     Parameters
     ----------
     train, test : ndarray of int64
-        Rows of `images`, a manifest's columns ``id`` and ``label``.
+        Row numbers of `images`.
+    images : Table
+        Columns ``id`` and ``label`` of the manifest.
+    forgotten : sequence of str
+        Ids that may never come back by an update.
     """
     rows = np.concatenate([train, test])
     chosen = images.select(["id", "label"]).take(pa.array(rows))
@@ -93,7 +107,7 @@ def write_predictions(
     predicted: Sequence[str],
     confidence: npt.NDArray[np.float64],
 ) -> None:
-    """Write what was said of test images: ``row``, ``id``, ``label``, ``predicted``, ``confidence``."""
+    """Write the predictions of test images: ``row``, ``id``, ``label``, ``predicted``, ``confidence``."""
     columns = {
         "row": pa.array(rows, pa.int64()),
         "id": pa.array(ids, pa.string()),
@@ -110,7 +124,7 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If it exists and is not an empty folder, or its place cannot be written.
+        If `out` exists and is not an empty folder, or the folder above may not be written to.
     """
     path = Path(os.fspath(out)).absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -123,7 +137,15 @@ def check_out(out: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def new_run_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling to write into; it takes its name on success and vanishes otherwise."""
+    """Yield a temporary folder beside `path` that is renamed to `path` on success and deleted on failure.
+
+    Raises
+    ------
+    InputError
+        If `path` has come into being meanwhile.
+    StoreError
+        If a file cannot be written, for instance because the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
@@ -146,7 +168,7 @@ def new_run_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write JSON values, indented."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -10,14 +10,14 @@ from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
 
-# Options whose flag is not their name.
+# Options whose flag on the command line has another name.
 _FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
-# What the command line takes in other units, and what changes no result.
+# Options that change no result and that the command line takes in other units.
 _NOT_SPELT = ("cache_memory_bytes",)
 
 
 def command_of(run: ReportedRun) -> str:
-    """Give the command that made a run."""
+    """Return the command that made a run."""
     record = run.record
     store = ["toptune", "train", "--store", record.store or "STORE"]
     out = ["--out", run.folder.name]
@@ -37,12 +37,13 @@ def command_of(run: ReportedRun) -> str:
 
 
 def extraction_of(run: ReportedRun, data: str | None) -> str | None:
-    """Give the command that stores the features of a run; None where they were imported, or there are none.
+    """Return the command that stores the features of a run; None if the features were imported or not needed.
 
     Parameters
     ----------
+    run : ReportedRun
     data : str, optional
-        Where the images are; ``DATA`` stands for it otherwise.
+        Place of the images; by default the command says ``DATA``.
     """
     backbone = run.record.backbone
     if run.is_finetuned or not backbone or run.record.recipe.get("architecture") == IMPORTED:
@@ -58,7 +59,7 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
 
 
 def flags_of(options: Mapping[str, object], defaults: Mapping[str, object]) -> Iterator[str]:
-    """Spell options as the command line takes them, but for those of their default value."""
+    """Yield the words of the command line for options whose value is not the default."""
     for name, value in options.items():
         if (
             value == defaults.get(name)

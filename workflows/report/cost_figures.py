@@ -1,4 +1,4 @@
-"""The papers' figure: accuracy against seconds, or energy, a panel a data set and backbone."""
+"""Accuracy against seconds or energy, with a panel for each data set and backbone."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ _UNITS = {"seconds": "seconds of training", "energy": "watt-hours of training"}
 
 @dataclass(frozen=True)
 class _Point:
-    """A method on one panel: accuracy and interval in percent; cost, and that with extraction."""
+    """A method on one panel: accuracy and interval in percent, cost of training, and cost with extraction."""
 
     method: str
     accuracy: float
@@ -32,17 +32,17 @@ class _Point:
 def draw_accuracy_against(
     cost: Cost, settings: Sequence[Setting], legend: Mapping[str, Key]
 ) -> tuple[list[Panel], int]:
-    """Draw accuracy against a cost; where a backbone is on several data sets, their mean first.
+    """Draw accuracy against a cost; a backbone with several data sets first gets a panel of their means.
 
-    A mean is over the data sets of the methods that are on all of them: of accuracies arithmetic, of costs
-    geometric.
+    Means are taken for the methods that were run on all data sets of the backbone. The mean of accuracies is
+    arithmetic; the mean of costs is geometric, because costs spread over orders of magnitude.
 
     Returns
     -------
     panels : list of Panel
         At most `MAX_PANELS`.
     n_left_out : int
-        Panels beyond.
+        Number of panels beyond `MAX_PANELS`.
     """
     by_model: dict[str, dict[str, list[_Point]]] = defaultdict(lambda: defaultdict(list))
     for setting in settings:
@@ -102,7 +102,7 @@ def _panel(heading: str, points: Sequence[_Point], legend: Mapping[str, Key], na
     tips, estimated = {}, [point.is_estimated for point in points]
     label = f"{unit}, {'' if all(estimated) else 'partly '}estimated" if any(estimated) else unit
     with drawing() as (figure, axes):
-        # Limits first: those that matplotlib finds for a single cost may be one number.
+        # Limits are set before anything is drawn: for a single cost, matplotlib's own limits may coincide.
         axes.set_xscale("log")
         most = max(point.with_extraction or point.spent for point in points)
         axes.set_xlim(min(point.spent for point in points) / 2, 2 * most)

@@ -22,7 +22,7 @@ N_CONFUSIONS = 10
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of one class taken for another."""
+    """Images of one class that were classified as another; `share` is their share of the true class."""
 
     label: str
     predicted: str
@@ -32,7 +32,7 @@ class Confused:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image taken for another class; `image` is a data URI, or `reason` says why there is none."""
+    """An image with a wrong prediction; `image` is a data URI, or `reason` says why the image is missing."""
 
     id: str
     label: str
@@ -44,7 +44,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Detail:
-    """What the page shows of a setting."""
+    """The closer look at a setting: confusion matrix, reliability diagram and mistakes."""
 
     setting: Setting
     n_pictures: int
@@ -57,7 +57,7 @@ class Detail:
 
 
 def choose_detailed(settings: Sequence[Setting]) -> list[Setting]:
-    """Choose what is looked at closely: the best of each data set, then the second best of each, and on."""
+    """Choose at most `MAX_DETAILED` settings: the best of each data set, then the second best, and so on."""
     ranks: dict[str, int] = defaultdict(int)
     ranked = []
     tested = [setting for setting in settings if setting.accuracy is not None]
@@ -75,12 +75,13 @@ def look_closely(
     *,
     progress: Callable[[int, int], None],
 ) -> list[Detail]:
-    """Make the details of some settings.
+    """Look closely at some settings.
 
     Parameters
     ----------
+    settings : sequence of Setting
     sources : mapping of data set to Thumbnails
-        Where their images are.
+        Images of the data sets.
     progress : callable
         Called with ``(done, total)``.
     """
@@ -92,7 +93,7 @@ def look_closely(
 
 
 def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
-    # Repetitions may know other classes; they are not added up then.
+    # A repetition may have drawn rows of other classes; its confusion matrix cannot be added then.
     runs = [run for run in setting.tested if run.metrics.classes == setting.tested[0].metrics.classes]
     classes = runs[0].metrics.classes
     counts = np.sum([run.metrics.confusion for run in runs], axis=0)
@@ -123,7 +124,7 @@ def _most_confused(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> lis
 
 
 def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mistake]:
-    """Find the surest wrong predictions, each image once however many seeds are wrong about it."""
+    """Find the most confident mistakes, each image once however many repetitions are wrong about it."""
     wrong = np.flatnonzero(~told.is_right)
     mistakes: dict[str, Mistake] = {}
     for at in wrong[np.argsort(-told.confidence[wrong], kind="stable")].tolist():

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# The page replaces these placeholders by the colors of its theme.
+# Placeholders: the SVG text is searched for these colors, and the page's own colors are put in their place.
 INK, MUTED, GRID, ACCENT = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 9))
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACCENT: "var(--accent)"} | {
@@ -24,7 +24,7 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACC
 }
 # matplotlib's marker, and the letter that looks like it.
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
-# XML 1.0 §2.2: what is no Char.
+# Characters that XML 1.0 does not allow (section 2.2, the production Char).
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE = {
     "font.size": 8.5,
@@ -45,7 +45,7 @@ _STYLE = {
     "axes.prop_cycle": cycler(color=SERIES),
     "legend.frameon": False,
     "svg.fonttype": "none",
-    # Names of data sets and classes are never formulas.
+    # A name of a data set or a class may have dollar signs, and is never a formula.
     "text.parse_math": False,
 }
 
@@ -60,7 +60,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Key:
-    """How a method is drawn: matplotlib's marker and color; for the page a letter and a color's number."""
+    """Marker and color of a method for matplotlib; a letter and the color's number for the page's legend."""
 
     marker: str
     color: str
@@ -69,7 +69,7 @@ class Key:
 
 
 def make_legend(methods: Sequence[str]) -> dict[str, Key]:
-    """Give each method its marker and color: 64 of them differ."""
+    """Give each method a marker and a color; the first 64 methods get different pairs."""
     markers, legend = list(MARKERS.items()), {}
     for at, method in enumerate(methods):
         number = at % len(SERIES)
@@ -80,9 +80,9 @@ def make_legend(methods: Sequence[str]) -> dict[str, Key]:
 
 @contextmanager
 def drawing(width: float = 3.6, height: float = 2.6) -> Iterator[tuple[Figure, Axes]]:
-    """Give a figure of so many inches, and its axes, in the page's style; the page scales it."""
+    """Yield a figure of a size in inches and its axes, in the style of the page, which scales the drawing."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # The browser has the letters that matplotlib's font lacks.
+        # The SVG holds text, which the browser draws with fonts that have the letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -90,16 +90,17 @@ def drawing(width: float = 3.6, height: float = 2.6) -> Iterator[tuple[Figure, A
 
 
 def to_svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | None = None) -> Markup:
-    """Make a figure a part of a page; to be called within `drawing`.
+    """Make a figure a part of a page; must be called within `drawing`.
 
     Parameters
     ----------
+    figure : Figure
     name : str
-        Unique on the page: ids of the drawing begin with it.
+        Name that no other drawing of the page has: all ids of the drawing begin with the name.
     label : str
-        What it shows, for those who do not see it.
+        Description of the drawing for people who cannot see it.
     tips : mapping, optional
-        ``gid`` of an artist to the text that shows when one points at it.
+        ``gid`` of an artist to the text that shows when the mouse points at the artist.
     """
     file = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}):
@@ -126,13 +127,13 @@ def to_svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | N
 
 
 def drawable(text: str, length: int = 60) -> str:
-    """Cut a name to its end and leave out what no XML may hold, so that it can stand in a drawing."""
+    """Make a name fit for a drawing: keep its end, and replace characters that XML does not allow."""
     plain = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
     return plain if len(plain) <= length else f"…{plain[1 - length :]}"
 
 
 def plain_ticks(axes: Axes) -> None:
-    """Label a logarithmic x-axis by plain numbers, more of them where it spans little."""
+    """Label a logarithmic x-axis with plain numbers, and with more of them if the axis spans little."""
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _position: f"{number:g}"))
@@ -141,7 +142,7 @@ def plain_ticks(axes: Axes) -> None:
 
 
 def _adapted(key: str, value: str, name: str) -> str:
-    """Give an attribute its place on the page: ids of its own, the page's colors."""
+    """Fit an attribute of an SVG element into the page: unique ids, and the page's colors."""
     if key == "id":
         return f"{name}-{value}"
     if key == "href" and value.startswith("#"):

@@ -1,4 +1,4 @@
-"""More figures of a report: speed-up over fine-tuning, accuracy by layer."""
+"""Further figures of a report: speed-up over fine-tuning, and accuracy by layer."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ _NAMED_LAYERS = 24
 
 
 def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) -> Markup:
-    """Draw how many times faster each method trained: a dot a pair of runs, a bar at the median."""
+    """Draw how many times faster each method trained: a dot for each pair of runs, a bar at the median."""
     n, tips = len(comparisons), {}
-    # A name says its training size, and with it, as a rule, which fine-tuning stands beside it.
+    # The name of a method has the training size, which as a rule tells which fine-tuning it is compared with.
     times = Counter(each.method for each in comparisons)
     with drawing(4.4, 0.6 + 0.5 * n) as (figure, axes):
-        # Names stand above their rows: long ones would leave no width for the axis on a phone.
+        # Names stand above the rows: beside the axis, long names would leave it no width on a phone.
         across = axes.get_yaxis_transform()
         for place, each in enumerate(comparisons):
             key, median = legend[each.method], float(np.median(each.speedups))
@@ -62,7 +62,7 @@ def draw_layer_searches(settings: Sequence[Setting]) -> tuple[list[Panel], int]:
     panels : list of Panel
         At most `MAX_PANELS`.
     n_left_out : int
-        Panels beyond.
+        Number of panels beyond `MAX_PANELS`.
     """
     searches: dict[str, list[LayerPoint]] = {}
     for setting in settings:

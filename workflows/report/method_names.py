@@ -8,18 +8,19 @@ from toptune.workflows.report.runs import ReportedRun
 
 FINE_TUNING = "fine-tuning"
 _SIZE = "size"
-# What changes where and how fast something is computed, and not what.
+# Options that change where and how fast something is computed, but not the result.
 _OF_NO_EFFECT = frozenset(
     {"seed", "device", "memory_limit", "workers", "cache_memory_bytes", "allow_failed", "max_failures"}
 )
-# What belongs to a data set or a backbone, and so may be another for another one under the same name.
+# Options that belong to a data set or a backbone. Two data sets may have other values of such an option and
+# still share the name of a method, so values are compared within one data set or backbone only.
 _OF_SPLIT = frozenset({"group_by", "resplit", "test_fraction", "val"})
 _OF_IMAGES = frozenset({"dataset_version", "labels"})
 _OF_BACKBONE = frozenset({"weights", "img_size", "model_kwargs"})
 
 
 def identity_of(run: ReportedRun) -> dict[str, object]:
-    """Give what decides the outcome of a run besides data set, backbone and seed."""
+    """Give the options that decide the outcome of a run besides data set, backbone and seed."""
     left_out = _OF_NO_EFFECT | {"shots", "train_size"}
     options = {name: value for name, value in run.options.items() if name not in left_out}
     if not run.is_finetuned:
@@ -36,11 +37,11 @@ def identity_of(run: ReportedRun) -> dict[str, object]:
 
 
 def name_methods(runs: Sequence[ReportedRun]) -> list[str]:
-    """Name the method of each run: its head, or ``fine-tuning``, and what sets it apart from others.
+    """Name the method of each run by its head, or ``fine-tuning``, and by options that tell settings apart.
 
-    Equal names mean equal settings, on all data sets. The training size is in every name where it is not the
-    same for all runs; options are where they differ between settings of the same head. Those that belong to a
-    data set or a backbone are compared within one.
+    Equal names mean equal settings, on all data sets. Every name has the training size unless that is the
+    same for all runs. A name has the options that differ between settings of the same head. Options that
+    belong to a data set or a backbone are compared within one.
     """
     identities = [identity_of(run) for run in runs]
     options = sorted({name for identity in identities for name in identity})
@@ -60,7 +61,7 @@ def name_methods(runs: Sequence[ReportedRun]) -> list[str]:
 
 
 def spelt(value: object) -> str:
-    """Write a value of an option, equal ones alike."""
+    """Write the value of an option as text; equal values give equal text."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -76,7 +77,7 @@ def _size(run: ReportedRun) -> str:
 
 
 def _compared_within(name: str, run: ReportedRun) -> tuple[object, ...]:
-    """Say among which runs an option is compared: those for which this is the same."""
+    """Return a key: values of an option are compared among the runs that have the same key."""
     if name == _SIZE:
         return ()
     if name in _OF_SPLIT:

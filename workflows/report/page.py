@@ -36,18 +36,20 @@ _LIBRARIES = ("toptune", "torch", "scikit-learn", "timm")
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSummary:
-    """What became a page.
+    """What a page holds.
 
     Attributes
     ----------
     out : str
+        File of the page.
     runs, settings, datasets : int
+        Numbers of runs, settings and data sets on the page.
     n_bytes : int
-        Of the page.
+        Size of the page.
     notes : tuple of str
         What the page leaves out.
-    costs : dict
-        Of making it; see `toptune.costs.meter.CostMeter`.
+    costs : Costs
+        Costs of making the page.
     """
 
     out: str
@@ -81,21 +83,21 @@ def write_report(
 ) -> ReportSummary:
     """Write one self-contained HTML page about some runs.
 
-    Runs that differ by their seed only are one setting. The page loads nothing: styles, script, drawings and
-    thumbnails are in it. It has at most 24 panels a figure, and a closer look at 12 settings.
+    Runs that differ by their seed only are one setting. The page holds its styles, script, drawings and
+    thumbnails, and loads nothing. Each figure has at most 24 panels; at most 12 settings get a closer look.
 
     Parameters
     ----------
     runs : sequence of path
         RUN folders, and folders with RUN folders anywhere below, 2,000 runs in all.
     out : path
-        The page's file.
+        File of the page.
     data : mapping of data set to path, optional
-        Where its images are (see `toptune.extract.open_source`), for thumbnails of the most confident
-        mistakes; without it their ids alone are shown.
+        Places of images (see `toptune.extract.open_source`), for thumbnails of the most confident mistakes.
+        For other data sets the page shows ids alone.
     title : str
     overwrite : bool
-        Take the place of a file that is there.
+        Replace a file that exists.
     progress : callable, optional
         Called with ``(done, total)``: runs that are read, then settings that are looked at.
 
@@ -106,8 +108,8 @@ def write_report(
     Raises
     ------
     InputError
-        If a folder holds no RUN, `out` exists or cannot be written, a data set is none of the runs', or its
-        images are others.
+        If a folder holds no RUN, `out` exists or cannot be written, or `data` names a data set that no run
+        is on, or a place with other images.
     CorruptError
         If a RUN is damaged; the message names it.
     """
@@ -238,7 +240,7 @@ def _notes(
 
 @dataclass(frozen=True)
 class _Record:
-    """What was run of a setting."""
+    """Commands and versions that repeat a setting, and the warnings of its runs."""
 
     setting: Setting
     extraction: str | None
@@ -275,5 +277,8 @@ def _template() -> Any:
 
 
 def _digest(script: str) -> str:
-    """Give what lets this script, and none that a name might smuggle in, run (Content Security Policy 3)."""
+    """Return the digest that lets the browser run this script and no other (Content Security Policy 3).
+
+    A class name that holds a script element could otherwise run code in the page.
+    """
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -13,7 +13,7 @@ from toptune.workflows.report.settings import Setting
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method beside a fine-tuning over n pairs of runs.
+    """A method compared with a fine-tuning, over n pairs of runs.
 
     Attributes
     ----------
@@ -21,9 +21,9 @@ class Comparison:
     speedups : ndarray of float64, shape (n,)
         Seconds of fine-tuning over seconds of training the head.
     speedups_with_extraction : ndarray of float64
-        The same with the extraction of the head's features counted too, of the pairs where it was measured.
+        Speed-ups that count the extraction of the head's features too, where it was measured.
     differences : ndarray of float64
-        Accuracy of the head minus that of fine-tuning, of the pairs that were tested.
+        Accuracy of the head minus accuracy of the fine-tuning, for pairs with test rows.
     """
 
     method: str
@@ -34,7 +34,7 @@ class Comparison:
 
 
 def compare_with_finetuning(settings: Sequence[Setting]) -> list[Comparison]:
-    """Pair every frozen run with every fine-tuning of its data set, backbone, size and seed."""
+    """Pair every frozen run with every fine-tuning of the same data set, backbone, size and seed."""
     tuned: dict[tuple[object, ...], list[tuple[str, ReportedRun]]] = defaultdict(list)
     for setting in settings:
         for run in setting.runs if setting.is_finetuned else ():

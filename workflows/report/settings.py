@@ -1,4 +1,4 @@
-"""Settings: runs that differ by their seed only, with what they came to."""
+"""`Setting`: runs that differ by their seed only, with means and intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ class Setting:
     Attributes
     ----------
     method : str
-        Its name; see `name_methods`.
+        Name of the method; see `name_methods`.
     runs : tuple of ReportedRun
-        By seed.
+        The repetitions, ordered by seed.
     """
 
     method: str
@@ -51,18 +51,18 @@ class Setting:
 
     @cached_property
     def accuracy(self) -> Estimate | None:
-        """Over the seeds; None without test rows."""
+        """Mean accuracy over the seeds with an interval; None without test rows."""
         values = [run.accuracy for run in self.runs if run.accuracy is not None]
         return estimate_accuracy(values, n_test=self.tested[0].metrics.n_test) if values else None
 
     @property
     def seconds(self) -> float:
-        """Mean training time."""
+        """Mean training time in seconds."""
         return float(np.mean([run.seconds for run in self.runs]))
 
     @property
     def watt_hours(self) -> float | None:
-        """Mean energy of a training, where every run has measured it."""
+        """Mean energy of a training in watt-hours; None unless every run measured its energy."""
         joules = self.cost("energy_joules")
         return None if joules is None else joules / JOULES_A_WATT_HOUR
 
@@ -73,16 +73,16 @@ class Setting:
 
     @property
     def countries(self) -> str:
-        """Countries whose electricity the emissions are computed from, with commas."""
+        """Countries whose electricity decides the emissions, with commas between them."""
         return ", ".join(sorted({run.country for run in self.runs if run.country is not None}))
 
     def cost(self, name: str) -> float | None:
-        """Mean of one of the costs, where every run has it."""
+        """Return the mean of one of the costs; None unless every run measured the cost."""
         values = [value for run in self.runs if (value := run.cost(name)) is not None]
         return float(np.mean(values)) if len(values) == len(self.runs) else None
 
     def metric(self, name: str) -> float | None:
-        """Mean of a figure of the metrics over the runs that have it."""
+        """Return the mean of one of the metrics over the runs that have it; None if no run has it."""
         values = [value for run in self.tested if (value := getattr(run.metrics, name)) is not None]
         return float(np.mean(values)) if values else None
 
@@ -93,13 +93,13 @@ def methods_of(settings: Iterable[Setting]) -> list[str]:
 
 
 def make_settings(runs: Iterable[ReportedRun]) -> tuple[list[Setting], list[ReportedRun]]:
-    """Group runs into settings, by data set, backbone and falling accuracy.
+    """Group runs into settings, ordered by data set, backbone and falling accuracy.
 
     Returns
     -------
     settings : list of Setting
     repeated : list of ReportedRun
-        Left out: a later run has the same setting and seed.
+        Runs that are left out, because a later run has the same setting and seed.
     """
     groups: dict[str, dict[int, ReportedRun]] = defaultdict(dict)
     repeated = []

@@ -23,10 +23,11 @@ class Estimate:
     ----------
     mean : float
     interval : tuple of float or None
-        None of two repetitions: with one degree of freedom, t is 12.7 standard errors, nearly anything.
+        Low and high end. Two repetitions have no interval: with one degree of freedom, Student's t is 12.7
+        standard errors, and the interval would hold nearly any accuracy.
     over : {"seeds", "pictures"}
-        What varies: repetitions, by Student's t; or, of one run, the drawing of its test images, by
-        Wilson's interval for a share (1927).
+        What varies: the repetitions, by Student's t; or, for a single run, the drawing of the test images,
+        by Wilson's interval for a share (1927).
     """
 
     mean: float
@@ -35,14 +36,22 @@ class Estimate:
 
 
 def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
-    """Mean accuracy of repetitions with its confidence interval, kept within [0, 1].
+    """Estimate the mean accuracy of repetitions, with a confidence interval within [0, 1].
 
     Parameters
     ----------
     accuracies : sequence of float, length 1 or more
-        One a seed.
+        Accuracy of each repetition.
     n_test : int
-        Test images of the run, where it is one.
+        Number of test images, which decides the interval of a single run.
+
+    Examples
+    --------
+    >>> estimate_accuracy([0.9, 0.8, 0.85], n_test=100).over
+    'seeds'
+    >>> low, high = estimate_accuracy([0.9], n_test=100).interval
+    >>> round(low, 3), round(high, 3)
+    (0.826, 0.945)
     """
     values = np.array(accuracies, dtype=np.float64)
     mean = float(values.mean())
@@ -65,7 +74,7 @@ class Reliability:
     ----------
     counts : ndarray of int64, shape (bins,)
     accuracy, confidence : ndarray of float64, shape (bins,)
-        Means of each bin; NaN in empty ones.
+        Means over the predictions of each bin; NaN for an empty bin.
     """
 
     counts: npt.NDArray[np.int64]
@@ -74,7 +83,7 @@ class Reliability:
 
     @property
     def expected_error(self) -> float:
-        """The expected calibration error: distance of accuracy and confidence, weighted by images."""
+        """Expected calibration error: distance of accuracy and confidence, weighted by images."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.nansum(gaps * self.counts) / self.counts.sum())
 
@@ -85,7 +94,10 @@ def bin_confidences(
     *,
     n_bins: int = CALIBRATION_BINS,
 ) -> Reliability:
-    """Bin predictions, at least one, by confidence, a value on an edge to the bin below (Guo et al. 2017)."""
+    """Sort predictions into bins of confidence; an edge belongs to the bin below (Guo et al. 2017, eq. 3).
+
+    There must be at least one prediction.
+    """
     bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts = np.bincount(bins, minlength=n_bins)
     members = np.where(counts > 0, counts, np.nan)

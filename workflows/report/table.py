@@ -1,17 +1,17 @@
-"""The table of settings: what stands in its cells, and what they are sorted by."""
+"""The table of settings: the text of its cells, and the values by which columns are sorted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from toptune.workflows.report.settings import Setting
 
-# Where nothing was measured.
+# Text of a cell whose value was not measured.
 DASH = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the table; `value` is what a column of numbers is sorted by, empty where there is none."""
+    """A cell of the table; a column of numbers is sorted by `value`, which is empty without a number."""
 
     text: str
     small: str = ""
@@ -20,7 +20,7 @@ class Cell:
 
 
 def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Give the columns, with whether they are numbers, and a row of cells a setting."""
+    """Return the columns, with whether a column holds numbers, and a row of cells for each setting."""
     has_energy = any(setting.watt_hours is not None for setting in settings)
     has_emissions = any(setting.cost("co2e_kg") is not None for setting in settings)
     has_extraction = any(setting.cost("extract_seconds") is not None for setting in settings)
@@ -78,7 +78,7 @@ def _percent(share: float | None) -> float | None:
 
 
 def in_digits(value: float) -> str:
-    """Write a number with three digits that count and without an exponent."""
+    """Write a number with three significant digits and without an exponent."""
     return f"{float(f'{value:.3g}'):,.10g}"
 
 

@@ -15,17 +15,17 @@ _JPEG_QUALITY = 78
 
 
 class Thumbnails:
-    """Images of a data set, wherever they lie.
+    """Images of a data set by id, made small.
 
     Parameters
     ----------
     data : path or str
-        See `toptune.extract.open_source`.
+        Place of the images; see `toptune.extract.open_source`.
 
     Raises
     ------
     InputError
-        If it cannot be opened.
+        If `data` cannot be opened.
     """
 
     def __init__(self, data: str | os.PathLike[str]) -> None:
@@ -34,12 +34,12 @@ class Thumbnails:
         self._rows = {identity: row for row, identity in enumerate(self._source.manifest().ids)}
 
     def check_known(self, identity: str, dataset: str) -> None:
-        """Refuse a source of other images than those of a run, told by one id.
+        """Refuse a source that lacks an image that a run tested.
 
         Raises
         ------
         InputError
-            If the id is not there.
+            If no image has the id.
         """
         if identity not in self._rows:
             raise InputError(
@@ -48,7 +48,7 @@ class Thumbnails:
             )
 
     def read(self, identity: str) -> tuple[str | None, str | None]:
-        """Give an image as a data URI of a JPEG of at most 112 pixels, or None and the reason why not."""
+        """Return an image as a data URI of a JPEG of at most 112 pixels, or None and the reason."""
         if identity not in self._rows:
             return None, "not among the images any more"
         try:
