@@ -1,4 +1,4 @@
-"""The file of a saved preprocessing: never pickle."""
+"""The file of a saved preprocessing: safetensors with a JSON header, never pickle, which can run code."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def write_steps(folder: Path, steps: Sequence[Step], *, spec: str, layer_dims: Layers) -> None:
-    """Write ``preprocessing.safetensors``: tensors ``<number>.<field>``, all else as JSON in its header."""
+    """Write ``preprocessing.safetensors``: arrays as tensors ``<number>.<field>``, the rest as JSON."""
     tensors: dict[str, Any] = {}
     described: list[dict[str, Any]] = []
     for number, step in enumerate(steps):
@@ -35,7 +35,7 @@ def write_steps(folder: Path, steps: Sequence[Step], *, spec: str, layer_dims: L
 
 
 def read_steps(folder: Path, make: Callable[[str, Layers, tuple[Step, ...]], T]) -> T:
-    """Read what `write_steps` wrote and give it to `make`.
+    """Read the file that `write_steps` wrote, and call `make` with the spec, the layers and the steps.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Passes over the rows that are finite, and the column statistics taken in one."""
+"""Passes over the rows that are finite, and column statistics from one such pass."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ _BLOCK_BYTES = 2 * 2**20
 
 
 class FiniteRows:
-    """Rows of some `Blocks` without those that are not finite, after some steps, in float64.
+    """The finite rows of some `Blocks`, in float64, after the steps that are fitted already.
 
     Parameters
     ----------
-    blocks : Blocks
-        Shape (n, d).
+    blocks : Blocks, shape (n, d)
+        Rows as stored.
     steps : sequence of Step
-        What has been fitted so far.
+        Steps that are fitted already, applied in order.
+    n_columns : int
+        Columns after these steps.
 
     Attributes
     ----------
-    n_columns : int
-        Columns after the steps.
     bad : ndarray of int64 or None
-        Rows left out, once there was a pass.
+        Rows that the last complete pass left out; None before the first pass.
     """
 
     def __init__(self, blocks: Blocks, steps: Sequence[Step], n_columns: int) -> None:
@@ -45,7 +45,7 @@ class FiniteRows:
         return self.iterate(_BLOCK_BYTES)
 
     def iterate(self, block_bytes: int) -> Iterator[Values]:
-        """Yield values (b, d), `block_bytes` of what is read in float64 at a time."""
+        """Yield values (b, n_columns), in blocks of about `block_bytes` before or after the steps."""
         bad: list[npt.NDArray[np.int64]] = []
         widest = max(self.blocks.shape[1], self.n_columns)
         for where, values in self.blocks.iterate(max(1, block_bytes // (8 * widest))):
@@ -66,7 +66,7 @@ class Moments:
 
     @property
     def inverse_deviation(self) -> Values:
-        """1 / deviation; 0 for a column that is constant but for rounding."""
+        """1 / deviation, or 0 for a column that is constant up to rounding."""
         varies = self.deviation > _CONSTANT * np.abs(self.mean)
         inverse = np.zeros_like(self.deviation)
         inverse[varies] = 1 / self.deviation[varies]
@@ -74,7 +74,12 @@ class Moments:
 
 
 def moments(rows: FiniteRows) -> Moments:
-    """Take means and deviations in one pass, merging blocks after Chan, Golub & LeVeque (1979)."""
+    """Take means and deviations in one pass.
+
+    Blocks are merged by the pairwise update of Chan, Golub & LeVeque (1979), which does not cancel as the
+    difference of the mean square and the squared mean does: with means m_a, m_b of n_a, n_b rows, the sum of
+    squares grows by ``(m_b - m_a)^2 n_a n_b / (n_a + n_b)``.
+    """
     count, mean, squares = 0, np.zeros(rows.n_columns), np.zeros(rows.n_columns)
     for block in rows:
         block_mean = block.mean(axis=0)
@@ -87,6 +92,6 @@ def moments(rows: FiniteRows) -> Moments:
 
 
 def non_finite_rows(blocks: Blocks) -> npt.NDArray[np.int64]:
-    """Rows of `blocks` with a value that is NaN or infinite."""
+    """Return the numbers of the rows with a value that is NaN or infinite."""
     bad = [np.flatnonzero(~np.isfinite(values).all(axis=1)) + rows.start for rows, values in blocks.iterate()]
     return np.concatenate(bad) if bad else np.zeros(0, np.int64)

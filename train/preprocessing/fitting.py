@@ -14,47 +14,58 @@ from toptune.train.preprocessing.steps import Layers, Power, Standardise, Step, 
 def fit_preprocessing(
     spec: str, blocks: Blocks, layer_dims: Layers, *, memory_limit_bytes: int | None = None
 ) -> tuple[Preprocessing, npt.NDArray[np.int64]]:
-    """Fit the steps of a text in order, each in a pass in float64 over what those before it give.
+    """Fit the steps that a text names, in order, each in float64 on the output of the step before.
 
     ``standardise``
-        Each column by its mean and deviation, then, with L layers of together d columns, those of a layer of
-        d_l columns by ``sqrt(d / (L d_l))``: every layer has the same sum of variances.
+        Each column is centered and divided by its deviation. Then, with L layers of together d columns, the
+        columns of a layer of d_l columns are multiplied by ``sqrt(d / (L d_l))``, which gives every layer the
+        same sum of variances.
     ``l2``
-        Each layer of each row to unit Euclidean norm.
+        Each layer of each row is scaled to unit Euclidean norm.
     ``power``, ``power:0.3``
         ``sign(x) |x|^0.5``, or another exponent.
     ``pca``, ``pca:256``, ``pca:0.95``
-        Principal components of all layers together: all, so many, or so large a share of the variance.
+        Principal components of all layers together: all of them, a number, or as few as have a share of the
+        variance.
     ``whiten`` (arguments of ``pca``)
         Principal components of unit variance.
     ``ternary``
-        -1, 0 or 1 by the standardized value.
+        -1, 0 or 1, by the standardized value.
     ``none``
         Values as stored.
 
     Parameters
     ----------
     spec : str
-        Such as ``l2,standardise``.
+        Names of steps with commas, such as ``l2,standardise``.
     blocks : Blocks
         Training rows only, shape (n, d).
     layer_dims : tuple of int
         Columns of each layer, in order, d together.
     memory_limit_bytes : int, optional
-        By default half of the machine's memory.
+        Limit for the matrices of ``pca`` and ``whiten``; by default half of the machine's memory.
 
     Returns
     -------
     Preprocessing
+        The fitted steps.
     ndarray of int64
-        Rows with a value that is not finite; they have been left out of the statistics.
+        Rows with a value that is not finite, which the statistics leave out.
 
     Raises
     ------
     InputError
         For a text that names no steps, or d x d matrices above the memory limit.
     NumericalError
-        If principal components are asked for and nothing varies.
+        If principal components are asked for and no column varies.
+
+    Examples
+    --------
+    >>> from toptune.store import ArrayBlocks
+    >>> rows = np.array([[0.0, 10.0], [2.0, 30.0]], dtype=np.float32)
+    >>> preprocessing, bad = fit_preprocessing("standardise", ArrayBlocks(rows), (2,))
+    >>> preprocessing.apply(rows).tolist(), bad.tolist()
+    ([[-1.0, -1.0], [1.0, 1.0]], [])
     """
     fitted = Preprocessing(spec=spec, layer_dims=tuple(layer_dims), steps=())
     bad: npt.NDArray[np.int64] | None = None

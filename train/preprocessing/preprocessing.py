@@ -26,15 +26,16 @@ class Preprocessing:
     Attributes
     ----------
     spec : str
-        What was asked for.
+        The text that named the steps.
     layer_dims : tuple of int
-        Columns of each layer that goes in.
+        Columns of each input layer.
     steps : tuple of Step
+        The fitted steps, in order.
 
     Raises
     ------
     ValueError
-        If a step was fitted to other columns than it is given.
+        If a step was fitted to other columns than the step before gives.
     """
 
     spec: str
@@ -46,7 +47,7 @@ class Preprocessing:
 
     @property
     def layers_between(self) -> list[Layers]:
-        """Columns of each layer before every step, and after the last."""
+        """Columns of each layer before every step, and after the last step."""
         return list(accumulate(self.steps, lambda dims, step: step.layers(dims), initial=self.layer_dims))
 
     @property
@@ -59,7 +60,7 @@ class Preprocessing:
 
     @property
     def warnings(self) -> list[str]:
-        """What could not be done as asked."""
+        """What could not be done as it was asked for."""
         components = [step for step in self.steps if isinstance(step, PrincipalComponents)]
         return [warning for step in components for warning in step.warnings]
 
@@ -68,23 +69,23 @@ class Preprocessing:
         return apply_steps(self.steps, values).astype(np.float32, copy=False)
 
     def used_layers(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Tell which of the layers that go in some of the outputs depend on, an entry a layer."""
+        """Tell, with one entry for each input layer, which layers some of the outputs depend on."""
         if not all(isinstance(step, LayerStep) for step in self.steps):
             return np.ones(len(self.layer_dims), dtype=bool)
         return np.array(Select(columns=columns).layers(self.layer_dims)) > 0
 
     def restricted(self, columns: npt.NDArray[np.int64]) -> "Preprocessing":
-        """Give the preprocessing that has only some of the outputs, of the layers that they depend on.
+        """Return the preprocessing that gives only some of the outputs, from the layers that these depend on.
 
         Parameters
         ----------
         columns : ndarray of int64, shape (d',)
-            Ascending.
+            Positions of the outputs, ascending.
         """
         kept = self.used_layers(columns)
         if kept.all():
             return replace(self, steps=(*self.steps, Select(columns=columns)))
-        # Layers are dropped only where all steps keep them apart: outputs stand where their inputs do.
+        # Here all steps keep layers apart, so that each output has the position of its input.
         steps = [step.restricted(kept, self.layer_dims) for step in self.steps if isinstance(step, LayerStep)]
         place = np.cumsum(np.repeat(kept, self.layer_dims), dtype=np.int64) - 1
         return Preprocessing(
@@ -94,7 +95,7 @@ class Preprocessing:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Account for the fit in JSON values."""
+        """Return an account of the fit in JSON values."""
         return {
             "spec": self.spec,
             "n_inputs": self.n_inputs,
@@ -108,25 +109,25 @@ class Preprocessing:
 
     @classmethod
     def load(cls, folder: Path) -> "Preprocessing":
-        """Read what `save` wrote.
+        """Read the file that `save` wrote.
 
         Raises
         ------
         CorruptError
-            If the file is missing or is not what was written.
+            If the file is missing or damaged.
         """
         return read_steps(folder, lambda spec, dims, steps: cls(spec=spec, layer_dims=dims, steps=steps))
 
 
 class PreprocessedBlocks:
-    """`Blocks` that preprocess another's rows as they are read.
+    """A view of other `Blocks` that preprocesses rows as they are read.
 
     Attributes
     ----------
     layer_dims : tuple of int
-        Columns of each layer after preprocessing; one where a step has mixed them.
+        Columns of each layer after preprocessing; one entry where a step has mixed the layers.
     layer_names : tuple of str
-        Names of the layers that go in, where they are given.
+        Names of the input layers, where names are given.
     """
 
     def __init__(self, blocks: Blocks, preprocessing: Preprocessing, layer_names: Sequence[str] = ()) -> None:

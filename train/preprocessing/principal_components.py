@@ -20,21 +20,21 @@ _BLOCK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class PrincipalComponents:
-    """``(x - mean) @ axes``; of step ``whiten`` each component is divided by its deviation.
+    """``(x - mean) @ axes``; step ``whiten`` divides each component by its deviation.
 
     Attributes
     ----------
     mean : ndarray of float64, shape (d,)
     axes : ndarray of float64, shape (d, k)
-        Eigenvectors of the covariance, largest variance first, each with its largest entry positive;
-        whitened ones over the deviation.
+        Eigenvectors of the covariance, largest variance first, each with its largest entry positive; divided
+        by the deviation of the component if `is_whitened`.
     is_whitened : bool
     asked : int, float or None
-        Number of components, share of the variance, or all there are.
+        What was asked for: a number of components, a share of the variance, or all components.
     rank : int
-        Of the covariance, to rounding.
+        Rank of the covariance, up to rounding.
     variance_share : float
-        Of the k components in the total.
+        Share of the k components in the total variance.
     """
 
     name: ClassVar[str] = "pca"
@@ -67,7 +67,7 @@ class PrincipalComponents:
 
     @property
     def warnings(self) -> list[str]:
-        """What was asked for and is not there."""
+        """Components that were asked for and do not exist."""
         if isinstance(self.asked, int) and self.asked > self.rank:
             return [
                 f"{self.asked} principal components were asked for, the training rows have {self.rank}; "
@@ -83,23 +83,24 @@ def fit_principal_components(
     is_whitened: bool,
     memory_limit_bytes: int | None = None,
 ) -> PrincipalComponents:
-    """Take the covariance in one pass in float64, and its eigenvectors.
+    """Take the covariance in one pass in float64, and find its eigenvectors.
 
-    Directions whose variance is rounding, ``max(n, d) eps`` of the largest, are dropped.
+    Directions whose variance is below ``max(n, d) eps`` of the largest variance are rounding and dropped.
 
     Parameters
     ----------
     rows : FiniteRows
-        d columns.
+        Rows of d columns.
     asked : int, float or None
-        Components to keep; or the least number of them with this share of the variance; or all.
+        Number of components to keep; or a share of the variance, which the fewest components that reach the
+        share have; or None for all.
 
     Raises
     ------
     InputError
         If the d x d matrices are above the memory limit.
     NumericalError
-        If nothing varies.
+        If no column varies.
     """
     d = rows.n_columns
     check_memory(
@@ -110,7 +111,7 @@ def fit_principal_components(
     )
     n, mean, scatter = _scatter(rows)
     variances, axes = eigh(scatter, lower=True, overwrite_a=True, check_finite=False)
-    # Ascending, and of a covariance: what is below zero is rounding.
+    # LAPACK gives eigenvalues in ascending order. A covariance has none below zero, but for rounding.
     variances, axes = np.maximum(variances[::-1] / max(1, n), 0.0), axes[:, ::-1]
     rank = int((variances > max(n, d) * np.finfo(np.float64).eps * variances[0]).sum())
     if rank == 0:
@@ -136,12 +137,15 @@ def fit_principal_components(
 
 
 def peak_bytes(n_inputs: int, d: int) -> int:
-    """Projected peak of `fit_principal_components`: eigenvectors, LAPACK's work of 2 d^2, a block."""
+    """Return the projected peak: eigenvectors, the 2 d^2 numbers of LAPACK's workspace, and a block."""
     return 8 * 4 * d * d + 4 * max(_BLOCK_BYTES, 8 * max(n_inputs, d))
 
 
 def _scatter(rows: FiniteRows) -> tuple[int, Values, Values]:
-    """Rows, their mean (d,) and lower half of the scatter (d, d) about it, blocks merged as in `moments`."""
+    """Return the number of rows, the mean (d,), and the lower half of the scatter (d, d) about the mean.
+
+    Blocks are merged as in `moments`; the difference of the means enters as one more row of the block.
+    """
     d = rows.n_columns
     count, mean, scatter = 0, np.zeros(d), np.zeros((d, d), order="F")
     for block in rows.iterate(_BLOCK_BYTES):

@@ -1,4 +1,4 @@
-"""What a text such as ``l2,standardise`` or ``standardise,pca:256`` means."""
+"""The steps that a text such as ``l2,standardise`` or ``standardise,pca:256`` names."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
 
 @dataclass(frozen=True)
 class StepSpec:
-    """A step to fit, and its argument."""
+    """A step to fit: its name, and its argument if the text gives one."""
 
     name: str
     value: int | float | None = None
@@ -22,7 +22,7 @@ def parse_preprocessing(spec: str) -> tuple[StepSpec, ...]:
     Raises
     ------
     InputError
-        For an unknown step or an argument that it does not take; says what there is.
+        For an unknown step, or an argument that a step does not take; the message lists the steps.
     """
     words = [word.strip() for word in spec.split(",")]
     if words == [NONE]:

@@ -12,12 +12,12 @@ Layers = tuple[int, ...]
 
 
 class Step(Protocol):
-    """Rows in, rows out, each by itself. Fields are arrays or JSON values: that is how a step is saved."""
+    """A function of each row by itself. All fields are arrays or JSON values, so that a step can be saved."""
 
     name: ClassVar[str]
 
     def layers(self, layer_dims: Layers) -> Layers:
-        """Columns of each layer after the step; ValueError if it was fitted to other columns."""
+        """Return the columns of each layer after the step; ValueError if the step was fitted to others."""
         ...
 
     def apply(self, values: npt.NDArray[Any]) -> Values:
@@ -25,21 +25,21 @@ class Step(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Account for the fit in JSON values, with the ``name``."""
+        """Return an account of the fit in JSON values, with the ``name`` of the step."""
         ...
 
 
 @runtime_checkable
 class LayerStep(Step, Protocol):
-    """A step that makes each layer from that layer alone, and so can do without the others."""
+    """A step whose output for a layer depends on that layer alone, so that other layers can be dropped."""
 
     def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> Self:
-        """Give the same step on some whole layers; `kept` has an entry a layer."""
+        """Return the same step on some whole layers; `kept` has one entry for each layer."""
         ...
 
 
 def apply_steps(steps: Sequence[Step], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Apply steps one after the other; what is not finite stays so, without a warning."""
+    """Apply steps one after the other; values that are not finite stay so, without a warning."""
     with np.errstate(invalid="ignore", over="ignore"):
         for step in steps:
             values = step.apply(values)
@@ -113,7 +113,7 @@ class UnitNorm:
 class Power:
     """``sign(x) |x|^exponent``: power normalization (Perronnin, Sánchez & Mensink 2010).
 
-    With exponent 0.5 the signed square root, as in bilinear CNNs (Lin, RoyChowdhury & Maji 2015).
+    With exponent 0.5 this is the signed square root, as in bilinear CNNs (Lin, RoyChowdhury & Maji 2015).
     """
 
     name: ClassVar[str] = "power"
@@ -157,7 +157,7 @@ class Ternary:
     def apply(self, values: npt.NDArray[Any]) -> Values:
         standard = (values - self.mean) * self.scale
         levels = (standard > self.ABOVE).astype(np.float64) - (standard < self.BELOW)
-        # Rows that are not finite are refused by number later, so they must not turn into -1, 0 and 1.
+        # Rows that are not finite are refused later, by number, so that they must not turn into -1, 0 or 1.
         return np.where(np.isfinite(values), levels, np.nan)
 
     def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Ternary":
@@ -174,12 +174,12 @@ class Ternary:
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
-    """Some columns, which are all that a head uses.
+    """The columns that a head uses, for heads that use a part of the features.
 
     Attributes
     ----------
     columns : ndarray of int64, shape (d',)
-        Ascending.
+        Positions, ascending.
     """
 
     name: ClassVar[str] = "select"

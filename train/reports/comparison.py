@@ -137,7 +137,7 @@ def compare_heads(
 
 
 def _plan(heads: Sequence[str], options: CompareOptions) -> list[_Planned]:
-    """List the runs: all heads with one seed come before the next seed, so that an early stop is fair."""
+    """List the runs: all heads with one seed come before the next seed, so that all have equally many."""
     return [
         _Planned(
             name=f"{_folder_name(head)}{'' if is_grouped else f'-{UNGROUPED}'}-seed{seed}",

@@ -1,4 +1,4 @@
-"""Blocks of rows on their way to the solvers: checked, and read while the last one is worked on."""
+"""Blocks of rows on their way to the solvers: checked, and read while the block before is worked on."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from torch import Tensor
 from toptune.errors import InputError
 from toptune.store.features.blocks import Blocks
 
+# Bytes of the values of a block in float64, at most; `block_rows_for` says why not more.
 BLOCK_BYTES = 32 * 2**20
 
 _NAMED_ROWS = 10
@@ -19,20 +20,26 @@ _NAMED_ROWS = 10
 def read_ahead(
     blocks: Blocks, *, block_rows: int, dtype: torch.dtype, device: torch.device, offset: int = 0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ``(rows, values)`` with values (b, d) on the device, the next block being read meanwhile.
+    """Yield ``(rows, values)`` with values (b, d) on the device; a thread reads the next block meanwhile.
 
-    On a CUDA device blocks come through page-locked memory, so that they are copied while the last one is
-    worked on.
+    Blocks reach a CUDA device through page-locked memory, so that a block is copied while the device works on
+    the block before.
 
     Parameters
     ----------
+    blocks : Blocks, shape (n, d)
+        Rows to read, in order.
+    block_rows : int
+        Rows of a block, at most.
+    dtype, device : torch.dtype, torch.device
+        Type and place of the values.
     offset : int
         Number of the first row, for messages.
 
     Raises
     ------
     InputError
-        If a value is not finite; names the first rows.
+        If a value is not finite; the message names the first such rows.
     """
     source = blocks.iterate(block_rows)
 
@@ -51,7 +58,7 @@ def read_ahead(
 
 
 def check_finite(values: npt.NDArray[np.generic], *, start: int = 0) -> None:
-    """Raise InputError naming the rows if a value is NaN or infinite; `start` numbers the first row."""
+    """Raise InputError with the numbers, from `start` on, of the rows that hold NaN or infinity."""
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         named = ", ".join(str(start + row) for row in bad[:_NAMED_ROWS])
@@ -71,7 +78,7 @@ def to_tensor(
 
 
 def refuse_non_finite(values: npt.NDArray[np.generic], rows: npt.NDArray[np.int64]) -> None:
-    """Raise InputError naming the rows (their numbers are `rows`) that hold NaN or infinity."""
+    """Raise InputError with the numbers, taken from `rows`, of the rows that hold NaN or infinity."""
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         named = ", ".join(str(rows[row]) for row in bad[:10])
@@ -81,9 +88,16 @@ def refuse_non_finite(values: npt.NDArray[np.generic], rows: npt.NDArray[np.int6
 
 
 def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
-    """Rows of a block whose values take about 32 MiB in float64, or less below a small limit.
+    """Return the rows of a block whose values take about 32 MiB in float64, or less under a small limit.
 
-    Larger ones save little: memory that is fetched anew for each costs what longer products gain.
+    Larger blocks save little: longer products gain about what fetching more memory for each block costs.
+
+    Parameters
+    ----------
+    d, rank : int
+        Columns of the rows, and of the features that the rows are mapped to.
+    limit_bytes : int, optional
+        Memory limit, of which a block takes at most a sixteenth.
     """
     budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
     return max(64, budget // (8 * (d + 3 * rank + 1)))

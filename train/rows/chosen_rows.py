@@ -140,11 +140,6 @@ def choose_rows(
     )
 
 
-def _members(manifest: Manifest, split: Split, *, cv: int | str | None) -> dict[str, int]:
-    classes, counts = check_classes(manifest, split, cv=cv, is_cross_validated=cv is not None)
-    return dict(zip(classes, counts, strict=True))
-
-
 def leave_out(
     split: Split,
     bad_rows: npt.NDArray[np.int64],
@@ -153,7 +148,28 @@ def leave_out(
     allow: bool,
     reasons: Mapping[int, str],
 ) -> tuple[Split, int]:
-    """Leave rows out of a split, or refuse and name them."""
+    """Leave rows out of a split, or refuse and name the rows.
+
+    Parameters
+    ----------
+    split : Split
+        Training and test rows.
+    bad_rows : ndarray of int64
+        Rows to leave out; rows that neither train nor test do no harm.
+    manifest : Manifest
+        Ids of the rows, for the message.
+    allow : bool
+        Leave rows out; otherwise refuse.
+    reasons : mapping of int to str
+        Why a row is bad, where a reason is known.
+
+    Returns
+    -------
+    Split
+        The split without the bad rows.
+    int
+        Rows that were left out.
+    """
     if len(bad_rows) == 0:
         return split, 0
     used = np.intersect1d(bad_rows, np.concatenate([split.train, split.test]))
@@ -173,15 +189,13 @@ def leave_out(
 
 
 def note_untested(is_known: npt.NDArray[np.bool_]) -> list[str]:
-    """Say how many test images (n,) are of classes that were not trained on; nothing where none is."""
+    """Say how many test images (n,) are of classes that were not trained on; no note if there are none."""
     n_unknown = int((~is_known).sum())
     return [f"not tested: {counted(n_unknown, 'image')} of classes without training"] if n_unknown else []
 
 
-def check_classes(
-    manifest: Manifest, split: Split, *, cv: int | str | None, is_cross_validated: bool
-) -> tuple[list[str], list[int]]:
-    """Refuse training rows that no head could learn from; give classes and their members."""
+def _members(manifest: Manifest, split: Split, *, cv: int | str | None) -> dict[str, int]:
+    """Count the training rows of each class; refuse training rows that no head could learn from."""
     classes, counts = np.unique([str(manifest.labels[row]) for row in split.train], return_counts=True)
     if len(classes) == 0:
         raise InputError("no training rows are left; check labels, split and failed images")
@@ -190,13 +204,13 @@ def check_classes(
             f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"
         )
     members = {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
-    if is_cross_validated and isinstance(cv, int):
+    if isinstance(cv, int):
         usable_folds(members, cv, may_reduce=False)
-    return list(members), list(members.values())
+    return members
 
 
 def rows_digest(split: Split, manifest: Manifest) -> str:
-    """SHA-256 over ids and roles: equal splits give equal digests."""
+    """Return the SHA-256 over ids, labels and roles; equal splits have equal digests."""
     digest, ids, labels = hashlib.sha256(), manifest.ids, manifest.labels
     for role, rows in (("train", split.train), ("test", split.test)):
         lines = [f"{role}\0{ids[row]}\0{labels[row]}\n" for row in rows.tolist()]

@@ -21,28 +21,28 @@ def draw_training_rows(
     train_size: int | None = None,
     seed: int = 0,
 ) -> Split:
-    """Keep a sample of the training rows; test rows are never touched.
+    """Keep a sample of the training rows; the test rows stay as they are.
 
-    Within each class rows are taken in the order of a hash of (seed, id): the rows of k shots are among those
-    of k + 1, and images added to one class change nothing in another.
+    Within each class, rows are taken in the order of a hash of (seed, id). So the sample of k shots is part
+    of the sample of k + 1 shots, and images added to one class do not change the sample of another class.
 
     Parameters
     ----------
     split : Split
-        Its training rows are sampled; groups that it keeps on one side stay there.
+        Split whose training rows are sampled; groups that the split keeps on one side stay there.
     manifest : Manifest
         Labels and ids of the rows.
     shots : int, optional
         Rows of each class.
     train_size : int, optional
-        Rows of all classes together, each in proportion to its rows (largest remainders).
+        Rows of all classes together, in proportion to the rows of the classes (largest remainders).
     seed : int
-        Another one draws another sample.
+        Seed of the hash; another seed draws another sample.
 
     Returns
     -------
     Split
-        With the number of training rows that were not drawn in ``n_not_drawn``.
+        The split with the sample; ``n_not_drawn`` counts the training rows that are left out.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def _shots_of(members: dict[str, list[int]], shots: int) -> dict[str, int]:
 
 
 def _shares_of(members: dict[str, list[int]], train_size: int) -> dict[str, int]:
-    """Rows of each class: its exact share rounded down, and one more for the largest remainders."""
+    """Return the rows of each class: the exact share rounded down, plus one for the largest remainders."""
     n = sum(map(len, members.values()))
     if not len(members) <= train_size <= n:
         raise InputError(
@@ -98,7 +98,7 @@ def _shares_of(members: dict[str, list[int]], train_size: int) -> dict[str, int]
     labels = sorted(members)
     shares: npt.NDArray[np.float64] = np.array([train_size * len(members[label]) / n for label in labels])
     counts = np.maximum(np.floor(shares).astype(np.int64), 1)
-    # Rare classes were rounded up to one row: what they took is taken from the classes that have most.
+    # Rare classes were rounded up to one row each. The classes with most rows give these rows.
     while counts.sum() > train_size:
         counts[np.argmax(counts)] -= 1
     for at in np.argsort(-(shares - counts), kind="stable")[: train_size - int(counts.sum())]:

@@ -1,4 +1,4 @@
-"""Folds that know nothing of labels: buckets of a hash of the row's id, or of its group."""
+"""Folds that do not depend on labels: buckets of a hash of the id of a row, or of the group."""
 
 import logging
 import warnings
@@ -14,20 +14,20 @@ logger = logging.getLogger(__name__)
 Folds = npt.NDArray[np.int64]
 
 
-# In place of a number of folds: every group of rows is a fold of its own.
+# A value of `cv` in place of a number of folds: every group of rows is a fold of its own.
 LEAVE_ONE_GROUP_OUT = "leave-one-group-out"
-# Each fold has sums of its own in memory.
+# Every fold keeps sums of its own in memory, so that many folds are refused.
 MAX_GROUPS = 100
 
 
 class FoldsReducedWarning(UserWarning):
-    """A class has fewer members than folds were asked for, so that fewer are used."""
+    """A class has fewer members than folds were asked for, so that fewer folds are used."""
 
 
 def folds_of_keys(keys: Sequence[str], *, n_folds: int, seed: int = 0) -> Folds:
-    """Bucket (0 to n_folds - 1) of each row from a hash of its id or group.
+    """Return the fold (0 to n_folds - 1) of each row, by a hash of the key: the id or group of the row.
 
-    A row keeps its fold whatever rows come and go and however they are labeled.
+    A row keeps its fold when other rows come and go, and when labels change.
     """
     cached: dict[str, int] = {}
     for key in keys:
@@ -37,7 +37,7 @@ def folds_of_keys(keys: Sequence[str], *, n_folds: int, seed: int = 0) -> Folds:
 
 
 def folds_of_rows(n: int, *, n_folds: int, seed: int = 0) -> Folds:
-    """Fold of each of n rows without ids: position in the order of a seeded hash, so sizes are even."""
+    """Return the folds of n rows without ids, dealt out in a random order; sizes differ by at most 1."""
     order = np.random.default_rng(seed).permutation(n)
     folds = np.empty(n, dtype=np.int64)
     folds[order] = np.arange(n) % n_folds
@@ -45,7 +45,7 @@ def folds_of_rows(n: int, *, n_folds: int, seed: int = 0) -> Folds:
 
 
 def folds_of_groups(groups: Sequence[str]) -> tuple[Folds, int]:
-    """Fold of each row, one for each group in the order of their names, and their number.
+    """Return the fold of each row, one fold for each group in the order of the names, and how many there are.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def folds_of_groups(groups: Sequence[str]) -> tuple[Folds, int]:
 
 
 def usable_folds(class_counts: dict[str, int], cv: int, *, may_reduce: bool) -> int:
-    """Folds to use, given the members of each class.
+    """Return how many folds to use, given the members of each class.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def usable_folds(class_counts: dict[str, int], cv: int, *, may_reduce: bool) -> 
     cv : int
         Folds asked for, at least 2.
     may_reduce : bool
-        Use fewer folds and warn, or refuse, where a class has fewer members than folds.
+        Where a class has fewer members than folds: use fewer folds and warn; otherwise refuse.
 
     Raises
     ------

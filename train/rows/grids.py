@@ -9,7 +9,7 @@ from toptune.errors import InputError
 
 
 def values_of(given: Any, default: Sequence[Any], name: str) -> list[Any]:
-    """Return the values of a parameter to compare: those of a list, the one given, or the default ones.
+    """Return the values of a parameter to compare: those of a list, one value, or the default.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def grid_of(value: Any, name: str) -> list[float] | None:
 
 
 def check_single(name: str, value: Any) -> None:
-    """Refuse anything but one number where ``cv=None`` leaves nothing to choose by."""
+    """Refuse anything but one number where ``cv=None`` leaves out no rows to choose a number by."""
     if len(grid_of(value, name) or ()) != 1:
         raise InputError(
             f"{name} is {value!r}, but cv is None: nothing is left out to choose by; give one {name}, or a "

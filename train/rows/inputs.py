@@ -1,4 +1,4 @@
-"""What estimators are given, turned into `TrainingRows`: arrays or Blocks, labels, weights, folds."""
+"""Inputs of estimators, validated as scikit-learn does: arrays or Blocks, labels, weights, folds."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Codes = npt.NDArray[np.int64]
 
 
 def fit_inputs(estimator: Any, X: Any, y: Any) -> tuple[Blocks, npt.NDArray[Any], Codes]:
-    """Validate what ``fit`` was given and record ``n_features_in_``.
+    """Validate the arguments of ``fit``, and record ``n_features_in_`` in the estimator.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def fit_inputs(estimator: Any, X: Any, y: Any) -> tuple[Blocks, npt.NDArray[Any]
     ndarray
         The classes, sorted.
     ndarray of int64, shape (n,)
-        Position of each row's class among them.
+        Position of the class of each row in the sorted classes.
     """
     if y is None:
         raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
@@ -46,7 +46,7 @@ def fit_inputs(estimator: Any, X: Any, y: Any) -> tuple[Blocks, npt.NDArray[Any]
             raise InputError(f"y has {len(labels)} labels for {blocks.shape[0]} rows; give one label a row")
         estimator.n_features_in_ = blocks.shape[1]
     else:
-        # Rows that are not finite are named by the pass over them.
+        # The pass over the rows names the rows that are not finite; scikit-learn would not.
         values, labels = validate_data(
             estimator, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, ensure_min_samples=2
         )
@@ -60,7 +60,7 @@ def fit_inputs(estimator: Any, X: Any, y: Any) -> tuple[Blocks, npt.NDArray[Any]
 
 
 def predict_inputs(estimator: Any, X: Any) -> Blocks:
-    """Validate what ``predict`` was given against what ``fit`` saw."""
+    """Validate the rows for ``predict`` against the number of features that ``fit`` saw."""
     if is_blocks(X):
         blocks: Blocks = X
         if blocks.shape[1] != estimator.n_features_in_:
@@ -88,11 +88,11 @@ def fold_numbers(
     groups: Sequence[str] | None,
     may_reduce: bool = True,
 ) -> tuple[Codes, int]:
-    """Fold of each row and their number, independent of the labels but for the number of folds.
+    """Return the fold of each row, and the number of folds; labels decide at most about that number.
 
-    Rows with `groups` (ids will do) are bucketed by a hash, so that they keep their fold when others
-    come and go; rows without are dealt out evenly by the seed. With ``"leave-one-group-out"`` every group is
-    a fold; with None all rows are one, and nothing is left out.
+    Rows with `groups` (ids will do) are put into folds by a hash, so that a row keeps its fold when other
+    rows come and go. Rows without groups are dealt out evenly by the seed. With ``"leave-one-group-out"``
+    every group is a fold; with None all rows are one fold, and no row is left out.
     """
     if cv is None:
         return np.zeros(len(codes), dtype=np.int64), 1
@@ -121,9 +121,10 @@ def fold_numbers(
 
 
 def row_weights(codes: Codes, classes: npt.NDArray[Any], class_weight: Any) -> npt.NDArray[np.float64]:
-    """Weight of each row, scaled to mean 1 so that the penalty keeps its meaning.
+    """Return the weight of each row, scaled to mean 1 so that a penalty means the same with any weights.
 
-    None weighs rows alike, ``"balanced"`` classes alike; a dict gives each class its weight.
+    None gives all rows the same weight, ``"balanced"`` gives all classes the same total, and a dict gives the
+    rows of each class the weight of the class.
     """
     if class_weight is None:
         return np.ones(len(codes))

@@ -28,7 +28,8 @@ class RowOptions:
     Attributes
     ----------
     seed : int
-        Of the split and of the sample. The same seed also draws centers and seeds scikit-learn's estimators.
+        Seed of the split and of the sample. The same seed also draws centers and seeds scikit-learn's
+        estimators.
     test_fraction : float
         Share of each class that is held out where the manifest names no test rows.
     resplit : bool

@@ -1,4 +1,4 @@
-"""Which rows train and which rows test: the same for every head and layer."""
+"""Splits of a data set into training and test rows, the same for every head and layer."""
 
 import hashlib
 import re
@@ -16,24 +16,24 @@ from toptune.train.rows.options import RowOptions
 
 Rows = npt.NDArray[np.int64]
 
-# How the rule of a split begins that was not drawn.
+# The rule of a split that the manifest names begins with these words.
 NAMED = "the manifest's own split"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Rows of a data set that train and that test, sorted, disjoint.
+    """Rows of a data set that train and that test; both are sorted, and no row is in both.
 
     Attributes
     ----------
     train, test : ndarray of int64
         Row numbers of the manifest.
     n_unlabelled : int
-        Rows left out of both because they have no label.
+        Rows in neither, because they have no label.
     n_unused : int
-        Labeled rows left out of both because their split is not asked for.
+        Labeled rows in neither, because their split is not asked for.
     rule : str
-        In words, how the rows were told apart.
+        How the rows were divided, in words.
     n_not_drawn : int
         Training rows left out because only a sample of them was asked for.
     """
@@ -55,11 +55,11 @@ def split_manifest(
     group_by: str | None = None,
     resplit: bool = False,
 ) -> Split:
-    """Split a manifest's rows into training and test rows.
+    """Split the rows of a manifest into training and test rows.
 
-    A manifest that names splits decides itself: ``train`` and ``test``, with ``val`` joining the
-    training rows unless asked otherwise. Without a test split (or with `resplit`), `test_fraction`
-    of each class is held out by a hash of (seed, id).
+    Where the manifest names splits, rows of ``train`` train, rows of ``test`` test, and rows of ``val`` do
+    what `val` says. Without a test split in the manifest, or with `resplit`, a share `test_fraction` of each
+    class is held out by a hash of (seed, id), so that the order of the rows has no effect.
 
     Parameters
     ----------
@@ -70,10 +70,10 @@ def split_manifest(
     test_fraction : float
         Share of each class held out, in (0, 1).
     val : {"train", "test", "drop"}
-        What rows of the split ``val`` do.
+        What rows of the split ``val`` do: train, test, or be left out.
     group_by : str, optional
         An extra column of the manifest, or a regular expression on the id whose first group is the
-        key. Rows of equal key stay on one side.
+        key. Rows of equal keys stay on one side.
     resplit : bool
         Draw a new split over all labeled rows even where the manifest names one.
 
@@ -86,6 +86,16 @@ def split_manifest(
     InputError
         For an unknown split name or option, unlabeled training rows where the manifest names a
         split, a group found on both sides of the manifest's own split, or an empty side.
+
+    Examples
+    --------
+    >>> from toptune.store import Manifest
+    >>> ids = [f"{number}.jpg" for number in range(10)]
+    >>> labels = ["cat", "dog"] * 5
+    >>> manifest = Manifest.from_columns(ids=ids, labels=labels, splits=[None] * 10, sizes=[1] * 10)
+    >>> split = split_manifest(manifest, test_fraction=0.4)
+    >>> len(split.train), sorted(labels[row] for row in split.test)
+    (6, ['cat', 'cat', 'dog', 'dog'])
     """
     RowOptions(test_fraction=test_fraction, val=val)  # refuses values out of range
     groups = group_keys(manifest, group_by) if group_by is not None else None
@@ -130,10 +140,11 @@ def held_out(
     test_fraction: float = 0.2,
     groups: Sequence[str] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Mark the rows held out for testing: a share of each class, whole groups only.
+    """Mark the rows that are held out for testing: a share of each class, in whole groups.
 
-    Groups (rows, where there are none) are taken in the order of a hash of (seed, key) as long as no
-    class exceeds its quota, ``round(test_fraction * members)``. The order of the rows has no effect.
+    Groups (or rows, without groups) are taken in the order of a hash of (seed, key). A group that would make
+    a class exceed its quota, ``round(test_fraction * members)``, is passed over. The order of the rows has no
+    effect.
 
     Returns
     -------
@@ -155,12 +166,12 @@ def held_out(
 
 
 def group_keys(manifest: Manifest, group_by: str) -> list[str]:
-    """Key of each row's group: a manifest column, or the first group of a pattern on the id.
+    """Return the key of the group of each row: a column of the manifest, or the first group of a pattern.
 
     Raises
     ------
     InputError
-        If `group_by` is neither a column nor a pattern with one group, or an id does not match.
+        If `group_by` is neither a column nor a pattern with a group, or an id does not match the pattern.
     """
     try:
         return [str(value) for value in manifest.column(group_by)]
@@ -187,7 +198,7 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
 
 
 def hash_of(seed: int, key: str) -> int:
-    """64-bit hash of (seed, key), the same on every machine and in every version."""
+    """Return a 64-bit hash of (seed, key), the same on every machine and in every version."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "little")
 
 
@@ -247,7 +258,7 @@ def _refuse_shared(groups: list[str], split: Split) -> None:
 
 
 def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) -> str:
-    """Say which of some rows have several labels and what to do; nothing where none has.
+    """Say which of some rows have several labels, and what to do; an empty text if no row has several.
 
     Parameters
     ----------

@@ -11,24 +11,25 @@ from toptune.store.features.blocks import Blocks
 
 
 class FeatureDataset(IterableDataset[tuple[torch.Tensor, int]]):
-    """Rows of `Blocks` with their labels, block after block; never held whole.
+    """Rows of `Blocks` with labels, block after block, for ``torch.utils.data.DataLoader``.
 
-    For ``torch.utils.data.DataLoader``. With workers, each reads its own consecutive part of the rows:
-    together every row once; the last batch of each may be short. Workers may be spawned. Rows are shuffled
-    within blocks of `block_rows` when `seed` is given, and the blocks too; call `set_epoch` for another
-    order, which workers kept between epochs (``persistent_workers``) do not notice.
+    Memory holds one block at a time. Each worker of the loader reads a consecutive part of the rows, so that
+    every row comes once; the last batch of a worker may be short. Workers may be spawned. With a `seed`, the
+    order of the blocks and the rows within a block are shuffled; `set_epoch` chooses another order, which
+    workers kept between epochs (``persistent_workers``) do not notice.
 
-    Rows of images that failed are NaN: leave them out by ``cache.blocks(names, rows)``.
+    Rows of images that failed are NaN; ``cache.blocks(names, rows)`` leaves them out.
 
     Parameters
     ----------
     blocks : Blocks, shape (n, d)
+        Features, as `toptune.store` reads them.
     labels : sequence of int (n,), optional
-        Class numbers; -1 for every row if not given.
+        Class numbers; by default -1 for every row.
     block_rows : int
-        Rows read, and shuffled, at a time.
+        Rows that are read, and shuffled, at a time.
     seed : int, optional
-        Of the order; by default rows come as they are stored.
+        Seed of the order; by default rows come as they are stored.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class FeatureDataset(IterableDataset[tuple[torch.Tensor, int]]):
         return self.blocks.shape[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose another order for the next pass; nothing changes without a seed."""
+        """Choose another order for the next pass; without a seed the order stays the same."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
