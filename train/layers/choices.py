@@ -22,22 +22,23 @@ class LayerChoice:
     path : str
         ``alone``, ``first`` or ``last`` (cumulative from either end), ``forward`` or ``backward``.
     arrays : tuple of str
-        By depth.
+        Names of the stored arrays, by depth.
     n_columns, bytes_per_picture : int
-        As stored.
+        Columns of the subset, and bytes that an image takes in the store.
     relative_penalty : float
         Chosen penalty of ridge regression, in units of the total variance of the columns.
     squared_error : float
-        A row, of one-hot targets.
+        Left-out squared error of one-hot targets, for each row.
     accuracy, log_loss : float
-        Of ridge regression on left-out rows; weighted, where classes are.
+        Figures of ridge regression on left-out rows, weighted where classes have weights.
     standard_error : float
-        Of the accuracy, by the number of rows.
+        Standard error of the accuracy, by the number of rows.
     fit_seconds : float
-        Of one cross-validated fit to the sums, reading not included.
+        Time of one cross-validated fit to the sums, without the time to read features.
     head_accuracy, head_log_loss : float or None
         Left-out figures of the head that checked the short list.
     is_chosen : bool
+        Whether the search suggests this subset.
     """
 
     path: str
@@ -56,7 +57,7 @@ class LayerChoice:
 
     @property
     def layers(self) -> str:
-        """What ``train --layers`` takes."""
+        """The value of ``train --layers`` that means this subset."""
         return ",".join(self.arrays)
 
 
@@ -67,21 +68,24 @@ class LayerSearch:
     Attributes
     ----------
     choices : tuple of LayerChoice
-        In the order of the paths; a subset that several paths meet stands in each.
+        All rows, in the order of the paths; a subset on several paths has a row for each path.
     chosen : LayerChoice
-        To train on.
+        The subset to train on.
     cheapest : LayerChoice
-        Fewest stored bytes among those within one standard error of the best accuracy of ridge regression.
+        The subset of fewest stored bytes whose accuracy by ridge regression is within one standard error of
+        the best accuracy.
     n_rows, n_folds : int
-        Training rows that were compared on, and folds of the cross-validation.
+        Training rows that subsets were compared on, and folds of the cross-validation.
     form : {"primal", "dual"}
-        Whether sums were of columns or of rows.
+        Whether the Gram matrices were those of columns or of rows.
     decided_by : str
-        Head whose left-out figures decided.
+        Name of the head whose left-out figures decided.
     peak_bytes : int
-        Projected.
+        Projected peak memory.
     notes : tuple of str
+        What a user should know.
     seconds : float
+        Time of the whole search.
     """
 
     choices: tuple[LayerChoice, ...]
@@ -96,21 +100,21 @@ class LayerSearch:
     seconds: float
 
     def path(self, name: str) -> Iterator[LayerChoice]:
-        """Rows of one path, in its order."""
+        """Yield the rows of one path, in the order of the path."""
         return (choice for choice in self.choices if choice.path == name)
 
     def summary(self) -> dict[str, Any]:
-        """Give all but the table as JSON values."""
+        """Return everything but the table, as JSON values."""
         fields = asdict(self)
         del fields["choices"]
         return fields
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as JSON values."""
+        """Return everything as JSON values."""
         return asdict(self)
 
     def write_csv(self, path: Path) -> None:
-        """Write the table; arrays have spaces between them."""
+        """Write the table; the names of arrays have spaces between them."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(asdict(self.choices[0])), lineterminator="\n")
             writer.writeheader()
@@ -118,14 +122,16 @@ class LayerSearch:
 
 
 def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False) -> LayerChoice:
-    """Choose as penalties are: least log-loss among those within half a standard error of the best accuracy.
+    """Choose a subset as penalties are chosen: by log-loss, among those of about the best accuracy.
+
+    "About" means within half a standard error; see `toptune.train.solvers.selection.choose`.
 
     Parameters
     ----------
     n : int
-        Rows that the figures are of.
+        Rows behind each figure.
     by_head : bool
-        By the figures of the head that checked the short list, of those that have them.
+        Choose by the figures of the head that checked the short list, among the subsets that it checked.
     """
     entered = [choice for choice in choices if not by_head or choice.head_accuracy is not None]
     best = choose(
@@ -138,7 +144,7 @@ def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False
 
 
 def cheapest_of(choices: Sequence[LayerChoice]) -> LayerChoice:
-    """Fewest bytes among those whose accuracy is within one standard error of the best."""
+    """Return the subset of fewest bytes whose accuracy is within one standard error of the best."""
     best = max(choices, key=lambda choice: choice.accuracy)
     good = [choice for choice in choices if choice.accuracy >= best.accuracy - best.standard_error - 1e-12]
     return min(good, key=lambda choice: (choice.bytes_per_picture, -choice.accuracy))
@@ -150,5 +156,5 @@ def mark_chosen(choices: Sequence[LayerChoice], chosen: LayerChoice) -> tuple[La
 
 
 def standard_error(accuracy: float, n: int) -> float:
-    """Give the standard error of an accuracy over n rows (binomial)."""
+    """Return the standard error of an accuracy over n rows: ``sqrt(p (1 - p) / n)``, of a binomial share."""
     return float(np.sqrt(max(0.0, accuracy * (1 - accuracy)) / n))

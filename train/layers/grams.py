@@ -1,4 +1,4 @@
-"""Gram matrices of which every subset of layers is a part: of columns (primal) or of rows (dual)."""
+"""Gram matrices of all layers, of columns (primal) or of rows (dual), that give those of any subset."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -17,10 +17,10 @@ from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibrat
 from toptune.train.rows.block_reading import BLOCK_BYTES
 from toptune.train.solvers.ridge import CenteredSystem, left_out
 
-# Coefficients of candidates that one pass scores, at most.
+# Bytes of the coefficients of candidates that one pass scores, at most.
 _FINALISTS_BYTES = 128 * 2**20
 _PANEL_COLUMNS = 4096
-# A subset of layers, by their numbers, and a penalty of the (1/n) loss + penalty norm^2.
+# A subset of layers, by their numbers, and the penalty in (1/n) loss + penalty norm^2.
 Fit = tuple[tuple[int, ...], float]
 
 
@@ -30,27 +30,27 @@ class LayerGrams(Protocol):
     Attributes
     ----------
     scales : sequence of float
-        Variance of each layer, summed over its columns: what penalties are measured in.
+        Variance of each layer, summed over the columns; penalties are measured in these.
     """
 
     scales: Sequence[float]
 
     def squared_error(self, layers: Sequence[int], penalty: float) -> float:
-        """Left-out squared error a row of one-hot targets."""
+        """Return the left-out squared error of one-hot targets, for each row."""
         ...
 
     def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
-        """Left-out predictions of several fits; scores are kept of `calibration_rows`."""
+        """Return the left-out predictions of several fits, with the scores of `calibration_rows`."""
         ...
 
 
 class PrimalGrams:
-    """Sums over the columns of all layers from one pass: of subsets they are sub-blocks.
+    """Sums over the columns of all layers from one pass; the sums of a subset are blocks of these.
 
     Parameters
     ----------
     rows : TrainingRows
-        Blocks are all layers side by side, preprocessed.
+        Rows whose blocks have all layers side by side, preprocessed.
     dims : sequence of int
         Columns of each layer.
     """
@@ -114,12 +114,12 @@ class PrimalGrams:
 
 
 class SubsetMaps:
-    """`Maps` that each take some of the columns.
+    """Feature `Maps`, each of which takes some of the columns.
 
     Parameters
     ----------
     columns : sequence of Tensor of int64
-        Of each map.
+        Columns that each map takes.
     """
 
     def __init__(self, columns: Sequence[Tensor]) -> None:
@@ -147,16 +147,16 @@ class SubsetMaps:
 
 
 class DualGrams:
-    """A linear kernel matrix (n, n) for each layer: of subsets they are sums.
+    """A linear kernel matrix (n, n) for each layer; the kernel matrix of a subset is a sum of these.
 
-    The same estimator as in the primal, at the cost of n^3 whatever the columns.
+    The estimator is the same as in the primal form; a fit costs about n^3, whatever the number of columns.
 
     Parameters
     ----------
     rows : TrainingRows
-        Classes, weights and folds; its blocks are not read.
+        Classes, weights and folds of the rows; the blocks are not read.
     layers : iterable of Blocks
-        Each layer's preprocessed columns; each is read once.
+        Preprocessed columns of each layer, read once.
     """
 
     def __init__(self, rows: TrainingRows, layers: Iterable[Blocks], *, device: torch.device) -> None:
@@ -225,9 +225,10 @@ class DualGrams:
 
 
 def primal_bytes(*, n_columns: int, n_folds: int, n_classes: int) -> int:
-    """Projected peak of `PrimalGrams`: sums of all folds, a copy for the subset at hand, a system, a block.
+    """Return the projected peak of `PrimalGrams`.
 
-    Rows that wait for the pass, or the coefficients of the candidates that a later pass scores.
+    The terms are the sums of all folds and a copy for the subset at hand; a system to solve; the larger of
+    the rows that wait to be summed and the coefficients that a later pass scores; and a block.
     """
     sums = sums_bytes(n_folds=n_folds, rank=n_columns, n_targets=n_classes)
     waiting = max(_FINALISTS_BYTES, n_folds * BATCH_ROWS * 8 * (n_columns + n_classes + 1))
@@ -235,7 +236,7 @@ def primal_bytes(*, n_columns: int, n_folds: int, n_classes: int) -> int:
 
 
 def dual_bytes(*, n_rows: int, n_layers: int, largest_layer: int, n_classes: int) -> int:
-    """Projected peak of `DualGrams`: the layers' matrices, four more of that size, one layer's rows."""
+    """Return the projected peak of `DualGrams`: a matrix for each layer and four more, and a layer's rows."""
     layer = n_rows * (4 * largest_layer + 3 * 8 * min(largest_layer, _PANEL_COLUMNS)) + BLOCK_BYTES
     return 8 * n_rows * n_rows * (n_layers + 4) + layer + 6 * 8 * n_rows * n_classes
 

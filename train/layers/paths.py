@@ -1,4 +1,4 @@
-"""Which subsets of layers are looked at: alone, from either end, and greedily."""
+"""The subsets of layers that a search compares: layers alone, cumulative from either end, and greedy."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -7,23 +7,26 @@ import numpy as np
 
 Subset = tuple[int, ...]
 
-# A step of the backward search drops as many layers of a large set as keep it to about this many steps.
+# A step of the backward search drops a sixteenth of the layers of a deep network, and one layer of a shallow
+# network: with hundreds of layers, one at a time would take hundreds of rounds of fits.
 _BACKWARD_STEPS = 16
 
 
 class PenaltyPaths:
-    """Left-out errors of subsets over a grid of penalties, each computed once, when it is asked for.
+    """Left-out errors of subsets over a grid of penalties; an error is computed once, when first asked for.
 
     Parameters
     ----------
     error : callable
-        Left-out error of a subset at a penalty of the grid, by its position; NaN where it cannot be fitted.
+        Called with a subset and the position of a penalty in the grid; returns the left-out error, or NaN for
+        a subset that cannot be fitted.
     n_penalties : int
+        Penalties of the grid, in ascending order.
 
     Attributes
     ----------
     seconds : dict of tuple of int to float
-        What the latest computation of each subset took.
+        Time of the latest computation for each subset.
     """
 
     def __init__(self, error: Callable[[Subset, int], float], n_penalties: int) -> None:
@@ -34,7 +37,7 @@ class PenaltyPaths:
         self.seconds: dict[Subset, float] = {}
 
     def at(self, subset: Iterable[int], penalty: int) -> float:
-        """Error of a subset at one penalty; infinite where it cannot be fitted."""
+        """Return the error of a subset at one penalty; infinite if the subset cannot be fitted."""
         key = (tuple(sorted(subset)), penalty)
         if key not in self._known:
             start = time.perf_counter()
@@ -44,10 +47,18 @@ class PenaltyPaths:
         return self._known[key]
 
     def best(self, subset: Iterable[int], start: int | None = None) -> int:
-        """Penalty of least error: downhill along the grid from `start`, by default its middle; asked once.
+        """Return the position of the penalty of least error, going downhill along the grid.
 
-        The error of ridge regression falls, then rises with the penalty; where it has several dips, the one
-        found is that beside the start.
+        The error of ridge regression usually falls and then rises with the penalty, so that going downhill
+        needs a few fits where the whole grid would need many. Where the error has several dips, the search
+        ends in the dip nearest to the start. The answer for a subset is kept, whatever start comes later.
+
+        Parameters
+        ----------
+        subset : iterable of int
+            Positions of the layers.
+        start : int, optional
+            Position where to begin; by default the middle of the grid.
         """
         subset = tuple(sorted(subset))
         if subset in self._best:
@@ -62,16 +73,16 @@ class PenaltyPaths:
             here = best
 
     def least(self, subset: Iterable[int], start: int | None = None) -> float:
-        """Error of a subset at its best penalty."""
+        """Return the error of a subset at the best penalty of the subset."""
         subset = tuple(subset)
         return self.at(subset, self.best(subset, start))
 
 
 def forward(paths: PenaltyPaths, candidates: Sequence[int], *, max_layers: int) -> list[Subset]:
-    """Add the layer that helps most, as long as one helps; gives the subset after each step.
+    """Add the layer that lowers the error most, while any layer does; return the subset after each step.
 
-    The candidates of a step are compared at the penalty of the subset that they extend; the winner gets its
-    own.
+    The candidates of a step are compared at the best penalty of the subset so far, which spares a search for
+    the penalty of each candidate; only for the winner a new penalty is searched.
     """
     subset: Subset = (min(candidates, key=lambda layer: paths.least((layer,))),)
     steps = [subset]
@@ -88,9 +99,9 @@ def forward(paths: PenaltyPaths, candidates: Sequence[int], *, max_layers: int) 
 
 
 def backward(paths: PenaltyPaths, candidates: Sequence[int]) -> list[Subset]:
-    """Begin with all candidates and drop the layer that is missed least, as long as the error falls.
+    """Begin with all candidates, and drop the layer whose loss raises the error least, while the error falls.
 
-    Of more than sixteen layers, a sixteenth is dropped at each step: those that are missed least alone.
+    From 32 layers on, a step drops a sixteenth of the layers: those whose loss, one by one, matters least.
     """
     subset: Subset = tuple(candidates)
     steps = [subset]
@@ -123,12 +134,12 @@ def all_paths(
     Parameters
     ----------
     taps : sequence of str
-        Tap of each array, by depth. Of a tap with several poolings every one is looked at alone and forward,
-        and the other paths take its best.
+        Tap of each array, by depth. All poolings of a tap are compared alone and on the forward path; the
+        other paths take the best pooling of each tap.
     max_layers : int
         Layers of the forward path, at most.
     notify : callable
-        Called with what begins.
+        Called with the name of each path as the path begins.
 
     Returns
     -------
@@ -147,7 +158,7 @@ def all_paths(
         penalty: int | None = None
         for count in range(1, len(order) + 1):
             subset = tuple(order[:count])
-            # One layer more moves the best penalty little.
+            # One layer more moves the best penalty little, so that the last best penalty is a good start.
             penalty = paths.best(subset, penalty)
             found.append((path, subset))
     notify("layers forward")

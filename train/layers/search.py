@@ -148,7 +148,7 @@ def _scored(
 
 
 def _last_alone(paths: PenaltyPaths, taps: Sequence[str]) -> int:
-    """Find the array of the last layer; where it has several poolings, the best one."""
+    """Find the array of the last layer; of several poolings, the one of least error."""
     last = LAST if LAST in taps else taps[-1]
     return min(
         (layer for layer, tap in enumerate(taps) if tap == last), key=lambda layer: paths.least((layer,))

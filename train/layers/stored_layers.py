@@ -1,4 +1,4 @@
-"""Which stored arrays a ``--layers`` option means."""
+"""The stored arrays that an option ``--layers`` means."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from toptune.errors import InputError
 from toptune.store.arrays.spec import ArraySpec
 
 LAST = "last"
-# In place of layers: those of a layer search on the training rows.
+# A value of `layers` that stands for the layers that a search on the training rows chooses.
 AUTO = "auto"
 # First words of the names of modules before and after a backbone's blocks.
 _BEFORE = ("act1", "bn1", "conv1", "conv_stem", "norm_pre", "patch_embed", "stem")
@@ -23,22 +23,24 @@ def choose_arrays(
     Parameters
     ----------
     stored : sequence of ArraySpec
-        The cache's feature arrays.
+        Feature arrays of the cache.
     layers : str, sequence of str or None
         ``"last"`` (also None), ``"all"``, or names of arrays, names of taps, or globs over either,
         with commas or as a list.
     pooling : str, optional
-        Which one, where a tap is stored with several. ``"all"`` without it means every array.
+        Which pooling to take where a tap is stored with several. Without a pooling, ``"all"`` means every
+        array.
 
     Returns
     -------
     list of ArraySpec
-        In the order asked for, each once.
+        The arrays in the order of the names, without repetition.
 
     Raises
     ------
     InputError
-        If something matches nothing, or a tap with several poolings and none chosen; lists what there is.
+        If a name matches no array, or a tap has several poolings and none is chosen; the message lists what
+        is stored.
     """
     words = [LAST] if layers is None else layers.split(",") if isinstance(layers, str) else list(layers)
     words = [word.strip() for word in words if word.strip()]
@@ -82,9 +84,10 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
 
 
 def by_depth(stored: Sequence[ArraySpec]) -> list[ArraySpec]:
-    """Order arrays as their layers follow in a network, told by their names.
+    """Order arrays by the depth of their layers, which the names tell.
 
-    Stems first, numbered blocks by their numbers, heads and ``last`` at the end; poolings of a tap by name.
+    Stems come first, numbered blocks follow by their numbers, heads and ``last`` come at the end. Poolings of
+    a tap are ordered by name.
     """
 
     def depth(spec: ArraySpec) -> tuple[int, list[tuple[bool, int, str]], str]:
@@ -103,7 +106,7 @@ def by_depth(stored: Sequence[ArraySpec]) -> list[ArraySpec]:
 
 
 def tap_of(spec: ArraySpec) -> str:
-    """Tap of an array: its name without the pooling."""
+    """Return the tap of an array: the name of the array without the pooling."""
     return spec.name.rpartition(".")[0]
 
 

@@ -47,9 +47,9 @@ class RunRow:
     n_not_drawn : int
         Training rows left out of a sample.
     seconds, fit_seconds : float
-        Of the whole run, and of the fit with its cross-validation.
+        Time of the whole run, and of the fit with cross-validation.
     folder : str
-        Under that of the comparison.
+        Folder of the run, relative to the folder of the comparison.
     """
 
     head: str
@@ -97,19 +97,22 @@ class Comparison:
     config : dict
         What was compared.
     rows : tuple of RunRow
+        One row for each run.
     heads : dict
-        Of each head and figure, its `Spread`.
+        `Spread` of each figure of each head.
     pairs : list of dict
         Paired tests: ``metric``, ``first``, ``second``, ``difference``, ``t``, ``p``, and ``p_holm`` over all
         pairs of that metric.
     leak : dict
-        Of each head and figure, how much ungrouped splits show above grouped ones; empty unless asked for.
+        For each figure of each head, by how much ungrouped splits exceed grouped splits; empty unless asked
+        for.
     variance : str
-        In words, over what the deviations are.
+        What the deviations are taken over, in words.
     notes : Notes
         What the runs warn of.
     costs : dict
-        Of the call that made it; runs that were there cost it nothing. See `toptune.costs.meter.CostMeter`.
+        Costs of the call that made the comparison, in which runs that were there already have no share; see
+        `toptune.costs.meter.CostMeter`.
     """
 
     folder: Path
@@ -123,7 +126,7 @@ class Comparison:
     costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the comparison as JSON values."""
+        """Return the comparison as JSON values."""
         fields: dict[str, Any] = json_ready(asdict(self) | {"folder": str(self.folder)})
         return fields
 
@@ -216,10 +219,11 @@ def _values(rows: Sequence[RunRow], head: str, metric: str) -> list[float]:
 
 
 def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:
-    """Give ``r / (1 - r)`` of runs whose differences have correlation r, and what their deviation is over.
+    """Return ``r / (1 - r)`` for the correlation r of the runs, and what the deviations are taken over.
 
-    Random splits: rows tested over all other rows, as Nadeau & Bengio propose. Samples tested on the same
-    rows: r is the share of a sample that another one is expected to have too.
+    For random splits this is the number of test rows over the number of all other rows, as Nadeau & Bengio
+    propose. For samples that are tested on the same rows, r is the share of a sample that another sample is
+    expected to contain too.
     """
     n_train, n_test, n_not_drawn = (
         float(np.mean([getattr(row, name) for row in rows])) for name in ("n_train", "n_test", "n_not_drawn")

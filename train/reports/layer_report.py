@@ -42,10 +42,11 @@ class LayerReport:
     Attributes
     ----------
     folder : Path
-        With ``layers.json``, ``layer_search.csv`` and ``layers.png``.
+        Folder with ``layers.json``, ``layer_search.csv`` and ``layers.png``.
     config : dict
         What was searched: data set, model, options, rows.
     search : LayerSearch
+        What was found.
     costs : dict
         See `toptune.costs.meter.CostMeter`.
     """
@@ -56,7 +57,7 @@ class LayerReport:
     costs: Costs
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the report as JSON values."""
+        """Return the report as JSON values."""
         fields: dict[str, Any] = json_ready(
             {"report": str(self.folder), **self.config, **self.search.to_dict(), "costs": self.costs}
         )
@@ -187,7 +188,7 @@ def _new_head(options: LayerReportOptions) -> Head:
 
 
 def _rows(path: Sequence[LayerChoice]) -> list[tuple[str, ...]]:
-    """Name a subset by its difference from the one before it on the path; a star marks the choice."""
+    """Name each subset by the difference from the subset before on the path; a star marks the choice."""
     rows = []
     for before, choice in zip((None, *path), path, strict=False):
         if before is None or path[0].path == "alone":

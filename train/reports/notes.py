@@ -1,4 +1,4 @@
-"""What many trainings warned of, gathered: few lines for what may be hundreds of warnings."""
+"""Warnings of many trainings, gathered into a few lines, because there may be hundreds of warnings."""
 
 import re
 import textwrap
@@ -8,24 +8,25 @@ from dataclasses import dataclass
 
 from toptune.text import counted
 
-# Lines that are printed, and how long a warning is in them.
+# Number of warnings that are printed, and characters of a printed warning.
 _LINES = 5
 _WIDTH = 160
-# By itself: the 4 of layer4 is a name.
+# A number that is not part of a word: the 4 of layer4 belongs to a name.
 _NUMBER = re.compile(r"(?<!\w)[-+]?\d[\d,.]*(e[-+]?\d+)?(?!\w)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A warning.
+    """A warning that one or more trainings gave.
 
     Attributes
     ----------
     text : str
-        As the first training has it; others may have other numbers in it.
+        The warning of the first training; other trainings may have other numbers in the warning.
     methods : tuple of str
-        Of the trainings that have it.
+        Methods of the trainings that gave the warning.
     trainings : int
+        How many trainings gave the warning.
     """
 
     text: str
@@ -40,9 +41,9 @@ class Notes:
     Attributes
     ----------
     trainings, noted : int
-        All, and those with a warning.
+        Number of all trainings, and of the trainings with a warning.
     different : tuple of Note
-        The most frequent first.
+        Different warnings, the most frequent first.
     """
 
     trainings: int
@@ -50,7 +51,7 @@ class Notes:
     different: tuple[Note, ...]
 
     def lines(self) -> list[str]:
-        """Say the most frequent in a few lines; none where nothing was noted."""
+        """Say the most frequent warnings in a few lines; no line without warnings."""
         if not self.different:
             return []
         shown = [
@@ -68,12 +69,12 @@ class Notes:
 
 
 def gather_notes(trainings: Iterable[tuple[str, Sequence[str]]]) -> Notes:
-    """Gather warnings, those that differ in numbers alone as one.
+    """Gather warnings; warnings that differ in numbers alone count as one.
 
     Parameters
     ----------
     trainings : iterable of tuple
-        Of each its method and its warnings.
+        Method and warnings of each training.
     """
     counts: Counter[str] = Counter()
     texts: dict[str, str] = {}

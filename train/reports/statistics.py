@@ -1,4 +1,4 @@
-"""Statistics of repeated runs: means with intervals, paired tests that know that splits overlap."""
+"""Statistics of repeated runs: means with intervals, and paired tests that allow for overlapping splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,17 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Mean of repeated runs, and how far they are apart.
+    """Mean of repeated runs, and how far the runs are apart.
 
     Attributes
     ----------
     mean : float
     deviation : float or None
-        Standard deviation (n - 1); None of one run.
+        Standard deviation (with n - 1); None for one run.
     low, high : float or None
-        Interval of Student's t at 95 % around the mean.
+        Student's 95 % interval of the mean.
     n : int
+        Number of runs.
     """
 
     mean: float
@@ -37,9 +38,9 @@ class PairedTest:
     Attributes
     ----------
     difference : float
-        Mean of a - b.
+        Mean of the figures of the first head minus those of the second.
     t, p : float or None
-        Two-sided; None where nothing varies or nothing can be said of it.
+        Statistic and two-sided p-value; None if no difference varies, or no correlation is known.
     """
 
     difference: float
@@ -48,7 +49,14 @@ class PairedTest:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Mean, deviation and 95 % interval (Student's t with n - 1 degrees of freedom) of repeated runs."""
+    """Return mean, deviation and 95 % interval (Student's t, n - 1 degrees of freedom) of repeated runs.
+
+    Examples
+    --------
+    >>> spread = spread_of([0.90, 0.92, 0.94])
+    >>> print(f"{spread.mean:.2f} +- {spread.deviation:.2f}, from {spread.low:.2f} to {spread.high:.2f}")
+    0.92 +- 0.02, from 0.87 to 0.97
+    """
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Spread(mean=mean, deviation=None, low=None, high=None, n=n)
@@ -60,23 +68,24 @@ def spread_of(values: Sequence[float]) -> Spread:
 def corrected_paired_test(
     first: Sequence[float], second: Sequence[float], *, ratio: float | None
 ) -> PairedTest:
-    """Corrected resampled t-test (Nadeau & Bengio 2003, Machine Learning 52, §3).
+    """Make the corrected resampled t-test (Nadeau & Bengio 2003, Machine Learning 52, section 3).
 
-    Runs share rows, so that their differences are correlated, and ``s^2 / n`` is too small a variance of
-    their mean. With correlation r it is ``(1 / n + r / (1 - r)) s^2``, and t has n - 1 degrees of freedom.
+    Runs share rows, so that the differences of two heads are correlated between runs, and ``s^2 / n``
+    underestimates the variance of the mean difference. With correlation r the variance is
+    ``(1 / n + r / (1 - r)) s^2``, and t has n - 1 degrees of freedom.
 
     Parameters
     ----------
     first, second : sequence of float
         Figures of two heads over the same n runs.
     ratio : float or None
-        ``r / (1 - r)``: for random splits, rows tested over rows trained on. None where it is not known: no
-        test is made.
+        ``r / (1 - r)``; for random splits, the number of test rows over the number of training rows. None if
+        the correlation is not known, and then no test is made.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     n, mean = len(differences), float(differences.mean())
     variance = float(differences.var(ddof=1)) if n > 1 else 0.0
-    # Differences equal but for rounding have no variance to compare their mean with.
+    # Differences that are equal up to rounding have no variance to compare the mean with.
     if ratio is None or n < 2 or variance <= (1e-12 * max(1.0, abs(mean))) ** 2:
         return PairedTest(difference=mean, t=None, p=None)
     t = mean / float(np.sqrt((1 / n + ratio) * variance))
@@ -84,9 +93,14 @@ def corrected_paired_test(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values of several tests so that all of them together err with the level given (Holm 1979).
+    """Adjust the p-values of several tests, so that the level holds for all tests together (Holm 1979).
 
-    Tests that were not made (None) do not count.
+    The k-th smallest of m p-values is multiplied by m - k + 1. Tests that were not made (None) do not count.
+
+    Examples
+    --------
+    >>> holm([0.02, None, 0.04])
+    [0.04, None, 0.04]
     """
     made = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -98,12 +112,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def difference_of_means(first: Sequence[float], second: Sequence[float]) -> Spread:
-    """Mean of the first less that of the second, with Welch's 95 % interval: the runs are not paired."""
+    """Return the difference of the means, first minus second, with Welch's interval for unpaired runs."""
     mean = float(np.mean(first) - np.mean(second))
     n = min(len(first), len(second))
     if n < 2:
         return Spread(mean=mean, deviation=None, low=None, high=None, n=n)
-    # Not scipy's ttest_ind, which warns where all figures of a side are equal, as accuracies of 1 are.
+    # scipy's ttest_ind would warn where all figures of one side are equal, as accuracies of 1 are.
     variances = np.array([np.var(each, ddof=1) / len(each) for each in (first, second)])
     if not variances.any():
         return Spread(mean=mean, deviation=0.0, low=mean, high=mean, n=n)
