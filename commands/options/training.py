@@ -4,6 +4,8 @@ import click
 
 from toptune.commands.options.common import POOLING, SKIP_FAILED, STORE, Decorator, together
 from toptune.commands.options.parsing import parse_floats, parse_folds, parse_object, parse_seconds
+from toptune.train.heads.options import SOLVERS, HeadOptions
+from toptune.train.rows.options import VAL, RowOptions
 
 STORED_FEATURES = together(
     STORE,
@@ -46,15 +48,15 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
         click.option(
             "--test-fraction",
             type=float,
-            default=0.2,
+            default=RowOptions.test_fraction,
             show_default=True,
             help=f"Share of the images to test on where DATA {had} no split.",
         ),
         click.option("--resplit", is_flag=True, help=f"Draw a new split even where DATA {had} one."),
         click.option(
             "--val",
-            type=click.Choice(["train", "test", "drop"]),
-            default="train",
+            type=click.Choice(VAL),
+            default=RowOptions.val,
             show_default=True,
             help=val or "What images of the split val do: train, test, or be left out.",
         ),
@@ -73,7 +75,11 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
 STORED_SPLIT = split_options(had="had", groups="never straddle the split")
 
 SEED = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of every random draw: split, centers, folds."
+    "--seed",
+    type=int,
+    default=RowOptions.seed,
+    show_default=True,
+    help="Seed of every random draw: split, centers, folds.",
 )
 BUDGET = click.option(
     "--budget",
@@ -84,7 +90,7 @@ BUDGET = click.option(
 KERNEL = together(
     click.option(
         "--kernel",
-        default="gaussian",
+        default=HeadOptions.kernel,
         show_default=True,
         help="Kernel: gaussian, laplacian, matern12, matern32, matern52 or linear.",
     ),
@@ -102,14 +108,14 @@ KERNEL = together(
         "--centers",
         "n_centers",
         type=click.IntRange(1),
-        default=1000,
+        default=HeadOptions.n_centers,
         show_default=True,
         help="Number of training rows that the kernel is expanded on.",
     ),
     click.option(
         "--solver",
-        type=click.Choice(["auto", "direct", "falkon", "falkon-lib"]),
-        default="auto",
+        type=click.Choice(SOLVERS),
+        default=HeadOptions.solver,
         show_default=True,
         help="Solver of head falkon: Gram matrices in one pass (direct), conjugate gradient (falkon), the "
         "cheaper of both (auto), or FalkonML (falkon-lib).",
@@ -124,7 +130,7 @@ MEMORY_LIMIT = click.option(
 FOLDS = click.option(
     "--cv",
     callback=parse_folds,
-    default="5",
+    default=str(HeadOptions.cv),
     show_default=True,
     help="Number of folds of the selection; leave-one-group-out with --group-by; none with one --penalty and "
     "one --sigma.",

@@ -9,6 +9,8 @@ from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_names, parse_object
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION, PARAMS, SEED, STORED_FEATURES
+from toptune.train.layers.options import SHORT_LIST_HEADS
+from toptune.train.reports.options import CompareOptions, LayerReportOptions
 
 
 @click.command("layers-report", cls=Command)
@@ -21,8 +23,8 @@ from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION,
 )
 @click.option(
     "--head",
-    type=click.Choice(["falkon", "falkon-logistic"]),
-    default="falkon",
+    type=click.Choice(SHORT_LIST_HEADS),
+    default=LayerReportOptions.head,
     show_default=True,
     help="Head that decides among the short list.",
 )
@@ -30,14 +32,14 @@ from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION,
 @click.option(
     "--short-list",
     type=click.IntRange(0),
-    default=3,
+    default=LayerReportOptions.short_list,
     show_default=True,
     help="Number of sets of layers that the head checks; with 0, ridge decides.",
 )
 @click.option(
     "--search-rows",
     type=click.IntRange(2),
-    default=2000,
+    default=LayerReportOptions.search_rows,
     show_default=True,
     help="Number of training images to compare on where all layers have too many columns to take all.",
 )
@@ -70,7 +72,11 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
     help="Folder for tables and runs; with a folder that exists, the comparison resumes.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Number of runs of each head."
+    "--seeds",
+    type=click.IntRange(1),
+    default=CompareOptions.seeds,
+    show_default=True,
+    help="Number of runs of each head.",
 )
 @click.option(
     "--leak",

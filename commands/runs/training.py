@@ -28,6 +28,7 @@ from toptune.commands.options.training import (
 )
 from toptune.machine.plans import plan_logger
 from toptune.train.heads.kinds import KINDS
+from toptune.train.heads.options import HeadOptions
 
 
 @click.command(cls=Command)
@@ -49,7 +50,7 @@ from toptune.train.heads.kinds import KINDS
 )
 @click.option(
     "--head",
-    default="falkon",
+    default=HeadOptions.head,
     show_default=True,
     help=f"Classifier: {', '.join(KINDS)}, sklearn:package.Class, or auto, which tries several within "
     "--budget.",

@@ -8,6 +8,7 @@ from toptune.errors import InputError
 from toptune.train.heads.kinds import KINDS, default_preprocessing, is_cross_validated
 
 AUTO_HEAD = "auto"
+SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # Defaults of the options that only some heads take, in the order in which they are checked.
 _DEFAULTS = {"solver": "auto", "sigma": None, "penalty": None, "kernel": "gaussian", "n_centers": 1000}
 
