@@ -1,4 +1,4 @@
-"""`toptune store ls`, `show` and `du`: what a store has."""
+"""`toptune store ls`, `show` and `du`: commands that show what a store holds."""
 
 import json
 

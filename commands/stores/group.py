@@ -1,4 +1,4 @@
-"""`toptune store`: the group of what looks after a store."""
+"""`toptune store`: the group of the commands that look after a store."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`toptune store rm` and `gc`: what is asked about before it goes."""
+"""`toptune store rm` and `gc`: commands that remove files, and ask first."""
 
 from typing import Any
 
@@ -82,6 +82,6 @@ def store_gc(root: str, dry_run: bool, yes: bool, as_json: bool, **options: Any)
 
 
 def ask(question: str, yes: bool) -> None:
-    """Ask on standard error, unless it was answered with --yes; a no stops the command with exit code 3."""
+    """Ask on standard error unless --yes was given; the answer no stops the command with exit code 3."""
     if not yes:
         click.confirm(question, abort=True, err=True)

@@ -1,4 +1,4 @@
-"""`toptune store verify` and `repair`: whether a store is whole, and making it so."""
+"""`toptune store verify` and `repair`: commands that find damage in a store and repair it."""
 
 import click
 

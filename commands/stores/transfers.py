@@ -1,4 +1,4 @@
-"""`toptune store copy`, `export` and `import`: features between stores, and files of other programs."""
+"""`toptune store copy`, `export` and `import`: commands that move features between stores and files."""
 
 from typing import Any
 

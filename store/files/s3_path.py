@@ -188,6 +188,7 @@ def explained(path: ObjectPath) -> Iterator[None]:
     try:
         yield
     except (exceptions.NotFoundError, FileNotFoundError) as error:
+        # obstore has no class of its own for a bucket that is not there; S3's error code is in the text.
         if "NoSuchBucket" in str(error):
             raise StoreError(f"cannot reach {path}: there is no such bucket; make it first", path) from error
         raise FileNotFoundError(f"{path} does not exist") from error
