@@ -1,1 +1,1 @@
-"""What work took: seconds, bytes, energy and CO2."""
+"""The room measures what work took: seconds, bytes, energy and CO2."""

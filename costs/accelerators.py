@@ -1,11 +1,39 @@
-"""`AcceleratorUse`: time, memory and energy of CUDA devices, by the counters of NVML."""
+"""`AcceleratorUse` measures time, memory and energy of CUDA devices, by the counters of NVML."""
 
 import functools
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 from toptune.costs.values import DeviceUse
+
+
+class ComputingProcess(Protocol):
+    """A process that computes on a device, as NVML names it."""
+
+    pid: int
+
+
+class Nvml(Protocol):
+    """The functions of the NVML binding that are called here; handles of devices are opaque."""
+
+    @property
+    def NVMLError(self) -> type[Exception]: ...  # noqa: N802
+
+    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
+
+    def nvmlDeviceGetHandleByIndex(self, index: int, /) -> object: ...  # noqa: N802
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str, /) -> object: ...  # noqa: N802
+
+    def nvmlDeviceGetUUID(self, handle: object, /) -> str: ...  # noqa: N802
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: object, /) -> int: ...  # noqa: N802
+
+    def nvmlDeviceGetComputeRunningProcesses(  # noqa: N802
+        self, handle: object, /
+    ) -> Sequence[ComputingProcess]: ...
 
 
 class AcceleratorUse:
@@ -17,7 +45,7 @@ class AcceleratorUse:
         The NVML binding (package nvidia-ml-py). By default the installed one, if it finds a driver.
     """
 
-    def __init__(self, nvml: Any = None) -> None:
+    def __init__(self, nvml: Nvml | None = None) -> None:
         self._nvml = nvml or open_nvml()
         self._before = self._joules()
 
@@ -41,9 +69,12 @@ class AcceleratorUse:
         if not used:
             return None
         after = self._joules()
+        # A counter that only one of the two readings has would give no difference: an infinite first reading,
+        # or a negative last one, makes the energy unknown.
         is_known = all(self._before.get(uuid, float("inf")) <= after.get(uuid, -1.0) for uuid in used)
         return {
             "devices": [name for name, _ in used.values()],
+            # A device is charged for as long as it is held, busy or not, as clusters account for it.
             "seconds": wall * len(used),
             "peak_memory_bytes": sum(peak for _, peak in used.values()),
             "energy_joules": sum(after[uuid] - self._before[uuid] for uuid in used) if is_known else None,
@@ -52,23 +83,30 @@ class AcceleratorUse:
         }
 
     def _joules(self) -> dict[str, float]:
-        """Read the counter of each device that has one; they count millijoules."""
+        """Read the energy counter of each device that has one, in joules; the counters count millijoules."""
         found: dict[str, float] = {}
-        for index in range(self._nvml.nvmlDeviceGetCount() if self._nvml else 0):
+        nvml = self._nvml
+        if nvml is None:
+            return found
+        for index in range(nvml.nvmlDeviceGetCount()):
+            # Devices before Volta have no such counter, and their energy is unknown.
             try:
-                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = self._nvml.nvmlDeviceGetUUID(handle)
-                found[uuid] = self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
-            except self._nvml.NVMLError:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = nvml.nvmlDeviceGetUUID(handle)
+                found[uuid] = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+            except nvml.NVMLError:
                 continue
         return found
 
     def _is_ours(self, uuid: str) -> bool:
-        """Whether NVML names this process alone on a device; a container may hide process ids."""
+        """Return whether NVML names this process alone on a device; a container may hide process ids."""
+        nvml = self._nvml
+        if nvml is None:
+            return False
         try:
-            handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except self._nvml.NVMLError:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except nvml.NVMLError:
             return False
         return [process.pid for process in processes] == [os.getpid()]
 
@@ -88,7 +126,7 @@ def devices_in_use() -> dict[str, tuple[str, int]]:
 
 
 @functools.cache
-def open_nvml() -> Any:
+def open_nvml() -> Nvml | None:
     """Initialize NVML once; return None where the binding or the driver is missing."""
     try:
         import pynvml
@@ -98,7 +136,8 @@ def open_nvml() -> Any:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
-    return pynvml
+    binding: Nvml = pynvml
+    return binding
 
 
 def add_use(before: DeviceUse | None, now: DeviceUse | None) -> DeviceUse | None:

@@ -1,4 +1,4 @@
-"""CO2 of energy, by the mean carbon intensity of a country's electricity.
+"""CO2 follows from energy, by the mean carbon intensity of a country's electricity.
 
 The intensities come from the package codecarbon (extra ``co2``), which holds a table of electricity mixes by
 country and year. The table is read as a file and no code of the package runs, because codecarbon's trackers
@@ -29,6 +29,7 @@ class CarbonIntensity:
     country : str
         Code of three letters (ISO 3166-1 alpha-3).
     year : int
+        Year of the electricity.
     kg_per_kwh : float
         Kilograms of CO2 equivalents that a kilowatt-hour causes.
     source : str
@@ -54,7 +55,7 @@ def local_intensity() -> CarbonIntensity | None:
     Raises
     ------
     InputError
-        See `read_intensity`.
+        If the country is unknown or codecarbon is missing; see `read_intensity`.
     """
     country = os.environ.get(COUNTRY, "")
     return read_intensity(country.upper()) if country else None

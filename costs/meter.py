@@ -1,12 +1,11 @@
-"""`CostMeter`: seconds, memory, bytes, energy and emissions of this process and of its children."""
+"""`CostMeter` measures seconds, memory, bytes, energy and emissions of this process and its children."""
 
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from toptune.costs.accelerators import AcceleratorUse
+from toptune.costs.accelerators import AcceleratorUse, Nvml
 from toptune.costs.emissions import emissions_of, local_intensity
 from toptune.costs.processor_energy import POWERCAP, PROC, ProcessorEnergy
 from toptune.costs.values import Costs, EnergySource, PhaseUse
@@ -45,10 +44,11 @@ class CostMeter:
     ['fit']
     """
 
-    def __init__(self, *, powercap: Path = POWERCAP, proc: Path = PROC, nvml: Any = None) -> None:
+    def __init__(self, *, powercap: Path = POWERCAP, proc: Path = PROC, nvml: Nvml | None = None) -> None:
         self._proc = proc
         self._phases: dict[str, PhaseUse] = {}
         self._open: tuple[str, float, float] | None = None
+        # An unknown country is refused now, before the work, and not when its costs are written.
         self._intensity = local_intensity()
         self._wall, self._cpu, self._bytes = time.perf_counter(), _cpu_seconds(), self._io()
         self._processors, self._accelerators = ProcessorEnergy(powercap, proc), AcceleratorUse(nvml)
@@ -59,7 +59,7 @@ class CostMeter:
         self._open = phase, time.perf_counter(), _cpu_seconds()
 
     def end(self) -> None:
-        """End the phase that began last; work until the next phase counts for none."""
+        """End the phase that began last; work until the next phase belongs to no phase."""
         self._close()
 
     def to_dict(self) -> Costs:
@@ -87,6 +87,7 @@ class CostMeter:
             joules = cpu * WATTS_PER_CORE
             how = {"source": "model", "estimate": True, "watts_per_core": WATTS_PER_CORE}
         gpu = self._accelerators.to_dict(wall)
+        # A device whose counter cannot be read adds nothing, and its use is marked as an estimate.
         if gpu is not None:
             joules += gpu["energy_joules"] or 0.0
             how["estimate"] = how["estimate"] or gpu["estimate"]
@@ -106,6 +107,7 @@ class CostMeter:
         }
 
     def _close(self) -> None:
+        """Add the seconds of the open phase, if there is one."""
         if self._open is None:
             return
         name, wall, cpu = self._open
@@ -115,9 +117,12 @@ class CostMeter:
         self._open = None
 
     def _io(self) -> tuple[int, int] | None:
+        """Read the bytes that this process has read and written; None where the system does not tell."""
         try:
             lines = (self._proc / "self" / "io").read_text().splitlines()
             values = {name: int(value) for name, _, value in (line.partition(":") for line in lines)}
+            # These count what system calls moved. ``read_bytes`` beside them leaves out cached files, and a
+            # run would seem to read nothing the second time.
             return values["rchar"], values["wchar"]
         except (OSError, ValueError, KeyError):
             return None

@@ -1,4 +1,4 @@
-"""`PhaseCosts`: costs of work that may be stopped and resumed in another process."""
+"""`PhaseCosts` adds up the costs of work that may be stopped and resumed in another process."""
 
 import contextlib
 import time
@@ -26,7 +26,7 @@ _NOTHING: Costs = {
 
 
 class PhaseCosts:
-    """Adds up the costs of phases, on top of the costs of earlier sessions.
+    """Sum of the costs of phases, on top of the costs of earlier sessions.
 
     Parameters
     ----------
@@ -66,8 +66,9 @@ class PhaseCosts:
         Returns
         -------
         dict
-            As of `toptune.costs.meter.CostMeter`, with the number of ``sessions``. The energy is an estimate
-            if the energy of any session is one. Emissions are those of the country of the last session.
+            The keys of `toptune.costs.meter.CostMeter.to_dict`, and the number of ``sessions``. The energy is
+            an estimate if the energy of any session is one. Emissions follow from the country of the last
+            session.
         """
         before, now, how = self._before, self._meter.to_dict(), self._before["energy"]
         joules = before["energy_joules"] + now["energy_joules"]
@@ -77,10 +78,12 @@ class PhaseCosts:
             "wall_seconds": before["wall_seconds"] + now["wall_seconds"],
             "cpu_seconds": before["cpu_seconds"] + now["cpu_seconds"],
             "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
+            # A session that could not count its bytes makes the sum unknown, not smaller.
             "bytes_read": _sum(before["bytes_read"], now["bytes_read"]),
             "bytes_written": _sum(before["bytes_written"], now["bytes_written"]),
             "gpu": add_use(before["gpu"], now["gpu"]),
             "energy_joules": joules,
+            # One estimate makes the sum an estimate.
             "energy": how if how["estimate"] else now["energy"],
             "co2e_kg": emissions["co2e_kg"],
             "co2e": emissions["co2e"],
@@ -92,6 +95,7 @@ class PhaseCosts:
 
 
 def _copied(phases: Mapping[str, PhaseUse]) -> dict[str, PhaseUse]:
+    """Copy phases and their values, so that later work does not change costs that were handed out."""
     return {name: values.copy() for name, values in phases.items()}
 
 

@@ -1,4 +1,4 @@
-"""`Phases`: the phases of a piece of work, told as they begin, timed and metered."""
+"""`Phases` names the phases of a piece of work as they begin, and times and meters them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +61,7 @@ class Phases:
         self.notify(name if line is None else line)
         self._meter.begin(name)
         clock = time.perf_counter()
+        # A phase that fails is counted too: its seconds were spent.
         try:
             yield
         finally:

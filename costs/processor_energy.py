@@ -1,4 +1,4 @@
-"""`ProcessorEnergy`: the energy of processors by their counters (RAPL), shared out by CPU time."""
+"""`ProcessorEnergy` reads the energy of processors from their counters (RAPL), shared out by CPU time."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,9 @@ class ProcessorEnergy:
         for name, (before, size) in self._counters.items():
             if wall * _MOST_WATTS >= size:
                 return None
+            # The modulus undoes one wrap-around of the counter.
             total += (after[name][0] - before) % size
+        # /proc/stat counts in ticks, so that it may show less than this work used; no share is above 1.
         machine = max(busy - self._busy, cpu)
         return total * cpu / machine if machine else 0.0
 
@@ -62,6 +64,7 @@ class ProcessorEnergy:
         return found
 
     def _busy_seconds(self) -> float | None:
+        """Read the busy CPU seconds of the machine since it was started; None where they cannot be read."""
         try:
             fields = (self._proc / "stat").read_text().split("\n", 1)[0].split()[1:]
             return sum(int(fields[place]) for place in _BUSY) / os.sysconf("SC_CLK_TCK")

@@ -1,10 +1,10 @@
-"""The JSON values that costs are recorded as, in ``metrics.json`` and in the results of commands."""
+"""Costs are recorded as these JSON values, in ``metrics.json`` and in the results of commands."""
 
 from typing import NotRequired, TypedDict
 
 
 class PhaseUse(TypedDict):
-    """What one phase took: seconds by the wall and of the processors, and images where they are counted."""
+    """Use of one phase: wall-clock seconds, CPU seconds, and images where images are counted."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -14,8 +14,8 @@ class PhaseUse(TypedDict):
 class EnergySource(TypedDict):
     """Where the energy of the processors is taken from.
 
-    ``source`` is ``rapl`` (counters) or ``model``; ``estimate`` says whether any of the energy is one.
-    ``watts_per_core`` is what the model assumes.
+    ``source`` is ``rapl`` (counters) or ``model``; ``estimate`` says whether any part of the energy is an
+    estimate. ``watts_per_core`` is the power of a busy core that the model assumes.
     """
 
     source: str
@@ -24,7 +24,7 @@ class EnergySource(TypedDict):
 
 
 class DeviceUse(TypedDict):
-    """What was used of CUDA devices; see `toptune.costs.accelerators.AcceleratorUse`."""
+    """Use of CUDA devices; see `toptune.costs.accelerators.AcceleratorUse`."""
 
     devices: list[str]
     seconds: float
@@ -35,14 +35,14 @@ class DeviceUse(TypedDict):
 
 
 class Emissions(TypedDict):
-    """CO2 in kg, and the carbon intensity by which it was taken from the energy; None where none is known."""
+    """CO2 in kg, and the carbon intensity that turns energy into CO2; both are None without a country."""
 
     co2e_kg: float | None
     co2e: dict[str, str | int | float] | None
 
 
 class Costs(Emissions):
-    """What some work cost; see `toptune.costs.meter.CostMeter.to_dict`.
+    """Costs of some work; see `toptune.costs.meter.CostMeter.to_dict`.
 
     ``sessions`` counts the processes that a fine-tuning, stopped and resumed, ran in.
     """

@@ -1,1 +1,1 @@
-"""What this computer offers, and when work must stop."""
+"""The room knows what the computer offers, and when work must stop."""

@@ -40,6 +40,7 @@ def ahead(
     a A
     b B
     """
+    # A pool's own `map` would submit every item at once and hold all results that nobody has taken yet.
     waiting: deque[tuple[Item, Submitted]] = deque()
     for item in items:
         waiting.append((item, submit(item)))

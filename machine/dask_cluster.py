@@ -7,11 +7,18 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from toptune.errors import InputError, InterruptedRunError
 
-# By batch system: the class in dask_jobqueue, and the program that submits a job.
+# distributed and dask_jobqueue are optional packages: each function that needs one imports the package.
+if TYPE_CHECKING:
+    from dask_jobqueue import JobQueueCluster
+    from distributed import Client
+
+Future = TypeVar("Future")
+
+# Each batch system has a class in dask_jobqueue and a program that submits its jobs.
 SYSTEMS = {
     "slurm": ("SLURMCluster", "sbatch"),
     "pbs": ("PBSCluster", "qsub"),
@@ -64,7 +71,7 @@ def usable_cores() -> int:
 
 
 def has_distributed() -> bool:
-    """Whether dask.distributed is installed."""
+    """Return whether dask.distributed is installed."""
     try:
         import distributed  # noqa: F401
     except ImportError:
@@ -75,7 +82,7 @@ def has_distributed() -> bool:
 @contextlib.contextmanager
 def open_client(
     address: str, *, options: Mapping[str, object] | None = None, memory_limit: str | int = "auto"
-) -> Iterator[Any]:
+) -> Iterator["Client"]:
     """Connect to a scheduler; workers and schedulers that were started for the connection stop at the end.
 
     Parameters
@@ -100,13 +107,14 @@ def open_client(
     except ImportError as error:
         raise InputError("dask.distributed is not installed; pip install 'toptune[dask]'") from error
     with contextlib.ExitStack() as stack:
-        place: Any = address
+        place: str | LocalCluster | JobQueueCluster = address
         try:
             if (count := local_workers(address)) is not None:
                 place = stack.enter_context(
                     LocalCluster(
                         n_workers=count,
                         threads_per_worker=1,
+                        # Port 0 is any free port; the usual one may belong to another cluster here.
                         dashboard_address=":0",
                         memory_limit=memory_limit,
                         silence_logs=logging.ERROR,
@@ -120,6 +128,7 @@ def open_client(
                 place.scale(jobs=jobs)  # workers join when the batch system starts the jobs
             client = stack.enter_context(Client(place, timeout="10s"))
         except (OSError, ValueError, TimeoutError) as error:
+            # An `InputError` is a ValueError too, and says already what is wrong.
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -128,7 +137,7 @@ def open_client(
         yield client
 
 
-def _batch_cluster(system: str, options: Mapping[str, object]) -> Any:
+def _batch_cluster(system: str, options: Mapping[str, object]) -> "JobQueueCluster":
     """Start a scheduler in this process, and return the cluster that submits jobs with its workers."""
     name, program = SYSTEMS[system]
     try:
@@ -150,7 +159,7 @@ def _batch_cluster(system: str, options: Mapping[str, object]) -> Any:
         ) from error
 
 
-def first_finished(futures: Sequence[Any], *, seconds: float) -> list[Any]:
+def first_finished(futures: Sequence[Future], *, seconds: float) -> list[Future]:
     """Wait until a future is finished, or the time is over; return the finished futures.
 
     Raises
@@ -170,8 +179,8 @@ def first_finished(futures: Sequence[Any], *, seconds: float) -> list[Any]:
         ) from error
 
 
-def each_finished(futures: Sequence[Any]) -> Iterator[Any]:
-    """Yield futures as they finish."""
+def each_finished(futures: Sequence[Future]) -> Iterator[Future]:
+    """Yield the futures in the order in which they finish."""
     from distributed import as_completed
 
     yield from as_completed(futures)

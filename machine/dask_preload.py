@@ -1,9 +1,8 @@
-"""A preload script, loaded only by the dask workers that toptune starts on this machine."""
+"""Dask workers that toptune starts on this machine, and only these, load this script first."""
 
 import signal
-from typing import Any
 
 
-def dask_setup(worker: Any) -> None:  # noqa: ARG001
+def dask_setup(worker: object) -> None:  # noqa: ARG001
     """Leave Ctrl-C to the client: a terminal signals every process, and the client stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

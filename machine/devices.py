@@ -1,4 +1,4 @@
-"""Which device computes, and in which arithmetic: the same for extraction and training."""
+"""Device and arithmetic are chosen here, by the same rules for extraction and training."""
 
 import re
 from pathlib import Path
@@ -82,12 +82,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
+        # torch by default also counts devices that emulate bf16, where bf16 is slower than fp32.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if has_fast_bf16() else "fp32"
 
 
 def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this CPU multiplies bf16 matrices in hardware."""
+    # Only Linux has this file. Elsewhere the answer is no, and fp32 is never wrong, only slower.
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -97,4 +99,5 @@ def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def _count_devices() -> int:
+    """Count the CUDA devices that torch can use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,4 +1,4 @@
-"""What this machine offers: versions, devices, arithmetic and caches."""
+"""`examine_machine` lists what this machine offers: versions, devices, arithmetic and caches."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from toptune.machine.devices import has_fast_bf16
 from toptune.machine.memory import memory_limit_bytes
 
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
-# By extra of the package: one of the packages that the extra installs, which tells whether it is there.
+# One of the packages that each extra installs: whether the extra is there is told by this package.
 EXTRAS = {
     "co2": "codecarbon",
     "dask": "distributed",
@@ -33,6 +33,7 @@ def examine_machine() -> dict[str, str]:
     """
     facts = {"python": sys.version.split()[0], "platform": platform.platform()}
     facts |= {name: installed_version(name) for name in PACKAGES}
+    # A job or a container may have fewer cores than the machine; the cores that this process may use count.
     facts["cpu cores"] = str(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )

@@ -1,4 +1,4 @@
-"""Memory that a batch freed on the CPU is kept, because the next batch needs as much."""
+"""The C library keeps the memory that a batch freed on the CPU, because the next batch needs as much."""
 
 import ctypes
 import os
@@ -32,10 +32,13 @@ def keep_freed_memory(*, overruled: Collection[str] = ()) -> bool:
         name.startswith("MALLOC_") and name not in overruled for name in os.environ
     ):
         return False
+    # Other C libraries of Linux have no mallopt.
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
+    # A request above the mmap threshold gets pages of its own, which go back at every free. The threshold has
+    # to be set: glibc stops raising it by itself once any of these options is given.
     wanted = (
         (_M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD),
         (_M_TRIM_THRESHOLD, KEPT_BYTES),

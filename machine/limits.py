@@ -36,6 +36,7 @@ class RunLimits:
     dask: str | None = None
 
     def __post_init__(self) -> None:
+        # A limit that is no number of bytes is refused here, before any work.
         if self.memory_limit is not None:
             bytes_of(self.memory_limit)
 

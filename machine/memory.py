@@ -5,7 +5,9 @@ import re
 
 from toptune.errors import InputError
 
+# Limit where the system does not tell how much memory there is.
 _FALLBACK_BYTES = 4 * 2**30
+# ``GB`` counts in thousands and ``GiB`` in 1024s (IEC 80000-13).
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -22,6 +24,7 @@ def bytes_of(text: str | int) -> int:
         value = float(text)
     else:
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?\s*", text.lower())
+        # Text that is no number becomes 0, which the check below refuses with the same words.
         value = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if value < 1:
         raise InputError(f"memory limit {text!r} is no number of bytes; give one such as 2GiB or 500MB")
@@ -42,7 +45,7 @@ def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, inste
     Raises
     ------
     InputError
-        With the needed memory, the limit, and what to do `instead`.
+        If more is needed than the limit; the message has both, and what to do `instead`.
     """
     limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
     if needed_bytes > limit:

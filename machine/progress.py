@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, one line a minute in a log, or JSON lines."""
+"""Long work shows its progress: a live bar on a terminal, one line a minute in a log, or JSON lines."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ class Standing:
 
     @property
     def clocks(self) -> str:
-        """The three clocks in words."""
+        """The seconds of reading, computing and writing, in words."""
         return f"read {self.read:.0f} s, compute {self.compute:.0f} s, write {self.write:.0f} s"
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Standing:
 
 
 class ExtractionProgress:
-    """The argument ``progress`` of `toptune.extract.extract`; the same call takes `clocks` too.
+    """Callable for the argument ``progress`` of `toptune.extract.extract`, which takes `clocks` too.
 
     Parameters
     ----------
@@ -137,6 +137,7 @@ def extraction_progress(*, json_logs: bool = False) -> Iterator[ExtractionProgre
         try:
             yield progress
         finally:
+            # The last figures are written even if less than a minute has passed since the line before.
             last = progress.refresh()
             if last is not None:
                 write_line(last.to_json())
@@ -205,5 +206,6 @@ def every_minute(show: Callable[[Shown], None]) -> Callable[[Shown], None]:
 
 def write_line(text: str) -> None:
     """Write one line to standard error at once, without wrapping."""
+    # rich would break the line at the width of a terminal, and a broken line is no JSON.
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A scheduler's signals, and Ctrl-C, as a wish to stop: asked for, waited for, and then insisted on."""
+"""A scheduler's signals, and Ctrl-C, become a wish to stop: asked, waited for, and then insisted on."""
 
 import os
 import signal
@@ -45,6 +45,7 @@ def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Itera
         nonlocal asked, ends, timer
         now = time.monotonic()
         if asked is not None and ends is not None:
+            # A second Ctrl-C comes from a person, who means it however fast it follows.
             if number == signal.SIGINT or now - asked > SAME_SECONDS or now >= ends:
                 raise KeyboardInterrupt
             return
@@ -67,6 +68,7 @@ def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Itera
     try:
         yield seconds_left
     finally:
+        # The caller may have had a timer of its own, which was replaced by the grace time.
         if asked is not None:
             signal.setitimer(signal.ITIMER_REAL, *timer)
         for number, handler in before.items():

@@ -80,7 +80,7 @@ class Watch:
         self._unit = None
 
     def may_begin(self, n_rows: int) -> bool:
-        """Whether a unit of `n_rows` rows may be begun, now that the unit before is done."""
+        """Return whether a unit of `n_rows` rows may be begun, now that the unit before is done."""
         now = time.perf_counter()
         if self._unit is not None:
             rows, began = self._unit
@@ -89,6 +89,8 @@ class Watch:
         self._unit = None
         if self._stop is not None and self._stop() is not None:
             return self._end("stopped")
+        # The slowest of the last units is expected again: a unit that is cut off by the limit is lost, while
+        # stopping too early loses nothing.
         left = self._started + self._limit - now
         if left <= 0 or max(self._paces, default=0.0) * n_rows + self._commit_seconds() > left:
             return self._end(f"stopped by the time limit of {self._limit:g} s")
@@ -96,7 +98,7 @@ class Watch:
         return True
 
     def may_go_on(self, n_left: int) -> bool:
-        """Whether the unit at hand, of which `n_left` rows are not done, may go on."""
+        """Return whether the unit at hand, of which `n_left` rows are not done, may go on."""
         assert self._unit is not None
         now = time.perf_counter()
         if now - self._started >= self._limit:
@@ -106,13 +108,14 @@ class Watch:
             return True
         rows, began = self._unit
         n_done = rows - n_left
+        # Until the first batch of a unit is done, the unit is judged by the units before.
         pace = (now - began) / n_done if n_done else max(self._paces, default=0.0)
         if left <= 0 or pace * n_left + self._commit_seconds() > left:
             return self._end("stopped")
         return True
 
     def may_hand_out(self) -> bool:
-        """Whether units may be handed to other processes.
+        """Return whether units may be handed to other processes.
 
         Raises
         ------
@@ -131,5 +134,6 @@ class Watch:
         return COMMITS_BEHIND * self.clocks.seconds()[2] / max(self._units_done, 1)
 
     def _end(self, reason: str) -> bool:
+        """Note why the extraction stops, and return False, the answer of the questions above."""
         self.reason = reason
         return False

@@ -35,14 +35,14 @@ class FakeNvml:
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
         return uuid
 
-    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
-        return handle
+    def nvmlDeviceGetUUID(self, handle: object) -> str:  # noqa: N802
+        return str(handle)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
-        return int(self._told(self.millijoules[handle]))
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:  # noqa: N802
+        return int(self._told(self.millijoules[str(handle)]))
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
-        return [SimpleNamespace(pid=pid) for pid in self._told(self.pids[handle])]
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=pid) for pid in self._told(self.pids[str(handle)])]
 
     def _told(self, value: Any) -> Any:
         if value is None:
