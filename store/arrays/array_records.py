@@ -69,6 +69,8 @@ def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, 
     """Write an array's metadata file and then its record, unless they are there."""
     made = format_of(spec.format)
     metadata = check_inside(root, metadata_path(cache, spec))
+    # The metadata come before the record, which carries their digest. Metadata that another version of the
+    # format's library wrote are adopted if they describe the same array.
     data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec))
     place_at(check_inside(root, record_path(cache, spec.name))).put_if_absent(_render(spec, data, measured))
 
@@ -98,6 +100,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
         data = read_file(metadata)
     except FileNotFoundError as error:
         raise CorruptError(f"{metadata} is gone; restore it from a copy", metadata) from error
+    # A changed shape or type would decode every unit to wrong numbers without breaking a checksum.
     if hashlib.sha256(data).hexdigest() != record.digest:
         raise CorruptError(f"{metadata} differs from what was written; restore it from a copy", metadata)
     return spec
@@ -128,6 +131,7 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     except (StoreError, FileNotFoundError):
         return _restore_record(cache, name, n_rows=n_rows, unit_rows=unit_rows, format=format)
     spec = found.spec
+    # A record that was moved here from elsewhere must not make the metadata of another array.
     if (spec.name, spec.format) != (name, format):
         return []
     data = format_of(format).metadata(spec)
@@ -152,8 +156,11 @@ def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, form
             chunk_rows=choose_chunk_rows(unit_rows),
             n_rows=n_rows,
         )
+    # Damaged bytes can raise anything in a parser; whatever it is, the file tells nothing.
     except (StoreError, FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         return []
+    # Metadata that survived damage may parse and still describe another array. Only an exact match is
+    # believed.
     if not format_of(format).is_same_array(data, spec):
         return []
     place_at(record).replace(_render(spec, data))

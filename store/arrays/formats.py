@@ -37,6 +37,7 @@ class ArrayFormat(Protocol):
     ) -> npt.NDArray[Any]: ...
 
 
+# Modules fit the protocol as they are, so that a format needs no class and no instance.
 _FORMATS: dict[str, ArrayFormat] = {"zarr": zarr_format, "hdf5": hdf5_format}
 
 

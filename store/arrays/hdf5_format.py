@@ -106,6 +106,7 @@ def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
             dtype=spec.dtype,
             chunks=(min(spec.chunk_rows, len(values)), spec.dim),
             fletcher32=True,
+            # A time stamp would make equal values give other bytes.
             track_times=False,
         )
         return _sealed(file, {"array": spec.name, "rows": len(values)})
@@ -137,6 +138,7 @@ def read_unit(
     check: bool = True,
 ) -> npt.NDArray[Any]:
     """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
+    # The whole file is read into memory, because its digest must hold before HDF5 sees a byte.
     data = read_file(path)
     if check:
         _unsealed(data)
@@ -155,13 +157,16 @@ def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | Non
 
     expected = (spec.unit_length(unit), spec.dim)
     try:
+        # HDF5 opens the bytes that were checked, not the path, at which another file may stand by now.
         with h5py.File(h5py.h5f.open_file_image(data)) as file:
             found = file[_DATASET]
             if found.shape != expected or found.dtype != np.dtype(spec.dtype):
                 was = f"{found.shape} {found.dtype}"
                 raise CorruptError(f"holds {was} where {expected} {spec.dtype} were written")
             if found.is_virtual or found.external or not found.fletcher32:
-                # toptune writes neither values in other files nor values without checksums.
+                # Another program may have sealed a file like this. A virtual data set could lead to any
+                # file of the machine, and toptune writes neither such data sets nor values without
+                # checksums.
                 raise CorruptError("does not hold its values itself, with checksums")
             if out is None:
                 out = np.empty(expected, dtype=spec.dtype)
@@ -176,7 +181,8 @@ def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | Non
 def _sealed(file: Any, values: Mapping[str, object]) -> bytes:
     """Return a file's image behind a user block that holds `values` and the digest of the image."""
     file.flush()
-    image = bytes(file.id.get_file_image())  # without the user block
+    # HDF5 gives the image without the user block, which is put before the image here.
+    image = bytes(file.id.get_file_image())
     digest = hashlib.sha256(image).hexdigest()
     head = canonical_json({"format": "toptune-hdf5", "sha256": digest, **values}).encode()
     return head.ljust(_USER_BLOCK - 1) + b"\n" + image

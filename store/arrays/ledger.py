@@ -58,12 +58,15 @@ class ArrayLedger:
 
     def recorded(self, unit: int) -> LedgerEntry | None:
         """Return the valid entry of a unit, or None; damaged ones are logged and count as none."""
-        # The order matters: an entry's own file is removed only after the packed file is there.
+        # The order matters: an entry's own file is removed only after the packed file is there, so that a
+        # reader who looks for the single file first never misses both.
         return self._single(unit) or self._read_packed().get(unit)
 
     def all_recorded(self) -> dict[int, LedgerEntry]:
         """Return every valid entry by unit."""
         units = self._single_units()
+        # The single files were listed before the packed file is read: an entry that is packed in between is
+        # found in the packed file.
         found = dict(self._read_packed())
         for unit in units:
             entry = self.recorded(unit)
@@ -75,20 +78,22 @@ class ArrayLedger:
         """Count the units that have an entry, without reading any."""
         names = {path.name for path in list_folder(self.folder)}
         if PACKED_FILE in names:
-            return self.n_units  # Only complete ledgers are packed.
+            return self.n_units  # A ledger is packed only when it is complete.
         return sum(entry_name(unit) in names for unit in range(self.n_units))
 
     def mark(self, entry: LedgerEntry) -> None:
         """Write an entry unless a valid one that says the same is there."""
         path = check_inside(self.root, self.entry_path(entry.unit))
         packed = self._read_packed().get(entry.unit)
+        # The packed line says the same already; a file of its own would undo the packing.
         if packed is not None and packed.sha256 == entry.sha256:
             return
         data = entry.to_bytes()
         if place_at(path).put_if_absent(data):
             return
         there = self._single(entry.unit)
-        # Another digest is that of a unit that was lost, and computed again on another kind of machine.
+        # Another digest belongs to a unit that was lost and computed again on another kind of machine. The
+        # new entry describes the file that is there now.
         if there is None or there.sha256 != entry.sha256:
             place_at(path).replace(data)
 
@@ -108,9 +113,12 @@ class ArrayLedger:
             return False
         data = render_packed(self.array, [entries[unit] for unit in range(self.n_units)])
         path = check_inside(self.root, self.packed_path)
+        # A packed file that is there may lack a unit that was computed again, so that equal content is not
+        # taken for granted.
         if not place_at(path).put_if_absent(data) and read_file(path) != data:
             place_at(path).replace(data)
         for unit in units:
+            # An entry that changed since it was packed is newer than its line, and stays.
             if self._single(unit) == entries[unit]:
                 place_at(self.entry_path(unit)).free()
         return True
@@ -121,8 +129,10 @@ class ArrayLedger:
         if not path.exists():
             return
         for unit, entry in self._read_packed().items():
+            # A sound entry with a file of its own is newer than the packed line and must not be replaced.
             if self._single(unit) is None:
                 place_at(check_inside(self.root, self.entry_path(unit))).replace(entry.to_bytes())
+        # The packed file goes last, so that a kill before this line loses no entry.
         place_at(path).free()
         self._packed = None
 
@@ -149,6 +159,7 @@ class ArrayLedger:
     def is_of(self, entry: LedgerEntry, unit: int) -> bool:
         """Whether an entry names this array, this unit and the rows of the unit."""
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_rows)
+        # A sound entry in a wrong place, for instance copied by hand, must not mark another unit as done.
         return (entry.array, entry.unit, entry.start, entry.stop) == (self.array, unit, start, stop)
 
     def _read_packed(self) -> dict[int, LedgerEntry]:
@@ -179,4 +190,5 @@ def recorded_units(folder: Path, n_units: int) -> set[int]:
 
 def _signature(path: Path) -> Signature:
     status = path.stat()
+    # Every commit makes a new file, so that a file with the same inode, time and size was not replaced.
     return (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -46,6 +46,7 @@ class ArraySpec:
         for field in ("dim", "unit_rows", "chunk_rows", "n_rows"):
             if getattr(self, field) < 1:
                 raise InputError(f"array {self.name} has {field} {getattr(self, field)}; at least 1 needed")
+        # Zarr's shards consist of whole chunks.
         if self.unit_rows % self.chunk_rows:
             raise InputError(
                 f"array {self.name} has {self.chunk_rows} rows a chunk, which does not divide "

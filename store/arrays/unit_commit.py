@@ -72,7 +72,7 @@ class UnitCommit:
     def publish(self, spec: ArraySpec, stored: StoredUnit) -> LedgerEntry:
         """Publish one array's unit and return the ledger entry of what then stands on disk.
 
-        A sound file that is there is adopted.
+        A sound file that another writer left under the same name is adopted.
 
         Raises
         ------
@@ -80,12 +80,17 @@ class UnitCommit:
             If the system refuses.
         """
         made = format_of(spec.format)
+        # The unit is encoded whole in memory, so that one commit protocol serves every format and no file
+        # is ever open for writing under its final name.
         data = made.encode_unit(spec, stored.values)
         path = check_inside(self.root, made.unit_path(self.cache / spec.name, self.unit))
+        # A sound file that is there stays, although its values may differ in the last bits if another kind
+        # of machine computed them. The entry then describes what stands on disk.
         found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
         failed = self.failed
         if found is not data and found != data and spec.is_feature:
-            # The file is by a writer who died before the ledger entry, perhaps with other images unreadable.
+            # The file is by a writer who died before the ledger entry, perhaps with other images
+            # unreadable, so that its failed rows are told from its values and not from ours.
             values = made.decode_unit(spec, found, self.unit)
             stored = StoredUnit(values, all_finite(values))
             unknown = "NaN in what an interrupted writer left"
@@ -96,6 +101,8 @@ class UnitCommit:
             start=self.rows.start,
             stop=self.rows.stop,
             n_bytes=len(found),
+            # The digest ties the entry to these very bytes: a file that decodes may still belong to another
+            # unit.
             sha256=hashlib.sha256(found).hexdigest(),
             non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, image=self.image_id),
             failed=failed,
@@ -113,12 +120,15 @@ def in_parallel(function: Callable[[Item], Result], items: list[Item]) -> list[R
     """
     if len(items) < 2:
         return [function(item) for item in items]
+    # Threads suffice, because fsync and the write calls release Python's lock.
     with ThreadPoolExecutor(PARALLEL_WRITES) as pool:
         return list(pool.map(function, items))
 
 
 def mark_all(ledgers: Mapping[str, ArrayLedger], entries: list[LedgerEntry]) -> None:
     """Write the ledger entries: from here on the unit is done."""
+    # Entries come last. A kill before this line leaves files that nothing names, which the next writer
+    # adopts; a kill after it leaves a finished unit.
     in_parallel(lambda entry: ledgers[entry.array].mark(entry), entries)
 
 

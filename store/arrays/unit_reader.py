@@ -57,7 +57,7 @@ class UnitReader:
         )
 
     def rows(self, unit: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Read some rows of a unit, in the order given; row 0 is the unit's first. Raises as `unit`."""
+        """Read some rows, counted within the unit, in the order given; errors are those of `unit`."""
         return self._read(
             unit,
             lambda path, check: self._format.read_unit_rows(self.spec, path, unit, rows, check=check),
@@ -74,13 +74,17 @@ class UnitReader:
     ) -> npt.NDArray[Any]:
         path = self._format.unit_path(self._array, unit)
         try:
-            # The signature is taken before the content: a file that takes this one's place is compared too.
+            # The signature is taken before the content is read. If another file takes the name in between,
+            # the signature does not match at the next read, and the checksums of that file are compared
+            # too.
             signature = _signature(path)
             is_new = self._checked.get(path) != signature
             if is_new:
                 check_inside(self._cache, path)
             values = read(path, is_new)
         except FileNotFoundError as error:
+            # A cache that was removed is reported as removed. Only in a cache that is there, a file is
+            # missing.
             self._require_same()
             raise gone(path) from error
         except CorruptError as error:
@@ -92,6 +96,7 @@ class UnitReader:
             ) from error
         # The folder is still this cache's, so what was read by its path belonged to this cache too.
         self._require_same()
+        # Single rows prove nothing about the rest of the unit, whose checksums are still to be compared.
         if is_whole and is_new:
             self._checked[path] = signature
         return values

@@ -13,7 +13,8 @@ from toptune.store.arrays.spec import ArraySpec
 
 logger = logging.getLogger(__name__)
 
-_STEP = 2**16  # So many values stay in the processor's caches.
+# Pieces of this many values stay in the processor's caches.
+_STEP = 2**16
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ def to_stored(
         return StoredUnit(values, True)
     if values.dtype.kind != "f":
         raise InputError(f"values of {spec.name} are {values.dtype}; floating point is needed")
+    # Overflow is looked for below, where the message can name the image; numpy's warning could not.
     with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(spec.dtype, copy=bool(failed))
     if failed:
+        # NaN keeps a failed row recognizable even if the ledger entry is lost.
         stored[[row - rows.start for row in failed]] = np.nan
     if all_finite(stored):
         return StoredUnit(stored, True)
+    # Infinity that the backbone computed is stored and counted. Infinity that the narrower type made is
+    # refused, because a wider type holds the value.
     overflow = np.isinf(stored) & np.isfinite(values)
     if overflow.any():
         place = int(np.flatnonzero(overflow.any(axis=1))[0])

@@ -44,9 +44,12 @@ def choose_unit_rows(n_rows: int, bytes_per_row: int, batch_size: int) -> int:
             raise InputError(f"{label} is {value}; it must be at least 1")
     if n_rows <= batch_size:
         return n_rows
+    # With 4 sqrt(n) rows a unit, both the loss at a kill and the number of files grow with sqrt(n) only.
     wanted = max(MIN_UNIT_ROWS, 4 * math.isqrt(n_rows))
     allowed = MAX_UNIT_BYTES // bytes_per_row
+    # A unit begins with a batch, so that a resumed extraction has the same batches as an undisturbed one.
     batches = max(1, min(wanted, allowed) // batch_size)
+    # A power of two keeps many divisors, from which the rows of a chunk are chosen.
     return int(batch_size * 2 ** (batches.bit_length() - 1))
 
 
@@ -81,6 +84,7 @@ def shard_units(n_units: int, i: int, n: int) -> range:
     """
     if n < 1 or not 0 <= i < n:
         raise InputError(f"shard {i}/{n} does not exist; shards count from 0/{n} to {n - 1}/{n}")
+    # Consecutive units let a job read its images in the order of the data set.
     return range(n_units * i // n, n_units * (i + 1) // n)
 
 
@@ -92,5 +96,6 @@ def format_units(units: Iterable[int]) -> str:
             spans[-1][1] = unit
         else:
             spans.append([unit, unit])
+    # A message names twenty ranges at most: a list of ten thousand units helps nobody.
     shown = ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in spans[:20])
     return shown + (f" and {len(spans) - 20} more ranges" if len(spans) > 20 else "")

@@ -74,6 +74,7 @@ def is_same_array(found: bytes, spec: ArraySpec) -> bool:
     if found == ours:
         return True
     try:
+        # Other versions of zarr may order or default keys differently, so parsed metadata are compared.
         theirs, expected = (ArrayV3Metadata.from_dict(json.loads(data)).to_dict() for data in (found, ours))
     except (ValueError, TypeError, KeyError, AttributeError, BaseZarrError):
         return False
@@ -90,6 +91,7 @@ def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
         Values in the array's dtype, at most ``unit_rows`` rows; the rest is filled as zarr fills it.
     """
     if len(values) < spec.unit_rows:
+        # Zarr requires that the last shard is as large as the others.
         padded = np.full((spec.unit_rows, spec.dim), spec.fill_value, dtype=spec.dtype)
         padded[: len(values)] = values
         values = padded
@@ -125,7 +127,8 @@ def read_unit(
     try:
         values = read_chunks(spec, path, range(n_chunks), out=out if is_whole else None, check=check)
     except CorruptError:
-        # The shard is laid out by another program, or damaged; zarr finds out which.
+        # The shard was laid out by another program, or is damaged; zarr's own reader tells the two cases
+        # apart.
         values = decode_unit(spec, read_file(path), unit)
     if out is None:
         return values[:length]
@@ -141,6 +144,7 @@ def read_unit_rows(
     try:
         return read_rows(spec, path, rows, check=check)
     except CorruptError:
+        # As for whole units, zarr's own reader decides whether the shard is damaged.
         return decode_unit(spec, read_file(path), unit)[rows]
 
 
@@ -176,6 +180,7 @@ def _metadata(spec: ArraySpec, n_rows: int) -> bytes:
         dtype=spec.dtype,
         fill_value=spec.fill_value,
         filters=None,
+        # Features hardly compress. Without compression the place of every row follows by arithmetic.
         compressors=[Crc32cCodec()],
         zarr_format=3,
         dimension_names=("row", "feature"),

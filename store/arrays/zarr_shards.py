@@ -20,7 +20,8 @@ from toptune.store.files.place import place_at
 
 _CRC_BYTES = 4
 _INDEX_BYTES_PER_CHUNK = 16
-# Below this share of a unit's rows, single rows are read instead of the whole unit.
+# Single rows are read instead of whole chunks if fewer than one row in eight is wanted, because each row
+# costs a system call.
 _SPARSE = 8
 
 Values = npt.NDArray[Any]
@@ -35,7 +36,8 @@ def shard_bytes(spec: ArraySpec) -> int:
 def pack_shard(spec: ArraySpec, values: Values) -> bytes:
     """Encode a whole unit ``(unit_rows, dim)`` in the array's type."""
     values = np.ascontiguousarray(values).view()
-    values.flags.writeable = False  # google_crc32c takes read-only memory only.
+    # google_crc32c takes read-only memory only; the view leaves the caller's array writable.
+    values.flags.writeable = False
     parts: list[Any] = []
     for start in range(0, spec.unit_rows, spec.chunk_rows):
         chunk = values[start : start + spec.chunk_rows].reshape(-1).view(np.uint8)
@@ -96,6 +98,7 @@ def read_chunks(
     raw = out.reshape(-1).view(np.uint8).reshape(len(chunks), size)
     sums = np.empty((len(chunks), _CRC_BYTES), dtype=np.uint8)
     expected = _index(n_chunks, size)
+    # Chunks, checksums and index come with one scattered read, and every chunk lands in its final place.
     index = bytearray(len(expected))
     buffers = [part.data for pair in zip(raw, sums, strict=True) for part in pair]
     if chunks.stop == n_chunks:
@@ -103,6 +106,7 @@ def read_chunks(
     place_at(path).read_scattered(
         buffers, offset=chunks.start * (size + _CRC_BYTES), file_bytes=shard_bytes(spec)
     )
+    # Every plain shard of one shape has the same index, so that comparing bytes replaces parsing.
     if chunks.stop == n_chunks and index != expected:
         raise CorruptError("the shard's index is damaged")
     if check:
@@ -124,7 +128,9 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
         Whether to compare the checksums of the chunks that hold the rows. Otherwise, where the rows are few,
         only their bytes are read.
     """
+    # A row that is wanted twice is read once.
     distinct, places = np.unique(rows, return_inverse=True)
+    # A checksum covers a chunk, so rows can be read alone only after the unit was checked once.
     if not check and len(distinct) * _SPARSE < spec.unit_rows:
         values = np.empty((len(distinct), spec.dim), dtype=spec.dtype)
         raw = values.reshape(-1).view(np.uint8).reshape(len(distinct), spec.row_bytes)
@@ -136,6 +142,7 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
     values = np.empty((len(rows), spec.dim), dtype=spec.dtype)
     chunk_of = rows // spec.chunk_rows
     needed = np.unique(chunk_of)
+    # Neighboring chunks are read together, which saves system calls and requests to a bucket.
     for span in np.split(needed, np.flatnonzero(np.diff(needed) > 1) + 1):
         chunks = range(int(span[0]), int(span[-1]) + 1)
         found = read_chunks(spec, path, chunks, check=check)
@@ -145,6 +152,7 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
 
 
 def _check(values: Values, sums: Values, chunks: range, spec: ArraySpec) -> None:
+    # google_crc32c takes read-only memory only; a view leaves the caller's array writable.
     view = values.view()
     view.flags.writeable = False
     raw = view.reshape(-1).view(np.uint8).reshape(len(chunks), -1)

@@ -39,7 +39,8 @@ class BucketPlace:
             try:
                 obstore.put(self.path.bucket, self.path.key, data, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
-                # Also the answer to a request of ours that was repeated because its own answer was lost.
+                # The server also answers so if our own first request succeeded and only its answer was lost.
+                # The caller then reads the object, finds it equal and adopts it.
                 return False
         return True
 
@@ -53,17 +54,22 @@ class BucketPlace:
         *others, deciding = files
         if not (self.path / deciding).is_file():
             self._remove_remains(files)
+        # The deciding record comes first: whoever creates it owns the folder, and no second writer can mix
+        # in files of other content.
         if self._below(deciding).put_if_absent(files[deciding]):
             for name in others:
                 self._below(name).replace(files[name])
             return True
-        # Another writer was first and may still be at work, or dead. Where the deciding file names a file by
-        # its digest, ours is the same file, and may be written in that writer's place.
+        # Another writer was first and may still be at work, or dead. If the deciding record names the
+        # digest of one of our files, both writers mean the same file, and ours completes a folder that a
+        # dead one left.
         record = (self.path / deciding).read_bytes()
         for name in others:
             if hashlib.sha256(files[name]).hexdigest().encode() in record:
                 self._below(name).put_if_absent(files[name])
             end = time.monotonic() + _WAIT_SECONDS
+            # A file with another digest is that writer's to write; waiting a little spares the caller an
+            # error.
             while not (self.path / name).is_file() and time.monotonic() < end:
                 time.sleep(0.05)
         return False
@@ -72,22 +78,28 @@ class BucketPlace:
         return BucketPlace(self.path / name)
 
     def _remove_remains(self, files: Mapping[str, bytes]) -> None:
-        """Remove what a killed removal left: it may be of other images, and must not pass for ours."""
+        """Remove what a killed removal left: files of other images, perhaps, which must not pass for ours."""
         path = self.path
+        # Files of the new folder are spared: another writer of the same folder may have written them just
+        # now.
         remains = [each for each, _ in path.objects() if "/".join(each.relative_to(path).parts) not in files]
+        # Ledgers go first, because features without a ledger entry count as missing.
         _delete(path, sorted(remains, key=lambda each: "ledger" not in each.parts))
 
     def remove_damaged(self, seen: FileStatus) -> None:
-        # Between the look and the removal a sound object may still appear. It is then computed once more.
+        # A sound object may still appear between the comparison and the removal. Its unit then counts as
+        # missing and is computed once more, which costs time but no correctness.
         try:
             found = self.path.stat()
         except FileNotFoundError:
             return
+        # The inode stands for the ETag here, so that an object which was replaced meanwhile is spared.
         if found.st_ino == seen.st_ino:
             self.path.unlink()
 
     def remove_folder(self, *, aside: Path) -> None:  # noqa: ARG002  (nothing is hidden in a bucket)
-        # What decides goes first, then the ledgers, then the rest: a kill leaves features without a mark.
+        # The deciding record goes first, then the ledgers, then the rest, so that a kill leaves features that
+        # no ledger entry names, and nothing that looks complete.
         paths = [each for each, _ in self.path.objects()]
         paths.sort(key=lambda each: (each.name not in _DECIDING, "ledger" not in each.parts))
         _delete(self.path, paths)
@@ -99,6 +111,7 @@ class BucketPlace:
         paths = [each for each, _ in self.path.objects()]
         with explained(self.path):
             for each in paths:
+                # A bucket cannot rename, so the server copies every object before the originals go.
                 copy = hidden.joinpath(*each.relative_to(self.path).parts)
                 obstore.copy(self.path.bucket, each.key, copy.key)
         self.remove_folder(aside=hidden)
@@ -112,6 +125,8 @@ class BucketPlace:
     def read_scattered(
         self, buffers: Sequence[memoryview], *, offset: int | Sequence[int], file_bytes: int
     ) -> None:
+        # A range that ends beyond the object would come back short without an error, so the size is
+        # compared first.
         found = self.path.stat().st_size
         if found != file_bytes:
             raise CorruptError(f"{found} bytes where {file_bytes} were written", self.path)
@@ -127,7 +142,7 @@ class BucketPlace:
             buffer[:] = piece
 
     def sizes(self, files: Iterable[Path]) -> dict[Path, int]:
-        # One listing in place of a request a file.
+        # One listing names a thousand sizes, where asking for each file takes a request of its own.
         wanted = set(files)
         return {path: status.st_size for path, status in self.path.objects() if path in wanted}
 

@@ -40,6 +40,7 @@ def check_descriptor(root: Path) -> None:
         raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTOR.decode()}", path) from error
     if kind != _KIND:
         raise StoreError(f"{path} says format {kind!r} where {_KIND!r} is needed", path)
+    # The next step differs: an older store must be extracted again, a newer one needs a newer toptune.
     if type(version) is int and version < VERSION:
         raise FormatVersionError(
             f"{path} has format version {version}; this toptune supports version {VERSION} only; "
@@ -58,6 +59,7 @@ def is_of_another_version(data: bytes) -> bool:
     """Whether a descriptor is that of a store of another version."""
     try:
         content = json.loads(data)
+        # A damaged descriptor is of no version, so that `repair` may write it again.
         is_store, version = content["format"] == _KIND, content["version"]
     except (ValueError, TypeError, KeyError):
         return False

@@ -58,6 +58,7 @@ def record_from_json(kind: type[Record], value: Mapping[str, object], *, where: 
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name == OTHERS:
             found[OTHERS] = {name: each for name, each in value.items() if name not in types}
+        # Null and absent mean the same: records of older versions lack keys that newer ones write as null.
         elif value.get(field.name) is not None:
             found[field.name] = _read(types[field.name], value[field.name], f"{where}: {field.name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -76,6 +77,7 @@ def record_to_json(record: object, *, nulls: Collection[str] = ()) -> dict[str, 
         Fields that are written as null where they are None; all other fields are left out then.
     """
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}  # type: ignore[arg-type]
+    # Unknown keys are written last and unchanged: an older toptune must not drop what a newer one recorded.
     others = values.pop(OTHERS, {})
     written = {name: _write(value) for name, value in values.items() if value is not None or name in nulls}
     return written | {name: _write(value) for name, value in others.items()}
@@ -87,6 +89,7 @@ def _read(kind: Any, value: object, where: str) -> object:
     if kind is object:
         return value
     if origin in (Union, UnionType):
+        # Null was handled by the caller, so that only the other type of the union remains.
         return _read(next(each for each in inner if each is not NoneType), value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):

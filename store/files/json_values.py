@@ -12,6 +12,7 @@ from toptune.errors import CorruptError
 
 def canonical_json(value: object) -> str:
     """Write JSON with sorted keys and without spaces, so that equal values give equal text."""
+    # NaN is no JSON, and readers in other languages would refuse the file.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -23,6 +24,7 @@ def json_ready(value: Any) -> Any:
         return [json_ready(each) for each in value]
     if isinstance(value, np.generic):
         value = value.item()
+    # JSON has no NaN and no infinity, and the files are written with `allow_nan=False`.
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 from toptune.errors import CorruptError, StoreError
 from toptune.store.files.names import TEMPORARY_PREFIX, is_temporary
@@ -22,7 +22,8 @@ from toptune.store.files.s3_path import FileStatus
 
 logger = logging.getLogger(__name__)
 
-_MAX_BUFFERS = 1024  # The most that one system call takes (IOV_MAX of Linux).
+# One system call takes no more buffers than this (IOV_MAX of Linux).
+_MAX_BUFFERS = 1024
 
 _NEXT_STEP = {
     errno.ENOSPC: "free some space and run the same command again; what is committed stays",
@@ -50,13 +51,19 @@ class LocalPlace:
             _make_folder(path.parent)
             temporary = _temporary(path)
             try:
+                # The content is durable before the name exists: after a power cut a name that is there must
+                # never stand for a file without its bytes.
                 _write_durably(temporary, data)
                 try:
+                    # A link, unlike a rename, fails if the name is taken, so that a committed file is never
+                    # replaced by another writer's.
                     os.link(temporary, path)
                 except FileExistsError:
                     # Over NFS the answer to a link that succeeded may be lost and the retry told EEXIST.
                     if temporary.stat().st_nlink != 2:
                         return False
+                # Without this fsync a power cut could take the name away again after the ledger has
+                # mentioned the file.
                 _sync_folder(path.parent)
                 return True
             finally:
@@ -69,6 +76,7 @@ class LocalPlace:
             temporary = _temporary(path)
             try:
                 _write_durably(temporary, data)
+                # A rename swaps the two files in one step, so that a reader never meets half of either.
                 temporary.replace(path)
                 _sync_folder(path.parent)
             finally:
@@ -83,8 +91,11 @@ class LocalPlace:
                 temporary.mkdir()
                 for name, data in files.items():
                     _write_durably(temporary / name, data)
+                # The names of the files in the folder must be durable before the name of the folder is.
                 _sync_folder(temporary)
                 try:
+                    # A hard link to a folder does not exist. A rename serves instead, because the system
+                    # refuses to replace a folder that holds files.
                     temporary.rename(path)
                 except OSError as error:
                     if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
@@ -110,6 +121,8 @@ class LocalPlace:
                 return
             try:
                 if not (isinstance(seen, os.stat_result) and os.path.samestat(aside.stat(), seen)):
+                    # If a writer has published another file meanwhile, that file stays and the one set
+                    # aside goes.
                     with contextlib.suppress(FileExistsError):
                         os.link(aside, path)
                 _sync_folder(path.parent)
@@ -121,10 +134,13 @@ class LocalPlace:
         with _explained(path):
             hidden = aside / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
             try:
+                # A rename takes the whole folder away in one step. Deleting its files one by one would let
+                # a reader find some of them.
                 path.rename(hidden)
             except FileNotFoundError:
                 return
             _sync_folder(path.parent)
+            # Both folders changed: the old name is gone durably, and a leftover stays visible for `gc`.
             _sync_folder(aside)
             LocalPlace(hidden).free()
 
@@ -133,6 +149,8 @@ class LocalPlace:
         with _explained(path):
             hidden = _temporary(path)
             path.rename(hidden)
+            # Garbage collection spares what is younger than an hour. The new time grants that hour from now
+            # on.
             os.utime(hidden)
             _sync_folder(path.parent)
 
@@ -140,6 +158,8 @@ class LocalPlace:
         path = self.path
         with _explained(path):
             if path.is_dir() and not path.is_symlink():
+                # Another process may be freeing the same leftover; files that vanish meanwhile are no
+                # error.
                 shutil.rmtree(path, onerror=_unless_gone)
             else:
                 path.unlink(missing_ok=True)
@@ -164,6 +184,7 @@ class LocalPlace:
             raise refused(path, error) from error
         try:
             found = os.fstat(descriptor).st_size
+            # A file of another size is not the committed file, even if the bytes wanted from it are in place.
             if found != file_bytes:
                 raise CorruptError(f"{found} bytes where {file_bytes} were written", path)
             if isinstance(offset, int):
@@ -193,7 +214,7 @@ class LocalPlace:
                 try:
                     size = os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118  (many files: strings)
                 except FileNotFoundError:
-                    continue  # It was the temporary file of a writer at work.
+                    continue  # A writer at work has renamed or removed its temporary file.
                 yield (*parts, name), size
 
     def leftovers(self) -> Iterator[tuple[Path, bool]]:
@@ -208,6 +229,7 @@ class LocalPlace:
                 yield Path(top), True
 
     def check_inside(self, root: Path) -> None:
+        # Both paths are resolved, because the root of a store may itself be reached through a link.
         real_root, real = os.path.realpath(root), os.path.realpath(self.path)
         if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
             raise StoreError(
@@ -217,14 +239,17 @@ class LocalPlace:
             )
 
     def is_same(self, other: object) -> bool:
-        # Not by name: a link, a mount or another case of letters may lead to the same folder.
+        # Names are not compared, because a link, a mount or another case of letters may lead to the same
+        # folder.
         return isinstance(other, LocalPlace) and other.path.exists() and self.path.samefile(other.path)
 
     def real(self) -> str:
         return os.path.realpath(self.path)
 
 
-def _unless_gone(_call: object, _path: str, error: Any) -> None:
+def _unless_gone(
+    _call: object, _path: str, error: tuple[type[BaseException], BaseException, TracebackType]
+) -> None:
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]
 
@@ -234,10 +259,12 @@ def _temporary(path: Path) -> Path:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
+    # O_EXCL guarantees that the temporary file is new, so that no other writer has it open.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         left = memoryview(data)
         while len(left):
+            # One call may write less than it was given, for instance on a disk that is nearly full.
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     finally:
@@ -299,5 +326,6 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         code = error.errno or 0
+        # Nothing was published, because every operation writes to a temporary name until its last step.
         step = _NEXT_STEP.get(code, "nothing was published under that name; run the same command again")
         raise StoreError(f"cannot write {path}: {error.strerror or error}; {step}", path) from error

@@ -11,6 +11,8 @@ TEMPORARY_PREFIX = ".tmp-"
 # File systems allow 255 bytes; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
 RANDOM = "random:"
+# Part 1 has the data set's own name, so numbers begin at 2 in practice; a leading zero would give one part
+# two names.
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
 _SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
 
@@ -38,6 +40,8 @@ def check_name(name: str, *, what: str) -> str:
     InputError
         If the name cannot be used; the message gives the reason.
     """
+    # One file system stores decomposed letters and another composed ones. A single form makes one name one
+    # folder.
     normal = unicodedata.normalize("NFC", name)
     reason = _objection(normal)
     if reason:
@@ -54,9 +58,11 @@ def _objection(name: str) -> str:
         return "contains a path separator"
     if name.startswith("."):
         return "begins with a dot"
+    # Control and format characters (category C) are invisible, so that two names could look alike.
     odd = [c for c in name if unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp")]
     if odd:
         return f"contains the unprintable character U+{ord(odd[0]):04X}"
+    # File systems count bytes of UTF-8, not characters.
     n_bytes = len(name.encode())
     if n_bytes > MAX_NAME_BYTES:
         return f"is {n_bytes} bytes long, {MAX_NAME_BYTES} at most"

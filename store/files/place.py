@@ -1,6 +1,6 @@
 """`Place`: a path on a disk or in a bucket, with the operations that a commit needs.
 
-Whether a store lies on a disk or in a bucket is decided here, by the type of its paths, and nowhere else.
+The type of a path decides here, and nowhere else, whether a store lies on a disk or in a bucket.
 """
 
 import os
@@ -52,7 +52,7 @@ class Place(Protocol):
     def replace(self, data: bytes) -> None:
         """Publish a file whatever is there; readers see the old content or the new.
 
-        For hints and for records found damaged, never for what is committed.
+        Use this for hints and for damaged records only; committed files never change.
         """
         ...
 
@@ -180,16 +180,19 @@ def place_of(root: str | os.PathLike[str]) -> Path:
     InputError
         If the scheme is another one, the bucket is missing, or obstore is not installed.
     """
+    # A path that this function returned may come back in, for instance from a `FeatureStore`.
     if isinstance(root, ObjectPath):
         return root
     text = os.fspath(root)
     if not text:
         raise InputError("--store is empty; give a folder, or s3://bucket/prefix")
     if "://" not in text:
+        # The path is absolute, so that a later change of the working directory does not move the store.
         return Path(text).absolute()
     if not text.startswith(SCHEME):
         raise InputError(f"store {text!r} is neither a local folder nor s3://bucket/prefix")
     parts = [part for part in text.removeprefix(SCHEME).split("/") if part]
+    # A prefix with `..` would name another object than its text suggests, because buckets have no folders.
     if not parts or any(part in (".", "..") for part in parts):
         raise InputError(f"store {text!r} names no bucket, or climbs; give s3://bucket/prefix")
     try:

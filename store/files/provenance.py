@@ -1,4 +1,4 @@
-"""Who made a file, when and where: recorded beside the numbers, and never part of a recipe."""
+"""Who made a file, when and where; recorded beside the numbers, never as a part of a recipe."""
 
 import getpass
 import importlib.metadata

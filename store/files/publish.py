@@ -10,6 +10,7 @@ from toptune.store.files.reading import read_file
 
 logger = logging.getLogger(__name__)
 
+# Each attempt is lost only to another process that wrote or removed the same file in between.
 _ATTEMPTS = 8
 
 
@@ -37,8 +38,11 @@ def publish(path: Path, data: bytes, is_sound: Callable[[bytes], bool]) -> bytes
         if place_at(path).put_if_absent(data):
             return data
         try:
+            # The status is taken before the content, so that only the very file that was read as damaged is
+            # removed.
             status = path.stat()
             found = read_file(path)
+        # Another writer found the file damaged too and removed it; the name is free again.
         except FileNotFoundError:
             continue
         if found == data or is_sound(found):

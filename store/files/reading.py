@@ -19,6 +19,7 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except StoreError:
         raise
+    # A path that leads through a file is a missing file too, so that callers handle one kind of error.
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{path} does not exist") from error
     except OSError as error:
@@ -34,6 +35,7 @@ def list_folder(folder: Path) -> list[Path]:
         If the system refuses.
     """
     try:
+        # File systems list names in any order; the sorted order makes messages and passes repeatable.
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 SCHEME = "s3://"
-# The time of a whole request: a large unit may take long on a slow line.
+# A whole request may take this long, because a unit of up to 256 MiB needs time on a slow line.
 _TIMEOUT = "600s"
 _MAX_RETRIES = 3
 
@@ -49,18 +49,21 @@ FileStatus = os.stat_result | ObjectStatus
 class ObjectPath(PosixPath):
     """``s3://bucket/key`` as a path: a `Path`, so that all of the store takes it.
 
-    Methods that would touch this machine's disk raise, and functions of `os` refuse such a path.
+    Methods that would touch the disk of this machine raise, and functions of `os` refuse such a path.
     """
 
     def __str__(self) -> str:
         return f"s3:/{super().__str__()}"
 
+    # Functions of `os` would take the text for a path on this machine and quietly make files there.
     def __fspath__(self) -> str:
         raise TypeError(f"{self} is no file of this machine")
 
     @property
     def bucket(self) -> "S3Store":
         """Obstore's handle of the bucket."""
+        # The environment is part of the cache's key, so that a test or a notebook may change its
+        # credentials.
         settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
         return _bucket(self.parts[1], settings)
 
@@ -155,6 +158,8 @@ class ObjectPath(PosixPath):
             f"{self} is no file of this machine; objects change through toptune.store.files.place"
         )
 
+    # Every write goes through `BucketPlace`, which knows the conditions under which an object may be
+    # written.
     mkdir = rename = replace = rmdir = touch = write_bytes = write_text = chmod = hardlink_to = symlink_to = (
         _refuse
     )
@@ -167,7 +172,7 @@ class ObjectPath(PosixPath):
             for batch in obstore.list(self.bucket, prefix=self.key or None):
                 for meta in batch:
                     if not meta["size"]:
-                        continue  # Web pages make such objects, "folder/"; a store has no empty files.
+                        continue  # S3 consoles make empty objects, "folder/"; no file of a store is empty.
                     yield ObjectPath("/", self.parts[1], meta["path"]), _status(meta)
 
     def _children(self) -> Iterator["ObjectPath"]:
@@ -204,7 +209,10 @@ def explained(path: ObjectPath) -> Iterator[None]:
 
 
 def _status(meta: "ObjectMeta") -> ObjectStatus:
+    # The ETag alone would not tell two uploads of the same bytes apart; with the time it serves as an inode
+    # does.
     mark = f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
+    # Seven bytes keep the number below 2^63, as an inode is.
     number = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:7], "big")
     return ObjectStatus(int(meta["size"]), meta["last_modified"].timestamp(), number)
 
@@ -219,7 +227,7 @@ def _bucket(name: str, settings: frozenset[tuple[str, str]]) -> "S3Store":
     return S3Store(
         name,
         client_options={
-            # Without TLS only where the user wrote http:// in the endpoint.
+            # Credentials travel without TLS only if the user wrote http:// in the endpoint.
             "allow_http": dict(settings).get("AWS_ENDPOINT_URL", "").startswith("http://"),
             "timeout": _TIMEOUT,
             "connect_timeout": "5s",

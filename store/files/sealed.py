@@ -49,8 +49,11 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
         raise CorruptError(f"{path} is damaged: {type(error).__name__} {error}", path) from error
     if found_kind != kind:
         raise CorruptError(f"{path} is a {found_kind!r} file where a {kind!r} file should be", path)
+    # The version is compared before the digest: a newer toptune may seal its files otherwise, and its file
+    # is not damaged.
     check_version(version, path)
-    # Bytes are compared, because other bytes may parse to the same values.
+    # The bytes are compared too, because other bytes may parse to the same values, and a file must be
+    # exactly what was written for its digest elsewhere to hold.
     expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     if digest != expected or _render(content, expected) != data:
         raise CorruptError(f"{path} is damaged: its content does not match its own digest", path)
@@ -58,7 +61,7 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
 
 
 def unseal_record(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
-    """Read what `seal` rendered as a frozen dataclass; raises as `unseal`, also if a field does not fit."""
+    """Read a sealed file as a frozen dataclass; a field that does not fit is an error, as in `unseal`."""
     content = unseal(kind, data, path)
     try:
         return record_from_json(record, content, where=str(path))
@@ -77,11 +80,13 @@ def is_newer(data: bytes) -> bool:
         expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     except (ValueError, TypeError, KeyError):
         return False
+    # `bool` is a kind of `int` in Python, hence the comparison of types.
     return type(version) is int and version > VERSION and digest == expected
 
 
 def check_version(version: object, path: Path) -> None:
     """Refuse a version that this toptune does not know."""
+    # Python takes True and 1.0 for 1, but this toptune writes neither.
     if version != VERSION or isinstance(version, bool | float):
         raise FormatVersionError(
             f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
@@ -91,6 +96,8 @@ def check_version(version: object, path: Path) -> None:
 
 
 def _render(content: Mapping[str, object], digest: str) -> bytes:
+    # Keys are sorted and lines indented, so that equal values give equal bytes and people can read the
+    # file.
     text = json.dumps(
         {**content, SEAL: digest}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
     )
