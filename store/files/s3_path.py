@@ -62,8 +62,8 @@ class ObjectPath(PosixPath):
     @property
     def bucket(self) -> "S3Store":
         """Obstore's handle of the bucket."""
-        # The environment is part of the cache's key, so that a test or a notebook may change its
-        # credentials.
+        # The settings are part of the key under which a handle is kept, so that a changed endpoint takes
+        # effect.
         settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
         return _bucket(self.parts[1], settings)
 
