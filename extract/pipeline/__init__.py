@@ -1,1 +1,1 @@
-"""Reading, computing and committing, overlapped, here or on dask workers."""
+"""Images are read, computed and committed at the same time, in this process or on dask workers."""

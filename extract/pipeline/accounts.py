@@ -1,4 +1,4 @@
-"""What the computation of some units took, in this process or on a dask worker."""
+"""Time, failures and costs of computed units are added up here, from this process or from dask workers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from toptune.extract.pipeline.writer import UnitValues
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDone:
-    """What some units took for one model.
+    """Failures and seconds of one model over some units.
 
     Attributes
     ----------
@@ -33,14 +33,14 @@ class ModelDone:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsDone:
-    """What some units took, whose images were read once for several models.
+    """Failures and seconds of all models over some units; the images were read once for all of them.
 
     Attributes
     ----------
     seconds_read : float
         Seconds of reading and decoding, shared by the threads.
     models : tuple of ModelDone
-        One for each model, in the order of the models.
+        Failures and seconds by model, in the order of the models.
     """
 
     seconds_read: float
@@ -68,6 +68,8 @@ def share_costs(finished: Sequence[UnitValues], costs: Costs) -> list[UnitValues
     list of UnitValues
         The same values with their costs.
     """
+    # A process has one clock of CPU seconds and one of energy, and several models compute in it at once:
+    # forward seconds, which are measured for each model, say how the work was divided.
     total = sum(values.seconds_compute for values in finished)
     # Where images were read and nothing was computed, the models have equal parts in the costs.
     parts = [values.seconds_compute / total if total else 1 / len(finished) for values in finished]

@@ -1,4 +1,4 @@
-"""Units of an extraction mapped over dask workers: on a cluster, or one a device of this machine.
+"""Units of an extraction are computed by dask workers: on a cluster, or one worker a device of this machine.
 
 The client makes the plan, the cache and its arrays; a worker computes whole units and commits them itself,
 as any process may. The units of a worker that died are handed out again; units that it had committed stay.
@@ -29,16 +29,18 @@ from toptune.store.datasets.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
+# Every worker reads the probes before the first unit, so that images under a path that means another folder
+# on the worker's machine are noticed before features of them are committed.
 PROBES = 4
 
 
 def planning_device(request: ExtractRequest) -> str:
-    """Choose where the client looks at the sample: on the first device of those that compute.
+    """Choose the device on which the client computes the sample: the first of those that compute units.
 
     Raises
     ------
     InputError
-        If there is no such device, and what it would decide cannot be decided without it.
+        If the client lacks the device and an option is ``auto``, which only that device can settle.
     """
     asked = request.options
     if asked.dask is None or local_workers(asked.dask) is not None:
@@ -61,7 +63,7 @@ def planning_device(request: ExtractRequest) -> str:
 
 @dataclass(frozen=True)
 class Workers:
-    """Where units are computed.
+    """The dask workers that compute units, and their devices.
 
     Attributes
     ----------
@@ -96,8 +98,8 @@ class Workers:
         InterruptedRunError
             After Ctrl-C, or if the scheduler is gone.
         """
-        # The order is the result of a task, and no data of the client's: the scheduler can have the order
-        # made again wherever it is lost.
+        # The order is the result of a task. Data that a client scatters are lost with the worker that holds
+        # them; the result of a task is computed again by the scheduler.
         try:
             order = self.client.submit(_same, self._order(works), pure=False)
         except (TypeError, AttributeError) as error:
@@ -112,7 +114,8 @@ class Workers:
         if request.opened is not None:
             source = to_be_reopened(source, *request.opened)
         n_workers = request.options.n_workers
-        # Callbacks and clocks stay with the client.
+        # Callbacks and clocks stay with the client: functions of the user's program cannot be pickled in
+        # general, and progress is told from the results that come back.
         asked = request.with_options(
             workers=min(n_workers, self.threads or n_workers), progress=None, stop=None, clocks=None
         )
@@ -144,12 +147,12 @@ class Workers:
 
 @contextlib.contextmanager
 def open_workers(request: ExtractRequest, n_units: int) -> Iterator[Workers | None]:
-    """Reach the cluster that was asked for, or start a worker for each of several devices.
+    """Connect to the cluster that was asked for, or start a worker for each of several devices.
 
     Yields
     ------
     Workers or None
-        None where this process does it all.
+        None where this process computes all units.
     """
     asked = request.options
     is_remote = asked.dask is not None and local_workers(asked.dask) is None
@@ -173,7 +176,7 @@ def open_workers(request: ExtractRequest, n_units: int) -> Iterator[Workers | No
 
 
 def _probes(request: ExtractRequest) -> tuple[tuple[int, str], ...]:
-    """Digest a few images whose bytes every worker must find: rows and SHA-256."""
+    """Return row and SHA-256 of a few images whose bytes every worker must find."""
     found = []
     for row in request.sample_rows(PROBES):
         with contextlib.suppress(UnreadableImageError):

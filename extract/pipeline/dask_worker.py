@@ -27,6 +27,7 @@ from toptune.store.files.json_values import canonical_json
 # A worker with several threads gives all of them to one call, because torch shares threads out better than
 # dask does.
 _ONE_AT_A_TIME = threading.Lock()
+# A worker receives units many times in one extraction. Models stay loaded between the calls.
 _LOADED: dict[tuple[str, str, str], Backbone] = {}
 # The request of the order that was seen last, by the key of the order.
 _SEEN: dict[str, ExtractRequest] = {}
@@ -56,23 +57,24 @@ class ModelOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitOrder:
-    """All that a worker has to know beside the numbers of the units; small however many images there are.
+    """All that a worker has to know beside the numbers of units; the size does not grow with the images.
 
     Attributes
     ----------
     key : str
         Random text that tells this order from others.
     request : ExtractRequest
-        The request, with images that are opened where they are read, and without a manifest.
+        The request without a manifest; the worker opens the source of images itself.
     root : str
         Path of the store, the same on every machine.
     models : tuple of ModelOrder
+        Models that read the same images, and their arrays.
     devices : tuple of str
         Worker i of a machine takes device i; a single device serves every worker.
     threads : int or None
         Threads of torch; by default as many as the worker has.
     probes : tuple of (int, str)
-        Row and digest of a few images.
+        Row and SHA-256 of a few images, which the worker must find as well.
     """
 
     key: str
@@ -130,6 +132,8 @@ def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, Feat
         if key not in _LOADED:
             backbone = load_backbone(**model.spec, device=device)
             if backbone.recipe.digest != model.digest:
+                # The digest covers weights, transform and arithmetic: a worker with another checkpoint would
+                # commit numbers that are not those of the cache.
                 raise InputError(
                     f"model {backbone.name} is another one here: "
                     f"{'; '.join(cache.recipe.differences(backbone.recipe))}"
@@ -141,6 +145,8 @@ def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, Feat
 
 @lru_cache(maxsize=8)
 def _cache(root: str, dataset: str, digest: str, created: str) -> FeatureCache:
+    # The path alone does not prove that a worker sees the client's store: another store may lie under the
+    # same path on the worker's machine, with a cache of the same recipe.
     for cache in FeatureStore.open(root).caches(dataset=dataset):
         if cache.digest == digest and dict(cache.created) == json.loads(created):
             return cache
@@ -148,7 +154,7 @@ def _cache(root: str, dataset: str, digest: str, created: str) -> FeatureCache:
 
 
 def _request(order: UnitOrder) -> ExtractRequest:
-    """Open the images and compare a few of them, once for each order."""
+    """Open the images of an order, and check once for each order that the probes have the client's bytes."""
     if order.key not in _SEEN:
         source = order.request.source
         for row, digest in order.probes:
@@ -158,6 +164,7 @@ def _request(order: UnitOrder) -> ExtractRequest:
                 raise InputError(f"image {source.manifest().image_id(row)} {error}") from error
             if found != digest:
                 raise InputError(f"image {source.manifest().image_id(row)} has other bytes here")
+        # One order is kept: its source may hold an index of millions of images.
         _SEEN.clear()
         _SEEN[order.key] = replace(order.request, manifest=source.manifest())
     return _SEEN[order.key]

@@ -1,4 +1,4 @@
-"""Features of any images, read and computed as an extraction does it, without a store."""
+"""Features of any images are computed here as an extraction computes them, without a store."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,13 +77,13 @@ def features_of(
     Parameters
     ----------
     source : ImageBytes
-        Where images come from; an `ImageSource` or anything else with its ``read``.
+        The images; an `ImageSource`, or any object with the method ``read`` of one.
     n_images : int
         Number of images; rows 0 to ``n_images - 1`` are read.
     backbone : Backbone
         The network, with the transform of its images.
     arrays : sequence of TapArray
-        What is computed; see `Backbone.arrays` and `Backbone.resolve`.
+        Arrays that are computed; see `Backbone.arrays` and `Backbone.resolve`.
     batch_size : int
         Images of a forward pass.
     workers : int, optional
@@ -94,7 +94,7 @@ def features_of(
     Yields
     ------
     FeatureBatch
-        In the order of the rows.
+        Features of the next images, in the order of the rows.
     """
     n_batches = -(-n_images // batch_size)
     # Passes that nothing would keep busy would only take cores from the others.
@@ -132,7 +132,7 @@ def usable_batches(
     Yields
     ------
     UsableBatch
-        In the order of the rows.
+        Pixels of the next images, in the order of the rows.
     """
     slices = [slice(start, min(start + batch_size, n_images)) for start in range(0, n_images, batch_size)]
     with BatchReader(

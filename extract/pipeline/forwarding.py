@@ -1,4 +1,4 @@
-"""One forward pass over a batch of pixels, with results on their way back to main memory."""
+"""A batch of pixels goes through one forward pass, and the results begin to move to main memory."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +53,7 @@ def forward_pixels(
     def compute(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         return backbone.forward(backbone.transform.normalize(pixels), arrays)
 
+    # Bytes move to the device, and become floats there: a float32 image is four times as large on its way.
     with torch.inference_mode():
         there = to_device(pixels, backbone.device)
         return start_transfer(in_halves(compute, there) if may_halve else compute(there), dtypes or {})
@@ -79,6 +80,8 @@ def in_halves(
     except torch.OutOfMemoryError:
         if len(pixels) == 1:
             raise
+    # The halves are computed outside of the handler: the error's traceback keeps the activations of the
+    # failed pass alive until the handler ends, and the device's memory would stay full.
     logger.warning("%d images at once do not fit the device's memory; computing halves", len(pixels))
     torch.cuda.empty_cache()
     halves = [in_halves(compute, half) for half in pixels.chunk(2)]

@@ -1,4 +1,4 @@
-"""`HandOut`: units are handed out to the workers of a dask cluster as these become idle."""
+"""`HandOut`: a dask client hands out units to workers as the workers become idle."""
 
 import logging
 import time
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 # fewer units travel together, so that no worker waits long for the last one.
 ROWS_AT_ONCE = 8192
 SHARES = 4
+# The client wakes at least this often to notice new workers, lost workers and a wish to stop.
 WAIT_SECONDS = 1.0
 # Some network file systems show a new file to other machines only after a minute.
 SEEN_SECONDS = 90.0
@@ -27,7 +28,7 @@ LONELY_SECONDS = 10.0
 
 
 class HandOut:
-    """The units of one pass on their way to workers and back.
+    """Units of one pass that are handed out to workers, and the results that come back.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class HandOut:
     works : sequence of ModelWork
         Models whose caches have the same units and batches.
     order : distributed.Future
-        What workers have to know, as `compute` takes it.
+        The first argument of `compute`, a `UnitOrder` that the cluster holds.
     compute : callable
         Called on a worker with the order and the numbers of some units; returns a `UnitsDone`.
     """
@@ -51,7 +52,7 @@ class HandOut:
         self._client, self._works, self._order, self._compute = client, works, order, compute
         self._cache, self._watch = works[0].cache, works[0].request.watch
         self._left: deque[int] = deque()
-        # For each future: its units, and the address of the worker that was meant to do them.
+        # Maps each future to its units and to the address of the worker that was asked first.
         self._running: dict[Any, tuple[list[int], str]] = {}
         self._lost: set[str] = set()
         self._vigil = _Vigil()
@@ -92,7 +93,7 @@ class HandOut:
         return done
 
     def _hand_out(self) -> None:
-        """Give units to each idle worker."""
+        """Submit the next units to each idle worker."""
         addresses = list(self._client.nthreads())
         self._vigil.look(addresses)
         busy = {address for _, address in self._running.values()}
@@ -103,6 +104,9 @@ class HandOut:
         for address in idle[: len(self._left)]:
             size = units_at_once(len(self._left), len(addresses), self._cache.unit_rows)
             numbers = [self._left.popleft() for _ in range(min(size, len(self._left)))]
+            # One task per worker at a time: units that wait in a worker's queue could not go to another
+            # worker that is idle. Other workers are allowed, so that units of a worker that died are computed
+            # elsewhere. The key is random, because dask takes an equal key for a result that it has already.
             future = self._client.submit(
                 self._compute,
                 self._order,
@@ -122,7 +126,7 @@ def units_at_once(n_left: int, n_workers: int, unit_rows: int) -> int:
 
 
 class _Vigil:
-    """Warns once if the cluster has no workers for a while."""
+    """Warns, once each time, if the cluster has had no workers for `LONELY_SECONDS`."""
 
     def __init__(self) -> None:
         self._last, self._said = time.monotonic(), False

@@ -20,14 +20,14 @@ from toptune.extract.request.options import Progress
 from toptune.extract.request.plan import ExtractSummary
 from toptune.store.files.json_values import canonical_json
 
-# Called with the rows done and the images failed so far.
+# Function that is called with the rows done and the images failed so far.
 Report = Callable[[int, int], None]
-# Computes and commits units of the models elsewhere, and says what that took.
+# Function that computes and commits units of the models in other processes, and returns the time they took.
 Compute = Callable[[Sequence[ModelWork], Sequence[int], Report], UnitsDone]
 
 
 class Tally:
-    """What progress is told: rows done and images failed, over all passes of a call.
+    """Rows done and images failed over all passes of a call, as the progress callback receives them.
 
     Parameters
     ----------
@@ -47,12 +47,12 @@ class Tally:
             self._progress(self._rows + rows, self._total, self._failed + failed)
 
     def end_pass(self, rows: int, failed: int) -> None:
-        """Add up what a whole pass did."""
+        """Add the rows and failures of a pass that has ended to those of the passes before."""
         self._rows, self._failed = self._rows + rows, self._failed + failed
 
 
 class Pass:
-    """Units of one data set, read once for all models that lack them.
+    """Units of one data set whose images are read once for all models that lack these units.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Pass:
 
     @property
     def n_failed(self) -> int:
-        """Images that could not be used: of the model for which most could not."""
+        """Images that could not be used; models may differ, and the largest number counts."""
         return max(lane.n_failed for lane in self.lanes)
 
     def run(self, tally: Tally, *, compute: Compute | None = None) -> None:
@@ -80,9 +80,9 @@ class Pass:
         Parameters
         ----------
         tally : Tally
-            Told as the work goes on.
+            Receives rows and failures as the work goes on.
         compute : callable, optional
-            Does the work elsewhere; by default this process does it.
+            Computes the units in other processes; by default this process computes them.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Pass:
         tally.end_pass(self.rows, self.n_failed)
 
     def done(self) -> UnitsDone:
-        """Return what the work took."""
+        """Return the failures and seconds of the pass."""
         return UnitsDone(
             seconds_read=self.seconds_read,
             models=tuple(
@@ -119,12 +119,15 @@ class Pass:
 
     def _run_here(self, tally: Tally) -> None:
         request = self.works[0].request
-        # One geometry serves all models that see the same pixels.
+        # One geometry serves all models that see the same pixels. Mean and standard deviation are no part of
+        # the geometry, because the device normalizes.
         keys = {lane: canonical_json(lane.work.backbone.transform.geometry) for lane in self.lanes}
         geometries = {key: lane.work.backbone for lane, key in keys.items()}
         places = {lane: list(geometries).index(key) for lane, key in keys.items()}
         try:
             with ExitStack() as stack:
+                # The stack closes in reverse order: after an error the writers stop first, then passes are
+                # abandoned, then reading ends.
                 reader = stack.enter_context(open_reader(request, list(geometries.values())))
                 streams = stack.enter_context(
                     Streams(min(count_streams(work.backbone) for work in self.works))
@@ -140,7 +143,7 @@ class Pass:
         self.seconds_read = reader.seconds
 
     def _adopt(self, done: UnitsDone) -> None:
-        """Count what others did as what this pass did."""
+        """Take over the failures and seconds that other processes report."""
         self.seconds_read = done.seconds_read
         for lane, model in zip(self.lanes, done.models, strict=True):
             lane.n_failed, lane.seconds_compute = model.n_failed, model.seconds_compute
@@ -205,7 +208,7 @@ class _UnitLoop:
         self._reader, self._streams, self._tally = reader, streams, tally
         self._lanes = list(writers)
         self._work = self._lanes[0].work
-        # For each unit all of whose batches were taken: the lanes that want it.
+        # One entry for each unit whose batches were all taken: the lanes that want the unit.
         self._taken: deque[list[Lane]] = deque()
         self._meter = CostMeter()
         self._rows = 0
@@ -232,6 +235,9 @@ class _UnitLoop:
             by_geometry = next(self._batches)
             for lane in wanting:
                 lane.take(by_geometry[self._places[lane]], self._streams)
+            # Results of a unit's last batches arrive while the next unit is taken. Units are committed in
+            # order all the same: a dask client takes the first unit without a commit for the unit that killed
+            # the worker.
             while self._taken and all(lane.is_computed() for lane in self._taken[0]):
                 self._commit(self._taken.popleft())
             self._rows += length(by_geometry[0].rows)
@@ -240,6 +246,7 @@ class _UnitLoop:
         return True
 
     def _commit(self, wanting: Sequence[Lane]) -> None:
+        # The meter begins anew with each unit, so that the costs of all units add up to those of the process.
         finished = share_costs([lane.finish() for lane in wanting], self._meter.to_dict())
         self._meter = CostMeter()
         for lane, values in zip(wanting, finished, strict=True):

@@ -1,4 +1,4 @@
-"""One model's queue in a pass over images: units that are begun, passes that are launched, results."""
+"""`Lane`: the queue of one model in a pass over images, from units that are begun to computed ones."""
 
 import time
 from collections import deque
@@ -46,7 +46,7 @@ class Lane:
     Parameters
     ----------
     work : ModelWork
-        What is to be computed.
+        Units and arrays that are to be computed.
 
     Attributes
     ----------
@@ -86,7 +86,8 @@ class Lane:
         unit, arrays = self._open[-1], self.work.arrays
         unit.values[CONTENT_ARRAY][unit.place(batch)] = batch.digests
         unit.failed |= batch.failed
-        # Images that the data set no longer has did not fail.
+        # Rows of images that the data set no longer has are marked like failures, but nothing went wrong with
+        # them.
         self.n_failed += sum(reason != GONE for reason in batch.failed.values())
         if len(batch.failed) == length(batch.rows):
             # A forward pass would be wasted: rows of images that failed are stored as NaN whatever is here.
@@ -95,6 +96,8 @@ class Lane:
         elif arrays:
             work = partial(forward_pixels, self.work.backbone, batch.pixels, arrays, dtypes=self.work.dtypes)
             self._launched.append((unit, batch, streams.launch(work)))
+        # One pass more than there are streams is kept in flight: the streams stay busy while a result is
+        # copied into its unit, and the memory of results that wait stays bounded.
         while len(self._launched) > streams.n:
             self._fetch()
 
@@ -129,6 +132,8 @@ class Lane:
         self.seconds_compute += seconds
 
     def _check_content(self, batch: Batch) -> None:
+        # The size and time of a file do not prove that its bytes are those of other features of the data set.
+        # The digests do, and they are compared before the batch is computed.
         digests, known = self.work.known.of(batch.rows)
         differs = known & (digests != batch.digests).any(axis=1)
         differs[[row - batch.rows.start for row, reason in batch.failed.items() if reason == GONE]] = False

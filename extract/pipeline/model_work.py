@@ -1,4 +1,4 @@
-"""What is still to be computed for one model: looked up in the store before any image is read."""
+"""`ModelWork`: the units that one model still lacks, looked up in the store before any image is read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class ModelWork:
     Attributes
     ----------
     request : ExtractRequest
-        What was asked.
+        The request of the call.
     backbone : Backbone
         The network.
     cache : FeatureCache
-        Where units are committed.
+        The cache that units are committed to.
     plan : ExtractPlan, optional
         The plan, where this process made it.
     names : tuple of str
@@ -70,11 +70,13 @@ class ModelWork:
 
     @property
     def sharing(self) -> tuple[str, int, int]:
-        """Data set, rows of a unit and rows of a batch: models that agree in them can share what is read."""
+        """Data set, rows of a unit and rows of a batch; models that agree in all three share a pass."""
         return self.request.dataset, self.cache.unit_rows, self.cache.batch_size
 
     def batches(self, unit: int) -> Iterator[slice]:
         """Divide a unit into batches; the first one starts where the unit starts."""
+        # The last bits of a forward pass depend on which images share a batch. Batches that ran across units
+        # would depend on where an earlier call stopped.
         rows = self.cache.unit_slice(unit)
         for start in range(rows.start, rows.stop, self.cache.batch_size):
             yield slice(start, min(start + self.cache.batch_size, rows.stop))
@@ -94,21 +96,22 @@ def find_work(
     Parameters
     ----------
     request : ExtractRequest
-        What was asked.
+        The request of the call.
     backbone : Backbone
         The network.
     arrays : sequence of TapArray
-        What is to be stored.
+        Arrays that are to be stored.
     cache : FeatureCache
-        Where the arrays are stored.
+        The cache that stores the arrays.
     plan : ExtractPlan, optional
         The plan, for the summary.
     units : sequence of int, optional
-        Units to look at in place of the whole job's. All `arrays` are then computed in them, because another
-        process chose the arrays.
+        Units that are looked up instead of all units of the job. All `arrays` are then computed in these
+        units, because another process chose the arrays.
     """
     names = [array.name for array in arrays]
     shard = request.units(cache.n_units, cache.unit_rows) if units is None else list(units)
+    # The digests of the images are an array like the features: a unit without digests is read again.
     missing = missing_units(cache, [*names, CONTENT_ARRAY], shard)
     others = FeatureStore.open(request.root).caches(dataset=request.dataset)
     return ModelWork(

@@ -1,4 +1,4 @@
-"""Reading, decoding and resizing in threads ahead of the model, with bounded memory."""
+"""`BatchReader`: threads read, decode and resize images ahead of the model, with bounded memory."""
 
 import hashlib
 import threading
@@ -22,6 +22,8 @@ from toptune.extract.pipeline.transfers import pixel_buffer
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.ahead import ahead
 
+# Batches whose images are read and decoded while the model computes. Each of them takes memory, which
+# `make_plan` counts.
 BATCHES_AHEAD = 2
 DIGEST_BYTES = 32
 
@@ -37,11 +39,12 @@ class Batch:
     rows : slice
         Rows of the data set.
     pixels : array (b, h, w, 3) of uint8
-        Zeros where an image failed: it keeps its place, so that the others' batch mates do not change.
+        The images. An image that failed is zeros in its own place, so that the other images of the batch keep
+        their places.
     digests : array (b, 32) of uint8
-        SHA-256 of each file's bytes; zeros where they could not be read.
+        SHA-256 of the bytes of each image; zeros where the bytes could not be read.
     failed : dict of int to str
-        Row to reason.
+        Row number to reason, for each image that could not be used.
     """
 
     rows: slice
@@ -64,7 +67,7 @@ class Geometry(Protocol):
         ...
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Resize and crop: ``(h, w, 3)`` bytes."""
+        """Resize and crop an image to ``(h, w, 3)`` bytes."""
         ...
 
 
@@ -151,11 +154,15 @@ class BatchReader:
         digest = np.zeros(DIGEST_BYTES, dtype=np.uint8)
         try:
             data = self._source.read(row)
+            # The digest is taken of the bytes that are decoded here. A later pass over the files would take
+            # twice the reading, and could see other bytes.
             digest = sha256(data)
             decoded = {
                 edge: decode_image(data, max_pixels=self._max_pixels, draft_edge=edge)
                 for edge in {each.draft_edge for each in self._geometries}
             }
+            # An image may suit one model and not another, which has a longer edge: reasons are kept by
+            # geometry.
             return digest, [_pixels(each, decoded[each.draft_edge]) for each in self._geometries]
         except UnreadableImageError as error:
             return digest, [str(error)] * len(self._geometries)

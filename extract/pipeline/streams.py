@@ -1,4 +1,4 @@
-"""Forward passes side by side: on a CPU one a core, because the threads of one pass wait for each other."""
+"""Forward passes run side by side, one a core, because the threads of one pass wait for one another."""
 
 import threading
 import time
@@ -56,13 +56,15 @@ class Streams:
             shares = iter([threads // self.n + (i < threads % self.n) for i in range(self.n)])
 
             def settle() -> None:
-                # A thread's first call of torch sets the thread's number to that of the process.
+                # The first call of torch in a thread sets the thread's number of threads to that of the
+                # process. Only a number that is set after the first call stays.
                 torch.get_num_threads()
                 torch.set_num_threads(next(shares))
                 self._threads.add(threading.get_ident())
                 settled.wait()
 
             self._pool = ThreadPoolExecutor(self.n, "toptune-forward", initializer=settle)
+            # A pool starts its threads with the first tasks: these tasks do nothing else.
             for _ in range(self.n):
                 self._pool.submit(int)
             try:
@@ -70,8 +72,11 @@ class Streams:
             except BaseException:  # after Ctrl-C the streams would wait for ever
                 settled.abort()
                 raise
-            # Threads that begin later take the number that was set last.
+            # Threads that begin later take the number that was set last, which would be the share of one
+            # stream.
             torch.set_num_threads(threads)
+            # A forward pass cannot be interrupted from outside. A hook before each module ends the passes of
+            # these threads, and of no others, at their next layer.
             self._hook = register_module_forward_pre_hook(self._check)
         return self
 

@@ -1,4 +1,4 @@
-"""Moving batches to the device and pooled features back, without making either wait where it can."""
+"""Batches move to the device and features back while the device computes, where the hardware allows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+# Largest finite value of IEEE 754 binary16.
 FLOAT16_LARGEST = 65504
 
 
@@ -60,6 +61,7 @@ def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str
     is_cuda = any(output.is_cuda for output in outputs.values())
     for name, output in outputs.items():
         if dtypes.get(name) == "float16":
+            # The question is answered on the device and fetched later. To ask here would wait for the pass.
             overflows[name] = _fetch((output.abs() > FLOAT16_LARGEST).any(), is_cuda)
             narrow[name] = _fetch(output.to(torch.float16), is_cuda)
             kept[name] = output  # stays on the device, because only an overflow needs it
@@ -76,5 +78,6 @@ def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str
 def _fetch(values: torch.Tensor, is_cuda: bool) -> torch.Tensor:
     if not is_cuda:
         return values
+    # A copy into pageable memory would make the caller wait, whatever `non_blocking` says.
     pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return pinned.copy_(values, non_blocking=True)

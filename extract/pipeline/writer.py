@@ -1,4 +1,4 @@
-"""Committing units in a thread behind the model."""
+"""`UnitWriter`: a thread commits units while the model computes the next ones."""
 
 import queue
 import threading
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from toptune.store.features.feature_cache import FeatureCache
 
+# Units that wait for the commit of the unit before. A unit may hold hundreds of megabytes, and more units
+# that wait would not make a disk faster.
 UNITS_BEHIND = 1
 
 
@@ -21,6 +23,8 @@ class UnitValues:
 
     Attributes
     ----------
+    unit : int
+        Number of the unit.
     values : mapping of str to array (rows, dim)
         Values by the name of the array.
     failed : mapping of int to str
@@ -28,7 +32,7 @@ class UnitValues:
     seconds : float
         Seconds that the unit took.
     seconds_compute : float
-        Seconds of its forward passes.
+        Seconds of the unit's forward passes.
     costs : mapping, optional
         CPU seconds, energy and memory that the unit took; see `LedgerEntry`.
     """
