@@ -1,1 +1,1 @@
-"""Estimators with scikit-learn's conventions on blocks of rows, one a file."""
+"""Estimators with scikit-learn's conventions that read their rows block after block, one estimator a file."""

@@ -1,7 +1,6 @@
 """`ShrinkageDiscriminantClassifier`: linear discriminant analysis from one pass over the rows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.arguments import ClassWeight, RandomState
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare
@@ -23,6 +22,7 @@ from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import values_of
 from toptune.train.solvers.class_moments import ClassMoments
 
+# Shrinkages that are compared where none is given.
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6, 0.9)
 
 
@@ -30,11 +30,11 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
     """Linear discriminant analysis, the covariance shrunk toward a multiple of the identity.
 
     All classes share the covariance ``(1 - shrinkage) S + shrinkage v I``, where S is the covariance within
-    classes and v the mean of its diagonal; scores are log-posteriors but for a constant. Class sums and one
-    Gram matrix a fold, all from one pass, give every shrinkage without every fold; a second pass scores the
-    rows left out. The fit is that of scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr",
-    shrinkage=s)``. With fewer rows than columns it is taken in the coordinates of the rows' span, which gives
-    the same answer.
+    classes and v the mean of the diagonal of S; scores are log-posteriors but for a constant. One pass takes
+    the sums of each class and the Gram matrix of each fold, from which every shrinkage is fitted without
+    every fold; a second pass scores the rows left out. The fit is that of scikit-learn's
+    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)``. With fewer rows than columns the covariance is
+    taken in the coordinates of the rows' span, which gives the same answer.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
 
     Attributes
     ----------
@@ -129,6 +129,8 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=given.device)
         seconds = {"pass": given.seconds}
         fits, fold_jitter = _without_each_fold(sums, shrinkages, n_columns=d)
+        # A fit is of whitened features, whose triangular solve the second pass saves by scoring plain kernel
+        # values: the coefficients are changed once in place of every row.
         on_basis = [torch.cat([maps.on_basis(0, fit[:, :-1]), fit[:, -1:]], dim=1) for fit in fits]
         left, _ = predict_left_out(
             rows, maps, [(0, fit) for fit in on_basis], block_rows=block_rows, device=given.device
@@ -150,7 +152,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             notes=_notes(max(fold_jitter, jitter)),
         )
 
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)
 
@@ -173,6 +175,7 @@ def _without_each_fold(
     for fold in range(n_folds):
         if float(sums.weights[fold]) == 0:
             continue
+        # Sums only add, so the rows outside a fold are the total less the fold: no further pass is needed.
         moments = ClassMoments.of(gram - sums.gram[fold], cross - sums.cross[fold], n_columns=n_columns)
         for at, shrinkage in enumerate(shrinkages):
             fits[at, fold], added = moments.solve(shrinkage)
@@ -183,6 +186,7 @@ def _without_each_fold(
 def _shrinkages(given: float | Sequence[float] | None) -> list[float]:
     values = values_of(given, SHRINKAGES, "shrinkage")
     for value in values:
+        # True and False are ints to Python, and nobody means them as a shrinkage.
         if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
             raise InputError(f"shrinkage is {value!r}; it must be from 0 to 1, or a list of such numbers")
     return sorted({float(value) for value in values})

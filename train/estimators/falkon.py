@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import torch
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import Blocks
-from toptune.train.estimators.arguments import ClassWeight, RandomState, Values
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
@@ -27,9 +27,11 @@ from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
 
 # Default widths, in multiples of the median distance between centers.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# Up to this many multiply-adds of the kernel's inner products, blocks of float32 rows are float64 too.
+# Up to this many multiply-adds of the kernel's inner products, kernel values are float64 even where the rows
+# are float32. Above, float32 products take half the time; sums and systems are float64 in any case.
 FLOAT64_WORK = 2e9
-# The median distance is taken among at most about this many centers.
+# The median distance is taken among an even thousand of the centers, because the number of distances grows
+# with the square of the number of centers.
 _MEDIAN_ROWS = 1000
 
 
@@ -38,7 +40,7 @@ class FalkonClassifier(ScoredClassifier):
 
     One-hot targets y are regressed: the fit minimizes
     ``(1/n) sum_i w_i |y_i - f(x_i) - b|^2 + penalty |f|^2`` over f in the span of the centers' kernel
-    functions, with an intercept b that no penalty touches. Features and targets are centered by the means of
+    functions, with an intercept b that is not penalized. Features and targets are centered by the means of
     the rows fitted, fold by fold, in closed form. `X` is used as given: standardize it in a pipeline, or
     train through `toptune.train.train`.
 
@@ -58,9 +60,10 @@ class FalkonClassifier(ScoredClassifier):
         How centers are drawn from the training rows, see `choose_centers`; or the centers themselves.
     solver : {"auto", "direct", "falkon", "falkon-lib"}
         ``"direct"`` adds up Gram matrices in one pass. ``"falkon"`` chooses width, penalty and temperature
-        that way on at most `SELECTION_CENTERS` of the centers and then fits on all of them by preconditioned
-        conjugate gradient. ``"auto"`` takes the cheaper of these two, see `choose_solver`. ``"falkon-lib"``
-        selects like ``"falkon"`` and leaves the last fit to FalkonML, where that is installed.
+        by these sums on at most `SELECTION_CENTERS` of the centers and then fits on all centers by
+        preconditioned conjugate gradient. ``"auto"`` takes the cheaper of these two, see `choose_solver`.
+        ``"falkon-lib"`` selects like ``"falkon"`` and leaves the last fit to FalkonML, if FalkonML is
+        installed.
     cv : int, "leave-one-group-out" or None
         Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
         `FoldsReducedWarning`. None fits once, with the one width and penalty given, and calibrates the
@@ -74,7 +77,7 @@ class FalkonClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
     dask : str or None
         Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
@@ -176,6 +179,7 @@ class FalkonClassifier(ScoredClassifier):
         is_exact = takes_float64(rows.blocks, len(values))
         penalties = grid_of(self.penalty, "penalty")
         choice = choose_solver(
+            # The workers of a cluster add up sums, and only the direct solver works on sums alone.
             "direct" if rows.cluster is not None else self.solver,
             sizes_of(
                 self, given, len(values), n_penalties=len(penalties or RELATIVE_PENALTIES), is_exact=is_exact
@@ -192,6 +196,7 @@ class FalkonClassifier(ScoredClassifier):
             )
         )  # fmt: skip
         self.centers_ = fitted.centers.cpu().numpy()
+        # Centers that others span are gone from the basis, and from the saved head with them.
         self.center_indices_ = None if center_rows is None else center_rows[fitted.kept]
         self.sums_ = fitted.sums
         self.dual_coef_ = fitted.dual.cpu().numpy()
@@ -218,7 +223,7 @@ class FalkonClassifier(ScoredClassifier):
     def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, Values]:
         """Return which rows are centers (None: the centers are given), and the centers (M, d)."""
         if isinstance(self.centers, str):
-            return drawn_centers(self, given)
+            return drawn_centers(given, self.n_centers, how=self.centers)
         values = np.asarray(self.centers)
         d = given.rows.blocks.shape[1]
         if values.ndim != 2 or len(values) == 0 or values.shape[1] != d:
@@ -228,13 +233,21 @@ class FalkonClassifier(ScoredClassifier):
         check_finite(values)
         return None, values
 
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return kernel_scores(self, X)
 
 
-def check_kernel_options(estimator: Any) -> None:
-    """Refuse an estimator's ``kernel``, ``n_centers`` or ``sigma`` with InputError."""
+class KernelParameters(Protocol):
+    """The parameters that both kernel classifiers have."""
+
+    kernel: str
+    sigma: float | Sequence[float] | None
+    n_centers: int
+
+
+def check_kernel_options(estimator: KernelParameters) -> None:
+    """Refuse a ``kernel``, ``n_centers`` or ``sigma`` out of range with InputError."""
     kernel, n_centers = estimator.kernel, estimator.n_centers
     if kernel not in KERNELS:
         raise InputError(f"kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}")
@@ -246,12 +259,14 @@ def check_kernel_options(estimator: Any) -> None:
 
 
 def takes_float64(blocks: Blocks, n_centers: int) -> bool:
-    """Tell whether kernel values are float64: for float64 rows, and where they cost little."""
+    """Tell whether kernel values are float64: for float64 rows, and where float64 costs little."""
     n, d = blocks.shape
     return bool(blocks.dtype == np.float64) or n * n_centers * d <= FLOAT64_WORK
 
 
-def sizes_of(estimator: Any, given: FitInputs, n_centers: int, *, n_penalties: int, is_exact: bool) -> Sizes:
+def sizes_of(
+    estimator: KernelParameters, given: FitInputs, n_centers: int, *, n_penalties: int, is_exact: bool
+) -> Sizes:
     """Return the sizes that the choice of a solver depends on."""
     n, d = given.rows.blocks.shape
     n_widths = 1 if estimator.kernel == "linear" else len(grid_of(estimator.sigma, "sigma") or WIDTHS)
@@ -268,26 +283,26 @@ def sizes_of(estimator: Any, given: FitInputs, n_centers: int, *, n_penalties: i
     )
 
 
-def drawn_centers(estimator: Any, given: FitInputs) -> tuple[npt.NDArray[np.int64], Values]:
-    """Draw centers in the way that the estimator names; return which rows they are, and centers (M, d)."""
+def drawn_centers(given: FitInputs, n_centers: int, *, how: str) -> tuple[npt.NDArray[np.int64], Values]:
+    """Draw centers as `choose_centers`; return the rows that are centers, and the centers (M, d)."""
     chosen = choose_centers(
-        given.rows.codes, estimator.n_centers, how=estimator.centers, seed=given.seed,
-        blocks=given.rows.blocks, limit_bytes=given.limit_bytes,
+        given.rows.codes, n_centers, how=how, seed=given.seed, blocks=given.rows.blocks,
+        limit_bytes=given.limit_bytes,
     )  # fmt: skip
     values = given.rows.blocks.take(chosen)
+    # The pass over the rows comes later, and a center that is not finite would spoil every kernel value.
     refuse_non_finite(values, chosen)
     return chosen, values
 
 
-def kernels_of(estimator: Any, centers: torch.Tensor) -> list[Radial | Linear]:
-    """Return a kernel of each width: the widths given, or multiples of the median distance of the centers.
-
-    The median is that of all distances among an even thousand of the centers (M, d) at most.
-    """
+def kernels_of(estimator: KernelParameters, centers: torch.Tensor) -> list[Radial | Linear]:
+    """Return a kernel of each width: the widths given, or multiples of the centers' median distance."""
     if estimator.kernel == "linear":
         return [kernel_of("linear", None)]
     widths = grid_of(estimator.sigma, "sigma")
     if widths is None:
+        # Drawn centers are in the order of the rows, which may be sorted by class: every k-th center
+        # represents all of them, and the first thousand might not.
         some = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
         widths = [multiple * median_distance(some) for multiple in WIDTHS]
     return [kernel_of(estimator.kernel, width) for width in widths]

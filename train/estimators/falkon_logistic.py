@@ -1,14 +1,13 @@
 """`FalkonLogisticClassifier`: Nystrom kernel softmax regression, for probabilities."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.arguments import ClassWeight, RandomState
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.falkon import (
     check_kernel_options,
     drawn_centers,
@@ -31,11 +30,11 @@ class FalkonLogisticClassifier(ScoredClassifier):
     """Softmax regression on Nystrom centers: `FalkonClassifier` with the log-loss.
 
     The fit minimizes ``(1/n) sum_i w_i logloss(softmax(f(x_i) + b), y_i) + penalty |f|^2`` over f in the span
-    of the centers' kernel functions, with intercepts b that no penalty touches. This takes longer than the
-    squared loss, whose answer is in closed form, but scores are log-probabilities by themselves. The width is
-    chosen by squared loss in one pass, and the penalty by the log-loss of the logistic fits' own left-out
-    rows, both on at most 2,000 of the centers; the fit on all rows and centers follows. `X` is used as given:
-    standardize it in a pipeline, or train through `toptune.train.train`.
+    of the centers' kernel functions, with intercepts b that are not penalized. The log-loss takes longer
+    than the squared loss, whose answer is in closed form, but scores are log-probabilities by themselves.
+    The width is chosen by squared loss in one pass, and the penalty by the log-loss of the logistic fits' own
+    left-out rows, both on at most 2,000 of the centers; the fit on all rows and centers follows. `X` is used
+    as given: standardize it in a pipeline, or train through `toptune.train.train`.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
 
     Attributes
     ----------
@@ -136,13 +135,14 @@ class FalkonLogisticClassifier(ScoredClassifier):
 
     def _fit(self, given: FitInputs) -> None:
         rows = given.rows
+        # The plan comes before the centers are drawn: a fit above the memory limit is refused at once.
         n_centers = min(self.n_centers, rows.n)
         is_exact = takes_float64(rows.blocks, n_centers)
         plan = plan_logistic(
             sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact)
         )
         plan_logger.info("%s", plan)
-        center_rows, values = drawn_centers(self, given)
+        center_rows, values = drawn_centers(given, self.n_centers, how=self.centers)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
         kernels = kernels_of(self, centers)
         setup_seconds = given.seconds
@@ -163,7 +163,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
             setup_seconds=setup_seconds,
         )
 
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return kernel_scores(self, X)
 
@@ -197,6 +197,7 @@ def logistic_report(
         smallest_pivot=basis.smallest_pivot,
         precision="float64" if is_exact else "float32",
         jitter=fitted.jitter,
+        # Left-out figures are of predictions here, which cannot cancel to below 0 as closed forms do.
         n_clipped=0,
         sigma=fitted.sigma,
         penalty=chosen.penalty,

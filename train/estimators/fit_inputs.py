@@ -1,17 +1,18 @@
-"""`FitInputs`: what an estimator's fit works on, checked and made from what ``fit`` was given."""
+"""`FitInputs`: rows, classes, folds and limits of a fit, checked and made from the arguments of ``fit``."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from sklearn.utils import check_random_state
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
-from toptune.train.estimators.arguments import Labels
+from toptune.train.estimators.arguments import Labels, RowsLike
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.inputs import fit_inputs, fold_numbers, row_weights
 
@@ -29,12 +30,12 @@ class FitInputs:
     groups : sequence of str or None
         Ids or groups of the rows, as given.
     seed : int
-        Drawn from the estimator's ``random_state``.
+        Seed drawn from the estimator's ``random_state``.
     device : torch.device
     limit_bytes : int
         Memory that the fit may take.
     start : float
-        When ``fit`` began, by `time.perf_counter`.
+        Time at which ``fit`` began, by `time.perf_counter`.
     """
 
     rows: TrainingRows
@@ -49,8 +50,8 @@ class FitInputs:
     def of(
         cls,
         estimator: Any,
-        X: Any,
-        y: Any,
+        X: RowsLike,
+        y: npt.ArrayLike,
         *,
         groups: Sequence[str] | None,
         cluster: Cluster | None,
@@ -70,6 +71,7 @@ class FitInputs:
                 "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
             )
         blocks, classes, codes = fit_inputs(estimator, X, y)
+        # One seed for centers and folds, so that a RandomState that is passed on is drawn from only once.
         seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
         folds, n_folds = fold_numbers(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
         rows = TrainingRows(
@@ -102,6 +104,6 @@ class FitInputs:
         Raises
         ------
         InputError
-            With both numbers and what to do `instead`.
+            If the peak is above the limit; names both, and what to do `instead`.
         """
         check_memory(peak_bytes, limit_bytes=self.limit_bytes, what=what, instead=instead)

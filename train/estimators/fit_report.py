@@ -1,4 +1,4 @@
-"""`FitReport` and `HeadReport`: what a fit has to say for itself, typed until it is written as JSON."""
+"""`FitReport` and `HeadReport`: the account of a fit, typed until the account is written as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,7 @@ from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.one_pass import Solution
 from toptune.train.solvers.selection import Candidate
 
-# A row of a table or an account: names and JSON values.
+# A row of a table, or an account: JSON values by name.
 Record = Mapping[str, Any]
 
 
@@ -19,9 +19,9 @@ class LeftOutFigures:
     Attributes
     ----------
     accuracy : float or None
-        Over all rows, weighted as the fit weighs them.
+        Share of all rows that were predicted right, weighted as the fit weighs them.
     log_loss : float or None
-        At the chosen temperature, over at most `CALIBRATION_ROWS` of the rows.
+        Mean log-loss at the chosen temperature, over at most `CALIBRATION_ROWS` of the rows.
     n_rows : int
         Number of training rows.
     """
@@ -71,7 +71,7 @@ class FitReport:
     n_rows, n_features, n_folds : int
         Sizes of the training rows.
     n_centers, rank, n_dropped, smallest_pivot
-        As in `Basis`.
+        Figures of the centers, as in `Basis`.
     precision : str
         Arithmetic of kernel blocks; sums and systems are always float64.
     jitter : float
@@ -87,7 +87,7 @@ class FitReport:
     calibration : str
         How the probabilities are calibrated.
     table : list of dict
-        Everything that was compared.
+        A row for each combination that was compared.
     warnings : list of str
         What a user should know.
     n_passes : int
@@ -95,7 +95,7 @@ class FitReport:
     peak_bytes : int
         Projected peak memory.
     plan : dict
-        What was projected before the work: figures of the choice of solver, peak and limit.
+        Projections made before the work: figures of the choice of solver, peak and limit.
     iteration : dict or None
         Stop reason, products, residual history and tolerance of an iterative solve.
     seconds : dict
@@ -131,6 +131,7 @@ class FitReport:
     @property
     def left_out(self) -> LeftOutFigures | None:
         """Left-out figures, where folds were left out."""
+        # One fold holds all rows: such a fit has leave-one-out figures of a sample, not of all rows.
         if self.n_folds == 1:
             return None
         return LeftOutFigures(accuracy=self.accuracy, log_loss=self.log_loss, n_rows=self.n_rows)
@@ -142,24 +143,24 @@ class FitReport:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadReport:
-    """Account of one fit of any other head.
+    """Account of one fit of a head other than ridge and the kernel heads.
 
     Attributes
     ----------
     solver : str
-        What was done, in words.
+        How the fit was made, in words.
     n_rows, n_features, n_folds : int
         Sizes of the training rows.
     chosen : dict
         The head's parameters as chosen.
     left_out : LeftOutFigures or None
-        None where nothing was left out.
+        Figures on left-out rows; None where nothing was left out.
     temperature : float or None
         Temperature that calibrates the scores; None where nothing is calibrated.
     calibration : str
         How the probabilities are calibrated.
     table : list of dict
-        Everything that was compared.
+        A row for each combination that was compared.
     warnings : list of str
         What a user should know.
     peak_bytes : int
@@ -246,4 +247,5 @@ def report_of(
 
 
 def _table_row(candidate: Candidate) -> dict[str, object]:
+    # The number of the feature map is of use within a fit only; the width names the map in a table.
     return {key: value for key, value in asdict(candidate).items() if key != "map_index"}

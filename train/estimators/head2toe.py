@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.arguments import ClassWeight, RandomState
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.head2toe_final import FINALS, fit_final
@@ -31,6 +31,7 @@ from toptune.train.rows.grids import grid_of
 from toptune.train.rows.inputs import predict_inputs
 
 SOLVERS = ("gram", "softmax")
+# Shares of the columns to keep, and group penalties as shares of the smallest one that keeps no column.
 FRACTIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SHARES = (0.3, 0.1, 0.03)
 
@@ -38,16 +39,16 @@ SHARES = (0.3, 0.1, 0.03)
 class Head2ToeClassifier(ScoredClassifier):
     """Head2Toe: a group lasso ranks the columns of all layers, and a head is fitted to the best of them.
 
-    The score of a column is the length of its weights over the classes. Fraction, group penalty and the ridge
-    penalty of the head on what is kept are cross-validated on the rows given, with the ranking made anew
+    The score of a column is the norm of the column's weights over the classes. Fraction, group penalty and
+    the ridge penalty on the columns kept are cross-validated on the rows given, with the ranking made anew
     without each fold. Columns are taken as they are; the paper divides each layer by its length first (step
     ``l2`` of `toptune.train.fit_preprocessing`).
 
     Parameters
     ----------
     solver : {"gram", "softmax"}
-        What ranks: the squared loss on centered columns, from their second moments without a further pass; or
-        the paper's cross-entropy without intercept, in many passes over the rows.
+        Loss of the ranking: the squared loss on centered columns, from second moments without a further pass;
+        or the paper's cross-entropy without intercept, in many passes over the rows.
     selection : {"feature", "layer"}
         Rank columns over all layers together, or keep whole layers by the mean score of their columns.
     fraction : float, sequence of float or None
@@ -77,16 +78,16 @@ class Head2ToeClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
         Labels of the classes, sorted.
     columns_ : ndarray of int64, shape (k,)
-        Positions of the columns kept, ascending; no other column of a row is read.
+        Positions of the columns kept, ascending; no other column of a row is used.
     kept_dims_ : ndarray of int64
-        How many of the columns kept are of each layer that has any.
+        Number of columns kept of each layer, for the layers that keep any.
     coef_ : ndarray of float64, shape (n_classes, k) or, of final ``"falkon"``, (n_classes, n_centers)
     intercept_ : ndarray of float64, shape (n_classes,)
     centers_ : ndarray, shape (n_centers, k)
@@ -180,6 +181,8 @@ class Head2ToeClassifier(ScoredClassifier):
         )  # fmt: skip
         plan_logger.info("%s", plan)
         seconds, clock = {"setup": given.seconds}, time.perf_counter()
+        # The second moments of the columns are taken once and serve the ranking, the comparison of selections
+        # and a final ridge regression.
         form = SummedFolds if plan.form == "sums" else HeldFolds
         moments: FoldMoments = form.over(rows, block_rows=block_rows, device=given.device)
         seconds["pass"], clock = time.perf_counter() - clock, time.perf_counter()
@@ -221,7 +224,9 @@ class Head2ToeClassifier(ScoredClassifier):
     def _keep_columns(self, ranking: Ranking, columns: Columns) -> None:
         counts = ranking.layers.counts(columns)
         self.columns_, self.kept_dims_ = columns, np.array([count for count in counts if count])
-        self.centers_, self.sigma_ = np.zeros((0, len(columns))), None
+        # Finals without centers are saved in the same arrays as the final that has some.
+        self.centers_ = np.zeros((0, len(columns)))
+        self.sigma_: float | None = None
 
     def _finish_ridge(
         self, moments: FoldMoments, comparison: Comparison, *, device: torch.device
@@ -244,6 +249,7 @@ class Head2ToeClassifier(ScoredClassifier):
     def _finish_on_rows(self, given: FitInputs, ranking: Ranking, comparison: Comparison) -> FinalFit:
         """Fit the final head to the rows, on the columns kept."""
         class_weight = self.class_weight
+        # The final head is fitted to positions of classes in place of their names.
         if isinstance(class_weight, dict):
             names = given.classes.tolist()
             class_weight = {code: class_weight.get(name, 1.0) for code, name in enumerate(names)}
@@ -256,7 +262,7 @@ class Head2ToeClassifier(ScoredClassifier):
             },
         )  # fmt: skip
         fitted = final.estimator
-        if self.final == "falkon":
+        if isinstance(fitted, FalkonClassifier):
             self.coef_, self.centers_, self.sigma_ = fitted.dual_coef_.T, fitted.centers_, fitted.sigma_
         else:
             self.coef_ = fitted.coef_
@@ -271,7 +277,7 @@ class Head2ToeClassifier(ScoredClassifier):
             warnings=fitted.report_.warnings,
         )
 
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         kept = SelectedBlocks(predict_inputs(self, X), self.columns_, self.divided_dims)
@@ -291,11 +297,13 @@ class Head2ToeClassifier(ScoredClassifier):
 
     def fitted_final(self) -> ScoredClassifier:
         """Return the final head, as an estimator on the columns kept."""
+        # Only fitted attributes are saved, so the estimator is made again from them on every call.
         final: Any
         if self.final == "falkon":
             final = FalkonClassifier(device=self.device, memory_limit_bytes=self.memory_limit_bytes)
             final.centers_, final.dual_coef_, final.sigma_ = self.centers_, self.coef_.T, self.sigma_
         else:
+            # Logistic scores are linear in the columns as well, and scoring needs nothing of the fit.
             final = StreamingRidgeClassifier()
             final.coef_ = self.coef_
         final.intercept_, final.classes_ = self.intercept_, self.classes_
@@ -307,7 +315,7 @@ class Head2ToeClassifier(ScoredClassifier):
         return sorted(_grid(self.group_penalty, "group_penalty", SHARES), reverse=True)
 
 
-def _grid(value: Any, name: str, default: Sequence[float]) -> list[float]:
+def _grid(value: float | Sequence[float] | None, name: str, default: Sequence[float]) -> list[float]:
     """Return a grid of shares, ascending, or refuse a share that is not above 0 and at most 1."""
     grid = grid_of(value, name) or list(default)
     if grid[-1] > 1:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,6 @@ from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.arguments import ClassWeight, Params
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.estimators.logistic import StreamingLogisticClassifier
-from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.head2toe.columns import Columns, Layers
 from toptune.train.head2toe.selected_blocks import SelectedBlocks, SomeRows
 from toptune.train.numerics.calibration import Temperature, fit_temperature
@@ -20,7 +18,9 @@ from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.folds import FoldsReducedWarning
 
 FINALS = ("ridge", "logistic", "falkon")
+# The same number of centers that `FalkonClassifier` takes by default.
 _N_CENTERS = 1000
+FinalEstimator = FalkonClassifier | StreamingLogisticClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,14 @@ class Final:
     Attributes
     ----------
     estimator : FalkonClassifier or StreamingLogisticClassifier
-        Fitted to all rows.
+        Estimator fitted to all rows.
     accuracy : float
         Share, by weight, of the left-out rows that were predicted right.
     calibrated : Temperature
         Temperature fitted to the left-out scores, and the log-loss at it.
     """
 
-    estimator: Any
+    estimator: FinalEstimator
     accuracy: float
     calibrated: Temperature
 
@@ -55,13 +55,14 @@ def fit_final(
 ) -> Final:
     """Fit without each fold to the columns selected without it, then to all rows.
 
-    Each of these fits chooses its own penalty (and width) by cross-validation within its rows.
+    Each of these fits chooses its own penalty (and width) by cross-validation within its rows: neither the
+    selection of columns nor a hyperparameter has seen the rows that are scored.
 
     Parameters
     ----------
     name : {"logistic", "falkon"}
     rows : TrainingRows
-        All columns.
+        Rows with all columns.
     columns_of : callable (fold or None) -> ndarray of int64
         Columns selected without a fold, or on all rows.
     layers : Layers
@@ -76,7 +77,7 @@ def fit_final(
         kept = [count for count in layers.counts(columns) if count]
         return SelectedBlocks(rows.blocks, columns, kept if unit_norm else None)
 
-    def fit(columns: Columns, chosen: npt.NDArray[np.int64] | None) -> ScoredClassifier:
+    def fit(columns: Columns, chosen: npt.NDArray[np.int64] | None) -> FinalEstimator:
         some: Blocks = blocks(columns)
         codes, some_groups = rows.codes, groups
         if chosen is not None:
@@ -89,8 +90,7 @@ def fit_final(
             # Without a fold a class may have too few rows. Users are told of the fit to all rows only.
             if chosen is not None:
                 warnings.simplefilter("ignore", FoldsReducedWarning)
-            fitted: ScoredClassifier = _estimator(name, weight, options).fit(some, codes, groups=some_groups)
-            return fitted
+            return _estimator(name, weight, options).fit(some, codes, groups=some_groups)
 
     scores = np.empty((rows.n, rows.n_classes))
     for fold in np.unique(rows.folds).tolist():
@@ -108,7 +108,7 @@ def fit_final(
     )
 
 
-def _estimator(name: str, class_weight: ClassWeight, options: Params) -> Any:
+def _estimator(name: str, class_weight: ClassWeight, options: Params) -> FinalEstimator:
     if name == "falkon":
         return FalkonClassifier(n_centers=_N_CENTERS, class_weight=class_weight, **options)
     return StreamingLogisticClassifier(class_weight=class_weight, **options)

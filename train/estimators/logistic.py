@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.arguments import ClassWeight, RandomState
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -24,8 +23,10 @@ from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.feature_rows import FeatureRows
 from toptune.train.rows.grids import grid_of
 
-# Up to this many features the preconditioner is a matrix of them; above, it is diagonal.
+# Up to this many features r the preconditioner is a matrix (r, r), whose factor costs r^3 / 3; above, the
+# preconditioner is diagonal.
 DENSE_FEATURES = 6_000
+# Variances, of which a diagonal preconditioner is made, need fewer rows than a matrix does.
 DIAGONAL_ROWS = 1_000
 
 
@@ -33,7 +34,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
     """Multinomial logistic regression by L-BFGS on blocks, the penalty chosen along a path.
 
     The fit minimizes ``(1/n) sum_i w_i logloss(softmax(W^T x_i + b), y_i) + penalty |W|^2`` over W and
-    intercepts b that no penalty touches. From the largest penalty down each solution starts the next, and all
+    intercepts b that are not penalized. From the largest penalty down each solution starts the next, and all
     folds share every pass over the rows (`toptune.train.logistic.path`, the solver of
     `FalkonLogisticClassifier`). Rows are kept in memory where the limit allows, in which case they are read
     once. With fewer rows than columns the problem is solved in the coordinates of the rows' span, which gives
@@ -56,7 +57,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
 
     Attributes
     ----------
@@ -128,6 +129,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
         selection = choose_penalty(problem, grid_of(self.penalty, "penalty"), sample)
         n_selection = problem.n_evaluations
         seconds["path"], start = time.perf_counter() - start, time.perf_counter()
+        # The fits without a fold differ little from the fit to all rows, so their mean is near its solution.
         (found,) = follow(
             problem, [selection.penalty], folds=[NO_FOLD], starts=[torch.stack(selection.points).mean(dim=0)],
             sample=sample, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
@@ -136,6 +138,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
         seconds["total"] = sum(seconds.values())
         beta = found.points[0]
         self.coef_ = np.ascontiguousarray(linear_coefficients(maps, beta[:-1]).T.cpu().numpy())
+        # The iteration sees centered features; the intercept of plain features takes the mean back.
         self.intercept_ = (beta[-1] - problem.feature_mean @ beta[:-1]).cpu().numpy()
         self.penalty_, self.temperature_ = selection.penalty, selection.temperature
         self.report_ = HeadReport(
@@ -143,6 +146,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
             n_rows=n,
             n_features=d,
             n_folds=rows.n_folds,
+            # C is scikit-learn's name of the same penalty, for a loss that is summed instead of averaged.
             chosen={"penalty": selection.penalty, "C": 1 / (2 * n * selection.penalty)},
             left_out=LeftOutFigures(accuracy=selection.accuracy, log_loss=selection.log_loss, n_rows=n),
             temperature=selection.temperature,
@@ -162,7 +166,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
             },
         )
 
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)
 
@@ -189,6 +193,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
             what=f"logistic regression on {n} rows of {d} features, {n_classes} classes",
             instead="take fewer layers, head 'falkon-logistic' with fewer centers, or raise --memory-limit",
         )
+        # Coordinates of the span are float64, columns of stored features float32.
         kept_bytes = n * rank * (8 if n < d else 4)
         is_cached = peak_bytes + kept_bytes <= given.limit_bytes
         peak_bytes += kept_bytes if is_cached else 0
@@ -202,5 +207,5 @@ class StreamingLogisticClassifier(ScoredClassifier):
 
 
 def _sample_rows(n: int, rank: int) -> int:
-    """Return how many rows the preconditioner is made of; with fewer rows than features it is diagonal."""
+    """Return how many rows the preconditioner is made of; fewer rows than features make it diagonal."""
     return sample_rows_for(n=n, rank=rank) if rank <= DENSE_FEATURES or n <= rank else DIAGONAL_ROWS

@@ -1,14 +1,14 @@
 """`NearestMeanClassifier`: the class whose mean is nearest, its metric cross-validated from fold sums."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
-from toptune.train.estimators.arguments import RandomState, Values
+from toptune.train.estimators.arguments import RandomState, RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
@@ -18,16 +18,17 @@ from toptune.train.rows.grids import values_of
 from toptune.train.rows.inputs import predict_inputs
 
 Matrix = npt.NDArray[np.float64]
+Float = TypeVar("Float", np.float32, np.float64)
 METRICS = ("euclidean", "cosine")
 
 
 class NearestMeanClassifier(ScoredClassifier):
     """Score a row by its nearness to the mean of each class.
 
-    ``"euclidean"`` scores by minus half the squared distance, but for a part that all classes share.
+    ``"euclidean"`` scores by minus half the squared distance, without the part that all classes share.
     ``"cosine"`` scales rows to unit length, takes their means, and scores by the cosine. Sums of each class
     in each fold, from one pass, give the means without every fold; a second pass scores the rows left out.
-    Means do not know how many rows a class has, so every class weighs alike.
+    A mean does not depend on how many rows a class has, so every class weighs alike.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class NearestMeanClassifier(ScoredClassifier):
     random_state : int, RandomState or None
         Seed of the folds.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
 
     Attributes
     ----------
@@ -96,6 +97,7 @@ class NearestMeanClassifier(ScoredClassifier):
             metric: [_means(sums[metric], counts, metric, without=fold) for fold in range(rows.n_folds)]
             for metric in metrics
         }
+        # A class all of whose rows are in one fold has no mean without that fold.
         is_seen = counts.sum(axis=0) - counts > 0
         left = score_left_out(
             _left_out(rows, means, is_seen),
@@ -126,7 +128,7 @@ class NearestMeanClassifier(ScoredClassifier):
         )
         return peak_bytes
 
-    def scores(self, X: Any) -> Matrix:
+    def scores(self, X: RowsLike) -> Matrix:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
@@ -137,7 +139,9 @@ class NearestMeanClassifier(ScoredClassifier):
         return result
 
 
-def check_metrics(given: Any, known: Sequence[str], default: Sequence[str] | None = None) -> list[str]:
+def check_metrics(
+    given: str | Sequence[str] | None, known: Sequence[str], default: Sequence[str] | None = None
+) -> list[str]:
     """Return the metrics to compare, or refuse an unknown metric with InputError."""
     metrics = values_of(given, default or known, "metric")
     for metric in metrics:
@@ -146,10 +150,10 @@ def check_metrics(given: Any, known: Sequence[str], default: Sequence[str] | Non
     return metrics
 
 
-def unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def unit_rows(values: npt.NDArray[Float]) -> npt.NDArray[Float]:
     """Return rows (b, d) scaled to length 1; a row of zeros stays as it is."""
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    scaled: npt.NDArray[Any] = values / np.maximum(lengths, np.finfo(values.dtype).tiny)
+    scaled: npt.NDArray[Float] = values / np.maximum(lengths, np.finfo(values.dtype).tiny)
     return scaled
 
 
@@ -164,6 +168,8 @@ def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, M
         block = values.astype(np.float64)
         cells = rows.folds[where] * rows.n_classes + rows.codes[where]
         present, position = np.unique(cells, return_inverse=True)
+        # The sums of a block are one product with a 0/1 matrix, of the cells (fold, class) that occur in the
+        # block only: with many classes most cells have no row.
         indicator = np.zeros((len(present), len(block)))
         indicator[position, np.arange(len(block))] = 1.0
         for metric in metrics:
@@ -186,6 +192,7 @@ def _scores(values: Values, means: Matrix, metric: str) -> Matrix:
     if metric == "cosine":
         cosines: Matrix = unit_rows(block) @ means.T
         return cosines
+    # -|x - m|^2 / 2 = x m - |m|^2 / 2 - |x|^2 / 2, and the last term is the same for every class m.
     nearness: Matrix = block @ means.T - np.square(means).sum(axis=1) / 2
     return nearness
 

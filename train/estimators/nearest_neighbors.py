@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from torch import Tensor
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
-from toptune.train.estimators.arguments import Params, RandomState
+from toptune.train.estimators.arguments import Params, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.nearest_mean import METRICS, check_metrics
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -28,15 +27,16 @@ NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
 WEIGHTS = ("similarity", "uniform")
 # Temperature of the similarities that weigh votes, from Caron et al. 2021 and Oquab et al. 2023 (DINOv2).
 VOTE_TEMPERATURE = 0.07
+# Similarities of a block of rows to all rows take about this much memory, with their votes.
 _BLOCK_BYTES = 64 * 2**20
 
 
 class NearestNeighborClassifier(ScoredClassifier):
     """k nearest neighbors among all training rows, blocked, with k and weights chosen from one search.
 
-    The neighbors of each row among the rows of other folds are found once, as many as the largest k wants;
-    every k and weighting is a tally of them. Scores are logarithms of the votes' shares with one neighbor
-    added that votes evenly for all classes, so that no class is impossible.
+    The neighbors of each row among the rows of other folds are found once, as many as the largest k asks for;
+    every k and weighting is a tally of these neighbors. Scores are logarithms of the votes' shares with one
+    neighbor added that votes evenly for all classes, so that no class is impossible.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class NearestNeighborClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak, with all rows in it, is above is refused; None is half of the machine's
+        A fit whose projected peak, all rows included, is above this is refused; None is half of the machine's
         memory.
 
     Attributes
@@ -158,7 +158,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         )
         return peak_bytes
 
-    def scores(self, X: Any) -> Matrix:
+    def scores(self, X: RowsLike) -> Matrix:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         check_is_fitted(self)
         blocks = predict_inputs(self, X)
@@ -182,9 +182,10 @@ def ready(values: Tensor, metric: str) -> Tensor:
 
 
 def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
-    """Return cosines (b, n), or minus half the squared distances but for the part of each query alone."""
+    """Return cosines (b, n), or minus half the squared distances without the query's own part."""
     if metric == "cosine":
         return queries @ kept.T
+    # The expanded square needs one matrix product; the omitted -|q|^2 / 2 does not change a query's order.
     return torch.addmm(kept.square().sum(dim=1), queries, kept.T, beta=-0.5)
 
 
@@ -198,6 +199,7 @@ def _left_out(
     for start in range(0, rows.n, step):
         where = slice(start, min(start + step, rows.n))
         nearness = nearness_of(kept[where], kept, metric)
+        # Rows of the same fold never vote: a row is scored as if its fold were no part of the training rows.
         nearness.masked_fill_(folds[where, None] == folds, -torch.inf)
         nearest, at = nearness.topk(most, dim=1)
         of_class = codes[at]
@@ -211,6 +213,7 @@ def _left_out(
 
 def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
     """Return scores (b, n_classes) from nearness and class of each row's neighbors (b, k), nearest first."""
+    # Where fewer than k rows lie in other folds, the last places are masked rows, which have no vote.
     is_there = torch.isfinite(nearness)
     counts = is_there.sum(dim=1, keepdim=True)
     if weights == "similarity":
@@ -218,6 +221,7 @@ def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str)
     else:
         shares = is_there.double() / counts
     votes = shares.new_zeros((shares.shape[0], n_classes)).scatter_add_(1, classes, shares)
+    # One further neighbor that votes evenly keeps every share above 0, whose logarithm would be infinite.
     smoothed = (votes * counts + 1 / n_classes) / (counts + 1)
     return smoothed.log()
 
@@ -227,7 +231,7 @@ def _block_rows(kept: Tensor, n_classes: int) -> int:
     return max(16, _BLOCK_BYTES // (8 * (n + d + 4 * n_classes)))
 
 
-def _check_counts(given: Any, n: int) -> list[int]:
+def _check_counts(given: int | Sequence[int] | None, n: int) -> list[int]:
     usable = [k for k in NEIGHBORS if 2 * k <= n] or [1]
     counts = values_of(given, usable, "n_neighbors")
     for count in counts:
@@ -237,7 +241,8 @@ def _check_counts(given: Any, n: int) -> list[int]:
     return sorted({int(count) for count in counts})
 
 
-def _check_weights(given: Any, metric: str) -> list[str]:
+def _check_weights(given: str | Sequence[str] | None, metric: str) -> list[str]:
+    # exp(similarity / 0.07) is defined for cosines, which lie between -1 and 1; distances have no such scale.
     usable = WEIGHTS if metric == "cosine" else ("uniform",)
     weightings = values_of(given, usable, "weights")
     for weighting in weightings:

@@ -1,13 +1,13 @@
 """`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.machine.plans import plan_logger
-from toptune.train.estimators.arguments import ClassWeight, RandomState
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -27,7 +27,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     """Ridge regression of one-hot targets on the features, the penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i w_i |y_i - W^T x_i - b|^2 + penalty |W|^2`` over W and an intercept b that
-    no penalty touches, from the sums that `FalkonClassifier` takes too. With at least as many rows as
+    is not penalized, from the same sums as `FalkonClassifier`. With at least as many rows as
     features the Gram matrix is of features (primal). With fewer rows it is of rows (dual): the linear kernel
     with all rows as centers, which is the same estimator.
 
@@ -49,7 +49,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this is refused; None is half of the machine's memory.
     dask : str or None
         Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
@@ -123,6 +123,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
     def _fit(self, given: FitInputs) -> None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         penalties, device = grid_of(self.penalty, "penalty"), given.device
+        # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
         block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
         peak_bytes = self._plan(given, block_rows=block_rows)
         maps = linear_maps(rows.blocks, device=device)
@@ -142,6 +143,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             )
         self.coef_ = np.ascontiguousarray(linear_coefficients(maps, solution.beta[:-1]).T.cpu().numpy())
         self.intercept_ = solution.beta[-1].cpu().numpy()
+        # In the dual the basis is the span of the rows, outside of which rows that are added later may lie.
         self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
         self.penalty_, self.temperature_ = solution.chosen.penalty, solution.temperature
         self.report_ = report_of(
@@ -179,6 +181,6 @@ class StreamingRidgeClassifier(ScoredClassifier):
         )
         return peak_bytes
 
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)

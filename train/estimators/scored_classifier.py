@@ -1,9 +1,9 @@
-"""`ScoredClassifier`: what all estimators share, from the checks of a fit to labels and probabilities."""
+"""`ScoredClassifier`: what all estimators have in common, from the checks of a fit to probabilities."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
-from toptune.train.estimators.arguments import Labels
+from toptune.train.estimators.arguments import Labels, RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
 from toptune.train.numerics.calibration import softmax
@@ -41,7 +41,7 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
     classes_: Labels
     temperature_: float
 
-    def fit(self, X: Any, y: Any, *, groups: Sequence[str] | None = None) -> Self:
+    def fit(self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
         """Fit to rows of features.
 
         Parameters
@@ -83,39 +83,54 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         """Fit, and set every fitted attribute but ``classes_``."""
 
     @abstractmethod
-    def scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return scores (n, n_classes), or for two classes the lead (n,) of the second over the first."""
         scores = self.scores(X)
+        # scikit-learn's convention for two classes: above 0 is the second class.
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> Labels:
+    def predict(self, X: RowsLike) -> Labels:
         """Return the labels (n,) of the highest scores of rows (n, d)."""
         scores = self.scores(X)
         labels: Labels = self.classes_[scores.argmax(axis=1)]
         return labels
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return probabilities (n, n_classes) of rows (n, d): softmax of scores over the temperature."""
         scores = self.scores(X)
         return softmax(scores, self.temperature_)
 
 
-def kernel_scores(estimator: Any, X: Any) -> npt.NDArray[np.float64]:
-    """Scores (n, n_classes) of rows (n, d), ``k(X, centers_) dual_coef_ + intercept_``, block after block.
+class KernelHead(Protocol):
+    """A fitted kernel classifier, by the attributes from which scores are made."""
+
+    kernel: str
+    device: str | None
+    memory_limit_bytes: int | None
+    classes_: Labels
+    centers_: Values
+    sigma_: float | None
+    dual_coef_: npt.NDArray[np.float64]
+    intercept_: npt.NDArray[np.float64]
+
+
+def kernel_scores(estimator: KernelHead, X: RowsLike) -> npt.NDArray[np.float64]:
+    """Return scores (n, n_classes) of rows (n, d), ``k(X, centers_) dual_coef_ + intercept_``, by blocks.
 
     Parameters
     ----------
     estimator : FalkonClassifier or FalkonLogisticClassifier
-        Fitted.
+        Fitted classifier.
     X : array-like or Blocks, shape (n, d)
     """
     check_is_fitted(estimator)
     blocks = predict_inputs(estimator, X)
     device = device_of(estimator.device)
     dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
+    # Kernel values have the type that the fit had, or the coefficients would meet slightly different values.
     centers = ReferenceRows.of(to_tensor(estimator.centers_, dtype=dtype, device=device))
     dual = to_tensor(estimator.dual_coef_, dtype=torch.float64, device=device)
     intercept = torch.from_numpy(estimator.intercept_).to(device)

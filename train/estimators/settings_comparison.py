@@ -1,4 +1,4 @@
-"""Settings of a head compared by the rows that their fits left out."""
+"""Settings of a head, compared on the rows that the fits left out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Comparison:
     chosen : dict
         The best settings.
     temperature : float
-        Temperature of their left-out scores.
+        Temperature of the left-out scores of the best settings.
     left_out : LeftOutFigures
         Figures of the best settings.
     table : list of dict
         A row for each settings, with accuracy, log-loss, temperature and ``is_chosen``.
     warnings : list of str
-        Where the choice is at the edge of its grid.
+        Notes on a choice at the edge of its grid.
     """
 
     chosen: Params
@@ -76,7 +76,7 @@ def score_left_out(
     n_settings: int,
     n_classes: int,
 ) -> list[OutOfFold]:
-    """Count what every settings gets right, block after block, and keep the scores of few rows.
+    """Count the rows that each settings predicts right, block after block, and keep the scores of few rows.
 
     Parameters
     ----------
@@ -85,8 +85,10 @@ def score_left_out(
     codes, weights : ndarray, shape (n,)
     n_settings, n_classes : int
     """
+    # A temperature is one number, so a sample of rows is enough to fit it; accuracy is over all rows.
     kept = calibration_rows(len(codes))
     results = [
+        # No head compared here chooses by the squared error, which therefore stays 0.
         OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), n_classes), np.float32))
         for _ in range(n_settings)
     ]

@@ -72,7 +72,7 @@ def test_without_the_library_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setitem(sys.modules, "falkon", None)
     message = "'falkon-lib' needs FalkonML.*build it from the source of FalkonML/falkon.*use solver 'falkon'"
     with pytest.raises(InputError, match=message):
-        FalkonClassifier(solver="falkon-lib").fit(None, None)
+        FalkonClassifier(solver="falkon-lib").fit([[0.0]], [0])
     with pytest.raises(InputError, match=message):
         train(tmp_path / "no store", dataset="a", model="b", out=tmp_path / "run", solver="falkon-lib")
     with pytest.raises(InputError, match=message) as refused:
