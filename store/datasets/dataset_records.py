@@ -64,12 +64,14 @@ def whole_names(root: Path) -> list[str]:
 
 
 def base_of(root: Path, name: str) -> str | None:
-    """Return the data set that `name` is a part of, or None if it is one itself, or not there."""
+    """Return the data set that `name` is a part of; None for a whole data set or an unknown name."""
     split = split_part_name(name)
     if split is None or not dataset_folder(root, name).is_dir():
         return None
     try:
         return read_record(root, name).part_of
+    # A part whose record is damaged is still a part by its name if the data set is there; `repair` can then
+    # rebuild it.
     except CorruptError:
         return split[0] if dataset_folder(root, split[0]).is_dir() else None
 
@@ -148,6 +150,8 @@ def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | 
         Whether this call put it there.
     """
     folder = dataset_folder(root, dataset)
+    # In a bucket a half written folder is completed by `put_folder_if_absent`, so that both files must be
+    # there.
     if all((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
         return False
     return place_at(folder).put_folder_if_absent(dataset_files(folder.name, manifest, part_of=part_of))

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,7 @@ class Manifest:
         Columns ``id``, ``label``, ``split``, ``bytes``, ``modified_ns`` and any extra ones.
     """
 
-    table: Any
+    table: pa.Table
 
     @classmethod
     def from_columns(
@@ -71,7 +70,7 @@ class Manifest:
         n = len(ids)
         if n == 0:
             raise InputError("the data set has no images; check the path that was given")
-        columns: dict[str, Any] = {
+        columns: dict[str, pa.Array] = {
             "id": _strings("id", ids, n),
             "label": _strings("label", [None] * n if labels is None else labels, n),
             "split": _strings("split", [None] * n if splits is None else splits, n),
@@ -123,7 +122,7 @@ class Manifest:
         return list(self.table["id"].to_pylist())
 
     def image_id(self, row: int) -> str:
-        """Return one row's id without making a list of all."""
+        """Return the id of one row without making a list of all ids."""
         return str(self.table["id"][row].as_py())
 
     @cached_property
@@ -167,11 +166,14 @@ class Manifest:
     @cached_property
     def pictures_digest(self) -> str:
         """SHA-256 over ids and sizes in their order; labels and times do not count."""
+        # Sizes count beside ids, because a file that was replaced under its name mostly has another size.
+        # Labels may change without making features wrong.
         digest = hashlib.sha256(b"toptune pictures 1\n")
         digest.update(self.sizes.astype("<i8").data)
         # Arrow's buffers are read: a hundred million ids as Python strings would take some 10 GB.
         chunks = [chunk for chunk in self.table["id"].chunks if len(chunk)]
         for chunk in chunks:
+            # Lengths come before the text, so that ids which join to the same text give other digests.
             digest.update(pc.binary_length(chunk).to_numpy(zero_copy_only=False).astype("<i8").data)
         for chunk in chunks:
             _, places, text = chunk.buffers()
@@ -202,7 +204,7 @@ class Manifest:
         shared = [name for name in self.extra_names if name in other.extra_names]
         for name in ("id", "bytes", "label", "split", *shared):
             if self.table[name].equals(other.table[name]):
-                continue  # This is the usual case, and many times faster than the comparison below.
+                continue  # Equal columns are the usual case, which Arrow decides many times faster.
             mine, theirs = self.table[name].to_pylist(), other.table[name].to_pylist()
             rows = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
             if rows:
@@ -213,11 +215,11 @@ class Manifest:
         return lines
 
 
-def _widened(field: Any) -> Any:
+def _widened(field: pa.Field) -> pa.Field:
     return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
 
 
-def _strings(name: str, values: Sequence[str | None], n: int) -> Any:
+def _strings(name: str, values: Sequence[str | None], n: int) -> pa.Array:
     _check_length(name, len(values), n)
     try:
         return pa.array(values if isinstance(values, list) else list(values), type=pa.string())
@@ -225,7 +227,7 @@ def _strings(name: str, values: Sequence[str | None], n: int) -> Any:
         raise InputError(f"column {name!r} must hold Unicode text or nothing: {error}") from error
 
 
-def _integers(name: str, values: Sequence[int] | npt.NDArray[np.int64], n: int) -> Any:
+def _integers(name: str, values: Sequence[int] | npt.NDArray[np.int64], n: int) -> pa.Array:
     _check_length(name, len(values), n)
     return pa.array(np.asarray(values, dtype=np.int64))
 
@@ -235,8 +237,8 @@ def _check_length(name: str, length: int, n: int) -> None:
         raise InputError(f"column {name!r} has {length} values for {n} images")
 
 
-def _check_ids(table: Any) -> None:
-    # Arrow's tables of plain text end at 2 GiB, some seventy million ids; to widen them copies no text.
+def _check_ids(table: pa.Table) -> None:
+    # Arrow's tables of plain text end at 2 GiB, some seventy million ids; widening the type copies no text.
     ids = table["id"].cast(pa.large_string())
     if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
         raise InputError("every image needs an id that is not empty")

@@ -69,6 +69,8 @@ def compare(
     names = sorted({"label", "split", *before.extra_names, *after.extra_names})
     old = [before.column(name) if name in before.table.column_names else None for name in names]
     new = [after.column(name) if name in after.table.column_names else None for name in names]
+    # If the ids are the same in the same order, columns that are equal as a whole need no comparison row by
+    # row.
     is_in_order = before.ids == after.ids
     columns = [pair for pair in zip(old, new, strict=True) if not is_in_order or pair[0] != pair[1]]
     sizes, new_sizes, known = before.sizes.tolist(), after.sizes.tolist(), set(changed)
@@ -106,6 +108,8 @@ def register(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion:
     refuse_part(root, name)
     if split_part_name(name):
         raise InputError(f"data set name {name!r} looks like a part of one that grew; choose another name")
+    # The data set is put and then read again: of two processes with other images, the second sees what the
+    # first registered.
     dataset_records.put_dataset(root, name, manifest)
     first = read_dataset_version(root, name, 1)
     if not first.manifest.differences(manifest):
@@ -142,6 +146,7 @@ def find_version(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion
             if number == 1
             else version_record(root, dataset, number)
         )
+        # The digest in the record is compared first, so that manifests of other versions are not read.
         if record.pictures_sha256 == manifest.pictures_digest:
             version = read_dataset_version(root, dataset, number)
             if not version.manifest.differences(manifest):

@@ -1,6 +1,6 @@
 """Versions of a data set that grew: which row of which part holds each image.
 
-DatasetVersion 1 is the data set as it was first registered, without a file of its own. Every later one is
+Version 1 is the data set as it was first registered, without a file of its own. Every later version is
 ``versions/000002.json`` beside its rows, ``versions/<sha256>.parquet``: a manifest with two more columns.
 A version is never changed, and its features stay where they were computed.
 """
@@ -62,7 +62,7 @@ class VersionRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetVersion:
-    """The rows of one version of a data set, and where each has its features.
+    """The rows of one version of a data set, and where the features of each row are stored.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class DatasetVersion:
         return self.manifest.n_rows
 
     def rows_of(self, part: str) -> npt.NDArray[np.intp]:
-        """Return the rows of this version that a part holds, ascending; none if it is no part of it."""
+        """Return the rows of this version that a part holds, ascending; none for an unknown part."""
         if part not in self.parts:
             return np.zeros(0, dtype=np.intp)
         return np.flatnonzero(self.part == self.parts.index(part))
@@ -191,11 +191,16 @@ def publish_version(root: Path, version: DatasetVersion) -> bool:
     data = render_rows(version)
     digest = hashlib.sha256(data).hexdigest()
     record = seal(VERSION_KIND, record_to_json(_record(version, digest)))
+    # The rows are named by their digest, so that two processes with equal rows write the same file and
+    # others never collide.
     path = rows_path(root, version.dataset, digest)
     publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
+    # The record comes last and only if absent: of two processes that grow the data set, one gets the
+    # number.
     if not place_at(version_path(root, version.dataset, version.number)).put_if_absent(record):
         return False
-    # Rows that an interrupted grower left may have been collected between these two steps.
+    # The rows may have lain there unnamed since an interrupted growth, and garbage collection may have taken
+    # them away between the two steps above.
     publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
     return True
 
@@ -216,6 +221,7 @@ def rebuild_record(root: Path, dataset: str, number: int) -> bool:
             version = parse_rows(data, path)
             if (version.dataset, version.number) == (_folder(root, dataset).parent.name, number):
                 found.append((version, path.stem))
+    # Two files that claim the number cannot be told apart, and a guess could name other labels.
     if len(found) != 1:
         return False
     place_at(version_path(root, dataset, number)).replace(
@@ -239,6 +245,7 @@ def render_rows(version: DatasetVersion) -> bytes:
     taken = {PART_COLUMN, ROW_COLUMN} & set(version.manifest.table.column_names)
     if taken:
         raise InputError(f"column {min(taken)!r} is one of toptune's own; rename it in the manifest")
+    # The rows repeat the facts of the record, so that a damaged record can be made again.
     facts = {"dataset": version.dataset, "number": version.number, "parts": list(version.parts)}
     table = (
         version.manifest.table.append_column(PART_COLUMN, pa.array(version.part.astype(np.int32)))
@@ -281,6 +288,7 @@ def _read_later(root: Path, dataset: str, number: int) -> DatasetVersion:
         data = read_file(path)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy, or run store repair", path) from error
+    # The rows decide which features belong to which label; a changed bit must not pass.
     if hashlib.sha256(data).hexdigest() != record.rows_sha256:
         raise CorruptError(
             f"{path} differs from what was registered; restore it from a copy, or run repair", path

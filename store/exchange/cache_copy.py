@@ -76,12 +76,14 @@ class CacheCopier:
                 )
             self.already += 1
             return
+        # The bytes are compared with the ledger of the source, so that a copy never spreads damage.
         data = _read(cache, entry)
         if spec.format != ours.format:
             values = format_of(spec.format).decode_unit(spec, data, entry.unit)
             data = format_of(ours.format).encode_unit(ours, values)
         place = check_inside(copied.root, copied.shard_path(spec.name, entry.unit))
-        # An interrupted copy left the same bytes; anything else is no copy of this unit.
+        # An interrupted copy left the same bytes. A file with other bytes is no copy of this unit, even if it
+        # decodes, and is written again.
         publish(place, data, lambda found: found == data)
         copied.ledger(spec.name).mark(
             dataclasses.replace(entry, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -118,6 +120,7 @@ def require_covered(cache: FeatureCache, copied: FeatureCache) -> None:
     StoreError
         If the source grew after it was copied, or both are one and the same.
     """
+    # One file system may be mounted at two places. Removing the source would then remove the copy.
     if cache.identity == copied.identity:
         raise StoreError(
             f"{copied.path} is {cache.path} itself, seen by another way; nothing was removed", copied.path

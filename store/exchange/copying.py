@@ -121,6 +121,7 @@ def copy_store(
     caches = [open_cache(source.root, folder) for folder in folders]
     chosen = [_names(cache, layers) for cache in caches]
     for name in names:
+        # Data sets come before caches, because a cache cannot be opened without its data set.
         copy_dataset(source, target, name)
     copier = CacheCopier(
         progress, sum(len(each) * cache.n_units for cache, each in zip(caches, chosen, strict=True))
@@ -131,6 +132,8 @@ def copy_store(
     ]
     for name in names:
         target.manifest(name)  # This reads the manifest again and compares its digest.
+    # Every byte of the copy is read again before the source may go: only what was read back is known to be
+    # on disk.
     for copied in copies:
         report = verify(copied, deep=True)
         if report.damaged:
@@ -140,6 +143,8 @@ def copy_store(
             )
     if move:
         for cache, copied in zip(caches, copies, strict=True):
+            # An extraction may have added units while the copy was verified. Each cache is compared again
+            # right before its source goes.
             require_covered(cache, copied)
             _remove(source, cache.dataset, caches=(cache.name,))
         for name in names:
@@ -179,6 +184,7 @@ def _check_places(source: Path, target: Path) -> None:
     """Refuse a target that is the source by another name, or lies within it or around it."""
     if place_at(source).is_same(place_at(target)):
         raise InputError(f"{source} cannot be copied to itself ({target}); give another place")
+    # The slash keeps /a/store and /a/store-2 apart.
     here, there = (f"{place_at(path).real().rstrip('/')}/" for path in (source, target))
     if here.startswith(there) or there.startswith(here):
         raise InputError(

@@ -36,6 +36,7 @@ def copy_dataset(source: FeatureStore, target: FeatureStore, name: str) -> None:
         record = version_record(source.root, name, number)
         path = version_path(target.root, name, number)
         rows = read_file(rows_path(source.root, name, record.rows_sha256))
+        # The name is the digest of the rows, so that a file with other bytes is damaged and written again.
         publish(rows_path(target.root, name, record.rows_sha256), rows, lambda _: False)
         if not place_at(path).put_if_absent(read_file(version_path(source.root, name, number))):
             there = version_record(target.root, name, number)

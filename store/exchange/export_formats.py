@@ -61,7 +61,7 @@ class Export:
         return {self.cache.manifest.image_id(row): reason for row, reason in self.failed_rows.items()}
 
     @property
-    def table(self) -> Any:
+    def table(self) -> pa.Table:
         """Arrow table of the rows' ``id``, ``label`` and ``split``."""
         table = self.cache.manifest.table.select(["id", "label", "split"])
         return table if self.rows is None else table.take(pa.array(self.rows))
@@ -83,7 +83,8 @@ def write_npy(export: Export, folder: Path) -> None:
     folder.mkdir()
     done = 0
     for spec in export.specs:
-        # The file is written, not memory-mapped: a full disk is then an error, and no SIGBUS.
+        # The file is written and not memory-mapped, because a full disk would end a process that writes to a
+        # mapping by SIGBUS instead of an error.
         with (folder / f"{spec.name}.npy").open("xb") as file:
             shape = {"descr": np.dtype(spec.dtype).str, "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, {**shape, "shape": (export.n_rows, spec.dim)})
@@ -147,6 +148,7 @@ def write_safetensors(export: Export, path: Path) -> None:
         header[spec.name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = _json(header).encode()
+    # Arrays begin at a multiple of 8 bytes, so that readers can map them.
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise InputError(
@@ -181,7 +183,8 @@ def peak_bytes(export: Export, name: str) -> int:
     """
     units = [spec.unit_rows * spec.row_bytes for spec in export.specs]
     if name == "parquet":
-        # The block counts three times: as read, as Arrow holds it, and encoded.
+        # The block counts three times, because Arrow's copy and the encoded bytes are held beside the
+        # values read.
         return 2 * sum(units) + 3 * max(ROW_GROUP_BYTES, max(spec.row_bytes for spec in export.specs))
     blocks = [min(export.n_rows * spec.row_bytes, BLOCK_BYTES) for spec in export.specs]
     return max(2 * unit + block for unit, block in zip(units, blocks, strict=True))
@@ -197,6 +200,7 @@ def _write_values(export: Export, spec: ArraySpec, file: IO[bytes], done: int) -
 
 def _make_durable(file: IO[bytes]) -> None:
     file.flush()
+    # The file takes its final name next, and a name must never stand for bytes that are not on disk.
     os.fsync(file.fileno())
 
 

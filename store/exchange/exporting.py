@@ -111,7 +111,7 @@ def _failed(cache: StoredFeatures, names: Sequence[str], rows: npt.NDArray[np.in
 
 @contextlib.contextmanager
 def new_target(target: Path) -> Iterator[Path]:
-    """Give a temporary sibling, which takes its name on success and vanishes otherwise."""
+    """Yield a temporary sibling, which takes the name of the target on success and vanishes otherwise."""
     temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,13 +137,15 @@ def new_target(target: Path) -> Iterator[Path]:
 def _take_name(temporary: Path, target: Path) -> None:
     """Rename without replacing what another process has put there."""
     if temporary.is_dir():
-        if os.path.lexists(target):  # renaming replaces an empty folder, and nothing else
+        # A rename would replace an empty folder of the same name.
+        if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
         temporary.rename(target)
         return
     try:
+        # A link, unlike a rename, fails if somebody has made the file meanwhile.
         os.link(temporary, target)
     except OSError as error:
         if error.errno not in _NO_LINKS or os.path.lexists(target):
             raise
-        temporary.rename(target)  # The disk has no hard links, as with exFAT.
+        temporary.rename(target)  # Some file systems, such as exFAT, have no hard links.

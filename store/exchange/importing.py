@@ -102,6 +102,8 @@ def import_features(
         raise InputError(f"a row has {row_bytes} bytes; {MAX_UNIT_BYTES} at most can be stored")
     unit_rows = choose_unit_rows(n_rows, row_bytes, 1)
     job = _Progress(progress, 2 * n_rows * len(matrices))
+    # The values are read twice. The digest of all values names the cache and must be known before the first
+    # unit is committed, and memory holds one unit only.
     content = _read_through(matrices, n_rows, unit_rows, job)
     _refuse_failed(content.failed, manifest, allow_failed=allow_failed)
     recipe = Recipe(
@@ -130,6 +132,8 @@ def import_features(
         rows = cache.unit_slice(unit)
         if unit in missing:
             values = {name: _block(matrix, name, rows) for name, matrix in matrices.items()}
+            # A file that changes between the two readings would be stored under the digest of other values.
+            # An adopted cache may have units of another size, for which there are no checksums.
             if cache.unit_rows == unit_rows:
                 content.require_same(unit, values)
             here = {row: why for row, why in content.failed.items() if rows.start <= row < rows.stop}
@@ -206,6 +210,7 @@ def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[Any]:
         raise InputError(f"{name!r} cannot be read in rows {rows.start} to {rows.stop}: {error}") from error
     with np.errstate(over="ignore", invalid="ignore"):
         block = np.asarray(found.astype(_stored_type(matrix), copy=False))
+    # Whole numbers above 2**24 would be rounded silently.
     if found.dtype.kind in "iu" and (block.astype(np.float64) != found).any():
         raise InputError(f"{name!r} has whole numbers that float32 does not hold, above 2**24; scale them")
     return block
@@ -215,6 +220,7 @@ def _read_through(matrices: Mapping[str, Matrix], n_rows: int, unit_rows: int, j
     """Read all values once, unit by unit; the digest does not depend on the size of a unit."""
     content = _Content()
     digest = hashlib.sha256(b"toptune imported 1\n")
+    # Sorted names make the digest independent of the order of the arguments.
     for name in sorted(matrices):
         matrix = matrices[name]
         digest.update(f"{name}\0{n_rows}\0{int(matrix.shape[1])}\0{_stored_type(matrix)}\n".encode())

@@ -80,13 +80,16 @@ class BFloat16Array:
         self.shape: tuple[int, ...] = halves.shape
 
     def __getitem__(self, rows: slice) -> Any:
+        # A bfloat16 is the upper half of a float32.
         return (self._halves[rows].astype(np.uint32) << 16).view(np.float32)
 
 
 def _safetensors(path: Path) -> dict[str, Matrix]:
     from safetensors import safe_open
 
-    with safe_open(path, "numpy") as file:  # checks the header against the file
+    # The library checks the header against the file; its arrays would be loaded whole, so they are mapped
+    # below.
+    with safe_open(path, "numpy") as file:
         metadata = file.metadata() or {}
     with path.open("rb") as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")
@@ -106,7 +109,8 @@ def _safetensors(path: Path) -> dict[str, Matrix]:
             found[name] = np.memmap(path, _TENSOR_TYPES[kind], "r", place, shape)
         else:
             raise InputError(f"{path}: {name} is of type {kind}; save it as F32 or F16")
-    if "toptune" in metadata:  # written by `toptune store export`
+    # `toptune store export` keeps ids, labels and splits in the metadata.
+    if "toptune" in metadata:
         found |= {name: _as_column(metadata[name]) for name in ("id", "label", "split") if name in metadata}
     return found
 
@@ -123,6 +127,7 @@ def _hdf5(path: Path) -> dict[str, Matrix]:
 
     def visit(name: str, item: Any) -> None:  # `visititems` follows no links to other files.
         if isinstance(item, h5py.Dataset):
+            # A file from elsewhere must not make this process read other files of the machine.
             if item.external or item.is_virtual:
                 raise InputError(f"{path}: {name} keeps its values in another file; that is not followed")
             check_unpacked(path, name, item.size * item.dtype.itemsize)

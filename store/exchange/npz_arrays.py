@@ -13,7 +13,8 @@ from toptune.errors import InputError
 from toptune.machine.memory import check_memory
 
 _DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
-# numpy writes these two, and zipfile unpacks no more of them at a time than it is asked for.
+# numpy writes these two methods. zipfile unpacks them piece by piece, so that a small file cannot fill
+# memory.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 

@@ -67,7 +67,7 @@ class ParquetArray:
         if row != self.shape[0]:
             raise InputError(f"{self._path}: {self._column} has {row} rows where {self.shape[0]} are needed")
 
-    def _matrix(self, column: Any, first_row: int, dim: int | None) -> npt.NDArray[Any]:
+    def _matrix(self, column: pa.Array, first_row: int, dim: int | None) -> npt.NDArray[Any]:
         where = f"{self._path}: {self._column}"
         if column.null_count:
             row = first_row + column.is_null().to_pylist().index(True)
@@ -97,6 +97,6 @@ def open_parquet(path: Path) -> dict[str, Any]:
     return found | {name: ParquetArray(path, name, n_rows) for name in lists}
 
 
-def _is_numbers(kind: Any) -> bool:
+def _is_numbers(kind: pa.DataType) -> bool:
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return is_list and bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))

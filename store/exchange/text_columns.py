@@ -82,7 +82,7 @@ def as_text(values: Any, what: str) -> list[str | None]:
     return [None if text is None or text == "" else str(text) for text in texts]
 
 
-def _read_csv(path: Path) -> Any:
+def _read_csv(path: Path) -> pa.Table:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         header = next(csv.reader(lines), [])
     options = pa.csv.ConvertOptions(
@@ -91,7 +91,7 @@ def _read_csv(path: Path) -> Any:
         quoted_strings_can_be_null=False,
         null_values=[""],
     )
-    # Where there is one column, an empty line is an empty cell.
+    # In a table of one column an empty line is an empty cell and must not be skipped.
     parse = pa.csv.ParseOptions(ignore_empty_lines=len(header) != 1)
     return pa.csv.read_csv(
         path,
@@ -101,14 +101,14 @@ def _read_csv(path: Path) -> Any:
     )
 
 
-def _read_parquet(path: Path) -> Any:
+def _read_parquet(path: Path) -> pa.Table:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = [field.name for field in schema if _is_text(field.type)]
         return file.read(columns=names, use_threads=False)
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from toptune.errors import InputError
 
-# Features rarely shrink to a tenth. Below the first limit any size is believed; above it a file must not
-# unpack to more than so many times its size.
+# Features rarely shrink to a tenth of their size. Up to the first limit any size is believed; beyond the
+# limit a file must not unpack to more than `MAX_RATIO` times its size.
 MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_RATIO = 50
 

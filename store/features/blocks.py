@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-# Small enough to stay in the processor's caches and in memory that the allocator hands out again.
+# Blocks of this size stay in the processor's caches, and the allocator hands their memory out again.
 BLOCK_BYTES = 8 * 2**20
 
 
@@ -77,11 +77,13 @@ def row_numbers(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
     given = np.asarray(rows)
     if given.ndim != 1:
         raise TypeError(f"rows have shape {given.shape}; a list of row numbers is needed")
+    # A mask would be taken for the row numbers 0 and 1 and give wrong rows without an error.
     if len(given) and given.dtype.kind not in "iu":
         raise TypeError(
             f"rows are {given.dtype}; row numbers are needed (np.flatnonzero turns a mask into them)"
         )
     numbers = given.astype(np.intp)
+    # numpy would count negative numbers from the end; in a list of rows they are a mistake.
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= n):
         odd = numbers.min() if numbers.min() < 0 else numbers.max()
         raise IndexError(f"row {odd} is not one of the {n} rows, which count from 0")

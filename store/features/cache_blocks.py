@@ -70,10 +70,11 @@ class CacheBlocks:
         unit_bytes = self._unit_rows * row_bytes
         if unit_bytes <= BLOCK_BYTES:
             return int(self._unit_rows * (BLOCK_BYTES // unit_bytes))
+        # The unit is divided evenly, because a short last block would cost a whole call for a few rows.
         return int(-(-self._unit_rows // -(-unit_bytes // BLOCK_BYTES)))
 
     def _consecutive(self, rows: slice, held: Held) -> npt.NDArray[Any]:
-        """Read consecutive rows of the data set; whole units straight into place."""
+        """Read consecutive rows of the data set; whole units are read straight into place."""
         out = np.empty((rows.stop - rows.start, self._shape[1]), dtype=self.dtype)
         for unit in range(rows.start // self._unit_rows, -(-rows.stop // self._unit_rows)):
             first = unit * self._unit_rows
@@ -82,6 +83,8 @@ class CacheBlocks:
             for reader in self._readers:
                 target = out[place, self.columns[reader.spec.name]]
                 is_whole = len(target) == reader.spec.unit_length(unit)
+                # The usual pass, over one array in its own type, copies nothing: the file is read into the
+                # block.
                 if is_whole and target.flags.c_contiguous and reader.spec.dtype == self.dtype:
                     reader.unit(unit, target)
                 elif is_whole:
@@ -97,6 +100,8 @@ class CacheBlocks:
             columns = self.columns[reader.spec.name]
             for unit, places in _by_unit(rows // self._unit_rows):
                 within = rows[places] - unit * self._unit_rows
+                # Random access reads single rows where that is cheaper; a pass holds the unit, whose other
+                # rows come next.
                 if held is None:
                     out[places, columns] = reader.rows(unit, within)
                 else:
@@ -118,6 +123,7 @@ def _by_unit(units: npt.NDArray[np.intp]) -> Iterator[tuple[int, slice | npt.NDA
     """Yield each unit with the places of its rows in `units`."""
     if len(units) == 0:
         return
+    # A stable sort keeps rows of a unit in the order given, and runs of consecutive rows become slices.
     order = np.argsort(units, kind="stable")
     is_sorted = bool(np.all(units[1:] >= units[:-1]))
     cuts = np.flatnonzero(np.diff(units[order])) + 1

@@ -79,6 +79,7 @@ def cache_files(
         backbone=json.loads(canonical_json(dict(backbone))),
         created=provenance(),
     )
+    # `cache.json` comes last, because the last file decides whether the folder is there.
     files = {"recipe.json": recipe.to_json().encode()}
     return files | {"cache.json": seal(CACHE_KIND, record_to_json(record))}
 
@@ -103,11 +104,14 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     text, data = _read(written), _read(path)
     found = unseal_record(CACHE_KIND, CacheRecord, data, path)
     digest = hashlib.sha256(text).hexdigest()
+    # The digest of the recipe is the identity of the features. It must agree in the path, in the record and
+    # in the recipe itself.
     if digest != found.recipe_sha256 or digest[:8] != digest8:
         raise CorruptError(f"{written} does not match the digest in {path} or in the path", written)
     if (found.model, found.dataset) != (name, folder.name):
         raise CorruptError(f"{path} belongs to {found.model} over {found.dataset}; was it moved?", path)
     record = dataset_records.read_record(root, folder.name)
+    # Rows count by position. Over other images every row would be the features of a wrong image.
     if record.pictures_sha256 != found.pictures_sha256:
         raise CorruptError(
             f"{folder} was made from other images than data set {folder.name!r} now holds; "

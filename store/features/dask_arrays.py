@@ -45,6 +45,7 @@ def as_dask_array(cache: FeatureCache, names: Sequence[str], rows: npt.ArrayLike
     if not len(numbers):
         raise InputError("rows is empty; give at least one row, or None for all of them")
     blocks = cache.blocks(names, None if rows is None else numbers)
+    # dask would walk through the object to look for lazy values inside; there are none.
     read = delayed(blocks.rows, traverse=False)
     chunks = [
         da.from_delayed(read(start, stop), shape=(stop - start, blocks.shape[1]), dtype=blocks.dtype)
@@ -55,6 +56,7 @@ def as_dask_array(cache: FeatureCache, names: Sequence[str], rows: npt.ArrayLike
 
 def _cuts(rows: npt.NDArray[np.intp], unit_rows: int) -> list[tuple[int, int]]:
     """Split rows where the unit changes; unsorted rows are split every `unit_rows` instead."""
+    # Chunks that end where units end let every worker read whole units, each once.
     if (np.diff(rows) >= 0).all():
         starts = [0, *(np.flatnonzero(np.diff(rows // unit_rows)) + 1).tolist()]
     else:

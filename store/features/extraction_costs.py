@@ -11,8 +11,8 @@ _ADDED = {"extract_cpu_seconds": "cpu_seconds", "extract_joules": "energy_joules
 def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, float]:
     """Add up what extracting arrays took, by their ledger entries.
 
-    Arrays of one job took it together. Of several models of one command each counts the seconds by the wall
-    in full, and of CPU seconds and energy its share.
+    Arrays that one job wrote share the costs of the job, which count once. If one command extracted several
+    models, each model counts the wall-clock seconds in full, and its share of CPU seconds and energy.
 
     Parameters
     ----------
@@ -23,9 +23,9 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, fl
     Returns
     -------
     dict
-        ``extract_seconds`` by the wall, ``extract_pictures``, ``extract_bytes`` stored; where every unit's
+        ``extract_seconds`` (wall clock), ``extract_pictures``, ``extract_bytes`` stored; where every unit's
         entry has them, also ``extract_cpu_seconds``, ``extract_joules``, ``extract_energy_estimate`` (whether
-        any of these joules is one) and ``extract_peak_memory_bytes``. Nothing for imported features.
+        any of these joules is an estimate) and ``extract_peak_memory_bytes``. Empty for imported features.
     """
     if features.recipe.is_imported:
         return {}
@@ -41,6 +41,8 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, fl
         jobs: dict[tuple[int, str, float], Mapping[str, float] | None] = {}
         for name in names:
             for unit, entry in cache.entries(name).items():
+                # All arrays that were committed together carry the same host and seconds, which tells the
+                # job.
                 jobs[unit, entry.host, entry.seconds] = entry.costs
                 n_bytes += entry.n_bytes
         seconds += sum(job[2] for job in jobs)
@@ -52,6 +54,7 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, fl
         "extract_bytes": n_bytes,
     }
     told = [costs for costs in known if costs is not None]
+    # A sum that lacks the units of older versions of toptune would look like a low cost.
     if told and len(told) == len(known):
         found |= {name: sum(costs[key] for costs in told) for name, key in _ADDED.items()}
         found["extract_energy_estimate"] = any(costs["energy_estimate"] for costs in told)

@@ -56,7 +56,7 @@ class FeatureCache(FeatureIdentity):
     created : Mapping
         ``who``, ``when``, ``where`` and ``toptune``.
     identity : tuple of int
-        Inode and time of ``cache.json`` when it was opened, which tell this cache from one made in its place.
+        Inode and time of ``cache.json`` when the cache was opened; a cache made in its place differs.
     format : str
         ``"zarr"`` or ``"hdf5"``: how its arrays are stored.
     """
@@ -124,6 +124,7 @@ class FeatureCache(FeatureIdentity):
                 f"array {name!r} of {self.name} over {self.dataset} has not been extracted (there are: "
                 f"{known}); run extract with --layers and --pooling that ask for it"
             ) from None
+        # All arrays of a cache are cut alike, so that one unit number means the same rows in each array.
         if (spec.n_rows, spec.unit_rows, spec.format) != (self.n_rows, self.unit_rows, self.format):
             record = record_path(self.path, name)
             raise CorruptError(f"{record} belongs to another cache; was it moved?", record)
@@ -156,6 +157,7 @@ class FeatureCache(FeatureIdentity):
             If the array there has another number of columns.
         """
         name = check_name(name, what="array")
+        # The record decides, not the metadata file, because the record is written last.
         if not record_path(self.path, name).exists():
             spec = ArraySpec(
                 name=name,
@@ -199,6 +201,8 @@ class FeatureCache(FeatureIdentity):
             n_bytes = self.shard_path(entry.array, entry.unit).stat().st_size
         except OSError:
             return None
+        # The size is compared with every look, the digest only by `verify`: reading every byte would take
+        # as long as training.
         return entry if n_bytes == entry.n_bytes else None
 
     def entries(self, name: str) -> dict[int, LedgerEntry]:
@@ -292,6 +296,7 @@ class FeatureCache(FeatureIdentity):
         rows = self.unit_slice(unit)
         failed = dict(failed or {})
         self._require_same()
+        # A failed row outside the unit is an error of the caller and would be lost silently.
         if any(not rows.start <= row < rows.stop for row in failed):
             raise InputError(f"failed rows {sorted(failed)} are not all in unit {unit}, rows {rows}")
         job = UnitCommit(
@@ -304,10 +309,13 @@ class FeatureCache(FeatureIdentity):
             seconds=seconds,
             costs=costs,
         )
+        # Units that another writer has finished are not written again, because a committed unit does not
+        # change.
         specs = [self.array(name) for name in values if self.entry(name, unit) is None]
-        # The widest array comes first, and the others are written beside it.
+        # The widest array takes longest to write. It comes first, so that the others are written meanwhile.
         specs.sort(key=lambda spec: -spec.dim)
-        # All arrays are checked before any of them is written.
+        # All arrays are checked before any is written, so that a value that cannot be stored leaves no half
+        # of a unit behind.
         ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
         entries = in_parallel(lambda item: job.publish(*item), ready)
         self._require_same()
@@ -342,6 +350,7 @@ class FeatureCache(FeatureIdentity):
         else:
             units = np.unique(numbers // self.unit_rows).tolist()
         for spec in specs:
+            # Missing units are an error before the first block is read, and not hours into a pass.
             self._require(spec, units)
         readers = [UnitReader(self.path, spec, self._require_same, self._checked) for spec in specs]
         return CacheBlocks(readers, numbers)
@@ -445,6 +454,7 @@ def read_identity(cache: Path) -> tuple[int, int]:
     try:
         found = (cache / "cache.json").stat()
     except OSError:
+        # A removed cache equals no cache that was opened, so that its users are refused.
         return (0, 0)
     return (found.st_ino, found.st_mtime_ns)
 

@@ -9,7 +9,7 @@ from toptune.store.features.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureIdentity:
-    """Which features these are: the recipe, and the names by which people know it.
+    """Which features these are: the recipe, and the names by which people know the features.
 
     Attributes
     ----------

@@ -212,6 +212,8 @@ class FeatureStore:
         caches = {}
         for part in version.parts:
             for folder in self.cache_folders(part):
+                # Eight digits in the path find the candidates; the full digest decides, because short ones
+                # may collide.
                 if split_folder(folder)[1] == digest[:8]:
                     cache = open_cache(self.root, folder)
                     if cache.digest == digest:
@@ -282,6 +284,7 @@ class FeatureStore:
             name, digest = exact["name"], exact["digest"]
             chosen = [folder for folder in folders if split_folder(folder) == (name, digest[:8])]
         if not chosen:
+            # An alias is looked for last: a model name that stands in a path always means that path.
             chosen = [folder for folder in folders if request_path(folder, _alias(plain)).exists()]
         return chosen
 
@@ -320,6 +323,8 @@ class FeatureStore:
                 continue  # These are the remains of a removed cache, which is made anew below.
             if split_folder(folder)[1] == digest[:8]:
                 cache = open_cache(self.root, folder)
+                # Equal recipes give equal features, whatever the model was called, so that the cache is
+                # shared.
                 if cache.digest == digest:
                     self._note_alias(cache, name)
                     return cache
@@ -336,6 +341,8 @@ class FeatureStore:
             backbone=backbone,
             format=format,
         )
+        # Two processes may make the same cache at once. One publishes the folder, and both open what stands
+        # there.
         place_at(check_inside(self.root, folder)).put_folder_if_absent(files)
         cache = open_cache(self.root, folder)
         if cache.digest != digest:

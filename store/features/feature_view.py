@@ -81,6 +81,7 @@ class FeatureView(FeatureIdentity):
     @classmethod
     def over(cls, version: DatasetVersion, caches: Mapping[str, FeatureCache]) -> "FeatureView":
         """Make the view of a version over caches of one recipe, at least one, by part."""
+        # All parts share one recipe, so that any cache can say how the features were computed.
         first = next(caches[part] for part in version.parts if part in caches)
         return cls(
             version=version,
@@ -143,6 +144,7 @@ class FeatureView(FeatureIdentity):
                 f"array {name!r} of {self.name} has {dims} columns in the parts of {self.dataset}, although "
                 "the recipe is the same; the backbone's code may have changed: use another --store"
             )
+        # Parts may have been extracted with other types on disk. The widest type holds all values exactly.
         dtype = str(np.result_type(*(np.dtype(spec.dtype) for spec in specs)))
         return replace(specs[0], n_rows=self.n_rows, dtype=dtype)
 
@@ -173,8 +175,10 @@ class FeatureView(FeatureIdentity):
         for part in self.version.parts:
             cache, rows = self.caches.get(part), self.version.part_row[self.version.rows_of(part)]
             if cache is None:
+                # A part without a cache has no unit size yet, so that its first unit stands for all.
                 missing[part] = [0]
                 continue
+            # Units that hold removed images only are not needed, and nobody can compute them any more.
             needed = set(np.unique(rows // cache.unit_rows).tolist())
             units = sorted(needed & set(cache.missing_units(name)))
             if units:
@@ -234,6 +238,8 @@ class FeatureView(FeatureIdentity):
         for number in used:
             cache = self.caches[self.version.parts[number]]
             mine = places[owner == number]
+            # A part that is wanted whole and in order is read in whole units, which land straight in their
+            # final place.
             is_whole = len(mine) == cache.n_rows and bool(np.all(mine == np.arange(cache.n_rows)))
             pieces.append(cache.blocks(names, None if is_whole else mine))
         return ViewBlocks(pieces, np.searchsorted(used, owner))

@@ -25,7 +25,7 @@ Changed = Callable[[str, Rows, Rows], npt.NDArray[np.bool_]]
 # (name of a part, rows of the part, k rows now) -> the row of the part with the same bytes, or -1 (k,).
 Find = Callable[[str, Rows, Rows], Rows]
 
-# A race is lost only to another grower who published something.
+# A race is lost only to another process that published a part or a version, so that somebody always advances.
 _ATTEMPTS = 50
 
 
@@ -95,7 +95,9 @@ def grow(
         if growth.new_part is not None and not dataset_records.put_dataset(
             store.root, growth.after.parts[-1], growth.new_part, part_of=name
         ):
-            continue  # Another grower made the part, which may hold the very same images.
+            continue  # Another process made this part, perhaps of the same images: plan anew.
+        # The version comes after its part: a kill in between leaves a part that no version names, which the
+        # next growth finds and uses.
         if publish_version(store.root, growth.after):
             return growth
     raise ConflictError(
@@ -142,9 +144,13 @@ def plan_growth(
         raise CorruptError(
             f"data set {dataset!r} of {store.root} has lost {', '.join(lost)}; run store verify"
         )
+    # Rows are not appended to a committed array, because readers and older runs must never see a row move.
+    # New images become a part of their own instead.
     part = np.full(manifest.n_rows, -1, dtype=np.intp)
     part_row = np.zeros(manifest.n_rows, dtype=np.intp)
     seen_ns = np.zeros(manifest.n_rows, dtype=np.int64)
+    # A row that a model left empty holds no features of its image. If the image comes back, it belongs to a
+    # new part.
     gone = {name: gone_rows(store.caches(dataset=name)) for name in names} if before.number > 1 else {}
     for name, rows, places, times in _matches(store, before, names, manifest, part):
         usable = ~np.isin(places, np.array(gone.get(name, []), dtype=np.intp))
@@ -175,6 +181,7 @@ def plan_growth(
         part=np.searchsorted(used, part),
         part_row=part_row,
     )
+    # A changed image counts as changed only if no part holds its new bytes.
     still = other_bytes[part[other_bytes] == len(names) - 1] if new_part is not None else other_bytes[:0]
     difference = compare(before.manifest, manifest, changed=still.tolist(), n_moved=n_moved)
     if after.is_same(before):
@@ -195,6 +202,7 @@ def _matches(
         mine = before.part[places] == position
         there = places[mine]
         yield name, rows[mine], before.part_row[there], before.manifest.modified_ns[there]
+    # The newest part is searched first: if several parts hold an id, it has the bytes that were seen last.
     for name in reversed(names):
         left = np.flatnonzero(part < 0)
         if not len(left):
@@ -204,7 +212,8 @@ def _matches(
         except CorruptError as error:
             if name in before.parts:
                 raise
-            logger.warning("part left out: %s", error)  # A grower died while making the part.
+            # Another process died while it made the part, which no version names.
+            logger.warning("part left out: %s", error)
             continue
         rows, places = _same_images(old, manifest, left)
         yield name, rows, places, old.modified_ns[places]
@@ -219,7 +228,7 @@ def _moved(
     gone: dict[str, list[int]],
     find: Find,
 ) -> Iterator[tuple[str, Rows, Rows]]:
-    """Yield, part by part, rows whose bytes a part has under an id that is gone, and its rows of them."""
+    """Yield, part by part, rows whose bytes a part has under a lost id, and their rows in the part."""
     ids = set(manifest.ids)
     for name in reversed(names):
         left = np.flatnonzero(part < 0)
@@ -228,10 +237,11 @@ def _moved(
         try:
             old = dataset_records.read_dataset(store.root, name)
         except CorruptError:
-            continue  # `_matches` has logged the damage.
+            continue  # `_matches` has logged the damage already.
         lost = {*gone.get(name, []), *part_row[part == names.index(name)].tolist()}
         free = [row for row, each in enumerate(old.ids) if each not in ids and row not in lost]
         places = np.array(free, dtype=np.intp)
+        # Images of other sizes cannot have the same bytes, so that only a few files are read.
         rows = left[np.isin(manifest.sizes[left], old.sizes[places])]
         if not len(rows):
             continue
@@ -248,6 +258,7 @@ def _same_images(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:
     ids = new.ids
     places = np.array([old_row.get(ids[row], -1) for row in rows.tolist()], dtype=np.intp)
     known = places >= 0
+    # Size and id are compared for free; digests would mean reading every image.
     known[known] = old.sizes[places[known]] == new.sizes[rows[known]]
     return rows[known], places[known]
 
@@ -270,4 +281,5 @@ def _other_bytes(
 
 def _free_number(names: list[str]) -> int:
     last = names[-1].rpartition("~")[2]
+    # Numbers of parts in the store count too, even if no version names the part.
     return int(last) + 1 if len(names) > 1 else 2

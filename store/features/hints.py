@@ -38,6 +38,7 @@ def read_request(cache: Path, key: str) -> list[str] | None:
         values = unseal(REQUEST_KIND, read_file(path), path)
     except FileNotFoundError:
         return None
+    # A damaged hint costs a look at the backbone and no correctness, so that it is no error.
     except CorruptError as error:
         logger.warning("the request is not recognized: %s", error)
         return None
@@ -62,6 +63,8 @@ def last_use(cache: Path) -> datetime:
         moments.append(datetime.fromisoformat(values["when"]))
     except (FileNotFoundError, StoreError, KeyError, ValueError):
         pass  # The cache was never used, or its note is damaged. The times below are known of every cache.
+    # A cache that is still being extracted was never trained from. The times of its records keep it from
+    # being evicted.
     for path in [cache / "cache.json", *list_folder(cache / "ledger")]:
         try:
             moments.append(datetime.fromtimestamp(path.stat().st_mtime, UTC))

@@ -11,7 +11,7 @@ from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 
 logger = logging.getLogger(__name__)
 
-# Reason of a failed row: its unit was completed for the sake of other rows when DATA had lost the image.
+# The reason of a failed row whose image DATA had lost when the unit was completed for the sake of other rows.
 GONE = "was no longer among the images when its unit was computed"
 
 
@@ -50,10 +50,12 @@ def known_digests(
             theirs, they_know = cache.content_digests()
             absent = cache.failed_rows([CONTENT_ARRAY]) if they_know.any() else {}
         except CorruptError as error:
+            # Damage in another cache only costs time: the images are read again.
             if cache is needed:
                 raise
             logger.warning("digests of %s are left out: %s", cache.name, error)
             continue
+        # Zeros of an image that was gone are no digest; the image was never looked at.
         they_know[[row for row, reason in absent.items() if reason == GONE]] = False
         new = they_know & ~known
         digests[new] = theirs[new]

@@ -58,10 +58,12 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("model_kwargs", "transform"):
             try:
+                # A round trip through JSON turns tuples into lists, so that a recipe equals itself after it
+                # was read.
                 plain = json.loads(canonical_json(dict(getattr(self, name))))
             except (TypeError, ValueError) as error:
                 raise InputError(f"recipe field {name} must hold finite JSON values: {error}") from error
-            object.__setattr__(self, name, plain)  # frozen for everybody else
+            object.__setattr__(self, name, plain)  # The dataclass is frozen for everybody else.
 
     def __eq__(self, other: object) -> bool:
         return self.to_json() == other.to_json() if isinstance(other, Recipe) else NotImplemented
@@ -97,6 +99,7 @@ class Recipe:
         where = "" if path is None else f"{path}: "
         try:
             values = json.loads(text)
+            # The version comes first: a newer recipe may have fields that this class does not know.
             if values.get("version") != RECIPE_VERSION:
                 raise FormatVersionError(
                     f"{where}the recipe has version {values.get('version')!r}; this toptune supports version "

@@ -33,6 +33,8 @@ class ViewBlocks:
         self._pieces = tuple(pieces)
         self._owner = owner
         self._places = [np.flatnonzero(owner == number) for number in range(len(pieces))]
+        # Each row of the view is looked up in its piece by position, because pieces are read in their own
+        # order.
         self._within = np.empty(len(owner), dtype=np.intp)
         for places in self._places:
             self._within[places] = np.arange(len(places))

@@ -71,7 +71,7 @@ def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, 
         except StoreError:
             continue  # The check of the part blames its file.
         there = version.part_row[mine]
-        # Images are told by their sizes, because an image that was moved has another id since.
+        # Sizes are compared and not ids, because an image that was moved has had another id since.
         if there.max(initial=-1) >= manifest.n_rows or not np.array_equal(
             manifest.sizes[there], version.manifest.sizes[mine]
         ):
@@ -79,7 +79,7 @@ def _version_damage(root: Path, name: str, number: int) -> Iterator[tuple[Path, 
 
 
 def rows_needed(root: Path, part: str) -> npt.NDArray[np.intp] | None:
-    """Return the rows of a data set or part that its latest version has; None for all of them."""
+    """Return the rows of a data set or part that the latest version has; None for all rows."""
     base = dataset_records.base_of(root, part) or part
     try:
         if version_numbers(root, base)[-1] == 1:

@@ -1,7 +1,6 @@
 """Repair of data sets that grew: parts and versions are made again from each other where no doubt remains."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +39,7 @@ def rebuild_part(root: Path, part: str) -> bool:
     """
     base = dataset_records.base_of(root, part) or part
     rows: dict[int, tuple[int, int]] = {}
-    tables: list[Any] = []
+    tables: list[pa.Table] = []
     for number in version_numbers(root, base)[1:]:
         try:
             version = read_dataset_version(root, base, number)
@@ -51,12 +50,14 @@ def rebuild_part(root: Path, part: str) -> bool:
             rows.setdefault(int(version.part_row[row]), (len(tables), row))
         tables.append(version.manifest.table)
     digests = _known_images(root, part)
+    # A gap would shift all rows behind it to the features of other images.
     if not rows or sorted(rows) != list(range(len(rows))):
         return False
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     order = [int(starts[table]) + row for _, (table, row) in sorted(rows.items())]
     whole = pa.concat_tables(tables, promote_options="default")
     manifest = Manifest(whole).take(np.array(order, dtype=np.intp))
+    # Rows at the end may be missing without a gap; the digest of the images tells.
     if digests and manifest.pictures_digest not in digests:
         return False
     folder = dataset_records.dataset_folder(root, part)
@@ -89,7 +90,7 @@ def mend_version(root: Path, dataset: str, file: Path) -> str:
     -------
     str
         ``"rebuilt"``, ``"dropped"`` (the same update makes it again), or ``"left"`` where an older version is
-        damaged that nothing can tell again.
+        damaged that cannot be made again.
     """
     numbers = version_numbers(root, dataset)
     if file.suffix == ".json":

@@ -95,6 +95,8 @@ def find_garbage(
     for path, reason in _leftovers(store):
         if any(str(each) in found for each in (path, *path.parents)):
             continue
+        # A writer at work has files that no ledger entry names yet; an hour is far more than a commit
+        # takes.
         if now.timestamp() - _changed(path) >= grace.total_seconds():
             n_bytes = folder_bytes(path) if path.is_dir() else path.lstat().st_size
             found[str(path)] = Garbage(path=str(path), reason=reason, n_bytes=n_bytes)
@@ -135,7 +137,8 @@ def _evictions(
     # The caches of the parts of a data set that grew are used together, and go together.
     families: dict[tuple[str, str], list[FeatureCache]] = {}
     for cache in store.caches():
-        if not cache.recipe.is_imported:  # Only `rm` removes what cannot be extracted again.
+        # Imported features are never evicted, because no command can make them again.
+        if not cache.recipe.is_imported:
             base = base_of(store.root, cache.dataset) or cache.dataset
             families.setdefault((base, cache.digest), []).append(cache)
     uses = [(max(last_use(each.path) for each in caches), caches) for caches in families.values()]
@@ -166,7 +169,7 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
     try:
         records = [version_record(root, dataset, number) for number in version_numbers(root, dataset)[1:]]
     except StoreError:
-        return  # A record is damaged: `repair` comes first, and may need these rows.
+        return  # A damaged record must be repaired first, for which these rows may be needed.
     named = {record.rows_sha256 for record in records}
     for path in version_path(root, dataset, 2).parent.glob("*.parquet"):
         if path.stem not in named:
@@ -176,7 +179,8 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
 def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
     records = recorded_names(folder)
     is_made = (folder / "cache.json").exists()
-    # Where folders go in one step, a record that is gone is damage. In a bucket a removal takes it first.
+    # On a disk folders go in one step, so that a missing record is damage and no garbage. In a bucket a
+    # removal takes the record first, and what is left is garbage.
     is_damaged = place_at(folder).has_whole_folders and (records or (folder / "recipe.json").exists())
     if not is_made and not is_damaged:
         yield folder, f"remains of {split_folder(folder)[0]}, which was removed"
@@ -198,7 +202,7 @@ def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
     try:
         spec = read_array(folder, name)
     except (StoreError, FileNotFoundError):
-        return  # The array is damaged: `repair` comes first.
+        return  # A damaged array must be repaired first.
     units = recorded_units(folder / "ledger" / name, count_units(spec.n_rows, spec.unit_rows))
     for path in sorted((folder / name).rglob("*")):
         unit = format_of(spec.format).unit_of(path.relative_to(folder / name).parts)
@@ -214,5 +218,6 @@ def _changed(path: Path) -> float:
             status = each.lstat()
         except FileNotFoundError:
             continue
+        # A rename changes st_ctime alone, and a folder that was just moved aside must be spared.
         times.append(max(status.st_mtime, status.st_ctime))
     return max(times, default=0.0)

@@ -67,10 +67,10 @@ def plan_removal(
     dataset : str
         Name of the data set.
     model : str, optional
-        One cache of it, named as for training; a damaged one is found too. Without it the data set
-        goes with every cache of it.
+        One cache of the data set, named as for training, sound or damaged. Without a model the data set goes
+        with all of its caches.
     layers : sequence of str, optional
-        Only these arrays of that cache: names of arrays or taps, or globs.
+        Only these arrays of the cache: names of arrays or taps, or globs.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def _folders_of(store: FeatureStore, model: str, parts: Sequence[str]) -> list[P
     found = [each for part in parts for each in store.find_folders(model, part)]
     digests = {split_folder(each)[1] for each in found}
     if len(digests) != 1:
-        # None or several: the error says what is there, or how the caches differ.
+        # The name means no cache or several. `features` raises the error that says which caches there are.
         digests = {store.features(model, parts[0]).digest[:8]}
     (digest8,) = digests
     return [each for part in parts for each in store.cache_folders(part) if split_folder(each)[1] == digest8]
@@ -145,6 +145,8 @@ def remove(store: FeatureStore, removal: Removal) -> None:
     StoreError
         If the system refuses; what is left is whole, or a leftover for ``store gc``.
     """
+    # Everything is renamed before it is freed, so that a reader never finds half of a cache and a kill
+    # leaves whole folders or leftovers.
     features = store.root / "features"
     for name in removal.caches:
         for part in (removal.dataset, *removal.parts):
@@ -154,9 +156,10 @@ def remove(store: FeatureStore, removal: Removal) -> None:
             else:
                 place_at(folder).remove_folder(aside=features)
         if not removal.arrays:
-            place_at(features / name).remove_if_empty()  # unless other data sets have features of this model
+            # Other data sets may have features of the same model.
+            place_at(features / name).remove_if_empty()
     if removal.is_whole:
-        # The parts go last: without the versions nothing names them.
+        # The parts go last, because nothing names them any more once the versions are gone.
         for part in (removal.dataset, *removal.parts):
             folder = dataset_records.dataset_folder(store.root, part)
             if folder.is_dir():

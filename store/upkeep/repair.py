@@ -21,7 +21,8 @@ from toptune.store.files.sealed import is_newer, unseal_record
 from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.upkeep.verification import verify
 
-# A round may uncover damage that a damaged record hid: a descriptor, a recipe, an array's record, units.
+# A damaged record hides what it covers, so that damage lies at most four deep: the descriptor, a recipe, the
+# record of an array, units.
 _ROUNDS = 4
 
 
@@ -169,7 +170,9 @@ class _Repair:
             self.left[str(path)] = f"{reason}; ask its owner for permission to read it"
             return
         except OSError:
-            data = b""  # A bad sector: the file is as good as gone.
+            data = b""  # A file on a bad sector is as good as gone.
+        # A file of a newer version is sound for the toptune that wrote it; a repair would destroy what it
+        # says.
         if path.suffix == ".json" and is_newer(data):
             self.left[str(path)] = f"{reason}; a newer toptune wrote it"
             return
@@ -214,6 +217,7 @@ class _Repair:
 
         The manifest of a part is made again from the versions, which name the part's rows.
         """
+        # A part cannot be registered again, because its rows are those that versions name.
         if is_grown(self.root, name):
             if rebuild_part(self.root, name):
                 self.rebuilt.append(str(path))
@@ -250,7 +254,8 @@ class _Repair:
         except OSError:
             self.leave(path, reason)
             return
-        # A recipe that is as it was written is of another version of toptune, and a copy would be so too.
+        # A recipe whose digest holds is as it was written. Another version of toptune wrote it, and a copy
+        # from another data set would be no different.
         is_altered = hashlib.sha256(data).hexdigest() != digest
         for other in sorted(folder.parent.glob("*/recipe.json")) if is_altered else ():
             copy = other.read_bytes()
@@ -279,6 +284,7 @@ class _Repair:
         if restored:
             self.rebuilt += map(str, restored)
         else:
+            # The ledger goes first, so that a kill leaves an incomplete array and never a wrong one.
             for each in (folder / "ledger" / name, folder / name):
                 place_at(each).remove_folder(aside=folder)
             self.dropped_arrays.append(f"{cache.name}/{cache.dataset}/{name}")
@@ -287,6 +293,8 @@ class _Repair:
     def packed(self, folder: Path, name: str) -> None:
         """Write the sound lines of a packed ledger as entries of their own; drop the units of the others."""
         cache = open_cache(self.root, folder)
+        # The sound lines become single files before any unit is dropped, because a packed ledger is
+        # complete by definition.
         cache.ledger(name).unpack()
         for unit in sorted(set(range(cache.n_units)) - cache.ledger(name).all_recorded().keys()):
             self.unit(folder, name, unit)
@@ -295,9 +303,12 @@ class _Repair:
     def unit(self, folder: Path, name: str, unit: int) -> None:
         """Drop a unit's mark, then its shard, unless they are sound by now."""
         cache = open_cache(self.root, folder)
+        # A round of `verify` takes long. Meanwhile an extraction may have computed the unit again.
         if _is_sound(cache, name, unit):
             return
         cache.ledger(name).unpack()
+        # The entry goes first: a kill in between leaves a file that nothing names. Sound data behind a
+        # damaged entry go too, because a file that decodes may belong to another unit.
         for path in (cache.entry_path(name, unit), cache.shard_path(name, unit)):
             try:
                 seen = path.stat()

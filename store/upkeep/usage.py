@@ -78,6 +78,8 @@ def _owner(
         if is_left:
             return dataset, cache, LEFTOVERS
         if (cache, dataset) not in arrays:
+            # A store may have millions of files and few caches, so that the records of a cache are listed
+            # once.
             arrays[cache, dataset] = set(recorded_names(root / "features" / cache / dataset))
         if part in arrays[cache, dataset]:
             return dataset, cache, part

@@ -160,6 +160,7 @@ class _Walk:
         )
 
     def blame(self, path: Path, reason: object) -> None:
+        # The first reason is kept, because later ones mostly follow from it.
         self.damaged.setdefault(str(path), str(reason))
 
     def read(self, path: Path) -> bytes:
@@ -204,7 +205,7 @@ class _Walk:
             return
         except StoreError as error:
             if error.path is not None and error.path.is_relative_to(self.root / "datasets"):
-                return  # the walk over the data sets blames a damaged record of theirs
+                return  # The walk over the data sets blames the damaged record.
             recipe = folder / "recipe.json"
             self.blame(recipe if error.path == recipe else folder / "cache.json", error)
             return
