@@ -1,1 +1,1 @@
-"""A frozen timm model: weights, transform, taps, poolings and one forward pass."""
+"""A frozen timm model is loaded and computes features: weights, transform, taps, poolings, forward pass."""

@@ -27,6 +27,7 @@ from toptune.options import options_of
 from toptune.store.features.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Noise from a fixed seed serves to inspect taps, so that the same model gives the same taps in every process.
 SAMPLE_SEED = 0
 
 
@@ -39,7 +40,7 @@ class Backbone:
     Attributes
     ----------
     name : str
-        Name in the store's paths: ``arch.tag``, or the last part of a folder or repository.
+        Name in the paths of the store: ``arch.tag``, or the last part of a folder or repository.
     given : str
         The name that `load_backbone` was given, with a folder as an absolute path.
     options : BackboneSpec
@@ -74,7 +75,7 @@ class Backbone:
 
     @cached_property
     def taps(self) -> list[Tap]:
-        """Every block that timm's index language counts, and ``last``."""
+        """All blocks that timm's index language counts, and ``last``."""
         return self._inspect([*find_blocks(self.model).names, LAST])
 
     def resolve(
@@ -92,7 +93,7 @@ class Backbone:
         return tap_arrays(self._inspect(names), pooling)
 
     def arrays(self, names: Sequence[str]) -> list[TapArray]:
-        """Find arrays by their stored names, ``<tap>.<pooling>``.
+        """Find arrays by the names that the store has for them, ``<tap>.<pooling>``.
 
         Raises
         ------
@@ -128,7 +129,8 @@ class Backbone:
         known = [array for array in arrays if isinstance(array, TapArray)]
         wanted = known + self.arrays([array for array in arrays if isinstance(array, str)])
         taps = tuple(sorted({array.tap.name for array in wanted}))
-        # On CUDA, convolutions would otherwise run in TF32, and by whichever algorithm is fastest.
+        # By default cuDNN computes convolutions in TF32 and may choose another algorithm each time: two
+        # extractions of the same images would differ.
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         )
@@ -231,6 +233,8 @@ def load_backbone(
     )
     config = _data_config(model, spec)
     model.eval().requires_grad_(False)
+    # The digest is that of the checkpoint's own numbers: folding and bf16, which change them below, are
+    # fields of the recipe beside it.
     weights_sha256 = weights_digest(model)
     folded: list[str] = []
     if spec.fold:
@@ -271,10 +275,11 @@ def list_taps(
     Parameters
     ----------
     model : str or Backbone
-        A loaded backbone, or a name as `load_backbone` takes it. The model of a name is built with untrained
-        weights, because its layers do not depend on them: nothing is downloaded for timm's own names.
+        A loaded backbone, or a name as `load_backbone` takes names. The model of a name is built with
+        untrained weights, because its layers do not depend on them: nothing is downloaded for timm's own
+        names.
     weights, img_size, model_kwargs : optional
-        Options of `load_backbone`, for a name. `weights` are needed only if they are to be checked too.
+        Options of `load_backbone`, for a name. `weights` are needed only to check that a checkpoint fits.
 
     Returns
     -------
@@ -305,6 +310,7 @@ def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:
     }
     if config["input_size"][0] != 3:
         raise InputError(f"the model takes {config['input_size'][0]} channels; toptune gives it RGB")
+    # The recipe's digest is taken of JSON, in which 1 and 1.0 differ.
     for key in ("mean", "std"):
         config[key] = [float(value) for value in config[key]]
     config["crop_pct"] = float(config["crop_pct"])

@@ -1,4 +1,4 @@
-"""Building timm models with their weights, and nothing random by accident."""
+"""Models of timm are built with their weights; no parameter stays random by accident."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, embe
 from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
 
 RANDOM_SEED = 0
-# timm's local-dir form: what a folder's weights are called, best first.
+# Names of the file of weights in timm's local-dir form; safetensors come first, because they hold no code.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pth", "*.pt")
 
 
@@ -29,7 +29,7 @@ def build_model(
     img_size: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Build the model of that name, without class head.
+    """Build the model of a name, without a classification head.
 
     Returns
     -------
@@ -47,6 +47,8 @@ def build_model(
     """
     kwargs = dict(model_kwargs or {})
     _check_kwargs(kwargs)
+    # Random weights are used only where the name asks for them: a checkpoint that is missing must never turn
+    # into random features silently.
     pretrained = name.source != "random"
     if not pretrained:
         if weights is not None:
@@ -75,13 +77,14 @@ def build_model(
     if img_size is not None:
         arguments.kwargs["img_size"] = img_size
     model = _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=bool(overlay))
+    # The configuration would keep a second copy of all weights alive.
     model.pretrained_cfg.pop("state_dict", None)
     reported = {key: value for key, value in arguments.kwargs.items() if key != "num_classes"}
     return model, json.loads(json.dumps(reported))
 
 
 class _Arguments:
-    """Arguments of ``timm.create_model`` for a name, and where its weights lie if we read them ourselves."""
+    """Arguments of ``timm.create_model`` for a name, and the file of weights if toptune reads the weights."""
 
     def __init__(
         self,
@@ -133,6 +136,8 @@ def _create(
     arguments: _Arguments, overlay: dict[str, Any], *, pretrained: bool, origin: str, strict: bool
 ) -> Any:
     name, model, other_shapes = arguments.model_name, None, ""
+    # The seed decides untrained weights. The caller's own random numbers must not change by loading a model,
+    # so that the generator is forked.
     try:
         with torch.random.fork_rng(devices=[]), watch_loading() as report:
             torch.manual_seed(RANDOM_SEED)
@@ -182,7 +187,8 @@ def _why_not_loaded(error: Exception, name: str) -> WeightsError:
     text = str(error)
     if "No pretrained weights exist" in text:
         return _no_weights(name)
-    # The configuration of a name on the hub lies in its repository: a file with weights is not enough.
+    # The configuration of a name on the hub lies in the repository of that name, so that a file with weights
+    # does not help.
     instead = (
         "give local-dir:FOLDER, or timm's own name of the architecture with --weights FILE"
         if name.startswith("hf-hub:")
@@ -248,6 +254,6 @@ def _weights_in(folder: Path) -> Path | None:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """List names with pretrained weights that match a glob: what ships with toptune first, then timm's."""
+    """List names with pretrained weights that match a glob: first names that ship with toptune."""
     embedded = [name for name in embedded_names() if fnmatchcase(name, pattern)]
     return embedded + [str(name) for name in timm.list_pretrained(pattern)]

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function in fewer passes over memory."""
+"""Batch norms are folded into the convolutions before them: the same function in fewer passes over memory."""
 
 import copy
 from collections.abc import Callable
@@ -16,16 +16,24 @@ TOLERANCE = 1e-4
 def fold_batch_norms(model: Any, size: tuple[int, int]) -> tuple[Any, list[str]]:
     """Return a model without the batch norms that follow a convolution, and the names of those convolutions.
 
-    Which convolution feeds which norm is seen in one pass over the sample. That nothing else reads what
-    lies between them is not seen: the folded model's outputs are compared with the model's own, and where
-    they differ by more than rounding the model comes back as it was. It is not changed itself.
+    Which convolution feeds which norm is observed in one pass over noise. Whether a third module reads the
+    output of the convolution cannot be observed: the outputs of the folded model are compared with those of
+    the model, and where the outputs differ by more than rounding the model is returned as it was. The model
+    that is given is never changed.
 
     Parameters
     ----------
     model : nn.Module
         The model, in eval mode and float32.
     size : tuple of int
-        Height and width of what it sees.
+        Height and width of the model's input in pixels.
+
+    Returns
+    -------
+    model : nn.Module
+        The folded copy, or the model itself where folding changes the function or nothing can be folded.
+    names : list of str
+        Convolutions that took over a batch norm.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return model, []
@@ -46,9 +54,10 @@ def fold_batch_norms(model: Any, size: tuple[int, int]) -> tuple[Any, list[str]]
 
 
 def _outputs(model: Any, sample: torch.Tensor) -> list[torch.Tensor]:
-    """Compute the model's own output and its blocks'."""
+    """Compute the output of the model and the outputs of the blocks."""
     with torch.inference_mode():
         outputs = [model(sample)]
+        # The blocks are compared as well: they are stored, and the head could hide a difference between them.
         if hasattr(model, "forward_intermediates"):
             outputs += model.forward_intermediates(sample, intermediates_only=True)
     return outputs
@@ -56,12 +65,14 @@ def _outputs(model: Any, sample: torch.Tensor) -> list[torch.Tensor]:
 
 def _pairs(model: nn.Module, sample: torch.Tensor) -> list[tuple[str, str]]:
     """Return the names of each convolution and the batch norm that takes its output, both run once."""
-    made: dict[int, tuple[str, torch.Tensor]] = {}  # holds the tensors, so that no id comes twice
+    # Python gives the id of a tensor that was freed to another one, so that the tensors are kept with their
+    # ids.
+    made: dict[int, tuple[str, torch.Tensor]] = {}
     runs: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
 
     def after_convolution(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
             runs[name] = runs.get(name, 0) + 1
             made[id(output)] = name, output
 
@@ -87,6 +98,7 @@ def _pairs(model: nn.Module, sample: torch.Tensor) -> list[tuple[str, str]]:
     finally:
         for handle in handles:
             handle.remove()
+    # A module that runs several times, or feeds several norms, has one weight for several functions.
     convolutions = [conv for conv, _ in pairs]
     return [
         (conv, norm)
@@ -97,6 +109,7 @@ def _pairs(model: nn.Module, sample: torch.Tensor) -> list[tuple[str, str]]:
 
 def _fold(convolution: Any, norm: Any) -> None:
     """Give the convolution the weights (Jacob et al. 2018, §3.2) with which it does the norm's work too."""
+    # The products are taken in float64 and rounded once, which keeps the folded model close to the model.
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
@@ -111,7 +124,7 @@ def _fold(convolution: Any, norm: Any) -> None:
 
 
 def _after(norm: nn.Module) -> nn.Module:
-    """Return what timm's norm does after normalizing: its activation."""
+    """Return the activation that a norm of timm applies after normalizing, or the identity."""
     activation = getattr(norm, "act", None)
     return activation if isinstance(activation, nn.Module) else nn.Identity()
 

@@ -1,4 +1,4 @@
-"""One forward pass that feeds every tap."""
+"""`ForwardPass`: one forward pass of a model that gives the outputs of all taps."""
 
 import inspect
 import math
@@ -26,8 +26,12 @@ class BlockOutputs:
     Attributes
     ----------
     names : tuple of str
-        One a block: the module path in timm's ``feature_info``; where that is empty or
-        occurs twice, with the index behind it.
+        Name of each block: the module path in timm's ``feature_info``; where the path is empty or occurs
+        twice, the path with the index behind it.
+    kwargs : dict
+        Arguments that ``forward_intermediates`` takes beside the batch and the indices.
+    can_stop_early : bool
+        Whether the pass may end at the last block that is asked for.
     """
 
     names: tuple[str, ...]
@@ -36,7 +40,7 @@ class BlockOutputs:
 
 
 def find_blocks(model: Any) -> BlockOutputs:
-    """Return which blocks ``model.forward_intermediates`` offers and how to call it."""
+    """Return which blocks ``model.forward_intermediates`` offers and how the method is called."""
     if not hasattr(model, "forward_intermediates"):
         return BlockOutputs((), {}, False)
     paths = [str(info["module"]) for info in getattr(model, "feature_info", [])]
@@ -44,6 +48,7 @@ def find_blocks(model: Any) -> BlockOutputs:
         path if path and paths.count(path) == 1 else f"{path or 'features'}-{i}"
         for i, path in enumerate(paths)
     )
+    # Families of models in timm take different arguments: the signature says which.
     takes = inspect.signature(model.forward_intermediates).parameters
     n_prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
     kwargs = {"return_prefix_tokens": True} if n_prefix and "return_prefix_tokens" in takes else {}
@@ -51,12 +56,12 @@ def find_blocks(model: Any) -> BlockOutputs:
 
 
 class ForwardPass:
-    """The pass that computes some taps of a model.
+    """A forward pass that computes some taps of a model.
 
     Blocks come from timm's own ``forward_intermediates``, other modules from hooks, ``last`` from
-    ``forward_head`` on top of the same pass, or from a plain call where no block is asked for. That the head
-    on top gives what a plain call gives is not promised by timm, so it is tried on noise once; where it does
-    not, blocks and the rest are computed one after the other.
+    ``forward_head`` on top of the same pass, or from a plain call where no block is asked for. timm does not
+    promise that the head on top gives what a plain call gives, so that both are tried on noise once. Where
+    the results differ, blocks and the other taps are computed in two passes.
 
     Parameters
     ----------
@@ -67,7 +72,7 @@ class ForwardPass:
     sample : Tensor (b, 3, h, w)
         Noise on which modes are compared.
     is_compiled : bool
-        Compile the model's methods; hooked modules stay out of it.
+        Compile the model's methods; a compiled pass has no hooked modules.
     """
 
     def __init__(
@@ -102,13 +107,15 @@ class ForwardPass:
         )
 
     def run(self, batch: torch.Tensor, sink: Sink) -> None:
-        """Run the model; every tap's output goes to `sink` under its name as soon as it is there.
+        """Run the model and hand name and output of every tap to `sink` as soon as the output is there.
 
         Raises
         ------
         InputError
-            If a hooked module gives something else than one tensor with a row an image.
+            If a hooked module gives anything but one tensor with a row an image.
         """
+        # Passes of several threads run the same modules, and torch calls the hooks of a module in every
+        # thread. Each hook knows the thread of its pass, and leaves the outputs of other passes alone.
         handles = [
             module.register_forward_hook(partial(self._take, threading.get_ident(), name, sink))
             for name, module in self.hooked.items()
@@ -116,6 +123,7 @@ class ForwardPass:
         try:
             if self.mode == "call" or (self.mode == "separate" and (self.hooked or self.has_last)):
                 self._emit_last(self._call(batch), sink)
+            # The second pass runs the hooked modules again, whose outputs are taken already.
             if self.mode == "separate":
                 for handle in handles:
                     handle.remove()
@@ -147,9 +155,11 @@ class ForwardPass:
             sink(self.blocks.names[index], TapValue(body, prefix, is_tokens=prefix is not None))
         return final
 
-    def _take(self, thread: int, name: str, sink: Sink, module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _take(
+        self, thread: int, name: str, sink: Sink, module: nn.Module, _inputs: object, output: object
+    ) -> None:
         if thread != threading.get_ident():
-            return  # another pass of the same model, side by side with this one
+            return
         if not isinstance(output, torch.Tensor):
             raise InputError(
                 f"layer {name} gives a {type(output).__name__}, not a tensor; take a layer inside or after it"
@@ -192,7 +202,7 @@ class ForwardPass:
 
 
 def _tokens(output: torch.Tensor, n_prefix: int) -> TapValue:
-    """Tell patches from prefix in ``(b, n, c)``: the prefix is there if what is left makes a square."""
+    """Divide tokens ``(b, n, c)`` into prefix and patches; patches are tokens that make a square."""
     n = output.shape[1]
     if not 0 < n_prefix < n or not _is_square(n - n_prefix):
         n_prefix = 0
@@ -210,8 +220,8 @@ def _is_square(n: int) -> bool:
 def _is_channels_last(module: nn.Module, output: torch.Tensor, model_format: str | None) -> bool:
     """Decide between ``(b, c, h, w)`` and ``(b, h, w, c)``, which a tensor does not tell.
 
-    In this order: what kind of layer it is; which of the two makes the map square; what the model
-    says of itself (timm's ``output_fmt``); channels first.
+    The kind of layer decides; then the order in which the map is square; then timm's ``output_fmt`` of the
+    model; then channels come first.
     """
     kind = type(module).__name__
     if isinstance(module, nn.Conv2d | nn.modules.batchnorm._NormBase | nn.GroupNorm) or kind.endswith("2d"):
@@ -237,7 +247,7 @@ def _agree(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list[Tap]:
-    """Run the model on two noise images and describe what the taps give.
+    """Run the model on two noise images and describe the outputs of the taps.
 
     Raises
     ------
@@ -247,7 +257,7 @@ def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list
     found: dict[str, list[TapValue]] = {}
     forward = ForwardPass(model, names, sample)
     forward.run(sample, lambda name, value: found.setdefault(name, []).append(value))
-    n_pictures = sample.shape[0]
+    n_images = sample.shape[0]
     taps = []
     for name in names:
         values = found.get(name, [])
@@ -256,9 +266,10 @@ def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list
                 f"layer {name} runs {len(values)} times in one forward pass; a tap must run once, "
                 "so take a layer inside or around it"
             )
-        if values[0].body.shape[0] != n_pictures:
+        # Swin and similar models fold windows into the batch: such rows belong to parts of images.
+        if values[0].body.shape[0] != n_images:
             raise InputError(
-                f"layer {name} gives {values[0].body.shape[0]} rows for {n_pictures} images (windows, "
+                f"layer {name} gives {values[0].body.shape[0]} rows for {n_images} images (windows, "
                 "probably); take the layer around it"
             )
         taps.append(_tap(model, name, values[0]))
@@ -288,12 +299,14 @@ def _tap(model: Any, name: str, value: TapValue) -> Tap:
 
 
 def pooled(forward: ForwardPass, batch: torch.Tensor, arrays: Sequence[TapArray]) -> dict[str, torch.Tensor]:
-    """Run one pass and pool each tap where it lies: name to ``(b, dim)`` float32 on the device."""
+    """Run one pass and pool each tap on the device; return arrays ``(b, dim)`` of float32 by name."""
     by_tap: dict[str, list[TapArray]] = {}
     for array in arrays:
         by_tap.setdefault(array.tap.name, []).append(array)
     outputs: dict[str, torch.Tensor] = {}
 
+    # Outputs are pooled as soon as the pass gives them, so that those of hooked modules need not be held to
+    # the end.
     def keep(name: str, value: TapValue) -> None:
         for array in by_tap[name]:
             outputs[array.name] = pool(value, array.pooling)

@@ -1,4 +1,4 @@
-"""What a backbone's name means, without loading torch."""
+"""`ModelName`: a backbone's name is taken apart without loading torch."""
 
 import os
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class ModelName:
     Attributes
     ----------
     given : str
-        As the user wrote it, except that a folder is absolute: enough to find the model again.
+        The name as the user wrote it, with a folder as an absolute path; enough to find the model again.
     source : str
-        Where architecture and weights come from: timm's ``registry``, a repository on the
+        Origin of architecture and weights: timm's ``registry``, a repository on the
         ``hf-hub``, a folder (``local-dir``), this package (``embedded``), or ``random`` weights.
     identifier : str
         ``arch.tag``, ``org/name@revision``, the folder, the embedded name, or the architecture.
@@ -39,7 +39,7 @@ class ModelName:
 
     @property
     def plain(self) -> str:
-        """What stands in the store's paths: ``arch.tag``, the last part of a folder or repository."""
+        """Name in the paths of the store: ``arch.tag``, or the last part of a folder or repository."""
         return plain_model_name(self.given)
 
 
@@ -82,7 +82,7 @@ def parse_model_name(name: str) -> ModelName:
 
 
 def embedded_names() -> list[str]:
-    """Names of the backbones that ship with this package."""
+    """Return the names of the backbones that ship with this package."""
     return sorted(
         file.stem
         for file in EMBEDDED_FOLDER.glob("*.safetensors")

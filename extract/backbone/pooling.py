@@ -1,4 +1,4 @@
-"""From a tap's output to one vector an image, on the device where the output lies."""
+"""The output of a tap is pooled to one vector an image, on the device that holds the output."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool1d, avg_pool2d
 from toptune.extract.backbone.taps import grid_size
 from toptune.extract.backbone.target_pooling import target_size, target_window
 
-# Float32 copies on the CPU are made in steps of this many bytes: larger ones would be fetched from the
-# operating system, page by page, for every batch.
+# Float32 copies on the CPU are made in steps of this many bytes. Copies above 32 MiB are not served from
+# memory that glibc keeps (`keep_freed_memory`): they would be fetched page by page for every batch.
 STEP_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class TapValue:
-    """A tap's output with its parts told apart.
+    """The output of a tap, divided into its parts.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class TapValue:
     prefix : Tensor (b, p, c), optional
         Tokens that stand for no patch.
     is_tokens : bool
-        Whether flattening goes token by token, prefix first, as the model holds them.
+        Whether flattening goes token by token, prefix first, in the order of the model.
     """
 
     body: torch.Tensor
@@ -68,7 +68,7 @@ def _mean(body: torch.Tensor) -> torch.Tensor:
 
 
 def _tokens(value: TapValue) -> torch.Tensor:
-    """All tokens (b, n, c) as the model holds them, prefix first."""
+    """Return all tokens ``(b, n, c)`` in the order of the model, prefix first."""
     tokens = value.body.flatten(2).transpose(1, 2)
     return tokens if value.prefix is None else torch.cat([value.prefix, tokens], 1)
 
@@ -90,5 +90,5 @@ def _steps(body: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _fresh(values: torch.Tensor) -> torch.Tensor:
-    # A view would change with the model's in-place operations after the hook.
+    # A view would change when the model goes on with in-place operations after the hook.
     return values.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

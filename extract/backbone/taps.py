@@ -1,4 +1,4 @@
-"""What can be taken from a backbone: taps, poolings that fit them, and the language that asks for them."""
+"""Taps of a backbone, poolings that fit a tap, and the language of ``--layers`` and ``--pooling``."""
 
 import difflib
 import math
@@ -59,7 +59,7 @@ class Tap:
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Poolings that fit, with some sizes of grid and one target."""
+        """Poolings that fit the tap, among them some sizes of grid and one target."""
         if self.kind == "vector":
             return ("none",)
         cls = ("cls",) if self.has_class_token else ()
@@ -68,7 +68,7 @@ class Tap:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Rows and columns of a map, or tokens with their prefix: what averages go over."""
+        """Rows and columns of a map, or the number of tokens with the prefix, to average over."""
         return self.shape[1:] if self.kind == "map" else self.shape[:-1]
 
     def dim(self, pooling: str) -> int:
@@ -113,7 +113,7 @@ class Tap:
         }
 
     def describe(self) -> str:
-        """Kind and shape in words."""
+        """Return kind and shape in words."""
         size = " x ".join(map(str, self.shape))
         if self.kind == "tokens":
             return f"tokens {size}, of them {self.n_prefix} prefix"
@@ -122,14 +122,14 @@ class Tap:
 
 @dataclass(frozen=True)
 class TapArray:
-    """A tap under one pooling: one array of a cache."""
+    """A tap with one pooling; each pair is one array of a cache."""
 
     tap: Tap
     pooling: str
 
     @property
     def name(self) -> str:
-        """``<tap>.<pooling>``."""
+        """Name of the array in the store, ``<tap>.<pooling>``."""
         return f"{self.tap.name}.{self.pooling}"
 
     @property
@@ -145,12 +145,12 @@ def grid_size(pooling: str) -> int | None:
 
 
 def parse_poolings(pooling: str | Sequence[str] | None) -> list[str]:
-    """Read a list of poolings, with commas if it is text; nothing means the family's default.
+    """Read a list of poolings, or a text with commas; no poolings mean the default of each tap.
 
     Raises
     ------
     InputError
-        If one is unknown.
+        If a pooling is unknown.
     """
     if pooling is None:
         return []
@@ -162,7 +162,7 @@ def parse_poolings(pooling: str | Sequence[str] | None) -> list[str]:
 
 
 def tap_arrays(taps: Iterable[Tap], pooling: str | Sequence[str] | None) -> list[TapArray]:
-    """Combine taps with poolings; vectors such as ``last`` are taken as they are beside other taps.
+    """Combine taps with poolings; a vector such as ``last`` has nothing to pool and is taken as it is.
 
     Raises
     ------

@@ -14,17 +14,18 @@ def target_size(pooling: str) -> int | None:
 
 
 def target_window(places: Sequence[int], channels: int, target: int) -> int | None:
-    """Return the edge p of the windows that are averaged, which do not overlap; None where all places are.
+    """Return the edge p of the windows that are averaged; None for one average over all places.
 
     Channels are never pooled. A map of C channels and width W with ``C < t`` has ``p = W // n`` with
-    ``n = floor(sqrt(t // C))``; T tokens have ``p = floor(T / (t / C))``. What is left may be somewhat more
-    or less than t, because p is whole and places that fill no window are dropped.
+    ``n = floor(sqrt(t // C))``; T tokens have ``p = floor(T / (t / C))``. The values that are left may be
+    somewhat more or less than t, because p is whole and places that fill no window are dropped.
 
     Parameters
     ----------
     places : sequence of int
         ``(height, width)`` of a map, the smaller of which counts as its width, or ``(n_tokens,)``.
     channels, target : int
+        Channels C of the tap, and the number t of values that is aimed at.
     """
     if channels >= target:
         return None

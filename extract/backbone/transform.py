@@ -13,12 +13,13 @@ from torchvision import transforms
 
 from toptune.errors import InputError, UnreadableImageError
 
-# Resizing the shortest edge of a strip 1 x 100000 to 256 would make 6.5 billion pixels.
+# A strip of 1 x 100000 pixels is a small file, and with its short edge resized to 256 it has 6.5 billion
+# pixels.
 MAX_RESIZED_PIXELS = 2**26
 
 
 class EvalTransform:
-    """An image to the tensor that timm's ``create_transform(**config, is_training=False)`` gives.
+    """Turns an image into the tensor that timm's ``create_transform(**config, is_training=False)`` gives.
 
     The two halves serve extraction: workers resize and crop (`pixels`, bytes), the device turns
     a whole batch into normalized floats (`normalize`). Together they do the same operations.
@@ -35,6 +36,8 @@ class EvalTransform:
         self.config = dict(config)
         # At twice the edge, pixels differ by 0.3 of 255 on average; at the edge itself by more than 1.
         self.draft_edge = 2 * self._edge if is_draft else None
+        # The transform is cut before its last two steps, because bytes are a quarter of floats on their way
+        # to the device. A version of timm that ends in other steps must not be cut there.
         steps = create_transform(**self.config, is_training=False).transforms
         if not (isinstance(steps[-2], transforms.ToTensor) and isinstance(steps[-1], transforms.Normalize)):
             raise InputError(
@@ -51,12 +54,12 @@ class EvalTransform:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """All that `pixels` depends on: models of equal geometry see the same pixels."""
+        """Options that decide the result of `pixels`; models of equal geometry see the same pixels."""
         shape = {key: value for key, value in self.config.items() if key not in ("mean", "std")}
         return shape | {"draft_edge": self.draft_edge}
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resize and crop an RGB image: ``(h, w, 3)`` bytes.
+        """Resize and crop an RGB image to ``(h, w, 3)`` bytes.
 
         Raises
         ------
@@ -77,12 +80,14 @@ class EvalTransform:
         return self.normalize(torch.from_numpy(self.pixels(image))[None])[0].contiguous()
 
     def check_shape(self, size: tuple[int, int]) -> None:
-        """Refuse an image of that width and height if resizing its short edge would explode.
+        """Refuse an image, by width and height, that resizing would make larger than the limit.
 
         Raises
         ------
         UnreadableImageError
+            If the resized image would have more than `MAX_RESIZED_PIXELS`.
         """
+        # Other modes of cropping do not scale an image by the short edge.
         if self.config["crop_mode"] != "center":
             return
         short, long = min(size), max(size)

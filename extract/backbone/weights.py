@@ -1,4 +1,4 @@
-"""Reading weights, holding them to the architecture, and their digest."""
+"""Weights are read without running code, compared with the architecture, and digested."""
 
 import argparse
 import hashlib
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils.hooks import RemovableHandle
 
 from toptune.errors import WeightsError
 
@@ -46,12 +47,15 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         raise WeightsError(f"weights {path} do not exist; check the path")
     try:
         if path.suffix == ".safetensors":
-            checkpoint: Any = load_file(path, device="cpu")
+            checkpoint: object = load_file(path, device="cpu")
         else:
+            # A torch file is a pickle, and a pickle is a program. `weights_only` admits tensors and
+            # containers; many checkpoints of training scripts also hold their arguments as a namespace, which
+            # runs nothing.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch's reader raises what its many formats raise; this one class says that code would have to run.
+        # torch's reader raises errors of many classes, one of which says that code would have to run.
         if type(error).__name__ == "UnpicklingError":
             raise WeightsError(
                 f"weights {path} are damaged, or contain Python objects that would have to run code; "
@@ -65,15 +69,16 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _unwrap(checkpoint: Any) -> dict[str, torch.Tensor]:
+def _unwrap(checkpoint: object) -> dict[str, torch.Tensor]:
     if not isinstance(checkpoint, Mapping):
         return {}
+    found: Mapping[object, object] = checkpoint
     for wrapper in WRAPPERS:
         if isinstance(checkpoint.get(wrapper), Mapping):
-            checkpoint = checkpoint[wrapper]
+            found = checkpoint[wrapper]
             break
     tensors = {}
-    for name, value in checkpoint.items():
+    for name, value in found.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             for prefix in PREFIXES:
                 name = name.removeprefix(prefix)
@@ -83,7 +88,15 @@ def _unwrap(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 @dataclass
 class LoadReport:
-    """What a model took from a checkpoint."""
+    """Tensors of a checkpoint that a model took, lacked or left over.
+
+    Attributes
+    ----------
+    is_loaded : bool
+        Whether any state dict was loaded.
+    missing, unexpected : list of str
+        Names of parameters without a tensor, and of tensors without a parameter.
+    """
 
     is_loaded: bool = False
     missing: list[str] = field(default_factory=list)
@@ -92,14 +105,15 @@ class LoadReport:
 
 @contextmanager
 def watch_loading() -> Iterator[LoadReport]:
-    """Note what models built inside take from their checkpoints.
+    """Record which tensors the models that are built inside the block take from their checkpoints.
 
     timm loads with ``strict=False`` as soon as the classifier is left out, and only logs which tensors kept
-    their random values. torch tells every submodule's post-hook the same two lists of names, so a hook
-    on each submodule, put there as it is registered, sees them whoever calls ``load_state_dict``.
+    their random values. torch calls the post-hook of every submodule with the same two lists of names. A hook
+    is put on each submodule when the submodule is registered, and sees the lists whoever calls
+    ``load_state_dict``.
     """
     report = LoadReport()
-    handles: list[Any] = []
+    handles: list[RemovableHandle] = []
 
     def note(_module: nn.Module, keys: Any) -> None:
         report.is_loaded = True
@@ -166,7 +180,7 @@ def _listing(word: str, names: list[str]) -> str:
 
 
 def mismatch_message(error: Exception) -> str:
-    """Shorten torch's report of tensors whose shapes differ; nothing if it is about something else."""
+    """Shorten torch's report of tensors whose shapes differ; return no text for any other error."""
     sizes = [f"{name} {found}, needed {needed}" for name, found, needed in _MISMATCH.findall(str(error))]
     if not sizes:
         return ""
@@ -175,9 +189,10 @@ def mismatch_message(error: Exception) -> str:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and saved buffers, sorted by name."""
+    """Return the SHA-256 of names, types, shapes and bytes of parameters and saved buffers."""
     digest = hashlib.sha256(b"toptune weights 1\n")
     for name, tensor in sorted(model.state_dict().items()):
+        # Bytes are digested in little-endian order, so that the digest is the same on every machine.
         values = np.ascontiguousarray(tensor.detach().cpu().numpy())
         digest.update(f"{name} {values.dtype.newbyteorder('<').str} {values.shape}\n".encode())
         digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -1,1 +1,1 @@
-"""What a source of images is, and what every kind of source shares."""
+"""`ImageSource` and the parts that all kinds of sources share: decoding, labels, open files."""

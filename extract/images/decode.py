@@ -1,4 +1,4 @@
-"""From an image's bytes to upright RGB pixels."""
+"""The bytes of an image are decoded to upright RGB pixels."""
 
 import io
 import re
@@ -12,6 +12,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from toptune.errors import UnreadableImageError
 
+# The route from bytes to pixels decides numbers, so that its name is part of each recipe. A change of the
+# route must change the name.
 DECODE = "pillow-rgb-upright-1"
 # Name of each route in recipes.
 ROUTES = {"exact": DECODE, "draft": "pillow-rgb-upright-draft-1"}
@@ -34,28 +36,30 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int |
     """Decode an image into upright 8-bit RGB.
 
     EXIF orientation is honored. 16-bit gray is divided by 257 and rounded, so that 65535 becomes 255.
-    Transparency is dropped, as timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit images are converted;
-    of an animation the first frame is taken. Safe to call from several threads.
+    Transparency is dropped, as timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit images are converted; an
+    animation gives its first frame. Several threads may decode at once.
 
     Parameters
     ----------
     data : bytes
-        The image's file.
+        The bytes of the image's file.
     max_pixels : int
         Larger images are refused by what their header says, before anything is decoded.
     draft_edge : int, optional
-        A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse transform), as far as its
-        shorter edge stays at least this long, pixels.
+        Least length of the shorter edge in pixels, down to which a JPEG may be decoded at 1/2, 1/4 or 1/8 of
+        its size (libjpeg's scaled inverse transform).
 
     Raises
     ------
     UnreadableImageError
-        If this is no image, is damaged or cut off, too large, or of floating-point pixels.
+        If the bytes are no image, are damaged or cut off, or if the image is too large or has floating-point
+        pixels.
     """
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
         with _quiet(), Image.open(io.BytesIO(data)) as image:
+            # Pillow has read only the header here. A few kilobytes can stand for gigabytes of pixels.
             width, height = image.size
             if width * height > max_pixels:
                 raise UnreadableImageError(
@@ -65,6 +69,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int |
             if draft_edge is not None:
                 image.draft(None, _at_least(image.size, draft_edge))
             image.load()
+            # Cameras store pixels as the sensor lies, and the tag says how to turn them. timm's own loading
+            # ignores the tag, and a photograph taken upright would lie on its side.
             return _upright(_to_rgb(image), _orientation(image))
     except (UnreadableImageError, MemoryError):
         raise
@@ -91,6 +97,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode == "RGB":
         return image.copy()
+    # Pillow would clip such pixels at 255 without a word.
     if mode == "F":
         raise UnreadableImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if mode == "I" or mode.startswith("I;16"):
@@ -137,8 +144,8 @@ _quiet_filters: "warnings.catch_warnings[None] | None" = None
 def _quiet() -> Iterator[None]:
     """Silence Pillow's warnings while any thread decodes.
 
-    ``warnings.catch_warnings`` in every thread would restore the others' filters out of order, so
-    the first one in sets them and the last one out restores them.
+    Filters of warnings belong to the process. If every thread set and restored the filters, they would be
+    restored out of order; instead the first thread that decodes sets the filters, and the last restores them.
     """
     global _quiet_users, _quiet_filters
     with _quiet_lock:

@@ -1,4 +1,4 @@
-"""What lies in a folder, listed once for all that want to know what it holds."""
+"""`FolderListing`: a folder is listed once for all kinds of sources that may recognize its content."""
 
 import os
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toptune.errors import InputError
 
+# Files and folders that Windows and macOS add to folders and archives, and that look like images or classes.
 HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
 # Suffixes of images where no class folder says that a file is one; inside class folders every file counts.
 IMAGE_SUFFIXES = (
@@ -17,13 +18,14 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class FolderListing:
-    """Files and folders in a folder, links followed, sorted by name; nothing hidden.
+    """Names of the files and folders in a folder, sorted, links followed, hidden ones left out.
 
     Attributes
     ----------
     folder : path
+        The folder that was listed.
     files, folders : tuple of str
-        Names.
+        Names of the files and of the folders in it.
     """
 
     folder: Path
@@ -36,11 +38,11 @@ class FolderListing:
         return frozenset(self.files)
 
     def with_suffix(self, suffix: str) -> list[Path]:
-        """Return the files whose names end so, in capitals or not."""
+        """Return the files whose names end in `suffix`, in capitals or not."""
         return [self.folder / name for name in self.files if name.lower().endswith(suffix)]
 
     def inner(self, name: str) -> "FolderListing":
-        """List a folder in this one; one that is not there is empty."""
+        """List a folder inside this folder; the listing is empty if there is no such folder."""
         place = self.folder / name
         return list_folder(place) if name in self.folders else FolderListing(place, (), ())
 
@@ -51,8 +53,10 @@ def list_folder(folder: Path) -> FolderListing:
     Raises
     ------
     InputError
-        If it cannot be listed.
+        If the folder cannot be listed.
     """
+    # `scandir` tells folders from files without a request for each entry. Requests are slow on network file
+    # systems, and a folder may hold millions of images.
     files: list[str] = []
     folders: list[str] = []
     try:

@@ -1,4 +1,4 @@
-"""Images with several labels: the manifest's column ``labels``, names joined with ``|``."""
+"""Several labels of an image stand in the manifest's column ``labels``, joined with ``|``."""
 
 import re
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ def split_labels(text: str | None) -> list[str]:
 def join_labels(
     rows: Sequence[Sequence[str] | None], where: str
 ) -> tuple[list[str | None], list[str | None]]:
-    """Make columns of lists of names.
+    """Turn the list of names of each image into the manifest's columns ``label`` and ``labels``.
 
     Parameters
     ----------
     rows : sequence of sequence of str or None (n,)
         The names of each image, in the order given; None where nothing is known.
     where : str
-        Where the names come from, for messages.
+        Origin of the names, for messages.
 
     Returns
     -------
     labels : list of str or None (n,)
-        The only name of those images that have one.
+        The name of each image that has exactly one name.
     joined : list of str or None (n,)
-        All names of each image, with ``|`` between.
+        All names of each image, joined with ``|``.
 
     Raises
     ------
     InputError
-        If a name has a ``|`` in it, is empty or occurs twice for one image.
+        If a name contains ``|``, is empty or occurs twice for one image.
     """
     labels: list[str | None] = []
     joined: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Files that hold many images: read at offsets by several threads, few of them open at a time."""
+"""`OpenFiles`: several threads read images at offsets in large files, of which few are open at a time."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toptune.errors import InputError, UnreadableImageError
 
-# A process may usually have 1,024 files open; the store and libraries need the others.
+# A process may usually have 1,024 files open; the store and the libraries need the rest.
 MAX_OPEN = 128
 
 
@@ -28,7 +28,7 @@ def look_at(path: Path) -> KnownFile:
     Raises
     ------
     InputError
-        If it is not there or may not be looked at.
+        If the file does not exist or may not be looked at.
     """
     try:
         found = path.stat()
@@ -38,12 +38,12 @@ def look_at(path: Path) -> KnownFile:
 
 
 class OpenFiles:
-    """Reads parts of files; each file must still be what it was when it was looked at.
+    """Reads parts of files, after a check that each file is the file that was indexed.
 
     Parameters
     ----------
     files : sequence of KnownFile
-        They are called by their number in it.
+        The files; `read` takes the position of a file in this sequence.
     """
 
     def __init__(self, files: Sequence[KnownFile]) -> None:
@@ -57,12 +57,14 @@ class OpenFiles:
         Raises
         ------
         InputError
-            If the file is gone or another one: all its images would be wrong, not only this one.
+            If the file is gone or has been replaced: all images in the file would be wrong, not only this
+            one.
         UnreadableImageError
-            If the disk fails, or the file ends before.
+            If the disk fails, or the file ends before the image does.
         """
         handle = self._handle(number)
         try:
+            # `pread` takes the offset with each call, so that threads share a descriptor without a lock.
             data = os.pread(handle.descriptor, n_bytes, offset)
             while len(data) < n_bytes:
                 more = os.pread(handle.descriptor, n_bytes - len(data), offset + len(data))
@@ -91,6 +93,7 @@ class OpenFiles:
                 f"{known.path} was there and cannot be opened any more: {error.strerror}; put it back and "
                 "give the same command again"
             ) from error
+        # Offsets in a file that was written anew would point to other bytes.
         found = os.fstat(handle.descriptor)
         if (found.st_size, found.st_mtime_ns) != (known.bytes, known.modified_ns):
             raise InputError(
@@ -100,7 +103,7 @@ class OpenFiles:
 
 
 class _Handle:
-    """A file descriptor that is closed when the last reader is done."""
+    """A file descriptor that is closed when the last thread that reads from it is done."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

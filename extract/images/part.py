@@ -1,4 +1,4 @@
-"""`PartSource`: the rows of one part of a data set that grew, found in the images that are there now."""
+"""`PartSource`: the images of one part of a data set that grew, found among the images of DATA."""
 
 import copy
 
@@ -42,7 +42,9 @@ class PartSource:
         self._rows: npt.NDArray[np.intp] = np.full(manifest.n_rows, -1, dtype=np.intp)
         self._rows[version.part_row[rows]] = rows
         self.is_there: npt.NDArray[np.bool_] = self._rows >= 0
-        # An image whose time is the version's is the image that was looked at when the version was made.
+        # The part knows the time at which its file was registered, and a file that was touched since without
+        # a change has another time in the version. An image that has the version's time now was compared when
+        # the version was made, and need not be read again.
         there, now = version.manifest.modified_ns, source.manifest().modified_ns
         times = manifest.modified_ns.copy()
         times[version.part_row[rows]] = np.where(

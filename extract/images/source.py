@@ -22,21 +22,23 @@ SPLITS = {
     "testing": "test",
 }
 BUILTINS = ("digits", "greek")
+# A file of this size is no image that a network sees. Several threads read whole files, which must fit into
+# memory.
 MAX_FILE_BYTES = 2**30
-# A data set is not called after a folder with one of these names, but after that folder's parent.
+# A data set is not called after a folder with one of these names, but after the parent of the folder.
 GENERIC_NAMES = ("images", "train", "data")
 
 
 class ImageBytes(Protocol):
-    """Encoded images by row number: all that decoding needs."""
+    """Encoded images by row number; decoding needs nothing else."""
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of one image; called from several threads at once.
+        """Return the bytes of one image; several threads may call at once.
 
         Raises
         ------
         UnreadableImageError
-            If there is nothing to read; the message says why.
+            If the image cannot be read; the message says why.
         """
         ...
 
@@ -45,8 +47,8 @@ class ImageBytes(Protocol):
 class ImageSource(ImageBytes, Protocol):
     """Images in a fixed order, the same on every machine.
 
-    Ids are unique. A source is never shorter than its manifest: what cannot be read raises
-    `UnreadableImageError` when its turn comes, and keeps its row.
+    Ids are unique. A source is never shorter than its manifest: an image that cannot be read keeps its row,
+    and `read` raises an `UnreadableImageError` for the row.
     """
 
     @property
@@ -61,7 +63,7 @@ class ImageSource(ImageBytes, Protocol):
 
 @dataclass(frozen=True)
 class FileRow:
-    """One image in a file."""
+    """A file with one image."""
 
     id: str
     path: str
@@ -94,6 +96,7 @@ class FileSource:
     def read(self, row: int) -> bytes:
         try:
             with Path(self.paths[row]).open("rb") as file:
+                # The limit holds for the bytes that are read: the size that was listed may have changed.
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             # The message has no path: paths differ between machines, and the row names the image.

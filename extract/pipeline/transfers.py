@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,14 @@ def pixel_buffer(shape: tuple[int, ...], *, is_pinned: bool) -> npt.NDArray[np.u
     return np.zeros(shape, dtype=np.uint8)
 
 
+class Waitable(Protocol):
+    """Something to wait for, such as `torch.cuda.Event`."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything before the event."""
+        ...
+
+
 @dataclass(frozen=True)
 class Transfer:
     """Arrays of a batch on their way from the device.
@@ -35,7 +43,7 @@ class Transfer:
     outputs: Mapping[str, torch.Tensor]
     narrow: Mapping[str, torch.Tensor]
     overflows: Mapping[str, torch.Tensor]
-    done: Any
+    done: Waitable | None
 
     def result(self) -> dict[str, npt.NDArray[Any]]:
         """Wait, and return arrays ``(b, dim)`` in main memory by name.

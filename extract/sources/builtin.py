@@ -1,4 +1,4 @@
-"""Data sets that need no download: ``digits`` and ``greek``, as image sources."""
+"""Two data sets need no download: ``digits`` and ``greek``."""
 
 import io
 from collections.abc import Callable
@@ -29,14 +29,14 @@ _GREEK_SEED = 1821
 
 @dataclass(frozen=True)
 class BuiltinSource:
-    """An image source held in memory.
+    """An image source whose images are held in memory.
 
     Attributes
     ----------
     name : str
         Name of the data set.
     ids, labels : tuple of str
-        One per image, in the fixed order of the rows.
+        Id and label of each image, in the fixed order of the rows.
     pngs : tuple of bytes
         The images, PNG encoded.
     """
@@ -79,7 +79,7 @@ def open_builtin(name: str, split: str | None = None) -> BuiltinSource:
     name : str
         A key of `BUILTINS`.
     split : str, optional
-        Must be None: the built-in sets have no splits (``train`` makes a seeded one).
+        Must be None, because the built-in sets have no splits; ``train`` makes a split from a seed.
 
     Returns
     -------
@@ -101,6 +101,7 @@ def open_builtin(name: str, split: str | None = None) -> BuiltinSource:
 @cache
 def _digits() -> BuiltinSource:
     images, targets = load_digits(return_X_y=True)
+    # scikit-learn's digits have 17 levels of gray, from 0 to 16.
     gray = np.rint(images.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
     return BuiltinSource(
         name="digits",

@@ -1,4 +1,4 @@
-"""Images in folders: one folder a class, perhaps within one folder a split."""
+"""Images lie in folders, one folder a class, perhaps within one folder a split."""
 
 import logging
 import os
@@ -15,6 +15,8 @@ from toptune.extract.images.folder_listing import HIDDEN, IMAGE_SUFFIXES
 from toptune.extract.images.source import SPLITS, FileRow, FileSource, default_name, printable
 
 logger = logging.getLogger(__name__)
+# Files that are opened where no name says image: enough to tell a folder of other files, without reading it
+# whole.
 _LOOKED_AT = 20
 EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
@@ -23,21 +25,23 @@ def open_folder(folder: Path) -> FileSource:
     """Open a folder of images; rows are sorted by id, the path within the folder.
 
     Class folders may hold further folders and links to folders; every file in them that is not
-    hidden is a row, also one that is no image (it is recorded as failed when it is decoded). Files
+    hidden is a row, also a file that is no image, which is recorded as failed when it is decoded. Files
     beside split or class folders are ignored. Folders called ``train``, ``val``, ``valid``,
-    ``validation`` or ``test`` are splits if one of them holds folders, or if there are no others.
+    ``validation`` or ``test`` are splits if one of them holds folders, or if there are no other folders.
     A folder of nothing but images is a data set without labels.
 
     Raises
     ------
     InputError
-        If there are no images, none of the files looked at is one, or two names differ only in their
-        Unicode form.
+        If there are no files, if none of the files that were looked at is an image, or if two names differ
+        only in their Unicode form.
     """
     rows = sorted(_rows(folder), key=lambda row: row.id)
     if not rows:
         raise InputError(f"{folder} holds no images; {EXPECTED}")
     _refuse_other_files(folder, rows)
+    # Some file systems decompose letters with accents in names. Ids are composed (NFC), so that a folder has
+    # the same ids wherever it is copied.
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise InputError(
@@ -48,7 +52,7 @@ def open_folder(folder: Path) -> FileSource:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Give every file below a folder: links followed, hidden files and folders left out, cycles once.
+    """Yield every file below a folder; links are followed once, hidden files and folders are left out.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def _rows(folder: Path) -> Iterator[FileRow]:
 
 
 def _refuse_other_files(folder: Path, rows: Sequence[FileRow]) -> None:
-    """Refuse folders of something else: no name says image, and neither does what some files begin with."""
+    """Raise an `InputError` if no name of a file says image and none of a few files begins like an image."""
     if any(Path(row.id).suffix.lower() in IMAGE_SUFFIXES for row in rows):
         return
     looked_at = rows[:: -(-len(rows) // _LOOKED_AT)]
@@ -131,7 +135,8 @@ def _list(folder: Path) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str
                     continue
                 if entry.is_dir():
                     folders.append(entry)
-                elif entry.is_file() or entry.is_symlink():  # a broken link is a row that cannot be read
+                # A broken link is a row that cannot be read: without the row nobody would notice the loss.
+                elif entry.is_file() or entry.is_symlink():
                     files.append(entry)
                 else:
                     logger.warning("%s is no regular file and is left out", entry.path)
@@ -151,6 +156,7 @@ def _file_row(entry: "os.DirEntry[str]", root: Path, label: str | None, split: s
 
 
 def _identity(folder: Path) -> tuple[int, int]:
+    # Links make several paths of one folder: device and inode tell a cycle, paths do not.
     found = folder.stat()
     return found.st_dev, found.st_ino
 

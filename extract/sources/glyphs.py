@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  (characters of many scripts are the data of this module)
-"""Characters drawn from fonts: what the embedded backbone was pretrained on, and the built-in ``greek`` set.
+"""Characters are drawn from fonts, for the pretraining of the embedded backbone and the data set ``greek``.
 
 The fonts are those inside the matplotlib package, so that the same images can be drawn wherever toptune
 is installed. ``SOURCE_SCRIPTS`` are the classes of the pretraining task. None of them is a digit in any
@@ -78,7 +78,8 @@ def draw_ink(character: str, font: str) -> Image.Image:
     """
     if not has_glyph(character, font):
         raise InputError(f"font {font} has no glyph for {character!r}; choose another font or character")
-    # Basic layout: Raqm is not in every build of Pillow and could shape the character differently.
+    # The layout is basic, because Raqm is not in every build of Pillow and could shape the character
+    # differently.
     face = ImageFont.truetype(str(_font_file(font)), _POINTS, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = (int(edge) for edge in face.getbbox(character))
     image = Image.new("L", (max(1, right - left), max(1, bottom - top)), 0)
@@ -159,7 +160,8 @@ def distort(
     matrix = rotate @ np.array([[1.0, random.uniform(-shear, shear)], [0.0, 1.0]])
     matrix = matrix / random.uniform(0.75, 1.1, size=2)  # columns: one scale per axis
     center = (side - 1) / 2 * (1 + random.uniform(-2 * shift, 2 * shift, size=2))
-    # Sampled at the centers of the result's pixels, after a blur that keeps the reduction from aliasing.
+    # The image is sampled at the centers of the result's pixels, after a blur that keeps the reduction from
+    # aliasing.
     axis = (np.arange(size) + 0.5) * side / size - 0.5
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij")) - (side - 1) / 2
     coarse = random.normal(0.0, elastic * side, size=(2, 4, 4))
@@ -174,7 +176,7 @@ def distort(
 
 
 def shape_similarity(characters: str, others: str, font: str) -> NDArray[np.float64]:
-    """Return how alike characters look in one font: the correlation of their blurred, size-free shapes.
+    """Return the correlations of characters' blurred, size-free shapes in one font.
 
     Returns
     -------

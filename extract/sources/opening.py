@@ -1,4 +1,4 @@
-"""What kind of data lies at a path, told by what is in it; of two kinds neither is taken."""
+"""`open_source`: the kind of data at a path is told by its content; a mix of two kinds is refused."""
 
 import difflib
 import gzip
@@ -44,7 +44,8 @@ def find_shards(listing: FolderListing) -> list[Path]:
 
 _Find = Callable[[FolderListing], list[Path]]
 _Open = Callable[[list[Path], Path], ImageSource]
-# What a folder may hold, how it is found, and how it is opened.
+# One row for each kind of data that a folder may hold: its name in messages, the function that finds its
+# files and the function that opens them.
 _KINDS: tuple[tuple[str, _Find, _Open], ...] = (
     ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
     ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
@@ -63,12 +64,12 @@ def absolute_place(data: str | os.PathLike[str]) -> str:
 
 
 def open_place(path: Path) -> ImageSource:
-    """Open a folder or a file of whatever kind it is.
+    """Open a folder or a file, whose kind is told by the content.
 
     Raises
     ------
     InputError
-        If it is none of the kinds that toptune reads, or more than one.
+        If the content is of no kind that toptune reads, or of more than one.
     """
     return _open_folder(path) if path.is_dir() else _open_file(path)
 
@@ -79,6 +80,7 @@ def _open_folder(folder: Path) -> ImageSource:
     if not found:
         _refuse_archives(listing)
         return open_folder(folder)
+    # Two kinds are never ranked: to read one of them silently would lose the images of the other.
     kinds = [kind for kind, _, _ in found]
     image = _first_image(folder)
     if image is not None:
@@ -94,7 +96,7 @@ def _open_folder(folder: Path) -> ImageSource:
 
 
 def _refuse_archives(listing: FolderListing) -> None:
-    """Name the files that could be meant in a folder that holds nothing else."""
+    """Raise an `InputError` that names the archives of a folder which holds nothing else."""
     archives = [name for name in listing.files if name.lower().endswith(_ARCHIVE_SUFFIXES)]
     if archives and not listing.folders and _first_image(listing.folder) is None:
         more = ", ..." if len(archives) > SHOWN else ""
@@ -153,7 +155,7 @@ def _gunzipped(path: Path) -> bytes:
 
 
 def _what(path: Path, head: bytes) -> str:
-    """Say what a file seems to be."""
+    """Say in words what a file seems to be."""
     if path in find_cifar(list_folder(path.parent)):
         return f"is one batch of CIFAR; give its folder, {path.parent}"
     if not head:
@@ -166,7 +168,7 @@ def _what(path: Path, head: bytes) -> str:
 
 
 def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None = None) -> ImageSource:
-    """Open images, of whatever kind DATA is.
+    """Open the images of DATA, whose kind is told by the content.
 
     Parameters
     ----------
@@ -187,8 +189,8 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
     Raises
     ------
     InputError
-        If there is nothing of that name, DATA is of no known kind or of several, or DATA holds no images, or
-        none of that split.
+        If nothing has that name, if DATA is of no known kind or of several, or if DATA holds no images, or no
+        image of the split.
 
     Examples
     --------
@@ -203,11 +205,9 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
 def _open_whole(data: str | os.PathLike[str] | ImageSource) -> ImageSource:
     if not isinstance(data, str | os.PathLike):
         return data
-    # Imported here, because most calls need neither the reader of shards nor scikit-learn's digits.
-    from toptune.extract.sources.archives.tar import open_shards
-
     place = find_place(data)
     if place is None:
+        # The import waits until here, because few calls need scikit-learn's digits and matplotlib's fonts.
         from toptune.extract.sources.builtin import open_builtin
 
         return open_builtin(str(data))
@@ -220,7 +220,7 @@ def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:
     Raises
     ------
     InputError
-        If there is nothing of that name.
+        If nothing has that name.
     """
     from toptune.extract.sources.archives.tar_patterns import expand_pattern, is_pattern
 

@@ -1,4 +1,4 @@
-"""`ReopenedSource`: images that another process opens again by their path, in place of being sent them."""
+"""`ReopenedSource`: another process opens images again by the path of DATA, and is not sent the images."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,9 +12,9 @@ from toptune.store.datasets.manifest import Manifest
 
 
 class ReopenedSource:
-    """The source that `open_source` gives for DATA, opened where it is first used, once a process.
+    """The source that `open_source` gives for DATA, opened when it is first used, once in each process.
 
-    It travels as DATA's name alone, however many images there are.
+    Pickled, the source is the name of DATA alone, however many images there are.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class ReopenedSource:
     split : str, optional
         Split as given to `open_source`.
     digest : str
-        `Manifest.pictures_digest` of the images as they were opened first.
+        `Manifest.pictures_digest` of the images in the process that opened them first.
     """
 
     def __init__(self, data: str, split: str | None, digest: str) -> None:
@@ -44,7 +44,7 @@ class ReopenedSource:
 
 
 def to_be_reopened(source: ImageSource, data: str, split: str | None) -> ImageSource:
-    """Return `source`, or the part of it that it is, in a form that travels light."""
+    """Return a source, or a `PartSource` of one, in a form that is small when it is pickled."""
     if isinstance(source, PartSource):
         return source.over(to_be_reopened(source.whole, data, split))
     return ReopenedSource(data, split, source.manifest().pictures_digest)
@@ -52,6 +52,7 @@ def to_be_reopened(source: ImageSource, data: str, split: str | None) -> ImageSo
 
 @lru_cache(maxsize=1)
 def _open(data: str, split: str | None, digest: str) -> ImageSource:
+    # The path may mean another folder on this machine: rows would then be those of other images.
     source = open_source(data, split=split)
     if source.manifest().pictures_digest != digest:
         raise InputError(f"{data} holds other images here ({source.manifest().n_rows} of them)")
