@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = run(arguments)
     except KeyboardInterrupt:
-        # Another signal, while it was being said that one had come.
+        # A second signal arrived while the first one was being reported.
         code = 3
     raise SystemExit(code)
 

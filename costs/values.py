@@ -24,7 +24,7 @@ class EnergySource(TypedDict):
 
 
 class DeviceUse(TypedDict):
-    """Use of CUDA devices; see `toptune.costs.accelerators.AcceleratorUse`."""
+    """Use of CUDA devices: seconds, peak memory and energy, with the source of the energy figure."""
 
     devices: list[str]
     seconds: float

@@ -90,13 +90,13 @@ def extract_models(
     Parameters
     ----------
     data : path, str or ImageSource
-        See `extract`.
+        A folder, a file or the name of a built-in data set.
     models : sequence of str
         Names of the backbones; all of them are held in memory at once.
     store : path or FeatureStore
-        See `extract`.
+        The store that takes the features; a new one is made if none is there.
     **arguments
-        Options of `extract`, the same for all models.
+        The fields of `ExtractOptions` and `BackboneSpec`, the same for all models.
 
     Returns
     -------
@@ -105,8 +105,12 @@ def extract_models(
 
     Raises
     ------
-    InputError, WeightsError, ConflictError, InterruptedRunError
-        As `extract` raises them.
+    InputError, WeightsError
+        If an option is unknown or cannot be used. Also, at the end, if no image at all could be used.
+    ConflictError
+        If the store holds other images under that name, or an image changed since, without `update`.
+    InterruptedRunError
+        After Ctrl-C, a stop or the time limit; what is committed stays.
     """
     return _extract(data, models, store, options_of(ExtractOptions, arguments, call="extract_models"))
 

@@ -38,8 +38,8 @@ def resolve_device(device: str) -> torch.device:
     if int(match[1] or 0) >= count:
         there = f" or one of cuda:0 to cuda:{count - 1}" if count else ""
         raise InputError(
-            f"device {device!r} is not there: torch sees {counted(count, 'CUDA device')}; use --device "
-            f"cpu{there}"
+            f"device {device!r} is not there: torch sees {counted(count, 'CUDA device')}; use "
+            f"--device cpu{there}"
         )
     return torch.device(device)
 

@@ -231,8 +231,8 @@ def _open(path: Path, held_bytes: int) -> dict[str, Any]:
     except Exception as error:  # torch raises errors of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} cannot be read without running code that it may contain: {reason}; save a dictionary of "
-            "tensors"
+            f"{path} cannot be read without running code that it may contain: {reason}; save a "
+            "dictionary of tensors"
         ) from error
     values = {path.stem: loaded} if isinstance(loaded, torch.Tensor) else loaded
     if not isinstance(values, Mapping):

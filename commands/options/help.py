@@ -25,7 +25,7 @@ HEADINGS: Mapping[str, str] = {
     "Performance": (
         "device precision batch-size workers fold compile cache-memory memory-limit shard dask dask-options"
     ),
-    "Limits and failures": "time-limit grace max-failures max-pixels deep",
+    "Advanced": "time-limit grace max-failures max-pixels deep",
     "Help": "help version debug",
 }
 HEADING = {f"--{name}": heading for heading, names in HEADINGS.items() for name in names.split()}

@@ -108,7 +108,7 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
 
 
 def refuse_options(strange: set[str]) -> None:
-    """Refuse options of a plain training where a run is updated: what they say stays as it is in the run."""
+    """Refuse training options with --update: the run keeps the values it was trained with."""
     if strange:
         name = min(strange).replace("_", "-")
         raise click.UsageError(f"--{name} has no meaning with --update: it stays as it is in the run")

@@ -59,8 +59,8 @@ def build_model(
     if pretrained:
         file = Path(weights) if weights is not None else arguments.weights
         if file is not None:
-            # A state dict goes before every other place of timm's. Classes of a number that never is
-            # make it drop the head, whatever its size.
+            # timm prefers a state dict to every other origin of weights. An impossible num_classes makes timm
+            # drop the head, whatever the size of the head.
             overlay = {
                 "source": "",
                 "state_dict": read_weights(file),

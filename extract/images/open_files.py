@@ -90,7 +90,7 @@ class OpenFiles:
             handle = _Handle(os.open(known.path, os.O_RDONLY))
         except OSError as error:
             raise InputError(
-                f"{known.path} was there and cannot be opened any more: {error.strerror}; put it back and "
+                f"{known.path} was there before and cannot be opened now: {error.strerror}; put it back and "
                 "give the same command again"
             ) from error
         # Offsets in a file that was written anew would point to other bytes.

@@ -57,7 +57,7 @@ class PartSource:
         return self._manifest
 
     def over(self, whole: ImageSource) -> "PartSource":
-        """Return the same part, found in the same images opened another time."""
+        """Return the same part over another reader of the same images."""
         other = copy.copy(self)
         other.whole = whole
         return other

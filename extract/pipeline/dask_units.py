@@ -165,8 +165,8 @@ def open_workers(request: ExtractRequest, n_units: int) -> Iterator[Workers | No
         return
     if asked.dask is None and not has_distributed():
         raise InputError(
-            f"device {asked.device!r} is {len(devices)} devices, which are shared out by dask, and dask."
-            "distributed is not installed; pip install 'toptune[dask]', or name one device, such as "
+            f"device {asked.device!r} is {len(devices)} devices, which are shared out by dask, and "
+            "dask.distributed is not installed; pip install 'toptune[dask]', or name one device, such as "
             f"{devices[0]}"
         )
     count = local_workers(address)

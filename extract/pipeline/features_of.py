@@ -146,7 +146,7 @@ def usable_batches(
             at = np.array(
                 [place for place, row in enumerate(_numbers(batch)) if row not in batch.failed], dtype=np.intp
             )
-            # The whole array is pinned where a GPU fetches it; a selection would be a copy that is not.
+            # Without failures the whole pinned array is sent; selecting rows would make an unpinned copy.
             pixels = batch.pixels[at] if batch.failed else batch.pixels
             yield UsableBatch(rows=at + batch.rows.start, pixels=pixels, failed=batch.failed)
 

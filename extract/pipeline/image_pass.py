@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
@@ -168,14 +169,14 @@ class Pass:
 
     def _summary(self, lane: Lane) -> ExtractSummary:
         work = lane.work
+        summary = finished_summary(
+            work.cache, work.names, work.request, plan=work.plan, units_done=len(work.units)
+        )
         if not work.units:
-            return finished_summary(work.cache, work.names, work.request, nothing_to_do=True, plan=work.plan)
+            return summary
         row_bytes = {spec.name: spec.dim * np.dtype(spec.dtype).itemsize for spec in work.cache.arrays()}
-        return finished_summary(
-            work.cache,
-            work.names,
-            work.request,
-            units_done=len(work.units),
+        return replace(
+            summary,
             images_per_second=work.rows / self.seconds,
             seconds_read=self.seconds_read,
             seconds_compute=lane.seconds_compute,
@@ -185,7 +186,6 @@ class Pass:
                 for name in work.names
                 for unit in work.missing[name]
             ),
-            plan=work.plan,
         )
 
 

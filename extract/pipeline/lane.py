@@ -90,7 +90,7 @@ class Lane:
         # them.
         self.n_failed += sum(reason != GONE for reason in batch.failed.values())
         if len(batch.failed) == length(batch.rows):
-            # A forward pass would be wasted: rows of images that failed are stored as NaN whatever is here.
+            # The forward pass is skipped: rows of failed images are stored as NaN, so any value will do.
             for array in arrays:
                 unit.values[array.name][unit.place(batch)] = 0
         elif arrays:

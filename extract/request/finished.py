@@ -3,12 +3,11 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from toptune.errors import ConflictError, InputError, UnreadableImageError
-from toptune.extract.request.plan import ArrayPlan, ExtractSummary
+from toptune.extract.request.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.request.request import ExtractRequest
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.features.feature_store import FeatureStore
@@ -37,7 +36,7 @@ def recognize(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | 
     if any(cache.entry(name, unit) is None for name in [*names, CONTENT_ARRAY] for unit in units):
         return None
     check_touched(cache, request)
-    return finished_summary(cache, names, request, nothing_to_do=True)
+    return finished_summary(cache, names, request)
 
 
 def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
@@ -89,9 +88,14 @@ def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> N
 
 
 def finished_summary(
-    cache: FeatureCache, names: Sequence[str], request: ExtractRequest, **values: Any
+    cache: FeatureCache,
+    names: Sequence[str],
+    request: ExtractRequest,
+    *,
+    plan: ExtractPlan | None = None,
+    units_done: int = 0,
 ) -> ExtractSummary:
-    """Summarize what the store now holds of `names`; `values` are further fields.
+    """Summarize what the store now holds of `names`, of which this call computed `units_done` units.
 
     Raises
     ------
@@ -111,7 +115,6 @@ def finished_summary(
         refuse_all_failed(failed, cache.n_rows, request.dataset)
     specs = {spec.name: spec for spec in cache.arrays()}
     n_units = len(request.units(cache.n_units, cache.unit_rows))
-    done = values.pop("units_done", 0)
     return ExtractSummary(
         dataset=cache.dataset,
         model=cache.name,
@@ -119,13 +122,14 @@ def finished_summary(
         cache=str(cache.path),
         rows=cache.n_rows if needed is None else int(needed.sum()),
         units_total=n_units,
-        units_done=done,
-        units_already=n_units - done,
+        units_done=units_done,
+        units_already=n_units - units_done,
+        nothing_to_do=units_done == 0,
         failed=failed,
         seconds_total=time.perf_counter() - request.started,
         arrays=tuple(
             ArrayPlan(name=name, dim=specs[name].dim, dtype=specs[name].dtype, units_missing=0)
             for name in names
         ),
-        **values,
+        plan=plan,
     )

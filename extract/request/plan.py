@@ -237,8 +237,8 @@ class ExtractSummary:
         if self.nothing_to_do:
             return f"nothing to do: {counted(self.rows, 'image')} stored in {self.cache}"
         lines = [
-            f"{counted(self.rows, 'image')}, {self.units_done} of {counted(self.units_total, 'unit')} "
-            "computed"
+            f"{counted(self.rows, 'image')}, {self.units_done} of "
+            f"{counted(self.units_total, 'unit')} computed"
             + (f", {self.units_already} were there" if self.units_already else "")
             + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "

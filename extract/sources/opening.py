@@ -23,8 +23,7 @@ from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_i
 
 GIVE = (
     "give a folder of images, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "
-    "set, "
-    "a zip archive, .npz, idx files or the folder of CIFAR's batches"
+    "set, a zip archive, .npz, idx files or the folder of CIFAR's batches"
 )
 SHOWN = 5
 _HEAD_BYTES = 512
@@ -88,8 +87,7 @@ def _open_folder(folder: Path) -> ImageSource:
     if len(kinds) > 1:
         raise InputError(
             f"{folder} holds {' and '.join(kinds)}; which is meant? Keep them in folders of their own, or "
-            "give "
-            f"the files, for instance {found[0][1][0]}"
+            f"give the files, for instance {found[0][1][0]}"
         )
     _, files, open_them = found[0]
     return open_them(files, folder)

@@ -41,7 +41,7 @@ class FeatureCache(FeatureIdentity):
     """Arrays ``<tap>.<pooling>`` of one recipe over one data set, committed unit by unit.
 
     `FeatureStore.create_cache` and `FeatureStore.cache` make one. A unit is done when its ledger entry is
-    valid, never because a file exists. A unit that is done does not change any more.
+    valid, never because a file exists. A unit that is done never changes again.
 
     Attributes
     ----------

@@ -88,7 +88,7 @@ class Place(Protocol):
         ...
 
     def free(self) -> None:
-        """Delete a file or folder that nothing names any more; others may be doing the same."""
+        """Delete a file or folder that nothing names now; other processes may delete the same one."""
         ...
 
     def remove_if_empty(self) -> None:

@@ -61,7 +61,10 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
 
 
 def unseal_record(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
-    """Read a sealed file as a frozen dataclass; a field that does not fit is an error, as in `unseal`."""
+    """Read what `seal` rendered into a frozen dataclass.
+
+    Raises CorruptError if the seal is broken or a field has the wrong type.
+    """
     content = unseal(kind, data, path)
     try:
         return record_from_json(record, content, where=str(path))

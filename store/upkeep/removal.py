@@ -86,8 +86,8 @@ def plan_removal(
     base = dataset_records.base_of(store.root, dataset)
     if base is not None:
         raise InputError(
-            f"{dataset!r} is a part of data set {base!r}, whose versions need it; remove all of {base!r}, or "
-            "nothing"
+            f"{dataset!r} is a part of data set {base!r}, whose versions need it; remove all "
+            f"of {base!r}, or nothing"
         )
     further = dataset_records.part_names(store.root, dataset)[1:]
     everywhere = [folder.name, *further]

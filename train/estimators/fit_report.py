@@ -62,7 +62,7 @@ class Basis:
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """Account of one fit of ridge or a kernel head; nothing that went other than asked is left out.
+    """Account of one fit of ridge or a kernel head, with every deviation from what was asked.
 
     Attributes
     ----------

@@ -177,16 +177,14 @@ class StreamingLogisticClassifier(ScoredClassifier):
         columns = given.rows.n_folds * n_classes
         block_rows = logistic_block_rows(d=d, rank=rank, n_columns=columns)
         is_dense = rank <= DENSE_FEATURES or n < d
-        # One line a term: the preconditioner; its sample, twice; pairs and points of every fold; blocks of
-        # rows; rows of the calibration; the factor of the rows' span; codes, weights and folds.
         peak_bytes = (
-            (8 * 8 * (rank + 1) ** 2 if is_dense else 0)
-            + 2 * 8 * _sample_rows(n, rank) * (rank + 2 * n_classes)
-            + 8 * (rank + 1) * columns * (2 * MEMORY + 14)
-            + 2 * 8 * min(n, block_rows) * (3 * d + 4 * rank + 8 * columns)
-            + 8 * min(n, CALIBRATION_ROWS) * (2 * n_classes + rank)
-            + (2 * 8 * n * d if n < d else 0)
-            + 40 * n
+            (8 * 8 * (rank + 1) ** 2 if is_dense else 0)  # preconditioner
+            + 2 * 8 * _sample_rows(n, rank) * (rank + 2 * n_classes)  # sample of the preconditioner, twice
+            + 8 * (rank + 1) * columns * (2 * MEMORY + 14)  # L-BFGS pairs and points of every fold
+            + 2 * 8 * min(n, block_rows) * (3 * d + 4 * rank + 8 * columns)  # blocks of rows
+            + 8 * min(n, CALIBRATION_ROWS) * (2 * n_classes + rank)  # rows of the calibration
+            + (2 * 8 * n * d if n < d else 0)  # factor of the span of the rows
+            + 40 * n  # codes, weights and folds
         )
         given.check_memory(
             peak_bytes,

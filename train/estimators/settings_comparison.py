@@ -30,7 +30,7 @@ class Comparison:
     left_out : LeftOutFigures
         Figures of the best settings.
     table : list of dict
-        A row for each settings, with accuracy, log-loss, temperature and ``is_chosen``.
+        A row for each setting, with accuracy, log-loss, temperature and ``is_chosen``.
     warnings : list of str
         Notes on a choice at the edge of its grid.
     """
@@ -76,12 +76,12 @@ def score_left_out(
     n_settings: int,
     n_classes: int,
 ) -> list[OutOfFold]:
-    """Count the rows that each settings predicts right, block after block, and keep the scores of few rows.
+    """Count the rows that each setting classifies correctly, and keep the scores of a sample of rows.
 
     Parameters
     ----------
     blocks : iterable of (slice, iterable of ndarray, shape (b, n_classes))
-        Rows of a block, with the left-out scores of each settings in turn.
+        Rows of a block, with the left-out scores of each setting in turn.
     codes, weights : ndarray, shape (n,)
     n_settings, n_classes : int
     """
@@ -113,7 +113,7 @@ def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weig
     settings : sequence of mapping
         Parameters by name.
     left : sequence of OutOfFold
-        Left-out figures of each settings, with scores of the rows that `calibration_rows` keeps.
+        Left-out figures of each setting, with scores of the rows that `calibration_rows` keeps.
     codes, weights : ndarray, shape (n,)
     """
     n, kept = len(codes), calibration_rows(len(codes))

@@ -99,8 +99,14 @@ def make_head(
     name : str
     params : mapping, optional
         The head's own parameters; see `parameters_of`.
-    seed, cv, class_weight, device
-        As in `toptune.train.train`.
+    seed : int
+        Seed of the folds, of drawn centers and of scikit-learn's estimators.
+    cv : int, "leave-one-group-out" or None
+        Folds of the selection.
+    class_weight : str, optional
+        ``balanced`` weighs rows by the inverse frequency of their class.
+    device : str, optional
+        torch device of toptune's own heads; the CPU by default.
     memory_limit_bytes : int, optional
         A fit whose projected peak is above is refused; by default half of the machine's memory.
     dask : str, optional

@@ -125,7 +125,15 @@ def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
     # Twice a block: the allocator keeps what the block before took (measured beside cached kernel values).
     block = 2 * 8 * block_rows * (3 * sizes.d + 4 * rank + 8 * columns)
     calibration = 8 * min(sizes.n, CALIBRATION_ROWS) * (2 * sizes.n_classes + rank)
-    return 8 * square + 3 * 8 * rank * sizes.d + sample + points + block + calibration + 40 * sizes.n
+    return (
+        8 * square  # factors of centers and preconditioner
+        + 3 * 8 * rank * sizes.d  # centers
+        + sample  # rows of the preconditioner, twice
+        + points  # L-BFGS pairs and points of every fit
+        + block  # kernel values, scores and residuals of a block
+        + calibration  # rows of the calibration
+        + 40 * sizes.n  # codes, weights and folds
+    )
 
 
 def _widths_peak(sizes: Sizes, rank: int) -> int:

@@ -14,7 +14,7 @@ from scipy.special import softmax as scipy_softmax
 
 Matrix = npt.NDArray[np.float64]
 
-# A single number is fitted: rows beyond this many change T by less than its own uncertainty.
+# Only T is fitted, so rows beyond this number change T by less than the uncertainty of T.
 CALIBRATION_ROWS = 5_000
 # T is searched between e^-12 and e^6 standard deviations of the scores.
 _LOG_RANGE = (-12.0, 6.0)

@@ -179,7 +179,7 @@ class Descent:
 
     @property
     def is_aimed(self) -> bool:
-        """Whether `trial` is a step that waits for its loss: shortened, or guessed by `relax`."""
+        """Whether `trial` still has to be evaluated, after backtracking or after `relax` set it."""
         return self._direction is not None
 
     def _begin(self, direction: Tensor, *, is_guess: bool) -> None:

@@ -235,7 +235,7 @@ class PhaseWatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Count the seconds that producing the items takes, not those of the work done with them."""
+        """Yield items and count the seconds spent on producing the items, without the work of the caller."""
         source = iter(items)
         while True:
             with self.phase(name):

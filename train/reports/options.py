@@ -58,10 +58,19 @@ class LayerReportOptions:
         The head that decides among the short list.
     params : mapping, optional
         Parameters of the head.
-    short_list, search_rows : int
-        See `n_short_list` and `search_rows` of `toptune.train.layers.options.SearchOptions`.
-    cv, class_weight, memory_limit, device
-        See the same value.
+    short_list : int
+        Subsets that the head checks besides the last layer alone; with 0, ridge regression decides.
+    search_rows : int
+        Training rows that are compared on, at most, where all layers together have too many columns to take
+        all rows.
+    cv : int or "leave-one-group-out"
+        Folds of the cross-validation.
+    class_weight : str, optional
+        ``balanced`` weighs rows by the inverse frequency of their class.
+    memory_limit : int or str, optional
+        Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
+    device : str, optional
+        torch device; the CPU by default.
 
     Raises
     ------
@@ -150,14 +159,18 @@ class CompareOptions:
         Parameters of each head, by the name of the head.
     budget : float, optional
         Seconds of each run of head ``auto``.
-    dataset_version, layers, pooling, preprocess : optional
-        See `toptune.train.runs.options.TrainOptions`.
-    cv, class_weight
-        See `toptune.train.heads.options.HeadOptions`.
+    dataset_version : int, optional
+        Version of a data set that grew; by default the latest.
+    layers, pooling, preprocess : optional
+        Stored arrays that the heads use, and the steps before each head, as `TrainOptions` describes them.
+    cv, class_weight : optional
+        Folds and weights of the classes, as `HeadOptions` describes them.
     test_fraction, resplit, val, group_by, shots, train_size, allow_failed
-        See `toptune.train.rows.options.RowOptions`.
-    memory_limit, device
-        See `toptune.machine.limits.RunLimits`.
+        Which rows train and which test, as `RowOptions` describes them.
+    memory_limit : int or str, optional
+        Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
+    device : str, optional
+        torch device; the CPU by default.
 
     Raises
     ------

@@ -63,8 +63,10 @@ def update_run(
         Version of the data set to bring the run to; by default the latest.
     allow_failed : bool
         Leave out new images that could not be read, instead of refusing the update.
-    device, progress : optional
-        As in `train`.
+    device : str, optional
+        torch device of the sums; the CPU by default.
+    progress : callable, optional
+        Called with a line about each phase, just before it begins.
 
     Raises
     ------

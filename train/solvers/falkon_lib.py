@@ -34,8 +34,8 @@ def check_library(device: str | None = None) -> None:
     """
     if device not in (None, "cpu"):
         raise InputError(
-            f"solver 'falkon-lib' runs on the CPU, device is {device!r}; leave --device out, or use solver "
-            "'falkon'"
+            f"solver 'falkon-lib' runs on the CPU, device is {device!r}; leave --device out, or use "
+            "solver 'falkon'"
         )
     try:
         _library()

@@ -80,7 +80,7 @@ class Solution:
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """What every step of `solve` needs: see there."""
+    """The rows, maps and penalties that all steps of `solve` share."""
 
     rows: TrainingRows
     maps: Maps

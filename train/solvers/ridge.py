@@ -155,7 +155,7 @@ class LeftOut:
 
     @property
     def best(self) -> int:
-        """Position of the penalty of least error among those tried on all folds and fitted on each."""
+        """Index of the penalty with the least error, among penalties that every fold tried and could fit."""
         return _best_of(self.errors)
 
 
@@ -223,7 +223,7 @@ class _Trials:
         self._work = self._gram.new_empty((len(self._gram) - 1, len(self._gram) - 1))
 
     def attempt(self, fold: int, wanted: Sequence[int]) -> None:
-        """Fit without a fold at those of the penalties wanted that it has not tried."""
+        """Fit all rows outside `fold` at each wanted penalty that was not tried yet."""
         untried = [index for index in wanted if not self.is_tried[index, fold]]
         self.is_tried[untried, fold] = True
         if not untried:

@@ -65,7 +65,7 @@ class SavedSums:
         return torch.linalg.solve_triangular(self.factor.T, beta[:-1], upper=True), beta[-1], jitter
 
     def for_classes(self, old: Sequence[str], new: Sequence[str]) -> "SavedSums":
-        """Return the sums with a column for each of `new` classes: 0 for a class that `old` does not have."""
+        """Reorder the target columns from `old` to `new` classes; a new class gets zeros."""
         cross = self.sums.cross.new_zeros((*self.sums.cross.shape[:2], len(new)))
         both = [name for name in new if name in set(old)]
         cross[:, :, [list(new).index(name) for name in both]] = self.sums.cross[

@@ -51,10 +51,10 @@ def choose(
     n: int,
     ties: Sequence[float] | None = None,
 ) -> int:
-    """Return the position of the best of some left-out figures.
+    """Return the index of the best candidate by left-out accuracy and log-loss.
 
-    Among those whose accuracy is within half a standard error of the best accuracy, the one of least log-loss
-    wins: accuracy alone is decided by a few rows in a set of a thousand.
+    Among candidates whose accuracy is within half a standard error of the best accuracy, the one with
+    the least log-loss wins: accuracy alone is decided by a few rows in a set of a thousand.
 
     Parameters
     ----------

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,7 +152,7 @@ def once_solution(
     jitter: float = 0.0,
     seconds: dict[str, float],
     n_passes: int = 1,
-    **parts: Any,
+    sums: FoldSums | None,
 ) -> Solution:
     """Return a single fit in the form of a selection with one candidate."""
     chosen = Candidate(
@@ -184,7 +183,7 @@ def once_solution(
         n_passes=n_passes,
         seconds=seconds,
         calibration=left.calibration,
-        **parts,
+        sums=sums,
     )
 
 

@@ -30,7 +30,7 @@ DEFAULT_STORE = "features"
 # Timing a training takes this many forward passes for each image: a step costs three, and one step warms up;
 # scoring takes two.
 _TIMING_PASSES = 3 * (1 + TIMED_STEPS) + 2
-# The sample from which the time of an extraction is foretold is an eighth of the images, but some batches.
+# Extraction is timed on an eighth of the missing images, and on at least 16 images.
 _SAMPLE_PART, _LEAST_SAMPLE = 8, 16
 
 Data = str | os.PathLike[str] | ImageSource
@@ -53,8 +53,14 @@ def advise(
 
     Parameters
     ----------
-    data, model, store, dataset
-        See `toptune.extract.extract`.
+    data : path, str or ImageSource
+        A folder of images, a file or the name of a built-in data set, with labels.
+    model : str
+        Name of the backbone.
+    store : path
+        Store of the features; a new one is made if none is there.
+    dataset : str, optional
+        Name of the data set in the store; the source's own name by default.
     progress : callable, optional
         Called with a line about the next step.
     **arguments
@@ -69,7 +75,7 @@ def advise(
     InputError, WeightsError
         If something given cannot be used, or the extraction would take longer than the budget.
     ConflictError
-        If the store holds other images under that name; see `toptune.extract.extract`.
+        If the store holds other images under that name.
     InterruptedRunError
         After Ctrl-C during the extraction; the same call goes on.
 
@@ -180,9 +186,8 @@ def _check_extraction(session: _Session, data: Data, n_missing: int, model: str)
         raise InputError(
             f"extracting {n_missing} images takes about {duration(expected)} at {rate:.1f} images/s here; "
             f"of the budget of {duration(session.asked.budget)} {duration(max(session.left, 0))} are left; "
-            "give more --budget, "
-            "extract first (toptune extract ... --layers all, which can be stopped, resumed and shared out), "
-            "or choose a smaller --model or fewer --layers"
+            "give more --budget, extract first (toptune extract ... --layers all, which can be stopped, "
+            "resumed and shared out), or choose a smaller --model or fewer --layers"
         )
 
 
@@ -205,8 +210,8 @@ def _timed_plan(session: _Session, data: Data, model: str, features: _Features) 
     expected = _timing_seconds(features.cache, names, batch_size)
     if expected > session.left:
         session.not_tried.append(
-            f"timing fine-tuning: about {duration(expected)}, {duration(max(session.left, 0))} of the budget "
-            "left"
+            f"timing fine-tuning: about {duration(expected)}, {duration(max(session.left, 0))} "
+            "of the budget left"
         )
         return None
     with session.phases("time fine-tuning", line="timing a few steps of fine-tuning"):

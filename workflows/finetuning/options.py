@@ -64,8 +64,14 @@ class FineTuneOptions:
 
     Attributes
     ----------
-    weights, img_size, model_kwargs, device : optional
-        See `toptune.extract.load_backbone`.
+    weights : path, optional
+        Checkpoint file with the pretrained weights, instead of the one that the model names.
+    img_size : int, optional
+        Side of the input, instead of the model's own.
+    model_kwargs : mapping, optional
+        Further arguments of the network's constructor.
+    device : str
+        torch device of the training.
     precision : {"auto", "bf16", "fp32"}
         Arithmetic of the forward passes, by autocast: weights and their updates are float32.
     depth : str

@@ -120,8 +120,16 @@ def plan_finetune(
 
     Parameters
     ----------
-    data, model, **arguments
-        See `finetune`.
+    data : path, str or ImageSource
+        A folder of images, a file or the name of a built-in data set, with labels.
+    model : str
+        Name of the backbone: a name of timm's, or ``local-dir:`` and a folder.
+    **arguments
+        The fields of `FineTuneOptions` and `RowOptions`.
+
+    Returns
+    -------
+    FineTunePlan
 
     Raises
     ------

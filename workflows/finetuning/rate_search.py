@@ -91,7 +91,7 @@ def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptio
         Grid of learning rates, and most epochs.
     """
     notes = [
-        f"learning rate {each.learning_rate:g} diverged in epoch {each.epoch}: its loss is no number any more"
+        f"learning rate {each.learning_rate:g} diverged in epoch {each.epoch}: the loss is NaN or infinite"
         for each in epochs
         if each.is_diverged
     ]

@@ -54,9 +54,9 @@ def finetune(
     Parameters
     ----------
     data : path, str or ImageSource
-        See `toptune.extract.open_source`.
+        A folder of images, a file or the name of a built-in data set, with labels.
     model : str
-        See `toptune.extract.load_backbone`.
+        Name of the backbone: a name of timm's, or ``local-dir:`` and a folder.
     out : path
         RUN folder to make. If it holds the same fine-tuning, finished, the run is returned with ``was_there``
         set, and nothing is trained.
@@ -149,8 +149,7 @@ class _Work:
         if best is None:
             rates = ", ".join(f"{rate:g}" for rate in options.rates)
             raise NumericalError(
-                f"the loss is no number any more with learning rate {rates}; give smaller ones and "
-                "another --out"
+                f"the loss is NaN or infinite with learning rate {rates}; give smaller ones and another --out"
             )
         if options.refit:
             both = np.union1d(fitted, validation)

@@ -96,10 +96,14 @@ def write_slurm_jobs(
 
     Parameters
     ----------
-    data, model, store
-        See `toptune.extract.extract`.
+    data : path or str
+        A folder of images, a file or the name of a built-in data set.
+    model : str
+        Name of the backbone.
+    store : path
+        Store that takes the features.
     options : mapping, optional
-        Further options of `toptune.extract.extract`, by name.
+        Further options of the extraction, by the names of the fields of `ExtractOptions`.
     **arguments
         The fields of `SlurmOptions`.
 

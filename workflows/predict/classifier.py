@@ -220,6 +220,6 @@ class Classifier:
         if isinstance(self.network, FrozenNetwork):
             return self.network
         raise InputError(
-            f"{self.record.folder} holds a fine-tuned network, which has no {what}; use record, predict or "
-            "probabilities"
+            f"{self.record.folder} holds a fine-tuned network, which has no {what}; use "
+            "record, predict or probabilities"
         )

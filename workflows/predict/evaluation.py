@@ -99,14 +99,25 @@ def evaluate_images(
 
     Parameters
     ----------
-    run, data, split, device, model, weights, progress
-        As in `evaluate`.
+    run : path
+        Folder that `toptune.train.train` wrote.
+    data : path or str
+        Images with labels: a folder, a manifest or a built-in.
+    split : str, optional
+        Only the images of that split; all of them by default.
+    device : str
+        Where the backbone runs.
+    model, weights : optional
+        Where the backbone or its checkpoint is now, if it has moved since the training.
+    progress : callable, optional
+        Called with the number of images done and of all, after every batch.
 
     Returns
     -------
     dict
-        As ``metrics.json``, with ``failed``, id to reason of images that could not be read, their number
-        ``n_failed``, and ``n_named_as_trained``, those with the id of an image that the run was trained on.
+        The keys of ``metrics.json``, with ``failed``, id to reason of images that could not be read, their
+        number ``n_failed``, and ``n_named_as_trained``, those with the id of an image that the run was
+        trained on.
 
     Raises
     ------

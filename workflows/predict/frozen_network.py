@@ -43,8 +43,10 @@ class FrozenNetwork:
         ----------
         run : Run
             The head, as `toptune.train.Run.load` gives it.
-        device, model, weights
-            As in `toptune.workflows.Classifier.load`.
+        device : str
+            Device of the backbone: ``cpu``, ``cuda`` or ``cuda:N``.
+        model, weights : optional
+            Where the backbone or its checkpoint is now, if it has moved since the training.
 
         Raises
         ------

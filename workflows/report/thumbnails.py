@@ -50,7 +50,7 @@ class Thumbnails:
     def read(self, identity: str) -> tuple[str | None, str | None]:
         """Return an image as a data URI of a JPEG of at most 112 pixels, or None and the reason."""
         if identity not in self._rows:
-            return None, "not among the images any more"
+            return None, "no longer among the images"
         try:
             image = decode_image(self._source.read(self._rows[identity]), draft_edge=_EDGE_PIXELS)
         except UnreadableImageError as error:

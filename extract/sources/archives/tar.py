@@ -178,6 +178,6 @@ def refuse_compressed(path: Path, head: bytes) -> None:
         if head.startswith(magic):
             raise InputError(
                 f"{path} is compressed with {kind}, so that no image in it can be read at its offset; "
-                "unpack "
-                f"it with `{program}` and give the .tar (images are compressed already, it grows little)"
+                f"unpack it with `{program}` and give the .tar "
+                "(images are compressed already, it grows little)"
             )

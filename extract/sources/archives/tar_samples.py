@@ -72,7 +72,7 @@ def tar_members(path: Path) -> Iterator[TarMember]:
 
 
 def _headers(file: BinaryIO, end: int, path: Path) -> Iterator[tarfile.TarInfo]:
-    """Give the members as `tarfile` finds them, which takes damage behind the first for the end."""
+    """Yield members; `tarfile` reads a damaged later header as the end, so the end is checked as well."""
     place = 0
     try:
         with tarfile.TarFile(
@@ -198,8 +198,7 @@ def _image(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
     if len(found) > 1:
         raise InputError(
             f"shard {path}: {found[0].name!r} and {found[1].name!r} have one key, the name up to its first "
-            "dot; "
-            "toptune takes one image a key: rename one of them"
+            "dot; toptune takes one image a key: rename one of them"
         )
     if found and found[0].offset < 0:
         raise InputError(

@@ -110,8 +110,8 @@ def _read_binary(
     n_bytes = look_at(file).bytes
     if n_bytes == 0 or n_bytes % record:
         raise InputError(
-            f"{file} has {n_bytes} bytes, no multiple of the {record} of an image; it is cut off: copy it "
-            "again"
+            f"{file} has {n_bytes} bytes, no multiple of the {record} of an image; it is cut off: "
+            "copy it again"
         )
     table = np.memmap(file, np.uint8, "r").reshape(-1, record)
     # CIFAR-100's coarse label comes before its fine one.

@@ -28,7 +28,7 @@ _TEXTS = {
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
 _PUTS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GETS = {"BINGET", "LONG_BINGET"}
-# What may be used twice; containers may not, so that none can hold itself.
+# The memo may return what these make twice. Containers are excluded so that none can contain itself.
 _SHARED = _TEXTS | {"GLOBAL", "STACK_GLOBAL", "REDUCE"}
 _INSTRUCTIONS = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BUILD"),

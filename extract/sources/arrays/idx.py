@@ -85,8 +85,7 @@ def read_idx(file: Path) -> npt.NDArray[np.uint8]:
             if n_bytes > MAX_LOADED_BYTES:
                 raise InputError(
                     f"{file} unpacks to {n_bytes} bytes, more than the {MAX_LOADED_BYTES} that are held in "
-                    "memory; "
-                    "unpack it with `gunzip`, then it is mapped"
+                    "memory; unpack it with `gunzip`, then it is mapped"
                 )
             stream.seek(4 + 4 * len(shape))
             data = stream.read(n_bytes + 1)

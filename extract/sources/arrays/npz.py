@@ -76,8 +76,7 @@ def open_npz(path: Path) -> ArraySource:
     if not parts:
         raise InputError(
             f"{path} holds the arrays {', '.join(sorted(members)) or 'none'}; images are in x_train and "
-            "x_test, "
-            "in train_images, val_images and test_images, or in images, with labels in y_train, "
+            "x_test, in train_images, val_images and test_images, or in images, with labels in y_train, "
             "train_labels, ..."
         )
     return ArraySource(default_name(path.with_suffix("")), parts)
@@ -107,8 +106,7 @@ def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.ND
     if dtype.hasobject:
         raise InputError(
             f"array {info.filename!r} of {path} holds Python objects, which are never loaded; save it as "
-            "integers, "
-            "texts or uint8 images"
+            "integers, texts or uint8 images"
         )
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size != header_bytes + n_bytes:

@@ -189,7 +189,6 @@ def label_texts(
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(names):
         raise InputError(
             f"{where} has labels from {values.min()} to {values.max()} for {len(names)} names; one of the "
-            "two "
-            "files is another data set's, or damaged"
+            "two files is another data set's, or damaged"
         )
     return [names[int(value)] for value in values.tolist()]

@@ -135,8 +135,8 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
             beside.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or save it "
-                "again"
+                f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or "
+                "save it again"
             ) from error
         images = _images(table, columns, file)
         chunks += images
@@ -178,8 +178,7 @@ def paths_only(n: int, column: str, file: Path) -> str:
     """Say that images are not in the file, and what to do."""
     return (
         f"{n} rows of column {column!r} of {file} name files and do not hold their bytes; embed them "
-        "(datasets: "
-        "save_to_disk does, to_parquet does not), or give a manifest of the files"
+        "(datasets: save_to_disk does, to_parquet does not), or give a manifest of the files"
     )
 
 

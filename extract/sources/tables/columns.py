@@ -12,9 +12,9 @@ from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
 from toptune.store.datasets.manifest import LABELS_COLUMN
 
-# Where the features do not say what a column is: a column of bytes is an image by its name only.
+# Without feature types, a bytes column counts as an image only if it has one of these names.
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
-# The first of these that is there is the label; then the first ClassLabel, whatever its name.
+# The first of these names that a table has is its label; without one, the first ClassLabel of any name is.
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 # Columns of these names exist in every manifest, so that a table's columns cannot have them.
 _RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
@@ -144,8 +144,7 @@ def _text(value: Any, names: list[str] | None, where: str) -> str | None:
     if not 0 <= value < len(names):
         raise InputError(
             f"{where} has the label {value}, and its features name {len(names)} classes, from 0; the file "
-            "and "
-            "its dataset_info.json do not belong together"
+            "and its dataset_info.json do not belong together"
         )
     return names[int(value)]
 

@@ -243,7 +243,7 @@ def test_thumbnails_are_small_and_part_of_the_page(tmp_path: Path) -> None:
     encoded = (image["src"] or "").removeprefix("data:image/jpeg;base64,")
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as thumbnail:
         assert thumbnail.size == (48, 48)
-    assert "not among the images any more" in elements.text
+    assert "no longer among the images" in elements.text
     assert "not an image in a format that Pillow reads" in elements.text
     assert "Images are shown with" not in elements.text
 

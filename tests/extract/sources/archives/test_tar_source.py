@@ -323,7 +323,7 @@ def test_a_shard_that_changes_while_it_is_read_stops_the_run(tmp_path: Path) -> 
         source.read(0)
     assert not isinstance(caught.value, UnreadableImageError)
     file.unlink()
-    with pytest.raises(InputError, match="cannot be opened any more"):
+    with pytest.raises(InputError, match="cannot be opened now"):
         source.read(0)
 
 
