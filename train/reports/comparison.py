@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
@@ -85,7 +85,7 @@ def compare_heads(
     options.check_heads(names)
     for name in names:
         if name != AUTO_HEAD:
-            parameters_of(name)  # refuses an unknown head before the first run
+            parameters_of(name)  # This refuses an unknown head before the first run.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(model, dataset, version=options.dataset_version)
     if options.leak:
@@ -101,6 +101,7 @@ def compare_heads(
             progress(done, len(planned))
         wanted = options.training(run.head, seed=run.seed, is_grouped=run.is_grouped)
         path = folder / RUNS / run.name
+        # A RUN folder appears whole, so that a folder that is there is a finished run.
         if not path.exists():
             version = options.dataset_version
             train(
@@ -109,6 +110,7 @@ def compare_heads(
                 model=model,
                 out=path,
                 dataset_version=version,
+                # Nobody updates the runs of a comparison, and sums take about 4 (folds + 1) M^2 bytes a run.
                 keep_sums=False,
                 **wanted,
             )
@@ -165,7 +167,9 @@ def _folder_name(head: str) -> str:
     return re.sub(r"[^\w.-]+", "_", head)
 
 
-def _finished(path: Path, options: Mapping[str, Any], cache: StoredFeatures) -> tuple[RunRecord, RunMetrics]:
+def _finished(
+    path: Path, options: Mapping[str, object], cache: StoredFeatures
+) -> tuple[RunRecord, RunMetrics]:
     """Read the record and the metrics of a run, or refuse the run where it is of something else."""
     advice = "remove the folder, or give another --out"
     try:
@@ -176,6 +180,7 @@ def _finished(path: Path, options: Mapping[str, Any], cache: StoredFeatures) -> 
     features = None if record.cache is None else record.cache.digest
     made = {**record.options, "features": features, "pictures": record.manifest.pictures_digest}
     wanted = dict(options) | {"features": cache.digest, "pictures": cache.manifest.pictures_digest}
+    # A run of other options or images under the same name would enter the means unnoticed.
     for name, value in json_ready(wanted).items():
         if made.get(name) != value:
             raise InputError(
@@ -183,6 +188,7 @@ def _finished(path: Path, options: Mapping[str, Any], cache: StoredFeatures) -> 
                 "--out, or remove it"
             )
     labels = cache.manifest.labels
+    # Labels are no part of the digest of the images, so that they are compared one by one.
     if any(labels[row] != label for row, label in read_labels(path).items()):
         raise InputError(f"{path} is a run with other labels than the data set has now; give another --out")
     return record, metrics

@@ -176,6 +176,7 @@ def compare_rows(
     """Work out spreads, paired tests and the leak of finished runs."""
     kept = [row for row in rows if row.split != UNGROUPED]
     others = [row for row in rows if row.split == UNGROUPED]
+    # Ungrouped runs only measure the leak. They take no part in the comparison of heads.
     ratio, variance = _correlation(kept)
     names = list(dict.fromkeys(row.head for row in kept))
     pairs: list[dict[str, Any]] = []
@@ -189,6 +190,8 @@ def compare_rows(
             )
             for first, second in combinations(names, 2)
         ]
+        # Several pairs are tested at once, so that some would differ by chance; p-values are adjusted
+        # within each metric.
         adjusted = holm([pair["p"] for pair in found])
         pairs += [pair | {"p_holm": p} for pair, p in zip(found, adjusted, strict=True)]
     return Comparison(
@@ -228,6 +231,7 @@ def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:
     n_train, n_test, n_not_drawn = (
         float(np.mean([getattr(row, name) for row in rows])) for name in ("n_train", "n_test", "n_not_drawn")
     )
+    # What varies from run to run decides the correlation: the split, the sample or only random numbers.
     if not rows[0].is_fixed:
         sampled = " and samples of the training rows" if n_not_drawn else ""
         return n_test / (n_train + n_not_drawn), f"deviations are over random splits{sampled}"

@@ -109,6 +109,7 @@ def draw_layers(
     for pooling in sorted({point.pooling for point in alone}):
         found = [point for point in alone if point.pooling == pooling]
         _draw(axes, [layers.index(point.layer) for point in found], found, name(pooling))
+    # Names of all layers of a deep network would overlap.
     step = -(-len(layers) // n_named) or 1
     shown = [name(layer) for layer in layers[::step]]
     axes.set_xticks(range(0, len(layers), step), shown, rotation=90, fontsize=8)

@@ -134,7 +134,7 @@ def report_layers(
     """
     options, phases = options_of(LayerReportOptions, arguments, call="report_layers"), Phases(progress)
     path = check_out(out)
-    _new_head(options)  # refuses parameters that the head does not take, before any work
+    _new_head(options)  # This refuses parameters that the head does not take before any work is done.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(model, dataset, version=options.dataset_version)
     features.mark_used()

@@ -82,7 +82,9 @@ def gather_notes(trainings: Iterable[tuple[str, Sequence[str]]]) -> Notes:
     n = noted = 0
     for method, warnings in trainings:
         n, noted = n + 1, noted + bool(warnings)
+        # The same warning has other numbers in every training; without them equal warnings have equal text.
         kinds = [_NUMBER.sub("#", text) for text in warnings]
+        # A training that gives a warning several times counts once.
         counts.update(dict.fromkeys(kinds, 1))
         for kind, text in zip(kinds, warnings, strict=True):
             texts.setdefault(kind, text)

@@ -46,7 +46,7 @@ class LayerReportOptions:
     Attributes
     ----------
     rows : RowOptions
-        Which rows train: those of `toptune.train.train` with the same options. Test rows are not read.
+        Which rows train, as in `toptune.train.train` with the same options. Test rows are not read.
     dataset_version : int, optional
         Version of a data set that grew; by default the latest.
     layers, pooling : optional

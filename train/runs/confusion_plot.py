@@ -31,6 +31,7 @@ def save_confusion_image(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # matplotlib warns of every letter that its font lacks, and draws a box in its place.
     names = [_shorten(name) if _is_drawable(name) else f"#{row}" for row, name in enumerate(classes)]
     matrix, margin = confusion_side(len(names)), 0.06 * max(map(len, names))
     dpi = np.clip(_DOTS_A_CLASS * len(names) / matrix, _DPI, _LARGEST_DPI)
@@ -54,6 +55,8 @@ def draw_confusion(
     from matplotlib.colors import LinearSegmentedColormap
 
     counts, n = np.asarray(confusion, dtype=np.int64), len(names)
+    # Shares of the true class make rare classes as visible as frequent ones; a class without rows has
+    # shares of 0.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shades = LinearSegmentedColormap.from_list("shades", [(*_SHADE, 0), (*_SHADE, 1)])
     image = axes.imshow(shares, cmap=shades, vmin=0, vmax=1)

@@ -82,6 +82,7 @@ def find_difference(
     now = _found(old_ids, new_ids)
     has_label = new.table["label"].is_valid().to_numpy()
     leaves = _among(old_ids, forget)
+    # Position -1 of an image that is gone reads the label of the last row; `now >= 0` has the last word.
     stays = (now >= 0) & ~leaves & has_label[now]
     train = run.train_rows
     kept_train = train[stays[train]]
@@ -92,6 +93,7 @@ def find_difference(
     # A relabeled image may stay a center, because a center is the features of the image and not the label.
     is_spent = np.zeros(old.n_rows, dtype=np.bool_)
     is_spent[train] = ~stays[train] | is_other[train]
+    # An image that lacked a label took no part in the run, so that it is new once it has one.
     had_label = _among(new_ids, old_ids.filter(old.table["label"].is_valid()))
     fresh = np.flatnonzero(has_label & ~had_label & ~_among(new_ids, [*forgotten, *forget]))
     kept = {side: now[rows[stays[rows]]] for side, rows in sides.items()}
@@ -174,6 +176,7 @@ def _is_elsewhere(
 ) -> npt.NDArray[np.bool_]:
     """Return, for each image, whether its features lie elsewhere, as they do if the content has changed."""
     (part, row), (new_part, new_row) = _places(before, old), _places(after, new)
+    # Changed content gets a row of a new part, so that the place tells without reading an image.
     return np.asarray((part != new_part) | (row != new_row))
 
 
@@ -191,6 +194,7 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
     if len(fresh) == 0:
         return fresh, fresh
     if run.record.split.rule.startswith(NAMED):
+        # The manifest named the sides of the old images and names those of the new ones.
         split = split_manifest(new, val=options.val, group_by=options.group_by, seed=options.seed)
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
     keys = new.ids if options.group_by is None else group_keys(new, options.group_by)
@@ -198,6 +202,8 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
     old_sides = {} if options.group_by is None else kept
     side_of = {keys[row]: side for side, rows in old_sides.items() for row in rows.tolist()}
     open_rows = np.array([row for row in fresh if keys[row] not in side_of], dtype=np.int64)
+    # New images are drawn by the rule of the run, so that the share of test images stays what was asked
+    # for.
     is_test = held_out(
         [new.ids[row] for row in open_rows],
         [str(new.labels[row]) for row in open_rows],
@@ -205,6 +211,7 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
         test_fraction=options.test_fraction,
         groups=[keys[row] for row in open_rows],
     )
+    # A group that trains must not be tested, also not by images that came later.
     decided = [row for row in fresh if side_of.get(keys[row]) == "test"]
     test = np.sort(np.concatenate([open_rows[is_test], np.array(decided, dtype=np.int64)]))
     return np.setdiff1d(fresh, test), test

@@ -75,9 +75,11 @@ def evaluate_run(
         else np.flatnonzero([label is not None for label in cache.manifest.labels])
     )
     failed = cache.failed_rows([array.name for array in trained.arrays])
+    # Failed images have NaN for features and cannot be scored; the number of them is reported.
     usable = rows[~np.isin(rows, np.array(list(failed), dtype=np.int64))]
     if len(usable) == 0:
         raise InputError(f"data set {name!r} has no labeled row to score in split {split!r}")
+    # The run's own labels are used, because the data set may have been relabeled since.
     scored = score(trained, cache, usable, read_labels(trained.folder) if is_own else None)
     metrics = scored.metrics | {
         "n_train": len(trained.train_rows),

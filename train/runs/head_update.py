@@ -79,13 +79,17 @@ def updated_head(
     """
     old = head.classes
     classes = sorted({*old, *added.labels})
+    # New classes begin with sums of zero, so that adding their first rows needs no special case.
     saved = saved.for_classes(old, classes)
+    # The head of the old run stays usable, and so does its folder.
     estimator = copy(head.estimator)
     maps, d = _maps_of(head, saved, device=device)
     sums = saved.sums
     for sign, change in ((1, added), (-1, removed)):
         if len(change.labels):
             part = _sums(change, maps, classes, n_folds=len(sums.gram), d=d, device=device)
+            # The normal equations are sums over rows, so that subtracting a row is as exact as adding one
+            # up to rounding.
             sums = sums + part if sign > 0 else sums - part
     members = sums.cross[:, -1].sum(dim=0)
     left = [name for name, weight in zip(classes, members.tolist(), strict=True) if weight > _NONE_LEFT]
@@ -93,6 +97,8 @@ def updated_head(
         raise InputError(f"{len(left)} classes would be left; a classifier needs at least 2")
     saved = SavedSums(sums=sums, factor=saved.factor).for_classes(classes, left)
     if len(gone_centers):
+        # A center is the features of an image. If the image must go, so must its center, whatever the sums
+        # say.
         saved = saved.without_centers(gone_centers)
         stay = np.setdiff1d(np.arange(len(estimator.centers_)), gone_centers)
         estimator.centers_, estimator.center_indices_ = (
@@ -143,6 +149,7 @@ def _sums(
         n_folds=n_folds,
     )
     block_rows = block_rows_for(d=d, rank=maps.ranks[0])
+    # Rows are mapped in the basis of the old fit; in a basis of their own they could not be added.
     (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device_of(device))
     return sums.cpu()
 
@@ -151,6 +158,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
     """Give the figures of the updated sums; figures that would need all rows again are left out."""
     report = dict(head.report)
     weight = float(saved.sums.weights.sum())
+    # Left-out errors follow from the sums of each fold, if the training kept more than one.
     if len(saved.sums.gram) > 1:
         errors = left_out(saved.sums, [float(report["penalty"])]).errors
         report["squared_error"] = float(errors.sum()) / weight
@@ -161,6 +169,8 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "n_centers": rank if saved.factor is not None else 0,
         "n_dropped": 0,
         "jitter": jitter,
+        # Accuracy and log-loss of left-out rows would need a prediction for every row, and an update reads
+        # the changed rows only.
         "accuracy": None,
         "log_loss": None,
         "left_out": None,

@@ -49,6 +49,7 @@ def expected_calibration_error(
     """
     # A confidence on an edge belongs to the bin below, as in the paper, whose bins are ((m - 1) / M, m / M].
     bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    # The gap of a bin times its rows is a plain sum, so that empty bins need no special case.
     gaps = np.bincount(bins, confidence - is_right, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(confidence))
 
@@ -102,7 +103,8 @@ def compute_metrics(
         if len(codes)
         else np.zeros((len(classes), len(classes)), dtype=np.int64)
     )
-    # A class that no row has would count as a recall of 0 in the means over classes.
+    # A class without test rows has no recall. scikit-learn reports 0, which would lower the means over
+    # classes.
     present = support > 0
     return {
         "accuracy": float(np.mean(codes == guesses)) if len(codes) else None,

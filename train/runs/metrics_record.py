@@ -41,7 +41,8 @@ class RunMetrics:
     log_loss: float | None = None
     expected_calibration_error: float | None = None
     per_class: Mapping[str, object] = field(default_factory=dict)
-    # A matrix of a thousand classes has a million counts: numpy checks them when `confusion` is asked for.
+    # A matrix of a thousand classes has a million counts. numpy checks them when `confusion` is read,
+    # because a check of each count in Python is slow.
     confusion_matrix: object = ()
     n_test: int
     n_train: int

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from toptune.errors import InputError
 from toptune.machine.limits import LimitArguments, RunLimits
@@ -72,6 +71,7 @@ class TrainOptions:
     keep_sums: bool = True
 
     def __post_init__(self) -> None:
+        # Parsing refuses a misspelled step before any feature is read.
         parse_preprocessing(self.preprocessing)
         if self.head.is_auto and self.limits.dask is not None:
             raise InputError(
@@ -83,7 +83,7 @@ class TrainOptions:
         """The steps that were asked for, or those of the head."""
         return self.head.preprocessing if self.preprocess is None else self.preprocess
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the options that run.json records."""
         flat = flat_options(self)
         return {name: flat[name] for name in _RECORDED} | {"params": dict(self.head.params or {})}

@@ -24,16 +24,16 @@ CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
     "confusion_matrix.png",
 )  # fmt: skip
-# A value that differs from head to head, or that another room makes and reads.
+# Values that differ from head to head, or that another room makes and reads, have no class of their own.
 JsonObject = Mapping[str, object]
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
-# By kind of the run: the next step if a file is damaged, and the keys without which the run cannot be used.
+# The next step if a file is damaged, and the keys without which a run cannot be used, by the kind of the run.
 _ADVICE = {None: "train again", FINETUNE: "fine-tune again"}
 _NEEDED = {
     None: ("dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves"),
     FINETUNE: ("classes", "request", "selected", "warnings", "options"),
 }
-# Keys of a run of features that are there even where a run has no value for them.
+# These keys of a run of features are written as null where the run has no value.
 _NULLS = ("layer_search", "auto")
 
 
@@ -82,8 +82,8 @@ class SplitRecord:
     n_validation : int, optional
         Rows that chose the epoch of a fine-tuning; they count among `n_train`.
     n_unlabelled, n_unused, n_not_drawn, n_skipped : int, optional
-        Rows without a label, in no split that was asked for, left out of a sample, and of failed images.
-        Older runs know of no samples.
+        Numbers of rows without a label, in no split that was asked for, left out of a sample, and of failed
+        images. Older runs do not record samples.
     rows_digest : str, optional
         Digest of the ids that trained and tested.
     validation_ids : tuple of str, optional
@@ -282,6 +282,7 @@ class RunRecord:
         if not path.is_file():
             raise InputError(f"{folder} is no RUN folder (it has no {CONFIG}); give what train --out wrote")
         content = read_json(path, advice=_ADVICE[None])
+        # The kind decides which keys are needed, so that it is read before the record is checked.
         kind = FINETUNE if content.get("kind") == FINETUNE else None
         return cls._checked(content, path, advice=_ADVICE[kind], needed=_NEEDED[kind])
 
@@ -292,6 +293,8 @@ class RunRecord:
         if content.get("format") != FORMAT:
             raise InputError(f"{path} is not of a toptune run; give what train --out wrote")
         found = content.get("version")
+        # A reader of a few keys takes any version; whoever uses the head needs all of them as this version
+        # means them.
         if needed is not None and found != VERSION:
             raise FormatVersionError(
                 f"{path.parent} is of version {found}, this toptune reads {VERSION}; {advice}"
@@ -347,7 +350,7 @@ def trained_record(
     head : Head
         Fitted.
     warnings : sequence of str
-        What was noted of the rows, the layers and the preprocessing; the warnings of the head are added.
+        Notes about the rows, the layers and the preprocessing; the warnings of the head are added.
     layer_search, auto : mapping, optional
         Summary of the search for layers, and table of the heads that ``auto`` tried.
     """
@@ -383,6 +386,7 @@ def library_versions(names: Sequence[str]) -> dict[str, str]:
 def _selected(head: Head) -> dict[str, object]:
     """Give the hyperparameters that a fit chose, by the names that its kind of head reports."""
     report = head.report
+    # Heads with a search of their own report what it chose; the others name a few hyperparameters.
     if "chosen" in report:
         return dict(report["chosen"])
     names = ("sigma", "penalty", "temperature", "rank")

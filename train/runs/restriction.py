@@ -31,6 +31,7 @@ def restricted_run(run: Run) -> Run:
     used = np.ones(len(trained_on), dtype=bool)
     if head.columns is not None:
         used = preprocessing.used_layers(head.columns)
+        # Both sides drop the same columns, so that predictions stay equal.
         preprocessing, head = preprocessing.restricted(head.columns), head.on_columns()
     positions = np.flatnonzero(used).tolist()
     arrays = [trained_on[position] for position in positions]

@@ -85,13 +85,13 @@ class Run:
 
     @property
     def cache(self) -> CacheIdentity:
-        """Which features the run was trained on."""
+        """Identity of the features that the run was trained on."""
         return self._of(self.record.cache, "cache")
 
     @property
     def dataset_version(self) -> int:
         """Version of the data set that the run was trained on."""
-        # Runs from before data sets grew know of no versions: there was only the first.
+        # Runs that are older than versions of data sets do not record one. They were trained on the first.
         return 1 if self.record.dataset_version is None else self.record.dataset_version
 
     @property
@@ -101,11 +101,11 @@ class Run:
 
     @property
     def row_options(self) -> RowOptions:
-        """Which rows were asked to train and which to test."""
+        """The options that decide which rows train and which test."""
         return record_from_json(RowOptions, self.record.options, where=f"{self.folder / CONFIG}: options")
 
     @property
-    def trials(self) -> list[dict[str, Any]]:
+    def trials(self) -> list[dict[str, object]]:
         """Heads that ``--head auto`` tried, a row each; none where the head was named."""
         table = (self.record.auto or {}).get("table", [])
         return [dict(row) for row in table] if isinstance(table, list) else []
@@ -227,6 +227,7 @@ class Run:
             test_rows=rows[roles == "test"],
         )
         d = sum(array.dim for array in run.arrays)
+        # Files of two runs that were mixed by hand would predict without an error.
         if run.preprocessing.n_inputs != d:
             raise CorruptError(
                 f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
@@ -263,6 +264,7 @@ def read_labels(folder: Path) -> dict[int, str]:
     with pq.ParquetFile(folder / ROWS) as file:
         table = file.read(columns=["row", "label"], use_threads=False)
     pairs = zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)
+    # Row -1 stands for a forgotten image, which has no label.
     return {row: str(label) for row, label in pairs if row >= 0}
 
 

@@ -57,6 +57,7 @@ def score(
     """
     named = cache.manifest.labels if labels is None else labels
     truth = [str(named[row]) for row in rows.tolist()]
+    # A class that the head cannot predict would count every row as wrong.
     strange = sorted(set(truth) - set(run.classes))
     if strange:
         raise InputError(
@@ -65,6 +66,7 @@ def score(
         )
     names = [array.name for array in run.arrays]
     predicted, probabilities = (
+        # Blocks of no rows have nothing to iterate over, and a run without test rows is a run all the same.
         run.predict_blocks(cache.blocks(names, rows)) if truth else ((), np.zeros((0, len(run.classes))))
     )
     guesses = [str(each) for each in predicted]

@@ -92,6 +92,8 @@ def train(
     features.mark_used()
     arrays = _stored_arrays(features, options)
     failed = features.failed_rows([array.name for array in arrays])
+    # Rows are chosen before layers, because layers that were searched on test rows would make the test
+    # dishonest.
     rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
     search = None
     if options.layers == AUTO:
@@ -99,6 +101,7 @@ def train(
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
     names = [array.name for array in arrays]
     with phases("preprocess"):
+        # Means and scales come from training rows alone, so that test rows stay unseen.
         preprocessing, rows = _fit_preprocessing(features, arrays, rows, options)
     with phases("fit"):
         blocks = PreprocessedBlocks(features.blocks(names, rows.split.train), preprocessing, names)
@@ -121,6 +124,7 @@ def train(
         layer_search=search.summary() if search else None,
         auto=trials.to_dict() if trials else None,
     )
+    # A head that uses a few columns needs a few arrays only; predictions then read and compute less.
     run = restricted_run(
         Run(
             folder=path,
@@ -196,6 +200,7 @@ def _fit_preprocessing(
         tuple(array.dim for array in arrays),
         memory_limit_bytes=options.limits.memory_limit_bytes,
     )
+    # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
     bad_test = non_finite_rows(features.blocks(names, split.test)) if len(split.test) else bad[:0]
     return preprocessing, rows.without(np.concatenate([split.train[bad], split.test[bad_test]]))
 

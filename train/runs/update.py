@@ -79,13 +79,18 @@ def update_run(
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
     head, saved = _saved_head(old)
+    # Both states are opened: rows that leave must be subtracted with the features with which they were
+    # added.
     before, after = _features(old, store, dataset_version)
     phases.notify("compare")
+    # An image that was forgotten on request stays forgotten, although the data set may still hold it.
     earlier = forgotten_ids(old)
     found = find_difference(old, before, after, forget=forget, forgotten=earlier)
     difference, n_skipped = without_failed(
         found, after, [array.name for array in old.arrays], allow=allow_failed
     )
+    # An id without a training row may be forgotten too; the new run then records that it must not come
+    # back.
     if not len(difference.added) and not len(difference.removed) and not forget:
         raise InputError(
             f"nothing to update: data set {after.dataset!r} in version {after.dataset_version} holds what "
@@ -95,6 +100,8 @@ def update_run(
     after.mark_used()
     with phases("update"):
         updated = _changed_head(old, head, saved, difference, before=before, after=after, device=device)
+    # Images of the run keep their side of the split. A test image that began to train would make the test
+    # of the updated run dishonest.
     split, notes = _known_rows(difference, updated, after.manifest)
     new = Run(
         folder=path,
@@ -106,6 +113,7 @@ def update_run(
         test_rows=split.test,
     )
     with phases("test"):
+        # The head has changed, so that all test images are scored again and not only the new ones.
         scored = score(new, after, split.test)
     metrics = scored.metrics | {
         "n_train": len(split.train),
@@ -138,6 +146,8 @@ def _features(
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
     before = opened.features(old.cache.name, old.record.dataset, version=old.dataset_version)
     after = opened.features(old.cache.name, old.record.dataset, version=dataset_version)
+    # Rows count by position, so that other images under the same name would be subtracted in place of those
+    # that trained.
     if before.manifest.pictures_digest != old.record.manifest.pictures_digest:
         raise InputError(
             f"data set {before.dataset!r} has other images than the run was trained on; train again"
@@ -158,6 +168,7 @@ def _changed_head(
     device: str | None,
 ) -> OwnHead:
     """Give the head of a run with the rows of a difference added and subtracted."""
+    # Heads without centers, such as `ridge`, have none to lose.
     indices = getattr(head.estimator, "center_indices_", None)
     centers = old.train_rows[[] if indices is None else indices]
     is_spent = difference.is_spent[centers]
@@ -179,6 +190,8 @@ def _changed_head(
 def _change(old: Run, cache: StoredFeatures, rows: Rows) -> Change:
     """Give rows of a cache as the head of a run sees them: preprocessed, labeled, with their fold's keys."""
     group_by = old.row_options.group_by
+    # A row must enter the same fold now as in training; folds are hashes of ids or groups, so that the key
+    # suffices.
     keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
     names = [array.name for array in old.arrays]
     return Change(
@@ -208,6 +221,7 @@ def _updated_record(
 ) -> RunRecord:
     """Give the record of an updated run: that of the old run with everything that the update changed."""
     counts = Counter(str(after.manifest.labels[row]) for row in split.train.tolist())
+    # Hyperparameters stay as they were chosen. These two figures follow from the updated sums alone.
     measured = {name: head.report[name] for name in ("squared_error", "rank")}
     return replace(
         old.record,
@@ -221,6 +235,7 @@ def _updated_record(
             rows_digest=rows_digest(split, after.manifest),
         ),
         manifest=ManifestIdentity.of(after.manifest),
+        # The trials of `auto` compared heads on the old rows and say nothing about the updated head.
         auto=None,
         selected=json_ready({**old.record.selected, **measured}),
         warnings=(*notes, *head.report["warnings"]),
@@ -240,6 +255,7 @@ def _updated_record(
 def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
     """Return the head of a run and its sums, or refuse a run that has no sums to add to or subtract from."""
     options = run.record.options
+    # Each reason below is a case in which the kept sums cannot follow the data set.
     reason = None
     if not (run.folder / SUMS).is_file():
         reason = (

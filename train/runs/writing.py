@@ -47,6 +47,7 @@ def write_run(
     forgotten : sequence of str
         Ids that may never come back by an update.
     """
+    # The folder has a temporary name meanwhile, so that the order of the files does not matter to readers.
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
     write_json(folder / CONFIG, run.record.to_json())
@@ -59,6 +60,7 @@ def write_run(
         folder / PREDICTIONS, rows=scored.rows, ids=[manifest.ids[row] for row in scored.rows.tolist()],
         labels=scored.labels, predicted=scored.predicted, confidence=scored.confidence,
     )  # fmt: skip
+    # A head without a search still gets a table, so that readers find one row in every run.
     table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
     with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
@@ -93,6 +95,7 @@ def write_rows(
     chosen = images.select(["id", "label"]).take(pa.array(rows))
     roles = pa.array(["train"] * len(train) + ["test"] * len(test))
     used = chosen.add_column(0, "row", pa.array(rows)).append_column("role", roles)
+    # A forgotten image keeps nothing but its id: without the id an update could not keep the image out.
     gone = {"row": [-1] * len(forgotten), "id": forgotten, "label": [None] * len(forgotten)}
     others = pa.table(gone | {"role": ["forgotten"] * len(forgotten)}, schema=used.schema)
     pq.write_table(pa.concat_tables([used, others]), path)
@@ -129,6 +132,7 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     path = Path(os.fspath(out)).absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"out {path} exists and is not empty; nothing is overwritten: give another --out")
+    # Training may take hours. A folder that cannot be written is refused before the first feature is read.
     parent = next(each for each in path.parents if each.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise InputError(f"out {path} cannot be made: {parent} is not a folder that you may write to")
@@ -147,11 +151,14 @@ def new_run_folder(path: Path) -> Iterator[Path]:
         If a file cannot be written, for instance because the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary folder lies beside the final one, because a rename between two file systems is not
+    # possible in one step.
     temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     try:
         yield temporary
         try:
+            # The rename fails if the folder holds files by now, so that no run is overwritten.
             temporary.rename(path)
         except OSError as error:
             raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
@@ -163,6 +170,7 @@ def new_run_folder(path: Path) -> Iterator[Path]:
             f"run {path} cannot be written: {error}; free some space or give another --out; "
             "nothing was left behind"
         ) from error
+    # An interruption by the user leaves nothing behind either.
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

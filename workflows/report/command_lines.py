@@ -10,9 +10,9 @@ from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
 
-# Options whose flag on the command line has another name.
+# The flags of these options have other names on the command line.
 _FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
-# Options that change no result and that the command line takes in other units.
+# These options change no result, and the command line takes them in other units.
 _NOT_SPELT = ("cache_memory_bytes",)
 
 

@@ -82,6 +82,7 @@ def _point(cost: Cost, setting: Setting) -> _Point | None:
 
 def _means(datasets: Sequence[Sequence[_Point]]) -> list[_Point]:
     by_method = [{point.method: point for point in points} for points in datasets]
+    # A mean over some of the data sets would compare methods on different problems.
     everywhere = [method for method in by_method[0] if all(method in each for each in by_method)]
 
     def mean(method: str, average: Callable[[list[float]], float], name: str) -> float:

@@ -65,6 +65,7 @@ def choose_detailed(settings: Sequence[Setting]) -> list[Setting]:
         ranked.append((ranks[setting.dataset], setting))
         ranks[setting.dataset] += 1
     ranked.sort(key=lambda each: (each[0], each[1].dataset))
+    # Every data set gets its best setting before any gets its second best.
     chosen = {id(setting) for _, setting in ranked[:MAX_DETAILED]}
     return [setting for setting in settings if id(setting) in chosen]
 
@@ -93,9 +94,11 @@ def look_closely(
 
 
 def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
-    # A repetition may have drawn rows of other classes; its confusion matrix cannot be added then.
+    # A repetition that drew rows of other classes has a confusion matrix of other rows and columns, which
+    # cannot be added.
     runs = [run for run in setting.tested if run.metrics.classes == setting.tested[0].metrics.classes]
     classes = runs[0].metrics.classes
+    # Repetitions are added up, because the few mistakes of one run say little about pairs of classes.
     counts = np.sum([run.metrics.confusion for run in runs], axis=0)
     found = [each for run in runs if (each := run.predictions()) is not None]
     told = join_predictions(found) if found else None
@@ -113,6 +116,7 @@ def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
 
 
 def _most_confused(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> list[Confused]:
+    # Right predictions lie on the diagonal and are no confusion.
     off, members = counts - np.diag(np.diag(counts)), counts.sum(axis=1)
     order = np.argsort(-off, axis=None, kind="stable")[:N_CONFUSIONS]
     pairs = zip(*np.unravel_index(order, off.shape), strict=True)
@@ -129,6 +133,7 @@ def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mi
     mistakes: dict[str, Mistake] = {}
     for at in wrong[np.argsort(-told.confidence[wrong], kind="stable")].tolist():
         identity = str(told.ids[at])
+        # The predictions are sorted, so that the first one of an image is the most confident.
         if identity in mistakes or len(mistakes) == N_MISTAKES:
             continue
         image, reason = (None, None) if source is None else source.read(identity)

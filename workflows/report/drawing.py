@@ -16,7 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Placeholders: the SVG text is searched for these colors, and the page's own colors are put in their place.
+# These colors are placeholders. They become variables of the page, so that one drawing serves the light and
+# the dark theme.
 INK, MUTED, GRID, ACCENT = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 9))
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", ACCENT: "var(--accent)"} | {
@@ -103,11 +104,14 @@ def to_svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | N
         ``gid`` of an artist to the text that shows when the mouse points at the artist.
     """
     file = io.BytesIO()
+    # matplotlib derives ids from random numbers unless it has a salt; the salt makes equal pages equal
+    # bytes.
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())  # noqa: S314  (matplotlib's own text)
     for parent in list(root.iter()):
         for child in list(parent):
+            # A style element would apply to the whole page, and the metadata are of no use there.
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
                 parent.remove(child)
     for element in root.iter():
@@ -120,6 +124,7 @@ def to_svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | N
             title.text = tip
             element.insert(0, title)
     for key in ("width", "height", "version"):
+        # Without a size of its own the drawing takes the width that the page gives it.
         root.attrib.pop(key, None)
     root.attrib.update({"role": "img", "aria-label": label})
     text = ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)

@@ -45,6 +45,7 @@ def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) 
             least, most = in_digits(each.speedups.min()), in_digits(each.speedups.max())
             tips[f"row{place}"] = f"{each.method} beside {each.finetuning}: {least} to {most}"
         axes.axvline(1, color=GRID, linewidth=2, zorder=0)
+        # Speed-ups are ratios: twice as fast and half as fast lie equally far from 1.
         axes.set_xscale("log")
         plain_ticks(axes)
         axes.set_ylim(n - 0.3, -0.6)
@@ -68,6 +69,7 @@ def draw_layer_searches(settings: Sequence[Setting]) -> tuple[list[Panel], int]:
     for setting in settings:
         for run in setting.runs:
             heading = f"{run.dataset} · {run.model}"
+            # One search is drawn for each data set and backbone: the first that a run holds.
             if heading not in searches and (points := run.layer_search()):
                 searches[heading] = points
     panels = []

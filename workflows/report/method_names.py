@@ -8,11 +8,11 @@ from toptune.workflows.report.runs import ReportedRun
 
 FINE_TUNING = "fine-tuning"
 _SIZE = "size"
-# Options that change where and how fast something is computed, but not the result.
+# These options change where and how fast something is computed, but not the result.
 _OF_NO_EFFECT = frozenset(
     {"seed", "device", "memory_limit", "workers", "cache_memory_bytes", "allow_failed", "max_failures"}
 )
-# Options that belong to a data set or a backbone. Two data sets may have other values of such an option and
+# These options belong to a data set or a backbone. Two data sets may have other values of such an option and
 # still share the name of a method, so values are compared within one data set or backbone only.
 _OF_SPLIT = frozenset({"group_by", "resplit", "test_fraction", "val"})
 _OF_IMAGES = frozenset({"dataset_version", "labels"})
@@ -24,6 +24,7 @@ def identity_of(run: ReportedRun) -> dict[str, object]:
     left_out = _OF_NO_EFFECT | {"shots", "train_size"}
     options = {name: value for name, value in run.options.items() if name not in left_out}
     if not run.is_finetuned:
+        # None and `last` mean the same layers and must not make two settings.
         options["layers"] = options.get("layers") or "last"
     return options | {
         "method": _base(run),
@@ -49,6 +50,8 @@ def name_methods(runs: Sequence[ReportedRun]) -> list[str]:
     for run, identity in zip(runs, identities, strict=True):
         for name in options:
             values[name, *_compared_within(name, run)].add(spelt(identity.get(name)))
+    # Only options that differ stand in a name, so that names stay short; an option counts as different if
+    # it differs within one data set, backbone or head.
     varying: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         varying[_base(run)] |= {

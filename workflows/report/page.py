@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from toptune.costs.meter import CostMeter, describe_costs
@@ -60,7 +59,7 @@ class ReportSummary:
     notes: tuple[str, ...]
     costs: Costs
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Give the fields as JSON values."""
         return asdict(self)
 
@@ -159,6 +158,7 @@ def write_report(
         script=Markup(script),  # noqa: S704  (ours)
         script_digest=_digest(script),
     )  # fmt: skip
+    # File names that are not UTF-8 reach Python as lone surrogates, which cannot be encoded otherwise.
     content = page.encode("utf-8", "backslashreplace")
     _write(path, content)
     return ReportSummary(
@@ -182,6 +182,7 @@ def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_bytes(content)
+        # A page that is replaced while somebody reads it must be the old one or the new one.
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -208,6 +209,7 @@ def _open_data(
             None,
         )
         if told is not None:
+            # One id of a run suffices to notice that the images of another data set were given.
             sources[name].check_known(str(told.ids[0]), name)
     return sources
 
@@ -269,9 +271,14 @@ def _record(setting: Setting, data: str | os.PathLike[str] | None) -> _Record:
     )
 
 
-def _template() -> Any:
+def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+        # Names of classes and images come from data sets and may hold HTML; undefined names of a template
+        # are mistakes.
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
     )
     return environment.get_template("report.html")
 

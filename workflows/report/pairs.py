@@ -35,6 +35,8 @@ class Comparison:
 
 def compare_with_finetuning(settings: Sequence[Setting]) -> list[Comparison]:
     """Pair every frozen run with every fine-tuning of the same data set, backbone, size and seed."""
+    # Runs are paired by seed, because one seed draws the same split and sample for both; the difference
+    # then has less noise.
     tuned: dict[tuple[object, ...], list[tuple[str, ReportedRun]]] = defaultdict(list)
     for setting in settings:
         for run in setting.runs if setting.is_finetuned else ():
@@ -70,4 +72,5 @@ def compare_with_finetuning(settings: Sequence[Setting]) -> list[Comparison]:
 
 def _key(run: ReportedRun) -> tuple[object, ...]:
     sizes = (run.options.get(name) for name in ("train_size", "shots"))
+    # The size counts, because fine-tuning on few images is another problem than on many.
     return (run.dataset, run.model, run.seed, *sizes)

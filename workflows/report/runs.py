@@ -38,7 +38,7 @@ class ReportedRun:
 
     @property
     def images_digest(self) -> str | None:
-        """Which images the data set has, by their ids and sizes."""
+        """Digest of the ids and sizes of the images of the data set."""
         return self.record.manifest.pictures_digest
 
     @cached_property
@@ -113,6 +113,7 @@ def read_runs(
     CorruptError
         If the records of a RUN cannot be read or lack something; the message names the RUN.
     """
+    # The folders form a set, because a folder and a folder around it may both be named.
     folders = sorted({folder for place in places for folder in _find_runs(Path(place))})
     if len(folders) > MAX_RUNS:
         raise InputError(f"{len(folders)} runs; a report takes at most {MAX_RUNS}: name fewer folders")
@@ -131,6 +132,8 @@ def _with_common_names(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
             names[digest].append(run.dataset)
     renamed = []
     for run in runs:
+        # Equal digests mean equal images, so that the two names mean one data set and the runs can be
+        # compared.
         stored = names.get(run.images_digest or "", [])
         is_other = run.is_finetuned and stored and run.dataset not in stored
         renamed.append(replace(run, record=replace(run.record, dataset=stored[0])) if is_other else run)
@@ -162,7 +165,7 @@ def _fault(record: RunRecord, metrics: RunMetrics) -> str | None:
         return f"run.json names no model ({error})"
     if type(record.options.get("seed")) is not int:
         return "run.json holds no options with a seed"
-    # Without test rows there is no accuracy.
+    # A run without test rows has no accuracy.
     is_tested = metrics.n_test > 0 or metrics.accuracy is not None
     if is_tested and not (metrics.accuracy is not None and 0 <= metrics.accuracy <= 1):
         return "metrics.json holds no accuracy between 0 and 1"
@@ -183,7 +186,7 @@ def _find_runs(place: Path) -> Iterator[Path]:
         raise InputError(f"{place} is no folder; give RUN folders, or folders that hold some")
     found = False
     for folder, below, files in os.walk(place):
-        # Runs that are being written lie in hidden folders.
+        # Runs that are being written lie in hidden folders, and no run lies within another.
         below[:] = [] if CONFIG in files else sorted(each for each in below if not each.startswith("."))
         if CONFIG in files:
             found = True

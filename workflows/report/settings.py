@@ -103,6 +103,7 @@ def make_settings(runs: Iterable[ReportedRun]) -> tuple[list[Setting], list[Repo
     """
     groups: dict[str, dict[int, ReportedRun]] = defaultdict(dict)
     repeated = []
+    # Runs come in the order of their times, so that the last one of a setting and seed stays.
     for run in sorted(runs, key=lambda each: (str(each.record.created.get("when")), each.folder)):
         seeds = groups[spelt([run.dataset, run.model, identity_of(run)])]
         if earlier := seeds.pop(run.seed, None):

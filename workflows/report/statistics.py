@@ -11,7 +11,7 @@ from scipy import stats
 from toptune.train.reports.statistics import LEVEL, spread_of
 from toptune.train.runs.metrics import CALIBRATION_BINS
 
-# For an interval over seeds.
+# An interval over seeds needs three of them: with two, Student's t has one degree of freedom.
 MIN_SEEDS = 3
 
 
@@ -56,6 +56,8 @@ def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
     values = np.array(accuracies, dtype=np.float64)
     mean = float(values.mean())
     if len(values) == 1:
+        # A single run has no spread over seeds. Wilson's interval takes its test images for a sample of all
+        # images; unlike the normal interval it stays within [0, 1] and has a width at accuracy 1.
         found = stats.binomtest(round(mean * n_test), n_test).proportion_ci(LEVEL, method="wilson")
         return Estimate(mean, (float(found.low), float(found.high)), "pictures")
     if len(values) < MIN_SEEDS:
@@ -63,6 +65,7 @@ def estimate_accuracy(accuracies: Sequence[float], *, n_test: int) -> Estimate:
     spread = spread_of(accuracies)
     assert spread.low is not None
     assert spread.high is not None
+    # Student's interval knows nothing of the limits of an accuracy and may reach beyond them.
     return Estimate(mean, (max(0.0, spread.low), min(1.0, spread.high)), "seeds")
 
 
@@ -100,6 +103,7 @@ def bin_confidences(
     """
     bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts = np.bincount(bins, minlength=n_bins)
+    # Empty bins become NaN without a warning of a division by zero.
     members = np.where(counts > 0, counts, np.nan)
     return Reliability(
         counts=counts,

@@ -57,6 +57,8 @@ def _accuracy(setting: Setting) -> Cell:
         return _number(None)
     interval = DASH
     if found.interval is not None:
+        # A star tells intervals over test images from intervals over seeds, which answer different
+        # questions.
         low, high = found.interval
         mark = "*" if found.over == "pictures" else ""
         interval = f"{100 * low:.2f} to {100 * high:.2f}{mark}"

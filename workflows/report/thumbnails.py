@@ -52,6 +52,7 @@ class Thumbnails:
         if identity not in self._rows:
             return None, "no longer among the images"
         try:
+            # JPEG images are decoded at a reduced size, which takes a fraction of the time.
             image = decode_image(self._source.read(self._rows[identity]), draft_edge=_EDGE_PIXELS)
         except UnreadableImageError as error:
             return None, str(error)

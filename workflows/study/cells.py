@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def is_done(self) -> bool:
-        """Whether the RUN folder is there; a run that is not whole has another name."""
+        """Whether the RUN folder is there; an unfinished run has another name."""
         return (self.folder / CONFIG).is_file() and (self.folder / METRICS).is_file()
 
     def to_dict(self) -> dict[str, object]:
@@ -73,6 +73,8 @@ def cells_of(study: Study) -> list[Cell]:
 
 
 def _cells(study: Study) -> Iterator[Cell]:
+    # Seeds are outermost: a study that is stopped early has one seed of everything instead of all seeds of
+    # some.
     for seed in study.seeds:
         for dataset, of_dataset in study.datasets.items():
             split = {name: of_dataset[name] for name in SPLIT_OPTIONS if name in of_dataset}
@@ -110,8 +112,11 @@ def _cell(
 ) -> Cell:
     """Make a cell; its folder is named by a digest of everything that decides the outcome of the training."""
     spelt = f"{size['shots']} a class" if "shots" in size else str(size.get("train_size", "all"))
+    # Fine-tuning reads images, so that options of extraction do not decide its outcome.
     extraction = study.extract if kind == "train" else {}
     identity = [kind, study.datasets[dataset]["data"], study.models[model], extraction, options]
+    # The digest makes a changed option a new training, and lets studies that share a folder share
+    # trainings.
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10]
     words = [re.sub(r"[^\w.-]+", "-", word) for word in (method, layers, spelt) if word]
     folder = study.runs / _plain(dataset) / _plain(model)

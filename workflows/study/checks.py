@@ -15,11 +15,11 @@ from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
 
 SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
-# Options of `train` that a study decides by itself: it crosses sizes and seeds.
+# A study decides these options of `train` by itself, because it crosses sizes and seeds.
 _PLACES = {"dataset_version", "seed", "shots", "train_size"}
 _DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
-# Options of `train` that decide whether a head can be made. A device is none of them: another machine may
-# train the cell.
+# These options of `train` decide whether a head can be made. A device is not among them, because another
+# machine may train the cell.
 _OF_HEADS = ("params", "cv", "class_weight")
 
 
@@ -92,6 +92,6 @@ def _naming(study: Study, key: str) -> Iterator[None]:
     """Put the key of the study file before the message of an error."""
     try:
         yield
-    # Python raises a TypeError where a value is of another kind, such as one number for a list.
+    # Python raises a TypeError if a value is of another kind, such as one number for a list.
     except (InputError, TypeError) as error:
         raise InputError(f"study {study.path}: {key}: {error}") from error

@@ -17,7 +17,8 @@ KEYS = (
 )  # fmt: skip
 ALL = "all"
 RUNS = "runs"
-# Keyword arguments of a call, as the file spells them: `check_options` decides whether the call takes them.
+# Keyword arguments of a call are kept as the file spells them; `check_options` decides whether the call takes
+# them.
 Keywords = Mapping[str, Any]
 Named = Mapping[str, Keywords]
 T = TypeVar("T")
@@ -77,6 +78,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     """
     file = Path(path)
     try:
+        # The safe loader makes plain values only: a study file must not run code.
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"study {file} cannot be read: {error}") from error
@@ -94,6 +96,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     datasets = _named(given["datasets"], "data", "datasets", file)
     models = _named(given["models"], "model", "models", file)
     known = {"datasets": list(datasets), "models": list(models)}
+    # Results lie beside the study file by default, so that two studies in one folder do not mix.
     out = place(given.get("out", file.stem), "out")
     return Study(
         path=file,
@@ -214,6 +217,7 @@ def _kind(value: object, kind: type[T], key: str, file: Path) -> T:
 
 def _expanded(text: str, key: str, file: Path) -> str:
     found = os.path.expandvars(text)
+    # `expandvars` leaves unknown variables as they are, and a folder named $DATA would be made.
     if "$" in found:
         raise InputError(f"study {file}: {key} is {text!r}, whose variable is not set in the environment")
     return found

@@ -146,6 +146,7 @@ def write_results(results: Sequence[Result], out: Path) -> None:
     for name, write in ((CSV, pyarrow.csv.write_csv), (PARQUET, pq.write_table)):
         temporary = out / f".{name}.tmp"
         write(table, temporary)
+        # Somebody may watch the table while the study runs.
         temporary.replace(out / name)
 
 
@@ -171,6 +172,7 @@ def summarize(results: Sequence[Result]) -> list[Summary]:
                 seeds=len(members),
                 accuracy=round(float(accuracy.mean()), 2),
                 deviation=round(float(accuracy.std(ddof=1)), 2) if len(members) > 1 else None,
+                # The median ignores a training that waited for a busy machine.
                 seconds=round(float(np.median(seconds)), 2),
             )
         )

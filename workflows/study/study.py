@@ -181,6 +181,7 @@ def run_study(
     notify = notify or (lambda _line: None)
     report = progress or (lambda _done, _total: None)
     names: dict[tuple[str, str], str] = {}
+    # Features are extracted before the first training, so that a fault of the images shows at once.
     if any(cell.kind == "train" for cell in left):
         names = extract_all(study, notify)
     results = {cell.folder: result_of(cell, study.out) for cell in cells if cell.is_done}
@@ -198,7 +199,7 @@ def run_study(
                 failed[str(cell)] = reason
                 logger.warning("%s: %s", cell, reason)
             report(len(cells) - len(left) + number, len(cells))
-            # The tables are written after each cell: a study that is stopped has its results so far.
+            # The tables are written after each cell, so that a study that is stopped has its results so far.
             write_results(in_order(), study.out)
     finished = in_order()
     write_results(finished, study.out)
@@ -239,6 +240,7 @@ def train_cell(kind: str, arguments: Keywords) -> str | None:
             finetune(**arguments)
         else:
             train(**arguments)
+    # An interruption ends the study. Any other error of a cell is a result of that cell.
     except InterruptedRunError:
         raise
     except ToptuneError as error:
@@ -289,5 +291,6 @@ def _expected_seconds(cell: Cell, results: Sequence[Result]) -> float | None:
     """Estimate the time of a training from finished ones: the closest that there are."""
     same = [each for each in results if (each.cell.method, each.cell.layers) == (cell.method, cell.layers)]
     closer = [each for each in same if (each.cell.dataset, each.cell.model) == (cell.dataset, cell.model)]
+    # Trainings on another data set are a poor estimate, but better than none.
     seconds = [each.metrics.total_seconds for each in closer or same]
     return sum(seconds) / len(seconds) if seconds else None
