@@ -42,7 +42,7 @@ class ArrayRecord:
 
     @property
     def digest(self) -> str | None:
-        """Digest of the metadata file, whatever its key."""
+        """Digest of the metadata file, under either key."""
         return self.metadata_sha256 or self.zarr_sha256
 
 
@@ -66,7 +66,7 @@ def recorded_names(cache: Path) -> list[str]:
 
 
 def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, float] | None = None) -> None:
-    """Write an array's metadata file and then its record, unless they are there."""
+    """Write the metadata file of an array and then the record, unless both exist."""
     made = format_of(spec.format)
     metadata = check_inside(root, metadata_path(cache, spec))
     # The metadata come before the record, which carries their digest. Metadata that another version of the
@@ -76,12 +76,12 @@ def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, 
 
 
 def read_measured(cache: Path, name: str) -> dict[str, float]:
-    """Read what was measured of an array when it was made; empty if the record does not say."""
+    """Read the measurements that were made with an array; empty if the record has none."""
     return dict(_read_record(record_path(cache, name)).measured or {})
 
 
 def read_array(cache: Path, name: str) -> ArraySpec:
-    """Read an array's record and check its metadata file.
+    """Read the record of an array and check the metadata file.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
 
 
 def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format: str) -> list[Path]:  # noqa: A002
-    """Write an array's damaged record again from its metadata file, or the file from the record.
+    """Rebuild the damaged record of an array from the metadata file, or the file from the record.
 
     Parameters
     ----------

@@ -92,7 +92,7 @@ class LedgerEntry:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], path: Path) -> "LedgerEntry":
-        """Make an entry of the content of its file, whose digest is checked already.
+        """Make an entry from the content of a file whose digest was checked already.
 
         Raises
         ------

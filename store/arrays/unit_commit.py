@@ -58,7 +58,7 @@ class UnitCommit:
     costs: Mapping[str, float] | None = None
 
     def check(self, spec: ArraySpec, values: npt.NDArray[Any]) -> StoredUnit:
-        """Convert values to the array's type, and refuse those that cannot be stored.
+        """Convert values to the array's type, and refuse values that cannot be stored.
 
         Raises
         ------

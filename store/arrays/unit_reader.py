@@ -37,7 +37,7 @@ class UnitReader:
         self._checked = checked
 
     def unit(self, unit: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Read a unit: its rows of the data set, in the array's type.
+        """Read all rows of a unit, in the type of the array.
 
         Parameters
         ----------

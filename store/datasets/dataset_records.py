@@ -51,7 +51,7 @@ def dataset_folder(root: Path, dataset: str) -> Path:
 
 
 def dataset_names(root: Path) -> list[str]:
-    """List the data sets and the parts of those that grew, sorted."""
+    """List the data sets and their parts, sorted."""
     folder = root / "datasets"
     if not folder.is_dir():
         return []
@@ -110,7 +110,7 @@ def read_record(root: Path, dataset: str) -> DatasetRecord:
 
 
 def read_dataset(root: Path, dataset: str) -> Manifest:
-    """Read a data set's manifest, checked against its digest.
+    """Read the manifest of a data set and compare the digest.
 
     Raises
     ------

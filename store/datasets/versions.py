@@ -112,7 +112,7 @@ class DatasetVersion:
 
 
 def version_numbers(root: Path, dataset: str) -> list[int]:
-    """List the versions of a data set, ascending: 1 and those with a record, sound or not."""
+    """List the versions of a data set, ascending: 1 and every number with a record, sound or damaged."""
     folder = _folder(root, dataset)
     if not folder.is_dir():
         return [1]
@@ -174,7 +174,7 @@ def version_record(root: Path, dataset: str, number: int) -> VersionRecord:
 
 
 def publish_version(root: Path, version: DatasetVersion) -> bool:
-    """Publish a version: its rows first, its record last, unless the number is taken.
+    """Publish a version, the rows first and the record last, unless the number is taken.
 
     Returns
     -------
@@ -206,7 +206,7 @@ def publish_version(root: Path, version: DatasetVersion) -> bool:
 
 
 def rebuild_record(root: Path, dataset: str, number: int) -> bool:
-    """Write a version's damaged record again from its rows, if they can be told without doubt."""
+    """Rebuild the damaged record of a version from the rows, if one file of rows alone fits."""
     others = set()
     for other in version_numbers(root, dataset):
         if other not in (1, number):

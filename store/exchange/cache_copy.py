@@ -136,7 +136,7 @@ def require_covered(cache: FeatureCache, copied: FeatureCache) -> None:
 
 
 def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) -> FeatureCache:
-    """Make the copy's records, which differ from the source in the format at most, or adopt them."""
+    """Make or adopt the records of the copy, which differ from the source in the format at most."""
     folder = check_inside(target.root, target.root / cache.path.relative_to(cache.root))
     files = {part: read_file(cache.path / part) for part in ("recipe.json", "cache.json")}
     if array_format != cache.format:

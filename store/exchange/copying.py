@@ -181,7 +181,7 @@ def _check_options(
 
 
 def _check_places(source: Path, target: Path) -> None:
-    """Refuse a target that is the source by another name, or lies within it or around it."""
+    """Refuse a target that is the source by another name, or lies within or around the source."""
     if place_at(source).is_same(place_at(target)):
         raise InputError(f"{source} cannot be copied to itself ({target}); give another place")
     # The slash keeps /a/store and /a/store-2 apart.

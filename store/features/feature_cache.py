@@ -131,7 +131,7 @@ class FeatureCache(FeatureIdentity):
         return spec
 
     def measured(self, name: str) -> dict[str, float]:
-        """Return what was measured of an array when it was made, such as its deviation from float32."""
+        """Return the measurements that were made with an array, such as the deviation from float32."""
         return read_measured(self.path, self.array(name).name)
 
     def ensure_array(
@@ -213,12 +213,12 @@ class FeatureCache(FeatureIdentity):
         return {unit: entry for unit, entry in recorded.items() if sizes.get(paths[unit]) == entry.n_bytes}
 
     def missing_units(self, name: str) -> list[int]:
-        """List the units of an array that are not done; all of them if there is no such array."""
+        """List the units of an array that are not done; every unit if there is no such array."""
         done = self.entries(name)
         return [unit for unit in range(self.n_units) if unit not in done]
 
     def count_entries(self, name: str) -> int:
-        """Count the ledger entries of an array without reading them."""
+        """Count the ledger entries of an array without reading any entry."""
         return self.ledger(name).count()
 
     def pack_ledgers(self, names: Sequence[str]) -> None:
@@ -228,7 +228,7 @@ class FeatureCache(FeatureIdentity):
             self.ledger(name).pack()
 
     def is_complete(self, names: Sequence[str] | None = None) -> bool:
-        """Whether every unit of the named arrays (default: all of them, and at least one) is done."""
+        """Whether every unit of the named arrays is done; by default of all arrays, at least one."""
         if names is None:
             names = [spec.name for spec in self.all_arrays()]
         return bool(names) and not any(self.missing_units(name) for name in names)

@@ -120,11 +120,11 @@ class FeatureStore:
     # Data sets
 
     def datasets(self) -> list[str]:
-        """List the data sets' names, sorted; parts of those that grew are not among them."""
+        """List the names of the data sets, sorted and without the parts of data sets that grew."""
         return datasets.whole_names(self.root)
 
     def manifest(self, dataset: str, *, version: int | None = None) -> Manifest:
-        """Return a data set's manifest, by default that of its latest version.
+        """Return the manifest of a data set, by default of the latest version.
 
         Raises
         ------
@@ -208,7 +208,7 @@ class FeatureStore:
         return view
 
     def view(self, version: DatasetVersion, digest: str) -> FeatureView | None:
-        """Return the view of a version in one recipe; None if no part of the version is stored in it."""
+        """Return the view of a version in one recipe; None if the recipe has no part of the version."""
         caches = {}
         for part in version.parts:
             for folder in self.cache_folders(part):
@@ -275,7 +275,7 @@ class FeatureStore:
         return first
 
     def find_folders(self, model: str, dataset: str) -> list[Path]:
-        """List the folders of the caches that a model's name means, sound or damaged, as `cache` takes it."""
+        """List the folders of the caches that a model's name means in `cache`, sound or damaged."""
         folders = list(self.cache_folders(dataset))
         plain = plain_model_name(model)
         exact = _WITH_DIGEST.fullmatch(plain)

@@ -270,7 +270,7 @@ def _other_bytes(
     doubtful: npt.NDArray[np.bool_],
     changed: Changed | None,
 ) -> Rows:
-    """Return the doubtful rows whose bytes differ from those that were extracted at their places."""
+    """Return the doubtful rows whose bytes differ from the bytes that were extracted for them."""
     found = [np.zeros(0, dtype=np.intp)]
     for position, name in enumerate(names):
         rows = np.flatnonzero((part == position) & doubtful)

@@ -26,7 +26,7 @@ def gone_rows(caches: Sequence[FeatureCache]) -> list[int]:
 def known_digests(
     caches: Sequence[FeatureCache], n_rows: int, *, needed: FeatureCache | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Collect the digests that the caches of one data set, or of one part, have of its images.
+    """Collect the digests of images from the caches of one data set or one part.
 
     Parameters
     ----------

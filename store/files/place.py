@@ -123,7 +123,7 @@ class Place(Protocol):
         ...
 
     def sizes(self, files: Iterable[Path]) -> dict[Path, int]:
-        """Return the sizes of those files below this folder that are there, in bytes."""
+        """Return the sizes of the files that exist among some files below this folder, in bytes."""
         ...
 
     def walk_files(self) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -156,7 +156,7 @@ class Place(Protocol):
 
 
 def place_at(path: Path) -> Place:
-    """Return the operations on a path: those of a disk, or of a bucket."""
+    """Return the operations on a path, for a disk or for a bucket."""
     return BucketPlace(path) if isinstance(path, ObjectPath) else LocalPlace(path)
 
 

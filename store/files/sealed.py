@@ -73,7 +73,7 @@ def unseal_record(kind: str, record: type[Record], data: bytes, path: Path) -> R
 
 
 def is_newer(data: bytes) -> bool:
-    """Whether a file is whole and of a later version, so that only the toptune that wrote it may change it.
+    """Whether a file is whole and of a later version, which this toptune must not change.
 
     A damaged version number does not match the file's own digest.
     """

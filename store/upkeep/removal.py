@@ -181,7 +181,7 @@ def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
 
 
 def _take_out(cache: Path, names: Sequence[str]) -> None:
-    """Remove arrays, the ledger of each first, so that a kill leaves them incomplete and never wrong."""
+    """Remove arrays, each ledger first, so that a kill leaves incomplete arrays and never wrong ones."""
     others = [name for name in recorded_names(cache) if name not in names and name != CONTENT_ARRAY]
     for name in [*names, *([] if others else [CONTENT_ARRAY])]:
         for folder in (cache / "ledger" / name, cache / name):

@@ -148,7 +148,7 @@ class _Repair:
         self.uncovered = False
 
     def descriptor(self) -> None:
-        """Write ``toptune.json`` again; its content is always the same."""
+        """Write ``toptune.json`` again, whose content is always the same."""
         path = self.root / STORE_FILE
         if not any((self.root / part).is_dir() for part in ("datasets", "features")):
             return  # This is no store; opening it says so.
@@ -267,7 +267,7 @@ class _Repair:
         self.leave(path, reason)
 
     def array(self, folder: Path, name: str) -> None:
-        """Make an array's record or its metadata again, each from the other, or drop the array."""
+        """Rebuild the record and the metadata of an array from each other, or drop the array."""
         try:
             cache = open_cache(self.root, folder)
         except StoreError:
@@ -301,7 +301,7 @@ class _Repair:
         self.uncovered = True
 
     def unit(self, folder: Path, name: str, unit: int) -> None:
-        """Drop a unit's mark, then its shard, unless they are sound by now."""
+        """Drop the ledger entry of a unit and then the shard, unless both are sound by now."""
         cache = open_cache(self.root, folder)
         # A round of `verify` takes long. Meanwhile an extraction may have computed the unit again.
         if _is_sound(cache, name, unit):

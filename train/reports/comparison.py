@@ -30,7 +30,7 @@ RUNS = "runs"
 
 @dataclass(frozen=True, kw_only=True)
 class _Planned:
-    """A run to be made, and what it is called."""
+    """A run to be made, and the name of the run."""
 
     name: str
     head: str
@@ -170,7 +170,7 @@ def _folder_name(head: str) -> str:
 def _finished(
     path: Path, options: Mapping[str, object], cache: StoredFeatures
 ) -> tuple[RunRecord, RunMetrics]:
-    """Read the record and the metrics of a run, or refuse the run where it is of something else."""
+    """Read the record and the metrics of a run, or refuse a run of something else."""
     advice = "remove the folder, or give another --out"
     try:
         record = RunRecord.read(path / CONFIG, advice=advice, needed=("cache", "manifest", "options"))

@@ -112,7 +112,7 @@ def find_difference(
 
 
 def forgotten_ids(run: Run) -> set[str]:
-    """Read the ids that this run, or a run that it was updated from, was told to forget."""
+    """Read the ids that this run, or an earlier run behind an update, was told to forget."""
     with pq.ParquetFile(run.folder / ROWS) as file:
         table = file.read(columns=["id", "role"], use_threads=False)
     return set(table["id"].filter(pc.equal(table["role"], "forgotten")).to_pylist())
@@ -156,7 +156,7 @@ def _refuse_strangers(run: Run, ids: pa.ChunkedArray, forget: Sequence[str]) -> 
 
 
 def _found(values: pa.Array | pa.ChunkedArray, among: pa.ChunkedArray) -> Rows:
-    """Return the position of each value among others, -1 for a value that is not among them."""
+    """Return the position of each value among others, or -1 if a value is missing there."""
     return np.asarray(pc.index_in(values, value_set=among).fill_null(-1), dtype=np.int64)
 
 

@@ -67,7 +67,7 @@ class RunMetrics:
         return self.seconds["total"]
 
     def cost(self, name: str) -> float | None:
-        """Return one of `costs`, such as ``energy_joules``; None where it was not measured."""
+        """Return a cost such as ``energy_joules``; None where the cost was not measured."""
         value = self.costs.get(name)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -84,7 +84,7 @@ class RunMetrics:
 
     @classmethod
     def read(cls, path: Path, *, advice: str) -> "RunMetrics":
-        """Read a ``metrics.json``; `advice` is the next step if it is damaged.
+        """Read a ``metrics.json``; `advice` is the next step if the file is damaged.
 
         Raises
         ------

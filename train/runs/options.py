@@ -80,7 +80,7 @@ class TrainOptions:
 
     @property
     def preprocessing(self) -> str:
-        """The steps that were asked for, or those of the head."""
+        """The steps that were asked for, or the default steps of the head."""
         return self.head.preprocessing if self.preprocess is None else self.preprocess
 
     def to_dict(self) -> dict[str, object]:

@@ -221,7 +221,7 @@ class RunRecord:
 
     @property
     def left_out_accuracy(self) -> float | None:
-        """Cross-validated accuracy of the head, which chose its hyperparameters; None if there is none."""
+        """Cross-validated accuracy by which the head chose hyperparameters; None if the run has none."""
         left_out = (self.report or {}).get("left_out")
         value = left_out.get("accuracy") if isinstance(left_out, Mapping) else None
         return float(value) if isinstance(value, int | float) else None

@@ -132,7 +132,7 @@ def update_run(
 def _features(
     old: Run, store: str | os.PathLike[str] | FeatureStore | None, dataset_version: int | None
 ) -> tuple[StoredFeatures, StoredFeatures]:
-    """Open the features that a run was trained on, and those of the version that it is brought to."""
+    """Open the features that a run was trained on, and the features of the version after the update."""
     if old.record.relabelled is not None:
         raise InputError(
             f"run {old.folder} cannot be updated: an earlier toptune made it by train --relabel, for labels "

@@ -138,7 +138,7 @@ def drawable(text: str, length: int = 60) -> str:
 
 
 def plain_ticks(axes: Axes) -> None:
-    """Label a logarithmic x-axis with plain numbers, and with more of them if the axis spans little."""
+    """Label a logarithmic x-axis with plain numbers, and with more numbers if the axis spans little."""
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _position: f"{number:g}"))

@@ -25,7 +25,7 @@ _PREDICTED = ("id", "label", "predicted", "confidence")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run said of its n test images.
+    """Predictions of a run for n test images.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ def join_predictions(parts: Sequence[Predictions]) -> Predictions:
 
 
 def read_predictions(folder: Path, *, n_test: int) -> Predictions | None:
-    """Read what a run said of each test image; None for a run of a toptune that did not keep it.
+    """Read the predictions of a run; None for a run that is older than the table of predictions.
 
     Raises
     ------

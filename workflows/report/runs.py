@@ -69,7 +69,7 @@ class ReportedRun:
         return self.metrics.total_seconds
 
     def cost(self, name: str) -> float | None:
-        """Return one of the costs, such as ``energy_joules``; None where it was not measured."""
+        """Return a cost such as ``energy_joules``; None where the cost was not measured."""
         return self.metrics.cost(name)
 
     @property
@@ -141,7 +141,7 @@ def _with_common_names(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
 
 
 def read_run(folder: Path) -> ReportedRun:
-    """Read the records of one RUN folder and check what a report needs of them.
+    """Read the records of one RUN folder and check the values that a report needs.
 
     Raises
     ------

@@ -82,7 +82,7 @@ class Setting:
         return float(np.mean(values)) if len(values) == len(self.runs) else None
 
     def metric(self, name: str) -> float | None:
-        """Return the mean of one of the metrics over the runs that have it; None if no run has it."""
+        """Return the mean of a metric over the runs that have the metric; None if no run has one."""
         values = [value for run in self.tested if (value := getattr(run.metrics, name)) is not None]
         return float(np.mean(values)) if values else None
 
