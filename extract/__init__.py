@@ -1,7 +1,7 @@
-"""Images to features: sources, decoding, backbones, and the pass that stores their layers.
+"""Images become features: sources, decoding, backbones, and the pass that stores layers.
 
-Names are loaded when they are first used, so that a finished extraction needs no torch. They stand in
-``__init__.pyi``, where type checkers read them too.
+Names are loaded when they are first used, so that a finished extraction needs no torch. All names stand in
+``__init__.pyi``, where type checkers read the names too.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What a look at the model and at some images says of a request: its arrays, their types, its batch size."""
+"""Arrays, types on disk and batch size of a request are drafted from the model and a sample of images."""
 
 import dataclasses
 import logging
@@ -26,6 +26,7 @@ from toptune.store.features.feature_cache import FeatureCache
 
 logger = logging.getLogger(__name__)
 
+# The sample is the same for every job of the same data, so that all jobs of an array choose one type.
 SAMPLE_ROWS = 16
 # float16 reaches 65504 and loses digits below 6e-5: values near either end are stored as float32.
 FLOAT16_MAX = FLOAT16_LARGEST / 16
@@ -34,7 +35,7 @@ FLOAT16_MIN = 1e-3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What one backbone does with the sample of images.
+    """Arrays of one backbone, and their features of the sample of images.
 
     Attributes
     ----------
@@ -43,11 +44,12 @@ class _Look:
     cache : FeatureCache, optional
         The cache that the backbone's features were begun in.
     arrays : sequence of TapArray
-        What is requested.
+        Arrays that are requested.
     stored : mapping of str to str
         Types on disk of arrays that are stored already and stay.
     values : mapping of str to array (k, dim) of float32
-        Features of the sample, of arrays that are not stored; empty where nothing depends on them.
+        Features of the sample, of arrays that are not stored; empty where no decision depends on the
+        features.
     deviations : mapping of str to Deviation
         How far the arithmetic moves these features from those of the plain model in float32; empty where the
         arithmetic is the plain model's.
@@ -62,7 +64,7 @@ class _Look:
 
 
 def load_for(request: ExtractRequest) -> Backbone:
-    """Load a request's backbone, in the arithmetic that the data set's features were begun with, if any."""
+    """Load a request's backbone, in the arithmetic of the data set's stored features if there are any."""
     backbone = _load(request)
     if request.existing is None:
         return backbone
@@ -86,9 +88,9 @@ def make_draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Dra
     Parameters
     ----------
     request : ExtractRequest
-        What was asked.
+        The request of the call.
     backbone : Backbone
-        As `load_for` loaded it.
+        The backbone that `load_for` loaded.
     before : sequence of Draft
         Drafts for the parts of the data set before this one, of the same model: a new part gets the batches,
         format and wide types of the parts before it.
@@ -128,7 +130,7 @@ def make_draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Dra
 
 
 def _look_around(request: ExtractRequest, backbone: Backbone) -> _Look:
-    """Look at the sample with the backbone, and with fp32 where ``auto`` chose an arithmetic that errs."""
+    """Compute the sample with the backbone, and again in fp32 if the choice of ``auto`` errs."""
     look = _look(request, backbone)
     recipe = look.backbone.recipe
     # Features that are stored already hold `auto` to their arithmetic.
@@ -150,7 +152,8 @@ def _look(request: ExtractRequest, backbone: Backbone) -> _Look:
     _refuse_conflicts(request, cache, arrays, stored)
     new = [array for array in arrays if array.name not in stored]
     is_exact = backbone.recipe.precision == "fp32" and not request.options.backbone.compiled
-    # Folding alone needs no sample: folding was tried on noise when the backbone was loaded.
+    # The sample costs seconds, and decides types on disk and the arithmetic. Folding alone needs no sample,
+    # because folding was tried on noise when the backbone was loaded.
     needs_sample = bool(new) and not (is_exact and request.options.dtype != "auto")
     sample = _read_sample(request, backbone) if needs_sample else None
     values: dict[str, npt.NDArray[np.float32]] = {}
@@ -184,7 +187,7 @@ def _refuse_conflicts(
     arrays: Sequence[TapArray],
     stored: Mapping[str, str],
 ) -> None:
-    """Refuse a batch size or a type on disk other than that of the features which are stored."""
+    """Raise a `ConflictError` if the stored features have another batch size or another type on disk."""
     size, dtype = request.options.batch_size, request.options.dtype
     if cache is not None and size not in (None, "auto", cache.batch_size):
         raise ConflictError(
@@ -216,7 +219,8 @@ def _read_sample(request: ExtractRequest, backbone: Backbone) -> npt.NDArray[np.
 def _stored_type(asked: str, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]) -> str:
     """Decide an array's type on disk: the type that was asked for, or what the sample says.
 
-    Arrays in `wide` are float32 in other parts of the data set, and so here.
+    Arrays in `wide` are float32 in other parts of the data set, and therefore here: a view over the parts has
+    the widest of their types.
     """
     if asked != "auto":
         return asked

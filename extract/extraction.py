@@ -1,4 +1,4 @@
-"""`extract`: images to stored features. Finished requests are recognized here, before torch is loaded."""
+"""`extract` turns images into stored features; finished requests are recognized before torch is loaded."""
 
 import dataclasses
 import os
@@ -144,9 +144,11 @@ def _run(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     first = requests[0]
     if first.existing is not None:
         first.existing.refuse_part(first.dataset)
+    # A data set that the store has may have grown or changed: its versions are looked up before anything
+    # else.
     if first.existing is not None and first.dataset in first.existing.datasets():
         from toptune.extract.update import run_update
 
-        # Other images under this name are refused here, before a model is loaded; the same ones are adopted.
+        # Other images under this name are refused here, before a model is loaded; equal images are adopted.
         return run_update(first.existing, requests)
     return run_all(requests)

@@ -1,4 +1,4 @@
-"""The extraction itself: read, compute and commit, overlapping; several models share what is read."""
+"""Requests that are not finished are carried out: models are loaded, planned for and run over images."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Load the backbones, make the plans and, unless it is a dry run, carry them out.
+    """Load the backbones, make the plans and, except in a dry run, carry the plans out.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     prepared = prepare([each.with_options(device=planning_device(each)) for each in requests])
     if requests[0].options.dry_run:
         return [each.dry_summary() for each in prepared]
+    # Every plan stands before the first array is made, so that a request that cannot be planned
+    # leaves the store alone.
     works = [each.open() for each in prepared]
     passes = [Pass(together) for together in _sharing(works)]
     tally = Tally(requests[0].options.progress, sum(each.rows for each in passes))
@@ -45,7 +47,7 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
 
 
 def _sharing(works: Sequence[ModelWork]) -> list[list[ModelWork]]:
-    """Group models that can share what is read."""
+    """Group models whose caches have the same units and batches, and which share a pass over images."""
     groups: dict[tuple[str, int, int], list[ModelWork]] = {}
     for work in works:
         groups.setdefault(work.sharing, []).append(work)

@@ -1,4 +1,4 @@
-"""The plan of an extraction: arithmetic over a draft, without further looks at images or model."""
+"""`make_plan`: the plan of an extraction is arithmetic over a draft and reads neither images nor model."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Draft:
-    """One request, with what a look at the model and at some images settles."""
+    """One request with the decisions that the model and a sample of images settle."""
 
     request: ExtractRequest
     backbone: Backbone
@@ -31,12 +31,14 @@ class Draft:
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes on disk of an image."""
+        """Bytes on disk of the features of an image."""
         return sum(array.dim * (2 if self.dtypes[array.name] == "float16" else 4) for array in self.arrays)
 
 
 def make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
     """Plan a draft; `fresh` are the drafts for the same data set that have no cache yet."""
+    # New caches of one data set get the units of the model with most bytes an image and the smallest batch
+    # size, so that a single pass over the images serves all of them.
     request, cache, dtypes = draft.request, draft.cache, draft.dtypes
     n_rows = request.manifest.n_rows
     if cache is not None:

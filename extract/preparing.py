@@ -1,4 +1,4 @@
-"""Before an extraction: a draft of each request, the plan, and the cache that takes the features."""
+"""Each request is prepared: drafted, planned, and given the cache that takes the features."""
 
 import time
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from toptune.store.upkeep.removal import remove_arrays
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One request with its plan."""
+    """A drafted request with its plan."""
 
     draft: Draft
     plan: ExtractPlan
 
     def dry_summary(self) -> ExtractSummary:
-        """Summarize what would be done."""
+        """Summarize what the plan would do, without doing it."""
         plan, request = self.plan, self.draft.request
         return ExtractSummary(
             dataset=request.dataset,
@@ -46,7 +46,7 @@ class Prepared:
         )
 
     def open(self) -> ModelWork:
-        """Make the cache and its arrays, check images that were touched, and find what is missing."""
+        """Make the cache and its arrays, check images that were touched, and find units that are missing."""
         draft, request = self.draft, self.draft.request
         cache = _open_cache(request, draft.backbone, self.plan)
         if request.options.overwrite:
@@ -65,9 +65,9 @@ class Prepared:
 
 
 def prepare(requests: Sequence[ExtractRequest]) -> list[Prepared]:
-    """Load each model once, look at a sample of images, and plan.
+    """Load each model once, compute a sample of images, and plan.
 
-    New caches of one data set get the same units and batches, so that what is read serves all of them.
+    New caches of one data set get the same units and batches, so that one pass over the images serves all.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Carrying out requests: finished ones are recognized from the store alone, without torch."""
+"""Requests are carried out; finished requests are recognized from the store alone, without torch."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from toptune.extract.request.request import ExtractRequest
 
 
 def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Carry out requests: recognize those that are finished, and work on the others together.
+    """Recognize requests that are finished, and carry out the others together.
 
     Parameters
     ----------
@@ -24,7 +24,8 @@ def run_all(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     left = [each for each, summary in zip(requests, found, strict=True) if summary is None]
     if not left:
         return [summary for summary in found if summary is not None]
-    # Imported here, because torch takes seconds to load and a finished extraction does not need it.
+    # The import waits until here, because torch takes seconds to load and a finished extraction needs no
+    # torch.
     from toptune.extract.jobs import run_jobs
 
     done = iter(run_jobs(left))

@@ -1,4 +1,4 @@
-"""Extracting a data set that is in the store: as one of its versions, or as the next one, part by part."""
+"""A data set of the store is extracted part by part, as one of its versions or as the next version."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,11 +17,12 @@ from toptune.store.features.growth import Growth, grow, plan_growth
 
 
 def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
-    """Find or make the version that the images are, and extract what its parts lack, for each model.
+    """Find or make the version of the images, and extract the missing features of its parts for each model.
 
     Parameters
     ----------
     store : FeatureStore
+        The store that has the data set.
     requests : sequence of ExtractRequest
         One request for each model, otherwise the same.
 
@@ -48,9 +49,12 @@ def run_update(store: FeatureStore, requests: Sequence[ExtractRequest]) -> list[
         version = find_version(store.root, request.dataset, request.manifest)
         if request.options.rehash:
             _refuse_other_bytes(check, version, request)
+    # The first version has one part, which is named like the data set: the requests fit as they are.
     if version.number == 1:
         summaries = run_all(requests)
     else:
+        # Parts are never changed. Images that were added or changed form a part of their own, and the
+        # features of all other images stay as they are.
         parts = [_part_requests(store, each, version, growth) for each in requests]
         done = iter(run_all([each for of_model in parts for each in of_model]))
         summaries = [
@@ -109,7 +113,7 @@ def _part_requests(
 
 
 def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:
-    """Refuse to remove features of images that DATA no longer has."""
+    """Raise an `InputError` if `overwrite` would remove features of images that DATA no longer has."""
     n_gone = sum(int((~each.needed).sum()) for each in requests if each.needed is not None)
     if n_gone:
         raise InputError(
@@ -119,7 +123,7 @@ def _refuse_loss(requests: Sequence[ExtractRequest]) -> None:
 
 
 def _join(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> ExtractSummary:
-    """Add up the summaries of all parts."""
+    """Add up the summaries of all parts of one model."""
     failed = {name: reason for part in parts for name, reason in part.failed.items()}
     n_rows = sum(part.rows for part in parts)
     if not request.options.dry_run:

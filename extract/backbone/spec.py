@@ -91,6 +91,7 @@ class BackboneSpec:
     decode: str = "exact"
 
     def __post_init__(self) -> None:
+        # A value that is not finite would turn every feature into NaN.
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is None:
                 continue

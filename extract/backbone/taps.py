@@ -169,6 +169,7 @@ def tap_arrays(taps: Iterable[Tap], pooling: str | Sequence[str] | None) -> list
     InputError
         If a pooling is unknown, does not fit, has nothing to pool, or leaves too many values.
     """
+    # A pooling that has no effect would give arrays a name that is wrong.
     taps, wanted = list(taps), parse_poolings(pooling)
     if wanted and "none" not in wanted and all(tap.kind == "vector" for tap in taps):
         raise InputError(
@@ -261,6 +262,8 @@ def _by_index(integers: list[int], *, is_list: bool, indexed: Sequence[str]) -> 
 
 
 def _matches(name: str, pattern: str) -> bool:
+    # A plain `*` stays within one part of the path: `blocks.*` means the blocks and not everything inside
+    # them.
     if "**" in pattern:
         return fnmatchcase(name, pattern)
     parts, wanted = name.split("."), pattern.split(".")

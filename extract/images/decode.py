@@ -117,6 +117,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _gray16(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
+    # Pillow has one mode for 16 and 32 bits in some formats: the values tell.
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise UnreadableImageError(f"32-bit pixels from {low} to {high} have no agreed range; save 16 bits")

@@ -52,6 +52,8 @@ def join_labels(
             raise InputError(
                 f"{where}: row {row} (from 0) has a label twice: {list(names)!r}; give each once"
             )
+        # The column `label` serves heads with one class an image: an image with several labels has none
+        # there.
         labels.append(names[0] if len(names) == 1 else None)
         joined.append(LABEL_SEPARATOR.join(names) if names else None)
     return labels, joined

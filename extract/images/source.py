@@ -111,6 +111,7 @@ class SplitSource:
 
     def __init__(self, source: ImageSource, split: str) -> None:
         whole = source.manifest()
+        # Splits have several names in the wild; sources map all of them to train, val and test.
         wanted = SPLITS.get(split.lower(), split)
         self._rows = [row for row, name in enumerate(whole.splits) if name == wanted]
         if not self._rows:

@@ -12,7 +12,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.extract.backbone.backbone import Backbone
 
-# Each stream holds the activations of a batch: more streams would take more memory than they save time.
+# Each stream holds the activations of a batch: more streams would take more memory than they save time. The
+# threads of one pass wait for each other after every layer, and for any decoder that took a core from one of
+# them; passes of one thread each do not wait.
 MOST_STREAMS = 8
 Result = TypeVar("Result")
 # The result of a pass, and the seconds that the pass took, shared by the streams.

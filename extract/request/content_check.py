@@ -1,4 +1,4 @@
-"""Whether images still have the bytes that were extracted; without torch."""
+"""`ContentCheck`: images are read again and compared with the digests of extraction, without torch."""
 
 import hashlib
 import logging
@@ -17,11 +17,13 @@ from toptune.store.features.image_digests import known_digests
 logger = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
+# Images that are read ahead. Each is gone from memory once its digest is taken, so that many may be under
+# way.
 _AHEAD = 64
 
 
 class ContentCheck:
-    """Reads images, each once, and compares them with the digests in a store.
+    """Reads each image at most once, and compares its bytes with the digests in a store.
 
     Attributes
     ----------
@@ -46,16 +48,16 @@ class ContentCheck:
         Parameters
         ----------
         part : str
-            Data set, or part of one, that holds them.
+            Data set, or part of a data set, that holds the images.
         places : array (m,) of int
-            Their rows of it.
+            Rows of the images in the part.
         rows : array (m,) of int
-            Their rows of the source.
+            Rows of the same images in the source.
 
         Returns
         -------
         array (m,) of bool
-            False also where nothing was extracted yet, so that nothing can differ.
+            Whether an image differs; False also for images that were not extracted yet.
         """
         n_rows = int(places.max()) + 1
         caches = [cache for cache in self._store.caches(dataset=part) if cache.n_rows >= n_rows]
@@ -79,16 +81,16 @@ class ContentCheck:
         Parameters
         ----------
         part : str
-            Data set, or part of one.
+            Data set, or part of a data set.
         places : array (m,) of int
-            Rows of it to look among.
+            Rows of the part that are searched.
         rows : array (k,) of int
             Rows of the source.
 
         Returns
         -------
         array (k,) of int
-            The row of the part with the same bytes, -1 where none is known to have them.
+            The row of the part with the same bytes, -1 where no row is known to have the bytes.
         """
         found = np.full(len(rows), -1, dtype=np.intp)
         n_rows = int(places.max()) + 1
@@ -112,4 +114,4 @@ class ContentCheck:
         try:
             return hashlib.sha256(self._source.read(row)).digest()
         except UnreadableImageError:
-            return bytes(DIGEST_BYTES)  # as extraction notes it
+            return bytes(DIGEST_BYTES)  # extraction stores zeros for such images

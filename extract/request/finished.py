@@ -1,4 +1,4 @@
-"""What the store already holds of a request, and what is to be refused."""
+"""Finished requests are recognized from the store, and images that changed since are refused."""
 
 import hashlib
 import time
@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 def recognize(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
-    """Return a summary if everything asked for is in the store, None if it has to be worked out."""
+    """Return a summary if everything that was asked for is in the store, else None."""
     if request.key is None or request.options.overwrite:
         return None
     found = store.find_request(request.dataset, request.key)
@@ -29,6 +29,8 @@ def recognize(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | 
         cache.format,
     ):
         return None
+    # The note of a finished request is only a hint. The ledger decides: arrays may have been removed since,
+    # or another shard may be asked for.
     specs = {spec.name: spec for spec in cache.arrays()}
     units = request.units(cache.n_units, cache.unit_rows)
     if any(name not in specs or request.options.dtype not in ("auto", specs[name].dtype) for name in names):
@@ -45,8 +47,10 @@ def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
     Raises
     ------
     ConflictError
-        If the content of one differs from what was extracted; names it.
+        If the content of an image differs from what was extracted; the message names the image.
     """
+    # A copy or a checkout gives files new times without changing a byte: the times say what to read, the
+    # digests what changed.
     touched = np.flatnonzero(cache.manifest.modified_ns != request.manifest.modified_ns)
     if not len(touched):
         return
@@ -77,7 +81,7 @@ def refuse_changed(changed: Sequence[str], dataset: str) -> None:
 
 
 def refuse_all_failed(failed: Mapping[str, str], n_rows: int, dataset: str) -> None:
-    """Raise an `InputError` if every image failed."""
+    """Raise an `InputError` if every image failed, which points to a mistake in DATA."""
     if len(failed) == n_rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(

@@ -1,6 +1,6 @@
-"""The key of a request: what was asked, and of which files, without loading torch.
+"""`request_key`: the key covers everything that was asked for and the files of the model, without torch.
 
-It only says where to look: whether the answer is complete is read from the ledger.
+The key only finds a note in the store: whether the features are complete is read from the ledger.
 """
 
 import glob
@@ -28,7 +28,7 @@ def request_key(
     device: str,
     max_pixels: int,
 ) -> str | None:
-    """Return the key of an extraction, or None where the weights cannot be told without loading them.
+    """Return the key of an extraction, or None where the weights are not known without loading the model.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def request_key(
     spec : BackboneSpec
         How the backbone is loaded.
     layers, pooling, device
-        As given to `extract`.
+        Options of `extract`.
     max_pixels : int
         Limit on the size of an image.
 
@@ -65,7 +65,7 @@ def request_key(
         "layers": layers if isinstance(layers, str | int) else list(layers),
         "pooling": pooling if pooling is None or isinstance(pooling, str) else list(pooling),
         "precision": spec.precision,
-        # Only what `auto` means depends on the device.
+        # Features do not depend on the device by their recipe; only the meaning of `auto` does.
         "device": device if spec.precision == "auto" else None,
         "options": options | {"max_pixels": max_pixels},
         "decode": DECODE,
@@ -108,7 +108,7 @@ def _cached_tags(architecture: str) -> list[str]:
 
 
 def hub_commit(repository: str) -> str | None:
-    """Return the commit that ``org/name@revision`` has in the local hub cache, None if it is not there."""
+    """Return the commit of ``org/name@revision`` in the local hub cache, None if there is no such commit."""
     repository, _, revision = repository.partition("@")
     folder = _hub_cache() / ("models--" + repository.replace("/", "--"))
     if revision and (folder / "snapshots" / revision).is_dir():
@@ -120,7 +120,7 @@ def hub_commit(repository: str) -> str | None:
 
 
 def _hub_cache() -> Path:
-    # Imported here, because the module reads the environment when it is imported.
+    # The import waits until here, because the module reads the environment when it is imported.
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
@@ -132,5 +132,7 @@ def _folder(folder: Path, pattern: str) -> list[list[object]]:
 
 
 def _stat(file: Path) -> list[object]:
+    # Size and time stand for the content here: to digest gigabytes of weights would take longer than the
+    # answer.
     found = file.stat()
     return [str(file.absolute()), found.st_size, found.st_mtime_ns]

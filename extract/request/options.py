@@ -161,6 +161,7 @@ class ExtractOptions:
         if self.time_limit is not None and not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit} seconds; it must be above 0")
         shard_units(1, *self.share)
+        # Jobs of an array start at different times: a late job would remove units that others have committed.
         if self.overwrite and self.share != (0, 1):
             raise InputError(
                 "--overwrite with --shard would remove what other jobs computed; run it once without"
@@ -172,12 +173,12 @@ class ExtractOptions:
 
     @property
     def share(self) -> tuple[int, int]:
-        """Which part of the units this job does, and of how many parts: ``(0, 1)`` is all of them."""
+        """Number of this job, from 0, and the number of jobs that share the units; ``(0, 1)`` is one job."""
         return self.shard or (0, 1)
 
     @property
     def n_workers(self) -> int:
-        """Threads that read and decode."""
+        """Number of threads that read and decode."""
         return self.workers or min(4, os.cpu_count() or 1)
 
     @property

@@ -1,4 +1,4 @@
-"""What an extraction will do, and what it did: values that can be printed."""
+"""`ExtractPlan` and `ExtractSummary`: values that say what an extraction will do and what it did."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field

@@ -47,15 +47,15 @@ class ExtractRequest:
     existing : FeatureStore, optional
         The store, if the store is there already.
     key : str, optional
-        Under which the finished request is noted; see `request_key`.
+        Key under which the store notes the finished request; see `request_key`.
     started : float
         When the call began, on `time.perf_counter`.
     family : tuple of str
-        All parts of the data set, where this is the request for one of the parts; empty otherwise.
+        All parts of the data set if this request is for one of the parts; empty otherwise.
     needed : array (n,) of bool, optional
         Rows that are asked for; by default all of them.
     watch : Watch
-        Says between batches whether to go on.
+        Decides between batches whether the extraction goes on.
     opened : tuple of (str, str or None), optional
         DATA and split with which another process can open the source again.
     """
@@ -83,6 +83,7 @@ class ExtractRequest:
 
     def sample_rows(self, n: int) -> list[int]:
         """Return at most `n` requested rows, evenly spread: the same for every job of the same data."""
+        # Rows of a folder are sorted by class, so that the first rows would be images of one class.
         there = np.arange(self.manifest.n_rows) if self.needed is None else np.flatnonzero(self.needed)
         rows: list[int] = there[even_sample(len(there), n)].tolist()
         return rows
@@ -111,7 +112,7 @@ def make_requests(
     Raises
     ------
     InputError
-        If something cannot be used; the message says what.
+        If an option, a name or DATA cannot be used; the message says which.
     """
     started = time.perf_counter()
     names = _parse_models(models, options)

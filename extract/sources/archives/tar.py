@@ -1,4 +1,4 @@
-"""Images in WebDataset tar shards, read at their offsets without unpacking."""
+"""Images in WebDataset tar shards are read at their offsets, without unpacking."""
 
 import logging
 import os
@@ -24,21 +24,23 @@ from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
 
 logger = logging.getLogger(__name__)
 
+# A name such as "trainable" or "tests" is no split: no further letter may follow.
 _SPLIT = re.compile(r"(training|train|validation|valid|val|testing|test)(?![a-z])", re.IGNORECASE)
 
 
 class TarSource:
-    """Images in tar files: an index of offsets, a few bytes an image.
+    """Images in tar files, found through an index of offsets that takes a few bytes an image.
 
     Parameters
     ----------
     name : str
         Name of the data set.
     manifest : Manifest
+        Ids, labels, splits and sizes of the images.
     files : sequence of KnownFile
         The shards.
     shards, offsets : array (n,) of int
-        Shard and place of each image.
+        Number of the shard that holds each image, and the offset of the image's bytes in the shard.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TarSource:
         return self._manifest
 
     def read(self, row: int) -> bytes:
+        # A header may say any size: the bytes are allocated before they are read.
         n_bytes = int(self._sizes[row])
         if n_bytes > MAX_FILE_BYTES:
             raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it an image?")
@@ -65,20 +68,20 @@ class TarSource:
 
 
 def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSource:
-    """Open WebDataset shards; rows are in the order of the shards' names, then as they lie there.
+    """Open WebDataset shards; rows are in the order of the shards' names, then in the order within a shard.
 
-    Members with the same path up to the first dot of the file's name are one sample. Its image is told by
-    the extension, its label is in ``.cls``, in the field ``label`` or ``labels`` of ``.json``, or in ``.txt``
-    (if no image's text is longer than a label). Ids are the shard's name and the key. A shard whose name
-    starts with ``train``, ``val`` or ``test`` belongs to that split.
+    Members with the same path up to the first dot of the file's name are one sample. The image of a sample is
+    told by the extension. The label is in ``.cls``, in the field ``label`` or ``labels`` of ``.json``, or in
+    ``.txt`` (if no image's text is longer than a label). Ids are the name of the shard and the key of the
+    sample. A shard whose name starts with ``train``, ``val`` or ``test`` belongs to that split.
 
     Parameters
     ----------
     paths : sequence of path
         The shards.
     folder : path, optional
-        That was given, if one was; else the data set is called after the only shard, or after the folder
-        that holds all of them.
+        The folder that was given as DATA. Without a folder the data set is called after the only shard, or
+        after the folder that holds all shards.
 
     Raises
     ------
@@ -127,6 +130,7 @@ def _label_columns(
 ) -> tuple[list[str | None], dict[str, list[str | None]]]:
     captions = [sample.caption for sample in samples if sample.caption]
     are_labels = all(len(text) <= MAX_LABEL_CHARACTERS and "\n" not in text for text in captions)
+    # WebDataset has no rule for `.txt`. One caption among the texts shows that none of them is a label.
     if not are_labels:
         logger.warning("the .txt members of %s are captions, too long for labels, and not used", where)
     names = [
@@ -164,6 +168,7 @@ def _refuse_compressed(path: Path) -> None:
     refuse_compressed(path, head)
 
 
+# First bytes of compressed files, the name of the method, and the program that unpacks it.
 COMPRESSIONS = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),

@@ -1,4 +1,4 @@
-"""Patterns that name tar shards: ``shards-{000000..000099}.tar``, ``{train,val}-*.tar``."""
+"""Patterns such as ``shards-{000000..000099}.tar`` or ``{train,val}-*.tar`` name several tar shards."""
 
 import glob
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toptune.errors import InputError
 
+# A few braces beside one another make billions of names, which would fill the memory.
 MAX_NAMES = 1_000_000
 SHOWN = 3
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -13,19 +14,19 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_pattern(data: str) -> bool:
-    """Whether a string has braces or wildcards in it."""
+    """Return whether a text has braces or wildcards in it."""
     return bool(_BRACES.search(data)) or glob.has_magic(data)
 
 
 def expand_pattern(data: str) -> list[Path]:
     """Return the files that a pattern names, sorted by name.
 
-    Braces are expanded first: every name that they make must exist, or match something.
+    Braces are expanded first. Every name that results must be a file, or match at least one file.
 
     Raises
     ------
     InputError
-        If nothing matches, or files that braces name are missing.
+        If no file matches, or a file that braces name is missing.
     """
     names = _expand_braces(data)
     files: set[str] = set()

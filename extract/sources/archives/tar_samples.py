@@ -1,4 +1,4 @@
-"""The images in one WebDataset shard: members of one key together are a sample."""
+"""Members of a WebDataset shard are grouped into samples by their key, and each sample has one image."""
 
 import json
 import os
@@ -13,11 +13,12 @@ from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
 from toptune.extract.images.labels import split_labels
 
 IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-# A text is a label if it is short and of one line; longer texts are captions.
+# A text is a label if it is short and has one line; longer texts are captions.
 MAX_LABEL_CHARACTERS = 100
+# Labels are read whole while a shard is indexed, so that a header must not make them as large as it likes.
 _MAX_CLASS_BYTES = 4096
 _MAX_JSON_BYTES = 2**24
-# Bytes of long names and pax records; larger ones are damage.
+# Long names and pax records, which `tarfile` reads into memory, are shorter than this; more bytes are damage.
 _MAX_EXTENSION_BYTES = 2**20
 _EXTENSIONS = b"xgXLK"
 _FOLDERS_AND_DEVICES = b"3456DV"
@@ -25,7 +26,7 @@ _FOLDERS_AND_DEVICES = b"3456DV"
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A file in a tar archive; ``offset`` is -1 for a link, which has no bytes of its own."""
+    """A file in a tar archive; ``offset`` is -1 for a link, because a link holds no bytes."""
 
     name: str
     offset: int
@@ -33,7 +34,7 @@ class TarMember:
 
 
 class _BoundedHeader(tarfile.TarInfo):
-    """A header that `tarfile` may follow: no long name fills the memory, no size leads backwards."""
+    """A header that `tarfile` may follow: no long name fills the memory, and no size leads backwards."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -49,7 +50,7 @@ def tar_members(path: Path) -> Iterator[TarMember]:
     Raises
     ------
     InputError
-        If the archive is cut off, damaged, compressed, or holds what cannot be read at an offset.
+        If the archive is cut off, damaged or compressed, or holds members that cannot be read at an offset.
     """
     try:
         # The file is unbuffered, because a buffer would read payload behind every header.
@@ -79,7 +80,7 @@ def _headers(file: BinaryIO, end: int, path: Path) -> Iterator[tarfile.TarInfo]:
             fileobj=file, tarinfo=_BoundedHeader, encoding="utf-8", errors="surrogateescape"
         ) as archive:
             while (member := archive.next()) is not None:
-                # `tarfile` keeps all members otherwise, a kilobyte for each of them.
+                # `tarfile` would keep all members, about a kilobyte for each.
                 archive.members.clear()  # type: ignore[attr-defined]
                 if member.size < 0:
                     raise _damaged(path, member.offset, f"{member.name!r} has {member.size} bytes")
@@ -95,9 +96,10 @@ def _headers(file: BinaryIO, end: int, path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(file: BinaryIO, place: int, end: int, path: Path) -> None:
-    """Nothing but zeros may follow the mark for the end: whatever else there is would be lost."""
+    """Raise an `InputError` unless an archive ends in its mark, with nothing but zeros behind the mark."""
     file.seek(place)
     mark = file.read(tarfile.BLOCKSIZE)
+    # An archive without the mark was cut off between two members, and looks whole to `tarfile`.
     if len(mark) < tarfile.BLOCKSIZE:
         raise _cut_off(path, end, "within a header" if mark else "the mark for its end is missing")
     if mark.strip(b"\0"):
@@ -150,12 +152,12 @@ class Sample:
 
 
 def shard_samples(path: Path) -> Iterator[Sample]:
-    """Yield the images of a shard in order; reads headers and labels, no images.
+    """Yield the images of a shard in order; only headers and labels are read.
 
     Raises
     ------
     InputError
-        If the shard is damaged, a sample has two images, or a label is none.
+        If the shard is damaged, a sample has two images, or a label is neither text nor integer.
     """
     samples: dict[str, dict[str, TarMember]] = {}
     for member in tar_members(path):
@@ -181,7 +183,7 @@ def shard_samples(path: Path) -> Iterator[Sample]:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Key and extension as WebDataset cuts them; no key for what is hidden or describes the shard."""
+    """Return key and extension by WebDataset's rule; the key of hidden and describing members is empty."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     if not slash and base.startswith("__") and base.endswith("__"):
         return "", ""
@@ -190,7 +192,7 @@ def _key(name: str) -> tuple[str, str]:
 
 
 def _image(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
-    """Pick the member that is an image: ``x.jpg`` before ``x.mask.png``."""
+    """Choose the image among the members of a sample; ``x.jpg`` goes before ``x.mask.png``."""
     plain = [member for extension, member in fields.items() if extension in IMAGE_EXTENSIONS]
     found = plain or [
         member for extension, member in fields.items() if extension.rpartition(".")[2] in IMAGE_EXTENSIONS
@@ -211,6 +213,7 @@ def _image(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
 def _labels(
     fields: Mapping[str, TarMember], descriptor: int, path: Path
 ) -> tuple[list[str] | None, bool, str | None]:
+    # The order is from the most explicit field to the least: `.cls` can be nothing but a label.
     if "cls" in fields:
         text = _read(fields["cls"], descriptor, path, _MAX_CLASS_BYTES).strip()
         return ([text] if text else None), False, None

@@ -1,4 +1,4 @@
-"""Images in a zip archive, read without unpacking."""
+"""Images in a zip archive are read without unpacking the archive."""
 
 import logging
 import struct
@@ -18,7 +18,8 @@ from toptune.store.datasets.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-# APPNOTE.TXT 6.3.10, 4.3.7: the header before each file; its extra field may differ from the directory's.
+# The header before each file (APPNOTE.TXT 6.3.10, 4.3.7) says where the bytes begin: the extra field there
+# may have another length than the extra field in the directory.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_ENCRYPTED = 0x1
 OTHER_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
@@ -27,7 +28,7 @@ EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
 
 class ZipSource:
-    """Images in a zip archive; offsets and checksums from its directory are kept.
+    """Images in a zip archive, found through the offsets and checksums of the archive's directory.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class ZipSource:
     path : path
         The archive.
     entries : sequence of (str, str or None, str or None, ZipInfo)
-        Id, label, split and place of each image.
+        Id, label, split and directory entry of each image.
     """
 
     def __init__(
@@ -76,10 +77,12 @@ class ZipSource:
         data = self._files.read(0, offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, packed)
         if self._is_deflated[row]:
             try:
-                # The limit is the size in the directory, however much a damaged stream would make.
+                # The limit is the size in the directory: a damaged or hostile stream could unpack to
+                # gigabytes.
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, n_bytes + 1)
             except zlib.error as error:
                 raise UnreadableImageError(f"damaged in the archive: {error}") from error
+        # Tar shards have no checksum of their content; zip archives do, and damage costs one image only.
         if len(data) != n_bytes or zlib.crc32(data) != self._checksums[row]:
             raise UnreadableImageError(
                 "damaged in the archive: length or checksum differ from its directory's"
@@ -90,12 +93,13 @@ class ZipSource:
 def open_zip(path: Path) -> ZipSource:
     """Open a zip archive of images; rows are sorted by id, the path in the archive.
 
-    It is laid out as a folder of images is; one folder around all of it is passed over.
+    The layout is that of a folder of images (`open_folder`); a single folder around all others is passed
+    over.
 
     Raises
     ------
     InputError
-        If it is no whole archive, encrypted, compressed in a way that cannot be read, or without images.
+        If the archive is not whole, encrypted, compressed in a way that cannot be read, or without images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -135,7 +139,7 @@ def _is_hidden(part: str) -> bool:
 
 
 def _without_wrapping(files: _Files) -> _Files:
-    """Take away a folder that holds all the others, as in an archive of a folder."""
+    """Remove a folder that holds all other folders, as in an archive that was made of a folder."""
     while files:
         first = {parts[0] for parts in files}
         is_wrapping = len(first) == 1 and all(len(parts) > 2 for parts in files)
@@ -146,7 +150,7 @@ def _without_wrapping(files: _Files) -> _Files:
 
 
 def _entries(files: _Files) -> list[tuple[str, str | None, str | None, zipfile.ZipInfo]]:
-    """Label and split by folder, with the rules of `open_folder`."""
+    """Return id, label, split and entry of each image, by the rules of `open_folder`."""
     top = {parts[0] for parts in files if len(parts) > 1}
     splits = {name for name in top if name.lower() in SPLITS}
     deep = {parts[0] for parts in files if len(parts) > 2}

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their authors publish them: Python batches or the binary version."""
+"""CIFAR-10 and CIFAR-100 are read as their authors publish them, in Python batches or the binary version."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3072
-# The kinds of label in the order in which they stand before each image of the binary version.
+# CIFAR-100 has two labels an image. The fine label is the label of the manifest.
 FINE_FIRST = ("fine", "coarse")
 _BATCHES = tuple((f"data_batch_{number}", "train") for number in range(1, 6))
 _CIFAR_10 = (*_BATCHES, ("test_batch", "test"))
@@ -26,9 +26,10 @@ _CIFAR_100 = (("train", "train"), ("test", "test"))
 
 
 def find_cifar(listing: FolderListing) -> list[Path]:
-    """Return the batches of CIFAR in a folder, in their order; none where it is something else."""
+    """Return the batches of CIFAR in a folder, in order; no files where the folder holds other data."""
     ten = [name for name, _ in _CIFAR_10]
-    # The names of CIFAR-100's batches say little: they count only beside the file with its classes.
+    # The names of CIFAR-100's batches, train and test, say little: they count only beside the file of its
+    # classes.
     hundred = [name for name, _ in _CIFAR_100]
     for names, beside in (
         (ten, None),
@@ -43,9 +44,9 @@ def find_cifar(listing: FolderListing) -> list[Path]:
 
 
 def open_cifar(files: list[Path]) -> ArraySource:
-    """Open batches of CIFAR-10 or CIFAR-100; `coarse_label` is a further column of the second.
+    """Open batches of CIFAR-10, or of CIFAR-100, which has `coarse_label` as a further column.
 
-    Of pickles nothing is carried out, and they are held in memory; binary batches stay mapped from the files.
+    Pickles are held in memory, and no code in them runs; binary batches stay mapped from the files.
 
     Raises
     ------
@@ -113,8 +114,9 @@ def _read_binary(
             f"{file} has {n_bytes} bytes, no multiple of the {record} of an image; it is cut off: "
             "copy it again"
         )
+    # A record is the labels and then the three planes of red, green and blue, row by row.
     table = np.memmap(file, np.uint8, "r").reshape(-1, record)
-    # CIFAR-100's coarse label comes before its fine one.
+    # In the binary version the coarse label comes before the fine one.
     columns = {kind: table[:, place] for place, kind in enumerate(reversed(kinds))}
     return table[:, len(kinds) :], columns
 

@@ -1,9 +1,9 @@
-"""CIFAR's batches, which are pickles, read with stand-ins for numpy, so that nothing in them is carried out.
+"""CIFAR's batches are pickles; they are read with stand-ins for numpy, so that no code in them runs.
 
-A pickle is a program. Python's own unpickler reads it here, and every function that a pickle names must pass
-`find_class`, which admits the names that numpy's arrays and bytes need. They stand for classes of this module
-that check what they get: numpy's own `dtype` would take flags from the file with which bytes count as
-pointers. What is left to a hostile file is to take time and memory, which `_check_instructions` prevents.
+A pickle is a program. Python's own unpickler runs it here, and every function that a pickle names must pass
+`find_class`, which admits the names that numpy's arrays and bytes need. The names stand for classes of this
+module that check their arguments: numpy's own `dtype` would take flags from the file with which bytes count
+as pointers. A hostile file could still take time and memory, which `_check_instructions` prevents.
 """
 
 import io
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from toptune.errors import InputError
 
 MAX_FILE_BYTES = 2**30
-# A batch needs ten or so beside the arguments of calls; hashing tuples nested deeply exhausts the stack.
+# A batch needs about ten tuples beside the arguments of calls; hashing deeply nested tuples exhausts the
+# stack.
 MAX_TUPLES = 100
 _INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "b1")
 _TEXTS = {
@@ -39,24 +40,25 @@ _INSTRUCTIONS = {
 
 
 class _StandIn:
-    """What a name in a pickle stands for; `numpy.ndarray` itself, which is named and never called.
+    """The class that a name in a pickle stands for; the base stands for `numpy.ndarray`, never called.
 
-    With a ``__setstate__`` the instruction BUILD sets no attributes, neither of instances nor of classes.
+    The instruction BUILD calls ``__setstate__`` where there is one, and then sets no attributes, neither of
+    instances nor of classes.
     """
 
     __slots__ = ()
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         raise ValueError("a call of numpy.ndarray")
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         raise ValueError("a state of what has none")
 
 
 class _Dtype(_StandIn):
     __slots__ = ("name", "order")
 
-    def __init__(self, name: Any, *_: Any) -> None:
+    def __init__(self, name: object, *_: object) -> None:
         self.name, self.order = _text(name), "|"
         if self.name not in _INTEGERS:
             raise ValueError(f"an array of {self.name!r}; only integers are read")
@@ -69,11 +71,11 @@ class _Dtype(_StandIn):
 
 
 class _Array(_StandIn):
-    """An array as `_reconstruct` makes it: empty, its state follows."""
+    """An array as `_reconstruct` makes arrays: without values until the state follows."""
 
     __slots__ = ("values",)
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         self.values: npt.NDArray[Any] | None = None
 
     def __setstate__(self, state: Any) -> None:
@@ -82,23 +84,23 @@ class _Array(_StandIn):
 
 
 class _Buffer(_Array):
-    """An array of protocol 5, made in one call."""
+    """An array of protocol 5, which is made in one call."""
 
     __slots__ = ()
 
-    def __init__(self, raw: Any, dtype: Any, shape: Any, order: Any) -> None:
+    def __init__(self, raw: object, dtype: object, shape: object, order: object) -> None:
         self.values = _integers(raw, dtype, shape, _text(order) == "F")
 
 
 class _Encoder(_StandIn):
-    """``_codecs.encode``: bytes in protocol 2; all of them together no longer than a file may be."""
+    """Stands for ``_codecs.encode``, which makes bytes in protocol 2, with a limit on all bytes together."""
 
     __slots__ = ("n_bytes",)
 
     def __init__(self) -> None:
         self.n_bytes = 0
 
-    def __call__(self, text: str, encoding: Any) -> bytes:
+    def __call__(self, text: str, encoding: object) -> bytes:
         if _text(encoding) != "latin1":
             raise ValueError(f"the encoding {encoding!r}")
         self.n_bytes += len(text)
@@ -131,7 +133,7 @@ def read_cifar_pickle(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the pickle holds anything else (the message names it), is cut off or damaged.
+        If the pickle is cut off or damaged, or holds anything else, which the message names.
     """
     try:
         n_bytes = path.stat().st_size
@@ -146,7 +148,7 @@ def read_cifar_pickle(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__} and not a dictionary")
         return {_text(key): _finished(each) for key, each in value.items()}
-    # Damage can raise nearly anything, out of `pickletools`, the unpickler and the classes above.
+    # Damaged bytes can raise nearly any error in `pickletools`, in the unpickler and in the classes above.
     except Exception as error:
         raise InputError(
             f"{path} is cut off, damaged, or no batch of images as CIFAR's authors pickled them: it holds "
@@ -157,12 +159,12 @@ def read_cifar_pickle(path: Path) -> dict[str, Any]:
 
 
 def _check_instructions(data: bytes) -> None:
-    """Refuse what batches never contain and what would fill the memory or take for ever.
+    """Refuse instructions that batches never contain, that would fill memory or that would never end.
 
-    A place in the memo may be any number, and the unpickler makes room up to it. Tuples that hold another one
-    twice, n deep, are hashed in 2**n steps if they are a key.
+    A place in the memo may be any number, and the unpickler makes room up to that number. A tuple that holds
+    another tuple twice, n deep, is hashed in 2**n steps if it is a key.
     """
-    memo: dict[Any, bool] = {}  # whether what lies at a place may be used again
+    memo: dict[Any, bool] = {}  # by place: whether the value there may be used again
     n_tuples, before = 0, ""
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
@@ -180,7 +182,7 @@ def _check_instructions(data: bytes) -> None:
             raise ValueError("a container in two places")
         elif name == "REDUCE":
             n_tuples -= before in _TUPLES  # the arguments of a call are in no other tuple
-        if name not in _PUTS and name != "FRAME":  # these leave what is made last where it is
+        if name not in _PUTS and name != "FRAME":  # these instructions leave the last value on the stack
             before = name
 
 
@@ -191,8 +193,8 @@ def _integers(raw: Any, dtype: Any, shape: Any, is_fortran: Any) -> npt.NDArray[
     return np.frombuffer(raw, dtype=dtype.numpy()).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _text(value: Any) -> str:
-    """Python 2's texts are bytes."""
+def _text(value: object) -> str:
+    """Return a text; the texts of Python 2 are bytes."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if not isinstance(value, str):
@@ -201,7 +203,7 @@ def _text(value: Any) -> str:
 
 
 def _finished(value: Any) -> Any:
-    """Take arrays out of their stand-ins; lists in lists are left as they are."""
+    """Replace stand-ins by their arrays and bytes by texts; lists in lists are left as they are."""
     if isinstance(value, _Array):
         if value.values is None:
             raise ValueError("an array without values")

@@ -1,4 +1,4 @@
-"""MNIST's idx files, also compressed: ``train-images-idx3-ubyte``, ``t10k-labels-idx1-ubyte.gz``."""
+"""Idx files such as MNIST's ``train-images-idx3-ubyte`` are read, also where they are compressed."""
 
 import gzip
 import re
@@ -15,8 +15,9 @@ from toptune.extract.images.open_files import look_at
 from toptune.extract.images.source import default_name
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
 
+# A compressed file cannot be mapped. A header may say any size, and a small file can unpack to a large one.
 MAX_LOADED_BYTES = 4 * 2**30
-# Two zeros, the type (8: unsigned byte) and the number of dimensions.
+# An idx file begins with two zeros, the type (8 is the unsigned byte) and the number of dimensions.
 IDX_MAGICS = tuple(bytes([0, 0, 8, dimensions]) for dimensions in (1, 3, 4))
 _NAME = re.compile(r"idx[1-4]-ubyte(\.gz)?$", re.IGNORECASE)
 _IMAGES = re.compile(r"images|idx[34]", re.IGNORECASE)
@@ -24,9 +25,9 @@ _SPLITS = (("t10k", "test"), ("test", "test"), ("train", "train"), ("val", "val"
 
 
 def find_idx(listing: FolderListing) -> list[Path]:
-    """Return the idx files of images in a folder, or in its ``raw``, where torchvision puts them.
+    """Return the idx files of images in a folder, or in its folder ``raw``, where torchvision puts them.
 
-    A file is passed over if it lies beside its unpacked self.
+    A compressed file is passed over where the unpacked file lies beside it.
     """
     for place in (listing, listing.inner("raw")):
         names = [name for name in place.files if _NAME.search(name)]
@@ -37,14 +38,14 @@ def find_idx(listing: FolderListing) -> list[Path]:
 
 
 def open_idx(files: list[Path]) -> ArraySource:
-    """Open idx files of images, each with the file of labels that has its name, where there is one.
+    """Open idx files of images, each together with the file of labels of the same name, where one exists.
 
     Splits are told by the names: ``train``, ``val``, ``test`` or ``t10k``. Uncompressed files are mapped.
 
     Raises
     ------
     InputError
-        If a file is cut off or something else, or two of them belong to one split.
+        If a file is cut off or of another kind, or two files belong to one split.
     """
     parts: list[ArrayPart] = []
     for file in files:
@@ -67,12 +68,12 @@ def open_idx(files: list[Path]) -> ArraySource:
 
 
 def read_idx(file: Path) -> npt.NDArray[np.uint8]:
-    """Read an idx file of unsigned bytes; one that is not compressed is mapped.
+    """Read an idx file of unsigned bytes; a file that is not compressed is mapped.
 
     Raises
     ------
     InputError
-        If it is cut off, damaged, of another type or too large to be unpacked.
+        If the file is cut off, damaged, of another type or too large to be unpacked.
     """
     try:
         with file.open("rb") as stream:
@@ -81,6 +82,7 @@ def read_idx(file: Path) -> npt.NDArray[np.uint8]:
             return _mapped(file)
         with gzip.open(file) as stream:
             shape = _shape(stream.read(16), file)
+            # Python's integers do not overflow, as the product of three numbers of 32 bits can in int64.
             n_bytes = int(np.prod(shape, dtype=object))
             if n_bytes > MAX_LOADED_BYTES:
                 raise InputError(

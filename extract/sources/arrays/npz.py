@@ -1,4 +1,4 @@
-"""Arrays of images in an ``.npz``, as keras (``x_train``, ``y_train``) and MedMNIST name them."""
+"""Arrays of images in an ``.npz`` are found by the names of keras (``x_train``, ``y_train``) and MedMNIST."""
 
 import logging
 import struct
@@ -18,11 +18,12 @@ from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, 
 
 logger = logging.getLogger(__name__)
 
+# A compressed array cannot be mapped, and a small file can unpack to a large array.
 MAX_LOADED_BYTES = 4 * 2**30
 IMAGES = ("x", "images", "image", "data", "pictures")
 LABELS = ("y", "labels", "label", "targets", "target")
 _ORDER = ("train", "val", "test", None)
-# What zipfile and numpy raise on damaged bytes; a header of numpy's is parsed as Python's literals are.
+# Errors that zipfile and numpy raise on damaged bytes; numpy parses its headers as literals of Python.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, OSError, EOFError, ValueError),
     *(RuntimeError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
@@ -40,7 +41,7 @@ def open_npz(path: Path) -> ArraySource:
     Raises
     ------
     InputError
-        If no array is called so, or one cannot be used.
+        If no array has such a name, or an array cannot be used.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -83,7 +84,7 @@ def open_npz(path: Path) -> ArraySource:
 
 
 def _role(name: str) -> tuple[str, str | None] | None:
-    """Tell what an array is by its name."""
+    """Return the role and the split that the name of an array says, or None for other arrays."""
     words = name.lower().split("_")
     splits = [SPLITS[word] for word in words if word in SPLITS]
     rest = [word for word in words if word not in SPLITS]
@@ -103,6 +104,7 @@ def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.ND
         )
         shape, is_fortran, dtype = reader(stream)
         header_bytes = stream.tell()
+    # Objects are stored as a pickle, which is a program: the type is checked before any value is read.
     if dtype.hasobject:
         raise InputError(
             f"array {info.filename!r} of {path} holds Python objects, which are never loaded; save it as "
@@ -111,6 +113,7 @@ def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.ND
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size != header_bytes + n_bytes:
         raise InputError(f"array {info.filename!r} of {path} is cut off or damaged; save it again")
+    # numpy itself maps no array inside an archive. A stored member is a plain .npy file at an offset.
     if info.compress_type == zipfile.ZIP_STORED and n_bytes:
         with path.open("rb") as file:
             file.seek(info.header_offset)

@@ -1,4 +1,4 @@
-"""Images held as arrays of pixels: idx files, npz, CIFAR."""
+"""`ArraySource`: images that are arrays of pixels, from idx files, ``.npz`` and CIFAR."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,9 @@ class ArrayPart:
     images : array (n, h, w), (n, h, w, 1), (n, h, w, 3), or (n, 3, h, w) with `has_planes_first`, of uint8
         The images; may be mapped from a file.
     labels : sequence of str or None (n,)
+        Label of each image.
     split : str or None
+        Split of all images of the array.
     modified_ns : int
         Modification time of the file that holds the images, nanoseconds.
     has_planes_first : bool
@@ -40,10 +42,10 @@ class ArrayPart:
 
 
 class ArraySource:
-    """Images in arrays, each handed on as a PGM or PPM file: its bytes are a short header and the pixels.
+    """Images in arrays; `read` returns an image as a PGM or PPM file, a short header before the pixels.
 
-    Unlike PNG these bytes depend on no compressor, so their digests are the same on every machine. Ids are
-    the split and the number of the row in it.
+    Unlike PNG these formats have no compressor, so that digests are the same on every machine. Ids are the
+    split and the number of the row in the split.
 
     Parameters
     ----------
@@ -85,13 +87,14 @@ class ArraySource:
 
 
 def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
-    """Return an array of images, rows first, if that is what it is.
+    """Check that an array holds images, and return the array.
 
     Raises
     ------
     InputError
-        If it is not of uint8 and of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3).
+        If the type is not uint8, or the shape not (n, h, w), (n, h, w, 1) or (n, h, w, 3).
     """
+    # Other types have no agreed range: a float image may go from 0 to 1 or from 0 to 255.
     if images.dtype != np.uint8:
         raise InputError(
             f"{where} is of {images.dtype}; images are uint8 from 0 to 255: convert it, for instance by "
@@ -152,7 +155,7 @@ def array_labels(
     Raises
     ------
     InputError
-        If there are not as many as images, or they are neither.
+        If the array has not one row an image, or holds neither integers nor texts.
     """
     if values.ndim not in (1, 2) or len(values) != n:
         raise InputError(f"{where} has the shape {values.shape} for {n} images; it needs one row an image")
@@ -172,12 +175,12 @@ def array_labels(
 def label_texts(
     values: npt.NDArray[np.generic], where: str, names: Sequence[str] | None = None
 ) -> list[str | None]:
-    """Turn integers or texts into labels, integers by name where there are names.
+    """Turn integers or texts into labels; integers become names where names are given.
 
     Raises
     ------
     InputError
-        If they are neither, or a number has no name.
+        If the values are neither integers nor texts, or a number has no name.
     """
     kind = values.dtype.kind
     if kind == "S":

@@ -1,4 +1,4 @@
-"""Hugging Face data sets as `save_to_disk` leaves them: Arrow streams, mapped, read without `datasets`."""
+"""Data sets that Hugging Face's `save_to_disk` wrote are mapped and read without the `datasets` library."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from toptune.extract.sources.tables.columns import TableColumns, choose_columns,
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
 from toptune.store.datasets.manifest import Manifest
 
-# Arrow's file format begins with this; its stream format has no magic bytes.
+# Arrow's file format begins with these bytes; Arrow's stream format has no magic bytes.
 _FILE_MAGIC = b"ARROW1"
 _HEAD_BYTES = 8
 _STATE, _SPLITS, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
@@ -32,11 +32,12 @@ class ArrowSource:
     name : str
         Name of the data set.
     manifest : Manifest
+        Ids, labels, splits and sizes of the images.
     chunks : sequence of pyarrow.Array
-        The images' bytes.
+        Bytes of the images, in the order of the rows.
     """
 
-    def __init__(self, name: str, manifest: Manifest, chunks: Sequence[Any]) -> None:
+    def __init__(self, name: str, manifest: Manifest, chunks: Sequence[pa.Array]) -> None:
         self.name = name
         self._manifest = manifest
         self._chunks = list(chunks)
@@ -50,8 +51,8 @@ class ArrowSource:
         return image_bytes(self._chunks[number][row - int(self._starts[number])])
 
 
-def image_bytes(value: Any) -> bytes:
-    """Return the bytes in an Arrow scalar, or raise an `UnreadableImageError` where there are none."""
+def image_bytes(value: pa.Scalar) -> bytes:
+    """Return the bytes in an Arrow scalar, or raise an `UnreadableImageError` where it holds no bytes."""
     if not value.is_valid:
         raise UnreadableImageError("the row has no image")
     data = value.as_buffer()
@@ -61,7 +62,7 @@ def image_bytes(value: Any) -> bytes:
 
 
 def find_saved(listing: FolderListing) -> list[Path]:
-    """Return the folders of Arrow files in what `save_to_disk` wrote: one, or one a split."""
+    """Return the folders of Arrow files that `save_to_disk` wrote: one folder, or one a split."""
     folder = listing.folder
     if _SPLITS in listing.file_names:
         try:
@@ -74,12 +75,12 @@ def find_saved(listing: FolderListing) -> list[Path]:
 
 
 def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
-    """Open what `save_to_disk` wrote; rows are in its order, split by split.
+    """Open a data set that `save_to_disk` wrote; rows are in the order of the files, split by split.
 
     Parameters
     ----------
     folders : sequence of path
-        From `find_saved`.
+        Folders that `find_saved` found.
     whole : path
         The folder that was given.
 
@@ -91,6 +92,8 @@ def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
     files = []
     for folder in folders:
         state = _read_json(folder / _STATE)
+        # Such files hold all rows, and the selection lies in a second table: rows that were dropped would
+        # come back.
         if state.get("_indices_data_files"):
             raise InputError(
                 f"{folder} is a selection of rows by an index; save it again with flatten_indices()"
@@ -117,7 +120,7 @@ def open_arrow(file: Path) -> ArrowSource:
     Raises
     ------
     InputError
-        If it is cut off or damaged, or has no images.
+        If the file is cut off or damaged, or has no images.
     """
     return _open_files([(file, None, {})], default_name(file.with_suffix("")))
 
@@ -130,7 +133,7 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
             table = _map(file)
             columns = choose_columns(table.schema, features or schema_features(table.schema), file)
             beside = table.select(columns.beside)
-            # Damaged offsets would be followed to other memory; the check reads offsets, not images.
+            # Arrow would follow damaged offsets into other memory. The check reads offsets and no images.
             table.select([columns.image]).validate(full=True)
             beside.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -144,8 +147,8 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
     return ArrowSource(name, table_manifest(parts), chunks)
 
 
-def _map(file: Path) -> Any:
-    """Map a table; only its metadata is read."""
+def _map(file: Path) -> pa.Table:
+    """Map a table from a file; only the metadata is read."""
     source = pa.memory_map(str(file))
     try:
         return pa.ipc.open_stream(source).read_all()
@@ -155,7 +158,7 @@ def _map(file: Path) -> Any:
         return pa.ipc.open_file(source).read_all()
 
 
-def _images(table: Any, columns: TableColumns, file: Path) -> list[Any]:
+def _images(table: pa.Table, columns: TableColumns, file: Path) -> list[pa.Array]:
     chunks = table.column(columns.image).chunks
     if not pa.types.is_struct(table.schema.field(columns.image).type):
         return list(chunks)
@@ -164,7 +167,7 @@ def _images(table: Any, columns: TableColumns, file: Path) -> list[Any]:
     return [pc.struct_field(chunk, "bytes") for chunk in chunks]
 
 
-def refuse_paths_only(chunk: Any, column: str, file: Path) -> None:
+def refuse_paths_only(chunk: pa.StructArray, column: str, file: Path) -> None:
     """Raise an `InputError` where rows of a struct of bytes and path have a path alone."""
     data = pc.struct_field(chunk, "bytes")
     if not data.null_count or "path" not in [field.name for field in chunk.type]:
@@ -175,15 +178,15 @@ def refuse_paths_only(chunk: Any, column: str, file: Path) -> None:
 
 
 def paths_only(n: int, column: str, file: Path) -> str:
-    """Say that images are not in the file, and what to do."""
+    """Return the message that images are not in the file, with the next step."""
     return (
         f"{n} rows of column {column!r} of {file} name files and do not hold their bytes; embed them "
         "(datasets: save_to_disk does, to_parquet does not), or give a manifest of the files"
     )
 
 
-def _sizes(chunks: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Length of each image, from the offsets alone."""
+def _sizes(chunks: Sequence[pa.Array]) -> npt.NDArray[np.int64]:
+    """Return the length of each image; only offsets are read."""
     lengths = [pc.fill_null(pc.binary_length(chunk), 0).to_numpy(zero_copy_only=False) for chunk in chunks]
     return np.concatenate([np.zeros(0, dtype=np.int64), *lengths]).astype(np.int64)
 

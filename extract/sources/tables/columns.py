@@ -1,4 +1,4 @@
-"""Which columns of a Hugging Face table are images and labels, and what the labels are called."""
+"""`choose_columns`: columns of images and labels in a table of Hugging Face are told by type and name."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
 
 @dataclass(frozen=True)
 class TableColumns:
-    """What toptune takes from a table.
+    """Columns that toptune takes from a table.
 
     Attributes
     ----------
@@ -46,17 +46,17 @@ class TableColumns:
 
     @property
     def beside(self) -> list[str]:
-        """Every column but the images."""
+        """Names of all columns but the images."""
         return [*(name for name in (self.label, self.several) if name is not None), *self.others]
 
 
-def has_images(schema: Any) -> bool:
-    """Whether a table has a column of images."""
+def has_images(schema: pa.Schema) -> bool:
+    """Return whether a table has a column of images."""
     return bool(_images(schema, schema_features(schema)))
 
 
-def schema_features(schema: Any) -> dict[str, Any]:
-    """Return the features that the `datasets` library notes in a schema, nothing where there are none."""
+def schema_features(schema: pa.Schema) -> dict[str, Any]:
+    """Return the features that the `datasets` library noted in a schema; empty where it noted none."""
     try:
         noted = json.loads((schema.metadata or {})[b"huggingface"])
         return dict(noted["info"]["features"])
@@ -64,12 +64,13 @@ def schema_features(schema: Any) -> dict[str, Any]:
         return {}
 
 
-def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> TableColumns:
+def choose_columns(schema: pa.Schema, features: Mapping[str, Any], where: Path) -> TableColumns:
     """Tell images, labels and other columns apart.
 
     Parameters
     ----------
     schema : pyarrow.Schema
+        Names and types of the columns.
     features : mapping
         Features as ``dataset_info.json`` or the schema's metadata give them; may be empty.
     where : path
@@ -78,7 +79,7 @@ def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> Tab
     Raises
     ------
     InputError
-        If there is no column of images, or more than one and none is called ``image``.
+        If there is no column of images, or several columns of images and none of them is called ``image``.
     """
     images = _images(schema, features)
     if len(images) > 1:
@@ -106,14 +107,14 @@ def choose_columns(schema: Any, features: Mapping[str, Any], where: Path) -> Tab
 
 
 def label_columns(
-    table: Any, columns: TableColumns, where: Path
+    table: pa.Table, columns: TableColumns, where: Path
 ) -> tuple[list[str | None], dict[str, list[str | None]]]:
     """Return labels and further columns of a table as text.
 
     Raises
     ------
     InputError
-        If a number is none of its column's classes, or a name cannot be one of several.
+        If a number is no class of its column, or a name cannot be one of several labels.
     """
     labels: list[str | None] = [None] * table.num_rows
     extra = {}
@@ -129,14 +130,14 @@ def label_columns(
     return labels, extra
 
 
-def _texts(table: Any, name: str, columns: TableColumns, where: Path) -> list[str | None]:
+def _texts(table: pa.Table, name: str, columns: TableColumns, where: Path) -> list[str | None]:
     names = columns.class_names.get(name)
     place = f"column {name!r} of {where}"
     return [_text(value, names, place) for value in table.column(name).to_pylist()]
 
 
 def _text(value: Any, names: list[str] | None, where: str) -> str | None:
-    # ClassLabel: -1 is a label that is not known.
+    # A ClassLabel of -1 means that the label is not known.
     if value is None or value == "" or (names is not None and value == -1):
         return None
     if names is None or isinstance(value, str):
@@ -149,11 +150,11 @@ def _text(value: Any, names: list[str] | None, where: str) -> str | None:
     return names[int(value)]
 
 
-def _images(schema: Any, features: Mapping[str, Any]) -> list[str]:
+def _images(schema: pa.Schema, features: Mapping[str, Any]) -> list[str]:
     return [field.name for field in schema if _is_image(field, features.get(field.name))]
 
 
-def _is_image(field: Any, feature: Any) -> bool:
+def _is_image(field: pa.Field, feature: object) -> bool:
     kind = field.type
     is_noted = isinstance(feature, dict) and feature.get("_type") == "Image"
     if pa.types.is_struct(kind):
@@ -162,24 +163,24 @@ def _is_image(field: Any, feature: Any) -> bool:
     return _is_bytes(kind) and (is_noted or field.name.lower() in IMAGE_NAMES)
 
 
-def _is_bytes(kind: Any) -> bool:
+def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _is_label(kind: Any) -> bool:
+def _is_label(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
     return any(test(kind) for test in tests)
 
 
-def _is_list_of_labels(kind: Any) -> bool:
+def _is_list_of_labels(kind: pa.DataType) -> bool:
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(test(kind) for test in tests) and _is_label(kind.value_type)
 
 
 def _class_names(feature: Any) -> list[str] | None:
-    """Names of a ClassLabel, or of a list of them: ``Sequence``, ``List`` or ``[feature]``, by version."""
+    """Return the names of a ClassLabel, or of a list of ClassLabels in any form that `datasets` writes."""
     if isinstance(feature, list) and feature:
         feature = feature[0]
     if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):

@@ -1,10 +1,9 @@
-"""Images listed in a CSV or Parquet file."""
+"""A CSV or Parquet file lists images by their paths."""
 
 import csv
 import os
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -23,17 +22,17 @@ RESERVED = ("bytes", "modified_ns")
 
 
 def open_manifest(file: Path) -> FileSource:
-    """Open a manifest; rows keep its order.
+    """Open a manifest file; the rows stay in the order of the file.
 
     Columns: ``path`` (absolute, or relative to the manifest's folder), and where present ``label``,
     ``split`` (``train``, ``val`` or ``test``) and ``id`` (the path as it is written, by default). Empty
-    fields mean that nothing is known. ``labels`` has several of them, as text with ``|`` or ``;`` between, or
-    as a list; where it has one, that is the label. Other columns of text are kept beside the images.
+    fields mean that nothing is known. ``labels`` holds several labels, as text with ``|`` or ``;`` between
+    them, or as a list; a single one becomes the label. Other columns of text are kept beside the images.
 
     Raises
     ------
     InputError
-        If the file cannot be read, ``path`` is missing, or files that it lists are.
+        If the file cannot be read, or the column ``path`` or listed images are missing.
     """
     table = _read(file)
     if "path" not in table.column_names:
@@ -64,14 +63,14 @@ def open_manifest(file: Path) -> FileSource:
     return FileSource(default_name(file.parent if generic else file.with_suffix("")), rows, extra=extra)
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> pa.Table:
     try:
         if file.suffix.lower() == ".parquet":
             with pa.parquet.ParquetFile(file) as parquet:
                 return parquet.read(use_threads=False)
         with file.open(encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
-        # All text: a label "01" must not become the number 1.
+        # All columns are read as text: a label "01" must not become the number 1.
         options = pa.csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()),
             strings_can_be_null=True,
@@ -86,18 +85,18 @@ def _read(file: Path) -> Any:
         raise InputError(f"manifest {file} cannot be read: {reason}") from error
 
 
-def _is_kept(table: Any, name: str) -> bool:
+def _is_kept(table: pa.Table, name: str) -> bool:
     if name in OWN_COLUMNS:
         return True
     if name == LABELS_COLUMN:
-        return False  # made anew, see `_several`
+        return False  # `_several` reads this column
     kind = table.schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return name not in RESERVED and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _several(table: Any, file: Path) -> list[list[str] | None]:
+def _several(table: pa.Table, file: Path) -> list[list[str] | None]:
     kind = table.schema.field(LABELS_COLUMN).type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         lists = table.column(LABELS_COLUMN).to_pylist()
@@ -105,7 +104,7 @@ def _several(table: Any, file: Path) -> list[list[str] | None]:
     return [split_labels(text) for text in _text_column(table, LABELS_COLUMN, file)]
 
 
-def _text_column(table: Any, name: str, file: Path) -> list[str | None]:
+def _text_column(table: pa.Table, name: str, file: Path) -> list[str | None]:
     try:
         return list(table.column(name).cast(pa.string()).to_pylist())
     except (pa.ArrowException, KeyError) as error:
@@ -132,6 +131,7 @@ def _file_rows(
     labels: list[str | None],
     splits: list[str | None],
 ) -> list[FileRow]:
+    # All missing files are collected before the error, so that a list of paths is repaired in one step.
     rows, missing = [], []
     for identifier, path, label, split in zip(ids, paths, labels, splits, strict=True):
         place = os.path.join(file.parent, path)  # noqa: PTH118  (also for millions of rows)

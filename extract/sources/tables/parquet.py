@@ -1,4 +1,4 @@
-"""Hugging Face data sets as the hub stores them: Parquet files with the images inside."""
+"""Data sets of Hugging Face's hub are read from their Parquet files, which hold the images."""
 
 import re
 import threading
@@ -21,7 +21,8 @@ from toptune.extract.sources.tables.columns import choose_columns, has_images, s
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
 from toptune.store.datasets.manifest import Manifest
 
-# Images are read in order: a group is read while the group before is still being asked for.
+# Images are read in order, by several threads: the first images of a group are asked for while others of the
+# group before are still being read.
 GROUPS_IN_MEMORY = 2
 MAX_GROUP_BYTES = 2 * 2**30
 _SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
@@ -30,14 +31,15 @@ _SPLIT = re.compile(r"(.+?)-\d+(-of-\d+(-[0-9a-f]+)?)?$")
 class ParquetSource:
     """Images in Parquet files, read a row group at a time; two groups are held.
 
-    A Parquet file does not say how long an image is, so sizes are 0: that images changed is told by the
-    file's modification time, and then by their bytes.
+    A Parquet file does not say how long an image is, so that sizes are 0. Changed images are told by the
+    modification time of the file, and then by the bytes.
 
     Parameters
     ----------
     name : str
         Name of the data set.
     manifest : Manifest
+        Ids, labels and splits of the images.
     groups : sequence of (path, int, str, int)
         File, number of the group in it, column of the images' bytes, number of rows.
     """
@@ -55,7 +57,8 @@ class ParquetSource:
 
     def read(self, row: int) -> bytes:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        with self._lock:  # so that threads that want the same group wait for one of them to read it
+        # Threads that want the same group wait for the thread that reads it, instead of reading it as well.
+        with self._lock:
             images = self._loaded.pop(number, None)
             if images is None:
                 images = self._load(number)
@@ -92,7 +95,7 @@ def find_parquet(listing: FolderListing) -> list[Path]:
 
 
 def is_parquet_of_images(file: Path) -> bool | None:
-    """Whether a Parquet file has a column of images; None where it cannot be read."""
+    """Return whether a Parquet file has a column of images; None if the file cannot be read."""
     try:
         return has_images(pq.read_schema(file))
     except (pa.ArrowException, OSError, UnicodeDecodeError):
@@ -140,7 +143,7 @@ def _split_of(file: Path) -> str | None:
     return found[1] if found else None
 
 
-def _refuse_paths_only(group: Any, image: str, file: Path) -> None:
+def _refuse_paths_only(group: pq.RowGroupMetaData, image: str, file: Path) -> None:
     """Raise an `InputError` where more rows have a path than bytes, as far as the file's statistics tell."""
     empty = {}
     for number in range(group.num_columns):
@@ -152,7 +155,7 @@ def _refuse_paths_only(group: Any, image: str, file: Path) -> None:
         raise InputError(paths_only(n, image, file))
 
 
-def _check_group(group: Any, leaf: str, file: Path) -> None:
+def _check_group(group: pq.RowGroupMetaData, leaf: str, file: Path) -> None:
     columns = [group.column(number) for number in range(group.num_columns)]
     n_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)
     if n_bytes > MAX_GROUP_BYTES:

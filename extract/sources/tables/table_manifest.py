@@ -1,13 +1,13 @@
-"""A manifest over the tables of a Hugging Face data set: ids, labels and splits of their rows."""
+"""The tables of a Hugging Face data set give one manifest: ids, labels and splits of all rows."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from toptune.errors import InputError
 from toptune.extract.images.source import SPLITS
@@ -24,13 +24,15 @@ class TablePart:
     Attributes
     ----------
     file : path
+        Path of the file.
     split : str or None
         Name of the split, as the data set calls it.
     columns : TableColumns
+        Columns that are taken from the file.
     beside : pyarrow.Table
         All columns but the images.
     sizes : array (n,) of int
-        Bytes of each image, 0 where that is not known.
+        Bytes of each image, 0 where the length is not known.
     modified_ns : int
         Modification time of the file, nanoseconds.
     """
@@ -38,18 +40,18 @@ class TablePart:
     file: Path
     split: str | None
     columns: TableColumns
-    beside: Any
+    beside: pa.Table
     sizes: npt.NDArray[np.int64]
     modified_ns: int
 
 
 def table_manifest(parts: Sequence[TablePart]) -> Manifest:
-    """Join the files of a data set; ids are the split and the number of the row in it.
+    """Join the files of a data set; ids are the split and the number of the row in the split.
 
     Raises
     ------
     InputError
-        If the files have other columns than the first, or no rows.
+        If a file has other columns than the first, or no file has rows.
     """
     first = parts[0].columns
     ids: list[str] = []
