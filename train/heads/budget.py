@@ -1,4 +1,4 @@
-"""Pieces of work done in turn within a budget of time."""
+"""Do pieces of work in turn within a budget of time."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt(Generic[T]):
-    """What became of one piece of work.
+    """The outcome of one piece of work.
 
     Attributes
     ----------
     result : T or None
-        None if the work was not begun, or failed.
+        Result of the work; None if the work was not begun, or failed.
     seconds : float or None
         Seconds that the work took.
     estimated_seconds : float
@@ -35,16 +35,16 @@ class Attempt(Generic[T]):
 def attempt_within(
     budget_seconds: float, jobs: Iterable[tuple[float, Callable[[], T]]]
 ) -> Iterator[Attempt[T]]:
-    """Do pieces of work in turn; none is begun if it is estimated to take longer than what is left.
+    """Do pieces of work in turn; a piece that is estimated to take longer than what is left is not begun.
 
-    Estimates are scaled by the slowest work done so far, in seconds taken for a second estimated. No work is
-    broken off, and the first is always done.
+    Estimates are scaled by the slowest work done so far, in seconds taken per second estimated. No work is
+    broken off, and the first piece is always done.
 
     Parameters
     ----------
     budget_seconds : float
     jobs : iterable of (float, callable)
-        Estimated seconds and the work. `InputError` and `NumericalError` are kept, others raised.
+        Estimated seconds and the work. `InputError` and `NumericalError` are kept, other errors raised.
 
     Raises
     ------
@@ -55,6 +55,7 @@ def attempt_within(
     slowness: list[float] = []
     errors: list[InputError | NumericalError] = []
     for estimated, work in jobs:
+        # Estimates go by the slowest work so far, so that a budget is left unspent rather than exceeded.
         expected = estimated * max(slowness, default=1.0)
         left = budget_seconds - (time.perf_counter() - start)
         if slowness and expected > left:

@@ -1,4 +1,4 @@
-"""Files of a saved head: never pickle."""
+"""Files of a saved head: JSON, safetensors or skops, and never pickle, which runs code when it is read."""
 
 import json
 from collections.abc import Mapping
@@ -18,8 +18,9 @@ SKOPS = "head.skops"
 VERSION = 1
 
 
-def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+def write_description(folder: Path, description: Mapping[str, object]) -> None:
     """Write ``head.json``."""
+    # NaN is no JSON: a figure that is not finite must have become null before (`json_ready`).
     text = json.dumps({"version": VERSION, **description}, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
@@ -44,13 +45,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
     """Write ``head.safetensors``."""
+    # safetensors stores contiguous arrays, and coefficients may be transposed views.
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / ARRAYS)
 
 
 def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """Read ``head.safetensors``, which must hold these names.
+    """Read ``head.safetensors``, which must hold arrays of the names given.
 
     Raises
     ------

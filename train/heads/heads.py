@@ -1,4 +1,4 @@
-"""`Head`: what turns features into labels and probabilities, whichever library does the work."""
+"""`Head`: a classifier that turns features into labels and probabilities, whichever library does the work."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +39,12 @@ class Head(Protocol):
 
     @property
     def left_out(self) -> LeftOutFigures | None:
-        """Figures of the fit on rows left out; None where none were."""
+        """Figures of the fit on left-out rows; None for a fit that left out no rows."""
         ...
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """Everything that was compared, one mapping a row of ``selection.csv``."""
+        """Everything that was compared: a mapping for each row of ``selection.csv``."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Head(Protocol):
         ...
 
     def on_columns(self) -> "Head":
-        """Return the same fitted head for rows that have only its `columns`; itself where these are None."""
+        """Return the fitted head for rows of only its `columns`; the head itself if `columns` is None."""
         ...
 
     def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
@@ -108,7 +108,7 @@ def make_head(
     device : str, optional
         torch device of toptune's own heads; the CPU by default.
     memory_limit_bytes : int, optional
-        A fit whose projected peak is above is refused; by default half of the machine's memory.
+        A fit whose projected peak is above this is refused; by default half of the machine's memory.
     dask : str, optional
         Scheduler's address, or ``local:N``, for heads falkon and ridge.
     is_compared : bool
@@ -117,8 +117,8 @@ def make_head(
     Raises
     ------
     InputError
-        For an unknown name or parameter; lists the valid ones. For solver ``falkon-lib`` where FalkonML
-        cannot be imported.
+        For an unknown name or parameter; the message lists the valid ones. For solver ``falkon-lib`` where
+        FalkonML cannot be imported.
     """
     kind = kind_of(name)
     unknown = sorted(set(params or {}) - set(kind.parameters))
@@ -130,6 +130,7 @@ def make_head(
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
     if dask is not None and not kind.is_summed:
         raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use {summed_heads()}")
+    # A missing library is refused before any feature is read.
     if (params or {}).get("solver") == "falkon-lib":
         check_library(device)
     if isinstance(kind.form, NativeForm):
@@ -145,7 +146,7 @@ def parameters_of(name: str) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        For an unknown head; lists those there are. For a dotted path that leads to no class.
+        For an unknown head; the message lists the known ones. For a dotted path that leads to no class.
     """
     return kind_of(name).parameters
 

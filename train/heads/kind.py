@@ -1,4 +1,4 @@
-"""`HeadKind`: all that the package knows of a head by its name, in one record."""
+"""`HeadKind`: one record with all that the package knows of a head by its name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DEFAULT_PREPROCESSING = "standardise"
-# What stands before the dotted path of any scikit-learn classifier: ``sklearn:package.Class``.
+# This prefix stands before the dotted path of any scikit-learn classifier: ``sklearn:package.Class``.
 PREFIX = "sklearn:"
 
 
@@ -28,7 +28,7 @@ class NativeForm:
         Fitted attributes that are saved, without their trailing underscores: arrays to ``head.safetensors``,
         numbers and names to ``head.json``.
     settings : tuple of str
-        Parameters without which the fitted attributes mean nothing, saved with them.
+        Parameters that scoring needs beside the fitted attributes, and that are saved with these.
     takes_device : bool
         Whether the estimator computes on a torch device of choice.
     """
@@ -49,11 +49,11 @@ class SklearnForm:
     estimator : str
         ``package.module:Class`` of a classifier, imported when a head is made.
     description : str
-        What the fit does, in words, for the report.
+        Description of the fit in words, for the report.
     fixed : mapping
-        Arguments of the constructor that nobody may choose.
+        Arguments of the constructor that users may not choose.
     grid : callable (values) -> mapping of str to list
-        Values of each parameter that are compared on rows (n, d) where none are given.
+        Values of each parameter to compare on rows (n, d) where the user gives none.
     peak_bytes : callable (n, d) -> int
         Projected peak memory, the rows included.
     is_seeded : bool
@@ -78,18 +78,18 @@ class HeadKind:
     Attributes
     ----------
     name : str
-        What ``--head`` takes, and what runs, tables and reports call the head.
+        Name that ``--head`` takes, and by which runs, tables and reports call the head.
     form : NativeForm or SklearnForm
         The estimator behind the head.
     parameters : tuple of str
-        What ``params`` may name.
+        Names that ``params`` may have.
     options : tuple of str
-        Which options of `train` are parameters of this head too, among ``kernel``, ``sigma``, ``penalty``,
+        Options of `train` that are parameters of this head too, among ``kernel``, ``sigma``, ``penalty``,
         ``n_centers`` and ``solver``.
     records_options : bool
         Whether ``head.json`` names the `options` even where they have their defaults.
     preprocessing : str
-        Steps between the features and the head where none are asked for.
+        Preprocessing of the features where none is asked for.
     takes_class_weight : bool
         Whether classes can be weighted.
     is_summed : bool
@@ -134,6 +134,7 @@ def is_path(name: str) -> bool:
 
 
 def resolved(path: str) -> Any:
-    """Import what ``package.module:name`` leads to."""
+    """Import the object that ``package.module:name`` names."""
+    # Imported on use: a command that lists heads must not load torch and scikit-learn.
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)

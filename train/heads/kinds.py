@@ -60,6 +60,7 @@ def _forest_work(size: ProblemSize) -> float:
 
 
 def _svm_grid(values: "npt.NDArray[Any]") -> dict[str, list[Any]]:
+    # Widths follow the scale of the features; multiples of one unit serve any preprocessing.
     unit = 1 / max(float(values.shape[1] * values.var()), 1e-12)  # scikit-learn's gamma="scale"
     return {"C": [1.0, 10.0, 100.0], "gamma": [unit * multiple for multiple in (0.1, 0.3, 1.0, 3.0)]}
 
@@ -170,7 +171,8 @@ _SKLEARN = (
         form=SklearnForm(
             estimator="sklearn.svm:SVC",
             description="RBF support vector machine, C and gamma cross-validated",
-            # break_ties: labels are those of the highest score, as everywhere else.
+            # With break_ties a row gets the class of the highest score, as in every other head. Otherwise votes
+            # between pairs of classes decide, and a tie goes to the first class.
             fixed={"kernel": "rbf", "break_ties": True, "cache_size": 500},
             grid=_svm_grid,
             peak_bytes=lambda n, d: 28 * n * d + 500 * 2**20,
@@ -184,6 +186,7 @@ _SKLEARN = (
         form=SklearnForm(
             estimator="sklearn.ensemble:RandomForestClassifier",
             description="random forest with scikit-learn's defaults",
+            # Trees have two nodes a row at most, of about 48 bytes, and there are 100 trees by default.
             peak_bytes=lambda n, d: 12 * n * d + 100 * 48 * 2 * n,
             is_selected=False,
         ),
@@ -211,12 +214,12 @@ KINDS: dict[str, HeadKind] = {kind.name: kind for kind in (*_NATIVE, *_SKLEARN, 
 
 
 def kind_of(name: str) -> HeadKind:
-    """Return the record of a head, or make that of ``sklearn:package.Class``.
+    """Return the record of a head, or make the record of ``sklearn:package.Class``.
 
     Raises
     ------
     InputError
-        For an unknown head (lists those there are), or a dotted path that leads to no class.
+        For an unknown head (the message lists the known ones), or a dotted path that leads to no class.
     """
     if name in KINDS:
         return KINDS[name]
@@ -231,7 +234,7 @@ def kind_of(name: str) -> HeadKind:
 
 
 def default_preprocessing(name: str) -> str:
-    """Return the preprocessing of a head where none is asked for; that of head ``auto`` is the usual one."""
+    """Return the preprocessing of a head where none is asked for; head ``auto`` has the usual one."""
     return KINDS[name].preprocessing if name in KINDS else DEFAULT_PREPROCESSING
 
 

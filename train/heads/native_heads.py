@@ -37,7 +37,11 @@ class OwnHead(ReportedHead):
         self.params = dict(params)
         if class_weight is not None and not self.kind.takes_class_weight:
             raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
-        options: dict[str, Any] = {"cv": cv, "random_state": seed, "memory_limit_bytes": memory_limit_bytes}
+        options: dict[str, object] = {
+            "cv": cv,
+            "random_state": seed,
+            "memory_limit_bytes": memory_limit_bytes,
+        }
         options |= {"class_weight": class_weight} if self.kind.takes_class_weight else {}
         options |= {"device": device} if self.form.takes_device else {}
         options |= {} if dask is None else {"dask": dask}
@@ -61,7 +65,7 @@ class OwnHead(ReportedHead):
         self._report = json_ready(self.estimator.report_.to_dict())
         return self
 
-    def with_estimator(self, estimator: Any, report: Mapping[str, Any]) -> "OwnHead":
+    def with_estimator(self, estimator: object, report: Mapping[str, object]) -> "OwnHead":
         """Return the head of the same name and parameters over another fitted estimator."""
         head = OwnHead(self.name, self.params)
         head.estimator = estimator
@@ -77,9 +81,10 @@ class OwnHead(ReportedHead):
         return probabilities
 
     def save(self, folder: Path, *, keep_sums: bool = True) -> None:
-        """Write ``head.safetensors``, ``head.json`` and, of a fit that keeps them, ``sums.safetensors``."""
+        """Write ``head.safetensors``, ``head.json`` and, if a fit keeps its sums, ``sums.safetensors``."""
         estimator = self.estimator
         arrays = {name: getattr(estimator, f"{name}_") for name in self.form.arrays}
+        # Which rows are centers is needed when rows of a run are removed, not for prediction.
         if getattr(estimator, "center_indices_", None) is not None:
             arrays["center_indices"] = estimator.center_indices_
         write_arrays(folder, arrays)
@@ -110,6 +115,7 @@ class OwnHead(ReportedHead):
                 setattr(estimator, f"{key}_", values)
             for key in head.form.values:
                 setattr(estimator, f"{key}_", fitted[key])
+            # Prediction needs no sums; an update reads them from their own file.
             estimator.sums_ = None
             estimator.classes_ = np.array(description["classes"])
             estimator.temperature_ = float(fitted["temperature"])
@@ -118,6 +124,7 @@ class OwnHead(ReportedHead):
                 setattr(estimator, key, fitted[key])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
+        # Files of two runs that were mixed up would predict wrong names without an error.
         _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
         head._report = dict(description["report"])
         return head
@@ -129,7 +136,7 @@ def _form_of(kind: HeadKind) -> NativeForm:
     return kind.form
 
 
-def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], *, n_classes: int) -> None:
+def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]], *, n_classes: int) -> None:
     """Refuse arrays that belong to other classes than ``head.json`` names."""
     found = None
     if "codes" in arrays:

@@ -1,4 +1,4 @@
-"""`HeadOptions`: which head is trained, and what that head is told, checked without loading torch."""
+"""`HeadOptions`: the head to train, with its hyperparameters, checked without loading torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from toptune.train.heads.kinds import KINDS, default_preprocessing, is_cross_val
 
 AUTO_HEAD = "auto"
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
-# Defaults of the options that only some heads take, in the order in which they are checked.
+# Defaults of the options that only some heads take, in the order in which they are checked. Any other value
+# counts as given, and is refused for a head that does not take the option.
 _DEFAULTS = {"solver": "auto", "sigma": None, "penalty": None, "kernel": "gaussian", "n_centers": 1000}
 
 
@@ -30,7 +31,7 @@ class HeadArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """Which head is trained, with which hyperparameters.
+    """The head to train, and its hyperparameters.
 
     Attributes
     ----------
@@ -107,6 +108,7 @@ class HeadOptions:
         A value in `params` overrides the option of the same name.
         """
         kind = KINDS.get(self.head)
+        # Options at their defaults are left to the estimator, unless the head's file is to name them.
         taken = kind.options if kind else ()
         is_recorded = kind is not None and kind.records_options
         options = {name: getattr(self, name) for name in taken if is_recorded or self._is_given(name)}

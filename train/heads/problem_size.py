@@ -1,4 +1,4 @@
-"""`ProblemSize`: the sizes of a fit, and the work of the steps that several heads share.
+"""`ProblemSize`: the sizes of a fit, and the work of steps that several heads have in common.
 
 Work is counted in multiply-adds of one matrix product in float64. A step that runs slower than such a product
 counts for more of them.
@@ -30,30 +30,31 @@ class ProblemSize:
 
 
 def gram_work(size: ProblemSize) -> float:
-    """Work of a Gram matrix of the columns, or of the rows where there are fewer."""
+    """Return the work of a Gram matrix of the columns, or of the rows where there are fewer rows."""
     return size.n * size.rank * max(size.rank, size.d if size.n < size.d else 1)
 
 
 def factor_work(rank: float, count: float) -> float:
-    """Work of as many Cholesky factors of a matrix (rank, rank)."""
+    """Return the work of `count` Cholesky factorizations of a matrix (rank, rank)."""
     return count * rank**3 / 3
 
 
 def path_work(size: ProblemSize, rank: float) -> float:
-    """Work of a path of logistic fits: passes over features (n, rank), and preconditioners."""
+    """Return the work of a path of logistic fits: passes over features (n, rank), and preconditioners."""
+    # All folds share a pass, so a product has a column for each class and fold.
     columns = size.n_folds * size.n_classes
     passes = _PATH_PASSES * columns * (2 * size.n * rank + 60 * size.n + 3 * rank * rank)
     return passes + 20 * (min(size.n, max(4000, rank)) * rank * rank + rank**3 / 3)
 
 
 def ridge_work(size: ProblemSize) -> float:
-    """Work of ridge regression on the columns, the penalty cross-validated."""
+    """Return the work of ridge regression on the columns, the penalty cross-validated."""
     systems = factor_work(size.rank, 2 * (_PENALTIES + _FINALISTS * size.n_folds))
     return 2 * gram_work(size) + systems + 6 * size.n * size.rank * size.n_classes
 
 
 def kernel_work(size: ProblemSize) -> float:
-    """Work of kernel ridge regression on the default centers, width and penalty cross-validated."""
+    """Return the work of kernel ridge regression with the default centers and grids, cross-validated."""
     centers = min(_CENTERS, size.n)
     work = size.n * centers * (size.d + _WIDTHS * 20) + _WIDTHS * (size.n * centers**2 + centers**3)
     systems = factor_work(centers, 2 * _WIDTHS * (_PENALTIES + _FINALISTS * size.n_folds))
@@ -61,5 +62,5 @@ def kernel_work(size: ProblemSize) -> float:
 
 
 def kernel_path_work(size: ProblemSize) -> float:
-    """Work of kernel softmax regression: the width by `kernel_work`, then a path of logistic fits."""
+    """Return the work of kernel softmax regression: `kernel_work` for the width, then a path of fits."""
     return kernel_work(size) + path_work(size, min(_CENTERS, size.n))

@@ -1,4 +1,4 @@
-"""`ReportedHead`: what all heads do alike with their report, their classes and their probabilities."""
+"""`ReportedHead`: the part of a head that all heads have in common: report, table and predicted names."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -11,7 +11,7 @@ from toptune.train.estimators.fit_report import LeftOutFigures
 
 
 class ReportedHead(ABC):
-    """A head that keeps its report, with the table of what was compared in it."""
+    """A head that keeps its report, which holds the table of everything that was compared."""
 
     name: str
     _report: dict[str, Any]
@@ -27,6 +27,7 @@ class ReportedHead(ABC):
 
     @property
     def report(self) -> dict[str, Any]:
+        # The table has a file of its own in a run, ``selection.csv``.
         return {key: value for key, value in self._report.items() if key != "table"}
 
     @property

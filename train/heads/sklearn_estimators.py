@@ -13,7 +13,8 @@ from toptune.train.estimators.arguments import Params, Values
 from toptune.train.heads.kind import HeadKind, SklearnForm
 from toptune.train.rows.grids import values_of
 
-# A probability below counts as this one: a forest, whose probabilities are shares of votes, may say 0.
+# Smaller probabilities are raised to this one: the logarithm of 0 is infinite, and a forest, whose
+# probabilities are shares of votes, may give 0.
 _LEAST_PROBABILITY = 1e-4
 
 
@@ -27,7 +28,7 @@ def make_estimator(
     InputError
         If the class does not take these parameters, or is no classifier.
     """
-    options: dict[str, Any] = {"random_state": seed} if form.is_seeded else {}
+    options: dict[str, object] = {"random_state": seed} if form.is_seeded else {}
     options |= {} if class_weight is None else {"class_weight": class_weight}
     try:
         estimator = kind.estimator_type(**{**form.fixed, **options, **params})
@@ -64,11 +65,12 @@ def scores_of(estimator: Any, values: Values, n_classes: int) -> npt.NDArray[np.
     Raises
     ------
     InputError
-        If the estimator gives another number of scores than one a class.
+        If the estimator does not give one score for each class.
     """
     if hasattr(estimator, "decision_function"):
         raw = np.asarray(estimator.decision_function(values), dtype=np.float64)
         if raw.ndim == 1:
+            # scikit-learn gives two classes one score; halves of it keep the difference, which decides.
             raw = np.stack([-raw / 2, raw / 2], axis=1)
     elif hasattr(estimator, "predict_proba"):
         raw = np.log(np.maximum(np.asarray(estimator.predict_proba(values)), _LEAST_PROBABILITY))

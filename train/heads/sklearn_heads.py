@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,22 +35,22 @@ _UNCONVERGED = "not converged"
 class SklearnHead(ReportedHead):
     """`Head` over a scikit-learn classifier, its parameters chosen by cross-validation.
 
-    Folds and the rule of choice are those of the other heads: among candidates whose left-out
-    accuracy is within half a standard error of the best, the least log-loss.
+    Folds and the rule of choice are the same for all heads: among the candidates whose left-out accuracy is
+    within half a standard error of the best, the candidate of least log-loss is chosen.
 
     Parameters
     ----------
     name : str
-        In `KINDS`, or ``sklearn:package.Class``.
+        Name in `KINDS`, or ``sklearn:package.Class``.
     params : mapping
         Parameters of the estimator; a list of values is a grid.
     seed : int
         Seed of the folds and of the estimator.
     cv : int or "leave-one-group-out"
-        Folds.
+        Number of folds, or one fold for each group.
     class_weight : None or "balanced"
     memory_limit_bytes : int, optional
-        A fit whose projected peak is above is refused; by default half of the machine's memory.
+        A fit whose projected peak is above this is refused; by default half of the machine's memory.
     is_compared : bool
         Cross-validate the head even if it has nothing to choose and would be fitted once by itself (the
         forest).
@@ -83,7 +83,7 @@ class SklearnHead(ReportedHead):
         if class_weight is not None and not self.kind.takes_class_weight:
             raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
         if is_path(name):
-            # Whether a class is a classifier shows once an estimator is made.
+            # Only an estimator shows whether its class is a classifier, so one is made before rows are read.
             self._make(grid_of(self.form, self.params, np.empty((0, 0)))[0])
 
     @property
@@ -245,16 +245,18 @@ class SklearnHead(ReportedHead):
         scores = np.zeros((len(codes), n_classes))
         for fold in range(n_folds):
             inside = folds != fold
+            # An empty fold has nothing to predict, and no classifier is fitted to one class: scores stay 0.
             if inside.all() or len(np.unique(codes[inside])) < 2:
                 continue
             estimator = self._fit_one(params, values[inside], codes[inside], said)
             scores[~inside] = scores_of(estimator, values[~inside], n_classes)
         return scores
 
-    def _by_block(self, X: Features, function: Any) -> npt.NDArray[np.float64]:
+    def _by_block(self, X: Features, function: Callable[[Values], npt.ArrayLike]) -> npt.NDArray[np.float64]:
         if not is_blocks(X):
-            check_finite(np.asarray(X))
-            return np.asarray(function(X), dtype=np.float64)
+            rows = np.asarray(X)
+            check_finite(rows)
+            return np.asarray(function(rows), dtype=np.float64)
         result = np.empty((X.shape[0], len(self._classes)))
         for where, values in X.iterate():  # type: ignore[union-attr]
             check_finite(values, start=where.start)

@@ -37,7 +37,7 @@ def kind_of_path(name: str) -> HeadKind:
     Raises
     ------
     InputError
-        As `class_of`.
+        For a package or class that does not exist; see `class_of`.
     """
     signature = inspect.signature(class_of(name)).parameters.values()
     named = tuple(
@@ -49,6 +49,7 @@ def kind_of_path(name: str) -> HeadKind:
         form=SklearnForm(
             estimator=f"{package}:{attribute}",
             description=f"{package}.{attribute}, lists among its parameters cross-validated",
+            # The same rows as for the support vector machine: what a class outside `KINDS` takes is unknown.
             peak_bytes=lambda n, d: 28 * n * d,
             is_seeded="random_state" in named,
         ),

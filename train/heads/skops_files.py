@@ -31,6 +31,7 @@ def trusted_names() -> set[str]:
 
 def is_sklearn_class(name: str) -> bool:
     """Tell whether a dotted path leads to a class that scikit-learn itself defines."""
+    # The first part of the path is compared before anything is imported: importing a package runs its code.
     package, _, attribute = name.rpartition(".")
     if package.split(".")[0] != "sklearn":
         return False
@@ -38,6 +39,7 @@ def is_sklearn_class(name: str) -> bool:
         found = getattr(import_module(package), attribute, None)
     except ImportError:
         return False
+    # A module of scikit-learn also holds names that it imports, such as modules of the standard library.
     return inspect.isclass(found) and found.__module__.split(".")[0] == "sklearn"
 
 
@@ -47,7 +49,7 @@ def check_trusted(dotted: str, path: Path) -> None:
     Raises
     ------
     InputError
-        Says how the class is named as trusted.
+        If the class is not trusted; the message says how to name it as trusted.
     """
     if not (is_sklearn_class(dotted) or dotted in trusted_names()):
         raise InputError(
@@ -56,7 +58,7 @@ def check_trusted(dotted: str, path: Path) -> None:
         )
 
 
-def write_estimator(path: Path, estimator: Any) -> None:
+def write_estimator(path: Path, estimator: object) -> None:
     """Write a fitted estimator.
 
     Raises

@@ -85,8 +85,8 @@ def try_heads(
 ) -> Trials:
     """Cross-validate heads on the same folds within a budget, and keep the best.
 
-    The rule is the one by which each head chooses its parameters, see `choose`. The budget is kept by
-    `attempt_within`.
+    `choose`, by which each head chooses its parameters, also chooses the best head; `attempt_within` keeps the
+    budget.
 
     Parameters
     ----------
@@ -113,7 +113,8 @@ def try_heads(
     size = ProblemSize(
         n=blocks.shape[0], d=blocks.shape[1], n_classes=len(np.unique(np.asarray(labels))), n_folds=n_folds
     )
-    # Without ids, folds follow from the seed, which heads use differently.
+    # Folds that follow from ids are the same for every head. Without ids folds follow from the seed, which
+    # heads use differently, so that row numbers take the place of ids.
     keys = [str(row) for row in range(size.n)] if groups is None else list(groups)
     start = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""Linear discriminant analysis from block sums: every shrinkage of any set of folds from one pass.
+"""Linear discriminant analysis from block sums: one pass serves every shrinkage and any set of folds.
 
 Friedman 1989 (regularized discriminant analysis), with one covariance for all classes.
 """
@@ -16,7 +16,7 @@ _NO_SHARE = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMoments:
-    """Moments of the classes, of which discriminants are made.
+    """Moments of the classes, from which discriminants are made.
 
     Attributes
     ----------
@@ -48,24 +48,31 @@ class ClassMoments:
         weight, counts = gram[-1, -1], cross[-1]
         mean = gram[:-1, -1] / weight
         is_present = counts > 0
+        # 1e-300 only keeps a division by 0 out of the branch that `where` does not take.
         means = torch.where(is_present, cross[:-1] / counts.clamp(min=1e-300), mean[:, None])
+        # Total scatter less the scatter between classes is the scatter within them: no second pass over the
+        # rows is needed to center each row by its class.
         within = torch.addr(gram[:-1, :-1], mean, mean, alpha=-float(weight))
         between = (means - mean[:, None]) * counts.sqrt()
         within = within.addmm_(between, between.T, alpha=-1).div_(weight)
+        # Rounding of the products leaves the halves slightly different, and the factorization reads one half.
         within = (within + within.T) / 2
         shares = torch.where(is_present, counts / weight, _NO_SHARE)
+        # The mean is over the d columns of the rows. Coordinates of the rows' span keep the sum of variances,
+        # so that one shrinkage gives the same answer in either.
         variance = float(within.diagonal().clamp(min=0).sum()) / n_columns
         return cls(
             within=within,
             means=means,
             log_shares=shares.log(),
+            # Where every row equals the mean of its class, there is no variance within to shrink toward.
             variance=variance or float(gram.diagonal()[:-1].sum() / weight) or 1.0,
         )
 
     def solve(self, shrinkage: float) -> tuple[Tensor, float]:
         """Return the coefficients (r + 1, n_classes), the intercept last, and the jitter of factoring.
 
-        Scores are logarithms of posteriors but for a constant, with covariance
+        Scores are logarithms of posteriors up to a constant, with covariance
         ``(1 - shrinkage) within + shrinkage variance I``.
 
         Raises
@@ -79,5 +86,6 @@ class ClassMoments:
             system, what=f"the covariance within classes at shrinkage {shrinkage:g}"
         )
         beta = solve_factored(factor, self.means)
+        # log p(c | x) = x' S^-1 m_c - m_c' S^-1 m_c / 2 + log share_c, but for what all classes share.
         intercept = self.log_shares - (self.means * beta).sum(dim=0) / 2
         return torch.cat([beta, intercept[None]]), jitter

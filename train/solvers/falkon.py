@@ -19,11 +19,12 @@ from toptune.train.numerics.conjugate_gradient import REASONS, conjugate_gradien
 from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
 from toptune.train.passes.training_rows import TrainingRows
 
-# Relative error in the norm of the scores, by the type of the kernel's values. Accuracy is settled long
-# before: 1e-5 lets scores be compared with the direct solve, and float32 values allow no more than 1e-4.
+# Relative error in the norm of the scores, by the type of the kernel's values. Labels are settled at far
+# larger errors: 1e-5 lets scores be compared with the direct solve, and float32 values allow only 1e-4.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 MAX_ITERATIONS = 100
-# So many columns share a product. Further penalties go into another group, which starts from this one's end.
+# Columns that share a product, at most. Further penalties go into another group, which starts from the last
+# solution of the group before.
 COLUMNS = 1000
 
 
@@ -38,7 +39,7 @@ class FalkonSolution:
     beta : Tensor of float64, shape (n_penalties, r + 1, n_targets)
         Coefficients of the whitened features, the intercept last, as in the direct solve.
     reason : str
-        Why the iteration stopped, one of `REASONS`; of several groups the worst.
+        Why the iteration stopped, one of `REASONS`; the worst reason where there are several groups.
     residuals : tuple of float
         Largest true relative residual of each penalty's columns.
     history : tuple of float
@@ -92,7 +93,7 @@ def solve_falkon(
     rows : TrainingRows
     maps : NystromMaps
     index : int
-        Which of the maps' kernels.
+        Position of the kernel among the kernels of the maps.
     penalties : sequence of float
         In any order; they are solved from the largest down.
     block_rows : int
@@ -102,11 +103,11 @@ def solve_falkon(
     center_weights : Tensor of float64, shape (M,), optional
         Weights of the centers' rows in the loss; 1 by default. Only the speed depends on them.
     tolerance : float, optional
-        Relative residual; see `conjugate_gradient`. By default that of `TOLERANCE`.
+        Relative residual; see `conjugate_gradient`. By default the value in `TOLERANCE`.
     max_iterations : int
-        Products for each group.
+        Products for each group, at most.
     columns : int
-        Columns of a group.
+        Columns of a group, at most.
 
     Raises
     ------
@@ -120,6 +121,7 @@ def solve_falkon(
     )
     system = CenteredRows.of(kernel_rows, factor)
     moments = center_moments(maps, index, center_weights)
+    # A larger penalty makes a better conditioned system, whose solution is a good start for the next one.
     descending = tuple(sorted(penalties, reverse=True))
     size = max(1, columns // rows.n_classes)
     betas: list[Tensor] = []
@@ -133,6 +135,7 @@ def solve_falkon(
             group.precondition,
             system.cross.repeat(1, len(group.factors)),
             start=betas[-1].repeat(1, len(group.factors)) if betas else None,
+            # Products in float32 serve until they bring no progress; the residuals that decide are float64.
             fast_product=None if maps.dtype == torch.float64 else group.fast_product,
             tolerance=limit,
             max_iterations=max_iterations,
@@ -159,7 +162,7 @@ def solve_falkon(
 
 @dataclass(frozen=True, kw_only=True)
 class _PenaltyGroup:
-    """The systems of several penalties, whose columns (one a target and penalty) share each product.
+    """The systems of several penalties, whose columns (one for each target and penalty) share each product.
 
     Attributes
     ----------
@@ -212,6 +215,7 @@ class _PenaltyGroup:
         """Return the solutions of the preconditioners' systems for columns (r, k)."""
         result = torch.empty_like(v)
         which = torch.div(numbers, self.n_targets, rounding_mode="floor")
+        # Columns that have converged have dropped out, so a penalty may have any number of columns left.
         for at in torch.unique(which).tolist():
             mine = which == at
             result[:, mine] = solve_factored(self.factors[at], v[:, mine])
@@ -221,9 +225,9 @@ class _PenaltyGroup:
 def center_moments(maps: NystromMaps, index: int, weights: Tensor | None = None) -> Tensor:
     """Return the centered second moments (r, r) of the centers' own whitened features.
 
-    In the preconditioner they stand for the moments of all rows. Where no center was dropped, the features of
-    the centers are the rows of the factor, and the moments are ``(1/M) T T'`` less the mean. Dropped centers
-    count too: they are not in the basis, but they are rows like any other.
+    In the preconditioner these moments stand for the moments of all rows. Where no center was dropped, the
+    features of the centers are the rows of the factor, and the moments are ``(1/M) T T'`` less the mean.
+    Dropped centers count too: they are not in the basis, but they are rows like all others.
     """
     factor = maps.factors[index]
     is_whole = maps.whitenings[index].is_whole

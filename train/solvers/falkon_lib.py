@@ -2,13 +2,13 @@
 
 Width, penalty and temperature are chosen as for solver ``falkon``; then ``falkon.Falkon`` solves
 ``(K' W K / n + penalty K_MM) alpha = K' W (Y - mean) / n`` on the same centers, and the targets' mean is
-the intercept. Only the targets are centered there, so scores differ a little from those of the other
+the intercept. FalkonML centers the targets only, so its scores differ a little from the scores of the other
 solvers, which center the features too. No other file imports ``falkon``.
 """
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,14 @@ from toptune.train.passes.peak_memory import library_work_bytes
 from toptune.train.passes.training_rows import TrainingRows, batches
 from toptune.train.rows.block_reading import block_rows_for
 
+# Iterations that FalkonML may take; Meanti et al. 2020 see 10 to 20.
 LIBRARY_ITERATIONS = 20
+
+
+class _Preconditioner(Protocol):
+    """The preconditioner of FalkonML, by what is asked of it here."""
+
+    def apply_t(self, v: Tensor) -> Tensor: ...
 
 
 def check_library(device: str | None = None) -> None:
@@ -30,7 +37,7 @@ def check_library(device: str | None = None) -> None:
     Raises
     ------
     InputError
-        If ``falkon`` cannot be imported (says how it is installed), or `device` is not the CPU.
+        If ``falkon`` cannot be imported (the message says how to install it), or `device` is not the CPU.
     """
     if device not in (None, "cpu"):
         raise InputError(
@@ -50,7 +57,7 @@ def check_library(device: str | None = None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LibrarySolution:
-    """The solution of FalkonML, and what its documentation leaves open.
+    """The solution of FalkonML, with figures that the library does not report.
 
     Attributes
     ----------
@@ -58,13 +65,14 @@ class LibrarySolution:
     intercept : Tensor of float64, shape (n_targets,)
         Weighted mean of the one-hot targets.
     residual : float
-        Largest relative residual of the system above over the targets, in the norm of the library's
-        preconditioner: what `conjugate_gradient` calls its residual.
+        Largest relative residual over the targets of the system that this module names, in the norm of the
+        library's preconditioner, as `conjugate_gradient` takes its residual.
     smallest_pivot : float
         Smallest pivot of the library's factor of the centers' kernel matrix, jitter included, relative to
         the largest.
     jitter : float
-        What the library added to the diagonal of the centers' kernel matrix; this changes the solution too.
+        Number that the library added to the diagonal of the centers' kernel matrix; jitter in this place
+        changes the solution too.
     version : str
         Version of the library.
     messages : tuple of str
@@ -124,13 +132,15 @@ def solve_library(
     )
 
     def weight_fn(_targets: Tensor, _rows: Tensor, numbers: Tensor) -> Tensor:
-        # A copy each time, because the library takes its root in place.
+        # The weights are copied each time, because the library takes their square roots in place.
         return weights[numbers][:, None].to(X.dtype)
 
     if center_rows is None:
-        # Centers that are no rows get the number of a row whose weight is as near to 1 as there is.
+        # Centers that are no rows have no weight, but the library asks for row numbers: all centers get the
+        # row whose weight is nearest to 1.
         center_rows = np.full(len(centers), np.abs(rows.weights - 1).argmin())
     selector = falkon.center_selection.FixedSelector(centers, idx_centers=torch.from_numpy(center_rows))
+    # What the library warns of becomes part of the report, where a user of the head finds it.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = falkon.Falkon(
@@ -150,6 +160,7 @@ def solve_library(
     dual = model.alpha_.clone().double()
     if not bool(torch.isfinite(dual).all()):
         raise NumericalError("FalkonML's answer is not finite; raise the penalty, or use solver 'falkon'")
+    # dT is the diagonal of the library's Cholesky factor, so its squares are the pivots.
     pivots = model.precond.dT.double().square()
     return LibrarySolution(
         dual=dual,
@@ -203,8 +214,9 @@ class _LibraryProblem:
             targets=targets,
         )  # fmt: skip
 
-    def residual(self, dual: Tensor, preconditioner: Any) -> float:
+    def residual(self, dual: Tensor, preconditioner: _Preconditioner) -> float:
         """Return the largest relative residual over the targets: one more pass over the kernel values."""
+        # Sums are float64, so that the residual measures the library's solution and not its own rounding.
         right, image = torch.zeros_like(dual), torch.zeros_like(dual)
         step = block_rows_for(d=self.X.shape[1], rank=len(self.centers))
         for start in range(0, len(self.X), step):
@@ -227,8 +239,8 @@ class _LibraryProblem:
         return float(relative.max())
 
 
-def library_kernel(kernel: Radial | Linear, options: Any) -> Any:
-    """Return FalkonML's kernel of the same values; its conventions are ours for every kernel that we have."""
+def library_kernel(kernel: Radial | Linear, options: object) -> Any:
+    """Return FalkonML's kernel of the same values; the library defines every kernel here in the same way."""
     kernels = _library().kernels
     if isinstance(kernel, Gaussian):
         return kernels.GaussianKernel(kernel.sigma, options)

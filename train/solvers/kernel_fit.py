@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,9 +39,9 @@ class KernelFit:
     smallest_pivot : float
         Smallest pivot of the centers' kernel matrix, relative to the largest.
     iteration : dict or None
-        Account of the conjugate gradient; None for the direct solve.
+        Account of the conjugate gradient iteration; None for the direct solve.
     sums : SavedSums or None
-        Sums that a direct solve was made from.
+        Sums from which a direct solve was made; None after an iteration.
     """
 
     centers: Tensor
@@ -51,13 +50,13 @@ class KernelFit:
     selection: Solution
     kept: npt.NDArray[np.int64]
     smallest_pivot: float
-    iteration: dict[str, Any] | None = None
+    iteration: dict[str, object] | None = None
     sums: SavedSums | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitProblem:
-    """A kernel head to fit: what every solver is told.
+    """A kernel head to fit, in the terms that every solver takes.
 
     Attributes
     ----------
@@ -72,7 +71,7 @@ class FitProblem:
     rule : str or None
         Rule of `choose_candidate` for width and penalty; None where there is nothing to select.
     choice : Choice
-        The solver, with what it may hold in memory.
+        The solver, and the values that the solver may hold in memory.
     seed : int
         Seed of the draw of the centers on which an iterative solver selects.
     """
@@ -93,6 +92,7 @@ class FitProblem:
 
     def on_some_centers(self) -> NystromMaps:
         """Draw the centers on which an iterative solver selects, and return the maps on them."""
+        # The draw is uniform, so that the subset of class-balanced centers stays balanced on average.
         few, centers = self.choice.selection_centers, self.centers
         subset = np.sort(np.random.default_rng(self.seed).permutation(len(centers))[:few])
         return NystromMaps.on(self.kernels, centers[torch.from_numpy(subset).to(centers.device)])
@@ -113,7 +113,7 @@ class FitProblem:
 
 
 def fit_kernel(problem: FitProblem) -> KernelFit:
-    """Fit by the solver of the choice."""
+    """Fit by the solver that the choice names."""
     fits = {"direct": fit_direct, "falkon": fit_iterative, "falkon-lib": fit_library}
     return fits[problem.choice.solver](problem)
 
@@ -151,6 +151,7 @@ def fit_iterative(problem: FitProblem) -> KernelFit:
         selection = replace(problem.select(maps), sums=None)
         index, penalty = selection.map_index, selection.chosen.penalty
     start = time.perf_counter()
+    # After a selection on all centers its maps serve the fit; otherwise only the chosen width is whitened.
     if choice.selection_centers < len(centers):
         maps, index = NystromMaps.on([problem.kernels[index]], centers), 0
     found = solve_falkon(
@@ -226,7 +227,7 @@ def _refitted(selection: Solution, found: FalkonSolution, *, start: float) -> So
 def fit_library(problem: FitProblem) -> KernelFit:
     """Select by the direct path on some of the centers, then fit on all of them by FalkonML.
 
-    With nothing to select, only the temperature comes from there.
+    With nothing to select, the selection gives the temperature only.
     """
     centers, choice = problem.centers, problem.choice
     selection = replace(problem.select(problem.on_some_centers()), sums=None)
@@ -253,6 +254,7 @@ def fit_library(problem: FitProblem) -> KernelFit:
             n_passes=selection.n_passes + 1,
             seconds=seconds,
         ),
+        # FalkonML adds jitter where the other solvers drop dependent centers, so every center is kept.
         kept=np.arange(len(centers)),
         smallest_pivot=found.smallest_pivot,
         iteration={
@@ -288,7 +290,7 @@ def _library_notes(found: LibrarySolution, tolerance: float) -> list[str]:
     if found.residual > tolerance:
         notes.append(
             f"falkon {found.version} (FalkonML) stops after {LIBRARY_ITERATIONS} iterations and returns no "
-            f"residual; that of its solution is {found.residual:.1e} (solver 'falkon' goes on to "
+            f"residual; its solution has a residual of {found.residual:.1e} (solver 'falkon' goes on to "
             f"{tolerance:.0e})"
         )
     return notes

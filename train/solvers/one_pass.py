@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 # The default grid of penalties is in units of the features' total variance, so that one grid serves every
 # kernel, width and scale of the input.
 RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
-# Where the sums of all widths take more memory than this, further passes take those of the other widths.
+# Where the sums of all widths take more memory than this, further passes take the sums of the other widths.
 SUMS_BYTES = 4 * 2**30
-# Up to this rank every fold tries every penalty; above, one fold tells the others which to try.
+# Up to this rank every fold tries every penalty. Above, where factorizations take most of the time, one fold
+# tells the others which penalties to try.
 EXHAUSTIVE_RANK = 512
 # Above that rank, a map whose least error on the one fold is this many times another map's is given up.
 HOPELESS = 1.2
@@ -34,12 +35,12 @@ HOPELESS = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """A fitted ridge regression and how it was chosen.
+    """A fitted ridge regression, and how its map and penalty were chosen.
 
     Attributes
     ----------
     map_index : int
-        The chosen feature map.
+        Position of the chosen feature map.
     beta : Tensor of float64, shape (r + 1, n_classes)
         Coefficients, the intercept last.
     temperature : float
@@ -47,7 +48,7 @@ class Solution:
     chosen : Candidate
         Row of the table that was chosen.
     table : tuple of Candidate
-        Everything that was compared.
+        A row for every combination that was compared.
     jitter : float
         Largest share of the mean diagonal that had to be added to a system; 0 is none.
     n_clipped : int
@@ -61,7 +62,7 @@ class Solution:
     sums : FoldSums or None
         Sums of the chosen map over all rows; None after an iterative fit.
     calibration : str
-        What the temperature was fitted to.
+        Scores to which the temperature was fitted, in words.
     """
 
     map_index: int
@@ -108,18 +109,18 @@ class _Problem:
 
 @dataclass(kw_only=True)
 class _Comparison:
-    """What the passes found so far.
+    """Errors, finalists and sums that the passes have found so far.
 
     Attributes
     ----------
     table : list of Candidate
-        Every (map, penalty).
+        A row for every (map, penalty).
     finalists : list of (int, int)
-        Map and row of the table of the candidates whose left-out rows are predicted.
+        Position of the map and row of the table, for each candidate whose left-out rows are predicted.
     betas : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
         Coefficients of each finalist on the basis of its map, by its row of the table.
     sums : dict of int to FoldSums
-        Sums of each map, where those of all maps fit into memory.
+        Sums of each map, where the sums of all maps fit into memory.
     """
 
     table: list[Candidate] = field(default_factory=list)
@@ -188,7 +189,7 @@ def solve(
 def _compare_by_sums(problem: _Problem) -> _Comparison:
     """Enter every (map, penalty) with its left-out squared error, from as few passes as memory allows."""
     found, phases = _Comparison(), dict[str, float]()
-    # All sums are kept when they fit, else taken again for the map that is chosen.
+    # All sums are kept if they fit into memory; otherwise the sums of the chosen map are taken once more.
     groups = _groups(problem.rows, problem.maps)
     pass_seconds = path_seconds = 0.0
     bound = math.inf
@@ -201,6 +202,7 @@ def _compare_by_sums(problem: _Problem) -> _Comparison:
         by_map = dict(zip(group, group_sums, strict=True))
         results, bound = _leave_folds_out(problem, by_map, bound)
         for index, sums in by_map.items():
+            # Popped, because the coefficients of all penalties are large, and only the finalists' are kept.
             _enter(problem, found, index, sums, *results.pop(index))
         if len(groups) == 1:
             found.sums = by_map
@@ -242,6 +244,8 @@ def _enter(
     found.n_clipped += result.n_clipped
     for at, penalty in enumerate(grid):
         tried = result.is_tried[at]
+        # The weight of the folds that were tried turns the error into one per row, comparable between rows of
+        # the table that were tried on different numbers of folds.
         error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
         if at in result.coefficients and abs(at - result.best) <= 1 and np.isfinite(error):
             row = len(found.table)
@@ -271,6 +275,8 @@ def _score_finalists(problem: _Problem, found: _Comparison) -> None:
     )
     found.n_passes += 1
     total = float(rows.weights.sum())
+    # Every finalist gets a temperature of its own before log-losses are compared: the scale of scores depends
+    # on the penalty, and says nothing about which classifier is best.
     for (_, row), result in zip(found.finalists, left, strict=True):
         fitted: Temperature = fit_temperature(result.scores, rows.codes[kept], rows.weights[kept])
         found.table[row] = replace(
@@ -321,6 +327,7 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
     """Return the penalties to compare: the penalties given, or the default grid in the scale of the map."""
     if penalties is not None:
         return sorted(penalties)
+    # Variances of whitened features are in the kernel's own scale, in which the penalty acts.
     total = sums.total().whitened()
     scale = CenteredSystem.of(total.gram[0], total.cross[0]).scale
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
@@ -329,8 +336,8 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
 def _on_basis(maps: Maps, index: int, sums: FoldSums, beta: Tensor) -> Tensor:
     """Return coefficients (n_folds, r + 1, n_targets) of the map's basis.
 
-    Where the sums are of plain kernel values the coefficients are those of the basis already; else they are
-    those of whitened features, and the map changes them.
+    Where the sums are of plain kernel values, the coefficients belong to the basis already. Otherwise they
+    belong to whitened features, and the map changes them.
     """
     if sums.factor is not None:
         return beta

@@ -1,4 +1,4 @@
-"""Ridge regression from block sums, with an intercept that no penalty touches."""
+"""Ridge regression from block sums, with an intercept that is not penalized."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from toptune.train.passes.sums import FoldSums
 class CenteredSystem:
     """Normal equations of ridge regression with the intercept eliminated.
 
-    With ``n`` the weight of the rows, means of features and targets taken out of the sums leave
-    ``(G - s s^T / n + n penalty I) beta = B - s t^T / n``. That is ridge regression on centered
-    features and centered targets; the intercept is ``(t - s^T beta) / n``. Any set of folds has means of
-    its own, in closed form, so a left-out fold is predicted without its rows having any part in the fit.
+    Let n be the weight of the rows, and s and t the sums of features and targets. Without the intercept, the
+    system is ``(G - s s^T / n + n penalty I) beta = B - s t^T / n``, which is ridge regression on centered
+    features and centered targets; the intercept is ``(t - s^T beta) / n``. Any set of folds has its own means
+    in closed form, so a fold that is left out has no part in the fit that predicts it.
 
     Attributes
     ----------
@@ -95,6 +95,8 @@ class CenteredSystem:
         return factor_made(lambda: self._system(penalty), what=f"the ridge system at penalty {penalty:g}")
 
     def _system(self, penalty: float) -> Tensor:
+        # Means are taken out as the system is put together, not before: a centered copy of G would be another
+        # matrix (r, r), and the work matrix receives the result anyway.
         mean = self.feature_mean
         system = torch.addr(self.gram, mean, mean, alpha=-self.weight, out=self.work)
         if self.metric is None:
@@ -105,7 +107,7 @@ class CenteredSystem:
     def solve(self, penalty: float, factor: Tensor | None = None) -> tuple[Tensor, float]:
         """Return the coefficients (r + 1, n_targets), the intercept last, and the jitter of factoring.
 
-        `factor` is the one of `self.factor(penalty)`, where that is at hand.
+        `factor` is the result of `self.factor(penalty)`, for a caller that has factored the system already.
 
         Raises
         ------
@@ -178,7 +180,7 @@ def left_out(
         penalty of that fold and its two neighbors, and then the next one for as long as the best has a
         neighbor that they have not tried.
     bound : float
-        Other folds try no penalty where none has an error below this on the one fold.
+        The other folds try no penalty if every error of the first fold is above this.
     """
     trials = _Trials(sums, penalties)
     everything = range(len(penalties))
@@ -190,6 +192,8 @@ def left_out(
     if first_error > bound:
         return trials.result(first_error, {})
     window = everything if is_exhaustive else _around(int(of_first.argmin()), len(penalties))
+    # The best penalty may be at the edge of the window, with a better one beyond: the window follows the best
+    # until both neighbors of the best are tried.
     while True:
         for fold in range(trials.n_folds):
             trials.attempt(fold, window)
@@ -201,7 +205,7 @@ def left_out(
 
 
 class _Trials:
-    """Fits without a fold, tried one after the other.
+    """Fits that leave out a fold, tried one after the other.
 
     Attributes
     ----------
@@ -228,6 +232,7 @@ class _Trials:
         self.is_tried[untried, fold] = True
         if not untried:
             return
+        # Folds are hashes of ids, so a fold may have no rows; nothing is left out then, and no error is made.
         if float(self._sums.weights[fold]) == 0:
             self.errors[untried, fold] = 0.0
             return
@@ -239,6 +244,7 @@ class _Trials:
             try:
                 beta, jitter = system.solve(self._penalties[index])
             except NumericalError:
+                # The error stays NaN, which rules the penalty out; larger penalties may still be solved.
                 continue
             self._jitter = max(self._jitter, jitter)
             self._betas[index, fold] = beta
@@ -247,6 +253,7 @@ class _Trials:
                 - 2 * (beta * self._sums.cross[fold]).sum()
                 + (beta * (self._sums.gram[fold] @ beta)).sum()
             )
+            # The three terms nearly cancel where the fit is almost perfect, and rounding can pass below 0.
             self._n_clipped += error < 0
             self.errors[index, fold] = max(error, 0.0)
 
@@ -264,7 +271,7 @@ class _Trials:
         }
 
     def result(self, first_error: float, coefficients: dict[int, Tensor]) -> LeftOut:
-        """Return what was found."""
+        """Return the errors of all trials, with the coefficients given."""
         return LeftOut(
             errors=self.errors,
             is_tried=self.is_tried,

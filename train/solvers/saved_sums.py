@@ -1,9 +1,8 @@
-"""Sums of a finished fit, kept so that rows can be added and taken away without the others."""
+"""Sums of a finished fit, kept so that rows can be added and removed without reading the other rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,12 +51,13 @@ class SavedSums:
         Returns
         -------
         Tensor of float64, shape (r, n_targets)
-            Coefficients of the basis.
+            Coefficients of the basis: kernel values, or the rows themselves.
         Tensor of float64, shape (n_targets,)
             Intercepts.
         float
             Jitter of factoring.
         """
+        # `total` makes new sums, so whitening in place leaves the saved sums as they are.
         total = self.sums.total().whitened()
         beta, jitter = CenteredSystem.of(total.gram[0], total.cross[0]).solve(penalty)
         if self.factor is None:
@@ -116,6 +116,7 @@ class SavedSums:
 
     def save(self, folder: Path) -> None:
         """Write ``sums.safetensors``, with only the lower half of symmetric and triangular matrices."""
+        # The other half is known, and leaving it out halves the largest file of a run.
         gram, cross = [], []
         lower = np.tril_indices(self.sums.gram.shape[1])
         for number in range(len(self.sums.gram)):
@@ -154,7 +155,7 @@ class SavedSums:
         return cls(sums=FoldSums(gram=gram, cross=cross, square=square), factor=factor)
 
 
-def _unpacked(packed: npt.NDArray[Any], size: int) -> Tensor:
+def _unpacked(packed: npt.NDArray[np.generic], size: int) -> Tensor:
     """Return the matrices (n, size, size) whose lower triangles `save` packed, with zeros above."""
     matrices = np.zeros((len(packed), size, size))
     matrices[:, *np.tril_indices(size)] = packed

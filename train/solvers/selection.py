@@ -1,4 +1,4 @@
-"""The table of what was compared, and the rules that choose from it."""
+"""The table of the candidates that were compared, and the rules that choose among them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from toptune.errors import InputError
 
 SELECTIONS = ("accuracy", "one-se", "squared-error")
+# Accuracies within this many standard errors of the best one are tied, and the log-loss decides.
 _TIE_STANDARD_ERRORS = 0.5
 
 
@@ -24,9 +25,9 @@ class Candidate:
     penalty : float
         The λ of ``(1/n) loss + λ norm^2``.
     squared_error : float
-        Left-out squared error a row, in closed form; NaN where a fold could not be fitted.
+        Left-out squared error per row, in closed form; NaN where a fold could not be fitted.
     n_folds : int
-        Folds that the squared error is taken over: all of them, or one fold where that fold ruled out the
+        Folds that the squared error is taken over: all folds, or one fold where that fold ruled out the
         penalty or the map.
     accuracy, log_loss, temperature : float or None
         Figures of the left-out predictions, and the temperature of the log-loss; known for finalists only.
@@ -108,13 +109,16 @@ def choose_candidate(finalists: Sequence[Candidate], *, n: int, rule: str = "acc
 def _near_best(accuracies: Sequence[float | None], *, n: int, standard_errors: float) -> list[int]:
     """Return the positions of the accuracies within so many (binomial) standard errors of the best one."""
     best = max(accuracy or 0.0 for accuracy in accuracies)
+    # The accuracy of n rows has the binomial standard error sqrt(p (1 - p) / n). With every row right the
+    # formula gives 0, and a best accuracy that rounding puts above 1 would give NaN.
     standard_error = float(np.sqrt(best * (1 - best) / n)) if best < 1 else 0.0
+    # 1e-12 admits accuracies that differ from the bound by rounding only.
     least = best - standard_error * standard_errors - 1e-12
     return [at for at, accuracy in enumerate(accuracies) if (accuracy or 0.0) >= least]
 
 
 def check_selection(rule: str) -> str:
-    """Return a rule of `choose`, or refuse it with InputError."""
+    """Return a rule of `choose_candidate`, or refuse an unknown one with InputError."""
     if rule not in SELECTIONS:
         raise InputError(f"selection {rule!r} is unknown; choose one of {', '.join(SELECTIONS)}")
     return rule

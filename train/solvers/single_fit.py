@@ -41,7 +41,7 @@ class LeftOneOut:
     temperature : float
         Temperature that calibrates the left-out scores.
     n_undecided : int
-        Rows left out of the figures because the fit follows each of them, whatever the row's label is.
+        Rows that are not in the figures, because the fit follows the label of such a row whatever it is.
     """
 
     rows: npt.NDArray[np.int64]
@@ -76,7 +76,7 @@ def solve_once(
     ----------
     rows : TrainingRows
     maps : Maps
-        One map.
+        Maps of which there is one.
     sigma : float or None
         Width of the map, for the report.
     penalty : float
@@ -110,6 +110,7 @@ def solve_once(
     (gram,), (cross,) = sums.gram, sums.cross
     system = CenteredSystem.of(gram, cross)
     factor, jitter = _factor_in_place(sums, system, penalty)
+    # The product has been overwritten by the factor, so nothing may read it again.
     sums = replace(sums, product=None)
     beta, _ = system.solve(penalty, factor)
     left = leave_one_out(
@@ -118,6 +119,7 @@ def solve_once(
         0,
         beta=beta,
         mean=system.feature_mean,
+        # The system is n times the second moments, whose factor leverages are made of.
         factor=factor.div_(system.weight**0.5),
         is_basis=sums.factor is not None,
     )
@@ -136,6 +138,7 @@ def _factor_in_place(sums: FoldSums, system: CenteredSystem, penalty: float) -> 
 
     def make() -> Tensor:
         nonlocal product
+        # A second call comes after jitter was needed: the first system is overwritten and made anew.
         metric, product = product_of_factor(factor) if product is None else product, None
         metric.mul_(system.weight * penalty).addr_(mean, mean, alpha=-system.weight)
         return metric.add_(system.gram)
@@ -154,7 +157,7 @@ def once_solution(
     n_passes: int = 1,
     sums: FoldSums | None,
 ) -> Solution:
-    """Return a single fit in the form of a selection with one candidate."""
+    """Return a single fit in the form of a selection with one candidate, so that reports read both alike."""
     chosen = Candidate(
         map_index=0,
         sigma=sigma,
@@ -212,8 +215,8 @@ def leave_one_out(
     factor : Tensor of float64, shape (r, r)
         Lower factor of P, or of a matrix near it.
     is_basis : bool
-        Whether `beta`, `mean` and `factor` belong to the map's basis in place of its features; leverages are
-        the same.
+        Whether `beta`, `mean` and `factor` belong to the map's basis in place of the features; leverages are
+        the same for both.
     """
     sample = np.unique(np.linspace(0, rows.n - 1, min(rows.n, SAMPLE_ROWS)).astype(np.int64))
     values = rows.blocks.take(sample)
@@ -224,6 +227,7 @@ def leave_one_out(
     for some in torch.split(inputs, _ROWS_AT_A_TIME):
         (phi,) = of(some, [index])
         fits.append(torch.addmm(beta[-1], phi, beta[:-1]))
+        # |L^-1 z|^2 = z' P^-1 z with P = L L', without the inverse.
         half = torch.linalg.solve_triangular(factor, (phi - mean).T, upper=False)
         lengths.append(half.square_().sum(dim=0))
     fitted = torch.cat(fits)

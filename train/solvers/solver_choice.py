@@ -1,7 +1,6 @@
-"""Which solver a kernel head takes: arithmetic over sizes and memory, before any work."""
+"""The choice of a kernel head's solver, by arithmetic over sizes and memory before any work."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from toptune.errors import InputError
 from toptune.machine.memory import check_memory
@@ -11,7 +10,8 @@ from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
 
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
-# FALKON chooses width and penalty by the direct path on at most this many of the centers.
+# FALKON chooses width and penalty by the direct path on at most this many of the centers: left-out folds by
+# iteration would cost as many columns as there are folds.
 SELECTION_CENTERS = 2000
 # The estimate counts this many products of the iteration; Meanti et al. 2020 see 10 to 20.
 EXPECTED_ITERATIONS = 20
@@ -28,6 +28,7 @@ class Sizes:
     n, d : int
         Rows and features.
     n_centers, n_classes, n_widths, n_penalties, n_folds : int
+        Numbers of centers and classes, of what is compared, and of folds.
     value_bytes : int
         Bytes of a kernel value: 4 or 8.
     limit_bytes : int
@@ -58,7 +59,7 @@ class Choice:
     direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
         Projected peaks, without the rows' own storage.
     selection_centers : int
-        Centers on which ``falkon`` chooses width and penalty; 0 where both are given and ``cv`` is None.
+        Number of centers on which ``falkon`` chooses width and penalty; 0 if ``cv`` is None.
     is_cached : bool
         Whether the iteration keeps the kernel's values.
     library_peak_bytes : int or None
@@ -83,7 +84,7 @@ class Choice:
             return self.library_peak_bytes
         return self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return a JSON-able mapping."""
         return {**asdict(self), "peak_bytes": self.peak_bytes}
 
@@ -110,8 +111,8 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     Raises
     ------
     InputError
-        For an unknown solver, or if no solver that may be taken fits into memory; says the projected peak,
-        the limit, and which options change either.
+        For an unknown solver, or if no solver that may be taken fits into memory; the message gives the
+        projected peak, the limit, and options that change either.
 
     Examples
     --------
@@ -144,6 +145,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     elif asked == "auto":
         work = {"direct": direct_work, "falkon": falkon_work}
         fitting = [name for name in peaks if peaks[name] <= sizes.limit_bytes]
+        # If neither fits, the error below names the smaller of the two peaks.
         solver = min(fitting, key=work.__getitem__) if fitting else min(peaks, key=peaks.__getitem__)
     needed = library_peak or peaks[solver]
     if needed > sizes.limit_bytes:
@@ -216,6 +218,7 @@ def _direct_work(sizes: Sizes, m: int) -> float:
     if sizes.n_folds > 1:
         tried = sizes.n_penalties * sizes.n_folds
         if m > EXHAUSTIVE_RANK:
+            # One fold tries every penalty, the others the best one and its two neighbors.
             tried = min(tried, sizes.n_penalties + 3 * (sizes.n_folds - 1))
         systems += sizes.n_widths * tried * (m**3 / 6 + 1.5 * m * m * sizes.n_classes)
         rows += sizes.n_widths * min(3, sizes.n_penalties) * sizes.n * m * sizes.n_classes
@@ -224,7 +227,7 @@ def _direct_work(sizes: Sizes, m: int) -> float:
 
 
 def _iterative_work(sizes: Sizes, *, is_cached: bool) -> float:
-    """Return the multiply-adds of the iteration: three factors, and the kernel's values once or each time."""
+    """Return the multiply-adds of the iteration: its factors, and kernel values once or in every product."""
     m, columns = sizes.n_centers, sizes.n_classes
     products = EXPECTED_ITERATIONS * (2 * sizes.n * m * columns * _share(sizes) + 2 * m * m * columns)
     kernels = _kernel_work(sizes, m) * (1 if is_cached else EXPECTED_ITERATIONS + 1)
