@@ -171,8 +171,8 @@ _SKLEARN = (
         form=SklearnForm(
             estimator="sklearn.svm:SVC",
             description="RBF support vector machine, C and gamma cross-validated",
-            # With break_ties a row gets the class of the highest score, as in every other head. Otherwise votes
-            # between pairs of classes decide, and a tie goes to the first class.
+            # With break_ties a row gets the class of the highest score, as in every other head. Otherwise
+            # votes between pairs of classes decide, and a tie goes to the first class.
             fixed={"kernel": "rbf", "break_ties": True, "cache_size": 500},
             grid=_svm_grid,
             peak_bytes=lambda n, d: 28 * n * d + 500 * 2**20,

@@ -85,8 +85,8 @@ def try_heads(
 ) -> Trials:
     """Cross-validate heads on the same folds within a budget, and keep the best.
 
-    `choose`, by which each head chooses its parameters, also chooses the best head; `attempt_within` keeps the
-    budget.
+    `choose`, by which each head chooses its parameters, also chooses the best head; `attempt_within` keeps
+    the budget.
 
     Parameters
     ----------

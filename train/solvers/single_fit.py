@@ -119,7 +119,7 @@ def solve_once(
         0,
         beta=beta,
         mean=system.feature_mean,
-        # The system is n times the second moments, whose factor leverages are made of.
+        # The system is n times the second moments, and leverages are made from the factor of the moments.
         factor=factor.div_(system.weight**0.5),
         is_basis=sums.factor is not None,
     )
