@@ -1,1 +1,1 @@
-"""A run as one file that needs no toptune."""
+"""A run is exported as one file that needs no toptune."""

@@ -1,4 +1,4 @@
-"""The part of a backbone that some arrays need, as one torch module."""
+"""`FeatureModule` holds the part of a backbone that some arrays need, as one torch module."""
 
 import copy
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from toptune.extract.backbone.forward import ForwardPass, pooled
 
 
 class FeatureModule(nn.Module):
-    """Normalized images ``(b, 3, h, w)`` to features ``(b, d)``, by the same pass as `Backbone.forward`.
+    """Map normalized images ``(b, 3, h, w)`` to features ``(b, d)``, by the pass of `Backbone.forward`.
 
-    ``torch.export`` can trace it with any batch size. Where timm's blocks are all that is asked for, the pass
-    ends with the last of them; what lies behind the last hooked module computes nothing that the result
-    depends on.
+    ``torch.export`` can trace the module with any batch size. Where only timm's blocks are wanted, the pass
+    ends with the last block that is needed. Otherwise the pass goes on to the end, but nothing behind the
+    last hooked module has a part in the result, and the tracer drops it.
 
     Parameters
     ----------
@@ -33,6 +33,8 @@ class FeatureModule(nn.Module):
         self.model = copy.deepcopy(backbone.model).to(memory_format=torch.contiguous_format)
         self._arrays = wanted
         self._dtypes = [getattr(torch, dtype) for _, dtype in arrays]
+        # `ForwardPass` tries on noise whether blocks and hooks can share one pass. The noise is always the
+        # same, so that two exports of one run take the same way.
         noise = torch.randn(
             2, 3, *backbone.transform.size, generator=torch.Generator().manual_seed(SAMPLE_SEED)
         )
@@ -41,6 +43,7 @@ class FeatureModule(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         outputs = pooled(self._forward, images, self._arrays)
+        # The head was fitted on stored values, so the file goes through their type as `predict` does.
         rounded = [
             outputs[array.name].to(dtype).to(torch.float32)
             for array, dtype in zip(self._arrays, self._dtypes, strict=True)

@@ -1,4 +1,4 @@
-"""An exported file is compared with `Classifier.predict` on sample images."""
+"""`compare` runs an exported file on sample images and compares it with `Classifier.predict`."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,10 +16,11 @@ from toptune.workflows.deploy.formats import Runner
 from toptune.workflows.predict.classifier import Classifier
 
 N_IMAGES = 16
+# Batches of 5, of what is left over, and of single images show that the batch size is free. A network traced
+# for one size, or a pooling over the batch, fails on one of them.
 BATCH_SIZE = 5
 N_ALONE = 3
 DEFAULT_CHECK = "digits"
-_NOISE_SEED = 0
 # Where the probabilities vary or doubt less than this over all images, they would hardly move even if the
 # logits were wrong, and the comparison shows little.
 _VARIES = 1e-3
@@ -28,14 +29,14 @@ _DOUBTS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCheck:
-    """The result of the comparison.
+    """Result of the comparison of a file with its run.
 
     Attributes
     ----------
     data : str
         Where the images came from.
     n_pictures : int
-        Images that were compared.
+        Number of images that were compared.
     batch_sizes : tuple of int
         Batch sizes that were tried.
     difference : float
@@ -44,7 +45,7 @@ class ExportCheck:
         Largest difference from what `Classifier.predict` gives; more than `difference` where the features
         were computed in another precision.
     n_other_labels : int
-        Images whose label is another than that of `Classifier.predict`.
+        Number of images whose label differs from the label that `Classifier.predict` gives.
     spread : float
         Largest standard deviation of a class's probability over the images.
     doubt : float
@@ -66,7 +67,7 @@ class ExportCheck:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about what the figures do not show."""
+        """Sentences about what the figures do not show."""
         what = (
             "says nearly the same of"
             if self.spread < _VARIES
@@ -85,7 +86,7 @@ class ExportCheck:
 def sample_inputs(
     classifier: Classifier, data: str | Path | None, *, is_normalized: bool
 ) -> tuple[list[bytes], npt.NDArray[np.float32]]:
-    """Take images evenly from DATA; return their files, and the inputs of an exported network.
+    """Take images evenly from DATA; return their encoded bytes, and the inputs of an exported network.
 
     Parameters
     ----------
@@ -97,7 +98,9 @@ def sample_inputs(
     Returns
     -------
     list of bytes
+        The encoded images.
     ndarray of float32, shape (n, 3, h, w)
+        The same images as the file takes them.
 
     Raises
     ------
@@ -136,7 +139,7 @@ def compare(
     Parameters
     ----------
     run : callable
-        Computes probabilities (b, n_classes) of images (b, 3, h, w) by the file.
+        Function that computes probabilities (b, n_classes) of images (b, 3, h, w) by the file.
     inputs : ndarray of float32, shape (n, 3, h, w)
         Images as the file takes them.
     expected, predicted : ndarray of float64, shape (n, n_classes)
@@ -151,7 +154,6 @@ def compare(
         data=data,
         n_pictures=n,
         batch_sizes=(1, min(n, BATCH_SIZE)),
-        # `_largest` counts NaN as an infinite difference.
         difference=float(max(_largest(together - expected), _largest(alone - expected[: len(alone)]))),
         difference_from_predict=_largest(together - predicted),
         n_other_labels=int((together.argmax(axis=1) != predicted.argmax(axis=1)).sum()),
@@ -167,10 +169,12 @@ def probabilities_of(classifier: Classifier, files: list[bytes]) -> npt.NDArray[
 
 
 def _largest(differences: npt.NDArray[np.float64]) -> float:
+    """Return the largest absolute difference; NaN, which no comparison would find, counts as infinite."""
     return float(np.nan_to_num(np.abs(differences), nan=np.inf).max())
 
 
 def _files(source: ImageSource) -> Iterator[bytes]:
+    """Yield up to `N_IMAGES` readable images, evenly spread: neighbors are often of one class."""
     n = source.manifest().n_rows
     for row in np.unique(np.linspace(0, n - 1, min(n, N_IMAGES)).astype(int)):
         try:

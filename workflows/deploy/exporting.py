@@ -1,4 +1,4 @@
-"""`export`: the whole classifier of a run in one file that needs no toptune."""
+"""`export` writes the whole classifier of a run as one file that needs no toptune."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,15 @@ from toptune.workflows.deploy.network import ExportedNetwork, trace
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.frozen_network import FrozenNetwork
 
+# File and run compute the backbone by different kernels, so that features differ in their last bits before
+# they are rounded to the stored type.
 TOLERANCE = 1e-4
 HEAD_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, and how the file compares with `Classifier.predict`."""
+    """The files that were written, and how the exported one compares with `Classifier.predict`."""
 
     out: str
     card: str
@@ -122,8 +124,11 @@ def export(
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
     classifier = Classifier.load(run, model=model, weights=weights)
+    # A head that cannot be exported is refused before images are read and the network is traced.
     if isinstance(classifier.network, FrozenNetwork):
         check_exportable(classifier.network.run.head.name)
+    # The file computes in float32, so it is held to the run in float32. What the run's own precision adds is
+    # told as a warning, not charged to the file.
     plain = classifier.in_float32()
     files, inputs = sample_inputs(plain, check, is_normalized=not normalize)
     expected = probabilities_of(plain, files)
@@ -138,6 +143,8 @@ def export(
             form.open(temporary), inputs, expected=expected, predicted=predicted,
             data=str(check or DEFAULT_CHECK),
         )  # fmt: skip
+        # Inside the block an error removes the temporary file, so that no wrong file takes the name. The
+        # negation refuses NaN too.
         if not done.difference <= tolerance:
             raise NumericalError(
                 f"the exported network's probabilities differ from the run's by up to {done.difference:.1e} "
@@ -157,6 +164,7 @@ def export(
 
 
 def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:
+    """Say how far the file in float32 is from a run that computes in another precision."""
     if classifier.precision == "fp32":
         return []
     return [

@@ -1,4 +1,4 @@
-"""Files of an exported network: ONNX and torch's ``.pt2``, written, and run again from the file."""
+"""An exported network is written as ONNX or as torch's ``.pt2``, and run again from the file."""
 
 import importlib.util
 import json
@@ -16,16 +16,17 @@ from toptune.workflows.deploy.network import OUTPUTS
 
 Images = npt.NDArray[np.float32]
 Program = torch.export.ExportedProgram
-# Gives probabilities (b, n_classes) of images (b, 3, h, w).
+# A runner computes probabilities (b, n_classes) of images (b, 3, h, w).
 Runner = Callable[[Images], npt.NDArray[np.float32]]
 
+# The name stands in files that were exported already, and programs feed their images by it.
 INPUT = "pictures"
-# Protocol buffers, which an ONNX file is one of, end here.
+# An ONNX file is one protocol buffer, and a protocol buffer holds less than 2 GiB.
 ONNX_LIMIT_BYTES = 2**31
 
 
 class ExportFormat(NamedTuple):
-    """How one kind of file is written and opened, and the packages that it takes beside toptune's own."""
+    """Functions that write and open one kind of file, and the further packages that they need."""
 
     write: Callable[[Program, Path, Mapping[str, object]], None]
     open: Callable[[Path], Runner]
@@ -38,7 +39,7 @@ def format_of(out: Path) -> ExportFormat:
     Raises
     ------
     InputError
-        If it is none of `FORMATS`, or a package that it takes is not installed.
+        If the suffix is none of `FORMATS`, or a package that the format needs is not installed.
     """
     if out.suffix not in FORMATS:
         raise InputError(
@@ -63,7 +64,8 @@ def _write_onnx(program: Program, path: Path, metadata: Mapping[str, object]) ->
             "a .pt2 file"
         )
     with warnings.catch_warnings():
-        # The exporter's own calls to what newer versions of its libraries have renamed.
+        # The exporter calls functions that newer versions of its libraries have renamed. Its user can do
+        # nothing about that.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         exported = torch.onnx.export(
@@ -71,6 +73,7 @@ def _write_onnx(program: Program, path: Path, metadata: Mapping[str, object]) ->
         )
     assert exported is not None
     exported.model.metadata_props.update(_texts(metadata))
+    # Weights beside the file would be lost when the file is copied alone.
     exported.save(path, external_data=False)
 
 
@@ -105,6 +108,7 @@ def _open_pt2(path: Path) -> Runner:
 
 
 def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Write each value as JSON, because both formats keep text only."""
     return {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
 
 

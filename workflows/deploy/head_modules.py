@@ -1,6 +1,7 @@
-"""Fitted heads as torch modules, for exported models.
+"""Fitted heads become torch modules, for exported models.
 
-The record of a head names its module here, which computes scores (b, n_classes) from the fitted estimator.
+The record of a head names its module in this file. The module computes scores (b, n_classes) as the fitted
+estimator does.
 """
 
 from typing import Any
@@ -20,11 +21,11 @@ from toptune.workflows.deploy.preprocessing_modules import UnitNormModule
 
 
 class KernelScores(nn.Module):
-    """``k(x, centers) dual_coef + intercept``, as `kernel_scores`.
+    """Compute ``k(x, centers) dual_coef + intercept``, as `kernel_scores` does.
 
-    Distances come from inner products after a shift to the mean of the centers. `squared_distances` takes a
-    second look at pairs where this cancels, which a graph cannot do, because it cannot pick rows by their
-    values. In float64 enough digits are left without it.
+    Distances come from inner products after a shift to the mean of the centers. `squared_distances` computes
+    pairs where this cancels a second time. A traced graph cannot, because a graph cannot pick rows by their
+    values; in float64 enough digits are left without the second computation.
     """
 
     shift: Tensor
@@ -49,13 +50,14 @@ class KernelScores(nn.Module):
             values = self._kernel(x, c)
         else:
             norms = x.square().sum(dim=1, keepdim=True) + c.square().sum(dim=1)
+            # Rounding can make the square of a small distance negative, and its root would be NaN.
             values = self._kernel.of_squared_distances((norms - 2 * (x @ c.T)).clamp(min=0))
         result: Tensor = values @ self.dual + self.intercept
         return result
 
 
 class LinearScores(nn.Module):
-    """``x coef^T + intercept``."""
+    """Compute ``x coef^T + intercept``."""
 
     coef: Tensor
     intercept: Tensor
@@ -71,7 +73,7 @@ class LinearScores(nn.Module):
 
 
 class NearestMeanScores(nn.Module):
-    """Cosines with the means of the classes, or minus half the squared distances; see `nearness_of`."""
+    """Compute cosines with class means, or minus half the squared distances; see `nearness_of`."""
 
     means: Tensor
 
@@ -85,7 +87,7 @@ class NearestMeanScores(nn.Module):
 
 
 class NeighborScores(nn.Module):
-    """Votes of the nearest training rows; the module holds all training rows."""
+    """Count votes of the nearest training rows; the module holds all training rows."""
 
     rows: Tensor
     codes: Tensor
@@ -104,7 +106,7 @@ class NeighborScores(nn.Module):
 
 
 class Head2ToeScores(nn.Module):
-    """The final head on the columns that Head2Toe kept."""
+    """Compute the scores of the final head on the columns that Head2Toe kept."""
 
     columns: Tensor
 
@@ -123,13 +125,14 @@ class Head2ToeScores(nn.Module):
 
 
 class HeadModule(nn.Module):
-    """Preprocessed rows (b, d) to logits (b, n_classes); their softmax is the head's probabilities."""
+    """Map preprocessed rows (b, d) to logits (b, n_classes), whose softmax is the head's probabilities."""
 
     def __init__(self, head: Head, dtype: torch.dtype) -> None:
         super().__init__()
         module = check_exportable(head.name)
         assert isinstance(head, OwnHead)
         self.scores: nn.Module = resolved(module)(head.estimator, dtype)
+        # Probabilities of the head are those of its scores divided by the temperature of its calibration.
         self._temperature = float(head.estimator.temperature_)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -148,7 +151,7 @@ def check_exportable(name: str) -> str:
     Raises
     ------
     InputError
-        If the head cannot be exported; names those that can.
+        If the head cannot be exported; the message names the heads that can.
     """
     module = kind_of(name).scores_module
     if module is None:

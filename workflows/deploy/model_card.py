@@ -1,4 +1,4 @@
-"""Metadata inside an exported file, and the model card beside it."""
+"""An exported file has metadata inside and a model card beside it."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 
 _TEMPLATE = Path(__file__).with_suffix(".md")
+# A card of more classes would be a list and nothing else; the file itself holds all of them.
 _LISTED_CLASSES = 200
 
 
@@ -67,7 +68,7 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
 
 
 def _trained_parts(classifier: Classifier, head_dtype: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the layers that are used (all, in a fine-tuned network), and what was trained on them."""
+    """Return the layers that are used (``all`` in a fine-tuned network), and what was trained on them."""
     if isinstance(classifier.network, FineTunedNetwork):
         config = classifier.record.config
         name = f"fine-tuned ({config['options']['depth']})"
@@ -91,7 +92,7 @@ def write_card(
     *,
     tolerance: float,
 ) -> None:
-    """Write the model card: data, backbone, head, metrics, costs, input, limits."""
+    """Write the model card, which tells of data, backbone, head, metrics, costs, input and limits."""
     from huggingface_hub import ModelCard, ModelCardData
 
     run, classes = classifier.record, classifier.classes
@@ -123,6 +124,7 @@ def write_card(
 
 
 def _weakest_classes(per_class: Mapping[str, Mapping[str, float]]) -> str:
+    """Name the three classes of the lowest recall, of those that were tested and missed an image."""
     found = {name: each["recall"] for name, each in per_class.items() if each["support"]}
     weakest = sorted((recall, name) for name, recall in found.items() if recall < 1)[:3]
     return ", ".join(f"{_code(name)} {recall:.2f}" for recall, name in weakest)

@@ -1,4 +1,4 @@
-"""`ExportedNetwork`: a run and its backbone as one torch module, traced for any batch size."""
+"""`ExportedNetwork` is a run and its backbone as one torch module, traced for any batch size."""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ OUTPUTS = ("probabilities", "logits")
 
 
 class ExportedNetwork(nn.Module):
-    """Images ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, float32.
+    """Map images ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, float32.
 
     Parameters
     ----------
@@ -52,6 +52,7 @@ class ExportedNetwork(nn.Module):
 def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
     """Return the module that computes logits of normalized images."""
     if isinstance(classifier.network, FineTunedNetwork):
+        # The classifier goes on to be compared with the file, so its own network is left as it is.
         network: nn.Module = copy.deepcopy(classifier.backbone.model)
         return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
     run = classifier.run
@@ -68,7 +69,7 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
     Parameters
     ----------
     network : nn.Module
-        Images ``(b, 3, h, w)`` to a dict of tensors.
+        Module that maps images ``(b, 3, h, w)`` to a dict of tensors.
     size : sequence of int
         Height and width of the images.
 
@@ -77,11 +78,14 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
     InputError
         If torch cannot follow the network's code, or the code works for one batch size only.
     """
+    # A batch of 1 would be traced as a constant, whatever is said about the batch size.
     example = torch.zeros(2, 3, *size)
     dynamic = {"pictures": {0: torch.export.Dim("batch", min=1)}}
     try:
         with torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+            # Layers behind the last one that is used are traced too, because the backbone runs them. They are
+            # removed, and the rest is traced anew: the first program still lists their weights.
             needed: Any = program.module()
             _drop_unused(needed)
             return torch.export.export(needed, (example,), dynamic_shapes=dynamic)
@@ -93,8 +97,8 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
         ) from error
 
 
-def _drop_unused(module: Any) -> None:
-    """Remove tensors of a traced module that no operation reads: layers behind the last that is used."""
+def _drop_unused(module: torch.fx.GraphModule) -> None:
+    """Remove the tensors of a traced module that no operation reads."""
     module.graph.eliminate_dead_code()
     used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
     tensors = [*module.named_parameters(), *module.named_buffers()]

@@ -1,4 +1,4 @@
-"""Steps of a preprocessing as torch modules, for exported models."""
+"""The steps of a preprocessing become torch modules, for exported models."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,13 +14,14 @@ from toptune.train.preprocessing.steps import Power, Select, Standardise, Ternar
 
 
 class PreprocessingModule(nn.Module):
-    """Rows (b, n_inputs) to rows (b, n_outputs) of float32, as `Preprocessing.apply`.
+    """Map rows (b, n_inputs) to rows (b, n_outputs) of float32, as `Preprocessing.apply` does.
 
     Parameters
     ----------
     preprocessing : Preprocessing
+        The fitted steps.
     dtype : torch.dtype
-        To compute in; float64 is what `Preprocessing.apply` does.
+        Type of the computation; `Preprocessing.apply` computes in float64.
     """
 
     def __init__(self, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
@@ -34,7 +35,7 @@ class PreprocessingModule(nn.Module):
 
 
 class _Affine(nn.Module):
-    """``(x - mean) * scale``, and where levels are asked for -1, 0 or 1 by them."""
+    """Compute ``(x - mean) * scale``; a step with levels turns that into -1, 0 or 1."""
 
     mean: Tensor
     scale: Tensor
@@ -54,12 +55,12 @@ class _Affine(nn.Module):
 
 
 class UnitNormModule(nn.Module):
-    """Each layer of each row divided by its Euclidean norm; zeros stay.
+    """Divide each layer of each row by its Euclidean norm; a layer of zeros stays.
 
     Parameters
     ----------
     dims : sequence of int
-        Columns of each layer.
+        Number of columns of each layer.
     """
 
     def __init__(self, dims: Sequence[int]) -> None:
@@ -75,6 +76,8 @@ class UnitNormModule(nn.Module):
 
 
 class _Power(nn.Module):
+    """Raise magnitudes to a power and keep signs."""
+
     def __init__(self, step: Power, _dtype: torch.dtype) -> None:
         super().__init__()
         self._exponent = step.exponent
@@ -84,6 +87,8 @@ class _Power(nn.Module):
 
 
 class _Projection(nn.Module):
+    """Project on principal components."""
+
     mean: Tensor
     axes: Tensor
 
@@ -98,6 +103,8 @@ class _Projection(nn.Module):
 
 
 class _Selection(nn.Module):
+    """Keep some columns."""
+
     columns: Tensor
 
     def __init__(self, step: Select, _dtype: torch.dtype) -> None:
@@ -108,7 +115,7 @@ class _Selection(nn.Module):
         return values[:, self.columns]
 
 
-# A new step needs a line here.
+# A new step of preprocessing needs a line here, or runs that have the step cannot be exported.
 STEP_MODULES: dict[type, Callable[[Any, torch.dtype], nn.Module]] = {
     Standardise: _Affine,
     Ternary: _Affine,
@@ -119,5 +126,6 @@ STEP_MODULES: dict[type, Callable[[Any, torch.dtype], nn.Module]] = {
 }
 
 
-def _tensor(values: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
+def _tensor(values: npt.NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+    # A copy, because arrays that were read from a file may be read-only, of which torch warns.
     return torch.from_numpy(np.array(values)).to(dtype)

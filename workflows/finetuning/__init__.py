@@ -1,1 +1,1 @@
-"""Fine-tuning of the network itself, as the baseline for frozen features."""
+"""The network itself is fine-tuned, as the baseline for frozen features."""

@@ -1,9 +1,8 @@
-"""timm's training transform, whose random choices follow from a seed for each image."""
+"""`Augmentation` is timm's training transform, with random choices that follow from a seed per image."""
 
 import random
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,8 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms.functional import hflip, resized_crop
 
-# timm draws from Python's global generator, which threads share.
+# timm draws from Python's global generator, which threads share: a draw is seeded, made and undone by one
+# thread at a time. Resizing, which takes the time, needs no lock.
 _GENERATOR = threading.Lock()
 
 
@@ -31,7 +31,7 @@ class Augmentation:
         Least share of the area that a crop keeps, in (0, 1].
     """
 
-    def __init__(self, config: Mapping[str, Any], *, flips: bool, least_scale: float) -> None:
+    def __init__(self, config: Mapping[str, object], *, flips: bool, least_scale: float) -> None:
         chain = create_transform(
             **config,
             is_training=True,
@@ -39,6 +39,8 @@ class Augmentation:
             scale=(least_scale, 1.0),
             hflip=0.5 if flips else 0.0,
         )
+        # timm's chain starts with the crop and the flip. What follows turns bytes into normalized floats,
+        # which the network's own transform does here.
         self._crop = chain.transforms[0]
         self._flip_share = float(chain.transforms[1].p) if flips else 0.0
 

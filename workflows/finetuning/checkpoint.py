@@ -1,4 +1,4 @@
-"""The files of an unfinished fine-tuning: safetensors and JSON, complete after every epoch."""
+"""`Checkpoint` keeps an unfinished fine-tuning as safetensors and JSON, complete after every epoch."""
 
 import json
 import shutil
@@ -16,6 +16,7 @@ from toptune.store.files.place import place_at
 from toptune.workflows.finetuning.rate_search import Epoch
 
 STATE = "state.json"
+# An older or newer form of the state is refused: guessing its meaning could change the numbers.
 VERSION = 2
 
 
@@ -28,7 +29,7 @@ class Standing:
     epochs : tuple of Epoch
         All finished epochs, in order.
     costs : mapping, optional
-        Costs so far; see `PhaseCosts`.
+        Costs of the sessions so far; see `PhaseCosts`.
     last, best : str, optional
         Names of the files of the state after the last epoch and after the best epoch of all trainings.
     """
@@ -40,7 +41,7 @@ class Standing:
 
 
 class Checkpoint:
-    """The folder ``RUN.unfinished``, beside the run that will be.
+    """The folder ``RUN.unfinished``, beside the place of the finished run.
 
     ``state.json`` is replaced last, in one step, and names the files that belong to the state. If the process
     is killed at any moment, the folder holds the state after the last finished epoch or the one before.
@@ -55,6 +56,7 @@ class Checkpoint:
 
     def __init__(self, out: Path, request: Mapping[str, object]) -> None:
         self.folder = out.parent / f"{out.name}.unfinished"
+        # The request is compared with one that was read from JSON, where tuples have become lists.
         self._request = json.loads(json.dumps(request))
 
     def read(self) -> Standing:
@@ -120,12 +122,14 @@ class Checkpoint:
         epochs : sequence of Epoch
             All finished epochs.
         costs : mapping
-            Costs so far.
+            Costs of the sessions so far.
         last : mapping
             Tensors of network and optimizer after the last epoch.
         best : mapping, str or None
             Tensors of the best network if the last epoch is the best, else the file that holds them.
         """
+        # The new files have new names, so that the old state stays whole until ``state.json`` names the new
+        # ones. Files that no state names are removed after that.
         number = len(epochs)
         names: dict[str, str | None] = {"last": f"last-{number:05}.safetensors"}
         place_at(self.folder / f"last-{number:05}.safetensors").replace(save(dict(last)))
@@ -153,4 +157,5 @@ class Checkpoint:
 
     @property
     def _anew(self) -> str:
+        """The next step for whoever reads an error about this folder."""
         return f"remove {self.folder} to begin anew"

@@ -1,4 +1,4 @@
-"""Images for fine-tuning: read, augmented and cached by threads, ahead of the network."""
+"""`ImageLoader` reads, augments and caches images for fine-tuning, ahead of the network."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,9 @@ from toptune.machine.ahead import ahead
 from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetuning.augmentation import Augmentation
 
+# While the network takes a step, the threads work on the next two batches; more would only hold memory.
 BATCHES_AHEAD = 2
-# Images that are looked at beyond the one whose outcome is waited for.
+# This many images are submitted beyond the image whose outcome is waited for.
 _LOOKED_AHEAD = 64
 # A training image is shrunk until its short edge has this many times the edge of the network's input. Most
 # random crops then have at least as many pixels as the input, and thousands of images fit into memory.
@@ -33,7 +34,7 @@ class ImageLoader:
     Parameters
     ----------
     source : ImageSource
-        Where images come from.
+        The images.
     backbone : Backbone
         The network, whose decoding and evaluation transform are used.
     augmentation : Augmentation, optional
@@ -41,7 +42,7 @@ class ImageLoader:
     seed : int
         Seed of the augmentation.
     workers : int
-        Threads that read and augment.
+        Number of threads that read and augment.
     cache_bytes : int
         Memory that decoded images may take.
     """
@@ -126,6 +127,8 @@ class ImageLoader:
     def _stacked(
         self, batches: Sequence[Sequence[int]], pixels: Callable[[int], Pixels]
     ) -> Iterator[torch.Tensor]:
+        """Yield the pixels of each batch, while threads work on the next batches."""
+
         def submit(rows: Sequence[int]) -> list[Future[Pixels]]:
             return [self._pool.submit(pixels, int(row)) for row in rows]
 
@@ -136,6 +139,7 @@ class ImageLoader:
             yield torch.from_numpy(found)
 
     def _outcome(self, row: int, is_training: bool) -> str | None:
+        """Decode an image into the cache; return the reason if it cannot be used."""
         try:
             self._decoded(row, is_training)
         except UnreadableImageError as error:
@@ -144,6 +148,7 @@ class ImageLoader:
 
     def _decoded(self, row: int, is_training: bool) -> Pixels:
         """Return the pixels from which augmentation crops, or the pixels of the evaluation transform."""
+        # A row may be read in both ways: with ``refit``, validation images are trained on later.
         key = (row, is_training and self._augmentation is not None)
         known = self._cache.get(key)
         if known is not None:
@@ -151,6 +156,8 @@ class ImageLoader:
         image = self._backbone.decode(self._source.read(row))
         self._backbone.transform.check_shape(image.size)
         found = np.array(self._shrunk(image)) if key[1] else self._backbone.transform.pixels(image)
+        # An image that does not fit stays out and takes no place from another: every epoch reads every image
+        # once, so that a replaced image would be missed just as often.
         with self._lock:
             if found.nbytes <= self._bytes_left:
                 self._bytes_left -= found.nbytes
@@ -158,6 +165,7 @@ class ImageLoader:
         return found
 
     def _shrunk(self, image: Image.Image) -> Image.Image:
+        """Shrink an image whose short edge is longer than `KEPT_EDGES` times the edge of the input."""
         short = min(image.size)
         if short <= self._edge:
             return image

@@ -1,4 +1,4 @@
-"""`Learner`: a network in training, with its steps, its learning rates and its validation."""
+"""`Learner` trains a network: its steps, its learning rates and its validation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +27,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Logits of some rows, with loss and accuracy.
+    """Logits of some rows, with their loss and accuracy.
 
     Attributes
     ----------
@@ -52,8 +52,16 @@ class Learner:
 
     Attributes
     ----------
+    network : TrainedNetwork
+        The network, and which of its modules are trained.
+    backbone : Backbone
+        The backbone that the network was made of, for its device and its transform.
+    loader : ImageLoader
+        The images, by row.
     targets : ndarray of int64
         Class of each row of the manifest; -1 where the row has no class that is trained.
+    options : FineTuneOptions
+        Optimizer, batch size, epochs and seed.
     precision : {"fp32", "bf16"}
         Arithmetic of the forward passes.
     """
@@ -69,6 +77,7 @@ class Learner:
     _schedule: CosineLRScheduler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        # Every learning rate starts here, so that rates differ by nothing else.
         self._initial = self.network.state()
 
     def begin(self, learning_rate: float, *, n_steps_per_epoch: int) -> None:
@@ -89,6 +98,8 @@ class Learner:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the tensors of network and optimizer, each under a name of its own."""
+        # safetensors holds tensors only. The rest of the optimizer's state, its groups and rates, follows
+        # from the options and the number of the step.
         moments = {
             f"optimizer.{index}.{name}": value.detach().to("cpu", copy=True).contiguous()
             for index, values in self._optimizer.state_dict()["state"].items()
@@ -98,7 +109,7 @@ class Learner:
         return {f"network.{name}": value for name, value in self.network.state().items()} | moments
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over tensors that `state` returned; to be called after `begin`."""
+        """Take over tensors that `state` returned; call `begin` first, which makes the optimizer."""
         self.network.restore(
             {name.removeprefix("network."): state[name] for name in state if name.startswith("network.")}
         )
@@ -124,6 +135,8 @@ class Learner:
             Called with the size of each batch as the batch is done; may raise to stop.
         """
         batches = epoch_batches(rows, self.options.batch_size, seed=self.options.rows.seed, epoch=epoch)
+        # Losses are added up on the device: reading each of them would make the CPU wait for the GPU at every
+        # step.
         total = torch.zeros((), device=self.backbone.device)
         with self._seeded(epoch):
             self.network.train()
@@ -135,6 +148,7 @@ class Learner:
 
     def step(self, pixels: torch.Tensor, rows: Rows, number: int) -> torch.Tensor:
         """Take step `number`, from 0, on a batch; return the mean loss of the batch."""
+        # The rate is a function of the number of the step, so that a resumed training needs no old schedule.
         self._schedule.step_update(number + 1)
         target = torch.from_numpy(self.targets[rows]).to(self.backbone.device)
         loss = functional.cross_entropy(
@@ -167,6 +181,7 @@ class Learner:
         )
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Run the network on pixels ``(b, h, w, 3)``; the logits are float32 in either precision."""
         device = self.backbone.device
         inputs = self.backbone.transform.normalize(pixels.to(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
@@ -174,6 +189,7 @@ class Learner:
         return logits.float()
 
     def _seeded(self, epoch: int) -> AbstractContextManager[None]:
+        """Seed dropout and stochastic depth by the epoch; a resumed epoch then drops what it would have."""
         return seeded(hash_of(self.options.rows.seed, f"epoch\0{epoch}"), self.backbone.device)
 
 
@@ -186,7 +202,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def n_batches(n_rows: int, batch_size: int) -> int:
-    """Count the steps of an epoch."""
+    """Return the number of steps of an epoch."""
     return -(-n_rows // batch_size)
 
 
@@ -202,16 +218,16 @@ def epoch_batches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> list
 def cosine_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int, n_warmup: int) -> CosineLRScheduler:
     """Make a schedule of linear warm-up and half a cosine (Loshchilov & Hutter 2017), with timm.
 
-    Update u = 1 ... T takes the peak rate times u / W during the W updates of warm-up, and after them times
-    (1 + cos(pi (u - W) / (T - W + 1))) / 2. Neither the first nor the last update has a rate of 0, which
-    would waste the update.
+    Update u = 1 ... T takes the peak rate times u / W during the W updates of warm-up. Later updates take the
+    peak rate times (1 + cos(pi (u - W) / (T - W + 1))) / 2. Neither the first nor the last update has a rate
+    of 0, which would waste the update.
 
     Parameters
     ----------
     optimizer : Optimizer
         The optimizer, whose rates are the peaks.
     n_steps, n_warmup : int
-        Number of updates T, and number of updates W of warm-up.
+        Number T of updates, and number W of updates of warm-up.
     """
     return CosineLRScheduler(
         optimizer,

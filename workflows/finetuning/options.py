@@ -1,4 +1,4 @@
-"""`FineTuneOptions`: how a network is fine-tuned, checked without loading torch."""
+"""`FineTuneOptions` says how a network is fine-tuned, and is checked without loading torch."""
 
 import math
 import os
@@ -13,7 +13,8 @@ from toptune.options import flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
-# The classifier alone starts from nothing and takes larger steps than pretrained weights do.
+# A new classifier starts from random weights and can take larger steps than pretrained weights, which a large
+# step destroys.
 _LEARNING_RATES = {
     ("adamw", False): (1e-4, 3e-4),
     ("adamw", True): (1e-3, 1e-2),
@@ -22,7 +23,7 @@ _LEARNING_RATES = {
 }
 _WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4}
 _CACHE_MEMORY_BYTES = 4 * 2**30
-# Options that change neither rows nor steps: an unfinished run goes on with other values of them.
+# These options change neither rows nor steps, so that an unfinished run goes on with other values of them.
 _OF_NO_EFFECT = ("device", "workers", "cache_memory_bytes", "allow_failed", "max_failures")
 
 
@@ -78,7 +79,7 @@ class FineTuneOptions:
         Which modules are trained: ``full``, ``last:N`` (all modules behind the output of the last block but
         N) or ``head``.
     optimizer : {"adamw", "sgd"}
-        SGD has momentum 0.9.
+        Optimizer; SGD has momentum 0.9.
     learning_rates : sequence of float, optional
         Peak rates that are tried one after the other, each from the pretrained weights.
     weight_decay : float, optional
@@ -99,8 +100,8 @@ class FineTuneOptions:
     crop_scale : float
         Least share of the area that a random crop keeps.
     validation_fraction : float
-        Share of each class's training rows that chooses learning rate and epoch; 0 for all epochs of the
-        one learning rate.
+        Share of each class's training rows that chooses learning rate and epoch. With 0, nothing is chosen:
+        the one learning rate runs for all epochs.
     refit : bool
         Train once more, on all training rows, with the learning rate and as many epochs as were chosen.
     rows : RowOptions
@@ -109,7 +110,7 @@ class FineTuneOptions:
     max_failures : int
         Most unreadable images that are left out without ``allow_failed``.
     workers : int, optional
-        Threads that read and augment ahead.
+        Number of threads that read and augment ahead; by default one per core, at most 4.
     cache_memory_bytes : int
         Memory that decoded images may take; images beyond are decoded in every epoch. Results are the same.
 
@@ -152,6 +153,7 @@ class FineTuneOptions:
     cache_memory_bytes: int = _CACHE_MEMORY_BYTES
 
     def __post_init__(self) -> None:
+        # Rates are sorted and equal ones dropped, so that the same grid in another order is the same run.
         rates = self.learning_rates
         if rates is not None:
             object.__setattr__(self, "learning_rates", tuple(sorted({float(rate) for rate in rates})))
@@ -171,7 +173,7 @@ class FineTuneOptions:
 
     @property
     def n_workers(self) -> int:
-        """Threads that read ahead."""
+        """Number of threads that read and augment ahead."""
         return self.workers or min(4, os.cpu_count() or 1)
 
     @property
@@ -180,7 +182,7 @@ class FineTuneOptions:
         found = re.fullmatch(r"last:([1-9][0-9]*)", self.depth)
         return int(found[1]) if found else None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the options that decide the result, with defaults filled in, as JSON values."""
         values = {name: value for name, value in self.to_dict().items() if name not in _OF_NO_EFFECT}
         return values | {"learning_rates": list(self.rates), "weight_decay": self.decay}
@@ -197,6 +199,7 @@ class FineTuneOptions:
         }
 
     def _check(self) -> None:
+        """Refuse values out of range, and combinations that contradict each other."""
         for name, choices in (
             ("optimizer", ("adamw", "sgd")),
             ("augment", AUGMENTATIONS),
@@ -215,6 +218,7 @@ class FineTuneOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
+        # The peak rate has to be reached, and at least one epoch of the cosine has to follow.
         if self.warmup_epochs >= self.epochs:
             raise InputError(
                 f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; it must be below them"
@@ -236,6 +240,7 @@ class FineTuneOptions:
 
 
 def _check_range(name: str, value: float, least: float, below: float) -> None:
+    """Refuse a number outside ``[least, below)``; NaN lies outside every range."""
     if not least <= value < below:
         limit = f"and below {below:g}" if below < math.inf else "and finite"
         raise InputError(f"{name} is {value:g}; it must be at least {least:g} {limit}")

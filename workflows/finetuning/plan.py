@@ -1,4 +1,4 @@
-"""`plan_finetune`: what a fine-tuning would do and take, from a few timed steps; nothing is written."""
+"""`plan_finetune` says what a fine-tuning would do and take, from a few timed steps, and writes nothing."""
 
 import dataclasses
 import os
@@ -21,6 +21,7 @@ from toptune.workflows.finetuning.learner import Learner, n_batches
 from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOptions
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
 
+# Enough steps that one slow step does not decide, few enough that a plan takes seconds.
 TIMED_STEPS = 3
 # A checkpoint holds float32 values: the parameters, and for each of them two moments of AdamW or one of SGD.
 _BYTES = 4
@@ -29,7 +30,7 @@ _MOMENTS = {"adamw": 2, "sgd": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunePlan:
-    """What a fine-tuning would do, and what it would take on this machine.
+    """Steps that a fine-tuning would take, and their cost on this machine.
 
     Attributes
     ----------
@@ -74,15 +75,17 @@ class FineTunePlan:
 
     @property
     def most_seconds(self) -> float:
-        """Seconds if no learning rate is stopped early, and a refit takes all epochs."""
+        """Expected seconds if no learning rate is stopped early and a refit takes all epochs."""
         return self._seconds(self.epochs)
 
     @property
     def least_seconds(self) -> float:
-        """Seconds if every learning rate is stopped as early as possible."""
+        """Expected seconds if every learning rate is stopped as early as possible."""
         return self._seconds(self.least_epochs)
 
     def _seconds(self, epochs: int) -> float:
+        """Return the expected seconds of a fine-tuning in which each learning rate takes `epochs` epochs."""
+        # Images are read and decoded once, as far as memory holds them afterwards; see `cache_bytes`.
         n_train = self.n_fitted + self.n_validation
         epoch = self.n_fitted * self.train_seconds + self.n_validation * self.score_seconds
         refit = n_train * self.train_seconds if self.is_refitted else 0.0
@@ -154,6 +157,7 @@ def plan_finetune(
         n_classes=len(task.classes),
         learning_rates=asked.rates,
         epochs=asked.epochs,
+        # The first epoch may be the best one, and `patience` epochs without a better one follow.
         least_epochs=min(asked.epochs, max(asked.min_epochs, asked.patience + 1)) if stops else asked.epochs,
         steps_per_epoch=n_batches(len(task.fitted), asked.batch_size),
         n_trained_parameters=network.n_trained,
@@ -164,13 +168,14 @@ def plan_finetune(
         train_seconds=train,
         score_seconds=score,
         cache_bytes=min(int(kept), asked.cache_memory_bytes),
+        # Two files of tensors are kept: the best network alone, and the last one with its optimizer.
         checkpoint_bytes=_BYTES * network.n_trained * (2 + _MOMENTS[asked.optimizer]),
         is_refitted=asked.refit,
     )
 
 
 def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64], float]:
-    """Read an evenly spread batch of training images; return usable rows, and seconds for an image."""
+    """Read a batch of training images, evenly spread; return its usable rows, and the seconds per image."""
     rows = task.fitted[even_sample(len(task.fitted), task.options.batch_size)]
     with _timed() as seconds:
         failed = learner.loader.look_at(rows.tolist(), is_training=True, seen=lambda _n: None)
@@ -184,9 +189,10 @@ def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64]
 
 
 def _time_steps(learner: Learner, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Return seconds for an image, of training and of scoring; the first step of each is not timed.
+    """Return the seconds that one image takes in training and in scoring.
 
-    Memory is allocated and kernels are chosen in a first step, which would make the estimate too high.
+    The first step of each is not timed: memory is allocated and kernels are chosen in a first step, which
+    would make the estimate too high.
     """
     learner.network.train()
     for number, is_timed in ((1, False), (TIMED_STEPS, True)):
@@ -203,12 +209,14 @@ def _time_steps(learner: Learner, rows: npt.NDArray[np.int64]) -> tuple[float, f
 
 
 def _wait(learner: Learner) -> None:
+    """Wait for the GPU, which otherwise still computes when the clock is read."""
     if learner.backbone.device.type == "cuda":
         torch.cuda.synchronize(learner.backbone.device)
 
 
 @contextmanager
 def _timed() -> Iterator[list[float]]:
+    """Yield a list that holds the seconds of the block once the block has ended."""
     seconds: list[float] = []
     start = time.perf_counter()
     yield seconds

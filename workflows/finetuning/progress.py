@@ -1,4 +1,4 @@
-"""Progress of a fine-tuning: a live bar on a terminal, one line a minute in a log."""
+"""A fine-tuning shows its progress: a live bar on a terminal, one line a minute in a log."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ class ProgressReport:
     Attributes
     ----------
     doing : str
-        What is being done, in a word or two.
+        Work that is being done, in a word or two.
     done, total : int
         Images of the epoch, or of the rows that are read or tested.
     trial, trials : int, optional
@@ -44,6 +44,7 @@ class ProgressReport:
     def __str__(self) -> str:
         parts = [self.doing]
         if self.trial is not None:
+            # A refit comes after all rates and has no number among them.
             number = f" {self.trial} of {self.trials}" if self.trial <= self.trials else ""
             parts.append(
                 f"learning rate{number} ({self.learning_rate:g}), epoch {self.epoch} of {self.epochs}"
@@ -76,6 +77,7 @@ def finetune_progress() -> Iterator[Progress]:
 
         def show(report: ProgressReport) -> None:
             nonlocal shown
+            # A new epoch gets a new bar, or the time left would be reckoned from the pace of other work.
             if str(report) != shown:
                 shown = str(report)
                 bars.reset(task, description=shown, total=report.total)
@@ -85,6 +87,7 @@ def finetune_progress() -> Iterator[Progress]:
 
 
 def _every_minute() -> Progress:
+    """Return a function that writes at most one report a minute."""
     last = time.perf_counter()
 
     def pass_on(report: ProgressReport) -> None:

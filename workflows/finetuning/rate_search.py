@@ -1,4 +1,4 @@
-"""Which learning rate and epoch are best, and when a training is over, decided from the finished epochs."""
+"""The finished epochs decide which learning rate and epoch are best, and when a training is over."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +13,15 @@ class Epoch:
     Attributes
     ----------
     trial : int
-        Number of the training: that of the learning rate; the refit comes after all rates.
+        Number of the training, from 0: the place of its learning rate in the grid. The refit has the number
+        after the last rate.
     learning_rate : float
         Peak rate of the training.
     epoch : int
         Number of the epoch, from 1.
     train_loss : float, optional
-        Mean loss of the epoch's augmented images, each by the weights of its step; None if not finite.
+        Mean loss of the epoch's augmented images, by the weights at the step of each image; None if the loss
+        is not finite.
     validation_loss, validation_accuracy : float, optional
         Figures of the validation rows after the epoch; None without validation rows.
     """
@@ -33,7 +35,7 @@ class Epoch:
 
     @property
     def is_diverged(self) -> bool:
-        """Whether the loss stopped being a number."""
+        """Whether the loss is not finite any more."""
         return self.train_loss is None
 
     def to_dict(self) -> dict[str, object]:
@@ -54,12 +56,14 @@ def rank(epoch: Epoch) -> tuple[float, float, int]:
 
 def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
     """Return the best epoch that did not diverge. Ties go to the smallest learning rate."""
+    # Of equal scores, the smaller rate counts before the earlier epoch, because a small rate moves the
+    # pretrained weights less.
     sound = [each for each in epochs if not each.is_diverged]
     return max(sound, key=lambda each: (*rank(each)[:2], -each.trial, rank(each)[2]), default=None)
 
 
 def is_over(epochs: Sequence[Epoch], options: FineTuneOptions) -> bool:
-    """Whether a training ends after its finished epochs.
+    """Return whether a training ends after its finished epochs.
 
     Parameters
     ----------
@@ -72,6 +76,7 @@ def is_over(epochs: Sequence[Epoch], options: FineTuneOptions) -> bool:
         return False
     if epochs[-1].is_diverged or len(epochs) >= options.epochs:
         return True
+    # Without validation rows nothing tells that a training gets worse, so that all epochs run.
     if epochs[-1].validation_accuracy is None or len(epochs) < options.min_epochs:
         return False
     best = best_epoch(epochs)
@@ -79,7 +84,7 @@ def is_over(epochs: Sequence[Epoch], options: FineTuneOptions) -> bool:
 
 
 def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptions) -> list[str]:
-    """List what a reader of the result should know of the search.
+    """List sentences that a reader of the result should know about the search.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The RUN folder of a fine-tuned network: the files of a head's run, and a whole network in timm's form."""
+"""The RUN folder of a fine-tuned network has the files of a head's run, and the network in timm's form."""
 
 import csv
 import json
@@ -53,17 +53,17 @@ class Outcome:
     Attributes
     ----------
     epochs : sequence of Epoch
-        All epochs, of a refit too.
+        All finished epochs, a refit's among them.
     best : Epoch
         The chosen epoch.
     network : TrainedNetwork
         The network after the chosen epoch, or after the refit.
     fitted, validation, test : ndarray of int64
-        Rows that trained, chose and tested, without those that failed.
+        Rows that trained, chose and tested, without the rows whose image failed.
     logits : ndarray of float32, shape (n_test, n_classes)
         Logits of the test rows.
     n_skipped : int
-        Images that failed.
+        Number of images that failed.
     """
 
     epochs: Sequence[Epoch]
@@ -78,17 +78,18 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunedRun:
-    """A fine-tuned network's RUN folder.
+    """The RUN folder of a fine-tuned network.
 
     Attributes
     ----------
     folder : Path
+        Place of the run.
     record : RunRecord
-        What ``run.json`` holds.
+        Content of ``run.json``.
     metrics : dict
         Content of ``metrics.json``.
     was_there : bool
-        Whether `finetune` found it finished and trained nothing.
+        Whether `finetune` found the run finished and trained nothing.
     """
 
     folder: Path
@@ -151,6 +152,7 @@ class FineTunedRun:
         InputError
             If the run is another one; the message says what differs.
         """
+        # Going through JSON turns tuples into lists, as in the record that was read from a file.
         there, now = dict(self.record.request or {}), json.loads(json.dumps(request))
         differing = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
         if differing:
@@ -189,6 +191,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     """Write all files of a run, or none of them."""
     train = np.union1d(outcome.fitted, outcome.validation)
     classes = list(task.classes)
+    # float64, as the probabilities of heads, with which these are compared image by image.
     probabilities = softmax(outcome.logits.astype(np.float64), axis=1)
     truth = [str(task.manifest.labels[row]) for row in outcome.test]
     predicted = [classes[index] for index in probabilities.argmax(axis=1)]
@@ -228,6 +231,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
 
 
 def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:
+    """Put together the content of ``run.json``."""
     return RunRecord(
         kind=FINETUNE,
         data=task.data,
@@ -257,6 +261,7 @@ def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:
 
 def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) -> None:
     """Write ``model.safetensors`` and ``config.json``: timm's local-dir form."""
+    # Files hold weights in plain order; channels-last is for speed on this machine only.
     network.model.to("cpu", memory_format=torch.contiguous_format)
     config = task.backbone.transform.config
     save_for_hf(
@@ -271,6 +276,7 @@ def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) ->
 
 
 def _write_epochs(path: Path, outcome: Outcome) -> None:
+    """Write ``selection.csv``, one line for each epoch."""
     rows = [each.to_dict() | {"is_chosen": each is outcome.best} for each in outcome.epochs]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
@@ -279,4 +285,5 @@ def _write_epochs(path: Path, outcome: Outcome) -> None:
 
 
 def _rate(costs: PhaseUse) -> float | None:
+    """Return images per second of a phase; None if the phase took no time."""
     return costs["images"] / costs["wall_seconds"] if costs["wall_seconds"] else None

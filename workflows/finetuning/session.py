@@ -1,4 +1,4 @@
-"""`finetune`: the baseline that a frozen backbone is compared with, on the same rows and images."""
+"""`finetune` trains the baseline that a frozen backbone is compared with, on the same rows and images."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -73,17 +73,18 @@ def finetune(
     Returns
     -------
     FineTunedRun
+        The run that was written, or that was there.
 
     Raises
     ------
     InputError, WeightsError
         If something given cannot be used, or images fail that may not.
     ConflictError
-        If another fine-tuning lies unfinished there.
+        If ``<out>.unfinished`` holds another fine-tuning.
     NumericalError
         If every learning rate diverged.
     InterruptedRunError
-        After Ctrl-C, a stop or the time limit; what is written stays.
+        If Ctrl-C, `stop` or the time limit ended the work; the finished epochs stay.
 
     Examples
     --------
@@ -130,6 +131,8 @@ class _Work:
         self.checkpoint = Checkpoint(self.folder, self.task.request)
         self.standing = self.checkpoint.read()
         self.costs = PhaseCosts(self.standing.costs)
+        # An epoch is the unit of work here. Reading and computing are in its pace; only writing the
+        # checkpoint comes on top.
         self.watch.begin_job(lambda: (0.0, 0.0, self.costs.seconds("write")))
         try:
             with self.task.open_loader() as loader:
@@ -142,6 +145,8 @@ class _Work:
 
     def _run(self, learner: Learner) -> FineTunedRun:
         task, options = self.task, self.task.options
+        # All training and validation images are read first, so that a broken image shows now and not hours
+        # later.
         fitted, validation, n_failed = self._look_at(learner)
         for trial, rate in enumerate(options.rates):
             self._train(learner, trial, rate, fitted, validation)
@@ -152,6 +157,7 @@ class _Work:
                 f"the loss is NaN or infinite with learning rate {rates}; give smaller ones and another --out"
             )
         if options.refit:
+            # A refit has no validation rows left, so the number of epochs that was chosen ends it.
             both = np.union1d(fitted, validation)
             self._train(learner, len(options.rates), best.learning_rate, both, both[:0], until=best.epoch)
             if self.standing.epochs[-1].is_diverged:
@@ -159,6 +165,7 @@ class _Work:
                     f"the refit with learning rate {best.learning_rate:g} diverged; give smaller rates"
                 )
         learner.network.restore(self._chosen())
+        # Test images are read only now, when nothing can be chosen by them any more.
         test, logits, n_failed = self._test(learner, n_failed)
         outcome = Outcome(
             epochs=self.standing.epochs,
@@ -172,6 +179,8 @@ class _Work:
         )
         with self.costs.phase("write"):
             run = write_finetuned(self.folder, task, outcome, self.costs)
+        # The run is complete by now. A process that is killed between these lines leaves both, and the next
+        # call removes the checkpoint.
         self.checkpoint.remove()
         return run
 
@@ -228,6 +237,7 @@ class _Work:
         validation: Rows,
         seen: Callable[[int], None],
     ) -> Epoch:
+        """Train for one epoch and validate; a loss that is not finite ends both."""
         with self.costs.phase("train"):
             loss = learner.train_epoch(fitted, number, seen=seen)
         self.costs.count("train", len(fitted))
@@ -249,6 +259,7 @@ class _Work:
     def _write(self, learner: Learner, epoch: Epoch) -> None:
         """Write the state after an epoch, from which an interrupted call goes on."""
         epochs = (*self.standing.epochs, epoch)
+        # The refit is no candidate: its network is the last one, and the best one stays that of the search.
         is_best = epoch.trial < len(self.task.options.rates) and best_epoch(self._search(epochs)) is epoch
         with self.costs.phase("write"):
             self.standing = self.checkpoint.write(
@@ -306,6 +317,7 @@ class _Work:
             nonlocal done
             done += n_images
             self.progress(replace(report, done=done))
+            # The last batch always counts as done; whether other work may begin is asked before it begins.
             if done < total and not self.watch.may_go_on(total - done):
                 raise _StoppedError
 

@@ -1,4 +1,4 @@
-"""`FineTuneTask`: rows, classes and network of a fine-tuning, checked before the first image is read."""
+"""`FineTuneTask` holds rows, classes and network of a fine-tuning, checked before an image is read."""
 
 import hashlib
 import json
@@ -23,30 +23,33 @@ from toptune.workflows.finetuning.learner import Learner
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.finetuning.trained_network import make_network
 
+# A message names this many of the images that failed.
 SHOWN = 5
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTuneTask:
-    """A fine-tuning that was checked and can begin.
+    """A checked fine-tuning that can begin.
 
     Attributes
     ----------
     data : str
         The place that was given, as an absolute path; the name of the source if a source was given.
     source, manifest : ImageSource, Manifest
-        Where images come from, and their ids and labels.
+        The images, and their ids and labels.
     model, backbone : str, Backbone
         The name that was given, and the loaded network.
     precision : {"fp32", "bf16"}
         Arithmetic of the forward passes.
     split : Split
-        Training and test rows, the same as those of `toptune.train.train`.
+        Training and test rows, which are the rows of `toptune.train.train`.
     validation : ndarray of int64
         The training rows that choose learning rate and epoch.
     classes : dict of str to int
         Names of the classes, and the number of training rows of each.
+    options : FineTuneOptions
+        How the network is trained.
     """
 
     data: str
@@ -74,6 +77,8 @@ class FineTuneTask:
     @property
     def request(self) -> dict[str, object]:
         """The options and data that decide the result, as JSON values."""
+        # Rows and images are compared by digests, because equal options over other images are another run.
+        # The weights are named beside the recipe so that a message can say that they differ.
         roles = hashlib.sha256("\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode())
         recipe = json.loads(self.backbone.recipe.to_json())
         return self.options.identity() | {
@@ -121,14 +126,14 @@ class FineTuneTask:
         )
 
     def without(self, rows: Rows, failed: Mapping[int, str], *, seen_failed: int) -> tuple[Rows, int]:
-        """Leave failed images out of some rows, or refuse and name them.
+        """Leave failed images out of some rows, or refuse to go on and name the images.
 
         Parameters
         ----------
         rows : ndarray of int64
             Rows that were looked at.
         failed : mapping of int to str
-            Row to reason.
+            Reason of each row whose image failed.
         seen_failed : int
             Number of images that failed before.
 
@@ -180,7 +185,7 @@ def make_task(
     Raises
     ------
     InputError
-        For options, rows or a model that cannot be used.
+        If options, rows or the model cannot be used.
     WeightsError
         If there are no pretrained weights of that name; see `toptune.extract.load_backbone`.
     """
@@ -190,12 +195,14 @@ def make_task(
     manifest = source.manifest()
     # Images that cannot be read show when they are looked at, and are left out or refused then.
     rows = choose_rows(manifest, options.rows, cv=None)
+    # The network has no output for a class without training rows, and every image of it would count as wrong.
     strange = sorted({str(manifest.labels[row]) for row in rows.split.test} - set(rows.classes))
     if strange:
         raise InputError(
             f"{len(strange)} classes of the test rows have no training row, for instance {strange[0]!r}; "
             "train with rows of them or leave them out of the test split"
         )
+    # The backbone comes last: loading it takes the longest, and may need the network.
     validation = draw_validation(manifest, rows.split.train, groups=rows.groups, options=options)
     backbone = load_backbone(
         model,

@@ -1,4 +1,4 @@
-"""A timm model with a new classifier, of which a part is trained."""
+"""`TrainedNetwork` is a timm model with a new classifier, of which a part is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ class TrainedNetwork:
     model : nn.Module
         timm's model, with a classifier of the data set's classes.
     names : tuple of str
-        Names of the trained modules, each standing for the module's own parameters, without its children's.
+        Names of the trained modules. A name stands for the parameters of the module itself, without those of
+        its children.
     """
 
     model: Any
@@ -46,6 +47,7 @@ class TrainedNetwork:
 
     def train(self) -> None:
         """Put the trained modules, and no others, into training mode."""
+        # `nn.Module.train` would set the children too, and frozen batch norms would change their statistics.
         self.model.eval()
         modules = dict(self.model.named_modules())
         for name in self.names:
@@ -68,6 +70,7 @@ class TrainedNetwork:
         self.model.load_state_dict(state, strict=False)
 
     def _own(self) -> dict[str, torch.Tensor]:
+        """Return parameters and buffers of the trained modules: statistics of batch norms are buffers."""
         owners, everything = set(self.names), self.model.state_dict()
         return {name: everything[name] for name in everything if name.rpartition(".")[0] in owners}
 
@@ -95,6 +98,7 @@ def make_network(backbone: Backbone, *, n_classes: int, depth: str, seed: int) -
         If the model takes no classifier, or has too few blocks or none that can be told apart.
     """
     model = backbone.model
+    # The seed is for the classifier alone; the caller's generators go on as if nothing had been drawn.
     devices = [backbone.device] if backbone.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -118,11 +122,13 @@ def make_network(backbone: Backbone, *, n_classes: int, depth: str, seed: int) -
 
 
 def _trained_names(model: Any, depth: str, name: str) -> tuple[str, ...]:
+    """Name the modules that a depth trains; ``last:N`` refuses models without N + 1 blocks."""
     names = [each for each, _ in model.named_modules()]
     if depth == "full":
         return tuple(names)
     heads = model.get_classifier()
-    # Distilled models have two classifiers.
+    # Distilled models have two classifiers. Their modules are found by identity, since timm names them
+    # freely.
     inside = {
         id(each) for head in (heads if isinstance(heads, tuple) else (heads,)) for each in head.modules()
     }

@@ -1,1 +1,1 @@
-"""Images in, labels out."""
+"""Images become labels: by a head on a frozen backbone, or by a fine-tuned network."""

@@ -1,4 +1,4 @@
-"""`Classifier`: a RUN folder and its network, from images to labels."""
+"""`Classifier` turns images into labels, by the network of a RUN folder."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,7 +19,8 @@ from toptune.workflows.predict.frozen_network import FrozenNetwork
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
 from toptune.workflows.predict.predictions import Answers, Prediction
 
-# Images of so many batches are handed to the reader together.
+# Images of this many batches are handed to the reader together: enough that its threads seldom wait at the
+# end of a window, few enough that encoded images stay a small part of memory.
 _WINDOW_BATCHES = 64
 Network = FrozenNetwork | FineTunedNetwork
 
@@ -32,7 +33,7 @@ class Classifier:
     Parameters
     ----------
     network : FrozenNetwork or FineTunedNetwork
-        What computes probabilities of transformed images.
+        The network that computes probabilities of transformed images.
 
     Examples
     --------
@@ -83,6 +84,7 @@ class Classifier:
             what differs.
         """
         folder = Path(run)
+        # The record is read once, and tells which of the two kinds of run the folder holds.
         record = RunRecord.of_folder(folder)
         if not record.is_finetuned:
             head = Run.of_record(folder, record)
@@ -96,17 +98,23 @@ class Classifier:
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone: the recipe's own, or the fine-tuned network."""
+        """The backbone of the run's recipe, or the fine-tuned network."""
         return self.network.backbone
 
     @property
     def record(self) -> Run | FineTunedRun:
-        """The RUN folder: what was trained on what, and its metrics."""
+        """The RUN folder, which says what was trained on what, and holds the metrics."""
         return self.network.record
 
     @property
     def run(self) -> Run:
-        """The trained head; a fine-tuned network has none, its RUN folder is `record`."""
+        """The RUN folder of a trained head.
+
+        Raises
+        ------
+        InputError
+            If the network was fine-tuned and has no head; `record` is its RUN folder.
+        """
         return self._frozen("run").run
 
     @property
@@ -116,7 +124,7 @@ class Classifier:
 
     @property
     def precision(self) -> str:
-        """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        """The arithmetic of the network: ``fp32``, ``bf16`` or ``fp16``."""
         return self.network.precision
 
     def in_float32(self) -> "Classifier":
@@ -133,12 +141,13 @@ class Classifier:
             Files, folders (every file below them that has an image's suffix and is not hidden, links
             followed), or encoded images.
         batch_size : int
-            Images of a forward pass.
+            Number of images in a forward pass.
 
         Returns
         -------
         list of Prediction
-            One for each image, in the order given; that of an unreadable image has an ``error`` and no label.
+            One prediction for each image, in the order given. The prediction of an unreadable image has an
+            ``error`` and no label.
 
         Raises
         ------
@@ -164,12 +173,12 @@ class Classifier:
         n_images : int
             Number of images.
         batch_size : int
-            Images of a forward pass.
+            Number of images in a forward pass.
 
         Yields
         ------
         Answers
-            In the order of the images.
+            Answers for one batch, in the order of the images.
 
         Raises
         ------
@@ -181,6 +190,7 @@ class Classifier:
         return self.network.answers(source, n_images, batch_size=batch_size)
 
     def _predictions(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
+        """Name images and classes in the answers of a batch, failed images among the others."""
         classes = self.classes
         found = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
         for row, values in zip(answers.rows.tolist(), answers.probabilities, strict=True):
@@ -217,6 +227,7 @@ class Classifier:
         return self._frozen("features").features(batch)
 
     def _frozen(self, what: str) -> FrozenNetwork:
+        """Return the frozen network, or refuse `what` of a fine-tuned one."""
         if isinstance(self.network, FrozenNetwork):
             return self.network
         raise InputError(

@@ -1,4 +1,4 @@
-"""`evaluate`: score a run on its own test rows, on another stored data set, or on images."""
+"""`evaluate` scores a run on its own test rows, on another stored data set, or on images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +18,7 @@ from toptune.train.runs.record import ROWS
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.images import ChosenImages
 
+# A message names this many of the images that failed; the result has all of them.
 SHOWN = 3
 
 
@@ -115,9 +116,9 @@ def evaluate_images(
     Returns
     -------
     dict
-        The keys of ``metrics.json``, with ``failed``, id to reason of images that could not be read, their
-        number ``n_failed``, and ``n_named_as_trained``, those with the id of an image that the run was
-        trained on.
+        The keys of ``metrics.json``; ``failed``, the reason for each id whose image could not be read;
+        ``n_failed``, the number of these images; and ``n_named_as_trained``, the number of images that have
+        the id of an image that the run was trained on.
 
     Raises
     ------
@@ -131,6 +132,7 @@ def evaluate_images(
     if not truth:
         several = advice_on_several_labels(manifest, np.arange(manifest.n_rows))
         raise InputError(several or f"{data} has no labels; evaluate compares with them, predict needs none")
+    # A class that the run cannot answer would only ever count as an error, and hide what the figures mean.
     unknown = sorted(set(truth.values()) - set(classifier.classes))
     if unknown:
         raise InputError(f"{data} has classes that {run} was not trained on: {', '.join(unknown[:10])}")
@@ -154,19 +156,21 @@ def evaluate_images(
         found,
         classifier.classes,
     )
+    # Images that the run was trained on flatter it. Ids are all that a run keeps of its images, and another
+    # image may have the same id: the number is reported, and no image is left out.
     trained = _trained_ids(classifier.record.folder)
     n_trained = sum(manifest.ids[row] in trained for row in good)
     return metrics | {"n_failed": len(failed), "failed": failed, "n_named_as_trained": n_trained}
 
 
 def _trained_ids(run: Path) -> set[str]:
-    """Return the ids of the images that chose anything in a run: all but the test images."""
+    """Return the ids of the images that a run was fitted or chosen on, which are all but the test images."""
     rows = pq.read_table(run / ROWS, columns=["id", "role"]).to_pydict()
     return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Put the headline figures on a line, and costs on another; a dash stands for a figure without images."""
+    """Write the main figures on one line and the costs on another; without images, a figure is a dash."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
     n_failed = metrics.get("n_failed") or metrics.get("n_skipped")

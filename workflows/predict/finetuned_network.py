@@ -1,4 +1,4 @@
-"""`FineTunedNetwork`: a whole network that was fine-tuned, with its own classifier."""
+"""`FineTunedNetwork` classifies images by a whole network that was fine-tuned."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ _FOUND = "probabilities"
 
 @dataclass(frozen=True, eq=False)
 class FineTunedNetwork:
-    """What `toptune.workflows.finetune` wrote, ready to classify.
+    """A network that `toptune.workflows.finetune` wrote, ready to classify.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class FineTunedNetwork:
     backbone : Backbone
         The trained network; its probabilities are the softmax of the network's own classifier.
     precision : {"fp32", "bf16"}
-        The arithmetic of a forward pass; by default the one that the network was trained in.
+        The arithmetic of a forward pass: the one of the training, unless `in_float32` changed it.
     """
 
     record: FineTunedRun
@@ -54,6 +54,8 @@ class FineTunedNetwork:
         path = Path(run.folder).absolute()
         try:
             tensors = load_file(path / _WEIGHTS)
+            # The folder is in timm's local-dir form. Its classifier is made anew, because the loader leaves
+            # classifiers out: a frozen backbone has none.
             backbone = load_backbone(f"local-dir:{path}", device=str(resolve_device(device)))
             backbone.model.reset_classifier(len(run.classes))
             backbone.model.load_state_dict(tensors)
@@ -72,6 +74,7 @@ class FineTunedNetwork:
         is_bf16 = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
             logits = self.backbone.model(batch.to(device))
+        # float64, because rows of float32 probabilities sum to 1 only to seven digits.
         found: npt.NDArray[np.float64] = logits.double().softmax(dim=1).cpu().numpy()
         return found
 
@@ -79,6 +82,7 @@ class FineTunedNetwork:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
         backbone = self.backbone
 
+        # A dict of one name is what `in_halves` splits where a batch does not fit into the device's memory.
         def compute(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
             return {_FOUND: torch.from_numpy(self.probabilities(backbone.transform.normalize(pixels)))}
 

@@ -1,4 +1,4 @@
-"""`FrozenNetwork`: a trained head on the frozen backbone that its features came from."""
+"""`FrozenNetwork` classifies images by a trained head on the backbone that its features came from."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from toptune.workflows.predict.predictions import Answers
 
 @dataclass(frozen=True, eq=False)
 class FrozenNetwork:
-    """A head that `toptune.train.train` wrote, and its backbone.
+    """A head that `toptune.train.train` wrote, on its backbone.
 
     Attributes
     ----------
     run : Run
         The head with its preprocessing, its config and its metrics.
     backbone : Backbone
-        The very backbone that the features came from: the two recipes are equal.
+        The backbone that the features came from; its recipe equals the recipe of the features.
     """
 
     run: Run
@@ -77,6 +77,8 @@ class FrozenNetwork:
             raise type(error)(
                 f"{message}; if the backbone has moved, give its place now with --model or --weights"
             ) from error
+        # A backbone of the same name may have other weights, and features of these would give wrong labels
+        # without an error.
         if backbone.recipe.digest != run.recipe.digest:
             differences = "; ".join(run.recipe.differences(backbone.recipe))
             raise WeightsError(
@@ -87,7 +89,7 @@ class FrozenNetwork:
 
     @property
     def record(self) -> Run:
-        """The RUN folder."""
+        """The RUN folder of the head."""
         return self.run
 
     @property

@@ -1,4 +1,4 @@
-"""Images to classify: files, the files of folders, and encoded bytes."""
+"""Images to classify are files, the files of folders, or encoded bytes."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ ImageLike = str | Path | bytes
 
 
 def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | bytes]]:
-    """Name every image: files as they are, folders by their files with an image's suffix, sorted.
+    """Yield each image with its name; a folder stands for its files with an image's suffix, sorted.
 
     Yields
     ------
@@ -85,6 +85,9 @@ class ChosenImages:
 
 
 def _images_in(folder: Path) -> list[Path]:
+    """List the files below a folder that have an image's suffix, sorted."""
+    # A named file is always tried. In a folder only the suffix tells images from labels, notes and archives,
+    # which would otherwise all be reported as unreadable images.
     files = sorted(walk_files(folder))
     images = [file for file in files if file.suffix.lower() in _image_suffixes()]
     others = len(files) - len(images)
@@ -101,7 +104,8 @@ def _images_in(folder: Path) -> list[Path]:
 
 @cache
 def _image_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that this Pillow opens, without those that it only recognizes."""
+    """Return the suffixes of the formats that this Pillow opens, without those that it only recognizes."""
+    # Pillow registers most formats only now; before, it knows a handful.
     Image.init()
     return frozenset(
         suffix
@@ -111,4 +115,5 @@ def _image_suffixes() -> frozenset[str]:
 
 
 def _is_stub(opener: object) -> bool:
+    """Return whether Pillow recognizes the format but needs another program to decode it."""
     return isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)

@@ -1,4 +1,4 @@
-"""What a network says of images, and how predictions are written."""
+"""`Answers` and `Prediction` hold what a network says of images; predictions are written as CSV or JSON."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a network says of a batch of images.
+    """Probabilities that a network gives for a batch of images.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image.
+    """Label that a classifier gives to one image.
 
     Attributes
     ----------
@@ -71,11 +71,11 @@ def write_predictions(
     predictions : iterable of Prediction
         The predictions, in the order of the lines.
     stream : text file
-        Where the lines go.
+        The file to write to.
     form : {"csv", "jsonl"}
         Format of the lines.
     columns : sequence of str
-        Classes whose probabilities are written too: a column for each of them in CSV. JSON lines have the
+        Classes whose probabilities are written too, a column for each class in CSV. JSON lines have the
         probabilities of all classes if `columns` names any.
     """
     if form == "csv":
