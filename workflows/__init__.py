@@ -1,12 +1,13 @@
-"""Work that needs extraction and training: prediction, fine-tuning, export, reports, studies, batch jobs.
+"""Workflows need extraction and training: prediction, fine-tuning, export, reports, studies, batch jobs.
 
-Names are loaded when they are first used, so that a finished extraction is recognized without torch. They
-stand in ``__init__.pyi``, where type checkers read them too.
+Names are loaded when they are first used, so that a finished extraction is recognized without torch. The
+names stand in ``__init__.pyi``, where type checkers read them too.
 """
 
 import lazy_loader
 
 _own_name, _, _own = lazy_loader.attach_stub(__name__, __file__)
+# These functions live in the room `machine`, which is no public front, and are offered here.
 _machine_name, _, _machine = lazy_loader.attach(
     "toptune.machine",
     submod_attrs={

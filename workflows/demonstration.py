@@ -1,4 +1,4 @@
-"""`demo`: extraction, training and prediction on images that need no download, with their commands."""
+"""`demo` extracts, trains and predicts on images that need no download, and shows its commands."""
 
 import shlex
 import shutil
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo measured, with the pretrained and with the untrained backbone."""
+    """Figures that the demo measured, with the pretrained and with the untrained backbone."""
 
     folder: str
     accuracy: dict[str, float]
@@ -69,7 +69,7 @@ class DemoReport:
 
 
 def plan_demo() -> list[Step]:
-    """List the commands of the demo; paths are relative to its folder."""
+    """List the commands of the demo, with paths relative to the folder of the demo."""
     steps: list[Step] = []
     for target in TARGETS:
         for model, run in ((MODEL, target), (f"random:{MODEL}", f"{target}-untrained")):
@@ -92,11 +92,12 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
         Folder for the store, the runs, some images and ``commands.sh``; a folder of an earlier demo
         is used again.
     report : callable
-        Called with each command of the two stages before it runs.
+        Called with each command of the two stages before the command runs.
 
     Returns
     -------
     DemoReport
+        Accuracies, seconds and predictions.
 
     Raises
     ------
@@ -130,7 +131,9 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder, or reuse the folder of an earlier demo, of which the runs are removed."""
+    """Make the folder, or reuse the folder of an earlier demo without its runs."""
+    # Features of an earlier demo are the same and are kept; a run is never overwritten, so that runs have to
+    # go.
     commands = folder / "commands.sh"
     if folder.exists() and any(folder.iterdir()):
         if not (commands.exists() and commands.read_text().startswith(HEADER)):
@@ -142,7 +145,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def run_step(step: Step, folder: Path) -> None:
-    """Make the Python call of a command."""
+    """Run a command of the demo as a Python call."""
     options: dict[str, Any] = {name.replace("-", "_"): value for name, value in step.options.items()}
     options["store"] = folder / "store"
     if step.verb == "extract":
@@ -162,6 +165,7 @@ def predict_images(folder: Path) -> dict[str, str]:
     run = Run.load(folder / "runs" / "digits")
     source = open_source("digits")
     labels = source.manifest().labels
+    # Reversed, so that the first test image of each class is the one that stays.
     chosen = {labels[row]: row for row in reversed(run.test_rows)}
     images = folder / "pictures"
     images.mkdir(exist_ok=True)

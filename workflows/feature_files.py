@@ -1,4 +1,4 @@
-"""Features in files: matrices made elsewhere are imported, and stored layers are exported."""
+"""Matrices of features in files are imported into a store, and stored layers are exported."""
 
 import os
 import zipfile
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.images.source import SPLITS
 from toptune.options import options_of
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
-from toptune.store.exchange.matrix_files import open_arrays
+from toptune.store.exchange.matrix_files import Matrix, open_arrays
 from toptune.store.exchange.text_columns import as_text, read_column, read_table
 from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.features.feature_cache import FeatureCache
@@ -42,7 +43,7 @@ class ImportArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Which arrays of files are features, what their rows are called, and how they are stored.
+    """How files are imported: which arrays are features, what rows are called, and how features are stored.
 
     Attributes
     ----------
@@ -111,12 +112,13 @@ def import_files(
         If the store holds something else under these names.
     """
     options = options_of(ImportOptions, arguments, call="import_files")
-    found: dict[str, Any] = {}
+    found: dict[str, Matrix] = {}
     held_bytes = 0
     for file in files:
         opened = _open(Path(file), held_bytes)
+        # Only .npz is loaded whole; several of them share one limit.
         if Path(file).suffix.lower() == ".npz":
-            held_bytes += sum(values.nbytes for values in opened.values())
+            held_bytes += sum(each.nbytes for each in opened.values() if isinstance(each, np.ndarray))
         for name, values in opened.items():
             if name in found:
                 raise InputError(f"two arrays are called {name!r}; rename one of the files or keys")
@@ -139,8 +141,9 @@ def import_files(
 
 
 def _matrices(
-    found: Mapping[str, Any], arrays: Sequence[str] | None, files: Sequence[str | os.PathLike[str]]
-) -> dict[str, Any]:
+    found: Mapping[str, Matrix], arrays: Sequence[str] | None, files: Sequence[str | os.PathLike[str]]
+) -> dict[str, Matrix]:
+    """Choose the matrices to import: all arrays of two dimensions, or the named ones."""
     matrices = {name: values for name, values in found.items() if len(values.shape) == 2}
     for name in arrays or ():
         if name not in matrices:
@@ -151,7 +154,9 @@ def _matrices(
     return matrices if arrays is None else {name: matrices[name] for name in arrays}
 
 
-def _named(matrices: dict[str, Any], layers: Sequence[str] | None) -> dict[str, Any]:
+def _named(matrices: Mapping[str, Matrix], layers: Sequence[str] | None) -> dict[str, Matrix]:
+    """Give each matrix the name of its layer."""
+    # HDF5 writes ``/`` between a group and its arrays, where the names of layers have a dot.
     names = [name.replace("/", ".") for name in matrices] if layers is None else list(layers)
     if len(names) != len(matrices):
         raise InputError(
@@ -163,8 +168,9 @@ def _named(matrices: dict[str, Any], layers: Sequence[str] | None) -> dict[str, 
 
 
 def _columns(
-    found: Mapping[str, Any], table: str | None, sources: Mapping[str, str | None]
+    found: Mapping[str, Matrix], table: str | None, sources: Mapping[str, str | None]
 ) -> dict[str, Any]:
+    """Read ids, labels and splits from the table, the files or the arrays that were named."""
     columns: dict[str, Any] = dict.fromkeys(COLUMNS)
     if table is not None:
         given = read_table(Path(table))
@@ -212,7 +218,8 @@ def export_stored(
     return export_features(cache, Path(out), format=format, names=names, split=split, progress=progress)
 
 
-def _open(path: Path, held_bytes: int) -> dict[str, Any]:
+def _open(path: Path, held_bytes: int) -> dict[str, Matrix]:
+    """Open the arrays of a file, by name."""
     if path.suffix.lower() not in TENSOR_SUFFIXES:
         return open_arrays(path, held_bytes=held_bytes)
     if not path.is_file():
@@ -224,7 +231,7 @@ def _open(path: Path, held_bytes: int) -> dict[str, Any]:
         if is_zip:
             with zipfile.ZipFile(path) as archive:
                 check_unpacked(path, "the archive", sum(each.file_size for each in archive.infolist()))
-        # Files of torch before 1.6 cannot be mapped.
+        # Files of torch before 1.6 are no zip archives, and cannot be mapped into memory.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except InputError:
         raise
@@ -241,12 +248,13 @@ def _open(path: Path, held_bytes: int) -> dict[str, Any]:
         )
     found = {str(name): _as_array(value, f"{path}: {name}") for name, value in values.items()}
     for name, array in found.items():
-        if array is not None:  # an expanded tensor is larger in memory than in the file
+        # An expanded tensor is larger in memory than in the file.
+        if array is not None:
             check_unpacked(path, name, array.size * array.itemsize)
     return {name: array for name, array in found.items() if array is not None}
 
 
-def _as_array(value: Any, what: str) -> Any:
+def _as_array(value: object, what: str) -> npt.NDArray[Any] | None:
     """Return a tensor, or a list of names, as an array; None for anything else."""
     import torch
 

@@ -1,4 +1,4 @@
-"""`measure_rate`: images a second of an extraction on this machine, measured on a sample of the images."""
+"""`measure_rate` measures the images per second of an extraction here, on a sample of the images."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ def measure_rate(
     options: Mapping[str, Any],
     n_pictures: int = SAMPLE_IMAGES,
 ) -> float:
-    """Extract a sample into a store that is thrown away, and return the images/s.
+    """Extract a sample into a store that is thrown away, and return the images per second.
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ def measure_rate(
     n_pictures : int
         Most images of the sample.
     """
+    # The sample is a data set of its own, in one piece: names and splits of the whole have no meaning for it.
     known = {name: value for name, value in options.items() if name not in ("dataset", "split")}
     sample = Sample(open_source(data, split=options.get("split")), n_pictures)
     with tempfile.TemporaryDirectory(prefix="toptune-") as folder:
@@ -41,7 +42,7 @@ def measure_rate(
 
 
 class Sample:
-    """Some images of a source, evenly spread.
+    """Source of some images of another source, evenly spread.
 
     Parameters
     ----------
@@ -59,7 +60,9 @@ class Sample:
         self._manifest = whole.take(self._rows)
 
     def manifest(self) -> Manifest:
+        """Return the manifest of the sample."""
         return self._manifest
 
     def read(self, row: int) -> bytes:
+        """Return the bytes of one image of the sample."""
         return self._source.read(int(self._rows[row]))

@@ -1,1 +1,1 @@
-"""Whether to keep the backbone frozen or to fine-tune it."""
+"""Measured figures decide whether to keep the backbone frozen or to fine-tune it."""

@@ -1,4 +1,4 @@
-"""`advise`: cheap heads measured and fine-tuning timed on someone's images, and what follows from both."""
+"""`advise` measures cheap heads and times fine-tuning on someone's images, and says what follows."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -30,7 +30,8 @@ DEFAULT_STORE = "features"
 # Timing a training takes this many forward passes for each image: a step costs three, and one step warms up;
 # scoring takes two.
 _TIMING_PASSES = 3 * (1 + TIMED_STEPS) + 2
-# Extraction is timed on an eighth of the missing images, and on at least 16 images.
+# Extraction is timed on an eighth of the missing images, so that timing costs little beside the whole, and on
+# at least 16 images.
 _SAMPLE_PART, _LEAST_SAMPLE = 8, 16
 
 Data = str | os.PathLike[str] | ImageSource
@@ -69,6 +70,7 @@ def advise(
     Returns
     -------
     AdviceReport
+        The advice, its evidence, and the commands that come next.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def advise(
     ConflictError
         If the store holds other images under that name.
     InterruptedRunError
-        After Ctrl-C during the extraction; the same call goes on.
+        If Ctrl-C ended the extraction; the same call goes on.
 
     Examples
     --------
@@ -92,6 +94,8 @@ def advise(
     choose_rows(open_source(data).manifest(), asked.rows, cv=asked.cv, needs_test=False)
     summary = _extracted(session, data, model=model, store=store, dataset=dataset)
     features = _open_features(store, summary, asked)
+    # Fine-tuning is timed before heads are tried: its time is known from few steps, while heads take all of
+    # the budget that is left.
     plan = _timed_plan(session, data, model, features)
     with session.phases("heads", line="cross-validating heads"):
         trials = try_frozen(
@@ -134,7 +138,7 @@ def advise(
 
 @dataclass(eq=False)
 class _Session:
-    """What one call of `advise` was asked, how long it takes, and what it leaves out."""
+    """One call of `advise`: its options, the time that it takes, and what it leaves out."""
 
     asked: AdviceOptions
     phases: Phases
@@ -142,7 +146,7 @@ class _Session:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget that are left; below 0 where more was taken."""
+        """Seconds of the budget that are left; below 0 if the work took longer."""
         return self.asked.budget - self.phases.elapsed
 
 
@@ -177,7 +181,7 @@ def _check_extraction(session: _Session, data: Data, n_missing: int, model: str)
     Raises
     ------
     InputError
-        With the expected seconds and those that are left.
+        If the extraction would take longer than the seconds that are left; the message has both.
     """
     n_sample = min(SAMPLE_IMAGES, max(_LEAST_SAMPLE, n_missing // _SAMPLE_PART))
     rate = measure_rate(data, model=model, options=session.asked.extraction, n_pictures=n_sample)
@@ -192,6 +196,7 @@ def _check_extraction(session: _Session, data: Data, n_missing: int, model: str)
 
 
 def _open_features(store: str | os.PathLike[str], summary: ExtractSummary, asked: AdviceOptions) -> _Features:
+    """Open the layers that were extracted, by depth, and choose the rows among images that could be read."""
     opened = FeatureStore.open(store)
     cache = opened.features(summary.model, summary.dataset)
     cache.mark_used()
@@ -206,6 +211,7 @@ def _timed_plan(session: _Session, data: Data, model: str, features: _Features) 
     """Time a few steps of fine-tuning; None where the budget would not last."""
     tuning = session.asked.tuning
     names = [each.name for each in features.arrays]
+    # With fewer images than a batch, a step takes all of them.
     batch_size = min(tuning.batch_size, len(features.rows.split.train))
     expected = _timing_seconds(features.cache, names, batch_size)
     if expected > session.left:
@@ -232,6 +238,7 @@ def _evidence(
     *,
     frozen_seconds: float,
 ) -> Evidence:
+    """Put together what heads and fine-tuning were measured to do and to take."""
     return evidence_of(
         trials,
         list(features.rows.classes.values()),

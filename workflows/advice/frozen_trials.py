@@ -1,4 +1,4 @@
-"""Cheap heads on a frozen backbone's stored layers, cross-validated on training rows within a budget."""
+"""Cheap heads on stored layers of a frozen backbone are cross-validated on training rows, within a budget."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +20,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import ChosenRows
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
 
+# The cheapest head comes first, because the first one is tried whatever the budget is.
 LAST_HEADS = ("ridge", "logistic", "falkon")
 INNER_HEADS = ("falkon", "logistic")
 SEARCH_HEAD = "falkon"
@@ -39,11 +40,11 @@ class FrozenTrial:
     arrays : tuple of str
         Names of the layers' arrays, by depth; empty for a search that was not done.
     accuracy, log_loss : float or None
-        Figures of left-out rows.
+        Accuracy and log-loss of left-out rows.
     seconds : float or None
         Seconds of cross-validation and fit, reading included.
     skipped : str or None
-        Why the head was not tried.
+        Reason why the head was not tried.
     """
 
     head: str
@@ -92,7 +93,7 @@ def try_frozen(
     Raises
     ------
     InputError, NumericalError
-        The error of the first head, if no head could be fitted.
+        If no head could be fitted; the error is that of the first head.
     """
     heads = _Heads(cache, arrays, rows, cv=cv, device=device)
     plan = heads.plan()
@@ -123,12 +124,13 @@ class _Heads:
         self._labels, self._groups = rows.train_labels, rows.train_groups
         self._make = partial(make_head, seed=rows.options.seed, cv=cv, device=device)
         self._prepared: dict[str, PreprocessedBlocks] = {}
+        # A store without the layer ``last`` has its deepest layer in that place.
         self.of_layers = {LAST: [each for each in arrays if tap_of(each) == LAST] or list(arrays[-1:])}
         if len(arrays) > 1:
             self.of_layers["all"] = list(arrays)
 
     def plan(self) -> Sequence[tuple[str, str, float, Callable[[str, str], FrozenTrial]]]:
-        """List layers, head, expected seconds and the work of each trial, in the order of the trials."""
+        """List the trials in their order: layers, head, expected seconds, and the function that works."""
         plan = [(LAST, head, self._seconds(LAST, head), self._fit) for head in LAST_HEADS]
         if "all" in self.of_layers:
             plan += [("all", head, self._seconds("all", head), self._fit) for head in INNER_HEADS]
@@ -139,11 +141,13 @@ class _Heads:
         return plan
 
     def _seconds(self, layers: str, head: str) -> float:
+        """Estimate the seconds of cross-validating a head on some layers."""
         columns = sum(each.dim for each in self.of_layers[layers])
         size = ProblemSize(n=len(self._labels), d=columns, n_classes=len(set(self._labels)), n_folds=self._cv)
         return estimated_seconds(head, size)
 
     def _fit(self, layers: str, head: str) -> FrozenTrial:
+        """Cross-validate and fit a head on some layers."""
         fitted = self._make(head).fit(self._blocks(layers), self._labels, groups=self._groups)
         left_out = fitted.report["left_out"]
         return FrozenTrial(
@@ -155,6 +159,7 @@ class _Heads:
         )
 
     def _search(self, layers: str, head: str) -> FrozenTrial:
+        """Search the layers, with a head that decides among the short list."""
         found = search_layers(
             self._cache,
             self._arrays,
@@ -186,7 +191,7 @@ class _Heads:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Return the trial of the highest left-out accuracy, the first one in a tie; None if none was done."""
+    """Return the first trial of the highest left-out accuracy, or None if no head was fitted."""
     done = [each for each in trials if each.accuracy is not None]
     return max(done, key=lambda each: each.accuracy or 0.0, default=None)
 

@@ -1,4 +1,4 @@
-"""`AdviceOptions`: what `advise` is asked, checked before anything is extracted."""
+"""`AdviceOptions` says what `advise` is asked, and is checked before anything is extracted."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from toptune.workflows.advice.evidence import DEFAULT_MARGIN
 from toptune.workflows.finetuning.options import FineTuneOptions
 
 DEFAULT_BUDGET_SECONDS = 600.0
-# Options of `extract` that are options of `finetune` too, and must be the same for both.
+# These options belong to `extract` and to `finetune`, and must be the same for both: the two are compared.
 _OF_BACKBONE = ("weights", "img_size", "model_kwargs", "device", "workers")
 
 
@@ -84,6 +84,7 @@ class AdviceOptions:
             raise InputError(
                 f"margin is {self.margin:g}; it must be at least 0 and below 1, 0.01 being a point"
             )
+        # Making the options of fine-tuning refuses wrong ones now, and not after the extraction.
         _ = self.tuning
 
     @cached_property
@@ -114,4 +115,5 @@ class AdviceOptions:
 
     @property
     def _backbone(self) -> dict[str, Any]:
+        """The options that say which backbone runs, and on what."""
         return {name: getattr(self, name) for name in _OF_BACKBONE}

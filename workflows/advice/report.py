@@ -1,9 +1,8 @@
-"""`AdviceReport`: what `advise` found, for people and programs, and the commands that come next."""
+"""`AdviceReport` tells people and programs what `advise` found, with the commands that come next."""
 
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.values import Costs
@@ -24,33 +23,33 @@ class AdviceReport:
     Attributes
     ----------
     data, store, dataset, model : str
-        Images, root folder of the store, and names of data set and backbone.
+        Place of the images, root folder of the store, name of the data set, and name of the backbone.
     stored_model : str
         Name by which `toptune.train.train` finds the features.
     evidence : Evidence
-        What was measured.
+        Figures that were measured.
     advice : Advice
-        What follows from the evidence.
+        Recommendation that follows from the evidence.
     best : FrozenTrial
         The frozen head of the highest left-out accuracy.
     trials : tuple of FrozenTrial
         Heads that were tried, and heads that were skipped with the reason.
     all_arrays : tuple of str
-        Names of all arrays that are stored of this backbone and data set.
+        Names of all arrays in the store of this backbone and data set.
     plan : FineTunePlan or None
         Cost of fine-tuning; None where fine-tuning was not timed.
     extract_seconds : float
-        Recorded seconds of extracting the best head's layers, whenever that was.
+        Seconds that extracting the layers of the best head took, now or in an earlier call.
     costs : dict
         Costs of this advice, by phase; see `toptune.costs.meter.CostMeter`.
     budget : float
-        Seconds that were given.
+        Seconds that were allowed for everything.
     not_tried : tuple of str
-        What the budget did not reach, with the reason.
+        Work that the budget did not reach, with the reason.
     n_skipped : int
-        Training images that could not be read.
+        Number of training images that could not be read.
     split_rule : str
-        How the rows were divided, in words.
+        Rule by which the rows were divided, in words.
     options, tuning_options : mapping
         Options of `toptune.train.train` and `toptune.workflows.finetune` for the commands that come next.
     """
@@ -72,12 +71,14 @@ class AdviceReport:
     not_tried: tuple[str, ...]
     n_skipped: int
     split_rule: str
-    options: Mapping[str, Any]
-    tuning_options: Mapping[str, Any]
+    options: Mapping[str, object]
+    tuning_options: Mapping[str, object]
 
     @property
     def train_command(self) -> str:
         """The command that trains the best frozen head."""
+        # The command names layers only where the defaults of `train` would take others, so that it stays
+        # short enough to read.
         arrays = self.best.arrays
         layers: str | None = ",".join(arrays)
         if set(arrays) == set(self.all_arrays):
@@ -156,6 +157,7 @@ class AdviceReport:
         if self.plan is not None:
             costs.append(f"fine-tuning {self.plan}")
         commands = [self.train_command, self.finetune_command]
+        # The advised command comes first.
         if advice.recommendation == "fine-tune":
             commands.reverse()
         table = printed_table(title, columns, rows)

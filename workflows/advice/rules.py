@@ -1,9 +1,9 @@
-"""The rules that decide whether to stay frozen or to fine-tune, from measured figures alone.
+"""Rules decide whether to stay frozen or to fine-tune, from measured figures alone.
 
 A rule looks at the evidence, and decides or leaves the decision to the next rule, in the order of `RULES`.
-What the rules know from earlier studies are the constants below. A `Share` is the part of the error of the
-best frozen head that fine-tuning took away, below 0 where fine-tuning did worse: the least, the usual and the
-most of the studied cells.
+The constants below are all that the rules know from earlier studies. A `Share` is the part of the error of
+the best frozen head that fine-tuning took away, below 0 where fine-tuning did worse: the least, the usual and
+the largest part in the studied cells.
 
 The constants were written from 17 cells of ``docs/studies/top-tuning.yaml`` and ``when-and-how.yaml``, all of
 deit_tiny on five data sets of about a thousand images, 5 to 136 of a class. Of tasks near the pretraining
@@ -21,14 +21,14 @@ from toptune.workflows.advice.evidence import Evidence
 
 @dataclass(frozen=True)
 class Share:
-    """Part of the frozen error that fine-tuning takes away: least, usual, most."""
+    """Part of the error of the best frozen head that fine-tuning takes away: least, usual and most."""
 
     least: float
     usual: float
     most: float
 
 
-# Median number of images of a class below which rule `few_images` decides.
+# Rule `few_images` decides if the median class has fewer training images than this.
 FEW_IMAGES = 25
 SHARE_OF_FEW = Share(-0.65, -0.2, 0.2)
 SHARE_OF_FAR = Share(-0.45, -0.15, 0.0)
@@ -54,6 +54,7 @@ class Advice:
     Attributes
     ----------
     recommendation : {"stay-frozen", "fine-tune"}
+        What to do.
     rule : str
         Name of the rule that decided.
     certainty : {"high", "moderate", "low"}
@@ -80,7 +81,7 @@ class Advice:
 
 
 def headroom(evidence: Evidence) -> Advice | None:
-    """Stay frozen where the error is at most the margin and one standard error: nothing is left to gain."""
+    """Stay frozen if the error is at most the margin and one standard error: nothing is left to gain."""
     error, spread, margin = evidence.error, evidence.standard_error, evidence.margin
     if error > margin + spread:
         return None
@@ -99,7 +100,7 @@ def headroom(evidence: Evidence) -> Advice | None:
 
 
 def few_images(evidence: Evidence) -> Advice | None:
-    """Stay frozen below `FEW_IMAGES` of a class: fine-tuning has too little to learn from."""
+    """Stay frozen below `FEW_IMAGES` images of a class: fine-tuning has too little to learn from."""
     if evidence.pictures_per_class >= FEW_IMAGES:
         return None
     reason = (
@@ -116,7 +117,7 @@ def few_images(evidence: Evidence) -> Advice | None:
 
 
 def cost(evidence: Evidence) -> Advice | None:
-    """Stay frozen where fine-tuning, stopped as early as may be, takes longer than it is allowed to."""
+    """Stay frozen if fine-tuning takes longer than its limit, even when it stops as early as possible."""
     limit, seconds = evidence.finetune_limit, evidence.finetune_seconds
     if limit is None or seconds is None or seconds[0] <= limit:
         return None
@@ -126,7 +127,7 @@ def cost(evidence: Evidence) -> Advice | None:
 
 
 def remaining_error(evidence: Evidence) -> Advice | None:
-    """Fine-tune where the part of the error that it usually takes away is above the margin.
+    """Fine-tune if the part of the error that fine-tuning usually takes away is above the margin.
 
     If layers before the last one know more of the classes, the last layer was made for another task
     ("Head2Toe", Evci et al. 2022, arXiv 2201.03529). There, fine-tuning takes away another share of the
@@ -157,16 +158,19 @@ RULES: tuple[Callable[[Evidence], Advice | None], ...] = (
 
 
 def advise_on(evidence: Evidence) -> Advice:
-    """Return the advice of the first rule that decides, with remarks on what no rule decides by."""
+    """Return the advice of the first rule that decides, with remarks on figures that no rule uses."""
     found = next(advice for rule in RULES if (advice := rule(evidence)) is not None)
     return replace(found, reasons=(*found.reasons, *_remarks(evidence)))
 
 
 def _gain(evidence: Evidence, share: Share) -> tuple[float, float, float]:
+    """Return the accuracy that fine-tuning is expected to add: least, usual, most."""
     return (share.least * evidence.error, share.usual * evidence.error, share.most * evidence.error)
 
 
 def _certainty(evidence: Evidence, share: Share, recommendation: Recommendation) -> Certainty:
+    """Return how far shares and error may be off before the recommendation changes; see `CERTAINTIES`."""
+
     def agrees(part: float, standard_errors: float) -> bool:
         error = min(1.0, max(0.0, evidence.error + standard_errors * evidence.standard_error))
         return (part * error > evidence.margin) == (recommendation == TUNE)
@@ -177,6 +181,7 @@ def _certainty(evidence: Evidence, share: Share, recommendation: Recommendation)
 
 
 def _expected(evidence: Evidence, gain: tuple[float, float, float]) -> str:
+    """Say which part of the error fine-tuning usually takes away, and whether that is above the margin."""
     relation = "more" if gain[1] > evidence.margin else "not more"
     return (
         f"of the remaining error of {_points(evidence.error)} (+- {_figure(evidence.standard_error)}) "
@@ -186,7 +191,7 @@ def _expected(evidence: Evidence, gain: tuple[float, float, float]) -> str:
 
 
 def _remarks(evidence: Evidence) -> Iterator[str]:
-    """Yield remarks on figures that no rule decides by."""
+    """Yield remarks on figures that no rule uses."""
     if evidence.inner_accuracy is None:
         yield "no head on inner layers was tried, which could be better, or show that the task is far"
     seconds = evidence.finetune_seconds
@@ -218,4 +223,5 @@ def _points(share: float) -> str:
 
 
 def _figure(share: float) -> str:
+    """Write a share in percentage points."""
     return f"{100 * share:.1f}"

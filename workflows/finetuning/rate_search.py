@@ -56,7 +56,7 @@ def rank(epoch: Epoch) -> tuple[float, float, int]:
 
 def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
     """Return the best epoch that did not diverge. Ties go to the smallest learning rate."""
-    # Of equal scores, the smaller rate counts before the earlier epoch, because a small rate moves the
+    # Between equal scores, the smaller rate counts before the earlier epoch, because a small rate moves the
     # pretrained weights less.
     sound = [each for each in epochs if not each.is_diverged]
     return max(sound, key=lambda each: (*rank(each)[:2], -each.trial, rank(each)[2]), default=None)

@@ -1,1 +1,1 @@
-"""Batch systems: which shard a task is, and scripts for Slurm."""
+"""Batch systems tell a task its shard, and Slurm gets scripts that are sized from the plan."""

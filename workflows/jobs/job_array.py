@@ -1,4 +1,4 @@
-"""Which shard a task of a job array extracts, read from the environment of the batch system and checked."""
+"""`choose_shard` reads from the environment which shard a task of a job array extracts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Scheduler:
     index : str
         Variable with the number of this task.
     first, last, step, count : str
-        Variables with the range of the array; empty where the system sets no such variable.
+        Variables with the range of the array; an empty name where the system sets no such variable.
     starts_at : int, optional
-        The first number, where the system has a rule and no variable.
+        Number of the first task, where the system has a rule and no variable.
     outside : str
-        Value of `index` in jobs that are no array.
+        Value of the variable `index` in jobs that are no array.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Scheduler:
     outside: str = ""
 
 
-# In this order, because some systems also set the variables of another one: their own come first.
+# The order matters, because some systems also set the variables of another system: their own come first.
 SCHEDULERS = (
     Scheduler(
         name="Slurm",
@@ -76,7 +76,7 @@ def choose_shard(given: str | None, environment: Mapping[str, str]) -> tuple[Sha
         ``i/n``; ``auto`` for the job array in the environment, ``auto/n`` for an array of n tasks with
         numbers from 0 or from 1; None is ``auto`` within an array, and everything outside.
     environment : mapping
-        As ``os.environ``.
+        Environment variables, such as ``os.environ``.
 
     Returns
     -------
@@ -93,6 +93,8 @@ def choose_shard(given: str | None, environment: Mapping[str, str]) -> tuple[Sha
         return _parse_shard(given or ""), ""
     if slash and not (rest.isdecimal() and int(rest)):
         raise InputError(f"--shard {given!r} is not auto/n with n from 1, for instance auto/20")
+    # A task that silently extracted everything would do the work of all others once more: within an array,
+    # the shard is taken even if nobody asked for it, and the answer says so.
     scheduler = next(
         (each for each in SCHEDULERS if environment.get(each.index, "") not in ("", each.outside)), None
     )
@@ -119,6 +121,7 @@ def choose_shard(given: str | None, environment: Mapping[str, str]) -> tuple[Sha
 
 
 def _parse_shard(text: str) -> Shard:
+    """Parse ``i/n``, with i from 0."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise InputError(f"--shard {text!r} is not i/n with 0 <= i < n, for instance 0/4, and not auto")
@@ -136,6 +139,8 @@ def _of_range(scheduler: Scheduler, index: int, environment: Mapping[str, str]) 
     last, step = _number(scheduler.last, environment), _step(scheduler, environment)
     n = (last - first) // max(step, 1) + 1
     counted = _number(scheduler.count, environment) if environment.get(scheduler.count) else n
+    # An array such as 1,3,7 has a first and a last number like a whole one. Only the number of its tasks
+    # shows the gaps, where the system tells that number.
     if step < 1 or not first <= index <= last or (index - first) % step or counted != n:
         raise InputError(
             f"{scheduler.index} is {index} in an array of {counted} tasks from {first} to {last} by {step}: "
@@ -146,10 +151,12 @@ def _of_range(scheduler: Scheduler, index: int, environment: Mapping[str, str]) 
 
 
 def _step(scheduler: Scheduler, environment: Mapping[str, str]) -> int:
+    """Return the step between the numbers of two tasks, 1 where the system tells none."""
     return _number(scheduler.step, environment) if environment.get(scheduler.step) else 1
 
 
 def _number(variable: str, environment: Mapping[str, str]) -> int:
+    """Read a variable as a whole number from 0."""
     text = environment.get(variable, "")
     if not text.isdecimal():
         raise InputError(

@@ -1,4 +1,4 @@
-"""`write_slurm_jobs`: extract-then-train as batch scripts for Slurm, sized from the plan."""
+"""`write_slurm_jobs` writes batch scripts for Slurm that extract and then train, sized from the plan."""
 
 import json
 import math
@@ -28,9 +28,10 @@ from toptune.workflows.jobs.slurm_scripts import (
 )
 from toptune.workflows.rate_sample import measure_rate
 
+# Jobs run in the same Python environment, whatever is on the PATH of a node.
 TOPTUNE = (sys.executable, "-m", "toptune.cli")
 TRAIN_BYTES = 4 * 2**30
-# What a training takes beside the memory that counts against its limit.
+# A training takes this much beside the memory that counts against its limit: Python, torch and its libraries.
 TRAIN_BASE_BYTES = 2**30
 # Options of `extract` whose flag on the command line has another name, or is there to turn the option off.
 FLAGS = {"compiled": "compile"}
@@ -41,20 +42,20 @@ NOT_FOR_PLANS = ("max_failures", "update", "rehash")
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmJobs:
-    """Scripts that were written.
+    """Batch scripts that were written.
 
     Attributes
     ----------
     plan : SlurmPlan
         How the work is divided.
     out : str
-        The scripts' folder.
+        Folder of the scripts.
     scripts : tuple of str
         Names of the scripts in the folder.
     run : str
-        The folder of the run that will be trained; empty without training.
+        Folder of the run that will be trained; an empty text without training.
     ids : mapping of str to str
-        Slurm's number of each job that was submitted.
+        Number that Slurm gave to each job that was submitted.
     """
 
     plan: SlurmPlan
@@ -110,6 +111,7 @@ def write_slurm_jobs(
     Returns
     -------
     SlurmJobs
+        The scripts, and how the work is divided.
 
     Raises
     ------
@@ -117,10 +119,12 @@ def write_slurm_jobs(
         If something given cannot be used, or there is nothing to extract.
     """
     asked = options_of(SlurmOptions, arguments, call="write_slurm_jobs")
+    # An option of None is one that was not given: the default on the node may differ from the default here.
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if asked.gpus and given.get("device", "cpu") == "cpu":
         given["device"] = "cuda"
     summary, plan = _planned(data, model, store, given, asked)
+    # A job may start in another folder, so that paths are written absolute; a bucket has no folder.
     root = str(store) if "://" in str(store) else str(place_of(store).absolute())
     name = f"toptune-{one_line(summary.dataset).replace(' ', '-')}"
     command = [*TOPTUNE, "extract", str(data), "--model", model, "--store", root, *as_arguments(given)]
@@ -176,6 +180,7 @@ def _planned(
 
 
 def _sized(plan: ExtractPlan, rate: float, weights_bytes: int, asked: SlurmOptions) -> SlurmPlan:
+    """Divide the plan of an extraction into tasks, as far as the user left sizes open."""
     return size_jobs(
         plan,
         images_per_second=rate,
@@ -191,6 +196,7 @@ def as_arguments(options: Mapping[str, object]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         flag = f"--{FLAGS.get(name, name.replace('_', '-'))}"
+        # A flag that is off by default and not wanted is left out; it has no negative form.
         if isinstance(value, bool):
             words += [flag] if value else [f"--no-{name}"] if name in ON_BY_DEFAULT else []
         elif isinstance(value, Mapping):

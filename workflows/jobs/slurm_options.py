@@ -1,4 +1,4 @@
-"""`SlurmOptions`: what the scripts for Slurm ask for, checked before anything is planned."""
+"""`SlurmOptions` says what the scripts ask of Slurm, and is checked before anything is planned."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import TypedDict
 from toptune.errors import InputError
 
 DEFAULT_CPUS = 4
-# Arguments of `toptune train` that follow from the extraction: the jobs give them themselves.
+# These arguments of `toptune train` follow from the extraction, and the training job has them already.
 DECIDED = ("--store", "--dataset", "--model", "--out", "--update")
 
 
@@ -31,22 +31,22 @@ class SlurmArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """What each job asks of Slurm, and what is trained after the extraction.
+    """Resources that each job asks of Slurm, and the training that follows the extraction.
 
     Attributes
     ----------
     train_arguments : sequence of str, optional
-        Further arguments of ``toptune train``; None for no training.
+        Further arguments of ``toptune train``; with None, nothing is trained.
     train_seconds : float
-        Time that the training job asks for, seconds.
+        Seconds that the training job asks for.
     out : path
         Folder for scripts, logs and the run; scripts that are there already are replaced.
     jobs : int, optional
-        Tasks of the array; by default as many as finish within the time of one.
+        Number of tasks of the array; by default as many as it takes to finish within the time of a task.
     time_seconds : float, optional
-        Time that each task asks for; by default worked out, or an hour.
+        Seconds that each task asks for; by default worked out from `jobs`, or an hour.
     memory_bytes : int, optional
-        Memory that each task asks for; by default worked out from the plan.
+        Bytes that each task asks for; by default worked out from the plan.
     cpus, gpus : int
         Processor cores and GPUs of each task.
     partition : str, optional
@@ -54,13 +54,13 @@ class SlurmOptions:
     sbatch : sequence of str
         Further long options of sbatch, such as ``--account=vision``.
     images_per_second : float, optional
-        Rate of one task; by default measured on this machine, on a sample of the images.
+        Images that one task extracts in a second; by default measured on this machine, on a sample.
 
     Raises
     ------
     InputError
-        If `train_arguments` contains what the jobs decide, `sbatch` something other than a long option, or
-        the run's folder exists already.
+        If `train_arguments` has an argument that the jobs decide, `sbatch` has something other than a long
+        option, or the folder of the run exists already.
     """
 
     train_arguments: Sequence[str] | None = ()
@@ -81,6 +81,7 @@ class SlurmOptions:
             raise InputError(f"--train {decided[0]} is for the jobs to say; leave it out")
         if self.is_training and self.run.exists():
             raise InputError(f"{self.run} is there already; give another --out, or --no-train")
+        # Reading the options of sbatch refuses malformed ones now.
         _ = self.sbatch_options
 
     @property
@@ -105,6 +106,7 @@ class SlurmOptions:
 
 
 def _sbatch_option(text: str) -> tuple[str, str | None]:
+    """Split ``--name=value`` into name and value, which is None for an option without one."""
     name, equals, value = text.removeprefix("--").partition("=")
     if not text.startswith("--") or not name.replace("-", "").isalnum():
         raise InputError(f"--sbatch {text!r} is no long option of sbatch such as --account=vision")

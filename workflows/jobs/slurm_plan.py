@@ -1,4 +1,4 @@
-"""`SlurmPlan`: number, time and memory of the tasks, by arithmetic over the plan of an extraction."""
+"""`SlurmPlan` has number, time and memory of the tasks, by arithmetic over the plan of an extraction."""
 
 import math
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from toptune.text import counted
 # Slurm's own default of MaxArraySize is 1001.
 MAX_TASKS = 1000
 DEFAULT_SECONDS = 3600
-# Time before the first image: Python, torch, the weights and the manifest are read from a shared disk.
+# Before the first image, Python, torch, the weights and the manifest are read from a shared disk.
 START_SECONDS = 120
-# Time at the end of a task, in which the unit at hand is finished or given up.
+# At the end of a task, the unit at hand is finished or given up within this time.
 END_SECONDS = 90
 # Nodes differ, and so do the other jobs on them: time and memory get a quarter more than expected.
 TIME_SLACK = 1.25
@@ -25,29 +25,29 @@ MEMORY_STEP = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmPlan:
-    """What a job array will do, and what each task asks for.
+    """Work of a job array, and resources that each task asks for.
 
     Attributes
     ----------
     tasks : int
-        Tasks of the array, at most as many as units.
+        Number of tasks of the array, at most the number of units.
     units, rows : int
-        Units and images that are to be computed, in all.
+        Number of units and of images that are to be computed, in all.
     units_per_task, rows_per_task : int
-        Most units and images of a task.
+        Largest number of units and of images that one task has.
     images_per_second : float
-        Rate of one task.
+        Images that one task extracts in a second.
     seconds_per_task : float
-        Expected seconds, the start included.
+        Expected seconds of a task, the start included.
     time_seconds : int
-        Time that each task asks for.
+        Seconds that each task asks for.
     starts_per_task : int
-        How often a task is expected to start, because its time ends before its units are done.
+        Number of times that a task is expected to start, because its time ends before its units are done.
     buffers_bytes, model_bytes, base_bytes, memory_bytes : int
         Memory of one task: buffers of the plan, weights (twice, because they are in memory when they are read
         and when they are placed), torch, and the sum that is asked for.
     files, bytes_read, bytes_written : int
-        Files written, and bytes read and written, by all tasks together.
+        Number of files written, and bytes read and written, by all tasks together.
     notes : tuple of str
         Differences from what was asked, in sentences.
     """
@@ -112,17 +112,17 @@ def size_jobs(
     plan : ExtractPlan
         Plan of the whole data set.
     images_per_second : float
-        Rate of one task.
+        Images that one task extracts in a second.
     weights_bytes : int
-        Size of the model's weights.
+        Bytes of the model's weights.
     jobs, time_seconds, memory_bytes : optional
-        What the user asked for. Without `jobs`, there are as many tasks as it takes for each to finish within
-        its time, by default an hour.
+        Sizes that the user asked for. Without `jobs`, there are as many tasks as it takes for every task to
+        finish within its time, by default an hour.
 
     Raises
     ------
     InputError
-        If a number is not above 0, or one unit would not be done in the time.
+        If the rate is not above 0, or a task would not finish even one unit in its time.
     """
     if not (images_per_second > 0 and math.isfinite(images_per_second)):
         raise InputError(f"images_per_second is {images_per_second}; it must be above 0")
@@ -134,6 +134,7 @@ def size_jobs(
             f"{unit_seconds:.0f} s, with {START_SECONDS + END_SECONDS} s to start and to end; give --time "
             f"{math.ceil((unit_seconds + START_SECONDS + END_SECONDS) / 60)}m or more"
         )
+    # A unit is the least that a task can do, so that a task gets the time of one even above the wanted time.
     work = TIME_SLACK * plan.rows_missing / images_per_second
     usable = (DEFAULT_SECONDS if time_seconds is None else time_seconds) - START_SECONDS - END_SECONDS
     wanted = jobs if jobs is not None else math.ceil(work / max(usable, unit_seconds))
@@ -141,9 +142,13 @@ def size_jobs(
     if jobs is not None and tasks < jobs:
         limit = "that is how many units there are" if tasks == plan.units else "arrays have no more"
         notes.append(f"{jobs} tasks asked for, {tasks} made: {limit}")
+    # Units are dealt out by number, stored ones among them, so that a task may get more missing units than
+    # the mean; the time is asked for the most unlucky task.
     units_per_task = min(-(-plan.units // tasks), plan.units_missing)
     rows_per_task = min(units_per_task * plan.unit_rows, plan.rows_missing)
     compute = rows_per_task / images_per_second
+    # Schedulers start short jobs earlier: with a given number of tasks, the time is what the work needs, in
+    # steps of five minutes.
     if time_seconds is None and jobs is None:
         time_seconds = max(DEFAULT_SECONDS, math.ceil(unit_seconds) + START_SECONDS + END_SECONDS)
     elif time_seconds is None:
@@ -151,6 +156,7 @@ def size_jobs(
     starts = math.ceil(TIME_SLACK * compute / (time_seconds - START_SECONDS - END_SECONDS))
     if starts > 1:
         notes.append(f"each task goes on over about {starts} starts: it is put back into the queue")
+    # Weights are in memory twice for a moment: as they are read, and as they are placed in the model.
     model_bytes = 2 * weights_bytes
     needed = MEMORY_SLACK * (plan.memory_bytes + model_bytes + BASE_BYTES)
     if memory_bytes is not None and memory_bytes < needed / MEMORY_SLACK:
@@ -185,4 +191,5 @@ def clock(seconds: int) -> str:
 
 
 def _mib(n_bytes: int) -> str:
+    """Write bytes as MiB, or as GiB from 10 GiB on."""
     return f"{n_bytes / 2**20:.0f} MiB" if n_bytes < 10 * 2**30 else f"{n_bytes / 2**30:.1f} GiB"

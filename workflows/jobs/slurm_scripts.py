@@ -1,4 +1,4 @@
-"""The text of the batch scripts: values in, bash out."""
+"""Batch scripts are filled in here: values go in, and bash comes out."""
 
 import re
 import shlex
@@ -9,6 +9,8 @@ from toptune.workflows.jobs.slurm_plan import END_SECONDS, SlurmPlan, clock
 
 # A task that never finishes a unit must not be requeued for ever.
 MAX_RESTARTS = 20
+# Slurm sends its signal this long before the end. The grace time of the extraction is shorter, so that the
+# script still has time to put the task back into the queue.
 SIGNAL_SECONDS = 60
 GRACE_SECONDS = 30
 
@@ -93,6 +95,8 @@ here=$(cd -- "$(dirname -- "$0")" && pwd)
 extract=$(sbatch --parsable "$here/extract.sbatch")
 echo "extract ${extract%%;*}"
 """
+# ``afterany`` and not ``afterok``: a task that failed on a few images must not keep the training from being
+# tried, and the training itself checks whether units are missing.
 SUBMIT_TRAIN = """\
 train=$(sbatch --parsable --dependency="afterany:${extract%%;*}" "$here/train.sbatch")
 echo "train ${train%%;*}"
@@ -113,9 +117,9 @@ def extract_script(
     command : sequence of str
         ``toptune extract ...``, without the options that belong to jobs.
     folder : str
-        Folder in which relative paths begin.
+        Folder that relative paths start from.
     cpus : int
-        Processor cores of one task.
+        Number of processor cores of one task.
     """
     own = {
         "array": f"0-{plan.tasks - 1}",
@@ -124,6 +128,8 @@ def extract_script(
         "cpus-per-task": str(cpus),
         "signal": f"B:USR1@{SIGNAL_SECONDS}",
     }
+    # The number of shards is written into the script, and not read from the array, so that a part of the
+    # array can be submitted again.
     words = [
         *command,
         "--shard",
@@ -186,8 +192,10 @@ def log_pattern(path: str) -> str:
 
 
 def _head(options: Mapping[str, str | None]) -> str:
+    """Write the options of sbatch as the first lines of a script."""
     lines = ["#!/bin/bash"]
     for name, value in options.items():
+        # sbatch reads these lines itself and knows no escapes: a quote or a line break would end the value.
         if value is not None and re.search(r"[\x00-\x1f\x7f\"]", value):
             raise InputError(f"--{name} {value!r} cannot stand in a line of a batch script")
         shown = value if value is None or re.fullmatch(r"[\w@%+=:,./-]*", value) else f'"{value}"'

@@ -1,4 +1,4 @@
-"""`submit_slurm_jobs`: scripts that were written are given to sbatch."""
+"""`submit_slurm_jobs` gives the scripts that were written to sbatch."""
 
 import shutil
 import subprocess
@@ -24,6 +24,8 @@ def submit_slurm_jobs(jobs: SlurmJobs) -> SlurmJobs:
         check=False,
     )
     ids = dict(line.split() for line in done.stdout.splitlines())
+    # The extraction may have been submitted before the training was refused, and goes on: the message names
+    # it.
     if done.returncode:
         taken = f" (submitted: {', '.join(map(' '.join, ids.items()))})" if ids else ""
         raise InputError(
