@@ -1,6 +1,6 @@
 """The commands of `toptune`: options become one call, and results become text or JSON.
 
-Only click is imported before a command runs.
+Only click is imported before a command runs: torch takes seconds to load, and ``--help`` must be quick.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`toptune jobs`: scripts for a cluster's batch system."""
+"""`toptune jobs` writes scripts for a cluster's batch system."""
 
 import shlex
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from toptune.commands.options.parsing import parse_bytes, parse_seconds
 from toptune.commands.options.printing import show
 from toptune.commands.runs.training import train
 
-# Options of extract that the jobs decide, or that an array must not have.
+# Jobs decide some options of extract themselves. Others must not stand in an array: --overwrite would let
+# each task remove what the others have stored, and --dask shares out the units a second time.
 NOT_IN_JOBS = ("shard", "time_limit", "grace", "json_logs", "dry_run", "overwrite", "dask")
 
 
@@ -98,10 +99,13 @@ def jobs_slurm(
     if len(models) > 1:
         raise click.UsageError(f"{len(models)} models are given; write the jobs of each by itself")
     (model,) = models
+    # Timing the extraction takes a while; a machine without sbatch is refused before that.
     if submit:
         check_sbatch()
     words = shlex.split(training)
     if not no_train:
+        # The arguments go through the parser of `toptune train` now, or a typing error would show only on the
+        # cluster, after the extraction.
         fixed = ["--store", root, "--dataset", "x", "--model", model, "--out", "x"]
         train.make_context("train", [*fixed, *words], parent=ctx)
     own = {name: options.pop(name) for name in option_names(SlurmOptions) if name in options}
@@ -111,6 +115,7 @@ def jobs_slurm(
     show(as_json, done.to_dict(), str(done))
 
 
+# The options of extract are taken over as they are, so that a new one is an option of jobs too.
 jobs_slurm.params += [option for option in extract.params if option.name not in NOT_IN_JOBS]
 
 

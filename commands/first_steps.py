@@ -1,4 +1,4 @@
-"""`toptune demo` and `doctor`: whether it works here, and what this machine offers."""
+"""`toptune demo` and `doctor` show whether toptune works here, and what this machine offers."""
 
 import click
 

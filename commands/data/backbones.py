@@ -1,4 +1,4 @@
-"""`toptune models` and `layers`: which backbones there are, and what can be taken from one."""
+"""`toptune models` and `layers` list the backbones, and the layers that one of them has."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`toptune extract`: images into a store."""
+"""`toptune extract` turns images into features in a store."""
 
 import os
 from collections.abc import Sequence
@@ -155,7 +155,8 @@ def extract(
     from toptune.extract import extract_models
     from toptune.workflows import choose_shard, extraction_progress, stop_on_signals
 
-    # Workers of a cluster share the units among themselves.
+    # Workers of a dask cluster share the units among themselves. A scheduler that runs in a task of an array
+    # is no reason to compute that task's shard alone.
     part, why = (None, "") if options["dask"] and shard is None else choose_shard(shard, os.environ)
     if why:
         click.echo(why, err=True)
@@ -173,4 +174,5 @@ def extract(
         )
     values = [summary.to_dict() for summary in summaries]
     show(as_json, values[0] if len(values) == 1 else {"models": values}, "\n".join(map(str, summaries)))
+    # One image may fail for several models; it counts as one image.
     report_failures({name: why for each in summaries for name, why in each.failed.items()}, max_failures)

@@ -1,6 +1,6 @@
-"""Options that several commands share: each is written once, with its type, default and help.
+"""Options that several commands share are written once, with type, default and help.
 
-Names in capitals are decorators. A function makes a decorator whose help has a command's own words.
+Names in capitals are decorators. A function makes a decorator whose help has the words of a command.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,10 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def together(*options: Decorator) -> Decorator:
-    """Make one decorator of several options, listed by ``--help`` in the order given."""
+    """Make one decorator of several options, which ``--help`` lists in the order given."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        # The decorator that is applied last adds the first option.
         for option in reversed(options):
             command = option(command)
         return command

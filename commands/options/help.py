@@ -1,11 +1,12 @@
-"""Help as people read it: options under headings, commands in sections, no sentence cut off."""
+"""``--help`` shows options under headings and commands in sections, and cuts no sentence off."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-# Options of one name have one heading in every command. The order here is the order of `--help`.
+# Options of one name have one heading in every command, so that a reader finds an option in the same place
+# everywhere. The order of the headings is the order of `--help`.
 HEADINGS: Mapping[str, str] = {
     "Input": "store dataset dataset-version data split table ids labels splits arrays",
     "Model": "model weights img-size mean std crop-pct interpolation decode model-kwargs",
@@ -29,7 +30,7 @@ HEADINGS: Mapping[str, str] = {
     "Help": "help version debug",
 }
 HEADING = {f"--{name}": heading for heading, names in HEADINGS.items() for name in names.split()}
-# "INTEGER RANGE" says less than a letter does; the bounds follow the sentence.
+# click would write "INTEGER RANGE", which says less than a letter does; the bounds follow the sentence.
 _METAVARS = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "X"))
 
 
@@ -76,7 +77,7 @@ class Group(click.Group):
         self.sections = sections
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections; a sentence is never cut to a width, as click would do."""
+        """Write the sections with whole sentences, which click would cut to a width."""
         del ctx
         for heading, commands in self.sections.items():
             with formatter.section(heading):

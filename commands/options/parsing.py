@@ -1,4 +1,4 @@
-"""Values of options as they are written: lengths of time, amounts, lists, JSON."""
+"""Options are parsed as people write them: lengths of time, amounts, lists, JSON."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def parse_object(
     return parsed
 
 
-def parse_floats(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
+def parse_floats(_context: click.Context, _option: click.Parameter, value: str | None) -> list[float] | None:
     """Parse one number, or several with commas between them: ``1e-6,1e-4``."""
     if value is None:
         return None
@@ -51,6 +51,7 @@ def parse_seconds(_context: click.Context, _option: click.Parameter, value: str 
     if value is None:
         return None
     unit = _SECONDS.get(value[-1:])
+    # Text that is no number becomes a negative one, which the check below refuses with the same words.
     try:
         seconds = float(value[:-1]) * unit if unit else float(value)
     except ValueError:
@@ -78,7 +79,7 @@ def parse_names(_context: click.Context, _option: click.Parameter, value: str | 
 
 
 def parse_places(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> dict[str, str]:
-    """Parse places of data sets, ``NAME=PATH`` each."""
+    """Parse places of data sets, written as ``NAME=PATH``."""
     places = {}
     for each in value:
         name, sign, place = each.partition("=")
@@ -113,7 +114,7 @@ def parse_batch_size(
 
 
 def listed(given: Sequence[str], what: str) -> list[str]:
-    """Read names: each as it is, or with ``@FILE`` one a line of the file."""
+    """List names that were given as they are, or as ``@FILE`` with one name a line."""
     names: list[str] = []
     for each in given:
         if not each.startswith("@"):

@@ -1,4 +1,7 @@
-"""Options of training that several commands share: which features, which rows, which head."""
+"""Several commands share these options of training: which features, which rows, which head.
+
+Defaults are read from the options of the functions, so that both say the same.
+"""
 
 import click
 
@@ -142,7 +145,7 @@ PARAMS = click.option(
     "--params", callback=parse_object, help="JSON object of parameters that only this head has."
 )
 HEAD_DEVICE = click.option("--device", help="Compute the fit on cpu, cuda or cuda:N; by default on cpu.")
-# What is compared on which rows, for commands that compare heads or layers.
+# Commands that compare heads or layers have these options for columns, rows and limits.
 COMPARED = together(
     COLUMNS, MEMORY_LIMIT, FOLDS, STORED_SPLIT, CLASS_WEIGHT, SKIP_FAILED, HEAD_DEVICE,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`toptune advise`: what is worth while, before it is done."""
+"""`toptune advise` says what is worth while before the work is done."""
 
 from typing import Any
 

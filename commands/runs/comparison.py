@@ -1,4 +1,4 @@
-"""`toptune compare` and `layers-report`: which head, and which layers."""
+"""`toptune compare` and `layers-report` say which head and which layers do best."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`toptune finetune`: the network itself, the baseline."""
+"""`toptune finetune` trains the network itself, as the baseline."""
 
 from typing import Any
 

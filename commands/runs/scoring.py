@@ -1,4 +1,4 @@
-"""What is done with a RUN: `toptune evaluate`, `predict`, `export` and `report`."""
+"""`toptune evaluate`, `predict`, `export` and `report` use a RUN that was trained."""
 
 import sys
 from typing import Any
@@ -79,6 +79,7 @@ def predict(
     from toptune.costs.meter import CostMeter
     from toptune.workflows import Classifier, write_predictions
 
+    # The meter begins before the backbone is loaded, which is a cost of the command.
     meter, batch_size = CostMeter(), options.pop("batch_size")
     classifier = Classifier.load(run, **options)
     predictions = classifier.predict(paths, batch_size=batch_size)
@@ -89,6 +90,7 @@ def predict(
     else:
         columns = classifier.classes if probabilities else []
         write_predictions(predictions, sys.stdout, form=form, columns=columns)
+    # Failures come last, because too many of them end the process, and the predictions must be out by then.
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
 
 

@@ -1,4 +1,4 @@
-"""`toptune study`: the cross product of a file."""
+"""`toptune study` trains the cross product of the settings in a file."""
 
 from dataclasses import asdict
 
@@ -44,5 +44,6 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
     lines.append(describe_costs(report.costs))
     lines += [f"failed: {cell}: {reason}" for cell, reason in report.failed.items()]
     show(as_json, report.to_dict(), "\n".join(lines))
+    # One failed training does not stop the others, and shows in the exit code after all of them.
     if report.failed:
         raise SystemExit(1)

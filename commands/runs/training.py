@@ -1,4 +1,4 @@
-"""`toptune train`: a head on stored features, or a run brought up to date."""
+"""`toptune train` trains a head on stored features, or brings a run up to date."""
 
 import contextlib
 import logging
@@ -87,6 +87,8 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
     """
     from toptune.train import train as run_training, update_run
 
+    # An update keeps the settings of the run. Only options that were typed can contradict that; defaults and
+    # environment variables do not count.
     given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     out = options["out"]
     if "update" in given:
@@ -116,7 +118,8 @@ def refuse_options(strange: set[str]) -> None:
 
 @contextlib.contextmanager
 def plans_on_standard_error() -> Iterator[None]:
-    """Show what a fit is going to do, and what memory it will take, before it does it."""
+    """Show what a fit is going to do, and what memory it will take, before the fit begins."""
+    # The library logs its plans and leaves the handlers to the program; this command is the program.
     handler = logging.StreamHandler(sys.stderr)
     before = plan_logger.level
     plan_logger.addHandler(handler)

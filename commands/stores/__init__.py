@@ -1,1 +1,1 @@
-"""Commands that look into a store and keep it whole and small."""
+"""Commands look into a store, and keep the store whole and small."""

@@ -34,7 +34,8 @@ def store_show(root: str, model: str | None, dataset: str | None, as_json: bool)
     if model and not dataset:
         raise click.UsageError("--model needs --dataset: say over which data set")
     if dataset:
-        opened.manifest(dataset)  # says which data sets there are, if it is none of them
+        # An unknown name is refused with the names that there are; an empty list would say less.
+        opened.manifest(dataset)
     found = stored_features(opened, dataset=dataset)
     if model and dataset:
         found = [opened.features(model, dataset)]

@@ -30,6 +30,7 @@ def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
     from toptune.store import FeatureStore, plan_removal, remove
 
     opened = FeatureStore.open(root)
+    # What is asked about is exactly what is removed: the plan is made once, before the question.
     removal = plan_removal(opened, **options)
     ask(f"remove {removal}?", yes)
     remove(opened, removal)
