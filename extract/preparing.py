@@ -8,13 +8,12 @@ from toptune.errors import ConflictError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.drafting import load_for, make_draft
 from toptune.extract.pipeline.model_work import ModelWork, find_work
-from toptune.extract.pipeline.reader import DIGEST_BYTES
 from toptune.extract.planning import Draft, make_plan
 from toptune.extract.request.finished import check_touched
 from toptune.extract.request.plan import ExtractPlan, ExtractSummary
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.heap import keep_freed_memory
-from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_cache import CONTENT_ARRAY, DIGEST_BYTES, FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.upkeep.removal import remove_arrays
 

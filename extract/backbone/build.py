@@ -27,7 +27,7 @@ def build_model(
     *,
     weights: str | os.PathLike[str] | None = None,
     img_size: int | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
+    model_kwargs: Mapping[str, object] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Build the model of a name, without a classification head.
 
@@ -235,7 +235,7 @@ def _check_known(name: str) -> None:
         )
 
 
-def _check_kwargs(kwargs: Mapping[str, Any]) -> None:
+def _check_kwargs(kwargs: Mapping[str, object]) -> None:
     for key in ("num_classes", "features_only", "pretrained", "in_chans", "checkpoint_path"):
         if key in kwargs:
             raise InputError(f"model_kwargs may not contain {key!r}: extraction decides it")

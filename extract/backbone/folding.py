@@ -13,7 +13,7 @@ SEED = 0
 TOLERANCE = 1e-4
 
 
-def fold_batch_norms(model: Any, size: tuple[int, int]) -> tuple[Any, list[str]]:
+def fold_batch_norms(model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, list[str]]:
     """Return a model without the batch norms that follow a convolution, and the names of those convolutions.
 
     Which convolution feeds which norm is observed in one pass over noise. Whether a third module reads the
@@ -107,7 +107,7 @@ def _pairs(model: nn.Module, sample: torch.Tensor) -> list[tuple[str, str]]:
     ]
 
 
-def _fold(convolution: Any, norm: Any) -> None:
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:
     """Give the convolution the weights (Jacob et al. 2018, §3.2) with which it does the norm's work too."""
     # The products are taken in float64 and rounded once, which keeps the folded model close to the model.
     scale = (norm.running_var.double() + norm.eps).rsqrt()

@@ -76,7 +76,7 @@ class ForwardPass:
     """
 
     def __init__(
-        self, model: Any, names: Sequence[str], sample: torch.Tensor, *, is_compiled: bool = False
+        self, model: nn.Module, names: Sequence[str], sample: torch.Tensor, *, is_compiled: bool = False
     ) -> None:
         self.model = model
         self.blocks = find_blocks(model)
@@ -246,7 +246,7 @@ def _agree(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     return True
 
 
-def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list[Tap]:
+def inspect_taps(model: nn.Module, names: Sequence[str], sample: torch.Tensor) -> list[Tap]:
     """Run the model on two noise images and describe the outputs of the taps.
 
     Raises
@@ -276,7 +276,7 @@ def inspect_taps(model: Any, names: Sequence[str], sample: torch.Tensor) -> list
     return taps
 
 
-def _tap(model: Any, name: str, value: TapValue) -> Tap:
+def _tap(model: nn.Module, name: str, value: TapValue) -> Tap:
     body = value.body
     channels = int(body.shape[1])
     if body.ndim == 2:

@@ -5,19 +5,18 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.model_work import ModelWork, length
-from toptune.extract.pipeline.reader import DIGEST_BYTES, Batch
+from toptune.extract.pipeline.reader import Batch
 from toptune.extract.pipeline.streams import Streams, Timed
 from toptune.extract.pipeline.transfers import Transfer
 from toptune.extract.pipeline.writer import UnitValues
 from toptune.extract.request.finished import refuse_changed
-from toptune.store.features.feature_cache import CONTENT_ARRAY
+from toptune.store.features.feature_cache import CONTENT_ARRAY, DIGEST_BYTES
 from toptune.store.features.image_digests import GONE
 
 
@@ -27,7 +26,7 @@ class _OpenUnit:
 
     number: int
     start: int
-    values: dict[str, npt.NDArray[Any]]
+    values: dict[str, npt.NDArray[np.float32]]
     failed: dict[int, str] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
     seconds_compute: float = 0.0

@@ -21,11 +21,11 @@ from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.transfers import pixel_buffer
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.ahead import ahead
+from toptune.store.features.feature_cache import DIGEST_BYTES
 
 # Batches whose images are read and decoded while the model computes. Each of them takes memory, which
 # `make_plan` counts.
 BATCHES_AHEAD = 2
-DIGEST_BYTES = 32
 
 Pixels = npt.NDArray[np.uint8]
 

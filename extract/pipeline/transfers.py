@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class Transfer:
     overflows: Mapping[str, torch.Tensor]
     done: Waitable | None
 
-    def result(self) -> dict[str, npt.NDArray[Any]]:
+    def result(self) -> dict[str, npt.NDArray[np.float32]]:
         """Wait, and return arrays ``(b, dim)`` in main memory by name.
 
         Arrays that are to be float16 come as float16. An array that would overflow stays float32, so that the
@@ -53,7 +53,7 @@ class Transfer:
         """
         if self.done is not None:
             self.done.synchronize()
-        found: dict[str, npt.NDArray[Any]] = {}
+        found: dict[str, npt.NDArray[np.float32]] = {}
         for name, wide in self.outputs.items():
             overflow = self.overflows.get(name)
             is_narrow = overflow is not None and not bool(overflow)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from toptune.store.features.feature_cache import FeatureCache
@@ -38,7 +39,7 @@ class UnitValues:
     """
 
     unit: int
-    values: Mapping[str, npt.NDArray[Any]]
+    values: Mapping[str, npt.NDArray[np.number]]
     failed: Mapping[int, str]
     seconds: float
     seconds_compute: float

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from toptune.errors import UnreadableImageError
 from toptune.extract.images.source import ImageSource
 from toptune.machine.ahead import ahead
+from toptune.store.features.feature_cache import DIGEST_BYTES
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.image_digests import known_digests
 
 logger = logging.getLogger(__name__)
 
-DIGEST_BYTES = 32
 # Images that are read ahead. Each is gone from memory once its digest is taken, so that many may be under
 # way.
 _AHEAD = 64

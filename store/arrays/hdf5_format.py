@@ -90,7 +90,7 @@ def is_same_array(found: bytes, spec: ArraySpec) -> bool:
         return False
 
 
-def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
+def encode_unit(spec: ArraySpec, values: npt.NDArray[np.number]) -> bytes:
     """Encode a unit as the bytes of its file.
 
     Parameters
@@ -112,7 +112,7 @@ def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
         return _sealed(file, {"array": spec.name, "rows": len(values)})
 
 
-def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
+def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[np.number]:
     """Decode a unit's file, checking every checksum.
 
     Returns
@@ -134,9 +134,9 @@ def read_unit(
     path: Path,
     unit: int,
     *,
-    out: npt.NDArray[Any] | None = None,
+    out: npt.NDArray[np.number] | None = None,
     check: bool = True,
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.number]:
     """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
     # The whole file is read into memory, because its digest must hold before HDF5 sees a byte.
     data = read_file(path)
@@ -147,12 +147,14 @@ def read_unit(
 
 def read_unit_rows(
     spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.number]:
     """Read some rows of a unit, in the order given; `rows` count within the unit."""
     return read_unit(spec, path, unit, check=check)[rows]
 
 
-def _decode(spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+def _decode(
+    spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[np.number] | None = None
+) -> npt.NDArray[np.number]:
     import h5py
 
     expected = (spec.unit_length(unit), spec.dim)

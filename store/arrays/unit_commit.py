@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError
@@ -57,7 +58,7 @@ class UnitCommit:
     seconds: float
     costs: Mapping[str, float] | None = None
 
-    def check(self, spec: ArraySpec, values: npt.NDArray[Any]) -> StoredUnit:
+    def check(self, spec: ArraySpec, values: npt.NDArray[np.number]) -> StoredUnit:
         """Convert values to the array's type, and refuse values that cannot be stored.
 
         Raises

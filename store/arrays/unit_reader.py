@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,7 @@ class UnitReader:
         self._require_same = require_same
         self._checked = checked
 
-    def unit(self, unit: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    def unit(self, unit: int, out: npt.NDArray[np.number] | None = None) -> npt.NDArray[np.number]:
         """Read all rows of a unit, in the type of the array.
 
         Parameters
@@ -56,7 +55,7 @@ class UnitReader:
             unit, lambda path, check: self._format.read_unit(self.spec, path, unit, out=out, check=check)
         )
 
-    def rows(self, unit: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    def rows(self, unit: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.number]:
         """Read some rows, counted within the unit, in the order given; errors are those of `unit`."""
         return self._read(
             unit,
@@ -70,8 +69,8 @@ class UnitReader:
         return format_of(self.spec.format)
 
     def _read(
-        self, unit: int, read: Callable[[Path, bool], npt.NDArray[Any]], *, is_whole: bool = True
-    ) -> npt.NDArray[Any]:
+        self, unit: int, read: Callable[[Path, bool], npt.NDArray[np.number]], *, is_whole: bool = True
+    ) -> npt.NDArray[np.number]:
         path = self._format.unit_path(self._array, unit)
         try:
             # The signature is taken before the content is read. If another file takes the name in between,

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +20,13 @@ _STEP = 2**16
 class StoredUnit:
     """A unit's values in the array's type, and whether all of them are finite."""
 
-    values: npt.NDArray[Any]
+    values: npt.NDArray[np.number]
     is_finite: bool
 
 
 def to_stored(
     spec: ArraySpec,
-    values: npt.NDArray[Any],
+    values: npt.NDArray[np.number],
     *,
     rows: slice,
     failed: Mapping[int, str],
@@ -117,7 +116,7 @@ def count_non_finite(
     return n_values
 
 
-def all_finite(values: npt.NDArray[Any]) -> bool:
+def all_finite(values: npt.NDArray[np.number]) -> bool:
     """Whether no value is NaN or infinite."""
     if values.dtype == np.float16:
         # Exponent bits tell: numpy tests float16 by way of float32, which takes several times as long.
@@ -127,6 +126,6 @@ def all_finite(values: npt.NDArray[Any]) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def blank_rows(stored: npt.NDArray[Any], rows: slice) -> list[int]:
+def blank_rows(stored: npt.NDArray[np.number], rows: slice) -> list[int]:
     """List the rows of the data set whose stored features are all NaN."""
     return [rows.start + int(place) for place in np.flatnonzero(np.isnan(stored).all(axis=1))]

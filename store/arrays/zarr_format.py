@@ -81,7 +81,7 @@ def is_same_array(found: bytes, spec: ArraySpec) -> bool:
     return theirs == expected
 
 
-def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
+def encode_unit(spec: ArraySpec, values: npt.NDArray[np.number]) -> bytes:
     """Encode a unit as the bytes of its shard file.
 
     Parameters
@@ -98,7 +98,7 @@ def encode_unit(spec: ArraySpec, values: npt.NDArray[Any]) -> bytes:
     return pack_shard(spec, values)
 
 
-def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
+def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[np.number]:
     """Decode a shard file, checking every checksum.
 
     Returns
@@ -118,8 +118,8 @@ def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[Any]:
 
 
 def read_unit(
-    spec: ArraySpec, path: Path, unit: int, *, out: npt.NDArray[Any] | None = None, check: bool = True
-) -> npt.NDArray[Any]:
+    spec: ArraySpec, path: Path, unit: int, *, out: npt.NDArray[np.number] | None = None, check: bool = True
+) -> npt.NDArray[np.number]:
     """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
     length = spec.unit_length(unit)
     n_chunks = spec.unit_rows // spec.chunk_rows
@@ -139,7 +139,7 @@ def read_unit(
 
 def read_unit_rows(
     spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.number]:
     """Read some rows of a unit, in the order given; `rows` count within the unit."""
     try:
         return read_rows(spec, path, rows, check=check)
@@ -148,7 +148,7 @@ def read_unit_rows(
         return decode_unit(spec, read_file(path), unit)[rows]
 
 
-def _decode_with_zarr(spec: ArraySpec, data: bytes) -> npt.NDArray[Any]:
+def _decode_with_zarr(spec: ArraySpec, data: bytes) -> npt.NDArray[np.number]:
     import zarr
     from zarr.core.buffer import cpu
     from zarr.storage import MemoryStore

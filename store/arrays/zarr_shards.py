@@ -24,7 +24,7 @@ _INDEX_BYTES_PER_CHUNK = 16
 # costs a system call.
 _SPARSE = 8
 
-Values = npt.NDArray[Any]
+Values = npt.NDArray[np.number]
 
 
 def shard_bytes(spec: ArraySpec) -> int:

@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import ConflictError, CorruptError, StoreError
@@ -181,8 +181,8 @@ def _is_same(
     )
 
 
-def _decoded(spec: ArraySpec, data: bytes, entry: LedgerEntry) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = format_of(spec.format).decode_unit(spec, data, entry.unit)
+def _decoded(spec: ArraySpec, data: bytes, entry: LedgerEntry) -> npt.NDArray[np.number]:
+    values: npt.NDArray[np.number] = format_of(spec.format).decode_unit(spec, data, entry.unit)
     return values
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ class Export:
         source = {"dataset": self.cache.dataset, "cache": self.cache.name, "recipe": self.cache.digest}
         return {"toptune": _json(source), "failed": _json(self.failed)}
 
-    def blocks(self, spec: ArraySpec, block_rows: int | None = None) -> Iterator[npt.NDArray[Any]]:
+    def blocks(self, spec: ArraySpec, block_rows: int | None = None) -> Iterator[npt.NDArray[np.number]]:
         """Yield the values of one array, in the type on disk."""
         for _, values in self.cache.blocks([spec.name], self.rows).iterate(block_rows):
             yield values
@@ -138,7 +138,7 @@ def write_safetensors(export: Export, path: Path) -> None:
     """
     table = export.table
     metadata = export.metadata | {name: _json(table[name].to_pylist()) for name in table.column_names}
-    header: dict[str, Any] = {"__metadata__": metadata}
+    header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     # The widest type comes first, as the library orders them, so that every array is aligned.
     specs = sorted(export.specs, key=lambda spec: (-np.dtype(spec.dtype).itemsize, spec.name))

@@ -4,7 +4,6 @@ import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +150,7 @@ class _Content:
     checksums: dict[tuple[int, str], int] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
-    def require_same(self, unit: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
+    def require_same(self, unit: int, values: Mapping[str, npt.NDArray[np.number]]) -> None:
         """Refuse values that changed since their digest was computed."""
         for name, block in values.items():
             if zlib.crc32(block.data) != self.checksums[unit, name]:
@@ -196,11 +195,11 @@ def _array_names(matrices: Mapping[str, Matrix]) -> dict[str, str]:
     return names
 
 
-def _stored_type(matrix: Matrix) -> np.dtype[Any]:
+def _stored_type(matrix: Matrix) -> np.dtype[np.generic]:
     return np.dtype(np.float16 if np.dtype(matrix.dtype) == np.float16 else np.float32)
 
 
-def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[Any]:
+def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[np.number]:
     """Read rows in the type that is stored."""
     try:
         found = np.ascontiguousarray(matrix[rows])

@@ -62,7 +62,7 @@ def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Matrix]:
         if suffix == ".safetensors":
             return _safetensors(path)
         if suffix == ".parquet":
-            return open_parquet(path)
+            return dict(open_parquet(path))
         return _hdf5(path)
     except InputError:
         raise

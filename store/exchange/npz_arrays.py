@@ -4,7 +4,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ _DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def load_npz(path: Path, *, held_bytes: int = 0) -> dict[str, npt.NDArray[Any]]:
+def load_npz(path: Path, *, held_bytes: int = 0) -> dict[str, npt.NDArray[np.generic]]:
     """Load every array of an ``.npz``, by name.
 
     Parameters
@@ -58,11 +57,11 @@ def _check_size(path: Path, members: Sequence[zipfile.ZipInfo], held_bytes: int)
     )
 
 
-def _load_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _load_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[np.generic]:
     """Load an array to the member's last byte, because only then zipfile compares the checksum."""
     try:
         with archive.open(member) as stream:
-            values: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            values: npt.NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
             has_more = bool(stream.read(1))
     except _DAMAGE as error:
         raise InputError(

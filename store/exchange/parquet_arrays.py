@@ -1,8 +1,7 @@
 """Columns of Parquet files, read forwards in slices of rows and never held whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,8 @@ class ParquetArray:
 
     def __init__(self, path: Path, column: str, n_rows: int) -> None:
         self._path, self._column = path, column
-        self._batches: Iterator[npt.NDArray[Any]] | None = None
-        self._held: npt.NDArray[Any] = np.empty((0, 0))
+        self._batches: Iterator[npt.NDArray[np.generic]] | None = None
+        self._held: npt.NDArray[np.generic] = np.empty((0, 0))
         self._row = 0
         with pq.ParquetFile(path, **_STREAMED) as file:
             first = next(file.iter_batches(batch_size=1, columns=[column], use_threads=False))
@@ -39,7 +38,7 @@ class ParquetArray:
         self.shape, self.dtype = (n_rows, row.shape[1]), row.dtype
         check_unpacked(path, column, n_rows * row.nbytes)
 
-    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.generic]:
         start, stop, _ = rows.indices(self.shape[0])
         if self._batches is None or start < self._row:
             self._batches, self._held, self._row = self._read(), np.empty((0, self.shape[1]), self.dtype), 0
@@ -56,7 +55,7 @@ class ParquetArray:
             done += taken
         return out
 
-    def _read(self) -> Iterator[npt.NDArray[Any]]:
+    def _read(self) -> Iterator[npt.NDArray[np.generic]]:
         batch_rows = max(1, _BATCH_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
         row = 0
         with pq.ParquetFile(self._path, **_STREAMED) as file:
@@ -67,7 +66,7 @@ class ParquetArray:
         if row != self.shape[0]:
             raise InputError(f"{self._path}: {self._column} has {row} rows where {self.shape[0]} are needed")
 
-    def _matrix(self, column: pa.Array, first_row: int, dim: int | None) -> npt.NDArray[Any]:
+    def _matrix(self, column: pa.Array, first_row: int, dim: int | None) -> npt.NDArray[np.generic]:
         where = f"{self._path}: {self._column}"
         if column.null_count:
             row = first_row + column.is_null().to_pylist().index(True)
@@ -84,13 +83,13 @@ class ParquetArray:
         return np.asarray(matrix)
 
 
-def open_parquet(path: Path) -> dict[str, Any]:
+def open_parquet(path: Path) -> Mapping[str, ParquetArray | npt.NDArray[np.object_]]:
     """Open the columns of a Parquet file: lists of numbers as matrices, text as arrays of text."""
     with pq.ParquetFile(path) as file:
         schema, n_rows = file.schema_arrow, file.metadata.num_rows
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
         table = file.read(columns=texts, use_threads=False)
-    found: dict[str, Any] = {
+    found: dict[str, ParquetArray | npt.NDArray[np.object_]] = {
         name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names
     }
     lists = [field.name for field in schema if _is_numbers(field.type)] if n_rows else []

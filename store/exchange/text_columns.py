@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from toptune.errors import InputError
-from toptune.store.exchange.matrix_files import open_arrays
+from toptune.store.exchange.matrix_files import Matrix, open_arrays
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -63,7 +62,7 @@ def read_table(path: Path) -> dict[str, list[str | None]]:
         raise InputError(f"{path} cannot be read as a table: {reason}") from error
 
 
-def as_text(values: Any, what: str) -> list[str | None]:
+def as_text(values: Matrix, what: str) -> list[str | None]:
     """Return a one-dimensional array of text or whole numbers as text, empty values as None.
 
     Raises

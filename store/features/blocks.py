@@ -1,7 +1,7 @@
 """`Blocks`: the interface by which training reads features."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,11 @@ class Blocks(Protocol):
         ...
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.number]:
         """Type of the arrays that iterating yields."""
         ...
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         """Yield ``(rows, values)``: consecutive row ranges and their ``(rows, d)`` values.
 
         Parameters
@@ -37,7 +37,7 @@ class Blocks(Protocol):
         """
         ...
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         """Return the ``(len(rows), d)`` values of some rows, in the order given.
 
         Raises
@@ -53,7 +53,7 @@ class Blocks(Protocol):
 class ArrayBlocks:
     """`Blocks` over an array in memory or memory-mapped; nothing is copied."""
 
-    def __init__(self, values: npt.NDArray[Any]) -> None:
+    def __init__(self, values: npt.NDArray[np.number]) -> None:
         self.values = values
 
     @property
@@ -61,14 +61,14 @@ class ArrayBlocks:
         return (self.values.shape[0], self.values.shape[1])
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.number]:
         return self.values.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         for rows in row_slices(self.shape, self.dtype, block_rows):
             yield rows, self.values[rows]
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         return np.asarray(self.values[row_numbers(rows, self.shape[0])])
 
 
@@ -91,7 +91,7 @@ def row_numbers(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
 
 
 def row_slices(
-    shape: tuple[int, int], dtype: np.dtype[Any], block_rows: int | None = None
+    shape: tuple[int, int], dtype: np.dtype[np.number], block_rows: int | None = None
 ) -> Iterator[slice]:
     """Split ``shape[0]`` rows into consecutive slices of `block_rows` (default: 8 MiB of values)."""
     n, d = shape

@@ -1,7 +1,6 @@
 """`CacheBlocks`: rows of a cache's arrays, read unit after unit."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +8,7 @@ import numpy.typing as npt
 from toptune.store.arrays.unit_reader import UnitReader
 from toptune.store.features.blocks import BLOCK_BYTES, row_numbers, row_slices
 
-Held = dict[str, tuple[int, npt.NDArray[Any]]]
+Held = dict[str, tuple[int, npt.NDArray[np.number]]]
 
 
 class CacheBlocks:
@@ -41,10 +40,10 @@ class CacheBlocks:
         return self._shape
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.number]:
         return self._dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         held: Held = {}
         if block_rows is None:
             block_rows = self._whole_units()
@@ -54,11 +53,11 @@ class CacheBlocks:
             else:
                 yield block, self._gather(self._rows[block], held)
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         wanted = row_numbers(rows, self._shape[0])
         return self._gather(wanted if self._rows is None else self._rows[wanted], None)
 
-    def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.number]:
         """Return the values of consecutive rows."""
         if self._rows is None:
             return self._consecutive(slice(start, stop), {})
@@ -73,7 +72,7 @@ class CacheBlocks:
         # The unit is divided evenly, because a short last block would cost a whole call for a few rows.
         return int(-(-self._unit_rows // -(-unit_bytes // BLOCK_BYTES)))
 
-    def _consecutive(self, rows: slice, held: Held) -> npt.NDArray[Any]:
+    def _consecutive(self, rows: slice, held: Held) -> npt.NDArray[np.number]:
         """Read consecutive rows of the data set; whole units are read straight into place."""
         out = np.empty((rows.stop - rows.start, self._shape[1]), dtype=self.dtype)
         for unit in range(rows.start // self._unit_rows, -(-rows.stop // self._unit_rows)):
@@ -93,7 +92,7 @@ class CacheBlocks:
                     target[:] = self._held(reader, unit, held)[start - first : stop - first]
         return out
 
-    def _gather(self, rows: npt.NDArray[np.intp], held: Held | None) -> npt.NDArray[Any]:
+    def _gather(self, rows: npt.NDArray[np.intp], held: Held | None) -> npt.NDArray[np.number]:
         """Collect rows of the data set; each unit is read once, and the last one stays in `held` if given."""
         out = np.empty((len(rows), self._shape[1]), dtype=self.dtype)
         for reader in self._readers:
@@ -109,7 +108,7 @@ class CacheBlocks:
         return out
 
     @staticmethod
-    def _held(reader: UnitReader, unit: int, held: Held) -> npt.NDArray[Any]:
+    def _held(reader: UnitReader, unit: int, held: Held) -> npt.NDArray[np.number]:
         name = reader.spec.name
         number, values = held.get(name, (-1, None))
         if values is None or number != unit:

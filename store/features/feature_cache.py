@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,8 @@ from toptune.store.files.names import check_name
 from toptune.store.files.place import place_at
 
 CONTENT_ARRAY = "content.sha256"
+# Bytes of one SHA-256 digest, which is one row of `CONTENT_ARRAY`.
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -261,7 +262,7 @@ class FeatureCache(FeatureIdentity):
     def commit_unit(
         self,
         unit: int,
-        values: Mapping[str, npt.NDArray[Any]],
+        values: Mapping[str, npt.NDArray[np.number]],
         *,
         failed: Mapping[int, str] | None = None,
         seconds: float = 0.0,
@@ -387,7 +388,7 @@ class FeatureCache(FeatureIdentity):
         known : array (n,) of bool
             Rows whose unit has been committed.
         """
-        digests = np.zeros((self.n_rows, 32), dtype=np.uint8)
+        digests = np.zeros((self.n_rows, DIGEST_BYTES), dtype=np.uint8)
         known = np.zeros(self.n_rows, dtype=bool)
         if record_path(self.path, CONTENT_ARRAY).exists():
             reader = self._content_reader()
@@ -401,7 +402,7 @@ class FeatureCache(FeatureIdentity):
         """Return the digests of one unit, ``(rows, 32)``; None if the unit is not committed."""
         if self.entry(CONTENT_ARRAY, unit) is None:
             return None
-        return self._content_reader().unit(unit)
+        return self._content_reader().unit(unit).astype(np.uint8, copy=False)
 
     def _content_reader(self) -> UnitReader:
         return UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError
-from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
+from toptune.store.features.feature_cache import CONTENT_ARRAY, DIGEST_BYTES, FeatureCache
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def known_digests(
     known : array (n,) of bool
         Rows whose image was looked at.
     """
-    digests, known = np.zeros((n_rows, 32), dtype=np.uint8), np.zeros(n_rows, dtype=np.bool_)
+    digests, known = np.zeros((n_rows, DIGEST_BYTES), dtype=np.uint8), np.zeros(n_rows, dtype=np.bool_)
     for cache in caches:
         try:
             theirs, they_know = cache.content_digests()
@@ -82,7 +82,7 @@ class KnownDigests:
     def of(self, rows: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return digests ``(b, 32)`` of consecutive rows, and which of them are known ``(b,)``."""
         n = rows.stop - rows.start
-        digests, known = np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.bool_)
+        digests, known = np.zeros((n, DIGEST_BYTES), dtype=np.uint8), np.zeros(n, dtype=np.bool_)
         for number, cache in enumerate(self._caches):
             for unit in range(rows.start // cache.unit_rows, -(-rows.stop // cache.unit_rows)):
                 if known.all():
@@ -112,7 +112,7 @@ class KnownDigests:
             logger.warning("digests of %s are left out: %s", cache.name, error)
             digests = None
         if digests is None:
-            return np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.bool_)
+            return np.zeros((n, DIGEST_BYTES), dtype=np.uint8), np.zeros(n, dtype=np.bool_)
         known = np.ones(n, dtype=np.bool_)
         absent = cache.failed_rows([CONTENT_ARRAY], units=[unit])
         known[[row - span.start for row, reason in absent.items() if reason == GONE]] = False

@@ -1,7 +1,6 @@
 """`ViewBlocks`: rows of several caches, read in one order."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +46,10 @@ class ViewBlocks:
         return self._shape
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.number]:
         return self._dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         row_bytes = max(1, self._shape[1] * self._dtype.itemsize)
         # All parts hold rows at the same time, and together these rows make up one block.
         rows = block_rows or max(1, BLOCK_BYTES // row_bytes)
@@ -62,7 +61,7 @@ class ViewBlocks:
                 stream.read(places[first:last] - block.start, out)
             yield block, out
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         wanted = row_numbers(rows, self._shape[0])
         out = np.empty((len(wanted), self._shape[1]), dtype=self._dtype)
         owner = self._owner[wanted]
@@ -78,9 +77,9 @@ class _Stream:
 
     def __init__(self, blocks: Blocks, block_rows: int) -> None:
         self._values = (values for _, values in blocks.iterate(block_rows))
-        self._held: npt.NDArray[Any] = np.empty((0, blocks.shape[1]), dtype=blocks.dtype)
+        self._held: npt.NDArray[np.number] = np.empty((0, blocks.shape[1]), dtype=blocks.dtype)
 
-    def read(self, places: npt.NDArray[np.intp], out: npt.NDArray[Any]) -> None:
+    def read(self, places: npt.NDArray[np.intp], out: npt.NDArray[np.number]) -> None:
         """Put the next rows into the given places of `out`."""
         done = 0
         while done < len(places):

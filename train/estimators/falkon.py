@@ -11,13 +11,13 @@ import torch
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import Blocks
-from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike, Values
+from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
 from toptune.train.kernels.centers import choose_centers
 from toptune.train.kernels.kernels import KERNELS, Linear, Radial, kernel_of, median_distance
-from toptune.train.rows.block_reading import check_finite, refuse_non_finite, to_tensor
+from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.falkon_lib import check_library
 from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
@@ -220,7 +220,7 @@ class FalkonClassifier(ScoredClassifier):
             setup_seconds=setup_seconds,
         )
 
-    def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, Values]:
+    def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.number]]:
         """Return which rows are centers (None: the centers are given), and the centers (M, d)."""
         if isinstance(self.centers, str):
             return drawn_centers(given, self.n_centers, how=self.centers)
@@ -283,7 +283,9 @@ def sizes_of(
     )
 
 
-def drawn_centers(given: FitInputs, n_centers: int, *, how: str) -> tuple[npt.NDArray[np.int64], Values]:
+def drawn_centers(
+    given: FitInputs, n_centers: int, *, how: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.number]]:
     """Draw centers as `choose_centers`; return the rows that are centers, and the centers (M, d)."""
     chosen = choose_centers(
         given.rows.codes, n_centers, how=how, seed=given.seed, blocks=given.rows.blocks,
@@ -291,7 +293,7 @@ def drawn_centers(given: FitInputs, n_centers: int, *, how: str) -> tuple[npt.ND
     )  # fmt: skip
     values = given.rows.blocks.take(chosen)
     # The pass over the rows comes later, and a center that is not finite would spoil every kernel value.
-    refuse_non_finite(values, chosen)
+    check_finite(values, rows=chosen)
     return chosen, values
 
 

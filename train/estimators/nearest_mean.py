@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
-from toptune.train.estimators.arguments import RandomState, RowsLike, Values
+from toptune.train.estimators.arguments import RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
@@ -187,7 +187,7 @@ def _means(sums: Matrix, counts: Matrix, metric: str, *, without: int | None = N
     return unit_rows(means) if metric == "cosine" else means
 
 
-def _scores(values: Values, means: Matrix, metric: str) -> Matrix:
+def _scores(values: npt.NDArray[np.number], means: Matrix, metric: str) -> Matrix:
     block = values.astype(np.float64)
     if metric == "cosine":
         cosines: Matrix = unit_rows(block) @ means.T

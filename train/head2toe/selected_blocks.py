@@ -35,20 +35,20 @@ class SelectedBlocks:
         return (self.blocks.shape[0], len(self.columns))
 
     @property
-    def dtype(self) -> np.dtype[np.generic]:
+    def dtype(self) -> np.dtype[np.number]:
         return self.blocks.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         """Yield ``(rows, values)`` of the chosen columns."""
         for rows, values in self.blocks.iterate(block_rows):
             check_finite(values, start=rows.start)
             yield rows, self._of(values)
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         """Return the chosen columns of some rows."""
         return self._of(self.blocks.take(rows))
 
-    def _of(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def _of(self, values: npt.NDArray[np.number]) -> npt.NDArray[np.number]:
         """Pick the chosen columns of values (b, d), divided by the lengths of their layers if asked for."""
         # A copy, which may be divided in place.
         kept = values[:, self.columns]
@@ -84,14 +84,14 @@ class SomeRows:
         return (len(self.rows), self.blocks.shape[1])
 
     @property
-    def dtype(self) -> np.dtype[np.generic]:
+    def dtype(self) -> np.dtype[np.number]:
         return self.blocks.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         """Yield ``(rows, values)``, the rows counted in the view."""
         for where in row_slices(self.shape, self.dtype, block_rows):
             yield where, self.blocks.take(self.rows[where])
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         """Return the values of some rows, counted in the view."""
         return self.blocks.take(self.rows[row_numbers(rows, len(self.rows))])

@@ -51,7 +51,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) ->
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / ARRAYS)
 
 
-def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
     """Read ``head.safetensors``, which must hold arrays of the names given.
 
     Raises
@@ -61,7 +61,7 @@ def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[A
     """
     path = folder / ARRAYS
     try:
-        arrays: dict[str, npt.NDArray[Any]] = load_file(path)
+        arrays: dict[str, npt.NDArray[np.generic]] = load_file(path)
     except Exception as error:  # safetensors raises its own bare exception type
         raise CorruptError(f"{path} cannot be read ({error}); train again") from error
     missing = set(names) - arrays.keys()

@@ -66,7 +66,7 @@ class SklearnForm:
     description: str
     peak_bytes: Callable[[int, int], int]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    grid: "Callable[[npt.NDArray[np.floating[Any]]], Mapping[str, list[Any]]]" = lambda _values: {}
+    grid: "Callable[[npt.NDArray[np.floating]], Mapping[str, list[Any]]]" = lambda _values: {}
     is_seeded: bool = True
     is_selected: bool = True
 

@@ -26,6 +26,7 @@ from toptune.train.heads.problem_size import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 _ESTIMATORS = "toptune.train.estimators"
@@ -59,7 +60,7 @@ def _forest_work(size: ProblemSize) -> float:
     return (size.n_folds + 1) * 100 * size.n * math.log2(size.n + 1) * math.sqrt(size.d) * 800
 
 
-def _svm_grid(values: "npt.NDArray[Any]") -> dict[str, list[Any]]:
+def _svm_grid(values: "npt.NDArray[np.generic]") -> dict[str, list[Any]]:
     # Widths follow the scale of the features; multiples of one unit serve any preprocessing.
     unit = 1 / max(float(values.shape[1] * values.var()), 1e-12)  # scikit-learn's gamma="scale"
     return {"C": [1.0, 10.0, 100.0], "gamma": [unit * multiple for multiple in (0.1, 0.3, 1.0, 3.0)]}

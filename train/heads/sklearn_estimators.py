@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import is_classifier
+from sklearn.base import BaseEstimator, is_classifier
 
 from toptune.errors import InputError
 from toptune.train.estimators.arguments import Params, Values
@@ -56,7 +56,9 @@ def combinations(params: Params, defaults: Mapping[str, list[Any]]) -> list[dict
     return [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
 
 
-def scores_of(estimator: Any, values: Values, n_classes: int) -> npt.NDArray[np.float64]:
+def scores_of(
+    estimator: BaseEstimator, values: npt.NDArray[np.number], n_classes: int
+) -> npt.NDArray[np.float64]:
     """Return the scores (n, n_classes) of rows (n, d) by an estimator whose classes are codes.
 
     Scores are the estimator's decision function, else the logarithms of its probabilities, else 1 for the

@@ -252,13 +252,15 @@ class SklearnHead(ReportedHead):
             scores[~inside] = scores_of(estimator, values[~inside], n_classes)
         return scores
 
-    def _by_block(self, X: Features, function: Callable[[Values], npt.ArrayLike]) -> npt.NDArray[np.float64]:
+    def _by_block(
+        self, X: Features, function: Callable[[npt.NDArray[np.number]], npt.ArrayLike]
+    ) -> npt.NDArray[np.float64]:
         if not is_blocks(X):
             rows = np.asarray(X)
             check_finite(rows)
             return np.asarray(function(rows), dtype=np.float64)
         result = np.empty((X.shape[0], len(self._classes)))
-        for where, values in X.iterate():  # type: ignore[union-attr]
+        for where, values in X.iterate():
             check_finite(values, start=where.start)
             result[where] = function(values)
         return result
@@ -275,7 +277,7 @@ def gather(X: Features) -> Values:
     if not is_blocks(X):
         return np.asarray(X)
     values = np.empty(X.shape, dtype=X.dtype)
-    for where, block in X.iterate():  # type: ignore[union-attr]
+    for where, block in X.iterate():
         values[where] = block
     return values
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.machine.memory import check_memory
 from toptune.store.features.blocks import Blocks
-from toptune.train.rows.block_reading import refuse_non_finite
+from toptune.train.rows.block_reading import check_finite
 
 CENTERS = ("uniform", "class-balanced", "kmeans++")
 # k-means++ considers this many rows per center, drawn uniformly, so that its cost and memory do not grow with
@@ -101,7 +101,7 @@ def _spread(
         instead="use fewer centers, or draw them uniformly",
     )
     values = blocks.take(candidates)
-    refuse_non_finite(values, candidates)
+    check_finite(values, rows=candidates)
     # In double precision, so that the draws do not depend on the order in which products are summed.
     _, drawn = kmeans_plusplus(values.astype(np.float64), n_centers, random_state=seed, n_local_trials=1)
     first = candidates[np.unique(drawn)]

@@ -65,7 +65,7 @@ def linear_coefficients(maps: LinearMaps, beta: Tensor) -> Tensor:
     return kept.T @ dual
 
 
-def linear_scores(estimator: LinearHead, X: Blocks | npt.ArrayLike) -> npt.NDArray[np.float64]:
+def linear_scores(estimator: LinearHead, X: object) -> npt.NDArray[np.float64]:
     """Return the scores (n, n_classes) of rows (n, d), ``X coef_.T + intercept_``, block after block.
 
     Raises

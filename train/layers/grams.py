@@ -1,7 +1,7 @@
 """Gram matrices of all layers, of columns (primal) or of rows (dual), that give those of any subset."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -242,7 +242,7 @@ def dual_bytes(*, n_rows: int, n_layers: int, largest_layer: int, n_classes: int
 
 
 def _linear_kernel(blocks: Blocks, n: int, device: torch.device) -> Tensor:
-    values: npt.NDArray[Any] = np.empty(blocks.shape, dtype=np.float32)
+    values: npt.NDArray[np.generic] = np.empty(blocks.shape, dtype=np.float32)
     for where, block in blocks.iterate():
         values[where] = block
     kernel = torch.zeros((n, n), dtype=torch.float64, device=device)

@@ -44,14 +44,14 @@ class RowRange:
         self.shape = (stop - start, blocks.shape[1])
         self.dtype = blocks.dtype
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         """Yield ``(rows, values)`` for consecutive rows, counted from the start of the range."""
         step = block_rows or 4096
         for start in range(0, self.shape[0], step):
             where = slice(start, min(start + step, self.shape[0]))
             yield where, self.take(np.arange(where.start, where.stop))
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         """Return the values of some rows, counted from the start of the range."""
         return self.blocks.take(np.asarray(rows) + self.start)
 

@@ -41,10 +41,10 @@ class FiniteRows:
         self.n_columns = n_columns
         self.bad: npt.NDArray[np.int64] | None = None
 
-    def __iter__(self) -> Iterator[Values]:
+    def __iter__(self) -> Iterator[npt.NDArray[np.number]]:
         return self.iterate(_BLOCK_BYTES)
 
-    def iterate(self, block_bytes: int) -> Iterator[Values]:
+    def iterate(self, block_bytes: int) -> Iterator[npt.NDArray[np.number]]:
         """Yield values (b, n_columns), in blocks of about `block_bytes` before or after the steps."""
         bad: list[npt.NDArray[np.int64]] = []
         widest = max(self.blocks.shape[1], self.n_columns)

@@ -64,7 +64,7 @@ class Preprocessing:
         components = [step for step in self.steps if isinstance(step, PrincipalComponents)]
         return [warning for step in components for warning in step.warnings]
 
-    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def apply(self, values: npt.NDArray[np.number]) -> npt.NDArray[np.float32]:
         """Turn rows (b, n_inputs) into rows (b, n_outputs); computed in float64."""
         return apply_steps(self.steps, values).astype(np.float32, copy=False)
 
@@ -141,10 +141,10 @@ class PreprocessedBlocks:
         return (self.blocks.shape[0], sum(self.layer_dims))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.number]:
         return np.dtype(np.float32)
 
-    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         if self.shape[1] >= self.blocks.shape[1]:
             for rows, values in self.blocks.iterate(block_rows):
                 yield rows, self._applied(values)
@@ -159,10 +159,10 @@ class PreprocessedBlocks:
                 held, missing = held[missing:], missing - len(parts[-1])
             yield rows, np.concatenate(parts)
 
-    def take(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         return self._applied(self.blocks.take(rows))
 
-    def _applied(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _applied(self, values: npt.NDArray[np.number]) -> npt.NDArray[np.number]:
         """Preprocess piece by piece: the float64 values in between are of a piece only."""
         result = np.empty((len(values), self.shape[1]), dtype=self.dtype)
         for piece in row_slices(values.shape, self.dtype, self._piece_rows):

@@ -51,8 +51,8 @@ class PrincipalComponents:
             raise ValueError(f"step {self.name} is for {len(self.mean)} columns, not {d}")
         return (self.axes.shape[1],)
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
-        result: Values = (values - self.mean) @ self.axes
+    def apply(self, values: npt.NDArray[np.number]) -> npt.NDArray[np.number]:
+        result: npt.NDArray[np.number] = (values - self.mean) @ self.axes
         return result
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.number]
 Layers = tuple[int, ...]
 
 
@@ -20,7 +21,7 @@ class Step(Protocol):
         """Return the columns of each layer after the step; ValueError if the step was fitted to others."""
         ...
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
+    def apply(self, values: Rows) -> Rows:
         """Turn rows (b, d) into rows (b, d')."""
         ...
 
@@ -38,7 +39,7 @@ class LayerStep(Step, Protocol):
         ...
 
 
-def apply_steps(steps: Sequence[Step], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def apply_steps(steps: Sequence[Step], values: Rows) -> Rows:
     """Apply steps one after the other; values that are not finite stay so, without a warning."""
     with np.errstate(invalid="ignore", over="ignore"):
         for step in steps:
@@ -64,8 +65,8 @@ class Standardise:
         _check_columns(self.name, layer_dims, self.mean, self.scale)
         return layer_dims
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
-        result: Values = (values - self.mean) * self.scale
+    def apply(self, values: Rows) -> Rows:
+        result: Rows = (values - self.mean) * self.scale
         return result
 
     def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Standardise":
@@ -92,7 +93,7 @@ class UnitNorm:
             raise ValueError(f"step l2 is for layers of {self.layer_dims} columns, not {layer_dims}")
         return layer_dims
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
+    def apply(self, values: Rows) -> Rows:
         result = np.array(values, dtype=np.float64)
         start = 0
         for dim in self.layer_dims:
@@ -122,9 +123,9 @@ class Power:
     def layers(self, layer_dims: Layers) -> Layers:
         return layer_dims
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
+    def apply(self, values: Rows) -> Rows:
         wide = np.asarray(values, dtype=np.float64)
-        result: Values = np.sign(wide) * np.abs(wide) ** self.exponent
+        result: Rows = np.sign(wide) * np.abs(wide) ** self.exponent
         return result
 
     def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Power":  # noqa: ARG002
@@ -154,7 +155,7 @@ class Ternary:
         _check_columns(self.name, layer_dims, self.mean, self.scale)
         return layer_dims
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
+    def apply(self, values: Rows) -> Rows:
         standard = (values - self.mean) * self.scale
         levels = (standard > self.ABOVE).astype(np.float64) - (standard < self.BELOW)
         # Rows that are not finite are refused later, by number, so that they must not turn into -1, 0 or 1.
@@ -191,7 +192,7 @@ class Select:
             raise ValueError(f"selected columns are not ascending positions among {ends[-1]}")
         return tuple(np.diff(np.searchsorted(columns, ends)).tolist())
 
-    def apply(self, values: npt.NDArray[Any]) -> Values:
+    def apply(self, values: Rows) -> Rows:
         return values[:, self.columns]
 
     def to_dict(self) -> dict[str, Any]:

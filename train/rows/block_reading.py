@@ -57,11 +57,16 @@ def read_ahead(
             yield block[0], block[1].to(device, non_blocking=True)
 
 
-def check_finite(values: npt.NDArray[np.generic], *, start: int = 0) -> None:
-    """Raise InputError with the numbers, from `start` on, of the rows that hold NaN or infinity."""
+def check_finite(
+    values: npt.NDArray[np.generic], *, start: int = 0, rows: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Raise InputError with the numbers of the rows that hold NaN or infinity.
+
+    Rows (b, d) have consecutive numbers from `start` on, or the numbers in `rows` (b,).
+    """
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        named = ", ".join(str(start + row) for row in bad[:_NAMED_ROWS])
+        named = ", ".join(str(start + row if rows is None else rows[row]) for row in bad[:_NAMED_ROWS])
         more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
         raise InputError(
             f"the input contains NaN or infinity in row {named}{more} (counted from 0); "
@@ -75,16 +80,6 @@ def to_tensor(
     """Copy rows to a tensor; the source may be read-only or memory-mapped."""
     wanted = np.float64 if dtype == torch.float64 else np.float32
     return torch.from_numpy(np.array(values, dtype=wanted, order="C")).to(device)
-
-
-def refuse_non_finite(values: npt.NDArray[np.generic], rows: npt.NDArray[np.int64]) -> None:
-    """Raise InputError with the numbers, taken from `rows`, of the rows that hold NaN or infinity."""
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        named = ", ".join(str(rows[row]) for row in bad[:10])
-        raise InputError(
-            f"the input contains NaN or infinity in row {named} (counted from 0); drop or repair these rows"
-        )
 
 
 def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:

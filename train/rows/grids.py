@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.errors import InputError
 
 
-def values_of(given: Any, default: Sequence[Any], name: str) -> list[Any]:
+def values_of(given: object, default: Sequence[Any], name: str) -> list[Any]:
     """Return the values of a parameter to compare: those of a list, one value, or the default.
 
     Raises
@@ -24,7 +25,7 @@ def values_of(given: Any, default: Sequence[Any], name: str) -> list[Any]:
     return values
 
 
-def grid_of(value: Any, name: str) -> list[float] | None:
+def grid_of(value: npt.ArrayLike | None, name: str) -> list[float] | None:
     """Return a grid given as None (choose one), a number (fixed) or a sequence of numbers, sorted.
 
     Raises
@@ -43,7 +44,7 @@ def grid_of(value: Any, name: str) -> list[float] | None:
     return grid
 
 
-def check_single(name: str, value: Any) -> None:
+def check_single(name: str, value: npt.ArrayLike | None) -> None:
     """Refuse anything but one number where ``cv=None`` leaves out no rows to choose a number by."""
     if len(grid_of(value, name) or ()) != 1:
         raise InputError(

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
@@ -24,7 +25,9 @@ logger = logging.getLogger(__name__)
 Codes = npt.NDArray[np.int64]
 
 
-def fit_inputs(estimator: Any, X: Any, y: Any) -> tuple[Blocks, npt.NDArray[Any], Codes]:
+def fit_inputs(
+    estimator: BaseEstimator, X: object, y: object
+) -> tuple[Blocks, npt.NDArray[np.generic], Codes]:
     """Validate the arguments of ``fit``, and record ``n_features_in_`` in the estimator.
 
     Returns
@@ -59,7 +62,7 @@ def fit_inputs(estimator: Any, X: Any, y: Any) -> tuple[Blocks, npt.NDArray[Any]
     return blocks, classes, codes.astype(np.int64)
 
 
-def predict_inputs(estimator: Any, X: Any) -> Blocks:
+def predict_inputs(estimator: BaseEstimator, X: object) -> Blocks:
     """Validate the rows for ``predict`` against the number of features that ``fit`` saw."""
     if is_blocks(X):
         blocks: Blocks = X
@@ -74,14 +77,14 @@ def predict_inputs(estimator: Any, X: Any) -> Blocks:
     )
 
 
-def is_blocks(X: Any) -> bool:
+def is_blocks(X: object) -> TypeGuard[Blocks]:
     """Tell Blocks from arrays, frames and lists."""
     return not isinstance(X, np.ndarray) and isinstance(X, Blocks)
 
 
 def fold_numbers(
     codes: Codes,
-    classes: npt.NDArray[Any],
+    classes: npt.NDArray[np.generic],
     *,
     cv: int | str | None,
     seed: int,
@@ -120,7 +123,9 @@ def fold_numbers(
     return folds, n_folds
 
 
-def row_weights(codes: Codes, classes: npt.NDArray[Any], class_weight: Any) -> npt.NDArray[np.float64]:
+def row_weights(
+    codes: Codes, classes: npt.NDArray[np.generic], class_weight: object
+) -> npt.NDArray[np.float64]:
     """Return the weight of each row, scaled to mean 1 so that a penalty means the same with any weights.
 
     None gives all rows the same weight, ``"balanced"`` gives all classes the same total, and a dict gives the

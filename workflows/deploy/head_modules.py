@@ -4,10 +4,9 @@ The record of a head names its module in this file. The module computes scores (
 estimator does.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from toptune.errors import InputError
@@ -33,7 +32,7 @@ class KernelScores(nn.Module):
     dual: Tensor
     intercept: Tensor
 
-    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+    def __init__(self, estimator: BaseEstimator, dtype: torch.dtype) -> None:
         super().__init__()
         self._kernel = kernel_of(estimator.kernel, estimator.sigma_)
         centers = torch.from_numpy(np.asarray(estimator.centers_, dtype=np.float64))
@@ -62,7 +61,7 @@ class LinearScores(nn.Module):
     coef: Tensor
     intercept: Tensor
 
-    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+    def __init__(self, estimator: BaseEstimator, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("coef", torch.from_numpy(np.array(estimator.coef_)).to(dtype))
         self.register_buffer("intercept", torch.from_numpy(np.array(estimator.intercept_)).to(dtype))
@@ -77,7 +76,7 @@ class NearestMeanScores(nn.Module):
 
     means: Tensor
 
-    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+    def __init__(self, estimator: BaseEstimator, dtype: torch.dtype) -> None:
         super().__init__()
         self._metric = estimator.metric_
         self.register_buffer("means", torch.from_numpy(np.array(estimator.means_)).to(dtype))
@@ -92,7 +91,7 @@ class NeighborScores(nn.Module):
     rows: Tensor
     codes: Tensor
 
-    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+    def __init__(self, estimator: BaseEstimator, dtype: torch.dtype) -> None:
         super().__init__()
         self._metric, self._weights = estimator.metric_, estimator.weights_
         self._n_neighbors, self._n_classes = int(estimator.n_neighbors_), len(estimator.classes_)
@@ -110,7 +109,7 @@ class Head2ToeScores(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, estimator: Any, dtype: torch.dtype) -> None:
+    def __init__(self, estimator: BaseEstimator, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
         self.register_buffer("columns", torch.from_numpy(np.array(estimator.columns_)))

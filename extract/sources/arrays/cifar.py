@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 are read as their authors publish them, in Python batches or the binary version."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,7 @@ def open_cifar(files: list[Path]) -> ArraySource:
 
 def _read_pickle(
     file: Path, kinds: tuple[str, ...]
-) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
+) -> tuple[npt.NDArray[np.uint8], Mapping[str, npt.NDArray[np.integer]]]:
     batch = read_cifar_pickle(file)
     images = batch.get("data")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (N_PIXELS,):
@@ -106,7 +106,7 @@ def _read_pickle(
 
 def _read_binary(
     file: Path, kinds: tuple[str, ...]
-) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
+) -> tuple[npt.NDArray[np.uint8], Mapping[str, npt.NDArray[np.integer]]]:
     record = len(kinds) + N_PIXELS
     n_bytes = look_at(file).bytes
     if n_bytes == 0 or n_bytes % record:

@@ -10,7 +10,7 @@ import io
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +63,10 @@ class _Dtype(_StandIn):
         if self.name not in _INTEGERS:
             raise ValueError(f"an array of {self.name!r}; only integers are read")
 
-    def __setstate__(self, state: Any) -> None:
-        self.order = _text(state[1])
+    def __setstate__(self, state: object) -> None:
+        self.order = _text(_tuple(state)[1])
 
-    def numpy(self) -> np.dtype[Any]:
+    def numpy(self) -> np.dtype[np.generic]:
         return np.dtype(f"{self.order if self.order in ('<', '>') else ''}{self.name}")
 
 
@@ -76,10 +76,10 @@ class _Array(_StandIn):
     __slots__ = ("values",)
 
     def __init__(self, *_: object) -> None:
-        self.values: npt.NDArray[Any] | None = None
+        self.values: npt.NDArray[np.generic] | None = None
 
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, is_fortran, raw = state
+    def __setstate__(self, state: object) -> None:
+        _, shape, dtype, is_fortran, raw = _tuple(state)
         self.values = _integers(raw, dtype, shape, is_fortran)
 
 
@@ -164,7 +164,7 @@ def _check_instructions(data: bytes) -> None:
     A place in the memo may be any number, and the unpickler makes room up to that number. A tuple that holds
     another tuple twice, n deep, is hashed in 2**n steps if it is a key.
     """
-    memo: dict[Any, bool] = {}  # by place: whether the value there may be used again
+    memo: dict[object, bool] = {}  # by place: whether the value there may be used again
     n_tuples, before = 0, ""
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
@@ -186,11 +186,20 @@ def _check_instructions(data: bytes) -> None:
             before = name
 
 
-def _integers(raw: Any, dtype: Any, shape: Any, is_fortran: Any) -> npt.NDArray[Any]:
-    is_shape = isinstance(shape, tuple) and all(type(length) is int for length in shape)
-    if not isinstance(raw, bytes | bytearray) or not isinstance(dtype, _Dtype) or not is_shape:
+def _integers(raw: object, dtype: object, shape: object, is_fortran: object) -> npt.NDArray[np.generic]:
+    if not isinstance(raw, bytes | bytearray) or not isinstance(dtype, _Dtype) or not _is_shape(shape):
         raise ValueError("an array whose values are not bytes")
     return np.frombuffer(raw, dtype=dtype.numpy()).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(value, tuple) and all(type(length) is int for length in value)
+
+
+def _tuple(state: object) -> tuple[object, ...]:
+    if not isinstance(state, tuple):
+        raise TypeError(f"a state that is a {type(state).__name__}")
+    return state
 
 
 def _text(value: object) -> str:
@@ -202,7 +211,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _finished(value: Any) -> Any:
+def _finished(value: object) -> object:
     """Replace stand-ins by their arrays and bytes by texts; lists in lists are left as they are."""
     if isinstance(value, _Array):
         if value.values is None:

@@ -6,7 +6,6 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +95,7 @@ def _role(name: str) -> tuple[str, str | None] | None:
     return ("labels", split) if rest[0] in LABELS else None
 
 
-def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[np.generic]:
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         reader = (

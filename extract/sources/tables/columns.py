@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -55,7 +54,7 @@ def has_images(schema: pa.Schema) -> bool:
     return bool(_images(schema, schema_features(schema)))
 
 
-def schema_features(schema: pa.Schema) -> dict[str, Any]:
+def schema_features(schema: pa.Schema) -> dict[str, object]:
     """Return the features that the `datasets` library noted in a schema; empty where it noted none."""
     try:
         noted = json.loads((schema.metadata or {})[b"huggingface"])
@@ -64,7 +63,7 @@ def schema_features(schema: pa.Schema) -> dict[str, Any]:
         return {}
 
 
-def choose_columns(schema: pa.Schema, features: Mapping[str, Any], where: Path) -> TableColumns:
+def choose_columns(schema: pa.Schema, features: Mapping[str, object], where: Path) -> TableColumns:
     """Tell images, labels and other columns apart.
 
     Parameters
@@ -136,7 +135,7 @@ def _texts(table: pa.Table, name: str, columns: TableColumns, where: Path) -> li
     return [_text(value, names, place) for value in table.column(name).to_pylist()]
 
 
-def _text(value: Any, names: list[str] | None, where: str) -> str | None:
+def _text(value: str | int | None, names: list[str] | None, where: str) -> str | None:
     # A ClassLabel of -1 means that the label is not known.
     if value is None or value == "" or (names is not None and value == -1):
         return None
@@ -150,7 +149,7 @@ def _text(value: Any, names: list[str] | None, where: str) -> str | None:
     return names[int(value)]
 
 
-def _images(schema: pa.Schema, features: Mapping[str, Any]) -> list[str]:
+def _images(schema: pa.Schema, features: Mapping[str, object]) -> list[str]:
     return [field.name for field in schema if _is_image(field, features.get(field.name))]
 
 
@@ -179,7 +178,7 @@ def _is_list_of_labels(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests) and _is_label(kind.value_type)
 
 
-def _class_names(feature: Any) -> list[str] | None:
+def _class_names(feature: object) -> list[str] | None:
     """Return the names of a ClassLabel, or of a list of ClassLabels in any form that `datasets` writes."""
     if isinstance(feature, list) and feature:
         feature = feature[0]

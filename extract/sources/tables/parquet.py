@@ -5,7 +5,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +48,7 @@ class ParquetSource:
         self._manifest = manifest
         self._groups = list(groups)
         self._starts = np.cumsum([0, *(group[3] for group in groups)])
-        self._loaded: OrderedDict[int, Any] = OrderedDict()
+        self._loaded: OrderedDict[int, pa.Array] = OrderedDict()
         self._lock = threading.Lock()
 
     def manifest(self) -> Manifest:
@@ -69,7 +68,7 @@ class ParquetSource:
             raise UnreadableImageError(images)
         return image_bytes(images[row - int(self._starts[number])])
 
-    def _load(self, number: int) -> Any:
+    def _load(self, number: int) -> pa.Array:
         """Return the images of a group, or a text that says why they cannot be read."""
         file, group, column, _ = self._groups[number]
         try:
