@@ -15,12 +15,18 @@ from toptune.commands.options.common import (
     WEIGHTS,
     stop_options,
 )
-from toptune.commands.options.help import Command
+from toptune.commands.options.help import Command, examples
 from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
 from toptune.commands.options.printing import report_failures, show
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "toptune extract photos --model resnet50.a1_in1k --store features",
+        "toptune extract digits --model random:test_vit --store features --layers all",
+    ),
+)
 @click.argument("data")
 @click.option(
     "--model",

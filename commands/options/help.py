@@ -29,6 +29,12 @@ HEADINGS: Mapping[str, str] = {
     "Advanced": "time-limit grace max-failures max-pixels deep",
     "Help": "help version debug",
 }
+# Some commands use an option of that name for another purpose.
+OF_COMMAND: Mapping[tuple[str, str], str] = {
+    ("extract", "--store"): "Output",
+    ("advise", "--cv"): "Training rows",
+    ("advise", "--budget"): "Performance",
+}
 HEADING = {f"--{name}": heading for heading, names in HEADINGS.items() for name in names.split()}
 # click would write "INTEGER RANGE", which says less than a letter does; the bounds follow the sentence.
 _METAVARS = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "X"))
@@ -51,7 +57,7 @@ class Command(click.Command):
             # Arguments are explained in the text of the command.
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
-                records[heading_of(parameter)].append(record)
+                records[heading_of(parameter, command=self.name or "")].append(record)
         for heading, listed in records.items():
             if listed:
                 with formatter.section(heading):
@@ -84,15 +90,23 @@ class Group(click.Group):
                 formatter.write_dl([(str(command.name), sentence_of(command)) for command in commands])
 
 
-def heading_of(parameter: click.Parameter) -> str:
-    """Return the heading of an option.
+def heading_of(parameter: click.Parameter, *, command: str = "") -> str:
+    """Return the heading of an option in a command.
 
     Raises
     ------
     KeyError
         If `HEADINGS` does not have the option.
     """
+    for name in parameter.opts:
+        if (command, name) in OF_COMMAND:
+            return OF_COMMAND[command, name]
     return next(HEADING[name] for name in parameter.opts if name in HEADING)
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command with example lines, which click leaves unwrapped."""
+    return "\b\n" + "\n".join(lines)
 
 
 def sentence_of(command: click.Command) -> str:

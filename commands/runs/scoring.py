@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, together
-from toptune.commands.options.help import Command
+from toptune.commands.options.help import Command, examples
 from toptune.commands.options.parsing import parse_places
 from toptune.commands.options.printing import report_failures, show
 
@@ -42,7 +42,13 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     show(as_json, metrics, describe_metrics(metrics))
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "toptune predict run new-photos",
+        "toptune predict run a.jpg b.jpg --format jsonl --probabilities",
+    ),
+)
 @RUN
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option(
@@ -75,7 +81,12 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Classify images, or folders of images, with a RUN."""
+    """Classify images, or folders of images, with a RUN.
+
+    \b
+    RUN    folder that train or finetune wrote
+    PATHS  image files, or folders of images
+    """  # noqa: D301
     from toptune.costs.meter import CostMeter
     from toptune.workflows import Classifier, write_predictions
 

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from toptune.commands.options.common import JSON, SKIP_FAILED, STORE
-from toptune.commands.options.help import Command
+from toptune.commands.options.help import Command, examples
 from toptune.commands.options.parsing import listed
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import (
@@ -31,7 +31,13 @@ from toptune.train.heads.kinds import KINDS
 from toptune.train.heads.options import HeadOptions
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "toptune train --store features --dataset photos --model resnet50.a1_in1k --out run",
+        "toptune train --store features --update run --out newer-run",
+    ),
+)
 @STORE
 @click.option("--dataset", help="Name of the data set in the store; required without --update.")
 @click.option("--model", help="Model, as it was given to extract; required without --update.")

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from toptune.cli import toptune
-from toptune.commands.options.help import HEADING, heading_of, sentence_of
+from toptune.commands.options.help import HEADING, OF_COMMAND, heading_of, sentence_of
 
 
 def commands(
@@ -68,3 +68,17 @@ def test_every_command_is_in_one_section() -> None:
         if isinstance(command, click.Group):
             listed = [inner.name for section in command.sections.values() for inner in section]  # type: ignore[attr-defined]
             assert sorted(listed) == sorted(command.commands)
+
+
+def test_an_option_has_the_heading_of_its_use_in_the_command() -> None:
+    extract = toptune.commands["extract"]
+    store = next(option for option in extract.params if "--store" in option.opts)
+    assert (heading_of(store), heading_of(store, command="extract")) == ("Input", "Output")
+    known = {(path[-1], name) for path, command in ALL if path for o in command.params for name in o.opts}
+    assert OF_COMMAND.keys() <= known
+
+
+@pytest.mark.parametrize("name", ["extract", "train", "predict"])
+def test_help_ends_with_examples(name: str) -> None:
+    shown = CliRunner().invoke(toptune, [name, "--help"], prog_name="toptune", terminal_width=80)
+    assert shown.output.splitlines()[-1].startswith(f"  toptune {name} ")

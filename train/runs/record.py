@@ -12,6 +12,7 @@ from typing import Any
 from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.features.recipe import IMPORTED
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
@@ -218,6 +219,11 @@ class RunRecord:
     def is_finetuned(self) -> bool:
         """Whether the backbone was trained too."""
         return self.kind == FINETUNE
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features were imported, so that no extraction repeats them."""
+        return self.recipe.get("architecture") == IMPORTED
 
     @property
     def left_out_accuracy(self) -> float | None:

@@ -3,13 +3,15 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
+from toptune.options import options_of
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
@@ -30,16 +32,44 @@ from toptune.train.solvers.saved_sums import FILE as SUMS, SavedSums
 Rows = npt.NDArray[np.int64]
 
 
+class UpdateArguments(TypedDict, total=False):
+    """The keywords of `UpdateOptions`."""
+
+    forget: Sequence[str]
+    dataset_version: int | None
+    allow_failed: bool
+    device: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """Options of `update_run`.
+
+    Attributes
+    ----------
+    forget : sequence of str
+        Ids of images of the run. A later update does not bring them back.
+    dataset_version : int, optional
+        Version of the data set to bring the run to; by default the latest.
+    allow_failed : bool
+        Leave out new images that could not be read, instead of refusing the update.
+    device : str, optional
+        torch device of the sums; the CPU by default.
+    """
+
+    forget: Sequence[str] = ()
+    dataset_version: int | None = None
+    allow_failed: bool = False
+    device: str | None = None
+
+
 def update_run(
     run: Run | str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
     store: str | os.PathLike[str] | FeatureStore | None = None,
-    forget: Sequence[str] = (),
-    dataset_version: int | None = None,
-    allow_failed: bool = False,
-    device: str | None = None,
     progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[UpdateArguments],
 ) -> Run:
     """Bring a run up to date with its data set, and forget images; the old RUN folder stays as it is.
 
@@ -57,41 +87,37 @@ def update_run(
         RUN folder to make.
     store : path or FeatureStore, optional
         Where the features are; by default the store that the run was trained from.
-    forget : sequence of str
-        Ids of images of the run. A later update does not bring them back.
-    dataset_version : int, optional
-        Version of the data set to bring the run to; by default the latest.
-    allow_failed : bool
-        Leave out new images that could not be read, instead of refusing the update.
-    device : str, optional
-        torch device of the sums; the CPU by default.
     progress : callable, optional
         Called with a line about each phase, just before it begins.
+    **arguments
+        The fields of `UpdateOptions`.
 
     Raises
     ------
     InputError
-        If nothing changed, an id is no image of the run, or the run cannot be updated.
+        If nothing changed, an id is no image of the run, an option is unknown, or the run cannot be
+        updated.
     StoreError
         If the store does not hold the features.
     """
+    options = options_of(UpdateOptions, arguments, call="update_run")
     phases = Phases(progress)
     path = check_out(out)
     old = run if isinstance(run, Run) else Run.load(run)
     head, saved = _saved_head(old)
     # Both states are opened: rows that leave must be subtracted with the features with which they were
     # added.
-    before, after = _features(old, store, dataset_version)
+    before, after = _features(old, store, options.dataset_version)
     phases.notify("compare")
     # An image that was forgotten on request stays forgotten, although the data set may still hold it.
     earlier = forgotten_ids(old)
-    found = find_difference(old, before, after, forget=forget, forgotten=earlier)
+    found = find_difference(old, before, after, forget=options.forget, forgotten=earlier)
     difference, n_skipped = without_failed(
-        found, after, [array.name for array in old.arrays], allow=allow_failed
+        found, after, [array.name for array in old.arrays], allow=options.allow_failed
     )
     # An id without a training row may be forgotten too; the new run then records that it must not come
     # back.
-    if not len(difference.added) and not len(difference.removed) and not forget:
+    if not len(difference.added) and not len(difference.removed) and not options.forget:
         raise InputError(
             f"nothing to update: data set {after.dataset!r} in version {after.dataset_version} holds what "
             "the run was trained on, and no id is to be forgotten"
@@ -99,7 +125,9 @@ def update_run(
     before.mark_used()
     after.mark_used()
     with phases("update"):
-        updated = _changed_head(old, head, saved, difference, before=before, after=after, device=device)
+        updated = _changed_head(
+            old, head, saved, difference, before=before, after=after, device=options.device
+        )
     # Images of the run keep their side of the split. A test image that began to train would make the test
     # of the updated run dishonest.
     split, notes = _known_rows(difference, updated, after.manifest)
@@ -125,7 +153,7 @@ def update_run(
     new = replace(new, metrics=json_ready(metrics))
     phases.notify("write")
     with new_run_folder(path) as folder:
-        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *forget}))
+        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *options.forget}))
     return new
 
 

@@ -1,8 +1,9 @@
 """`evaluate` scores a run on its own test rows, on another stored data set, or on images."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError
 from toptune.extract.sources.opening import open_source
+from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.evaluation import evaluate_run
@@ -22,27 +24,27 @@ from toptune.workflows.predict.images import ChosenImages
 SHOWN = 3
 
 
-def evaluate(
-    run: str | Path,
-    *,
-    store: str | Path | FeatureStore | None = None,
-    dataset: str | None = None,
-    split: str | None = None,
-    data: str | Path | None = None,
-    device: str = "cpu",
-    model: str | None = None,
-    weights: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Score a run.
+class EvaluateArguments(TypedDict, total=False):
+    """The keywords of `EvaluateOptions`."""
 
-    Parameters
+    store: str | Path | FeatureStore | None
+    dataset: str | None
+    split: str | None
+    data: str | Path | None
+    device: str
+    model: str | None
+    weights: str | Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of `evaluate`.
+
+    Attributes
     ----------
-    run : path
-        Folder that `toptune.train.train` wrote.
     store, dataset : optional
         Another store, or another data set in it, whose labeled rows are all scored; by default the
-        run's own test rows in the store it was trained from.
+        run's own test rows in the store that the run was trained from.
     split : {"test", "train", "all"}, optional
         Which of the run's own rows, by default ``test``; with `data` only its images of that split, by
         default all.
@@ -53,8 +55,47 @@ def evaluate(
         Where the backbone runs; only with `data`.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
+
+    Raises
+    ------
+    InputError
+        If options are given that do not go together.
+    """
+
+    store: str | Path | FeatureStore | None = None
+    dataset: str | None = None
+    split: str | None = None
+    data: str | Path | None = None
+    device: str = "cpu"
+    model: str | None = None
+    weights: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.data is None and (self.model is not None or self.weights is not None):
+            raise InputError(
+                "--model and --weights say where the backbone is, which stored features do not need; leave "
+                "them out, or give images with --data"
+            )
+        if self.data is not None and (self.store is not None or self.dataset is not None):
+            raise InputError("--data reads images directly; leave out --store and --dataset")
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **arguments: Unpack[EvaluateArguments],
+) -> dict[str, Any]:
+    """Score a run.
+
+    Parameters
+    ----------
+    run : path
+        Folder that `toptune.train.train` wrote.
     progress : callable, optional
         Called with the number of images done and of all, after every batch; only with `data`.
+    **arguments
+        The fields of `EvaluateOptions`.
 
     Returns
     -------
@@ -65,24 +106,26 @@ def evaluate(
     Raises
     ------
     InputError
-        If options are given that do not go together, `data` has no labels, or nothing of it can be read.
+        If options are unknown or do not go together, `data` has no labels, or no image can be read.
     StoreError
         If the store does not hold what the run needs.
     """
     meter = CostMeter()
-    if data is None:
-        if model is not None or weights is not None:
-            raise InputError(
-                "--model and --weights say where the backbone is, which stored features do not need; leave "
-                "them out, or give images with --data"
-            )
-        metrics = evaluate_run(run, store=store, dataset=dataset, split=split or "test")
-        return metrics | {"costs": meter.to_dict()}
-    if store is not None or dataset is not None:
-        raise InputError("--data reads images directly; leave out --store and --dataset")
-    metrics = evaluate_images(
-        run, data, split=split, device=device, model=model, weights=weights, progress=progress
-    )
+    options = options_of(EvaluateOptions, arguments, call="evaluate")
+    if options.data is None:
+        metrics = evaluate_run(
+            run, store=options.store, dataset=options.dataset, split=options.split or "test"
+        )
+    else:
+        metrics = evaluate_images(
+            run,
+            options.data,
+            split=options.split,
+            device=options.device,
+            model=options.model,
+            weights=options.weights,
+            progress=progress,
+        )
     return metrics | {"costs": meter.to_dict()}
 
 

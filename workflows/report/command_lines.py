@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from toptune.options import flat_options
-from toptune.store.features.recipe import IMPORTED
 from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
@@ -46,7 +45,7 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
         Place of the images; by default the command says ``DATA``.
     """
     backbone = run.record.backbone
-    if run.is_finetuned or not backbone or run.record.recipe.get("architecture") == IMPORTED:
+    if run.is_finetuned or not backbone or run.record.is_imported:
         return None
     options = {name: value for name, value in backbone.items() if name not in ("name", "compiled", "fold")}
     layers = run.options.get("layers") or "last"

@@ -328,3 +328,8 @@ def test_a_run_that_was_relabeled_loads_and_keeps_its_labels(build: Build, tmp_p
     assert (first.metrics["accuracy"], evaluate_run(run)["accuracy"]) == (1.0, 0.0)
     with pytest.raises(InputError, match=r"cannot be updated.*not those of the data set; train again"):
         update_run(run, out=tmp_path / "second", forget=cache.manifest.ids[:1])
+
+
+def test_a_misspelled_keyword_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"update_run has no option 'forgot'; did you mean 'forget'\?"):
+        update_run(tmp_path / "run", out=tmp_path / "new", forgot=["a"])  # type: ignore[call-arg]

@@ -250,3 +250,8 @@ def test_unreadable_images_keep_their_places(classifier: Classifier, folder: Pat
     assert answers[0].probabilities == pytest.approx(answers[3].probabilities, abs=1e-5)
     with pytest.raises(InputError, match="batch_size is 0"):
         classifier.predict(image, batch_size=0)
+
+
+def test_a_misspelled_keyword_of_evaluate_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluate has no option 'datset'; did you mean 'dataset'\?"):
+        evaluate(tmp_path / "run", datset="photos")  # type: ignore[call-arg]
