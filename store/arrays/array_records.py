@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from toptune.errors import CorruptError, StoreError
@@ -14,7 +14,7 @@ from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 from toptune.store.files.reading import list_folder, read_file
-from toptune.store.files.sealed import seal, unseal_record
+from toptune.store.files.sealed import record_of, seal, unseal
 
 ARRAY_KIND = "toptune-array"
 
@@ -174,4 +174,17 @@ def _render(spec: ArraySpec, metadata: bytes, measured: Mapping[str, float] | No
 
 
 def _read_record(path: Path) -> ArrayRecord:
-    return unseal_record(ARRAY_KIND, ArrayRecord, read_file(path), path)
+    content = unseal(ARRAY_KIND, read_file(path), path)
+    record = record_of(ArrayRecord, content, path)
+    if record.digest is None:
+        raise CorruptError(f"{path} lacks metadata_sha256", path)
+    # Records elsewhere may hold keys that only a newer toptune knows. Here such a key may change how units
+    # decode, and wrong numbers would follow.
+    unknown = sorted(set(content["spec"]) - {field.name for field in fields(ArraySpec)})
+    if unknown:
+        raise CorruptError(
+            f"{path} describes the array by {unknown[0]!r}, which this toptune does not know; upgrade "
+            "toptune, or use another --store",
+            path,
+        )
+    return record

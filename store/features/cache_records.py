@@ -50,7 +50,7 @@ class CacheRecord:
     n_rows: int
     unit_rows: int
     batch_size: int
-    format_of_arrays: str
+    format_of_arrays: str = "zarr"
     backbone: Mapping[str, object]
     created: Mapping[str, str]
     others: Mapping[str, object] = field(default_factory=dict)

@@ -65,7 +65,11 @@ def unseal_record(kind: str, record: type[Record], data: bytes, path: Path) -> R
 
     Raises CorruptError if the seal is broken or a field has the wrong type.
     """
-    content = unseal(kind, data, path)
+    return record_of(record, unseal(kind, data, path), path)
+
+
+def record_of(record: type[Record], content: Mapping[str, object], path: Path) -> Record:
+    """Make a frozen dataclass of the content of the file `path`; a wrong field is a CorruptError."""
     try:
         return record_from_json(record, content, where=str(path))
     except (CorruptError, InputError) as error:

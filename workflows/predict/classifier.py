@@ -21,7 +21,7 @@ from toptune.workflows.predict.predictions import Answers, Prediction
 
 # Images of this many batches are handed to the reader together: enough that its threads seldom wait at the
 # end of a window, few enough that encoded images stay a small part of memory.
-_WINDOW_BATCHES = 64
+_WINDOW_BATCHES = 8
 Network = FrozenNetwork | FineTunedNetwork
 
 

@@ -61,8 +61,12 @@ class FineTunedNetwork:
             backbone.model.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError, InputError) as error:
             raise CorruptError(f"{path} does not hold the network that was trained: {error}") from error
+        if run.record.precision is None:
+            raise CorruptError(
+                f"{path / 'run.json'} lacks precision; train the run again, or restore the file"
+            )
         backbone.model.to(backbone.device).eval()
-        return cls(run, backbone, str(run.record.precision))
+        return cls(run, backbone, run.record.precision)
 
     def in_float32(self) -> "FineTunedNetwork":
         """Return the same network, computing in float32."""

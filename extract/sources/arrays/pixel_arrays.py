@@ -162,9 +162,8 @@ def array_labels(
     if values.ndim == 2 and values.shape[1] > 1:
         if values.dtype.kind not in "biu" or not np.isin(values, (0, 1)).all():
             raise InputError(
-                f"{where} has {values.shape[1]} columns that are not all 0 and 1; give one label a "
-                "picture, or "
-                "a column of zeros and ones for each label"
+                f"{where} has {values.shape[1]} columns that are not all 0 and 1; give one label an "
+                "image, or a column of zeros and ones for each label"
             )
         rows = [[str(column) for column in np.flatnonzero(row)] for row in values]
         labels, joined = join_labels(rows, where)

@@ -253,3 +253,20 @@ def test_records_of_version_one_name_zarr(complete: FeatureCache) -> None:
     assert read_array(complete.path, "last.cls").format == "zarr"
     assert make_manifest().n_rows == N_ROWS
     assert verify(complete).exit_code == 0
+
+
+@pytest.mark.parametrize("change", ["a key of the future", "no digest"])
+def test_a_record_that_is_not_understood_is_blamed(complete: FeatureCache, change: str) -> None:
+    path = complete.path / "ledger/last.cls/array.json"
+    values = json.loads(path.read_bytes())
+    spec, digest = values["spec"], {"metadata_sha256": values["metadata_sha256"]}
+    if change == "no digest":
+        digest = {}
+    else:
+        spec["byte_order"] = "big"
+    path.write_bytes(seal("toptune-array", {"spec": spec} | digest))
+    with pytest.raises(
+        CorruptError, match=r"lacks metadata_sha256|'byte_order', which this toptune does not"
+    ):
+        read_array(complete.path, "last.cls")
+    assert str(path) in {where for where, _ in verify(complete).damaged}

@@ -15,8 +15,9 @@ from sklearn.datasets import make_classification
 from toptune.machine.memory import bytes_of
 from toptune.store import FeatureCache, InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, train
+from toptune.train.heads import options
 from toptune.train.passes.kernel_rows import CACHED_ROWS
-from toptune.train.solvers.solver_choice import Sizes, choose_solver
+from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
 
 SIZES = Sizes(
     n=20_000, d=512, n_centers=1000, n_classes=100, n_widths=5, n_penalties=8, n_folds=5, value_bytes=4,
@@ -28,6 +29,10 @@ Build = Callable[..., FeatureCache]
 def data(n: int = 400) -> tuple[Any, Any]:
     X, y = make_classification(n, 8, n_informative=7, n_redundant=0, n_classes=3, random_state=0)
     return X, y
+
+
+def test_the_options_offer_the_solvers_that_there_are() -> None:
+    assert options.SOLVERS == SOLVERS
 
 
 def test_auto_is_direct_while_the_gram_matrix_is_cheap_and_falkon_beyond() -> None:
