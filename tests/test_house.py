@@ -158,6 +158,10 @@ def test_type_checkers_see_what_is_there() -> None:
     links = {link.name for link in (ROOT / ".typing" / "toptune").iterdir()}
     modules = {path.name for path in ROOT.glob("*.py")}
     assert links == modules | {*HOUSES, "benchmarks", "scripts", "tests"}
+    # A copy in the place of a link would be checked instead of the code: `sed -i` makes one.
+    for link in (ROOT / ".typing" / "toptune").iterdir():
+        assert link.is_symlink(), f"{link} is a copy; make it a link to ../../{link.name} again"
+        assert link.resolve() == (ROOT / link.name).resolve()
     banned = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
     names = {*HOUSES, *(path.stem for path in ROOT.glob("*.py"))}
     assert banned["flake8-tidy-imports"]["banned-api"].keys() == names, "import toptune.x, never x"
