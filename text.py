@@ -43,5 +43,22 @@ def _as_text(table: Table) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun: ``1 image``, ``3 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """Write a number with its noun: ``1 image``, ``3 images``, ``2 classes``."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else ending}"
+
+
+def named(names: Sequence[object], *, most: int = 10) -> str:
+    """Write the first names of a list, and how many more there are: ``'a', 'b' and 3 more``.
+
+    Parameters
+    ----------
+    names : sequence
+        Texts are quoted; a pair of a text and a note has the note in parentheses.
+    most : int
+        Names that are written.
+    """
+    shown = ", ".join(
+        f"{name[0]!r} ({name[1]})" if isinstance(name, tuple) else repr(name) for name in names[:most]
+    )
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

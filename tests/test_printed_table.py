@@ -1,6 +1,6 @@
 """Tables as text: what is aligned, and that names are printed as they are."""
 
-from toptune.text import printed_records, printed_table
+from toptune.text import counted, named, printed_records, printed_table
 
 
 def test_records_stand_under_their_keys() -> None:
@@ -33,3 +33,9 @@ def test_names_are_printed_as_they_are() -> None:
 
 def test_wide_letters_take_two_columns() -> None:
     assert printed_records([{"name": "日本", "n": 1}]).splitlines() == ["name  n", "日本  1"]
+
+
+def test_many_names_are_some_and_a_number() -> None:
+    assert named(["a", "b"]) == "'a', 'b'"
+    assert named([("a", 3), ("b", 1), ("c", 0)], most=2) == "'a' (3), 'b' (1) and 1 more"
+    assert [counted(number, "class") for number in (1, 2)] == ["1 class", "2 classes"]

@@ -80,9 +80,8 @@ from toptune.commands.options.training import split_options
 @click.option(
     "--warmup-epochs",
     type=click.IntRange(0),
-    default=2,
-    show_default=True,
-    help="Epochs in which the learning rate rises; half a cosine follows.",
+    help="Epochs in which the learning rate rises, by default 2, or fewer if --epochs is 1 or 2; half a "
+    "cosine follows.",
 )
 @click.option(
     "-b",

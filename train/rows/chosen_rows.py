@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
-from toptune.text import counted
+from toptune.text import counted, named
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import usable_folds
 from toptune.train.rows.options import RowOptions
@@ -59,6 +59,22 @@ class ChosenRows:
     def train_groups(self) -> list[str]:
         """Key of each training row; rows of equal keys share a fold."""
         return [self.groups[row] for row in self.split.train]
+
+    def check_tested(self) -> "ChosenRows":
+        """Return these rows if every class that tests has training rows too.
+
+        Raises
+        ------
+        InputError
+            For classes that no head could predict, so that every row of them would count as wrong.
+        """
+        tested = {str(self.manifest.labels[row]) for row in self.split.test.tolist()}
+        if strange := sorted(tested - set(self.classes)):
+            raise InputError(
+                f"{counted(len(strange), 'class')} of the test rows without a training row: "
+                f"{named(strange)}; train with rows of them or leave them out of the test split"
+            )
+        return self
 
     def without(self, bad_rows: RowNumbers) -> "ChosenRows":
         """Leave out more rows, and check anew what is left.
@@ -174,14 +190,11 @@ def leave_out(
         return split, 0
     used = np.intersect1d(bad_rows, np.concatenate([split.train, split.test]))
     if len(used) and not allow:
-        shown = [
-            f"{manifest.ids[row]!r}" + (f" ({reasons[row]})" if row in reasons else "")
-            for row in used[:_SHOWN].tolist()
-        ]
-        more = f" and {len(used) - _SHOWN} more" if len(used) > _SHOWN else ""
+        ids = [(manifest.ids[row], reasons[row]) if row in reasons else manifest.ids[row]
+               for row in used.tolist()]  # fmt: skip
         raise InputError(
             f"{len(used)} of the images to train and test on have features that are not finite: "
-            f"{', '.join(shown)}{more}; leave them out with --skip-failed (allow_failed=True), or repair "
+            f"{named(ids, most=_SHOWN)}; leave them out with --skip-failed (allow_failed=True), or repair "
             "them and extract again with --update"
         )
     kept = replace(split, train=np.setdiff1d(split.train, used), test=np.setdiff1d(split.test, used))

@@ -7,10 +7,9 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
+from toptune.text import named
 from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import Split, hash_of
-
-_NAMED_CLASSES = 10
 
 
 def draw_training_rows(
@@ -78,10 +77,9 @@ def draw_training_rows(
 def _shots_of(members: dict[str, list[int]], shots: int) -> dict[str, int]:
     short = {label: len(rows) for label, rows in sorted(members.items()) if len(rows) < shots}
     if short:
-        named = ", ".join(f"{label!r} ({count})" for label, count in list(short.items())[:_NAMED_CLASSES])
-        more = f" and {len(short) - _NAMED_CLASSES} more" if len(short) > _NAMED_CLASSES else ""
         raise InputError(
-            f"{len(short)} of {len(members)} classes have fewer than {shots} training rows: {named}{more}; "
+            f"{len(short)} of {len(members)} classes have fewer than {shots} training rows: "
+            f"{named(list(short.items()))}; "
             f"ask for at most {min(short.values())} shots, or add images of these classes"
         )
     return dict.fromkeys(members, shots)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.text import named
 from toptune.train.rows.splits import hash_of
 
 logger = logging.getLogger(__name__)
@@ -80,19 +81,25 @@ def usable_folds(class_counts: dict[str, int], cv: int, *, may_reduce: bool) -> 
     """
     if cv < 2:
         raise InputError(f"cv is {cv}; at least 2 folds are needed")
-    name = min(class_counts, key=lambda key: class_counts[key])
-    smallest = class_counts[name]
-    if smallest >= cv:
+    # The smallest classes come first, because they say how many folds are possible.
+    small = sorted((count, name) for name, count in class_counts.items() if count < cv)
+    if not small:
         return cv
+    smallest, shown = small[0][0], named([(name, count) for count, name in small])
+    those = f"{len(small)} of {len(class_counts)} classes have fewer"
     if not may_reduce:
         raise InputError(
-            f"class {name!r} has {smallest} training rows, fewer than the {cv} folds of the "
-            f"cross-validation; add images, merge or remove the class, or ask for cv={max(2, smallest)}"
-            + (" (with 1 row it cannot be cross-validated at all)" if smallest < 2 else "")
+            f"{those} training rows than the {cv} folds of the cross-validation: {shown}; add images, merge "
+            "or remove these classes, or ask for "
+            + (
+                f"--cv {smallest}"
+                if smallest > 1
+                else "--cv 2, for which a class with 1 row is still too small"
+            )
         )
     reduced = max(2, smallest)
     warnings.warn(
-        f"class {name!r} has {smallest} members, fewer than cv={cv}; using {reduced} folds",
+        f"{those} members than cv={cv}: {shown}; using {reduced} folds",
         FoldsReducedWarning,
         stacklevel=3,
     )

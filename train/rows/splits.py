@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
-from toptune.text import counted
+from toptune.text import counted, named
 from toptune.train.rows.options import RowOptions
 
 Rows = npt.NDArray[np.int64]
@@ -252,8 +252,8 @@ def _refuse_shared(groups: list[str], split: Split) -> None:
     shared = {groups[row] for row in split.train} & {groups[row] for row in split.test}
     if shared:
         raise InputError(
-            f"{len(shared)} groups have rows in both training and test split of the manifest, for instance "
-            f"{sorted(shared)[0]!r}; correct the manifest's split or leave group_by out"
+            f"{counted(len(shared), 'group')} with rows in both training and test split of the manifest: "
+            f"{named(sorted(shared))}; correct the manifest's split or leave group_by out"
         )
 
 

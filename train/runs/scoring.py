@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.features.feature_view import StoredFeatures
+from toptune.text import counted, named
 from toptune.train.runs.metrics import Figures, compute_metrics
 from toptune.train.runs.run import Run
 
@@ -55,14 +56,14 @@ def score(
     InputError
         If the run does not know the class of a row.
     """
-    named = cache.manifest.labels if labels is None else labels
-    truth = [str(named[row]) for row in rows.tolist()]
+    of_rows = cache.manifest.labels if labels is None else labels
+    truth = [str(of_rows[row]) for row in rows.tolist()]
     # A class that the head cannot predict would count every row as wrong.
     strange = sorted(set(truth) - set(run.classes))
     if strange:
         raise InputError(
-            f"{len(strange)} classes of the rows to test are none that the run knows, for instance "
-            f"{strange[0]!r}; train with rows of them or leave them out of the test split"
+            f"{counted(len(strange), 'class')} of the rows to test that the run does not know: "
+            f"{named(strange)}; train with rows of them or leave them out of the test split"
         )
     names = [array.name for array in run.arrays]
     predicted, probabilities = (

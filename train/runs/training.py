@@ -95,6 +95,7 @@ def train(
     # Rows are chosen before layers, because layers that were searched on test rows would make the test
     # dishonest.
     rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
+    rows.check_tested()
     search = None
     if options.layers == AUTO:
         search = _search_layers(features, arrays, rows, options, phases)

@@ -93,7 +93,7 @@ class Learner:
         self._schedule = cosine_schedule(
             self._optimizer,
             n_steps=self.options.epochs * n_steps_per_epoch,
-            n_warmup=self.options.warmup_epochs * n_steps_per_epoch,
+            n_warmup=self.options.n_warmup_epochs * n_steps_per_epoch,
         )
 
     def state(self) -> dict[str, torch.Tensor]:

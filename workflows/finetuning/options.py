@@ -23,6 +23,7 @@ _LEARNING_RATES = {
 }
 _WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4}
 _CACHE_MEMORY_BYTES = 4 * 2**30
+_WARMUP_EPOCHS = 2
 # These options change neither rows nor steps, so that an unfinished run goes on with other values of them.
 _OF_NO_EFFECT = ("device", "workers", "cache_memory_bytes", "allow_failed", "max_failures")
 
@@ -42,7 +43,7 @@ class FineTuneArguments(RowArguments, total=False):
     epochs: int
     min_epochs: int
     patience: int
-    warmup_epochs: int
+    warmup_epochs: int | None
     batch_size: int
     clip_grad: float
     label_smoothing: float
@@ -87,8 +88,8 @@ class FineTuneOptions:
     epochs, min_epochs, patience : int
         At most `epochs` epochs; from `min_epochs` on, `patience` epochs without a better validation end the
         training of a learning rate.
-    warmup_epochs : int
-        Epochs in which the rate rises to its peak.
+    warmup_epochs : int, optional
+        Epochs in which the rate rises to its peak; by default 2, or as many as leave one epoch of `epochs`.
     batch_size : int
         Most images of a step; the batches of an epoch differ in size by one image at most.
     clip_grad : float
@@ -139,7 +140,7 @@ class FineTuneOptions:
     epochs: int = 40
     min_epochs: int = 10
     patience: int = 10
-    warmup_epochs: int = 2
+    warmup_epochs: int | None = None
     batch_size: int = 64
     clip_grad: float = 1.0
     label_smoothing: float = 0.0
@@ -172,6 +173,12 @@ class FineTuneOptions:
         return _WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
 
     @property
+    def n_warmup_epochs(self) -> int:
+        """Epochs in which the rate rises: as given, or the default, which leaves one epoch to fall in."""
+        given = self.warmup_epochs
+        return min(_WARMUP_EPOCHS, self.epochs - 1) if given is None else given
+
+    @property
     def n_workers(self) -> int:
         """Number of threads that read and augment ahead."""
         return self.workers or min(4, os.cpu_count() or 1)
@@ -185,7 +192,8 @@ class FineTuneOptions:
     def identity(self) -> dict[str, object]:
         """Return the options that decide the result, with defaults filled in, as JSON values."""
         values = {name: value for name, value in self.to_dict().items() if name not in _OF_NO_EFFECT}
-        return values | {"learning_rates": list(self.rates), "weight_decay": self.decay}
+        filled = {"learning_rates": list(self.rates), "weight_decay": self.decay}
+        return values | filled | {"warmup_epochs": self.n_warmup_epochs}
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as JSON values, by the names of their keywords."""
@@ -219,9 +227,11 @@ class FineTuneOptions:
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
         # The peak rate has to be reached, and at least one epoch of the cosine has to follow.
-        if self.warmup_epochs >= self.epochs:
+        if self.n_warmup_epochs >= self.epochs:
             raise InputError(
-                f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; it must be below them"
+                f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, and the rate must fall in one epoch "
+                f"at least; give --warmup-epochs {self.epochs - 1} or fewer, more --epochs, or leave "
+                "--warmup-epochs out"
             )
         _check_range("clip_grad", self.clip_grad, 0, math.inf)
         _check_range("weight_decay", self.decay, 0, math.inf)

@@ -15,6 +15,7 @@ from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.store.datasets.manifest import Manifest
+from toptune.text import named
 from toptune.train.rows.chosen_rows import choose_rows, rows_digest
 from toptune.train.rows.splits import Split, held_out
 from toptune.workflows.finetuning.augmentation import Augmentation
@@ -151,10 +152,9 @@ class FineTuneTask:
         """
         n_failed = seen_failed + len(failed)
         if n_failed > self.options.max_failures and not self.options.rows.allow_failed:
-            shown = [f"{self.manifest.ids[row]!r} ({why})" for row, why in sorted(failed.items())[:SHOWN]]
-            more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+            shown = named([(self.manifest.ids[row], why) for row, why in sorted(failed.items())], most=SHOWN)
             raise InputError(
-                f"{len(failed)} of {len(rows)} images cannot be used: {', '.join(shown)}{more}; repair or "
+                f"{len(failed)} of {len(rows)} images cannot be used: {shown}; repair or "
                 f"remove them, or leave them out with --skip-failed or --max-failures {n_failed}; what was "
                 "trained so far stays"
             )
@@ -170,7 +170,10 @@ class FineTuneTask:
         """
         empty = sorted(set(self.classes) - {str(self.manifest.labels[row]) for row in fitted.tolist()})
         if empty:
-            raise InputError(f"no image of class {empty[0]!r} is left to train on; repair those that failed")
+            raise InputError(
+                f"{len(empty)} of {len(self.classes)} classes have no image left to train on: "
+                f"{named(empty)}; repair those that failed"
+            )
         if len(self.validation) and not len(validation):
             raise InputError(
                 f"all {len(self.validation)} validation images failed; repair them, or give another --seed"
@@ -194,14 +197,7 @@ def make_task(
     source = open_source(data)
     manifest = source.manifest()
     # Images that cannot be read show when they are looked at, and are left out or refused then.
-    rows = choose_rows(manifest, options.rows, cv=None)
-    # The network has no output for a class without training rows, and every image of it would count as wrong.
-    strange = sorted({str(manifest.labels[row]) for row in rows.split.test} - set(rows.classes))
-    if strange:
-        raise InputError(
-            f"{len(strange)} classes of the test rows have no training row, for instance {strange[0]!r}; "
-            "train with rows of them or leave them out of the test split"
-        )
+    rows = choose_rows(manifest, options.rows, cv=None).check_tested()
     # The backbone comes last: loading it takes the longest, and may need the network.
     validation = draw_validation(manifest, rows.split.train, groups=rows.groups, options=options)
     backbone = load_backbone(

@@ -13,10 +13,11 @@ from toptune.errors import InputError
 from toptune.extract.sources.opening import open_source
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
+from toptune.text import counted, named
 from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.evaluation import evaluate_run
 from toptune.train.runs.metrics import compute_metrics
-from toptune.train.runs.record import ROWS
+from toptune.train.runs.record import ROWS, RunRecord
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.images import ChosenImages
 
@@ -168,7 +169,8 @@ def evaluate_images(
     InputError
         If `data` has no labels, classes that the run does not know, or no image that can be read.
     """
-    classifier = Classifier.load(run, device=device, model=model, weights=weights)
+    # Labels and classes are compared before the backbone is loaded, which takes the longest.
+    known = set(RunRecord.of_folder(Path(run)).classes)
     source = open_source(data, split=None if split == "all" else split)
     manifest = source.manifest()
     truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
@@ -176,9 +178,12 @@ def evaluate_images(
         several = advice_on_several_labels(manifest, np.arange(manifest.n_rows))
         raise InputError(several or f"{data} has no labels; evaluate compares with them, predict needs none")
     # A class that the run cannot answer would only ever count as an error, and hide what the figures mean.
-    unknown = sorted(set(truth.values()) - set(classifier.classes))
-    if unknown:
-        raise InputError(f"{data} has classes that {run} was not trained on: {', '.join(unknown[:10])}")
+    if unknown := sorted(set(truth.values()) - known):
+        raise InputError(
+            f"{data} has {counted(len(unknown), 'class')} that {run} was not trained on: {named(unknown)}; "
+            "leave their images out, or train with rows of them"
+        )
+    classifier = Classifier.load(run, device=device, model=model, weights=weights)
     rows = list(truth)
     failed: dict[str, str] = {}
     good: list[int] = []

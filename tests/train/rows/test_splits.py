@@ -97,7 +97,14 @@ def test_folds_follow_from_keys_alone() -> None:
 
 def test_too_few_members_for_the_folds() -> None:
     assert usable_folds({"a": 5, "b": 9}, 5, may_reduce=False) == 5
-    with pytest.raises(InputError, match="class 'a' has 3 training rows, fewer than the 5 folds"):
-        usable_folds({"a": 3, "b": 9}, 5, may_reduce=False)
-    with pytest.warns(FoldsReducedWarning, match="using 3 folds"):
+    with pytest.raises(InputError, match=r"2 of 3 classes .* 5 folds .*: 'c' \(3\), 'a' \(4\);.*--cv 3$"):
+        usable_folds({"a": 4, "b": 9, "c": 3}, 5, may_reduce=False)
+    many = {f"class {number:02d}": 1 for number in range(12)} | {"big": 40}
+    with pytest.raises(
+        InputError, match=r"12 of 13 classes .*'class 09' \(1\) and 2 more; .*still too small"
+    ):
+        usable_folds(many, 5, may_reduce=False)
+    with pytest.warns(
+        FoldsReducedWarning, match=r"1 of 2 classes have fewer members than cv=5: 'a' \(3\); using 3 folds"
+    ):
         assert usable_folds({"a": 3, "b": 9}, 5, may_reduce=True) == 3

@@ -159,7 +159,7 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
         ({"head": "knn", "n_centers": 10}, "n_centers has no meaning"),
         ({"head": "knn", "class_weight": "balanced"}, "cannot weigh"),
         ({"test_fraction": 0.0}, "test_fraction is 0"),
-        ({"cv": 40}, "24 training rows, fewer than the 40 folds"),
+        ({"cv": 40}, r"classes have fewer training rows than the 40 folds.*\(24\)"),
         ({"cv": 1}, "cv is 1"),
         ({"penalty": -1.0}, "-1"),
     ],
@@ -177,7 +177,10 @@ def test_bad_options_leave_nothing_behind(
     ("changes", "message"),
     [
         ({"labels": ["one"] * 90}, "one class only, 'one'"),
-        ({"labels": ["a"] * 60 + ["b"] * 28 + ["rare"] * 2}, "'rare' has 2 training rows"),
+        (
+            {"labels": ["a"] * 60 + ["b"] * 28 + ["rare"] * 2},
+            r"3 folds of the cross-validation: 'rare' \(2\)",
+        ),
         (
             {"labels": [None, *["a", "b"] * 44, "a"], "splits": ["train"] * 60 + ["test"] * 30},
             "1 training rows have no label",
@@ -192,9 +195,12 @@ def test_bad_labels_leave_nothing_behind(
     changes: dict[str, Any], message: str, build: Build, tmp_path: Path
 ) -> None:
     build(**changes)
+    phases: list[str] = []
     with pytest.raises(InputError, match=message):
-        train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
+        train(tmp_path / "store", out=tmp_path / "run", progress=phases.append, **OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    # What labels tell is refused before the first pass over the features.
+    assert phases == []
 
 
 def test_out_that_exists_is_never_overwritten(build: Build, tmp_path: Path) -> None:

@@ -273,7 +273,10 @@ def test_the_edge_of_the_grid_and_of_the_epochs_is_reported() -> None:
         ({"learning_rates": []}, "give at least one"),
         ({"learning_rates": [0.0]}, "learning rate 0 is not above 0"),
         ({"learning_rates": [float("nan")]}, "learning rate nan"),
-        ({"epochs": 2}, "warmup_epochs is 2 of 2 epochs"),
+        (
+            {"epochs": 2, "warmup_epochs": 2},
+            "warmup_epochs is 2 of 2 epochs.*give --warmup-epochs 1 or fewer",
+        ),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"weight_decay": -1.0}, "weight_decay is -1; it must be at least 0 and finite"),
         ({"label_smoothing": 1.0}, "at least 0 and below 1"),
@@ -286,6 +289,14 @@ def test_the_edge_of_the_grid_and_of_the_epochs_is_reported() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         FineTuneOptions(**options)
+
+
+def test_the_default_warm_up_leaves_an_epoch_to_fall_in() -> None:
+    warmups = [FineTuneOptions(epochs=epochs).n_warmup_epochs for epochs in (1, 2, 3, 40)]
+    assert warmups == [0, 1, 2, 2]
+    # An unfinished run that was begun when the default was always 2 goes on.
+    assert FineTuneOptions().identity()["warmup_epochs"] == 2
+    assert FineTuneOptions(epochs=5).identity() == FineTuneOptions(epochs=5, warmup_epochs=2).identity()
 
 
 def test_options_that_change_no_number_are_not_part_of_the_identity() -> None:
