@@ -229,9 +229,8 @@ class FineTuneOptions:
         # The peak rate has to be reached, and at least one epoch of the cosine has to follow.
         if self.n_warmup_epochs >= self.epochs:
             raise InputError(
-                f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, and the rate must fall in one epoch "
-                f"at least; give --warmup-epochs {self.epochs - 1} or fewer, more --epochs, or leave "
-                "--warmup-epochs out"
+                f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; one epoch must be left in "
+                f"which the rate falls; give --warmup-epochs {self.epochs - 1} or fewer, or leave it out"
             )
         _check_range("clip_grad", self.clip_grad, 0, math.inf)
         _check_range("weight_decay", self.decay, 0, math.inf)
