@@ -1,6 +1,5 @@
 """Options are parsed as people write them: lengths of time, amounts, lists, JSON."""
 
-import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +16,10 @@ def parse_object(
     """Parse a JSON object, or say where the text stops being one."""
     if value is None:
         return None
+    from toptune.store.files.json_values import parse_json
+
     try:
-        parsed = json.loads(value)
+        parsed = parse_json(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not JSON: {error}") from error
     if not isinstance(parsed, dict):

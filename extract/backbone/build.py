@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
 from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
+from toptune.store.files.json_values import load_json
 
 RANDOM_SEED = 0
 # Names of the file of weights in timm's local-dir form; safetensors come first, because they hold no code.
@@ -119,7 +120,7 @@ class _Arguments:
     @classmethod
     def _of_config(cls, file: Path, weights: Path | None, kwargs: dict[str, Any]) -> "_Arguments":
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = load_json(file)
             architecture = str(config["architecture"])
             pretrained = dict(config.get("pretrained_cfg") or config)
             model_args = dict(config.get("model_args") or {})

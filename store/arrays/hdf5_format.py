@@ -6,7 +6,6 @@ file's user block holds the digest of the rest. ``h5py.File(path)["features"]`` 
 """
 
 import hashlib
-import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from toptune.errors import CorruptError
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import count_units
-from toptune.store.files.json_values import canonical_json
+from toptune.store.files.json_values import canonical_json, parse_json
 from toptune.store.files.reading import read_file
 
 METADATA = "all.h5"
@@ -197,7 +196,7 @@ def _unsealed(data: bytes) -> dict[str, Any]:
     """
     image = memoryview(data)[_USER_BLOCK:]
     try:
-        values = json.loads(data[:_USER_BLOCK])
+        values = parse_json(data[:_USER_BLOCK])
         head = canonical_json(values).encode().ljust(_USER_BLOCK - 1) + b"\n"
         is_sound = head == data[:_USER_BLOCK] and values["sha256"] == hashlib.sha256(image).hexdigest()
     except (ValueError, TypeError, KeyError) as error:

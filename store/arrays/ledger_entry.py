@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import CorruptError
-from toptune.store.files.json_values import canonical_json
+from toptune.store.files.json_values import canonical_json, parse_json
 from toptune.store.files.sealed import VERSION, check_version, seal, unseal
 
 PACKED_FILE = "packed.jsonl"
@@ -157,16 +157,16 @@ def read_packed(data: bytes, path: Path) -> tuple[list[LedgerEntry], list[str]]:
     is_whole = data == body + b"\n" + hashlib.sha256(body + b"\n").hexdigest().encode() + b"\n"
     lines = body.split(b"\n")
     if is_whole:
-        check_version(json.loads(lines[0])["version"], path)
-        content = json.loads(b"[" + b",".join(lines[1:]) + b"]")
+        check_version(parse_json(lines[0])["version"], path)
+        content = parse_json(b"[" + b",".join(lines[1:]) + b"]")
         return [LedgerEntry.from_values(values, path) for values in content], []
     entries, damage = [], []
     for number, line in enumerate([*lines[1:], last], start=2):
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             del values["self_sha256"]
             sealed = seal(KIND, {k: v for k, v in values.items() if k not in ("format", "version")})
-            if canonical_json(json.loads(sealed)).encode() != line:
+            if canonical_json(parse_json(sealed)).encode() != line:
                 raise CorruptError("its content does not match its own digest")
             entries.append(LedgerEntry.from_bytes(sealed, path))
         except (ValueError, TypeError, KeyError, CorruptError) as error:

@@ -5,7 +5,6 @@ and reads the shards (`zarr_shards`), while zarr makes the metadata and reads sh
 laid out differently. The result is an ordinary Zarr array, which ``zarr.open_array(path)`` reads anywhere.
 """
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from toptune.store.arrays.zarr_shards import (
     shard_bytes,
     unpack_shard,
 )
+from toptune.store.files.json_values import parse_json
 from toptune.store.files.reading import read_file
 
 # zarr takes half a second to import, so its import waits until an array is made.
@@ -61,7 +61,7 @@ def describe_metadata(data: bytes) -> tuple[int, str]:
     ValueError, TypeError, LookupError
         If `data` is no such file.
     """
-    found = json.loads(data)
+    found = parse_json(data)
     return int(found["shape"][1]), str(found["data_type"])
 
 
@@ -75,7 +75,7 @@ def is_same_array(found: bytes, spec: ArraySpec) -> bool:
         return True
     try:
         # Other versions of zarr may order or default keys differently, so parsed metadata are compared.
-        theirs, expected = (ArrayV3Metadata.from_dict(json.loads(data)).to_dict() for data in (found, ours))
+        theirs, expected = (ArrayV3Metadata.from_dict(parse_json(data)).to_dict() for data in (found, ours))
     except (ValueError, TypeError, KeyError, AttributeError, BaseZarrError):
         return False
     return theirs == expected

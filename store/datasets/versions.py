@@ -20,6 +20,7 @@ from toptune.errors import CorruptError, InputError, StoreNotFoundError
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.files.json_records import record_to_json
+from toptune.store.files.json_values import parse_json
 from toptune.store.files.place import place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.publish import publish
@@ -267,7 +268,7 @@ def parse_rows(data: bytes, path: Path) -> DatasetVersion:
     """
     table = Manifest.from_parquet(data).table
     try:
-        facts = json.loads(table.schema.metadata[_METADATA])
+        facts = parse_json(table.schema.metadata[_METADATA])
         parts = tuple(facts["parts"])
         part, part_row = (
             np.asarray(table[name].to_numpy(), dtype=np.intp) for name in (PART_COLUMN, ROW_COLUMN)

@@ -1,6 +1,5 @@
 """Arrays in files of other programs, opened to be read in slices of rows; nothing in them is executed."""
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ from toptune.errors import InputError
 from toptune.store.exchange.npz_arrays import load_npz
 from toptune.store.exchange.parquet_arrays import open_parquet
 from toptune.store.exchange.unpacked import check_unpacked
+from toptune.store.files.json_values import parse_json
 
 MATRIX_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".safetensors", ".parquet")
 # The safetensors library refuses longer headers too.
@@ -95,7 +95,7 @@ def _safetensors(path: Path) -> dict[str, Matrix]:
         header_bytes = int.from_bytes(stream.read(8), "little")
         if header_bytes > _MAX_HEADER_BYTES:
             raise InputError(f"{path} has a header of {header_bytes} bytes, above {_MAX_HEADER_BYTES}")
-        header = json.loads(stream.read(header_bytes))
+        header = parse_json(stream.read(header_bytes))
     header.pop("__metadata__", None)
     found: dict[str, Matrix] = {}
     for name, tensor in header.items():
@@ -116,7 +116,7 @@ def _safetensors(path: Path) -> dict[str, Matrix]:
 
 
 def _as_column(text: str) -> Matrix:
-    return np.array(json.loads(text), dtype=object)
+    return np.array(parse_json(text), dtype=object)
 
 
 def _hdf5(path: Path) -> dict[str, Matrix]:

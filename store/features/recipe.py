@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import CorruptError, FormatVersionError, InputError
-from toptune.store.files.json_values import canonical_json
+from toptune.store.files.json_values import canonical_json, parse_json
 
 # The architecture that stands in the recipes of features made elsewhere.
 IMPORTED = "imported"
@@ -98,7 +98,7 @@ class Recipe:
         """
         where = "" if path is None else f"{path}: "
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             # The version comes first: a newer recipe may have fields that this class does not know.
             if values.get("version") != RECIPE_VERSION:
                 raise FormatVersionError(

@@ -1,9 +1,9 @@
 """``toptune.json``: the file that makes a folder a feature store of one version."""
 
-import json
 from pathlib import Path
 
 from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
+from toptune.store.files.json_values import parse_json
 from toptune.store.files.reading import read_file
 
 STORE_FILE = "toptune.json"
@@ -34,7 +34,7 @@ def check_descriptor(root: Path) -> None:
             path,
         ) from None
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         kind, version = content["format"], content["version"]
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"{path} is damaged; it should hold {DESCRIPTOR.decode()}", path) from error
@@ -58,7 +58,7 @@ def check_descriptor(root: Path) -> None:
 def is_of_another_version(data: bytes) -> bool:
     """Whether a descriptor is that of a store of another version."""
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         # A damaged descriptor is of no version, so that `repair` may write it again.
         is_store, version = content["format"] == _KIND, content["version"]
     except (ValueError, TypeError, KeyError):

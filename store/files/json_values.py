@@ -1,6 +1,7 @@
 """Values as JSON: what may be written, how a file is read, and one spelling for digests."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,62 @@ from typing import Any
 import numpy as np
 
 from toptune.errors import CorruptError
+
+# Records are a few levels deep. Python's own limit is near 1,000 levels, and whatever walks a value that deep
+# would reach the limit again.
+MAX_JSON_DEPTH = 100
+# A value takes up to 20 times the memory of its text.
+MAX_JSON_BYTES = 64 << 20
+_TOO_DEEP = f"the JSON is nested more than {MAX_JSON_DEPTH} levels deep"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Parameters
+    ----------
+    text : str or bytes
+        UTF-8 where bytes.
+
+    Returns
+    -------
+    dict, list, str, int, float, bool or None
+
+    Raises
+    ------
+    ValueError
+        If `text` is no JSON, or is nested more than `MAX_JSON_DEPTH` levels deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        if not containers:
+            return value
+        level = [
+            child for each in containers for child in (each.values() if isinstance(each, dict) else each)
+        ]
+    raise ValueError(_TOO_DEEP)
+
+
+def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Parse the JSON file at `path`, after its size was asked.
+
+    Raises
+    ------
+    OSError
+        If the system refuses to read the file.
+    ValueError
+        If the file is larger than `max_bytes`, is no JSON, or is nested too deep.
+    """
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > max_bytes:
+            raise ValueError(f"the file has {size} bytes, more than the limit of {max_bytes}")
+        return parse_json(stream.read())
 
 
 def canonical_json(value: object) -> str:
@@ -45,7 +102,7 @@ def read_json(path: Path, *, advice: str) -> dict[str, Any]:
         If the file is missing, is not JSON, or holds something other than an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path)
     except (OSError, ValueError) as error:
         raise CorruptError(f"{path} cannot be read ({error}); {advice}") from error
     if not isinstance(value, dict):

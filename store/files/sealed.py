@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.files.json_records import record_from_json
-from toptune.store.files.json_values import canonical_json
+from toptune.store.files.json_values import canonical_json, parse_json
 
 SEAL = "self_sha256"
 VERSION = 1
@@ -43,7 +43,7 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
         If a newer toptune wrote it.
     """
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         found_kind, version, digest = content["format"], content["version"], content.pop(SEAL)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"{path} is damaged: {type(error).__name__} {error}", path) from error
@@ -82,7 +82,7 @@ def is_newer(data: bytes) -> bool:
     A damaged version number does not match the file's own digest.
     """
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         version, digest = content["version"], content.pop(SEAL)
         expected = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     except (ValueError, TypeError, KeyError):

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from toptune.errors import CorruptError
+from toptune.store.files.json_values import parse_json
 from toptune.train.preprocessing.principal_components import PrincipalComponents
 from toptune.train.preprocessing.steps import Layers, Power, Select, Standardise, Step, Ternary, UnitNorm
 
@@ -45,7 +46,7 @@ def read_steps(folder: Path, make: Callable[[str, Layers, tuple[Step, ...]], T])
     path = folder / FILE
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()["preprocessing"])
+            header = parse_json(file.metadata()["preprocessing"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         steps = []
         for number, described in enumerate(header["steps"]):

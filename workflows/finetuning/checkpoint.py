@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 
 from toptune.costs.values import Costs
 from toptune.errors import ConflictError, CorruptError
+from toptune.store.files.json_values import load_json
 from toptune.store.files.place import place_at
 from toptune.workflows.finetuning.rate_search import Epoch
 
@@ -73,7 +74,7 @@ class Checkpoint:
         if not path.exists():
             return Standing()
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = load_json(path)
             request, version = value["request"], value["version"]
             standing = Standing(
                 epochs=tuple(Epoch(**each) for each in value["epochs"]),

@@ -1,6 +1,5 @@
 """Members of a WebDataset shard are grouped into samples by their key, and each sample has one image."""
 
-import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import BinaryIO, Self
 from toptune.errors import InputError
 from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
 from toptune.extract.images.labels import split_labels
+from toptune.store.files.json_values import parse_json
 
 IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 # A text is a label if it is short and has one line; longer texts are captions.
@@ -220,7 +220,7 @@ def _labels(
     if "json" in fields:
         member = fields["json"]
         try:
-            content = json.loads(_read(member, descriptor, path, _MAX_JSON_BYTES))
+            content = parse_json(_read(member, descriptor, path, _MAX_JSON_BYTES))
         except ValueError as error:
             raise InputError(f"shard {path}: {member.name!r} is no JSON: {error}") from error
         found = content if isinstance(content, dict) else {}

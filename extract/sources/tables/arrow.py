@@ -1,6 +1,5 @@
 """Data sets that Hugging Face's `save_to_disk` wrote are mapped and read without the `datasets` library."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from toptune.extract.images.source import MAX_FILE_BYTES, default_name
 from toptune.extract.sources.tables.columns import TableColumns, choose_columns, schema_features
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.json_values import load_json
 
 # Arrow's file format begins with these bytes; Arrow's stream format has no magic bytes.
 _FILE_MAGIC = b"ARROW1"
@@ -66,7 +66,7 @@ def find_saved(listing: FolderListing) -> list[Path]:
     folder = listing.folder
     if _SPLITS in listing.file_names:
         try:
-            names = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))["splits"]
+            names = load_json(folder / _SPLITS)["splits"]
             return [folder / str(name) for name in names]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / _SPLITS} does not name its splits: {error}") from error
@@ -195,7 +195,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {error}; copy it again") from error
     return content if isinstance(content, dict) else {}

@@ -1,6 +1,5 @@
 """`choose_columns`: columns of images and labels in a table of Hugging Face are told by type and name."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow as pa
 from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
 from toptune.store.datasets.manifest import LABELS_COLUMN
+from toptune.store.files.json_values import parse_json
 
 # Without feature types, a bytes column counts as an image only if it has one of these names.
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
@@ -57,7 +57,7 @@ def has_images(schema: pa.Schema) -> bool:
 def schema_features(schema: pa.Schema) -> dict[str, object]:
     """Return the features that the `datasets` library noted in a schema; empty where it noted none."""
     try:
-        noted = json.loads((schema.metadata or {})[b"huggingface"])
+        noted = parse_json((schema.metadata or {})[b"huggingface"])
         return dict(noted["info"]["features"])
     except (KeyError, TypeError, ValueError):
         return {}
