@@ -2,18 +2,21 @@
 
 import inspect
 from importlib import import_module
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm
 
 
 def class_of(name: str) -> type:
-    """Import the class of a head ``sklearn:package.Class``.
+    """Import the class of a head ``sklearn:package.Class``, from an installed package only.
 
     Raises
     ------
     InputError
-        If there is no such package or class.
+        If there is no such package or class, or the package is not an installed one.
     """
     path = name.removeprefix(PREFIX)
     package, _, attribute = path.rpartition(".")
@@ -22,13 +25,44 @@ def class_of(name: str) -> type:
             f"head {name!r} names no package; write {PREFIX}package.Class, such as "
             f"{PREFIX}sklearn.ensemble.ExtraTreesClassifier"
         )
+    top = package.split(".")[0]
+    check_installed(top, name)
     try:
         found = getattr(import_module(package), attribute, None)
     except ImportError as error:
         raise InputError(f"head {name!r}: {package!r} cannot be imported ({error})") from error
-    if not inspect.isclass(found):
+    # A module of scikit-learn also holds classes that the module imports from elsewhere; they are no heads.
+    if not inspect.isclass(found) or (top == "sklearn" and found.__module__.split(".")[0] != top):
         raise InputError(f"head {name!r}: {package} has no class {attribute!r}")
     return found
+
+
+def check_installed(package: str, name: str) -> None:
+    """Refuse a top-level package that no installed distribution brings, before any of its code runs.
+
+    Importing a module runs its code. Modules of the standard library (``antigravity`` opens a browser) and
+    files of the current folder, where data may lie, are no source of classifiers.
+
+    Raises
+    ------
+    InputError
+        If the package is not installed, or would be imported from the current folder.
+    """
+    if package == "sklearn":
+        return
+    if package not in packages_distributions():
+        raise InputError(
+            f"head {name!r}: {package!r} is not part of an installed package, and only such packages are "
+            "imported; check the name, or install the package with pip"
+        )
+    # Looking for a top-level package does not import the package.
+    spec = find_spec(package)
+    places = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
+    if any(Path(place).parent == Path.cwd() for place in places if place):
+        raise InputError(
+            f"head {name!r}: {package!r} would be imported from the current folder, {Path.cwd()}, where data "
+            "could run as code; run the command in another folder"
+        )
 
 
 def kind_of_path(name: str) -> HeadKind:

@@ -9,7 +9,9 @@ from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
 from toptune.options import option_names, options_of
 from toptune.train.heads.heads import make_head
+from toptune.train.heads.kind import PREFIX, is_path
 from toptune.train.heads.options import AUTO_HEAD
+from toptune.train.heads.skops_files import check_trusted
 from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
@@ -52,7 +54,7 @@ def check_options(study: Study) -> None:
         )
     for name, options in study.heads.items():
         with _naming(study, f"heads: {name}"):
-            _check_head(options)
+            _check_head(options, study.path)
     for name, options in study.finetune.items():
         with _naming(study, f"finetune: {name}"):
             given = {key: value for key, value in options.items() if key != "only"}
@@ -77,12 +79,15 @@ def check_places(study: Study) -> None:
                 raise InputError(f"weights {options['weights']} is no file; check the path")
 
 
-def _check_head(options: Keywords) -> None:
+def _check_head(options: Keywords, path: Path) -> None:
     head, params = options["head"], options.get("params") or {}
     if not isinstance(head, str):
         raise InputError(f"head is {head!r}; give its name")
     if not isinstance(params, Mapping):
         raise InputError(f"params is {params!r}; give a mapping of parameters to values")
+    if is_path(head):
+        # A study file is data: what it names is imported under the same rule as what a RUN folder names.
+        check_trusted(head.removeprefix(PREFIX), path)
     if head != AUTO_HEAD:
         make_head(head, **{name: options[name] for name in _OF_HEADS if name in options})
 

@@ -91,7 +91,9 @@ def test_saved_and_loaded_predicts_the_same(name: str, data: Data, tmp_path: Pat
         ("sklearn:sklearn.ensemble.Trees", {}, "sklearn.ensemble has no class 'Trees'"),
         ("sklearn:sklearn.datasets.load_iris", {}, "has no class 'load_iris'"),
         ("sklearn:sklearn.linear_model.Ridge", {}, "is no classifier"),
-        ("sklearn:pathlib.Path", {}, "is no classifier"),
+        ("sklearn:sklearn.datasets._base.Path", {}, "has no class 'Path'"),
+        ("sklearn:pathlib.Path", {}, "'pathlib' is not part of an installed package"),
+        ("sklearn:antigravity.Fly", {}, "'antigravity' is not part of an installed package"),
         ("sklearn:sklearn.ensemble.VotingClassifier", {}, "cannot be made.*estimators"),
         (TREES, {"deph": 3}, "no parameter 'deph'; it takes n_estimators"),
         (TREES, {"n_estimators": []}, "n_estimators is an empty list"),
@@ -131,11 +133,35 @@ class OwnNB(GaussianNB):
 """
 
 
+def install(folder: Path) -> None:
+    """Install a package with one classifier into a folder, as pip would."""
+    (folder / "toptune_foreign.py").write_text(FOREIGN)
+    facts = folder / "toptune_foreign-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toptune-foreign\nVersion: 1.0\n")
+    (facts / "top_level.txt").write_text("toptune_foreign\n")
+
+
+def test_files_beside_the_data_are_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toptune_beside.py").write_text("raise SystemExit('this ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="'toptune_beside' is not part of an installed package"):
+        make_head("sklearn:toptune_beside.OwnNB")
+    here = tmp_path / "here"
+    here.mkdir()
+    install(here)
+    (here / "toptune_foreign.py").write_text("raise SystemExit('this ran')")
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match="imported from the current folder"):
+        make_head("sklearn:toptune_foreign.OwnNB")
+
+
 def test_a_class_from_elsewhere_trains_but_loads_only_when_named(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y, ids = data
-    (tmp_path / "toptune_foreign.py").write_text(FOREIGN)
+    install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     head = make_head("sklearn:toptune_foreign.OwnNB", cv=3).fit(X, y, groups=ids)
     run = tmp_path / "run"
