@@ -7,6 +7,7 @@ from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
+from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.images.source import ImageSource
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.request.plan import ExtractSummary
@@ -124,7 +125,13 @@ def _extract(
     meter = CostMeter()
     try:
         requests = make_requests(data, models, store, options)
-        summaries = _run(requests)
+        remarks = remarks_of(requests[0].source)
+        try:
+            summaries = _run(requests)
+        finally:
+            # They come at the end, where hours of progress do not bury them, also after a failure: often the
+            # cause of one is among them.
+            say_remarks(remarks, requests[0].dataset)
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
     most, costs = options.max_failures, meter.to_dict()
@@ -133,6 +140,7 @@ def _extract(
         dataclasses.replace(
             each,
             contents=contents,
+            remarks=remarks,
             costs=costs,
             too_many_failed=most is not None and len(each.failed) > most,
         )

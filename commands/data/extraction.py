@@ -159,6 +159,7 @@ def extract(
     built-in data set (digits, greek).
     """
     from toptune.extract import extract_models
+    from toptune.extract.request.plan import describe_summaries
     from toptune.workflows import choose_shard, extraction_progress, stop_on_signals
 
     # Workers of a dask cluster share the units among themselves. A scheduler that runs in a task of an array
@@ -179,6 +180,6 @@ def extract(
             **options,
         )
     values = [summary.to_dict() for summary in summaries]
-    show(as_json, values[0] if len(values) == 1 else {"models": values}, "\n".join(map(str, summaries)))
+    show(as_json, values[0] if len(values) == 1 else {"models": values}, describe_summaries(summaries))
     # One image may fail for several models; it counts as one image.
     report_failures({name: why for each in summaries for name, why in each.failed.items()}, max_failures)

@@ -7,13 +7,77 @@ from pathlib import Path
 
 from toptune.errors import InputError
 
-# Files and folders that Windows and macOS add to folders and archives, and that look like images or classes.
-HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
+# Files and folders that systems add to folders and archives, and that look like images or classes. Names that
+# begin with a dot are hidden as well.
+HIDDEN = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"),
+    *("lost+found", "@eadir", "__pycache__"),
+)
+# Hidden names that tools write. Others may be somebody's images.
+_LITTER = (
+    *(".ds_store", ".git", ".gitattributes", ".gitignore", ".gitkeep", ".svn", ".hg", ".dvc", ".dvcignore"),
+    *(
+        ".ipynb_checkpoints",
+        ".cache",
+        ".idea",
+        ".vscode",
+        ".localized",
+        ".directory",
+        ".nomedia",
+        ".thumbnails",
+    ),
+    *(".spotlight-v100", ".fseventsd", ".trashes", ".appledouble", ".huggingface", ".keep", ".locks"),
+)
 # Suffixes of images where no class folder says that a file is one; inside class folders every file counts.
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+# Suffixes of tables that may hold the labels of images beside them.
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".ods")
+# Suffixes that say that a file is no image. In class folders such files are left out, and files with any
+# other suffix are rows, because an image in a format that cannot be read must not be passed over.
+OTHER_SUFFIXES = frozenset(
+    (
+        *TABLE_SUFFIXES,
+        # Notes, annotations and what cameras and editors put beside an image.
+        *(".txt", ".md", ".rst", ".rtf", ".log", ".pdf", ".doc", ".docx", ".ppt", ".pptx", ".odt", ".tex"),
+        *(".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".html", ".htm", ".css", ".url", ".lnk"),
+        *(".xmp", ".aae", ".geojson", ".kml", ".gpx", ".srt", ".vtt", ".tfw", ".jgw", ".pgw", ".prj", ".aux"),
+        *(".shp", ".shx", ".dbf", ".md5", ".sha1", ".sha256", ".sum", ".names", ".label", ".labels"),
+        # Arrays, features and models.
+        *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".arrow", ".feather", ".pkl", ".pickle", ".joblib"),
+        *(".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".tfrecord", ".mdb", ".db", ".sqlite", ".zarr"),
+        # Archives, films, sound and programs.
+        *(
+            ".zip",
+            ".tar",
+            ".gz",
+            ".tgz",
+            ".bz2",
+            ".xz",
+            ".zst",
+            ".7z",
+            ".rar",
+            ".part",
+            ".crdownload",
+            ".bak",
+        ),
+        *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".mp3", ".m4a", ".wav"),
+        *(".flac", ".ogg", ".py", ".pyc", ".ipynb", ".r", ".m", ".sh", ".bat", ".js", ".exe", ".lock"),
+    )
+)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or is one that systems add."""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a hidden name is one that systems and tools write."""
+    lower = name.lower()
+    return lower.startswith(("._", ".trash")) or lower in (*HIDDEN, *_LITTER)
 
 
 @dataclass(frozen=True)

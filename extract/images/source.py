@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.remarks import Remark, Remarks, remarks_of
 from toptune.store.datasets.manifest import Manifest
 
 SPLITS = {
@@ -61,6 +62,12 @@ class ImageSource(ImageBytes, Protocol):
         ...
 
 
+class RemarkedSource(ImageSource, Protocol):
+    """A source that says what of DATA it did not take."""
+
+    remarks: tuple[Remark, ...]
+
+
 @dataclass(frozen=True)
 class FileRow:
     """A file with one image."""
@@ -77,9 +84,15 @@ class FileSource:
     """Images in files of their own, as folders and manifests name them."""
 
     def __init__(
-        self, name: str, rows: Sequence[FileRow], *, extra: dict[str, list[str | None]] | None = None
+        self,
+        name: str,
+        rows: Sequence[FileRow],
+        *,
+        extra: dict[str, list[str | None]] | None = None,
+        remarks: Sequence[Remark] = (),
     ) -> None:
         self.name = name
+        self.remarks = tuple(remarks)
         self.paths = [row.path for row in rows]
         self._manifest = Manifest.from_columns(
             ids=[row.id for row in rows],
@@ -121,6 +134,10 @@ class SplitSource:
                 + (f"its splits are {', '.join(there)}" if there else "it has no splits")
             )
         self.name = source.name
+        remarks = Remarks()
+        if n_without := sum(name is None for name in whole.splits):
+            remarks.add("image", "of no split", None, count=n_without)
+        self.remarks = (*remarks_of(source), *remarks)
         self._source = source
         rows = np.asarray(self._rows)
         self._manifest = Manifest.from_columns(

@@ -1,11 +1,12 @@
 """`ExtractPlan` and `ExtractSummary`: values that say what an extraction will do and what it did."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.values import Costs
+from toptune.extract.images.remarks import Remark
 from toptune.store.datasets.manifest import ManifestContents
 from toptune.store.datasets.registration import Difference
 from toptune.text import counted
@@ -168,6 +169,8 @@ class ExtractSummary:
         With ``rehash``: number of images that were compared with the digest of what was extracted.
     contents : ManifestContents, optional
         Classes, splits and images without a label, of the data that was asked for.
+    remarks : tuple of Remark
+        What of DATA was left out, or looks like something else than it was taken for.
     costs : Costs, optional
         Costs of the whole call, all its models and parts together; see `toptune.costs.meter.CostMeter`. Dask
         workers elsewhere are not in it, only in the ledgers.
@@ -198,6 +201,7 @@ class ExtractSummary:
     changed: tuple[str, ...] = ()
     rehashed: int | None = None
     contents: ManifestContents | None = None
+    remarks: tuple[Remark, ...] = ()
     costs: Costs | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,6 +212,7 @@ class ExtractSummary:
             "changed": list(self.changed),
             "failed": dict(self.failed),
             "contents": None if self.contents is None else asdict(self.contents),
+            "remarks": [remark.to_dict() for remark in self.remarks],
             "costs": {} if self.costs is None else dict(self.costs),
             "arrays": [asdict(array) | {"bytes_per_image": array.bytes_per_image} for array in self.arrays],
             "plan": None if self.plan is None else self.plan.to_dict(),
@@ -252,6 +257,18 @@ class ExtractSummary:
                 1, f"{counted(len(self.failed), 'image')} could not be used; failed rows are kept, as NaN"
             )
         return "\n".join(lines)
+
+
+def describe_summaries(summaries: Sequence[ExtractSummary]) -> str:
+    """Write one block for each model, under its name, and once what all models share: contents and costs."""
+    first = summaries[0]
+    if len(summaries) == 1:
+        return str(first)
+    blocks = [f"{each.model}:\n{replace(each, contents=None, costs=None)}" for each in summaries]
+    if all(each.nothing_to_do for each in summaries):
+        return "\n".join(blocks)
+    costs = [describe_costs(first.costs)] if first.costs is not None and not first.dry_run else []
+    return "\n".join([*blocks, f"{first.dataset}: {first.contents}", *costs])
 
 
 def _bytes(n: int) -> str:

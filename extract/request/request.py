@@ -116,6 +116,8 @@ def make_requests(
     """
     started = time.perf_counter()
     names = _parse_models(models, options)
+    root = store.root if isinstance(store, FeatureStore) else place_of(store)
+    _refuse_store_in_place(data, root)
     source = open_source(data, split=options.split)
     watch = Watch(stop=options.stop, time_limit=options.time_limit, clocks=options.clocks, started=started)
     return [
@@ -125,7 +127,7 @@ def make_requests(
             source=source,
             manifest=source.manifest(),
             dataset=source.name if options.dataset is None else options.dataset,
-            root=store.root if isinstance(store, FeatureStore) else place_of(store),
+            root=root,
             existing=_open_existing(store),
             key=request_key(
                 name,
@@ -153,6 +155,18 @@ def _parse_models(models: Sequence[str], options: ExtractOptions) -> list[ModelN
     if options.backbone.weights is not None and len(names) > 1:
         raise InputError(f"weights belong to one model, and {len(names)} are given; run them one by one")
     return names
+
+
+def _refuse_store_in_place(data: str | os.PathLike[str] | ImageSource, root: Path) -> None:
+    """Raise an `InputError` if the store is the folder of the images, whose own folders would be classes."""
+    if not isinstance(data, str | os.PathLike) or not Path(data).is_dir():
+        return
+    # A store may be a place in a bucket, whose text no path of this machine resolves to.
+    if os.path.realpath(data) == os.path.realpath(str(root)):
+        raise InputError(
+            f"--store {root} is the folder of the images itself; give another one, such as "
+            f"{Path(data).resolve().parent / 'features'}"
+        )
 
 
 def _opened(data: str | os.PathLike[str] | ImageSource, split: str | None) -> tuple[str, str | None] | None:

@@ -1,9 +1,7 @@
 """Images lie in folders, one folder a class, perhaps within one folder a split."""
 
-import logging
 import os
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,35 +9,53 @@ from pathlib import Path
 from PIL import Image
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import HIDDEN, IMAGE_SUFFIXES
-from toptune.extract.images.source import SPLITS, FileRow, FileSource, default_name, printable
+from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, TABLE_SUFFIXES, is_hidden
+from toptune.extract.images.layout import (
+    ADVICE_ON_TABLE,
+    EXPECTED,
+    Tree,
+    arrange,
+    made_by_toptune,
+    without_own,
+)
+from toptune.extract.images.remarks import Remarks
+from toptune.extract.images.source import FileRow, FileSource, default_name
 
-logger = logging.getLogger(__name__)
 # Files that are opened where no name says image: enough to tell a folder of other files, without reading it
 # whole.
 _LOOKED_AT = 20
-EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
 
 def open_folder(folder: Path) -> FileSource:
     """Open a folder of images; rows are sorted by id, the path within the folder.
 
-    Class folders may hold further folders and links to folders; every file in them that is not
-    hidden is a row, also a file that is no image, which is recorded as failed when it is decoded. Files
-    beside split or class folders are ignored. Folders called ``train``, ``val``, ``valid``,
-    ``validation`` or ``test`` are splits if one of them holds folders, or if there are no other folders.
-    A folder of nothing but images is a data set without labels.
+    The layout is that of `arrange`. Class folders may hold further folders and links to folders; every file
+    in them is a row unless its name is hidden or says that it is no image. A row may turn out to be no image
+    when it is decoded, which is recorded as failed. The source has remarks on everything that is no row.
 
     Raises
     ------
     InputError
-        If there are no files, if none of the files that were looked at is an image, or if two names differ
-        only in their Unicode form.
+        If there are no files, if none of the files that were looked at is an image, if the folder is a store
+        or RUN folder, or if two names differ only in their Unicode form.
     """
-    rows = sorted(_rows(folder), key=lambda row: row.id)
+    remarks = Remarks()
+    tree = _tree(folder, "", (), remarks)
+    if (kind := made_by_toptune(tree.files)) is not None:
+        raise InputError(
+            f"{folder} is a {kind} of toptune and no folder of images; give the folder of the images, and "
+            "keep stores and runs out of it"
+        )
+    rows = sorted(
+        (_file_row(entry, name, label, split) for name, label, split, entry in arrange(tree, remarks)),
+        key=lambda row: row.id,
+    )
     if not rows:
-        raise InputError(f"{folder} holds no images; {EXPECTED}")
+        left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+        raise InputError(f"{folder} holds no images; {EXPECTED}{left_out}")
     _refuse_other_files(folder, rows)
+    if all(row.label is None for row in rows):
+        _remark_on_table(folder, remarks)
     # Some file systems decompose letters with accents in names. Ids are composed (NFC), so that a folder has
     # the same ids wherever it is copied.
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
@@ -48,33 +64,45 @@ def open_folder(folder: Path) -> FileSource:
             f"{len(twice)} names in {folder} occur twice once their Unicode form is unified, the first is "
             f"{twice[0]!r}; rename one of each"
         )
-    return FileSource(default_name(folder), rows)
+    return FileSource(default_name(folder), rows, remarks=tuple(remarks))
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield every file below a folder; links are followed once, hidden files and folders are left out.
+def walk_files(folder: Path, remarks: Remarks | None = None) -> Iterator[Path]:
+    """Yield every file below a folder, without hidden ones, stores and RUN folders; links are followed once.
+
+    Parameters
+    ----------
+    folder : path
+    remarks : Remarks, optional
+        Takes what is left out.
 
     Raises
     ------
     InputError
         If a folder cannot be listed.
     """
-    yield from (Path(entry.path) for entry in _walk(folder, ()))
+    remarks = Remarks() if remarks is None else remarks
+    yield from (Path(entry.path) for _, entry in without_own(_tree(folder, "", (), remarks), remarks).walk())
 
 
-def _rows(folder: Path) -> Iterator[FileRow]:
-    folders, files = _list(folder)
-    splits = [entry for entry in folders if entry.name.lower() in SPLITS]
-    if splits and (len(splits) == len(folders) or any(_list(Path(entry.path))[0] for entry in splits)):
-        others = [entry.name for entry in folders if entry not in splits]
-        if others:
-            logger.warning("beside the splits in %s these folders are ignored: %s", folder, ", ".join(others))
-        for entry in splits:
-            yield from _class_rows(Path(entry.path), folder, SPLITS[entry.name.lower()])
-    else:
-        yield from _class_rows(folder, folder, None)
-    if folders and files:
-        logger.info("%d files beside the folders in %s are ignored", len(files), folder)
+def _tree(
+    root: Path, inner: str, above: tuple[tuple[int, int], ...], remarks: Remarks
+) -> Tree["os.DirEntry[str]"]:
+    """List a folder and all folders below; of a folder that toptune made, only its own files."""
+    folder = root / inner
+    folders, files = _list(folder, inner, remarks)
+    tree = Tree({entry.name: entry for entry in files})
+    # A store may hold millions of files, none of which is asked for.
+    if above and made_by_toptune(tree.files) is not None:
+        return tree
+    above = (*above, _identity(folder))
+    for entry in folders:
+        name = f"{inner}{entry.name}/"
+        if _identity(root / name) in above:
+            remarks.add("link", "back to a folder above, not followed", name)
+        else:
+            tree.folders[entry.name] = _tree(root, name, above, remarks)
+    return tree
 
 
 def _refuse_other_files(folder: Path, rows: Sequence[FileRow]) -> None:
@@ -98,55 +126,38 @@ def _is_image(path: str) -> bool:
         return False
 
 
-def _class_rows(parent: Path, root: Path, split: str | None) -> Iterator[FileRow]:
-    folders, files = _list(parent)
-    for entry in folders:
-        label = _text(entry.name)
-        found = 0
-        for file in _walk(Path(entry.path), (_identity(root), _identity(parent))):
-            found += 1
-            yield _file_row(file, root, label, split)
-        if not found:
-            logger.warning("class folder %s is empty and left out", entry.path)
-    if not folders:
-        for file in files:
-            if Path(file.name).suffix.lower() in IMAGE_SUFFIXES:
-                yield _file_row(file, root, None, split)
+def _remark_on_table(folder: Path, remarks: Remarks) -> None:
+    """Name a table that is called like a folder of images without labels and lies beside the folder."""
+    folder = folder.absolute()
+    for suffix in TABLE_SUFFIXES:
+        table = folder.parent / f"{folder.name}{suffix}"
+        if table.is_file():
+            remarks.add("table", "beside the folder, not read", str(table), advice=ADVICE_ON_TABLE)
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator["os.DirEntry[str]"]:
-    identity = _identity(folder)
-    if identity in above:
-        logger.warning("%s leads back to a folder above it and is not followed", folder)
-        return
-    folders, files = _list(folder)
-    yield from files
-    for inner in folders:
-        yield from _walk(Path(inner.path), (*above, identity))
-
-
-def _list(folder: Path) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str]"]]:
+def _list(
+    folder: Path, inner: str, remarks: Remarks
+) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str]"]]:
     """Return the folders and the files in a folder, links followed, without hidden ones."""
     folders, files = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith(".") or entry.name.lower() in HIDDEN:
-                    continue
-                if entry.is_dir():
+                if is_hidden(entry.name):
+                    remarks.add_hidden(f"{inner}{entry.name}")
+                elif entry.is_dir():
                     folders.append(entry)
                 # A broken link is a row that cannot be read: without the row nobody would notice the loss.
                 elif entry.is_file() or entry.is_symlink():
                     files.append(entry)
                 else:
-                    logger.warning("%s is no regular file and is left out", entry.path)
+                    remarks.add("file", "of a special kind: pipe, socket or device", f"{inner}{entry.name}")
     except OSError as error:
         raise InputError(f"folder {folder} cannot be listed: {error.strerror}") from error
     return folders, files
 
 
-def _file_row(entry: "os.DirEntry[str]", root: Path, label: str | None, split: str | None) -> FileRow:
-    identifier = _text(Path(entry.path).relative_to(root).as_posix())
+def _file_row(entry: "os.DirEntry[str]", identifier: str, label: str | None, split: str | None) -> FileRow:
     try:
         found = entry.stat()
         n_bytes, modified_ns = (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0)
@@ -159,7 +170,3 @@ def _identity(folder: Path) -> tuple[int, int]:
     # Links make several paths of one folder: device and inode tell a cycle, paths do not.
     found = folder.stat()
     return found.st_dev, found.st_ino
-
-
-def _text(name: str) -> str:
-    return unicodedata.normalize("NFC", printable(name))

@@ -3,14 +3,23 @@
 import difflib
 import gzip
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, FolderListing, list_folder
-from toptune.extract.images.source import BUILTINS, SPLITS, ImageSource, SplitSource
+from toptune.extract.images.folder_listing import (
+    IMAGE_SUFFIXES,
+    TABLE_SUFFIXES,
+    FolderListing,
+    is_hidden,
+    list_folder,
+)
+from toptune.extract.images.layout import plain_text
+from toptune.extract.images.remarks import Remarks
+from toptune.extract.images.source import BUILTINS, SPLITS, ImageSource, RemarkedSource, SplitSource
 from toptune.extract.sources.archives.tar import open_shards, refuse_compressed
 from toptune.extract.sources.archives.zip import open_zip
 from toptune.extract.sources.arrays.cifar import find_cifar, open_cifar
@@ -41,8 +50,14 @@ def find_shards(listing: FolderListing) -> list[Path]:
     return [file for place in places for ending in _TAR_ENDINGS for file in place.with_suffix(ending)]
 
 
+# Files that belong to a data set and are read with it, or only describe it.
+_COMPANIONS = re.compile(
+    r"readme|licen[cs]e|(state|dataset_\w+)\.json$|.*\.arrow$|.*idx[1-4]-ubyte|(batches\.)?meta(\.txt)?$"
+    r"|(fine|coarse)_label_names\.txt$|file\.txt~$",
+    re.IGNORECASE,
+)
 _Find = Callable[[FolderListing], list[Path]]
-_Open = Callable[[list[Path], Path], ImageSource]
+_Open = Callable[[list[Path], Path], RemarkedSource]
 # One row for each kind of data that a folder may hold: its name in messages, the function that finds its
 # files and the function that opens them.
 _KINDS: tuple[tuple[str, _Find, _Open], ...] = (
@@ -89,8 +104,29 @@ def _open_folder(folder: Path) -> ImageSource:
             f"{folder} holds {' and '.join(kinds)}; which is meant? Keep them in folders of their own, or "
             f"give the files, for instance {found[0][1][0]}"
         )
-    _, files, open_them = found[0]
-    return open_them(files, folder)
+    kind, files, open_them = found[0]
+    source = open_them(files, folder)
+    source.remarks = (*source.remarks, *_remarks_beside(kind, files, folder))
+    return source
+
+
+def _remarks_beside(kind: str, files: Sequence[Path], folder: Path) -> Remarks:
+    """Collect what lies in a folder beside the files of its kind, and in the folders of these files."""
+    remarks = Remarks()
+    read = {parent for file in files for parent in (file, *file.parents)}
+    for place in sorted({folder, *(file if file.is_dir() else file.parent for file in files)}):
+        listing = list_folder(place)
+        for name in listing.files:
+            if place / name in read or _COMPANIONS.match(name):
+                continue
+            if PurePath(name).suffix.lower() in TABLE_SUFFIXES:
+                remarks.add("table", f"beside {kind}, not read", plain_text(name))
+            else:
+                remarks.add_other_file(plain_text(name))
+        for name in listing.folders:
+            if place / name not in read and not is_hidden(name):
+                remarks.add("folder", f"beside {kind}", plain_text(name))
+    return remarks
 
 
 def _refuse_archives(listing: FolderListing) -> None:

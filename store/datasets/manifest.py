@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,8 @@ LABELS_COLUMN = "labels"
 LABEL_SEPARATOR = "|"
 _MOST_TEXT = 2**31 - 1
 _PIECE_ROWS = 2**20
+# Classes that are named with their sizes.
+_SHOWN_CLASSES = 10
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
 
 
@@ -260,20 +262,36 @@ class ManifestContents:
         Images of each split, by name; of none under ``""``.
     n_unlabelled : int
         Images with neither a label nor several.
+    largest : mapping of str to int
+        The classes with the most images and how many these are; at most ten.
+    smallest : mapping of str to int
+        The class with the fewest images; empty where `largest` holds all classes.
     """
 
     n_classes: int
     splits: Mapping[str, int]
     n_unlabelled: int
+    largest: Mapping[str, int] = field(default_factory=dict)
+    smallest: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{self.n_classes} {'class' if self.n_classes == 1 else 'classes'}"]
+        parts = [f"{self.n_classes} {'class' if self.n_classes == 1 else 'classes'}{self._sizes()}"]
         if set(self.splits) != {""}:
             names = (f"{name or 'no split'} {count}" for name, count in self.splits.items())
             parts.append(", ".join(names))
         if self.n_unlabelled:
             parts.append(f"{self.n_unlabelled} without a label")
         return "; ".join(parts)
+
+    def _sizes(self) -> str:
+        # Names of classes show at a glance whether the right folders, or the right column, were taken.
+        largest, smallest = (
+            ", ".join(f"{name} {count}" for name, count in sizes.items())
+            for sizes in (self.largest, self.smallest)
+        )
+        if not largest:
+            return ""
+        return f" (the largest: {largest}; the smallest: {smallest})" if smallest else f" ({largest})"
 
 
 def count_contents(manifest: Manifest) -> ManifestContents:
@@ -284,8 +302,23 @@ def count_contents(manifest: Manifest) -> ManifestContents:
         is_unlabeled = pc.and_(is_unlabeled, pc.is_null(table[LABELS_COLUMN]))
     counts = pc.value_counts(table["split"]).to_pylist()
     splits = {each["values"] or "": each["counts"] for each in counts}
+    classes = pa.table(dict(zip(("count", "name"), _by_class(labels), strict=True))).sort_by(
+        [("count", "descending"), ("name", "ascending")]
+    )
     return ManifestContents(
-        n_classes=pc.count_distinct(labels).as_py(),
+        n_classes=classes.num_rows,
         splits=dict(sorted(splits.items(), key=lambda item: (item[0] == "", item[0]))),
         n_unlabelled=pc.sum(is_unlabeled).as_py() or 0,
+        largest=_sizes(classes[:_SHOWN_CLASSES]),
+        smallest=_sizes(classes[max(_SHOWN_CLASSES, classes.num_rows - 1) :]),
     )
+
+
+def _by_class(labels: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """Return how many images each class has, and its name."""
+    counts = pc.value_counts(labels.drop_null())
+    return counts.field("counts"), counts.field("values")
+
+
+def _sizes(classes: pa.Table) -> dict[str, int]:
+    return dict(zip(classes["name"].to_pylist(), classes["count"].to_pylist(), strict=True))

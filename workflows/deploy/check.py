@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.builtin import open_builtin
 from toptune.extract.sources.opening import open_source
@@ -111,6 +112,7 @@ def sample_inputs(
     files, inputs = [], []
     # The built-in is not opened by name, because a folder called digits would take precedence.
     source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
+    say_remarks(remarks_of(source), source.name)
     for data_bytes in _files(source):
         try:
             image = backbone.decode(data_bytes)

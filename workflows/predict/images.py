@@ -1,6 +1,5 @@
 """Images to classify are files, the files of folders, or encoded bytes."""
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.images.source import ImageBytes
+from toptune.extract.images.remarks import Remarks, say_remarks
+from toptune.extract.images.source import ImageBytes, printable
 from toptune.extract.sources.folder import walk_files
-
-logger = logging.getLogger(__name__)
 
 ImageLike = str | Path | bytes
 
@@ -88,17 +86,17 @@ def _images_in(folder: Path) -> list[Path]:
     """List the files below a folder that have an image's suffix, sorted."""
     # A named file is always tried. In a folder only the suffix tells images from labels, notes and archives,
     # which would otherwise all be reported as unreadable images.
-    files = sorted(walk_files(folder))
-    images = [file for file in files if file.suffix.lower() in _image_suffixes()]
-    others = len(files) - len(images)
+    remarks = Remarks()
+    images = []
+    for file in sorted(walk_files(folder, remarks)):
+        if file.suffix.lower() in _image_suffixes():
+            images.append(file)
+        else:
+            remarks.add_other_file(printable(str(file.relative_to(folder))))
     if not images:
-        raise InputError(
-            f"{folder} holds no image"
-            + (f", only {others} files without an image's suffix: name those to be tried" if others else "")
-            + "; give images or a folder of images"
-        )
-    if others:
-        logger.info("%d files in %s have no image's suffix and are left out", others, folder)
+        left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+        raise InputError(f"{folder} holds no image; give images or a folder of images{left_out}")
+    say_remarks(remarks, printable(str(folder)))
     return images
 
 

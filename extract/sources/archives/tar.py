@@ -1,6 +1,5 @@
 """Images in WebDataset tar shards are read at their offsets, without unpacking."""
 
-import logging
 import os
 import re
 import unicodedata
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.labels import join_labels
 from toptune.extract.images.open_files import KnownFile, OpenFiles, look_at
+from toptune.extract.images.remarks import SHOWN, Remark, Remarks
 from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name, printable
 from toptune.extract.sources.archives.tar_samples import (
     IMAGE_EXTENSIONS,
@@ -21,8 +21,6 @@ from toptune.extract.sources.archives.tar_samples import (
     shard_samples,
 )
 from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
-
-logger = logging.getLogger(__name__)
 
 # A name such as "trainable" or "tests" is no split: no further letter may follow.
 _SPLIT = re.compile(r"(training|train|validation|valid|val|testing|test)(?![a-z])", re.IGNORECASE)
@@ -41,6 +39,8 @@ class TarSource:
         The shards.
     shards, offsets : array (n,) of int
         Number of the shard that holds each image, and the offset of the image's bytes in the shard.
+    remarks : sequence of Remark
+        What of the shards is no row.
     """
 
     def __init__(
@@ -50,8 +50,11 @@ class TarSource:
         files: Sequence[KnownFile],
         shards: npt.NDArray[np.int32],
         offsets: npt.NDArray[np.int64],
+        *,
+        remarks: Sequence[Remark] = (),
     ) -> None:
         self.name = name
+        self.remarks = tuple(remarks)
         self._manifest = manifest
         self._files = OpenFiles(files)
         self._shards, self._offsets, self._sizes = shards, offsets, manifest.sizes
@@ -94,19 +97,21 @@ def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSour
     files = [look_at(path) for path in paths]
     samples: list[Sample] = []
     shards: list[int] = []
+    remarks = Remarks()
     for number, path in enumerate(paths):
         _refuse_compressed(path)
-        found = list(shard_samples(path))
+        found = list(shard_samples(path, remarks))
         if not found:
-            logger.warning("shard %s holds no images", path)
+            remarks.add("shard", "without images", path.name)
         samples += found
         shards += [number] * len(found)
     if not samples:
         raise InputError(
             f"{_named(paths)} hold no images; an image is told by its extension: "
             f"{', '.join(sorted(IMAGE_EXTENSIONS))}"
+            + "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
         )
-    labels, extra = _label_columns(samples, _named(paths))
+    labels, extra = _label_columns(samples, _named(paths), remarks)
     splits = [_split_of(shard) for shard in names]
     manifest = Manifest.from_columns(
         ids=[_id(names[shard], sample.key) for shard, sample in zip(shards, samples, strict=True)],
@@ -122,17 +127,18 @@ def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSour
         files,
         np.array(shards, dtype=np.int32),
         np.array([sample.offset for sample in samples], dtype=np.int64),
+        remarks=tuple(remarks),
     )
 
 
 def _label_columns(
-    samples: Sequence[Sample], where: str
+    samples: Sequence[Sample], where: str, remarks: Remarks
 ) -> tuple[list[str | None], dict[str, list[str | None]]]:
     captions = [sample.caption for sample in samples if sample.caption]
     are_labels = all(len(text) <= MAX_LABEL_CHARACTERS and "\n" not in text for text in captions)
     # WebDataset has no rule for `.txt`. One caption among the texts shows that none of them is a label.
     if not are_labels:
-        logger.warning("the .txt members of %s are captions, too long for labels, and not used", where)
+        remarks.add("text", "in members .txt, too long for labels", None, count=len(captions))
     names = [
         [sample.caption] if are_labels and sample.caption and sample.names is None else sample.names
         for sample in samples
@@ -142,7 +148,15 @@ def _label_columns(
         return labels, {LABELS_COLUMN: joined}
     labels = [each[0] if each else None for each in names]
     if all(label is None for label in labels) and any("/" in sample.key for sample in samples):
-        logger.warning("%s have folders and no labels; folders are no labels in tar shards", where)
+        folders = sorted({sample.key.rpartition("/")[0] for sample in samples} - {""})
+        remarks.add(
+            "folder",
+            "in shards without labels, no classes",
+            ", ".join(map(printable, folders[:SHOWN])),
+            count=len(folders),
+            is_left_out=False,
+            advice="where they are the classes, unpack the shards, or write a member .cls beside each image",
+        )
     return labels, {}
 
 

@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 from toptune.errors import InputError
 from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
 from toptune.extract.images.labels import split_labels
+from toptune.extract.images.remarks import Remarks
 from toptune.store.files.json_values import parse_json
 
 IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -151,8 +152,15 @@ class Sample:
     caption: str | None
 
 
-def shard_samples(path: Path) -> Iterator[Sample]:
+def shard_samples(path: Path, remarks: Remarks) -> Iterator[Sample]:
     """Yield the images of a shard in order; only headers and labels are read.
+
+    Parameters
+    ----------
+    path : path
+        The shard.
+    remarks : Remarks
+        Takes the samples without an image, and the members that nothing is taken from.
 
     Raises
     ------
@@ -163,6 +171,7 @@ def shard_samples(path: Path) -> Iterator[Sample]:
     for member in tar_members(path):
         key, extension = _key(member.name)
         if not key:
+            _remark_on_nameless(member.name, path, remarks)
             continue
         fields = samples.setdefault(key, {})
         if extension in fields:
@@ -173,13 +182,35 @@ def shard_samples(path: Path) -> Iterator[Sample]:
         fields[extension] = member
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        without: list[str] = []
         for key, fields in samples.items():
             image = _image(fields, path)
-            if image is not None:
-                names, has_list, caption = _labels(fields, descriptor, path)
-                yield Sample(key, image.offset, image.bytes, names, has_list, caption)
+            if image is None:
+                without.append(f"{key} with {', '.join(f'.{extension}' for extension in fields)}")
+                continue
+            names, has_list, caption = _labels(fields, descriptor, path, remarks)
+            used = next((name for name in ("cls", "json", "txt") if name in fields), None)
+            for extension, member in fields.items():
+                if member is not image and extension != used:
+                    remarks.add_other_file(f"{path.name}: {member.name}", f".{extension}")
+            yield Sample(key, image.offset, image.bytes, names, has_list, caption)
+        if without:
+            remarks.add(
+                "sample",
+                "without an image that is known by its extension",
+                f"{len(without)} of {path.name}, the first is {without[0]}",
+                count=len(without),
+            )
     finally:
         os.close(descriptor)
+
+
+def _remark_on_nameless(name: str, path: Path, remarks: Remarks) -> None:
+    base = name.rpartition("/")[2]
+    if base.startswith("."):
+        remarks.add_hidden(name)
+    elif not base.startswith("__"):
+        remarks.add("member", "without an extension, so that its kind is not known", f"{path.name}: {name}")
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -211,7 +242,7 @@ def _image(fields: Mapping[str, TarMember], path: Path) -> TarMember | None:
 
 
 def _labels(
-    fields: Mapping[str, TarMember], descriptor: int, path: Path
+    fields: Mapping[str, TarMember], descriptor: int, path: Path, remarks: Remarks
 ) -> tuple[list[str] | None, bool, str | None]:
     # The order is from the most explicit field to the least: `.cls` can be nothing but a label.
     if "cls" in fields:
@@ -228,6 +259,12 @@ def _labels(
             if found.get(name) is not None:
                 names, has_list = _names(found[name], name, member, path)
                 return names, has_list or name == "labels", None
+        remarks.add(
+            "member",
+            "without a field label, of kind .json",
+            f"{member.name} has {', '.join(found) or 'no fields'}",
+            advice="write the label into a member .cls, or under label",
+        )
     if "txt" in fields:
         return None, False, _read(fields["txt"], descriptor, path, _MAX_JSON_BYTES).strip()
     return None, False, None

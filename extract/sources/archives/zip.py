@@ -1,8 +1,6 @@
 """Images in a zip archive are read without unpacking the archive."""
 
-import logging
 import struct
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -11,12 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.images.folder_listing import HIDDEN, IMAGE_SUFFIXES
+from toptune.extract.images.folder_listing import is_hidden
+from toptune.extract.images.layout import EXPECTED, Tree, arrange
 from toptune.extract.images.open_files import OpenFiles, look_at
-from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name
+from toptune.extract.images.remarks import Remark, Remarks
+from toptune.extract.images.source import MAX_FILE_BYTES, default_name
 from toptune.store.datasets.manifest import Manifest
-
-logger = logging.getLogger(__name__)
 
 # The header before each file (APPNOTE.TXT 6.3.10, 4.3.7) says where the bytes begin: the extra field there
 # may have another length than the extra field in the directory.
@@ -24,7 +22,6 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_ENCRYPTED = 0x1
 OTHER_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
-EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 
 
 class ZipSource:
@@ -38,6 +35,8 @@ class ZipSource:
         The archive.
     entries : sequence of (str, str or None, str or None, ZipInfo)
         Id, label, split and directory entry of each image.
+    remarks : sequence of Remark
+        What of the archive is no row.
     """
 
     def __init__(
@@ -45,8 +44,11 @@ class ZipSource:
         name: str,
         path: Path,
         entries: Sequence[tuple[str, str | None, str | None, zipfile.ZipInfo]],
+        *,
+        remarks: Sequence[Remark] = (),
     ) -> None:
         self.name = name
+        self.remarks = tuple(remarks)
         file = look_at(path)
         self._files = OpenFiles([file])
         infos = [entry[3] for entry in entries]
@@ -93,8 +95,7 @@ class ZipSource:
 def open_zip(path: Path) -> ZipSource:
     """Open a zip archive of images; rows are sorted by id, the path in the archive.
 
-    The layout is that of a folder of images (`open_folder`); a single folder around all others is passed
-    over.
+    The layout is that of `arrange`, as in a folder of images.
 
     Raises
     ------
@@ -109,17 +110,11 @@ def open_zip(path: Path) -> ZipSource:
             f"{path} is no whole zip archive: {error}; its directory lies at the end, so a copy that was cut "
             "off has none: copy it again"
         ) from error
-    files = {}
-    for info in infos:
-        parts = PurePosixPath(info.filename.replace("\\", "/").lstrip("/")).parts
-        if not info.is_dir() and parts and not any(_is_hidden(part) for part in parts):
-            if parts in files:
-                raise InputError(f"{path} holds {info.filename!r} twice; pack it again")
-            files[parts] = info
-    files = _without_wrapping(files)
-    entries = sorted(_entries(files), key=lambda entry: entry[0])
+    remarks = Remarks()
+    entries = sorted(arrange(_tree(infos, path, remarks), remarks), key=lambda entry: entry[0])
     if not entries:
-        raise InputError(f"{path} holds no images among its {len(infos)} entries; {EXPECTED}")
+        left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+        raise InputError(f"{path} holds no images among its {len(infos)} entries; {EXPECTED}{left_out}")
     for identifier, _, _, info in entries:
         if info.flag_bits & _IS_ENCRYPTED:
             raise InputError(f"{path} is encrypted ({identifier}); decrypt it and pack it without a password")
@@ -128,54 +123,26 @@ def open_zip(path: Path) -> ZipSource:
             raise InputError(
                 f"{path}: {identifier} is compressed with {kind}; pack it again stored or deflated (`zip -0`)"
             )
-    return ZipSource(default_name(path.with_suffix("")), path, entries)
+    return ZipSource(default_name(path.with_suffix("")), path, entries, remarks=tuple(remarks))
 
 
-_Files = dict[tuple[str, ...], zipfile.ZipInfo]
-
-
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part.lower() in HIDDEN
-
-
-def _without_wrapping(files: _Files) -> _Files:
-    """Remove a folder that holds all other folders, as in an archive that was made of a folder."""
-    while files:
-        first = {parts[0] for parts in files}
-        is_wrapping = len(first) == 1 and all(len(parts) > 2 for parts in files)
-        if not is_wrapping or next(iter(first)).lower() in SPLITS:
-            break
-        files = {parts[1:]: info for parts, info in files.items()}
-    return files
-
-
-def _entries(files: _Files) -> list[tuple[str, str | None, str | None, zipfile.ZipInfo]]:
-    """Return id, label, split and entry of each image, by the rules of `open_folder`."""
-    top = {parts[0] for parts in files if len(parts) > 1}
-    splits = {name for name in top if name.lower() in SPLITS}
-    deep = {parts[0] for parts in files if len(parts) > 2}
-    if splits and (splits == top or splits & deep):
-        if top - splits:
-            logger.warning("beside the splits these folders are ignored: %s", ", ".join(sorted(top - splits)))
-        found = []
-        for name in splits:
-            inner = {parts[1:]: info for parts, info in files.items() if parts[0] == name and len(parts) > 1}
-            found += _class_entries(inner, name, SPLITS[name.lower()])
-        return found
-    return _class_entries(files, None, None)
-
-
-def _class_entries(
-    files: _Files, folder: str | None, split: str | None
-) -> list[tuple[str, str | None, str | None, zipfile.ZipInfo]]:
-    has_classes = any(len(parts) > 1 for parts in files)
-    found = []
-    for parts, info in files.items():
-        if has_classes and len(parts) == 1:
+def _tree(infos: Sequence[zipfile.ZipInfo], path: Path, remarks: Remarks) -> Tree[zipfile.ZipInfo]:
+    """Arrange the entries of an archive as the folders that they would be unpacked to."""
+    tree = Tree[zipfile.ZipInfo]()
+    hidden = set()
+    for info in infos:
+        parts = PurePosixPath(info.filename.replace("\\", "/").lstrip("/")).parts
+        first = next((place for place, part in enumerate(parts, 1) if is_hidden(part)), None)
+        if first is not None:
+            hidden.add(parts[:first])
             continue
-        if not has_classes and PurePosixPath(parts[0]).suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        name = "/".join(parts if folder is None else (folder, *parts))
-        label = unicodedata.normalize("NFC", parts[0]) if has_classes else None
-        found.append((unicodedata.normalize("NFC", name), label, split, info))
-    return found
+        folder = tree
+        for part in parts if info.is_dir() else parts[:-1]:
+            folder = folder.folders.setdefault(part, Tree())
+        if parts and not info.is_dir():
+            if parts[-1] in folder.files:
+                raise InputError(f"{path} holds {info.filename!r} twice; pack it again")
+            folder.files[parts[-1]] = info
+    for parts in sorted(hidden):
+        remarks.add_hidden("/".join(parts))
+    return tree

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 are read as their authors publish them, in Python batches or the binary version."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.images.folder_listing import FolderListing
 from toptune.extract.images.open_files import look_at
+from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import default_name
 from toptune.extract.sources.arrays.cifar_pickles import read_cifar_pickle
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, label_texts
-
-logger = logging.getLogger(__name__)
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3072
@@ -58,9 +56,15 @@ def open_cifar(files: list[Path]) -> ArraySource:
     splits = dict(_CIFAR_10 if is_ten else _CIFAR_100)
     kinds = ("",) if is_ten else FINE_FIRST
     is_binary = files[0].suffix == ".bin"
+    remarks = Remarks()
     if len(files) < len(splits):
         there = ", ".join(file.name for file in files)
-        logger.warning("%s holds %s only, %d of %d batches", folder, there, len(files), len(splits))
+        remarks.add(
+            "file",
+            f"missing, of {len(splits)}; there are {there}",
+            None,
+            count=len(splits) - len(files),
+        )
     names = {kind: (_binary_names if is_binary else _pickled_names)(folder, kind) for kind in kinds}
     parts = []
     for file in files:
@@ -79,7 +83,7 @@ def open_cifar(files: list[Path]) -> ArraySource:
                 extra={} if is_ten else {"coarse_label": columns["coarse"]},
             )
         )
-    return ArraySource(default_name(folder), parts)
+    return ArraySource(default_name(folder), parts, remarks=tuple(remarks))
 
 
 def _read_pickle(

@@ -1,6 +1,5 @@
 """Arrays of images in an ``.npz`` are found by the names of keras (``x_train``, ``y_train``) and MedMNIST."""
 
-import logging
 import struct
 import tokenize
 import zipfile
@@ -12,10 +11,9 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.images.open_files import look_at
+from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import SPLITS, default_name
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
-
-logger = logging.getLogger(__name__)
 
 # A compressed array cannot be mapped, and a small file can unpack to a large array.
 MAX_LOADED_BYTES = 4 * 2**30
@@ -59,8 +57,10 @@ def open_npz(path: Path) -> ArraySource:
         raise InputError(
             f"{path} is no whole .npz file, or holds Python objects: {error}; save it again"
         ) from error
-    if unused:
-        logger.info("arrays of %s that are not used: %s", path, ", ".join(unused))
+    remarks = Remarks()
+    unused += [name for (_, split), name in found.items() if ("images", split) not in found]
+    for name in unused:
+        remarks.add("array", "neither images nor their labels, by their names", name)
     modified_ns = look_at(path).modified_ns
     parts = []
     for split in _ORDER:
@@ -79,7 +79,7 @@ def open_npz(path: Path) -> ArraySource:
             "x_test, in train_images, val_images and test_images, or in images, with labels in y_train, "
             "train_labels, ..."
         )
-    return ArraySource(default_name(path.with_suffix("")), parts)
+    return ArraySource(default_name(path.with_suffix("")), parts, remarks=tuple(remarks))
 
 
 def _role(name: str) -> tuple[str, str | None] | None:

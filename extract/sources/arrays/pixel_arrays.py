@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
+from toptune.extract.images.remarks import Remark
 from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
 
 COLORS = 3
@@ -53,10 +54,13 @@ class ArraySource:
         Name of the data set.
     parts : sequence of ArrayPart
         Parts of one split are numbered on.
+    remarks : sequence of Remark
+        What of the files is not used.
     """
 
-    def __init__(self, name: str, parts: Sequence[ArrayPart]) -> None:
+    def __init__(self, name: str, parts: Sequence[ArrayPart], *, remarks: Sequence[Remark] = ()) -> None:
         self.name = name
+        self.remarks = tuple(remarks)
         self._parts = list(parts)
         lengths = [len(part.images) for part in parts]
         self._starts = np.cumsum([0, *lengths])

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.folder_listing import FolderListing
 from toptune.extract.images.open_files import look_at
+from toptune.extract.images.remarks import Remark
 from toptune.extract.images.source import MAX_FILE_BYTES, default_name
 from toptune.extract.sources.tables.columns import TableColumns, choose_columns, schema_features
-from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
+from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest, table_remarks
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.files.json_values import load_json
 
@@ -35,10 +36,15 @@ class ArrowSource:
         Ids, labels, splits and sizes of the images.
     chunks : sequence of pyarrow.Array
         Bytes of the images, in the order of the rows.
+    remarks : sequence of Remark
+        What of the tables is not used.
     """
 
-    def __init__(self, name: str, manifest: Manifest, chunks: Sequence[pa.Array]) -> None:
+    def __init__(
+        self, name: str, manifest: Manifest, chunks: Sequence[pa.Array], *, remarks: Sequence[Remark] = ()
+    ) -> None:
         self.name = name
+        self.remarks = tuple(remarks)
         self._manifest = manifest
         self._chunks = list(chunks)
         self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
@@ -143,8 +149,10 @@ def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: 
             ) from error
         images = _images(table, columns, file)
         chunks += images
-        parts.append(TablePart(file, split, columns, beside, _sizes(images), known.modified_ns))
-    return ArrowSource(name, table_manifest(parts), chunks)
+        parts.append(
+            TablePart(file, split, columns, table.schema.names, beside, _sizes(images), known.modified_ns)
+        )
+    return ArrowSource(name, table_manifest(parts), chunks, remarks=table_remarks(parts))
 
 
 def _map(file: Path) -> pa.Table:

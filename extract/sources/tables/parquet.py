@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.folder_listing import FolderListing
 from toptune.extract.images.open_files import look_at
+from toptune.extract.images.remarks import Remark
 from toptune.extract.images.source import SPLITS, default_name
 from toptune.extract.sources.tables.arrow import image_bytes, paths_only
 from toptune.extract.sources.tables.columns import choose_columns, has_images, schema_features
-from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest
+from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest, table_remarks
 from toptune.store.datasets.manifest import Manifest
 
 # Images are read in order, by several threads: the first images of a group are asked for while others of the
@@ -41,10 +42,20 @@ class ParquetSource:
         Ids, labels and splits of the images.
     groups : sequence of (path, int, str, int)
         File, number of the group in it, column of the images' bytes, number of rows.
+    remarks : sequence of Remark
+        What of the files is not used.
     """
 
-    def __init__(self, name: str, manifest: Manifest, groups: Sequence[tuple[Path, int, str, int]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        groups: Sequence[tuple[Path, int, str, int]],
+        *,
+        remarks: Sequence[Remark] = (),
+    ) -> None:
         self.name = name
+        self.remarks = tuple(remarks)
         self._manifest = manifest
         self._groups = list(groups)
         self._starts = np.cumsum([0, *(group[3] for group in groups)])
@@ -129,9 +140,11 @@ def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
                 _refuse_paths_only(metadata.row_group(number), columns.image, file)
             groups.append((file, number, leaf, metadata.row_group(number).num_rows))
         sizes = np.zeros(metadata.num_rows, dtype=np.int64)
-        parts.append(TablePart(file, _split_of(file), columns, beside, sizes, known.modified_ns))
+        parts.append(
+            TablePart(file, _split_of(file), columns, schema.names, beside, sizes, known.modified_ns)
+        )
     name = whole.with_suffix("") if whole.is_file() else whole
-    return ParquetSource(default_name(name), table_manifest(parts), groups)
+    return ParquetSource(default_name(name), table_manifest(parts), groups, remarks=table_remarks(parts))
 
 
 def _split_of(file: Path) -> str | None:

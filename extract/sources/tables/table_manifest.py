@@ -1,6 +1,5 @@
 """The tables of a Hugging Face data set give one manifest: ids, labels and splits of all rows."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from toptune.errors import InputError
+from toptune.extract.images.remarks import Remark, Remarks
 from toptune.extract.images.source import SPLITS
 from toptune.extract.sources.tables.columns import TableColumns, label_columns
 from toptune.store.datasets.manifest import Manifest
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,8 @@ class TablePart:
         Name of the split, as the data set calls it.
     columns : TableColumns
         Columns that are taken from the file.
+    names : sequence of str
+        Names of all columns.
     beside : pyarrow.Table
         All columns but the images.
     sizes : array (n,) of int
@@ -40,6 +40,7 @@ class TablePart:
     file: Path
     split: str | None
     columns: TableColumns
+    names: Sequence[str]
     beside: pa.Table
     sizes: npt.NDArray[np.int64]
     modified_ns: int
@@ -76,13 +77,6 @@ def table_manifest(parts: Sequence[TablePart]) -> Manifest:
         labels += found
         for name, values in more.items():
             extra.setdefault(name, []).extend(values)
-    unknown = sorted({part.split for part in parts if part.split and part.split.lower() not in SPLITS})
-    if unknown:
-        logger.warning(
-            "splits that are none of train, val and test (%s) stay in the ids only", ", ".join(unknown)
-        )
-    if first.label not in (None, "label"):
-        logger.warning("the label is taken from column %r of %s", first.label, parts[0].file)
     return Manifest.from_columns(
         ids=ids,
         labels=labels,
@@ -91,3 +85,16 @@ def table_manifest(parts: Sequence[TablePart]) -> Manifest:
         modified_ns=np.repeat([part.modified_ns for part in parts], [len(part.sizes) for part in parts]),
         extra=extra,
     )
+
+
+def table_remarks(parts: Sequence[TablePart]) -> tuple[Remark, ...]:
+    """Say which columns are not used, which one is the label, and which splits are none of toptune's."""
+    remarks, first = Remarks(), parts[0]
+    for name in first.names:
+        if name not in (first.columns.image, *first.columns.beside):
+            remarks.add("column", "with neither text nor classes, not kept", name)
+    for name in sorted({part.split for part in parts if part.split and part.split.lower() not in SPLITS}):
+        remarks.add("split", "other than train, val and test, kept in the ids only", name, is_left_out=False)
+    if first.columns.label not in (None, "label"):
+        remarks.add("column", "taken for the label", first.columns.label, is_left_out=False)
+    return tuple(remarks)

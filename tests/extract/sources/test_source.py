@@ -26,12 +26,12 @@ def rows(source: ImageSource) -> list[tuple[str, str | None, str | None]]:
 
 
 def test_class_folders_sorted_by_id_and_hidden_files_left_out(tmp_path: Path) -> None:
-    put(tmp_path, "b/2.png", "b/10.png", "a/sub/deep/x.png", "a/z.txt", "a/.DS_Store", "a/Thumbs.db",
+    put(tmp_path, "b/2.png", "b/10.png", "a/sub/deep/x.png", "a/z", "a/.DS_Store", "a/Thumbs.db",
         ".git/x.png", "README.json", "LICENSE")  # fmt: skip
     source = open_source(tmp_path)
     assert rows(source) == [
         ("a/sub/deep/x.png", "a", None),
-        ("a/z.txt", "a", None),
+        ("a/z", "a", None),
         ("b/10.png", "b", None),
         ("b/2.png", "b", None),
     ]

@@ -11,12 +11,12 @@ from toptune.store.datasets.manifest import count_contents
 @pytest.mark.parametrize(
     ("labels", "splits", "text"),
     [
-        (["a", "b", "a"], [None] * 3, "2 classes"),
-        (["a", "a", "a"], ["train", "train", "test"], "1 class; test 1, train 2"),
+        (["a", "b", "a"], [None] * 3, "2 classes (a 2, b 1)"),
+        (["a", "a", "a"], ["train", "train", "test"], "1 class (a 3); test 1, train 2"),
         (
             ["a", None, "b"],
             ["train", "test", None],
-            "2 classes; test 1, train 1, no split 1; 1 without a label",
+            "2 classes (a 1, b 1); test 1, train 1, no split 1; 1 without a label",
         ),
         ([None] * 3, [None] * 3, "0 classes; 3 without a label"),
     ],
@@ -32,3 +32,13 @@ def test_a_image_with_several_labels_is_not_without() -> None:
     )
     contents = count_contents(manifest)
     assert (contents.n_classes, contents.splits, contents.n_unlabelled) == (1, {"": 3}, 1)
+
+
+def test_of_many_classes_the_largest_and_the_smallest_are_named() -> None:
+    labels = [f"class {number:02}" for number in range(12) for _ in range(20 - number)]
+    ids = [str(number) for number in range(len(labels))]
+    contents = count_contents(Manifest.from_columns(ids=ids, labels=labels, sizes=[1] * len(ids)))
+    assert list(contents.largest.items()) == [(f"class {number:02}", 20 - number) for number in range(10)]
+    assert contents.smallest == {"class 11": 9}
+    assert str(contents).startswith("12 classes (the largest: class 00 20, class 01 19, ")
+    assert str(contents).endswith(", class 09 11; the smallest: class 11 9)")

@@ -146,7 +146,7 @@ def test_a_image_that_is_not_there(classifier: Classifier, tmp_path: Path) -> No
     with pytest.raises(InputError, match="holds no image; give"):
         classifier.predict(tmp_path)
     (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(InputError, match="only 1 files without an image's suffix"):
+    with pytest.raises(InputError, match=r"left out: 1 file whose names .* \(1 \.txt such as notes\.txt\)"):
         classifier.predict(tmp_path)
 
 
@@ -222,9 +222,11 @@ def test_images_that_were_trained_on_are_said_to_be(folder: Path, tmp_path: Path
     ids = open_source(folder / "photos").manifest().ids
     rows = "".join(f"{folder}/photos/{ids[row]},{Path(ids[row]).parent},test\n" for row in run.test_rows[:4])
     rows += "".join(f"{folder}/photos/{ids[row]},{Path(ids[row]).parent},train\n" for row in run.train_rows)
+    rows += f"{folder}/photos/../photos/{ids[0]},,test\n"
     (tmp_path / "list.csv").write_text(f"path,label,split\n{rows}")
     part = evaluate(folder / "run", data=tmp_path / "list.csv", split="test")
-    assert (part["n_test"], part["n_named_as_trained"]) == (4, 0)
+    assert (part["n_test"], part["n_named_as_trained"], part["n_unlabelled"]) == (4, 0, 1)
+    assert "on 4 images; 1 without a label are left out" in describe_metrics(part)
     assert evaluate(folder / "run", data=tmp_path / "list.csv")["n_test"] == 4 + len(run.train_rows)
 
 
