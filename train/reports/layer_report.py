@@ -95,7 +95,7 @@ class LayerReport:
                 f"fewest bytes within one standard error of the best ridge: --layers {cheapest.layers} "
                 f"({cheapest.bytes_per_picture} bytes an image)"
             )
-        lines += [f"note: {note}" for note in search.notes]
+        lines += [f"note: {note}" for note in [*self.config["rows"], *search.notes]]
         lines.append(describe_costs(self.costs))
         lines.append(f"searched in {search.seconds:.1f} s; written to {self.folder}")
         return "\n\n".join([*parts, "\n".join(lines)])
@@ -163,6 +163,7 @@ def report_layers(
             "n_skipped": rows.n_skipped,
             "rows_digest": rows_digest(rows.split, rows.manifest),
         },
+        "rows": rows.notes,
         "created": provenance(),
     }
     report = LayerReport(folder=path, config=config, search=search, costs=phases.costs())

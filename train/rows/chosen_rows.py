@@ -13,7 +13,7 @@ from toptune.text import counted, named
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import usable_folds
 from toptune.train.rows.options import RowOptions
-from toptune.train.rows.splits import Split, group_keys, split_manifest
+from toptune.train.rows.splits import Split, advice_on_several_labels, group_keys, split_manifest
 
 RowNumbers = npt.NDArray[np.int64]
 
@@ -75,6 +75,24 @@ class ChosenRows:
                 f"{named(strange)}; train with rows of them or leave them out of the test split"
             )
         return self
+
+    @property
+    def notes(self) -> list[str]:
+        """Rows of the data set that neither train nor test, and the groups on both sides, in words."""
+        split, notes = self.split, []
+        if split.n_unlabelled:
+            notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
+            unlabeled = [row for row, label in enumerate(self.manifest.labels) if label is None]
+            several = advice_on_several_labels(self.manifest, np.array(unlabeled, dtype=np.int64))
+            notes += [several] if several else []
+        if split.n_unused:
+            notes.append(
+                f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for"
+            )
+        if self.options.group_by is not None:
+            train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
+            notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test")
+        return notes
 
     def without(self, bad_rows: RowNumbers) -> "ChosenRows":
         """Leave out more rows, and check anew what is left.

@@ -171,12 +171,16 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
     Raises
     ------
     InputError
-        If `group_by` is neither a column nor a pattern with a group, or an id does not match the pattern.
+        If `group_by` is neither a column nor a pattern with a group, if an id does not match the pattern, or
+        if a labeled row has no value in the column.
     """
     try:
-        return [str(value) for value in manifest.column(group_by)]
+        values = manifest.column(group_by)
     except (KeyError, InputError):
         pass
+    else:
+        _refuse_missing(values, manifest, group_by)
+        return [str(value) for value in values]
     try:
         pattern = re.compile(group_by)
     except re.error as error:
@@ -188,13 +192,30 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
             f"group_by {group_by!r} is no column of the manifest, and as a pattern it has no group in "
             "parentheses that would be the key; write for instance '^([^_]+)_'"
         )
-    keys = []
-    for identity in manifest.ids:
-        match = pattern.search(identity)
-        if match is None or match.group(1) is None:
-            raise InputError(f"group_by pattern {group_by!r} does not match the id {identity!r}; widen it")
-        keys.append(match.group(1))
-    return keys
+    matches = [pattern.search(identity) for identity in manifest.ids]
+    keys = [None if match is None else match.group(1) for match in matches]
+    missed = [identity for identity, key in zip(manifest.ids, keys, strict=True) if key is None]
+    if missed:
+        raise InputError(
+            f"group_by pattern {group_by!r} does not match {counted(len(missed), 'id')}, for instance "
+            f"{missed[0]!r}; widen it"
+        )
+    return [str(key) for key in keys]
+
+
+def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: str) -> None:
+    """Raise an `InputError` that counts the labeled rows without a group, if there are any."""
+    # They are neither one group nor many: images of one patient whose name is missing would lie on both sides
+    # of a split, or those of all such patients on one side.
+    known = zip(values, manifest.labels, manifest.ids, strict=True)
+    missing = [identity for value, label, identity in known if not value and label is not None]
+    if missing:
+        raise InputError(
+            f"{counted(len(missing), 'labeled row')} of {len(values)} rows have no value in the column "
+            f"{group_by!r} that they are grouped by, for instance {missing[0]!r}; fill them in, or write a "
+            "value of its own into each row that is a group of its own, and extract with --update, which "
+            "computes nothing anew for columns"
+        )
 
 
 def hash_of(seed: int, key: str) -> int:

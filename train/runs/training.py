@@ -15,7 +15,6 @@ from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
-from toptune.text import counted
 from toptune.train.heads.heads import Head, new_head, new_trial
 from toptune.train.heads.trials import Trials, try_heads
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
@@ -26,7 +25,6 @@ from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
-from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.options import TrainArguments, TrainOptions
 from toptune.train.runs.record import RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
@@ -121,7 +119,7 @@ def train(
         options=options.to_dict(),
         split=SplitRecord.of(rows.split, rows.manifest, n_skipped=rows.n_skipped),
         head=head,
-        warnings=[*_unused(rows), *(search.notes if search else ()), *preprocessing.warnings],
+        warnings=[*rows.notes, *(search.notes if search else ()), *preprocessing.warnings],
         layer_search=search.summary() if search else None,
         auto=trials.to_dict() if trials else None,
     )
@@ -217,17 +215,3 @@ def _try_heads(blocks: PreprocessedBlocks, rows: ChosenRows, options: TrainOptio
         n_folds=cv if isinstance(cv, int) else len(set(groups)),
         budget_seconds=options.head.budget,
     )
-
-
-def _unused(rows: ChosenRows) -> list[str]:
-    """Say which rows of the data set neither train nor test."""
-    split, manifest = rows.split, rows.manifest
-    notes = []
-    if split.n_unlabelled:
-        notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
-        unlabeled = [row for row, label in enumerate(manifest.labels) if label is None]
-        several = advice_on_several_labels(manifest, np.array(unlabeled, dtype=np.int64))
-        notes += [several] if several else []
-    if split.n_unused:
-        notes.append(f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for")
-    return notes

@@ -253,7 +253,7 @@ def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:
         ),
         manifest=ManifestIdentity.of(task.manifest),
         selected={"learning_rate": outcome.best.learning_rate, "epoch": outcome.best.epoch},
-        warnings=tuple(search_warnings(outcome.epochs, outcome.best, task.options)),
+        warnings=(*task.notes, *search_warnings(outcome.epochs, outcome.best, task.options)),
         versions=library_versions(_LIBRARIES),
         created=provenance(),
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.machine.devices import resolve_device, resolve_precision
@@ -51,6 +52,8 @@ class FineTuneTask:
         Names of the classes, and the number of training rows of each.
     options : FineTuneOptions
         How the network is trained.
+    notes : tuple of str
+        Rows of the data that are not used, and groups, in words.
     """
 
     data: str
@@ -63,6 +66,7 @@ class FineTuneTask:
     validation: Rows
     classes: dict[str, int]
     options: FineTuneOptions
+    notes: tuple[str, ...] = ()
 
     @property
     def fitted(self) -> Rows:
@@ -195,6 +199,7 @@ def make_task(
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     source = open_source(data)
+    say_remarks(remarks_of(source), source.name)
     manifest = source.manifest()
     # Images that cannot be read show when they are looked at, and are left out or refused then.
     rows = choose_rows(manifest, options.rows, cv=None).check_tested()
@@ -218,6 +223,7 @@ def make_task(
         validation=validation,
         classes=rows.classes,
         options=options,
+        notes=tuple(rows.notes),
     )
 
 

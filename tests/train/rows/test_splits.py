@@ -78,12 +78,22 @@ def test_unlabeled_rows_are_counted() -> None:
         ({}, {"val": "maybe"}, "'maybe'"),
         ({}, {"group_by": "("}, "neither a column"),
         ({}, {"group_by": "slide"}, "no group in"),
-        ({}, {"group_by": "(nothing)"}, "does not match"),
+        ({}, {"group_by": "(nothing)"}, "does not match 200 ids, for instance"),
     ],
 )
 def test_bad_input(changes: dict[str, Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         split_manifest(make(**changes), **options)
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_labeled_rows_without_a_group_are_refused_by_their_number(missing: str | None) -> None:
+    slides = [missing if row < 7 else f"slide{row}" for row in range(200)]
+    with pytest.raises(InputError, match="7 labeled rows of 200 rows have no value in the column 'slide'"):
+        split_manifest(make(extra={"slide": slides}), group_by="slide")
+    # Rows without a label neither train nor test, and need no group.
+    split = split_manifest(make(labels=[None] * 7 + LABELS[7:], extra={"slide": slides}), group_by="slide")
+    assert len(split.train) + len(split.test) == 193
 
 
 def test_folds_follow_from_keys_alone() -> None:
