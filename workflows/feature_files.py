@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.extract.images.remarks import Remarks, say_remarks
 from toptune.extract.images.source import SPLITS
 from toptune.options import options_of
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
 from toptune.store.exchange.matrix_files import Matrix, open_arrays
+from toptune.store.exchange.parquet_arrays import column_names
 from toptune.store.exchange.text_columns import as_text, read_column, read_table
 from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.features.feature_cache import FeatureCache
@@ -48,11 +50,12 @@ class ImportOptions:
     Attributes
     ----------
     table : path, optional
-        CSV or Parquet file with columns ``id``, ``label`` and ``split`` (each optional), one line a row.
+        CSV or Parquet file with columns ``id``, ``label`` and ``split`` (each optional). Rows are matched by
+        id where the files or `ids` have ids, too; otherwise the lines are the rows, in their order.
     ids, labels, splits : str, optional
         Name of an array in the files, or a file: text with one value a line, ``.npy``, or a table of one
-        column. Where neither these options nor `table` tell, text called ``id``, ``label`` and ``split`` in
-        the files is used.
+        column. For what neither these options nor `table` tell, text called ``id``, ``label`` and ``split``
+        in the files is used.
     arrays : sequence of str, optional
         Names of the matrices to import; by default all.
     layers : sequence of str, optional
@@ -113,9 +116,9 @@ def import_files(
     """
     options = options_of(ImportOptions, arguments, call="import_files")
     found: dict[str, Matrix] = {}
-    held_bytes = 0
+    held_bytes, remarks = 0, Remarks()
     for file in files:
-        opened = _open(Path(file), held_bytes)
+        opened = _open(Path(file), held_bytes, remarks)
         # Only .npz is loaded whole; several of them share one limit.
         if Path(file).suffix.lower() == ".npz":
             held_bytes += sum(each.nbytes for each in opened.values() if isinstance(each, np.ndarray))
@@ -123,9 +126,16 @@ def import_files(
             if name in found:
                 raise InputError(f"two arrays are called {name!r}; rename one of the files or keys")
             found[name] = values
-    matrices = _named(_matrices(found, options.arrays, files), options.layers)
+    chosen = _matrices(found, options.arrays, files)
+    matrices = _named(chosen, options.layers)
     given = {"id": options.ids, "label": options.labels, "split": options.splits}
-    columns = _columns(found, options.table, given)
+    columns, used = _columns(found, options.table, given, remarks)
+    for name in found.keys() - chosen.keys() - used:
+        remarks.add(
+            "array", "neither features nor named by an option", f"{name} {tuple(found[name].shape)}",
+            advice="--ids, --labels and --splits take arrays by name, --arrays takes matrices",
+        )  # fmt: skip
+    say_remarks(remarks, dataset)
     return import_features(
         FeatureStore.create(store),
         matrices,
@@ -168,23 +178,70 @@ def _named(matrices: Mapping[str, Matrix], layers: Sequence[str] | None) -> dict
 
 
 def _columns(
-    found: Mapping[str, Matrix], table: str | None, sources: Mapping[str, str | None]
-) -> dict[str, Any]:
-    """Read ids, labels and splits from the table, the files or the arrays that were named."""
+    found: Mapping[str, Matrix], table: str | None, sources: Mapping[str, str | None], remarks: Remarks
+) -> tuple[dict[str, Any], set[str]]:
+    """Read ids, labels and splits; return them, and the names of the arrays that were used for them.
+
+    What an option names goes before the table, and the table before arrays of these names in the files.
+    """
+    own = {name: found[name] for name in COLUMNS if name in found and len(found[name].shape) == 1}
+    used = {source for source in sources.values() if source is not None and source in found}
     columns: dict[str, Any] = dict.fromkeys(COLUMNS)
-    if table is not None:
-        given = read_table(Path(table))
-        columns |= {name: given[name] for name in COLUMNS if name in given}
-        if not any(columns.values()):
-            raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
-    elif not any(sources.values()):
-        own = {name: found[name] for name in COLUMNS if name in found and len(found[name].shape) == 1}
-        columns |= {name: as_text(values, name) for name, values in own.items()}
     for name, source in sources.items():
         if source is not None:
             columns[name] = as_text(found[source], source) if source in found else read_column(Path(source))
+    if table is not None:
+        given = read_table(Path(table))
+        if not any(name in given for name in COLUMNS):
+            raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
+        for name in given.keys() - {*COLUMNS}:
+            remarks.add("column", f"of {table}, none of {', '.join(COLUMNS)}", name)
+        if columns["id"] is None and "id" in own:
+            columns["id"] = as_text(own["id"], "id")
+            used.add("id")
+        if columns["id"] is not None and "id" in given:
+            given = _matched(given, columns["id"], table, remarks)
+        columns |= {name: given[name] for name in COLUMNS if columns[name] is None and name in given}
+    for name, values in own.items():
+        if columns[name] is None:
+            columns[name] = as_text(values, name)
+            used.add(name)
     columns["split"] = _split_names(columns["split"])
-    return {name: values if values and any(values) else None for name, values in columns.items()}
+    return {name: values if values and any(values) else None for name, values in columns.items()}, used
+
+
+def _matched(
+    table: Mapping[str, list[str | None]], ids: Sequence[str | None], where: str, remarks: Remarks
+) -> dict[str, list[str | None]]:
+    """Put the rows of a table in the order of the ids that the features have.
+
+    Raises
+    ------
+    InputError
+        If an id stands twice in the table, or no id of the table is one of the features.
+    """
+    rows = {name: row for row, name in enumerate(table["id"]) if name is not None}
+    if len(rows) < sum(name is not None for name in table["id"]):
+        raise InputError(f"{where} has an id twice; the features are matched by id: write each once")
+    if not rows.keys() & {*ids}:
+        raise InputError(
+            f"none of the {len(rows)} ids of {where} is an id of the features, for instance "
+            f"{next(iter(rows), None)!r} against {ids[0]!r}; correct them, or leave the column id out of the "
+            "table, whose lines are then those of the features"
+        )
+    of_features = {*ids}
+    for name in rows:
+        if name not in of_features:
+            remarks.add("row", f"of {where} with ids that no features have", name)
+    for name in map(str, ids):
+        if name not in rows:
+            remarks.add("id", f"of the features without a row in {where}", name, is_left_out=False)
+    order = [rows.get(str(name)) for name in ids]
+    return {
+        column: [None if row is None else values[row] for row in order]
+        for column, values in table.items()
+        if column != "id"
+    }
 
 
 def _split_names(splits: Sequence[str | None] | None) -> list[str | None] | None:
@@ -218,10 +275,14 @@ def export_stored(
     return export_features(cache, Path(out), format=format, names=names, split=split, progress=progress)
 
 
-def _open(path: Path, held_bytes: int) -> dict[str, Matrix]:
+def _open(path: Path, held_bytes: int, remarks: Remarks) -> dict[str, Matrix]:
     """Open the arrays of a file, by name."""
     if path.suffix.lower() not in TENSOR_SUFFIXES:
-        return open_arrays(path, held_bytes=held_bytes)
+        opened = open_arrays(path, held_bytes=held_bytes)
+        if path.suffix.lower() == ".parquet":
+            for name in [name for name in column_names(path) if name not in opened]:
+                remarks.add("column", f"of {path.name}, neither lists of numbers nor text", name)
+        return opened
     if not path.is_file():
         raise InputError(f"{path} is no file on this machine; check the path")
     import torch
@@ -247,6 +308,11 @@ def _open(path: Path, held_bytes: int) -> dict[str, Matrix]:
             f"{path} holds a {type(loaded).__name__}; a tensor or a dictionary of them is needed"
         )
     found = {str(name): _as_array(value, f"{path}: {name}") for name, value in values.items()}
+    for name, value in values.items():
+        if found[str(name)] is None:
+            remarks.add(
+                "value", f"of {path.name}, no tensor and no list of names", f"{name}: {type(value).__name__}"
+            )
     for name, array in found.items():
         # An expanded tensor is larger in memory than in the file.
         if array is not None:

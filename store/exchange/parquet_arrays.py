@@ -83,17 +83,28 @@ class ParquetArray:
         return np.asarray(matrix)
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of all columns of a Parquet file, also of those that `open_parquet` does not open."""
+    with pq.ParquetFile(path) as file:
+        return list(file.schema_arrow.names)
+
+
 def open_parquet(path: Path) -> Mapping[str, ParquetArray | npt.NDArray[np.object_]]:
-    """Open the columns of a Parquet file: lists of numbers as matrices, text as arrays of text."""
+    """Open the columns of a Parquet file: lists of numbers as matrices, text and whole numbers as arrays."""
     with pq.ParquetFile(path) as file:
         schema, n_rows = file.schema_arrow, file.metadata.num_rows
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        texts = [field.name for field in schema if _is_text(field.type)]
         table = file.read(columns=texts, use_threads=False)
     found: dict[str, ParquetArray | npt.NDArray[np.object_]] = {
         name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names
     }
     lists = [field.name for field in schema if _is_numbers(field.type)] if n_rows else []
     return found | {name: ParquetArray(path, name, n_rows) for name in lists}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
 
 
 def _is_numbers(kind: pa.DataType) -> bool:

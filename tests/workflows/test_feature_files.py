@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -171,3 +173,56 @@ def test_a_table_is_taken_as_it_is_written(folder: Path) -> None:
     assert cache.manifest.ids == ["007", "1e5", "x"]
     assert cache.manifest.labels == ["NA", "null", None]
     assert cache.manifest.splits == ["train", "test", None]
+
+
+def test_what_is_given_and_not_used_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.ones((3, 2), np.float32)
+    np.savez(folder / "x.npz", last=values, more=values, y=np.arange(3), id=np.array(["a", "b", "c"]))
+    (folder / "t.csv").write_text("id,label,patient\nb,bee,p\na,ant,q\nz,owl,r\n")
+    cache = import_files(
+        [folder / "x.npz"], folder / "s", dataset="d", model="m", arrays=["last"], table=str(folder / "t.csv")
+    )
+    # The rows of the table stand in another order than the features: ids decide.
+    assert cache.manifest.ids == ["a", "b", "c"]
+    assert cache.manifest.labels == ["ant", "bee", None]
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    for remark in (
+        f"1 column of {folder / 't.csv'}, none of id, label, split (patient)",
+        f"1 row of {folder / 't.csv'} with ids that no features have (z)",
+        f"1 id of the features without a row in {folder / 't.csv'} (c)",
+        "left out: 2 arrays neither features nor named by an option (",
+    ):
+        assert remark in said
+    caplog.clear()
+    import_files([folder / "x.npz"], folder / "s", dataset="d2", model="m", labels="y")
+    assert FeatureStore.open(folder / "s").manifest("d2").ids == ["a", "b", "c"]
+    assert not caplog.records
+
+
+def test_tables_whose_ids_do_not_fit_are_refused(folder: Path) -> None:
+    np.savez(folder / "x.npz", last=np.ones((2, 2)), id=np.array(["a", "b"]))
+    for text, message in (
+        ("id,label\na,x\na,y\n", "an id twice"),
+        ("id,label\n1,x\n2,y\n", "none of the 2 ids"),
+    ):
+        (folder / "t.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            import_files(
+                [folder / "x.npz"], folder / "s", dataset="d", model="m", table=str(folder / "t.csv")
+            )
+
+
+def test_columns_and_values_of_other_kinds_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = {
+        "last": [[1.0, 2.0], [3.0, 4.0]],
+        "label": [7, None],
+        "score": [0.5, 0.5],
+        "when": [True, False],
+    }
+    pq.write_table(pa.table(content), folder / "t.parquet")
+    cache = import_files([folder / "t.parquet"], folder / "s", dataset="d", model="m")
+    assert cache.manifest.labels == ["7", None]
+    assert "2 columns of t.parquet, neither lists of numbers nor text (score, when)" in caplog.text
+    torch.save({"last": torch.ones(2, 2), "epoch": 3}, folder / "t.pt")
+    import_files([folder / "t.pt"], folder / "s", dataset="d2", model="m")
+    assert "1 value of t.pt, no tensor and no list of names (epoch: int)" in caplog.text

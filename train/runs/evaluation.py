@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
 from toptune.train.runs.run import Run, read_labels
@@ -21,7 +22,7 @@ def evaluate_run(
     *,
     store: str | os.PathLike[str] | FeatureStore | None = None,
     dataset: str | None = None,
-    split: str = "test",
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Compute the metrics of a run again, from stored features.
 
@@ -33,13 +34,15 @@ def evaluate_run(
     dataset : str, optional
         Another data set, extracted with the same recipe: all labeled rows of the latest version are scored.
         By default the data set that trained the run, in the version that trained the run.
-    split : {"test", "train", "all"}
-        Which rows of the run's own data set are scored. For another data set, `split` has no effect.
+    split : {"test", "train", "all"}, optional
+        Which rows are scored. For the run's own data set by default the rows that tested; for another data
+        set by default all, and otherwise the rows whose split the data set names so.
 
     Returns
     -------
     dict
-        Content as of ``metrics.json``. ``n_skipped`` counts rows that are left out because the image failed.
+        Content as of ``metrics.json``. ``n_skipped`` counts rows that are left out because the image failed,
+        ``n_unlabelled`` those of another data set that have no label.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def evaluate_run(
     """
     start = time.perf_counter()
     trained = run if isinstance(run, Run) else Run.load(run)
-    if split not in SPLITS:
+    if split not in (None, *SPLITS):
         raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or trained.store)
     name = dataset or trained.record.dataset
@@ -69,26 +72,38 @@ def evaluate_run(
             f"data set {name!r} of {opened.root} has other images than the run was trained on; name it "
             "as another --dataset"
         )
-    rows = (
-        _own_rows(trained, split)
-        if is_own
-        else np.flatnonzero([label is not None for label in cache.manifest.labels])
-    )
+    asked = _own_rows(trained, split or "test") if is_own else _rows_of(cache.manifest, split)
+    rows = asked if is_own else asked[[cache.manifest.labels[row] is not None for row in asked.tolist()]]
     failed = cache.failed_rows([array.name for array in trained.arrays])
     # Failed images have NaN for features and cannot be scored; the number of them is reported.
     usable = rows[~np.isin(rows, np.array(list(failed), dtype=np.int64))]
     if len(usable) == 0:
-        raise InputError(f"data set {name!r} has no labeled row to score in split {split!r}")
+        raise InputError(f"data set {name!r} has no labeled row to score in split {split or 'test'!r}")
     # The run's own labels are used, because the data set may have been relabeled since.
     scored = score(trained, cache, usable, read_labels(trained.folder) if is_own else None)
     metrics = scored.metrics | {
         "n_train": len(trained.train_rows),
         "n_test": len(usable),
         "n_skipped": len(rows) - len(usable),
+        "n_unlabelled": len(asked) - len(rows),
         "seconds": {"total": time.perf_counter() - start},
     }
     result: dict[str, Any] = json_ready(metrics)
     return result
+
+
+def _rows_of(manifest: Manifest, split: str | None) -> npt.NDArray[np.int64]:
+    """Return the rows of a data set, or those of a split that the data set names."""
+    if split in (None, "all"):
+        return np.arange(manifest.n_rows)
+    rows = np.flatnonzero([name == split for name in manifest.splits])
+    if len(rows) == 0:
+        there = ", ".join(sorted({name for name in manifest.splits if name is not None})) or "none"
+        raise InputError(
+            f"no row of the data set belongs to split {split!r}; its splits are {there}: leave --split out "
+            "to score all"
+        )
+    return rows
 
 
 def _own_rows(run: Run, split: str) -> npt.NDArray[np.int64]:

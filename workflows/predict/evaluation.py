@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError
+from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.sources.opening import open_source
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
@@ -47,8 +48,8 @@ class EvaluateOptions:
         Another store, or another data set in it, whose labeled rows are all scored; by default the
         run's own test rows in the store that the run was trained from.
     split : {"test", "train", "all"}, optional
-        Which of the run's own rows, by default ``test``; with `data` only its images of that split, by
-        default all.
+        Which of the run's own rows, by default ``test``; of another data set and of `data` only the images of
+        that split, by default all.
     data : optional
         Images with labels (a folder, a manifest or a built-in) that are read directly: no store
         is needed, only the backbone.
@@ -114,9 +115,7 @@ def evaluate(
     meter = CostMeter()
     options = options_of(EvaluateOptions, arguments, call="evaluate")
     if options.data is None:
-        metrics = evaluate_run(
-            run, store=options.store, dataset=options.dataset, split=options.split or "test"
-        )
+        metrics = evaluate_run(run, store=options.store, dataset=options.dataset, split=options.split)
     else:
         metrics = evaluate_images(
             run,
@@ -161,7 +160,8 @@ def evaluate_images(
     -------
     dict
         The keys of ``metrics.json``; ``failed``, the reason for each id whose image could not be read;
-        ``n_failed``, the number of these images; and ``n_named_as_trained``, the number of images that have
+        ``n_failed``, the number of these images; ``n_unlabelled``, the number of images without a label,
+        which are not scored; and ``n_named_as_trained``, the number of images that have
         the id of an image that the run was trained on.
 
     Raises
@@ -172,6 +172,7 @@ def evaluate_images(
     # Labels and classes are compared before the backbone is loaded, which takes the longest.
     known = set(RunRecord.of_folder(Path(run)).classes)
     source = open_source(data, split=None if split == "all" else split)
+    say_remarks(remarks_of(source), source.name)
     manifest = source.manifest()
     truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
     if not truth:
@@ -208,7 +209,12 @@ def evaluate_images(
     # image may have the same id: the number is reported, and no image is left out.
     trained = _trained_ids(classifier.record.folder)
     n_trained = sum(manifest.ids[row] in trained for row in good)
-    return metrics | {"n_failed": len(failed), "failed": failed, "n_named_as_trained": n_trained}
+    return metrics | {
+        "n_failed": len(failed),
+        "failed": failed,
+        "n_unlabelled": manifest.n_rows - len(truth),
+        "n_named_as_trained": n_trained,
+    }
 
 
 def _trained_ids(run: Path) -> set[str]:
@@ -221,8 +227,11 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """Write the main figures on one line and the costs on another; without images, a figure is a dash."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
-    n_failed = metrics.get("n_failed") or metrics.get("n_skipped")
-    left_out = f"; {n_failed} could not be read and are left out" if n_failed else ""
+    left_out = ""
+    if n_failed := metrics.get("n_failed") or metrics.get("n_skipped"):
+        left_out += f"; {n_failed} could not be read and are left out"
+    if n_unlabelled := metrics.get("n_unlabelled"):
+        left_out += f"; {n_unlabelled} without a label are left out"
     lines = [f"{figures} on {metrics['n_test']} images{left_out}"]
     if n_trained := metrics.get("n_named_as_trained"):
         lines.append(

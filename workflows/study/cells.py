@@ -1,15 +1,19 @@
 """The cells of a study: each one training, named by everything that decides its outcome."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from toptune.store.files.json_values import canonical_json
+from toptune.text import counted
 from toptune.train.runs.record import CONFIG, METRICS
 from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options
 from toptune.workflows.study.file import Keywords, Named, Study
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,18 @@ def cells_of(study: Study) -> list[Cell]:
         See `check_options`.
     """
     check_options(study)
-    return list(_cells(study))
+    cells = list(_cells(study))
+    for kind, names, used in (
+        ("data set", study.datasets, {cell.dataset for cell in cells}),
+        ("model", study.models, {cell.model for cell in cells}),
+        ("method", [*study.heads, *study.finetune], {cell.method for cell in cells}),
+    ):
+        if idle := [name for name in names if name not in used]:
+            logger.warning(
+                "study %s: %s not used, because `only` leaves no training for %s: %s",
+                *(study.path, counted(len(idle), kind), "it" if len(idle) == 1 else "them", ", ".join(idle)),
+            )
+    return cells
 
 
 def _cells(study: Study) -> Iterator[Cell]:

@@ -95,7 +95,12 @@ def read_study(path: str | os.PathLike[str]) -> Study:
 
     datasets = _named(given["datasets"], "data", "datasets", file)
     models = _named(given["models"], "model", "models", file)
-    known = {"datasets": list(datasets), "models": list(models)}
+    seeds = _seeds(given.get("seeds", 1), "seeds", file)
+    known: dict[str, list[object]] = {
+        "datasets": [*datasets],
+        "models": [*models],
+        "seeds": [*seeds],
+    }
     # Results lie beside the study file by default, so that two studies in one folder do not mix.
     out = place(given.get("out", file.stem), "out")
     return Study(
@@ -115,7 +120,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
             for name, options in _named(given["heads"], "head", "heads", file).items()
         },
         sizes=_sizes(given, file),
-        seeds=_seeds(given.get("seeds", 1), "seeds", file),
+        seeds=seeds,
         extract=_kind(given.get("extract") or {}, dict, "extract", file),
         finetune={
             name: _limited(options, f"finetune: {name}", known, file)
@@ -139,24 +144,22 @@ def _named(value: object, main: str, key: str, file: Path) -> dict[str, Keywords
     }
 
 
-def _limited(options: Keywords, key: str, known: Mapping[str, list[str]], file: Path) -> Keywords:
+def _limited(options: Keywords, key: str, known: Mapping[str, list[object]], file: Path) -> Keywords:
     """Check ``only``, which limits a method to some data sets, backbones and seeds."""
     if "only" not in options:
         return dict(options)
     only = _kind(options["only"], dict, f"{key}: only", file)
-    if unknown := [name for name in only if name not in ("seeds", *known)]:
+    if unknown := [name for name in only if name not in known]:
         raise InputError(f"study {file}: {key}: only has {unknown[0]!r}; it takes datasets, models, seeds")
     limits: dict[str, Sequence[object]] = {}
-    for kind, names in known.items():
-        if kind in only:
-            limits[kind] = _strings(only[kind], f"{key}: only: {kind}", file)
-            if strange := [name for name in limits[kind] if name not in names]:
-                raise InputError(
-                    f"study {file}: {key}: only names {strange[0]!r}, which is none of the {kind} "
-                    f"{', '.join(names)}"
-                )
-    if "seeds" in only:
-        limits["seeds"] = _seeds(only["seeds"], f"{key}: only: seeds", file)
+    for kind, value in only.items():
+        where = f"{key}: only: {kind}"
+        limits[kind] = _seeds(value, where, file) if kind == "seeds" else _strings(value, where, file)
+        if strange := [name for name in limits[kind] if name not in known[kind]]:
+            raise InputError(
+                f"study {file}: {key}: only names {strange[0]!r}, which is none of the {kind} "
+                f"{', '.join(map(str, known[kind]))}"
+            )
     return {**options, "only": limits}
 
 

@@ -10,6 +10,7 @@ from toptune.costs.meter import CostMeter
 from toptune.costs.values import Costs
 from toptune.errors import InterruptedRunError, ToptuneError
 from toptune.extract.extraction import extract
+from toptune.extract.images.remarks import each_said_once
 from toptune.machine.dask_cluster import each_finished, open_client
 from toptune.text import counted
 from toptune.train.reports.notes import Notes, gather_notes
@@ -139,6 +140,7 @@ def plan_study(path: str | Path) -> StudyPlan:
     )
 
 
+@each_said_once()
 def run_study(
     path: str | Path,
     *,

@@ -128,7 +128,9 @@ def test_groups_stay_together(build: Build, tmp_path: Path) -> None:
     build(labels=[f"class {i // 3 % 3}" for i in range(90)])
     for number, group_by in enumerate(["slide", "^(g[0-9]+)/"]):
         run = train(tmp_path / "store", out=tmp_path / f"run {number}", group_by=group_by, **OPTIONS)
-        assert not {row // 3 for row in run.train_rows} & {row // 3 for row in run.test_rows}
+        sides = [{row // 3 for row in rows} for rows in (run.train_rows, run.test_rows)]
+        assert not set.intersection(*sides)
+        assert f"note: groups by {group_by!r}: {len(sides[0])} train, {len(sides[1])} test" in str(run)
 
 
 def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
@@ -136,7 +138,14 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
     run = train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
     build(dataset="more pets", labels=[None, *[f"class {i % 3}" for i in range(1, 60)]])
     metrics = evaluate_run(run, dataset="more pets")
-    assert metrics["n_test"] == 59
+    assert (metrics["n_test"], metrics["n_unlabelled"]) == (59, 1)
+    build(
+        dataset="named", labels=[f"class {i % 3}" for i in range(60)], splits=["train"] * 45 + ["test"] * 15
+    )
+    assert evaluate_run(run, dataset="named")["n_test"] == 60
+    assert evaluate_run(run, dataset="named", split="test")["n_test"] == 15
+    with pytest.raises(InputError, match=r"no row .* belongs to split 'test'; its splits are none"):
+        evaluate_run(run, dataset="more pets", split="test")
     build(dataset="birds", labels=["class 0", "owl"] * 10)
     with pytest.raises(InputError, match="'owl'"):
         evaluate_run(run, dataset="birds")

@@ -159,6 +159,10 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
             {"heads": {"ridge": {"only": {"models": ["vit"]}}}},
             "only names 'vit', which is none of the models",
         ),
+        (
+            {"seeds": 2, "heads": {"ridge": {"only": {"seeds": [1, 2]}}}},
+            "only names 2, which is none of the seeds 0, 1",
+        ),
         ({"seeds": [-1]}, r"seeds is \[-1\]; give whole numbers from 0"),
         ({"train_sizes": ["many"]}, "train_sizes"),
         ({"layers": []}, "layers"),
@@ -263,3 +267,29 @@ def test_ready_made_studies_are_whole(path: Path, monkeypatch: pytest.MonkeyPatc
             options_of(FineTuneOptions, cell.options, call="finetune")
         elif "/" not in cell.options["head"] and ":" not in cell.options["head"]:
             make_head(cell.options["head"], params=cell.options.get("params"))
+
+
+def test_what_no_training_uses_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datasets = {name: {"data": "photos"} for name in ("a", "b")}
+    heads = {"ridge": {"only": {"datasets": ["b"]}}, "ncm": {"only": {"datasets": ["b"]}}}
+    cells_of(read_study(write(tmp_path, datasets=datasets, heads=heads, layers=["last"], seeds=1)))
+    assert "1 data set not used, because `only` leaves no training for it: a" in caplog.text
+
+
+def test_remarks_on_a_data_set_are_said_once_in_a_study(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from toptune.extract.images.remarks import Remarks, each_said_once, say_remarks
+
+    remarks = Remarks()
+    remarks.add("image", "beside the class folders", "a.png")
+    with each_said_once():
+        say_remarks(remarks, "photos")
+        say_remarks(remarks, "photos")
+        say_remarks(remarks, "others")
+    say_remarks(remarks, "photos")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "photos",
+        "others",
+        "photos",
+    ]
