@@ -43,3 +43,49 @@ class Fault:
             return None if step == "fsync" else plain(*arguments, **options)  # fsync: only time
 
         return wrapped
+
+
+# Steps between which a process can stand still: of a disk, and of a bucket.
+DISK_STEPS = ("open", "link", "rename", "mkdir", "unlink", "rmdir", "stat", "utime")
+BUCKET_STEPS = ("put", "get", "head", "delete", "list", "list_with_delimiter", "copy")
+
+
+class Stall:
+    """Lets `meanwhile` happen before the n-th step of this process, as if the process had stood still.
+
+    Attributes
+    ----------
+    steps : int
+        Steps so far.
+    """
+
+    def __init__(
+        self, number: int, meanwhile: Callable[[], object], *, only: tuple[str, ...] = DISK_STEPS
+    ) -> None:
+        self.number, self.meanwhile, self.only = number, meanwhile, only
+        self.steps = 0
+        self._is_away = False
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # One thread, so that all of the process stands still.
+        monkeypatch.setattr("toptune.store.arrays.unit_commit.PARALLEL_WRITES", 1)
+        modules: dict[Any, tuple[str, ...]] = {os: tuple(step for step in self.only if step in DISK_STEPS)}
+        if set(self.only) & set(BUCKET_STEPS):
+            import obstore
+
+            modules[obstore] = tuple(step for step in self.only if step in BUCKET_STEPS)
+        for module, names in modules.items():
+            for name in names:
+                monkeypatch.setattr(module, name, self._wrap(getattr(module, name)))
+
+    def _wrap(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if not self._is_away:
+                self.steps += 1
+                if self.steps == self.number:
+                    self._is_away = True
+                    self.meanwhile()
+                    self._is_away = False
+            return plain(*arguments, **options)
+
+        return wrapped

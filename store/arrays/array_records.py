@@ -10,6 +10,7 @@ from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import choose_chunk_rows
 from toptune.store.files.json_records import record_to_json
+from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
@@ -65,14 +66,28 @@ def recorded_names(cache: Path) -> list[str]:
     ]
 
 
-def make_array(root: Path, cache: Path, spec: ArraySpec, measured: Mapping[str, float] | None = None) -> None:
-    """Write the metadata file of an array and then the record, unless both exist."""
+def make_array(
+    root: Path,
+    cache: Path,
+    spec: ArraySpec,
+    measured: Mapping[str, float] | None = None,
+    *,
+    held: HeldFolder | None = None,
+) -> None:
+    """Write the metadata file of an array and then the record, unless both exist.
+
+    `held` is the cache's folder, through which the files are written.
+    """
     made = format_of(spec.format)
     metadata = check_inside(root, metadata_path(cache, spec))
     # The metadata come before the record, which carries their digest. Metadata that another version of the
     # format's library wrote are adopted if they describe the same array.
-    data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec))
-    place_at(check_inside(root, record_path(cache, spec.name))).put_if_absent(_render(spec, data, measured))
+    data = publish(metadata, made.metadata(spec), lambda found: made.is_same_array(found, spec), held=held)
+    record = check_inside(root, record_path(cache, spec.name))
+    if place_at(record, held).put_if_absent(_render(spec, data, measured)):
+        # A removal takes the record first and the metadata last. One that began before this record may have
+        # taken the metadata between the two steps above.
+        publish(metadata, data, lambda found: found == data, held=held)
 
 
 def read_measured(cache: Path, name: str) -> dict[str, float]:

@@ -23,6 +23,8 @@ class ArrayFormat(Protocol):
     def is_same_array(self, found: bytes, spec: ArraySpec) -> bool: ...
     def encode_unit(self, spec: ArraySpec, values: npt.NDArray[np.number]) -> bytes: ...
     def decode_unit(self, spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[np.number]: ...
+    def checksum(self, spec: ArraySpec, data: bytes) -> str | None: ...
+    def read_checksum(self, spec: ArraySpec, path: Path) -> str | None: ...
     def read_unit(
         self,
         spec: ArraySpec,
@@ -31,9 +33,17 @@ class ArrayFormat(Protocol):
         *,
         out: npt.NDArray[np.number] | None = None,
         check: bool = True,
+        checksum: str | None = None,
     ) -> npt.NDArray[np.number]: ...
     def read_unit_rows(
-        self, spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
+        self,
+        spec: ArraySpec,
+        path: Path,
+        unit: int,
+        rows: npt.NDArray[np.intp],
+        *,
+        check: bool,
+        checksum: str | None = None,
     ) -> npt.NDArray[np.number]: ...
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError
-from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.spec import OF_ANOTHER_UNIT, ArraySpec
 from toptune.store.arrays.units import count_units
 from toptune.store.files.json_values import canonical_json, parse_json
-from toptune.store.files.reading import read_file
+from toptune.store.files.place import place_at
+from toptune.store.files.reading import read_file, regular_size
 
 METADATA = "all.h5"
 _DATASET = "features"
@@ -128,6 +129,27 @@ def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[np.numbe
     return _decode(spec, data, unit)
 
 
+def checksum(spec: ArraySpec, data: bytes) -> str | None:  # noqa: ARG001
+    """Return what tells a unit's file from those of other units: the digest in the user block.
+
+    None if `data` is no such file.
+    """
+    try:
+        return str(parse_json(data[:_USER_BLOCK])["sha256"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def read_checksum(spec: ArraySpec, path: Path) -> str | None:
+    """Read the `checksum` of a unit's file without reading the whole of it."""
+    size = regular_size(path) or 0
+    if size < _USER_BLOCK:
+        return None
+    head = bytearray(_USER_BLOCK)
+    place_at(path).read_scattered([memoryview(head)], offset=0, file_bytes=size)
+    return checksum(spec, bytes(head))
+
+
 def read_unit(
     spec: ArraySpec,
     path: Path,
@@ -135,20 +157,30 @@ def read_unit(
     *,
     out: npt.NDArray[np.number] | None = None,
     check: bool = True,
+    checksum: str | None = None,
 ) -> npt.NDArray[np.number]:
-    """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
+    """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`.
+
+    A `checksum` that the file does not have is a `CorruptError`.
+    """
     # The whole file is read into memory, because its digest must hold before HDF5 sees a byte.
     data = read_file(path)
-    if check:
-        _unsealed(data)
+    if check and checksum not in (None, _unsealed(data)["sha256"]):
+        raise CorruptError(OF_ANOTHER_UNIT)
     return _decode(spec, data, unit, out)
 
 
 def read_unit_rows(
-    spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
+    spec: ArraySpec,
+    path: Path,
+    unit: int,
+    rows: npt.NDArray[np.intp],
+    *,
+    check: bool,
+    checksum: str | None = None,
 ) -> npt.NDArray[np.number]:
     """Read some rows of a unit, in the order given; `rows` count within the unit."""
-    return read_unit(spec, path, unit, check=check)[rows]
+    return read_unit(spec, path, unit, check=check, checksum=checksum)[rows]
 
 
 def _decode(

@@ -6,13 +6,16 @@ unit's own file counts: it is newer than the line, because the unit was lost and
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from toptune.errors import CorruptError
 from toptune.store.arrays.ledger_entry import PACKED_FILE, LedgerEntry, entry_name, read_packed, render_packed
 from toptune.store.arrays.units import count_units
+from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import check_inside, place_at
+from toptune.store.files.publish import publish
 from toptune.store.files.reading import list_folder, read_file
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ class ArrayLedger:
         Name of the array, ``<tap>.<pooling>``.
     unit_rows, n_rows : int
         Rows of a unit and of the data set.
+    binding : str
+        What tells the cache from caches of other recipes or images; see `FeatureCache.binding`.
     """
 
     root: Path
@@ -39,6 +44,7 @@ class ArrayLedger:
     array: str
     unit_rows: int
     n_rows: int
+    binding: str
     _singles: dict[int, tuple[Signature, LedgerEntry]] = field(default_factory=dict, repr=False)
     _packed: tuple[Signature, dict[int, LedgerEntry]] | None = field(default=None, repr=False)
 
@@ -81,23 +87,44 @@ class ArrayLedger:
             return self.n_units  # A ledger is packed only when it is complete.
         return sum(entry_name(unit) in names for unit in range(self.n_units))
 
-    def mark(self, entry: LedgerEntry) -> None:
-        """Write an entry unless a valid one that says the same is there."""
+    def mark(
+        self,
+        entry: LedgerEntry,
+        *,
+        digest: Callable[[], str],
+        held: HeldFolder | None = None,
+        still: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write an entry unless a valid one that says the same is there, or says what now stands on disk.
+
+        Parameters
+        ----------
+        entry : LedgerEntry
+        digest : callable
+            Gives the digest of the unit's file as it stands now.
+        held : HeldFolder, optional
+            The ledger's folder, through which the entry is written.
+        still : callable, optional
+            Raises if the ledger is no longer the caller's to write; see `publish`.
+        """
         path = check_inside(self.root, self.entry_path(entry.unit))
         packed = self._read_packed().get(entry.unit)
         # The packed line says the same already; a file of its own would undo the packing.
         if packed is not None and packed.sha256 == entry.sha256:
             return
-        data = entry.to_bytes()
-        if place_at(path).put_if_absent(data):
-            return
-        there = self._single(entry.unit)
-        # Another digest belongs to a unit that was lost and computed again on another kind of machine. The
-        # new entry describes the file that is there now.
-        if there is None or there.sha256 != entry.sha256:
-            place_at(path).replace(data)
 
-    def pack(self) -> bool:
+        def is_right(data: bytes) -> bool:
+            try:
+                there = LedgerEntry.from_bytes(data, path)
+            except CorruptError:
+                return False
+            # Another digest belongs to a unit that was lost and computed again on another kind of machine, or
+            # to that of another writer. The file that is there now says which entry describes it.
+            return self.is_of(there, entry.unit) and there.sha256 in (entry.sha256, digest())
+
+        publish(path, entry.to_bytes(), is_right, held=held, still=still)
+
+    def pack(self, held: HeldFolder | None = None) -> bool:
         """Join the entries in one file if every unit has one; return whether the ledger is packed now.
 
         A kill between the two steps leaves the packed file and the entries, which say the same.
@@ -115,12 +142,11 @@ class ArrayLedger:
         path = check_inside(self.root, self.packed_path)
         # A packed file that is there may lack a unit that was computed again, so that equal content is not
         # taken for granted.
-        if not place_at(path).put_if_absent(data) and read_file(path) != data:
-            place_at(path).replace(data)
+        publish(path, data, lambda found: found == data, held=held)
         for unit in units:
             # An entry that changed since it was packed is newer than its line, and stays.
             if self._single(unit) == entries[unit]:
-                place_at(self.entry_path(unit)).free()
+                place_at(self.entry_path(unit), held).free()
         return True
 
     def unpack(self) -> None:
@@ -160,7 +186,8 @@ class ArrayLedger:
         """Whether an entry names this array, this unit and the rows of the unit."""
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_rows)
         # A sound entry in a wrong place, for instance copied by hand, must not mark another unit as done.
-        return (entry.array, entry.unit, entry.start, entry.stop) == (self.array, unit, start, stop)
+        is_place = (entry.array, entry.unit, entry.start, entry.stop) == (self.array, unit, start, stop)
+        return is_place and entry.cache in (None, self.binding)
 
     def _read_packed(self) -> dict[int, LedgerEntry]:
         try:

@@ -40,6 +40,11 @@ class LedgerEntry:
         Time that the unit took, over all arrays written together.
     host, when : str
         Machine and UTC time of the commit.
+    checksum : str, optional
+        What tells the file from those of other units at the first read, without reading more of it than is
+        wanted: see `checksum` of the formats. Entries from before this field have none.
+    cache : str, optional
+        `binding` of the cache that the unit belongs to. Entries from before this field have none.
     costs : Mapping, optional
         ``cpu_seconds``, ``energy_joules``, ``energy_estimate`` (whether the joules are one) and
         ``peak_memory_bytes``, over all arrays written together.
@@ -56,10 +61,13 @@ class LedgerEntry:
     seconds: float
     host: str
     when: str
+    checksum: str | None = None
+    cache: str | None = None
     costs: Mapping[str, float] | None = None
 
     def to_bytes(self) -> bytes:
         """Render the entry's file."""
+        optional = {"checksum": self.checksum, "cache": self.cache, "costs": self.costs and dict(self.costs)}
         return seal(
             KIND,
             {
@@ -74,7 +82,7 @@ class LedgerEntry:
                 "host": self.host,
                 "when": self.when,
             }
-            | ({} if self.costs is None else {"costs": dict(self.costs)}),
+            | {name: value for name, value in optional.items() if value is not None},
         )
 
     @classmethod
@@ -112,6 +120,8 @@ class LedgerEntry:
                 seconds=values["seconds"],
                 host=values["host"],
                 when=values["when"],
+                checksum=values.get("checksum"),
+                cache=values.get("cache"),
                 costs=values.get("costs"),
             )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

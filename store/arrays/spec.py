@@ -8,6 +8,8 @@ from toptune.errors import InputError
 
 DTYPES = ("float16", "float32", "uint8")
 FORMATS = ("zarr", "hdf5")
+# The error of a file that is sound by itself and stands where the ledger names another.
+OF_ANOTHER_UNIT = "it is not the file that the ledger names; was it moved?"
 
 
 @dataclass(frozen=True, kw_only=True)

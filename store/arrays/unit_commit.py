@@ -4,7 +4,7 @@ import hashlib
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from toptune.errors import CorruptError
 from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.held_arrays import HeldArrays
 from toptune.store.arrays.ledger import ArrayLedger
 from toptune.store.arrays.ledger_entry import LedgerEntry
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.arrays.unit_values import StoredUnit, all_finite, blank_rows, count_non_finite, to_stored
-from toptune.store.files.place import check_inside
+from toptune.store.arrays.unit_values import StoredUnit, agree, count_non_finite, to_stored
+from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 
 PARALLEL_WRITES = 4
@@ -35,6 +36,8 @@ class UnitCommit:
     ----------
     root, cache : Path
         Root folder of the store, and folder of the cache.
+    held : HeldArrays
+        The arrays' folders.
     image_id : callable
         Gives the id of the image in a row of the data set, for messages.
     unit : int
@@ -47,16 +50,23 @@ class UnitCommit:
         Time that computing the values took.
     costs : mapping, optional
         Other costs of the values; see `LedgerEntry`.
+    tolerance : float
+        How far values of another machine may lie apart; see `agree`.
+    has_same_content : bool
+        Whether the digests of the unit's images that are in the store, if any, are those of our images.
     """
 
     root: Path
     cache: Path
-    image_id: Callable[[int], str]
+    held: HeldArrays
     unit: int
     rows: slice
-    failed: Mapping[int, str]
-    seconds: float
+    image_id: Callable[[int], str] = str
+    failed: Mapping[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
     costs: Mapping[str, float] | None = None
+    tolerance: float = 0.0
+    has_same_content: bool = True
 
     def check(self, spec: ArraySpec, values: npt.NDArray[np.number]) -> StoredUnit:
         """Convert values to the array's type, and refuse values that cannot be stored.
@@ -70,10 +80,11 @@ class UnitCommit:
         """
         return to_stored(spec, values, rows=self.rows, failed=self.failed, image=self.image_id)
 
-    def publish(self, spec: ArraySpec, stored: StoredUnit) -> LedgerEntry:
+    def publish(self, spec: ArraySpec, stored: StoredUnit, ledger: ArrayLedger) -> LedgerEntry:
         """Publish one array's unit and return the ledger entry of what then stands on disk.
 
-        A sound file that another writer left under the same name is adopted.
+        A file that another writer left under the same name is adopted if it holds our values, or if the
+        ledger names it; any other is written again.
 
         Raises
         ------
@@ -84,18 +95,21 @@ class UnitCommit:
         # The unit is encoded whole in memory, so that one commit protocol serves every format and no file
         # is ever open for writing under its final name.
         data = made.encode_unit(spec, stored.values)
-        path = check_inside(self.root, made.unit_path(self.cache / spec.name, self.unit))
-        # A sound file that is there stays, although its values may differ in the last bits if another kind
-        # of machine computed them. The entry then describes what stands on disk.
-        found = publish(path, data, lambda content: _decodes(spec, content, self.unit))
-        failed = self.failed
-        if found is not data and found != data and spec.is_feature:
-            # The file is by a writer who died before the ledger entry, perhaps with other images
-            # unreadable, so that its failed rows are told from its values and not from ours.
-            values = made.decode_unit(spec, found, self.unit)
-            stored = StoredUnit(values, all_finite(values))
-            unknown = "NaN in what an interrupted writer left"
-            failed = {row: failed.get(row, unknown) for row in blank_rows(values, self.rows)}
+
+        def is_ours(found: bytes) -> bool:
+            # A file that decodes may be of other images, left by a writer who stood still meanwhile.
+            named = ledger.recorded(self.unit)
+            if named is not None and named.sha256 == hashlib.sha256(found).hexdigest():
+                return True
+            try:
+                values = made.decode_unit(spec, found, self.unit)
+            except CorruptError:
+                return False
+            # Another kind of machine computes other last bits. Its file stays, so that two writers at work
+            # do not take each other's away, and the entry describes what stands on disk.
+            return self.has_same_content and agree(values, stored.values, self.tolerance)
+
+        found = self.put(spec, data, is_ours)
         return LedgerEntry(
             array=spec.name,
             unit=self.unit,
@@ -105,13 +119,38 @@ class UnitCommit:
             # The digest ties the entry to these very bytes: a file that decodes may still belong to another
             # unit.
             sha256=hashlib.sha256(found).hexdigest(),
-            non_finite=count_non_finite(spec, stored, rows=self.rows, failed=failed, image=self.image_id),
-            failed=failed,
+            checksum=made.checksum(spec, found),
+            cache=ledger.binding,
+            non_finite=count_non_finite(
+                spec, stored, rows=self.rows, failed=self.failed, image=self.image_id
+            ),
+            failed=self.failed,
             seconds=float(self.seconds),
             host=socket.gethostname(),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
             costs=self.costs,
         )
+
+    def put(self, spec: ArraySpec, data: bytes, is_ours: Callable[[bytes], bool]) -> bytes:
+        """Publish one array's encoded unit and return what then stands on disk; see `publish`."""
+        path = self.path(spec)
+        return publish(path, data, is_ours, held=self.held.array(spec.name), still=self.held.check)
+
+    def mark(self, spec: ArraySpec, entry: LedgerEntry, ledger: ArrayLedger) -> None:
+        """Write the ledger entry of one array: from here on the unit is done."""
+        place = place_at(self.path(spec), self.held.array(spec.name))
+
+        def digest() -> str:
+            try:
+                return hashlib.sha256(place.read()).hexdigest()
+            except (FileNotFoundError, CorruptError):
+                return ""
+
+        ledger.mark(entry, digest=digest, held=self.held.ledger(spec.name), still=self.held.check)
+
+    def path(self, spec: ArraySpec) -> Path:
+        """Return the file of the unit in one array."""
+        return check_inside(self.root, format_of(spec.format).unit_path(self.cache / spec.name, self.unit))
 
 
 def in_parallel(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
@@ -124,18 +163,3 @@ def in_parallel(function: Callable[[Item], Result], items: list[Item]) -> list[R
     # Threads suffice, because fsync and the write calls release Python's lock.
     with ThreadPoolExecutor(PARALLEL_WRITES) as pool:
         return list(pool.map(function, items))
-
-
-def mark_all(ledgers: Mapping[str, ArrayLedger], entries: list[LedgerEntry]) -> None:
-    """Write the ledger entries: from here on the unit is done."""
-    # Entries come last. A kill before this line leaves files that nothing names, which the next writer
-    # adopts; a kill after it leaves a finished unit.
-    in_parallel(lambda entry: ledgers[entry.array].mark(entry), entries)
-
-
-def _decodes(spec: ArraySpec, data: bytes, unit: int) -> bool:
-    try:
-        format_of(spec.format).decode_unit(spec, data, unit)
-    except CorruptError:
-        return False
-    return True

@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from toptune.errors import CorruptError
 from toptune.store.arrays.formats import ArrayFormat, format_of
-from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.ledger import ArrayLedger
+from toptune.store.arrays.spec import OF_ANOTHER_UNIT, ArraySpec
 from toptune.store.files.place import check_inside
+from toptune.store.files.reading import file_digest
 
 Signature = tuple[int, int, int]
 
@@ -28,8 +30,10 @@ class UnitReader:
         spec: ArraySpec,
         require_same: Callable[[], None],
         checked: dict[Path, Signature],
+        ledger: ArrayLedger,
     ) -> None:
         self.spec = spec
+        self._ledger = ledger
         self._cache = cache
         self._array = cache / spec.name
         self._require_same = require_same
@@ -52,14 +56,19 @@ class UnitReader:
             If the cache was removed.
         """
         return self._read(
-            unit, lambda path, check: self._format.read_unit(self.spec, path, unit, out=out, check=check)
+            unit,
+            lambda path, check, checksum: self._format.read_unit(
+                self.spec, path, unit, out=out, check=check, checksum=checksum
+            ),
         )
 
     def rows(self, unit: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.number]:
         """Read some rows, counted within the unit, in the order given; errors are those of `unit`."""
         return self._read(
             unit,
-            lambda path, check: self._format.read_unit_rows(self.spec, path, unit, rows, check=check),
+            lambda path, check, checksum: self._format.read_unit_rows(
+                self.spec, path, unit, rows, check=check, checksum=checksum
+            ),
             is_whole=False,
         )
 
@@ -69,7 +78,11 @@ class UnitReader:
         return format_of(self.spec.format)
 
     def _read(
-        self, unit: int, read: Callable[[Path, bool], npt.NDArray[np.number]], *, is_whole: bool = True
+        self,
+        unit: int,
+        read: Callable[[Path, bool, str | None], npt.NDArray[np.number]],
+        *,
+        is_whole: bool = True,
     ) -> npt.NDArray[np.number]:
         path = self._format.unit_path(self._array, unit)
         try:
@@ -78,9 +91,13 @@ class UnitReader:
             # too.
             signature = _signature(path)
             is_new = self._checked.get(path) != signature
+            checksum = None
             if is_new:
                 check_inside(self._cache, path)
-            values = read(path, is_new)
+                checksum = self._identify(unit, path)
+                # A file that was hashed as a whole is read without a second check.
+                is_whole = is_whole or checksum is None
+            values = read(path, is_new, checksum)
         except FileNotFoundError as error:
             # A cache that was removed is reported as removed. Only in a cache that is there, a file is
             # missing.
@@ -99,6 +116,19 @@ class UnitReader:
         if is_whole and is_new:
             self._checked[path] = signature
         return values
+
+    def _identify(self, unit: int, path: Path) -> str | None:
+        """Return the checksum that the ledger names; without one, compare the file's digest here.
+
+        Checksums within a file say that it is undamaged, and not that it is the file of this unit: two files
+        may have changed places.
+        """
+        entry = self._ledger.recorded(unit)
+        if entry is None:
+            raise CorruptError("the ledger names it no longer")
+        if entry.checksum is None and file_digest(path) != entry.sha256:
+            raise CorruptError(OF_ANOTHER_UNIT)
+        return entry.checksum
 
 
 def gone(path: Path) -> CorruptError:

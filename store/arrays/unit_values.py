@@ -126,6 +126,24 @@ def all_finite(values: npt.NDArray[np.number]) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def blank_rows(stored: npt.NDArray[np.number], rows: slice) -> list[int]:
-    """List the rows of the data set whose stored features are all NaN."""
-    return [rows.start + int(place) for place in np.flatnonzero(np.isnan(stored).all(axis=1))]
+def agree(found: npt.NDArray[np.number], own: npt.NDArray[np.number], tolerance: float) -> bool:
+    """Whether two computations of a unit's values are of the same images.
+
+    Parameters
+    ----------
+    found, own : array (rows, dim)
+        Both in the array's type.
+    tolerance : float
+        Largest difference, as a part of a row's largest value. Kinds of machines differ in the last bits.
+        Bytes must be equal.
+    """
+    if own.dtype.kind != "f" or found.tobytes() == own.tobytes():
+        return bool(np.array_equal(found, own, equal_nan=own.dtype.kind == "f"))
+    a, b = found.astype(np.float64), own.astype(np.float64)
+    finite = np.isfinite(b)
+    # NaN and infinity stand in the same places, or other images failed.
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return False
+    a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+    scale = np.abs(b).max(axis=1, keepdims=True)
+    return bool((np.abs(a - b) <= tolerance * scale).all())

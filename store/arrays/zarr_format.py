@@ -15,8 +15,10 @@ import numpy.typing as npt
 from toptune.errors import CorruptError
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.zarr_shards import (
+    chunk_sums,
     has_plain_index,
     pack_shard,
+    read_chunk_sums,
     read_chunks,
     read_rows,
     shard_bytes,
@@ -117,16 +119,46 @@ def decode_unit(spec: ArraySpec, data: bytes, unit: int) -> npt.NDArray[np.numbe
     return values[: spec.unit_length(unit)]
 
 
+def checksum(spec: ArraySpec, data: bytes) -> str | None:
+    """Return what tells a unit's file from those of other units: the crc32c of every chunk.
+
+    None if another program laid out the file, which then stands for no unit of the ledger.
+    """
+    return chunk_sums(spec, data).hex() if has_plain_index(spec, data) else None
+
+
+def read_checksum(spec: ArraySpec, path: Path) -> str | None:
+    """Read the `checksum` of a unit's file without reading the whole of it."""
+    try:
+        return read_chunk_sums(spec, path).hex()
+    except CorruptError:
+        return None
+
+
 def read_unit(
-    spec: ArraySpec, path: Path, unit: int, *, out: npt.NDArray[np.number] | None = None, check: bool = True
+    spec: ArraySpec,
+    path: Path,
+    unit: int,
+    *,
+    out: npt.NDArray[np.number] | None = None,
+    check: bool = True,
+    checksum: str | None = None,
 ) -> npt.NDArray[np.number]:
-    """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`."""
+    """Read a unit from its file, into `out` (rows, dim) if given; otherwise like `decode_unit`.
+
+    A `checksum` that the file does not have is a `CorruptError`.
+    """
     length = spec.unit_length(unit)
     n_chunks = spec.unit_rows // spec.chunk_rows
     is_whole = length == spec.unit_rows
     try:
-        values = read_chunks(spec, path, range(n_chunks), out=out if is_whole else None, check=check)
+        values = read_chunks(
+            spec, path, range(n_chunks), out=out if is_whole else None, check=check, expected=checksum
+        )
     except CorruptError:
+        # A shard that the ledger names was laid out by toptune.
+        if checksum is not None:
+            raise
         # The shard was laid out by another program, or is damaged; zarr's own reader tells the two cases
         # apart.
         values = decode_unit(spec, read_file(path), unit)
@@ -138,12 +170,20 @@ def read_unit(
 
 
 def read_unit_rows(
-    spec: ArraySpec, path: Path, unit: int, rows: npt.NDArray[np.intp], *, check: bool
+    spec: ArraySpec,
+    path: Path,
+    unit: int,
+    rows: npt.NDArray[np.intp],
+    *,
+    check: bool,
+    checksum: str | None = None,
 ) -> npt.NDArray[np.number]:
     """Read some rows of a unit, in the order given; `rows` count within the unit."""
     try:
-        return read_rows(spec, path, rows, check=check)
+        return read_rows(spec, path, rows, check=check, expected=checksum)
     except CorruptError:
+        if checksum is not None:
+            raise
         # As for whole units, zarr's own reader decides whether the shard is damaged.
         return decode_unit(spec, read_file(path), unit)[rows]
 

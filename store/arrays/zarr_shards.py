@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError
-from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.spec import OF_ANOTHER_UNIT, ArraySpec
 from toptune.store.files.place import place_at
 
 _CRC_BYTES = 4
@@ -67,8 +67,44 @@ def unpack_shard(spec: ArraySpec, data: bytes) -> Values:
     return values
 
 
+def chunk_sums(spec: ArraySpec, data: bytes) -> bytes:
+    """Return the checksums of all chunks of a shard with a plain index, one after the other."""
+    n_chunks, size = spec.unit_rows // spec.chunk_rows, spec.chunk_rows * spec.row_bytes + _CRC_BYTES
+    return b"".join(data[(i + 1) * size - _CRC_BYTES : (i + 1) * size] for i in range(n_chunks))
+
+
+def read_chunk_sums(spec: ArraySpec, path: Path) -> bytes:
+    """Read the checksums of all chunks, and nothing else but the index.
+
+    Raises
+    ------
+    CorruptError
+        If the file's size is wrong, or its index is not plain.
+    FileNotFoundError
+        If there is no such file.
+    """
+    n_chunks, size = spec.unit_rows // spec.chunk_rows, spec.chunk_rows * spec.row_bytes
+    expected = _index(n_chunks, size)
+    sums, index = np.empty((n_chunks, _CRC_BYTES), dtype=np.uint8), bytearray(len(expected))
+    offsets = [chunk * (size + _CRC_BYTES) + size for chunk in range(n_chunks)]
+    place_at(path).read_scattered(
+        [*(each.data for each in sums), memoryview(index)],
+        offset=[*offsets, n_chunks * (size + _CRC_BYTES)],
+        file_bytes=shard_bytes(spec),
+    )
+    if index != expected:
+        raise CorruptError("the shard's index is damaged")
+    return sums.tobytes()
+
+
 def read_chunks(
-    spec: ArraySpec, path: Path, chunks: range, *, out: Values | None = None, check: bool = True
+    spec: ArraySpec,
+    path: Path,
+    chunks: range,
+    *,
+    out: Values | None = None,
+    check: bool = True,
+    expected: str | None = None,
 ) -> Values:
     """Read consecutive chunks of a shard straight into place.
 
@@ -83,6 +119,8 @@ def read_chunks(
         C-contiguous, in the array's type; made if not given.
     check : bool
         Whether to compare the checksums.
+    expected : str, optional
+        The checksums that all chunks of the shard should have, in hexadecimal digits; compared if `check`.
 
     Raises
     ------
@@ -97,9 +135,9 @@ def read_chunks(
         out = np.empty((len(chunks) * spec.chunk_rows, spec.dim), dtype=spec.dtype)
     raw = out.reshape(-1).view(np.uint8).reshape(len(chunks), size)
     sums = np.empty((len(chunks), _CRC_BYTES), dtype=np.uint8)
-    expected = _index(n_chunks, size)
+    plain = _index(n_chunks, size)
     # Chunks, checksums and index come with one scattered read, and every chunk lands in its final place.
-    index = bytearray(len(expected))
+    index = bytearray(len(plain))
     buffers = [part.data for pair in zip(raw, sums, strict=True) for part in pair]
     if chunks.stop == n_chunks:
         buffers.append(memoryview(index))
@@ -107,14 +145,26 @@ def read_chunks(
         buffers, offset=chunks.start * (size + _CRC_BYTES), file_bytes=shard_bytes(spec)
     )
     # Every plain shard of one shape has the same index, so that comparing bytes replaces parsing.
-    if chunks.stop == n_chunks and index != expected:
+    if chunks.stop == n_chunks and index != plain:
         raise CorruptError("the shard's index is damaged")
     if check:
         _check(out, sums, chunks, spec)
+        digits = 2 * _CRC_BYTES
+        named = expected and expected[chunks.start * digits : chunks.stop * digits]
+        # Sums that hold say that the values are undamaged; only the ledger says whose values they are.
+        if named is not None and named != sums.tobytes().hex():
+            raise CorruptError(OF_ANOTHER_UNIT)
     return out
 
 
-def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check: bool) -> Values:
+def read_rows(
+    spec: ArraySpec,
+    path: Path,
+    rows: npt.NDArray[np.intp],
+    *,
+    check: bool,
+    expected: str | None = None,
+) -> Values:
     """Read some rows of a shard, in the order given.
 
     Parameters
@@ -127,6 +177,8 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
     check : bool
         Whether to compare the checksums of the chunks that hold the rows. Otherwise, where the rows are few,
         only their bytes are read.
+    expected : str, optional
+        As for `read_chunks`.
     """
     # A row that is wanted twice is read once.
     distinct, places = np.unique(rows, return_inverse=True)
@@ -145,7 +197,7 @@ def read_rows(spec: ArraySpec, path: Path, rows: npt.NDArray[np.intp], *, check:
     # Neighboring chunks are read together, which saves system calls and requests to a bucket.
     for span in np.split(needed, np.flatnonzero(np.diff(needed) > 1) + 1):
         chunks = range(int(span[0]), int(span[-1]) + 1)
-        found = read_chunks(spec, path, chunks, check=check)
+        found = read_chunks(spec, path, chunks, check=check, expected=expected)
         here = (chunk_of >= chunks.start) & (chunk_of < chunks.stop)
         values[here] = found[rows[here] - chunks.start * spec.chunk_rows]
     return values

@@ -99,7 +99,7 @@ def read_record(root: Path, dataset: str) -> DatasetRecord:
     folder = dataset_folder(root, dataset)
     path = folder / "dataset.json"
     try:
-        return unseal_record(DATASET_KIND, DatasetRecord, read_file(path), path)
+        record = unseal_record(DATASET_KIND, DatasetRecord, read_file(path), path)
     except FileNotFoundError:
         if folder.is_dir():
             raise CorruptError(f"{path} is gone; remove {folder} and run extract again", path) from None
@@ -107,6 +107,10 @@ def read_record(root: Path, dataset: str) -> DatasetRecord:
         raise StoreNotFoundError(
             f"the store {root} has no data set {dataset!r} (there are: {there}); run extract first"
         ) from None
+    # Labels of other images would be as sound as the right ones.
+    if record.name != folder.name:
+        raise CorruptError(f"{path} describes data set {record.name!r}; was it moved?", path)
+    return record
 
 
 def read_dataset(root: Path, dataset: str) -> Manifest:

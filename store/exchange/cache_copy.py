@@ -22,7 +22,6 @@ from toptune.store.features.hints import read_request, request_path
 from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
-from toptune.store.files.publish import publish
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import seal, unseal_record
 
@@ -81,13 +80,7 @@ class CacheCopier:
         if spec.format != ours.format:
             values = format_of(spec.format).decode_unit(spec, data, entry.unit)
             data = format_of(ours.format).encode_unit(ours, values)
-        place = check_inside(copied.root, copied.shard_path(spec.name, entry.unit))
-        # An interrupted copy left the same bytes. A file with other bytes is no copy of this unit, even if it
-        # decodes, and is written again.
-        publish(place, data, lambda found: found == data)
-        copied.ledger(spec.name).mark(
-            dataclasses.replace(entry, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        )
+        copied.put_unit(ours, data, entry)
         self.copied += 1
         self.n_bytes += len(data)
 

@@ -136,8 +136,8 @@ def copy_store(
     # on disk.
     for copied in copies:
         report = verify(copied, deep=True)
-        if report.damaged:
-            where, reason = report.damaged[0]
+        if bad := (*report.damaged, *report.unreadable):
+            where, reason = bad[0]
             raise CorruptError(
                 f"the copy is damaged: {where}: {reason}; nothing of the source was removed", place_of(where)
             )

@@ -1,14 +1,22 @@
 """`FeatureCache`: the arrays of one recipe over one data set."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import ConflictError, CorruptError, IncompleteError, InputError, StoreNotFoundError
+from toptune.errors import (
+    ConflictError,
+    CorruptError,
+    IncompleteError,
+    InputError,
+    StoreError,
+    StoreNotFoundError,
+)
 from toptune.store.arrays.array_records import (
     make_array,
     read_array,
@@ -17,10 +25,11 @@ from toptune.store.arrays.array_records import (
     recorded_names,
 )
 from toptune.store.arrays.formats import ArrayFormat, format_of
+from toptune.store.arrays.held_arrays import hold_arrays
 from toptune.store.arrays.ledger import ArrayLedger
 from toptune.store.arrays.ledger_entry import LedgerEntry
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.arrays.unit_commit import UnitCommit, in_parallel, mark_all
+from toptune.store.arrays.unit_commit import UnitCommit, in_parallel
 from toptune.store.arrays.unit_reader import UnitReader, gone
 from toptune.store.arrays.units import choose_chunk_rows, count_units, format_units
 from toptune.store.datasets.dataset_records import read_dataset
@@ -31,10 +40,14 @@ from toptune.store.features.feature_identity import FeatureIdentity
 from toptune.store.features.hints import mark_used, read_request, write_request
 from toptune.store.files.names import check_name
 from toptune.store.files.place import place_at
+from toptune.store.files.reading import read_file, refused, regular_size
 
 CONTENT_ARRAY = "content.sha256"
 # Bytes of one SHA-256 digest, which is one row of `CONTENT_ARRAY`.
 DIGEST_BYTES = 32
+# How far the values of two machines may lie apart, as a part of a row's largest value: rounding to float16
+# moves a value by 0.0005, and arithmetic in bf16 most features by 0.002 to 0.02.
+_TOLERANCE = {"fp32": 0.002, "bf16": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +61,8 @@ class FeatureCache(FeatureIdentity):
     ----------
     root, path : Path
         Root folder of the store, and folder of the cache.
+    pictures : str
+        Digest over the ids and sizes of the images.
     model, digest, recipe, backbone
         See `FeatureIdentity`.
     dataset : str
@@ -64,6 +79,7 @@ class FeatureCache(FeatureIdentity):
 
     root: Path
     path: Path
+    pictures: str
     dataset: str
     n_rows: int
     unit_rows: int
@@ -89,6 +105,11 @@ class FeatureCache(FeatureIdentity):
     def n_units(self) -> int:
         """Number of units that cover the rows."""
         return count_units(self.n_rows, self.unit_rows)
+
+    @cached_property
+    def binding(self) -> str:
+        """What tells this cache from those of other recipes or images; its ledger entries carry it."""
+        return hashlib.sha256(f"{self.digest} {self.pictures}".encode()).hexdigest()[:32]
 
     def unit_slice(self, unit: int) -> slice:
         """Return the rows of a unit; the last one may be shorter."""
@@ -169,7 +190,8 @@ class FeatureCache(FeatureIdentity):
                 n_rows=self.n_rows,
                 format=self.format,
             )
-            make_array(self.root, self.path, spec, measured)
+            with hold_arrays(self.path, (), self._require_same) as held:
+                make_array(self.root, self.path, spec, measured, held=held.cache)
         spec = self.array(name)
         if spec.dim != dim:
             raise ConflictError(
@@ -184,7 +206,9 @@ class FeatureCache(FeatureIdentity):
         """Return the ledger of an array, which may be empty."""
         if name not in self._ledgers:
             folder = record_path(self.path, check_name(name, what="array")).parent
-            self._ledgers[name] = ArrayLedger(self.root, folder, name, self.unit_rows, self.n_rows)
+            self._ledgers[name] = ArrayLedger(
+                self.root, folder, name, self.unit_rows, self.n_rows, self.binding
+            )
         return self._ledgers[name]
 
     def entry(self, name: str, unit: int) -> LedgerEntry | None:
@@ -198,10 +222,7 @@ class FeatureCache(FeatureIdentity):
     def _if_stored(self, entry: LedgerEntry | None) -> LedgerEntry | None:
         if entry is None:
             return None
-        try:
-            n_bytes = self.shard_path(entry.array, entry.unit).stat().st_size
-        except OSError:
-            return None
+        n_bytes = regular_size(self.shard_path(entry.array, entry.unit))
         # The size is compared with every look, the digest only by `verify`: reading every byte would take
         # as long as training.
         return entry if n_bytes == entry.n_bytes else None
@@ -224,9 +245,9 @@ class FeatureCache(FeatureIdentity):
 
     def pack_ledgers(self, names: Sequence[str]) -> None:
         """Join the ledger entries of each named array that is complete in one file, for quick opening."""
-        self._require_same()
-        for name in names:
-            self.ledger(name).pack()
+        with hold_arrays(self.path, list(names), self._require_same) as held:
+            for name in names:
+                self.ledger(name).pack(held.ledger(name))
 
     def is_complete(self, names: Sequence[str] | None = None) -> bool:
         """Whether every unit of the named arrays is done; by default of all arrays, at least one."""
@@ -296,31 +317,85 @@ class FeatureCache(FeatureIdentity):
         """
         rows = self.unit_slice(unit)
         failed = dict(failed or {})
-        self._require_same()
         # A failed row outside the unit is an error of the caller and would be lost silently.
         if any(not rows.start <= row < rows.stop for row in failed):
             raise InputError(f"failed rows {sorted(failed)} are not all in unit {unit}, rows {rows}")
-        job = UnitCommit(
-            root=self.root,
-            cache=self.path,
-            image_id=lambda row: self.manifest.image_id(row),
-            unit=unit,
-            rows=rows,
-            failed=failed,
-            seconds=seconds,
-            costs=costs,
-        )
-        # Units that another writer has finished are not written again, because a committed unit does not
-        # change.
-        specs = [self.array(name) for name in values if self.entry(name, unit) is None]
-        # The widest array takes longest to write. It comes first, so that the others are written meanwhile.
-        specs.sort(key=lambda spec: -spec.dim)
-        # All arrays are checked before any is written, so that a value that cannot be stored leaves no half
-        # of a unit behind.
-        ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
-        entries = in_parallel(lambda item: job.publish(*item), ready)
-        self._require_same()
-        mark_all({spec.name: self.ledger(spec.name) for spec in specs}, entries)
+        with hold_arrays(self.path, list(values), self._require_same) as held:
+            job = UnitCommit(
+                root=self.root,
+                cache=self.path,
+                held=held,
+                image_id=lambda row: self.manifest.image_id(row),
+                unit=unit,
+                rows=rows,
+                failed=failed,
+                seconds=seconds,
+                costs=costs,
+                tolerance=_TOLERANCE.get(self.recipe.precision, _TOLERANCE["fp32"]),
+                has_same_content=self._has_same_content(unit, values.get(CONTENT_ARRAY)),
+            )
+            # Units that another writer has finished are not written again, because a committed unit does not
+            # change.
+            specs = [self.array(name) for name in values if self.entry(name, unit) is None]
+            # The widest array takes longest to write. It comes first, so that the others are written
+            # meanwhile.
+            specs.sort(key=lambda spec: -spec.dim)
+            # All arrays are checked before any is written, so that a value that cannot be stored leaves no
+            # half of a unit behind.
+            ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
+            done = in_parallel(lambda item: (item[0], job.publish(*item, self.ledger(item[0].name))), ready)
+            held.check_arrays()
+            # Entries come last: from here on the unit is done. A kill before this line leaves files that
+            # nothing names, which the next writer adopts or replaces; a kill after it leaves a finished unit.
+            in_parallel(lambda item: job.mark(*item, self.ledger(item[0].name)), done)
+            # A removal in the meantime took the unit with it, which the caller must know.
+            held.check_arrays()
+
+    def put_unit(self, spec: ArraySpec, data: bytes, entry: LedgerEntry) -> None:
+        """Commit a unit that is encoded already, with what `entry` of another store knows of it.
+
+        Parameters
+        ----------
+        spec : ArraySpec
+        data : bytes
+            The unit's file.
+        entry : LedgerEntry
+            Entry of the same unit of the same recipe and images.
+
+        Raises
+        ------
+        StoreError
+            If the system refuses to write, or the cache was removed in the meantime.
+        """
+        with hold_arrays(self.path, [spec.name], self._require_same) as held:
+            rows = self.unit_slice(entry.unit)
+            job = UnitCommit(root=self.root, cache=self.path, held=held, unit=entry.unit, rows=rows)
+            # An interrupted copy left the same bytes. A file with other bytes is no copy of this unit, even
+            # if it decodes, and is written again.
+            job.put(spec, data, lambda found: found == data)
+            held.check_arrays()
+            here = replace(
+                entry,
+                n_bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                checksum=self._format.checksum(spec, data),
+                cache=self.binding,
+            )
+            job.mark(spec, here, self.ledger(spec.name))
+            held.check_arrays()
+
+    def _has_same_content(self, unit: int, own: npt.NDArray[np.number] | None) -> bool:
+        """Whether the digests of a unit's images in the store, committed or not, are `own`."""
+        if own is None or not record_path(self.path, CONTENT_ARRAY).exists():
+            return True
+        try:
+            data = read_file(self.shard_path(CONTENT_ARRAY, unit))
+            found = self._format.decode_unit(self.array(CONTENT_ARRAY), data, unit)
+        except FileNotFoundError:
+            return True
+        except CorruptError:
+            return False
+        return bool(np.array_equal(found, own))
 
     # Reading
 
@@ -353,8 +428,7 @@ class FeatureCache(FeatureIdentity):
         for spec in specs:
             # Missing units are an error before the first block is read, and not hours into a pass.
             self._require(spec, units)
-        readers = [UnitReader(self.path, spec, self._require_same, self._checked) for spec in specs]
-        return CacheBlocks(readers, numbers)
+        return CacheBlocks([self._reader(spec) for spec in specs], numbers)
 
     def _require(self, spec: ArraySpec, units: Sequence[int]) -> None:
         recorded = self.ledger(spec.name).all_recorded()
@@ -367,10 +441,12 @@ class FeatureCache(FeatureIdentity):
             )
         for unit in units:
             path = self.shard_path(spec.name, unit)
-            try:
-                n_bytes = path.stat().st_size
-            except FileNotFoundError as error:
-                raise gone(path) from error
+            n_bytes = regular_size(path)
+            if n_bytes is None:
+                try:
+                    read_file(path)  # This tells a file that is gone from one that is no file of the store.
+                except FileNotFoundError as error:
+                    raise gone(path) from error
             if n_bytes != recorded[unit].n_bytes:
                 raise CorruptError(
                     f"{path} has {n_bytes} bytes where {recorded[unit].n_bytes} were written; run the same "
@@ -391,7 +467,7 @@ class FeatureCache(FeatureIdentity):
         digests = np.zeros((self.n_rows, DIGEST_BYTES), dtype=np.uint8)
         known = np.zeros(self.n_rows, dtype=bool)
         if record_path(self.path, CONTENT_ARRAY).exists():
-            reader = self._content_reader()
+            reader = self._reader(self.array(CONTENT_ARRAY))
             for unit in self.entries(CONTENT_ARRAY):
                 rows = self.unit_slice(unit)
                 digests[rows] = reader.unit(unit)
@@ -402,10 +478,10 @@ class FeatureCache(FeatureIdentity):
         """Return the digests of one unit, ``(rows, 32)``; None if the unit is not committed."""
         if self.entry(CONTENT_ARRAY, unit) is None:
             return None
-        return self._content_reader().unit(unit).astype(np.uint8, copy=False)
+        return self._reader(self.array(CONTENT_ARRAY)).unit(unit).astype(np.uint8, copy=False)
 
-    def _content_reader(self) -> UnitReader:
-        return UnitReader(self.path, self.array(CONTENT_ARRAY), self._require_same, self._checked)
+    def _reader(self, spec: ArraySpec) -> UnitReader:
+        return UnitReader(self.path, spec, self._require_same, self._checked, self.ledger(spec.name))
 
     def _require_same(self) -> None:
         """Refuse to go on in a folder that was removed, or made anew for other images, since it was opened.
@@ -454,9 +530,13 @@ def read_identity(cache: Path) -> tuple[int, int]:
     """Return inode and time of the ``cache.json`` in a folder; zeros if there is none."""
     try:
         found = (cache / "cache.json").stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         # A removed cache equals no cache that was opened, so that its users are refused.
         return (0, 0)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise refused(cache / "cache.json", error) from error
     return (found.st_ino, found.st_mtime_ns)
 
 

@@ -5,6 +5,7 @@ makes or removes a folder. So the record that *decides* whether a folder is ther
 `put_folder_if_absent`) is written first of a new folder and removed first of an old one.
 """
 
+import contextlib
 import hashlib
 import itertools
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from toptune.errors import CorruptError
 from toptune.store.files.names import TEMPORARY_PREFIX, is_temporary
-from toptune.store.files.s3_path import FileStatus, ObjectPath, explained
+from toptune.store.files.s3_path import FileStatus, ObjectPath, ObjectStatus, explained
 
 _DECIDING = ("dataset.json", "cache.json")
 _WAIT_SECONDS = 5.0
@@ -49,6 +50,33 @@ class BucketPlace:
 
         with explained(self.path):
             obstore.put(self.path.bucket, self.path.key, data, use_multipart=False)
+
+    def exchange(self, data: bytes, seen: FileStatus) -> bool:
+        import obstore
+        from obstore.exceptions import PreconditionError
+
+        if not isinstance(seen, ObjectStatus) or seen.e_tag is None:
+            return False
+        with explained(self.path), contextlib.suppress(FileNotFoundError):
+            try:
+                # If-Match: the server compares and writes in one step.
+                obstore.put(
+                    self.path.bucket, self.path.key, data, mode={"e_tag": seen.e_tag}, use_multipart=False
+                )
+            except PreconditionError:
+                return False
+            return True
+        return False
+
+    def keep(self, seen: FileStatus) -> bool:  # noqa: ARG002
+        """Do nothing: the time of an object cannot be set."""
+        return True
+
+    def status(self) -> FileStatus:
+        return self.path.stat()
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
 
     def put_folder_if_absent(self, files: Mapping[str, bytes]) -> bool:
         *others, deciding = files

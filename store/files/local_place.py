@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from types import TracebackType
 
 from toptune.errors import CorruptError, StoreError
 from toptune.store.files.names import TEMPORARY_PREFIX, is_temporary
-from toptune.store.files.reading import refused
+from toptune.store.files.reading import open_regular, read_regular, refused, regular_size
 from toptune.store.files.s3_path import FileStatus
 
 logger = logging.getLogger(__name__)
@@ -37,19 +38,95 @@ _NEXT_STEP = {
 }
 
 
-@dataclass(frozen=True)
-class LocalPlace:
-    """A path on a file system of this machine; see `Place` for what each operation means."""
+@dataclass(frozen=True, eq=False)
+class HeldFolder:
+    """A folder that is held open: what is written in it lands in it, or nowhere.
+
+    A path names whatever stands there by now. By its path, a process that stood still between a check and a
+    write would put its file into a folder that was made in the place of the one it checked. A folder that was
+    removed refuses new files.
+
+    Attributes
+    ----------
+    path : Path
+        The path by which the folder was opened.
+    descriptor : int
+        The open folder.
+    """
 
     path: Path
+    descriptor: int
+
+    @classmethod
+    def open(cls, path: Path, *, within: "HeldFolder | None" = None) -> "HeldFolder":
+        """Open a folder, by its path or within another held one.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        StoreError
+            If the system refuses for another reason.
+        """
+        where: Path | str = path if within is None else str(path.relative_to(within.path))
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            return cls(path, os.open(where, flags, dir_fd=None if within is None else within.descriptor))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{path} does not exist") from error
+        except OSError as error:
+            raise refused(path, error) from error
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to this folder."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self.descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def close(self) -> None:
+        """Give the folder back."""
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """A path on a file system of this machine; see `Place` for what each operation means.
+
+    Attributes
+    ----------
+    path : Path
+    held : HeldFolder, optional
+        A folder above the path through which files are reached. Otherwise the path decides at each step.
+    """
+
+    path: Path
+    held: HeldFolder | None = None
 
     has_whole_folders = True
 
+    @property
+    def at(self) -> str:
+        """The path from the held folder, or the whole path."""
+        return str(self.path if self.held is None else self.path.relative_to(self.held.path))
+
+    @property
+    def within(self) -> int | None:
+        """The descriptor that `at` counts from."""
+        return None if self.held is None else self.held.descriptor
+
+    @property
+    def parent(self) -> "LocalPlace":
+        return LocalPlace(self.path.parent, self.held)
+
+    def below(self, name: str) -> "LocalPlace":
+        """Return the place of a file or folder in this folder."""
+        return LocalPlace(self.path / name, self.held)
+
     def put_if_absent(self, data: bytes) -> bool:
-        path = self.path
-        with _explained(path):
-            _make_folder(path.parent)
-            temporary = _temporary(path)
+        with _explained(self.path):
+            _make_folder(self.parent)
+            temporary = _temporary(self)
             try:
                 # The content is durable before the name exists: after a power cut a name that is there must
                 # never stand for a file without its bytes.
@@ -57,75 +134,100 @@ class LocalPlace:
                 try:
                     # A link, unlike a rename, fails if the name is taken, so that a committed file is never
                     # replaced by another writer's.
-                    os.link(temporary, path)
+                    os.link(temporary.at, self.at, src_dir_fd=self.within, dst_dir_fd=self.within)
                 except FileExistsError:
                     # Over NFS the answer to a link that succeeded may be lost and the retry told EEXIST.
-                    if temporary.stat().st_nlink != 2:
+                    if os.stat(temporary.at, dir_fd=self.within).st_nlink != 2:
                         return False
                 # Without this fsync a power cut could take the name away again after the ledger has
                 # mentioned the file.
-                _sync_folder(path.parent)
+                _sync_folder(self.parent)
                 return True
             finally:
                 _remove(temporary)
 
     def replace(self, data: bytes) -> None:
-        path = self.path
-        with _explained(path):
-            _make_folder(path.parent)
-            temporary = _temporary(path)
+        with _explained(self.path):
+            _make_folder(self.parent)
+            temporary = _temporary(self)
             try:
                 _write_durably(temporary, data)
                 # A rename swaps the two files in one step, so that a reader never meets half of either.
-                temporary.replace(path)
-                _sync_folder(path.parent)
+                os.replace(temporary.at, self.at, src_dir_fd=self.within, dst_dir_fd=self.within)
+                _sync_folder(self.parent)
             finally:
                 _remove(temporary)
+
+    def exchange(self, data: bytes, seen: FileStatus) -> bool:
+        self.remove_damaged(seen)
+        return self.put_if_absent(data)
+
+    def keep(self, seen: FileStatus) -> bool:
+        try:
+            # The new time tells garbage collection that somebody is about to name the file.
+            os.utime(self.at, dir_fd=self.within)
+            found = os.stat(self.at, dir_fd=self.within)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            return True  # Another user's file may be read and named, and only its owner may set its time.
+        return isinstance(seen, os.stat_result) and os.path.samestat(found, seen)
+
+    def status(self) -> FileStatus:
+        try:
+            return os.stat(self.at, dir_fd=self.within, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{self.path} does not exist") from error
+        except OSError as error:
+            raise refused(self.path, error) from error
+
+    def read(self) -> bytes:
+        return read_regular(self.path, self.at, dir_fd=self.within)
 
     def put_folder_if_absent(self, files: Mapping[str, bytes]) -> bool:
         path = self.path
         with _explained(path):
-            _make_folder(path.parent)
-            temporary = _temporary(path)
+            _make_folder(self.parent)
+            temporary = _temporary(self)
             try:
-                temporary.mkdir()
+                os.mkdir(temporary.at, dir_fd=self.within)
                 for name, data in files.items():
-                    _write_durably(temporary / name, data)
+                    _write_durably(temporary.below(name), data)
                 # The names of the files in the folder must be durable before the name of the folder is.
                 _sync_folder(temporary)
                 try:
                     # A hard link to a folder does not exist. A rename serves instead, because the system
                     # refuses to replace a folder that holds files.
-                    temporary.rename(path)
+                    os.rename(temporary.at, self.at, src_dir_fd=self.within, dst_dir_fd=self.within)
                 except OSError as error:
                     if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                         return False
                     raise
-                _sync_folder(path.parent)
+                _sync_folder(self.parent)
                 return True
             finally:
                 for name in files:
-                    _remove(temporary / name)
+                    _remove(temporary.below(name))
                 with contextlib.suppress(OSError):
-                    temporary.rmdir()
+                    os.rmdir(temporary.at, dir_fd=self.within)
 
     def remove_damaged(self, seen: FileStatus) -> None:
-        path = self.path
-        with _explained(path):
+        with _explained(self.path):
             # The file is moved aside and only then compared, because between a comparison and a removal
             # another writer may put a sound file there. A sound one goes back to its name.
-            aside = _temporary(path)
+            aside = _temporary(self)
             try:
-                path.rename(aside)
+                os.rename(self.at, aside.at, src_dir_fd=self.within, dst_dir_fd=self.within)
             except FileNotFoundError:
                 return
             try:
-                if not (isinstance(seen, os.stat_result) and os.path.samestat(aside.stat(), seen)):
+                found = aside.status()
+                if not (isinstance(seen, os.stat_result) and os.path.samestat(found, seen)):  # type: ignore[arg-type]
                     # If a writer has published another file meanwhile, that file stays and the one set
                     # aside goes.
                     with contextlib.suppress(FileExistsError):
-                        os.link(aside, path)
-                _sync_folder(path.parent)
+                        os.link(aside.at, self.at, src_dir_fd=self.within, dst_dir_fd=self.within)
+                _sync_folder(self.parent)
             finally:
                 _remove(aside)
 
@@ -139,20 +241,20 @@ class LocalPlace:
                 path.rename(hidden)
             except FileNotFoundError:
                 return
-            _sync_folder(path.parent)
+            _sync_folder(self.parent)
             # Both folders changed: the old name is gone durably, and a leftover stays visible for `gc`.
-            _sync_folder(aside)
+            _sync_folder(LocalPlace(aside))
             LocalPlace(hidden).free()
 
     def hide_folder(self) -> None:
         path = self.path
         with _explained(path):
-            hidden = _temporary(path)
+            hidden = _temporary(self).path
             path.rename(hidden)
             # Garbage collection spares what is younger than an hour. The new time grants that hour from now
             # on.
             os.utime(hidden)
-            _sync_folder(path.parent)
+            _sync_folder(self.parent)
 
     def free(self) -> None:
         path = self.path
@@ -176,12 +278,7 @@ class LocalPlace:
         self, buffers: Sequence[memoryview], *, offset: int | Sequence[int], file_bytes: int
     ) -> None:
         path = self.path
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(f"{path} does not exist") from error
-        except OSError as error:
-            raise refused(path, error) from error
+        descriptor = open_regular(path, self.at, dir_fd=self.within)
         try:
             found = os.fstat(descriptor).st_size
             # A file of another size is not the committed file, even if the bytes wanted from it are in place.
@@ -203,8 +300,9 @@ class LocalPlace:
     def sizes(self, files: Iterable[Path]) -> dict[Path, int]:
         found = {}
         for file in files:
-            with contextlib.suppress(OSError):
-                found[file] = file.stat().st_size
+            size = regular_size(file)
+            if size is not None:
+                found[file] = size
         return found
 
     def walk_files(self) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -232,7 +330,7 @@ class LocalPlace:
         # Both paths are resolved, because the root of a store may itself be reached through a link.
         real_root, real = os.path.realpath(root), os.path.realpath(self.path)
         if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
-            raise StoreError(
+            raise CorruptError(
                 f"{self.path} leads out of the store to {real} through a symbolic link; "
                 "replace the link by the folder itself",
                 self.path,
@@ -254,13 +352,14 @@ def _unless_gone(
         raise error[1]
 
 
-def _temporary(path: Path) -> Path:
-    return path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+def _temporary(place: LocalPlace) -> LocalPlace:
+    return place.parent.below(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(place: LocalPlace, data: bytes) -> None:
     # O_EXCL guarantees that the temporary file is new, so that no other writer has it open.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(place.at, flags, 0o666, dir_fd=place.within)
     try:
         left = memoryview(data)
         while len(left):
@@ -271,17 +370,23 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(place: LocalPlace) -> None:
     """Make a folder and the folders above it, and make each new name durable in its parent."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    try:
+        if stat.S_ISDIR(os.stat(place.at, dir_fd=place.within).st_mode):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        if place.at == ".":
+            raise  # The held folder itself was removed: nothing is made in its place.
+    _make_folder(place.parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(place.at, dir_fd=place.within)
+    _sync_folder(place.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_folder(place: LocalPlace) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(place.at, flags, dir_fd=place.within)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -292,13 +397,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def _remove(place: LocalPlace) -> None:
     try:
-        path.unlink()
+        os.unlink(place.at, dir_fd=place.within)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        logger.warning("temporary file %s stays behind: %s", path, error.strerror)
+        logger.warning("temporary file %s stays behind: %s", place.path, error.strerror)
 
 
 def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:

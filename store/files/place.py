@@ -3,6 +3,7 @@
 The type of a path decides here, and nowhere else, whether a store lies on a disk or in a bucket.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from toptune.errors import InputError
 from toptune.store.files.bucket_place import BucketPlace
-from toptune.store.files.local_place import LocalPlace
+from toptune.store.files.local_place import HeldFolder, LocalPlace
 from toptune.store.files.s3_path import SCHEME, FileStatus, ObjectPath
 
 
@@ -56,6 +57,23 @@ class Place(Protocol):
         """
         ...
 
+    def exchange(self, data: bytes, seen: FileStatus) -> bool:
+        """Put `data` in the place of the file whose status was `seen`; False if another file is there by now.
+
+        Use this for files that no ledger entry names, and for records that are replaced by newer ones.
+        """
+        ...
+
+    def keep(self, seen: FileStatus) -> bool:
+        """Tell garbage collection that the file with status `seen` is about to be named.
+
+        Returns
+        -------
+        bool
+            False if the file is gone, or another took its name.
+        """
+        ...
+
     def put_folder_if_absent(self, files: Mapping[str, bytes]) -> bool:
         """Publish a folder of files unless there is one; like `put_if_absent`.
 
@@ -96,6 +114,14 @@ class Place(Protocol):
         ...
 
     # Reading
+
+    def status(self) -> FileStatus:
+        """Return the status of a file itself, not of what a link leads to; FileNotFoundError if none."""
+        ...
+
+    def read(self) -> bytes:
+        """Return a file's content; errors are those of `read_file`."""
+        ...
 
     def read_scattered(
         self, buffers: Sequence[memoryview], *, offset: int | Sequence[int], file_bytes: int
@@ -143,7 +169,7 @@ class Place(Protocol):
     # Where it lies
 
     def check_inside(self, root: Path) -> None:
-        """Raise a `StoreError` if symbolic links lead from this path out of `root`."""
+        """Raise a `CorruptError` if symbolic links lead from this path out of `root`."""
         ...
 
     def is_same(self, other: object) -> bool:
@@ -155,9 +181,40 @@ class Place(Protocol):
         ...
 
 
-def place_at(path: Path) -> Place:
-    """Return the operations on a path, for a disk or for a bucket."""
-    return BucketPlace(path) if isinstance(path, ObjectPath) else LocalPlace(path)
+def place_at(path: Path, held: HeldFolder | None = None) -> Place:
+    """Return the operations on a path, for a disk or for a bucket; through a held folder if one is given."""
+    return BucketPlace(path) if isinstance(path, ObjectPath) else LocalPlace(path, held)
+
+
+@contextlib.contextmanager
+def holding(folder: Path, *within: Path) -> Iterator[tuple[HeldFolder | None, ...]]:
+    """Hold a folder open, and some folders in it: see `HeldFolder`. Buckets have no folders to hold.
+
+    Open first and check afterwards: what is written through the held folder belongs to what was checked.
+
+    Yields
+    ------
+    tuple of HeldFolder
+        The folder, and then those in it; None for each in a bucket.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the folders is gone.
+    StoreError
+        If the system refuses.
+    """
+    if isinstance(folder, ObjectPath):
+        yield (None,) * (1 + len(within))
+        return
+    with contextlib.ExitStack() as stack:
+        outer = HeldFolder.open(folder)
+        stack.callback(outer.close)
+        held = [outer]
+        for each in within:
+            held.append(HeldFolder.open(each, within=outer))
+            stack.callback(held[-1].close)
+        yield tuple(held)
 
 
 def check_inside(root: Path, path: Path) -> Path:
@@ -165,7 +222,7 @@ def check_inside(root: Path, path: Path) -> Path:
 
     Raises
     ------
-    StoreError
+    CorruptError
         If a link leads out of the store.
     """
     place_at(path).check_inside(root)

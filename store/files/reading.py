@@ -1,8 +1,13 @@
 """Read a file or list a folder, with the store's errors."""
 
+import errno
+import hashlib
+import os
+import stat
 from pathlib import Path
 
-from toptune.errors import StoreError
+from toptune.errors import CorruptError, StoreError
+from toptune.store.files.s3_path import ObjectPath
 
 
 def read_file(path: Path) -> bytes:
@@ -12,18 +17,118 @@ def read_file(path: Path) -> bytes:
     ------
     FileNotFoundError
         If there is no such file; only the caller knows what that means.
+    CorruptError
+        If it is no regular file, or a link that leads out of the store.
     StoreError
         If the system refuses for another reason, such as permissions.
     """
+    return path.read_bytes() if isinstance(path, ObjectPath) else read_regular(path, str(path))
+
+
+def read_regular(path: Path, at: str, *, dir_fd: int | None = None) -> bytes:
+    """Return the content of a file of this machine; `at` counts from `dir_fd`, and errors name `path`."""
+    descriptor = open_regular(path, at, dir_fd=dir_fd)
     try:
-        return path.read_bytes()
-    except StoreError:
-        raise
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise refused(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path, at: str, *, dir_fd: int | None = None) -> int:
+    """Open a regular file for reading and return its descriptor.
+
+    A pipe, a device or a socket in a store is nobody's data: opening a pipe would wait for its writer without
+    end. A link may lead to another file of the store.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CorruptError
+        If it is something else, or a link leads out of the store.
+    StoreError
+        If the system refuses.
+    """
+    # O_NONBLOCK lets a pipe open at once, and means nothing for a regular file.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        try:
+            descriptor = os.open(at, flags | os.O_NOFOLLOW, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            refuse_link_out(path)
+            descriptor = os.open(at, flags, dir_fd=dir_fd)
     # A path that leads through a file is a missing file too, so that callers handle one kind of error.
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{path} does not exist") from error
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise not_regular(path) from error  # This is what opening a socket says.
+        raise refused(path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise not_regular(path)
+    return descriptor
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; errors are those of `read_file`, and little of the file is held."""
+    if isinstance(path, ObjectPath):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    descriptor = open_regular(path, str(path))
+    try:
+        with open(descriptor, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise refused(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def not_regular(path: Path) -> CorruptError:
+    """Make the error of a folder, pipe, socket or device where a file of the store should be."""
+    return CorruptError(f"{path} is no regular file; move it away, then run store repair", path)
+
+
+def refuse_link_out(path: Path) -> None:
+    """Raise a `CorruptError` if a file is a link that leads out of the store in which it lies."""
+    root = next((folder for folder in path.parents if (folder / "toptune.json").exists()), path.parent)
+    real_root, real = os.path.realpath(root), os.path.realpath(path)
+    if not real.startswith(real_root.rstrip(os.sep) + os.sep):
+        raise CorruptError(
+            f"{path} leads out of the store to {real} through a symbolic link; replace the link by the file "
+            "itself, or run store repair",
+            path,
+        )
+
+
+def regular_size(path: Path) -> int | None:
+    """Return the size of a file of the store in bytes; None if there is no regular file within the store.
+
+    Raises
+    ------
+    StoreError
+        If the system does not say, because of permissions or the disk.
+    """
+    try:
+        found = path.lstat()
+        if not isinstance(path, ObjectPath) and stat.S_ISLNK(found.st_mode):
+            refuse_link_out(path)
+            found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, CorruptError):
+        return None
+    except StoreError:
+        raise
+    except OSError as error:
+        raise refused(path, error) from error
+    # Objects in a bucket have no mode, because they are all alike.
+    return found.st_size if stat.S_ISREG(getattr(found, "st_mode", stat.S_IFREG)) else None
 
 
 def list_folder(folder: Path) -> list[Path]:

@@ -33,6 +33,7 @@ class ObjectStatus:
     st_size: int
     st_mtime: float
     st_ino: int
+    e_tag: str | None = None
 
     @property
     def st_mtime_ns(self) -> int:
@@ -214,7 +215,7 @@ def _status(meta: "ObjectMeta") -> ObjectStatus:
     mark = f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
     # Seven bytes keep the number below 2^63, as an inode is.
     number = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:7], "big")
-    return ObjectStatus(int(meta["size"]), meta["last_modified"].timestamp(), number)
+    return ObjectStatus(int(meta["size"]), meta["last_modified"].timestamp(), number, meta["e_tag"])
 
 
 @lru_cache(maxsize=64)

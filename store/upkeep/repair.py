@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toptune.errors import StoreError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.arrays.array_records import read_array, restore_array
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.spec import FORMATS
@@ -16,7 +16,8 @@ from toptune.store.features.cache_records import CACHE_KIND, CacheRecord, open_c
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
-from toptune.store.files.place import place_at, place_of
+from toptune.store.files.place import check_inside, place_at, place_of
+from toptune.store.files.reading import file_digest, read_file
 from toptune.store.files.sealed import is_newer, unseal_record
 from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.upkeep.verification import verify
@@ -116,6 +117,7 @@ def repair(root: str | os.PathLike[str]) -> RepairReport:
         job.uncovered = False
         for name, reason in report.damaged:
             job.mend(place_of(name), reason)
+        job.left.update(report.unreadable)
         if not job.uncovered:
             break
     missing = {key: list(units) for key, units in report.missing.items()}
@@ -153,11 +155,9 @@ class _Repair:
         if not any((self.root / part).is_dir() for part in ("datasets", "features")):
             return  # This is no store; opening it says so.
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+            data = read_file(path)
+        except (FileNotFoundError, CorruptError):
             data = b""
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions", path) from error
         if data != DESCRIPTOR and not is_of_another_version(data):
             place_at(path).replace(DESCRIPTOR)
             self.rebuilt.append(str(path))
@@ -165,12 +165,13 @@ class _Repair:
     def mend(self, path: Path, reason: str) -> None:
         """Repair one file that `verify` blames."""
         try:
-            data = path.read_bytes() if path.is_file() else b""
-        except PermissionError:
-            self.left[str(path)] = f"{reason}; ask its owner for permission to read it"
+            data = read_file(path)
+        except (FileNotFoundError, CorruptError):
+            data = b""
+        except StoreError as error:
+            # What a disk or its permissions refuse may be sound; nothing is removed on that ground.
+            self.left[str(path)] = str(error)
             return
-        except OSError:
-            data = b""  # A file on a bad sector is as good as gone.
         # A file of a newer version is sound for the toptune that wrote it; a repair would destroy what it
         # says.
         if path.suffix == ".json" and is_newer(data):
@@ -249,16 +250,16 @@ class _Repair:
         folder = path.parent
         try:
             digest = unseal_record(
-                CACHE_KIND, CacheRecord, (folder / "cache.json").read_bytes(), folder
+                CACHE_KIND, CacheRecord, read_file(folder / "cache.json"), folder
             ).recipe_sha256
-        except OSError:
+        except StoreError:
             self.leave(path, reason)
             return
         # A recipe whose digest holds is as it was written. Another version of toptune wrote it, and a copy
         # from another data set would be no different.
         is_altered = hashlib.sha256(data).hexdigest() != digest
         for other in sorted(folder.parent.glob("*/recipe.json")) if is_altered else ():
-            copy = other.read_bytes()
+            copy = _copy_of(other)
             if other != path and hashlib.sha256(copy).hexdigest() == digest:
                 place_at(path).replace(copy)
                 self.rebuilt.append(str(path))
@@ -304,15 +305,22 @@ class _Repair:
         """Drop the ledger entry of a unit and then the shard, unless both are sound by now."""
         cache = open_cache(self.root, folder)
         # A round of `verify` takes long. Meanwhile an extraction may have computed the unit again.
-        if _is_sound(cache, name, unit):
+        try:
+            if _is_sound(cache, name, unit):
+                return
+            # A link among the folders leads to files that are not this store's to remove.
+            for each in (cache.entry_path(name, unit), cache.shard_path(name, unit)):
+                check_inside(cache.path, each.parent)
+        except StoreError as error:
+            self.left[str(cache.shard_path(name, unit))] = str(error)
             return
         cache.ledger(name).unpack()
         # The entry goes first: a kill in between leaves a file that nothing names. Sound data behind a
         # damaged entry go too, because a file that decodes may belong to another unit.
         for path in (cache.entry_path(name, unit), cache.shard_path(name, unit)):
             try:
-                seen = path.stat()
-            except OSError:
+                seen = place_at(path).status()
+            except FileNotFoundError:
                 continue
             place_at(path).remove_damaged(seen)
         self.dropped.setdefault(f"{cache.name}/{cache.dataset}/{name}", set()).add(unit)
@@ -322,11 +330,19 @@ def _is_sound(cache: FeatureCache, name: str, unit: int) -> bool:
     entry = cache.entry(name, unit)
     if entry is None:
         return False
+    path = cache.shard_path(name, unit)
     try:
-        with cache.shard_path(name, unit).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
-    except OSError:
+        check_inside(cache.path, path)
+        return file_digest(path) == entry.sha256
+    except (FileNotFoundError, CorruptError):
         return False
+
+
+def _copy_of(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except (FileNotFoundError, StoreError):
+        return b""
 
 
 def _unit_of(parts: tuple[str, ...]) -> int | None:

@@ -1,16 +1,16 @@
 """Verify a store or a cache against its digests."""
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import StoreError, StoreNotFoundError
+from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
 from toptune.store.arrays.array_records import read_array, record_path, recorded_names
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.ledger_entry import LedgerEntry, read_packed
+from toptune.store.arrays.spec import OF_ANOTHER_UNIT, ArraySpec
 from toptune.store.arrays.units import format_units
 from toptune.store.datasets import dataset_records
 from toptune.store.features.cache_records import open_cache
@@ -19,10 +19,13 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import REQUEST_KIND, USE_FILE, USE_KIND
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE
 from toptune.store.files.names import is_temporary
-from toptune.store.files.place import place_at
-from toptune.store.files.reading import list_folder
+from toptune.store.files.place import check_inside, place_at
+from toptune.store.files.reading import file_digest, list_folder, not_regular, read_file, regular_size
 from toptune.store.files.sealed import unseal
 from toptune.store.upkeep.dataset_checks import dataset_damage, dataset_files, rows_needed
+
+# Errors that say that a file, or what it says, is wrong.
+_FAULTS = (CorruptError, FormatVersionError, StoreNotFoundError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class VerifyReport:
         Files looked at and their size.
     deep : bool
         Whether every byte was read.
+    unreadable : tuple of (path, reason)
+        Files that the system refuses to read, which is no proof of damage.
     """
 
     damaged: tuple[tuple[str, str], ...]
@@ -53,23 +58,26 @@ class VerifyReport:
     n_bytes: int
     deep: bool
     missing_before: dict[str, list[int]] = field(default_factory=dict)
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 complete and clean, 1 damaged, 3 incomplete."""
-        if self.damaged:
+        """0 complete and clean, 1 damaged or not readable, 3 incomplete."""
+        if self.damaged or self.unreadable:
             return 1
         return 3 if self.missing else 0
 
     def __str__(self) -> str:
         lines = [f"damaged: {path}: {reason}" for path, reason in self.damaged]
+        lines += [f"not readable: {path}: {reason}" for path, reason in self.unreadable]
         lines += [f"missing: {name}: {format_units(units)}" for name, units in self.missing.items()]
         lines += [
             f"missing, for older versions only: {name}: {format_units(units)}"
             for name, units in self.missing_before.items()
         ]
         lines += [f"left over: {path}" for path in self.leftovers]
-        verdict = {0: "complete and clean", 1: "damaged", 3: "incomplete"}[self.exit_code]
+        bad = "damaged" if self.damaged else "not readable"
+        verdict = {0: "complete and clean", 1: bad, 3: "incomplete"}[self.exit_code]
         read = "every byte read" if self.deep else "sizes and records read; --deep reads every byte"
         return "\n".join([*lines, f"{verdict}: {self.n_files} files, {self.n_bytes} bytes ({read})"])
 
@@ -78,6 +86,7 @@ class VerifyReport:
         return {
             **asdict(self),
             "damaged": [list(pair) for pair in self.damaged],
+            "unreadable": [list(pair) for pair in self.unreadable],
             "leftovers": list(self.leftovers),
         }
 
@@ -90,8 +99,8 @@ def verify(target: FeatureStore | FeatureCache, *, deep: bool = False) -> Verify
     target : FeatureStore or FeatureCache
         What to check.
     deep : bool
-        Read every byte of the units and compare checksums; otherwise only the units' sizes are compared. All
-        other files are compared with their digests in any case.
+        Read every byte of the units and compare digests; otherwise only sizes, and the checksums by which the
+        ledger tells units apart. All other files are compared with their digests in any case.
 
     Returns
     -------
@@ -133,6 +142,7 @@ class _Walk:
         self.root = root
         self.deep = deep
         self.damaged: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self.missing: dict[str, list[int]] = {}
         self.missing_before: dict[str, list[int]] = {}
         self.needed: dict[str, npt.NDArray[np.intp] | None] = {}
@@ -151,6 +161,7 @@ class _Walk:
                 leftovers.append(path)
         return VerifyReport(
             damaged=tuple(sorted(self.damaged.items())),
+            unreadable=tuple(sorted(self.unreadable.items())),
             missing=self.missing,
             leftovers=tuple(sorted(leftovers)),
             n_files=n_files,
@@ -160,17 +171,23 @@ class _Walk:
         )
 
     def blame(self, path: Path, reason: object) -> None:
+        # What the system refuses to read may be sound: permissions and disks can be mended.
+        is_refused = isinstance(reason, StoreError) and not isinstance(reason, _FAULTS)
+        kind = self.unreadable if is_refused else self.damaged
         # The first reason is kept, because later ones mostly follow from it.
-        self.damaged.setdefault(str(path), str(reason))
+        if str(path) not in self.damaged and str(path) not in self.unreadable:
+            kind[str(path)] = str(reason)
 
     def read(self, path: Path) -> bytes:
         """Read a small file that must be there."""
         self.named.add(str(path))
         try:
-            return path.read_bytes()
-        except OSError as error:
-            self.blame(path, "is gone" if isinstance(error, FileNotFoundError) else error.strerror)
-            return b""
+            return read_file(path)
+        except FileNotFoundError:
+            self.blame(path, "is gone")
+        except StoreError as error:
+            self.blame(path, error)
+        return b""
 
     def descriptor(self) -> None:
         path = self.root / STORE_FILE
@@ -259,7 +276,7 @@ class _Walk:
                 guilty = cache.entry_path(name, unit) if unit in known else packed
                 self.blame(guilty, f"names {entry.n_bytes} bytes where a shard has {expected}")
             else:
-                self.shard(cache.shard_path(name, unit), entry)
+                self.shard(cache, spec, entry)
         missing = [unit for unit in range(cache.n_units) if unit not in entries and unit not in known]
         if missing:
             self.note_missing(f"{cache.name}/{cache.dataset}/{name}", cache, missing)
@@ -297,18 +314,24 @@ class _Walk:
         else:
             self.blame(path, f"is the entry of unit {entry.unit} of {entry.array}")
 
-    def shard(self, path: Path, entry: LedgerEntry) -> None:
+    def shard(self, cache: FeatureCache, spec: ArraySpec, entry: LedgerEntry) -> None:
+        path = cache.shard_path(entry.array, entry.unit)
         self.named.add(str(path))
         try:
-            n_bytes = path.stat().st_size
+            n_bytes = regular_size(path)
+            check_inside(cache.path, path)
+            if n_bytes is None:
+                # The name may be free, or taken by a pipe, a folder, or a link out of the store.
+                read_file(path)
+                raise not_regular(path)
             if n_bytes != entry.n_bytes:
                 self.blame(path, f"has {n_bytes} bytes where the ledger says {entry.n_bytes}")
             elif self.deep:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if digest != entry.sha256:
+                if file_digest(path) != entry.sha256:
                     self.blame(path, "does not match the checksum in the ledger")
+            elif entry.checksum not in (None, format_of(spec.format).read_checksum(spec, path)):
+                self.blame(path, OF_ANOTHER_UNIT)
         except FileNotFoundError:
             self.blame(path, "is gone although the ledger names it")
-        except OSError as error:
-            self.blame(path, error.strerror)
+        except StoreError as error:
+            self.blame(path, error)

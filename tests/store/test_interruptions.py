@@ -127,8 +127,8 @@ def test_link_whose_answer_was_lost(root: Path, monkeypatch: pytest.MonkeyPatch)
     """NFS: the link was made, the answer got lost, the retry is told that the name is taken."""
     plain = os.link
 
-    def link(source: Any, target: Any) -> None:
-        plain(source, target)
+    def link(source: Any, target: Any, **options: Any) -> None:
+        plain(source, target, **options)
         raise FileExistsError(errno.EEXIST, "File exists")
 
     monkeypatch.setattr(os, "link", link)
@@ -137,7 +137,7 @@ def test_link_whose_answer_was_lost(root: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_file_system_without_hard_links(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(source: Any, target: Any) -> None:
+    def link(source: Any, target: Any, **options: Any) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", link)

@@ -261,18 +261,49 @@ def test_a_damaged_shard_without_entry_is_written_again(complete: FeatureCache) 
     assert not list(complete.path.rglob(".tmp-*"))
 
 
-def test_a_sound_shard_of_other_values_is_adopted(root: Path) -> None:
-    """As another kind of machine would have left it, killed before the ledger."""
-    cache = open_empty(root)
-    spec = cache.array("last.cls")
-    theirs = features("last.cls")[:8] + np.float32(0.25)
-    theirs[4] = np.nan
+def left_by_another(cache: FeatureCache, theirs: np.ndarray) -> None:
+    """A shard without a ledger entry, as a writer leaves it who is killed before the ledger."""
     path = cache.shard_path("last.cls", 0)
     path.parent.mkdir(parents=True)
-    path.write_bytes(zarr_format.encode_unit(spec, theirs.astype(np.float16)))
+    path.write_bytes(zarr_format.encode_unit(cache.array("last.cls"), theirs.astype(np.float16)))
+
+
+def test_a_shard_that_differs_in_last_bits_is_adopted(root: Path) -> None:
+    """As another kind of machine computes it."""
+    cache = open_empty(root)
+    theirs = features("last.cls")[:8].astype(np.float16)
+    theirs[1] = np.nextafter(theirs[1], np.float16(np.inf))
+    theirs[6] = np.nan
+    left_by_another(cache, theirs)
     cache.commit_unit(0, {"last.cls": features("last.cls")[:8]}, failed={6: "unreadable here"}, seconds=0)
     np.testing.assert_array_equal(cache.blocks(["last.cls"], np.arange(8)).take(np.arange(8)), theirs)
-    assert cache.failed_rows() == {4: "NaN in what an interrupted writer left"}
+    assert cache.failed_rows() == {6: "unreadable here"}
+    assert verify(cache, deep=True).damaged == ()
+
+
+@pytest.mark.parametrize("what", ["other values", "another row failed", "other images", "two rows swapped"])
+def test_a_sound_shard_that_is_not_ours_is_written_again(root: Path, what: str) -> None:
+    """A file that decodes may be of other images."""
+    cache = open_empty(root)
+    own = features("last.cls")[:8].astype(np.float16)
+    theirs = own.copy()
+    if what == "other values":
+        theirs += np.float16(0.25)
+    elif what == "another row failed":
+        theirs[3] = np.nan
+    elif what == "two rows swapped":
+        theirs[[2, 3]] = theirs[[3, 2]]
+    else:
+        theirs[1] = np.nextafter(theirs[1], np.float16(np.inf))
+        path = cache.shard_path(CONTENT_ARRAY, 0)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(zarr_format.encode_unit(cache.array(CONTENT_ARRAY), contents()[8:16]))
+    left_by_another(cache, theirs)
+    cache.commit_unit(0, {"last.cls": own, CONTENT_ARRAY: contents()[:8]}, seconds=0)
+    np.testing.assert_array_equal(cache.blocks(["last.cls"], np.arange(8)).take(np.arange(8)), own)
+    np.testing.assert_array_equal(cache.unit_digests(0), contents()[:8])
+    assert cache.failed_rows() == {}
+    assert verify(cache, deep=True).damaged == ()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove"])

@@ -32,6 +32,7 @@ from toptune.store import (
     summarize,
     verify,
 )
+from toptune.store.datasets.dataset_records import dataset_files
 from toptune.store.datasets.versions import rows_path, version_path, version_record
 from toptune.store.features.hints import last_use
 
@@ -166,8 +167,8 @@ def test_every_flipped_bit_is_found(store: FeatureStore) -> None:
 
 
 def test_a_version_that_names_other_images_is_found(store: FeatureStore) -> None:
-    for name in ("dataset.json", "manifest.parquet"):
-        shutil.copy(store.root / "datasets/pets" / name, store.root / "datasets/pets~2" / name)
+    for name, data in dataset_files("pets~2", store.part_manifest("pets"), part_of="pets").items():
+        (store.root / "datasets/pets~2" / name).write_bytes(data)
     assert any("other images than part pets~2" in reason for _, reason in verify(store).damaged)
     shutil.rmtree(store.root / "datasets/pets~2")
     assert str(store.root / "datasets/pets~2") in dict(verify(store).damaged)
