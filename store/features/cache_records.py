@@ -121,7 +121,7 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
     return FeatureCache(
         root=root,
         path=folder,
-        pictures=found.pictures_sha256,
+        images_sha256=found.pictures_sha256,
         model=name,
         digest=digest,
         dataset=folder.name,

@@ -61,7 +61,7 @@ class FeatureCache(FeatureIdentity):
     ----------
     root, path : Path
         Root folder of the store, and folder of the cache.
-    pictures : str
+    images_sha256 : str
         Digest over the ids and sizes of the images.
     model, digest, recipe, backbone
         See `FeatureIdentity`.
@@ -79,7 +79,7 @@ class FeatureCache(FeatureIdentity):
 
     root: Path
     path: Path
-    pictures: str
+    images_sha256: str
     dataset: str
     n_rows: int
     unit_rows: int
@@ -109,7 +109,7 @@ class FeatureCache(FeatureIdentity):
     @cached_property
     def binding(self) -> str:
         """What tells this cache from those of other recipes or images; its ledger entries carry it."""
-        return hashlib.sha256(f"{self.digest} {self.pictures}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.digest} {self.images_sha256}".encode()).hexdigest()[:32]
 
     def unit_slice(self, unit: int) -> slice:
         """Return the rows of a unit; the last one may be shorter."""
