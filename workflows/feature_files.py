@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.images.remarks import Remarks, say_remarks
-from toptune.extract.images.source import SPLITS
+from toptune.extract.images.source import split_names
+from toptune.extract.sources.tables.manifest_columns import LABEL_NAMES, first_named
 from toptune.options import options_of
+from toptune.store.datasets.outside_text import outside_column
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
 from toptune.store.exchange.matrix_files import Matrix, open_arrays
-from toptune.store.exchange.parquet_arrays import column_names
-from toptune.store.exchange.text_columns import as_text, read_column, read_table
+from toptune.store.exchange.parquet_arrays import all_columns
+from toptune.store.exchange.text_columns import as_values, read_column, read_table
 from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
@@ -189,25 +191,28 @@ def _columns(
     columns: dict[str, Any] = dict.fromkeys(COLUMNS)
     for name, source in sources.items():
         if source is not None:
-            columns[name] = as_text(found[source], source) if source in found else read_column(Path(source))
+            values = as_values(found[source], source) if source in found else read_column(Path(source))
+            columns[name] = _texts(name, values)
     if table is not None:
-        given = read_table(Path(table))
-        if not any(name in given for name in COLUMNS):
-            raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
-        for name in given.keys() - {*COLUMNS}:
-            remarks.add("column", f"of {table}, none of {', '.join(COLUMNS)}", name)
+        given = _table_columns(table, remarks)
         if columns["id"] is None and "id" in own:
-            columns["id"] = as_text(own["id"], "id")
+            columns["id"] = _texts("id", as_values(own["id"], "id"))
             used.add("id")
         if columns["id"] is not None and "id" in given:
             given = _matched(given, columns["id"], table, remarks)
         columns |= {name: given[name] for name in COLUMNS if columns[name] is None and name in given}
-    for name, values in own.items():
+    for name, array in own.items():
         if columns[name] is None:
-            columns[name] = as_text(values, name)
+            columns[name] = _texts(name, as_values(array, name))
             used.add(name)
-    columns["split"] = _split_names(columns["split"])
-    return {name: values if values and any(values) else None for name, values in columns.items()}, used
+    known = {name: values if values and any(values) else None for name, values in columns.items()}
+    # A row of an unknown split would be left out silently.
+    splits = known["split"]
+    return known | {"split": None if splits is None else split_names(splits, "the import")}, used
+
+
+def _texts(name: str, values: Iterable[object]) -> list[str | None]:
+    return outside_column(values, keeps_blanks=name == "id")
 
 
 def _matched(
@@ -244,17 +249,19 @@ def _matched(
     }
 
 
-def _split_names(splits: Sequence[str | None] | None) -> list[str | None] | None:
-    """Spell splits as training does; a row of an unknown split would be left out silently."""
-    if splits is None:
-        return None
-    unknown = sorted({split for split in splits if split and split.lower() not in SPLITS})
-    if unknown:
-        raise InputError(
-            f"split {unknown[0]!r} is none of train, val, test ({len(unknown)} such names); rename it, or "
-            "leave it empty"
-        )
-    return [SPLITS[split.lower()] if split else None for split in splits]
+def _table_columns(table: str, remarks: Remarks) -> dict[str, list[str | None]]:
+    """Read ids, labels and splits from a table, with a remark where another column is taken or left out."""
+    given = read_table(Path(table))
+    wanted = {"id": ("id",), "label": LABEL_NAMES, "split": ("split",)}
+    taken = {own: name for own, choices in wanted.items() if (name := first_named(list(given), choices))}
+    if not taken:
+        raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
+    for own, name in taken.items():
+        if own != name:
+            remarks.add("column", f"of {table}, taken for the {own}", name, is_left_out=False)
+    for name in [name for name in given if name not in taken.values()]:
+        remarks.add("column", f"of {table}, none of {', '.join(COLUMNS)}", name)
+    return {own: _texts(own, given[name]) for own, name in taken.items()}
 
 
 def export_stored(
@@ -280,7 +287,7 @@ def _open(path: Path, held_bytes: int, remarks: Remarks) -> dict[str, Matrix]:
     if path.suffix.lower() not in TENSOR_SUFFIXES:
         opened = open_arrays(path, held_bytes=held_bytes)
         if path.suffix.lower() == ".parquet":
-            for name in [name for name in column_names(path) if name not in opened]:
+            for name in [name for name in all_columns(path) if name not in opened]:
                 remarks.add("column", f"of {path.name}, neither lists of numbers nor text", name)
         return opened
     if not path.is_file():

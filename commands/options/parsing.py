@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from toptune.errors import InputError
+from toptune.store.datasets.outside_text import outside_text, read_lines
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 
 
@@ -119,11 +122,14 @@ def listed(given: Sequence[str], what: str) -> list[str]:
     names: list[str] = []
     for each in given:
         if not each.startswith("@"):
-            names.append(each)
+            names.append(outside_text(each, keeps_blanks=True) or "")
             continue
+        file = Path(each[1:])
         try:
-            lines = Path(each[1:]).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"{what} cannot be read from {each[1:]}: {error}") from error
-        names += filter(None, lines)
+            lines = read_lines(file, "the list of " + what)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
+        if not lines:
+            raise click.UsageError(f"{file} names no {what}; write one a line")
+        names += lines
     return names

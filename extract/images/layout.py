@@ -1,7 +1,6 @@
 """`arrange`: folders of images become rows, with classes and splits; for folders on disk and in archives."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -9,7 +8,8 @@ from typing import Generic, TypeVar
 
 from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, OTHER_SUFFIXES, TABLE_SUFFIXES
 from toptune.extract.images.remarks import SHOWN, Remarks
-from toptune.extract.images.source import SPLITS, printable
+from toptune.extract.images.source import SPLITS
+from toptune.store.datasets.outside_text import outside_text
 from toptune.store.files.descriptor import STORE_FILE
 from toptune.text import counted
 
@@ -72,8 +72,8 @@ def is_image_name(name: str) -> bool:
 
 
 def plain_text(name: str) -> str:
-    """Return a file name as it stands in ids and labels: Unicode text in composed form."""
-    return unicodedata.normalize("NFC", printable(name))
+    """Return a file name as it stands in ids and messages: Unicode text in composed form, with its blanks."""
+    return outside_text(name, keeps_blanks=True) or ""
 
 
 def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:

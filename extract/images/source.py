@@ -1,17 +1,17 @@
 """`ImageSource`: an ordered list of images, and how DATA on the command line becomes one."""
 
 import os
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.remarks import Remark, Remarks, remarks_of
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.outside_text import outside_column, outside_text
 
 SPLITS = {
     "train": "train",
@@ -23,6 +23,7 @@ SPLITS = {
     "testing": "test",
 }
 BUILTINS = ("digits", "greek")
+Labeled = TypeVar("Labeled", bound="ImageSource")
 # A file of this size is no image that a network sees. Several threads read whole files, which must fit into
 # memory.
 MAX_FILE_BYTES = 2**30
@@ -88,7 +89,7 @@ class FileSource:
         name: str,
         rows: Sequence[FileRow],
         *,
-        extra: dict[str, list[str | None]] | None = None,
+        extra: Mapping[str, Sequence[object]] | None = None,
         remarks: Sequence[Remark] = (),
     ) -> None:
         self.name = name
@@ -119,13 +120,41 @@ class FileSource:
         return data
 
 
+class LabeledSource:
+    """Another source, with the values of a further column of its manifest as labels."""
+
+    def __init__(self, source: ImageSource, column: str) -> None:
+        self.name = source.name
+        self.remarks = remarks_of(source)
+        self._source = source
+        self._manifest = source.manifest().relabeled(column)
+
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def read(self, row: int) -> bytes:
+        return self._source.read(row)
+
+
+def labeled(source: Labeled, column: str | None) -> "Labeled | LabeledSource":
+    """Return a source whose labels are in a further column; without a column, the source itself.
+
+    Raises
+    ------
+    InputError
+        If there is no such column.
+    """
+    return source if column is None else LabeledSource(source, column)
+
+
 class SplitSource:
     """The rows of another source that belong to one split, in the same order."""
 
     def __init__(self, source: ImageSource, split: str) -> None:
         whole = source.manifest()
         # Splits have several names in the wild; sources map all of them to train, val and test.
-        wanted = SPLITS.get(split.lower(), split)
+        name = outside_text(split) or ""
+        wanted = SPLITS.get(name.lower(), name)
         self._rows = [row for row, name in enumerate(whole.splits) if name == wanted]
         if not self._rows:
             there = sorted({name for name in whole.splits if name is not None})
@@ -164,9 +193,22 @@ def default_name(path: Path) -> str:
     folder = Path(os.path.abspath(path))  # noqa: PTH100  (the name that was given, not where a link leads)
     if folder.name.lower() in GENERIC_NAMES and folder.parent.name:
         folder = folder.parent
-    return unicodedata.normalize("NFC", printable(folder.name))
+    return outside_text(folder.name, keeps_blanks=True) or ""
 
 
-def printable(name: str) -> str:
-    """Return a file name as Unicode text; bytes that are not UTF-8 become backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def split_names(splits: Sequence[object], where: str) -> list[str | None]:
+    """Return splits by toptune's names for them: ``train``, ``val`` and ``test``.
+
+    Raises
+    ------
+    InputError
+        If a name is none of a split: its rows would be in no split, and nobody would notice.
+    """
+    names = outside_column(splits)
+    unknown = sorted({name for name in names if name is not None and name.lower() not in SPLITS})
+    if unknown:
+        raise InputError(
+            f"{where}: split {unknown[0]!r} is none of train, val, test ({len(unknown)} such names); "
+            "rename it, or leave the field empty"
+        )
+    return [None if name is None else SPLITS[name.lower()] for name in names]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from toptune.errors import InputError
 from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, TABLE_SUFFIXES, is_hidden
+from toptune.extract.images.labels import check_class_folders
 from toptune.extract.images.layout import (
     ADVICE_ON_TABLE,
     EXPECTED,
@@ -54,6 +55,7 @@ def open_folder(folder: Path) -> FileSource:
         left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
         raise InputError(f"{folder} holds no images; {EXPECTED}{left_out}")
     _refuse_other_files(folder, rows)
+    check_class_folders([row.label for row in rows], str(folder), remarks)
     if all(row.label is None for row in rows):
         _remark_on_table(folder, remarks)
     # Some file systems decompose letters with accents in names. Ids are composed (NFC), so that a folder has

@@ -19,7 +19,14 @@ from toptune.extract.images.folder_listing import (
 )
 from toptune.extract.images.layout import plain_text
 from toptune.extract.images.remarks import Remarks
-from toptune.extract.images.source import BUILTINS, SPLITS, ImageSource, RemarkedSource, SplitSource
+from toptune.extract.images.source import (
+    BUILTINS,
+    SPLITS,
+    ImageSource,
+    RemarkedSource,
+    SplitSource,
+    labeled,
+)
 from toptune.extract.sources.archives.tar import open_shards, refuse_compressed
 from toptune.extract.sources.archives.zip import open_zip
 from toptune.extract.sources.arrays.cifar import find_cifar, open_cifar
@@ -27,16 +34,20 @@ from toptune.extract.sources.arrays.idx import IDX_MAGICS, find_idx, open_idx
 from toptune.extract.sources.arrays.npz import open_npz
 from toptune.extract.sources.folder import open_folder, walk_files
 from toptune.extract.sources.tables.arrow import find_saved, open_arrow, open_saved
-from toptune.extract.sources.tables.manifest_file import open_manifest
+from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES, open_manifest
 from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_images, open_parquet
+from toptune.store.datasets.outside_text import outside_text
 
 GIVE = (
-    "give a folder of images, a manifest (.csv, .parquet), WebDataset shards (.tar), a Hugging Face data "
-    "set, a zip archive, .npz, idx files or the folder of CIFAR's batches"
+    "give a folder of images, a manifest (.csv, .tsv, .jsonl, .parquet), WebDataset shards (.tar), a Hugging "
+    "Face data set, a zip archive, .npz, idx files or the folder of CIFAR's batches"
 )
 SHOWN = 5
 _HEAD_BYTES = 512
-_ARCHIVE_SUFFIXES = (".zip", ".npz", ".csv", ".parquet", ".arrow", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_ARCHIVE_SUFFIXES = (
+    *(".zip", ".npz", ".csv", ".tsv", ".jsonl", ".parquet", ".arrow"),
+    *(".gz", ".tgz", ".bz2", ".xz", ".zst"),
+)
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _TAR_MAGIC = slice(257, 262)
 
@@ -57,15 +68,27 @@ _COMPANIONS = re.compile(
     re.IGNORECASE,
 )
 _Find = Callable[[FolderListing], list[Path]]
-_Open = Callable[[list[Path], Path], RemarkedSource]
+_Open = Callable[[list[Path], Path, str | None], RemarkedSource]
 # One row for each kind of data that a folder may hold: its name in messages, the function that finds its
-# files and the function that opens them.
+# files and the function that opens them, given the files, the folder and the column of the labels.
 _KINDS: tuple[tuple[str, _Find, _Open], ...] = (
-    ("tar shards", find_shards, lambda files, folder: open_shards(files, folder=folder)),
-    ("a saved Hugging Face data set", find_saved, lambda files, folder: open_saved(files, whole=folder)),
-    ("Parquet files with images", find_parquet, lambda files, folder: open_parquet(files, whole=folder)),
-    ("idx files", find_idx, lambda files, _: open_idx(files)),
-    ("batches of CIFAR", find_cifar, lambda files, _: open_cifar(files)),
+    (
+        "tar shards",
+        find_shards,
+        lambda files, folder, label: labeled(open_shards(files, folder=folder), label),
+    ),
+    (
+        "a saved Hugging Face data set",
+        find_saved,
+        lambda files, folder, label: open_saved(files, whole=folder, label_column=label),
+    ),
+    (
+        "Parquet files with images",
+        find_parquet,
+        lambda files, folder, label: open_parquet(files, whole=folder, label_column=label),
+    ),
+    ("idx files", find_idx, lambda files, _, label: labeled(open_idx(files), label)),
+    ("batches of CIFAR", find_cifar, lambda files, _, label: labeled(open_cifar(files), label)),
 )
 
 
@@ -77,23 +100,34 @@ def absolute_place(data: str | os.PathLike[str]) -> str:
     return str(Path(data).absolute()) if Path(data).exists() else os.fspath(data)
 
 
-def open_place(path: Path) -> ImageSource:
+def open_place(path: Path, *, path_column: str | None = None, label_column: str | None = None) -> ImageSource:
     """Open a folder or a file, whose kind is told by the content.
 
     Raises
     ------
     InputError
-        If the content is of no kind that toptune reads, or of more than one.
+        If the content is of no kind that toptune reads, or of more than one, or lacks a named column.
     """
-    return _open_folder(path) if path.is_dir() else _open_file(path)
+    if path.is_file() and path.suffix.lower() in MANIFEST_SUFFIXES and not _holds_images(path):
+        return open_manifest(path, path_column=path_column, label_column=label_column)
+    if path_column is not None:
+        raise InputError(
+            f"--path-column {path_column!r} names a column of a list of images "
+            f"({', '.join(MANIFEST_SUFFIXES)}), and {path} is none; leave it out"
+        )
+    return _open_folder(path, label_column) if path.is_dir() else _open_file(path, label_column)
 
 
-def _open_folder(folder: Path) -> ImageSource:
+def _holds_images(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet" and bool(is_parquet_of_images(file))
+
+
+def _open_folder(folder: Path, label_column: str | None) -> ImageSource:
     listing = list_folder(folder)
     found = [(kind, files, open_them) for kind, find, open_them in _KINDS if (files := find(listing))]
     if not found:
         _refuse_archives(listing)
-        return open_folder(folder)
+        return labeled(open_folder(folder), label_column)
     # Two kinds are never ranked: to read one of them silently would lose the images of the other.
     kinds = [kind for kind, _, _ in found]
     image = _first_image(folder)
@@ -105,7 +139,7 @@ def _open_folder(folder: Path) -> ImageSource:
             f"give the files, for instance {found[0][1][0]}"
         )
     kind, files, open_them = found[0]
-    source = open_them(files, folder)
+    source = open_them(files, folder, label_column)
     source.remarks = (*source.remarks, *_remarks_beside(kind, files, folder))
     return source
 
@@ -143,28 +177,26 @@ def _first_image(folder: Path) -> Path | None:
     return next((file for file in walk_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES), None)
 
 
-def _open_file(path: Path) -> ImageSource:
+def _open_file(path: Path, label_column: str | None) -> ImageSource:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return open_manifest(path)
-    if suffix == ".parquet" or head.startswith(b"PAR1"):
-        return open_parquet([path], whole=path) if is_parquet_of_images(path) else open_manifest(path)
+    if head.startswith(b"PAR1"):
+        return open_parquet([path], whole=path, label_column=label_column)
     if suffix == ".tar" or head[_TAR_MAGIC] == b"ustar":
-        return open_shards([path])
+        return labeled(open_shards([path]), label_column)
     if suffix == ".npz" or _is_npz(path, head):
-        return open_npz(path)
+        return labeled(open_npz(path), label_column)
     if head.startswith(b"PK") or (suffix == ".zip" and head):
-        return open_zip(path)
+        return labeled(open_zip(path), label_column)
     if suffix == ".arrow" or head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        return open_arrow(path)
+        return open_arrow(path, label_column=label_column)
     inner = _gunzipped(path) if head.startswith(b"\x1f\x8b") else head
     if inner[:4] in IDX_MAGICS:
-        return open_idx([path])
+        return labeled(open_idx([path]), label_column)
     refuse_compressed(path, head)
     raise InputError(f"{path} {_what(path, head)}; {GIVE}")
 
@@ -201,7 +233,13 @@ def _what(path: Path, head: bytes) -> str:
     return f"is a file of kind {path.suffix or 'unknown'!r}, and nothing that toptune reads by its content"
 
 
-def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None = None) -> ImageSource:
+def open_source(
+    data: str | os.PathLike[str] | ImageSource,
+    *,
+    split: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageSource:
     """Open the images of DATA, whose kind is told by the content.
 
     Parameters
@@ -214,6 +252,10 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
         built-in data set (``digits``, ``greek``). Files on disk go before a built-in of the same name.
     split : str, optional
         Keep only this split.
+    path_column : str, optional
+        Column of a manifest that holds the paths of the images; by default told by its name.
+    label_column : str, optional
+        Column whose values are the labels, in place of the column that is told by its name.
 
     Returns
     -------
@@ -223,8 +265,8 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
     Raises
     ------
     InputError
-        If nothing has that name, if DATA is of no known kind or of several, or if DATA holds no images, or no
-        image of the split.
+        If nothing has that name, if DATA is of no known kind or of several, or if DATA holds no images, no
+        image of the split, or no column of a given name.
 
     Examples
     --------
@@ -232,20 +274,26 @@ def open_source(data: str | os.PathLike[str] | ImageSource, *, split: str | None
     >>> source.name, source.manifest().n_rows, source.manifest().labels[0]
     ('digits', 1797, '0')
     """
-    source = _open_whole(data)
+    source = _open_whole(data, outside_text(path_column), outside_text(label_column))
     return source if split is None else SplitSource(source, split)
 
 
-def _open_whole(data: str | os.PathLike[str] | ImageSource) -> ImageSource:
-    if not isinstance(data, str | os.PathLike):
-        return data
-    place = find_place(data)
-    if place is None:
+def _open_whole(
+    data: str | os.PathLike[str] | ImageSource, path_column: str | None, label_column: str | None
+) -> ImageSource:
+    place = find_place(data) if isinstance(data, str | os.PathLike) else None
+    if isinstance(place, Path):
+        return open_place(place, path_column=path_column, label_column=label_column)
+    if path_column is not None:
+        raise InputError(f"--path-column {path_column!r} names a column of a list of images; leave it out")
+    if isinstance(place, list):
+        return labeled(open_shards(place), label_column)
+    if isinstance(data, str | os.PathLike):
         # The import waits until here, because few calls need scikit-learn's digits and matplotlib's fonts.
         from toptune.extract.sources.builtin import open_builtin
 
-        return open_builtin(str(data))
-    return open_shards(place) if isinstance(place, list) else open_place(place)
+        data = open_builtin(str(data))
+    return labeled(data, label_column)
 
 
 def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError, InputError
+from toptune.store.datasets.outside_text import column_names, outside_column, sole_ids
 from toptune.text import counted
 
 # Name of the extra column for images with several labels, whose names stand there with separators.
@@ -42,50 +43,51 @@ class Manifest:
     def from_columns(
         cls,
         *,
-        ids: Sequence[str],
-        labels: Sequence[str | None] | None = None,
-        splits: Sequence[str | None] | None = None,
+        ids: Sequence[object],
+        labels: Sequence[object] | None = None,
+        splits: Sequence[object] | None = None,
         sizes: Sequence[int] | npt.NDArray[np.int64],
         modified_ns: Sequence[int] | npt.NDArray[np.int64] | None = None,
-        extra: Mapping[str, Sequence[str | None]] | None = None,
+        extra: Mapping[str, Sequence[object]] | None = None,
     ) -> "Manifest":
-        """Build a manifest.
+        """Build a manifest of what a source says, by the rules of `outside_text` for text.
 
         Parameters
         ----------
         ids : sequence of str (n,)
             Unique, not empty: how an image is found in its source.
-        labels, splits : sequence of str or None (n,), optional
-            Nothing known where None.
+        labels, splits : sequence of str, number or None (n,), optional
+            Nothing known where None, NaN or empty.
         sizes : sequence of int (n,)
             Bytes of each image's file.
         modified_ns : sequence of int (n,), optional
             Modification times, nanoseconds; 0 where unknown.
-        extra : mapping of str to sequence of str, optional
-            Further columns of a user's manifest.
+        extra : mapping of str to sequence of str, number or None, optional
+            Further columns of a user's manifest. In ``labels``, empty text says that no label applies.
 
         Raises
         ------
         InputError
-            If there are no rows, lengths differ, or an id is empty, repeated or not Unicode text.
+            If there are no rows, lengths differ, an id is empty or repeated, two columns have one name, or a
+            value is a list.
         """
         n = len(ids)
         if n == 0:
             raise InputError("the data set has no images; check the path that was given")
         columns: dict[str, pa.Array] = {
-            "id": _strings("id", ids, n),
+            "id": _strings("id", ids, n, keeps_blanks=True),
             "label": _strings("label", [None] * n if labels is None else labels, n),
             "split": _strings("split", [None] * n if splits is None else splits, n),
             "bytes": _integers("bytes", sizes, n),
             "modified_ns": _integers("modified_ns", [0] * n if modified_ns is None else modified_ns, n),
         }
-        for name, values in (extra or {}).items():
-            if name in columns:
+        further = extra or {}
+        for name, values in zip(column_names(further, "the manifest"), further.values(), strict=True):
+            if name is None or name in columns:
                 raise InputError(f"column {name!r} is one of toptune's own; rename it in the manifest")
             columns[name] = _strings(name, values, n)
-        manifest = cls(pa.table(columns))
-        _check_ids(manifest.table)
-        return manifest
+        _check_ids(columns["id"], ids)
+        return cls(pa.table(columns))
 
     @classmethod
     def from_parquet(cls, data: bytes) -> "Manifest":
@@ -184,6 +186,27 @@ class Manifest:
             digest.update(memoryview(text)[int(ends[0]) : int(ends[-1])])
         return digest.hexdigest()
 
+    def select(self, extra_names: Sequence[str]) -> "Manifest":
+        """Return the manifest with these of its further columns only."""
+        return Manifest(self.table.select([*_COLUMNS, *extra_names]))
+
+    def relabeled(self, column: str) -> "Manifest":
+        """Return the manifest with the values of a further column as labels.
+
+        Raises
+        ------
+        InputError
+            If there is no such column, or it holds several labels.
+        """
+        if column == LABELS_COLUMN or column not in ("label", *self.extra_names):
+            others = [name for name in self.extra_names if name != LABELS_COLUMN]
+            raise InputError(
+                f"no column {column!r} can be the label; "
+                + (f"further columns are {', '.join(others)}" if others else "there is no further column")
+            )
+        place = self.table.column_names.index("label")
+        return Manifest(self.table.set_column(place, "label", self.table[column]))
+
     def take(self, rows: npt.NDArray[np.intp]) -> "Manifest":
         """Return the manifest of some rows, in the order given."""
         if self.table.nbytes < _MOST_TEXT:
@@ -196,8 +219,16 @@ class Manifest:
             pieces.append(taken.combine_chunks().cast(self.table.schema))
         return Manifest(pa.concat_tables(pieces))
 
-    def differences(self, other: "Manifest") -> list[str]:
-        """Say in words how the content differs; modification times are no content."""
+    def differences(self, other: "Manifest", *, exact: bool = False) -> list[str]:
+        """Say in words how the content differs; modification times are no content.
+
+        Parameters
+        ----------
+        other : Manifest
+        exact : bool
+            Whether text that differs only in what `outside_text` unifies counts. Earlier toptunes stored such
+            text as it came: a label with a blank after it is the label that is read without it today.
+        """
         if self.n_rows != other.n_rows:
             return [f"{counted(self.n_rows, 'image')} against {other.n_rows}"]
         lines: list[str] = []
@@ -208,6 +239,8 @@ class Manifest:
             if self.table[name].equals(other.table[name]):
                 continue  # Equal columns are the usual case, which Arrow decides many times faster.
             mine, theirs = self.table[name].to_pylist(), other.table[name].to_pylist()
+            if not exact and name != "bytes":
+                mine, theirs = _unified(name, mine), _unified(name, theirs)
             rows = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
             if rows:
                 lines.append(
@@ -217,16 +250,32 @@ class Manifest:
         return lines
 
 
+def _unified(name: str, values: list[object]) -> list[str | None]:
+    if name == LABELS_COLUMN:
+        # Names of several labels were not unified one by one, and no label was as much as an unknown label.
+        values = [
+            None
+            if not value
+            else LABEL_SEPARATOR.join(map(str, outside_column(str(value).split(LABEL_SEPARATOR))))
+            for value in values
+        ]
+    return outside_column(values, keeps_blanks=name == "id")
+
+
 def _widened(field: pa.Field) -> pa.Field:
     return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
 
 
-def _strings(name: str, values: Sequence[str | None], n: int) -> pa.Array:
+def _strings(name: str, values: Sequence[object], n: int, *, keeps_blanks: bool = False) -> pa.Array:
     _check_length(name, len(values), n)
     try:
-        return pa.array(values if isinstance(values, list) else list(values), type=pa.string())
-    except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
-        raise InputError(f"column {name!r} must hold Unicode text or nothing: {error}") from error
+        texts = outside_column(values, keeps_blanks=keeps_blanks)
+    except InputError as error:
+        raise InputError(f"column {name!r} must hold text, numbers or nothing: {error}") from error
+    if name == LABELS_COLUMN:
+        # Here, nothing known and no label that applies are two things.
+        texts = ["" if value == "" else text for value, text in zip(values, texts, strict=True)]
+    return pa.array(texts, type=pa.string())
 
 
 def _integers(name: str, values: Sequence[int] | npt.NDArray[np.int64], n: int) -> pa.Array:
@@ -239,14 +288,15 @@ def _check_length(name: str, length: int, n: int) -> None:
         raise InputError(f"column {name!r} has {length} values for {n} images")
 
 
-def _check_ids(table: pa.Table) -> None:
+def _check_ids(column: pa.Array, given: Sequence[object]) -> None:
     # Arrow's tables of plain text end at 2 GiB, some seventy million ids; widening the type copies no text.
-    ids = table["id"].cast(pa.large_string())
+    ids = column.cast(pa.large_string())
     if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
         raise InputError("every image needs an id that is not empty")
     if len(pc.unique(ids)) != len(ids):
         counts = pc.value_counts(ids)
         twice = [c["values"] for c in counts.to_pylist() if c["counts"] > 1]
+        sole_ids(ids.to_pylist(), given)
         raise InputError(f"{len(twice)} ids occur more than once, first {twice[0]!r}; ids must be unique")
 
 

@@ -1,5 +1,6 @@
 """Registering a manifest under a name: made, adopted, or refused with what differs."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from toptune.errors import ConflictError, InputError
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.outside_text import outside_column
 from toptune.store.datasets.versions import (
     DatasetVersion,
     read_dataset_version,
@@ -14,6 +16,8 @@ from toptune.store.datasets.versions import (
     version_record,
 )
 from toptune.store.files.names import split_part_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +69,14 @@ def compare(
     n_moved : int
         Images known to have another id and the same bytes.
     """
-    old_row = {name: row for row, name in enumerate(before.ids)}
+    old_ids = outside_column(before.ids, keeps_blanks=True)
+    old_row = {name: row for row, name in enumerate(old_ids)}
     names = sorted({"label", "split", *before.extra_names, *after.extra_names})
     old = [before.column(name) if name in before.table.column_names else None for name in names]
     new = [after.column(name) if name in after.table.column_names else None for name in names]
     # If the ids are the same in the same order, columns that are equal as a whole need no comparison row by
     # row.
-    is_in_order = before.ids == after.ids
+    is_in_order = old_ids == after.ids
     columns = [pair for pair in zip(old, new, strict=True) if not is_in_order or pair[0] != pair[1]]
     sizes, new_sizes, known = before.sizes.tolist(), after.sizes.tolist(), set(changed)
     n_added = n_changed = n_relabelled = 0
@@ -113,6 +118,7 @@ def register(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion:
     dataset_records.put_dataset(root, name, manifest)
     first = read_dataset_version(root, name, 1)
     if not first.manifest.differences(manifest):
+        _note_older_text(first, manifest)
         return first
     found = find_version(root, name, manifest)
     raise ConflictError(
@@ -137,8 +143,11 @@ def find_version(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion
         If there is none; says how the latest differs, and what an update would do.
     """
     latest = read_dataset_version(root, dataset)
-    differences = latest.manifest.differences(manifest)
+    # Columns that the store does not have yet are no reason to refuse the images, whose features are there.
+    there = [name for name in manifest.extra_names if name in latest.manifest.extra_names]
+    differences = latest.manifest.differences(manifest.select(there))
     if not differences:
+        _note_older_text(latest, manifest)
         return latest
     for number in reversed(version_numbers(root, dataset)[:-1]):
         record = (
@@ -156,3 +165,14 @@ def find_version(root: Path, dataset: str, manifest: Manifest) -> DatasetVersion
         f"{'; '.join(differences)}. In all {compare(latest.manifest, manifest)}: give --update to make this "
         f"version {latest.number + 1} of it, or another --dataset"
     )
+
+
+def _note_older_text(version: DatasetVersion, manifest: Manifest) -> None:
+    """Say what an adopted data set has otherwise than it would be stored today."""
+    if differences := version.manifest.differences(manifest, exact=True):
+        logger.warning(
+            "data set %r keeps what was read when it was stored (there against now): %s; extract with "
+            "--update makes what is read now its next version, and computes no feature again",
+            version.dataset,
+            "; ".join(differences),
+        )

@@ -106,7 +106,7 @@ class DatasetVersion:
         """Whether both hold the same rows in the same places, modification times aside."""
         mine, theirs = np.array(self.parts), np.array(other.parts)
         return (
-            not self.manifest.differences(other.manifest)
+            not self.manifest.differences(other.manifest, exact=True)
             and bool(np.array_equal(mine[self.part], theirs[other.part]))
             and bool(np.array_equal(self.part_row, other.part_row))
         )

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toptune.errors import InputError
+from toptune.store.datasets.outside_text import column_names
 from toptune.store.exchange.unpacked import check_unpacked
 
 _BATCH_BYTES = 2 * 2**20
@@ -83,7 +84,7 @@ class ParquetArray:
         return np.asarray(matrix)
 
 
-def column_names(path: Path) -> list[str]:
+def all_columns(path: Path) -> list[str]:
     """Return the names of all columns of a Parquet file, also of those that `open_parquet` does not open."""
     with pq.ParquetFile(path) as file:
         return list(file.schema_arrow.names)
@@ -93,6 +94,7 @@ def open_parquet(path: Path) -> Mapping[str, ParquetArray | npt.NDArray[np.objec
     """Open the columns of a Parquet file: lists of numbers as matrices, text and whole numbers as arrays."""
     with pq.ParquetFile(path) as file:
         schema, n_rows = file.schema_arrow, file.metadata.num_rows
+        column_names(schema.names, str(path))
         texts = [field.name for field in schema if _is_text(field.type)]
         table = file.read(columns=texts, use_threads=False)
     found: dict[str, ParquetArray | npt.NDArray[np.object_]] = {
@@ -103,8 +105,10 @@ def open_parquet(path: Path) -> Mapping[str, ParquetArray | npt.NDArray[np.objec
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def _is_numbers(kind: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from toptune.errors import ConflictError, CorruptError
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.outside_text import outside_column
 from toptune.store.datasets.registration import Difference, compare
 from toptune.store.datasets.versions import DatasetVersion, publish_version, read_dataset_version
 from toptune.store.features.feature_store import FeatureStore
@@ -254,7 +255,7 @@ def _moved(
 
 def _same_images(old: Manifest, new: Manifest, rows: Rows) -> tuple[Rows, Rows]:
     """Return the rows whose id and size are in `old` too, and their rows there."""
-    old_row = {name: row for row, name in enumerate(old.ids)}
+    old_row = {name: row for row, name in enumerate(outside_column(old.ids, keeps_blanks=True))}
     ids = new.ids
     places = np.array([old_row.get(ids[row], -1) for row in rows.tolist()], dtype=np.intp)
     known = places >= 0

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ MAX_JSON_BYTES = 64 << 20
 _TOO_DEEP = f"the JSON is nested more than {MAX_JSON_DEPTH} levels deep"
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(
+    text: str | bytes, *, pairs_hook: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+) -> Any:
     """Parse JSON that somebody else may have written.
 
     Parameters
     ----------
     text : str or bytes
         UTF-8 where bytes.
+    pairs_hook : callable, optional
+        Makes each object of its pairs; by default the last of two fields of one name counts.
 
     Returns
     -------
@@ -36,7 +40,7 @@ def parse_json(text: str | bytes) -> Any:
         If `text` is no JSON, or is nested more than `MAX_JSON_DEPTH` levels deep.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=pairs_hook)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     level = [value]

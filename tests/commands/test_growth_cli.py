@@ -89,7 +89,10 @@ def test_update_and_forget(run_cli: Run, photos: Path, tmp_path: Path) -> None:
     assert run_cli("predict", tmp_path / "two", photos / "disc" / "100.png")[0] == 0
     for wrong, message in (
         ((*update, "--out", tmp_path / "three", "--head", "ridge"), "--head has no meaning with --update"),
-        ((*update, "--out", tmp_path / "three", "--forget", "@nowhere"), "ids cannot be read from nowhere"),
+        (
+            (*update, "--out", tmp_path / "three", "--forget", "@nowhere"),
+            "list of ids nowhere cannot be read",
+        ),
         ((*train[:-1], tmp_path / "three", "--forget", "a"), "--forget needs --update"),
         (("train", *store, "--model", MODEL, "--out", tmp_path / "three"), "--dataset"),
     ):

@@ -222,7 +222,7 @@ def test_columns_and_values_of_other_kinds_are_told(folder: Path, caplog: pytest
     pq.write_table(pa.table(content), folder / "t.parquet")
     cache = import_files([folder / "t.parquet"], folder / "s", dataset="d", model="m")
     assert cache.manifest.labels == ["7", None]
-    assert "2 columns of t.parquet, neither lists of numbers nor text (score, when)" in caplog.text
+    assert "1 column of t.parquet, neither lists of numbers nor text (score)" in caplog.text
     torch.save({"last": torch.ones(2, 2), "epoch": 3}, folder / "t.pt")
     import_files([folder / "t.pt"], folder / "s", dataset="d2", model="m")
     assert "1 value of t.pt, no tensor and no list of names (epoch: int)" in caplog.text

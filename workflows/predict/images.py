@@ -8,8 +8,9 @@ from PIL import Image, ImageFile
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.remarks import Remarks, say_remarks
-from toptune.extract.images.source import ImageBytes, printable
+from toptune.extract.images.source import ImageBytes
 from toptune.extract.sources.folder import walk_files
+from toptune.store.datasets.outside_text import escaped
 
 ImageLike = str | Path | bytes
 
@@ -92,11 +93,11 @@ def _images_in(folder: Path) -> list[Path]:
         if file.suffix.lower() in _image_suffixes():
             images.append(file)
         else:
-            remarks.add_other_file(printable(str(file.relative_to(folder))))
+            remarks.add_other_file(escaped(str(file.relative_to(folder))))
     if not images:
         left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
         raise InputError(f"{folder} holds no image; give images or a folder of images{left_out}")
-    say_remarks(remarks, printable(str(folder)))
+    say_remarks(remarks, escaped(str(folder)))
     return images
 
 

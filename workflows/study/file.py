@@ -10,6 +10,7 @@ import yaml
 
 from toptune.errors import InputError
 from toptune.extract.images.source import BUILTINS
+from toptune.store.datasets.outside_text import outside_text, read_outside_text
 
 KEYS = (
     "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",
@@ -77,10 +78,12 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         If the file cannot be read, a key is unknown, missing or of the wrong kind, or a variable is not set.
     """
     file = Path(path)
+    text = read_outside_text(file, "study")
     try:
+        _check_names(yaml.compose(text, yaml.SafeLoader), file)
         # The safe loader makes plain values only: a study file must not run code.
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise InputError(f"study {file} cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise InputError(f"study {file} is no mapping; it takes {', '.join(KEYS)}")
@@ -94,6 +97,9 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         return folder / _expanded(_kind(value, str, key, file), key, file)
 
     datasets = _named(given["datasets"], "data", "datasets", file)
+    for name, options in datasets.items():
+        for option in {"split", "group_by", "path_column", "label_column"} & options.keys():
+            _kind(options[option], str, f"datasets: {name}: {option}", file)
     models = _named(given["models"], "model", "models", file)
     seeds = _seeds(given.get("seeds", 1), "seeds", file)
     known: dict[str, list[object]] = {
@@ -129,13 +135,35 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     )
 
 
+def _check_names(node: Any, file: Path) -> None:
+    """Refuse names that YAML reads as something else, and names that are there twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for inner in node.value:
+            _check_names(inner, file)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    names: list[str | None] = []
+    for key, value in node.value:
+        where = f"study {file}, line {key.start_mark.line + 1}"
+        # YAML makes the number 7 of a name 007, and the answer False of a name no.
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise InputError(
+                f"{where}: the name {key.value} is no text to YAML; put it in quotes: '{key.value}'"
+            )
+        name = outside_text(key.value)
+        if name in names:
+            raise InputError(f"{where}: {name!r} is there twice; rename or remove one of them")
+        names.append(name)
+        _check_names(value, file)
+
+
 def _named(value: object, main: str, key: str, file: Path) -> dict[str, Keywords]:
     """Read a mapping of names to options or to the value of the main option, or a list of names."""
     if isinstance(value, list):
         value = {name: {} for name in _strings(value, key, file)}
     items = _kind(value, dict, key, file).items()
     return {
-        str(name): dict(options)
+        outside_text(name) or "": dict(options)
         if isinstance(options, Mapping)
         else {}
         if options is None
@@ -199,8 +227,10 @@ def _strings(value: object, key: str, file: Path) -> list[str]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value) or not value:
-        raise InputError(f"study {file}: {key} is {value!r}; give a list of texts")
-    return value
+        raise InputError(
+            f"study {file}: {key} is {value!r}; give a list of texts, and what is none in quotes"
+        )
+    return [outside_text(each) or "" for each in value]
 
 
 def _numbers(value: object, key: str, file: Path, *, least: int) -> list[int]:
@@ -214,7 +244,8 @@ def _numbers(value: object, key: str, file: Path, *, least: int) -> list[int]:
 
 def _kind(value: object, kind: type[T], key: str, file: Path) -> T:
     if not isinstance(value, kind):
-        raise InputError(f"study {file}: {key} is {value!r}; it must be a {kind.__name__}")
+        quotes = "; put it in quotes" if kind is str else ""
+        raise InputError(f"study {file}: {key} is {value!r}; it must be a {kind.__name__}{quotes}")
     return value
 
 

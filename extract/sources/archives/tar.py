@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.labels import join_labels
 from toptune.extract.images.open_files import KnownFile, OpenFiles, look_at
 from toptune.extract.images.remarks import SHOWN, Remark, Remarks
-from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name, printable
+from toptune.extract.images.source import MAX_FILE_BYTES, SPLITS, default_name
 from toptune.extract.sources.archives.tar_samples import (
     IMAGE_EXTENSIONS,
     MAX_LABEL_CHARACTERS,
@@ -21,6 +20,7 @@ from toptune.extract.sources.archives.tar_samples import (
     shard_samples,
 )
 from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
+from toptune.store.datasets.outside_text import escaped, outside_text
 
 # A name such as "trainable" or "tests" is no split: no further letter may follow.
 _SPLIT = re.compile(r"(training|train|validation|valid|val|testing|test)(?![a-z])", re.IGNORECASE)
@@ -93,7 +93,7 @@ def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSour
     """
     paths = sorted(paths)
     root = folder or Path(os.path.commonpath([path.parent for path in paths]))
-    names = [printable(path.relative_to(root).with_suffix("").as_posix()) for path in paths]
+    names = [escaped(path.relative_to(root).with_suffix("").as_posix()) for path in paths]
     files = [look_at(path) for path in paths]
     samples: list[Sample] = []
     shards: list[int] = []
@@ -152,7 +152,7 @@ def _label_columns(
         remarks.add(
             "folder",
             "in shards without labels, no classes",
-            ", ".join(map(printable, folders[:SHOWN])),
+            ", ".join(map(escaped, folders[:SHOWN])),
             count=len(folders),
             is_left_out=False,
             advice="where they are the classes, unpack the shards, or write a member .cls beside each image",
@@ -166,7 +166,7 @@ def _split_of(shard: str) -> str | None:
 
 
 def _id(shard: str, key: str) -> str:
-    return unicodedata.normalize("NFC", f"{shard}/{printable(key)}")
+    return outside_text(f"{shard}/{key}", keeps_blanks=True) or ""
 
 
 def _named(paths: Sequence[Path]) -> str:

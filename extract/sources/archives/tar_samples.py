@@ -11,6 +11,7 @@ from toptune.errors import InputError
 from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
 from toptune.extract.images.labels import split_labels
 from toptune.extract.images.remarks import Remarks
+from toptune.store.datasets.outside_text import not_unicode, outside_text
 from toptune.store.files.json_values import parse_json
 
 IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -246,12 +247,17 @@ def _labels(
 ) -> tuple[list[str] | None, bool, str | None]:
     # The order is from the most explicit field to the least: `.cls` can be nothing but a label.
     if "cls" in fields:
-        text = _read(fields["cls"], descriptor, path, _MAX_CLASS_BYTES).strip()
-        return ([text] if text else None), False, None
+        text = outside_text(_read(fields["cls"], descriptor, path, _MAX_CLASS_BYTES))
+        return (None if text is None else [text]), False, None
     if "json" in fields:
         member = fields["json"]
         try:
-            content = parse_json(_read(member, descriptor, path, _MAX_JSON_BYTES))
+            content = parse_json(
+                _read(member, descriptor, path, _MAX_JSON_BYTES),
+                pairs_hook=lambda pairs: _fields(pairs, f"shard {path}: {member.name!r}"),
+            )
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(f"shard {path}: {member.name!r} is no JSON: {error}") from error
         found = content if isinstance(content, dict) else {}
@@ -266,23 +272,34 @@ def _labels(
             advice="write the label into a member .cls, or under label",
         )
     if "txt" in fields:
-        return None, False, _read(fields["txt"], descriptor, path, _MAX_JSON_BYTES).strip()
+        return None, False, outside_text(_read(fields["txt"], descriptor, path, _MAX_JSON_BYTES))
     return None, False, None
 
 
-def _names(value: object, field: str, member: TarMember, path: Path) -> tuple[list[str], bool]:
+def _fields(pairs: list[tuple[str, object]], where: str) -> dict[str, object]:
+    """Make an object of JSON, in which one of two labels would be lost."""
+    names = [outside_text(name) for name, _ in pairs]
+    if twice := [name for name in ("label", "labels") if names.count(name) > 1]:
+        raise InputError(
+            f"{where} has the field {twice[0]!r} twice; write several labels as a list under 'labels'"
+        )
+    return dict(zip(map(str, names), (value for _, value in pairs), strict=True))
+
+
+def _names(value: object, field: str, member: TarMember, path: Path) -> tuple[list[str] | None, bool]:
     if isinstance(value, list):
-        return [_name(each, member, path) for each in value], True
+        return [_name(each, member, path) or "" for each in value], True
     if field == "labels" and isinstance(value, str):
         return split_labels(value), True
-    return [_name(value, member, path)], False
+    name = _name(value, member, path)
+    return (None if name is None else [name]), False
 
 
-def _name(value: object, member: TarMember, path: Path) -> str:
-    if isinstance(value, str | int):
-        return str(value)
+def _name(value: object, member: TarMember, path: Path) -> str | None:
+    if isinstance(value, str | int | float):
+        return outside_text(value)
     raise InputError(
-        f"shard {path}: {member.name!r} has the label {value!r}; a label is a text or an integer, "
+        f"shard {path}: {member.name!r} has the label {value!r}; a label is a text or a number, "
         "several are a list of them under 'labels'"
     )
 
@@ -294,6 +311,6 @@ def _read(member: TarMember, descriptor: int, path: Path, limit: int) -> str:
             + ("a link" if member.offset < 0 else f"{member.bytes} bytes long; the limit is {limit}")
         )
     try:
-        return os.pread(descriptor, member.bytes, member.offset).decode("utf-8")
+        return os.pread(descriptor, member.bytes, member.offset).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"shard {path}: {member.name!r} is not UTF-8 text: {error.reason}") from error
+        raise InputError(f"shard {path}: {member.name!r} {not_unicode(error)}") from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.folder_listing import is_hidden
+from toptune.extract.images.labels import check_class_folders
 from toptune.extract.images.layout import EXPECTED, Tree, arrange
 from toptune.extract.images.open_files import OpenFiles, look_at
 from toptune.extract.images.remarks import Remark, Remarks
@@ -112,6 +113,7 @@ def open_zip(path: Path) -> ZipSource:
         ) from error
     remarks = Remarks()
     entries = sorted(arrange(_tree(infos, path, remarks), remarks), key=lambda entry: entry[0])
+    check_class_folders([label for _, label, _, _ in entries], str(path), remarks)
     if not entries:
         left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
         raise InputError(f"{path} holds no images among its {len(infos)} entries; {EXPECTED}{left_out}")

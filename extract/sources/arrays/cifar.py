@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 are read as their authors publish them, in Python batches or the binary version."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import default_name
 from toptune.extract.sources.arrays.cifar_pickles import read_cifar_pickle
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, label_texts
+from toptune.store.datasets.outside_text import outside_column, read_lines
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3072
@@ -133,15 +134,18 @@ def _pickled_names(folder: Path, kind: str) -> list[str] | None:
     names = read_cifar_pickle(file).get(field)
     if not isinstance(names, list):
         raise InputError(f"{file} has no list {field!r} of names; copy it again")
-    return [str(name) for name in names]
+    return _class_names(names, file)
 
 
 def _binary_names(folder: Path, kind: str) -> list[str] | None:
     file = folder / (f"{kind}_label_names.txt" if kind else "batches.meta.txt")
     if not file.is_file():
         return None
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as text: {error}; copy it again") from error
-    return [line.strip() for line in lines if line.strip()]
+    return _class_names(read_lines(file, "the list of classes"), file)
+
+
+def _class_names(names: Sequence[object], file: Path) -> list[str]:
+    found = outside_column(names)
+    if None in found or len(set(found)) < len(found):
+        raise InputError(f"{file} names a class twice, or not at all; copy it again")
+    return [str(name) for name in found]

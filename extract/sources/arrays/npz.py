@@ -14,6 +14,7 @@ from toptune.extract.images.open_files import look_at
 from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import SPLITS, default_name
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
+from toptune.store.datasets.outside_text import column_names
 
 # A compressed array cannot be mapped, and a small file can unpack to a large array.
 MAX_LOADED_BYTES = 4 * 2**30
@@ -42,7 +43,9 @@ def open_npz(path: Path) -> ArraySource:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            infos = archive.infolist()
+            names = column_names([info.filename.removesuffix(".npy") for info in infos], str(path))
+            members = {name: info for name, info in zip(names, infos, strict=True) if name is not None}
             roles = {name: role for name in members if (role := _role(name)) is not None}
             unused = sorted(set(members) - set(roles))
             found: dict[tuple[str, str | None], str] = {}

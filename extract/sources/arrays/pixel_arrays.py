@@ -10,6 +10,7 @@ from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
 from toptune.extract.images.remarks import Remark
 from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
+from toptune.store.datasets.outside_text import outside_column
 
 COLORS = 3
 
@@ -107,13 +108,26 @@ def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.
     shape = images.shape
     is_gray, is_color = images.ndim == 3, images.ndim == 4 and shape[3] in (1, COLORS)
     if not (is_gray or is_color) or 0 in shape[1:]:
-        hint = "; move the colors last, with numpy.moveaxis(x, 1, -1)" if 1 < len(shape) == 4 else ""
+        hint = _hint(shape)
         raise InputError(
             f"{where} has the shape {shape}; images are (n, height, width), (n, height, width, 1) or "
             f"(n, height, width, 3){hint}"
         )
     checked: npt.NDArray[np.uint8] = images  # type: ignore[assignment]
     return checked
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """Say how an array of another shape becomes one of images, where its shape tells."""
+    if len(shape) != 4:
+        return ""
+    if shape[3] == COLORS + 1:
+        return f"; these have {COLORS + 1} channels: drop alpha, with x[..., :3]"
+    if shape[1] in (1, COLORS):
+        return "; move the colors last, with numpy.moveaxis(x, 1, -1)"
+    if shape[1] == COLORS + 1:
+        return "; drop alpha and move the colors last, with numpy.moveaxis(x[:, :3], 1, -1)"
+    return f"; these have {shape[3]} channels: choose 1 or 3 of them"
 
 
 def _header(part: ArrayPart) -> bytes:
@@ -150,7 +164,7 @@ def array_labels(
     Parameters
     ----------
     values : array (n,), (n, 1) or (n, k)
-        Integers or texts; a matrix of zeros and ones says which of k labels each image has.
+        Whole numbers or texts; a matrix of zeros and ones says which of k labels each image has.
     n : int
         Number of images.
     where : str
@@ -159,17 +173,18 @@ def array_labels(
     Raises
     ------
     InputError
-        If the array has not one row an image, or holds neither integers nor texts.
+        If the array has not one row an image, or holds neither whole numbers nor texts.
     """
     if values.ndim not in (1, 2) or len(values) != n:
         raise InputError(f"{where} has the shape {values.shape} for {n} images; it needs one row an image")
     if values.ndim == 2 and values.shape[1] > 1:
-        if values.dtype.kind not in "biu" or not np.isin(values, (0, 1)).all():
+        if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
             raise InputError(
-                f"{where} has {values.shape[1]} columns that are not all 0 and 1; give one label an "
-                "image, or a column of zeros and ones for each label"
+                f"{where} is of {values.dtype} and has {values.shape[1]} columns that are not all 0 and 1; "
+                "give one label an image, for instance values.argmax(axis=1), or a column of zeros and ones "
+                "for each label"
             )
-        rows = [[str(column) for column in np.flatnonzero(row)] for row in values]
+        rows = [np.flatnonzero(row).tolist() for row in values]
         labels, joined = join_labels(rows, where)
         return labels, {LABELS_COLUMN: joined}
     return label_texts(values.reshape(n), where), {}
@@ -178,20 +193,19 @@ def array_labels(
 def label_texts(
     values: npt.NDArray[np.generic], where: str, names: Sequence[str] | None = None
 ) -> list[str | None]:
-    """Turn integers or texts into labels; integers become names where names are given.
+    """Turn numbers or texts into labels; whole numbers become names where names are given.
 
     Raises
     ------
     InputError
-        If the values are neither integers nor texts, or a number has no name.
+        If the values are neither numbers nor texts, or a number has no name.
     """
     kind = values.dtype.kind
-    if kind == "S":
-        return [bytes(value).decode("utf-8", "backslashreplace") for value in values.tolist()]
-    if kind not in "biuU":
-        raise InputError(f"{where} is of {values.dtype}; labels are integers or texts: convert it")
-    if kind == "U" or names is None:
-        return [str(value) for value in values.tolist()]
+    if kind not in "biufUS":
+        raise InputError(f"{where} is of {values.dtype}; labels are numbers or texts: convert it")
+    if kind in "US" or names is None:
+        # As a Python float, 0.1 in float32 would be 0.10000000149011612.
+        return outside_column(values if kind == "f" else values.tolist())
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(names):
         raise InputError(
             f"{where} has labels from {values.min()} to {values.max()} for {len(names)} names; one of the "

@@ -80,7 +80,7 @@ def find_saved(listing: FolderListing) -> list[Path]:
     return [folder] if _STATE in listing.file_names or is_info else []
 
 
-def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
+def open_saved(folders: Sequence[Path], *, whole: Path, label_column: str | None = None) -> ArrowSource:
     """Open a data set that `save_to_disk` wrote; rows are in the order of the files, split by split.
 
     Parameters
@@ -89,6 +89,8 @@ def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
         Folders that `find_saved` found.
     whole : path
         The folder that was given.
+    label_column : str, optional
+        Column of the labels; by default told by its name and type.
 
     Raises
     ------
@@ -117,27 +119,31 @@ def open_saved(folders: Sequence[Path], *, whole: Path) -> ArrowSource:
         if not there:
             raise InputError(f"{folder} has no data-*.arrow files; copy them too")
         files += [(file, split, features) for file in there]
-    return _open_files(files, default_name(whole))
+    return _open_files(files, default_name(whole), label_column)
 
 
-def open_arrow(file: Path) -> ArrowSource:
-    """Open a single Arrow file of a Hugging Face data set.
+def open_arrow(file: Path, *, label_column: str | None = None) -> ArrowSource:
+    """Open a single Arrow file of a Hugging Face data set; `label_column` holds the labels, if it is given.
 
     Raises
     ------
     InputError
         If the file is cut off or damaged, or has no images.
     """
-    return _open_files([(file, None, {})], default_name(file.with_suffix("")))
+    return _open_files([(file, None, {})], default_name(file.with_suffix("")), label_column)
 
 
-def _open_files(files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: str) -> ArrowSource:
+def _open_files(
+    files: Sequence[tuple[Path, str | None, dict[str, Any]]], name: str, label_column: str | None
+) -> ArrowSource:
     parts, chunks = [], []
     for file, split, features in files:
         known = look_at(file)
         try:
             table = _map(file)
-            columns = choose_columns(table.schema, features or schema_features(table.schema), file)
+            columns = choose_columns(
+                table.schema, features or schema_features(table.schema), file, label_column=label_column
+            )
             beside = table.select(columns.beside)
             # Arrow would follow damaged offsets into other memory. The check reads offsets and no images.
             table.select([columns.image]).validate(full=True)

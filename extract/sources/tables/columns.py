@@ -1,6 +1,6 @@
 """`choose_columns`: columns of images and labels in a table of Hugging Face are told by type and name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,13 @@ import pyarrow as pa
 
 from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
+from toptune.extract.sources.tables.manifest_columns import (
+    LABEL_NAMES as OTHER_LABEL_NAMES,
+    first_named,
+)
 from toptune.store.datasets.manifest import LABELS_COLUMN
+from toptune.store.datasets.outside_tables import plain_values
+from toptune.store.datasets.outside_text import column_names, outside_column, outside_text
 from toptune.store.files.json_values import parse_json
 
 # Without feature types, a bytes column counts as an image only if it has one of these names.
@@ -63,7 +69,9 @@ def schema_features(schema: pa.Schema) -> dict[str, object]:
         return {}
 
 
-def choose_columns(schema: pa.Schema, features: Mapping[str, object], where: Path) -> TableColumns:
+def choose_columns(
+    schema: pa.Schema, features: Mapping[str, object], where: Path, *, label_column: str | None = None
+) -> TableColumns:
     """Tell images, labels and other columns apart.
 
     Parameters
@@ -74,12 +82,16 @@ def choose_columns(schema: pa.Schema, features: Mapping[str, object], where: Pat
         Features as ``dataset_info.json`` or the schema's metadata give them; may be empty.
     where : path
         Path of the table, for messages.
+    label_column : str, optional
+        Column of the labels that the caller names; by default it is told by its name and type.
 
     Raises
     ------
     InputError
-        If there is no column of images, or several columns of images and none of them is called ``image``.
+        If two columns have one name, there is no column of images, or several and none of them is called
+        ``image``, or the named column holds no labels.
     """
+    column_names(schema.names, str(where))
     images = _images(schema, features)
     if len(images) > 1:
         images = [name for name in images if name in ("image", "img")] or images
@@ -93,14 +105,23 @@ def choose_columns(schema: pa.Schema, features: Mapping[str, object], where: Pat
     }
     lists = [name for name in schema.names if _is_list_of_labels(schema.field(name).type)]
     several = next((name for name in lists if name in (*LABEL_NAMES, *class_names)), None)
-    singles = [name for name in schema.names if _is_label(schema.field(name).type)]
-    named = [name for name in LABEL_NAMES if name in singles]
-    label = next(iter([*named, *(name for name in singles if name in class_names)]), None)
+    singles = [name for name in schema.names if name not in images and _is_label(schema.field(name).type)]
+    if label_column is not None and label_column not in singles:
+        raise InputError(
+            f"{where} has no column {label_column!r} of text or numbers for --label-column; it has "
+            f"{', '.join(singles) or 'none'}"
+        )
+    named = [label_column, *(name for name in LABEL_NAMES if name in singles)]
+    known = [
+        *named,
+        *(name for name in singles if name in class_names),
+        first_named(singles, OTHER_LABEL_NAMES),
+    ]
+    label = next((name for name in known if name is not None), None)
     others = [
         name
         for name in singles
-        if name not in (label, *_RESERVED)
-        and (name in class_names or not pa.types.is_integer(schema.field(name).type))
+        if name not in (label, *_RESERVED) and (name in class_names or _is_kept(schema.field(name).type))
     ]
     return TableColumns(images[0], label, several, tuple(others), class_names)
 
@@ -121,8 +142,13 @@ def label_columns(
         rows = table.column(columns.several).to_pylist()
         names = columns.class_names.get(columns.several)
         place = f"column {columns.several!r} of {where}"
-        texts = [None if row is None else [_text(each, names, place) or "" for each in row] for row in rows]
-        labels, extra[LABELS_COLUMN] = join_labels(texts, place)
+        several = [
+            None
+            if row is None
+            else [each if names is None else _class_name(each, names, place) for each in row]
+            for row in rows
+        ]
+        labels, extra[LABELS_COLUMN] = join_labels(several, place)
     if columns.label is not None:
         labels = _texts(table, columns.label, columns, where)
     extra |= {name: _texts(table, name, columns, where) for name in columns.others}
@@ -130,23 +156,25 @@ def label_columns(
 
 
 def _texts(table: pa.Table, name: str, columns: TableColumns, where: Path) -> list[str | None]:
+    values = plain_values(table.column(name))
     names = columns.class_names.get(name)
-    place = f"column {name!r} of {where}"
-    return [_text(value, names, place) for value in table.column(name).to_pylist()]
+    if names is None:
+        return outside_column(values)
+    return outside_column(_class_name(value, names, f"column {name!r} of {where}") for value in values)
 
 
-def _text(value: str | int | None, names: list[str] | None, where: str) -> str | None:
+def _class_name(value: object, names: Sequence[str], where: str) -> object:
+    """Return the name of a ClassLabel, whose value is its number, or text where others made the table."""
+    text = outside_text(value)
     # A ClassLabel of -1 means that the label is not known.
-    if value is None or value == "" or (names is not None and value == -1):
-        return None
-    if names is None or isinstance(value, str):
-        return str(value)
-    if not 0 <= value < len(names):
+    if isinstance(value, str) or text is None or text == "-1":
+        return None if text == "-1" else text
+    if not text.isdecimal() or int(text) >= len(names):
         raise InputError(
-            f"{where} has the label {value}, and its features name {len(names)} classes, from 0; the file "
+            f"{where} has the label {text}, and its features name {len(names)} classes, from 0; the file "
             "and its dataset_info.json do not belong together"
         )
-    return names[int(value)]
+    return names[int(text)]
 
 
 def _images(schema: pa.Schema, features: Mapping[str, object]) -> list[str]:
@@ -167,6 +195,13 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_label(kind: pa.DataType) -> bool:
+    """Return whether values of a type can be labels; numbers with gaps are floats in most programs."""
+    tests = (pa.types.is_floating, pa.types.is_binary, pa.types.is_large_binary)
+    return _is_kept(kind) or any(test(kind) for test in tests)
+
+
+def _is_kept(kind: pa.DataType) -> bool:
+    """Return whether a column of a type is kept beside the images: text, whole numbers and truth values."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)

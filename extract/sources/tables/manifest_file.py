@@ -1,150 +1,146 @@
-"""A CSV or Parquet file lists images by their paths."""
+"""A table lists images by their paths."""
 
-import csv
-import os
-import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels, split_labels
-from toptune.extract.images.source import SPLITS, FileRow, FileSource, default_name, printable
+from toptune.extract.images.remarks import Remarks
+from toptune.extract.images.source import FileRow, FileSource, default_name, split_names
+from toptune.extract.sources.tables.listed_files import find_files
+from toptune.extract.sources.tables.manifest_columns import ManifestColumns, choose_manifest_columns
 from toptune.store.datasets.manifest import LABELS_COLUMN
+from toptune.store.datasets.outside_tables import OutsideTable, read_outside_table
+from toptune.store.datasets.outside_text import outside_column, outside_text
 
-MANIFEST_SUFFIXES = (".csv", ".parquet")
-SHOWN = 5
-OWN_COLUMNS = ("path", "label", "split", "id")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 # Columns of the store's manifest that a user's column of the same name must not shadow.
-RESERVED = ("bytes", "modified_ns")
+RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
+_GENERIC = ("manifest", "metadata", "labels", "index", "images", "train", "data")
 
 
-def open_manifest(file: Path) -> FileSource:
+def open_manifest(
+    file: Path, *, path_column: str | None = None, label_column: str | None = None
+) -> FileSource:
     """Open a manifest file; the rows stay in the order of the file.
 
     Columns: ``path`` (absolute, or relative to the manifest's folder), and where present ``label``,
     ``split`` (``train``, ``val`` or ``test``) and ``id`` (the path as it is written, by default). Empty
     fields mean that nothing is known. ``labels`` holds several labels, as text with ``|`` or ``;`` between
-    them, or as a list; a single one becomes the label. Other columns of text are kept beside the images.
+    them, or as a list; a single one becomes the label, and an empty field says that no label applies. Other
+    columns of text and of whole numbers are kept beside the images.
+
+    Parameters
+    ----------
+    file : path
+        CSV with commas, semicolons or tabs, Parquet, or JSON lines.
+    path_column, label_column : str, optional
+        Columns of the paths and of the labels; by default told by their names, see `choose_manifest_columns`.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or the column ``path`` or listed images are missing.
+        If the file cannot be read, two columns have one name, or the paths or listed images are missing.
     """
-    table = _read(file)
-    if "path" not in table.column_names:
-        raise InputError(
-            f"manifest {file} has no column 'path'; its columns are {', '.join(table.column_names) or 'none'}"
+    where = f"manifest {file}"
+    table, remarks = read_outside_table(file, "manifest"), Remarks()
+    columns = choose_manifest_columns(
+        table.names, where, remarks, path_column=path_column, label_column=label_column
+    )
+    if table.n_rows == 0:
+        raise InputError(f"{where} lists no images; it needs one row an image")
+    paths = _paths(table, columns, where)
+    labels, several = _labels(table, columns, where, is_named=label_column is not None)
+    extra = several | {name: table.values(name) for name in _kept(table, columns, remarks)}
+    others = [name for name in table.names if name not in columns.taken]
+    if others and not several and all(label is None for label in labels):
+        remarks.add(
+            "image",
+            "without a label, which are all of them",
+            None,
+            count=table.n_rows,
+            advice=f"--label-column says which column is the label: {', '.join(others)}",
+            is_left_out=False,
         )
-    if table.num_rows == 0:
-        raise InputError(f"manifest {file} lists no images; it needs one row an image")
-    columns = {name: _text_column(table, name, file) for name in table.column_names if _is_kept(table, name)}
-    paths = columns["path"]
+    splits = [None] * len(paths) if columns.split is None else table.values(columns.split)
+    rows = [
+        FileRow(identifier, found.path, label, split, found.bytes, found.modified_ns)
+        for identifier, found, label, split in zip(
+            _ids(table, columns, paths, where),
+            find_files(file, paths, where),
+            labels,
+            split_names(splits, where),
+            strict=True,
+        )
+    ]
+    is_generic = file.stem.lower() in _GENERIC
+    name = default_name(file.parent if is_generic else file.with_suffix(""))
+    return FileSource(name, rows, extra=extra, remarks=tuple(remarks))
+
+
+def _paths(table: OutsideTable, columns: ManifestColumns, where: str) -> list[str]:
+    # A path is the name of a file, letter by letter: it is no text to be unified.
+    paths = [
+        value if isinstance(value, str) else outside_text(value, keeps_blanks=True) or ""
+        for value in table.values(columns.path)
+    ]
     empty = [row for row, path in enumerate(paths) if not path]
     if empty:
-        raise InputError(f"manifest {file}: row {empty[0]} (from 0) has no path, and {len(empty) - 1} others")
-    ids = columns.get("id") or [Path(str(path)).as_posix() for path in paths]
-    extra = {name: values for name, values in columns.items() if name not in OWN_COLUMNS}
-    labels = columns.get("label") or [None] * len(paths)
-    if LABELS_COLUMN in table.column_names:
-        only, extra[LABELS_COLUMN] = join_labels(_several(table, file), f"manifest {file}, column 'labels'")
-        labels = [label or one for label, one in zip(labels, only, strict=True)]
-    rows = _file_rows(
-        file,
-        ids=[unicodedata.normalize("NFC", printable(identifier or "")) for identifier in ids],
-        paths=[str(path) for path in paths],
-        labels=labels,
-        splits=_splits(columns.get("split") or [None] * len(paths), file),
+        raise InputError(f"{where}: row {empty[0]} (from 0) has no path, and {len(empty) - 1} others")
+    return paths
+
+
+def _ids(table: OutsideTable, columns: ManifestColumns, paths: Sequence[str], where: str) -> list[str]:
+    """Return the ids as they are written; the manifest unifies them, and names those that become one."""
+    given: list[object] = (
+        [Path(path).as_posix() for path in paths]
+        if columns.identity is None
+        else list(table.values(columns.identity))
     )
-    generic = file.stem.lower() in ("manifest", "metadata", "labels", "index", "images", "train", "data")
-    return FileSource(default_name(file.parent if generic else file.with_suffix("")), rows, extra=extra)
-
-
-def _read(file: Path) -> pa.Table:
-    try:
-        if file.suffix.lower() == ".parquet":
-            with pa.parquet.ParquetFile(file) as parquet:
-                return parquet.read(use_threads=False)
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), [])
-        # All columns are read as text: a label "01" must not become the number 1.
-        options = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()),
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            null_values=[""],
-        )
-        return pa.csv.read_csv(
-            file, convert_options=options, read_options=pa.csv.ReadOptions(use_threads=False)
-        )
-    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"manifest {file} cannot be read: {reason}") from error
-
-
-def _is_kept(table: pa.Table, name: str) -> bool:
-    if name in OWN_COLUMNS:
-        return True
-    if name == LABELS_COLUMN:
-        return False  # `_several` reads this column
-    kind = table.schema.field(name).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return name not in RESERVED and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _several(table: pa.Table, file: Path) -> list[list[str] | None]:
-    kind = table.schema.field(LABELS_COLUMN).type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        lists = table.column(LABELS_COLUMN).to_pylist()
-        return [None if names is None else [str(name) for name in names] for names in lists]
-    return [split_labels(text) for text in _text_column(table, LABELS_COLUMN, file)]
-
-
-def _text_column(table: pa.Table, name: str, file: Path) -> list[str | None]:
-    try:
-        return list(table.column(name).cast(pa.string()).to_pylist())
-    except (pa.ArrowException, KeyError) as error:
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
+        first = given.index(twice[0])
+        column = columns.identity or columns.path
         raise InputError(
-            f"manifest {file}: column {name!r} is not text, or there are two: {error}"
-        ) from error
-
-
-def _splits(splits: list[str | None], file: Path) -> list[str | None]:
-    unknown = sorted({split for split in splits if split and split.lower() not in SPLITS})
-    if unknown:
-        raise InputError(
-            f"manifest {file}: split {unknown[0]!r} is none of train, val, test ({len(unknown)} such names); "
-            "rename it, or leave the field empty"
+            f"{where}: column {column!r} has {str(twice[0])!r} twice, in rows {first} and "
+            f"{given.index(twice[0], first + 1)} (from 0)"
+            + (f", and {len(twice) - 1} others" if len(twice) > 1 else "")
+            + "; list each image once, several labels of it in a column 'labels', or give each row a name in "
+            "a column 'id'"
         )
-    return [SPLITS[split.lower()] if split else None for split in splits]
+    return [each if isinstance(each, str) else outside_text(each) or "" for each in given]
 
 
-def _file_rows(
-    file: Path,
-    *,
-    ids: list[str],
-    paths: list[str],
-    labels: list[str | None],
-    splits: list[str | None],
-) -> list[FileRow]:
-    # All missing files are collected before the error, so that a list of paths is repaired in one step.
-    rows, missing = [], []
-    for identifier, path, label, split in zip(ids, paths, labels, splits, strict=True):
-        place = os.path.join(file.parent, path)  # noqa: PTH118  (also for millions of rows)
-        try:
-            found = os.stat(place)  # noqa: PTH116
-        except (OSError, ValueError):
-            missing.append(path)
-            continue
-        rows.append(FileRow(identifier, place, label, split, found.st_size, found.st_mtime_ns))
-    if missing:
-        shown = ", ".join(repr(path) for path in missing[:SHOWN])
-        raise InputError(
-            f"manifest {file}: {len(missing)} of {len(paths)} files are missing: {shown}"
-            f"{', ...' if len(missing) > SHOWN else ''}; paths are relative to {file.parent}"
-        )
-    return rows
+def _labels(
+    table: OutsideTable, columns: ManifestColumns, where: str, *, is_named: bool
+) -> tuple[list[str | None], dict[str, list[str | None]]]:
+    """Return the label of each row, and the column of several labels where the manifest has it."""
+    nothing: list[str | None] = [None] * table.n_rows
+    labels = nothing if columns.label is None else outside_column(table.values(columns.label))
+    if columns.several is None:
+        return labels, {}
+    values = table.values(columns.several)
+    names = [
+        None if value is None else value if isinstance(value, list) else split_labels(outside_text(value))
+        for value in values
+    ]
+    only, joined = join_labels(names, f"{where}, column {columns.several!r}")
+    if not is_named:
+        labels = [one if label is None else label for label, one in zip(labels, only, strict=True)]
+    return labels, {LABELS_COLUMN: joined}
+
+
+def _kept(table: OutsideTable, columns: ManifestColumns, remarks: Remarks) -> list[str]:
+    """Return the further columns that are kept beside the images, and remark on those that are not."""
+    others = [name for name in table.names if name not in columns.taken]
+    kept = [name for name in others if name not in RESERVED and table.is_kept(name)]
+    for name in others:
+        if name in RESERVED:
+            remarks.add("column", "with a name of toptune's own", name, advice="rename it")
+        elif name not in kept:
+            remarks.add("column", "of neither text nor whole numbers, not kept", name)
+    if table.n_unnamed:
+        remarks.add("column", "without a name", None, count=table.n_unnamed)
+    if table.separator is not None:
+        remarks.add("table", f"with {table.separator} between its columns", None, is_left_out=False)
+    return kept

@@ -112,8 +112,17 @@ def is_parquet_of_images(file: Path) -> bool | None:
         return None
 
 
-def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
+def open_parquet(files: Sequence[Path], *, whole: Path, label_column: str | None = None) -> ParquetSource:
     """Open Parquet files of one data set; splits are told by file (``train-00000-of-00002``) or folder.
+
+    Parameters
+    ----------
+    files : sequence of path
+        The files.
+    whole : path
+        The folder or file that was given.
+    label_column : str, optional
+        Column of the labels; by default told by its name and type.
 
     Raises
     ------
@@ -126,7 +135,7 @@ def open_parquet(files: Sequence[Path], *, whole: Path) -> ParquetSource:
         try:
             with pq.ParquetFile(file, memory_map=True) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
-                columns = choose_columns(schema, schema_features(schema), file)
+                columns = choose_columns(schema, schema_features(schema), file, label_column=label_column)
                 beside = parquet.read(columns=columns.beside, use_threads=False)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(

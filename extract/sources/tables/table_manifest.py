@@ -92,7 +92,7 @@ def table_remarks(parts: Sequence[TablePart]) -> tuple[Remark, ...]:
     remarks, first = Remarks(), parts[0]
     for name in first.names:
         if name not in (first.columns.image, *first.columns.beside):
-            remarks.add("column", "with neither text nor classes, not kept", name)
+            remarks.add("column", "with neither text nor whole numbers, not kept", name)
     for name in sorted({part.split for part in parts if part.split and part.split.lower() not in SPLITS}):
         remarks.add("split", "other than train, val and test, kept in the ids only", name, is_left_out=False)
     if first.columns.label not in (None, "label"):

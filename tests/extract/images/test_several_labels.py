@@ -25,7 +25,7 @@ def test_text_is_cut_at_bars_and_semicolons() -> None:
 def test_one_label_is_the_label_and_none_is_none() -> None:
     assert join_labels([["a", "b"], ["a"], [], None], "x") == (
         [None, "a", None, None],
-        ["a|b", "a", None, None],
+        ["a|b", "a", "", None],
     )
 
 

@@ -222,7 +222,7 @@ def test_arrays_and_columns_without_use_are_told(tmp_path: Path) -> None:
     pq.write_table(content, tmp_path / "t.parquet")
     source = open_source(tmp_path / "t.parquet")
     assert source.manifest().extra_names == ["kind"]
-    assert said(source) == ["left out: 1 column with neither text nor classes, not kept (score)"]
+    assert said(source) == ["left out: 1 column with neither text nor whole numbers, not kept (score)"]
 
 
 def test_images_of_no_split_are_told_where_a_split_is_asked_for(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import os
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from tiny import draw, encode
 
 from toptune.extract import ImageSource, open_source
+from toptune.extract.images.remarks import remarks_of
 from toptune.extract.images.source import BUILTINS
 from toptune.store import InputError, UnreadableImageError
 
@@ -92,6 +94,21 @@ def test_unicode_forms_are_unified_and_collisions_refused(tmp_path: Path) -> Non
         open_source(tmp_path)
 
 
+def test_class_folders_that_differ_in_blanks_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "train/dog /1.png", "test/cat/2.png")
+    source = open_source(tmp_path)
+    assert rows(source) == [("test/cat/2.png", "cat", "test"), ("train/dog /1.png", "dog", "train")]
+    assert "with blanks around the name, which are taken away ('dog ')" in str(remarks_of(source)[0])
+    put(tmp_path, "test/dog/3.png")
+    with pytest.raises(InputError, match="the class folders 'dog' and 'dog ', which differ in blanks"):
+        open_source(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in (f"{unicodedata.normalize('NFD', 'é')}/1.png", "é/2.png", "é /3.png"):
+            archive.writestr(name, PNG)
+    with pytest.raises(InputError, match="'é' and 'é '"):
+        open_source(tmp_path / "a.zip")
+
+
 def test_undecodable_names_become_escapes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/\xff.png")).write_bytes(PNG)
@@ -147,7 +164,8 @@ def test_parquet_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\np/1.png,a\n", "no column 'path'; its columns are file, label"),
+        ("photo,label\np/1.png,a\n", "no column 'path'; its columns are photo, label.*--path-column"),
+        ("path,note, note\np/1.png,a,b\n", "column 'note' twice"),
         ("path\np/1.png\nmissing.png\nalso.png\n", "2 of 3 files are missing: 'missing.png', 'also.png'"),
         ("path\n", "lists no images"),
         ("path,label\n,a\n", "row 0"),

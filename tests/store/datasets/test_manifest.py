@@ -52,10 +52,9 @@ def test_images_digest_is_of_ids_and_sizes() -> None:
         ({"ids": ["a", "a"]}, "first 'a'"),
         ({"ids": ["a", ""]}, "not empty"),
         ({"ids": ["a", None]}, "not empty"),
-        ({"ids": ["a", "b\udce9"]}, "Unicode"),
         ({"sizes": [1]}, "1 values for 2 images"),
         ({"labels": ["x"]}, "'label' has 1 values"),
-        ({"labels": ["x", 3]}, "'label'"),
+        ({"labels": ["x", ["y"]]}, "'label'.*is a list"),
         ({"extra": {"split": ["a", "b"]}}, "rename"),
     ],
 )

@@ -285,9 +285,10 @@ def test_a_long_chain_of_long_names_is_damage(tmp_path: Path) -> None:
         ({"a.png": PNG, "./a.png": PNG}, "holds './a.png' twice"),
         ({"a.txt": b"x", "b.heic": b"x"}, "hold no images"),
         ({"a.png": PNG, "a.json": b"{"}, "no JSON"),
-        ({"a.png": PNG, "a.json": b'{"label": 0.5}'}, r"label 0\.5"),
+        ({"a.png": PNG, "a.json": b'{"label": {"x": 1}}'}, "label {'x': 1}"),
+        ({"a.png": PNG, "a.json": b'{"label": "a", "label": "b"}'}, "field 'label' twice"),
         ({"a.png": PNG, "a.json": b'{"labels": ["x|y"]}'}, r"'x\|y'"),
-        ({"a.png": PNG, "a.cls": b"\xff"}, "not UTF-8"),
+        ({"a.png": PNG, "a.cls": b"\xff"}, "not text in UTF-8"),
         ({"a.png": PNG, "a.cls": bytes(5000)}, "5000 bytes long"),
     ],
 )

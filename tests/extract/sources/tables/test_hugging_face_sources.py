@@ -57,7 +57,7 @@ def test_labels_of_every_kind(tmp_path: Path, form: str) -> None:
     )  # fmt: skip
     manifest = open_source(save(tmp_path / "d", content, form)).manifest()
     assert manifest.labels == ["bee", None, None]
-    assert manifest.extra_names == ["coarse", "note"]
+    assert manifest.extra_names == ["coarse", "note", "number"]
     assert manifest.column("coarse") == ["x", "y", "x"]
     assert manifest.column("note") == ["a", None, "c"]
 
@@ -73,7 +73,7 @@ def test_several_labels_of_every_version(tmp_path: Path, form: str, wrapping: st
     )  # fmt: skip
     manifest = open_source(save(tmp_path / "d", content, form)).manifest()
     assert manifest.labels == [None, "bee", None]
-    assert manifest.column("labels") == ["ant|bee", "bee", None]
+    assert manifest.column("labels") == ["ant|bee", "bee", ""]
 
 
 @both

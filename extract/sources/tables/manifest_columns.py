@@ -1,0 +1,121 @@
+"""Columns of a manifest are told by their names, or named by the caller."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toptune.errors import InputError
+from toptune.extract.images.remarks import Remarks
+from toptune.store.datasets.manifest import LABELS_COLUMN
+
+# The first of these names that a manifest has is taken, whatever the case and with or without "_", "-" and
+# blanks between the words.
+PATH_NAMES = (
+    *("path", "filepath", "filename", "file", "imagepath", "imagefile", "imagename", "imagefilename"),
+    *("image", "img", "imgpath", "imgname", "picture"),
+)
+LABEL_NAMES = ("label", "class", "classname", "labelname", "classlabel", "category", "categoryname", "target")
+_BETWEEN = re.compile(r"[\s_-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestColumns:
+    """Columns that toptune takes from a manifest, by their names in the file.
+
+    Attributes
+    ----------
+    path : str
+        Column of the images' files.
+    label, several, split, identity : str, optional
+        Columns of one label, of several labels, of the splits and of the ids.
+    """
+
+    path: str
+    label: str | None
+    several: str | None
+    split: str | None
+    identity: str | None
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Names of these columns."""
+        found = (self.path, self.label, self.several, self.split, self.identity)
+        return tuple(name for name in found if name is not None)
+
+
+def choose_manifest_columns(
+    names: Sequence[str],
+    where: str,
+    remarks: Remarks,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+) -> ManifestColumns:
+    """Tell the columns of a manifest apart, and say which are taken under another name than toptune's own.
+
+    Parameters
+    ----------
+    names : sequence of str
+        All columns of the manifest.
+    where : str
+        The manifest, for messages.
+    remarks : Remarks
+        Takes the columns that are taken under other names than toptune's.
+    path_column, label_column : str, optional
+        Columns that the caller names.
+
+    Raises
+    ------
+    InputError
+        If a named column is not there, or no column holds paths.
+    """
+    for option, name in (("--path-column", path_column), ("--label-column", label_column)):
+        if name is not None and name not in names:
+            raise InputError(
+                f"{where} has no column {name!r} for {option}; its columns are {', '.join(names)}"
+            )
+    path = path_column or first_named(names, PATH_NAMES)
+    if path is None:
+        raise InputError(
+            f"{where} has no column 'path'; its columns are {', '.join(names) or 'none'}: name the one of "
+            "the images' files with --path-column"
+        )
+    rest = [name for name in names if name != path]
+    label = label_column or first_named(rest, LABEL_NAMES)
+    several = None if label_column is not None else first_named(rest, (LABELS_COLUMN,))
+    chosen = ManifestColumns(
+        path=path,
+        label=label,
+        several=several,
+        split=first_named(rest, ("split",)),
+        # Earlier toptunes took the ids of `id` alone: other ids would be other images.
+        identity="id" if "id" in rest else None,
+    )
+    for own, name in (
+        ("path", chosen.path),
+        ("label", chosen.label),
+        (LABELS_COLUMN, chosen.several),
+        ("split", chosen.split),
+    ):
+        if name not in (None, own, path_column, label_column):
+            remarks.add("column", f"taken for the {own}", name, is_left_out=False)
+    return chosen
+
+
+def first_named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Return the column with the first of the wanted names, if there is one; exact names go before others.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The columns there are.
+    wanted : sequence of str
+        Names in lower case without blanks, ``_`` and ``-``, the most telling first.
+    """
+    for name in wanted:
+        if name in names:
+            return name
+        found = next((each for each in names if _BETWEEN.sub("", each.casefold()) == name), None)
+        if found is not None:
+            return found
+    return None

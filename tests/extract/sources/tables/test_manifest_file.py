@@ -1,0 +1,199 @@
+"""Manifests as other programs write them: separators, names of columns, types, encodings, missing files."""
+
+import json
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny import draw, encode
+
+from toptune.extract import open_source
+from toptune.extract.images.remarks import remarks_of
+from toptune.store import InputError, Manifest
+
+PNG = encode(draw(0))
+COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("p/1.png", "p/2.png", "q/3.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    return tmp_path
+
+
+def opened(folder: Path, text: str, name: str = "m.csv", encoding: str = "utf-8") -> Manifest:
+    (folder / name).write_bytes(text.encode(encoding))
+    return open_source(folder / name).manifest()
+
+
+def said(file: Path) -> str:
+    return "; ".join(map(str, remarks_of(open_source(file))))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "separator", "remark"),
+    [
+        ("m.csv", ",", ""),
+        ("m.csv", ";", "';' between"),
+        ("m.txt", "\t", "a tab between"),
+        ("m.tsv", "\t", ""),
+    ],
+)
+def test_separators_and_encodings(
+    folder: Path, name: str, separator: str, remark: str, encoding: str
+) -> None:
+    lines = [("path", "label", "site"), ("p/1.png", f" {APART}", '"a;b,c"'), ("p/2.png", "", "x")]
+    manifest = opened(folder, "\r\n".join(map(separator.join, lines)), name, encoding)
+    assert (manifest.ids, manifest.labels) == (["p/1.png", "p/2.png"], [COMPOSED, None])
+    assert manifest.column("site") == ["a;b,c", "x"]
+    assert remark in said(folder / name)
+    assert bool(remark) == bool(said(folder / name))
+
+
+def test_a_line_may_tell_the_separator(folder: Path) -> None:
+    manifest = opened(folder, '"sep=;"\npath;label,x\np/1.png;"a\nb"\n')
+    assert manifest.column("label,x") == ["a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("header", "path", "label"),
+    [
+        ("Path, Label ", "Path", "Label"),
+        ("file_name,Class", "file_name", "Class"),
+        ("Image Path,CATEGORY", "Image Path", "CATEGORY"),
+    ],
+)
+def test_columns_of_other_spellings_are_taken_and_said(
+    folder: Path, header: str, path: str, label: str
+) -> None:
+    manifest = opened(folder, f"{header}\np/1.png,a\np/2.png,b \n")
+    assert manifest.labels == ["a", "b"]
+    assert manifest.extra_names == []
+    assert f"note: 1 column taken for the path ({path})" in said(folder / "m.csv")
+    assert f"note: 1 column taken for the label ({label})" in said(folder / "m.csv")
+
+
+def test_images_without_a_label_are_told_with_the_columns(folder: Path) -> None:
+    assert opened(folder, "path,animal\np/1.png,a\n").labels == [None]
+    assert "1 image without a label, which are all of them; --label-column" in said(folder / "m.csv")
+    assert "animal" in said(folder / "m.csv")
+    assert opened(folder, "path,label\np/1.png,a\n").labels == ["a"]
+    assert not said(folder / "m.csv")
+
+
+def test_named_columns_go_before_others(folder: Path) -> None:
+    file = folder / "m.csv"
+    file.write_text("path, photo,label,kind\nx,p/1.png,a,k\ny,p/2.png,b,\n")
+    source = open_source(file, path_column="photo", label_column=" kind")
+    assert source.manifest().ids == ["p/1.png", "p/2.png"]
+    assert source.manifest().labels == ["k", None]
+    assert source.manifest().column("path") == ["x", "y"]
+    assert "with a name of toptune's own (label)" in "; ".join(map(str, remarks_of(source)))
+    with pytest.raises(InputError, match="no column 'pohto' for --path-column; its columns are path, photo"):
+        open_source(file, path_column="pohto")
+    with pytest.raises(InputError, match="'kind' names a column of a list of images"):
+        open_source(folder / "p", path_column="kind")
+    with pytest.raises(InputError, match="no column 'kind' can be the label; there is no further column"):
+        open_source(folder / "p", label_column="kind")
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.parquet", "m.jsonl"])
+def test_two_columns_of_one_name_are_refused(folder: Path, name: str) -> None:
+    if name == "m.parquet":
+        arrays = [pa.array(["p/1.png"]), pa.array(["x"]), pa.array(["y"])]
+        pq.write_table(pa.Table.from_arrays(arrays, ["path", "note", "note "]), folder / name)
+    elif name == "m.jsonl":
+        (folder / name).write_text('{"path": "p/1.png", "note": 1, "note": 2}\n')
+    else:
+        (folder / name).write_text(
+            "path,note,note\np/1.png,x,y\n".replace(",", "\t" if "tsv" in name else ",")
+        )
+    with pytest.raises(InputError, match="has column 'note' twice"):
+        open_source(folder / name)
+
+
+def test_columns_without_a_name_are_left_out_with_a_word(folder: Path) -> None:
+    assert opened(folder, ",,path,label\n0,0,p/1.png,a\n").extra_names == []
+    assert "left out: 2 columns without a name" in said(folder / "m.csv")
+
+
+def test_json_lines(folder: Path) -> None:
+    lines = [
+        {"file_name": "p/1.png", "label": 3.0, "labels": ["a ", 2], "box": {"x": 1}},
+        {"file_name": "p/2.png", "label": None, "labels": [], "site": " s"},
+        {"file_name": "q/3.PNG", "label": "NA", "site": ""},
+    ]
+    manifest = opened(folder, "\n".join(map(json.dumps, lines)), "metadata.jsonl")
+    assert manifest.labels == ["3", None, "NA"]
+    assert manifest.column("labels") == ["a|2", "", None]
+    assert manifest.column("site") == [None, "s", None]
+    with pytest.raises(InputError, match=r"line 2, is no JSON"):
+        opened(folder, '{"path": "p/1.png"}\n{"path"\n', "bad.jsonl")
+
+
+def test_types_of_parquet(folder: Path) -> None:
+    table = pa.table(
+        {
+            "path": ["p/1.png", "p/2.png", "q/3.PNG"],
+            "label": pa.array([0.0, np.nan, None]),
+            "patient": [7, None, 8],
+            "visit": pa.array([1.0, np.nan, 2.0], pa.float32()),
+            "site": pa.array([f" {APART}", COMPOSED, ""]).dictionary_encode(),
+            "is_sick": [True, False, None],
+            "weight": [0.5, 1.0, 2.0],
+        }
+    )
+    pq.write_table(table, folder / "m.parquet")
+    manifest = open_source(folder / "m.parquet").manifest()
+    assert manifest.labels == ["0", None, None]
+    assert manifest.column("patient") == ["7", None, "8"]
+    assert manifest.column("visit") == ["1", None, "2"]
+    assert manifest.column("site") == [COMPOSED, COMPOSED, None]
+    assert manifest.column("is_sick") == ["True", "False", None]
+    assert "1 column of neither text nor whole numbers, not kept (weight)" in said(folder / "m.parquet")
+
+
+def test_an_empty_cell_among_several_labels_says_that_none_applies(folder: Path) -> None:
+    manifest = opened(folder, "path,labels\np/1.png, a|b \np/2.png,\n")
+    assert manifest.column("labels") == ["a|b", ""]
+    assert manifest.labels == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        (r"p\1.png", r"'p\\1.png' is there as 'p/1.png': a backslash"),
+        ("p/1", "is there as 'p/1.png': write the extension too"),
+        ("q/3", "is there as 'q/3.PNG'"),
+        ("p/1.jpg", "is there as 'p/1.png': correct the extension"),
+        (" p/1.png ", "is there as 'p/1.png': take the blanks"),
+        (r"C:\data\p\2.png", "is there as 'p/2.png': make the paths relative"),
+        ("/home/me/data/p/2.png", "is there as 'p/2.png': make the paths relative"),
+        ("p/9.png", "paths are relative to"),
+    ],
+)
+def test_a_missing_file_is_named_as_it_is_there(folder: Path, path: str, hint: str) -> None:
+    with pytest.raises(InputError) as error:
+        opened(folder, f"path,label\n{path},a\n")
+    assert hint in str(error.value)
+    assert ("is there as" in str(error.value)) == ("is there as" in hint)
+
+
+def test_a_path_that_is_there_twice(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"m\.csv: column 'path' has 'p/1\.png' twice, in rows 0 and 2"):
+        opened(folder, "path,label\np/1.png,a\np/2.png,a\np/1.png,b\n")
+    with pytest.raises(InputError, match="column 'id' has 'x' twice"):
+        opened(folder, "path,id\np/1.png,x\np/2.png,x\n")
+    with pytest.raises(InputError, match="are both 'café' once their Unicode form is unified"):
+        opened(folder, f"path,id\np/1.png,{APART}\np/2.png,{COMPOSED}\n")
+
+
+def test_another_encoding_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"not text in UTF-8 \(byte 0xe9"):
+        opened(folder, "path,label\np/1.png,café\n", encoding="cp1252")
