@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toptune.train import compute_metrics
+from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.writing import write_predictions
 
 CLASSES = ("cat", "dog", "owl")
@@ -40,8 +40,14 @@ def make_run(
     confidence = np.linspace(0.6, 0.99, n_test) if n_test else np.zeros(0)
     probabilities = np.repeat((1 - confidence)[:, None] / (len(classes) - 1), len(classes), axis=1)
     probabilities[np.arange(n_test), codes] = confidence
-    figures = compute_metrics(truth, predicted, probabilities, classes)
-    metrics = figures | {"n_train": 60, "n_skipped": 0, "seconds": {"total": seconds}}
+    answers = Answers.of(codes_of(truth, classes), probabilities)
+    tables = ClassTables.of(answers, classes)
+    tables.write(folder)
+    metrics = (
+        figures_of(answers, tables)
+        | tables.files
+        | {"n_train": 60, "n_skipped": 0, "seconds": {"total": seconds}}
+    )
     metrics |= {"costs": costs} if costs else {}
     own: dict[str, Any] = {"depth": "full"}
     if kind is None:

@@ -31,6 +31,12 @@ MOVED = together(
 @click.option(
     "--weights", type=click.Path(), help="With --data, where the checkpoint is now, if it has moved."
 )
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="Folder to write metrics.json to, with files for the figures of each class and the confusion matrix "
+    "where there are more than 200 classes; it must not exist yet.",
+)
 @DEVICE
 @JSON
 def evaluate(run: str, as_json: bool, **options: Any) -> None:

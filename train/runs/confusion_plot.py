@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import, and most commands draw nothing
     from matplotlib.axes import Axes
@@ -17,12 +18,14 @@ _NAMED_CLASSES = 40
 # The opacity of this color is the share of a class, so that the image suits light and dark pages.
 _SHADE = (0.23, 0.51, 0.80)
 _NAME_LENGTH = 28
+# More cells a side than this would be finer than the dots, and a matrix of 10,000 classes takes 800 MB.
+_MOST_CELLS = 1000
 # In a large matrix every class gets two dots a side, as long as that takes no more than 350 dpi.
 _DPI, _LARGEST_DPI, _DOTS_A_CLASS = 150, 350, 2
 
 
 def save_confusion_image(
-    path: Path, confusion: npt.ArrayLike, classes: Sequence[str], *, title: str = ""
+    path: Path, confusion: npt.ArrayLike | csr_array, classes: Sequence[str], *, title: str = ""
 ) -> None:
     """Write a confusion matrix (n_classes, n_classes), true x predicted, as a PNG; see `draw_confusion`.
 
@@ -45,16 +48,19 @@ def save_confusion_image(
 
 
 def draw_confusion(
-    axes: "Axes", confusion: npt.ArrayLike, names: Sequence[str], *, ink: str = "black"
+    axes: "Axes", confusion: npt.ArrayLike | csr_array, names: Sequence[str], *, ink: str = "black"
 ) -> "AxesImage":
     """Draw a confusion matrix (n_classes, n_classes), true x predicted.
 
     Shades are shares of the true class. Up to 30 classes, cells show counts in the color `ink`. Up to 40
-    classes, the axes show all names; beyond, evenly spread ones.
+    classes, the axes show all names; beyond, evenly spread ones. Beyond 1,000 classes, a cell is the sum of
+    neighboring classes.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    counts, n = np.asarray(confusion, dtype=np.int64), len(names)
+    together = -(-len(names) // _MOST_CELLS)
+    counts, names = _pooled(csr_array(confusion), together), names[::together]
+    n = len(names)
     # Shares of the true class make rare classes as visible as frequent ones; a class without rows has
     # shares of 0.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -72,9 +78,18 @@ def draw_confusion(
                 column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=ink
             )
     axes.spines[:].set_visible(True)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    each = f" (a cell is {together} classes)" if together > 1 else ""
+    axes.set_xlabel(f"predicted class{each}")
+    axes.set_ylabel(f"true class{each}")
     return image
+
+
+def _pooled(confusion: csr_array, together: int) -> npt.NDArray[np.int64]:
+    """Add up the counts of `together` neighboring classes, as a dense matrix."""
+    pairs, n = confusion.tocoo(), -(-confusion.shape[0] // together)
+    counts = np.zeros((n, n), np.int64)
+    np.add.at(counts, (pairs.row // together, pairs.col // together), pairs.data)
+    return counts
 
 
 def confusion_side(n_classes: int) -> float:

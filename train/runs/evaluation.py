@@ -11,6 +11,7 @@ from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
+from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.run import Run, read_labels
 from toptune.train.runs.scoring import score
 
@@ -42,7 +43,8 @@ def evaluate_run(
     -------
     dict
         Content as of ``metrics.json``. ``n_skipped`` counts rows that are left out because the image failed,
-        ``n_unlabelled`` those of another data set that have no label.
+        ``n_unlabelled`` those of another data set that have no label. With more than 200 classes, it holds
+        neither ``per_class`` nor ``confusion_matrix``.
 
     Raises
     ------
@@ -51,6 +53,17 @@ def evaluate_run(
     StoreError
         If the store does not hold what the run needs.
     """
+    return score_stored(run, store=store, dataset=dataset, split=split)[0]
+
+
+def score_stored(
+    run: Run | str | os.PathLike[str],
+    *,
+    store: str | os.PathLike[str] | FeatureStore | None,
+    dataset: str | None,
+    split: str | None,
+) -> tuple[dict[str, Any], ClassTables]:
+    """Do what `evaluate_run` does, and return the tables of the classes beside the metrics."""
     start = time.perf_counter()
     trained = run if isinstance(run, Run) else Run.load(run)
     if split not in (None, *SPLITS):
@@ -88,8 +101,7 @@ def evaluate_run(
         "n_unlabelled": len(asked) - len(rows),
         "seconds": {"total": time.perf_counter() - start},
     }
-    result: dict[str, Any] = json_ready(metrics)
-    return result
+    return json_ready(metrics), scored.tables
 
 
 def _rows_of(manifest: Manifest, split: str | None) -> npt.NDArray[np.int64]:

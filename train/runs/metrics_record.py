@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+from scipy.sparse import csr_array
 
 from toptune.errors import CorruptError
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
+from toptune.train.runs.metrics import ClassTables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +24,11 @@ class RunMetrics:
     accuracy, balanced_accuracy, macro_f1, log_loss, expected_calibration_error : float, optional
         See `toptune.train.compute_metrics`; None without test rows.
     per_class : mapping
-        Figures of each class, in the order of `confusion_matrix`.
+        Figures of each class, in the order of `confusion_matrix`. Empty where there are many classes.
     confusion_matrix : list of list of int
-        Counts, true x predicted.
+        Counts, true x predicted. Empty where there are many classes.
+    per_class_file, confusion_file : str, optional
+        The files beside ``metrics.json`` that hold both where there are many classes; see `tables`.
     n_test, n_train, n_skipped : int
         Rows that tested, that trained, and of failed images. Older runs do not say how many failed.
     seconds : mapping of str to float
@@ -41,9 +45,11 @@ class RunMetrics:
     log_loss: float | None = None
     expected_calibration_error: float | None = None
     per_class: Mapping[str, object] = field(default_factory=dict)
-    # A matrix of a thousand classes has a million counts. numpy checks them when `confusion` is read,
-    # because a check of each count in Python is slow.
+    # Older runs hold a matrix of any size here. numpy checks the counts when `tables` are read, because a
+    # check of each count in Python is slow.
     confusion_matrix: object = ()
+    per_class_file: str | None = None
+    confusion_file: str | None = None
     n_test: int
     n_train: int
     n_skipped: int | None = None
@@ -51,15 +57,30 @@ class RunMetrics:
     costs: Mapping[str, object] = field(default_factory=dict)
     others: Mapping[str, object] = field(default_factory=dict)
 
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, in the order of the confusion matrix."""
-        return list(self.per_class)
+    def tables(self, folder: Path) -> ClassTables:
+        """Read the confusion matrix and the figures of each class of a RUN folder, wherever they are.
 
-    @property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """Counts (n_classes, n_classes), true x predicted."""
-        return np.array(self.confusion_matrix, dtype=np.int64)
+        Raises
+        ------
+        CorruptError
+            If a file is missing or damaged, or the counts are not those of the classes and test rows.
+        """
+        try:
+            if self.confusion_file is None:
+                counts = csr_array(np.array(self.confusion_matrix, dtype=np.int64))
+                tables = ClassTables(classes=list(self.per_class), confusion=counts)
+            else:
+                # The names are fixed: a name in a file must not lead out of the folder.
+                tables = ClassTables.from_files(folder)
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+            raise CorruptError(f"the confusion matrix of run {folder} cannot be read ({error})") from error
+        n, counts = len(tables.classes), tables.confusion
+        if counts.shape != (n, n) or (counts.data < 0).any() or counts.sum() != self.n_test:
+            raise CorruptError(
+                f"the confusion matrix of run {folder} is not that of its {n} classes and {self.n_test} test "
+                "images"
+            )
+        return tables
 
     @property
     def total_seconds(self) -> float:

@@ -9,8 +9,12 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted, named
-from toptune.train.runs.metrics import Figures, compute_metrics
+from toptune.train.runs.metrics import Answers, ClassTables, Codes, Figures, codes_of, figures_of
 from toptune.train.runs.run import Run
+
+# Memory of the probabilities of the rows that are scored at a time. Ten thousand test rows of ten thousand
+# classes would take 800 MB at once, and three times as much while they are made.
+_PROBABILITY_BYTES, _LEAST_ROWS = 32 * 2**20, 256
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,17 @@ class Scored:
         True and predicted classes.
     confidence : ndarray of float64, shape (n,)
         Probability of the predicted class.
+    tables : ClassTables
+        Confusion matrix and figures of each class.
     metrics : Figures
-        What `compute_metrics` makes of the predictions.
+        What `figures_of` makes of the predictions.
     """
 
     rows: npt.NDArray[np.int64]
     labels: Sequence[str]
     predicted: Sequence[str]
     confidence: npt.NDArray[np.float64]
+    tables: ClassTables
     metrics: Figures
 
 
@@ -65,16 +72,25 @@ def score(
             f"{counted(len(strange), 'class')} of the rows to test that the run does not know: "
             f"{named(strange)}; train with rows of them or leave them out of the test split"
         )
-    names = [array.name for array in run.arrays]
-    predicted, probabilities = (
-        # Blocks of no rows have nothing to iterate over, and a run without test rows is a run all the same.
-        run.predict_blocks(cache.blocks(names, rows)) if truth else ((), np.zeros((0, len(run.classes))))
-    )
-    guesses = [str(each) for each in predicted]
+    answers = _answers(run, cache, rows, codes_of(truth, run.classes))
+    tables = ClassTables.of(answers, run.classes)
     return Scored(
         rows=rows,
         labels=truth,
-        predicted=guesses,
-        confidence=probabilities.max(axis=1),
-        metrics=compute_metrics(truth, guesses, probabilities, run.classes),
+        predicted=[run.classes[code] for code in answers.guesses.tolist()],
+        confidence=answers.confidence,
+        tables=tables,
+        metrics=figures_of(answers, tables),
     )
+
+
+def _answers(run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], codes: Codes) -> Answers:
+    """Predict rows of the classes `codes`, so many at a time that the probabilities of all classes fit."""
+    names = [array.name for array in run.arrays]
+    step = max(_LEAST_ROWS, _PROBABILITY_BYTES // (8 * len(run.classes)))
+    parts = []
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        _, probabilities = run.predict_blocks(cache.blocks(names, rows[some]))
+        parts.append(Answers.of(codes[some], probabilities))
+    return Answers.joined(parts)

@@ -138,9 +138,10 @@ def train(
     with phases("test"):
         scored = score(run, features, rows.split.test)
     counts = {"n_train": len(run.train_rows), "n_test": len(run.test_rows), "n_skipped": rows.n_skipped}
+    figures = scored.metrics | scored.tables.files | counts
     seconds = phases.seconds | {"total": phases.elapsed}
     costs = phases.costs() | extraction_costs(features, names)
-    run = replace(run, metrics=json_ready(scored.metrics | counts | {"seconds": seconds, "costs": costs}))
+    run = replace(run, metrics=json_ready(figures | {"seconds": seconds, "costs": costs}))
     with phases("write"), new_run_folder(path) as folder:
         write_run(run, folder, rows.manifest, scored, keep_sums=options.keep_sums)
         if search is not None:

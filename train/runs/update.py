@@ -143,13 +143,17 @@ def update_run(
     with phases("test"):
         # The head has changed, so that all test images are scored again and not only the new ones.
         scored = score(new, after, split.test)
-    metrics = scored.metrics | {
-        "n_train": len(split.train),
-        "n_test": len(split.test),
-        "n_skipped": n_skipped,
-        "seconds": phases.seconds | {"total": phases.elapsed},
-        "costs": phases.costs(),
-    }
+    metrics = (
+        scored.metrics
+        | scored.tables.files
+        | {
+            "n_train": len(split.train),
+            "n_test": len(split.test),
+            "n_skipped": n_skipped,
+            "seconds": phases.seconds | {"total": phases.elapsed},
+            "costs": phases.costs(),
+        }
+    )
     new = replace(new, metrics=json_ready(metrics))
     phases.notify("write")
     with new_run_folder(path) as folder:

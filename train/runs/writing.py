@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from toptune.errors import InputError, StoreError, ToptuneError
 from toptune.store.datasets.manifest import Manifest
 from toptune.train.runs.confusion_plot import save_confusion_image
+from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Scored
@@ -51,7 +52,7 @@ def write_run(
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
     write_json(folder / CONFIG, run.record.to_json())
-    write_json(folder / METRICS, run.metrics)
+    write_metrics(folder, run.metrics, scored.tables)
     write_rows(
         folder / ROWS, train=run.train_rows, test=run.test_rows, images=manifest.table,
         forgotten=forgotten,
@@ -67,7 +68,13 @@ def write_run(
         writer.writeheader()
         writer.writerows(table)
     title = f"{run.head.name} on {run.record.dataset}, {len(run.test_rows)} test images"
-    save_confusion_image(folder / IMAGE, run.metrics["confusion_matrix"], run.classes, title=title)
+    save_confusion_image(folder / IMAGE, scored.tables.confusion, run.classes, title=title)
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, object], tables: ClassTables) -> None:
+    """Write ``metrics.json``, and the files beside it that it names where there are many classes."""
+    tables.write(folder)
+    write_json(folder / METRICS, metrics)
 
 
 def write_rows(

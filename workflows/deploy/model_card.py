@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toptune.train.runs.metrics import ClassTables
+from toptune.train.runs.metrics_record import RunMetrics
 from toptune.workflows.deploy.network import OUTPUTS
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
@@ -112,7 +114,7 @@ def write_card(
         selected=json.dumps(metadata["head"]["selected"], ensure_ascii=False),
         listed=", ".join(map(_code, classes[:_LISTED_CLASSES])),
         n_unlisted=max(0, len(classes) - _LISTED_CLASSES),
-        weakest=_weakest_classes(run.metrics["per_class"]),
+        weakest=_weakest_classes(RunMetrics.from_json(run.metrics).tables(run.folder)),
         config=run.config,
         metrics=run.metrics,
         check=report["check"],
@@ -123,10 +125,10 @@ def write_card(
     card.save(path)
 
 
-def _weakest_classes(per_class: Mapping[str, Mapping[str, float]]) -> str:
+def _weakest_classes(tables: ClassTables) -> str:
     """Name the three classes of the lowest recall, of those that were tested and missed an image."""
-    found = {name: each["recall"] for name, each in per_class.items() if each["support"]}
-    weakest = sorted((recall, name) for name, recall in found.items() if recall < 1)[:3]
+    found = zip(tables.recall.tolist(), tables.classes, tables.support.tolist(), strict=True)
+    weakest = sorted((recall, name) for recall, name, support in found if support and recall < 1)[:3]
     return ", ".join(f"{_code(name)} {recall:.2f}" for recall, name in weakest)
 
 

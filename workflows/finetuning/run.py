@@ -22,7 +22,7 @@ from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
 from toptune.train.runs.confusion_plot import save_confusion_image
-from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.metrics import Answers, ClassTables, figures_of
 from toptune.train.runs.record import (
     CONFIG,
     FINETUNE,
@@ -36,12 +36,19 @@ from toptune.train.runs.record import (
     SplitRecord,
     library_versions,  # fmt: skip
 )
-from toptune.train.runs.writing import new_run_folder, write_json, write_predictions, write_rows
+from toptune.train.runs.writing import (
+    new_run_folder,
+    write_json,
+    write_metrics,
+    write_predictions,
+    write_rows,
+)
 from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
 from toptune.workflows.finetuning.task import FineTuneTask
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
 
 _ADVICE = "fine-tune again"
+_ROWS_AT_ONCE = 1024
 _LIBRARIES = ("toptune", "numpy", "timm", "torch", "torchvision")
 Rows = npt.NDArray[np.int64]
 
@@ -191,11 +198,9 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     """Write all files of a run, or none of them."""
     train = np.union1d(outcome.fitted, outcome.validation)
     classes = list(task.classes)
-    # float64, as the probabilities of heads, with which these are compared image by image.
-    probabilities = softmax(outcome.logits.astype(np.float64), axis=1)
-    truth = [str(task.manifest.labels[row]) for row in outcome.test]
-    predicted = [classes[index] for index in probabilities.argmax(axis=1)]
-    figures = compute_metrics(truth, predicted, probabilities, classes)
+    answers = _answers(outcome.logits, task.targets[outcome.test])
+    tables = ClassTables.of(answers, classes)
+    figures = figures_of(answers, tables) | tables.files
     spent = costs.to_dict()
     seconds = {name: values["wall_seconds"] for name, values in spent["phases"].items()}
     metrics = figures | {
@@ -215,19 +220,32 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     with new_run_folder(folder) as temporary:
         _write_network(temporary, task, outcome.network)
         write_json(temporary / CONFIG, run.record.to_json())
-        write_json(temporary / METRICS, run.metrics)
+        write_metrics(temporary, run.metrics, tables)
         write_rows(
             temporary / ROWS, train=train, test=outcome.test, images=task.manifest.table
         )  # fmt: skip
         write_predictions(
             temporary / PREDICTIONS, rows=outcome.test,
             ids=[task.manifest.ids[row] for row in outcome.test.tolist()],
-            labels=truth, predicted=predicted, confidence=probabilities.max(axis=1),
+            labels=[classes[code] for code in answers.codes.tolist()],
+            predicted=[classes[code] for code in answers.guesses.tolist()], confidence=answers.confidence,
         )  # fmt: skip
         _write_epochs(temporary / SELECTION, outcome)
         title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test images"
-        save_confusion_image(temporary / IMAGE, figures["confusion_matrix"], classes, title=title)
+        save_confusion_image(temporary / IMAGE, tables.confusion, classes, title=title)
     return run
+
+
+def _answers(logits: npt.NDArray[np.float32], codes: Rows) -> Answers:
+    """Turn logits (n, n_classes) of rows of known classes into answers, a part of the rows at a time."""
+    # float64, as the probabilities of heads, with which these are compared image by image.
+    starts = range(0, len(logits), _ROWS_AT_ONCE)
+    parts = (
+        (logits[start : start + _ROWS_AT_ONCE], codes[start : start + _ROWS_AT_ONCE]) for start in starts
+    )
+    return Answers.joined(
+        [Answers.of(some, softmax(each.astype(np.float64), axis=1)) for each, some in parts]
+    )
 
 
 def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:

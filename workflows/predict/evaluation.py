@@ -16,9 +16,10 @@ from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
 from toptune.train.rows.splits import advice_on_several_labels
-from toptune.train.runs.evaluation import evaluate_run
-from toptune.train.runs.metrics import compute_metrics
+from toptune.train.runs.evaluation import score_stored
+from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.record import ROWS, RunRecord
+from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.images import ChosenImages
 
@@ -36,6 +37,7 @@ class EvaluateArguments(TypedDict, total=False):
     device: str
     model: str | None
     weights: str | Path | None
+    out: str | Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,9 @@ class EvaluateOptions:
         Where the backbone runs; only with `data`.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
+    out : path, optional
+        Folder to make, with ``metrics.json`` and, of more than 200 classes, ``per_class.parquet`` and
+        ``confusion.parquet``, which hold what would be too long to return.
 
     Raises
     ------
@@ -71,6 +76,7 @@ class EvaluateOptions:
     device: str = "cpu"
     model: str | None = None
     weights: str | Path | None = None
+    out: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.data is None and (self.model is not None or self.weights is not None):
@@ -114,10 +120,13 @@ def evaluate(
     """
     meter = CostMeter()
     options = options_of(EvaluateOptions, arguments, call="evaluate")
+    out = None if options.out is None else check_out(options.out)
     if options.data is None:
-        metrics = evaluate_run(run, store=options.store, dataset=options.dataset, split=options.split)
+        metrics, tables = score_stored(
+            run, store=options.store, dataset=options.dataset, split=options.split
+        )
     else:
-        metrics = evaluate_images(
+        metrics, tables = _score_images(
             run,
             options.data,
             split=options.split,
@@ -126,7 +135,12 @@ def evaluate(
             weights=options.weights,
             progress=progress,
         )
-    return metrics | {"costs": meter.to_dict()}
+    metrics |= {"costs": meter.to_dict()}
+    if out is None:
+        return metrics
+    with new_run_folder(out) as folder:
+        write_metrics(folder, metrics | tables.files, tables)
+    return metrics | tables.files | {"out": str(out)}
 
 
 def evaluate_images(
@@ -169,6 +183,23 @@ def evaluate_images(
     InputError
         If `data` has no labels, classes that the run does not know, or no image that can be read.
     """
+    metrics, _ = _score_images(
+        run, data, split=split, device=device, model=model, weights=weights, progress=progress
+    )
+    return metrics
+
+
+def _score_images(
+    run: str | Path,
+    data: str | Path,
+    *,
+    split: str | None,
+    device: str,
+    model: str | None,
+    weights: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, Any], ClassTables]:
+    """Do what `evaluate_images` does, and return the tables of the classes beside the metrics."""
     # Labels and classes are compared before the backbone is loaded, which takes the longest.
     known = set(RunRecord.of_folder(Path(run)).classes)
     source = open_source(data, split=None if split == "all" else split)
@@ -188,33 +219,33 @@ def evaluate_images(
     rows = list(truth)
     failed: dict[str, str] = {}
     good: list[int] = []
-    probabilities = []
+    parts = []
     for answers in classifier.answers(ChosenImages(source, rows), len(rows)):
         failed |= {manifest.ids[rows[at]]: reason for at, reason in sorted(answers.failed.items())}
-        good += [rows[at] for at in answers.rows.tolist()]
-        probabilities.append(answers.probabilities)
+        some = [rows[at] for at in answers.rows.tolist()]
+        # Of the probabilities of all classes, a few numbers a row are kept.
+        parts.append(
+            Answers.of(codes_of([truth[row] for row in some], classifier.classes), answers.probabilities)
+        )
+        good += some
         if progress is not None:
             progress(len(good) + len(failed), len(rows))
     if not good:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(f"none of the {len(truth)} images of {data} could be read: {first}")
-    found = np.concatenate(probabilities)
-    metrics = compute_metrics(
-        [truth[row] for row in good],
-        [classifier.classes[best] for best in found.argmax(axis=1).tolist()],
-        found,
-        classifier.classes,
-    )
+    found = Answers.joined(parts)
+    tables = ClassTables.of(found, classifier.classes)
     # Images that the run was trained on flatter it. Ids are all that a run keeps of its images, and another
     # image may have the same id: the number is reported, and no image is left out.
     trained = _trained_ids(classifier.record.folder)
     n_trained = sum(manifest.ids[row] in trained for row in good)
-    return metrics | {
+    counts = {
         "n_failed": len(failed),
         "failed": failed,
         "n_unlabelled": manifest.n_rows - len(truth),
         "n_named_as_trained": n_trained,
     }
+    return {**figures_of(found, tables), **counts}, tables
 
 
 def _trained_ids(run: Path) -> set[str]:
@@ -238,7 +269,13 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
             f"note: {n_trained} of them have the names of images that the run was trained on; if they are "
             "these, the figures flatter it: --split test takes the test images of DATA alone"
         )
-    return "\n".join([*lines, describe_costs(metrics["costs"])])
+    if metrics["n_test"] and "confusion_matrix" not in metrics and "out" not in metrics:
+        lines.append(
+            "note: the classes are too many to list; evaluate --out FOLDER writes the figures of each class "
+            "and the confusion matrix"
+        )
+    lines.append(describe_costs(metrics["costs"]))
+    return "\n".join([*lines, *([f"written to {metrics['out']}"] if "out" in metrics else [])])
 
 
 def _figure(value: float | None) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
+from scipy.sparse import csr_array
 
 from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
 from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
@@ -96,10 +96,10 @@ def look_closely(
 def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
     # A repetition that drew rows of other classes has a confusion matrix of other rows and columns, which
     # cannot be added.
-    runs = [run for run in setting.tested if run.metrics.classes == setting.tested[0].metrics.classes]
-    classes = runs[0].metrics.classes
+    classes = setting.tested[0].tables.classes
+    runs = [run for run in setting.tested if run.tables.classes == classes]
     # Repetitions are added up, because the few mistakes of one run say little about pairs of classes.
-    counts = np.sum([run.metrics.confusion for run in runs], axis=0)
+    counts = sum((run.tables.confusion for run in runs[1:]), start=runs[0].tables.confusion)
     found = [each for run in runs if (each := run.predictions()) is not None]
     told = join_predictions(found) if found else None
     calibration = None if told is None else bin_confidences(told.confidence, told.is_right)
@@ -115,12 +115,12 @@ def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
     )
 
 
-def _most_confused(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> list[Confused]:
+def _most_confused(counts: csr_array, classes: Sequence[str]) -> list[Confused]:
+    pairs, members = counts.tocoo(), counts.sum(axis=1)
     # Right predictions lie on the diagonal and are no confusion.
-    off, members = counts - np.diag(np.diag(counts)), counts.sum(axis=1)
-    order = np.argsort(-off, axis=None, kind="stable")[:N_CONFUSIONS]
-    pairs = zip(*np.unravel_index(order, off.shape), strict=True)
-    found = [(true, other, int(off[true, other])) for true, other in pairs if off[true, other]]
+    off = np.flatnonzero((pairs.row != pairs.col) & (pairs.data > 0))
+    order = off[np.lexsort((pairs.col[off], pairs.row[off], -pairs.data[off]))][:N_CONFUSIONS]
+    found = zip(pairs.row[order].tolist(), pairs.col[order].tolist(), pairs.data[order].tolist(), strict=True)
     return [
         Confused(classes[true], classes[other], count, float(count / members[true]))
         for true, other, count in found
@@ -144,7 +144,7 @@ def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mi
     return list(mistakes.values())
 
 
-def _draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], name: str, dataset: str) -> Markup:
+def _draw_confusion(counts: csr_array, classes: Sequence[str], name: str, dataset: str) -> Markup:
     side = confusion_side(len(classes))
     with drawing(side, side) as (figure, axes):
         image = draw_confusion(axes, counts, [drawable(each, 20) for each in classes], ink=INK)

@@ -11,6 +11,7 @@ from pathlib import Path
 from toptune.errors import CorruptError, InputError
 from toptune.store.files.names import plain_model_name
 from toptune.train.reports.layer_plot import LayerPoint
+from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
 from toptune.workflows.report.run_tables import ADVICE, Predictions, read_layer_search, read_predictions
@@ -20,11 +21,12 @@ MAX_RUNS = 2_000
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One RUN folder: its record and metrics, and the tables beside them."""
+    """One RUN folder: its record and metrics, the tables of its classes, and the tables beside them."""
 
     folder: Path
     record: RunRecord
     metrics: RunMetrics
+    tables: ClassTables
 
     @property
     def is_finetuned(self) -> bool:
@@ -154,7 +156,12 @@ def read_run(folder: Path) -> ReportedRun:
     metrics = RunMetrics.read(folder / METRICS, advice=ADVICE)
     if fault := _fault(record, metrics):
         raise CorruptError(f"run {folder} is damaged: {fault}; {ADVICE}")
-    return ReportedRun(folder, record, metrics)
+    try:
+        tables = metrics.tables(folder)
+    except CorruptError as error:
+        raise CorruptError(f"{error}; {ADVICE}") from error
+    # The matrix is kept once, and sparse: a page may be about hundreds of runs.
+    return ReportedRun(folder, record, replace(metrics, per_class={}, confusion_matrix=()), tables)
 
 
 def _fault(record: RunRecord, metrics: RunMetrics) -> str | None:
@@ -172,12 +179,6 @@ def _fault(record: RunRecord, metrics: RunMetrics) -> str | None:
     total = metrics.seconds.get("total", math.nan)
     if not (math.isfinite(total) and total > 0):
         return "metrics.json holds no seconds"
-    try:
-        counts, n = metrics.confusion, len(metrics.classes)
-    except (TypeError, ValueError):
-        counts, n = None, 0
-    if counts is None or counts.shape != (n, n) or counts.min() < 0 or counts.sum() != metrics.n_test:
-        return "the confusion matrix of metrics.json is not that of its classes"
     return None
 
 

@@ -127,7 +127,7 @@ def result_of(cell: Cell, out: Path) -> Result:
     record = RunRecord.read(cell.folder / CONFIG, advice=_ADVICE)
     return Result(
         cell=cell,
-        # A study may have hundreds of cells, and a confusion matrix of 1000 classes takes 8 MB and more.
+        # A study may have hundreds of cells, and the confusion matrix of an older run takes megabytes.
         metrics=replace(metrics, per_class={}, confusion_matrix=()),
         left_out_accuracy=record.left_out_accuracy,
         bytes_per_picture=None if record.saves is None else record.saves.bytes_per_picture,

@@ -1,10 +1,12 @@
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +16,15 @@ from sklearn import metrics as reference
 
 from toptune.train import compute_metrics
 from toptune.train.runs.confusion_plot import draw_confusion, save_confusion_image
-from toptune.train.runs.metrics import expected_calibration_error
+from toptune.train.runs.metrics import (
+    Answers,
+    ClassTables,
+    codes_of,
+    expected_calibration_error,
+    figures_of,
+)
+from toptune.train.runs.metrics_record import RunMetrics
+from toptune.train.runs.writing import write_metrics
 
 
 def test_figures_are_scikit_learns() -> None:
@@ -30,6 +40,68 @@ def test_figures_are_scikit_learns() -> None:
     assert result["confusion_matrix"] == reference.confusion_matrix(truth, predicted).tolist()
     assert result["per_class"]["b"]["support"] == truth.count("b")
     assert result["n_test"] == 60
+
+
+@pytest.mark.parametrize("n_classes", [200, 201, 700])
+def test_many_classes_lie_beside_the_metrics(n_classes: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(n_classes)
+    classes = [f"class {at}" for at in range(n_classes)]
+    truth = rng.choice(classes[:-1], 900).tolist()
+    probabilities = rng.dirichlet(np.full(n_classes, 0.01), 900)
+    answers = Answers.of(codes_of(truth, classes), probabilities)
+    tables = ClassTables.of(answers, classes)
+    figures = figures_of(answers, tables)
+    predicted = [classes[code] for code in answers.guesses]
+    counts = {"n_train": 1, "seconds": {"total": 1.0}}
+    write_metrics(tmp_path, figures | tables.files | counts, tables)
+    is_listed = n_classes == 200
+    assert ("confusion_matrix" in figures) == ("per_class" in figures) == is_listed
+    assert (tmp_path / "metrics.json").stat().st_size < 400_000
+    assert len([*tmp_path.iterdir()]) == (1 if is_listed else 3)
+    read = RunMetrics.read(tmp_path / "metrics.json", advice="train again").tables(tmp_path)
+    assert list(read.classes) == classes
+    labels = {"labels": classes, "zero_division": 0.0}
+    expected = reference.precision_recall_fscore_support(truth, predicted, **labels)
+    for found, right in zip((read.precision, read.recall, read.f1, read.support), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    matrix = reference.confusion_matrix(truth, predicted, labels=classes)
+    np.testing.assert_array_equal(read.confusion.toarray(), matrix)
+    loss = reference.log_loss(codes_of(truth, classes), probabilities, labels=range(n_classes))
+    assert figures["log_loss"] == pytest.approx(loss, rel=1e-12)
+    if not is_listed:
+        told = pq.read_table(tmp_path / "per_class.parquet").to_pylist()[7]
+        assert (told["class"], told["recall"]) == ("class 7", expected[1][7])
+
+
+def test_ten_thousand_classes_take_little_memory(tmp_path: Path) -> None:
+    classes = [f"class {at}" for at in range(10_000)]
+    codes = np.arange(10_000).repeat(2)
+    guesses, sure = (codes * 7 + 1) % 10_000, np.full(20_000, 0.5)
+    answers = Answers(codes=codes, guesses=guesses, confidence=sure, likelihood=sure)
+    tracemalloc.start()
+    tables = ClassTables.of(answers, classes)
+    write_metrics(tmp_path, {**figures_of(answers, tables), **tables.files}, tables)
+    pooled = draw_confusion(Figure().add_subplot(), tables.confusion, classes).get_array()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pooled is not None
+    assert pooled.shape == (1000, 1000)
+    # A dense matrix takes 800 MB, and as JSON 600 MB.
+    assert peak < 100e6
+    assert (tmp_path / "metrics.json").stat().st_size < 10_000
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1e6
+
+
+def test_a_cell_of_many_classes_is_the_sum_of_neighbors() -> None:
+    counts = np.zeros((1003, 1003), int)
+    counts[0, 0], counts[0, 1], counts[1, 3], counts[1002, 1002] = 3, 1, 4, 5
+    axes = Figure().add_subplot()
+    image = draw_confusion(axes, counts, [f"class {at}" for at in range(1003)])
+    shares = image.get_array()
+    assert shares is not None
+    assert shares.shape == (502, 502)
+    assert (shares[0, 0], shares[0, 1], shares[501, 501]) == (0.5, 0.5, 1)
+    assert axes.get_xlabel() == "predicted class (a cell is 2 classes)"
 
 
 def test_classes_without_test_rows_do_not_count_as_wrong() -> None:

@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from toptune.costs.meter import describe_costs
-from toptune.store import CorruptError, FeatureCache, FormatVersionError, InputError, StoreNotFoundError
+from toptune.store import (
+    CorruptError,
+    FeatureCache,
+    FeatureStore,
+    FormatVersionError,
+    InputError,
+    StoreNotFoundError,
+)
 from toptune.train import HEADS, Run, evaluate_run, train
 
 Build = Callable[..., FeatureCache]
@@ -210,6 +217,38 @@ def test_bad_labels_leave_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     # What labels tell is refused before the first pass over the features.
     assert phases == []
+
+
+def test_many_classes_are_scored_a_part_of_the_rows_at_a_time(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Any]
+) -> None:
+    labels = [f"class {at % 210}" for at in range(840)]
+    build(labels=labels)
+    monkeypatch.setattr("toptune.train.runs.scoring._PROBABILITY_BYTES", 1)
+    monkeypatch.setattr("toptune.train.runs.scoring._LEAST_ROWS", 50)
+    options = OPTIONS | {"head": "ncm", "cv": 2, "test_fraction": 0.5}
+    run = train(tmp_path / "store", out=tmp_path / "run", **options)
+    names = [array.name for array in run.arrays]
+    cache = FeatureStore.open(tmp_path / "store").features("tiny.demo", "pets")
+    whole, _ = run.predict_blocks(cache.blocks(names, run.test_rows))
+    told = pq.read_table(run.folder / "predictions.parquet")
+    assert told["predicted"].to_pylist() == whole.tolist()
+    assert {"per_class.parquet", "confusion.parquet"} <= {path.name for path in run.folder.iterdir()}
+    assert (run.folder / "metrics.json").stat().st_size < 10_000
+    pairs = pq.read_table(run.folder / "confusion.parquet")
+    assert sum(pairs["count"].to_pylist()) == 420
+    # evaluate says that it does not list the classes, and how to get them.
+    code, out, err = run_cli("evaluate", run.folder)
+    assert (code, err) == (0, "")
+    assert "evaluate --out FOLDER writes" in out
+    code, out, _ = run_cli("evaluate", run.folder, "--out", tmp_path / "scored", "--json")
+    assert (code, json.loads(out)["confusion_file"]) == (0, "confusion.parquet")
+    assert pq.read_table(tmp_path / "scored" / "confusion.parquet") == pairs
+    assert (
+        json.loads((tmp_path / "scored" / "metrics.json").read_text())["accuracy"] == run.metrics["accuracy"]
+    )
+    code, _, err = run_cli("evaluate", run.folder, "--out", tmp_path / "scored")
+    assert (code, "exists and is not empty" in err) == (2, True)
 
 
 def test_out_that_exists_is_never_overwritten(build: Build, tmp_path: Path) -> None:

@@ -90,6 +90,22 @@ def test_a_damaged_run_is_named(tmp_path: Path, damage: Callable[[Path], object]
     assert "leave" in str(told.value)
 
 
+def test_damaged_files_of_many_classes_are_named(tmp_path: Path) -> None:
+    classes = [f"class {at}" for at in range(250)]
+    folder = make_run(tmp_path / "run", classes=classes)
+    (run,) = read_runs([folder], progress=NO_PROGRESS)
+    assert run.tables.confusion.sum() == 20
+    whole = (folder / "confusion.parquet").read_bytes()
+    other = make_run(tmp_path / "other", classes=classes, n_test=19)
+    for damaged in ((other / "confusion.parquet").read_bytes(), whole[:100], None):
+        (folder / "confusion.parquet").unlink()
+        if damaged is not None:
+            (folder / "confusion.parquet").write_bytes(damaged)
+        with pytest.raises(CorruptError, match=r"the confusion matrix of run .*run .*leave the run out"):
+            read_runs([folder], progress=NO_PROGRESS)
+        (folder / "confusion.parquet").write_bytes(whole)
+
+
 def test_damaged_tables_are_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     (run,) = read_runs([folder], progress=NO_PROGRESS)
