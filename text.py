@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from io import StringIO
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:  # rich takes a tenth of a second to import, and most commands print no table
+    from rich.table import Table
 
 # Wider than any table, because a terminal wraps lines better than rich folds cells.
 _WIDTH = 1_000_000
@@ -13,6 +13,9 @@ _WIDTH = 1_000_000
 
 def printed_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out rows of cells under a title: names in the first column, numbers in the other columns."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left", no_wrap=True)
@@ -23,6 +26,8 @@ def printed_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
 
 def printed_records(rows: Sequence[Mapping[str, object]]) -> str:
     """Lay out rows under their common keys, without rules; a list is written as its items."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for key in rows[0]:
         table.add_column(key, no_wrap=True, overflow="ignore")
@@ -35,8 +40,10 @@ def _written(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _as_text(table: Table) -> str:
+def _as_text(table: "Table") -> str:
     """Print a table without markup: brackets and colons in names are neither styles nor emoji."""
+    from rich.console import Console
+
     text = StringIO()
     Console(file=text, width=_WIDTH, markup=False, emoji=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -2,18 +2,32 @@
 
 import re
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from toptune.errors import InputError
 from toptune.text import counted
+
+if TYPE_CHECKING:  # a name is checked without torch, whose import takes seconds
+    import torch
 
 _CUDA = re.compile(r"cuda(?::([0-9]+))?\Z")
 # Flags of x86 CPUs that multiply bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
-def resolve_device(device: str) -> torch.device:
+def check_device_name(device: str) -> None:
+    """Refuse what is no name of a device, without torch; whether there is such a device is not looked up.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown.
+    """
+    if device != "cpu" and not _CUDA.match(device):
+        raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N; choose one of them")
+
+
+def resolve_device(device: str) -> "torch.device":
     """Return the torch device of a name: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises
@@ -29,11 +43,12 @@ def resolve_device(device: str) -> torch.device:
     Traceback (most recent call last):
     toptune.errors.InputError: device 'tpu' is none of cpu, cuda, cuda:N; choose one of them
     """
-    if device == "cpu":
-        return torch.device("cpu")
+    check_device_name(device)
+    import torch
+
     match = _CUDA.match(device)
-    if not match:
-        raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N; choose one of them")
+    if match is None:
+        return torch.device(device)
     count = _count_devices()
     if int(match[1] or 0) >= count:
         there = f" or one of cuda:0 to cuda:{count - 1}" if count else ""
@@ -44,7 +59,7 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def device_of(device: str | torch.device | None) -> torch.device:
+def device_of(device: "str | torch.device | None") -> "torch.device":
     """Return the device to compute on, where naming none means the CPU; see `resolve_device`."""
     return resolve_device("cpu" if device is None else str(device))
 
@@ -69,7 +84,7 @@ def list_devices(device: str) -> list[str]:
     return names
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: "torch.device") -> str:
     """Turn ``auto`` into ``bf16`` where the device computes in it, and ``fp32`` elsewhere.
 
     Raises
@@ -82,6 +97,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
+        import torch
+
         # torch by default also counts devices that emulate bf16, where bf16 is slower than fp32.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if has_fast_bf16() else "fp32"
@@ -100,4 +117,6 @@ def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def _count_devices() -> int:
     """Count the CUDA devices that torch can use."""
+    import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict
 
+from toptune.machine.devices import check_device_name
 from toptune.machine.memory import bytes_of
 
 
@@ -39,6 +40,8 @@ class RunLimits:
         # A limit that is no number of bytes is refused here, before any work.
         if self.memory_limit is not None:
             bytes_of(self.memory_limit)
+        if self.device is not None:
+            check_device_name(str(self.device))
 
     @cached_property
     def memory_limit_bytes(self) -> int | None:

@@ -18,6 +18,7 @@ from .feature_files import (
     export_stored as export_stored,
     import_files as import_files,
 )
+from .finetuning.finetune import finetune as finetune
 from .finetuning.options import FineTuneOptions as FineTuneOptions
 from .finetuning.plan import (
     FineTunePlan as FineTunePlan,
@@ -25,7 +26,6 @@ from .finetuning.plan import (
 )
 from .finetuning.progress import finetune_progress as finetune_progress
 from .finetuning.run import FineTunedRun as FineTunedRun
-from .finetuning.session import finetune as finetune
 from .jobs.job_array import choose_shard as choose_shard
 from .jobs.slurm_jobs import (
     SlurmJobs as SlurmJobs,
@@ -45,6 +45,7 @@ from .predict.evaluation import (
     describe_metrics as describe_metrics,
     evaluate as evaluate,
 )
+from .predict.images import find_images as find_images
 from .predict.predictions import (
     Prediction as Prediction,
     write_predictions as write_predictions,

@@ -182,17 +182,14 @@ def finetune(
     Rows are split as train splits them. Stopped at any moment, the same command resumes. The RUN has the
     files that train writes, and the network in the form of timm's local-dir.
     """
-    from toptune.workflows import (
-        finetune as run_finetuning,
-        finetune_progress,
-        plan_finetune,
-        stop_on_signals,
-    )
-
     if dry_run:
+        from toptune.workflows import plan_finetune
+
         plan = plan_finetune(data, model=model, **options)
         show(as_json, plan.to_dict(), str(plan))
         return
+    from toptune.workflows import finetune as run_finetuning, finetune_progress, stop_on_signals
+
     with stop_on_signals(grace, at_hand="the epoch") as stop, finetune_progress() as progress:
         run = run_finetuning(
             data, model=model, out=out, stop=stop, progress=progress, time_limit=time_limit, **options

@@ -94,12 +94,14 @@ def predict(
     PATHS  image files, or folders of images
     """  # noqa: D301
     from toptune.costs.meter import CostMeter
-    from toptune.workflows import Classifier, write_predictions
+    from toptune.workflows import Classifier, find_images, write_predictions
 
     # The meter begins before the backbone is loaded, which is a cost of the command.
     meter, batch_size = CostMeter(), options.pop("batch_size")
+    # Paths without an image are refused before the backbone is loaded, which takes seconds.
+    images = [image for _, image in find_images(paths)]
     classifier = Classifier.load(run, **options)
-    predictions = classifier.predict(paths, batch_size=batch_size)
+    predictions = classifier.predict(images, batch_size=batch_size)
     if as_json:
         rows = [prediction.to_dict(probabilities=probabilities) for prediction in predictions]
         answer = {"classes": classifier.classes, "predictions": rows, "costs": meter.to_dict()}

@@ -91,13 +91,13 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
     Nothing is extracted again. With --update RUN, the command brings a run up to date with its data set
     instead: new images are added, and images that are gone or to be forgotten are subtracted.
     """
-    from toptune.train import train as run_training, update_run
-
     # An update keeps the settings of the run. Only options that were typed can contradict that; defaults and
     # environment variables do not count.
     given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     out = options["out"]
     if "update" in given:
+        from toptune.train import update_run
+
         refuse_options(given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"})
         run = update_run(
             options["update"], out=out, store=root, forget=listed(options["forget"], "ids"),
@@ -108,6 +108,8 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
             raise click.UsageError("--forget needs --update RUN")
         if missing := [f"--{name}" for name in ("dataset", "model") if options[name] is None]:
             raise click.MissingParameter(param_hint=missing, param_type="option", ctx=ctx)
+        from toptune.train import train as run_training
+
         for name in ("update", "forget"):
             del options[name]
         with plans_on_standard_error():

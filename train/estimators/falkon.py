@@ -16,7 +16,8 @@ from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
 from toptune.train.kernels.centers import choose_centers
-from toptune.train.kernels.kernels import KERNELS, Linear, Radial, kernel_of, median_distance
+from toptune.train.kernels.kernels import Linear, Radial, kernel_of, median_distance
+from toptune.train.kernels.names import check_kernel
 from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.falkon_lib import check_library
@@ -249,8 +250,7 @@ class KernelParameters(Protocol):
 def check_kernel_options(estimator: KernelParameters) -> None:
     """Refuse a ``kernel``, ``n_centers`` or ``sigma`` out of range with InputError."""
     kernel, n_centers = estimator.kernel, estimator.n_centers
-    if kernel not in KERNELS:
-        raise InputError(f"kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}")
+    check_kernel(kernel)
     if isinstance(n_centers, bool) or not isinstance(n_centers, Integral) or n_centers < 1:
         raise InputError(f"n_centers is {n_centers!r}; it must be a whole number above 0")
     if kernel == "linear" and estimator.sigma is not None:

@@ -7,13 +7,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import InputError
 from toptune.machine.limits import RunLimits
 from toptune.train.estimators.arguments import Features, Labels, Params
 from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.heads.files import read_description
 from toptune.train.heads.kind import NativeForm
-from toptune.train.heads.kinds import KINDS, kind_of, summed_heads
+from toptune.train.heads.kinds import KINDS, check_head, kind_of
 from toptune.train.heads.native_heads import OwnHead
 from toptune.train.heads.options import HeadOptions
 from toptune.train.heads.sklearn_heads import SklearnHead
@@ -120,16 +119,7 @@ def make_head(
         For an unknown name or parameter; the message lists the valid ones. For solver ``falkon-lib`` where
         FalkonML cannot be imported.
     """
-    kind = kind_of(name)
-    unknown = sorted(set(params or {}) - set(kind.parameters))
-    if unknown:
-        raise InputError(
-            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(kind.parameters) or 'none'}"
-        )
-    if cv is None and not kind.is_summed:
-        raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
-    if dask is not None and not kind.is_summed:
-        raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use {summed_heads()}")
+    kind = check_head(name, params, cv=cv, class_weight=class_weight, dask=dask)
     # A missing library is refused before any feature is read.
     if (params or {}).get("solver") == "falkon-lib":
         check_library(device)

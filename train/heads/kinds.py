@@ -4,6 +4,7 @@ This module imports neither numpy nor torch, so that a command can list the head
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError
@@ -232,6 +233,37 @@ def kind_of(name: str) -> HeadKind:
         f"head {name!r} is unknown; choose one of {', '.join(KINDS)}, {PREFIX}package.Class, "
         "or, in train, auto"
     )
+
+
+def check_head(
+    name: str,
+    params: Mapping[str, Any] | None,
+    *,
+    cv: int | str | None = 5,
+    class_weight: str | None = None,
+    dask: str | None = None,
+) -> HeadKind:
+    """Return the record of a head that can be made with these options; no estimator is imported for it.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or parameter; the message lists the valid ones. For no folds, weights of classes
+        or workers, where the head does not know them.
+    """
+    kind = kind_of(name)
+    unknown = sorted(set(params or {}) - set(kind.parameters))
+    if unknown:
+        raise InputError(
+            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(kind.parameters) or 'none'}"
+        )
+    if cv is None and not kind.is_summed:
+        raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
+    if class_weight is not None and not kind.takes_class_weight:
+        raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
+    if dask is not None and not kind.is_summed:
+        raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use {summed_heads()}")
+    return kind
 
 
 def default_preprocessing(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import CorruptError, InputError
+from toptune.errors import CorruptError
 from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.arguments import Features, Params
 from toptune.train.heads.files import read_arrays, write_arrays, write_description
@@ -35,8 +35,6 @@ class OwnHead(ReportedHead):
         self.kind = kind_of(name)
         self.form = _form_of(self.kind)
         self.params = dict(params)
-        if class_weight is not None and not self.kind.takes_class_weight:
-            raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
         options: dict[str, object] = {
             "cv": cv,
             "random_state": seed,

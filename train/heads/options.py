@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from toptune.errors import InputError
 from toptune.train.heads.kinds import KINDS, default_preprocessing, is_cross_validated
+from toptune.train.kernels.names import check_kernel
 
 AUTO_HEAD = "auto"
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
@@ -79,6 +80,7 @@ class HeadOptions:
 
     def __post_init__(self) -> None:
         self._refuse_without_meaning()
+        check_kernel(self.kernel)
         if self.is_auto:
             self._check_auto()
         elif self.budget is not None:

@@ -80,8 +80,6 @@ class SklearnHead(ReportedHead):
         self.estimator: Any = None
         self._classes: list[str] = []
         self._report: dict[str, Any] = {}
-        if class_weight is not None and not self.kind.takes_class_weight:
-            raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
         if is_path(name):
             # Only an estimator shows whether its class is a classifier, so one is made before rows are read.
             self._make(grid_of(self.form, self.params, np.empty((0, 0)))[0])

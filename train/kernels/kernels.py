@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from toptune.errors import InputError
+from toptune.train.kernels.names import check_kernel
 from toptune.train.numerics.cholesky import panels
 
 # ||x - c||^2 = ||x||^2 + ||c||^2 - 2 <x, c> cancels where x and c are close: a result below this many units
@@ -168,9 +169,6 @@ class Linear:
         return x @ (c.rows if isinstance(c, ReferenceRows) else c).T
 
 
-KERNELS = ("gaussian", "laplacian", "matern12", "matern32", "matern52", "linear")
-
-
 def kernel_of(name: str, sigma: float | None = None) -> Radial | Linear:
     """Return the kernel of a name in `KERNELS`, with a width where it has one.
 
@@ -186,8 +184,7 @@ def kernel_of(name: str, sigma: float | None = None) -> Radial | Linear:
     """
     if name == "linear":
         return Linear()
-    if name not in KERNELS:
-        raise InputError(f"kernel {name!r} is unknown; choose one of {', '.join(KERNELS)}")
+    check_kernel(name)
     if sigma is None:
         raise InputError(f"kernel {name!r} needs a width sigma")
     if name == "gaussian":

@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
-from scipy.linalg.blas import dsyrk
 
 from toptune.errors import NumericalError
 from toptune.machine.memory import check_memory
@@ -102,6 +100,9 @@ def fit_principal_components(
     NumericalError
         If no column varies.
     """
+    # scipy.linalg is imported by fits that need it: other steps are fitted without.
+    from scipy.linalg import eigh
+
     d = rows.n_columns
     check_memory(
         peak_bytes(rows.blocks.shape[1], d),
@@ -146,6 +147,8 @@ def _scatter(rows: FiniteRows) -> tuple[int, Values, Values]:
 
     Blocks are merged as in `moments`; the difference of the means enters as one more row of the block.
     """
+    from scipy.linalg.blas import dsyrk
+
     d = rows.n_columns
     count, mean, scatter = 0, np.zeros(d), np.zeros((d, d), order="F")
     for block in rows.iterate(_BLOCK_BYTES):

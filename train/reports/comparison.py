@@ -13,7 +13,7 @@ from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
-from toptune.train.heads.heads import parameters_of
+from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
 from toptune.train.reports.notes import gather_notes
@@ -85,7 +85,7 @@ def compare_heads(
     options.check_heads(names)
     for name in names:
         if name != AUTO_HEAD:
-            parameters_of(name)  # This refuses an unknown head before the first run.
+            kind_of(name)  # This refuses an unknown head before the first run.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(model, dataset, version=options.dataset_version)
     if options.leak:

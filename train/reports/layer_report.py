@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.phases import Phases
@@ -15,14 +15,16 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.text import printed_table
-from toptune.train.heads.heads import Head, make_head
+from toptune.train.heads.kinds import check_head
 from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
-from toptune.train.layers.search import search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.reports.options import LayerReportArguments, LayerReportOptions
 from toptune.train.rows.chosen_rows import choose_rows, rows_digest
 from toptune.train.runs.writing import check_out, new_run_folder, write_json
+
+if TYPE_CHECKING:  # heads import torch and scikit-learn, which a report that is refused does not need
+    from toptune.train.heads.heads import Head
 
 REPORT, IMAGE = "layers.json", "layers.png"
 _TITLES = {
@@ -134,7 +136,7 @@ def report_layers(
     """
     options, phases = options_of(LayerReportOptions, arguments, call="report_layers"), Phases(progress)
     path = check_out(out)
-    _new_head(options)  # This refuses parameters that the head does not take before any work is done.
+    check_head(options.head, options.params, cv=options.cv, class_weight=options.class_weight)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(model, dataset, version=options.dataset_version)
     features.mark_used()
@@ -142,6 +144,10 @@ def report_layers(
     arrays = choose_arrays(by_depth(features.arrays()), layers, options.pooling)
     failed = features.failed_rows([array.name for array in arrays])
     rows = choose_rows(features.manifest, options.rows, cv=options.cv, failed=failed)
+    # torch and scikit-learn are imported now that names and columns have been checked.
+    from toptune.train.layers.search import search_layers
+
+    _new_head(options)  # This refuses values that the head does not take before any work is done.
     search = search_layers(
         features,
         arrays,
@@ -175,8 +181,10 @@ def report_layers(
     return report
 
 
-def _new_head(options: LayerReportOptions) -> Head:
+def _new_head(options: LayerReportOptions) -> "Head":
     """Make the unfitted head that decides among the short list."""
+    from toptune.train.heads.heads import make_head
+
     return make_head(
         options.head,
         params=options.params,

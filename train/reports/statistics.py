@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 
@@ -64,7 +64,7 @@ def spread_of(values: Sequence[float]) -> Spread:
     deviation = float(np.std(values, ddof=1))
     # The deviation is estimated from few runs, so that Student's t takes the place of the normal
     # distribution: for five runs the factor is 2.78 and not 1.96.
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / np.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * deviation / np.sqrt(n)
     return Spread(mean=mean, deviation=deviation, low=mean - half, high=mean + half, n=n)
 
 
@@ -94,7 +94,7 @@ def corrected_paired_test(
     # The plain paired t-test (ratio 0) takes overlapping runs for independent and finds differences that
     # are not there.
     t = mean / float(np.sqrt((1 / n + ratio) * variance))
-    return PairedTest(difference=mean, t=t, p=float(2 * stats.t.sf(abs(t), n - 1)))
+    return PairedTest(difference=mean, t=t, p=float(2 * stdtr(n - 1, -abs(t))))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -131,5 +131,5 @@ def difference_of_means(first: Sequence[float], second: Sequence[float]) -> Spre
     # Welch's degrees of freedom allow for different variances on the two sides.
     degrees = variances.sum() ** 2 / (variances**2 / (np.array([len(first), len(second)]) - 1)).sum()
     deviation = float(np.sqrt(np.var(first, ddof=1) + np.var(second, ddof=1)))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * float(np.sqrt(variances.sum()))
+    half = float(stdtrit(degrees, (1 + LEVEL) / 2)) * float(np.sqrt(variances.sum()))
     return Spread(mean=mean, deviation=deviation, low=mean - half, high=mean + half, n=n)

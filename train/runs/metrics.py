@@ -262,7 +262,7 @@ def compute_metrics(
         true rows), ``log_loss``, ``expected_calibration_error`` (see
         `expected_calibration_error`), ``n_test``. The first five are None when there is no row. With at most
         200 classes also ``per_class`` (``precision``, ``recall``, ``f1``, ``support``) and
-        ``confusion_matrix``; of more classes, `ClassTables` has both.
+        ``confusion_matrix``; of more classes, a RUN folder holds both as files.
 
     Examples
     --------

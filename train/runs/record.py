@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.datasets.manifest import Manifest
@@ -16,9 +16,11 @@ from toptune.store.features.recipe import IMPORTED
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
-from toptune.train.heads.heads import Head
 from toptune.train.rows.chosen_rows import rows_digest
 from toptune.train.rows.splits import Split
+
+if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record does not need
+    from toptune.train.heads.heads import Head
 
 FORMAT, VERSION, FINETUNE = "toptune-run", 2, "finetune"
 CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
@@ -331,7 +333,7 @@ def trained_record(
     classes: Mapping[str, int],
     options: JsonObject,
     split: SplitRecord,
-    head: Head,
+    head: "Head",
     warnings: Sequence[str],
     layer_search: JsonObject | None = None,
     auto: JsonObject | None = None,
@@ -389,7 +391,7 @@ def library_versions(names: Sequence[str]) -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
-def _selected(head: Head) -> dict[str, object]:
+def _selected(head: "Head") -> dict[str, object]:
     """Give the hyperparameters that a fit chose, by the names that its kind of head reports."""
     report = head.report
     # Heads with a search of their own report what it chose; the others name a few hyperparameters.

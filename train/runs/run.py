@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from toptune.store.features.blocks import Blocks
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
-from toptune.train.heads.heads import Head, load_head
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
@@ -30,6 +29,9 @@ from toptune.train.runs.record import (
     RunRecord,
     Savings,
 )
+
+if TYPE_CHECKING:  # heads import torch and scikit-learn, which a run that is refused does not need
+    from toptune.train.heads.heads import Head
 
 _SHOWN_LAYERS = 8
 _ADVICE = "train again"
@@ -58,7 +60,7 @@ class Run:
     folder: Path
     record: RunRecord
     metrics: dict[str, Any]
-    head: Head
+    head: "Head"
     preprocessing: Preprocessing
     train_rows: npt.NDArray[np.int64]
     test_rows: npt.NDArray[np.int64]
@@ -217,6 +219,8 @@ class Run:
                 "images (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
             )
         rows, roles = _read_rows(path / ROWS)
+        from toptune.train.heads.heads import load_head
+
         run = cls(
             folder=path,
             record=record,

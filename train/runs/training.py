@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -15,22 +15,25 @@ from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
-from toptune.train.heads.heads import Head, new_head, new_trial
-from toptune.train.heads.trials import Trials, try_heads
+from toptune.train.heads.kinds import check_head
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
-from toptune.train.layers.search import search_layers
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
+from toptune.train.rows.grids import grid_of
 from toptune.train.runs.options import TrainArguments, TrainOptions
 from toptune.train.runs.record import RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
+
+if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
+    from toptune.train.heads.heads import Head
+    from toptune.train.heads.trials import Trials
 
 
 def train(
@@ -83,8 +86,8 @@ def train(
     """
     options, phases = options_of(TrainOptions, arguments, call="train"), Phases(progress)
     path = check_out(out)
-    # A parameter or a device that the head does not take is refused here, before any feature is read.
-    head = None if options.head.is_auto else _new_head(options)
+    # Names, columns and sizes are checked before torch and scikit-learn are imported, which takes seconds.
+    _check_head(options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(model, dataset, version=options.dataset_version)
     features.mark_used()
@@ -94,6 +97,8 @@ def train(
     # dishonest.
     rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
     rows.check_tested()
+    # A value or a device that the head does not take is refused here, before any feature is read.
+    head = None if options.head.is_auto else _new_head(options)
     search = None
     if options.layers == AUTO:
         search = _search_layers(features, arrays, rows, options, phases)
@@ -149,7 +154,20 @@ def train(
     return run
 
 
-def _new_head(options: TrainOptions) -> Head:
+def _check_head(options: TrainOptions) -> None:
+    """Refuse a head, parameters and grids that cannot be meant, without importing the head."""
+    head = options.head
+    if not head.is_auto:
+        check_head(
+            head.head, head.head_params, cv=head.cv, class_weight=head.class_weight, dask=options.limits.dask
+        )
+    for name in ("penalty", "sigma"):
+        grid_of(getattr(head, name), name)
+
+
+def _new_head(options: TrainOptions) -> "Head":
+    from toptune.train.heads.heads import new_head
+
     return new_head(options.head, seed=options.rows.seed, limits=options.limits)
 
 
@@ -168,6 +186,8 @@ def _search_layers(
     phases: Phases,
 ) -> LayerSearch:
     """Search for the layers to train on, by cross-validation on the training rows."""
+    from toptune.train.layers.search import search_layers
+
     checks = options.head.head in SHORT_LIST_HEADS
     # The short list is small, and its fits are not summed by dask workers.
     local = replace(options, limits=replace(options.limits, dask=None))
@@ -205,8 +225,11 @@ def _fit_preprocessing(
     return preprocessing, rows.without(np.concatenate([split.train[bad], split.test[bad_test]]))
 
 
-def _try_heads(blocks: PreprocessedBlocks, rows: ChosenRows, options: TrainOptions) -> Trials:
+def _try_heads(blocks: PreprocessedBlocks, rows: ChosenRows, options: TrainOptions) -> "Trials":
     """Fit heads within the budget, and keep the best by cross-validation."""
+    from toptune.train.heads.heads import new_trial
+    from toptune.train.heads.trials import try_heads
+
     cv, groups = options.head.cv, rows.train_groups
     return try_heads(
         blocks,

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,19 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
-from toptune.train.heads.native_heads import OwnHead
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
 from toptune.train.rows.splits import Split, group_keys
 from toptune.train.runs.difference import Difference, find_difference, forgotten_ids, without_failed
-from toptune.train.runs.head_update import Change, updated_head
 from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
-from toptune.train.solvers.saved_sums import FILE as SUMS, SavedSums
+
+if TYPE_CHECKING:  # these import torch and scikit-learn, which an update that is refused does not need
+    from toptune.train.heads.native_heads import OwnHead
+    from toptune.train.runs.head_update import Change
+    from toptune.train.solvers.saved_sums import SavedSums
 
 Rows = npt.NDArray[np.int64]
 
@@ -191,15 +193,17 @@ def _features(
 
 def _changed_head(
     old: Run,
-    head: OwnHead,
-    saved: SavedSums,
+    head: "OwnHead",
+    saved: "SavedSums",
     difference: Difference,
     *,
     before: StoredFeatures,
     after: StoredFeatures,
     device: str | None,
-) -> OwnHead:
+) -> "OwnHead":
     """Give the head of a run with the rows of a difference added and subtracted."""
+    from toptune.train.runs.head_update import updated_head
+
     # Heads without centers, such as `ridge`, have none to lose.
     indices = getattr(head.estimator, "center_indices_", None)
     centers = old.train_rows[[] if indices is None else indices]
@@ -219,8 +223,10 @@ def _changed_head(
     return updated
 
 
-def _change(old: Run, cache: StoredFeatures, rows: Rows) -> Change:
+def _change(old: Run, cache: StoredFeatures, rows: Rows) -> "Change":
     """Give rows of a cache as the head of a run sees them: preprocessed, labeled, with their fold's keys."""
+    from toptune.train.runs.head_update import Change
+
     group_by = old.row_options.group_by
     # A row must enter the same fold now as in training; folds are hashes of ids or groups, so that the key
     # suffices.
@@ -233,7 +239,7 @@ def _change(old: Run, cache: StoredFeatures, rows: Rows) -> Change:
     )
 
 
-def _known_rows(difference: Difference, head: OwnHead, manifest: Manifest) -> tuple[Split, list[str]]:
+def _known_rows(difference: Difference, head: "OwnHead", manifest: Manifest) -> tuple[Split, list[str]]:
     """Give the rows of an updated run, without test rows of classes that have no training row, and notes."""
     classes = set(head.classes)
     is_known = np.array([manifest.labels[row] in classes for row in difference.test.tolist()], bool)
@@ -243,7 +249,7 @@ def _known_rows(difference: Difference, head: OwnHead, manifest: Manifest) -> tu
 
 def _updated_record(
     old: Run,
-    head: OwnHead,
+    head: "OwnHead",
     difference: Difference,
     split: Split,
     after: StoredFeatures,
@@ -284,12 +290,15 @@ def _updated_record(
     )
 
 
-def _saved_head(run: Run) -> tuple[OwnHead, SavedSums]:
+def _saved_head(run: Run) -> "tuple[OwnHead, SavedSums]":
     """Return the head of a run and its sums, or refuse a run that has no sums to add to or subtract from."""
+    from toptune.train.heads.native_heads import OwnHead
+    from toptune.train.solvers.saved_sums import FILE, SavedSums
+
     options = run.record.options
     # Each reason below is a case in which the kept sums cannot follow the data set.
     reason = None
-    if not (run.folder / SUMS).is_file():
+    if not (run.folder / FILE).is_file():
         reason = (
             "it has no sums (only heads falkon by the direct solver and ridge keep them, unless told not to)"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneSpec
+from toptune.machine.devices import check_device_name
 from toptune.options import flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
@@ -217,6 +218,7 @@ class FineTuneOptions:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.depth not in ("full", "head") and self.n_last is None:
             raise InputError(f"depth is {self.depth!r}; it must be full, head, or last:N with N from 1")
+        check_device_name(self.device)
         # The spec checks the options of the backbone when the spec is made.
         BackboneSpec(weights=self.weights, img_size=self.img_size, model_kwargs=self.model_kwargs)
         for name, least in (

@@ -19,6 +19,7 @@ from toptune.options import options_of
 from toptune.store.datasets.samples import even_sample
 from toptune.workflows.finetuning.learner import Learner, n_batches
 from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOptions
+from toptune.workflows.finetuning.rows import TuningRows
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
 
 # Enough steps that one slow step does not decide, few enough that a plan takes seconds.
@@ -140,7 +141,7 @@ def plan_finetune(
         If something given cannot be used, or none of the images that are tried can be read.
     """
     asked = options_of(FineTuneOptions, arguments, call="plan_finetune")
-    task = make_task(data, model=model, options=asked)
+    task = make_task(TuningRows.of(data, asked), model=model, options=asked)
     keep_freed_memory()
     with task.open_loader() as loader:
         learner = task.make_learner(loader)

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +10,17 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
-from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.images.source import ImageSource
-from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.store.datasets.manifest import Manifest
 from toptune.text import named
-from toptune.train.rows.chosen_rows import choose_rows, rows_digest
-from toptune.train.rows.splits import Split, held_out
+from toptune.train.rows.chosen_rows import rows_digest
+from toptune.train.rows.splits import Split
 from toptune.workflows.finetuning.augmentation import Augmentation
 from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import Learner
 from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.finetuning.rows import TuningRows
 from toptune.workflows.finetuning.trained_network import make_network
 
 # A message names this many of the images that failed.
@@ -184,27 +182,19 @@ class FineTuneTask:
             )
 
 
-def make_task(
-    data: str | os.PathLike[str] | ImageSource, *, model: str, options: FineTuneOptions
-) -> FineTuneTask:
-    """Check rows, classes and backbone, without reading an image.
+def make_task(rows: TuningRows, *, model: str, options: FineTuneOptions) -> FineTuneTask:
+    """Find the device and load the backbone; no image is read.
 
     Raises
     ------
     InputError
-        If options, rows or the model cannot be used.
+        If the device or the model cannot be used.
     WeightsError
         If there are no pretrained weights of that name; see `toptune.extract.load_backbone`.
     """
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    source = open_source(data)
-    say_remarks(remarks_of(source), source.name)
-    manifest = source.manifest()
-    # Images that cannot be read show when they are looked at, and are left out or refused then.
-    rows = choose_rows(manifest, options.rows, cv=None).check_tested()
     # The backbone comes last: loading it takes the longest, and may need the network.
-    validation = draw_validation(manifest, rows.split.train, groups=rows.groups, options=options)
     backbone = load_backbone(
         model,
         weights=options.weights,
@@ -213,47 +203,15 @@ def make_task(
         model_kwargs=options.model_kwargs,
     )
     return FineTuneTask(
-        data=absolute_place(data) if isinstance(data, str | os.PathLike) else source.name,
-        source=source,
-        manifest=manifest,
+        data=rows.data,
+        source=rows.source,
+        manifest=rows.manifest,
         model=model,
         backbone=backbone,
         precision=precision,
         split=rows.split,
-        validation=validation,
+        validation=rows.validation,
         classes=rows.classes,
         options=options,
         notes=tuple(rows.notes),
     )
-
-
-def draw_validation(
-    manifest: Manifest, train: Rows, *, groups: Sequence[str], options: FineTuneOptions
-) -> Rows:
-    """Choose the training rows that validate: a share of each class, groups kept together.
-
-    The rule is the one that holds out test rows, `toptune.train.rows.splits.held_out`, applied to the
-    training rows.
-
-    Raises
-    ------
-    InputError
-        If no row could be chosen.
-    """
-    fraction = options.validation_fraction
-    if not fraction:
-        return train[:0]
-    rows = train.tolist()
-    chosen = held_out(
-        [manifest.ids[row] for row in rows],
-        [str(manifest.labels[row]) for row in rows],
-        seed=options.rows.seed,
-        test_fraction=fraction,
-        groups=[groups[row] for row in rows],
-    )
-    if not chosen.any():
-        raise InputError(
-            f"a validation part of {fraction:g} of each class leaves none of the {len(train)} training rows "
-            "to validate on; raise --validation-fraction, group more finely, or give 0 and one rate"
-        )
-    return train[chosen]

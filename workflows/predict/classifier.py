@@ -3,26 +3,30 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from toptune.errors import InputError
-from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageBytes
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
-from toptune.workflows.finetuning.run import FineTunedRun
-from toptune.workflows.predict.finetuned_network import FineTunedNetwork
-from toptune.workflows.predict.frozen_network import FrozenNetwork
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
 from toptune.workflows.predict.predictions import Answers, Prediction
+
+if TYPE_CHECKING:  # networks import torch and timm, which a folder that is no run does not need
+    import torch
+
+    from toptune.extract.backbone.backbone import Backbone
+    from toptune.workflows.finetuning.run import FineTunedRun
+    from toptune.workflows.predict.finetuned_network import FineTunedNetwork
+    from toptune.workflows.predict.frozen_network import FrozenNetwork
 
 # Images of this many batches are handed to the reader together: enough that its threads seldom wait at the
 # end of a window, few enough that encoded images stay a small part of memory.
 _WINDOW_BATCHES = 8
-Network = FrozenNetwork | FineTunedNetwork
+Network: TypeAlias = "FrozenNetwork | FineTunedNetwork"
 
 
 class Classifier:
@@ -86,23 +90,27 @@ class Classifier:
         folder = Path(run)
         # The record is read once, and tells which of the two kinds of run the folder holds.
         record = RunRecord.of_folder(folder)
-        if not record.is_finetuned:
-            head = Run.of_record(folder, record)
-            return cls(FrozenNetwork.of_run(head, device=device, model=model, weights=weights))
-        if model is not None or weights is not None:
+        if record.is_finetuned and (model is not None or weights is not None):
             raise InputError(
                 f"{run} holds its whole network; --model and --weights say where a frozen backbone "
                 "is, leave them out"
             )
+        from toptune.workflows.finetuning.run import FineTunedRun
+        from toptune.workflows.predict.finetuned_network import FineTunedNetwork
+        from toptune.workflows.predict.frozen_network import FrozenNetwork
+
+        if not record.is_finetuned:
+            head = Run.of_record(folder, record)
+            return cls(FrozenNetwork.of_run(head, device=device, model=model, weights=weights))
         return cls(FineTunedNetwork.of_run(FineTunedRun.of_record(folder, record), device=device))
 
     @property
-    def backbone(self) -> Backbone:
+    def backbone(self) -> "Backbone":
         """The backbone of the run's recipe, or the fine-tuned network."""
         return self.network.backbone
 
     @property
-    def record(self) -> Run | FineTunedRun:
+    def record(self) -> "Run | FineTunedRun":
         """The RUN folder, which says what was trained on what, and holds the metrics."""
         return self.network.record
 
@@ -202,11 +210,11 @@ class Classifier:
             )
         return [found[row] for row in sorted(found)]
 
-    def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
+    def probabilities(self, batch: "torch.Tensor") -> npt.NDArray[np.float64]:
         """Return the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made."""
         return self.network.probabilities(batch)
 
-    def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
+    def features(self, batch: "torch.Tensor") -> npt.NDArray[np.float32]:
         """Compute the features of transformed images, rounded as the store rounds them.
 
         Parameters
@@ -226,8 +234,10 @@ class Classifier:
         """
         return self._frozen("features").features(batch)
 
-    def _frozen(self, what: str) -> FrozenNetwork:
+    def _frozen(self, what: str) -> "FrozenNetwork":
         """Return the frozen network, or refuse `what` of a fine-tuned one."""
+        from toptune.workflows.predict.frozen_network import FrozenNetwork
+
         if isinstance(self.network, FrozenNetwork):
             return self.network
         raise InputError(

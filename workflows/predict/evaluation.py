@@ -122,9 +122,7 @@ def evaluate(
     options = options_of(EvaluateOptions, arguments, call="evaluate")
     out = None if options.out is None else check_out(options.out)
     if options.data is None:
-        metrics, tables = score_stored(
-            run, store=options.store, dataset=options.dataset, split=options.split
-        )
+        metrics, tables = score_stored(run, store=options.store, dataset=options.dataset, split=options.split)
     else:
         metrics, tables = _score_images(
             run,
@@ -223,7 +221,7 @@ def _score_images(
     for answers in classifier.answers(ChosenImages(source, rows), len(rows)):
         failed |= {manifest.ids[rows[at]]: reason for at, reason in sorted(answers.failed.items())}
         some = [rows[at] for at in answers.rows.tolist()]
-        # Of the probabilities of all classes, a few numbers a row are kept.
+        # A few numbers a row are kept, because the probabilities of many classes would fill the memory.
         parts.append(
             Answers.of(codes_of([truth[row] for row in some], classifier.classes), answers.probabilities)
         )

@@ -8,8 +8,8 @@ from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
 from toptune.options import option_names, options_of
-from toptune.train.heads.heads import make_head
 from toptune.train.heads.kind import PREFIX, is_path
+from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.heads.skops_files import check_trusted
 from toptune.train.runs.options import TrainOptions
@@ -89,7 +89,13 @@ def _check_head(options: Keywords, path: Path) -> None:
         # A study file is data: what it names is imported under the same rule as what a RUN folder names.
         check_trusted(head.removeprefix(PREFIX), path)
     if head != AUTO_HEAD:
-        make_head(head, **{name: options[name] for name in _OF_HEADS if name in options})
+        given = {name: options[name] for name in _OF_HEADS if name in options}
+        check_head(head, given.pop("params", None), **given)
+        if is_path(head):
+            # Only an estimator shows whether its class is a classifier.
+            from toptune.train.heads.heads import make_head
+
+            make_head(head, params=params, **given)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from toptune.machine.dask_cluster import each_finished, open_client
 from toptune.text import counted
 from toptune.train.reports.notes import Notes, gather_notes
 from toptune.train.runs.training import train
-from toptune.workflows.finetuning.session import finetune
+from toptune.workflows.finetuning.finetune import finetune
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.checks import check_places
 from toptune.workflows.study.file import Keywords, Study, read_study

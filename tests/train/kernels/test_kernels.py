@@ -6,12 +6,12 @@ from sklearn.metrics import pairwise
 
 from toptune.store import InputError
 from toptune.train.kernels.kernels import (
-    KERNELS,
     kernel_blocks,
     kernel_of,
     median_distance,
     squared_distances,
 )
+from toptune.train.kernels.names import KERNELS
 
 SIGMA = 2.3
 

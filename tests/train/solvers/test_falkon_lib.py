@@ -18,7 +18,8 @@ from torch import Tensor
 from toptune.store import ArrayBlocks, FeatureCache, InputError, NumericalError
 from toptune.train import FalkonClassifier, Run, train
 from toptune.train.heads.heads import make_head
-from toptune.train.kernels.kernels import KERNELS, Linear, Radial, kernel_of
+from toptune.train.kernels.kernels import Linear, Radial, kernel_of
+from toptune.train.kernels.names import KERNELS
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.falkon_lib import library_kernel, solve_library
 from toptune.train.solvers.solver_choice import Sizes, choose_solver

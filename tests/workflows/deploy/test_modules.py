@@ -10,7 +10,7 @@ from sklearn.datasets import make_classification
 
 from toptune.store import ArrayBlocks, InputError
 from toptune.train import HEADS, Preprocessing, fit_preprocessing, make_head
-from toptune.train.kernels.kernels import KERNELS
+from toptune.train.kernels.names import KERNELS
 from toptune.train.preprocessing.files import _TYPES
 from toptune.workflows.deploy.head_modules import HeadModule, check_exportable, exportable_heads
 from toptune.workflows.deploy.preprocessing_modules import STEP_MODULES, PreprocessingModule

@@ -27,7 +27,8 @@ from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import cosine_schedule, epoch_batches
 from toptune.workflows.finetuning.progress import ProgressReport, finetune_progress
 from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over, search_warnings
-from toptune.workflows.finetuning.task import draw_validation, make_task
+from toptune.workflows.finetuning.rows import TuningRows, draw_validation
+from toptune.workflows.finetuning.task import make_task
 from toptune.workflows.finetuning.trained_network import TrainedNetwork, make_network
 
 CONFIG = {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
@@ -315,13 +316,15 @@ def test_pretrained_weights_are_never_replaced_by_random_ones(tmp_path: Path, im
     folder = save_model(tmp_path / "tiny.net", seed=1)
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="weights"):
-        make_task(images, model=f"local-dir:{folder}", options=FineTuneOptions())
+        make_task(
+            TuningRows.of(images, FineTuneOptions()), model=f"local-dir:{folder}", options=FineTuneOptions()
+        )
 
 
 def test_weights_of_a_checkpoint_are_taken(tmp_path: Path, images: Path) -> None:
     folder = save_model(tmp_path / "tiny.net", seed=1)
     options = FineTuneOptions(weights=str(folder / "model.safetensors"), img_size=32)
-    task = make_task(images, model="test_efficientnet", options=options)
+    task = make_task(TuningRows.of(images, options), model="test_efficientnet", options=options)
     own = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     for name, value in task.backbone.model.state_dict().items():
         assert torch.equal(value, own[name])
