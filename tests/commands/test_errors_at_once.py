@@ -9,6 +9,7 @@ from made_runs import make_run
 from shapes import save_shapes
 from small_store import write_all
 
+STORED_RUN = Path(__file__).parents[1] / "stored" / "runs" / "ridge"
 # What a message about a name, a column or a folder has no need of.
 HEAVY = ("torch", "sklearn", "scipy.stats", "scipy.optimize", "matplotlib", "timm", "dask", "distributed")
 # Every command runs in one process, because a process each would cost half a second each.
@@ -58,7 +59,7 @@ def test_typos_are_answered_without_torch(tmp_path: Path) -> None:
     ):
         commands += [[*tune, str(photos), *option]]
     commands += [["evaluate", str(photos)], ["evaluate", str(run), "--dataset", "a", "--data", "b"]]
-    commands += [["evaluate", str(run), "--out", str(photos)], ["evaluate", str(run), "--data", "phtos"]]
+    commands += [["evaluate", str(run), "--out", str(photos)], ["evaluate", str(STORED_RUN), "--data", "phtos"]]
     commands += [["predict", str(photos), str(photos)], ["predict", str(run), str(tmp_path / "empty")]]
     commands += [["study", str(tmp_path / "study.yaml")]]
     commands += [["compare", *stored[1:], "--heads", "rigde,lda", *new]]
