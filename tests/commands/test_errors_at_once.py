@@ -59,7 +59,8 @@ def test_typos_are_answered_without_torch(tmp_path: Path) -> None:
     ):
         commands += [[*tune, str(photos), *option]]
     commands += [["evaluate", str(photos)], ["evaluate", str(run), "--dataset", "a", "--data", "b"]]
-    commands += [["evaluate", str(run), "--out", str(photos)], ["evaluate", str(STORED_RUN), "--data", "phtos"]]
+    commands += [["evaluate", str(run), "--out", str(photos)]]
+    commands += [["evaluate", str(STORED_RUN), "--data", "phtos"]]
     commands += [["predict", str(photos), str(photos)], ["predict", str(run), str(tmp_path / "empty")]]
     commands += [["study", str(tmp_path / "study.yaml")]]
     commands += [["compare", *stored[1:], "--heads", "rigde,lda", *new]]
