@@ -24,9 +24,21 @@ from pathlib import Path
 
 
 class ToptuneError(Exception):
-    """Root of the tree; the command line exits with ``exit_code``."""
+    """Root of the tree; the command line exits with ``exit_code``.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, the value, the limit and the next step.
+    option : str, optional
+        Keyword whose value is at fault, so that the command line can show the message as that of its option.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class InputError(ToptuneError, ValueError):
@@ -52,6 +64,8 @@ class StoreError(ToptuneError, OSError):
         What was wrong, the value, the limit and the next step; names the file once.
     path : Path, optional
         File or folder at fault, where there is one.
+    option : str, optional
+        Keyword whose value is at fault.
 
     Attributes
     ----------
@@ -60,8 +74,8 @@ class StoreError(ToptuneError, OSError):
         because Python would add it to the message.
     """
 
-    def __init__(self, message: str, path: Path | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, path: Path | None = None, *, option: str | None = None) -> None:
+        super().__init__(message, option=option)
         self.path = path
 
 

@@ -36,6 +36,32 @@ def printed_records(rows: Sequence[Mapping[str, object]]) -> str:
     return _as_text(table)
 
 
+def printed_facts(facts: Mapping[str, object], *, indent: str = "") -> str:
+    """Lay out nested values with a name on each line; what a value holds is indented below its name.
+
+    Examples
+    --------
+    >>> print(printed_facts({"rows": 3, "recipe": {"model": "vit", "sizes": [1, 2]}, "failed": {}}))
+    rows: 3
+    recipe:
+      model: vit
+      sizes: 1 2
+    failed: none
+    """
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            lines += [f"{indent}{name}:", printed_facts(value, indent=f"{indent}  ")]
+        elif isinstance(value, list | tuple) and value and all(isinstance(each, Mapping) for each in value):
+            # A dash before the first value of an entry tells the entries of a list apart.
+            entries = [printed_facts(each, indent=f"{indent}    ").lstrip() for each in value]
+            lines += [f"{indent}{name}:", *(f"{indent}  - {entry}" for entry in entries)]
+        else:
+            is_empty = value is None or value in ("", [], (), {})
+            lines.append(f"{indent}{name}: {'none' if is_empty else _written(value)}")
+    return "\n".join(lines)
+
+
 def _written(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 

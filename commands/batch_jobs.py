@@ -93,7 +93,7 @@ def jobs_slurm(
     extract that make sense in a job; --train has the options of training. Sizes follow from the plan, which
     is printed. Nothing is submitted without --submit.
     """
-    from toptune.options import option_names
+    from toptune.options import option_names, options_of
     from toptune.workflows import SlurmOptions, check_sbatch, submit_slurm_jobs, write_slurm_jobs
 
     if len(models) > 1:
@@ -103,13 +103,14 @@ def jobs_slurm(
     if submit:
         check_sbatch()
     words = shlex.split(training)
+    own = {name: options.pop(name) for name in option_names(SlurmOptions) if name in options}
+    own["train_arguments"] = None if no_train else words
+    options_of(SlurmOptions, own, call="slurm")  # What the jobs decide is refused before it is parsed.
     if not no_train:
         # The arguments go through the parser of `toptune train` now, or a typing error would show only on the
         # cluster, after the extraction.
         fixed = ["--store", root, "--dataset", "x", "--model", model, "--out", "x"]
         train.make_context("train", [*fixed, *words], parent=ctx)
-    own = {name: options.pop(name) for name in option_names(SlurmOptions) if name in options}
-    own["train_arguments"] = None if no_train else words
     done = write_slurm_jobs(data, model=model, store=root, options=options, **own)
     done = submit_slurm_jobs(done) if submit else done
     show(as_json, done.to_dict(), str(done))

@@ -7,10 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import NumericalError
+from toptune.text import counted
 
 # Relative error above which a precision is refused; the cosine is then about 0.995. Most networks move by
 # 0.002 to 0.02 in bf16.
 MAX_RELATIVE_ERROR = 0.1
+# Relative error above which a user is told: more than most networks move.
+LARGE_RELATIVE_ERROR = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,20 @@ def find_excess(deviations: Mapping[str, Deviation], precision: str) -> str | No
         f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
         f"of images (least cosine {wrong[name].cosine:.4f}), more than the limit of "
         f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers"
+    )
+
+
+def find_large(deviations: Mapping[str, Deviation], precision: str) -> str | None:
+    """Say in words that a precision moves features further than most networks move; None if it does not."""
+    large = {name: each for name, each in deviations.items() if each.relative_error > LARGE_RELATIVE_ERROR}
+    if not large:
+        return None
+    name = max(large, key=lambda name: large[name].relative_error)
+    others = f", and {counted(len(large) - 1, 'other layer')} by more than 2 %" if len(large) > 1 else ""
+    return (
+        f"precision {precision} moves {name} by {large[name].relative_error:.1%} of its norm in a sample of "
+        f"images (least cosine {large[name].cosine:.4f}){others}; --precision fp32 is exact, and "
+        "slower"
     )
 
 

@@ -15,7 +15,13 @@ from toptune.extract.backbone.folding import FOLDED
 from toptune.extract.backbone.spec import BackboneArguments
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
-from toptune.extract.deviation import Deviation, find_excess, measure_deviations, refuse_deviations
+from toptune.extract.deviation import (
+    Deviation,
+    find_excess,
+    find_large,
+    measure_deviations,
+    refuse_deviations,
+)
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import open_reader
 from toptune.extract.pipeline.transfers import FLOAT16_LARGEST
@@ -138,11 +144,18 @@ def _look_around(request: ExtractRequest, backbone: Backbone) -> _Look:
     if may_choose and recipe.precision != "fp32":
         excess = find_excess(look.deviations, recipe.arithmetic)
         if excess is None:
+            _tell_large(look)
             return look
         logger.warning("precision auto takes fp32: %s", excess)
         look = _look(request, _load(request, precision="fp32"))
     refuse_deviations(look.deviations, look.backbone.recipe.arithmetic)
+    _tell_large(look)
     return look
+
+
+def _tell_large(look: _Look) -> None:
+    if large := find_large(look.deviations, look.backbone.recipe.arithmetic):
+        logger.warning("%s", large)
 
 
 def _look(request: ExtractRequest, backbone: Backbone) -> _Look:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toptune.errors import InputError
+from toptune.options import check_choice, choices
 from toptune.text import counted
 
 if TYPE_CHECKING:  # a name is checked without torch, whose import takes seconds
     import torch
 
 _CUDA = re.compile(r"cuda(?::([0-9]+))?\Z")
+DEVICES = ("cpu", "cuda")
 # Flags of x86 CPUs that multiply bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -24,7 +26,9 @@ def check_device_name(device: str) -> None:
         If the name is unknown.
     """
     if device != "cpu" and not _CUDA.match(device):
-        raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N; choose one of them")
+        raise InputError(
+            f"device {device!r} is unknown; {choices(device, DEVICES)} or cuda:N", option="device"
+        )
 
 
 def resolve_device(device: str) -> "torch.device":
@@ -41,7 +45,7 @@ def resolve_device(device: str) -> "torch.device":
     device(type='cpu')
     >>> resolve_device("tpu")
     Traceback (most recent call last):
-    toptune.errors.InputError: device 'tpu' is none of cpu, cuda, cuda:N; choose one of them
+    toptune.errors.InputError: device 'tpu' is unknown; did you mean 'cpu'? Choose one of cpu, cuda or cuda:N
     """
     check_device_name(device)
     import torch
@@ -54,7 +58,8 @@ def resolve_device(device: str) -> "torch.device":
         there = f" or one of cuda:0 to cuda:{count - 1}" if count else ""
         raise InputError(
             f"device {device!r} is not there: torch sees {counted(count, 'CUDA device')}; use "
-            f"--device cpu{there}"
+            f"--device cpu{there}",
+            option="device",
         )
     return torch.device(device)
 
@@ -92,8 +97,7 @@ def resolve_precision(precision: str, device: "torch.device") -> str:
     InputError
         If the name is unknown.
     """
-    if precision not in ("fp32", "bf16", "auto"):
-        raise InputError(f"precision {precision!r} is none of fp32, bf16, auto")
+    check_choice(precision, ("fp32", "bf16", "auto"), option="precision")
     if precision != "auto":
         return precision
     if device.type == "cuda":

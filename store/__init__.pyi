@@ -54,6 +54,7 @@ from .features.image_digests import (
 from .features.listing import (
     CacheSummary as CacheSummary,
     describe as describe,
+    only_features as only_features,
     stored_features as stored_features,
     summarize as summarize,
 )
@@ -70,6 +71,7 @@ from .upkeep.garbage import (
 from .upkeep.removal import (
     Removal as Removal,
     plan_removal as plan_removal,
+    plan_removals as plan_removals,
     remove as remove,
     remove_arrays as remove_arrays,
 )

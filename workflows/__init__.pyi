@@ -48,6 +48,8 @@ from .predict.evaluation import (
 from .predict.images import find_images as find_images
 from .predict.predictions import (
     Prediction as Prediction,
+    check_predictions_file as check_predictions_file,
+    save_predictions as save_predictions,
     write_predictions as write_predictions,
 )
 from .report.page import (

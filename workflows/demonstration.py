@@ -11,6 +11,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.extraction import extract
 from toptune.extract.sources.opening import open_source
+from toptune.store.files.names import check_folder_name
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import train
 from toptune.workflows.predict.classifier import Classifier
@@ -104,6 +105,7 @@ def demo(out: str | Path = "toptune-demo", *, report: Callable[[str], None] | No
     InputError
         If `out` holds something else.
     """
+    check_folder_name(out, option="out")
     folder = Path(out)
     prepare_folder(folder)
     steps = plan_demo()

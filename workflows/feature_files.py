@@ -14,7 +14,7 @@ from toptune.errors import InputError
 from toptune.extract.images.remarks import Remarks, say_remarks
 from toptune.extract.images.source import split_names
 from toptune.extract.sources.tables.manifest_columns import LABEL_NAMES, first_named
-from toptune.options import options_of
+from toptune.options import choices, options_of
 from toptune.store.datasets.outside_text import outside_column
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
@@ -159,7 +159,7 @@ def _matrices(
     matrices = {name: values for name, values in found.items() if len(values.shape) == 2}
     for name in arrays or ():
         if name not in matrices:
-            raise InputError(f"no matrix is called {name!r}; there are: {', '.join(matrices) or 'none'}")
+            raise InputError(f"no matrix is called {name!r}; {choices(name, matrices)}", option="arrays")
     if not matrices:
         shapes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in found.items()) or "no arrays"
         raise InputError(f"no array of rows x features in {', '.join(map(str, files))}, which hold {shapes}")
@@ -273,13 +273,13 @@ def export_stored(
     layers: str | None = None,
     pooling: str | None = None,
     split: str | None = None,
-    format: str = "npy",  # noqa: A002
+    format: str | None = None,  # noqa: A002
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, Any]:
     """Export stored layers, chosen as for training; see `toptune.store.export_features`."""
     cache = FeatureStore.open(store).features(model, dataset)
     names = [spec.name for spec in choose_arrays(cache.arrays(), layers, pooling)]
-    return export_features(cache, Path(out), format=format, names=names, split=split, progress=progress)
+    return export_features(cache, out, format=format, names=names, split=split, progress=progress)
 
 
 def _open(path: Path, held_bytes: int, remarks: Remarks) -> dict[str, Matrix]:

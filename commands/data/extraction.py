@@ -15,7 +15,7 @@ from toptune.commands.options.common import (
     WEIGHTS,
     stop_options,
 )
-from toptune.commands.options.help import Command, examples
+from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
 from toptune.commands.options.printing import report_failures, show
 
@@ -68,7 +68,7 @@ from toptune.commands.options.printing import report_failures, show
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "auto"]),
+    type=Choice(["fp32", "bf16", "auto"]),
     default="auto",
     show_default=True,
     help="Arithmetic of the forward pass; auto is bf16 where the hardware multiplies it.",
@@ -94,7 +94,7 @@ from toptune.commands.options.printing import report_failures, show
 )
 @click.option(
     "--decode",
-    type=click.Choice(["exact", "draft"]),
+    type=Choice(["exact", "draft"]),
     default="exact",
     show_default=True,
     help="How JPEGs are decoded; draft decodes large ones at a fraction of their size.",
@@ -108,12 +108,12 @@ from toptune.commands.options.printing import report_failures, show
 @stop_options(before="a unit", at_hand="the unit")
 @click.option(
     "--dtype",
-    type=click.Choice(["auto", "float16", "float32"]),
+    type=Choice(["auto", "float16", "float32"]),
     default="auto",
     show_default=True,
     help="Stored type; auto is float16 unless values of a sample are too large for it.",
 )
-@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format of a new cache; by default zarr.")
+@click.option("--format", type=Choice(["zarr", "hdf5"]), help="Format of a new cache; by default zarr.")
 @click.option(
     "--max-pixels", type=click.IntRange(1), help="Record larger images as failed; by default 178956970."
 )

@@ -3,14 +3,37 @@
 Names in capitals are decorators. A function makes a decorator whose help has the words of a command.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from toptune.commands.options.parsing import parse_object, parse_seconds
+from toptune.store.files.folder_kinds import RUN_FILE, no_run
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class RunFolder(click.Path):
+    """The folder of a run; another folder is refused at once, with the runs that are near it."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path if a run lies there."""
+        path = Path(value)
+        try:
+            is_run = (path / RUN_FILE).is_file()
+        except OSError:
+            is_run = True  # Whoever reads the run says what the system refuses.
+        if not is_run:
+            self.fail(no_run(path), param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def together(*options: Decorator) -> Decorator:

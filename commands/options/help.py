@@ -1,9 +1,14 @@
-"""``--help`` shows options under headings and commands in sections, and cuts no sentence off."""
+"""Commands that show options under headings, take each once, and name the option whose value is wrong."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from toptune.errors import ToptuneError
+from toptune.options import choices
 
 # Options of one name have one heading in every command, so that a reader finds an option in the same place
 # everywhere. The order of the headings is the order of `--help`.
@@ -20,7 +25,8 @@ HEADINGS: Mapping[str, str] = {
     "Updates": "update forget keep-sums rehash overwrite",
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
     "Output": (
-        "out format dtype head-dtype normalize check tolerance probabilities title json json-logs dry-run"
+        "out format top dtype head-dtype normalize check tolerance probabilities title json json-logs "
+        "verbose dry-run"
     ),
     "Removal": "older-than keep move yes",
     "Performance": (
@@ -40,7 +46,40 @@ HEADING = {f"--{name}": heading for heading, names in HEADINGS.items() for name 
 _METAVARS = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "X"))
 
 
-class Command(click.Command):
+class Choice(click.Choice[str]):
+    """A choice among names that says which one a misspelled name may mean."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return the message for a value that is none of the names."""
+        del ctx
+        return f"{value!r} is unknown; {choices(str(value), self.choices)}."
+
+
+class GivenOnce(click.Command):
+    """A command that refuses an option given twice, of which click would take the last one silently."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments after each option was found once, a flag and its opposite counted together."""
+        if not ctx.resilient_parsing:
+            # click tells the order of the options and forgets the values that later ones replace.
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for option, times in Counter(order).items():
+                if isinstance(option, click.Option) and times > 1 and not (option.multiple or option.count):
+                    names = "/".join([*option.opts, *option.secondary_opts])
+                    raise click.UsageError(f"{names} is given {times} times; {_once(option)}", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def _once(option: click.Option) -> str:
+    if option.is_flag:
+        return "give it once, or one of its two names"
+    # Help says of each option whether it takes several values, and that commas stand between them.
+    if "with commas" in (option.help or ""):
+        return "give it once, several values with commas between them"
+    return "it takes one value: give it once, and run the command for each value"
+
+
+class Command(GivenOnce):
     """A command whose ``--help`` lists its options under headings."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -49,6 +88,25 @@ class Command(click.Command):
             for kind, metavar in _METAVARS:
                 if isinstance(parameter.type, kind) and parameter.metavar is None:
                     parameter.metavar = metavar
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of a value that was typed is told as the error of its option."""
+        try:
+            return super().invoke(ctx)
+        except ToptuneError as error:
+            option = self._typed(ctx, error.option)
+            if option is None or ctx.find_root().params.get("debug"):
+                raise
+            raise click.BadParameter(str(error), ctx=ctx, param=option) from error
+
+    def _typed(self, ctx: click.Context, keyword: str | None) -> click.Parameter | None:
+        """Return the parameter of a keyword of the library if its value was typed, not a default."""
+        typed = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+        for parameter in self.params:
+            names = (parameter.name, *(name.lstrip("-").replace("-", "_") for name in parameter.opts))
+            if keyword in names and ctx.get_parameter_source(str(parameter.name)) in typed:
+                return parameter
+        return None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each heading that has options."""
@@ -64,7 +122,7 @@ class Command(click.Command):
                     formatter.write_dl(listed)
 
 
-class Group(click.Group):
+class Group(GivenOnce, click.Group):
     """A group of commands whose ``--help`` lists them in sections, with their first sentences in full.
 
     Parameters

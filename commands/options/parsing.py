@@ -67,9 +67,13 @@ def parse_seconds(_context: click.Context, _option: click.Parameter, value: str 
 
 def parse_bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
     """Parse an amount of memory: ``4GiB``, ``512M``."""
+    from toptune.errors import InputError
     from toptune.machine.memory import bytes_of
 
-    return None if value is None else bytes_of(value)
+    try:
+        return None if value is None else bytes_of(value)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def parse_names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str] | None:

@@ -6,14 +6,19 @@ Defaults are read from the options of the functions, so that both say the same.
 import click
 
 from toptune.commands.options.common import POOLING, SKIP_FAILED, STORE, Decorator, together
+from toptune.commands.options.help import Choice
 from toptune.commands.options.parsing import parse_floats, parse_folds, parse_object, parse_seconds
 from toptune.train.heads.options import SOLVERS, HeadOptions
 from toptune.train.rows.options import VAL, RowOptions
 
+DATASET = click.option("--dataset", help="Name of the data set in the store; by default the only one there.")
+MODEL = click.option(
+    "--model", help="Model, as it was given to extract; by default the only one of the data set."
+)
 STORED_FEATURES = together(
     STORE,
-    click.option("--dataset", required=True, help="Name of the data set in the store."),
-    click.option("--model", required=True, help="Model, as it was given to extract."),
+    DATASET,
+    MODEL,
 )
 DATASET_VERSION = click.option(
     "--dataset-version",
@@ -58,7 +63,7 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
         click.option("--resplit", is_flag=True, help=f"Draw a new split even where DATA {had} one."),
         click.option(
             "--val",
-            type=click.Choice(VAL),
+            type=Choice(VAL),
             default=RowOptions.val,
             show_default=True,
             help=val or "What images of the split val do: train, test, or be left out.",
@@ -117,7 +122,7 @@ KERNEL = together(
     ),
     click.option(
         "--solver",
-        type=click.Choice(SOLVERS),
+        type=Choice(SOLVERS),
         default=HeadOptions.solver,
         show_default=True,
         help="Solver of head falkon: Gram matrices in one pass (direct), conjugate gradient (falkon), the "
@@ -139,7 +144,7 @@ FOLDS = click.option(
     "one --sigma.",
 )
 CLASS_WEIGHT = click.option(
-    "--class-weight", type=click.Choice(["balanced"]), help="Give all classes the same weight in the fit."
+    "--class-weight", type=Choice(["balanced"]), help="Give all classes the same weight in the fit."
 )
 PARAMS = click.option(
     "--params", callback=parse_object, help="JSON object of parameters that only this head has."

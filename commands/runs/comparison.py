@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import JSON
-from toptune.commands.options.help import Command
+from toptune.commands.options.help import Choice, Command
+from toptune.commands.options.only_names import fill_names
 from toptune.commands.options.parsing import parse_names, parse_object
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION, PARAMS, SEED, STORED_FEATURES
@@ -23,7 +24,7 @@ from toptune.train.reports.options import CompareOptions, LayerReportOptions
 )
 @click.option(
     "--head",
-    type=click.Choice(SHORT_LIST_HEADS),
+    type=Choice(SHORT_LIST_HEADS),
     default=LayerReportOptions.head,
     show_default=True,
     help="Head that decides among the short list.",
@@ -56,7 +57,7 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
     """
     from toptune.train import report_layers
 
-    report = report_layers(root, **options)
+    report = report_layers(root, **fill_names(root, options))
     show(as_json, report.to_dict(), str(report))
 
 
@@ -101,6 +102,7 @@ def compare(root: str, as_json: bool, **options: Any) -> None:
     from toptune.train import compare_heads
     from toptune.workflows import work_progress
 
+    options = fill_names(root, options)
     with work_progress("comparing") as progress:
         comparison = compare_heads(root, progress=progress, **options)
     show(as_json, comparison.to_dict(), str(comparison))

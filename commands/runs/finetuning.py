@@ -13,7 +13,7 @@ from toptune.commands.options.common import (
     WEIGHTS,
     stop_options,
 )
-from toptune.commands.options.help import Command
+from toptune.commands.options.help import Choice, Command
 from toptune.commands.options.parsing import parse_bytes, parse_floats
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import split_options
@@ -39,7 +39,7 @@ from toptune.commands.options.training import split_options
 )
 @click.option(
     "--optimizer",
-    type=click.Choice(["adamw", "sgd"]),
+    type=Choice(["adamw", "sgd"]),
     default="adamw",
     show_default=True,
     help="Optimizer; sgd has momentum 0.9.",
@@ -107,7 +107,7 @@ from toptune.commands.options.training import split_options
 )
 @click.option(
     "--augment",
-    type=click.Choice(["crop-flip", "crop", "none"]),
+    type=Choice(["crop-flip", "crop", "none"]),
     default="crop-flip",
     show_default=True,
     help="Augmentation: random resized crop with or without horizontal flip, or none.",
@@ -139,7 +139,7 @@ from toptune.commands.options.training import split_options
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "auto"]),
+    type=Choice(["fp32", "bf16", "auto"]),
     default="auto",
     show_default=True,
     help="Arithmetic of the network; auto is bf16 where it is fast.",

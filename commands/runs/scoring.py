@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, together
-from toptune.commands.options.help import Command, examples
+from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, RunFolder, together
+from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import parse_places
 from toptune.commands.options.printing import report_failures, show
 
-RUN = click.argument("run", type=click.Path(exists=True, file_okay=False))
+RUN = click.argument("run", type=RunFolder())
 MOVED = together(
     click.option("--model", help="Where the backbone is now, if it has moved (local-dir:FOLDER)."),
     click.option("--weights", type=click.Path(), help="Where the checkpoint is now, if it has moved."),
@@ -23,7 +23,7 @@ MOVED = together(
 @click.option("--dataset", help="Another data set, all labeled rows of which are scored.")
 @click.option(
     "--split",
-    type=click.Choice(["test", "train", "all"]),
+    type=Choice(["test", "train", "all"]),
     help="Split to score; by default test of the run's own rows, and all of --data.",
 )
 @click.option("--data", help="Images with labels to score, read without a store.")
@@ -52,18 +52,30 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     cls=Command,
     epilog=examples(
         "toptune predict run new-photos",
+        "toptune predict run new-photos --top 3 -o predictions.csv",
         "toptune predict run a.jpg b.jpg --format jsonl --probabilities",
     ),
 )
 @RUN
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option(
+    "--out",
+    "-o",
+    type=click.Path(),
+    help="File to write, FILE.csv or FILE.jsonl; by default standard output.",
+)
+@click.option(
     "--format",
     "form",
-    type=click.Choice(["csv", "jsonl"]),
-    default="csv",
+    type=Choice(["csv", "jsonl"]),
+    help="Format of the predictions, CSV or a JSON object a line; by default told by --out, else CSV.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=1,
     show_default=True,
-    help="Format of the predictions: CSV, or a JSON object a line.",
+    help="Number of classes to write for each image, the most probable first.",
 )
 @click.option("--probabilities", is_flag=True, help="Add one column for each class.")
 @click.option(
@@ -81,7 +93,9 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
 def predict(
     run: str,
     paths: tuple[str, ...],
-    form: str,
+    out: str | None,
+    form: str | None,
+    top: int,
     probabilities: bool,
     max_failures: int,
     as_json: bool,
@@ -89,26 +103,44 @@ def predict(
 ) -> None:
     """Classify images, or folders of images, with a RUN.
 
+    Probabilities have four digits; --json has all of them.
+
     \b
     RUN    folder that train or finetune wrote
-    PATHS  image files, or folders of images
+    PATHS  image files, folders of images, lists (.csv, .parquet) or archives
     """  # noqa: D301
     from toptune.costs.meter import CostMeter
-    from toptune.workflows import Classifier, find_images, write_predictions
+    from toptune.text import counted
+    from toptune.workflows import (
+        Classifier,
+        check_predictions_file,
+        find_images,
+        save_predictions,
+        work_progress,
+        write_predictions,
+    )
 
+    # A file that cannot be written is refused before the work, not after it.
+    if out is not None:
+        check_predictions_file(out, form)
     # The meter begins before the backbone is loaded, which is a cost of the command.
     meter, batch_size = CostMeter(), options.pop("batch_size")
     # Paths without an image are refused before the backbone is loaded, which takes seconds.
     images = [image for _, image in find_images(paths)]
     classifier = Classifier.load(run, **options)
-    predictions = classifier.predict(images, batch_size=batch_size)
+    with work_progress("predicting") as progress:
+        predictions = classifier.predict(images, batch_size=batch_size, progress=progress)
+    columns = classifier.classes if probabilities else []
+    if out is not None:
+        file = save_predictions(predictions, out, form=form, columns=columns, top=top)
     if as_json:
-        rows = [prediction.to_dict(probabilities=probabilities) for prediction in predictions]
+        rows = [prediction.to_dict(probabilities=probabilities, top=top) for prediction in predictions]
         answer = {"classes": classifier.classes, "predictions": rows, "costs": meter.to_dict()}
-        show(True, answer, "")
+        show(True, answer if out is None else answer | {"out": str(file)}, "")
+    elif out is not None:
+        click.echo(f"{counted(len(predictions), 'prediction')} in {file}")
     else:
-        columns = classifier.classes if probabilities else []
-        write_predictions(predictions, sys.stdout, form=form, columns=columns)
+        write_predictions(predictions, sys.stdout, form=form or "csv", columns=columns, top=top)
     # Failures come last, because too many of them end the process, and the predictions must be out by then.
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
 
@@ -132,7 +164,7 @@ def predict(
 )
 @click.option(
     "--head-dtype",
-    type=click.Choice(["float64", "float32"]),
+    type=Choice(["float64", "float32"]),
     default="float64",
     show_default=True,
     help="Type of the computation after the backbone; float32 suits devices without float64.",

@@ -9,19 +9,22 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from toptune.commands.options.common import JSON, SKIP_FAILED, STORE
+from toptune.commands.options.common import JSON, SKIP_FAILED, STORE, RunFolder
 from toptune.commands.options.help import Command, examples
+from toptune.commands.options.only_names import fill_names
 from toptune.commands.options.parsing import listed
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import (
     BUDGET,
     CLASS_WEIGHT,
     COLUMNS,
+    DATASET,
     DATASET_VERSION,
     FOLDS,
     HEAD_DEVICE,
     KERNEL,
     MEMORY_LIMIT,
+    MODEL,
     PARAMS,
     SEED,
     STORED_SPLIT,
@@ -39,12 +42,12 @@ from toptune.train.heads.options import HeadOptions
     ),
 )
 @STORE
-@click.option("--dataset", help="Name of the data set in the store; required without --update.")
-@click.option("--model", help="Model, as it was given to extract; required without --update.")
+@DATASET
+@MODEL
 @DATASET_VERSION
 @click.option(
     "--update",
-    type=click.Path(exists=True, file_okay=False),
+    type=RunFolder(),
     metavar="RUN",
     help="Bring this run up to date with its data set, reading only the images that changed.",
 )
@@ -83,9 +86,15 @@ from toptune.train.heads.options import HeadOptions
     metavar="ADDRESS",
     help="Add up the sums on the workers of a dask scheduler at this address, or of local:N.",
 )
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Say before a fit what the solver is going to do, and how much memory it will take.",
+)
 @JSON
 @click.pass_context
-def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> None:
+def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **options: Any) -> None:
     """Train a classifier on stored features.
 
     Nothing is extracted again. With --update RUN, the command brings a run up to date with its data set
@@ -106,13 +115,12 @@ def train(ctx: click.Context, /, root: str, as_json: bool, **options: Any) -> No
     else:
         if "forget" in given:
             raise click.UsageError("--forget needs --update RUN")
-        if missing := [f"--{name}" for name in ("dataset", "model") if options[name] is None]:
-            raise click.MissingParameter(param_hint=missing, param_type="option", ctx=ctx)
+        options = fill_names(root, options)
         from toptune.train import train as run_training
 
         for name in ("update", "forget"):
             del options[name]
-        with plans_on_standard_error():
+        with plans_on_standard_error(logging.DEBUG if verbose else logging.INFO):
             run = run_training(root, **options)
     show(as_json, run.to_dict(), str(run))
 
@@ -125,13 +133,13 @@ def refuse_options(strange: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def plans_on_standard_error() -> Iterator[None]:
-    """Show what a fit is going to do, and what memory it will take, before the fit begins."""
+def plans_on_standard_error(level: int) -> Iterator[None]:
+    """Show how the heads do that are tried and, at level DEBUG, what a fit is going to do and to take."""
     # The library logs its plans and leaves the handlers to the program; this command is the program.
     handler = logging.StreamHandler(sys.stderr)
     before = plan_logger.level
     plan_logger.addHandler(handler)
-    plan_logger.setLevel(logging.INFO)
+    plan_logger.setLevel(level)
     try:
         yield
     finally:

@@ -1,7 +1,5 @@
 """`toptune store ls`, `show` and `du`: commands that show what a store holds."""
 
-import json
-
 import click
 
 from toptune.commands.options.common import JSON, STORE
@@ -23,24 +21,30 @@ def store_ls(root: str, as_json: bool) -> None:
 
 @click.command("show", cls=Command)
 @STORE
-@click.option("--model", help="Show only the cache of this model; needs --dataset.")
+@click.option("--model", help="Show only caches of this model.")
 @click.option("--dataset", help="Show only caches of this data set.")
 @JSON
 def store_show(root: str, model: str | None, dataset: str | None, as_json: bool) -> None:
     """Show what decides the numbers of each cache."""
-    from toptune.store import FeatureStore, describe, stored_features
+    from toptune.options import check_choice
+    from toptune.store import FeatureStore, describe, plain_model_name, stored_features
+    from toptune.text import printed_facts
 
     opened = FeatureStore.open(root)
-    if model and not dataset:
-        raise click.UsageError("--model needs --dataset: say over which data set")
+    # An unknown name is refused with the names that there are; an empty list would say less.
     if dataset:
-        # An unknown name is refused with the names that there are; an empty list would say less.
         opened.manifest(dataset)
-    found = stored_features(opened, dataset=dataset)
-    if model and dataset:
+    if dataset and model:
         found = [opened.features(model, dataset)]
+    else:
+        found = stored_features(opened, dataset=dataset)
+    if model and not dataset:
+        plain = plain_model_name(model)
+        names = {each.name: each.name.rpartition("@")[0] for each in found}
+        check_choice(plain, [*sorted(set(names.values())), *names], option="model")
+        found = [each for each in found if plain in (each.name, names[each.name])]
     shown = [describe(opened, each) for each in found]
-    show(as_json, {"caches": shown}, json.dumps(shown, indent=2, ensure_ascii=False))
+    show(as_json, {"caches": shown}, "\n\n".join(map(printed_facts, shown)) or f"no caches in {root}")
 
 
 @click.command("du", cls=Command)

@@ -14,10 +14,8 @@ YES = click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
 
 @click.command("rm", cls=Command)
 @STORE
-@click.option(
-    "--dataset", required=True, help="Data set to remove; without --model it goes with all its features."
-)
-@click.option("--model", help="Remove only the cache of this model.")
+@click.option("--dataset", help="Data set to remove; without --model it goes with all its features.")
+@click.option("--model", help="Remove only the cache of this model; without --dataset, over all data sets.")
 @click.option(
     "--layers",
     callback=parse_names,
@@ -27,14 +25,17 @@ YES = click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
 @JSON
 def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
     """Remove a data set, a cache, or layers of it; asks first."""
-    from toptune.store import FeatureStore, plan_removal, remove
+    from toptune.store import FeatureStore, plan_removals, remove
 
     opened = FeatureStore.open(root)
     # What is asked about is exactly what is removed: the plan is made once, before the question.
-    removal = plan_removal(opened, **options)
-    ask(f"remove {removal}?", yes)
-    remove(opened, removal)
-    show(as_json, removal.to_dict(), f"removed {removal}")
+    removals = plan_removals(opened, **options)
+    ask(f"remove {'; '.join(map(str, removals))}?", yes)
+    for removal in removals:
+        remove(opened, removal)
+    values = [removal.to_dict() for removal in removals]
+    answer = values[0] if len(values) == 1 else {"removals": values}
+    show(as_json, answer, "\n".join(f"removed {removal}" for removal in removals))
 
 
 @click.command("gc", cls=Command)

@@ -5,9 +5,11 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import JSON, POOLING, STORE
-from toptune.commands.options.help import Command
+from toptune.commands.options.help import Choice, Command
+from toptune.commands.options.only_names import fill_names
 from toptune.commands.options.parsing import parse_names
 from toptune.commands.options.printing import show
+from toptune.commands.options.training import DATASET, MODEL
 
 
 @click.command("copy", cls=Command)
@@ -18,7 +20,7 @@ from toptune.commands.options.printing import show
 @click.option("--layers", callback=parse_names, help="Copy only these arrays: layers and globs, with commas.")
 @click.option(
     "--format",
-    type=click.Choice(["zarr", "hdf5"]),
+    type=Choice(["zarr", "hdf5"]),
     help="Format of the copies; by default the format of the source.",
 )
 @click.option("--move", is_flag=True, help="Remove the caches of the source once the copy is verified.")
@@ -38,8 +40,8 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
 
 @click.command("export", cls=Command)
 @STORE
-@click.option("--dataset", required=True, help="Name of the data set in the store.")
-@click.option("--model", required=True, help="Model, as it was given to extract.")
+@DATASET
+@MODEL
 @click.option(
     "--layers", help="Layers to write: all, or stored layers and globs, with commas; by default last."
 )
@@ -47,10 +49,8 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
 @click.option("--split", help="Write only rows of this split.")
 @click.option(
     "--format",
-    type=click.Choice(["npy", "parquet", "safetensors"]),
-    default="npy",
-    show_default=True,
-    help="Format of the files.",
+    type=Choice(["npy", "parquet", "safetensors"]),
+    help="Format of the files; by default told by the ending of --out, and npy for a folder.",
 )
 @click.option(
     "--out",
@@ -68,6 +68,7 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
     from toptune.text import counted
     from toptune.workflows import export_stored, work_progress
 
+    options = fill_names(root, options)
     with work_progress("exporting") as progress:
         done = export_stored(root, progress=progress, **options)
     text = (
@@ -100,7 +101,7 @@ def store_export(root: str, as_json: bool, **options: Any) -> None:
 )
 @click.option(
     "--format",
-    type=click.Choice(["zarr", "hdf5"]),
+    type=Choice(["zarr", "hdf5"]),
     default="zarr",
     show_default=True,
     help="Format of the cache.",
@@ -123,5 +124,10 @@ def store_import(files: tuple[str, ...], root: str, as_json: bool, **options: An
 
     with work_progress("importing") as progress:
         cache = import_files(files, root, progress=progress, **options)
-    text = f"{cache.n_rows} rows in {cache.path}; train with --model {cache.model} --layers all"
+    # One layer is what train takes by default.
+    layers = " --layers all" if len({spec.name.rpartition(".")[0] for spec in cache.arrays()}) > 1 else ""
+    text = (
+        f"{cache.n_rows} rows in {cache.path}; "
+        f"train with --dataset {cache.dataset} --model {cache.model}{layers}"
+    )
     show(as_json, describe(FeatureStore.open(root), cache), text)

@@ -23,7 +23,7 @@ from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.weights import weights_digest
 from toptune.extract.images.decode import ROUTES, decode_image
 from toptune.machine.devices import resolve_device, resolve_precision
-from toptune.options import options_of
+from toptune.options import nearest, options_of
 from toptune.store.features.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -156,7 +156,13 @@ class Backbone:
         known = {LAST, *find_blocks(self.model).names, *dict(self.model.named_modules())} if new else set()
         for name in new:
             if name not in known:
-                raise InputError(f"{self.name} has no layer {name!r}; `toptune layers MODEL` lists them")
+                near = nearest(name, known, most=1)
+                raise InputError(
+                    f"{self.name} has no layer {name!r}; "
+                    + (f"did you mean {near[0]!r}? " if near else "")
+                    + "`toptune layers MODEL` lists them",
+                    option="layers",
+                )
             if name in self.folded:
                 raise InputError(
                     f"layer {name!r} is a convolution that the batch norm after it is folded into: its own "

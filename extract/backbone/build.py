@@ -1,6 +1,5 @@
 """Models of timm are built with their weights; no parameter stays random by accident."""
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
 from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
+from toptune.options import choices, nearest
 from toptune.store.files.json_values import load_json
 
 RANDOM_SEED = 0
@@ -217,11 +217,13 @@ def _check_known(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         names = [*timm.list_models(), *timm.list_pretrained()]
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        near = " or ".join(map(repr, nearest(name, names)))
+        folder = "; for the folder of that name here, write ./" + name if Path(name).is_dir() else ""
         raise InputError(
-            f"timm {timm.__version__} knows no model {name!r}"
-            + (f"; close: {', '.join(close)}" if close else "")
-            + "; `toptune models` lists them"
+            f"timm {timm.__version__} knows no model {name!r}; "
+            + (f"did you mean {near}? " if near else "")
+            + f"`toptune models` lists them{folder}",
+            option="model",
         )
     known = [*embedded_names(), *timm.list_pretrained(f"{architecture}*")]
     tags = [each.partition(".")[2] for each in known if each.partition(".")[0] == architecture]
@@ -229,10 +231,12 @@ def _check_known(name: str) -> None:
         raise InputError(
             f"timm {timm.__version__} knows no weights {tag!r} of {architecture}; "
             + (
-                f"there are {', '.join(tags)}"
+                choices(tag, tags)
                 if tags
-                else f"it has none; try {architecture} with --weights FILE"
-            )
+                else f"it has none; give its weights as a file, {architecture} with --weights FILE, or "
+                f"untrained ones as random:{architecture}"
+            ),
+            option="model",
         )
 
 

@@ -1,12 +1,14 @@
 """`ModelName`: a backbone's name is taken apart without loading torch."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from toptune.errors import InputError
-from toptune.store.files.names import plain_model_name
+from toptune.store.files.folder_kinds import what_is
+from toptune.store.files.names import is_path, plain_model_name
 
 ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
 _PREFIXES: dict[str, ModelSource] = {
@@ -15,6 +17,7 @@ _PREFIXES: dict[str, ModelSource] = {
     "local-dir": "local-dir",
     "random": "random",
 }
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 EMBEDDED_FOLDER = Path(__file__).parent
 
 
@@ -46,8 +49,9 @@ class ModelName:
 def parse_model_name(name: str) -> ModelName:
     """Take a model's name apart.
 
-    ``arch.tag`` (timm's registry), ``hf-hub:org/name``, ``local-dir:FOLDER``, the name of a backbone
-    that ships with this package, or ``random:arch`` for untrained weights from a fixed seed.
+    ``arch.tag`` (timm's registry), ``hf-hub:org/name``, ``local-dir:FOLDER`` or the path of a folder, the
+    name of a backbone that ships with this package, or ``random:arch`` for untrained weights from a fixed
+    seed.
 
     Raises
     ------
@@ -58,27 +62,39 @@ def parse_model_name(name: str) -> ModelName:
     if not colon:
         if name in embedded_names():
             return ModelName(name, "embedded", name)
-        if "/" in name or os.sep in name:
-            raise InputError(
-                f"model {name!r} looks like a repository or a folder; write hf-hub:{name} or local-dir:{name}"
-            )
+        if is_path(name):
+            return _of_folder(name)
         if not name:
-            raise InputError("the model's name is empty; give one of `toptune models`")
+            raise InputError("the model's name is empty; give one of `toptune models`", option="model")
         return ModelName(name, "registry", name)
     source = _PREFIXES.get(prefix.lower())
     if source is None or not rest:
         raise InputError(
-            f"model {name!r}: before a colon there may be hf-hub, local-dir or random, and a name after it"
+            f"model {name!r}: before a colon there may be hf-hub, local-dir or random, and a name after it",
+            option="model",
         )
     if source == "local-dir":
-        folder = os.path.abspath(rest)  # noqa: PTH100  (the name that was given, not where a link leads)
-        if not (Path(folder) / "config.json").is_file():
-            raise InputError(
-                f"model {name!r}: {rest} holds no config.json; give a folder in timm's local-dir form "
-                "(config.json and model.safetensors)"
-            )
-        return ModelName(f"local-dir:{folder}", source, folder)
+        return _of_folder(rest)
     return ModelName(f"{source}:{rest}", source, rest)
+
+
+def _of_folder(path: str) -> ModelName:
+    """Return the model in a folder, or say what lies there instead."""
+    folder = os.path.abspath(path)  # noqa: PTH100  (the name that was given, not where a link leads)
+    if (Path(folder) / "config.json").is_file():
+        return ModelName(f"local-dir:{folder}", "local-dir", folder)
+    form = "give a folder in timm's local-dir form (config.json and model.safetensors)"
+    message = f"model {path!r} names a folder, and {path} "
+    if Path(folder).is_dir():
+        message += f"holds no config.json: it {what_is(Path(folder))}; {form}"
+    elif Path(folder).exists():
+        message += f"is a file; {form}, or the name of the architecture with --weights {path}"
+    else:
+        message += f"does not exist; check the path, {form}"
+        # A repository has two plain words, and nothing on this machine begins like it.
+        if _REPOSITORY.fullmatch(path) and not Path(path).parent.exists():
+            message += f", or, for a repository of the Hugging Face hub, write hf-hub:{path}"
+    raise InputError(message, option="model")
 
 
 def embedded_names() -> list[str]:

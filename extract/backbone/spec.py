@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from toptune.errors import InputError
 from toptune.extract.images.decode import ROUTES
+from toptune.options import check_choice
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 PRECISIONS = ("fp32", "bf16", "auto")
@@ -107,13 +108,13 @@ class BackboneSpec:
             raise InputError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1")
         if self.img_size is not None and not (isinstance(self.img_size, int) and self.img_size > 0):
             raise InputError(f"img_size is {self.img_size!r}; it must be a positive whole number of pixels")
-        for name, value, choices in (
-            ("interpolation", self.interpolation, (None, *INTERPOLATIONS)),
+        for name, value, known in (
             ("precision", self.precision, PRECISIONS),
             ("decode", self.decode, tuple(ROUTES)),
         ):
-            if value not in choices:
-                raise InputError(f"{name} {value!r} is none of {', '.join(filter(None, choices))}")
+            check_choice(value, known, option=name)
+        if self.interpolation is not None:
+            check_choice(self.interpolation, INTERPOLATIONS, option="interpolation")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as JSON values, as far as `model_kwargs` holds JSON values."""

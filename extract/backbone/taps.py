@@ -1,6 +1,5 @@
 """Taps of a backbone, poolings that fit a tap, and the language of ``--layers`` and ``--pooling``."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from toptune.errors import InputError
 from toptune.extract.backbone.target_pooling import target_dim, target_size
+from toptune.options import nearest
 
 LAST = "last"
 MAX_DIM = 200_000
@@ -91,7 +91,8 @@ class Tap:
         if not fits:
             raise InputError(
                 f"pooling {pooling!r} does not fit {self.name} ({self.describe()}); "
-                f"fitting: {', '.join(self.poolings)}"
+                f"fitting: {', '.join(self.poolings)}",
+                option="pooling",
             )
         if pooling == "flatten":
             return math.prod(self.shape)
@@ -157,7 +158,9 @@ def parse_poolings(pooling: str | Sequence[str] | None) -> list[str]:
     names = [name.strip() for name in pooling.split(",")] if isinstance(pooling, str) else list(pooling)
     for name in names:
         if name not in NAMED and grid_size(name) is None and target_size(name) is None:
-            raise InputError(f"unknown pooling {name!r}; there are {POOLINGS}")
+            near = nearest(name, NAMED, most=1)
+            hint = f"did you mean {near[0]!r}? There" if near else "there"
+            raise InputError(f"unknown pooling {name!r}; {hint} are {POOLINGS}", option="pooling")
     return list(dict.fromkeys(names))
 
 
@@ -271,9 +274,10 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _unknown(item: str, names: list[str]) -> InputError:
-    close = difflib.get_close_matches(item, names, n=3)
+    near = " or ".join(map(repr, nearest(item, names)))
     return InputError(
         f"no layer is called {item!r}; "
-        + (f"close: {', '.join(close)}; " if close else "")
-        + "`toptune layers MODEL` lists them"
+        + (f"did you mean {near}? " if near else "")
+        + "`toptune layers MODEL` lists them",
+        option="layers",
     )

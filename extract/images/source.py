@@ -10,6 +10,7 @@ import numpy as np
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.remarks import Remark, Remarks, remarks_of
+from toptune.options import choices
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.outside_text import outside_column, outside_text
 
@@ -160,7 +161,8 @@ class SplitSource:
             there = sorted({name for name in whole.splits if name is not None})
             raise InputError(
                 f"no image of {source.name!r} belongs to split {split!r}; "
-                + (f"its splits are {', '.join(there)}" if there else "it has no splits")
+                + (choices(split, there) if there else "it has no splits: leave --split out"),
+                option="split",
             )
         self.name = source.name
         remarks = Remarks()

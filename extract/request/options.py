@@ -11,6 +11,7 @@ from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
 from toptune.extract.images.decode import MAX_PIXELS
 from toptune.machine.dask_cluster import check_address
 from toptune.machine.watch import Clocks, Stop
+from toptune.options import check_choice
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.arrays.units import shard_units
 
@@ -152,12 +153,9 @@ class ExtractOptions:
         ):
             if number is not None and (isinstance(number, str) or number < 1):
                 raise InputError(f"{name} is {number}; it must be at least 1")
-        for name, value, choices in (
-            ("dtype", self.dtype, DTYPES),
-            ("format", self.format, (None, *FORMATS)),
-        ):
-            if value not in choices:
-                raise InputError(f"{name} {value!r} is none of {', '.join(filter(None, choices))}")
+        check_choice(self.dtype, DTYPES, option="dtype")
+        if self.format is not None:
+            check_choice(self.format, FORMATS, option="format")
         if self.time_limit is not None and not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit} seconds; it must be above 0")
         shard_units(1, *self.share)

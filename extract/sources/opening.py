@@ -1,6 +1,5 @@
 """`open_source`: the kind of data at a path is told by its content; a mix of two kinds is refused."""
 
-import difflib
 import gzip
 import os
 import re
@@ -36,6 +35,7 @@ from toptune.extract.sources.folder import open_folder, walk_files
 from toptune.extract.sources.tables.arrow import find_saved, open_arrow, open_saved
 from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES, open_manifest
 from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_images, open_parquet
+from toptune.options import nearest
 from toptune.store.datasets.outside_text import outside_text
 
 GIVE = (
@@ -313,7 +313,7 @@ def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:
         return expand_pattern(str(data))
     if str(data) in BUILTINS:
         return None
-    close = difflib.get_close_matches(str(data), BUILTINS, n=1)
+    close = nearest(str(data), BUILTINS, most=1)
     raise InputError(
         f"{str(data)!r} is no folder and no file on this machine, and no built-in data set "
         f"({', '.join(BUILTINS)})" + (f"; did you mean {close[0]!r}?" if close else "; check the path")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toptune.errors import CorruptError, StoreNotFoundError
+from toptune.options import choices
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import check_name, is_temporary, part_name, split_part_name
@@ -103,9 +104,11 @@ def read_record(root: Path, dataset: str) -> DatasetRecord:
     except FileNotFoundError:
         if folder.is_dir():
             raise CorruptError(f"{path} is gone; remove {folder} and run extract again", path) from None
-        there = ", ".join(whole_names(root)) or "none"
+        there = whole_names(root)
         raise StoreNotFoundError(
-            f"the store {root} has no data set {dataset!r} (there are: {there}); run extract first"
+            f"the store {root} has no data set {dataset!r}; {choices(dataset, there)}; toptune extract "
+            "adds one",
+            option="dataset",
         ) from None
     # Labels of other images would be as sound as the right ones.
     if record.name != folder.name:

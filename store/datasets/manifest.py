@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError, InputError
+from toptune.options import choices
 from toptune.store.datasets.outside_text import column_names, outside_column, sole_ids
 from toptune.text import counted
 
@@ -164,7 +165,7 @@ class Manifest:
         """
         known = ["id", "label", "split", *self.extra_names]
         if name not in known:
-            raise InputError(f"the manifest has no column {name!r}; it has {', '.join(known)}")
+            raise InputError(f"the manifest has no column {name!r}; {choices(name, known)}")
         return list(self.table[name].to_pylist())
 
     @cached_property

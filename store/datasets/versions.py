@@ -139,7 +139,8 @@ def read_dataset_version(root: Path, dataset: str, number: int | None = None) ->
     if number not in numbers:
         raise StoreNotFoundError(
             f"data set {dataset!r} of {root} has no version {number} (there are: "
-            f"{', '.join(map(str, numbers))}); give one of these"
+            f"{', '.join(map(str, numbers))}); give one of these",
+            option="dataset_version",
         )
     if number > 1:
         return _read_later(root, name, number)

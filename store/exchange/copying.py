@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from toptune.errors import CorruptError, InputError, StoreError
+from toptune.options import check_choice, choices
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.datasets import dataset_records as datasets
 from toptune.store.exchange.cache_copy import CacheCopier, Report, require_covered
@@ -170,8 +171,8 @@ def _check_options(
     array_format: str | None,
     move: bool,
 ) -> None:
-    if array_format not in (None, *FORMATS):
-        raise InputError(f"format {array_format!r} is none of {', '.join(FORMATS)}")
+    if array_format is not None:
+        check_choice(array_format, FORMATS, option="format")
     if model and not dataset:
         raise InputError("--model needs --dataset: say over which data set")
     if move and layers is not None:
@@ -204,7 +205,8 @@ def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:
         if not chosen:
             raise InputError(
                 f"no stored array of {cache.name} matches {', '.join(layers)}; "
-                f"there are: {', '.join(features)}"
+                f"{choices(layers[0] if layers else '', features)}",
+                option="layers",
             )
     digests = [spec.name for spec in cache.all_arrays() if spec.name == CONTENT_ARRAY]
     return [*chosen, *digests]

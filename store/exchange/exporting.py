@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError, StoreError, ToptuneError
+from toptune.options import check_choice, choices
 from toptune.store.exchange.export_formats import WRITERS, Export, Report, peak_bytes
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.store.files.names import TEMPORARY_PREFIX
+from toptune.store.files.names import FILE_SUFFIXES, TEMPORARY_PREFIX
 
 EXPORT_FORMATS = tuple(WRITERS)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -23,9 +24,9 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 def export_features(
     cache: StoredFeatures,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
-    format: str,  # noqa: A002
+    format: str | None = None,  # noqa: A002
     names: Sequence[str] | None = None,
     split: str | None = None,
     progress: Report | None = None,
@@ -43,7 +44,8 @@ def export_features(
         ``npy``), or one file (``parquet``: columns id, label, split, and a fixed-size list an array;
         ``safetensors``: the arrays, with ids, labels and splits as JSON in the metadata, whose
         header readers accept up to 100 MB, a million rows or so).
-    format : {"npy", "parquet", "safetensors"}
+    format : {"npy", "parquet", "safetensors"}, optional
+        By default told by the ending of `out`, and ``npy`` for a name without one.
     names : sequence of str, optional
         Arrays; by default all of features.
     split : str, optional
@@ -65,10 +67,9 @@ def export_features(
         If units are missing (names them) or damaged, or `out` cannot be written.
     """
     target = Path(out).absolute()
-    if format not in WRITERS:
-        raise InputError(f"format {format!r} is none of {', '.join(EXPORT_FORMATS)}")
+    form = _format_of(out, format)
     if os.path.lexists(target):
-        raise InputError(f"{target} exists; nothing is overwritten: give another -o")
+        raise InputError(f"{target} exists; nothing is overwritten: give another --out", option="out")
     specs = [cache.array(name) for name in names] if names is not None else cache.arrays()
     if not specs:
         raise InputError(f"{cache.name} over {cache.dataset} has no features to export")
@@ -83,22 +84,36 @@ def export_features(
         progress=progress or (lambda _done, _rows: None),
     )
     with new_target(target) as temporary:
-        WRITERS[format](export, temporary)
+        WRITERS[form](export, temporary)
     return {
         "out": str(target),
-        "format": format,
+        "format": form,
         "rows": export.n_rows,
         "arrays": [spec.name for spec in specs],
         "failed": export.failed,
-        "memory_bytes": peak_bytes(export, format),
+        "memory_bytes": peak_bytes(export, form),
     }
+
+
+def _format_of(out: str | os.PathLike[str], given: str | None) -> str:
+    """Return the format of an export; a file is never made where a folder is named, nor the reverse."""
+    name, suffix = os.fspath(out), Path(out).suffix.lower()
+    if given is not None:
+        check_choice(given, EXPORT_FORMATS, option="format")
+    form = given or {".parquet": "parquet", ".safetensors": "safetensors"}.get(suffix, "npy")
+    fitting = f"give a folder (npy), or a file that ends in .parquet or .safetensors, in place of {name!r}"
+    if form == "npy" and suffix in FILE_SUFFIXES and (given, suffix) != ("npy", ".npy"):
+        raise InputError(f"format npy is a folder of arrays, no file {suffix}; {fitting}", option="out")
+    if form != "npy" and (name.endswith(("/", os.sep)) or (suffix in FILE_SUFFIXES and suffix != f".{form}")):
+        raise InputError(f"format {form} is a file whose name ends in .{form}; {fitting}", option="out")
+    return form
 
 
 def _rows_of(cache: StoredFeatures, split: str) -> npt.NDArray[np.intp]:
     rows = np.flatnonzero(np.array([name == split for name in cache.manifest.splits]))
     if not len(rows):
         there = sorted({name for name in cache.manifest.splits if name is not None})
-        raise InputError(f"no row belongs to split {split!r}; there are: {', '.join(there) or 'none'}")
+        raise InputError(f"no row belongs to split {split!r}; {choices(split, there)}", option="split")
     return rows
 
 
@@ -120,7 +135,7 @@ def new_target(target: Path) -> Iterator[Path]:
     except ToptuneError:
         raise
     except FileExistsError as error:
-        raise InputError(f"{target} exists by now; nothing is overwritten: give another -o") from error
+        raise InputError(f"{target} exists by now; nothing is overwritten: give another --out") from error
     except OSError as error:
         raise StoreError(
             f"cannot write {target}: {error.strerror or error}; free some space or give another -o; nothing "

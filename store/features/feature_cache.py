@@ -490,7 +490,7 @@ class FeatureCache(FeatureIdentity):
         """
         if read_identity(self.path) != self.identity:
             raise StoreNotFoundError(
-                f"{self.path} was removed while it was in use; run extract again, or use another --store"
+                f"{self.path} was removed while it was in use; extract it again, or use another --store"
             )
 
     # Hints

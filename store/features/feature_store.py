@@ -15,6 +15,7 @@ from toptune.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from toptune.options import check_choice, choices
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.datasets import dataset_records as datasets
 from toptune.store.datasets.manifest import Manifest
@@ -26,7 +27,8 @@ from toptune.store.features.feature_view import FeatureView
 from toptune.store.features.hints import request_path
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
-from toptune.store.files.names import check_name, is_temporary, plain_model_name
+from toptune.store.files.folder_kinds import what_is
+from toptune.store.files.names import check_folder_name, check_name, is_temporary, plain_model_name
 from toptune.store.files.place import check_inside, place_at, place_of
 from toptune.store.files.reading import list_folder
 
@@ -106,12 +108,14 @@ class FeatureStore:
         folder = place_of(root)
         if not (folder / STORE_FILE).exists():
             if folder.exists() and not folder.is_dir():
-                raise ConflictError(f"{folder} is a file; give --store another name")
+                raise ConflictError(f"{folder} is a file; give --store another name", option="store")
+            check_folder_name(folder, option="store")
             strangers = folder.is_dir() and any(not is_temporary(p.name) for p in folder.iterdir())
             # The descriptor is looked for again, because another process may have made the store meanwhile.
             if strangers and not (folder / STORE_FILE).exists():
                 raise ConflictError(
-                    f"{folder} is not empty and no feature store; give --store an empty or new folder"
+                    f"{folder} {what_is(folder)} and no feature store; give --store an empty or new folder",
+                    option="store",
                 )
             place_at(folder / STORE_FILE).put_if_absent(DESCRIPTOR)
         check_descriptor(folder)
@@ -256,10 +260,13 @@ class FeatureStore:
                 cache = open_cache(self.root, folder)
                 caches.setdefault(cache.digest, cache)
         if not caches:
-            names = {folder.parent.name for part in parts for folder in self.cache_folders(part)}
+            folders = [folder for part in parts for folder in self.cache_folders(part)]
+            # Digests are shown to those who give one.
+            names = {each.parent.name if "@" in plain else split_folder(each)[0] for each in folders}
             raise StoreNotFoundError(
-                f"the store {self.root} has no features of {plain!r} over {dataset!r} (there are: "
-                f"{', '.join(sorted(names)) or 'none'}); run extract first"
+                f"the store {self.root} has no features of {plain!r} over {dataset!r}; "
+                f"{choices(plain, sorted(names))}; toptune extract adds one",
+                option="model",
             )
         first, *others = caches.values()
         if others:
@@ -270,7 +277,8 @@ class FeatureStore:
             ]
             raise ConflictError(
                 f"{len(caches)} caches of {plain!r} over {dataset!r}: {', '.join(lines)}; "
-                "give one of these names as --model"
+                "give one of these names as --model",
+                option="model",
             )
         return first
 
@@ -329,8 +337,7 @@ class FeatureStore:
                     self._note_alias(cache, name)
                     return cache
         _check_cut(unit_rows, batch_size, record.n_rows)
-        if format not in FORMATS:
-            raise InputError(f"format {format!r} is none of {', '.join(FORMATS)}")
+        check_choice(format, FORMATS, option="format")
         folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
         files = cache_files(
             name,

@@ -4,12 +4,15 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.errors import CorruptError, FormatVersionError, StoreNotFoundError
+from toptune.errors import CorruptError, FormatVersionError, InputError, StoreNotFoundError
+from toptune.options import choices
 from toptune.store.datasets.dataset_records import base_of
 from toptune.store.datasets.versions import DatasetVersion, read_dataset_version, version_numbers
+from toptune.store.features.cache_records import split_folder
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import FeatureView
+from toptune.store.files.names import plain_model_name
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,63 @@ def _latest(store: FeatureStore, dataset: str) -> DatasetVersion | None:
     except (CorruptError, FormatVersionError, StoreNotFoundError) as error:
         logger.warning("left out: %s", error)
         return None
+
+
+def only_features(
+    store: FeatureStore, *, dataset: str | None = None, model: str | None = None
+) -> tuple[str, str]:
+    """Return the names of a data set and of a model over it, where one that is left out can only be one.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset, model : str, optional
+        The names that are given, which are returned as they are.
+
+    Raises
+    ------
+    InputError
+        If a name is left out and the store holds several; lists them.
+    StoreNotFoundError
+        If the store holds no features that fit.
+    """
+    if dataset is not None and model is not None:
+        return dataset, model
+    if dataset is not None:
+        store.manifest(dataset)  # An unknown name is refused with the names that there are.
+    pairs = {
+        (base_of(store.root, folder.name) or folder.name, folder.parent.name)
+        for folder in store.cache_folders()
+        if model is None or folder in store.find_folders(model, folder.name)
+    }
+    pairs = {(name, cache) for name, cache in pairs if dataset in (None, name)}
+    if not pairs:
+        of = f" of {plain_model_name(model)!r}" if model is not None else ""
+        over = f" over {dataset!r}" if dataset is not None else ""
+        models = sorted({split_folder(folder)[0] for folder in store.cache_folders()})
+        hint = choices(model, models) if model is not None else "none are stored"
+        raise StoreNotFoundError(
+            f"the store {store.root} has no features{of}{over}; {hint}; toptune extract adds some",
+            option="model",
+        )
+    names = sorted({name for name, _ in pairs})
+    if len(names) > 1:
+        raise InputError(
+            f"the store {store.root} holds {len(names)} data sets; choose one with --dataset: "
+            f"{', '.join(names)}"
+        )
+    caches = sorted({cache for _, cache in pairs})
+    if model is not None:
+        return names[0], model
+    plain = [cache.rpartition("@")[0] for cache in caches]
+    if len(caches) > 1:
+        # Caches of one model need their digests, which tell them apart.
+        shown = plain if len(set(plain)) == len(plain) else caches
+        raise InputError(
+            f"the store {store.root} holds features of {len(caches)} models over {names[0]!r}; choose one "
+            f"with --model: {', '.join(shown)}"
+        )
+    return names[0], plain[0]
 
 
 def describe(store: FeatureStore, features: FeatureCache | FeatureView) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
+from toptune.store.files.folder_kinds import nearby, what_is
 from toptune.store.files.json_values import parse_json
 from toptune.store.files.reading import read_file
+from toptune.store.files.s3_path import ObjectPath
 
 STORE_FILE = "toptune.json"
 VERSION = 2
@@ -29,10 +31,7 @@ def check_descriptor(root: Path) -> None:
     try:
         data = read_file(path)
     except FileNotFoundError:
-        raise StoreNotFoundError(
-            f"{root} is no feature store (it has no {STORE_FILE}); check --store, or run extract first",
-            path,
-        ) from None
+        raise StoreNotFoundError(_no_store(root), path, option="store") from None
     try:
         content = parse_json(data)
         kind, version = content["format"], content["version"]
@@ -53,6 +52,15 @@ def check_descriptor(root: Path) -> None:
             "upgrade toptune, or use another --store",
             path,
         )
+
+
+def _no_store(root: Path) -> str:
+    message = f"{root} is no feature store (it has no {STORE_FILE})"
+    if isinstance(root, ObjectPath):
+        return f"{message}; check --store, or make it with toptune extract"
+    stores = nearby(root, STORE_FILE)
+    there = f"give a store that is there: {', '.join(stores)}" if stores else "check --store"
+    return f"{message}: it {what_is(root)}; {there}, or make it with toptune extract"
 
 
 def is_of_another_version(data: bytes) -> bool:

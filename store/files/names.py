@@ -11,10 +11,19 @@ TEMPORARY_PREFIX = ".tmp-"
 # File systems allow 255 bytes; the rest is for "@digest8" and endings.
 MAX_NAME_BYTES = 200
 RANDOM = "random:"
+# Endings by which people mean a file. Names of folders may have dots, so that other endings are fine.
+FILE_SUFFIXES = frozenset((
+    ".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".npy", ".npz", ".h5", ".hdf5", ".safetensors",
+    ".pt", ".pth", ".pt2", ".onnx", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".zip", ".tar", ".gz", ".yaml",
+    ".yml", ".toml", ".xlsx", ".md", ".log", ".pkl",
+))  # fmt: skip
 # Part 1 has the data set's own name, so numbers begin at 2 in practice; a leading zero would give one part
 # two names.
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
 _SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
+
+# A name may come from a folder that somebody else called so; an option then says another one.
+_REMEDY = {"data set": "choose another name, with --dataset NAME"}
 
 
 def is_temporary(name: str) -> bool:
@@ -45,7 +54,10 @@ def check_name(name: str, *, what: str) -> str:
     normal = unicodedata.normalize("NFC", name)
     reason = _objection(normal)
     if reason:
-        raise InputError(f"{what} name {name!r} {reason}; choose another name")
+        raise InputError(
+            f"{what} name {name!r} {reason}; {_REMEDY.get(what, 'choose another name')}",
+            option=what.replace(" ", ""),
+        )
     return normal
 
 
@@ -69,6 +81,30 @@ def _objection(name: str) -> str:
     return ""
 
 
+def check_folder_name(path: str | os.PathLike[str], *, option: str) -> None:
+    """Refuse to make a folder whose name is that of a file, such as ``results.csv``.
+
+    Parameters
+    ----------
+    path : path
+        The folder to make; one that is there already is taken as it is.
+    option : str
+        Keyword of the option that names it.
+
+    Raises
+    ------
+    InputError
+        If the name ends like the name of a file.
+    """
+    place = Path(path)
+    if place.suffix.lower() in FILE_SUFFIXES and not place.is_dir():
+        raise InputError(
+            f"{option} {os.fspath(path)!r} would become a folder, and {place.suffix} is an ending of files; "
+            f"leave it off: {place.with_suffix('').name}",
+            option=option,
+        )
+
+
 def part_name(dataset: str, number: int) -> str:
     """Return the name of a part of a data set that grew: part 1 has the data set's own name."""
     return dataset if number == 1 else f"{dataset}~{number}"
@@ -80,11 +116,18 @@ def split_part_name(name: str) -> tuple[str, int] | None:
     return None if found is None else (found["base"], int(found["number"]))
 
 
+def is_path(model: str) -> bool:
+    """Whether a model's name is the path of a folder, which has a separator and no prefix."""
+    return ("/" in model or os.sep in model or model in (".", "..")) and not (
+        _SOURCE.match(model) or model.startswith(RANDOM)
+    )
+
+
 def plain_model_name(model: str) -> str:
     """Reduce a model as the command line takes it to the name that stands in the store.
 
-    ``local-dir:/x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag`` stays, and so does
-    ``random:`` before any of these.
+    ``local-dir:/x/y``, the path ``x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag``
+    stays, and so does ``random:`` before any of these.
 
     Raises
     ------
@@ -95,6 +138,9 @@ def plain_model_name(model: str) -> str:
         return RANDOM + plain_model_name(model.removeprefix(RANDOM))
     source = _SOURCE.match(model)
     name = model
+    # A path counts as a model only where one lies, so that no other name leads out of the store.
+    if is_path(model) and (Path(model) / "config.json").is_file():
+        name = Path(os.path.abspath(model)).name  # noqa: PTH100
     if source:
         rest = model[source.end() :]
         if source.group(1).lower() == "local-dir":

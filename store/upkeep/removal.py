@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from toptune.errors import InputError
+from toptune.errors import InputError, StoreNotFoundError
+from toptune.options import choices
 from toptune.store.arrays.array_records import recorded_names
 from toptune.store.datasets import dataset_records
 from toptune.store.features.cache_records import split_folder
@@ -91,12 +92,12 @@ def plan_removal(
         )
     further = dataset_records.part_names(store.root, dataset)[1:]
     everywhere = [folder.name, *further]
+    if not folder.is_dir() and not any(True for _ in store.cache_folders(folder.name)):
+        raise _nothing(store, "data set", dataset, dataset_records.whole_names(store.root), "dataset")
     if model is None:
         if layers is not None:
             raise InputError("--layers needs --model: say whose layers are to be removed")
         folders = [each for part in everywhere for each in store.cache_folders(part)]
-        if not folder.is_dir() and not folders:
-            dataset_records.read_record(store.root, dataset)  # says that there is none, and which there are
         all_parts = [dataset_records.dataset_folder(store.root, part) for part in everywhere]
         return Removal(
             dataset=folder.name,
@@ -119,12 +120,76 @@ def plan_removal(
     )
 
 
+def plan_removals(
+    store: FeatureStore,
+    *,
+    dataset: str | None = None,
+    model: str | None = None,
+    layers: Sequence[str] | None = None,
+) -> list[Removal]:
+    """Plan a removal from one data set, or of a model from all of them, changing nothing.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str, optional
+        Name of the data set; by default every data set that has features of `model`.
+    model, layers : optional
+        What to remove; see `plan_removal`.
+
+    Raises
+    ------
+    InputError
+        If neither a data set nor a model is named, or layers match nothing.
+    StoreNotFoundError
+        If there is no such data set or cache.
+    ConflictError
+        If the name means several caches of a data set; lists them.
+    """
+    if dataset is not None:
+        return [plan_removal(store, dataset=dataset, model=model, layers=layers)]
+    if model is None:
+        raise InputError(
+            "nothing is named that is to be removed; give --dataset, --model (over all data sets), or both"
+        )
+    names, refused = [], None
+    removals = []
+    for folder in store.cache_folders():
+        name = dataset_records.base_of(store.root, folder.name) or folder.name
+        if name not in names and folder in store.find_folders(model, folder.name):
+            names.append(name)
+    if not names:
+        there = sorted({split_folder(each)[0] for each in store.cache_folders()})
+        raise _nothing(store, "features of model", model, there, "model")
+    for name in names:
+        try:
+            removals.append(plan_removal(store, dataset=name, model=model, layers=layers))
+        except InputError as error:
+            # A data set may lack the layers that another one has; only all of them lacking is an error.
+            refused = error
+    if refused is not None and not removals:
+        raise refused
+    return removals
+
+
+def _nothing(
+    store: FeatureStore, what: str, name: str, known: Sequence[str], option: str
+) -> StoreNotFoundError:
+    return StoreNotFoundError(
+        f"nothing to remove: the store {store.root} has no {what} {name!r}; {choices(name, known)}",
+        option=option,
+    )
+
+
 def _folders_of(store: FeatureStore, model: str, parts: Sequence[str]) -> list[Path]:
     """List the cache folders of the one recipe that a model's name means, over a data set and its parts."""
     found = [each for part in parts for each in store.find_folders(model, part)]
     digests = {split_folder(each)[1] for each in found}
-    if len(digests) != 1:
-        # The name means no cache or several. `features` raises the error that says which caches there are.
+    if not digests:
+        there = {split_folder(each)[0] for part in parts for each in store.cache_folders(part)}
+        raise _nothing(store, f"features over {parts[0]!r} of model", model, sorted(there), "model")
+    if len(digests) > 1:
+        # `features` raises the error that says which caches there are.
         digests = {store.features(model, parts[0]).digest[:8]}
     (digest8,) = digests
     return [each for part in parts for each in store.cache_folders(part) if split_folder(each)[1] == digest8]
@@ -197,8 +262,7 @@ def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
         ]
         if not found:
             raise InputError(
-                f"layer {word!r} is not among those stored: {', '.join(features) or 'none'}; "
-                "see store show for their names"
+                f"layer {word!r} is not among those stored; {choices(word, features)}", option="layers"
             )
         chosen += [name for name in found if name not in chosen]
     return tuple(chosen)

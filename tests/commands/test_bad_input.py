@@ -34,9 +34,9 @@ def stored(run_cli: Run, photos: Path, store: Path) -> Path:
     return store
 
 
-def train(run_cli: Run, store: Path, out: Path, *more: object) -> tuple[int, str, str]:
+def train(run_cli: Run, store: Path, out: Path, *more: object, cv: int = 3) -> tuple[int, str, str]:
     return run_cli(
-        "train", "--store", store, "--dataset", "photos", "--model", MODEL, "--out", out, "--cv", "3", *more
+        "train", "--store", store, "--dataset", "photos", "--model", MODEL, "--out", out, "--cv", cv, *more
     )
 
 
@@ -220,7 +220,7 @@ def test_a_class_with_fewer_members_than_folds(
     for image in sorted((photos / "cross").iterdir())[3:]:
         image.unlink()
     assert run_cli("extract", photos, "--model", MODEL, "--store", store)[0] == 0
-    refused(train(run_cli, store, tmp_path / "run", "--cv", "5"), "cross", "5")
+    refused(train(run_cli, store, tmp_path / "run", cv=5), "cross", "5")
 
 
 def test_labels_missing(run_cli: Run, tmp_path: Path, store: Path) -> None:

@@ -115,7 +115,7 @@ def test_refusals(folder: Path) -> None:
         (["list.pt"], {}, "holds a list"),
         (["gone.pt"], {}, "no file"),
         (["features.npz", "features.npz"], {}, "two arrays are called"),
-        (["features.npz"], {"arrays": ["x"]}, "no matrix is called 'x'; there are: last"),
+        (["features.npz"], {"arrays": ["x"]}, "no matrix is called 'x'; choose one of last"),
         (["features.npz"], {"labels": "z.txt"}, "cannot be read"),
     ):
         with pytest.raises(InputError, match=message):

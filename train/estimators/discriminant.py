@@ -122,7 +122,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             what=f"lda on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
-        plan_logger.info(
+        plan_logger.debug(
             "lda: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, given.limit_bytes // 2**20
         )
         maps = linear_maps(rows.blocks, device=given.device)

@@ -10,6 +10,7 @@ import torch
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
+from toptune.options import check_choice
 from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
@@ -169,8 +170,7 @@ class FalkonClassifier(ScoredClassifier):
             check_single("penalty", self.penalty)
             if self.kernel != "linear":
                 check_single("sigma", self.sigma)
-        if self.solver not in SOLVERS:
-            raise InputError(f"solver {self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+        check_choice(self.solver, SOLVERS, option="solver")
         if self.solver == "falkon-lib":
             check_library(self.device)
 
@@ -186,7 +186,7 @@ class FalkonClassifier(ScoredClassifier):
                 self, given, len(values), n_penalties=len(penalties or RELATIVE_PENALTIES), is_exact=is_exact
             ),
         )
-        plan_logger.info("%s", choice)
+        plan_logger.debug("%s", choice)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
         kernels = kernels_of(self, centers)
         setup_seconds = given.seconds

@@ -141,7 +141,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         plan = plan_logistic(
             sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact)
         )
-        plan_logger.info("%s", plan)
+        plan_logger.debug("%s", plan)
         center_rows, values = drawn_centers(given, self.n_centers, how=self.centers)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
         kernels = kernels_of(self, centers)

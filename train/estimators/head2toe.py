@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
+from toptune.options import check_choice
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.estimators.fit_inputs import FitInputs
@@ -158,8 +159,7 @@ class Head2ToeClassifier(ScoredClassifier):
             ("selection", self.selection, SELECTIONS),
             ("final", self.final, FINALS),
         ):
-            if value not in valid:
-                raise InputError(f"{name} {value!r} is unknown; choose one of {', '.join(valid)}")
+            check_choice(value, valid, option=name)
         if self.cv is None:
             raise InputError(
                 "cv is None, but the selection is chosen by left-out rows; give a number of folds"
@@ -179,7 +179,7 @@ class Head2ToeClassifier(ScoredClassifier):
             n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_folds, n_shares=len(self._shares()),
             solver=self.solver, block_rows=block_rows, limit_bytes=given.limit_bytes,
         )  # fmt: skip
-        plan_logger.info("%s", plan)
+        plan_logger.debug("%s", plan)
         seconds, clock = {"setup": given.seconds}, time.perf_counter()
         # The second moments of the columns are taken once and serve the ranking, the comparison of selections
         # and a final ridge regression.

@@ -195,7 +195,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
         kept_bytes = n * rank * (8 if n < d else 4)
         is_cached = peak_bytes + kept_bytes <= given.limit_bytes
         peak_bytes += kept_bytes if is_cached else 0
-        plan_logger.info(
+        plan_logger.debug(
             "logistic: about %d MiB (rows %s); memory limit %d MiB",
             peak_bytes // 2**20,
             "kept" if is_cached else "read again in every pass",

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from toptune.errors import InputError
+from toptune.options import check_choice
 from toptune.train.estimators.arguments import RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -145,8 +145,7 @@ def check_metrics(
     """Return the metrics to compare, or refuse an unknown metric with InputError."""
     metrics = values_of(given, default or known, "metric")
     for metric in metrics:
-        if metric not in known:
-            raise InputError(f"metric is {metric!r}; it must be {' or '.join(map(repr, known))}")
+        check_choice(metric, known, option="metric")
     return metrics
 
 

@@ -176,7 +176,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             what=f"ridge on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
-        plan_logger.info(
+        plan_logger.debug(
             "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, given.limit_bytes // 2**20
         )
         return peak_bytes

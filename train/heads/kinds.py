@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError
+from toptune.options import choices
 from toptune.train.heads.kind import (
     DEFAULT_PREPROCESSING,
     PREFIX,
@@ -230,8 +231,8 @@ def kind_of(name: str) -> HeadKind:
 
         return kind_of_path(name)
     raise InputError(
-        f"head {name!r} is unknown; choose one of {', '.join(KINDS)}, {PREFIX}package.Class, "
-        "or, in train, auto"
+        f"head {name!r} is unknown; {choices(name, KINDS)}, {PREFIX}package.Class, or, in train, auto",
+        option="head",
     )
 
 
@@ -255,7 +256,8 @@ def check_head(
     unknown = sorted(set(params or {}) - set(kind.parameters))
     if unknown:
         raise InputError(
-            f"head {name!r} has no parameter {unknown[0]!r}; it takes {', '.join(kind.parameters) or 'none'}"
+            f"head {name!r} has no parameter {unknown[0]!r}; {choices(unknown[0], kind.parameters)}",
+            option="params",
         )
     if cv is None and not kind.is_summed:
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from toptune.errors import InputError
-from toptune.train.heads.kinds import KINDS, default_preprocessing, is_cross_validated
+from toptune.options import check_choice
+from toptune.train.heads.kind import is_path
+from toptune.train.heads.kinds import KINDS, default_preprocessing, is_cross_validated, kind_of
 from toptune.train.kernels.names import check_kernel
 
 AUTO_HEAD = "auto"
@@ -64,7 +66,7 @@ class HeadOptions:
     Raises
     ------
     InputError
-        For an option that the head does not take.
+        For a head, kernel or solver that there is not, or an option that the head does not take.
     """
 
     head: str = "falkon"
@@ -79,6 +81,10 @@ class HeadOptions:
     budget: float | None = None
 
     def __post_init__(self) -> None:
+        # A package that ``sklearn:package.Class`` names is looked for later, because importing it takes long.
+        if not self.is_auto and not is_path(self.head):
+            kind_of(self.head)
+        check_choice(self.solver, SOLVERS, option="solver")
         self._refuse_without_meaning()
         check_kernel(self.kernel)
         if self.is_auto:
@@ -126,7 +132,9 @@ class HeadOptions:
         for name in _DEFAULTS:
             if name not in taken and self._is_given(name):
                 raise InputError(
-                    f"{name} has no meaning for head {self.head!r}; leave it out, or use head 'falkon'"
+                    f"{name} has no meaning for head {self.head!r}; leave it out, or use head "
+                    f"{' or '.join(repr(kind.name) for kind in KINDS.values() if name in kind.options)}",
+                    option=name,
                 )
 
     def _check_auto(self) -> None:

@@ -1,7 +1,7 @@
 """``--head auto``: heads tried in the order of their cost until a budget of time is spent, the best kept."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -72,6 +72,34 @@ class Trials:
         """Return a JSON-able mapping."""
         table = [asdict(trial) for trial in self.table]
         return {"budget_seconds": self.budget_seconds, "seconds": self.seconds, "table": table}
+
+
+def why_chosen(table: Sequence[Mapping[str, Any]], *, n: int) -> str | None:
+    """Say why the chosen head was kept although another has a higher accuracy; None where none has.
+
+    Parameters
+    ----------
+    table : sequence of mapping
+        Rows of `Trials.to_dict`.
+    n : int
+        Rows that the figures are taken over.
+    """
+    fitted = [row for row in table if row["accuracy"] is not None]
+    chosen = next((row for row in fitted if row["is_chosen"]), None)
+    if chosen is None:
+        return None
+    best = max(fitted, key=lambda row: float(row["accuracy"]))
+    if not best["accuracy"] > chosen["accuracy"]:
+        return None
+    return (
+        f"{chosen['head']} was kept although {best['head']} has a higher left-out accuracy "
+        f"({best['accuracy']:.4f} against {chosen['accuracy']:.4f}): over {n} rows that is within half a "
+        f"standard error, so that the lower log loss decides ({_loss(chosen)} against {_loss(best)})"
+    )
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    return "none" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
 
 
 def try_heads(

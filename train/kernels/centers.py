@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.memory import check_memory
+from toptune.options import check_choice
 from toptune.store.features.blocks import Blocks
 from toptune.train.rows.block_reading import check_finite
 
@@ -63,8 +64,7 @@ def choose_centers(
     """
     if n_centers < 1:
         raise InputError(f"n_centers is {n_centers}; at least 1 is needed")
-    if how not in CENTERS:
-        raise InputError(f"centers {how!r} is unknown; choose one of {', '.join(CENTERS)}")
+    check_choice(how, CENTERS, option="centers")
     n = len(codes)
     if how == "kmeans++" and n_centers < n and blocks is None:
         raise InputError(f"centers {how!r} needs the rows themselves")

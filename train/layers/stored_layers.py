@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from toptune.errors import InputError
+from toptune.options import choices
 from toptune.store.arrays.spec import ArraySpec
 
 LAST = "last"
@@ -25,8 +26,9 @@ def choose_arrays(
     stored : sequence of ArraySpec
         Feature arrays of the cache.
     layers : str, sequence of str or None
-        ``"last"`` (also None), ``"all"``, or names of arrays, names of taps, or globs over either,
-        with commas or as a list.
+        ``"last"``, ``"all"``, or names of arrays, names of taps, or globs over either, with commas or as a
+        list. None means ``"last"``, or the only layer of features that have one layer of another name, such
+        as imported ones.
     pooling : str, optional
         Which pooling to take where a tap is stored with several. Without a pooling, ``"all"`` means every
         array.
@@ -42,10 +44,12 @@ def choose_arrays(
         If a name matches no array, or a tap has several poolings and none is chosen; the message lists what
         is stored.
     """
-    words = [LAST] if layers is None else layers.split(",") if isinstance(layers, str) else list(layers)
+    taps = {tap_of(spec) for spec in stored}
+    usual = next(iter(taps)) if len(taps) == 1 else LAST
+    words = [usual] if layers is None else layers.split(",") if isinstance(layers, str) else list(layers)
     words = [word.strip() for word in words if word.strip()]
     if not words:
-        raise InputError(f"layers is {layers!r}; name at least one of {_listed(stored)}")
+        raise InputError(f"layers is {layers!r}; name at least one of {_listed(stored)}", option="layers")
     chosen: dict[str, ArraySpec] = {}
     for word in words:
         for spec in _matching(stored, word, pooling):
@@ -55,7 +59,7 @@ def choose_arrays(
 
 def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> list[ArraySpec]:
     if not stored:
-        raise InputError("the store holds no features of this model; run extract first")
+        raise InputError("the store holds no layers of this model; add some with toptune extract --layers")
     if word == "all" and pooling is None:
         return list(stored)
     exact = [spec for spec in stored if fnmatchcase(spec.name, word)]
@@ -66,9 +70,11 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
         if word == "all" or fnmatchcase(tap_of(spec), word):
             by_tap.setdefault(tap_of(spec), []).append(spec)
     if not by_tap:
+        names = list(dict.fromkeys([*map(tap_of, stored), *(spec.name for spec in stored)]))
         raise InputError(
-            f"layer {word!r} is not in the store; it holds {_listed(stored)}; name "
-            "one of these (or a tap, or a glob), or extract it first"
+            f"layer {word!r} is not in the store; {choices(word, names)}, a glob, or all; toptune extract "
+            "--layers adds others",
+            option="layers",
         )
     chosen = []
     for tap, specs in by_tap.items():
@@ -78,7 +84,10 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
         if len(fitting) != 1:
             found = ", ".join(_pooling(spec) for spec in specs)
             asked = "none was chosen" if pooling is None else f"{pooling!r} is not among them"
-            raise InputError(f"tap {tap!r} is stored with the poolings {found} and {asked}; set pooling")
+            raise InputError(
+                f"tap {tap!r} is stored with the poolings {found} and {asked}; choose one with --pooling",
+                option="pooling",
+            )
         chosen += fitting
     return chosen
 

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 from toptune.errors import InputError
+from toptune.options import choices
 
 NONE = "none"
 STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
+
+# The store and the runs have the British spelling, which American readers need not know.
+_SPELLINGS = {"standardize": "standardise"}
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,22 @@ def parse_preprocessing(spec: str) -> tuple[StepSpec, ...]:
 
 def _step(word: str, spec: str) -> StepSpec:
     name, colon, argument = word.partition(":")
+    name = _SPELLINGS.get(name, name)
     if name not in STEPS:
         raise InputError(
-            f"preprocessing {spec!r}: step {word!r} is unknown; give {NONE}, or with commas any of "
-            f"{', '.join(STEPS)}"
+            f"preprocessing {spec!r}: step {word!r} is unknown; {choices(name, STEPS)}, with commas between "
+            f"several, or {NONE}",
+            option="preprocess",
         )
     if name in ("pca", "whiten"):
         return StepSpec(name, _components(argument, word) if colon else None)
     if name == "power":
         return StepSpec(name, _exponent(argument, word) if colon else None)
     if colon:
-        raise InputError(f"preprocessing {spec!r}: step {name} takes no argument, and {argument!r} was given")
+        raise InputError(
+            f"preprocessing {spec!r}: step {name} takes no argument, and {argument!r} was given",
+            option="preprocess",
+        )
     return StepSpec(name)
 
 
@@ -51,7 +60,8 @@ def _components(argument: str, word: str) -> int | float:
     if value is None or not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
         raise InputError(
             f"preprocessing step {word!r}: give a number of components (pca:256) or a share of the variance "
-            "above 0 and up to 1 (pca:0.95)"
+            "above 0 and up to 1 (pca:0.95)",
+            option="preprocess",
         )
     return value
 
@@ -60,7 +70,8 @@ def _exponent(argument: str, word: str) -> float:
     value = _number(argument)
     if value is None or not 0 < value <= 1:
         raise InputError(
-            f"preprocessing step {word!r}: give an exponent above 0 and at most 1 (0.5 is the signed root)"
+            f"preprocessing step {word!r}: give an exponent above 0 and at most 1 (0.5 is the signed root)",
+            option="preprocess",
         )
     return value
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from toptune.errors import InputError
-from toptune.options import flat_options
+from toptune.options import choices, flat_options
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.layers.options import SHORT_LIST_HEADS, SearchOptions
@@ -95,7 +95,8 @@ class LayerReportOptions:
     def __post_init__(self) -> None:
         if self.head not in SHORT_LIST_HEADS:
             raise InputError(
-                f"head {self.head!r} cannot check a short list; use one of {', '.join(SHORT_LIST_HEADS)}"
+                f"head {self.head!r} cannot check a short list; {choices(self.head, SHORT_LIST_HEADS)}",
+                option="head",
             )
         self.search  # noqa: B018 - making the value refuses what the search cannot do
 
@@ -222,8 +223,9 @@ class CompareOptions:
             )
         if strange := sorted((self.params or {}).keys() - set(heads)):
             raise InputError(
-                f"params are given for {strange[0]!r}, which is not among the heads {', '.join(heads)}; give "
-                "parameters by the name of their head"
+                f"params are given for {strange[0]!r}, which is not among the heads; "
+                f"{choices(strange[0], heads)}",
+                option="params",
             )
 
     def to_dict(self) -> dict[str, Any]:

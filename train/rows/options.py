@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from toptune.errors import InputError
+from toptune.options import check_choice
 
 VAL = ("train", "test", "drop")
 
@@ -55,8 +56,7 @@ class RowOptions:
     allow_failed: bool = False
 
     def __post_init__(self) -> None:
-        if self.val not in VAL:
-            raise InputError(f"val is {self.val!r}; choose one of {', '.join(VAL)}")
+        check_choice(self.val, VAL, option="val")
         if not 0 < self.test_fraction < 1:
             raise InputError(f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")
         if self.shots is not None and self.train_size is not None:

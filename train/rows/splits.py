@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.options import choices
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
 from toptune.text import counted, named
 from toptune.train.rows.options import RowOptions
@@ -181,16 +182,21 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
     else:
         _refuse_missing(values, manifest, group_by)
         return [str(value) for value in values]
+    columns = choices(group_by, ["label", *manifest.extra_names])
     try:
         pattern = re.compile(group_by)
     except re.error as error:
         raise InputError(
-            f"group_by {group_by!r} is neither a column of the manifest nor a regular expression ({error})"
+            f"group_by {group_by!r} is neither a column of the manifest nor a regular expression ({error}); "
+            f"{columns}",
+            option="group_by",
         ) from error
     if pattern.groups < 1:
         raise InputError(
-            f"group_by {group_by!r} is no column of the manifest, and as a pattern it has no group in "
-            "parentheses that would be the key; write for instance '^([^_]+)_'"
+            f"group_by {group_by!r} is no column that was kept with the images (text and whole numbers are "
+            f"kept); {columns}, or give a pattern on the id whose group in parentheses is the key, such as "
+            "'^([^_]+)_'",
+            option="group_by",
         )
     matches = [pattern.search(identity) for identity in manifest.ids]
     keys = [None if match is None else match.group(1) for match in matches]
@@ -198,7 +204,8 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
     if missed:
         raise InputError(
             f"group_by pattern {group_by!r} does not match {counted(len(missed), 'id')}, for instance "
-            f"{missed[0]!r}; widen it"
+            f"{missed[0]!r}; widen it",
+            option="group_by",
         )
     return [str(key) for key in keys]
 
@@ -214,7 +221,8 @@ def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: 
             f"{counted(len(missing), 'labeled row')} of {len(values)} rows have no value in the column "
             f"{group_by!r} that they are grouped by, for instance {missing[0]!r}; fill them in, or write a "
             "value of its own into each row that is a group of its own, and extract with --update, which "
-            "computes nothing anew for columns"
+            "computes nothing anew for columns",
+            option="group_by",
         )
 
 

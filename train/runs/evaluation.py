@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.options import check_choice
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
@@ -66,8 +67,8 @@ def score_stored(
     """Do what `evaluate_run` does, and return the tables of the classes beside the metrics."""
     start = time.perf_counter()
     trained = run if isinstance(run, Run) else Run.load(run)
-    if split not in (None, *SPLITS):
-        raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    if split is not None:
+        check_choice(split, SPLITS, option="split")
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or trained.store)
     name = dataset or trained.record.dataset
     is_own = name == trained.record.dataset

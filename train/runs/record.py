@@ -13,6 +13,7 @@ from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.features.recipe import IMPORTED
+from toptune.store.files.folder_kinds import no_run
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
@@ -288,7 +289,7 @@ class RunRecord:
         """
         path = folder / CONFIG
         if not path.is_file():
-            raise InputError(f"{folder} is no RUN folder (it has no {CONFIG}); give what train --out wrote")
+            raise InputError(no_run(folder), option="run")
         content = read_json(path, advice=_ADVICE[None])
         # The kind decides which keys are needed, so that it is read before the record is checked.
         kind = FINETUNE if content.get("kind") == FINETUNE else None

@@ -161,6 +161,8 @@ class Run:
         }
 
     def __str__(self) -> str:
+        from toptune.train.heads.trials import why_chosen
+
         metrics, saves, lines = self.metrics, self.saves, []
         if metrics["n_test"]:
             figures = ", ".join(
@@ -190,6 +192,8 @@ class Run:
         if chosen:
             lines.append(f"selected: {chosen}")
         lines += [_trial_line(row) for row in self.trials]
+        if why := why_chosen(self.trials, n=metrics["n_train"]):
+            lines.append(f"note: {why}")
         lines += [f"note: {warning}" for warning in self.record.warnings]
         lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
         return "\n".join([*lines, f"written to {self.folder}"])

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from toptune.errors import InputError, StoreError, ToptuneError
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.names import check_folder_name
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION
@@ -134,15 +135,21 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If `out` exists and is not an empty folder, or the folder above may not be written to.
+        If `out` exists and is not an empty folder, has the name of a file, or the folder above may not be
+        written to.
     """
     path = Path(os.fspath(out)).absolute()
+    check_folder_name(out, option="out")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"out {path} exists and is not empty; nothing is overwritten: give another --out")
+        raise InputError(
+            f"out {path} exists and is not empty; nothing is overwritten: give another --out", option="out"
+        )
     # Training may take hours. A folder that cannot be written is refused before the first feature is read.
     parent = next(each for each in path.parents if each.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise InputError(f"out {path} cannot be made: {parent} is not a folder that you may write to")
+        raise InputError(
+            f"out {path} cannot be made: {parent} is not a folder that you may write to", option="out"
+        )
     return path
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toptune.errors import InputError
+from toptune.options import check_choice
 
 SELECTIONS = ("accuracy", "one-se", "squared-error")
 # Accuracies within this many standard errors of the best one are tied, and the log-loss decides.
@@ -119,8 +119,7 @@ def _near_best(accuracies: Sequence[float | None], *, n: int, standard_errors: f
 
 def check_selection(rule: str) -> str:
     """Return a rule of `choose_candidate`, or refuse an unknown one with InputError."""
-    if rule not in SELECTIONS:
-        raise InputError(f"selection {rule!r} is unknown; choose one of {', '.join(SELECTIONS)}")
+    check_choice(rule, SELECTIONS, option="selection")
     return rule
 
 

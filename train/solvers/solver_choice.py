@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from toptune.errors import InputError
 from toptune.machine.memory import check_memory
+from toptune.options import check_choice
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import iterative_peak_bytes, library_peak_bytes, one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
@@ -123,8 +124,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     >>> choose_solver("auto", sizes).solver
     'falkon'
     """
-    if asked not in SOLVERS:
-        raise InputError(f"solver {asked!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    check_choice(asked, SOLVERS, option="solver")
     # Without folds there is nothing to select, but FalkonML needs the temperature from a selection.
     is_selected = sizes.n_folds > 1 or asked == "falkon-lib"
     few = min(sizes.n_centers, SELECTION_CENTERS) if is_selected else 0

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.options import flat_options, option_names, options_of
+from toptune.options import choices, flat_options, option_names, options_of
 from toptune.train.rows.options import RowArguments, RowOptions
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN
 from toptune.workflows.finetuning.options import FineTuneOptions
@@ -93,8 +93,9 @@ class AdviceOptions:
         given, shared = self.finetune or {}, {**self._backbone, **flat_options(self.rows)}
         known = option_names(FineTuneOptions)
         if unknown := sorted(given.keys() - set(known)):
-            takes = ", ".join(sorted(set(known) - shared.keys()))
-            raise InputError(f"finetune has an option {unknown[0]!r}; it takes {takes}")
+            takes = sorted(set(known) - shared.keys())
+            hint = choices(unknown[0], takes, most=len(takes))
+            raise InputError(f"finetune has an option {unknown[0]!r}; {hint}", option="finetune")
         if strange := sorted(shared.keys() & given.keys()):
             raise InputError(
                 f"finetune has {strange[0]!r}, which must be the same for heads: give it to advise itself"

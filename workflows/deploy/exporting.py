@@ -9,6 +9,7 @@ import torch
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
 from toptune.errors import InputError, NumericalError
+from toptune.options import check_choice
 from toptune.store.exchange.exporting import new_target
 from toptune.store.files.provenance import provenance
 from toptune.workflows.deploy.check import (
@@ -119,8 +120,7 @@ def export(
     for path in (target, card):
         if path.exists():
             raise InputError(f"{path} exists; nothing is overwritten: give another --out")
-    if head_dtype not in HEAD_DTYPES:
-        raise InputError(f"head_dtype is {head_dtype!r}; it must be one of {', '.join(HEAD_DTYPES)}")
+    check_choice(head_dtype, HEAD_DTYPES, option="head_dtype")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
     classifier = Classifier.load(run, model=model, weights=weights)

@@ -10,7 +10,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneSpec
 from toptune.machine.devices import check_device_name
-from toptune.options import flat_options
+from toptune.options import check_choice, flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
@@ -209,13 +209,12 @@ class FineTuneOptions:
 
     def _check(self) -> None:
         """Refuse values out of range, and combinations that contradict each other."""
-        for name, choices in (
+        for name, known in (
             ("optimizer", ("adamw", "sgd")),
             ("augment", AUGMENTATIONS),
             ("precision", ("auto", "bf16", "fp32")),
         ):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+            check_choice(getattr(self, name), known, option=name)
         if self.depth not in ("full", "head") and self.n_last is None:
             raise InputError(f"depth is {self.depth!r}; it must be full, head, or last:N with N from 1")
         check_device_name(self.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from toptune.errors import InputError
+from toptune.store.files.names import check_folder_name
 
 DEFAULT_CPUS = 4
 # These arguments of `toptune train` follow from the extraction, and the training job has them already.
@@ -79,8 +80,9 @@ class SlurmOptions:
         decided = [word for word in self.train_arguments or () if word.split("=")[0] in DECIDED]
         if decided:
             raise InputError(f"--train {decided[0]} is for the jobs to say; leave it out")
+        check_folder_name(self.out, option="out")
         if self.is_training and self.run.exists():
-            raise InputError(f"{self.run} is there already; give another --out, or --no-train")
+            raise InputError(f"{self.run} is there already; give another --out, or --no-train", option="out")
         # Reading the options of sbatch refuses malformed ones now.
         _ = self.sbatch_options
 

@@ -1,6 +1,6 @@
 """`Classifier` turns images into labels, by the network of a RUN folder."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -140,16 +140,26 @@ class Classifier:
         network = self.network.in_float32()
         return self if network is self.network else Classifier(network)
 
-    def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:
+    def predict(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Prediction]:
         """Classify images, while threads read and decode the next ones.
 
         Parameters
         ----------
         images : path, bytes, or several of them
             Files, folders (every file below them that has an image's suffix and is not hidden, links
-            followed), or encoded images.
+            followed), manifests (CSV or Parquet files with a column ``path``) and other files that hold
+            images, or encoded images.
         batch_size : int
             Number of images in a forward pass.
+        progress : callable, optional
+            Called with the number of images done and of all, after every batch. All images are looked up
+            first then, which takes memory for images that are given as bytes.
 
         Returns
         -------
@@ -163,12 +173,18 @@ class Classifier:
             If a path does not exist, a folder holds no image, or `batch_size` is below 1.
         """
         remaining = find_images([images] if isinstance(images, ImageLike) else images)
+        total = 0
+        if progress is not None:
+            listed = list(remaining)
+            remaining, total = iter(listed), len(listed)
         predictions: list[Prediction] = []
         # Encoded images of a long iterator must not lie in memory all at once.
         while window := list(islice(remaining, _WINDOW_BATCHES * max(batch_size, 1))):
             source = LooseImages([image for _, image in window])
             for answers in self.answers(source, len(window), batch_size=batch_size):
                 predictions += self._predictions(answers, [name for name, _ in window])
+                if progress is not None:
+                    progress(len(predictions), total)
         return predictions
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int = 32) -> Iterator[Answers]:

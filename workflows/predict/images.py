@@ -1,6 +1,7 @@
-"""Images to classify are files, the files of folders, or encoded bytes."""
+"""Images to classify are files, the files of folders, images that a list or an archive names, or bytes."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,18 +11,50 @@ from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.remarks import Remarks, say_remarks
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.sources.folder import walk_files
+from toptune.extract.sources.opening import open_source
+from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES
 from toptune.store.datasets.outside_text import escaped
 
-ImageLike = str | Path | bytes
+# Files with these endings list images or hold them. Any other file that is named is tried as an image.
+_OF_IMAGES = frozenset((*MANIFEST_SUFFIXES, ".arrow", ".tar", ".zip", ".npz"))
 
 
-def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | bytes]]:
-    """Yield each image with its name; a folder stands for its files with an image's suffix, sorted.
+@dataclass(frozen=True)
+class ListedImage:
+    """One image of a source, which is read when its turn comes.
+
+    Attributes
+    ----------
+    name : str
+        Id of the image.
+    source : ImageBytes
+        The manifest, table or archive.
+    row : int
+        Number of the image in it.
+    """
+
+    name: str
+    source: ImageBytes
+    row: int
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes of the image."""
+        return self.source.read(self.row)
+
+
+ImageLike = str | Path | ListedImage | bytes
+
+
+def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | ListedImage | bytes]]:
+    """Yield each image with its name.
+
+    A folder stands for its files with an image's suffix, sorted. A manifest, a table or an archive stands for
+    its images, which have their ids as names.
 
     Yields
     ------
-    tuple of (str, path or bytes)
-        Name of the image, and its file or its encoded bytes.
+    tuple of (str, path, ListedImage or bytes)
+        Name of the image, and its file, its place in a source or its encoded bytes.
 
     Raises
     ------
@@ -32,13 +65,22 @@ def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | bytes
         if isinstance(image, bytes):
             yield f"image {number}", image
             continue
+        if isinstance(image, ListedImage):
+            yield image.name, image
+            continue
         path = Path(image)
         if path.is_dir():
             yield from ((str(each), each) for each in _images_in(path))
+        elif path.suffix.lower() in _OF_IMAGES and path.exists():
+            source = open_source(path)
+            names = source.manifest().ids
+            yield from ((name, ListedImage(name, source, row)) for row, name in enumerate(names))
         elif path.exists():
             yield str(path), path
         else:
-            raise InputError(f"{path} does not exist; give images or folders of images")
+            raise InputError(
+                f"{path} does not exist; give images, folders of images, or lists of them (.csv, .parquet)"
+            )
 
 
 class LooseImages:
@@ -46,11 +88,11 @@ class LooseImages:
 
     Parameters
     ----------
-    images : sequence of path or bytes
-        Files, or the bytes of encoded images.
+    images : sequence of path, ListedImage or bytes
+        Files, images of sources, or the bytes of encoded images.
     """
 
-    def __init__(self, images: Sequence[Path | bytes]) -> None:
+    def __init__(self, images: Sequence[Path | ListedImage | bytes]) -> None:
         self._images = images
 
     def read(self, row: int) -> bytes:

@@ -1,13 +1,23 @@
-"""`Answers` and `Prediction` hold what a network says of images; predictions are written as CSV or JSON."""
+"""`Answers` and `Prediction` hold what a network says of images; predictions become CSV or JSON lines."""
 
 import csv
 import json
+import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.options import check_choice
+
+FORMS = ("csv", "jsonl")
+# Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
+_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +61,17 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
-    def to_dict(self, *, probabilities: bool = False) -> dict[str, object]:
-        """Return the fields that apply, as JSON values."""
+    def top(self, n: int) -> list[tuple[str, float]]:
+        """Return the `n` most probable classes with their probabilities, the most probable first."""
+        # Sorting is stable, so that classes of equal probability keep their order.
+        ranked = sorted(self.probabilities.items(), key=lambda pair: -pair[1])
+        return ranked[:n]
+
+    def to_dict(self, *, probabilities: bool = False, top: int = 1) -> dict[str, object]:
+        """Return the fields that apply, as JSON values; with `top` above 1 also the likeliest classes."""
         row: dict[str, object] = {"path": self.path, "label": self.label, "confidence": self.confidence}
+        if top > 1:
+            row["top"] = [{"label": label, "confidence": value} for label, value in self.top(top)]
         if probabilities:
             row["probabilities"] = self.probabilities
         if self.error:
@@ -62,9 +80,14 @@ class Prediction:
 
 
 def write_predictions(
-    predictions: Iterable[Prediction], stream: TextIO, *, form: str = "csv", columns: Sequence[str] = ()
+    predictions: Iterable[Prediction],
+    stream: TextIO,
+    *,
+    form: str = "csv",
+    columns: Sequence[str] = (),
+    top: int = 1,
 ) -> None:
-    """Write predictions as CSV or JSON lines.
+    """Write predictions as CSV or JSON lines, probabilities with four digits after the point.
 
     Parameters
     ----------
@@ -77,13 +100,113 @@ def write_predictions(
     columns : sequence of str
         Classes whose probabilities are written too, a column for each class in CSV. JSON lines have the
         probabilities of all classes if `columns` names any.
+    top : int
+        Number of classes to write for each image, the most probable first: columns ``label_2``,
+        ``confidence_2`` and so on in CSV, and a list ``top`` in JSON lines.
     """
     if form == "csv":
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["path", "label", "confidence", *columns])
+        further = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]
+        writer.writerow(["path", "label", "confidence", *further, *columns])
         for each in predictions:
-            row = [each.path, each.label, each.confidence]
-            writer.writerow(row + [each.probabilities.get(name) for name in columns])
+            row = [each.path, each.label, _digits(each.confidence)]
+            ranked = [cell for label, value in each.top(top)[1:] for cell in (label, _digits(value))]
+            row += ranked + [None] * (len(further) - len(ranked))
+            writer.writerow(row + [_digits(each.probabilities.get(name)) for name in columns])
     else:
         for each in predictions:
-            stream.write(json.dumps(each.to_dict(probabilities=bool(columns)), ensure_ascii=False) + "\n")
+            values = _rounded(each.to_dict(probabilities=bool(columns), top=top))
+            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def save_predictions(
+    predictions: Sequence[Prediction],
+    out: str | os.PathLike[str],
+    *,
+    form: str | None = None,
+    columns: Sequence[str] = (),
+    top: int = 1,
+) -> Path:
+    """Write predictions into a new file, which appears when it is whole.
+
+    Parameters
+    ----------
+    predictions : sequence of Prediction
+        The predictions, in the order of the lines.
+    out : path
+        The file; nothing is overwritten.
+    form : {"csv", "jsonl"}, optional
+        Format of the lines; by default told by the file's ending.
+    columns, top : optional
+        What is written of each; see `write_predictions`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be made, or the format cannot be told; see `check_predictions_file`.
+    """
+    form = check_predictions_file(out, form)
+    path = Path(out).absolute()
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            write_predictions(predictions, stream, form=form, columns=columns, top=top)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def check_predictions_file(out: str | os.PathLike[str], form: str | None = None) -> str:
+    """Refuse a file that predictions cannot be written to, before any work; return the format.
+
+    Raises
+    ------
+    InputError
+        If `out` exists, is a folder or lies in none, or its ending is that of no format.
+    """
+    path = Path(out).absolute()
+    known = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    if os.fspath(out).endswith(("/", os.sep)) or path.is_dir():
+        raise InputError(
+            f"out {os.fspath(out)} is a folder; give a file in it, such as {path}/predictions.csv",
+            option="out",
+        )
+    if path.exists():
+        raise InputError(f"out {path} exists; nothing is overwritten: give another --out", option="out")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"out {path} cannot be made: {path.parent} is not a folder that you may write to", option="out"
+        )
+    told = known.get(path.suffix.lower())
+    if form is None and told is None:
+        raise InputError(
+            f"out {path.name} has no ending of a format; give one that ends in .csv or .jsonl, or --format",
+            option="out",
+        )
+    if form is not None:
+        check_choice(form, FORMS, option="format")
+        if told not in (None, form):
+            raise InputError(
+                f"out {path.name} ends in {path.suffix}, and --format is {form}; leave one out",
+                option="format",
+            )
+    return form or str(told)
+
+
+def _digits(value: float | None) -> str | None:
+    return None if value is None else f"{value:.{_DIGITS}f}"
+
+
+def _rounded(value: object) -> object:
+    """Round the numbers in JSON values."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, _DIGITS) if isinstance(value, float) else value

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
 from toptune.errors import InputError, StoreError
+from toptune.options import choices
 from toptune.text import counted
 from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
@@ -194,7 +195,7 @@ def _open_data(
 ) -> dict[str, Thumbnails]:
     names = sorted({setting.dataset for setting in settings})
     if unknown := sorted(data.keys() - set(names)):
-        raise InputError(f"no run is on data set {unknown[0]!r}; they are on {', '.join(names)}")
+        raise InputError(f"no run is on data set {unknown[0]!r}; {choices(unknown[0], names)}", option="data")
     sources = {}
     for name, place in data.items():
         sources[name] = Thumbnails(place)

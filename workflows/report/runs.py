@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from toptune.errors import CorruptError, InputError
+from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import plain_model_name
 from toptune.train.reports.layer_plot import LayerPoint
 from toptune.train.runs.metrics import ClassTables
@@ -194,5 +195,7 @@ def _find_runs(place: Path) -> Iterator[Path]:
             yield Path(folder).resolve()
     if not found:
         raise InputError(
-            f"{place} is no RUN folder and holds none (no {CONFIG}); give what train --out wrote"
+            f"{place} is no RUN folder and holds none (no {CONFIG}): it {what_is(place)}; give what train "
+            "--out wrote",
+            option="runs",
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
-from toptune.options import option_names, options_of
+from toptune.options import choices, option_names, options_of
 from toptune.train.heads.kind import PREFIX, is_path
 from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD
@@ -44,8 +44,8 @@ def check_options(study: Study) -> None:
         for name, options in named.items():
             if unknown := sorted(options.keys() - known):
                 raise InputError(
-                    f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; it takes "
-                    f"{', '.join(sorted(known))}"
+                    f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; "
+                    f"{choices(str(unknown[0]), sorted(known), most=len(known))}"
                 )
     if study.finetune and (cut := [name for name, each in study.datasets.items() if "split" in each]):
         raise InputError(

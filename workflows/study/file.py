@@ -10,6 +10,7 @@ import yaml
 
 from toptune.errors import InputError
 from toptune.extract.images.source import BUILTINS
+from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 
 KEYS = (
@@ -88,7 +89,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     if not isinstance(given, dict):
         raise InputError(f"study {file} is no mapping; it takes {', '.join(KEYS)}")
     if unknown := [key for key in given if key not in KEYS]:
-        raise InputError(f"study {file} has a key {unknown[0]!r}; it takes {', '.join(KEYS)}")
+        raise InputError(f"study {file} has a key {unknown[0]!r}; {choices(str(unknown[0]), KEYS)}")
     if missing := [key for key in ("datasets", "models", "heads") if not given.get(key)]:
         raise InputError(f"study {file} names no {missing[0]}")
     folder = file.absolute().parent
@@ -178,15 +179,16 @@ def _limited(options: Keywords, key: str, known: Mapping[str, list[object]], fil
         return dict(options)
     only = _kind(options["only"], dict, f"{key}: only", file)
     if unknown := [name for name in only if name not in known]:
-        raise InputError(f"study {file}: {key}: only has {unknown[0]!r}; it takes datasets, models, seeds")
+        hint = choices(str(unknown[0]), known)
+        raise InputError(f"study {file}: {key}: only has {unknown[0]!r}; {hint}")
     limits: dict[str, Sequence[object]] = {}
     for kind, value in only.items():
         where = f"{key}: only: {kind}"
         limits[kind] = _seeds(value, where, file) if kind == "seeds" else _strings(value, where, file)
         if strange := [name for name in limits[kind] if name not in known[kind]]:
             raise InputError(
-                f"study {file}: {key}: only names {strange[0]!r}, which is none of the {kind} "
-                f"{', '.join(map(str, known[kind]))}"
+                f"study {file}: {key}: only names {strange[0]!r}, which is none of the {kind}; "
+                f"{choices(str(strange[0]), map(str, known[kind]))}"
             )
     return {**options, "only": limits}
 

@@ -126,7 +126,7 @@ def test_default_pooling_follows_the_family(architecture: str, default: str) -> 
 @pytest.mark.parametrize(
     ("architecture", "layer", "message"),
     [
-        ("test_vit", "blocks.0.attn.qkw", "close: blocks.0.attn.qkv"),
+        ("test_vit", "blocks.0.attn.qkw", "did you mean 'blocks.0.attn.qkv'"),
         ("test_maxvit", "**.attn_block.attn", "windows"),
         ("test_vit", "blocks.0.attn.attn_drop", "runs 0 times"),
     ],

@@ -44,7 +44,7 @@ def test_language(layers: str, names: list[str]) -> None:
         ("5", "n from 1 to 4"),
         ("0", "'0,'"),
         ("0,4", "index 4 is out of range: this model has 4 blocks, -4 to 3"),
-        ("blocks.9", "close: blocks"),
+        ("blocks.9", "did you mean 'blocks"),
         ("**.fc9", "toptune layers"),
         (" , ", "no layers"),
     ],

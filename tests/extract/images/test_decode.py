@@ -200,5 +200,5 @@ def test_features_of_the_routes_are_told_apart(model_folder: Path) -> None:
     data = encode(photograph((900, 600)), "JPEG", quality=90)
     assert exact.decode(data).size == (900, 600)
     assert min(draft.decode(data).size) < 600
-    with pytest.raises(InputError, match="decode 'fast' is none of exact, draft"):
+    with pytest.raises(InputError, match="decode 'fast' is unknown; choose one of exact, draft"):
         load_backbone(f"local-dir:{model_folder}", decode="fast")

@@ -51,7 +51,7 @@ def test_split_folders_are_normalized(tmp_path: Path, name: str) -> None:
     only = open_source(tmp_path, split=name)
     assert rows(only) == [(f"{name}/a/2.png", "a", "val")]
     assert only.read(0) == PNG
-    with pytest.raises(InputError, match="its splits are test, train, val"):
+    with pytest.raises(InputError, match="choose one of test, train, val"):
         open_source(tmp_path, split="holdout")
 
 

@@ -160,7 +160,7 @@ def test_a_cache_keeps_its_format(hdf5: FeatureCache) -> None:
     again = store.create_cache("resnet10t.demo", "pets", make_recipe(), format="zarr", **options)
     assert again.format == "hdf5"
     assert again.path == hdf5.path
-    with pytest.raises(InputError, match="'csv' is none of zarr, hdf5"):
+    with pytest.raises(InputError, match="'csv' is unknown; choose one of zarr, hdf5"):
         store.create_cache("other", "pets", make_recipe(weights="cd" * 32), format="csv", **options)
 
 

@@ -138,7 +138,7 @@ def test_refusals(complete: FeatureCache, target: FeatureStore) -> None:
         copy_store(source, target, model="x")
     with pytest.raises(InputError, match="whole caches"):
         copy_store(source, target, layers=["last"], move=True)
-    with pytest.raises(InputError, match=r"matches nothing, of nothing; there are: last\.cls"):
+    with pytest.raises(InputError, match=r"matches nothing, of nothing; choose one of last\.cls"):
         copy_store(source, target, layers=["nothing", "of nothing"])
     with pytest.raises(StoreError, match="no data set 'birds'"):
         copy_store(source, target, dataset="birds")

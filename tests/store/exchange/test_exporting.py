@@ -142,9 +142,9 @@ def test_the_stated_memory_holds(root: Path, tmp_path: Path) -> None:
 def test_export_refuses(complete: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists; nothing is overwritten"):
         export_features(complete, tmp_path, format="npy")
-    with pytest.raises(InputError, match="'csv' is none of"):
+    with pytest.raises(InputError, match="'csv' is unknown"):
         export_features(complete, tmp_path / "x", format="csv")
-    with pytest.raises(InputError, match=r"split 'val'; there are: test, train"):
+    with pytest.raises(InputError, match=r"split 'val'; choose one of test, train"):
         export_features(complete, tmp_path / "x", format="npy", split="val")
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(InputError, match="exists; nothing is overwritten"):

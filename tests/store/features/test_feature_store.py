@@ -59,7 +59,7 @@ def test_a_folder_of_other_things_is_refused(root: Path) -> None:
     FeatureStore.create(root)
     (root / "toptune.json").unlink()
     (root / "thesis.tex").write_text("")
-    with pytest.raises(ConflictError, match="not empty"):
+    with pytest.raises(ConflictError, match="a folder with other files"):
         FeatureStore.create(root)
 
 
@@ -109,7 +109,7 @@ def test_unknown_dataset_lists_those_there_are(root: Path) -> None:
     store = FeatureStore.create(root)
     store.register("pets", make_manifest())
     for call in (store.manifest, lambda name: store.cache("m", name)):
-        with pytest.raises(StoreNotFoundError, match="there are: pets"):
+        with pytest.raises(StoreNotFoundError, match="hoose one of pets"):
             call("birds")
 
 
@@ -163,8 +163,8 @@ def test_no_cache_lists_those_there_are(root: Path) -> None:
     store = FeatureStore.create(root)
     store.register("pets", make_manifest())
     made = create(store, "net.tag")
-    for model in ("net", "net.tag@00000000"):
-        with pytest.raises(StoreNotFoundError, match=f"there are: {made.name}"):
+    for model, there in (("net", "net.tag"), ("net.tag@00000000", made.name)):
+        with pytest.raises(StoreNotFoundError, match=f"hoose one of {there}"):
             store.cache(model, "pets")
 
 

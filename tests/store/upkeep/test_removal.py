@@ -48,7 +48,7 @@ def test_arrays_go_and_come_back(complete: FeatureCache) -> None:
     assert shard_bytes(write_all(complete.root)) == before
     remove(store, plan_removal(store, dataset="pets", model=complete.name, layers=["last", "layer4.mean"]))
     assert complete.all_arrays() == []  # the digests went with the last of them
-    with pytest.raises(InputError, match=r"'nothing' is not among those stored: last\.cls, layer4\.mean"):
+    with pytest.raises(InputError, match=r"'nothing' is not among .* choose one of last\.cls, lay"):
         plan_removal(
             FeatureStore(write_all(complete.root).root),
             dataset="pets",

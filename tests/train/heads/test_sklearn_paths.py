@@ -95,7 +95,7 @@ def test_saved_and_loaded_predicts_the_same(name: str, data: Data, tmp_path: Pat
         ("sklearn:pathlib.Path", {}, "'pathlib' is not part of an installed package"),
         ("sklearn:antigravity.Fly", {}, "'antigravity' is not part of an installed package"),
         ("sklearn:sklearn.ensemble.VotingClassifier", {}, "cannot be made.*estimators"),
-        (TREES, {"deph": 3}, "no parameter 'deph'; it takes n_estimators"),
+        (TREES, {"deph": 3}, "no parameter 'deph'; did you mean 'max_depth'\\? Choose one of n_estimators"),
         (TREES, {"n_estimators": []}, "n_estimators is an empty list"),
     ],
 )

@@ -37,7 +37,7 @@ def test_choice(layers: str, pooling: str | None, expected: list[str] | type[Inp
 
 
 def test_messages_list_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"'layer9' is not in the store; it holds .*last\.pre"):
+    with pytest.raises(InputError, match=r"'layer9' is not in the store; .*hoose one of .*last\.pre"):
         choose_arrays(STORED, "layer9")
     with pytest.raises(InputError, match="poolings mean, max"):
         choose_arrays(STORED, "layer1.0")

@@ -267,7 +267,7 @@ def test_restricted_after_components_keeps_all_layers(values: Values) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("standardize", "'standardize' is unknown.*standardise, l2"),
+        ("standardice", "'standardice' is unknown; did you mean 'standardise'.*standardise, l2"),
         ("", "is unknown"),
         ("l2,", "'' is unknown"),
         ("none,l2", "'none' is unknown"),

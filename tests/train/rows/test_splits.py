@@ -77,7 +77,7 @@ def test_unlabeled_rows_are_counted() -> None:
         ({}, {"test_fraction": 1.5}, "1.5"),
         ({}, {"val": "maybe"}, "'maybe'"),
         ({}, {"group_by": "("}, "neither a column"),
-        ({}, {"group_by": "slide"}, "no group in"),
+        ({}, {"group_by": "slide"}, "no column that was kept"),
         ({}, {"group_by": "(nothing)"}, "does not match 200 ids, for instance"),
     ],
 )

@@ -157,7 +157,7 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'owl'"):
         evaluate_run(run, dataset="birds")
     assert evaluate_run(run, split="train")["n_test"] == 72
-    with pytest.raises(InputError, match="split is 'half'"):
+    with pytest.raises(InputError, match="split 'half' is unknown"):
         evaluate_run(run, split="half")
 
 
@@ -168,7 +168,7 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
         ({"layers": "block"}, "cls, mean"),
         ({"head": "perceptron"}, "perceptron"),
         ({"kernel": "tophat"}, "tophat"),
-        ({"preprocess": "standardize"}, "standardize.*standardise, l2"),
+        ({"preprocess": "standardice"}, "standardice.*standardise, l2"),
         ({"preprocess": "pca", "memory_limit": 1000}, "covariance of 8 features"),
         ({"params": {"deph": 3}}, "deph.*n_centers"),
         ({"head": "svm", "sigma": 1.0}, "sigma has no meaning for head 'svm'"),

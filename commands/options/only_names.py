@@ -1,0 +1,33 @@
+"""``--dataset`` and ``--model`` may be left out where the store holds one."""
+
+from typing import Any
+
+import click
+
+
+def fill_names(root: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options whose data set and model are named, after saying which ones were left out.
+
+    Parameters
+    ----------
+    root : str
+        The store.
+    options : dict
+        Options of a command, with ``dataset`` and ``model``.
+
+    Raises
+    ------
+    InputError
+        If the store holds several that the options leave open; the message lists them.
+    StoreNotFoundError
+        If the store holds none.
+    """
+    from toptune.store import FeatureStore, only_features
+
+    given = {"dataset": options["dataset"], "model": options["model"]}
+    found = dict(zip(given, only_features(FeatureStore.open(root), **given), strict=True))
+    if left_out := [name for name, value in given.items() if value is None]:
+        # Where results go to standard output, a program may read them; this line is for people.
+        words = " and ".join(f"--{name} {found[name]}" for name in left_out)
+        click.echo(f"taken from the store, which holds no other: {words}", err=True)
+    return options | found
