@@ -7,14 +7,14 @@ from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
-from toptune.extract.images.remarks import remarks_of, say_remarks
+from toptune.extract.images.remarks import UNLABELED, Remark, Remarks, remarks_of, say_remarks
 from toptune.extract.images.source import ImageSource
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest, make_requests
 from toptune.extract.running import run_all
 from toptune.options import options_of
-from toptune.store.datasets.manifest import count_contents
+from toptune.store.datasets.manifest import LABELS_COLUMN, ManifestContents, count_contents
 from toptune.store.features.feature_store import FeatureStore
 
 
@@ -125,7 +125,8 @@ def _extract(
     meter = CostMeter()
     try:
         requests = make_requests(data, models, store, options)
-        remarks = remarks_of(requests[0].source)
+        contents = count_contents(requests[0].manifest)
+        remarks = _remarks(requests[0], contents)
         try:
             summaries = _run(requests)
         finally:
@@ -135,7 +136,6 @@ def _extract(
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; what is committed stays, and the same command resumes") from None
     most, costs = options.max_failures, meter.to_dict()
-    contents = count_contents(requests[0].manifest)
     return [
         dataclasses.replace(
             each,
@@ -146,6 +146,23 @@ def _extract(
         )
         for each in summaries
     ]
+
+
+def _remarks(request: ExtractRequest, contents: ManifestContents) -> tuple[Remark, ...]:
+    """Return the remarks of the source, and one where no image has a label and the source does not say so."""
+    remarks = remarks_of(request.source)
+    is_said = any(remark.reason == UNLABELED for remark in remarks)
+    if is_said or contents.n_unlabelled < request.manifest.n_rows:
+        return remarks
+    columns = [name for name in request.manifest.extra_names if name != LABELS_COLUMN]
+    advice = (
+        f"--label-column says which column is the label: {', '.join(columns)}"
+        if columns
+        else "training needs class folders, or a table of the images with a column label"
+    )
+    more = Remarks()
+    more.add("image", UNLABELED, None, count=request.manifest.n_rows, advice=advice, is_left_out=False)
+    return (*remarks, *more)
 
 
 def _run(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:

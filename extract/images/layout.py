@@ -3,9 +3,10 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Generic, TypeVar
 
+from toptune.errors import InputError
 from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, OTHER_SUFFIXES, TABLE_SUFFIXES
 from toptune.extract.images.remarks import SHOWN, Remarks
 from toptune.extract.images.source import SPLITS
@@ -15,8 +16,8 @@ from toptune.text import counted
 
 EXPECTED = "expected class/x.jpg, or train|val|test/class/x.jpg, or images"
 ADVICE_ON_TABLE = (
-    "where it lists the images with their labels, give it in place of the folder, as .csv or .parquet with "
-    "the columns path and label"
+    "where a table lists the images with their labels, give the table in place of the folder (.csv, .tsv, "
+    ".jsonl or .parquet)"
 )
 # Files that only folders which toptune wrote have. RUN folders and reports of layers hold drawings, which
 # would become classes.
@@ -125,6 +126,38 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
             _leave_empty(folder, parts, remarks)
             folder, parts = folder.folders[inner], (name, inner)
         yield from _classes(folder, parts, SPLITS[name.lower()], remarks)
+    _remark_on_untrained(tree, splits, remarks)
+
+
+def refuse_own(tree: Tree[File], where: Path) -> None:
+    """Raise an `InputError` if what was given as images is a store or a RUN folder."""
+    if (kind := made_by_toptune(tree.files)) is not None:
+        raise InputError(
+            f"{where} is a {kind} of toptune and no folder of images; give the folder of the images, and "
+            "keep stores and runs out of it"
+        )
+
+
+def _remark_on_untrained(tree: Tree[File], splits: Sequence[str], remarks: Remarks) -> None:
+    """Remark on classes of other splits that no folder of training images has."""
+    of_split = {
+        name: [each for each, folder in tree.folders[name].folders.items() if _has_images(folder)]
+        for name in splits
+    }
+    trained = {
+        outside_text(each) for name in splits if SPLITS[name.lower()] == "train" for each in of_split[name]
+    }
+    for name in splits:
+        for each in of_split[name]:
+            if trained and outside_text(each) not in trained:
+                remarks.add(
+                    "folder",
+                    "taken for classes that no training image has",
+                    plain_text(f"{name}/{each}"),
+                    advice="where such a folder is no class, move its images up, which makes them images "
+                    "without labels",
+                    is_left_out=False,
+                )
 
 
 def without_own(tree: Tree[File], remarks: Remarks, above: str = "") -> Tree[File]:
@@ -211,6 +244,21 @@ def _leave_files(
 def _remark_on_levels(classes: dict[str, Tree[File]], above: tuple[str, ...], remarks: Remarks) -> None:
     """Remark on classes that look like splits, or like one level more than there should be."""
     place = "".join(f"{part}/" for part in above)
+    if len(classes) == 1 and not above:
+        ((name, only),) = classes.items()
+        deeper = [f"{name}/{each}" for each, folder in only.folders.items() if _has_images(folder)]
+        remarks.add(
+            "folder",
+            f"taken for the only class, with the folders {_first(deeper)} in it"
+            if deeper
+            else "taken for the only class",
+            plain_text(name),
+            advice="where the folders in it are the classes, give it in place of the folder around it"
+            if deeper
+            else "where it is none, give it in place of the folder around it: its images have no labels then",
+            is_left_out=False,
+        )
+        return
     meant = {name: split for name in classes if (split := _split_in(name)) is not None}
     if "train" in meant.values() and len({*meant.values()}) > 1:
         renamed = ", ".join(f"{plain_text(name)} to {split}" for name, split in meant.items())

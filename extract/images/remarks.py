@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 # A remark names this many of the things that it counts.
 SHOWN = 3
+# Why images of a data set without any labels are remarked on.
+UNLABELED = "without a label, which are all of them"
 
 
 @dataclass(frozen=True, kw_only=True)

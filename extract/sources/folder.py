@@ -17,6 +17,7 @@ from toptune.extract.images.layout import (
     Tree,
     arrange,
     made_by_toptune,
+    refuse_own,
     without_own,
 )
 from toptune.extract.images.remarks import Remarks
@@ -42,11 +43,7 @@ def open_folder(folder: Path) -> FileSource:
     """
     remarks = Remarks()
     tree = _tree(folder, "", (), remarks)
-    if (kind := made_by_toptune(tree.files)) is not None:
-        raise InputError(
-            f"{folder} is a {kind} of toptune and no folder of images; give the folder of the images, and "
-            "keep stores and runs out of it"
-        )
+    refuse_own(tree, folder)
     rows = sorted(
         (_file_row(entry, name, label, split) for name, label, split, entry in arrange(tree, remarks)),
         key=lambda row: row.id,

@@ -11,7 +11,7 @@ import numpy as np
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.folder_listing import is_hidden
 from toptune.extract.images.labels import check_class_folders
-from toptune.extract.images.layout import EXPECTED, Tree, arrange
+from toptune.extract.images.layout import EXPECTED, Tree, arrange, refuse_own
 from toptune.extract.images.open_files import OpenFiles, look_at
 from toptune.extract.images.remarks import Remark, Remarks
 from toptune.extract.images.source import MAX_FILE_BYTES, default_name
@@ -112,7 +112,9 @@ def open_zip(path: Path) -> ZipSource:
             "off has none: copy it again"
         ) from error
     remarks = Remarks()
-    entries = sorted(arrange(_tree(infos, path, remarks), remarks), key=lambda entry: entry[0])
+    tree = _tree(infos, path, remarks)
+    refuse_own(tree, path)
+    entries = sorted(arrange(tree, remarks), key=lambda entry: entry[0])
     check_class_folders([label for _, label, _, _ in entries], str(path), remarks)
     if not entries:
         left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
@@ -132,7 +134,7 @@ def _tree(infos: Sequence[zipfile.ZipInfo], path: Path, remarks: Remarks) -> Tre
     """Arrange the entries of an archive as the folders that they would be unpacked to."""
     tree = Tree[zipfile.ZipInfo]()
     hidden = set()
-    for info in infos:
+    for info in sorted(infos, key=lambda info: info.filename):
         parts = PurePosixPath(info.filename.replace("\\", "/").lstrip("/")).parts
         first = next((place for place, part in enumerate(parts, 1) if is_hidden(part)), None)
         if first is not None:

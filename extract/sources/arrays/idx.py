@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import FolderListing
+from toptune.extract.images.folder_listing import FolderListing, list_folder
 from toptune.extract.images.open_files import look_at
+from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import default_name
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
 
@@ -63,8 +64,14 @@ def open_idx(files: list[Path]) -> ArraySource:
                 "of the files, or a folder with those of one data set"
             )
         parts.append(ArrayPart(images, labels, split, look_at(file).modified_ns, extra=extra))
-    folder = files[0].parent
-    return ArraySource(default_name(folder.parent if folder.name == "raw" else folder), parts)
+    folder, remarks = files[0].parent, Remarks()
+    of_images = {found.name.removesuffix(".gz") for file in files if (found := _labels_file(file))}
+    for name in list_folder(folder).files:
+        is_labels = _NAME.search(name) and not _IMAGES.search(name)
+        if is_labels and name.removesuffix(".gz") not in of_images:
+            remarks.add("file", "of labels without images", name)
+    name = default_name(folder.parent if folder.name == "raw" else folder)
+    return ArraySource(name, parts, remarks=tuple(remarks))
 
 
 def read_idx(file: Path) -> npt.NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels, split_labels
-from toptune.extract.images.remarks import Remarks
+from toptune.extract.images.remarks import UNLABELED, Remarks
 from toptune.extract.images.source import FileRow, FileSource, default_name, split_names
 from toptune.extract.sources.tables.listed_files import find_files
 from toptune.extract.sources.tables.manifest_columns import ManifestColumns, choose_manifest_columns
@@ -57,7 +57,7 @@ def open_manifest(
     if others and not several and all(label is None for label in labels):
         remarks.add(
             "image",
-            "without a label, which are all of them",
+            UNLABELED,
             None,
             count=table.n_rows,
             advice=f"--label-column says which column is the label: {', '.join(others)}",

@@ -64,10 +64,9 @@ def under(name: str, names: Mapping[str, bytes] = CATS) -> dict[str, bytes]:
          ["left out: 4 files whose names are not those of images (2 .xml such as cat/0.xml, "
           "1 .json such as cat/0.JSON, 1 no suffix such as LICENSE)"]),
         ({"1.png": PNG, "2.heic": TEXT, "metadata.csv": TEXT, "labels.jsonl": TEXT},
-         ["left out: 2 tables beside the images, not read (metadata.csv, labels.jsonl); where it lists "
-         "the images "
-          "with their labels, give it in place of the folder, as .csv or .parquet with the columns path "
-          "and label",
+         ["left out: 2 tables beside the images, not read (labels.jsonl, metadata.csv); where a table "
+          "lists the images with their labels, give the table in place of the folder "
+          "(.csv, .tsv, .jsonl or .parquet)",
           "left out: 1 file whose names are not those of images (1 .heic such as 2.heic)"]),
         (under("train") | under("test") | {"extra/deep/1.png": PNG, "notes/1.txt": TEXT},
          ["left out: 2 folders beside the splits (extra: 1 image, notes: 0 images); "
@@ -93,16 +92,18 @@ def under(name: str, names: Mapping[str, bytes] = CATS) -> dict[str, bytes]:
 def test_what_is_no_row_is_told(
     tmp_path: Path, put: Put, names: Mapping[str, bytes], remarks: list[str]
 ) -> None:
-    found = said(open_source(put(tmp_path / "photos", names)))
-    assert [
-        each.replace("labels.jsonl, metadata.csv", "metadata.csv, labels.jsonl") for each in found
-    ] == remarks
+    assert said(open_source(put(tmp_path / "photos", names))) == remarks
 
 
 @places
 @pytest.mark.parametrize(
     ("names", "labels", "words"),
     [
+        ({"photos/1.png": PNG}, {"photos"}, "taken for the only class (photos); where it is none, give it"),
+        (under("top") | {"top/loose.png": PNG}, {"top"},
+         "taken for the only class, with the folders top/cat, top/dog in it (top)"),
+        (under("train") | {"val/images/1.png": PNG, "test/images/1.png": PNG}, {"cat", "dog", "images"},
+         "2 folders taken for classes that no training image has (test/images, val/images)"),
         (under("training_set") | under("test_set"), {"training_set", "test_set"},
          "2 folders taken for classes, by their names splits"),
         ({"train2017/1.jpg": PNG, "val2017/1.jpg": PNG}, {"train2017", "val2017"},
@@ -155,9 +156,7 @@ def test_one_class_of_images_is_no_wrapping(tmp_path: Path) -> None:
 def test_a_table_beside_a_folder_without_labels_is_named(tmp_path: Path) -> None:
     in_folder(tmp_path, {"train/1.png": PNG, "train.csv": TEXT})
     (remark,) = said(open_source(tmp_path / "train"))
-    assert (
-        f"not read ({tmp_path / 'train.csv'}); where it lists the images with their labels, give it" in remark
-    )
+    assert f"not read ({tmp_path / 'train.csv'}); where a table lists the images" in remark
 
 
 @pytest.mark.parametrize(("name", "kind"), [("toptune.json", "store"), ("run.json", "RUN folder")])
@@ -165,6 +164,8 @@ def test_a_store_or_run_is_no_folder_of_images(tmp_path: Path, name: str, kind: 
     in_folder(tmp_path / "x", CATS | {name: TEXT})
     with pytest.raises(InputError, match=f"is a {kind} of toptune"):
         open_source(tmp_path / "x")
+    with pytest.raises(InputError, match=f"is a {kind} of toptune"):
+        open_source(in_zip(tmp_path / "y", {name: TEXT, "1.png": PNG}))
 
 
 def test_where_nothing_is_left_the_reasons_are_told(tmp_path: Path) -> None:
@@ -212,6 +213,14 @@ def test_files_beside_containers_are_told(tmp_path: Path, make: Callable[[Path],
     assert len(remarks) == 2
 
 
+def test_labels_of_idx_files_without_images_are_told(tmp_path: Path) -> None:
+    folder = make_idx(tmp_path)
+    for file in folder.rglob("t10k-images*"):
+        file.unlink()
+    (remark,) = said(open_source(folder))
+    assert remark.startswith("left out: 1 file of labels without images (t10k-labels-idx1-ubyte")
+
+
 def test_arrays_and_columns_without_use_are_told(tmp_path: Path) -> None:
     with np.load(make_npz(tmp_path)) as arrays:
         np.savez(tmp_path / "more.npz", **arrays, features=np.zeros((8, 3)), y_val=np.zeros(4))
@@ -229,6 +238,27 @@ def test_images_of_no_split_are_told_where_a_split_is_asked_for(tmp_path: Path) 
     in_folder(tmp_path / "p", CATS)
     (tmp_path / "p" / "m.csv").write_text("path,split\ncat/0.png,train\ncat/1.png,\ndog/0.png,test\n")
     assert said(open_source(tmp_path / "p" / "m.csv", split="train")) == ["left out: 1 image of no split"]
+
+
+def test_images_without_any_label_are_told_with_the_columns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_folder(tmp_path / "p", CATS)
+    (tmp_path / "p" / "m.csv").write_text("path,kind,site\ncat/0.png,cat,1\ndog/0.png,dog,2\n")
+    store = tmp_path / "s"
+    dry: Callable[[Path], object] = lambda data: extract(  # noqa: E731
+        data, model="random:test_resnet", store=store, img_size=32, dry_run=True
+    )
+    dry(tmp_path / "p" / "m.csv")
+    (record,) = caplog.records
+    assert "note: 2 images without a label, which are all of them; --label-column" in record.getMessage()
+    assert record.getMessage().endswith(": kind, site")
+    caplog.clear()
+    dry(in_folder(tmp_path / "flat", {"1.png": PNG}))
+    assert "1 image without a label, which are all of them; training needs class folders" in caplog.text
+    caplog.clear()
+    dry(tmp_path / "p")
+    assert "without a label" not in caplog.text
 
 
 def test_extraction_ends_with_what_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

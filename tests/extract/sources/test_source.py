@@ -98,7 +98,7 @@ def test_class_folders_that_differ_in_blanks_are_refused(tmp_path: Path) -> None
     put(tmp_path, "train/dog /1.png", "test/cat/2.png")
     source = open_source(tmp_path)
     assert rows(source) == [("test/cat/2.png", "cat", "test"), ("train/dog /1.png", "dog", "train")]
-    assert "with blanks around the name, which are taken away ('dog ')" in str(remarks_of(source)[0])
+    assert "with blanks around the name, which are taken away ('dog ')" in str(remarks_of(source)[-1])
     put(tmp_path, "test/dog/3.png")
     with pytest.raises(InputError, match="the class folders 'dog' and 'dog ', which differ in blanks"):
         open_source(tmp_path)
