@@ -72,7 +72,7 @@ def test_every_head_trains_and_predicts(run_cli: Run, trained: Path, tmp_path: P
     assert code == 0
     assert set(rows[0]) == {"path", "label", "confidence", *SHAPES}
     assert sum(Path(row["path"]).parent.name == row["label"] for row in rows) >= 30
-    assert all(abs(sum(float(row[shape]) for shape in SHAPES) - 1) < 1e-6 for row in rows)
+    assert all(abs(sum(float(row[shape]) for shape in SHAPES) - 1) < 1e-3 for row in rows)
 
 
 def test_evaluate_agrees_with_training_and_with_images(run_cli: Run, trained: Path) -> None:

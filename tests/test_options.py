@@ -9,7 +9,7 @@ import pytest
 from house import ROOT, sources
 
 from toptune.machine.limits import RunLimits
-from toptune.options import flat_options, option_names, options_of
+from toptune.options import check_choice, choices, flat_options, nearest, option_names, options_of
 from toptune.store import InputError
 from toptune.train.rows.options import RowOptions
 
@@ -70,3 +70,30 @@ def test_typed_keywords_are_the_fields(arguments: type, value: type) -> None:
         # A nested value may have the name of one of its fields: `TrainOptions.head` holds `HeadOptions.head`.
         own = types.get(name, hint)
         assert own == hint or dataclasses.is_dataclass(own), f"{arguments.__name__}.{name}"
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "meant"),
+    [
+        ("rbf", ["gaussian", "linear"], "gaussian"),
+        ("RBF", ["svm", "knn"], "svm"),
+        ("Gaussian", ["gaussian", "linear"], "gaussian"),
+        ("k-NN", ["ridge", "knn"], "knn"),
+        ("logistic_regression", ["ridge", "logistic"], "logistic"),
+        ("bfloat16", ["fp32", "bf16"], "bf16"),
+        ("resnet50", ["vit", "resnet50.a1_in1k"], "resnet50.a1_in1k"),
+        ("validation", ["train", "val", "test"], "val"),
+    ],
+)
+def test_the_nearest_name_is_found(given: str, known: list[str], meant: str) -> None:
+    assert nearest(given, known)[0] == meant
+
+
+def test_a_word_that_is_like_no_name_gets_all_names() -> None:
+    assert nearest("zzzz", ["gaussian", "linear"]) == []
+    assert choices("zzzz", ["gaussian", "linear"]) == "choose one of gaussian, linear"
+    assert choices("zzzz", []) == "there are none"
+    assert choices("zzzz", map(str, range(30))).endswith("18, 19 and 10 more")
+    with pytest.raises(InputError) as refused:
+        check_choice("zzzz", ["a"], option="kernel")
+    assert refused.value.option == "kernel"

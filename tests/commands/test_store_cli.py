@@ -120,7 +120,7 @@ def test_export_import_copy_and_their_exit_codes(
 
     copy = ("store", "copy", cache.root, tmp_path / "copy")
     with monkeypatch.context() as patch:
-        patch.setattr("toptune.store.exchange.cache_copy.publish", interrupt)
+        patch.setattr("toptune.store.exchange.cache_copy._read", interrupt)
         code, _, err = run_cli(*copy)
     assert (code, err.strip()) == (3, "error: stopped; the same command resumes")
     code, out, _ = run_cli(*copy, "--move", "--json")

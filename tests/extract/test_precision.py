@@ -12,7 +12,13 @@ import torch
 
 from toptune.extract import drafting, extract, load_backbone
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
-from toptune.extract.deviation import MAX_RELATIVE_ERROR, measure_deviations, refuse_deviations
+from toptune.extract.deviation import (
+    MAX_RELATIVE_ERROR,
+    Deviation,
+    find_large,
+    measure_deviations,
+    refuse_deviations,
+)
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.transfers import start_transfer
 from toptune.machine.heap import keep_freed_memory
@@ -125,3 +131,12 @@ def test_freed_memory_is_kept_unless_the_environment_decides(monkeypatch: pytest
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert not keep_freed_memory()
     assert not keep_freed_memory(overruled=("MALLOC_TRIM_THRESHOLD_",))
+
+
+def test_a_precision_that_moves_features_further_than_most_is_told() -> None:
+    told = find_large({"last.mean": Deviation(0.034, 0.9991), "stem.mean": Deviation(0.004, 1.0)}, "bf16")
+    assert told is not None
+    assert "moves last.mean by 3.4% of its norm" in told
+    assert "--precision fp32" in told
+    assert "other layer" not in told
+    assert find_large({"last.mean": Deviation(0.019, 0.9999)}, "bf16") is None

@@ -17,7 +17,7 @@ from toptune.train.heads.expected_seconds import estimated_seconds
 from toptune.train.heads.heads import HEADS
 from toptune.train.heads.kinds import tried_heads
 from toptune.train.heads.problem_size import ProblemSize
-from toptune.train.heads.trials import try_heads
+from toptune.train.heads.trials import try_heads, why_chosen
 from toptune.train.solvers.selection import choose
 
 Build = Callable[..., FeatureCache]
@@ -174,3 +174,16 @@ def test_bad_options_of_auto_are_refused(
     with pytest.raises(InputError, match=message):
         train(tmp_path / "store", out=tmp_path / "run", **{**OPTIONS, **options})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_beats_a_more_accurate_one_says_why() -> None:
+    def row(head: str, accuracy: float | None, log_loss: float | None, *, is_chosen: bool = False) -> Any:
+        return {"head": head, "accuracy": accuracy, "log_loss": log_loss, "is_chosen": is_chosen}
+
+    skipped, best = row("svm", None, None), row("knn", 0.91, 0.9)
+    why = why_chosen([row("lda", 0.905, 0.3, is_chosen=True), best, skipped], n=100)
+    assert why is not None
+    assert why.startswith("lda was kept although knn has a higher left-out accuracy (0.9100 against 0.9050)")
+    assert "(0.3000 against 0.9000)" in why
+    assert why_chosen([row("lda", 0.95, 0.3, is_chosen=True), best], n=100) is None
+    assert why_chosen([], n=100) is None

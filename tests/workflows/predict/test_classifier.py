@@ -1,6 +1,8 @@
 """`Classifier`: the same answers as the store gives, from images."""
 
+import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from toptune.costs.meter import CostMeter, describe_costs
 from toptune.extract import Backbone, TapArray, decode_image, extract, open_source
 from toptune.store import FeatureStore, InputError, WeightsError
 from toptune.train import Run, train
-from toptune.workflows import Classifier, describe_metrics, evaluate
+from toptune.workflows import Classifier, Prediction, describe_metrics, evaluate, save_predictions
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +259,49 @@ def test_unreadable_images_keep_their_places(classifier: Classifier, folder: Pat
 def test_a_misspelled_keyword_of_evaluate_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"evaluate has no option 'datset'; did you mean 'dataset'\?"):
         evaluate(tmp_path / "run", datset="photos")  # type: ignore[call-arg]
+
+
+def test_a_list_of_images_stands_for_its_images(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    names = ["square/000.png", "disc/001.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(folder / "photos" / name, tmp_path / name)
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(names))
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.write(tmp_path / names[0], names[0])
+    done: list[tuple[int, int]] = []
+    answers = classifier.predict(
+        [tmp_path / "list.csv", tmp_path / "packed.zip"],
+        batch_size=2,
+        progress=lambda *counts: done.append(counts),
+    )
+    assert [Path(answer.path).name for answer in answers] == ["000.png", "001.png", "000.png"]
+    alone = classifier.predict([tmp_path / name for name in [*names, names[0]]])
+    assert [answer.label for answer in answers] == [answer.label for answer in alone]
+    assert done == [(2, 3), (3, 3)]
+
+
+def test_predictions_are_written_with_the_likeliest_classes_and_four_digits(tmp_path: Path) -> None:
+    given = {"a": 0.12345, "b": 0.62345, "c": 0.2531}
+    predictions = [
+        Prediction(path="x.png", label="b", confidence=0.62345, probabilities=given),
+        Prediction(path="y.png", error="damaged"),
+    ]
+    lines = save_predictions(predictions, tmp_path / "p.csv", top=4).read_text().splitlines()
+    assert lines[0] == "path,label,confidence,label_2,confidence_2,label_3,confidence_3,label_4,confidence_4"
+    assert lines[1:] == ["x.png,b,0.6234,c,0.2531,a,0.1235,,", "y.png,,,,,,,,"]
+    text = save_predictions(predictions, tmp_path / "p.jsonl", top=2).read_text().splitlines()
+    assert json.loads(text[0])["top"] == [
+        {"label": "b", "confidence": 0.6234},
+        {"label": "c", "confidence": 0.2531},
+    ]
+    for out, form, message in (
+        ("p.csv", None, "nothing is overwritten"),
+        ("new/", None, "is a folder"),
+        ("p.txt", None, r"\.csv or \.jsonl"),
+        ("q.csv", "jsonl", "leave one out"),
+        ("no/where.csv", None, "not a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            save_predictions(predictions, f"{tmp_path}/{out}", form=form)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl"]
