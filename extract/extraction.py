@@ -43,7 +43,8 @@ def extract(
     **arguments
         The options of `ExtractOptions` and of `BackboneSpec`, where each is described:
 
-        - which images: `dataset`, `split`, `max_pixels`, `update`, `rehash`, `max_failures`;
+        - which images: `dataset`, `split`, `path_column`, `label_column`, `max_pixels`, `update`, `rehash`,
+          `max_failures`;
         - which features: `layers`, `pooling`, `dtype`, `format`, `overwrite`;
         - which network: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`, `interpolation`,
           `model_kwargs`, `fold`, `compiled`, `decode`;

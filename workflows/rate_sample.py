@@ -35,8 +35,9 @@ def measure_rate(
         Most images of the sample.
     """
     # The sample is a data set of its own, in one piece: names and splits of the whole have no meaning for it.
-    known = {name: value for name, value in options.items() if name not in ("dataset", "split")}
-    sample = Sample(open_source(data, split=options.get("split")), n_pictures)
+    of_source = {name: options.get(name) for name in ("split", "path_column", "label_column")}
+    known = {name: value for name, value in options.items() if name not in ("dataset", *of_source)}
+    sample = Sample(open_source(data, **of_source), n_pictures)
     with tempfile.TemporaryDirectory(prefix="toptune-") as folder:
         return extract(sample, model=model, store=folder, dataset="sample", **known).images_per_second
 

@@ -11,6 +11,7 @@ from toptune.commands.options.common import (
     JSON,
     MAX_FAILURES,
     MODEL_KWARGS,
+    OWN_COLUMNS,
     STORE,
     WEIGHTS,
     stop_options,
@@ -40,6 +41,7 @@ from toptune.commands.options.printing import report_failures, show
 @STORE
 @click.option("--dataset", help="Name of DATA in the store; by default the name of its folder.")
 @click.option("--split", help="Extract only this split: train, val or test.")
+@OWN_COLUMNS
 @click.option(
     "--layers",
     default="last",

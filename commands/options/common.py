@@ -57,6 +57,18 @@ STORE = click.option(
     metavar="ROOT",
     help="Folder of the store, or s3://bucket/prefix.",
 )
+OWN_COLUMNS = together(
+    click.option(
+        "--path-column",
+        metavar="COLUMN",
+        help="Column of a list of images that holds their paths; by default path, file, image or the like.",
+    ),
+    click.option(
+        "--label-column",
+        metavar="COLUMN",
+        help="Column of DATA that holds the labels; by default label, class, category or the like.",
+    ),
+)
 POOLING = click.option("--pooling", help="Which pooling to take where a layer is stored with several.")
 WEIGHTS = click.option(
     "--weights",

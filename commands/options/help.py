@@ -13,7 +13,9 @@ from toptune.options import choices
 # Options of one name have one heading in every command, so that a reader finds an option in the same place
 # everywhere. The order of the headings is the order of `--help`.
 HEADINGS: Mapping[str, str] = {
-    "Input": "store dataset dataset-version data split table ids labels splits arrays",
+    "Input": (
+        "store dataset dataset-version data split path-column label-column table ids labels splits arrays"
+    ),
     "Model": "model weights img-size mean std crop-pct interpolation decode model-kwargs",
     "Layers": "layers pooling preprocess short-list search-rows",
     "Head": "head heads kernel penalty sigma centers solver class-weight cv params budget",

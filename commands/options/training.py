@@ -71,6 +71,11 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
         click.option(
             "--group-by", help=f"Column of the manifest, or pattern on the id, whose groups {groups}."
         ),
+        click.option(
+            "--label-column",
+            metavar="COLUMN",
+            help="Column of the data set whose values are the labels, in place of its labels.",
+        ),
         click.option("--shots", type=click.IntRange(1), help="Train on this many images of each class only."),
         click.option(
             "--train-size",

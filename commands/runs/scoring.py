@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, RunFolder, together
+from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, OWN_COLUMNS, RunFolder, together
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import parse_places
 from toptune.commands.options.printing import report_failures, show
@@ -27,6 +27,7 @@ MOVED = together(
     help="Split to score; by default test of the run's own rows, and all of --data.",
 )
 @click.option("--data", help="Images with labels to score, read without a store.")
+@OWN_COLUMNS
 @click.option("--model", help="With --data, where the backbone is now, if it has moved (local-dir:FOLDER).")
 @click.option(
     "--weights", type=click.Path(), help="With --data, where the checkpoint is now, if it has moved."

@@ -112,7 +112,7 @@ class Workers:
         request = works[0].request
         source = request.source
         if request.opened is not None:
-            source = to_be_reopened(source, *request.opened)
+            source = to_be_reopened(source, request.opened)
         n_workers = request.options.n_workers
         # Callbacks and clocks stay with the client: functions of the user's program cannot be pickled in
         # general, and progress is told from the results that come back.

@@ -26,6 +26,8 @@ class ExtractArguments(BackboneArguments, total=False):
 
     dataset: str | None
     split: str | None
+    path_column: str | None
+    label_column: str | None
     layers: str | int | Sequence[str | int]
     pooling: str | Sequence[str] | None
     batch_size: int | str | None
@@ -61,6 +63,9 @@ class ExtractOptions:
         Name of the data set in the store; the source's own name by default.
     split : str, optional
         Only this split of the data.
+    path_column, label_column : str, optional
+        Columns of a manifest or table that hold the paths of the images and their labels; by default told by
+        their names.
     layers : str, int or sequence of them
         Which layers are stored: ``last`` (the default), the output of the network; ``all``, every block and
         ``last``; a number n for the last n blocks; a list of blocks such as ``-1,-2``; or module paths and
@@ -124,6 +129,8 @@ class ExtractOptions:
     backbone: BackboneSpec = dataclasses.field(default_factory=BackboneSpec)
     dataset: str | None = None
     split: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     layers: str | int | Sequence[str | int] = "last"
     pooling: str | Sequence[str] | None = None
     batch_size: int | str | None = None

@@ -17,6 +17,7 @@ from toptune.extract.images.source import ImageSource
 from toptune.extract.request.key import request_key
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.sources.opening import absolute_place, open_source
+from toptune.extract.sources.reopened import OpenedData
 from toptune.machine.watch import Watch
 from toptune.options import flat_options, options_of
 from toptune.store.arrays.units import shard_units
@@ -56,8 +57,8 @@ class ExtractRequest:
         Rows that are asked for; by default all of them.
     watch : Watch
         Decides between batches whether the extraction goes on.
-    opened : tuple of (str, str or None), optional
-        DATA and split with which another process can open the source again.
+    opened : OpenedData, optional
+        What another process needs to open the source again.
     """
 
     name: ModelName
@@ -72,7 +73,7 @@ class ExtractRequest:
     family: tuple[str, ...] = ()
     needed: npt.NDArray[np.bool_] | None = None
     watch: Watch = dataclasses.field(default_factory=Watch)
-    opened: tuple[str, str | None] | None = None
+    opened: OpenedData | None = None
 
     def units(self, n_units: int, unit_rows: int) -> list[int]:
         """List the units of this job: the units of its shard that hold a requested row."""
@@ -118,7 +119,9 @@ def make_requests(
     names = _parse_models(models, options)
     root = store.root if isinstance(store, FeatureStore) else place_of(store)
     _refuse_store_in_place(data, root)
-    source = open_source(data, split=options.split)
+    source = open_source(
+        data, split=options.split, path_column=options.path_column, label_column=options.label_column
+    )
     watch = Watch(stop=options.stop, time_limit=options.time_limit, clocks=options.clocks, started=started)
     return [
         ExtractRequest(
@@ -139,7 +142,7 @@ def make_requests(
             ),
             started=started,
             watch=watch,
-            opened=_opened(data, options.split),
+            opened=_opened(data, options),
         )
         for name in names
     ]
@@ -169,10 +172,10 @@ def _refuse_store_in_place(data: str | os.PathLike[str] | ImageSource, root: Pat
         )
 
 
-def _opened(data: str | os.PathLike[str] | ImageSource, split: str | None) -> tuple[str, str | None] | None:
+def _opened(data: str | os.PathLike[str] | ImageSource, options: ExtractOptions) -> OpenedData | None:
     if not isinstance(data, str | os.PathLike):
         return None
-    return absolute_place(data), split
+    return OpenedData(absolute_place(data), options.split, options.path_column, options.label_column)
 
 
 def _open_existing(store: str | os.PathLike[str] | FeatureStore) -> FeatureStore | None:

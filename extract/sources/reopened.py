@@ -2,13 +2,30 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from toptune.errors import InputError
 from toptune.extract.images.part import PartSource
 from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
+
+
+class OpenedData(NamedTuple):
+    """Arguments of `open_source` with which another process opens the same images.
+
+    Attributes
+    ----------
+    data : str
+        DATA, absolute if it is a path.
+    split, path_column, label_column : str, optional
+        As given to `open_source`.
+    """
+
+    data: str
+    split: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
 
 
 class ReopenedSource:
@@ -18,18 +35,16 @@ class ReopenedSource:
 
     Parameters
     ----------
-    data : str
-        DATA as given to `open_source`, absolute if it is a path.
-    split : str, optional
-        Split as given to `open_source`.
+    opened : OpenedData
+        How the images were opened.
     digest : str
         `Manifest.pictures_digest` of the images in the process that opened them first.
     """
 
-    def __init__(self, data: str, split: str | None, digest: str) -> None:
-        self._arguments = (data, split, digest)
+    def __init__(self, opened: OpenedData, digest: str) -> None:
+        self._arguments = (opened, digest)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str | None, str]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[OpenedData, str]]:
         return ReopenedSource, self._arguments
 
     @property
@@ -43,17 +58,22 @@ class ReopenedSource:
         return _open(*self._arguments).read(row)
 
 
-def to_be_reopened(source: ImageSource, data: str, split: str | None) -> ImageSource:
+def to_be_reopened(source: ImageSource, opened: OpenedData) -> ImageSource:
     """Return a source, or a `PartSource` of one, in a form that is small when it is pickled."""
     if isinstance(source, PartSource):
-        return source.over(to_be_reopened(source.whole, data, split))
-    return ReopenedSource(data, split, source.manifest().pictures_digest)
+        return source.over(to_be_reopened(source.whole, opened))
+    return ReopenedSource(opened, source.manifest().pictures_digest)
 
 
 @lru_cache(maxsize=1)
-def _open(data: str, split: str | None, digest: str) -> ImageSource:
+def _open(opened: OpenedData, digest: str) -> ImageSource:
     # The path may mean another folder on this machine: rows would then be those of other images.
-    source = open_source(data, split=split)
+    source = open_source(
+        opened.data,
+        split=opened.split,
+        path_column=opened.path_column,
+        label_column=opened.label_column,
+    )
     if source.manifest().pictures_digest != digest:
-        raise InputError(f"{data} holds other images here ({source.manifest().n_rows} of them)")
+        raise InputError(f"{opened.data} holds other images here ({source.manifest().n_rows} of them)")
     return source

@@ -1,6 +1,7 @@
 """`Manifest`: which image each row of a data set is."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,9 @@ _MOST_TEXT = 2**31 - 1
 _PIECE_ROWS = 2**20
 # Classes that are named with their sizes.
 _SHOWN_CLASSES = 10
+# So many whole numbers are rather ages or counts than the digits of an alphabet.
+_MANY_NUMBERS = 50
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
 
 
@@ -317,6 +321,8 @@ class ManifestContents:
         The classes with the most images and how many these are; at most ten.
     smallest : mapping of str to int
         The class with the fewest images; empty where `largest` holds all classes.
+    numbers : str
+        A note where the labels look like numbers and not like names of classes; empty otherwise.
     """
 
     n_classes: int
@@ -324,6 +330,7 @@ class ManifestContents:
     n_unlabelled: int
     largest: Mapping[str, int] = field(default_factory=dict)
     smallest: Mapping[str, int] = field(default_factory=dict)
+    numbers: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.n_classes} {'class' if self.n_classes == 1 else 'classes'}{self._sizes()}"]
@@ -332,7 +339,7 @@ class ManifestContents:
             parts.append(", ".join(names))
         if self.n_unlabelled:
             parts.append(f"{self.n_unlabelled} without a label")
-        return "; ".join(parts)
+        return "; ".join([*parts, *filter(None, [self.numbers])])
 
     def _sizes(self) -> str:
         # Names of classes show at a glance whether the right folders, or the right column, were taken.
@@ -362,6 +369,31 @@ def count_contents(manifest: Manifest) -> ManifestContents:
         n_unlabelled=pc.sum(is_unlabeled).as_py() or 0,
         largest=_sizes(classes[:_SHOWN_CLASSES]),
         smallest=_sizes(classes[max(_SHOWN_CLASSES, classes.num_rows - 1) :]),
+        numbers=note_numbers(classes["name"].to_pylist()),
+    )
+
+
+def note_numbers(classes: Sequence[str]) -> str:
+    """Say that labels look like numbers, and what can be done about it; empty text for names of classes.
+
+    Examples
+    --------
+    >>> note_numbers(["0", "1", "9"]), note_numbers(["ant", "7.5"])
+    ('', '')
+    >>> note_numbers(["0.5", "2"])[:51]
+    'labels look like numbers (0.5 to 2, 2 values): each'
+    """
+    # The form is checked first, because Python also reads "nan", "infinity" and "1_000" as numbers.
+    if not classes or not all(map(_NUMBER.fullmatch, classes)):
+        return ""
+    values = sorted(map(float, classes))
+    if len(classes) < _MANY_NUMBERS and all(value.is_integer() for value in values):
+        return ""
+    return (
+        f"labels look like numbers ({values[0]:g} to {values[-1]:g}, {len(classes)} values): each value is a "
+        "class of its own, and no class is near another; where they are measurements, write ranges of them "
+        "into a column and name it with --label-column, or take the features to a regression with store "
+        "export"
     )
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from toptune.errors import (
@@ -176,7 +177,9 @@ class FeatureStore:
                 logger.warning("left out: %s", error)
         return found
 
-    def features(self, model: str, dataset: str, *, version: int | None = None) -> FeatureCache | FeatureView:
+    def features(
+        self, model: str, dataset: str, *, version: int | None = None, label_column: str | None = None
+    ) -> FeatureCache | FeatureView:
         """Return what is stored of a model over a version of a data set, by default the latest.
 
         Parameters
@@ -185,6 +188,8 @@ class FeatureStore:
             As for `cache`.
         version : int, optional
             Number of the version, from 1.
+        label_column : str, optional
+            Further column of the data set whose values are the labels; by default its own labels.
 
         Returns
         -------
@@ -196,16 +201,18 @@ class FeatureStore:
         StoreNotFoundError
             If there is no such data set, version or model; lists what there is.
         InputError
-            If `dataset` is a part of another.
+            If `dataset` is a part of another, or has no column of that name.
         ConflictError
             If the name means several caches; lists them with their differences.
         """
         refuse_part(self.root, dataset)
         numbers = version_numbers(self.root, dataset)
-        if (numbers[-1] if version is None else version) == 1:
+        if label_column is None and (numbers[-1] if version is None else version) == 1:
             datasets.read_record(self.root, dataset)
             return self._cache_of(model, [dataset])
         found = read_dataset_version(self.root, dataset, version)
+        if label_column is not None:
+            found = replace(found, manifest=found.manifest.relabeled(label_column))
         digest = self._cache_of(model, found.parts).digest
         view = self.view(found, digest)
         assert view is not None, "the digest is that of a stored part"

@@ -87,7 +87,9 @@ def compare_heads(
         if name != AUTO_HEAD:
             kind_of(name)  # This refuses an unknown head before the first run.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(model, dataset, version=options.dataset_version)
+    features = opened.features(
+        model, dataset, version=options.dataset_version, label_column=options.label_column
+    )
     if options.leak:
         _check_leak(features, options)
     folder = Path(os.fspath(out)).absolute()

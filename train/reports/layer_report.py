@@ -138,7 +138,9 @@ def report_layers(
     path = check_out(out)
     check_head(options.head, options.params, cv=options.cv, class_weight=options.class_weight)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(model, dataset, version=options.dataset_version)
+    features = opened.features(
+        model, dataset, version=options.dataset_version, label_column=options.rows.label_column
+    )
     features.mark_used()
     layers = "all" if options.layers in (None, AUTO) else options.layers
     arrays = choose_arrays(by_depth(features.arrays()), layers, options.pooling)

@@ -14,11 +14,11 @@ from toptune.train.rows.options import RowArguments, RowOptions
 # The keys of "options" in layers.json and in compare.json, in the order in which they are written.
 _RECORDED_OF_LAYERS = (
     "layers", "pooling", "preprocess", "head", "short_list", "search_rows", "seed", "cv", "test_fraction",
-    "resplit", "val", "group_by", "shots", "train_size", "class_weight", "params",
+    "resplit", "val", "group_by", "label_column", "shots", "train_size", "class_weight", "params",
 )  # fmt: skip
 _RECORDED_OF_COMPARISON = (
     "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit", "val", "shots",
-    "train_size", "class_weight", "allow_failed", "device", "group_by", "params", "budget",
+    "train_size", "class_weight", "allow_failed", "device", "group_by", "label_column", "params", "budget",
 )  # fmt: skip
 
 
@@ -137,6 +137,7 @@ class CompareArguments(TypedDict, total=False):
     resplit: bool
     val: str
     group_by: str | None
+    label_column: str | None
     shots: int | None
     train_size: int | None
     allow_failed: bool
@@ -166,7 +167,7 @@ class CompareOptions:
         Stored arrays that the heads use, and the steps before each head, as `TrainOptions` describes them.
     cv, class_weight : optional
         Folds and weights of the classes, as `HeadOptions` describes them.
-    test_fraction, resplit, val, group_by, shots, train_size, allow_failed
+    test_fraction, resplit, val, group_by, label_column, shots, train_size, allow_failed
         Which rows train and which test, as `RowOptions` describes them.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
@@ -193,6 +194,7 @@ class CompareOptions:
     resplit: bool = False
     val: str = RowOptions.val
     group_by: str | None = None
+    label_column: str | None = None
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.manifest import Manifest, note_numbers
 from toptune.text import counted, named
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import usable_folds
@@ -78,7 +78,7 @@ class ChosenRows:
 
     @property
     def notes(self) -> list[str]:
-        """Rows of the data set that neither train nor test, and the groups on both sides, in words."""
+        """Rows that neither train nor test, groups on both sides, and classes that are numbers, in words."""
         split, notes = self.split, []
         if split.n_unlabelled:
             notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
@@ -92,7 +92,7 @@ class ChosenRows:
         if self.options.group_by is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
             notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test")
-        return notes
+        return [*notes, *filter(None, [note_numbers(list(self.classes))])]
 
     def without(self, bad_rows: RowNumbers) -> "ChosenRows":
         """Leave out more rows, and check anew what is left.

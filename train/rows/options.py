@@ -17,6 +17,7 @@ class RowArguments(TypedDict, total=False):
     resplit: bool
     val: str
     group_by: str | None
+    label_column: str | None
     shots: int | None
     train_size: int | None
     allow_failed: bool
@@ -39,6 +40,8 @@ class RowOptions:
         What the rows of a split ``val`` do.
     group_by : str, optional
         Column, or pattern on the id, whose groups stay on one side of the split and in one fold.
+    label_column : str, optional
+        Further column of the data set whose values are the labels, in place of its own labels.
     shots, train_size : int, optional
         Train on a sample of the training rows only: so many rows of each class, or so many in all; see
         `toptune.train.rows.few_shot.draw_training_rows`.
@@ -51,6 +54,7 @@ class RowOptions:
     resplit: bool = False
     val: str = "train"
     group_by: str | None = None
+    label_column: str | None = None
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False

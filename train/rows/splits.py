@@ -266,7 +266,7 @@ def _named(manifest: Manifest, val: str) -> Split:
             f"{manifest.ids[missing[0]]!r}: {several}"
             if (several := advice_on_several_labels(manifest, missing))
             else f"{len(missing)} training rows have no label, the first is {manifest.ids[missing[0]]!r}; "
-            "label them or move them to another split"
+            + _remedy(names[missing])
         )
     return Split(
         train=np.flatnonzero(trains),
@@ -275,6 +275,17 @@ def _named(manifest: Manifest, val: str) -> Split:
         n_unused=int((labeled & ~trains & ~tests).sum()),
         rule=f"{NAMED} (val: {val})",
     )
+
+
+def _remedy(splits: npt.NDArray[np.str_]) -> str:
+    """Say what to do about rows without a label, by their splits."""
+    if (splits == "val").all():
+        return "all of them are of the split val, which trains by default: leave it out with --val drop"
+    n_val = int((splits == "val").sum())
+    return (
+        "label them, move them to another split, or leave the split out (--label-column names another column "
+        "of labels)"
+    ) + (f"; --val drop leaves out the {n_val} of the split val" if n_val else "")
 
 
 def _refuse_shared(groups: list[str], split: Split) -> None:

@@ -73,7 +73,9 @@ def score_stored(
     name = dataset or trained.record.dataset
     is_own = name == trained.record.dataset
     version = trained.dataset_version if is_own else None
-    cache = opened.features(trained.cache.name, name, version=version)
+    # The rows of the run itself keep the labels that trained them.
+    label_column = None if is_own else trained.row_options.label_column
+    cache = opened.features(trained.cache.name, name, version=version, label_column=label_column)
     if cache.digest != trained.cache.digest:
         differences = "; ".join(trained.recipe.differences(cache.recipe))
         raise InputError(

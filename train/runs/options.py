@@ -14,8 +14,8 @@ from toptune.train.rows.options import RowArguments, RowOptions
 # changes no number of the head (`dask`, `keep_sums`); its data set's version stands beside the options.
 _RECORDED = (
     "head", "layers", "pooling", "preprocess", "seed", "penalty", "sigma", "kernel", "n_centers", "solver",
-    "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "shots", "train_size",
-    "class_weight", "params", "budget", "allow_failed", "device",
+    "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "label_column", "shots",
+    "train_size", "class_weight", "params", "budget", "allow_failed", "device",
 )  # fmt: skip
 
 

@@ -89,7 +89,9 @@ def train(
     # Names, columns and sizes are checked before torch and scikit-learn are imported, which takes seconds.
     _check_head(options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(model, dataset, version=options.dataset_version)
+    features = opened.features(
+        model, dataset, version=options.dataset_version, label_column=options.rows.label_column
+    )
     features.mark_used()
     arrays = _stored_arrays(features, options)
     failed = features.failed_rows([array.name for array in arrays])

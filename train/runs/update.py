@@ -178,8 +178,9 @@ def _features(
             "whether new images belong to it depends on all others; train again"
         )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
-    before = opened.features(old.cache.name, old.record.dataset, version=old.dataset_version)
-    after = opened.features(old.cache.name, old.record.dataset, version=dataset_version)
+    name, dataset, label_column = old.cache.name, old.record.dataset, old.row_options.label_column
+    before = opened.features(name, dataset, version=old.dataset_version, label_column=label_column)
+    after = opened.features(name, dataset, version=dataset_version, label_column=label_column)
     # Rows count by position, so that other images under the same name would be subtracted in place of those
     # that trained.
     if before.manifest.pictures_digest != old.record.manifest.pictures_digest:

@@ -57,7 +57,7 @@ class TuningRows:
         InputError
             If data, labels or rows cannot be used.
         """
-        source = open_source(data)
+        source = open_source(data, label_column=options.rows.label_column)
         say_remarks(remarks_of(source), source.name)
         manifest = source.manifest()
         # Images that cannot be read show when they are looked at, and are left out or refused then.

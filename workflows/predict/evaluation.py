@@ -34,6 +34,8 @@ class EvaluateArguments(TypedDict, total=False):
     dataset: str | None
     split: str | None
     data: str | Path | None
+    path_column: str | None
+    label_column: str | None
     device: str
     model: str | None
     weights: str | Path | None
@@ -55,6 +57,8 @@ class EvaluateOptions:
     data : optional
         Images with labels (a folder, a manifest or a built-in) that are read directly: no store
         is needed, only the backbone.
+    path_column, label_column : str, optional
+        Columns of `data` that hold the paths of the images and their labels; by default told by their names.
     device : str
         Where the backbone runs; only with `data`.
     model, weights : optional
@@ -73,6 +77,8 @@ class EvaluateOptions:
     dataset: str | None = None
     split: str | None = None
     data: str | Path | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     device: str = "cpu"
     model: str | None = None
     weights: str | Path | None = None
@@ -83,6 +89,11 @@ class EvaluateOptions:
             raise InputError(
                 "--model and --weights say where the backbone is, which stored features do not need; leave "
                 "them out, or give images with --data"
+            )
+        if self.data is None and (self.path_column is not None or self.label_column is not None):
+            raise InputError(
+                "--path-column and --label-column name columns of --data; the labels of stored features are "
+                "chosen by train --label-column"
             )
         if self.data is not None and (self.store is not None or self.dataset is not None):
             raise InputError("--data reads images directly; leave out --store and --dataset")
@@ -128,6 +139,8 @@ def evaluate(
             run,
             options.data,
             split=options.split,
+            path_column=options.path_column,
+            label_column=options.label_column,
             device=options.device,
             model=options.model,
             weights=options.weights,
@@ -146,6 +159,8 @@ def evaluate_images(
     data: str | Path,
     *,
     split: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     device: str = "cpu",
     model: str | None = None,
     weights: str | Path | None = None,
@@ -161,6 +176,8 @@ def evaluate_images(
         Images with labels: a folder, a manifest or a built-in.
     split : str, optional
         Only the images of that split; all of them by default.
+    path_column, label_column : str, optional
+        Columns of `data` that hold the paths of the images and their labels.
     device : str
         Where the backbone runs.
     model, weights : optional
@@ -182,7 +199,15 @@ def evaluate_images(
         If `data` has no labels, classes that the run does not know, or no image that can be read.
     """
     metrics, _ = _score_images(
-        run, data, split=split, device=device, model=model, weights=weights, progress=progress
+        run,
+        data,
+        split=split,
+        path_column=path_column,
+        label_column=label_column,
+        device=device,
+        model=model,
+        weights=weights,
+        progress=progress,
     )
     return metrics
 
@@ -192,6 +217,8 @@ def _score_images(
     data: str | Path,
     *,
     split: str | None,
+    path_column: str | None,
+    label_column: str | None,
     device: str,
     model: str | None,
     weights: str | Path | None,
@@ -200,7 +227,12 @@ def _score_images(
     """Do what `evaluate_images` does, and return the tables of the classes beside the metrics."""
     # Labels and classes are compared before the backbone is loaded, which takes the longest.
     known = set(RunRecord.of_folder(Path(run)).classes)
-    source = open_source(data, split=None if split == "all" else split)
+    source = open_source(
+        data,
+        split=None if split == "all" else split,
+        path_column=path_column,
+        label_column=label_column,
+    )
     say_remarks(remarks_of(source), source.name)
     manifest = source.manifest()
     truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}

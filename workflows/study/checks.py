@@ -16,7 +16,7 @@ from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
 
-SPLIT_OPTIONS = ("group_by", "resplit", "test_fraction", "val")
+SPLIT_OPTIONS = ("group_by", "label_column", "resplit", "test_fraction", "val")
 # A study decides these options of `train` by itself, because it crosses sizes and seeds.
 _PLACES = {"dataset_version", "seed", "shots", "train_size"}
 _DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)

@@ -38,8 +38,8 @@ class Study:
         Folders of the features, of the results and of the trainings. Two studies that share `runs` share the
         trainings that both ask for.
     datasets : mapping of name to mapping
-        ``data``, the images; ``split``; and options of the split: ``group_by``, ``resplit``,
-        ``test_fraction``, ``val``.
+        ``data``, the images; ``split``; and options of the split: ``group_by``, ``label_column``,
+        ``resplit``, ``test_fraction``, ``val``.
     models : mapping of name to mapping
         ``model`` and other options of extraction that belong to the backbone, such as ``weights``.
     layers : tuple of str
@@ -99,7 +99,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
 
     datasets = _named(given["datasets"], "data", "datasets", file)
     for name, options in datasets.items():
-        for option in {"split", "group_by", "path_column", "label_column"} & options.keys():
+        for option in {"split", "group_by", "label_column"} & options.keys():
             _kind(options[option], str, f"datasets: {name}: {option}", file)
     models = _named(given["models"], "model", "models", file)
     seeds = _seeds(given.get("seeds", 1), "seeds", file)

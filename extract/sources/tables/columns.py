@@ -121,7 +121,9 @@ def choose_columns(
     others = [
         name
         for name in singles
-        if name not in (label, *_RESERVED) and (name in class_names or _is_kept(schema.field(name).type))
+        if (name != label or label_column is not None)
+        and name not in _RESERVED
+        and (name in class_names or _is_kept(schema.field(name).type))
     ]
     return TableColumns(images[0], label, several, tuple(others), class_names)
 

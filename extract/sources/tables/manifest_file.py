@@ -132,7 +132,9 @@ def _labels(
 
 def _kept(table: OutsideTable, columns: ManifestColumns, remarks: Remarks) -> list[str]:
     """Return the further columns that are kept beside the images, and remark on those that are not."""
-    others = [name for name in table.names if name not in columns.taken]
+    # A label of another name stays a column too: `train --label-column` may choose among all of them.
+    others = [name for name in table.names if name not in columns.taken or name == columns.label]
+    others = [name for name in others if name != "label" or columns.label != "label"]
     kept = [name for name in others if name not in RESERVED and table.is_kept(name)]
     for name in others:
         if name in RESERVED:

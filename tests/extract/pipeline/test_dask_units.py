@@ -18,6 +18,7 @@ from toptune.extract.pipeline import dask_units
 from toptune.extract.pipeline.dask_units import planning_device
 from toptune.extract.pipeline.hand_out import units_at_once
 from toptune.extract.request import request
+from toptune.extract.sources.reopened import OpenedData
 from toptune.machine.devices import list_devices
 from toptune.store import (
     ConflictError,
@@ -241,7 +242,7 @@ def test_a_worker_that_does_not_see_the_images(
     ):
         (tmp_path / "elsewhere" / "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "elsewhere" / "cat" / "1.png").write_bytes(encode(draw(1)))
-        monkeypatch.setattr(request, "_opened", lambda *_, data=data: (str(data), None))
+        monkeypatch.setattr(request, "_opened", lambda *_, data=data: OpenedData(str(data)))
         with pytest.raises(InputError, match=f"{message}.*must lie under the same paths for all workers"):
             extract(pets, **more)
     assert the_cache(tmp_path / "s").entries("last.none") == {}

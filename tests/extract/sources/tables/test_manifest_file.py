@@ -73,8 +73,7 @@ def test_columns_of_other_spellings_are_taken_and_said(
     folder: Path, header: str, path: str, label: str
 ) -> None:
     manifest = opened(folder, f"{header}\np/1.png,a\np/2.png,b \n")
-    assert manifest.labels == ["a", "b"]
-    assert manifest.extra_names == []
+    assert manifest.labels == manifest.column(label) == ["a", "b"]
     assert f"note: 1 column taken for the path ({path})" in said(folder / "m.csv")
     assert f"note: 1 column taken for the label ({label})" in said(folder / "m.csv")
 
@@ -94,6 +93,7 @@ def test_named_columns_go_before_others(folder: Path) -> None:
     assert source.manifest().ids == ["p/1.png", "p/2.png"]
     assert source.manifest().labels == ["k", None]
     assert source.manifest().column("path") == ["x", "y"]
+    assert source.manifest().column("kind") == ["k", None]
     assert "with a name of toptune's own (label)" in "; ".join(map(str, remarks_of(source)))
     with pytest.raises(InputError, match="no column 'pohto' for --path-column; its columns are path, photo"):
         open_source(file, path_column="pohto")
