@@ -81,11 +81,12 @@ def run(arguments: list[str]) -> int:
 def explain(error: Exception) -> tuple[str, int]:
     """Give the message and the exit code of a failure."""
     from toptune.errors import ToptuneError
+    from toptune.store.files.system_errors import told
 
     if isinstance(error, ToptuneError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
-        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+        return told(error), 1
     name = type(error).__name__
     return (
         f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",

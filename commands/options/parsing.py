@@ -1,5 +1,6 @@
 """Options are parsed as people write them: lengths of time, amounts, lists, JSON."""
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,30 @@ from toptune.errors import InputError
 from toptune.store.datasets.outside_text import outside_text, read_lines
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
+
+
+class ExistingPath(click.Path):
+    """A path that must exist; click itself says so of every path that it cannot see."""
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True) -> None:
+        # A file that may not be read is told by whoever reads the file.
+        super().__init__(exists=True, file_okay=file_okay, dir_okay=dir_okay, readable=False)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        try:
+            Path(value).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # click tells these two rightly.
+        except OSError as error:
+            from toptune.store.files.system_errors import not_readable
+
+            raise not_readable(Path(value), error) from error
+        return super().convert(value, param, ctx)
 
 
 def parse_object(

@@ -7,7 +7,7 @@ import click
 
 from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, OWN_COLUMNS, RunFolder, together
 from toptune.commands.options.help import Choice, Command, examples
-from toptune.commands.options.parsing import parse_places
+from toptune.commands.options.parsing import ExistingPath, parse_places
 from toptune.commands.options.printing import report_failures, show
 
 RUN = click.argument("run", type=RunFolder())
@@ -58,7 +58,7 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     ),
 )
 @RUN
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("paths", nargs=-1, required=True, type=ExistingPath())
 @click.option(
     "--out",
     "-o",
@@ -191,7 +191,7 @@ def export_run(run: str, out: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.argument("runs", nargs=-1, required=True, type=ExistingPath(file_okay=False))
 @click.option("--out", "-o", required=True, type=click.Path(), help="File of the page, such as report.html.")
 @click.option(
     "--data",

@@ -6,11 +6,12 @@ import click
 
 from toptune.commands.options.common import JSON
 from toptune.commands.options.help import Command
+from toptune.commands.options.parsing import ExistingPath
 from toptune.commands.options.printing import show
 
 
 @click.command(cls=Command)
-@click.argument("study_file", metavar="STUDY.yaml", type=click.Path(exists=True, dir_okay=False))
+@click.argument("study_file", metavar="STUDY.yaml", type=ExistingPath(dir_okay=False))
 @click.option(
     "--dask",
     metavar="ADDRESS",

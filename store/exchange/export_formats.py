@@ -1,7 +1,6 @@
 """Write features block after block as npy, Parquet and safetensors."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from toptune.errors import InputError
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.blocks import BLOCK_BYTES
 from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.tensor_files import tensors_header
+from toptune.store.files.writing import new_file
 
 ROW_GROUP_BYTES = 8 * 2**20
 # The most that the safetensors library reads of a header.
 MAX_HEADER_BYTES = 100_000_000
-_TENSOR_TYPES = {"float32": "F32", "float16": "F16"}
 
 Report = Callable[[int, int], None]
 
@@ -85,11 +85,10 @@ def write_npy(export: Export, folder: Path) -> None:
     for spec in export.specs:
         # The file is written and not memory-mapped, because a full disk would end a process that writes to a
         # mapping by SIGBUS instead of an error.
-        with (folder / f"{spec.name}.npy").open("xb") as file:
+        with new_file(folder / f"{spec.name}.npy") as file:
             shape = {"descr": np.dtype(spec.dtype).str, "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, {**shape, "shape": (export.n_rows, spec.dim)})
             done = _write_values(export, spec, file, done)
-            _make_durable(file)
     rows = np.arange(export.n_rows) if export.rows is None else export.rows
     failed = pc.replace_with_mask(
         pa.nulls(len(rows), pa.string()),
@@ -97,9 +96,8 @@ def write_npy(export: Export, folder: Path) -> None:
         pa.array(export.failed_rows.values(), pa.string()),
     )
     table = export.table.add_column(0, "row", pa.array(rows)).append_column("failed", failed)
-    with (folder / "rows.parquet").open("xb") as file:
+    with new_file(folder / "rows.parquet") as file:
         pq.write_table(table, file)
-        _make_durable(file)
 
 
 def write_parquet(export: Export, path: Path) -> None:
@@ -111,21 +109,19 @@ def write_parquet(export: Export, path: Path) -> None:
     ]
     schema = pa.schema([*table.schema, *lists], metadata=export.metadata)
     block_rows = row_group_rows(export.specs)
-    with path.open("xb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            readers = [export.blocks(spec, block_rows) for spec in export.specs]
-            start = 0
-            for parts in zip(*readers, strict=True):
-                n = len(parts[0])
-                columns = table.slice(start, n).combine_chunks().columns
-                columns += [
-                    pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), spec.dim)
-                    for block, spec in zip(parts, export.specs, strict=True)
-                ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=n)
-                start += n
-                export.progress(start * len(lists), export.n_rows * len(lists))
-        _make_durable(file)
+    with new_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        readers = [export.blocks(spec, block_rows) for spec in export.specs]
+        start = 0
+        for parts in zip(*readers, strict=True):
+            n = len(parts[0])
+            columns = table.slice(start, n).combine_chunks().columns
+            columns += [
+                pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), spec.dim)
+                for block, spec in zip(parts, export.specs, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=n)
+            start += n
+            export.progress(start * len(lists), export.n_rows * len(lists))
 
 
 def write_safetensors(export: Export, path: Path) -> None:
@@ -138,29 +134,19 @@ def write_safetensors(export: Export, path: Path) -> None:
     """
     table = export.table
     metadata = export.metadata | {name: _json(table[name].to_pylist()) for name in table.column_names}
-    header: dict[str, object] = {"__metadata__": metadata}
-    offset = 0
     # The widest type comes first, as the library orders them, so that every array is aligned.
     specs = sorted(export.specs, key=lambda spec: (-np.dtype(spec.dtype).itemsize, spec.name))
-    for spec in specs:
-        end = offset + export.n_rows * spec.row_bytes
-        kind, shape = _TENSOR_TYPES[spec.dtype], [export.n_rows, spec.dim]
-        header[spec.name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = _json(header).encode()
-    # Arrays begin at a multiple of 8 bytes, so that readers can map them.
-    text += b" " * (-len(text) % 8)
+    text = tensors_header({spec.name: (spec.dtype, (export.n_rows, spec.dim)) for spec in specs}, metadata)
     if len(text) > MAX_HEADER_BYTES:
         raise InputError(
             f"ids, labels and splits take {len(text)} bytes of header, {MAX_HEADER_BYTES} is what readers of "
             "safetensors accept; export a --split, or --format npy or parquet"
         )
-    with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    with new_file(path) as file:
+        file.write(text)
         done = 0
         for spec in specs:
             done = _write_values(export, spec, file, done)
-        _make_durable(file)
 
 
 WRITERS: dict[str, Callable[[Export, Path], None]] = {
@@ -198,11 +184,5 @@ def _write_values(export: Export, spec: ArraySpec, file: IO[bytes], done: int) -
     return done
 
 
-def _make_durable(file: IO[bytes]) -> None:
-    file.flush()
-    # The file takes its final name next, and a name must never stand for bytes that are not on disk.
-    os.fsync(file.fileno())
-
-
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

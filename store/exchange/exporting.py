@@ -1,25 +1,21 @@
 """Export a cache's features as files that other programs read."""
 
-import contextlib
-import errno
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import InputError, StoreError, ToptuneError
+from toptune.errors import InputError
 from toptune.options import check_choice, choices
 from toptune.store.exchange.export_formats import WRITERS, Export, Report, peak_bytes
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.store.files.names import FILE_SUFFIXES, TEMPORARY_PREFIX
+from toptune.store.files.names import FILE_SUFFIXES
+from toptune.store.files.writing import new_target
 
 EXPORT_FORMATS = tuple(WRITERS)
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def export_features(
@@ -83,7 +79,7 @@ def export_features(
         failed_rows=_failed(cache, [spec.name for spec in specs], rows),
         progress=progress or (lambda _done, _rows: None),
     )
-    with new_target(target) as temporary:
+    with new_target(target, option="--out") as temporary:
         WRITERS[form](export, temporary)
     return {
         "out": str(target),
@@ -122,45 +118,3 @@ def _failed(cache: StoredFeatures, names: Sequence[str], rows: npt.NDArray[np.in
     if rows is None:
         return failed
     return {row: failed[row] for row in sorted(failed.keys() & set(rows.tolist()))}
-
-
-@contextlib.contextmanager
-def new_target(target: Path) -> Iterator[Path]:
-    """Yield a temporary sibling, which takes the name of the target on success and vanishes otherwise."""
-    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _take_name(temporary, target)
-    except ToptuneError:
-        raise
-    except FileExistsError as error:
-        raise InputError(f"{target} exists by now; nothing is overwritten: give another --out") from error
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {target}: {error.strerror or error}; free some space or give another -o; nothing "
-            "was left behind",
-            target,
-        ) from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def _take_name(temporary: Path, target: Path) -> None:
-    """Rename without replacing what another process has put there."""
-    if temporary.is_dir():
-        # A rename would replace an empty folder of the same name.
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-        temporary.rename(target)
-        return
-    try:
-        # A link, unlike a rename, fails if somebody has made the file meanwhile.
-        os.link(temporary, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS or os.path.lexists(target):
-            raise
-        temporary.rename(target)  # Some file systems, such as exFAT, have no hard links.

@@ -40,7 +40,8 @@ from toptune.store.features.feature_identity import FeatureIdentity
 from toptune.store.features.hints import mark_used, read_request, write_request
 from toptune.store.files.names import check_name
 from toptune.store.files.place import place_at
-from toptune.store.files.reading import read_file, refused, regular_size
+from toptune.store.files.reading import read_file, regular_size
+from toptune.store.files.system_errors import not_readable
 
 CONTENT_ARRAY = "content.sha256"
 # Bytes of one SHA-256 digest, which is one row of `CONTENT_ARRAY`.
@@ -536,7 +537,7 @@ def read_identity(cache: Path) -> tuple[int, int]:
     except StoreError:
         raise
     except OSError as error:
-        raise refused(cache / "cache.json", error) from error
+        raise not_readable(cache / "cache.json", error) from error
     return (found.st_ino, found.st_mtime_ns)
 
 

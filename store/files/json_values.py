@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, NumericalError
+from toptune.store.files.system_errors import explained_reading
 
 # Records are a few levels deep. Python's own limit is near 1,000 levels, and whatever walks a value that deep
 # would reach the limit again.
@@ -19,7 +20,10 @@ _TOO_DEEP = f"the JSON is nested more than {MAX_JSON_DEPTH} levels deep"
 
 
 def parse_json(
-    text: str | bytes, *, pairs_hook: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+    text: str | bytes,
+    *,
+    pairs_hook: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None,
+    is_strict: bool = False,
 ) -> Any:
     """Parse JSON that somebody else may have written.
 
@@ -29,6 +33,8 @@ def parse_json(
         UTF-8 where bytes.
     pairs_hook : callable, optional
         Makes each object of its pairs; by default the last of two fields of one name counts.
+    is_strict : bool
+        Refuse NaN and Infinity, which are no JSON, but which Python writes and reads.
 
     Returns
     -------
@@ -40,7 +46,8 @@ def parse_json(
         If `text` is no JSON, or is nested more than `MAX_JSON_DEPTH` levels deep.
     """
     try:
-        value = json.loads(text, object_pairs_hook=pairs_hook)
+        constant = _refuse_constant if is_strict else None
+        value = json.loads(text, object_pairs_hook=pairs_hook, parse_constant=constant)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     level = [value]
@@ -54,7 +61,7 @@ def parse_json(
     raise ValueError(_TOO_DEEP)
 
 
-def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES, is_strict: bool = False) -> Any:
     """Parse the JSON file at `path`, after its size was asked.
 
     Raises
@@ -68,7 +75,24 @@ def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         size = os.fstat(stream.fileno()).st_size
         if size > max_bytes:
             raise ValueError(f"the file has {size} bytes, more than the limit of {max_bytes}")
-        return parse_json(stream.read())
+        return parse_json(stream.read(), is_strict=is_strict)
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """Write JSON for files, lines and standard output.
+
+    Raises
+    ------
+    NumericalError
+        If a number is not finite: NaN is no JSON, and readers in other languages would refuse it.
+    """
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise NumericalError(
+            f"a number that is not finite cannot be written as JSON ({error}); it comes from features, "
+            "weights or figures that are damaged or too large"
+        ) from error
 
 
 def canonical_json(value: object) -> str:
@@ -106,9 +130,17 @@ def read_json(path: Path, *, advice: str) -> dict[str, Any]:
         If the file is missing, is not JSON, or holds something other than an object.
     """
     try:
-        value = load_json(path)
-    except (OSError, ValueError) as error:
-        raise CorruptError(f"{path} cannot be read ({error}); {advice}") from error
+        # What the system refuses, such as permission, is no damage, and keeps its own error and next step.
+        with explained_reading(path):
+            value = load_json(path, is_strict=True)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is missing; {advice}", path) from error
+    except ValueError as error:
+        raise CorruptError(f"{path} cannot be read ({error}); {advice}", path) from error
     if not isinstance(value, dict):
-        raise CorruptError(f"{path} holds no JSON object; {advice}")
+        raise CorruptError(f"{path} holds no JSON object; {advice}", path)
     return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -16,26 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from toptune.errors import CorruptError, StoreError
+from toptune.errors import CorruptError
 from toptune.store.files.names import TEMPORARY_PREFIX, is_temporary
-from toptune.store.files.reading import open_regular, read_regular, refused, regular_size
+from toptune.store.files.reading import open_regular, read_regular, regular_size
 from toptune.store.files.s3_path import FileStatus
+from toptune.store.files.system_errors import explained_writing, not_readable
 
 logger = logging.getLogger(__name__)
 
 # One system call takes no more buffers than this (IOV_MAX of Linux).
 _MAX_BUFFERS = 1024
-
-_NEXT_STEP = {
-    errno.ENOSPC: "free some space and run the same command again; what is committed stays",
-    errno.EDQUOT: "raise the quota or free some space and run the same command again",
-    errno.EFBIG: "raise the limit on file sizes and run the same command again",
-    errno.EACCES: "ask the owner for write permission, or use another --store",
-    errno.EPERM: "the file system may not support hard links; use another --store",
-    errno.ENOTSUP: "the file system does not support hard links; use another --store",
-    errno.EROFS: "the file system is read-only; use another --store",
-    errno.EIO: "check the disk, then run the same command again",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +65,7 @@ class HeldFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{path} does not exist") from error
         except OSError as error:
-            raise refused(path, error) from error
+            raise not_readable(path, error) from error
 
     def is_there(self) -> bool:
         """Whether the path still leads to this folder."""
@@ -124,7 +114,7 @@ class LocalPlace:
         return LocalPlace(self.path / name, self.held)
 
     def put_if_absent(self, data: bytes) -> bool:
-        with _explained(self.path):
+        with explained_writing(self.path):
             _make_folder(self.parent)
             temporary = _temporary(self)
             try:
@@ -147,7 +137,7 @@ class LocalPlace:
                 _remove(temporary)
 
     def replace(self, data: bytes) -> None:
-        with _explained(self.path):
+        with explained_writing(self.path):
             _make_folder(self.parent)
             temporary = _temporary(self)
             try:
@@ -179,14 +169,14 @@ class LocalPlace:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{self.path} does not exist") from error
         except OSError as error:
-            raise refused(self.path, error) from error
+            raise not_readable(self.path, error) from error
 
     def read(self) -> bytes:
         return read_regular(self.path, self.at, dir_fd=self.within)
 
     def put_folder_if_absent(self, files: Mapping[str, bytes]) -> bool:
         path = self.path
-        with _explained(path):
+        with explained_writing(path):
             _make_folder(self.parent)
             temporary = _temporary(self)
             try:
@@ -212,7 +202,7 @@ class LocalPlace:
                     os.rmdir(temporary.at, dir_fd=self.within)
 
     def remove_damaged(self, seen: FileStatus) -> None:
-        with _explained(self.path):
+        with explained_writing(self.path):
             # The file is moved aside and only then compared, because between a comparison and a removal
             # another writer may put a sound file there. A sound one goes back to its name.
             aside = _temporary(self)
@@ -233,7 +223,7 @@ class LocalPlace:
 
     def remove_folder(self, *, aside: Path) -> None:
         path = self.path
-        with _explained(path):
+        with explained_writing(path):
             hidden = aside / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
             try:
                 # A rename takes the whole folder away in one step. Deleting its files one by one would let
@@ -248,7 +238,7 @@ class LocalPlace:
 
     def hide_folder(self) -> None:
         path = self.path
-        with _explained(path):
+        with explained_writing(path):
             hidden = _temporary(self).path
             path.rename(hidden)
             # Garbage collection spares what is younger than an hour. The new time grants that hour from now
@@ -258,7 +248,7 @@ class LocalPlace:
 
     def free(self) -> None:
         path = self.path
-        with _explained(path):
+        with explained_writing(path):
             if path.is_dir() and not path.is_symlink():
                 # Another process may be freeing the same leftover; files that vanish meanwhile are no
                 # error.
@@ -267,7 +257,7 @@ class LocalPlace:
                 path.unlink(missing_ok=True)
 
     def remove_if_empty(self) -> None:
-        with _explained(self.path), contextlib.suppress(FileNotFoundError):
+        with explained_writing(self.path), contextlib.suppress(FileNotFoundError):
             try:
                 self.path.rmdir()
             except OSError as error:
@@ -293,7 +283,7 @@ class LocalPlace:
         except CorruptError:
             raise
         except OSError as error:
-            raise refused(path, error) from error
+            raise not_readable(path, error) from error
         finally:
             os.close(descriptor)
 
@@ -420,17 +410,3 @@ def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
         if n_bytes:
             left[0] = left[0][n_bytes:]
     return offset
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's errors into the store's, with the next step."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        code = error.errno or 0
-        # Nothing was published, because every operation writes to a temporary name until its last step.
-        step = _NEXT_STEP.get(code, "nothing was published under that name; run the same command again")
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; {step}", path) from error

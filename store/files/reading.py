@@ -1,13 +1,17 @@
 """Read a file or list a folder, with the store's errors."""
 
+import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from toptune.errors import CorruptError, StoreError
 from toptune.store.files.s3_path import ObjectPath
+from toptune.store.files.system_errors import explained_reading, not_readable
 
 
 def read_file(path: Path) -> bytes:
@@ -32,7 +36,7 @@ def read_regular(path: Path, at: str, *, dir_fd: int | None = None) -> bytes:
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:
-        raise refused(path, error) from error
+        raise not_readable(path, error) from error
     finally:
         os.close(descriptor)
 
@@ -70,11 +74,35 @@ def open_regular(path: Path, at: str, *, dir_fd: int | None = None) -> int:
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise not_regular(path) from error  # This is what opening a socket says.
-        raise refused(path, error) from error
+        raise not_readable(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise not_regular(path)
     return descriptor
+
+
+def read_linked(path: Path) -> bytes:
+    """Return the content of a file outside of any store, which may be a link to anywhere; see `read_file`."""
+    with _linked(path) as file:
+        return file.read()
+
+
+def linked_file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file outside of any store, read piece by piece; errors as of `read_file`."""
+    with _linked(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _linked(path: Path) -> Iterator[io.BufferedReader]:
+    with explained_reading(path):
+        # O_NONBLOCK lets a pipe open at once, instead of waiting for its writer without end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            kind = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+                raise CorruptError(f"{path} is no regular file; put the file itself back", path)
+            yield file
 
 
 def file_digest(path: Path) -> str:
@@ -86,7 +114,7 @@ def file_digest(path: Path) -> str:
         with open(descriptor, "rb", closefd=False) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise refused(path, error) from error
+        raise not_readable(path, error) from error
     finally:
         os.close(descriptor)
 
@@ -126,7 +154,7 @@ def regular_size(path: Path) -> int | None:
     except StoreError:
         raise
     except OSError as error:
-        raise refused(path, error) from error
+        raise not_readable(path, error) from error
     # Objects in a bucket have no mode, because they are all alike.
     return found.st_size if stat.S_ISREG(getattr(found, "st_mode", stat.S_IFREG)) else None
 
@@ -147,11 +175,4 @@ def list_folder(folder: Path) -> list[Path]:
     except StoreError:
         raise
     except OSError as error:
-        raise refused(folder, error) from error
-
-
-def refused(path: Path, error: OSError) -> StoreError:
-    """Make the error of a file or folder that the system refuses to read."""
-    return StoreError(
-        f"cannot read {path}: {error.strerror or error}; check its permissions and the disk", path
-    )
+        raise not_readable(folder, error) from error

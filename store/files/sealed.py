@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.files.json_records import record_from_json
-from toptune.store.files.json_values import canonical_json, parse_json
+from toptune.store.files.json_values import canonical_json, json_text, parse_json
+from toptune.store.files.reading import linked_file_digest
 
 SEAL = "self_sha256"
 VERSION = 1
@@ -100,6 +101,33 @@ def check_version(version: object, path: Path) -> None:
             "upgrade toptune, or use another --store",
             path,
         )
+
+
+def seal_values(values: Mapping[str, object]) -> bytes:
+    """Render a record whose keys keep their order, with the digest of the rest as its last key."""
+    digest = hashlib.sha256(json_text(values, indent=1).encode()).hexdigest()
+    return (json_text({**values, SEAL: digest}, indent=1) + "\n").encode()
+
+
+def unseal_values(content: Mapping[str, object], data: bytes, path: Path, *, advice: str) -> dict[str, Any]:
+    """Give the parsed content of a file that `seal_values` rendered, without the seal.
+
+    Raises
+    ------
+    CorruptError
+        If a bit differs from what was written.
+    """
+    values = {name: value for name, value in content.items() if name != SEAL}
+    if seal_values(values) != data:
+        raise CorruptError(f"{path} is damaged: its content does not match its own digest; {advice}", path)
+    return values
+
+
+def folder_digests(folder: Path, *, leave_out: str) -> dict[str, str]:
+    """Return the SHA-256 of each file below a folder but one, by the path within the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    return {name: linked_file_digest(path) for path, name in names.items() if name != leave_out}
 
 
 def _render(content: Mapping[str, object], digest: str) -> bytes:

@@ -1,16 +1,16 @@
 """Files of a saved head: JSON, safetensors or skops, and never pickle, which runs code when it is read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
 
 from toptune.errors import CorruptError, FormatVersionError
-from toptune.store.files.json_values import read_json
+from toptune.store.files.json_values import json_text, read_json
+from toptune.store.files.tensor_files import read_tensors, write_tensors
+from toptune.store.files.writing import write_text
 
 DESCRIPTION = "head.json"
 ARRAYS = "head.safetensors"
@@ -21,8 +21,7 @@ VERSION = 1
 def write_description(folder: Path, description: Mapping[str, object]) -> None:
     """Write ``head.json``."""
     # NaN is no JSON: a figure that is not finite must have become null before (`json_ready`).
-    text = json.dumps({"version": VERSION, **description}, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / DESCRIPTION, json_text({"version": VERSION, **description}, indent=1) + "\n")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -47,24 +46,20 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
     """Write ``head.safetensors``."""
-    # safetensors stores contiguous arrays, and coefficients may be transposed views.
-    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / ARRAYS)
+    write_tensors(folder / ARRAYS, arrays)
 
 
 def read_arrays(folder: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
-    """Read ``head.safetensors``, which must hold arrays of the names given.
+    """Read ``head.safetensors``, which must hold arrays of the names given, of finite numbers.
 
     Raises
     ------
     CorruptError
-        If the file is missing, damaged, or lacks an array.
+        If the file is missing, damaged, lacks an array, or holds a number that is not finite.
     """
     path = folder / ARRAYS
-    try:
-        arrays: dict[str, npt.NDArray[np.generic]] = load_file(path)
-    except Exception as error:  # safetensors raises its own bare exception type
-        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+    arrays, _ = read_tensors(path, advice="train again")
     missing = set(names) - arrays.keys()
     if missing:
-        raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again")
+        raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again", path)
     return arrays

@@ -120,12 +120,29 @@ class OwnHead(ReportedHead):
             estimator.n_features_in_ = int(fitted["n_features"])
             for key in head.form.settings:
                 setattr(estimator, key, fitted[key])
+            check_temperature(estimator.temperature_)
+            _check_values(fitted)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         # Files of two runs that were mixed up would predict wrong names without an error.
         _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
         head._report = dict(description["report"])
         return head
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature by which no scores can be divided."""
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature is {temperature}, which must be above 0 and finite")
+
+
+def _check_values(fitted: Mapping[str, Any]) -> None:
+    """Refuse fitted numbers that no fit gives: not finite, below 0, or no width of a kernel."""
+    for name, value in fitted.items():
+        if isinstance(value, int | float) and not 0 <= value < np.inf:
+            raise ValueError(f"{name} is {value}, which must not be below 0, and finite")
+    if fitted.get("sigma") == 0:
+        raise ValueError("sigma is 0, which must be above 0")
 
 
 def _form_of(kind: HeadKind) -> NativeForm:

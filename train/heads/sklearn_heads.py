@@ -20,6 +20,7 @@ from toptune.train.estimators.settings_comparison import Comparison, compare
 from toptune.train.heads.files import SKOPS, write_description
 from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm, is_path
 from toptune.train.heads.kinds import KINDS, kind_of
+from toptune.train.heads.native_heads import check_temperature
 from toptune.train.heads.reported_head import ReportedHead
 from toptune.train.heads.sklearn_estimators import grid_of, make_estimator, scores_of
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
@@ -199,6 +200,8 @@ class SklearnHead(ReportedHead):
             head = cls(name, description["params"])
             head.estimator = estimator
             head.temperature = description["fitted"]["temperature"]
+            if head.temperature is not None:
+                check_temperature(head.temperature)
             head._classes = [str(each) for each in description["classes"]]
             head._report = dict(description["report"])
         except (KeyError, TypeError, ValueError) as error:

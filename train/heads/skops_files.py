@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import CorruptError, InputError, StoreError
+from toptune.store.files.reading import read_linked
+from toptune.store.files.writing import write_file
 
 # The environment variable names types that the user trusts: dotted paths with commas between them.
 TRUSTED_VARIABLE = "TOPTUNE_TRUSTED_TYPES"
@@ -70,11 +72,10 @@ def write_estimator(path: Path, estimator: object) -> None:
     import skops.io
 
     try:
-        skops.io.dump(estimator, path)
-    except OSError:
-        raise
+        data = skops.io.dumps(estimator)
     except Exception as error:  # skops has no one type for what it cannot write
         raise StoreError(f"a {type(estimator).__name__} cannot be saved by skops: {error}") from error
+    write_file(path, data)
 
 
 def read_estimator(path: Path, estimator_type: type) -> Any:
@@ -88,14 +89,18 @@ def read_estimator(path: Path, estimator_type: type) -> Any:
     import skops.io
 
     try:
-        found = skops.io.get_untrusted_types(file=path)
+        data = read_linked(path)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is missing; train again", path) from error
+    try:
+        found = skops.io.get_untrusted_types(data=data)
         if strange := untrusted_types(found):
             raise CorruptError(
                 f"{path} holds types that a {estimator_type.__name__} of scikit-learn is not made of: "
                 f"{', '.join(strange)}; it is not loaded, because loading could run foreign code. Train "
                 f"again, or, if you trust whoever made it, set {TRUSTED_VARIABLE}={','.join(strange)}"
             )
-        estimator = skops.io.load(path, trusted=found)
+        estimator = skops.io.loads(data, trusted=found)
     except CorruptError:
         raise
     except Exception as error:  # whatever a damaged archive makes skops stumble over

@@ -1,6 +1,5 @@
 """What a layer search found: a table of subsets, and the choice among them."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toptune.store.files.writing import csv_text, write_text
 from toptune.train.solvers.selection import choose
 
 LAYER_SEARCH = "layer_search.csv"
@@ -115,10 +115,8 @@ class LayerSearch:
 
     def write_csv(self, path: Path) -> None:
         """Write the table; the names of arrays have spaces between them."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(asdict(self.choices[0])), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(each) | {"arrays": " ".join(each.arrays)} for each in self.choices)
+        rows = [asdict(each) | {"arrays": " ".join(each.arrays)} for each in self.choices]
+        write_text(path, csv_text(rows))
 
 
 def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False) -> LayerChoice:

@@ -1,17 +1,15 @@
 """The file of a saved preprocessing: safetensors with a JSON header, never pickle, which can run code."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from toptune.errors import CorruptError
-from toptune.store.files.json_values import parse_json
+from toptune.store.files.json_values import json_text, parse_json
+from toptune.store.files.tensor_files import read_tensors, write_tensors
 from toptune.train.preprocessing.principal_components import PrincipalComponents
 from toptune.train.preprocessing.steps import Layers, Power, Select, Standardise, Step, Ternary, UnitNorm
 
@@ -29,10 +27,10 @@ def write_steps(folder: Path, steps: Sequence[Step], *, spec: str, layer_dims: L
     for number, step in enumerate(steps):
         values = {field.name: getattr(step, field.name) for field in fields(step)}  # type: ignore[arg-type]
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        tensors |= {f"{number}.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
+        tensors |= {f"{number}.{name}": value for name, value in arrays.items()}
         described.append({"step": step.name} | {name: values[name] for name in values.keys() - arrays.keys()})
     header = {"spec": spec, "layer_dims": layer_dims, "steps": described}
-    save_file(tensors, folder / FILE, metadata={"preprocessing": json.dumps(header)})
+    write_tensors(folder / FILE, tensors, metadata={"preprocessing": json_text(header)})
 
 
 def read_steps(folder: Path, make: Callable[[str, Layers, tuple[Step, ...]], T]) -> T:
@@ -41,13 +39,13 @@ def read_steps(folder: Path, make: Callable[[str, Layers, tuple[Step, ...]], T])
     Raises
     ------
     CorruptError
-        If the file is missing, damaged, or its steps do not follow on each other.
+        If the file is missing, damaged, holds a number that is not finite, or its steps do not follow on
+        each other.
     """
     path = folder / FILE
+    tensors, metadata = read_tensors(path, advice="train again")
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = parse_json(file.metadata()["preprocessing"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = parse_json(metadata["preprocessing"], is_strict=True)
         steps = []
         for number, described in enumerate(header["steps"]):
             arrays = {
@@ -62,5 +60,5 @@ def read_steps(folder: Path, make: Callable[[str, Layers, tuple[Step, ...]], T])
             }
             steps.append(_TYPES[described["step"]](**values, **arrays))
         return make(header["spec"], tuple(header["layer_dims"]), tuple(steps))
-    except Exception as error:  # safetensors raises its own bare exception type
-        raise CorruptError(f"{path} cannot be read: {error}; train again") from error
+    except Exception as error:  # a step may stumble over damaged values in any way
+        raise CorruptError(f"{path} cannot be read: {error}; train again", path) from error

@@ -176,6 +176,7 @@ def _finished(
     advice = "remove the folder, or give another --out"
     try:
         record = RunRecord.read(path / CONFIG, advice=advice, needed=("cache", "manifest", "options"))
+        record.check_files(path, record.table_names)
         metrics = RunMetrics.read(path / METRICS, advice=advice)
     except StoreError as error:
         raise InputError(f"{path} is no finished run ({error})") from error

@@ -1,6 +1,5 @@
 """`Comparison`: what repeated runs of several heads amount to, as a table, CSV and JSON."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -12,7 +11,9 @@ import numpy as np
 from toptune.costs.meter import describe_costs
 from toptune.costs.values import Costs
 from toptune.store.files.json_records import record_from_json
-from toptune.store.files.json_values import json_ready
+from toptune.store.files.json_values import json_ready, json_text
+from toptune.store.files.system_errors import explained_writing
+from toptune.store.files.writing import csv_text, replace_file
 from toptune.text import counted, printed_table
 from toptune.train.reports.notes import Notes
 from toptune.train.reports.statistics import (
@@ -26,7 +27,6 @@ from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import RunRecord
-from toptune.train.runs.writing import write_json
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 _SECONDS = ("seconds", "fit_seconds")
@@ -132,11 +132,9 @@ class Comparison:
 
     def write(self) -> None:
         """Write ``compare.csv`` and ``compare.json``."""
-        with (self.folder / CSV).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(asdict(self.rows[0])), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(map(asdict, self.rows))
-        write_json(self.folder / REPORT, self.to_dict())
+        with explained_writing(self.folder, elsewhere="give another --out", kept="finished runs stay"):
+            replace_file(self.folder / CSV, csv_text([asdict(row) for row in self.rows]).encode())
+            replace_file(self.folder / REPORT, (json_text(self.to_dict(), indent=1) + "\n").encode())
 
     def __str__(self) -> str:
         first = self.rows[0]

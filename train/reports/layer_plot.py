@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toptune.store.files.writing import write_made
 from toptune.train.layers.choices import LayerChoice, LayerSearch
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import, and most commands draw nothing
@@ -86,7 +87,7 @@ def save_layer_image(path: Path, search: LayerSearch, *, title: str = "") -> Non
             axes.grid(alpha=0.3)
         if title:
             figure.suptitle(title, fontsize=11)
-        figure.savefig(path)
+        write_made(path, figure.savefig)
 
 
 def draw_layers(

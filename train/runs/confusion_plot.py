@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from toptune.store.files.writing import write_made
+
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import, and most commands draw nothing
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
@@ -44,7 +46,7 @@ def save_confusion_image(
     figure.colorbar(image, label="share of the true class", shrink=0.75)
     shown = "".join(letter if _is_drawable(letter) else "?" for letter in title)
     figure.suptitle(shown, fontsize=9, parse_math=False)
-    figure.savefig(path)
+    write_made(path, figure.savefig)
 
 
 def draw_confusion(

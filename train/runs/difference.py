@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
@@ -15,7 +14,7 @@ from toptune.store.features.feature_view import FeatureView, StoredFeatures
 from toptune.train.rows.chosen_rows import leave_out
 from toptune.train.rows.splits import NAMED, Split, group_keys, held_out, split_manifest
 from toptune.train.runs.record import ROWS
-from toptune.train.runs.run import Run
+from toptune.train.runs.run import Run, read_table
 
 Rows = npt.NDArray[np.int64]
 
@@ -113,8 +112,7 @@ def find_difference(
 
 def forgotten_ids(run: Run) -> set[str]:
     """Read the ids that this run, or an earlier run behind an update, was told to forget."""
-    with pq.ParquetFile(run.folder / ROWS) as file:
-        table = file.read(columns=["id", "role"], use_threads=False)
+    table = read_table(run.folder / ROWS, ["id", "role"])
     return set(table["id"].filter(pc.equal(table["role"], "forgotten")).to_pylist())
 
 

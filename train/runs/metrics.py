@@ -4,8 +4,10 @@ The figures are computed from four numbers a row and from a sparse confusion mat
 a hundred million pairs, of which test rows fill few.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, TypedDict
 
@@ -14,6 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_array
+
+from toptune.store.files.reading import read_linked
+from toptune.store.files.writing import write_made
 
 CALIBRATION_BINS = 15
 # Up to so many classes, the figures of each class and the confusion matrix are values in ``metrics.json``.
@@ -160,10 +165,10 @@ class ClassTables:
             return
         names, pairs = pa.array(self.classes, pa.string()), self.confusion.tocoo()
         figures = {"precision": self.precision, "recall": self.recall, "f1": self.f1, "support": self.support}
-        pq.write_table(pa.table({"class": names, **figures}), folder / PER_CLASS)
+        write_made(folder / PER_CLASS, partial(pq.write_table, pa.table({"class": names, **figures})))
         label, predicted = (names.take(pa.array(codes)) for codes in pairs.coords)
         counts = {"label": label, "predicted": predicted, "count": pairs.data}
-        pq.write_table(pa.table(counts), folder / CONFUSION)
+        write_made(folder / CONFUSION, partial(pq.write_table, pa.table(counts)))
 
     @classmethod
     def from_files(cls, folder: Path) -> Self:
@@ -171,12 +176,14 @@ class ClassTables:
 
         Raises
         ------
-        OSError, pyarrow.ArrowException, KeyError
+        FileNotFoundError, pyarrow.ArrowException, KeyError
             If a file is missing or damaged, or names a class that there is not.
+        StoreError
+            If the system refuses to read a file.
         """
-        with pq.ParquetFile(folder / PER_CLASS) as file:
+        with pq.ParquetFile(io.BytesIO(read_linked(folder / PER_CLASS))) as file:
             classes = file.read(columns=["class"], use_threads=False)["class"].to_pylist()
-        with pq.ParquetFile(folder / CONFUSION) as file:
+        with pq.ParquetFile(io.BytesIO(read_linked(folder / CONFUSION))) as file:
             pairs = file.read(columns=["label", "predicted", "count"], use_threads=False)
         position = {name: code for code, name in enumerate(classes)}
         codes = tuple([position[name] for name in pairs[key].to_pylist()] for key in ("label", "predicted"))

@@ -3,8 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,10 @@ from toptune.store.files.folder_kinds import no_run
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
+from toptune.store.files.reading import linked_file_digest, read_linked
+from toptune.store.files.sealed import SEAL, folder_digests, seal_values, unseal_values
+from toptune.store.files.system_errors import explained_reading
+from toptune.store.files.writing import replace_file
 from toptune.train.rows.chosen_rows import rows_digest
 from toptune.train.rows.splits import Split
 
@@ -28,6 +32,9 @@ CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
     "confusion_matrix.png",
 )  # fmt: skip
+# The sums are written by a module that needs torch, which a reader of records does not.
+SUMS = "sums.safetensors"
+FILES = "files"
 # Values that differ from head to head, or that another room makes and reads, have no class of their own.
 JsonObject = Mapping[str, object]
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
@@ -180,6 +187,8 @@ class RunRecord:
         Versions of the libraries; who made the run, when and where.
     update : UpdateRecord, optional
         What changed, for a run made from an earlier run.
+    files : mapping of str to str, optional
+        SHA-256 of each other file of the folder, by its name. Runs made before runs had checksums have none.
     relabelled : mapping, optional
         Of a run that an earlier toptune made for labels other than those of the data set.
     others : mapping
@@ -215,6 +224,7 @@ class RunRecord:
     preprocessing: JsonObject | None = None
     saves: Savings | None = None
     update: UpdateRecord | None = None
+    files: Mapping[str, str] | None = None
     relabelled: JsonObject | None = None
     others: JsonObject = field(default_factory=dict)
 
@@ -236,9 +246,50 @@ class RunRecord:
         return float(value) if isinstance(value, int | float) else None
 
     def to_json(self) -> dict[str, Any]:
-        """Give the content of ``run.json``; numbers that JSON cannot hold become null."""
-        written: dict[str, Any] = json_ready(record_to_json(self, nulls=() if self.is_finetuned else _NULLS))
+        """Give the content of ``run.json`` but its checksums; numbers that JSON cannot hold become null."""
+        # Checksums are those of the files that stand beside the record; `seal_run` adds them.
+        record = replace(self, files=None)
+        written: dict[str, Any] = json_ready(
+            record_to_json(record, nulls=() if self.is_finetuned else _NULLS)
+        )
         return written
+
+    @property
+    def file_names(self) -> frozenset[str]:
+        """Names of the files that have a recorded checksum."""
+        return frozenset(self.files or ())
+
+    @property
+    def table_names(self) -> frozenset[str]:
+        """Names of the files that have a recorded checksum, without the files of weights and sums."""
+        return frozenset(name for name in self.file_names if not name.endswith((".safetensors", ".skops")))
+
+    def check_files(self, folder: Path, names: Iterable[str]) -> None:
+        """Compare files of the RUN folder with the checksums that were recorded when they were written.
+
+        Parameters
+        ----------
+        folder : Path
+        names : iterable of str
+            Names of the files that are read next; names that the run does not have are passed over.
+
+        Raises
+        ------
+        CorruptError
+            If a file is missing or is not the one that was written.
+        """
+        for name in sorted(self.file_names & {*names}):
+            if reason := self.fault_of(folder, name):
+                raise CorruptError(f"{folder / name} {reason}; {_advice(self.kind)}", folder / name)
+
+    def fault_of(self, folder: Path, name: str) -> str | None:
+        """Say how a file of the RUN folder differs from what was written; None if it does not."""
+        try:
+            digest = linked_file_digest(folder / name)
+        except FileNotFoundError:
+            return "is missing"
+        is_whole = self.files is None or digest == self.files[name]
+        return None if is_whole else "is not the file that was written: its SHA-256 differs"
 
     @classmethod
     def from_json(cls, content: Mapping[str, object], *, where: str = CONFIG) -> "RunRecord":
@@ -272,7 +323,7 @@ class RunRecord:
         CorruptError
             If the file cannot be read, lacks a key, or holds a value of another type.
         """
-        return cls._checked(read_json(path, advice=advice), path, advice=advice, needed=needed)
+        return cls._checked(_read_content(path, advice=advice), path, advice=advice, needed=needed)
 
     @classmethod
     def of_folder(cls, folder: Path) -> "RunRecord":
@@ -288,12 +339,14 @@ class RunRecord:
             If ``run.json`` cannot be read, lacks a key, or holds a value of another type.
         """
         path = folder / CONFIG
-        if not path.is_file():
+        with explained_reading(path):
+            has_record = path.is_file()
+        if not has_record:
             raise InputError(no_run(folder), option="run")
-        content = read_json(path, advice=_ADVICE[None])
+        content = _read_content(path, advice=_advice(None))
         # The kind decides which keys are needed, so that it is read before the record is checked.
         kind = FINETUNE if content.get("kind") == FINETUNE else None
-        return cls._checked(content, path, advice=_ADVICE[kind], needed=_NEEDED[kind])
+        return cls._checked(content, path, advice=_advice(kind), needed=_NEEDED[kind])
 
     @classmethod
     def _checked(
@@ -314,6 +367,28 @@ class RunRecord:
             return cls.from_json(content, where=str(path))
         except CorruptError as error:
             raise CorruptError(f"{error}; {advice}") from error
+
+
+def seal_run(folder: Path) -> None:
+    """Enter the checksums of all other files of a new RUN folder into its ``run.json``, and seal that."""
+    path = folder / CONFIG
+    content = read_json(path, advice="")
+    replace_file(path, seal_values(content | {FILES: folder_digests(folder, leave_out=CONFIG)}))
+
+
+def _read_content(path: Path, *, advice: str) -> dict[str, Any]:
+    """Read a ``run.json`` and compare it with its own digest, if it has one."""
+    content = read_json(path, advice=advice)
+    # Runs have had a seal and checksums since they have had either. The version is compared later and before
+    # any digest: a newer toptune may seal its runs otherwise, and its file is not damaged.
+    if content.get("version") == VERSION and (SEAL in content or FILES in content):
+        return unseal_values(content, read_linked(path), path, advice=advice)
+    return content
+
+
+def _advice(kind: str | None) -> str:
+    """Give the next step if a file of a run is damaged."""
+    return f"copy the run again from where it was made, or {_ADVICE[kind]}"
 
 
 def is_finetuned(folder: str | os.PathLike[str]) -> bool:

@@ -1,6 +1,8 @@
 """`Run`: a folder that holds a trained head and everything needed to repeat and use it."""
 
+import io
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +15,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toptune.costs.meter import describe_costs
-from toptune.errors import CorruptError, InputError
+from toptune.errors import CorruptError, InputError, NumericalError
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
+from toptune.store.files.reading import read_linked
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
     CONFIG,
+    IMAGE,
     METRICS,
+    PREDICTIONS,
     ROWS,
+    SELECTION,
+    SUMS,
     CacheIdentity,
     RunArray,
     RunRecord,
     Savings,
 )
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which a run that is refused does not need
     from toptune.train.heads.heads import Head
@@ -139,11 +148,16 @@ class Run:
         ------
         InputError
             If the number of columns differs, or a row is not finite.
+        NumericalError
+            If a probability is not finite.
         """
         d = self.preprocessing.n_inputs
         if blocks.shape[1] != d:
             raise InputError(f"{blocks.shape[1]} features a row where this run takes {d}")
-        probabilities = self.head.predict_proba(PreprocessedBlocks(blocks, self.preprocessing))
+        # What overflows is refused below, with the run's name.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            probabilities = self.head.predict_proba(PreprocessedBlocks(blocks, self.preprocessing))
+        check_probabilities(probabilities, self.folder)
         return np.array(self.classes)[probabilities.argmax(axis=1)], probabilities
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,6 +236,12 @@ class Run:
                 f"{path} is a fine-tuned network, which stored features have nothing to do with: score it on "
                 "images (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
             )
+        # Only what is read is compared: a damaged image of the confusion matrix must not stop a prediction.
+        record.check_files(path, record.file_names - {SUMS, SELECTION, PREDICTIONS, IMAGE})
+        if record.files is None:
+            logger.warning(
+                "%s was made before runs had checksums: whether its files are whole cannot be checked", path
+            )
         rows, roles = _read_rows(path / ROWS)
         from toptune.train.heads.heads import load_head
 
@@ -269,17 +289,40 @@ def _trial_line(row: Mapping[str, Any]) -> str:
 
 def read_labels(folder: Path) -> dict[int, str]:
     """Read the labels that the rows of a run were trained and tested with, by row of the manifest."""
-    with pq.ParquetFile(folder / ROWS) as file:
-        table = file.read(columns=["row", "label"], use_threads=False)
+    table = read_table(folder / ROWS, ["row", "label"])
     pairs = zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)
     # Row -1 stands for a forgotten image, which has no label.
     return {row: str(label) for row, label in pairs if row >= 0}
 
 
-def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
+def check_probabilities(probabilities: npt.NDArray[np.floating], folder: Path) -> None:
+    """Refuse probabilities that are not finite.
+
+    Raises
+    ------
+    NumericalError
+        If there is such a probability: a weight is too large to compute with, or was damaged.
+    """
+    n_bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if n_bad:
+        raise NumericalError(
+            f"{folder} gives probabilities that are not finite, for {n_bad} of {len(probabilities)} images: "
+            "its weights are damaged or too large; compare its files with their checksums (toptune verify), "
+            "and copy the run again or train again"
+        )
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a Parquet file of a run."""
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=["row", "role"], use_threads=False)
-        return table["row"].to_numpy().astype(np.int64), np.array(table["role"].to_pylist(), dtype=np.str_)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+        with pq.ParquetFile(io.BytesIO(read_linked(path))) as file:
+            return file.read(columns=list(columns), use_threads=False)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is missing; {_ADVICE}", path) from error
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise CorruptError(f"{path} cannot be read ({error}); {_ADVICE}", path) from error
+
+
+def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
+    table = read_table(path, ["row", "role"])
+    return table["row"].to_numpy().astype(np.int64), np.array(table["role"].to_pylist(), dtype=np.str_)

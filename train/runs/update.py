@@ -311,4 +311,5 @@ def _saved_head(run: Run) -> "tuple[OwnHead, SavedSums]":
         reason = f"its head {run.head.name!r} is not one of toptune's own"
     if reason or not isinstance(run.head, OwnHead):
         raise InputError(f"run {run.folder} cannot be updated: {reason}; train again")
+    run.record.check_files(run.folder, [FILE])
     return run.head, SavedSums.load(run.folder)

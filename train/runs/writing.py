@@ -1,26 +1,25 @@
 """RUN folders are written whole or not at all."""
 
 import contextlib
-import csv
-import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
 
-from toptune.errors import InputError, StoreError, ToptuneError
+from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.json_values import json_text
 from toptune.store.files.names import check_folder_name
+from toptune.store.files.system_errors import explained_writing
+from toptune.store.files.writing import csv_text, new_target, write_made, write_text
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
-from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION
+from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, seal_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Scored
 
@@ -64,10 +63,7 @@ def write_run(
     )  # fmt: skip
     # A head without a search still gets a table, so that readers find one row in every run.
     table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
-    with (folder / SELECTION).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_text(folder / SELECTION, csv_text(table))
     title = f"{run.head.name} on {run.record.dataset}, {len(run.test_rows)} test images"
     save_confusion_image(folder / IMAGE, scored.tables.confusion, run.classes, title=title)
 
@@ -106,7 +102,7 @@ def write_rows(
     # A forgotten image keeps nothing but its id: without the id an update could not keep the image out.
     gone = {"row": [-1] * len(forgotten), "id": forgotten, "label": [None] * len(forgotten)}
     others = pa.table(gone | {"role": ["forgotten"] * len(forgotten)}, schema=used.schema)
-    pq.write_table(pa.concat_tables([used, others]), path)
+    write_made(path, partial(pq.write_table, pa.concat_tables([used, others])))
 
 
 def write_predictions(
@@ -126,7 +122,7 @@ def write_predictions(
         "predicted": pa.array(predicted, pa.string()),
         "confidence": pa.array(confidence, pa.float64()),
     }
-    pq.write_table(pa.table(columns), path)
+    write_made(path, partial(pq.write_table, pa.table(columns)))
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:
@@ -140,12 +136,15 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     """
     path = Path(os.fspath(out)).absolute()
     check_folder_name(out, option="out")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(
-            f"out {path} exists and is not empty; nothing is overwritten: give another --out", option="out"
-        )
-    # Training may take hours. A folder that cannot be written is refused before the first feature is read.
-    parent = next(each for each in path.parents if each.exists())
+    with explained_writing(path, elsewhere="give another --out", kept="nothing was written"):
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(
+                f"out {path} exists and is not empty; nothing is overwritten: give another --out",
+                option="out",
+            )
+        # Training may take hours. A folder that cannot be written is refused before the first feature is
+        # read.
+        parent = next(each for each in path.parents if each.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise InputError(
             f"out {path} cannot be made: {parent} is not a folder that you may write to", option="out"
@@ -164,33 +163,14 @@ def new_run_folder(path: Path) -> Iterator[Path]:
     StoreError
         If a file cannot be written, for instance because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary folder lies beside the final one, because a rename between two file systems is not
-    # possible in one step.
-    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
-    try:
+    with new_target(path, option="--out") as temporary:
+        temporary.mkdir()
         yield temporary
-        try:
-            # The rename fails if the folder holds files by now, so that no run is overwritten.
-            temporary.rename(path)
-        except OSError as error:
-            raise InputError(f"out {path} exists by now ({error.strerror}); give another --out") from error
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, ToptuneError):
-            raise
-        raise StoreError(
-            f"run {path} cannot be written: {error}; free some space or give another --out; "
-            "nothing was left behind"
-        ) from error
-    # An interruption by the user leaves nothing behind either.
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        # The checksums come last, so that they are those of every file, whoever wrote it.
+        if (temporary / CONFIG).is_file():
+            seal_run(temporary)
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write JSON values, indented."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json_text(value, indent=1) + "\n")

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from toptune.errors import CorruptError, NumericalError
+from toptune.store.files.tensor_files import read_tensors, write_tensors
 from toptune.train.passes.sums import FoldSums
 from toptune.train.solvers.ridge import CenteredSystem
 
@@ -123,7 +122,7 @@ class SavedSums:
             # Each fold is a copy, because whitening works in place and the sums of the fit must stay.
             fold = self.sums.fold(number).whitened()
             gram.append(fold.gram[0].numpy()[lower])
-            cross.append(np.ascontiguousarray(fold.cross[0].numpy()))
+            cross.append(fold.cross[0].numpy())
         tensors = {
             "gram": np.stack(gram),
             "cross": np.stack(cross),
@@ -131,7 +130,7 @@ class SavedSums:
         }
         if self.factor is not None:
             tensors["factor"] = self.factor.numpy()[np.tril_indices(len(self.factor))]
-        save_file(tensors, folder / FILE)
+        write_tensors(folder / FILE, tensors)
 
     @classmethod
     def load(cls, folder: Path) -> "SavedSums":
@@ -140,17 +139,17 @@ class SavedSums:
         Raises
         ------
         CorruptError
-            If the file is missing or damaged.
+            If the file is missing or damaged, or holds a number that is not finite.
         """
+        tensors, _ = read_tensors(folder / FILE, advice="train again")
         try:
-            tensors = load_file(folder / FILE)
             cross = torch.from_numpy(tensors["cross"])
             size = cross.shape[1]
             gram = _unpacked(tensors["gram"], size)
             gram += gram.tril(-1).transpose(1, 2)
             factor = _unpacked(tensors["factor"][None], size - 1)[0] if "factor" in tensors else None
             square = torch.from_numpy(tensors["square"])
-        except (OSError, KeyError, ValueError, IndexError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CorruptError(f"{folder / FILE} cannot be read ({error}); train again") from error
         return cls(sums=FoldSums(gram=gram, cross=cross, square=square), factor=factor)
 

@@ -10,8 +10,8 @@ from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
 from toptune.errors import InputError, NumericalError
 from toptune.options import check_choice
-from toptune.store.exchange.exporting import new_target
 from toptune.store.files.provenance import provenance
+from toptune.store.files.writing import new_target
 from toptune.workflows.deploy.check import (
     DEFAULT_CHECK,
     ExportCheck,
@@ -137,7 +137,7 @@ def export(
     program = trace(network, classifier.backbone.transform.size)
     metadata = describe_export(classifier, is_normalizing=normalize, head_dtype=head_dtype)
     metadata["created"] = provenance()
-    with new_target(target) as temporary:
+    with new_target(target, option="--out") as temporary:
         form.write(program, temporary, metadata)
         done = compare(
             form.open(temporary), inputs, expected=expected, predicted=predicted,
@@ -158,7 +158,7 @@ def export(
         out=str(target), card=str(card), n_bytes=n_bytes, input=metadata["input"], check=done, warnings=notes,
         costs=meter.to_dict(),
     )  # fmt: skip
-    with new_target(card) as temporary:
+    with new_target(card, option="--out") as temporary:
         write_card(temporary, classifier, metadata, report.to_dict(), tolerance=tolerance)
     return report
 

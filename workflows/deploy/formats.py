@@ -1,9 +1,9 @@
 """An exported network is written as ONNX or as torch's ``.pt2``, and run again from the file."""
 
 import importlib.util
-import json
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 
 from toptune.errors import InputError
+from toptune.store.files.json_values import json_text
+from toptune.store.files.writing import write_file, write_made
 from toptune.workflows.deploy.network import OUTPUTS
 
 Images = npt.NDArray[np.float32]
@@ -74,7 +76,8 @@ def _write_onnx(program: Program, path: Path, metadata: Mapping[str, object]) ->
     assert exported is not None
     exported.model.metadata_props.update(_texts(metadata))
     # Weights beside the file would be lost when the file is copied alone.
-    exported.save(path, external_data=False)
+    model = exported.model_proto
+    write_file(path, model.SerializeToString())
 
 
 def _open_onnx(path: Path) -> Runner:
@@ -90,8 +93,8 @@ def _open_onnx(path: Path) -> Runner:
 
 
 def _write_pt2(program: Program, path: Path, metadata: Mapping[str, object]) -> None:
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files=_texts(metadata))
+    # torch would end the process where the file it writes to fails; memory does not.
+    write_made(path, partial(torch.export.save, program, extra_files=_texts(metadata)))
 
 
 def _open_pt2(path: Path) -> Runner:
@@ -109,7 +112,7 @@ def _open_pt2(path: Path) -> Runner:
 
 def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
     """Write each value as JSON, because both formats keep text only."""
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    return {name: json_text(value) for name, value in metadata.items()}
 
 
 FORMATS = {

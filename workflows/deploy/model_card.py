@@ -1,11 +1,12 @@
 """An exported file has metadata inside and a model card beside it."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toptune.store.files.json_values import json_text
+from toptune.store.files.writing import write_text
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.workflows.deploy.network import OUTPUTS
@@ -111,7 +112,7 @@ def write_card(
         outputs=metadata["outputs"],
         backbone=metadata["backbone"],
         head=metadata["head"],
-        selected=json.dumps(metadata["head"]["selected"], ensure_ascii=False),
+        selected=json_text(metadata["head"]["selected"]),
         listed=", ".join(map(_code, classes[:_LISTED_CLASSES])),
         n_unlisted=max(0, len(classes) - _LISTED_CLASSES),
         weakest=_weakest_classes(RunMetrics.from_json(run.metrics).tables(run.folder)),
@@ -122,7 +123,7 @@ def write_card(
         warnings=report["warnings"],
         code=_code,
     )
-    card.save(path)
+    write_text(path, str(card))
 
 
 def _weakest_classes(tables: ClassTables) -> str:

@@ -1,5 +1,6 @@
 """`Checkpoint` keeps an unfinished fine-tuning as safetensors and JSON, complete after every epoch."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from toptune.costs.values import Costs
 from toptune.errors import ConflictError, CorruptError
-from toptune.store.files.json_values import load_json
-from toptune.store.files.place import place_at
+from toptune.store.files.json_values import parse_json
+from toptune.store.files.reading import read_linked
+from toptune.store.files.sealed import SEAL, seal_values, unseal_values
+from toptune.store.files.system_errors import explained_writing
+from toptune.store.files.writing import replace_file
 from toptune.workflows.finetuning.rate_search import Epoch
 
 STATE = "state.json"
@@ -59,6 +63,8 @@ class Checkpoint:
         self.folder = out.parent / f"{out.name}.unfinished"
         # The request is compared with one that was read from JSON, where tuples have become lists.
         self._request = json.loads(json.dumps(request))
+        # SHA-256 of the files of tensors, by name.
+        self._digests: dict[str, str] = {}
 
     def read(self) -> Standing:
         """Return the standing that is stored, or an empty one if there is none.
@@ -71,16 +77,22 @@ class Checkpoint:
             If the state cannot be read.
         """
         path = self.folder / STATE
-        if not path.exists():
+        try:
+            data = read_linked(path)
+        except FileNotFoundError:
             return Standing()
         try:
-            value = load_json(path)
+            value = parse_json(data, is_strict=True)
+            # The states of earlier versions of toptune have no seal.
+            if SEAL in value:
+                value = unseal_values(value, data, path, advice=self._anew)
             request, version = value["request"], value["version"]
             standing = Standing(
                 epochs=tuple(Epoch(**each) for each in value["epochs"]),
                 **{name: value[name] for name in ("costs", "last", "best")},
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._digests = dict(value.get("digests", {}))
+        except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{path} cannot be read ({error!r}); {self._anew}") from error
         if version != VERSION or request != self._request:
             changes = [
@@ -103,10 +115,15 @@ class Checkpoint:
         CorruptError
             If the file is gone or damaged.
         """
+        path = self.folder / name
         try:
-            return dict(load_file(self.folder / name))
-        except (OSError, SafetensorError) as error:
-            raise CorruptError(f"{self.folder / name} cannot be read ({error}); {self._anew}") from error
+            data = read_linked(path)
+            tensors = dict(load(data))
+        except (FileNotFoundError, SafetensorError) as error:
+            raise CorruptError(f"{path} cannot be read ({error}); {self._anew}") from error
+        if self._digests.get(name) not in (None, hashlib.sha256(data).hexdigest()):
+            raise CorruptError(f"{path} is not the file that was written; {self._anew}")
+        return tensors
 
     def write(
         self,
@@ -133,24 +150,34 @@ class Checkpoint:
         # ones. Files that no state names are removed after that.
         number = len(epochs)
         names: dict[str, str | None] = {"last": f"last-{number:05}.safetensors"}
-        place_at(self.folder / f"last-{number:05}.safetensors").replace(save(dict(last)))
-        if isinstance(best, Mapping):
-            names["best"] = f"best-{number:05}.safetensors"
-            place_at(self.folder / f"best-{number:05}.safetensors").replace(save(dict(best)))
-        else:
-            names["best"] = best
-        value = {
-            "version": VERSION,
-            "request": self._request,
-            "epochs": [each.to_dict() for each in epochs],
-            "costs": costs,
-            **names,
-        }
-        place_at(self.folder / STATE).replace(json.dumps(value, allow_nan=False).encode())
+        with explained_writing(
+            self.folder, elsewhere="give another --out", kept="the state of the epoch before stays"
+        ):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(f"last-{number:05}.safetensors", last)
+            if isinstance(best, Mapping):
+                names["best"] = f"best-{number:05}.safetensors"
+                self._write(f"best-{number:05}.safetensors", best)
+            else:
+                names["best"] = best
+            value = {
+                "version": VERSION,
+                "request": self._request,
+                "epochs": [each.to_dict() for each in epochs],
+                "costs": costs,
+                "digests": {name: self._digests[name] for name in names.values() if name in self._digests},
+                **names,
+            }
+            replace_file(self.folder / STATE, seal_values(value))
         for path in self.folder.iterdir():
             if path.name not in (STATE, *names.values()):
                 path.unlink()
         return Standing(epochs=tuple(epochs), costs=costs, last=names["last"], best=names["best"])
+
+    def _write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        data = save(dict(tensors))
+        self._digests[name] = hashlib.sha256(data).hexdigest()
+        replace_file(self.folder / name, data)
 
     def remove(self) -> None:
         """Remove the folder once the run is written."""

@@ -1,7 +1,7 @@
 """The RUN folder of a fine-tuned network has the files of a head's run, and the network in timm's form."""
 
-import csv
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save
 from scipy.special import softmax
-from timm.models import save_for_hf
+from timm.models._hub import save_config_for_hf
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.phase_costs import PhaseCosts
@@ -20,6 +21,8 @@ from toptune.costs.values import PhaseUse
 from toptune.errors import InputError
 from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
+from toptune.store.files.system_errors import explained_reading
+from toptune.store.files.writing import csv_text, write_file, write_text
 from toptune.text import counted
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import Answers, ClassTables, figures_of
@@ -47,6 +50,9 @@ from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
 from toptune.workflows.finetuning.task import FineTuneTask
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
 
+logger = logging.getLogger(__name__)
+
+WEIGHTS, MODEL = "model.safetensors", "config.json"
 _ADVICE = "fine-tune again"
 _ROWS_AT_ONCE = 1024
 _LIBRARIES = ("toptune", "numpy", "timm", "torch", "torchvision")
@@ -181,7 +187,8 @@ class FineTunedRun:
             If the run is damaged, or of another version.
         """
         path = Path(folder)
-        record = RunRecord.of_folder(path) if (path / CONFIG).is_file() else None
+        with explained_reading(path / CONFIG):
+            record = RunRecord.of_folder(path) if (path / CONFIG).is_file() else None
         if record is None or not record.is_finetuned:
             raise InputError(
                 f"{path} is no RUN folder of a fine-tuned network; give what finetune --out wrote"
@@ -191,6 +198,11 @@ class FineTunedRun:
     @classmethod
     def of_record(cls, path: Path, record: RunRecord) -> "FineTunedRun":
         """Open a RUN folder whose ``run.json`` was read already."""
+        record.check_files(path, [METRICS])
+        if record.files is None:
+            logger.warning(
+                "%s was made before runs had checksums: whether its files are whole cannot be checked", path
+            )
         return cls(folder=path, record=record, metrics=read_json(path / METRICS, advice=_ADVICE))
 
 
@@ -282,11 +294,12 @@ def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) ->
     # Files hold weights in plain order; channels-last is for speed on this machine only.
     network.model.to("cpu", memory_format=torch.contiguous_format)
     config = task.backbone.transform.config
-    save_for_hf(
+    # timm's public `save_for_hf` does both, but leaves the weights readable by their owner alone.
+    write_file(folder / WEIGHTS, save(network.model.state_dict()))
+    save_config_for_hf(
         network.model,
-        str(folder),
+        str(folder / MODEL),
         model_config={"label_names": list(task.classes)},
-        safe_serialization=True,
         data_config={
             name: config[name] for name in ("input_size", "mean", "std", "crop_pct", "interpolation")
         },
@@ -296,10 +309,7 @@ def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) ->
 def _write_epochs(path: Path, outcome: Outcome) -> None:
     """Write ``selection.csv``, one line for each epoch."""
     rows = [each.to_dict() | {"is_chosen": each is outcome.best} for each in outcome.epochs]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(path, csv_text(rows))
 
 
 def _rate(costs: PhaseUse) -> float | None:

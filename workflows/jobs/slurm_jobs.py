@@ -17,6 +17,7 @@ from toptune.extract.extraction import extract
 from toptune.extract.request.plan import ExtractPlan, ExtractSummary
 from toptune.options import option_names, options_of
 from toptune.store.files.place import place_of
+from toptune.store.files.system_errors import explained_writing
 from toptune.workflows.jobs.slurm_options import SlurmArguments, SlurmOptions
 from toptune.workflows.jobs.slurm_plan import SlurmPlan, clock, size_jobs
 from toptune.workflows.jobs.slurm_scripts import (
@@ -134,11 +135,14 @@ def write_slurm_jobs(
             plan, asked, name=name, root=root, dataset=summary.dataset, model=model
         )
     texts["submit.sh"] = submit_script(with_training=asked.is_training)
-    (asked.folder / "logs").mkdir(parents=True, exist_ok=True)
-    for script, text in texts.items():
-        path = asked.folder / script
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o755)
+    with explained_writing(asked.folder, elsewhere="give another --out", kept="no job was submitted"):
+        (asked.folder / "logs").mkdir(parents=True, exist_ok=True)
+        for script, text in texts.items():
+            path = asked.folder / script
+            path.write_text(text, encoding="utf-8")
+            # Whoever may read a script may run it; who that is, the umask has said.
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o444) >> 2)
     return SlurmJobs(
         plan=plan,
         out=str(asked.folder),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError
@@ -19,6 +18,7 @@ from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.evaluation import score_stored
 from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.record import ROWS, RunRecord
+from toptune.train.runs.run import read_table
 from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.images import ChosenImages
@@ -280,7 +280,7 @@ def _score_images(
 
 def _trained_ids(run: Path) -> set[str]:
     """Return the ids of the images that a run was fitted or chosen on, which are all but the test images."""
-    rows = pq.read_table(run / ROWS, columns=["id", "role"]).to_pydict()
+    rows = read_table(run / ROWS, ["id", "role"]).to_pydict()
     return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from toptune.errors import CorruptError, InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
@@ -17,10 +17,12 @@ from toptune.extract.pipeline.features_of import usable_batches
 from toptune.extract.pipeline.forwarding import in_halves
 from toptune.extract.pipeline.transfers import to_device
 from toptune.machine.devices import resolve_device
-from toptune.workflows.finetuning.run import FineTunedRun
+from toptune.store.files.reading import read_linked
+from toptune.train.runs.run import check_probabilities
+from toptune.workflows.finetuning.run import MODEL, WEIGHTS, FineTunedRun
 from toptune.workflows.predict.predictions import Answers
 
-_WEIGHTS = "model.safetensors"
+_ADVICE = "copy the run again from where it was made, or fine-tune again"
 _FOUND = "probabilities"
 
 
@@ -52,15 +54,25 @@ class FineTunedNetwork:
             If the weights are gone or damaged.
         """
         path = Path(run.folder).absolute()
+        run.record.check_files(path, [WEIGHTS, MODEL])
         try:
-            tensors = load_file(path / _WEIGHTS)
+            tensors = load(read_linked(path / WEIGHTS))
             # The folder is in timm's local-dir form. Its classifier is made anew, because the loader leaves
             # classifiers out: a frozen backbone has none.
             backbone = load_backbone(f"local-dir:{path}", device=str(resolve_device(device)))
             backbone.model.reset_classifier(len(run.classes))
             backbone.model.load_state_dict(tensors)
-        except (OSError, SafetensorError, RuntimeError, InputError) as error:
-            raise CorruptError(f"{path} does not hold the network that was trained: {error}") from error
+        except FileNotFoundError as error:
+            raise CorruptError(f"{path} lacks a file of the network: {error}; {_ADVICE}") from error
+        except (SafetensorError, RuntimeError, InputError) as error:
+            raise CorruptError(
+                f"{path} does not hold the network that was trained: {error}; {_ADVICE}"
+            ) from error
+        for name, values in tensors.items():
+            if not values.isfinite().all():
+                raise CorruptError(
+                    f"{path / WEIGHTS}: {name} holds a number that is not finite; {_ADVICE}", path / WEIGHTS
+                )
         if run.record.precision is None:
             raise CorruptError(
                 f"{path / 'run.json'} lacks precision; train the run again, or restore the file"
@@ -80,6 +92,7 @@ class FineTunedNetwork:
             logits = self.backbone.model(batch.to(device))
         # float64, because rows of float32 probabilities sum to 1 only to seven digits.
         found: npt.NDArray[np.float64] = logits.double().softmax(dim=1).cpu().numpy()
+        check_probabilities(found, self.record.folder)
         return found
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:

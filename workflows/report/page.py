@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,8 +15,10 @@ from markupsafe import Markup
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
-from toptune.errors import InputError, StoreError
+from toptune.errors import InputError
 from toptune.options import choices
+from toptune.store.files.system_errors import explained_writing
+from toptune.store.files.writing import replace_file
 from toptune.text import counted
 from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
@@ -161,7 +162,8 @@ def write_report(
     )  # fmt: skip
     # File names that are not UTF-8 reach Python as lone surrogates, which cannot be encoded otherwise.
     content = page.encode("utf-8", "backslashreplace")
-    _write(path, content)
+    with explained_writing(path, elsewhere="give another --out", kept="no page was written"):
+        replace_file(path, content)
     return ReportSummary(
         out=str(out), runs=len(found), settings=len(settings), datasets=n_datasets, n_bytes=len(content),
         notes=tuple(notes), costs=meter.to_dict(),
@@ -177,17 +179,6 @@ def _check_out(out: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
         raise InputError(f"out {path} cannot be made: {path.parent} is not a folder that you may write to")
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        # A page that is replaced while somebody reads it must be the old one or the new one.
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"report {path} cannot be written: {error}") from error
 
 
 def _open_data(

@@ -1,6 +1,7 @@
 """The tables beside the records of a run: its predictions, and the layers that a search compared."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError
+from toptune.store.files.reading import read_linked
 from toptune.train.layers.choices import LAYER_SEARCH
 from toptune.train.reports.layer_plot import LayerPoint
 from toptune.train.runs.record import PREDICTIONS
@@ -69,7 +71,7 @@ def read_predictions(folder: Path, *, n_test: int) -> Predictions | None:
     if not path.is_file():
         return None
     try:
-        table = pq.read_table(path, columns=list(_PREDICTED), use_threads=False)
+        table = pq.read_table(io.BytesIO(read_linked(path)), columns=list(_PREDICTED), use_threads=False)
         found = Predictions(
             ids=np.array(table["id"].to_pylist(), dtype=object),
             labels=np.array(table["label"].to_pylist(), dtype=object),
@@ -79,7 +81,7 @@ def read_predictions(folder: Path, *, n_test: int) -> Predictions | None:
         is_share = (found.confidence >= 0) & (found.confidence <= 1 + _ROUNDING)
         if len(found.ids) != n_test or not is_share.all():
             raise ValueError("its rows are not those of metrics.json, or a confidence is not between 0 and 1")
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError) as error:
         raise CorruptError(f"{path} cannot be read ({error}); {ADVICE}") from error
     return found
 
@@ -96,9 +98,9 @@ def read_layer_search(folder: Path) -> list[LayerPoint]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_layer_point(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        text = read_linked(path).decode("utf-8")
+        return [_layer_point(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise CorruptError(f"{path} cannot be read ({error}); {ADVICE}") from error
 
 

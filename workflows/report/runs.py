@@ -11,6 +11,7 @@ from pathlib import Path
 from toptune.errors import CorruptError, InputError
 from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import plain_model_name
+from toptune.store.files.system_errors import not_readable
 from toptune.train.reports.layer_plot import LayerPoint
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
@@ -154,6 +155,7 @@ def read_run(folder: Path) -> ReportedRun:
         If a record cannot be read or lacks something.
     """
     record = RunRecord.read(folder / CONFIG, advice=ADVICE)
+    record.check_files(folder, record.table_names)
     metrics = RunMetrics.read(folder / METRICS, advice=ADVICE)
     if fault := _fault(record, metrics):
         raise CorruptError(f"run {folder} is damaged: {fault}; {ADVICE}")
@@ -183,11 +185,16 @@ def _fault(record: RunRecord, metrics: RunMetrics) -> str | None:
     return None
 
 
+def _refuse_unread(error: OSError) -> None:
+    # A folder that may not be read may hold runs, so that a page without them would be wrong.
+    raise not_readable(Path(error.filename), error)
+
+
 def _find_runs(place: Path) -> Iterator[Path]:
     if not place.is_dir():
         raise InputError(f"{place} is no folder; give RUN folders, or folders that hold some")
     found = False
-    for folder, below, files in os.walk(place):
+    for folder, below, files in os.walk(place, onerror=_refuse_unread):
         # Runs that are being written lie in hidden folders, and no run lies within another.
         below[:] = [] if CONFIG in files else sorted(each for each in below if not each.startswith("."))
         if CONFIG in files:

@@ -1,5 +1,6 @@
 """Results of a study as one tidy table with a row for each training, and a summary over seeds."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from toptune.store.files.system_errors import explained_writing
+from toptune.store.files.writing import replace_file
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS as METRICS_FILE, RunRecord
 from toptune.workflows.study.cells import Cell
@@ -123,8 +126,9 @@ def result_of(cell: Cell, out: Path) -> Result:
     CorruptError
         If the records of the run cannot be read.
     """
-    metrics = RunMetrics.read(cell.folder / METRICS_FILE, advice=_ADVICE)
     record = RunRecord.read(cell.folder / CONFIG, advice=_ADVICE)
+    record.check_files(cell.folder, record.table_names)
+    metrics = RunMetrics.read(cell.folder / METRICS_FILE, advice=_ADVICE)
     return Result(
         cell=cell,
         # A study may have hundreds of cells, and the confusion matrix of an older run takes megabytes.
@@ -141,13 +145,14 @@ def write_results(results: Sequence[Result], out: Path) -> None:
 
     A file takes its name when it is whole, so that a reader never sees half a table.
     """
-    out.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist([result.to_row() for result in results], schema=_SCHEMA)
-    for name, write in ((CSV, pyarrow.csv.write_csv), (PARQUET, pq.write_table)):
-        temporary = out / f".{name}.tmp"
-        write(table, temporary)
-        # Somebody may watch the table while the study runs.
-        temporary.replace(out / name)
+    with explained_writing(out, elsewhere="give another out in the study", kept="finished trainings stay"):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, write in ((CSV, pyarrow.csv.write_csv), (PARQUET, pq.write_table)):
+            memory = io.BytesIO()
+            write(table, memory)
+            # Somebody may watch the table while the study runs.
+            replace_file(out / name, memory.getvalue())
 
 
 def summarize(results: Sequence[Result]) -> list[Summary]:

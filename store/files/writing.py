@@ -1,0 +1,150 @@
+"""Files are written here and nowhere else: durable, with the permissions that umask and folder give.
+
+Libraries that write files themselves choose permissions (safetensors: readable by the owner alone), leave
+bytes in the system's cache, or end the process where a disk is full (torch). They write to memory here
+instead. A failure is the system's bare `OSError`; whoever knows what was asked for explains it, as
+`new_target` does.
+"""
+
+import contextlib
+import csv
+import errno
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from toptune.errors import InputError
+from toptune.store.files.names import TEMPORARY_PREFIX
+from toptune.store.files.system_errors import explained_writing
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file to write; its content is durable when the block ends."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        # Whatever is done next, such as a rename, must never stand for bytes that are not on the disk.
+        os.fsync(file.fileno())
+
+
+def write_file(path: Path, data: bytes | bytearray | memoryview) -> None:
+    """Write a file, which is durable when this returns; names that others may see need `replace_file`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(data)
+        while len(left):
+            # One call may write less than it was given, for instance on a disk that is nearly full.
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whatever is there; readers see the old content or the new."""
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        write_file(temporary, data)
+        # A rename swaps the two files in one step, so that a reader never meets half of either.
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_made(path: Path, make: Callable[[BinaryIO], object]) -> None:
+    """Write what a library writes to a file object; the library sees memory, and no failing disk."""
+    memory = io.BytesIO()
+    make(memory)
+    write_file(path, memory.getbuffer())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8."""
+    write_file(path, text.encode("utf-8"))
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Give mappings of the same keys as a table with a line for each."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no fsync for folders; their link is synchronous.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_target(target: Path, *, option: str) -> Iterator[Path]:
+    """Yield a temporary sibling, which takes the name of the target on success and vanishes otherwise.
+
+    Parameters
+    ----------
+    target : Path
+        File, or folder that may be there if it is empty.
+    option : str
+        The option that names the target, for messages, such as ``--out``.
+
+    Raises
+    ------
+    InputError
+        If the target has come into being meanwhile.
+    StoreError
+        If the system refuses to write, for instance because the disk is full.
+    """
+    # The temporary lies beside the target, because a rename between two file systems is not possible in one
+    # step.
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        with explained_writing(target, elsewhere=f"give another {option}", kept="nothing was left behind"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if not _has_taken_name(temporary, target):
+                raise InputError(f"{target} exists by now; nothing is overwritten: give another {option}")
+            sync_folder(target.parent)
+    finally:
+        # An interruption by the user leaves nothing behind either.
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _has_taken_name(temporary: Path, target: Path) -> bool:
+    """Rename without replacing what another process has put there; return whether that succeeded."""
+    try:
+        if temporary.is_dir():
+            sync_folder(temporary)
+            # The rename fails if the target is a file, or a folder that holds files by now.
+            temporary.rename(target)
+            return True
+        # A link, unlike a rename, fails if somebody has made the file meanwhile.
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        if error.errno not in _NO_LINKS or os.path.lexists(target):
+            raise
+        temporary.rename(target)  # Some file systems, such as exFAT, have no hard links.
+    return True
