@@ -8,6 +8,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shapes import MODEL, save_shapes
@@ -68,7 +69,7 @@ def filled(team: Path) -> Path:
     try:
         photos = save_shapes(team / "photos")
         extract(photos, model=MODEL, store=team / "store")
-        stored = {"dataset": "photos", "model": MODEL, "cv": 3}
+        stored: dict[str, Any] = {"dataset": "photos", "model": MODEL, "cv": 3}
         train(team / "store", out=team / "run", **stored)
         train(team / "store", out=team / "forest", head="forest", **stored)
         compare_heads(team / "store", heads=["ncm"], out=team / "compared", seeds=1, **stored)

@@ -311,7 +311,7 @@ def test_bad_ids_and_damaged_sums(build: Build, tmp_path: Path) -> None:
         update_run(first.folder, out=tmp_path / "second", forget=["nobody.png", cache.manifest.ids[0]])
     path = first.folder / "sums.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CorruptError, match=r"sums.safetensors cannot be read.*train again"):
+    with pytest.raises(CorruptError, match=r"sums.safetensors is not the file that was written.*train again"):
         update_run(first.folder, out=tmp_path / "second", forget=[cache.manifest.ids[0]])
 
 

@@ -65,7 +65,7 @@ def test_too_many_runs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
-    (lambda run: (run / "metrics.json").unlink(), "metrics.json cannot be read"),
+    (lambda run: (run / "metrics.json").unlink(), "metrics.json is missing"),
     (lambda run: (run / "metrics.json").write_text("{"), "metrics.json cannot be read"),
     (lambda run: (run / "metrics.json").write_text("[]"), "holds no JSON object"),
     (lambda run: change(run, "run.json", options={}), "no options with a seed"),
@@ -73,7 +73,8 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda run: change(run, "run.json", model="hf-hub:"), "names no model"),
     (lambda run: change(run, "metrics.json", accuracy=1.5), "no accuracy between 0 and 1"),
     (lambda run: change(run, "metrics.json", accuracy="good"), "accuracy is 'good', where a number"),
-    (lambda run: change(run, "metrics.json", seconds={"total": float("nan")}), "no seconds"),
+    (lambda run: change(run, "metrics.json", seconds={"total": float("nan")}), "NaN is no JSON"),
+    (lambda run: change(run, "metrics.json", seconds={"total": 0.0}), "no seconds"),
     (lambda run: change(run, "metrics.json", n_train="many"), "n_train is 'many', where a whole number"),
     (lambda run: change(run, "metrics.json", confusion_matrix=[[1, 2]]), "confusion matrix"),
     (lambda run: change(run, "metrics.json", confusion_matrix=[[1] * 3] * 3), "confusion matrix"),
