@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from toptune.errors import InputError
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.tensor_files import tensors_header
 from toptune.store.features.blocks import BLOCK_BYTES
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.store.files.tensor_files import tensors_header
 from toptune.store.files.writing import new_file
 
 ROW_GROUP_BYTES = 8 * 2**20

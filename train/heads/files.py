@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError, FormatVersionError
+from toptune.store.arrays.tensor_files import read_tensors, write_tensors
 from toptune.store.files.json_values import json_text, read_json
-from toptune.store.files.tensor_files import read_tensors, write_tensors
 from toptune.store.files.writing import write_text
 
 DESCRIPTION = "head.json"

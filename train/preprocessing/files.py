@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from toptune.errors import CorruptError
+from toptune.store.arrays.tensor_files import read_tensors, write_tensors
 from toptune.store.files.json_values import json_text, parse_json
-from toptune.store.files.tensor_files import read_tensors, write_tensors
 from toptune.train.preprocessing.principal_components import PrincipalComponents
 from toptune.train.preprocessing.steps import Layers, Power, Select, Standardise, Step, Ternary, UnitNorm
 

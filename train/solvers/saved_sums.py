@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toptune.errors import CorruptError, NumericalError
-from toptune.store.files.tensor_files import read_tensors, write_tensors
+from toptune.store.arrays.tensor_files import read_tensors, write_tensors
 from toptune.train.passes.sums import FoldSums
 from toptune.train.solvers.ridge import CenteredSystem
 
