@@ -1,7 +1,7 @@
 """`choose_rows`: the rows that train and test, checked before any head sees them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from toptune.text import counted, named
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import usable_folds
 from toptune.train.rows.options import RowOptions
-from toptune.train.rows.splits import Split, advice_on_several_labels, group_keys, split_manifest
+from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, group_keys, split_manifest
 
 RowNumbers = npt.NDArray[np.int64]
 
@@ -89,10 +89,20 @@ class ChosenRows:
             notes.append(
                 f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for"
             )
+        notes += self._unused_options()
         if self.options.group_by is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
             notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test")
         return [*notes, *filter(None, [note_numbers(list(self.classes))])]
+
+    def _unused_options(self) -> Iterator[str]:
+        """Say which options of the split had no effect on this data set."""
+        options, default = self.options, RowOptions()
+        if options.test_fraction != default.test_fraction and self.split.rule.startswith(NAMED):
+            yield "test_fraction is not used: the data set names its test rows; --resplit draws others"
+        if options.val != default.val and (options.resplit or "val" not in self.manifest.splits):
+            why = "the split is drawn anew" if options.resplit else "the data set has no split val"
+            yield f"val {options.val!r} is not used: {why}"
 
     def without(self, bad_rows: RowNumbers) -> "ChosenRows":
         """Leave out more rows, and check anew what is left.

@@ -8,6 +8,7 @@ from typing import Unpack
 from toptune.costs.phases import Phases
 from toptune.errors import InputError, StoreError
 from toptune.extract.extraction import extract
+from toptune.extract.images.remarks import each_said_once
 from toptune.extract.images.source import ImageSource
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.sources.opening import open_source
@@ -37,6 +38,7 @@ _SAMPLE_PART, _LEAST_SAMPLE = 8, 16
 Data = str | os.PathLike[str] | ImageSource
 
 
+@each_said_once()
 def advise(
     data: Data,
     *,

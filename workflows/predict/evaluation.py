@@ -85,10 +85,10 @@ class EvaluateOptions:
     out: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.data is None and (self.model is not None or self.weights is not None):
+        if self.data is None and (self.model, self.weights, self.device) != (None, None, "cpu"):
             raise InputError(
-                "--model and --weights say where the backbone is, which stored features do not need; leave "
-                "them out, or give images with --data"
+                "--model, --weights and --device are for the backbone, which stored features do not need; "
+                "leave them out, or give images with --data"
             )
         if self.data is None and (self.path_column is not None or self.label_column is not None):
             raise InputError(

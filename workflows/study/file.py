@@ -232,7 +232,15 @@ def _strings(value: object, key: str, file: Path) -> list[str]:
         raise InputError(
             f"study {file}: {key} is {value!r}; give a list of texts, and what is none in quotes"
         )
-    return [outside_text(each) or "" for each in value]
+    texts = [outside_text(each) or "" for each in value]
+    _refuse_twice(texts, key, file)
+    return texts
+
+
+def _refuse_twice(values: Sequence[object], key: str, file: Path) -> None:
+    """Raise an `InputError` if one value stands twice in a list: it would make one training, not two."""
+    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise InputError(f"study {file}: {key} has {twice[0]!r} twice; give each once")
 
 
 def _numbers(value: object, key: str, file: Path, *, least: int) -> list[int]:
@@ -241,6 +249,7 @@ def _numbers(value: object, key: str, file: Path, *, least: int) -> list[int]:
     numbers = [each for each in listed if type(each) is int and each >= least]
     if len(numbers) < len(listed):
         raise InputError(f"study {file}: {key} is {value!r}; give whole numbers from {least}")
+    _refuse_twice(numbers, key, file)
     return numbers
 
 

@@ -1,6 +1,7 @@
 """Rows are chosen by one function, whichever command asks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,36 @@ def test_rows_know_their_classes_groups_and_labels() -> None:
     assert rows.groups[:4] == ["g0", "g0", "g1", "g1"]
     assert rows.train_groups == [f"g{row // 2}" for row in rows.split.train.tolist()]
     assert choose_rows(manifest(), RowOptions(), cv=5).groups == IDS
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "notes"),
+    [
+        (
+            ["train"] * 80 + ["test"] * 20,
+            {"test_fraction": 0.5},
+            ["test_fraction is not used: the data set names"],
+        ),
+        (
+            ["train"] * 80 + ["val"] * 20,
+            {"test_fraction": 0.5, "val": "drop"},
+            ["not used: 20 labeled images"],
+        ),
+        ([None] * 100, {"val": "test"}, ["val 'test' is not used: the data set has no split val"]),
+        (
+            ["train"] * 80 + ["val"] * 20,
+            {"resplit": True, "val": "drop"},
+            ["val 'drop' is not used: the split is"],
+        ),
+        ([None] * 100, {}, []),
+    ],
+)
+def test_rows_and_options_without_use_are_told(
+    splits: list[str | None], options: dict[str, Any], notes: list[str]
+) -> None:
+    found = choose_rows(manifest(splits), RowOptions(**options), cv=5).notes
+    assert len(found) == len(notes)
+    assert all(note.startswith(start) for note, start in zip(found, notes, strict=True))
 
 
 def test_failed_rows_go_before_the_sample_is_drawn() -> None:

@@ -187,8 +187,9 @@ def test_evaluation_of_images_needs_known_labels(folder: Path, tmp_path: Path) -
         evaluate(folder / "run", data=other, dataset="photos")
     with pytest.raises(InputError, match="train"):
         evaluate(folder / "run", data=folder / "photos", split="train")
-    with pytest.raises(InputError, match="--model and --weights"):
-        evaluate(folder / "run", model=MODEL)
+    for unused in ({"model": MODEL}, {"device": "cuda"}):
+        with pytest.raises(InputError, match="--model, --weights and --device are for the backbone"):
+            evaluate(folder / "run", **unused)  # type: ignore[arg-type]
 
 
 def test_evaluation_counts_unreadable_images_and_names_them(folder: Path, tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
             {"seeds": 2, "heads": {"ridge": {"only": {"seeds": [1, 2]}}}},
             "only names 2, .*hoose one of 0, 1",
         ),
+        ({"seeds": [1, 1]}, "seeds has 1 twice"),
+        ({"heads": ["ridge", "ncm", "ridge"]}, "heads has 'ridge' twice"),
         ({"seeds": [-1]}, r"seeds is \[-1\]; give whole numbers from 0"),
         ({"train_sizes": ["many"]}, "train_sizes"),
         ({"layers": []}, "layers"),
