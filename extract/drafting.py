@@ -22,6 +22,7 @@ from toptune.extract.deviation import (
     measure_deviations,
     refuse_deviations,
 )
+from toptune.extract.images.decode import ROUTES
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import open_reader
 from toptune.extract.pipeline.transfers import FLOAT16_LARGEST
@@ -79,12 +80,20 @@ def load_for(request: ExtractRequest) -> Backbone:
     recipes = {cache.digest for part in parts for cache in request.existing.caches(dataset=part)}
     is_free = request.options.backbone.precision == "auto"
     precisions = ("fp32", "bf16") if is_free else (backbone.recipe.precision,)
-    own = backbone.recipe.forward
-    for precision, forward in product(precisions, (own, own.replace(FOLDED, "").strip("+"))):
-        other = dataclasses.replace(backbone.recipe, precision=precision, forward=forward)
+    own, route = backbone.recipe.forward, request.options.backbone.decode
+    routes = [name for name in (route, f"{route}-1") if name in ROUTES]
+    forwards = (own, own.replace(FOLDED, "").strip("+"))
+    for decode, precision, forward in product(routes, precisions, forwards):
+        other = dataclasses.replace(
+            backbone.recipe, precision=precision, forward=forward, decode=ROUTES[decode]
+        )
         if backbone.recipe.digest not in recipes and other.digest in recipes:
-            logger.info("adopting %s, with which these features were begun", other.arithmetic)
-            return _load(request, precision=precision, fold=FOLDED in forward)
+            logger.info(
+                "adopting %s, decoded by %s, with which these features were begun",
+                other.arithmetic,
+                other.decode,
+            )
+            return _load(request, precision=precision, fold=FOLDED in forward, decode=decode)
     return backbone
 
 
@@ -147,7 +156,7 @@ def _look_around(request: ExtractRequest, backbone: Backbone) -> _Look:
             _tell_large(look)
             return look
         logger.warning("precision auto takes fp32: %s", excess)
-        look = _look(request, _load(request, precision="fp32"))
+        look = _look(request, _load(request, precision="fp32", decode=look.backbone.options.decode))
     refuse_deviations(look.deviations, look.backbone.recipe.arithmetic)
     _tell_large(look)
     return look

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from toptune.errors import StoreError
+from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.pipeline.dask_units import open_workers, planning_device
 from toptune.extract.pipeline.image_pass import Pass, Tally
 from toptune.extract.pipeline.model_work import ModelWork
@@ -37,12 +38,16 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     passes = [Pass(together) for together in _sharing(works)]
     tally = Tally(requests[0].options.progress, sum(each.rows for each in passes))
     summaries: dict[ModelWork, ExtractSummary] = {}
+    # Passes for several models may read the same images: each image is told once.
+    narrow: dict[str, NarrowImages] = {}
     with open_workers(requests[0], sum(len(each.units) for each in passes)) as workers:
         for each in passes:
             each.run(tally, compute=None if workers is None else workers.compute)
+            narrow[each.works[0].request.dataset] = each.narrow
             for work, summary in zip(each.works, each.summaries(), strict=True):
                 summaries[work] = summary
                 _tidy(work.cache, work.request.key, work.names)
+    sum(narrow.values(), start=NarrowImages()).warn()
     return [summaries[work] for work in works]
 
 

@@ -21,7 +21,7 @@ from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.weights import weights_digest
-from toptune.extract.images.decode import ROUTES, decode_image
+from toptune.extract.images.decode import ROUTES, decoding
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.options import nearest, options_of
 from toptune.store.features.recipe import Recipe
@@ -108,8 +108,9 @@ class Backbone:
         return arrays
 
     def decode(self, data: bytes) -> Image.Image:
-        """Decode an image's file by the recipe's route; see `decode_image`."""
-        return decode_image(data, draft_edge=self.transform.draft_edge)
+        """Decode an image's file by the recipe's route; see `decoding`."""
+        with decoding(data, self.transform.decoding) as decoded:
+            return decoded.image
 
     def forward(self, batch: torch.Tensor, arrays: Sequence[str | TapArray]) -> dict[str, torch.Tensor]:
         """Compute arrays in one forward pass.
@@ -263,7 +264,11 @@ def load_backbone(
         options=spec,
         recipe=recipe,
         model=model,
-        transform=EvalTransform(config, is_draft=spec.decode == "draft"),
+        transform=EvalTransform(
+            config,
+            is_draft=spec.decode.startswith("draft"),
+            version=1 if spec.decode.endswith("-1") else 2,
+        ),
         device=where,
         folded=frozenset(folded),
     )

@@ -60,10 +60,11 @@ class BackboneSpec:
         Fold batch norms into the convolutions before them where that changes nothing but rounding.
     compiled : bool
         Compile the forward pass with ``torch.compile``, which takes a C++ compiler and about a minute.
-    decode : {"exact", "draft"}
+    decode : {"exact", "draft", "exact-1", "draft-1"}
         ``draft`` decodes large JPEGs at a fraction of their size that is at least twice what the resizing
         leaves: up to four times as fast for photographs of 12 megapixels, with pixels that differ by 0.3 of
-        255 on average and by 5 at most.
+        255 on average and by 5 at most. ``exact-1`` and ``draft-1`` are the routes of older features, which
+        ignored what files say of samples of more than 8 bits: features that were begun by them go on so.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """timm's evaluation transform, cut where pixels are still bytes."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,12 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.decode import Decoding
 
 # A strip of 1 x 100000 pixels is a small file, and with its short edge resized to 256 it has 6.5 billion
 # pixels.
 MAX_RESIZED_PIXELS = 2**26
+COLORS = 3
 
 
 class EvalTransform:
@@ -30,12 +33,14 @@ class EvalTransform:
         timm's resolved data configuration.
     is_draft : bool
         Whether JPEGs may be decoded at a fraction of their size that is still twice what resizing asks for.
+    version : {2, 1}
+        Version of decoding; see `toptune.extract.images.decode.Decoding`.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, is_draft: bool = False) -> None:
+    def __init__(self, config: Mapping[str, Any], *, is_draft: bool = False, version: int = 2) -> None:
         self.config = dict(config)
         # At twice the edge, pixels differ by 0.3 of 255 on average; at the edge itself by more than 1.
-        self.draft_edge = 2 * self._edge if is_draft else None
+        self.decoding = Decoding(2 * self._edge if is_draft else None, version)
         # The transform is cut before its last two steps, because bytes are a quarter of floats on their way
         # to the device. A version of timm that ends in other steps must not be cut there.
         steps = create_transform(**self.config, is_training=False).transforms
@@ -55,8 +60,10 @@ class EvalTransform:
     @property
     def geometry(self) -> dict[str, Any]:
         """Options that decide the result of `pixels`; models of equal geometry see the same pixels."""
-        shape = {key: value for key, value in self.config.items() if key not in ("mean", "std")}
-        return shape | {"draft_edge": self.draft_edge}
+        # Borders are filled with the mean.
+        unseen = ("std",) if self.config["crop_mode"] == "border" else ("mean", "std")
+        shape = {key: value for key, value in self.config.items() if key not in unseen}
+        return shape | dataclasses.asdict(self.decoding)
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop an RGB image to ``(h, w, 3)`` bytes.
@@ -64,10 +71,23 @@ class EvalTransform:
         Raises
         ------
         UnreadableImageError
-            If the image is so long and thin that resizing its short edge would explode.
+            If the image is so long and thin that resizing its short edge would explode, or the steps fail on
+            it for another reason.
         """
         self.check_shape(image.size)
-        return np.array(self._geometry(image), dtype=np.uint8)
+        try:
+            pixels = np.array(self._geometry(image), dtype=np.uint8)
+        except Exception as error:  # a step of any model's transform may raise anything on an odd shape
+            raise UnreadableImageError(
+                f"the model's transform cannot use {image.width} x {image.height} pixels: "
+                f"{str(error) or type(error).__name__}"
+            ) from error
+        if pixels.shape != (*self.size, COLORS):
+            raise UnreadableImageError(
+                f"the model's transform turns {image.width} x {image.height} pixels into an array of shape "
+                f"{pixels.shape}, not {(*self.size, COLORS)}"
+            )
+        return pixels
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
@@ -87,17 +107,19 @@ class EvalTransform:
         UnreadableImageError
             If the resized image would have more than `MAX_RESIZED_PIXELS`.
         """
-        # Other modes of cropping do not scale an image by the short edge.
-        if self.config["crop_mode"] != "center":
-            return
-        short, long = min(size), max(size)
-        edge = self._edge
-        n_pixels = edge * edge * long // short
+        n_pixels = self.resized_pixels(size)
         if n_pixels > MAX_RESIZED_PIXELS:
             raise UnreadableImageError(
-                f"{size[0]} x {size[1]} is too long and thin: with its short edge at {edge} it would have "
-                f"{n_pixels} pixels, more than the limit of {MAX_RESIZED_PIXELS}; crop it"
+                f"{size[0]} x {size[1]} is too long and thin: with its short edge at {self._edge} it would "
+                f"have {n_pixels} pixels, more than the limit of {MAX_RESIZED_PIXELS}; crop it"
             )
+
+    def resized_pixels(self, size: tuple[int, int]) -> int:
+        """Return how many pixels an image, by width and height, has when it is resized and not cropped."""
+        # Other modes of cropping do not scale an image by the short edge.
+        if self.config["crop_mode"] != "center":
+            return self.size[0] * self.size[1]
+        return self._edge * self._edge * max(size) // max(1, min(size))
 
     @property
     def _edge(self) -> int:

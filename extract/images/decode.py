@@ -1,24 +1,48 @@
 """The bytes of an image are decoded to upright RGB pixels."""
 
+import dataclasses
 import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageFile
 
 from toptune.errors import UnreadableImageError
+from toptune.extract.images.formats import CONTAINERS, not_loaded, not_opened, readable
+from toptune.extract.images.pixel_budget import PixelBudget
+from toptune.extract.images.samples import (
+    NARROW,
+    Samples,
+    color_of_low_bits,
+    declared,
+    gray,
+    may_be_scaled,
+    narrow_at_8_bits,
+)
+from toptune.extract.images.tiff import Tiff, read_tiff, with_black_zero
 
 # The route from bytes to pixels decides numbers, so that its name is part of each recipe. A change of the
-# route must change the name.
-DECODE = "pillow-rgb-upright-1"
-# Name of each route in recipes.
-ROUTES = {"exact": DECODE, "draft": "pillow-rgb-upright-draft-1"}
+# route must change the name, and the old route stays: what was begun with it goes on with it.
+DECODE = "pillow-rgb-upright-2"
+# Name of each route in recipes. The first routes ignored what files say of samples of more than 8 bits.
+ROUTES = {
+    "exact": DECODE,
+    "draft": "pillow-rgb-upright-draft-2",
+    "exact-1": "pillow-rgb-upright-1",
+    "draft-1": "pillow-rgb-upright-draft-1",
+}
+ROUTE_NAMES = {recipe: name for name, recipe in ROUTES.items()}
 # Pillow refuses more than this by itself, so a higher limit has no effect.
 MAX_PIXELS = 178_956_970
+# Decoding takes 4 to 10 bytes a pixel: all threads together stay below some 3 GB. Two of the largest images,
+# or 29 photographs of 12 megapixels, are decoded at a time.
+BUDGET = PixelBudget(2 * MAX_PIXELS)
 ORIENTATION = 0x0112
 # EXIF 2.3 §4.6.4 A, tag Orientation: the transposition that brings the image upright.
 UPRIGHT = {
@@ -30,14 +54,71 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Premultiplied colors are divided by their alpha before it is dropped.
+_NOT_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+Size = tuple[int, int]
+# Called before pixels are decoded, with their number and the image's size.
+Hold = Callable[[int, Size], None]
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Decoding:
+    """How bytes become pixels.
+
+    Attributes
+    ----------
+    draft_edge : int, optional
+        Least length of the shorter edge in pixels, down to which a JPEG may be decoded at 1/2, 1/4 or 1/8 of
+        its size (libjpeg's scaled inverse transform).
+    version : {2, 1}
+        Version 1 ignores what files say of samples of more than 8 bits; features were stored by it.
+    """
+
+    draft_edge: int | None = None
+    version: int = 2
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image, upright and RGB, and what is known of its samples.
+
+    Attributes
+    ----------
+    image : Image
+        The pixels.
+    bits : int or None
+        Bits of a sample as the file declares them; None for palettes and for black and white.
+    uses_little : bool or None
+        Whether samples of more than 8 bits use a sixteenth of their range or less; None for other samples.
+    """
+
+    image: Image.Image
+    bits: int | None = None
+    uses_little: bool | None = None
+
+    def is_narrow(self, pixels: npt.NDArray[np.uint8]) -> bool:
+        """Return whether the image uses a sixteenth of the declared range or less.
+
+        Parameters
+        ----------
+        pixels : array of uint8
+            The image as resized for a model, which spares a look at all pixels of most images.
+        """
+        if self.bits is None or self.uses_little is not None:
+            return bool(self.uses_little)
+        return bool(pixels.max(initial=0) < 256 // NARROW) and narrow_at_8_bits(self.image)
+
+
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int | None = None, version: int = 2
+) -> Image.Image:
     """Decode an image into upright 8-bit RGB.
 
-    EXIF orientation is honored. 16-bit gray is divided by 257 and rounded, so that 65535 becomes 255.
-    Transparency is dropped, as timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit images are converted; an
-    animation gives its first frame. Several threads may decode at once.
+    EXIF orientation is honored. Gray of more than 8 bits is scaled by the depth that the file declares, so
+    that white becomes 255, and rounded; of 16-bit colors the high byte counts. Transparency is dropped, as
+    timm does; CMYK, YCbCr, LAB, HSV, palette and 1-bit images are converted; an animation gives its first
+    frame. Several threads may decode at once.
 
     Parameters
     ----------
@@ -45,63 +126,196 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, draft_edge: int |
         The bytes of the image's file.
     max_pixels : int
         Larger images are refused by what their header says, before anything is decoded.
-    draft_edge : int, optional
-        Least length of the shorter edge in pixels, down to which a JPEG may be decoded at 1/2, 1/4 or 1/8 of
-        its size (libjpeg's scaled inverse transform).
+    draft_edge, version : int, optional
+        See `Decoding`.
 
     Raises
     ------
     UnreadableImageError
-        If the bytes are no image, are damaged or cut off, or if the image is too large or has floating-point
-        pixels.
+        If the bytes are no image in a format that is read, are damaged or cut off, or if the image is too
+        large or has pixels without an agreed range, such as signed and floating-point ones.
+    """
+    with decoding(data, Decoding(draft_edge, version), max_pixels=max_pixels) as decoded:
+        return decoded.image
+
+
+@contextmanager
+def decoding(
+    data: bytes,
+    how: Decoding,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    more: Callable[[Size], int] | None = None,
+) -> Iterator[Decoded]:
+    """Decode an image, and hold its pixels in the budget of all threads until the block ends.
+
+    Parameters
+    ----------
+    data : bytes
+        The bytes of the image's file.
+    how : Decoding
+        The route.
+    max_pixels : int
+        Larger images are refused by what their header says, before anything is decoded.
+    more : callable, optional
+        Returns the pixels that the caller is going to make of an image of a width and height.
+
+    Yields
+    ------
+    Decoded
+        The image.
+
+    Raises
+    ------
+    UnreadableImageError
+        As in `decode_image`.
     """
     if not data:
         raise UnreadableImageError("the file is empty")
-    try:
-        with _quiet(), Image.open(io.BytesIO(data)) as image:
-            # Pillow has read only the header here. A few kilobytes can stand for gigabytes of pixels.
-            width, height = image.size
-            if width * height > max_pixels:
+    with BUDGET.share() as share:
+
+        def hold(pixels: int, size: Size) -> None:
+            share.hold(pixels if more is None else pixels + more(size))
+
+        try:
+            decoded = _decode(data, how, max_pixels, hold)
+        except MemoryError:
+            decoded = None
+        if decoded is None:
+            # Other threads may have taken the memory: the image is tried once more while no other is decoded.
+            share.hold_all()
+            try:
+                decoded = _decode(data, how, max_pixels, None)
+            except MemoryError:
                 raise UnreadableImageError(
-                    f"{width} x {height} pixels, more than the limit of {max_pixels}; shrink it, "
-                    "or raise --max-pixels and extract again with --overwrite"
-                )
-            if draft_edge is not None:
-                image.draft(None, _at_least(image.size, draft_edge))
+                    "there is not enough memory for its pixels; shrink it, or run where there is more"
+                ) from None
+        yield decoded
+
+
+def _decode(data: bytes, how: Decoding, max_pixels: int, hold: Hold | None) -> Decoded:
+    tiff = read_tiff(data)
+    with _quiet():
+        try:
+            return _load(data, tiff, how, max_pixels, hold)
+        except UnreadableImageError:
+            if how.draft_edge is None:
+                raise
+        # What cannot be decoded at a fraction of its size may be whole.
+        return _load(data, tiff, dataclasses.replace(how, draft_edge=None), max_pixels, hold)
+
+
+def _load(data: bytes, tiff: Tiff | None, how: Decoding, max_pixels: int, hold: Hold | None) -> Decoded:
+    is_opened = False
+    # Pillow knows "white is zero" for samples of up to 8 bits, and hardly for more.
+    is_inverted = how.version > 1 and tiff is not None and tiff.is_white_zero and tiff.bits > 8
+    content = with_black_zero(data, tiff) if is_inverted and tiff is not None else data
+    try:
+        with Image.open(io.BytesIO(content), formats=readable()) as image:
+            is_opened = True
+            if how.version > 1 and tiff is not None:
+                tiff.refuse_unsupported()
+            # Pillow has read only the header here. A few kilobytes can stand for gigabytes of pixels.
+            _refuse_large(image.size, image.size[0] * image.size[1], max_pixels)
+            if how.draft_edge is not None and may_be_scaled(data):
+                image.draft(None, _at_least(image.size, how.draft_edge))
+            pixels = _pixels_in_memory(image, tiff, max_pixels)
+            if hold is not None:
+                hold(pixels, image.size)
+            if how.version > 1 and tiff is not None and tiff.has_wide_planes:
+                _read_whole_samples(image, tiff)
             image.load()
             # Cameras store pixels as the sensor lies, and the tag says how to turn them. timm's own loading
             # ignores the tag, and a photograph taken upright would lie on its side.
-            return _upright(_to_rgb(image), _orientation(image))
+            orientation = _orientation(image)
+            if how.version == 1:
+                return Decoded(_upright(_first_route(image), orientation))
+            samples = declared(image, data, tiff, is_white_zero=is_inverted)
+            found = _rgb_of(image, data, samples)
+            return dataclasses.replace(found, image=_upright(found.image, orientation))
     except (UnreadableImageError, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError("not an image in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
         # Pillow's own check comes before ours: "Image size (200000000 pixels) exceeds ..."
-        found = re.search(r"\d+", str(error))
+        found_size = re.search(r"\d+", str(error))
         raise UnreadableImageError(
-            f"{found[0] if found else 'too many'} pixels, more than the limit of "
+            f"{found_size[0] if found_size else 'too many'} pixels, more than the limit of "
             f"{min(max_pixels, MAX_PIXELS)}; shrink it"
         ) from error
-    except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
-        raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+    except Exception as error:  # Pillow's plugins raise almost anything
+        raise (not_loaded(data, error, tiff) if is_opened else not_opened(data)) from error
 
 
-def _at_least(size: tuple[int, int], edge: int) -> tuple[int, int]:
+def _refuse_large(size: Size, pixels: int, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        raise UnreadableImageError(
+            f"{size[0]} x {size[1]} pixels, more than the limit of {max_pixels}; shrink it, "
+            "or raise --max-pixels and extract again with --overwrite"
+        )
+
+
+def _pixels_in_memory(image: ImageFile.ImageFile, tiff: Tiff | None, max_pixels: int) -> int:
+    """Return how many pixels the memory for decoding an opened image has room for."""
+    if image.format in CONTAINERS:
+        return MAX_PIXELS
+    pixels = image.size[0] * image.size[1]
+    if tiff is not None and tiff.tile_pixels > pixels:
+        # libtiff decodes whole tiles, which may be larger than the image.
+        _refuse_large(tiff.tile, tiff.tile_pixels, max_pixels)
+        return pixels + tiff.tile_pixels
+    return pixels
+
+
+def _read_whole_samples(image: ImageFile.ImageFile, tiff: Tiff) -> None:
+    """Let Pillow read planes of 16-bit samples, of which it would take every byte for a sample."""
+    suffix = ";16L" if tiff.is_little_endian else ";16B"
+    image.tile = [
+        tile._replace(args=(f"{tile.args[0]}{suffix}", *tile.args[1:]))
+        for tile in image.tile
+        if isinstance(tile.args, tuple)
+    ]
+
+
+def _at_least(size: Size, edge: int) -> Size:
     """Return the size of the same shape whose shorter edge is `edge`."""
     short = max(1, min(size))
     return -(-size[0] * edge // short), -(-size[1] * edge // short)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode == "RGB":
-        return image.copy()
+def _rgb_of(image: ImageFile.ImageFile, data: bytes, samples: Samples) -> Decoded:
+    _refuse_floats(image.mode)
+    if image.mode.startswith("I"):
+        found, uses_little = gray(image, samples)
+        return Decoded(found.convert("RGB"), samples.bits, uses_little)
+    low_bits = color_of_low_bits(image, data, samples)
+    return Decoded(_to_rgb(image) if low_bits is None else low_bits, samples.bits)
+
+
+def _first_route(image: Image.Image) -> Image.Image:
+    """Turn pixels into RGB as version 1 of the routes does: all that is not 8 bits counts as 16."""
+    _refuse_floats(image.mode)
+    if not image.mode.startswith("I"):
+        return _to_rgb(image)
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UnreadableImageError(f"32-bit pixels from {low} to {high} have no agreed range; save 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _refuse_floats(mode: str) -> None:
     # Pillow would clip such pixels at 255 without a word.
     if mode == "F":
-        raise UnreadableImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
-    if mode == "I" or mode.startswith("I;16"):
-        return _gray16(image).convert("RGB")
+        raise UnreadableImageError(
+            "not supported: floating-point pixels have no agreed range; save it with 8 or 16 bits, unsigned"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert pixels of 8 bits or fewer."""
+    mode = image.mode
+    if mode == "RGB":
+        return image
     if mode in ("P", "PA"):
         # The way leads through RGBA: a direct conversion loses which palette entries are transparent.
         has_alpha = mode == "PA" or "transparency" in image.info
@@ -112,16 +326,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if converted is None:  # only when asked to work in place
             raise UnreadableImageError("LAB pixels could not be converted")
         return converted
+    if mode in _NOT_PREMULTIPLIED:
+        image = image.convert(_NOT_PREMULTIPLIED[mode])
     return image.convert("RGB")
-
-
-def _gray16(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    # Pillow has one mode for 16 and 32 bits in some formats: the values tell.
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise UnreadableImageError(f"32-bit pixels from {low} to {high} have no agreed range; save 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -155,6 +362,8 @@ def _quiet() -> Iterator[None]:
             _quiet_filters.__enter__()
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # What a later Pillow will no longer read is no fault of an image.
+            warnings.filterwarnings("ignore", message=".* deprecated and will be removed in Pillow")
         _quiet_users += 1
     try:
         yield

@@ -80,6 +80,9 @@ def is_litter(name: str) -> bool:
     return lower.startswith(("._", ".trash")) or lower in (*HIDDEN, *_LITTER)
 
 
+FILE, FOLDER, OTHER = "file", "folder", "other"
+
+
 @dataclass(frozen=True)
 class FolderListing:
     """Names of the files and folders in a folder, sorted, links followed, hidden ones left out.
@@ -90,11 +93,14 @@ class FolderListing:
         The folder that was listed.
     files, folders : tuple of str
         Names of the files and of the folders in it.
+    others : tuple of str
+        Names of pipes, sockets and devices in it.
     """
 
     folder: Path
     files: tuple[str, ...]
     folders: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @cached_property
     def file_names(self) -> frozenset[str]:
@@ -121,13 +127,29 @@ def list_folder(folder: Path) -> FolderListing:
     """
     # `scandir` tells folders from files without a request for each entry. Requests are slow on network file
     # systems, and a folder may hold millions of images.
-    files: list[str] = []
-    folders: list[str] = []
+    found: dict[str, list[str]] = {kind: [] for kind in (FILE, FOLDER, OTHER)}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    found[kind_of(entry)].append(entry.name)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be listed: {error.strerror}") from error
-    return FolderListing(folder, tuple(sorted(files)), tuple(sorted(folders)))
+    return FolderListing(folder, *(tuple(sorted(found[kind])) for kind in (FILE, FOLDER, OTHER)))
+
+
+def kind_of(entry: "os.DirEntry[str]") -> str:
+    """Say whether an entry of a folder, links followed, is a file, a folder or something else.
+
+    A link that leads nowhere, in a circle or where nobody may look is a file: it is a row that cannot be
+    read, because without the row nobody would notice the loss.
+    """
+    try:
+        if entry.is_dir():
+            return FOLDER
+        if entry.is_file():
+            return FILE
+        entry.stat()
+    except OSError:
+        return FILE
+    return OTHER

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 SHOWN = 3
 # Why images of a data set without any labels are remarked on.
 UNLABELED = "without a label, which are all of them"
+# The reason of what is no regular file.
+SPECIAL = "of a special kind: pipe, socket or device"
 
 
 @dataclass(frozen=True, kw_only=True)

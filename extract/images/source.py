@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from toptune.errors import InputError, UnreadableImageError
+from toptune.errors import InputError, ToptuneError, UnreadableImageError
+from toptune.extract.images.open_files import read_regular
 from toptune.extract.images.remarks import Remark, Remarks, remarks_of
 from toptune.options import choices
 from toptune.store.datasets.manifest import Manifest
@@ -44,6 +45,25 @@ class ImageBytes(Protocol):
             If the image cannot be read; the message says why.
         """
         ...
+
+
+def read_bytes(source: ImageBytes, row: int) -> bytes:
+    """Return the bytes of one image, whatever a source raises for it.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the image cannot be read. Errors of a damaged archive, or of a source that others wrote, are those
+        of one image; the errors of toptune, which say that the data set changed, are not.
+    """
+    try:
+        return source.read(row)
+    except ToptuneError:
+        raise
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except Exception as error:
+        raise UnreadableImageError(f"cannot be read: {type(error).__name__}: {error}") from error
 
 
 @runtime_checkable
@@ -109,16 +129,7 @@ class FileSource:
         return self._manifest
 
     def read(self, row: int) -> bytes:
-        try:
-            with Path(self.paths[row]).open("rb") as file:
-                # The limit holds for the bytes that are read: the size that was listed may have changed.
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            # The message has no path: paths differ between machines, and the row names the image.
-            raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
-        if len(data) > MAX_FILE_BYTES:
-            raise UnreadableImageError(f"the file is larger than {MAX_FILE_BYTES} bytes; is it an image?")
-        return data
+        return read_regular(self.paths[row], MAX_FILE_BYTES)
 
 
 class LabeledSource:

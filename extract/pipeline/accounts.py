@@ -1,9 +1,10 @@
 """Time, failures and costs of computed units are added up here, from this process or from dask workers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from toptune.costs.values import Costs
+from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.pipeline.writer import UnitValues
 
 
@@ -41,15 +42,19 @@ class UnitsDone:
         Seconds of reading and decoding, shared by the threads.
     models : tuple of ModelDone
         Failures and seconds by model, in the order of the models.
+    narrow : NarrowImages
+        Images that use little of the range that their files declare.
     """
 
     seconds_read: float
     models: tuple[ModelDone, ...]
+    narrow: NarrowImages = field(default_factory=NarrowImages)
 
     def __add__(self, other: "UnitsDone") -> "UnitsDone":
         return UnitsDone(
             seconds_read=self.seconds_read + other.seconds_read,
             models=tuple(a + b for a, b in zip(self.models, other.models, strict=True)),
+            narrow=self.narrow + other.narrow,
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.images.source import read_bytes
 from toptune.extract.pipeline.accounts import UnitsDone
 from toptune.extract.pipeline.dask_worker import ModelOrder, UnitOrder, compute_units
 from toptune.extract.pipeline.hand_out import HandOut
@@ -180,7 +181,7 @@ def _probes(request: ExtractRequest) -> tuple[tuple[int, str], ...]:
     found = []
     for row in request.sample_rows(PROBES):
         with contextlib.suppress(UnreadableImageError):
-            found.append((row, hashlib.sha256(request.source.read(row)).hexdigest()))
+            found.append((row, hashlib.sha256(read_bytes(request.source, row)).hexdigest()))
     return tuple(found)
 
 

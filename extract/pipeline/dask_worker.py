@@ -13,6 +13,7 @@ import torch
 
 from toptune.errors import InputError, StoreNotFoundError, ToptuneError, UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.source import read_bytes
 from toptune.extract.pipeline.accounts import UnitsDone
 from toptune.extract.pipeline.image_pass import Pass, Tally
 from toptune.extract.pipeline.model_work import find_work
@@ -159,7 +160,7 @@ def _request(order: UnitOrder) -> ExtractRequest:
         source = order.request.source
         for row, digest in order.probes:
             try:
-                found = hashlib.sha256(source.read(row)).hexdigest()
+                found = hashlib.sha256(read_bytes(source, row)).hexdigest()
             except UnreadableImageError as error:
                 raise InputError(f"image {source.manifest().image_id(row)} {error}") from error
             if found != digest:

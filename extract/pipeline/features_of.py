@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -32,11 +32,14 @@ class UsableBatch:
         The images as the backbone's transform resizes and crops them.
     failed : mapping of int to str
         Row number to reason, for each image of the batch that could not be used.
+    narrow : mapping of int to int
+        Row number to declared bits, for each image that uses little of the range that its file declares.
     """
 
     rows: npt.NDArray[np.intp]
     pixels: npt.NDArray[np.uint8]
     failed: Mapping[int, str]
+    narrow: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,14 @@ class FeatureBatch:
         Features by array name; empty where no image of the batch could be used.
     failed : mapping of int to str
         Row number to reason, for each image of the batch that could not be used.
+    narrow : mapping of int to int
+        Row number to declared bits, for each image that uses little of the range that its file declares.
     """
 
     rows: npt.NDArray[np.intp]
     values: Mapping[str, npt.NDArray[np.float32]]
     failed: Mapping[int, str]
+    narrow: Mapping[int, int] = field(default_factory=dict)
 
 
 def features_of(
@@ -110,7 +116,7 @@ def features_of(
         )
         for batch, launched in ahead(batches, launch, streams.n):
             values = {} if launched is None else launched.result()[0].result()
-            yield FeatureBatch(rows=batch.rows, values=values, failed=batch.failed)
+            yield FeatureBatch(rows=batch.rows, values=values, failed=batch.failed, narrow=batch.narrow)
 
 
 def usable_batches(
@@ -148,7 +154,9 @@ def usable_batches(
             )
             # Without failures the whole pinned array is sent; selecting rows would make an unpinned copy.
             pixels = batch.pixels[at] if batch.failed else batch.pixels
-            yield UsableBatch(rows=at + batch.rows.start, pixels=pixels, failed=batch.failed)
+            yield UsableBatch(
+                rows=at + batch.rows.start, pixels=pixels, failed=batch.failed, narrow=batch.narrow
+            )
 
 
 def _numbers(batch: Batch) -> range:

@@ -10,6 +10,7 @@ import numpy as np
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
+from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.pipeline.accounts import ModelDone, UnitsDone, share_costs
 from toptune.extract.pipeline.lane import Lane
 from toptune.extract.pipeline.model_work import ModelWork, length
@@ -69,6 +70,7 @@ class Pass:
         self.rows = sum(length(self._slices(unit)) for unit in self.units)
         self.writers = {lane: UnitWriter(lane.work.cache) for lane in self.lanes}
         self.seconds, self.seconds_read = 0.0, 0.0
+        self.narrow = NarrowImages()
 
     @property
     def n_failed(self) -> int:
@@ -112,6 +114,7 @@ class Pass:
                 )
                 for lane in self.lanes
             ),
+            narrow=self.narrow,
         )
 
     def summaries(self) -> list[ExtractSummary]:
@@ -136,16 +139,17 @@ class Pass:
                 for writer in self.writers.values():
                     stack.enter_context(writer)
                 request.watch.begin_job(lambda: self._clocks(reader))
-                _UnitLoop(self.writers, places, reader, streams, tally).run(self.units)
+                loop = _UnitLoop(self.writers, places, reader, streams, tally)
+                loop.run(self.units)
         except KeyboardInterrupt:
             raise self._interrupted("stopped") from None
         if request.watch.reason is not None:
             raise self._interrupted(request.watch.reason)
-        self.seconds_read = reader.seconds
+        self.seconds_read, self.narrow = reader.seconds, loop.narrow
 
     def _adopt(self, done: UnitsDone) -> None:
         """Take over the failures and seconds that other processes report."""
-        self.seconds_read = done.seconds_read
+        self.seconds_read, self.narrow = done.seconds_read, done.narrow
         for lane, model in zip(self.lanes, done.models, strict=True):
             lane.n_failed, lane.seconds_compute = model.n_failed, model.seconds_compute
             self.writers[lane].seconds = model.seconds_write
@@ -194,6 +198,11 @@ class _UnitLoop:
 
     Each unit is charged with what the process used since the unit before was committed, reading ahead
     included.
+
+    Attributes
+    ----------
+    narrow : NarrowImages
+        Images so far that use little of the range that their files declare.
     """
 
     def __init__(
@@ -212,6 +221,7 @@ class _UnitLoop:
         self._taken: deque[list[Lane]] = deque()
         self._meter = CostMeter()
         self._rows = 0
+        self.narrow = NarrowImages()
 
     def run(self, units: Sequence[int]) -> None:
         """Compute units in order, until the last or until the watch ends the work, and commit them."""
@@ -233,6 +243,8 @@ class _UnitLoop:
             if not watch.may_go_on(stop - rows.start):
                 return False
             by_geometry = next(self._batches)
+            image_id = self._work.request.manifest.image_id
+            self.narrow = self.narrow.with_rows(by_geometry[0].narrow, image_id)
             for lane in wanting:
                 lane.take(by_geometry[self._places[lane]], self._streams)
             # Results of a unit's last batches arrive while the next unit is taken. Units are committed in

@@ -3,9 +3,10 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import starmap
 from types import TracebackType
 from typing import Protocol
@@ -16,8 +17,8 @@ from PIL import Image
 
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
-from toptune.extract.images.decode import decode_image
-from toptune.extract.images.source import ImageBytes
+from toptune.extract.images.decode import Decoding, decoding
+from toptune.extract.images.source import ImageBytes, read_bytes
 from toptune.extract.pipeline.transfers import pixel_buffer
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.ahead import ahead
@@ -45,12 +46,15 @@ class Batch:
         SHA-256 of the bytes of each image; zeros where the bytes could not be read.
     failed : dict of int to str
         Row number to reason, for each image that could not be used.
+    narrow : dict of int to int
+        Row number to declared bits, for each image that uses little of the range that its file declares.
     """
 
     rows: slice
     pixels: Pixels
     digests: Pixels
     failed: dict[int, str]
+    narrow: dict[int, int]
 
 
 class Geometry(Protocol):
@@ -62,8 +66,12 @@ class Geometry(Protocol):
         ...
 
     @property
-    def draft_edge(self) -> int | None:
-        """Least length of the shorter edge of a decoded JPEG; see `decode_image`."""
+    def decoding(self) -> Decoding:
+        """How images are decoded."""
+        ...
+
+    def resized_pixels(self, size: tuple[int, int]) -> int:
+        """Pixels of an image, by width and height, after it was resized and before it is cropped."""
         ...
 
     def pixels(self, image: Image.Image) -> Pixels:
@@ -71,8 +79,23 @@ class Geometry(Protocol):
         ...
 
 
-# The digest of an image's bytes, and for each geometry the pixels, or the reason why there are none.
-Read = tuple[Pixels, list[Pixels | str]]
+@dataclass(frozen=True)
+class _Read:
+    """One image.
+
+    Attributes
+    ----------
+    digest : array (32,) of uint8
+        The digest of the bytes.
+    found : list of array or str
+        For each geometry the pixels, or the reason why there are none.
+    narrow_bits : int or None
+        Declared bits, if the image uses little of the range that its file declares.
+    """
+
+    digest: Pixels
+    found: list[Pixels | str]
+    narrow_bits: int | None = None
 
 
 class BatchReader:
@@ -126,49 +149,74 @@ class BatchReader:
         # `starmap` lets go of the images of a batch as soon as their pixels are copied.
         return starmap(self._collect, ahead(slices, self._submit, BATCHES_AHEAD))
 
-    def _submit(self, rows: slice) -> list[Future[Read]]:
+    def _submit(self, rows: slice) -> list[Future[_Read]]:
         return [self._pool.submit(self._read, row) for row in _numbers(rows)]
 
-    def _collect(self, rows: slice, futures: list[Future[Read]]) -> list[Batch]:
+    def _collect(self, rows: slice, futures: list[Future[_Read]]) -> list[Batch]:
         digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)
+        narrow: dict[int, int] = {}
         batches = [
             Batch(
                 rows,
                 pixel_buffer((len(futures), *each.size, 3), is_pinned=self._is_pinned),
                 digests,
                 failed={},
+                narrow=narrow,
             )
             for each in self._geometries
         ]
         for place, (row, future) in enumerate(zip(_numbers(rows), futures, strict=True)):
-            digests[place], found = future.result()
-            for batch, pixels in zip(batches, found, strict=True):
+            read = future.result()
+            digests[place] = read.digest
+            if read.narrow_bits is not None:
+                narrow[row] = read.narrow_bits
+            for batch, pixels in zip(batches, read.found, strict=True):
                 if isinstance(pixels, str):
                     batch.failed[row] = pixels
                 else:
                     batch.pixels[place] = pixels
         return batches
 
-    def _read(self, row: int) -> Read:
+    def _read(self, row: int) -> _Read:
         start = time.perf_counter()
         digest = np.zeros(DIGEST_BYTES, dtype=np.uint8)
         try:
-            data = self._source.read(row)
+            data = read_bytes(self._source, row)
             # The digest is taken of the bytes that are decoded here. A later pass over the files would take
             # twice the reading, and could see other bytes.
             digest = sha256(data)
-            decoded = {
-                edge: decode_image(data, max_pixels=self._max_pixels, draft_edge=edge)
-                for edge in {each.draft_edge for each in self._geometries}
-            }
-            # An image may suit one model and not another, which has a longer edge: reasons are kept by
-            # geometry.
-            return digest, [_pixels(each, decoded[each.draft_edge]) for each in self._geometries]
+            return self._decode(data, digest)
         except UnreadableImageError as error:
-            return digest, [str(error)] * len(self._geometries)
+            return _Read(digest, [str(error)] * len(self._geometries))
         finally:
             with self._lock:
                 self._busy_seconds += time.perf_counter() - start
+
+    def _decode(self, data: bytes, digest: Pixels) -> _Read:
+        """Decode an image once for all geometries of one route, and resize it for each of them."""
+        found: list[Pixels | str] = [""] * len(self._geometries)
+        narrow_bits = None
+        for how in {each.decoding for each in self._geometries}:
+            mine = [(place, each) for place, each in enumerate(self._geometries) if each.decoding == how]
+            resized = [each.resized_pixels for _, each in mine]
+            most = partial(_largest, resized)
+            try:
+                with decoding(data, how, max_pixels=self._max_pixels, more=most) as decoded:
+                    # An image may suit one model and not another, which has a longer edge: reasons are kept
+                    # by geometry.
+                    for place, each in mine:
+                        found[place] = _pixels(each, decoded.image)
+                    seen = [pixels for pixels in found if not isinstance(pixels, str)]
+                    if seen and decoded.is_narrow(seen[0]):
+                        narrow_bits = decoded.bits
+            except UnreadableImageError as error:
+                for place, _ in mine:
+                    found[place] = str(error)
+        return _Read(digest, found, narrow_bits)
+
+
+def _largest(counts: Sequence[Callable[[tuple[int, int]], int]], size: tuple[int, int]) -> int:
+    return max(count(size) for count in counts)
 
 
 def _pixels(geometry: Geometry, image: Image.Image) -> Pixels | str:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import UnreadableImageError
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.machine.ahead import ahead
 from toptune.store.features.feature_cache import DIGEST_BYTES
 from toptune.store.features.feature_store import FeatureStore
@@ -112,6 +112,6 @@ class ContentCheck:
 
     def _digest(self, row: int) -> bytes:
         try:
-            return hashlib.sha256(self._source.read(row)).digest()
+            return hashlib.sha256(read_bytes(self._source, row)).digest()
         except UnreadableImageError:
             return bytes(DIGEST_BYTES)  # extraction stores zeros for such images

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from toptune.errors import ConflictError, InputError, UnreadableImageError
+from toptune.extract.images.source import read_bytes
 from toptune.extract.request.plan import ArrayPlan, ExtractPlan, ExtractSummary
 from toptune.extract.request.request import ExtractRequest
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
@@ -61,7 +62,7 @@ def check_touched(cache: FeatureCache, request: ExtractRequest) -> None:
             continue
         for row in touched[(touched >= rows.start) & (touched < rows.stop)].tolist():
             try:
-                digest = hashlib.sha256(request.source.read(row)).digest()
+                digest = hashlib.sha256(read_bytes(request.source, row)).digest()
             except UnreadableImageError:
                 digest = bytes(digests.shape[1])
             if digest != digests[row - rows.start].tobytes():

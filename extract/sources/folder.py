@@ -6,10 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, TABLE_SUFFIXES, is_hidden
+from toptune.extract.images.folder_listing import (
+    FOLDER,
+    IMAGE_SUFFIXES,
+    OTHER,
+    TABLE_SUFFIXES,
+    is_hidden,
+    kind_of,
+)
+from toptune.extract.images.formats import is_image
 from toptune.extract.images.labels import check_class_folders
 from toptune.extract.images.layout import (
     ADVICE_ON_TABLE,
@@ -20,7 +26,8 @@ from toptune.extract.images.layout import (
     refuse_own,
     without_own,
 )
-from toptune.extract.images.remarks import Remarks
+from toptune.extract.images.open_files import open_regular
+from toptune.extract.images.remarks import SPECIAL, Remarks
 from toptune.extract.images.source import FileRow, FileSource, default_name
 
 # Files that are opened where no name says image: enough to tell a folder of other files, without reading it
@@ -119,9 +126,9 @@ def _refuse_other_files(folder: Path, rows: Sequence[FileRow]) -> None:
 
 def _is_image(path: str) -> bool:
     try:
-        with Image.open(path):
-            return True
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with os.fdopen(open_regular(path), "rb") as file:
+            return is_image(file)
+    except (OSError, InputError):
         return False
 
 
@@ -138,19 +145,18 @@ def _list(
     folder: Path, inner: str, remarks: Remarks
 ) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str]"]]:
     """Return the folders and the files in a folder, links followed, without hidden ones."""
-    folders, files = [], []
+    folders: list[os.DirEntry[str]] = []
+    files: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
+                kind = kind_of(entry)
                 if is_hidden(entry.name):
                     remarks.add_hidden(f"{inner}{entry.name}")
-                elif entry.is_dir():
-                    folders.append(entry)
-                # A broken link is a row that cannot be read: without the row nobody would notice the loss.
-                elif entry.is_file() or entry.is_symlink():
-                    files.append(entry)
+                elif kind == OTHER:
+                    remarks.add("file", SPECIAL, f"{inner}{entry.name}")
                 else:
-                    remarks.add("file", "of a special kind: pipe, socket or device", f"{inner}{entry.name}")
+                    (folders if kind == FOLDER else files).append(entry)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be listed: {error.strerror}") from error
     return folders, files

@@ -17,7 +17,8 @@ from toptune.extract.images.folder_listing import (
     list_folder,
 )
 from toptune.extract.images.layout import plain_text
-from toptune.extract.images.remarks import Remarks
+from toptune.extract.images.open_files import look_at
+from toptune.extract.images.remarks import SPECIAL, Remarks
 from toptune.extract.images.source import (
     BUILTINS,
     SPLITS,
@@ -157,6 +158,8 @@ def _remarks_beside(kind: str, files: Sequence[Path], folder: Path) -> Remarks:
                 remarks.add("table", f"beside {kind}, not read", plain_text(name))
             else:
                 remarks.add_other_file(plain_text(name))
+        for name in listing.others:
+            remarks.add("file", SPECIAL, plain_text(name))
         for name in listing.folders:
             if place / name not in read and not is_hidden(name):
                 remarks.add("folder", f"beside {kind}", plain_text(name))
@@ -309,6 +312,8 @@ def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:
     path = Path(data)
     if path.is_dir() or path.is_file():
         return path
+    if path.exists():
+        look_at(path)  # says what it is
     if is_pattern(str(data)):
         return expand_pattern(str(data))
     if str(data) in BUILTINS:

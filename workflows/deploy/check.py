@@ -10,7 +10,7 @@ import torch
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.remarks import remarks_of, say_remarks
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.extract.sources.builtin import open_builtin
 from toptune.extract.sources.opening import open_source
 from toptune.workflows.deploy.formats import Runner
@@ -180,6 +180,6 @@ def _files(source: ImageSource) -> Iterator[bytes]:
     n = source.manifest().n_rows
     for row in np.unique(np.linspace(0, n - 1, min(n, N_IMAGES)).astype(int)):
         try:
-            yield source.read(int(row))
+            yield read_bytes(source, int(row))
         except UnreadableImageError:
             continue

@@ -12,7 +12,9 @@ from PIL import Image
 
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.decode import decoding
+from toptune.extract.images.narrow import NarrowImages
+from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.machine.ahead import ahead
 from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetuning.augmentation import Augmentation
@@ -63,6 +65,7 @@ class ImageLoader:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="toptune-read")
         self._cache: dict[tuple[int, bool], Pixels] = {}
         self._bytes_left = cache_bytes
+        self._narrow: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "ImageLoader":
@@ -77,6 +80,11 @@ class ImageLoader:
     def cached_bytes(self) -> int:
         """Bytes of the decoded images that are held in memory."""
         return sum(pixels.nbytes for pixels in self._cache.values())
+
+    @property
+    def narrow(self) -> NarrowImages:
+        """Images so far that use little of the range that their files declare."""
+        return NarrowImages().with_rows(self._narrow, self._source.manifest().image_id)
 
     def look_at(
         self, rows: Sequence[int], *, is_training: bool, seen: Callable[[int], object]
@@ -153,12 +161,17 @@ class ImageLoader:
         known = self._cache.get(key)
         if known is not None:
             return known
-        image = self._backbone.decode(self._source.read(row))
-        self._backbone.transform.check_shape(image.size)
-        found = np.array(self._shrunk(image)) if key[1] else self._backbone.transform.pixels(image)
+        transform = self._backbone.transform
+        data = read_bytes(self._source, row)
+        with decoding(data, transform.decoding, more=transform.resized_pixels) as decoded:
+            transform.check_shape(decoded.image.size)
+            found = np.array(self._shrunk(decoded.image)) if key[1] else transform.pixels(decoded.image)
+            is_narrow = decoded.is_narrow(found)
         # An image that does not fit stays out and takes no place from another: every epoch reads every image
         # once, so that a replaced image would be missed just as often.
         with self._lock:
+            if is_narrow and decoded.bits is not None:
+                self._narrow[row] = decoded.bits
             if found.nbytes <= self._bytes_left:
                 self._bytes_left -= found.nbytes
                 self._cache[key] = found

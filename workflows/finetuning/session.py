@@ -124,6 +124,7 @@ class _Work:
             self.costs.count("read", len(part))
             rows, n_failed = task.without(part, failed, seen_failed=n_failed)
             kept.append(rows)
+        learner.loader.narrow.warn()
         task.check_kept(*kept)
         return kept[0], kept[1], n_failed
 

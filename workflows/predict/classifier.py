@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
+from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
@@ -178,13 +179,17 @@ class Classifier:
             listed = list(remaining)
             remaining, total = iter(listed), len(listed)
         predictions: list[Prediction] = []
+        narrow = NarrowImages()
         # Encoded images of a long iterator must not lie in memory all at once.
         while window := list(islice(remaining, _WINDOW_BATCHES * max(batch_size, 1))):
             source = LooseImages([image for _, image in window])
+            names = [name for name, _ in window]
             for answers in self.answers(source, len(window), batch_size=batch_size):
-                predictions += self._predictions(answers, [name for name, _ in window])
+                predictions += self._predictions(answers, names)
+                narrow = narrow.with_rows(answers.narrow, names.__getitem__)
                 if progress is not None:
                     progress(len(predictions), total)
+        narrow.warn()
         return predictions
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int = 32) -> Iterator[Answers]:

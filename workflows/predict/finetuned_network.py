@@ -12,6 +12,7 @@ from safetensors.torch import load
 
 from toptune.errors import CorruptError, InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import usable_batches
 from toptune.extract.pipeline.forwarding import in_halves
@@ -59,7 +60,9 @@ class FineTunedNetwork:
             tensors = load(read_linked(path / WEIGHTS))
             # The folder is in timm's local-dir form. Its classifier is made anew, because the loader leaves
             # classifiers out: a frozen backbone has none.
-            backbone = load_backbone(f"local-dir:{path}", device=str(resolve_device(device)))
+            # Images are decoded as they were for the training, perhaps by an older route than today's.
+            route = ROUTE_NAMES.get(str(run.record.recipe.get("decode")), "exact")
+            backbone = load_backbone(f"local-dir:{path}", device=str(resolve_device(device)), decode=route)
             backbone.model.reset_classifier(len(run.classes))
             backbone.model.load_state_dict(tensors)
         except FileNotFoundError as error:
@@ -107,4 +110,4 @@ class FineTunedNetwork:
             found = np.zeros((0, len(self.record.classes)))
             if len(batch.rows):
                 found = in_halves(compute, to_device(batch.pixels, backbone.device))[_FOUND].numpy()
-            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed)
+            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)

@@ -10,6 +10,7 @@ import torch
 
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
 from toptune.machine.devices import resolve_device
@@ -62,6 +63,8 @@ class FrozenNetwork:
                 "images; evaluate it on stored features (--store), or use Run.predict_blocks"
             )
         spec = dict(run.backbone)
+        # The run's images were decoded as its recipe says, perhaps by an older route than today's.
+        spec["decode"] = ROUTE_NAMES.get(run.recipe.decode, spec.get("decode", "exact"))
         if model is not None:
             spec["name"] = model
         if weights is not None:
@@ -130,7 +133,7 @@ class FrozenNetwork:
             found = np.zeros((0, len(self.run.classes)))
             if len(batch.rows):
                 found = self.run.predict_blocks(ArrayBlocks(self._rounded(batch.values)))[1]
-            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed)
+            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
 
     def _rounded(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Put arrays side by side, rounded as the store rounds them."""

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import Image
 
-from toptune.errors import InputError, UnreadableImageError
+from toptune.errors import InputError
+from toptune.extract.images.formats import readable
+from toptune.extract.images.open_files import read_regular
 from toptune.extract.images.remarks import Remarks, say_remarks
-from toptune.extract.images.source import ImageBytes
+from toptune.extract.images.source import MAX_FILE_BYTES, ImageBytes
 from toptune.extract.sources.folder import walk_files
 from toptune.extract.sources.opening import open_source
 from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES
@@ -98,12 +100,9 @@ class LooseImages:
     def read(self, row: int) -> bytes:
         """Return the bytes of one image."""
         image = self._images[row]
-        if isinstance(image, bytes):
-            return image
-        try:
+        if isinstance(image, ListedImage):
             return image.read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+        return image if isinstance(image, bytes) else read_regular(image, MAX_FILE_BYTES)
 
 
 class ChosenImages:
@@ -145,16 +144,6 @@ def _images_in(folder: Path) -> list[Path]:
 
 @cache
 def _image_suffixes() -> frozenset[str]:
-    """Return the suffixes of the formats that this Pillow opens, without those that it only recognizes."""
-    # Pillow registers most formats only now; before, it knows a handful.
-    Image.init()
-    return frozenset(
-        suffix
-        for suffix, form in Image.registered_extensions().items()
-        if form in Image.OPEN and not _is_stub(Image.OPEN[form][0])
-    )
-
-
-def _is_stub(opener: object) -> bool:
-    """Return whether Pillow recognizes the format but needs another program to decode it."""
-    return isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
+    """Return the suffixes of the formats that are read."""
+    formats = readable()
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)

@@ -32,11 +32,14 @@ class Answers:
         Probabilities of the classes, one row for each of `rows`.
     failed : mapping of int to str
         Number to reason, for each image that could not be used.
+    narrow : mapping of int to int
+        Number to declared bits, for each image that uses little of the range that its file declares.
     """
 
     rows: npt.NDArray[np.intp]
     probabilities: npt.NDArray[np.float64]
     failed: Mapping[int, str]
+    narrow: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

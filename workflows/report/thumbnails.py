@@ -8,6 +8,7 @@ from PIL import Image
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.decode import decode_image
+from toptune.extract.images.source import read_bytes
 from toptune.extract.sources.opening import open_source
 
 _EDGE_PIXELS = 112
@@ -53,7 +54,8 @@ class Thumbnails:
             return None, "no longer among the images"
         try:
             # JPEG images are decoded at a reduced size, which takes a fraction of the time.
-            image = decode_image(self._source.read(self._rows[identity]), draft_edge=_EDGE_PIXELS)
+            data = read_bytes(self._source, self._rows[identity])
+            image = decode_image(data, draft_edge=_EDGE_PIXELS)
         except UnreadableImageError as error:
             return None, str(error)
         image.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)

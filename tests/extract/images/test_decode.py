@@ -50,10 +50,13 @@ def test_sixteen_bits_scale_to_eight(form: str) -> None:
     assert np.array_equal(found[..., 0], found[..., 2])
 
 
-def test_thirty_two_bits_only_within_sixteen() -> None:
-    assert pixels(encode(Image.fromarray(np.array([[65535]], dtype=np.int32)), "TIFF"))[0, 0, 0] == 255
+def test_the_first_route_takes_thirty_two_bits_for_sixteen() -> None:
+    data = encode(Image.fromarray(np.array([[65535]], dtype=np.int32)), "TIFF")
+    assert decode_image(data, version=1).getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(UnreadableImageError, match=r"1 signed sample of 32 bits.*no agreed range"):
+        decode_image(data)
     with pytest.raises(UnreadableImageError, match="from 70000 to 70000"):
-        decode_image(encode(Image.fromarray(np.array([[70000]], dtype=np.int32)), "TIFF"))
+        decode_image(encode(Image.fromarray(np.array([[70000]], dtype=np.int32)), "TIFF"), version=1)
 
 
 def test_floats_are_refused() -> None:
@@ -178,10 +181,11 @@ def test_draft_decodes_less_of_a_large_jpeg_and_differs_within_the_stated_tolera
         "mean": (0.5,) * 3, "std": (0.5,) * 3,
     }  # fmt: skip
     exact, draft = EvalTransform(config), EvalTransform(config, is_draft=True)
-    assert (exact.draft_edge, draft.draft_edge) == (None, 512)
+    assert (exact.decoding.draft_edge, draft.decoding.draft_edge) == (None, 512)
     assert exact.geometry != draft.geometry
     a, b = (
-        each.pixels(decode_image(data, draft_edge=each.draft_edge)).astype(int) for each in (exact, draft)
+        each.pixels(decode_image(data, draft_edge=each.decoding.draft_edge)).astype(int)
+        for each in (exact, draft)
     )
     assert 0 < np.abs(a - b).mean() < 0.5
     assert np.abs(a - b).max() <= 6
@@ -200,5 +204,5 @@ def test_features_of_the_routes_are_told_apart(model_folder: Path) -> None:
     data = encode(photograph((900, 600)), "JPEG", quality=90)
     assert exact.decode(data).size == (900, 600)
     assert min(draft.decode(data).size) < 600
-    with pytest.raises(InputError, match="decode 'fast' is unknown; choose one of exact, draft"):
+    with pytest.raises(InputError, match="decode 'fast' is unknown; choose one of exact, draft, exact-1"):
         load_backbone(f"local-dir:{model_folder}", decode="fast")

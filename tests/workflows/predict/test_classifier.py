@@ -204,7 +204,7 @@ def test_evaluation_counts_unreadable_images_and_names_them(folder: Path, tmp_pa
     found = evaluate(folder / "run", data=data)
     assert found["failed"] == {
         "cross/broken.png": "cannot be read: No such file or directory",
-        "disc/a.png": "not an image in a format that Pillow reads",
+        "disc/a.png": "not an image in a format that toptune reads",
     }
     same = ("n_test", "accuracy", "per_class", "confusion_matrix")
     assert {name: found[name] for name in same} == {name: whole[name] for name in same}
@@ -251,7 +251,7 @@ def test_unreadable_images_keep_their_places(classifier: Classifier, folder: Pat
     answers = classifier.predict([image, b"text", b"", image, b"text"], batch_size=2)
     assert [answer.path for answer in answers] == [f"image {number}" for number in range(5)]
     assert [answer.error is None for answer in answers] == [True, False, False, True, False]
-    assert answers[1].error == "not an image in a format that Pillow reads"
+    assert answers[1].error == "not an image in a format that toptune reads"
     assert answers[0].probabilities == pytest.approx(answers[3].probabilities, abs=1e-5)
     with pytest.raises(InputError, match="batch_size is 0"):
         classifier.predict(image, batch_size=0)

@@ -244,7 +244,7 @@ def test_thumbnails_are_small_and_part_of_the_page(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as thumbnail:
         assert thumbnail.size == (48, 48)
     assert "no longer among the images" in elements.text
-    assert "not an image in a format that Pillow reads" in elements.text
+    assert "not an image in a format that toptune reads" in elements.text
     assert "Images are shown with" not in elements.text
 
 
