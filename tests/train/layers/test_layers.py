@@ -41,5 +41,5 @@ def test_messages_list_what_there_is() -> None:
         choose_arrays(STORED, "layer9")
     with pytest.raises(InputError, match="poolings mean, max"):
         choose_arrays(STORED, "layer1.0")
-    with pytest.raises(InputError, match="run extract"):
+    with pytest.raises(InputError, match="add some with toptune extract"):
         choose_arrays([], None)
