@@ -94,7 +94,6 @@ def test_update_and_forget(run_cli: Run, photos: Path, tmp_path: Path) -> None:
             "list of ids nowhere cannot be read",
         ),
         ((*train[:-1], tmp_path / "three", "--forget", "a"), "--forget needs --update"),
-        (("train", *store, "--model", MODEL, "--out", tmp_path / "three"), "--dataset"),
     ):
         code, _, err = run_cli(*wrong)
         assert (code, message in err) == (2, True), err
