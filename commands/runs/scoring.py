@@ -24,7 +24,7 @@ MOVED = together(
 @click.option(
     "--split",
     type=Choice(["test", "train", "all"]),
-    help="Split to score; by default test of the run's own rows, and all of --data.",
+    help="Split to score; by default test of the run's own rows, and all of --dataset or --data.",
 )
 @click.option("--data", help="Images with labels to score, read without a store.")
 @OWN_COLUMNS

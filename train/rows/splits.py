@@ -200,7 +200,9 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
         )
     matches = [pattern.search(identity) for identity in manifest.ids]
     keys = [None if match is None else match.group(1) for match in matches]
-    missed = [identity for identity, key in zip(manifest.ids, keys, strict=True) if key is None]
+    # Rows without a label neither train nor test, and need no group.
+    known = zip(manifest.ids, keys, manifest.labels, strict=True)
+    missed = [identity for identity, key, label in known if key is None and label is not None]
     if missed:
         raise InputError(
             f"group_by pattern {group_by!r} does not match {counted(len(missed), 'id')}, for instance "
