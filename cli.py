@@ -16,6 +16,7 @@ import click
 
 from toptune.commands import COMMANDS
 from toptune.commands.options.help import Group
+from toptune.store.datasets.outside_text import ESCAPES, escaped
 
 
 @click.group(
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # A name that the terminal cannot show is shown with escapes, and stops nothing.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ESCAPES)
     # A job scheduler's signals stop the work as Ctrl-C does: cleanly, and to be resumed.
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -103,7 +104,7 @@ def fail(message: str, code: int, arguments: list[str]) -> int:
 def say_in_json(message: str, code: int, arguments: list[str]) -> int:
     """Print an error as the one JSON object, if that was asked for; return its exit code."""
     if "--json" in arguments:
-        click.echo(json.dumps({"error": message, "exit_code": code}))
+        click.echo(json.dumps({"error": escaped(message), "exit_code": code}))
     return code
 
 

@@ -1,14 +1,26 @@
 """Commands print one JSON object or text, and the images that failed."""
 
 import json
+import re
 from collections.abc import Mapping
 
 import click
 
+from toptune.store.datasets.outside_text import escaped
+
+# A byte of a file's name that is no UTF-8 reaches Python as one of these letters.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def show(as_json: bool, payload: Mapping[str, object], text: str) -> None:
     """Print one JSON object, or text for people."""
-    click.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
+    click.echo(_json_text(payload) if as_json else text)
+
+
+def _json_text(payload: Mapping[str, object]) -> str:
+    """Write JSON as Unicode text; in JSON the backslash of an escaped byte is escaped too."""
+    text = json.dumps(payload, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: json.dumps(escaped(found[0]))[1:-1], text)
 
 
 def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:

@@ -141,10 +141,16 @@ def _delimited(path: Path, *, keeps_empty_lines: bool) -> tuple[pa.Table, str | 
         if told:  # Spreadsheets of some countries write the separator into a line of its own.
             n_skipped, line = n_skipped + 1, next(file, "")
         separator = told[1] if told else _separator(line)
-        header = next(csv.reader(chain([line], file), delimiter=separator), [])
+        rows = csv.reader(chain([line], file), delimiter=separator)
+        header = next(rows, [])
+        has_rows = any(row or keeps_empty_lines for row in rows)
     # Columns are read by their places, because two may have one name. All are text: a label "01" must not
     # become the number 1.
     places = [str(place) for place in range(len(header))]
+    expected = "\t" if path.suffix.lower() == ".tsv" else ","
+    said = None if separator == expected else _SEPARATORS.get(separator, repr(separator))
+    if not has_rows:
+        return pa.table([pa.array([], pa.string()) for _ in header], names=header), said
     try:
         table = pa.csv.read_csv(
             path,
@@ -167,8 +173,6 @@ def _delimited(path: Path, *, keeps_empty_lines: bool) -> tuple[pa.Table, str | 
         with path.open(encoding=encoding, newline="") as file:
             deque(file, maxlen=0)
         raise
-    expected = "\t" if path.suffix.lower() == ".tsv" else ","
-    said = None if separator == expected else _SEPARATORS.get(separator, repr(separator))
     return table.rename_columns(header), said
 
 

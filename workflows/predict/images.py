@@ -72,13 +72,13 @@ def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | Liste
             continue
         path = Path(image)
         if path.is_dir():
-            yield from ((str(each), each) for each in _images_in(path))
+            yield from ((escaped(str(each)), each) for each in _images_in(path))
         elif path.suffix.lower() in _OF_IMAGES and path.exists():
             source = open_source(path)
             names = source.manifest().ids
             yield from ((name, ListedImage(name, source, row)) for row, name in enumerate(names))
         elif path.exists():
-            yield str(path), path
+            yield escaped(str(path)), path
         else:
             raise InputError(
                 f"{path} does not exist; give images, folders of images, or lists of them (.csv, .parquet)"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.options import check_choice
+from toptune.store.datasets.outside_text import ESCAPES
 
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
@@ -157,7 +158,7 @@ def save_predictions(
     path = Path(out).absolute()
     temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        with temporary.open("x", encoding="utf-8", errors=ESCAPES, newline="") as stream:
             write_predictions(predictions, stream, form=form, columns=columns, top=top)
         temporary.replace(path)
     finally:

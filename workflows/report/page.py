@@ -17,6 +17,7 @@ from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
 from toptune.errors import InputError
 from toptune.options import choices
+from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.system_errors import explained_writing
 from toptune.store.files.writing import replace_file
 from toptune.text import counted
@@ -161,7 +162,7 @@ def write_report(
         script_digest=_digest(script),
     )  # fmt: skip
     # File names that are not UTF-8 reach Python as lone surrogates, which cannot be encoded otherwise.
-    content = page.encode("utf-8", "backslashreplace")
+    content = page.encode("utf-8", ESCAPES)
     with explained_writing(path, elsewhere="give another --out", kept="no page was written"):
         replace_file(path, content)
     return ReportSummary(

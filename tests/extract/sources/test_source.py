@@ -168,6 +168,8 @@ def test_parquet_manifest(tmp_path: Path) -> None:
         ("path,note, note\np/1.png,a,b\n", "column 'note' twice"),
         ("path\np/1.png\nmissing.png\nalso.png\n", "2 of 3 files are missing: 'missing.png', 'also.png'"),
         ("path\n", "lists no images"),
+        ("path,label", "lists no images"),
+        ("", "no column 'path'; its columns are none"),
         ("path,label\n,a\n", "row 0"),
         ("path,split\np/1.png,dev\n", "'dev' is none of train, val, test"),
         ("path,label\np/1.png\n", "cannot be read"),

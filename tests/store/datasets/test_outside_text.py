@@ -1,16 +1,20 @@
 """One rule for text from outside: every kind of value, and every kind of file."""
 
 import datetime
+import json
 import os
 import unicodedata
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from toptune.store import InputError, Manifest
+from toptune.commands.options.printing import show
+from toptune.store import ConflictError, FeatureStore, InputError, Manifest
 from toptune.store.datasets.outside_text import (
+    ESCAPES,
     column_names,
     escaped,
     outside_column,
@@ -18,6 +22,8 @@ from toptune.store.datasets.outside_text import (
     read_lines,
     read_outside_text,
 )
+from toptune.store.datasets.registration import find_version
+from toptune.store.features.growth import grow
 
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -148,3 +154,48 @@ def test_labels_may_be_those_of_another_column() -> None:
             InputError, match=f"no column {column!r} can be the label; further columns are kind"
         ):
             found.relabeled(column)
+
+
+def as_stored_before(found: Manifest, **columns: list[str | None]) -> Manifest:
+    """Return a manifest with text as an earlier toptune kept it."""
+    table = found.table
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+    return Manifest(table)
+
+
+def test_a_data_set_with_older_text_is_adopted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = manifest(
+        labels=[f"{APART} ", None], extra={"labels": ["a|b", ""], "site": ["x ", "y"], "visit": [1.0, 2.0]}
+    )
+    before = as_stored_before(
+        now.select(["labels", "site"]), label=[f"{APART} ", ""], labels=["a|b", None], site=[" x", "y"]
+    )
+    store = FeatureStore.create(tmp_path)
+    store.register("pets", before)
+    assert find_version(tmp_path, "pets", now).manifest.labels == [f"{APART} ", ""]
+    assert "keeps what was read when it was stored" in caplog.text
+    assert "extra columns ['labels', 'site'] against ['labels', 'site', 'visit']" in caplog.text
+    caplog.clear()
+    growth = grow(store, "pets", now)
+    assert growth.is_needed
+    assert growth.new_part is None
+    assert find_version(tmp_path, "pets", now).manifest.labels == [COMPOSED, None]
+    assert not caplog.text
+    with pytest.raises(ConflictError, match="label differs in 1 row"):
+        find_version(
+            tmp_path,
+            "pets",
+            manifest(labels=["other", None], extra={"labels": ["a|b", ""], "site": ["x", "y"]}),
+        )
+
+
+def test_outputs_have_the_escaped_form_too(capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    show(True, {"path": name, "é": 1}, "")
+    text = capsys.readouterr().out
+    assert json.loads(text) == {"path": "caf\\xe9.png", "é": 1}
+    assert "é" in text
+    assert name.encode("utf-8", ESCAPES) == b"caf\\xe9.png"
