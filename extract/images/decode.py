@@ -207,10 +207,10 @@ def _decode(data: bytes, how: Decoding, max_pixels: int, hold: Hold | None) -> D
 
 def _load(data: bytes, tiff: Tiff | None, how: Decoding, max_pixels: int, hold: Hold | None) -> Decoded:
     is_opened = False
-    # Pillow knows "white is zero" for samples of up to 8 bits, and hardly for more.
-    is_inverted = how.version > 1 and tiff is not None and tiff.is_white_zero and tiff.bits > 8
-    content = with_black_zero(data, tiff) if is_inverted and tiff is not None else data
     try:
+        # Pillow knows "white is zero" for samples of up to 8 bits, and hardly for more.
+        is_inverted = how.version > 1 and tiff is not None and tiff.is_white_zero and tiff.bits > 8
+        content = with_black_zero(data, tiff) if is_inverted and tiff is not None else data
         with Image.open(io.BytesIO(content), formats=readable()) as image:
             is_opened = True
             if how.version > 1 and tiff is not None:

@@ -170,7 +170,7 @@ def read_tiff(data: bytes) -> Tiff | None:
             at = start + entry * (20 if is_big else 12)
             tag, kind, n = struct.unpack_from(f"{order}HH{number}", data, at)
             at += 4 + inline
-            if kind not in _KINDS or n * struct.calcsize(order + _KINDS[kind]) > len(data):
+            if kind not in _KINDS or not n or n * struct.calcsize(order + _KINDS[kind]) > len(data):
                 continue
             code = f"{order}{n}{_KINDS[kind]}"
             if struct.calcsize(code) > inline:

@@ -1,5 +1,6 @@
 """Pixels mean what the file says: depth, range, white or black zero, signs, planes, significant bits."""
 
+import contextlib
 import zlib
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_differences_that_are_not_compressed_are_summed() -> None:
 def test_what_has_no_agreed_meaning_is_not_supported_and_named(data: bytes, has: str) -> None:
     with pytest.raises(UnreadableImageError, match=f"^not supported.*{has}"):
         decode_image(data)
+
+
+@pytest.mark.parametrize("tag", [256, 258, 259, 262, 277])
+def test_tags_without_a_value_are_no_fault_of_toptune(tag: int) -> None:
+    data = bytearray(tiff(bytes(32), SIZE, bits=16, photometric=0))
+    place = next(at for at in range(10, 200, 12) if int.from_bytes(data[at : at + 2], "little") == tag)
+    data[place + 4 : place + 8] = bytes(4)
+    with contextlib.suppress(UnreadableImageError):
+        assert decode_image(bytes(data)).mode == "RGB"
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 reads such files first")
