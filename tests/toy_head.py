@@ -66,20 +66,19 @@ class ToyClassifier(ScoredClassifier):
     def _fit(self, given: FitInputs) -> None:
         rows, d = given.rows, given.rows.blocks.shape[1]
         shares = values_of(self.share, SHARES, "share")
-        peak_bytes = 8 * d * rows.n_classes * (rows.n_folds + 4) * len(shares) + 8 * rows.n * d
+        peak_bytes = 8 * d * rows.n_classes * (rows.n_places + 4) * len(shares) + 8 * rows.n * d
         what = f"toy on {rows.n} rows of {d} features"
         given.check_memory(peak_bytes, what=what, instead="take fewer layers")
-        sums, counts = np.zeros((rows.n_folds, rows.n_classes, d)), np.zeros((rows.n_folds, rows.n_classes))
+        # One place more than folds, for rows that only the final fit sees.
+        counts = np.zeros((rows.n_places, rows.n_classes))
+        sums = np.zeros((*counts.shape, d))
         for where, values in rows.blocks.iterate():
             check_finite(values, start=where.start)
             np.add.at(sums, (rows.folds[where], rows.codes[where]), values)
             np.add.at(counts, (rows.folds[where], rows.codes[where]), 1)
-        left = score_left_out(
-            left_out_scores(rows, sums, counts, shares),
-            codes=rows.codes, weights=rows.weights, n_settings=len(shares), n_classes=rows.n_classes,
-        )  # fmt: skip
+        left = score_left_out(left_out_scores(rows, sums, counts, shares), rows, n_settings=len(shares))
         settings = [{"share": share} for share in shares]
-        compared = compare(settings, left, codes=rows.codes, weights=rows.weights)
+        compared = compare(settings, left, rows)
         self.share_, self.temperature_ = compared.chosen["share"], compared.temperature
         self.means_ = means_of(sums.sum(axis=0), counts.sum(axis=0), self.share_)
         self.report_ = compared.report(
@@ -118,15 +117,17 @@ def left_out_scores(
     rows: TrainingRows, sums: Matrix, counts: Matrix, shares: Sequence[float]
 ) -> Iterator[tuple[slice, list[Matrix]]]:
     """Yield the scores of each block's rows for each share, by the means without the rows' own fold."""
-    total, number = sums.sum(axis=0), counts.sum(axis=0)
+    total, number = sums[: rows.n_folds].sum(axis=0), counts[: rows.n_folds].sum(axis=0)
     for where, values in rows.blocks.iterate():
         block, folds = values.astype(np.float64), rows.folds[where]
-        scores = [np.empty((len(block), rows.n_classes)) for _ in shares]
-        for fold in np.unique(folds):
+        scores = [np.zeros((len(block), rows.n_classes)) for _ in shares]
+        for fold in np.unique(folds[folds < rows.n_folds]):
             mine = folds == fold
             for result, share in zip(scores, shares, strict=True):
                 means = means_of(total - sums[fold], number - counts[fold], share)
                 result[mine] = nearness(block[mine], means)
+                # A class of which no fit without a fold knows a row comes last.
+                result[np.ix_(mine, number == 0)] = result[mine].min(axis=1, keepdims=True) - 1
         yield where, scores
 
 

@@ -113,7 +113,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         shrinkages = _shrinkages(self.shrinkage)
         block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
         peak_bytes = one_pass_peak_bytes(
-            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_folds,
+            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
             block_rows=block_rows, n_penalties=len(shrinkages), n_finalists=len(shrinkages),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
@@ -136,7 +136,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             rows, maps, [(0, fit) for fit in on_basis], block_rows=block_rows, device=given.device
         )
         settings = [{"shrinkage": shrinkage} for shrinkage in shrinkages]
-        compared = compare(settings, left, codes=rows.codes, weights=rows.weights)
+        compared = compare(settings, left, rows)
         self.shrinkage_, self.temperature_ = compared.chosen["shrinkage"], compared.temperature
         moments = ClassMoments.of(sums.gram.sum(dim=0), sums.cross.sum(dim=0), n_columns=d)
         beta, jitter = moments.solve(self.shrinkage_)
@@ -169,6 +169,7 @@ def _without_each_fold(
     float
         Largest jitter that a covariance took.
     """
+    sums = sums.validated()
     gram, cross = sums.gram.sum(dim=0), sums.cross.sum(dim=0)
     n_folds, jitter = len(sums.gram), 0.0
     fits = sums.gram.new_zeros((len(shrinkages), n_folds, *cross.shape))

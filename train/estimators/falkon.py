@@ -277,7 +277,7 @@ def sizes_of(
         n_classes=given.rows.n_classes,
         n_widths=n_widths,
         n_penalties=n_penalties,
-        n_folds=given.rows.n_folds,
+        n_folds=given.rows.n_places,
         value_bytes=8 if is_exact else 4,
         limit_bytes=given.limit_bytes,
     )

@@ -191,6 +191,7 @@ def logistic_report(
         n_rows=n,
         n_features=d,
         n_folds=rows.n_folds,
+        n_validated=rows.n_validated,
         n_centers=basis.n_centers,
         rank=basis.rank,
         n_dropped=basis.n_dropped,

@@ -14,7 +14,8 @@ from toptune.machine.devices import device_of
 from toptune.machine.memory import check_memory, memory_limit_bytes
 from toptune.train.estimators.arguments import Labels, RowsLike
 from toptune.train.passes.training_rows import Cluster, TrainingRows
-from toptune.train.rows.inputs import fit_inputs, fold_numbers, row_weights
+from toptune.train.rows.folds import Folds, draw_folds
+from toptune.train.rows.inputs import fit_inputs, row_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class FitInputs:
         Labels of the classes, sorted.
     groups : sequence of str or None
         Ids or groups of the rows, as given.
+    folds : Folds
+        How the rows were dealt out.
     seed : int
         Seed drawn from the estimator's ``random_state``.
     device : torch.device
@@ -41,6 +44,7 @@ class FitInputs:
     rows: TrainingRows
     classes: Labels
     groups: Sequence[str] | None
+    folds: Folds
     seed: int
     device: torch.device
     limit_bytes: int
@@ -73,20 +77,22 @@ class FitInputs:
         blocks, classes, codes = fit_inputs(estimator, X, y)
         # One seed for centers and folds, so that a RandomState that is passed on is drawn from only once.
         seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-        folds, n_folds = fold_numbers(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
+        folds = draw_folds(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
         rows = TrainingRows(
             blocks=blocks,
             codes=codes,
             weights=row_weights(codes, classes, getattr(estimator, "class_weight", None)),
-            folds=folds,
+            folds=folds.places,
             n_classes=len(classes),
-            n_folds=n_folds,
+            n_folds=folds.count,
+            has_aside=not folds.is_validated.all(),
             cluster=cluster,
         )
         return cls(
             rows=rows,
             classes=classes,
             groups=groups,
+            folds=folds,
             seed=seed,
             device=device,
             limit_bytes=estimator.memory_limit_bytes or memory_limit_bytes(),

@@ -19,11 +19,12 @@ class LeftOutFigures:
     Attributes
     ----------
     accuracy : float or None
-        Share of all rows that were predicted right, weighted as the fit weighs them.
+        Share of these rows that were predicted right, weighted as the fit weighs them.
     log_loss : float or None
         Mean log-loss at the chosen temperature, over at most `CALIBRATION_ROWS` of the rows.
     n_rows : int
-        Number of training rows.
+        Number of rows that were left out once: the training rows, but for rows of classes that take no part
+        in cross-validation.
     """
 
     accuracy: float | None
@@ -70,6 +71,8 @@ class FitReport:
         ``"nystrom"``, ``"falkon"``, ``"falkon-lib"``, ``"falkon-logistic"``, ``"primal"`` or ``"dual"``.
     n_rows, n_features, n_folds : int
         Sizes of the training rows.
+    n_validated : int
+        Training rows that took part in cross-validation.
     n_centers, rank, n_dropped, smallest_pivot
         Figures of the centers, as in `Basis`.
     precision : str
@@ -106,6 +109,7 @@ class FitReport:
     n_rows: int
     n_features: int
     n_folds: int
+    n_validated: int
     n_centers: int
     rank: int
     n_dropped: int
@@ -134,7 +138,7 @@ class FitReport:
         # One fold holds all rows: such a fit has leave-one-out figures of a sample, not of all rows.
         if self.n_folds == 1:
             return None
-        return LeftOutFigures(accuracy=self.accuracy, log_loss=self.log_loss, n_rows=self.n_rows)
+        return LeftOutFigures(accuracy=self.accuracy, log_loss=self.log_loss, n_rows=self.n_validated)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able mapping, with the `left_out` figures among its keys."""
@@ -222,6 +226,7 @@ def report_of(
         n_rows=n,
         n_features=d,
         n_folds=rows.n_folds,
+        n_validated=rows.n_validated,
         n_centers=basis.n_centers,
         rank=basis.rank,
         n_dropped=basis.n_dropped,

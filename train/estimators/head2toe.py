@@ -176,7 +176,7 @@ class Head2ToeClassifier(ScoredClassifier):
         layers = self._layers(given)
         block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
         plan = plan_head2toe(
-            n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_folds, n_shares=len(self._shares()),
+            n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_shares=len(self._shares()),
             solver=self.solver, block_rows=block_rows, limit_bytes=given.limit_bytes,
         )  # fmt: skip
         plan_logger.debug("%s", plan)

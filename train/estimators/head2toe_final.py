@@ -92,19 +92,26 @@ def fit_final(
                 warnings.simplefilter("ignore", FoldsReducedWarning)
             return _estimator(name, weight, options).fit(some, codes, groups=some_groups)
 
-    scores = np.empty((rows.n, rows.n_classes))
-    for fold in np.unique(rows.folds).tolist():
+    scores = np.zeros((rows.n, rows.n_classes))
+    is_validated = rows.is_validated
+    for fold in np.unique(rows.folds[is_validated]).tolist():
         columns = columns_of(fold)
         mine = np.flatnonzero(rows.folds == fold)
-        fitted = fit(columns, np.flatnonzero(rows.folds != fold))
+        fitted = fit(columns, np.flatnonzero(is_validated & (rows.folds != fold)))
         left_out = fitted.scores(SomeRows(blocks(columns), mine))
-        # A class that has no row outside the fold scores below all others.
+        # A class that takes no part in cross-validation scores below all others.
         scores[mine] = left_out.min(axis=1, keepdims=True) - 1
         scores[mine[:, None], fitted.classes_] = left_out
     return Final(
         estimator=fit(columns_of(None), None),
-        accuracy=float(rows.weights @ (scores.argmax(axis=1) == rows.codes) / rows.weights.sum()),
-        calibrated=fit_temperature(scores, rows.codes, rows.weights),
+        accuracy=float(
+            rows.weights[is_validated]
+            @ (scores.argmax(axis=1) == rows.codes)[is_validated]
+            / rows.weights[is_validated].sum()
+        ),
+        calibrated=fit_temperature(
+            scores[is_validated], rows.codes[is_validated], rows.weights[is_validated]
+        ),
     )
 
 

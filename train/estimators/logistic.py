@@ -131,7 +131,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
         seconds["path"], start = time.perf_counter() - start, time.perf_counter()
         # The fits without a fold differ little from the fit to all rows, so their mean is near its solution.
         (found,) = follow(
-            problem, [selection.penalty], folds=[NO_FOLD], starts=[torch.stack(selection.points).mean(dim=0)],
+            problem, [selection.penalty], folds=[NO_FOLD], starts=[problem.start_of(selection.points)],
             sample=sample, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS,
         )  # fmt: skip
         seconds["fit"] = time.perf_counter() - start
@@ -148,7 +148,9 @@ class StreamingLogisticClassifier(ScoredClassifier):
             n_folds=rows.n_folds,
             # C is scikit-learn's name of the same penalty, for a loss that is summed instead of averaged.
             chosen={"penalty": selection.penalty, "C": 1 / (2 * n * selection.penalty)},
-            left_out=LeftOutFigures(accuracy=selection.accuracy, log_loss=selection.log_loss, n_rows=n),
+            left_out=LeftOutFigures(
+                accuracy=selection.accuracy, log_loss=selection.log_loss, n_rows=rows.n_validated
+            ),
             temperature=selection.temperature,
             calibration="softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
             table=[*selection.table],

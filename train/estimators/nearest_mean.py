@@ -94,18 +94,14 @@ class NearestMeanClassifier(ScoredClassifier):
         peak_bytes = self._plan(given, n_metrics=len(metrics))
         sums, counts = _class_sums(rows, metrics)
         means = {
-            metric: [_means(sums[metric], counts, metric, without=fold) for fold in range(rows.n_folds)]
+            metric: [
+                _means(sums[metric][: rows.n_folds], counts[: rows.n_folds], metric, without=fold)
+                for fold in range(rows.n_folds)
+            ]
             for metric in metrics
         }
-        # A class all of whose rows are in one fold has no mean without that fold.
-        is_seen = counts.sum(axis=0) - counts > 0
-        left = score_left_out(
-            _left_out(rows, means, is_seen),
-            codes=rows.codes, weights=rows.weights, n_settings=len(metrics), n_classes=rows.n_classes,
-        )  # fmt: skip
-        compared = compare(
-            [{"metric": metric} for metric in metrics], left, codes=rows.codes, weights=rows.weights
-        )
+        left = score_left_out(_left_out(rows, means, counts), rows, n_settings=len(metrics))
+        compared = compare([{"metric": metric} for metric in metrics], left, rows)
         self.metric_, self.temperature_ = compared.chosen["metric"], compared.temperature
         self.means_ = _means(sums[self.metric_], counts, self.metric_)
         self.report_ = compared.report(
@@ -119,7 +115,7 @@ class NearestMeanClassifier(ScoredClassifier):
     def _plan(self, given: FitInputs, *, n_metrics: int) -> int:
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
         rows, (n, d) = given.rows, given.rows.blocks.shape
-        peak_bytes = 8 * d * rows.n_classes * (2 * rows.n_folds + 4) * n_metrics + 64 * 2**20 + 40 * n
+        peak_bytes = 8 * d * rows.n_classes * (2 * rows.n_places + 4) * n_metrics + 64 * 2**20 + 40 * n
         peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=n_metrics)
         given.check_memory(
             peak_bytes,
@@ -157,8 +153,8 @@ def unit_rows(values: npt.NDArray[Float]) -> npt.NDArray[Float]:
 
 
 def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, Matrix], Matrix]:
-    """Return sums (n_folds, n_classes, d) of the rows for each metric, and counts (n_folds, n_classes)."""
-    shape = (rows.n_folds, rows.n_classes)
+    """Return sums (n_places, n_classes, d) of the rows for each metric, and counts (n_places, n_classes)."""
+    shape = (rows.n_places, rows.n_classes)
     counts = np.zeros(shape)
     np.add.at(counts, (rows.folds, rows.codes), 1.0)
     sums = {metric: np.zeros((*shape, rows.blocks.shape[1])) for metric in metrics}
@@ -197,20 +193,21 @@ def _scores(values: npt.NDArray[np.number], means: Matrix, metric: str) -> Matri
 
 
 def _left_out(
-    rows: TrainingRows, means: dict[str, list[Matrix]], is_seen: npt.NDArray[np.bool_]
+    rows: TrainingRows, means: dict[str, list[Matrix]], counts: Matrix
 ) -> Iterator[tuple[slice, list[Matrix]]]:
     """Yield the scores of each block's rows by the means without the rows' own fold, for each metric.
 
-    A class that has no row outside the fold comes last.
+    A class that takes no part in cross-validation has no such mean, and comes last.
     """
+    is_known = counts[: rows.n_folds].any(axis=0)
     for where, values in rows.blocks.iterate():
         folds = rows.folds[where]
         results = []
         for metric, of_fold in means.items():
-            scores = np.empty((len(values), rows.n_classes))
-            for fold in np.unique(folds):
+            scores = np.zeros((len(values), rows.n_classes))
+            for fold in np.unique(folds[folds < rows.n_folds]):
                 mine = folds == fold
                 scores[mine] = _scores(values[mine], of_fold[fold], metric)
-                scores[np.ix_(mine, ~is_seen[fold])] = scores[mine].min(axis=1, keepdims=True) - 1.0
+                scores[np.ix_(mine, ~is_known)] = scores[mine].min(axis=1, keepdims=True) - 1.0
             results.append(scores)
         yield where, results

@@ -129,11 +129,8 @@ class NearestNeighborClassifier(ScoredClassifier):
         for where, values in rows.blocks.iterate():
             check_finite(values, start=where.start)
             kept[where] = ready(to_tensor(values, dtype=dtype, device=given.device), metric)
-        left = score_left_out(
-            _left_out(kept, rows, settings, metric),
-            codes=rows.codes, weights=rows.weights, n_settings=len(settings), n_classes=rows.n_classes,
-        )  # fmt: skip
-        compared = compare(settings, left, codes=rows.codes, weights=rows.weights)
+        left = score_left_out(_left_out(kept, rows, settings, metric), rows, n_settings=len(settings))
+        compared = compare(settings, left, rows)
         self.rows_, self.codes_ = kept.cpu().numpy(), rows.codes
         self.n_neighbors_, self.weights_ = compared.chosen["n_neighbors"], compared.chosen["weights"]
         self.metric_, self.temperature_ = metric, compared.temperature
@@ -200,7 +197,8 @@ def _left_out(
         where = slice(start, min(start + step, rows.n))
         nearness = nearness_of(kept[where], kept, metric)
         # Rows of the same fold never vote: a row is scored as if its fold were no part of the training rows.
-        nearness.masked_fill_(folds[where, None] == folds, -torch.inf)
+        # Neither do rows that take no part in cross-validation; their own scores count for nothing.
+        nearness.masked_fill_((folds[where, None] == folds) | (folds == rows.n_folds), -torch.inf)
         nearest, at = nearness.topk(most, dim=1)
         of_class = codes[at]
         votes = (

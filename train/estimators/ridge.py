@@ -167,7 +167,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
         rows, (n, d) = given.rows, given.rows.blocks.shape
         n_penalties = len(grid_of(self.penalty, "penalty") or RELATIVE_PENALTIES)
         peak_bytes = one_pass_peak_bytes(
-            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_folds,
+            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
             block_rows=block_rows, n_penalties=n_penalties, n_finalists=min(3, n_penalties),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip

@@ -3,7 +3,8 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
     needs_folds: ClassVar[bool] = True
     classes_: Labels
     temperature_: float
+    report_: Any
 
     def fit(self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
         """Fit to rows of features.
@@ -51,8 +53,8 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         y : array-like, shape (n,)
             Labels.
         groups : sequence of str, optional
-            Ids or groups of the rows. Rows of equal groups share a fold, and folds follow from the groups
-            alone, so that a row keeps its fold when others come and go.
+            Ids or groups of the rows. Rows of equal groups share a fold, and folds follow from groups and
+            labels, whatever the order of the rows.
 
         Returns
         -------
@@ -70,7 +72,11 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         self._check()
         with open_cluster(getattr(self, "dask", None)) as cluster, full_precision():
             given = FitInputs.of(self, X, y, groups=groups, cluster=cluster, start=start)
+            given.folds.warn()
             self._fit(given)
+        # A head of several fits may have told the same of each.
+        told = dict.fromkeys([*given.folds.notes, *self.report_.warnings])
+        self.report_ = replace(self.report_, warnings=list(told))
         self.classes_ = given.classes
         return self
 

@@ -9,11 +9,10 @@ import numpy.typing as npt
 from toptune.train.estimators.arguments import Params
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures, Record
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature
-from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.solvers.selection import choose
 
 Matrix = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
 Settings = Sequence[Params]
 
 
@@ -69,33 +68,29 @@ class Comparison:
 
 
 def score_left_out(
-    blocks: Iterable[tuple[slice, Iterable[Matrix]]],
-    *,
-    codes: Codes,
-    weights: Matrix,
-    n_settings: int,
-    n_classes: int,
+    blocks: Iterable[tuple[slice, Iterable[Matrix]]], rows: TrainingRows, *, n_settings: int
 ) -> list[OutOfFold]:
     """Count the rows that each setting classifies correctly, and keep the scores of a sample of rows.
 
     Parameters
     ----------
     blocks : iterable of (slice, iterable of ndarray, shape (b, n_classes))
-        Rows of a block, with the left-out scores of each setting in turn.
-    codes, weights : ndarray, shape (n,)
-    n_settings, n_classes : int
+        Rows of a block, with the left-out scores of each setting in turn. Scores of rows that take no part in
+        cross-validation may be anything.
+    rows : TrainingRows
+    n_settings : int
     """
     # A temperature is one number, so a sample of rows is enough to fit it; accuracy is over all rows.
-    kept = calibration_rows(len(codes))
+    kept, weights = rows.calibration_rows(), rows.validated_weights
     results = [
         # No head compared here chooses by the squared error, which therefore stays 0.
-        OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), n_classes), np.float32))
+        OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))
         for _ in range(n_settings)
     ]
     for where, of_settings in blocks:
         first, last = np.searchsorted(kept, [where.start, where.stop])
         for result, scores in zip(results, of_settings, strict=True):
-            result.correct += float(weights[where] @ (scores.argmax(axis=1) == codes[where]))
+            result.correct += float(weights[where] @ (scores.argmax(axis=1) == rows.codes[where]))
             result.scores[first:last] = scores[kept[first:last] - where.start]
     return results
 
@@ -105,7 +100,7 @@ def kept_scores_bytes(n: int, n_classes: int, *, n_settings: int) -> int:
     return 4 * n_settings * min(n, CALIBRATION_ROWS) * n_classes
 
 
-def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weights: Matrix) -> Comparison:
+def compare(settings: Settings, left: Sequence[OutOfFold], rows: TrainingRows) -> Comparison:
     """Choose among settings by `choose`, which says the rule.
 
     Parameters
@@ -113,12 +108,12 @@ def compare(settings: Settings, left: Sequence[OutOfFold], *, codes: Codes, weig
     settings : sequence of mapping
         Parameters by name.
     left : sequence of OutOfFold
-        Left-out figures of each setting, with scores of the rows that `calibration_rows` keeps.
-    codes, weights : ndarray, shape (n,)
+        Left-out figures of each setting, with scores of `TrainingRows.calibration_rows`.
+    rows : TrainingRows
     """
-    n, kept = len(codes), calibration_rows(len(codes))
-    accuracies = [result.correct / float(weights.sum()) for result in left]
-    calibrated = [fit_temperature(result.scores, codes[kept], weights[kept]) for result in left]
+    n, kept = rows.n_validated, rows.calibration_rows()
+    accuracies = [result.correct / float(rows.validated_weights.sum()) for result in left]
+    calibrated = [fit_temperature(result.scores, rows.codes[kept], rows.weights[kept]) for result in left]
     best = choose(accuracies, [each.log_loss for each in calibrated], n=n)
     chosen = dict(settings[best])
     return Comparison(

@@ -88,7 +88,7 @@ def compare(
         finalists[at] = Finalist(columns, fits)
         # Fits take memory: only those of rules that may still become finalists are kept.
         finalists = {each: finalists[each] for each in _best_rules(errors, rules) if each in finalists}
-    totals = errors.sum(axis=2) / rows.weights.sum()
+    totals = errors.sum(axis=2) / rows.validated_weights.sum()
     if not np.isfinite(totals).any():
         raise NumericalError("no penalty gave a positive definite system; raise the penalties")
     table = []
@@ -113,11 +113,11 @@ def compare(
         fitted = fit_temperature(result.scores, rows.codes[known], rows.weights[known])
         table[place] = replace(
             table[place],
-            accuracy=result.correct / float(rows.weights.sum()),
+            accuracy=result.correct / float(rows.validated_weights.sum()),
             log_loss=fitted.log_loss,
             temperature=fitted.value,
         )
-    winner = choose_candidate([table[place] for place in places], n=rows.n)
+    winner = choose_candidate([table[place] for place in places], n=rows.n_validated)
     place = table.index(winner)
     table[place] = replace(winner, is_chosen=True)
     return Comparison(
@@ -148,8 +148,9 @@ def _left_out(
     dict of int to Tensor
         An entry of `Trials.fits` for each fold.
     """
-    counts = np.bincount(rows.folds, minlength=rows.n_folds)
-    weights = np.bincount(rows.folds, weights=rows.weights, minlength=rows.n_folds)
+    # Rows that take no part in cross-validation lie behind the last fold.
+    counts = np.bincount(rows.folds, minlength=rows.n_folds)[: rows.n_folds]
+    weights = np.bincount(rows.folds, weights=rows.weights, minlength=rows.n_folds)[: rows.n_folds]
     errors[:, counts == 0] = 0
     # The heaviest fold goes first: its errors are the least noisy guide to the penalties worth trying.
     first, *others = [fold for fold in np.argsort(-weights, kind="stable").tolist() if counts[fold]]

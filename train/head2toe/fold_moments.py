@@ -96,8 +96,8 @@ class SubsetSums:
 
     @cached_property
     def total(self) -> FoldSums:
-        """Sums over all folds."""
-        return self.sums.total()
+        """Sums over the rows that take part in cross-validation."""
+        return self.sums.validated().total()
 
     def coefficients(
         self, fold: int, columns: Tensor, penalties: Sequence[float], *, is_relative: bool
@@ -165,9 +165,11 @@ class SummedFolds:
         return cls(subsets=SubsetSums(sums=sums), rows=rows, block_rows=block_rows, device=device)
 
     def without(self, fold: int | None) -> Moments:
-        total, sums = self.subsets.total, self.subsets.sums
+        sums = self.subsets.sums
         if fold is None:
-            return GramMoments.of(total.gram[0], total.cross[0])
+            whole = sums.total()
+            return GramMoments.of(whole.gram[0], whole.cross[0])
+        total = self.subsets.total
         return GramMoments.of(total.gram[0] - sums.gram[fold], total.cross[0] - sums.cross[fold])
 
     def ridge(self, columns: Sequence[Columns], *, is_relative: bool) -> Fit:

@@ -18,7 +18,7 @@ from toptune.train.head2toe.columns import Columns
 from toptune.train.head2toe.fold_moments import Finalist, Fit, SubsetSums, Trials
 from toptune.train.head2toe.moments import Moments, RowMoments, solve_shifted
 from toptune.train.passes.sums import FoldSums
-from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches, calibration_rows
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches
 
 
 class SelectedKernel:
@@ -73,7 +73,8 @@ class HeldFolds:
         One-hot targets.
     weights : Tensor, shape (n,)
     bounds : list of (int, int)
-        First row of each fold, and the row after its last.
+        First row of each fold, and the row after its last. Rows that take no part in cross-validation come
+        after all folds.
     order : ndarray of int64, shape (n,)
         Number of each row in the data.
     moments : list of RowMoments
@@ -103,7 +104,7 @@ class HeldFolds:
         weights = torch.from_numpy(rows.weights[order]).to(device)
         center = (weights / weights.sum()) @ read
         values = (read - center).T.contiguous()
-        ends = np.cumsum(np.bincount(rows.folds, minlength=rows.n_folds))
+        ends = np.cumsum(np.bincount(rows.folds, minlength=rows.n_folds))[: rows.n_folds]
         bounds = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
         return cls(
             rows=rows,
@@ -194,17 +195,19 @@ class HeldFolds:
         return Trials(errors=errors, fits=scores)
 
     def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
-        kept = calibration_rows(self.rows.n)
+        kept = self.rows.calibration_rows()
+        n = self.bounds[-1][1]
+        targets, weights = self.targets[:n], self.weights[:n]
         results = []
         for finalist in finalists:
             scores = torch.cat([finalist.fits[fold] for fold in sorted(finalist.fits)])
-            hits = scores.argmax(dim=1) == self.targets.argmax(dim=1)
-            in_order = np.empty(scores.shape, np.float32)
-            in_order[self.order] = scores.cpu().numpy()
+            hits = scores.argmax(dim=1) == targets.argmax(dim=1)
+            in_order = np.empty((self.rows.n, scores.shape[1]), np.float32)
+            in_order[self.order[:n]] = scores.cpu().numpy()
             results.append(
                 OutOfFold(
-                    correct=float(self.weights @ hits.double()),
-                    squared_error=float(self.weights @ (self.targets - scores).square_().sum(dim=1)),
+                    correct=float(weights @ hits.double()),
+                    squared_error=float(weights @ (targets - scores).square_().sum(dim=1)),
                     scores=in_order[kept],
                 )
             )
@@ -227,7 +230,10 @@ def _moments(
     bounds : sequence of (int, int)
         First row of each fold, and the row after its last.
     """
-    parts = [(weights[start:stop], values[:, start:stop]) for start, stop in bounds]
+    # Rows behind the last fold, of which there may be none, are in the moments of all rows only.
+    n_validated = bounds[-1][1]
+    ranges = [*bounds, (n_validated, len(weights))]
+    parts = [(weights[start:stop], values[:, start:stop]) for start, stop in ranges]
     sums = torch.stack([part @ weight for weight, part in parts])
     squares = torch.stack([part.square() @ weight for weight, part in parts])
     found = []
@@ -236,7 +242,8 @@ def _moments(
         total, square = sums.sum(dim=0), squares.sum(dim=0)
         if fold is not None:
             shares[slice(*bounds[fold])] = 0
-            total, square = total - sums[fold], square - squares[fold]
+            shares[n_validated:] = 0
+            total, square = total - sums[fold] - sums[-1], square - squares[fold] - squares[-1]
         weight = shares.sum()
         shares, offset = shares / weight, total / weight
         target_means = shares @ targets

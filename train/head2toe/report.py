@@ -221,7 +221,7 @@ def head2toe_report(
         ],
         stationarity={"residual": residual, "tolerance": tolerance},
         fold_agreement=agreement([ranking.columns(rule, fold) for fold in range(rows.n_folds)], columns),
-        left_out={"accuracy": accuracy, "log_loss": log_loss, "n_rows": n},
+        left_out={"accuracy": accuracy, "log_loss": log_loss, "n_rows": rows.n_validated},
         table=[_compared(row, comparison.rules[row.map_index], ranking) for row in comparison.table],
         warnings=[
             *edges,

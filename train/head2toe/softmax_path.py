@@ -7,6 +7,7 @@ learning rate.
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,10 @@ def softmax_path(
 def _problem_weights(rows: TrainingRows) -> Tensor:
     """Return the weight of every row in each problem (n, n_folds + 1), each column summing to 1."""
     weights = torch.from_numpy(rows.weights)[:, None].repeat(1, rows.n_folds + 1)
-    weights[torch.arange(rows.n), torch.from_numpy(rows.folds)] = 0
+    validated = torch.from_numpy(np.flatnonzero(rows.is_validated))
+    weights[validated, torch.from_numpy(rows.folds)[validated]] = 0
+    # Rows that take no part in cross-validation are in the problem of all rows, the last one, only.
+    weights[torch.from_numpy(~rows.is_validated), :-1] = 0
     return weights / weights.sum(dim=0)
 
 

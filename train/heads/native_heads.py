@@ -1,5 +1,6 @@
 """Heads on toptune's own estimators: saved as safetensors and JSON."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from toptune.train.heads.files import read_arrays, write_arrays, write_descripti
 from toptune.train.heads.kind import HeadKind, NativeForm
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.reported_head import ReportedHead
+from toptune.train.rows.folds import FoldsReducedWarning
 
 
 class OwnHead(ReportedHead):
@@ -59,7 +61,10 @@ class OwnHead(ReportedHead):
         return self if self.columns is None else self.with_estimator(self.estimator.on_kept(), self._report)
 
     def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
-        self.estimator.fit(X, np.asarray(y), groups=groups)
+        with warnings.catch_warnings():
+            # The report says the same, and a run prints it as a note.
+            warnings.simplefilter("ignore", FoldsReducedWarning)
+            self.estimator.fit(X, np.asarray(y), groups=groups)
         self._report = json_ready(self.estimator.report_.to_dict())
         return self
 

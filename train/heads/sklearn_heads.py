@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.errors import CorruptError, InputError
 from toptune.machine.memory import check_memory
+from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.arguments import Features, Params, Values
 from toptune.train.estimators.fit_report import HeadReport
@@ -25,9 +26,10 @@ from toptune.train.heads.reported_head import ReportedHead
 from toptune.train.heads.sklearn_estimators import grid_of, make_estimator, scores_of
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
 from toptune.train.numerics.calibration import softmax
-from toptune.train.passes.training_rows import OutOfFold, calibration_rows
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.rows.block_reading import check_finite
-from toptune.train.rows.inputs import fold_numbers, is_blocks, row_weights
+from toptune.train.rows.folds import draw_folds
+from toptune.train.rows.inputs import is_blocks, row_weights
 
 _MOST_WARNINGS = 5
 _UNCONVERGED = "not converged"
@@ -125,13 +127,21 @@ class SklearnHead(ReportedHead):
         read_seconds = time.perf_counter() - start
         said: list[str] = []
         compared: Comparison | None = None
-        n_folds = 0
+        n_folds, notes = 0, list[str]()
         if self.is_selected:
-            folds, n_folds = fold_numbers(codes, classes, cv=self.cv, seed=self.seed, groups=groups)
-            left = [self._left_out(params, values, codes, folds, n_folds, said) for params in grid]
-            weights = row_weights(codes, classes, self.class_weight)
-            tallied = [_tally(scores, codes, weights) for scores in left]
-            compared = compare(grid, tallied, codes=codes, weights=weights)
+            folds = draw_folds(codes, classes, cv=self.cv, seed=self.seed, groups=groups)
+            rows = TrainingRows(
+                blocks=ArrayBlocks(values),
+                codes=codes,
+                weights=row_weights(codes, classes, self.class_weight),
+                folds=folds.places,
+                n_classes=len(classes),
+                n_folds=folds.count,
+                has_aside=not folds.is_validated.all(),
+            )
+            n_folds, notes = folds.count, [*folds.notes]
+            tallied = [_tally(self._left_out(params, values, rows, said), rows) for params in grid]
+            compared = compare(grid, tallied, rows)
         chosen = compared.chosen if compared else grid[0]
         self.temperature = compared.temperature if compared else None
         self.estimator = self._fit_one(chosen, values, codes, said)
@@ -148,7 +158,7 @@ class SklearnHead(ReportedHead):
                 if compared
                 else "the estimator's own, not calibrated",
                 table=compared.table if compared else [],
-                warnings=[*(compared.warnings if compared else []), *_summary(said)],
+                warnings=[*notes, *(compared.warnings if compared else []), *_summary(said)],
                 peak_bytes=self.form.peak_bytes(n, d),
                 seconds={"read": read_seconds, "total": time.perf_counter() - start},
             ).to_dict()
@@ -237,20 +247,15 @@ class SklearnHead(ReportedHead):
         self,
         params: Params,
         values: Values,
-        codes: npt.NDArray[np.int64],
-        folds: npt.NDArray[np.int64],
-        n_folds: int,
+        rows: TrainingRows,
         said: list[str],
     ) -> npt.NDArray[np.float64]:
-        n_classes = len(self._classes)
-        scores = np.zeros((len(codes), n_classes))
-        for fold in range(n_folds):
-            inside = folds != fold
-            # An empty fold has nothing to predict, and no classifier is fitted to one class: scores stay 0.
-            if inside.all() or len(np.unique(codes[inside])) < 2:
-                continue
-            estimator = self._fit_one(params, values[inside], codes[inside], said)
-            scores[~inside] = scores_of(estimator, values[~inside], n_classes)
+        scores = np.zeros((rows.n, rows.n_classes))
+        # Of few groups not every fold gets one, and an empty fold has nothing to predict.
+        for fold in np.unique(rows.folds[rows.is_validated]):
+            left, inside = rows.folds == fold, rows.is_validated & (rows.folds != fold)
+            estimator = self._fit_one(params, values[inside], rows.codes[inside], said)
+            scores[left] = scores_of(estimator, values[left], rows.n_classes)
         return scores
 
     def _by_block(
@@ -283,11 +288,9 @@ def gather(X: Features) -> Values:
     return values
 
 
-def _tally(
-    scores: npt.NDArray[np.float64], codes: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
-) -> OutOfFold:
-    correct = float(weights @ (scores.argmax(axis=1) == codes))
-    kept = scores[calibration_rows(len(codes))].astype(np.float32)
+def _tally(scores: npt.NDArray[np.float64], rows: TrainingRows) -> OutOfFold:
+    correct = float(rows.validated_weights @ (scores.argmax(axis=1) == rows.codes))
+    kept = scores[rows.calibration_rows()].astype(np.float32)
     return OutOfFold(correct=correct, squared_error=0.0, scores=kept)
 
 

@@ -141,8 +141,8 @@ def try_heads(
     size = ProblemSize(
         n=blocks.shape[0], d=blocks.shape[1], n_classes=len(np.unique(np.asarray(labels))), n_folds=n_folds
     )
-    # Folds that follow from ids are the same for every head. Without ids folds follow from the seed, which
-    # heads use differently, so that row numbers take the place of ids.
+    # Folds that follow from ids and labels are the same for every head. Without ids folds follow from the
+    # seed, which heads use differently, so that row numbers take the place of ids.
     keys = [str(row) for row in range(size.n)] if groups is None else list(groups)
     start = time.perf_counter()
 

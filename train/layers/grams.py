@@ -13,7 +13,7 @@ from toptune.train.kernels.maps import IdentityMap
 from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import BATCH_ROWS, FoldSums, sums_bytes
-from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.rows.block_reading import BLOCK_BYTES
 from toptune.train.solvers.ridge import CenteredSystem, left_out
 
@@ -40,7 +40,7 @@ class LayerGrams(Protocol):
         ...
 
     def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
-        """Return the left-out predictions of several fits, with the scores of `calibration_rows`."""
+        """Return left-out predictions of several fits, with the scores of `TrainingRows.calibration_rows`."""
         ...
 
 
@@ -70,7 +70,7 @@ class PrimalGrams:
         self.scales: Sequence[float] = [float(variances[columns].sum()) for columns in self._columns]
 
     def squared_error(self, layers: Sequence[int], penalty: float) -> float:
-        sums = self._block(layers)
+        sums = self._block(layers).validated()
         return float(left_out(sums, [penalty]).errors.sum() / sums.weights.sum().cpu())
 
     def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
@@ -97,6 +97,7 @@ class PrimalGrams:
             gram=self._sums.gram[:, kept[:, None], kept],
             cross=self._sums.cross[:, kept],
             square=self._sums.square,
+            has_aside=self._sums.has_aside,
         )
 
     def _groups(self, fits: Sequence[Fit]) -> Iterator[list[Fit]]:
@@ -163,6 +164,7 @@ class DualGrams:
         self._rows, self._device = rows, device
         self._kernels = [_linear_kernel(blocks, rows.n, device) for blocks in layers]
         self._weights = torch.from_numpy(rows.weights).to(device)
+        self._validated = torch.from_numpy(rows.validated_weights).to(device)
         self._targets = torch.nn.functional.one_hot(
             torch.from_numpy(rows.codes).to(device), rows.n_classes
         ).double()
@@ -170,19 +172,19 @@ class DualGrams:
 
     def squared_error(self, layers: Sequence[int], penalty: float) -> float:
         scores = self._scores(layers, penalty)
-        total = self._weights @ (self._targets - scores).square().sum(dim=1)
-        return float(total / self._weights.sum())
+        total = self._validated @ (self._targets - scores).square().sum(dim=1)
+        return float(total / self._validated.sum())
 
     def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
-        kept = calibration_rows(self._rows.n)
+        kept = self._rows.calibration_rows()
         truth = self._targets.argmax(dim=1)
         results = []
         for layers, penalty in fits:
             scores = self._scores(layers, penalty)
             results.append(
                 OutOfFold(
-                    correct=float(self._weights @ (scores.argmax(dim=1) == truth).double()),
-                    squared_error=float(self._weights @ (self._targets - scores).square().sum(dim=1)),
+                    correct=float(self._validated @ (scores.argmax(dim=1) == truth).double()),
+                    squared_error=float(self._validated @ (self._targets - scores).square().sum(dim=1)),
                     scores=scores[torch.from_numpy(kept).to(self._device)].float().cpu().numpy(),
                 )
             )
@@ -202,10 +204,13 @@ class DualGrams:
         kernel = self._kernels[layers[0]].clone()
         for layer in layers[1:]:
             kernel += self._kernels[layer]
-        scores = torch.empty_like(self._targets)
+        scores = torch.zeros_like(self._targets)
         folds = torch.from_numpy(self._rows.folds).to(self._device)
-        for fold in torch.unique(folds).tolist():
-            held, rest = torch.nonzero(folds == fold)[:, 0], torch.nonzero(folds != fold)[:, 0]
+        # Rows behind the last fold take no part in cross-validation.
+        is_validated = folds < self._rows.n_folds
+        for fold in torch.unique(folds[is_validated]).tolist():
+            held = torch.nonzero(folds == fold)[:, 0]
+            rest = torch.nonzero(is_validated & (folds != fold))[:, 0]
             weights, targets = self._weights[rest], self._targets[rest]
             weight = weights.sum()
             between = kernel.index_select(0, rest).index_select(1, rest)

@@ -24,7 +24,6 @@ from toptune.train.layers.paths import PenaltyPaths, Subset, all_paths
 from toptune.train.layers.stored_grams import ReadLayers, read_layers
 from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.numerics.calibration import fit_temperature
-from toptune.train.passes.training_rows import calibration_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.splits import Split
@@ -96,7 +95,7 @@ def search_layers(
             of_subset[subset] = _checked(choice, short_list_head(), cache, options.preprocess, split, groups)
     distinct = list(of_subset.values())
     is_checked = any(choice.head_accuracy is not None for choice in distinct)
-    n_deciding = len(split.train) if is_checked else read.rows.n
+    n_deciding = len(split.train) if is_checked else read.rows.n_validated
     chosen = replace(choose_best(distinct, n=n_deciding, by_head=is_checked), is_chosen=True)
     return LayerSearch(
         choices=mark_chosen([replace(of_subset[subset], path=path) for path, subset in listed], chosen),
@@ -127,10 +126,10 @@ def _scored(
     """Predict the left-out rows by each subset, at its best penalty, and score the predictions."""
     rows = read.rows
     fits = [(subset, _penalty(read, subset, paths.best(subset))) for subset in subsets]
-    kept = calibration_rows(rows.n)
+    kept = rows.calibration_rows()
     choices = {}
     for subset, found in zip(subsets, read.grams.left_out(fits), strict=True):
-        accuracy = found.correct / float(rows.weights.sum())
+        accuracy = found.correct / float(rows.validated_weights.sum())
         specs = [arrays[layer] for layer in subset]
         choices[subset] = LayerChoice(
             path="",
@@ -140,7 +139,7 @@ def _scored(
             relative_penalty=RELATIVE_PENALTIES[paths.best(subset)],
             squared_error=paths.least(subset),
             accuracy=accuracy,
-            standard_error=standard_error(accuracy, rows.n),
+            standard_error=standard_error(accuracy, rows.n_validated),
             log_loss=fit_temperature(found.scores, rows.codes[kept], rows.weights[kept]).log_loss,
             fit_seconds=paths.seconds[subset],
         )

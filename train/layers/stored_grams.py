@@ -18,7 +18,8 @@ from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.inputs import fold_numbers, row_weights
+from toptune.train.rows.folds import Folds, draw_folds, validated
+from toptune.train.rows.inputs import row_weights
 from toptune.train.rows.splits import Split
 
 # Up to this many columns of all layers together, the Gram matrix is that of the columns, over all rows. With
@@ -53,12 +54,11 @@ class ReadLayers:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Labels:
-    """Classes and folds of all training rows: (n,) numbers, and how many there are of each."""
+    """Classes and folds of all training rows."""
 
     classes: npt.NDArray[np.str_]
     codes: npt.NDArray[np.int64]
-    folds: npt.NDArray[np.int64]
-    n_folds: int
+    folds: Folds
 
 
 def read_layers(
@@ -97,13 +97,17 @@ def read_layers(
     preprocessing = _fitted(cache, arrays, searched, options, limit_bytes)
     blocks = cache.blocks([array.name for array in arrays], searched.train)
     at = np.searchsorted(split.train, searched.train)
+    # A sample may have all rows of a class in one fold where the training rows have not.
+    codes, numbers = labels.codes[at], labels.folds.numbers[at]
+    folds = validated(numbers, labels.folds.count, codes, labels.classes)
     rows = TrainingRows(
         blocks=PreprocessedBlocks(blocks, preprocessing),
-        codes=labels.codes[at],
-        weights=row_weights(labels.codes[at], labels.classes, options.class_weight),
-        folds=labels.folds[at],
+        codes=codes,
+        weights=row_weights(codes, labels.classes, options.class_weight),
+        folds=folds.places,
         n_classes=len(labels.classes),
-        n_folds=labels.n_folds,
+        n_folds=folds.count,
+        has_aside=not folds.is_validated.all(),
     )
     device = device_of(options.device)
     grams: LayerGrams
@@ -119,7 +123,7 @@ def read_layers(
         rows=rows,
         form="primal" if is_primal else "dual",
         peak_bytes=peak_bytes,
-        notes=notes,
+        notes=tuple(dict.fromkeys([*notes, *labels.folds.notes, *folds.notes])),
     )
 
 
@@ -136,15 +140,10 @@ def _labels(cache: StoredFeatures, split: Split, groups: Sequence[str], options:
     names = [str(cache.manifest.labels[row]) for row in split.train]
     classes, codes = np.unique(names, return_inverse=True)
     codes = codes.astype(np.int64)
-    folds, n_folds = fold_numbers(
-        codes,
-        classes,
-        cv=options.cv,
-        seed=options.seed,
-        groups=[groups[row] for row in split.train],
-        may_reduce=False,
+    folds = draw_folds(
+        codes, classes, cv=options.cv, seed=options.seed, groups=[groups[row] for row in split.train]
     )
-    return _Labels(classes=classes, codes=codes, folds=folds, n_folds=n_folds)
+    return _Labels(classes=classes, codes=codes, folds=folds)
 
 
 def _form(
@@ -152,7 +151,7 @@ def _form(
 ) -> tuple[bool, int]:
     """Choose the form of the Gram matrices: whether it is the primal one, and the projected peak in bytes."""
     n, d, n_classes = len(labels.codes), _n_columns(arrays), len(labels.classes)
-    primal = primal_bytes(n_columns=d, n_folds=labels.n_folds, n_classes=n_classes)
+    primal = primal_bytes(n_columns=d, n_folds=labels.folds.count + 1, n_classes=n_classes)
     if d <= min(n, PRIMAL_COLUMNS) and primal <= limit_bytes:
         return True, primal
     dual = dual_bytes(

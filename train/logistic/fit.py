@@ -207,7 +207,7 @@ def fit_logistic(
     n_passes, n_selection = width.n_passes, problem.rows.n_evaluations
     with watch.phase("fit"):
         # The mean over the folds is close to the solution on all rows.
-        point = torch.stack(chosen.points).mean(dim=0)
+        point = problem.rows.start_of(chosen.points)
         if few < len(centers):
             n_passes += problem.rows.kernel_rows.n_passes
             old_centers, dual, constant = _dual(problem, point)

@@ -33,8 +33,8 @@ class Evaluation:
     gradient : Tensor of float64, shape (r + 1, n_classes)
         Gradient of that loss.
     left_out_loss, left_out_squares, left_out_correct : float
-        Weighted sums over the left-out rows whose class the fit has seen: of the log-loss, of the squared
-        error of the probabilities, and of the rows classified correctly.
+        Weighted sums over the left-out rows: of the log-loss, of the squared error of the probabilities, and
+        of the rows classified correctly.
     """
 
     loss: float
@@ -76,8 +76,8 @@ class LogisticRows:
         self._weights = torch.from_numpy(rows.weights).to(device)
         self._codes = torch.from_numpy(rows.codes).to(device)
         self._folds = torch.from_numpy(rows.folds).to(device)
-        # Weight of each class in each fold (n_folds + 1, n_classes). The last row, which `NO_FOLD` = -1
-        # finds, is 0.
+        self._is_aside = torch.from_numpy(~rows.is_validated).to(device)
+        # Weight of each class in each fold, and of rows of no fold (n_folds + 1, n_classes).
         table = np.zeros((rows.n_folds + 1, rows.n_classes))
         np.add.at(table, (rows.folds, rows.codes), rows.weights)
         self._by_fold = torch.from_numpy(table).to(device)
@@ -93,7 +93,9 @@ class LogisticRows:
 
     def class_weights(self, fold: int) -> Tensor:
         """Return the weight of each class (n_classes,) among the rows that a fit without `fold` sees."""
-        return self._by_fold.sum(dim=0) - self._by_fold[fold]
+        if fold == NO_FOLD:
+            return self._by_fold.sum(dim=0)
+        return self._by_fold[:-1].sum(dim=0) - self._by_fold[fold]
 
     def constant(self, fold: int) -> Tensor:
         """Return the best point (r + 1, n_classes) without features, where descents begin.
@@ -104,6 +106,20 @@ class LogisticRows:
         logs = (shares / shares.sum()).clamp_(min=_NO_SHARE).log_()
         point = logs.new_zeros((len(self.kernel_mean) + 1, self.n_classes))
         point[-1] = logs - logs.mean()
+        return point
+
+    def start_of(self, points: Sequence[Tensor]) -> Tensor:
+        """Return the point (r + 1, n_classes) where a fit to all rows begins: the mean of fits without folds.
+
+        A class that takes no part in cross-validation is in none of these fits. Its intercept begins at its
+        share of the rows beside the other classes.
+        """
+        point = torch.stack(list(points)).mean(dim=0)
+        is_aside = self._by_fold[:-1].sum(dim=0) == 0
+        if bool(is_aside.any()):
+            logs = self.class_weights(NO_FOLD).log()
+            point[:, is_aside] = 0
+            point[-1, is_aside] = logs[is_aside] + (point[-1] - logs)[~is_aside].mean()
         return point
 
     def evaluate(self, points: Sequence[Tensor], folds: Sequence[int]) -> list[Evaluation]:
@@ -120,8 +136,8 @@ class LogisticRows:
         dual, offset = self.dual_of(points)
         n_fits, k = len(points), self.n_classes
         left = torch.tensor(list(folds), device=dual.device)
+        is_fold = left != NO_FOLD
         totals = torch.stack([self.class_weights(fold).sum() for fold in folds])
-        seen = torch.stack([self.class_weights(fold) > 0 for fold in folds])
         products = torch.zeros_like(dual)
         residuals = torch.zeros_like(offset)
         figures = dual.new_zeros((4, n_fits))
@@ -138,9 +154,9 @@ class LogisticRows:
             probabilities = logs.exp_()
             of_truth = probabilities.gather(2, at)[:, :, 0]
             squares = probabilities.square().sum(dim=2) - 2 * of_truth + 1
-            w_fit = torch.where(is_left, 0.0, w / totals)
-            # A fit without a row's class gives it probability 0; such rows would make every loss infinite.
-            w_left = torch.where(is_left & seen.T[y], w, 0.0)
+            is_out = is_left | (self._is_aside[where, None] & is_fold)
+            w_fit = torch.where(is_out, 0.0, w / totals)
+            w_left = torch.where(is_left, w, 0.0)
             figures[0] += (w_fit * loss).sum(dim=0)
             figures[1] += (w_left * loss).sum(dim=0)
             figures[2] += (w_left * squares).sum(dim=0)

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from toptune.train.logistic.log_loss import LogisticRows
 from toptune.train.logistic.path import RowSample, Stop, follow
-from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature, softmax
+from toptune.train.numerics.calibration import fit_temperature, softmax
 
 # Penalties of the default grid in units of the features' total variance. They are half a decade apart: each
 # solution starts the next, so that a finer grid costs few passes more.
@@ -73,7 +72,7 @@ class Chosen:
     Attributes
     ----------
     penalty, temperature : float
-    log_loss : float or None
+    log_loss : float
         Mean log-loss of left-out rows at the temperature, in nats.
     accuracy, squared_error : float or None
         Accuracy on left-out rows, and squared error of their probabilities (Brier score).
@@ -89,7 +88,7 @@ class Chosen:
 
     penalty: float
     temperature: float
-    log_loss: float | None
+    log_loss: float
     accuracy: float | None
     squared_error: float | None
     points: list[Tensor]
@@ -106,10 +105,7 @@ class Chosen:
 def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample: RowSample) -> Chosen:
     """Fit without each fold down the grid of penalties and choose the least left-out log-loss.
 
-    Of penalties whose total log-loss differs by less than `LEAST_GAIN` the largest is chosen. If no row
-    outside a row's fold has its class, the fit without that fold cannot know the class and gives it
-    probability 0. Such rows count as wrong in the accuracy and are left out of the log-loss, which would be
-    infinite.
+    Of penalties whose total log-loss differs by less than `LEAST_GAIN` the largest is chosen.
 
     Parameters
     ----------
@@ -125,13 +121,10 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
         If the first loss is not finite.
     """
     training = rows.kernel_rows.rows
-    folds = np.unique(training.folds).tolist()
+    folds = np.unique(training.folds[training.is_validated]).tolist()
     scale = sample.total_variance or 1.0
     grid = sorted(penalties or [scale * relative for relative in RELATIVE_PENALTIES], reverse=True)
-    # (n_folds, n_classes): whether a fit without the fold sees rows of the class.
-    seen = np.stack([rows.class_weights(fold).cpu().numpy() > 0 for fold in range(training.n_folds)])
-    is_seen = seen[training.folds, training.codes]
-    weight, total = float(training.weights[is_seen].sum()), float(training.weights.sum())
+    weight = float(training.validated_weights.sum())
     tried: list[TriedPenalty] = []
     best: Stop | None = None
     best_loss = float("inf")
@@ -141,21 +134,16 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
         rows, grid, folds=folds, sample=sample, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS
     ):
         jitter = max(jitter, stop.jitter)
-        tried.append(_tried(stop, weight, total))
+        tried.append(_tried(stop, weight))
         losses.append(sum(each.left_out_loss for each in stop.evaluations))
         if best is None or losses[-1] < best_loss - LEAST_GAIN:
             best, best_loss = stop, losses[-1]
-        if weight > 0 and len(losses) > PATIENCE and min(losses[-PATIENCE:]) > min(losses):
-            break
-        # No left-out row says which penalty is best: take the middle of the grid rather than either end.
-        if weight == 0 and len(losses) > len(grid) // 2:
+        if len(losses) > PATIENCE and min(losses[-PATIENCE:]) > min(losses):
             break
     assert best is not None
     at = next(number for number, row in enumerate(tried) if row.penalty == best.penalty)
-    notes = _notes(tried, grid, at, n_unseen=int((~is_seen).sum()))
-    temperature, log_loss = 1.0, None
-    if weight > 0:
-        temperature, log_loss = _temperature(rows, best, folds, is_seen, notes)
+    notes = _notes(tried, grid, at)
+    temperature, log_loss = _temperature(rows, best, folds, notes)
     tried[at] = winner = replace(tried[at], is_chosen=True, temperature=temperature)
     skipped = [TriedPenalty(penalty=penalty) for penalty in grid[len(tried) :]]
     return Chosen(
@@ -171,32 +159,28 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
     )
 
 
-def _tried(stop: Stop, weight: float, total: float) -> TriedPenalty:
-    """Summarize the left-out rows at one stop, given the weight of the rows seen and of all rows."""
+def _tried(stop: Stop, weight: float) -> TriedPenalty:
+    """Summarize the left-out rows, whose weight is given, at one stop."""
     loss = sum(each.left_out_loss for each in stop.evaluations)
     squares = sum(each.left_out_squares for each in stop.evaluations)
     correct = sum(each.left_out_correct for each in stop.evaluations)
     return TriedPenalty(
         penalty=stop.penalty,
-        squared_error=squares / weight if weight > 0 else None,
-        accuracy=correct / total,
-        log_loss=loss / weight if weight > 0 else None,
+        squared_error=squares / weight,
+        accuracy=correct / weight,
+        log_loss=loss / weight,
         reason=stop.reason,
         n_passes=len(stop.history) - 1,
     )
 
 
-def _temperature(
-    rows: LogisticRows, best: Stop, folds: list[int], is_seen: npt.NDArray[np.bool_], notes: list[str]
-) -> tuple[float, float]:
+def _temperature(rows: LogisticRows, best: Stop, folds: list[int], notes: list[str]) -> tuple[float, float]:
     """Fit the temperature to left-out scores, near 1 for a logistic fit; return it with the log-loss at it.
 
-    Rows whose class their fit has not seen are not used. A temperature out of bounds is clipped, with a note.
+    A temperature out of bounds is clipped, with a note.
     """
     training = rows.kernel_rows.rows
-    usable = np.flatnonzero(is_seen)
-    spread = np.linspace(0, len(usable) - 1, min(len(usable), CALIBRATION_ROWS)).astype(np.int64)
-    kept = usable[np.unique(spread)]
+    kept = training.calibration_rows()
     scores = rows.left_out_scores(best.points, folds, kept)
     codes, weights = training.codes[kept], training.weights[kept]
     fitted = fit_temperature(scores, codes, weights)
@@ -214,7 +198,7 @@ def _temperature(
     return temperature, float(weights @ losses / weights.sum())
 
 
-def _notes(tried: list[TriedPenalty], grid: list[float], at: int, *, n_unseen: int) -> list[str]:
+def _notes(tried: list[TriedPenalty], grid: list[float], at: int) -> list[str]:
     """Say what a user should know about the choice of the penalty at position `at` of the grid."""
     notes = []
     if len(grid) > 1 and at in (0, len(grid) - 1):
@@ -228,11 +212,4 @@ def _notes(tried: list[TriedPenalty], grid: list[float], at: int, *, n_unseen: i
             f"{len(short)} of {len(tried)} penalties had not converged within {MAX_ITERATIONS} passes when "
             f"they were compared (the largest: {short[0].penalty:.3g})"
         )
-    if n_unseen:
-        notes.append(
-            f"{n_unseen} rows are of classes that only their own fold has; left out, they count as wrong "
-            "and have no log-loss"
-        )
-    if tried[at].log_loss is None:
-        notes.append("no left-out row has a log-loss: penalty and temperature are not chosen by any figure")
     return notes

@@ -21,7 +21,7 @@ from toptune.store.features.blocks import ArrayBlocks, Blocks
 from toptune.train.kernels.maps import Maps
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import FoldSums
-from toptune.train.passes.training_rows import OutOfFold, TrainingRows, calibration_rows
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 
 # Few parts per worker, because the sums of every part are M^2 numbers to move; but enough that workers do not
 # wait long for the last parts, and that little is lost with a worker that dies.
@@ -110,7 +110,7 @@ class DaskCluster:
         Parameters and results are those of `toptune.train.passes.passes.predict_left_out`.
         """
         # The rows kept are spread over all parts, so they are chosen here and handed to their part.
-        kept = calibration_rows(rows.n)
+        kept = rows.calibration_rows()
         shared = self.client.scatter((maps, list(finalists)), broadcast=True, hash=False)
         parts = []
         for part, first in self._parts(rows):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toptune.train.kernels.maps import Maps
 from toptune.train.passes.sums import FoldSums, SumsBuilder
-from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches, calibration_rows
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches
 
 
 def accumulate(
@@ -93,7 +93,7 @@ def accumulate(
     factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
     builders = [
         SumsBuilder(
-            n_folds=rows.n_folds,
+            n_folds=rows.n_places,
             rank=maps.ranks[index],
             n_classes=rows.n_classes,
             n_rows=rows.n,
@@ -124,7 +124,10 @@ def accumulate(
     with watch.phase("products"):
         sums = [
             replace(
-                builder.result(), factor=factor, product=None if factor is None else maps.take_metric(index)
+                builder.result(),
+                factor=factor,
+                product=None if factor is None else maps.take_metric(index),
+                has_aside=rows.has_aside,
             )
             for builder, factor, index in zip(builders, factors, wanted, strict=True)
         ]
@@ -144,7 +147,7 @@ def predict_left_out(
     kept: npt.NDArray[np.int64] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
-    """Score, in a second pass, every row by the fit that left its fold out.
+    """Score, in a second pass, every validated row by the fit that left its fold out.
 
     Parameters
     ----------
@@ -156,7 +159,7 @@ def predict_left_out(
         Rows of a block.
     device : torch.device
     kept : ndarray of int64, optional
-        Rows whose scores are kept, ascending; by default `calibration_rows`.
+        Rows whose scores are kept, ascending; by default `TrainingRows.calibration_rows`.
     progress : callable, optional
         Called with the number of rows of each block that is done.
 
@@ -169,13 +172,13 @@ def predict_left_out(
     """
     if rows.cluster is not None:
         return rows.cluster.predict_left_out(rows, maps, finalists, block_rows=block_rows, progress=progress)
-    kept = calibration_rows(rows.n) if kept is None else kept
+    kept = rows.calibration_rows() if kept is None else kept
     results = [
         OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))
         for _ in finalists
     ]
     codes, weights, folds = (
-        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+        torch.from_numpy(each).to(device) for each in (rows.codes, rows.validated_weights, rows.folds)
     )
     wanted = sorted({index for index, _ in finalists})
     of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
@@ -209,10 +212,15 @@ def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
     folds : Tensor of int64, shape (b,)
     beta : Tensor, shape (n_folds, r + 1, k)
         Coefficients, the intercept last; k is n_classes times the number of finalists.
+
+    Returns
+    -------
+    Tensor, shape (b, k)
+        Scores; 0 for rows of no fold, which take no part in cross-validation.
     """
     # One product per fold, because the coefficients differ by fold.
-    scores = basis.new_empty((len(basis), beta.shape[2]))
-    for fold in torch.unique(folds).tolist():
+    scores = basis.new_zeros((len(basis), beta.shape[2]))
+    for fold in torch.unique(folds[folds < len(beta)]).tolist():
         mine = torch.nonzero(folds == fold)[:, 0]
         scores[mine] = basis[mine] @ beta[fold, :-1] + beta[fold, -1]
     return scores

@@ -42,6 +42,8 @@ class FoldSums:
         coefficients b of phi is ``b^T L L^T b``. None where phi are features.
     product : Tensor of float64, shape (r, r), or None
         ``L L^T``, where it is in memory.
+    has_aside : bool
+        Whether the last of the sums are over the rows that take no part in cross-validation.
     """
 
     gram: Tensor
@@ -49,6 +51,7 @@ class FoldSums:
     square: Tensor
     factor: Tensor | None = None
     product: Tensor | None = None
+    has_aside: bool = False
 
     def __add__(self, other: "FoldSums") -> "FoldSums":
         """Add the sums of other rows, fold by fold."""
@@ -91,10 +94,19 @@ class FoldSums:
         """Turn coefficients (r + 1, n_targets) of phi, the intercept last, into coefficients of features."""
         return beta if self.factor is None else torch.cat([self.factor.T @ beta[:-1], beta[-1:]])
 
+    def validated(self) -> "FoldSums":
+        """Return the sums of the folds alone, without rows that take no part in cross-validation; views."""
+        if not self.has_aside:
+            return self
+        return replace(
+            self, gram=self.gram[:-1], cross=self.cross[:-1], square=self.square[:-1], has_aside=False
+        )
+
     def total(self) -> "FoldSums":
-        """Return the sum of all folds, as one fold."""
+        """Return the sum over all rows, as one fold."""
         return replace(
             self,
+            has_aside=False,
             gram=self.gram.sum(dim=0, keepdim=True),
             cross=self.cross.sum(dim=0, keepdim=True),
             square=self.square.sum(dim=0, keepdim=True),
@@ -104,7 +116,11 @@ class FoldSums:
         """Return the sums of one fold, as a copy."""
         one = slice(number, number + 1)
         return replace(
-            self, gram=self.gram[one].clone(), cross=self.cross[one].clone(), square=self.square[one].clone()
+            self,
+            gram=self.gram[one].clone(),
+            cross=self.cross[one].clone(),
+            square=self.square[one].clone(),
+            has_aside=False,
         )
 
     def cpu(self) -> "FoldSums":

@@ -48,6 +48,9 @@ class Cluster(Protocol):
 class TrainingRows:
     """Rows to train on, with the class, weight and fold of each.
 
+    Rows that take no part in cross-validation (see `toptune.train.rows.folds`) have the fold `n_folds`: one
+    place more than there are folds, which no fit leaves out and only the final fit sees.
+
     Attributes
     ----------
     blocks : Blocks
@@ -57,8 +60,10 @@ class TrainingRows:
     weights : ndarray of float64, shape (n,)
         Weight of each row in the loss, 1 on average.
     folds : ndarray of int64, shape (n,)
-        Fold of each row, 0 to n_folds - 1.
+        Fold of each row, 0 to n_folds - 1; `n_folds` for a row that takes no part in cross-validation.
     n_classes, n_folds : int
+    has_aside : bool
+        Whether some rows take no part in cross-validation. Parts of the rows keep the answer of the whole.
     offset : int
         Number of the first row, for messages.
     cluster : Cluster, optional
@@ -71,6 +76,7 @@ class TrainingRows:
     folds: npt.NDArray[np.int64]
     n_classes: int
     n_folds: int
+    has_aside: bool = False
     offset: int = 0
     cluster: "Cluster | None" = None
 
@@ -78,6 +84,31 @@ class TrainingRows:
     def n(self) -> int:
         """Number of rows."""
         return len(self.codes)
+
+    @property
+    def n_places(self) -> int:
+        """Number of folds, and one more if some rows take no part in cross-validation."""
+        return self.n_folds + self.has_aside
+
+    @property
+    def is_validated(self) -> npt.NDArray[np.bool_]:
+        """Whether each row (n,) takes part in cross-validation."""
+        return self.folds < self.n_folds
+
+    @property
+    def n_validated(self) -> int:
+        """Number of rows that take part in cross-validation."""
+        return int(self.is_validated.sum())
+
+    @property
+    def validated_weights(self) -> npt.NDArray[np.float64]:
+        """Weight of each row (n,) in left-out figures: 0 if it takes no part in cross-validation."""
+        return np.where(self.is_validated, self.weights, 0.0)
+
+    def calibration_rows(self) -> npt.NDArray[np.int64]:
+        """Return rows that a temperature is fitted to: all validated ones, or `CALIBRATION_ROWS` of them."""
+        validated = np.flatnonzero(self.is_validated)
+        return validated[even_sample(len(validated), CALIBRATION_ROWS)]
 
 
 def batches(
@@ -96,7 +127,7 @@ class OutOfFold:
     correct : float
         Weight of the rows that are classified correctly.
     squared_error : float
-        Weighted sum of ``||y - scores||^2`` over all rows, y being the one-hot target.
+        Weighted sum of ``||y - scores||^2`` over the validated rows, y being the one-hot target.
     scores : ndarray of float32, shape (n_kept, n_classes)
         Left-out scores of the rows kept for calibration.
     """
@@ -106,7 +137,7 @@ class OutOfFold:
     scores: npt.NDArray[np.float32]
 
 
-def calibration_rows(n: int) -> npt.NDArray[np.int64]:
-    """Return the rows that a temperature is fitted to: all, or `CALIBRATION_ROWS` evenly spread ones."""
+def even_sample(n: int, most: int) -> npt.NDArray[np.int64]:
+    """Return the positions of all of n rows, or of `most` evenly spread ones."""
     # Rounding may give two of the spread positions the same row.
-    return np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_ROWS)).astype(np.int64))
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))

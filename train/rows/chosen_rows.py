@@ -11,7 +11,7 @@ from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest, note_numbers
 from toptune.text import counted, named
 from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.folds import usable_folds
+from toptune.train.rows.folds import Folds, draw_folds
 from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, group_keys, split_manifest
 
@@ -39,7 +39,9 @@ class ChosenRows:
     n_skipped : int
         Rows that were left out because their features are not finite.
     cv : int, "leave-one-group-out" or None
-        Folds for which every class must have rows; None for a head that is fitted without folds.
+        Folds of the cross-validation; None for a head that is fitted without folds.
+    folds : Folds
+        Fold of each training row; the heads deal out the same rows by the same rule.
     """
 
     manifest: Manifest
@@ -49,6 +51,7 @@ class ChosenRows:
     groups: Sequence[str]
     n_skipped: int
     cv: int | str | None
+    folds: Folds
 
     @property
     def train_labels(self) -> list[str]:
@@ -120,8 +123,10 @@ class ChosenRows:
         split, n_skipped = leave_out(
             self.split, bad_rows, self.manifest, allow=self.options.allow_failed, reasons={}
         )
-        classes = _members(self.manifest, split, cv=self.cv)
-        return replace(self, split=split, classes=classes, n_skipped=self.n_skipped + n_skipped)
+        if n_skipped == 0:
+            return self
+        classes, folds = _dealt(self.manifest, split, self.groups, cv=self.cv)
+        return replace(self, split=split, classes=classes, folds=folds, n_skipped=self.n_skipped + n_skipped)
 
 
 def choose_rows(
@@ -143,7 +148,7 @@ def choose_rows(
     options : RowOptions
         Split, sample, and whether failed rows may be left out.
     cv : int, "leave-one-group-out" or None
-        Folds for which every class must have rows; None for a head that is fitted without folds.
+        Folds of the cross-validation; None for a head that is fitted without folds.
     failed : mapping of int to str, optional
         Rows whose image could not be used, with the reason.
     needs_test : bool
@@ -153,8 +158,8 @@ def choose_rows(
     ------
     InputError
         For a manifest that cannot be split as asked for (see `split_manifest`), a sample larger than the
-        training rows, failed rows that may not be left out, fewer than two classes, or a class with fewer
-        rows than folds.
+        training rows, failed rows that may not be left out, fewer than two classes, or fewer than two
+        classes with rows in more than one fold.
     """
     split = split_manifest(
         manifest,
@@ -173,14 +178,18 @@ def choose_rows(
     split = draw_training_rows(
         split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
     )
+    groups = manifest.ids if options.group_by is None else group_keys(manifest, options.group_by)
+    # Folds are dealt out before any feature is read, so that too few rows of the classes are refused at once.
+    classes, folds = _dealt(manifest, split, groups, cv=cv)
     return ChosenRows(
         manifest=manifest,
         options=options,
         split=split,
-        classes=_members(manifest, split, cv=cv),
-        groups=manifest.ids if options.group_by is None else group_keys(manifest, options.group_by),
+        classes=classes,
+        groups=groups,
         n_skipped=n_skipped,
         cv=cv,
+        folds=folds,
     )
 
 
@@ -235,9 +244,17 @@ def note_untested(is_known: npt.NDArray[np.bool_]) -> list[str]:
     return [f"not tested: {counted(n_unknown, 'image')} of classes without training"] if n_unknown else []
 
 
-def _members(manifest: Manifest, split: Split, *, cv: int | str | None) -> dict[str, int]:
-    """Count the training rows of each class; refuse training rows that no head could learn from."""
-    classes, counts = np.unique([str(manifest.labels[row]) for row in split.train], return_counts=True)
+def _dealt(
+    manifest: Manifest, split: Split, groups: Sequence[str], *, cv: int | str | None
+) -> tuple[dict[str, int], Folds]:
+    """Count the training rows of each class and deal the rows out over folds.
+
+    Refuses training rows that no head could learn from.
+    """
+    rows, labels = split.train.tolist(), manifest.labels
+    classes, codes, counts = np.unique(
+        [str(labels[row]) for row in rows], return_inverse=True, return_counts=True
+    )
     if len(classes) == 0:
         raise InputError("no training rows are left; check labels, split and failed images")
     if len(classes) < 2:
@@ -245,9 +262,7 @@ def _members(manifest: Manifest, split: Split, *, cv: int | str | None) -> dict[
             f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"
         )
     members = {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
-    if isinstance(cv, int):
-        usable_folds(members, cv, may_reduce=False)
-    return members
+    return members, draw_folds(codes.astype(np.int64), classes, cv=cv, groups=[groups[row] for row in rows])
 
 
 def rows_digest(split: Split, manifest: Manifest) -> str:

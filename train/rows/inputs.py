@@ -1,7 +1,6 @@
-"""Inputs of estimators, validated as scikit-learn does: arrays or Blocks, labels, weights, folds."""
+"""Inputs of estimators, validated as scikit-learn does: arrays or Blocks, labels, weights."""
 
 import logging
-from collections.abc import Sequence
 from typing import TypeGuard
 
 import numpy as np
@@ -13,13 +12,6 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from toptune.errors import InputError
 from toptune.store.features.blocks import ArrayBlocks, Blocks
-from toptune.train.rows.folds import (
-    LEAVE_ONE_GROUP_OUT,
-    folds_of_groups,
-    folds_of_keys,
-    folds_of_rows,
-    usable_folds,
-)
 
 logger = logging.getLogger(__name__)
 Codes = npt.NDArray[np.int64]
@@ -80,47 +72,6 @@ def predict_inputs(estimator: BaseEstimator, X: object) -> Blocks:
 def is_blocks(X: object) -> TypeGuard[Blocks]:
     """Tell Blocks from arrays, frames and lists."""
     return not isinstance(X, np.ndarray) and isinstance(X, Blocks)
-
-
-def fold_numbers(
-    codes: Codes,
-    classes: npt.NDArray[np.generic],
-    *,
-    cv: int | str | None,
-    seed: int,
-    groups: Sequence[str] | None,
-    may_reduce: bool = True,
-) -> tuple[Codes, int]:
-    """Return the fold of each row, and the number of folds; labels decide at most about that number.
-
-    Rows with `groups` (ids will do) are put into folds by a hash, so that a row keeps its fold when other
-    rows come and go. Rows without groups are dealt out evenly by the seed. With ``"leave-one-group-out"``
-    every group is a fold; with None all rows are one fold, and no row is left out.
-    """
-    if cv is None:
-        return np.zeros(len(codes), dtype=np.int64), 1
-    if isinstance(cv, str):
-        if cv != LEAVE_ONE_GROUP_OUT:
-            raise InputError(f"cv is {cv!r}; it must be a number of folds or {LEAVE_ONE_GROUP_OUT!r}")
-        if groups is None or len(groups) != len(codes):
-            given = "none" if groups is None else len(groups)
-            raise InputError(
-                f"{LEAVE_ONE_GROUP_OUT} needs the group of each of the {len(codes)} rows; {given} given"
-            )
-        return folds_of_groups(list(map(str, groups)))
-    counts = {str(name): int(count) for name, count in zip(classes, np.bincount(codes), strict=True)}
-    n_folds = usable_folds(counts, cv, may_reduce=may_reduce)
-    if groups is None:
-        return folds_of_rows(len(codes), n_folds=n_folds, seed=seed), n_folds
-    if len(groups) != len(codes):
-        raise InputError(f"groups has {len(groups)} entries for {len(codes)} rows; give one a row")
-    folds = folds_of_keys(list(map(str, groups)), n_folds=n_folds)
-    if len(np.unique(folds)) < 2:
-        raise InputError(
-            f"all {len(codes)} rows fall into one fold: {len(set(groups))} different groups are too few "
-            "to cross-validate; group more finely"
-        )
-    return folds, n_folds
 
 
 def row_weights(

@@ -20,7 +20,6 @@ from toptune.train.passes.passes import accumulate
 from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for, to_tensor
-from toptune.train.rows.folds import folds_of_keys
 from toptune.train.solvers.ridge import left_out
 from toptune.train.solvers.saved_sums import SavedSums
 
@@ -38,13 +37,13 @@ class Change:
     blocks : Blocks, shape (n, d)
         Features, preprocessed as the rows that trained the head.
     labels : sequence of str, length n
-    groups : sequence of str, length n
-        Id or group of each row, which decides its fold.
+    places : ndarray of int64, shape (n,)
+        Fold of each row, or the place behind the folds for a row that takes no part in cross-validation.
     """
 
     blocks: Blocks
     labels: Sequence[str]
-    groups: Sequence[str]
+    places: npt.NDArray[np.int64]
 
 
 def updated_head(
@@ -53,6 +52,7 @@ def updated_head(
     *,
     added: Change,
     removed: Change,
+    n_folds: int,
     gone_centers: npt.NDArray[np.int64],
     device: str | None = None,
 ) -> OwnHead:
@@ -67,6 +67,9 @@ def updated_head(
         A loaded head of kind ``falkon`` or ``ridge``, which stays as it is.
     saved : SavedSums
         Sums over the rows that trained the head.
+    added, removed : Change
+    n_folds : int
+        Folds of the run; 1 if it has none.
     gone_centers : ndarray of int64
         Positions of the centers that must leave the head.
 
@@ -81,13 +84,15 @@ def updated_head(
     classes = sorted({*old, *added.labels})
     # New classes begin with sums of zero, so that adding their first rows needs no special case.
     saved = saved.for_classes(old, classes)
+    if n_folds in added.places:
+        saved = saved.with_aside()
     # The head of the old run stays usable, and so does its folder.
     estimator = copy(head.estimator)
     maps, d = _maps_of(head, saved, device=device)
     sums = saved.sums
     for sign, change in ((1, added), (-1, removed)):
         if len(change.labels):
-            part = _sums(change, maps, classes, n_folds=len(sums.gram), d=d, device=device)
+            part = _sums(change, maps, classes, n_folds=n_folds, has_aside=sums.has_aside, d=d, device=device)
             # The normal equations are sums over rows, so that subtracting a row is as exact as adding one
             # up to rounding.
             sums = sums + part if sign > 0 else sums - part
@@ -134,19 +139,21 @@ def _sums(
     classes: list[str],
     *,
     n_folds: int,
+    has_aside: bool,
     d: int,
     device: str | None,
 ) -> FoldSums:
-    """Sum the normal equations over rows, for each fold."""
+    """Sum the normal equations over rows, for each fold and over the rows of no fold."""
     n = len(change.labels)
     position = {name: code for code, name in enumerate(classes)}
     rows = TrainingRows(
         blocks=change.blocks,
         codes=np.array([position[label] for label in change.labels], dtype=np.int64),
         weights=np.ones(n),
-        folds=folds_of_keys(list(change.groups), n_folds=n_folds) if n_folds > 1 else np.zeros(n, np.int64),
+        folds=change.places,
         n_classes=len(classes),
         n_folds=n_folds,
+        has_aside=has_aside,
     )
     block_rows = block_rows_for(d=d, rank=maps.ranks[0])
     # Rows are mapped in the basis of the old fit; in a basis of their own they could not be added.
@@ -158,10 +165,10 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
     """Give the figures of the updated sums; figures that would need all rows again are left out."""
     report = dict(head.report)
     weight = float(saved.sums.weights.sum())
+    folds = saved.sums.validated()
     # Left-out errors follow from the sums of each fold, if the training kept more than one.
-    if len(saved.sums.gram) > 1:
-        errors = left_out(saved.sums, [float(report["penalty"])]).errors
-        report["squared_error"] = float(errors.sum()) / weight
+    if len(folds.gram) > 1:
+        report["squared_error"] = _squared_error(folds, float(report["penalty"]))
     rank = saved.sums.gram.shape[1] - 1
     return report | {
         "n_rows": round(weight),
@@ -184,3 +191,10 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
             *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
         ],
     }
+
+
+def _squared_error(folds: FoldSums, penalty: float) -> float | None:
+    """Return the left-out squared error of each row; None where the rows of all but one class are gone."""
+    if int((folds.cross[:, -1].sum(dim=0) > _NONE_LEFT).sum()) < 2:
+        return None
+    return float(left_out(folds, [penalty]).errors.sum() / folds.weights.sum())

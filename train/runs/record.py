@@ -37,6 +37,7 @@ SUMS = "sums.safetensors"
 FILES = "files"
 # Values that differ from head to head, or that another room makes and reads, have no class of their own.
 JsonObject = Mapping[str, object]
+DEALT, HASHED = "dealt", "hash"
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 # The next step if a file is damaged, and the keys without which a run cannot be used, by the kind of the run.
 _ADVICE = {None: "train again", FINETUNE: "fine-tune again"}
@@ -129,6 +130,31 @@ class SplitRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoldsRecord:
+    """By which rule the training rows of a run have their folds.
+
+    Attributes
+    ----------
+    rule : {"dealt", "hash"}
+        Dealt out class by class (`toptune.train.rows.folds`), in which case ``rows.parquet`` has the fold of
+        each training row; or by a hash of the id or group alone, as runs are that an older toptune trained.
+        Such a run has no record of folds until it is updated.
+    count : int
+        Number of folds.
+    n_left_aside : int, optional
+        Training rows that take no part in cross-validation.
+    digest : str, optional
+        SHA-256 of the ids of the training rows and their folds.
+    """
+
+    rule: str
+    count: int
+    n_left_aside: int | None = None
+    digest: str | None = None
+    others: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Savings:
     """What a head that uses a part of its features saves: stored arrays, columns, bytes of an image."""
 
@@ -180,6 +206,9 @@ class RunRecord:
     options : mapping
         What was asked for, by the names of Python's keywords.
     split, manifest : SplitRecord, ManifestIdentity
+    folds : FoldsRecord, optional
+        Of a head only: by which rule its training rows have their folds. None where nothing was left out,
+        and for runs that are older than the rule: their folds are hashes.
     selected : mapping
         The hyperparameters that were chosen.
     warnings : tuple of str
@@ -214,6 +243,7 @@ class RunRecord:
     request: JsonObject | None = None
     layer_search: JsonObject | None = None
     split: SplitRecord = field(default_factory=SplitRecord)
+    folds: FoldsRecord | None = None
     manifest: ManifestIdentity = field(default_factory=ManifestIdentity)
     auto: JsonObject | None = None
     selected: JsonObject = field(default_factory=dict)
@@ -409,6 +439,7 @@ def trained_record(
     classes: Mapping[str, int],
     options: JsonObject,
     split: SplitRecord,
+    folds: FoldsRecord | None,
     head: "Head",
     warnings: Sequence[str],
     layer_search: JsonObject | None = None,
@@ -431,6 +462,7 @@ def trained_record(
     options : mapping
         Keywords of the call.
     split : SplitRecord
+    folds : FoldsRecord, optional
     head : Head
         Fitted.
     warnings : sequence of str
@@ -452,10 +484,12 @@ def trained_record(
         options=json_ready(options),
         layer_search=json_ready(layer_search),
         split=split,
+        folds=folds,
         manifest=ManifestIdentity.of(cache.manifest),
         auto=json_ready(auto),
         selected=json_ready(_selected(head)),
-        warnings=(*warnings, *warned),
+        # A search for layers and the head tell the same of the folds that they share.
+        warnings=tuple(dict.fromkeys([*warnings, *warned])),
         report=json_ready(head.report),
         versions=library_versions(_LIBRARIES),
         created=provenance(),

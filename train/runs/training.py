@@ -28,6 +28,7 @@ from toptune.train.runs.options import TrainArguments, TrainOptions
 from toptune.train.runs.record import RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
+from toptune.train.runs.run_folds import folds_record
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
 
@@ -71,7 +72,8 @@ def train(
     ------
     InputError
         For options out of range or misspelled, an `out` that exists, unlabeled or too few training rows, one
-        class only, a class with fewer rows than folds, rows that are not finite, unknown layers.
+        class only, fewer than two classes with rows in several folds, rows that are not
+        finite, unknown layers.
     StoreError
         If the store lacks what is asked for, or is incomplete or damaged.
 
@@ -125,6 +127,7 @@ def train(
         classes=rows.classes,
         options=options.to_dict(),
         split=SplitRecord.of(rows.split, rows.manifest, n_skipped=rows.n_skipped),
+        folds=folds_record(rows.folds, [rows.manifest.ids[row] for row in rows.split.train.tolist()]),
         head=head,
         warnings=[*rows.notes, *(search.notes if search else ()), *preprocessing.warnings],
         layer_search=search.summary() if search else None,
@@ -150,7 +153,7 @@ def train(
     costs = phases.costs() | extraction_costs(features, names)
     run = replace(run, metrics=json_ready(figures | {"seconds": seconds, "costs": costs}))
     with phases("write"), new_run_folder(path) as folder:
-        write_run(run, folder, rows.manifest, scored, keep_sums=options.keep_sums)
+        write_run(run, folder, rows.manifest, scored, folds=rows.folds, keep_sums=options.keep_sums)
         if search is not None:
             search.write_csv(folder / LAYER_SEARCH)
     return run

@@ -19,10 +19,11 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
-from toptune.train.rows.splits import Split, group_keys
+from toptune.train.rows.splits import Split
 from toptune.train.runs.difference import Difference, find_difference, forgotten_ids, without_failed
 from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
 from toptune.train.runs.run import Run
+from toptune.train.runs.run_folds import FoldChange, find_fold_change
 from toptune.train.runs.scoring import score
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
 
@@ -127,15 +128,22 @@ def update_run(
     before.mark_used()
     after.mark_used()
     with phases("update"):
+        folds = find_fold_change(
+            old, before.manifest, after.manifest, difference, n_folds=len(saved.sums.validated().gram)
+        )
         updated = _changed_head(
-            old, head, saved, difference, before=before, after=after, device=options.device
+            old, head, saved, difference, folds, before=before, after=after, device=options.device
         )
     # Images of the run keep their side of the split. A test image that began to train would make the test
     # of the updated run dishonest.
     split, notes = _known_rows(difference, updated, after.manifest)
+    notes += folds.notes
     new = Run(
         folder=path,
-        record=_updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
+        record=replace(
+            _updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
+            folds=folds.record,
+        ),
         metrics={},
         head=updated,
         preprocessing=old.preprocessing,
@@ -159,7 +167,10 @@ def update_run(
     new = replace(new, metrics=json_ready(metrics))
     phases.notify("write")
     with new_run_folder(path) as folder:
-        write_run(new, folder, after.manifest, scored, forgotten=sorted({*earlier, *options.forget}))
+        write_run(
+            new, folder, after.manifest, scored, folds=folds.folds,
+            forgotten=sorted({*earlier, *options.forget}),
+        )  # fmt: skip
     return new
 
 
@@ -197,6 +208,7 @@ def _changed_head(
     head: "OwnHead",
     saved: "SavedSums",
     difference: Difference,
+    folds: FoldChange,
     *,
     before: StoredFeatures,
     after: StoredFeatures,
@@ -212,8 +224,9 @@ def _changed_head(
     updated = updated_head(
         head,
         saved,
-        added=_change(old, after, difference.added),
-        removed=_change(old, before, difference.removed),
+        added=_change(old, after, folds.added, folds.added_places),
+        removed=_change(old, before, folds.removed, folds.removed_places),
+        n_folds=folds.n_folds,
         gone_centers=np.flatnonzero(is_spent),
         device=device,
     )
@@ -224,19 +237,15 @@ def _changed_head(
     return updated
 
 
-def _change(old: Run, cache: StoredFeatures, rows: Rows) -> "Change":
-    """Give rows of a cache as the head of a run sees them: preprocessed, labeled, with their fold's keys."""
+def _change(old: Run, cache: StoredFeatures, rows: Rows, places: Rows) -> "Change":
+    """Give rows of a cache as the head of a run sees them: preprocessed, labeled, with their folds."""
     from toptune.train.runs.head_update import Change
 
-    group_by = old.row_options.group_by
-    # A row must enter the same fold now as in training; folds are hashes of ids or groups, so that the key
-    # suffices.
-    keys = cache.manifest.ids if group_by is None else group_keys(cache.manifest, group_by)
     names = [array.name for array in old.arrays]
     return Change(
         blocks=PreprocessedBlocks(cache.blocks(names, rows), old.preprocessing),
         labels=[str(cache.manifest.labels[row]) for row in rows],
-        groups=[keys[row] for row in rows],
+        places=places,
     )
 
 

@@ -17,6 +17,7 @@ from toptune.store.files.json_values import json_text
 from toptune.store.files.names import check_folder_name
 from toptune.store.files.system_errors import explained_writing
 from toptune.store.files.writing import csv_text, new_target, write_made, write_text
+from toptune.train.rows.folds import Folds
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, seal_run
@@ -30,6 +31,7 @@ def write_run(
     manifest: Manifest,
     scored: Scored,
     *,
+    folds: Folds | None = None,
     keep_sums: bool = True,
     forgotten: Sequence[str] = (),
 ) -> None:
@@ -43,6 +45,8 @@ def write_run(
         Rows of the data set, by which `run` counts.
     scored : Scored
         What the run said of its test rows.
+    folds : Folds, optional
+        Folds of the training rows.
     keep_sums : bool
         Keep the sums that `toptune.train.update_run` needs.
     forgotten : sequence of str
@@ -55,7 +59,7 @@ def write_run(
     write_metrics(folder, run.metrics, scored.tables)
     write_rows(
         folder / ROWS, train=run.train_rows, test=run.test_rows, images=manifest.table,
-        forgotten=forgotten,
+        forgotten=forgotten, folds=None if folds is None or folds.count == 1 else folds.numbers,
     )  # fmt: skip
     write_predictions(
         folder / PREDICTIONS, rows=scored.rows, ids=[manifest.ids[row] for row in scored.rows.tolist()],
@@ -81,10 +85,11 @@ def write_rows(
     test: npt.NDArray[np.int64],
     images: pa.Table,
     forgotten: Sequence[str] = (),
+    folds: npt.NDArray[np.int64] | None = None,
 ) -> None:
-    """Write which rows trained and which tested: columns ``row``, ``id``, ``label``, ``role``.
+    """Write which rows trained and which tested: columns ``row``, ``id``, ``label``, ``role``, ``fold``.
 
-    A forgotten id has the row number -1 and no label.
+    A forgotten id has the row number -1 and no label. Only training rows have a fold.
 
     Parameters
     ----------
@@ -94,6 +99,8 @@ def write_rows(
         Columns ``id`` and ``label`` of the manifest.
     forgotten : sequence of str
         Ids that may never come back by an update.
+    folds : ndarray of int64, optional
+        Fold of each training row; without it there is no column.
     """
     rows = np.concatenate([train, test])
     chosen = images.select(["id", "label"]).take(pa.array(rows))
@@ -102,7 +109,11 @@ def write_rows(
     # A forgotten image keeps nothing but its id: without the id an update could not keep the image out.
     gone = {"row": [-1] * len(forgotten), "id": forgotten, "label": [None] * len(forgotten)}
     others = pa.table(gone | {"role": ["forgotten"] * len(forgotten)}, schema=used.schema)
-    write_made(path, partial(pq.write_table, pa.concat_tables([used, others])))
+    table = pa.concat_tables([used, others])
+    if folds is not None:
+        numbers = pa.array([*folds.tolist(), *[None] * (len(table) - len(folds))], pa.int32())
+        table = table.append_column("fold", numbers)
+    write_made(path, partial(pq.write_table, table))
 
 
 def write_predictions(

@@ -180,7 +180,9 @@ def solve(
     )  # fmt: skip
     found = _compare_by_sums(problem)
     _score_finalists(problem, found)
-    winner = choose_candidate([found.table[row] for _, row in found.finalists], n=rows.n, rule=selection)
+    winner = choose_candidate(
+        [found.table[row] for _, row in found.finalists], n=rows.n_validated, rule=selection
+    )
     chosen = replace(winner, is_chosen=True)
     found.table[found.table.index(winner)] = chosen
     return _fit_chosen(problem, found, chosen, clock=clock)
@@ -241,12 +243,13 @@ def _enter(
 ) -> None:
     """Enter the penalties of a map into the table; the best one and its neighbors become finalists."""
     found.jitter = max(found.jitter, result.jitter)
+    fold_weights = sums.validated().weights.cpu()
     found.n_clipped += result.n_clipped
     for at, penalty in enumerate(grid):
         tried = result.is_tried[at]
         # The weight of the folds that were tried turns the error into one per row, comparable between rows of
         # the table that were tried on different numbers of folds.
-        error = float(result.errors[at, tried].sum() / sums.weights.cpu()[tried].sum())
+        error = float(result.errors[at, tried].sum() / fold_weights[tried].sum())
         if at in result.coefficients and abs(at - result.best) <= 1 and np.isfinite(error):
             row = len(found.table)
             found.finalists.append((index, row))
@@ -274,7 +277,7 @@ def _score_finalists(problem: _Problem, found: _Comparison) -> None:
         progress=problem.progress,
     )
     found.n_passes += 1
-    total = float(rows.weights.sum())
+    total = float(rows.validated_weights.sum())
     # Every finalist gets a temperature of its own before log-losses are compared: the scale of scores depends
     # on the penalty, and says nothing about which classifier is best.
     for (_, row), result in zip(found.finalists, left, strict=True):
@@ -349,7 +352,7 @@ def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:
     groups: list[list[int]] = [[]]
     held = 0
     for index, rank in enumerate(maps.ranks):
-        size = sums_bytes(n_folds=rows.n_folds, rank=rank, n_targets=rows.n_classes)
+        size = sums_bytes(n_folds=rows.n_places, rank=rank, n_targets=rows.n_classes)
         if groups[-1] and held + size > SUMS_BYTES:
             groups.append([])
             held = 0

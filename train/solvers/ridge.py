@@ -172,7 +172,7 @@ def left_out(
     Parameters
     ----------
     sums : FoldSums
-        Sums of one feature map, fold by fold.
+        Sums of one feature map, fold by fold. Rows that take no part in cross-validation have no part here.
     penalties : sequence of float
         Ascending.
     is_exhaustive : bool
@@ -182,6 +182,7 @@ def left_out(
     bound : float
         The other folds try no penalty if every error of the first fold is above this.
     """
+    sums = sums.validated()
     trials = _Trials(sums, penalties)
     everything = range(len(penalties))
     # The heaviest fold tells the others which penalties to try, because its errors are the surest.
@@ -232,7 +233,7 @@ class _Trials:
         self.is_tried[untried, fold] = True
         if not untried:
             return
-        # Folds are hashes of ids, so a fold may have no rows; nothing is left out then, and no error is made.
+        # Of few groups not every fold gets one; nothing is left out then, and no error is made.
         if float(self._sums.weights[fold]) == 0:
             self.errors[untried, fold] = 0.0
             return

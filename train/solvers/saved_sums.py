@@ -63,6 +63,16 @@ class SavedSums:
             return beta[:-1], beta[-1], jitter
         return torch.linalg.solve_triangular(self.factor.T, beta[:-1], upper=True), beta[-1], jitter
 
+    def with_aside(self) -> "SavedSums":
+        """Return the sums with a place for rows that take no part in cross-validation, empty if it is new."""
+        if self.sums.has_aside:
+            return self
+        gram, cross, square = (
+            torch.cat([each, torch.zeros_like(each[:1])])
+            for each in (self.sums.gram, self.sums.cross, self.sums.square)
+        )
+        return replace(self, sums=replace(self.sums, gram=gram, cross=cross, square=square, has_aside=True))
+
     def for_classes(self, old: Sequence[str], new: Sequence[str]) -> "SavedSums":
         """Reorder the target columns from `old` to `new` classes; a new class gets zeros."""
         cross = self.sums.cross.new_zeros((*self.sums.cross.shape[:2], len(new)))
@@ -110,6 +120,7 @@ class SavedSums:
             gram=change.T @ self.sums.gram @ change,
             cross=change.T @ self.sums.cross,
             square=self.sums.square,
+            has_aside=self.sums.has_aside,
         )
         return SavedSums(sums=sums, factor=factor)
 
@@ -128,6 +139,8 @@ class SavedSums:
             "cross": np.stack(cross),
             "square": self.sums.square.numpy(),
         }
+        if self.sums.has_aside:
+            tensors["has_aside"] = np.ones(1, dtype=np.uint8)
         if self.factor is not None:
             tensors["factor"] = self.factor.numpy()[np.tril_indices(len(self.factor))]
         write_tensors(folder / FILE, tensors)
@@ -151,7 +164,8 @@ class SavedSums:
             square = torch.from_numpy(tensors["square"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CorruptError(f"{folder / FILE} cannot be read ({error}); train again") from error
-        return cls(sums=FoldSums(gram=gram, cross=cross, square=square), factor=factor)
+        sums = FoldSums(gram=gram, cross=cross, square=square, has_aside="has_aside" in tensors)
+        return cls(sums=sums, factor=factor)
 
 
 def _unpacked(packed: npt.NDArray[np.generic], size: int) -> Tensor:

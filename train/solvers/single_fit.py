@@ -42,6 +42,9 @@ class LeftOneOut:
         Temperature that calibrates the left-out scores.
     n_undecided : int
         Rows that are not in the figures, because the fit follows the label of such a row whatever it is.
+    n_only : int
+        Rows that are not in the figures, because they are the only ones of their class: the fit without such
+        a row does not know the class.
     """
 
     rows: npt.NDArray[np.int64]
@@ -50,13 +53,14 @@ class LeftOneOut:
     log_loss: float
     temperature: float
     n_undecided: int
+    n_only: int = 0
 
     @property
     def calibration(self) -> str:
         """What the temperature was fitted to, in words."""
         return (
             "softmax of scores with one temperature fitted to leave-one-out scores of "
-            f"{len(self.rows) - self.n_undecided} training rows"
+            f"{len(self.rows) - self.n_undecided - self.n_only} training rows"
         )
 
 
@@ -174,6 +178,11 @@ def once_solution(
             f"{left.n_undecided} of {len(left.rows)} rows decide their own scores and are no part of the "
             "left-out figures; raise the penalty"
         )
+    if left.n_only:
+        notes.append(
+            f"{left.n_only} of {len(left.rows)} rows are the only ones of their class and are no part of the "
+            "left-out figures and of the temperature; give such a class a second image"
+        )
     return Solution(
         map_index=0,
         beta=beta,
@@ -236,9 +245,12 @@ def leave_one_out(
     codes = torch.from_numpy(rows.codes[sample]).to(beta.device)
     targets = torch.nn.functional.one_hot(codes, rows.n_classes).double()
     is_decided = 1 - leverage > _UNDECIDED
+    members = np.bincount(rows.codes, minlength=rows.n_classes)
+    is_only = torch.from_numpy(members[rows.codes[sample]] < 2).to(beta.device)
     left = (fitted - leverage[:, None] * targets) / (1 - leverage)[:, None]
     # If the fit follows every row, the fit's own scores are the only ones there are.
-    used = is_decided if bool(is_decided.any()) else torch.ones_like(is_decided)
+    used = is_decided & ~is_only
+    used = used if bool(used.any()) else torch.ones_like(is_decided)
     scores = torch.where(is_decided[:, None], left, fitted)[used]
     share = weights[used] / weights[used].sum()
     calibration = fit_temperature(
@@ -250,5 +262,6 @@ def leave_one_out(
         squared_error=float(share @ (targets[used] - scores).square().sum(dim=1)),
         log_loss=calibration.log_loss,
         temperature=calibration.value,
-        n_undecided=int((~is_decided).sum()),
+        n_undecided=int((~is_decided & ~is_only).sum()),
+        n_only=int(is_only.sum()),
     )

@@ -18,7 +18,7 @@ from toptune.train import (
     StreamingLogisticClassifier,
 )
 from toptune.train.estimators.logistic import DENSE_FEATURES
-from toptune.train.rows.folds import folds_of_keys
+from toptune.train.rows.folds import draw_folds
 
 Data = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 SHAPES = [(200, 12), (60, 150)]
@@ -33,7 +33,7 @@ def make(shape: tuple[int, int], *, n_classes: int = 4, seed: int = 0) -> Data:
 
 def left_out_by(fit: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: list[str]) -> float:
     """Accuracy over the same folds, by brute force."""
-    folds = folds_of_keys(groups, n_folds=5)
+    folds = draw_folds(y, np.unique(y), cv=5, groups=groups).numbers
     correct = 0
     for fold in range(5):
         inside = folds != fold
@@ -109,7 +109,7 @@ def test_logistic_left_out_figures_are_those_of_fits_without_the_fold(
     X, y = make((200, 12))
     n, penalty = len(y), 0.05
     ours = StreamingLogisticClassifier(penalty=penalty).fit(X, y, groups=ids(n))
-    folds = folds_of_keys(ids(n), n_folds=5)
+    folds = draw_folds(y, np.unique(y), cv=5, groups=ids(n)).numbers
     losses = []
     for fold in range(5):
         inside = folds != fold

@@ -22,7 +22,7 @@ from toptune.train.head2toe.columns import Layers, agreement, choose_columns
 from toptune.train.head2toe.gram_path import squared_path
 from toptune.train.head2toe.plan import plan_head2toe
 from toptune.train.head2toe.selected_blocks import SelectedBlocks, SomeRows
-from toptune.train.rows.folds import folds_of_keys
+from toptune.train.rows.folds import draw_folds
 
 Matrix = npt.NDArray[np.float64]
 DIMS = (12, 20, 8)
@@ -107,7 +107,7 @@ def test_left_out_figures_are_those_of_brute_force_with_selection_in_every_fold(
     )
     report = head.report_.to_dict()
     assert report["plan"]["form"] == ("sums" if d == 40 else "rows")
-    folds = folds_of_keys(ids, n_folds=3)
+    folds = draw_folds(codes, np.unique(codes), cv=3, groups=ids).numbers
     chosen, scores = brute_force(X, codes, folds, share, n_kept, penalty)
     (row,) = report["table"]
     assert row["squared_error"] == pytest.approx(((np.eye(4)[codes] - scores) ** 2).sum() / 150, rel=1e-9)

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from toptune.store import CorruptError, FeatureCache, InputError
 from toptune.train import Run, load_head, make_head, train
 from toptune.train.heads.skops_files import is_sklearn_class, untrusted_types
-from toptune.train.rows.folds import folds_of_keys
+from toptune.train.rows.folds import draw_folds
 
 Build = Callable[..., FeatureCache]
 Data = tuple[npt.NDArray[np.float64], npt.NDArray[Any], list[str]]
@@ -38,7 +38,8 @@ def test_is_the_estimator_that_was_named(data: Data) -> None:
     theirs = ExtraTreesClassifier(15, random_state=4).fit(X, y)
     logs = np.log(np.maximum(theirs.predict_proba(X), 1e-4))
     np.testing.assert_allclose(head.decision_function(X), logs)
-    folds = folds_of_keys(ids, n_folds=3)
+    classes, codes = np.unique(y, return_inverse=True)
+    folds = draw_folds(codes, classes, cv=3, groups=ids).numbers
     predicted = y.copy()
     for fold in range(3):
         left = folds == fold

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from toptune.store import ArrayBlocks, InputError, NumericalError
-from toptune.train import FalkonClassifier, FalkonLogisticClassifier
+from toptune.train import FalkonClassifier, FalkonLogisticClassifier, FoldsReducedWarning
 from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.logistic.fit import Problem
@@ -270,11 +270,12 @@ def test_rows_of_classes_that_only_their_fold_has() -> None:
     y[:2] = CLASSES  # both in one group: no fit without it knows the class
     groups = ["together", "together", *(f"row {i}" for i in range(2, N))]
     fitted = FalkonLogisticClassifier(sigma=2.0, penalty=[1e-4, 1e-3], cv=2, random_state=0)
-    fitted.fit(X, y, groups=groups)
-    assert any(
-        "2 rows are of classes that only their own fold has" in note for note in fitted.report_.warnings
-    )
+    with pytest.warns(FoldsReducedWarning, match="2 training rows of 1 of 5 classes"):
+        fitted.fit(X, y, groups=groups)
+    assert any("2 training rows of 1 of 5 classes (4)" in note for note in fitted.report_.warnings)
     assert fitted.report_.log_loss is not None
+    assert fitted.report_.left_out is not None
+    assert fitted.report_.left_out.n_rows == N - 2
     assert 0 < fitted.report_.log_loss < np.log(CLASSES)
     assert fitted.predict_proba(X).shape == (N, CLASSES + 1)
 

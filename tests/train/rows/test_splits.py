@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from toptune.store import InputError, Manifest
-from toptune.train import FoldsReducedWarning, split_manifest
-from toptune.train.rows.folds import folds_of_keys, folds_of_rows, usable_folds
+from toptune.train import split_manifest
 from toptune.train.rows.splits import held_out
 
 IDS = [f"slide{i % 25}_{i:03d}.png" for i in range(200)]
@@ -94,27 +93,3 @@ def test_labeled_rows_without_a_group_are_refused_by_their_number(missing: str |
     # Rows without a label neither train nor test, and need no group.
     split = split_manifest(make(labels=[None] * 7 + LABELS[7:], extra={"slide": slides}), group_by="slide")
     assert len(split.train) + len(split.test) == 193
-
-
-def test_folds_follow_from_keys_alone() -> None:
-    folds = folds_of_keys(IDS, n_folds=5)
-    assert folds_of_keys(IDS[50:], n_folds=5).tolist() == folds[50:].tolist()
-    assert np.bincount(folds).min() > 20
-    grouped = folds_of_keys([name.split("_")[0] for name in IDS], n_folds=5)
-    assert len({(name.split("_")[0], fold) for name, fold in zip(IDS, grouped, strict=True)}) == 25
-    assert np.bincount(folds_of_rows(101, n_folds=5, seed=1)).tolist() == [21, 20, 20, 20, 20]
-
-
-def test_too_few_members_for_the_folds() -> None:
-    assert usable_folds({"a": 5, "b": 9}, 5, may_reduce=False) == 5
-    with pytest.raises(InputError, match=r"2 of 3 classes .* 5 folds .*: 'c' \(3\), 'a' \(4\);.*--cv 3$"):
-        usable_folds({"a": 4, "b": 9, "c": 3}, 5, may_reduce=False)
-    many = {f"class {number:02d}": 1 for number in range(12)} | {"big": 40}
-    with pytest.raises(
-        InputError, match=r"12 of 13 classes .*'class 09' \(1\) and 2 more; .*still too small"
-    ):
-        usable_folds(many, 5, may_reduce=False)
-    with pytest.warns(
-        FoldsReducedWarning, match=r"1 of 2 classes have fewer members than cv=5: 'a' \(3\); using 3 folds"
-    ):
-        assert usable_folds({"a": 3, "b": 9}, 5, may_reduce=True) == 3

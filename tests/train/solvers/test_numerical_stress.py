@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from toptune.store import InputError
 from toptune.train import FalkonClassifier, FalkonLogisticClassifier, FoldsReducedWarning
 
 Matrix = npt.NDArray[np.float64]
@@ -94,8 +95,11 @@ def test_every_penalty_alone(
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_one_row_a_class(solver: str) -> None:
     X = np.eye(6)
-    with pytest.warns(FoldsReducedWarning):
-        fitted = make(solver, penalty=1e-6, random_state=0).fit(X, list("abcdef"))
+    with pytest.raises(InputError, match="0 of 6 classes have training rows in more than one fold"):
+        make(solver, penalty=1e-6, random_state=0).fit(X, list("abcdef"))
+    y = [*"abcde", "a", "b", *"abcdef"]
+    with pytest.warns(FoldsReducedWarning, match=r"1 training rows of 1 of 6 classes \('f'\)"):
+        fitted = make(solver, penalty=1e-6, random_state=0).fit(np.concatenate([X[:5], X[:2], X]), y)
     assert (fitted.predict(X) == list("abcdef")).all()
 
 

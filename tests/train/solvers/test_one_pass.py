@@ -264,11 +264,22 @@ def test_hard_inputs_never_give_nan(
         assert (fitted.predict(X) == y).mean() > 0.8
 
 
-def test_one_row_a_class_works_and_says_that_folds_are_fewer() -> None:
+def test_one_row_a_class_is_fitted_without_folds_only() -> None:
     X = np.eye(5)
-    with pytest.warns(FoldsReducedWarning, match="1 members"):
-        fitted = FalkonClassifier(random_state=0, penalty=1e-6).fit(X, list("abcde"))
+    with pytest.raises(InputError, match=r"0 of 5 classes .*--cv none"):
+        FalkonClassifier(random_state=0, penalty=1e-6).fit(X, list("abcde"))
+    fitted = FalkonClassifier(random_state=0, penalty=1e-6, sigma=1.0, cv=None).fit(X, list("abcde"))
     assert (fitted.predict(X) == list("abcde")).all()
+    assert any("5 of 5 rows are the only ones of their class" in note for note in fitted.report_.warnings)
+
+
+def test_few_rows_a_class_work_and_say_that_folds_are_fewer() -> None:
+    X = np.repeat(np.eye(5), 2, axis=0)
+    with pytest.warns(FoldsReducedWarning, match="2 folds in place of 5"):
+        fitted = FalkonClassifier(random_state=0, penalty=1e-6).fit(X, list("aabbccddee"))
+    assert (fitted.predict(X) == list("aabbccddee")).all()
+    assert fitted.report_.n_folds == 2
+    assert fitted.report_.accuracy == 1
 
 
 def test_dropped_rank_and_edges_are_reported() -> None:
