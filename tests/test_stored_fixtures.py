@@ -20,6 +20,7 @@ from shapes import MODEL
 from toptune.extract import ExtractSummary, extract
 from toptune.store import FeatureStore, verify
 from toptune.train import Run, train, update_run
+from toptune.train.rows.folds import Folds, folds_by_hash
 from toptune.workflows import Classifier, FineTunedRun, evaluate
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -102,8 +103,23 @@ def test_runs_say_what_they_said(name: str, answers: dict[str, Any], figures: di
     assert_same_figures(evaluate(f"runs/{name}", store="hdf5", dataset="others"), figures[name]["others"])
 
 
+@pytest.fixture
+def _by_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deal rows out over folds as toptune did before folds knew labels, and as the runs of the fixture are."""
+
+    def old_folds(codes: npt.NDArray[np.int64], _classes: object, **options: Any) -> Folds:
+        cv, keys = options["cv"], [str(key) for key in options["groups"]]
+        is_validated = np.ones(len(codes), dtype=np.bool_)
+        return Folds(numbers=folds_by_hash(keys, n_folds=cv), count=cv, is_validated=is_validated)
+
+    for module in ("rows.chosen_rows", "estimators.fit_inputs", "heads.sklearn_heads"):
+        monkeypatch.setattr(f"toptune.train.{module}.draw_folds", old_folds)
+
+
+@pytest.mark.usefixtures("_by_hash")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_on_old_features_gives_the_old_run(name: str, answers: dict[str, Any]) -> None:
+    """By the folds of the old run, because the rule of folds is all that has changed since."""
     config = Run.load(Path("runs") / name).config
     run = train(
         "zarr", dataset="photos", model=MODEL, dataset_version=config["dataset_version"], out="again",
@@ -117,13 +133,19 @@ def test_training_on_old_features_gives_the_old_run(name: str, answers: dict[str
 
 def test_an_old_run_is_brought_up_to_date_by_its_sums(answers: dict[str, Any]) -> None:
     run = update_run("runs/falkon-first-version", out="again", forget=["disc/003.png"], allow_failed=True)
-    assert run.config["update"] == Run.load("runs/updated").config["update"]
+    before = Run.load("runs/updated").config
+    assert run.config["update"] == before["update"]
+    # The folds of an old run are hashes, and stay so; their figures do too.
+    assert run.config["folds"] == {"rule": "hash", "count": 3}
+    assert run.config["report"]["squared_error"] == pytest.approx(before["report"]["squared_error"], rel=1e-6)
     found = probabilities_of(run, answers["updated/rows"])
     np.testing.assert_allclose(found, answers["updated/probabilities"], rtol=0, atol=1e-6)
 
 
 def test_an_updated_run_is_updated_again() -> None:
     run = update_run("runs/updated", out="again", forget=["square/003.png"], allow_failed=True)
+    once_more = update_run(run, out="once-more", forget=["square/004.png"], allow_failed=True)
+    assert once_more.config["folds"] == {"rule": "hash", "count": 3}
     assert run.config["update"]["n_forgotten"] == 1
     assert run.metrics["n_train"] == Run.load("runs/updated").metrics["n_train"] - 1
 

@@ -42,8 +42,8 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         From 0 (the covariance as it is) to 1 (a sphere). A number is fixed, a sequence is a grid, None stands
         for `SHRINKAGES`.
     cv : int or "leave-one-group-out"
-        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
-        `FoldsReducedWarning`.
+        Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
+        `FoldsReducedWarning` tells of fewer folds and of classes that lie in one.
     class_weight : None, "balanced" or dict
         Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency. The
         classes' shares are weighted too.

@@ -67,9 +67,9 @@ class FalkonClassifier(ScoredClassifier):
         ``"falkon-lib"`` selects like ``"falkon"`` and leaves the last fit to FalkonML, if FalkonML is
         installed.
     cv : int, "leave-one-group-out" or None
-        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
-        `FoldsReducedWarning`. None fits once, with the one width and penalty given, and calibrates the
-        probabilities on leave-one-out scores.
+        Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
+        `FoldsReducedWarning` tells of fewer folds and of classes that lie in one. None fits once, with the
+        one width and penalty given, and calibrates the probabilities on leave-one-out scores.
     selection : {"accuracy", "one-se", "squared-error"}
         Rule that chooses width and penalty by left-out figures; see `choose_candidate`.
     class_weight : None, "balanced" or dict

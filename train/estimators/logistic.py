@@ -48,8 +48,8 @@ class StreamingLogisticClassifier(ScoredClassifier):
         grid in units of the total variance of the features. The grid is left once the left-out log-loss has
         risen twice.
     cv : int or "leave-one-group-out"
-        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
-        `FoldsReducedWarning`.
+        Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
+        `FoldsReducedWarning` tells of fewer folds and of classes that lie in one.
     class_weight : None, "balanced" or dict
         Weights of the rows by their class; ``"balanced"`` weighs by the inverse of a class's frequency.
     random_state : int, RandomState or None

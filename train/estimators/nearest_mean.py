@@ -35,8 +35,8 @@ class NearestMeanClassifier(ScoredClassifier):
     metric : {"euclidean", "cosine"}, sequence of these or None
         A name is fixed, a sequence is compared, None compares both.
     cv : int or "leave-one-group-out"
-        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
-        `FoldsReducedWarning`.
+        Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
+        `FoldsReducedWarning` tells of fewer folds and of classes that lie in one.
     random_state : int, RandomState or None
         Seed of the folds.
     memory_limit_bytes : int or None

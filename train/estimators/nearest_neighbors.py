@@ -48,8 +48,8 @@ class NearestNeighborClassifier(ScoredClassifier):
         ``"similarity"`` weighs a neighbor by ``exp(cosine / 0.07)``, as DINO and DINOv2 do, and needs the
         cosine. A sequence is compared; None compares both where the metric is the cosine.
     cv : int or "leave-one-group-out"
-        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
-        `FoldsReducedWarning`.
+        Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
+        `FoldsReducedWarning` tells of fewer folds and of classes that lie in one.
     random_state : int, RandomState or None
         Seed of the folds.
     device : str or None

@@ -37,9 +37,9 @@ class StreamingRidgeClassifier(ScoredClassifier):
         The λ of the equation above. A number is fixed, a sequence is a grid, None stands for
         `RELATIVE_PENALTIES` times the total variance of the features.
     cv : int, "leave-one-group-out" or None
-        Folds, or one fold for each group. A class with fewer members than folds reduces their number, with a
-        `FoldsReducedWarning`. None fits once, with the one penalty given, and calibrates the
-        probabilities on leave-one-out scores.
+        Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
+        `FoldsReducedWarning` tells of fewer folds and of classes that lie in one. None fits once, with the
+        one penalty given, and calibrates the probabilities on leave-one-out scores.
     selection : {"accuracy", "one-se", "squared-error"}
         Rule that chooses the penalty by left-out figures; see `choose_candidate`.
     class_weight : None, "balanced" or dict

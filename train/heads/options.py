@@ -56,8 +56,9 @@ class HeadOptions:
         How head ``falkon`` is solved: from Gram matrices summed in one pass, by preconditioned conjugate
         gradient, or by the library FalkonML; ``auto`` takes the cheaper of the first two.
     cv : int, "leave-one-group-out" or None
-        Folds of the selection: buckets of a hash of the id (or group), whatever the labels; or one fold for
-        each group of `group_by`; or none, for heads ``falkon`` and ``ridge`` with one width and one penalty.
+        Folds of the selection, over which ids (or whole groups) are dealt out within each class; or one fold
+        for each group of `group_by`; or none, for heads ``falkon`` and ``ridge`` with one width and one
+        penalty.
     class_weight : None or "balanced"
         ``balanced`` weighs rows by the inverse frequency of their class.
     budget : float, optional

@@ -169,9 +169,9 @@ def validated(
         notes = (
             *notes,
             f"left out of cross-validation: {int((~is_validated).sum())} training rows of {len(aside)} of "
-            f"{len(classes)} classes ({named(aside, most=_SHOWN)}), because each such class lies in one fold; the head is fitted "
-            "to them, but hyperparameters, temperature and left-out figures are not theirs: give each class "
-            "a second image (with --group-by: a second group)",
+            f"{len(classes)} classes ({named(aside, most=_SHOWN)}), because each such class lies in one "
+            "fold; the head is fitted to them, but hyperparameters, temperature and left-out figures are not "
+            "theirs: give each class a second image (with --group-by: a second group)",
         )
     return Folds(numbers=numbers, count=count, is_validated=is_validated, notes=tuple(notes))
 

@@ -152,7 +152,7 @@ def read_folds(run: Run) -> Rows:
         with pq.ParquetFile(path) as file:
             table = file.read(columns=["id", "role", "fold"], use_threads=False)
         trains = table.filter(pc.equal(table["role"], "train"))
-        numbers = trains["fold"].to_numpy().astype(np.int64)
+        numbers: Rows = trains["fold"].to_numpy().astype(np.int64)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise CorruptError(f"{path} has no folds that can be read ({error}); {advice}") from error
     assert run.record.folds is not None

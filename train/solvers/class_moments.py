@@ -12,6 +12,8 @@ from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 
 # A class without rows lies at the mean of all rows with this share, so that its scores are far below others.
 _NO_SHARE = 1e-12
+# A scatter within classes below this share of the mean square of the rows is noise of floating point.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +62,14 @@ class ClassMoments:
         shares = torch.where(is_present, counts / weight, _NO_SHARE)
         # The mean is over the d columns of the rows. Coordinates of the rows' span keep the sum of variances,
         # so that one shrinkage gives the same answer in either.
-        variance = float(within.diagonal().clamp(min=0).sum()) / n_columns
-        return cls(
-            within=within,
-            means=means,
-            log_shares=shares.log(),
-            # Where every row equals the mean of its class, there is no variance within to shrink toward.
-            variance=variance or float(gram.diagonal()[:-1].sum() / weight) or 1.0,
-        )
+        variance = float(within.diagonal().clamp(min=0).sum())
+        square = float(gram.diagonal()[:-1].sum() / weight)
+        # Where every row is the mean of its class, as with one row a class, the scatter within is rounding of
+        # what was subtracted. There is no variance to shrink toward then, and all directions weigh alike.
+        if variance <= _ROUNDING * square:
+            within.zero_()
+            variance = n_columns * (square or 1.0)
+        return cls(within=within, means=means, log_shares=shares.log(), variance=variance / n_columns)
 
     def solve(self, shrinkage: float) -> tuple[Tensor, float]:
         """Return the coefficients (r + 1, n_classes), the intercept last, and the jitter of factoring.

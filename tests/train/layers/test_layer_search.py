@@ -36,7 +36,9 @@ def planted(seed: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     return values * rng.uniform(0.1, 9.0, sum(DIMS)), codes
 
 
-def grams(form: str, *, is_weighted: bool) -> tuple[Any, npt.NDArray[Any], TrainingRows]:
+def grams(
+    form: str, *, is_weighted: bool, has_aside: bool = False
+) -> tuple[Any, npt.NDArray[Any], TrainingRows]:
     values, codes = planted()
     rng = np.random.default_rng(1)
     weights = rng.uniform(0.5, 2.0, N) if is_weighted else np.ones(N)
@@ -46,9 +48,11 @@ def grams(form: str, *, is_weighted: bool) -> tuple[Any, npt.NDArray[Any], Train
         blocks=blocks,
         codes=codes,
         weights=weights / weights.mean(),
-        folds=rng.integers(0, N_FOLDS, N),
+        # The number behind the last fold is that of rows without one.
+        folds=rng.integers(0, N_FOLDS + has_aside, N),
         n_classes=N_CLASSES,
         n_folds=N_FOLDS,
+        has_aside=has_aside,
     )
     device = torch.device("cpu")
     if form == "primal":
@@ -58,30 +62,33 @@ def grams(form: str, *, is_weighted: bool) -> tuple[Any, npt.NDArray[Any], Train
     return DualGrams(rows, layers, device=device), blocks.take(np.arange(N)), rows
 
 
-@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize(("is_weighted", "has_aside"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("form", ["primal", "dual"])
-def test_subsets_equal_ridge_on_their_columns(form: str, is_weighted: bool) -> None:
-    found, X, rows = grams(form, is_weighted=is_weighted)
+def test_subsets_equal_ridge_on_their_columns(form: str, is_weighted: bool, has_aside: bool) -> None:
+    found, X, rows = grams(form, is_weighted=is_weighted, has_aside=has_aside)
+    has_fold = rows.folds < N_FOLDS
+    assert has_fold.all() != has_aside
     ends = np.cumsum(DIMS)
     targets = np.eye(N_CLASSES)[rows.codes]
     for subset in [(0,), (1, 3), (2, 0, 1), (0, 1, 2, 3)]:
         columns = np.concatenate([np.arange(ends[layer] - DIMS[layer], ends[layer]) for layer in subset])
         for relative in (1e-4, 1e-1):
-            scores = np.empty((N, N_CLASSES))
+            scores = np.zeros((N, N_CLASSES))
             scale = X[:, columns].var(axis=0).sum()
             for fold in range(N_FOLDS):
-                held = rows.folds == fold
-                alpha = relative * scale * rows.weights[~held].sum()
+                held, rest = rows.folds == fold, (rows.folds != fold) & has_fold
+                alpha = relative * scale * rows.weights[rest].sum()
                 model = Ridge(alpha=alpha).fit(
-                    X[~held][:, columns], targets[~held], sample_weight=rows.weights[~held]
+                    X[rest][:, columns], targets[rest], sample_weight=rows.weights[rest]
                 )
                 scores[held] = model.predict(X[held][:, columns])
-            expected = rows.weights @ ((targets - scores) ** 2).sum(axis=1) / rows.weights.sum()
+            weights = rows.weights * has_fold
+            expected = weights @ ((targets - scores) ** 2).sum(axis=1) / weights.sum()
             penalty = relative * scale
             assert found.squared_error(subset, penalty) == pytest.approx(expected, rel=1e-5)
             (scored,) = found.left_out([(subset, penalty)])
-            assert scored.correct == pytest.approx(rows.weights @ (scores.argmax(axis=1) == rows.codes))
-            np.testing.assert_allclose(scored.scores, scores, atol=1e-5)
+            assert scored.correct == pytest.approx(weights @ (scores.argmax(axis=1) == rows.codes))
+            np.testing.assert_allclose(scored.scores, scores[has_fold], atol=1e-5)
     if not is_weighted:
         assert sum(found.scales) == pytest.approx(sum(DIMS), rel=1e-5)
 

@@ -272,7 +272,7 @@ def test_rows_of_classes_that_only_their_fold_has() -> None:
     fitted = FalkonLogisticClassifier(sigma=2.0, penalty=[1e-4, 1e-3], cv=2, random_state=0)
     with pytest.warns(FoldsReducedWarning, match="2 training rows of 1 of 5 classes"):
         fitted.fit(X, y, groups=groups)
-    assert any("2 training rows of 1 of 5 classes (4)" in note for note in fitted.report_.warnings)
+    assert any("2 training rows of 1 of 5 classes ('4')" in note for note in fitted.report_.warnings)
     assert fitted.report_.log_loss is not None
     assert fitted.report_.left_out is not None
     assert fitted.report_.left_out.n_rows == N - 2

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,10 +97,13 @@ def on_basis(maps: NystromMaps, beta: torch.Tensor) -> torch.Tensor:
     return torch.cat([maps.on_basis(0, beta[:, :-1]), beta[:, -1:]], dim=1)
 
 
-@pytest.mark.parametrize("is_weighted", [False, True])
-def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool) -> None:
+@pytest.mark.parametrize(("is_weighted", "has_aside"), [(False, False), (True, False), (True, True)])
+def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool, has_aside: bool) -> None:
     weights = np.random.default_rng(2).uniform(0.2, 3, 120) if is_weighted else None
     X, rows = make_rows(weights=weights)
+    if has_aside:
+        # The number behind the last fold is that of rows without one.
+        rows = replace(rows, folds=np.where(np.arange(120) % 7, rows.folds, 4), has_aside=True)
     maps = NystromMaps.on([kernel_of("gaussian", 2.0)], torch.from_numpy(X[::4]))
     (phi,) = maps.features(torch.from_numpy(X), [0])
     (sums,) = accumulate(rows, maps, [0], block_rows=50, device=CPU)
@@ -108,16 +112,16 @@ def test_closed_form_fold_errors_equal_refitted_folds(is_weighted: bool) -> None
     Y = np.eye(3)[rows.codes]
     for index, penalty in enumerate(penalties):
         for fold in range(4):
-            inside = rows.folds != fold
+            inside, left = (rows.folds != fold) & (rows.folds < 4), rows.folds == fold
             beta, b = dense_ridge(phi.numpy()[inside], Y[inside], rows.weights[inside], penalty)
-            residual = Y[~inside] - phi.numpy()[~inside] @ beta - b
-            expected = rows.weights[~inside] @ (residual**2).sum(axis=1)
+            residual = Y[left] - phi.numpy()[left] @ beta - b
+            expected = rows.weights[left] @ (residual**2).sum(axis=1)
             assert float(result.errors[index, fold]) == pytest.approx(expected, rel=1e-6)
         (scored,), kept = predict_left_out(
             rows, maps, [(0, on_basis(maps, result.coefficients[index]))], block_rows=7, device=CPU
         )
         assert scored.squared_error == pytest.approx(float(result.errors[index].sum()), rel=1e-9)
-        assert len(kept) == 120
+        assert kept.tolist() == np.flatnonzero(rows.folds < 4).tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
