@@ -47,6 +47,10 @@ class InputError(ToptuneError, ValueError):
     exit_code = 2
 
 
+class FoldsError(InputError):
+    """Fewer than two classes have training rows in more than one fold, so that nothing can be left out."""
+
+
 class UnreadableImageError(InputError):
     """One image cannot be decoded."""
 

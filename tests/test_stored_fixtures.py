@@ -105,7 +105,7 @@ def test_runs_say_what_they_said(name: str, answers: dict[str, Any], figures: di
 
 @pytest.fixture
 def _by_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deal rows out over folds as toptune did before folds knew labels, and as the runs of the fixture are."""
+    """Deal rows out over folds by hash, as toptune did before folds knew labels."""
 
     def old_folds(codes: npt.NDArray[np.int64], _classes: object, **options: Any) -> Folds:
         cv, keys = options["cv"], [str(key) for key in options["groups"]]

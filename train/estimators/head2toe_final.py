@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import FoldsError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.arguments import ClassWeight, Params
 from toptune.train.estimators.falkon import FalkonClassifier
@@ -90,7 +91,13 @@ def fit_final(
             # Without a fold a class may have too few rows. Users are told of the fit to all rows only.
             if chosen is not None:
                 warnings.simplefilter("ignore", FoldsReducedWarning)
-            return _estimator(name, weight, options).fit(some, codes, groups=some_groups)
+            try:
+                return _estimator(name, weight, options).fit(some, codes, groups=some_groups)
+            except FoldsError as error:
+                raise InputError(
+                    f"final {name!r} is cross-validated within the rows outside each fold, where {error}; or "
+                    "take final 'ridge', which is not"
+                ) from error
 
     scores = np.zeros((rows.n, rows.n_classes))
     is_validated = rows.is_validated

@@ -251,7 +251,7 @@ class SklearnHead(ReportedHead):
         said: list[str],
     ) -> npt.NDArray[np.float64]:
         scores = np.zeros((rows.n, rows.n_classes))
-        # Of few groups not every fold gets one, and an empty fold has nothing to predict.
+        # Few groups leave folds empty, and an empty fold has nothing to predict.
         for fold in np.unique(rows.folds[rows.is_validated]):
             left, inside = rows.folds == fold, rows.is_validated & (rows.folds != fold)
             estimator = self._fit_one(params, values[inside], rows.codes[inside], said)

@@ -170,6 +170,14 @@ def try_heads(
                 "%s: left-out accuracy %.4f in %.1f s", name, trial.accuracy or np.nan, trial.seconds
             )
     tried = list(heads)
-    best = tried[choose([table[at].accuracy for at in tried], [table[at].log_loss for at in tried], n=size.n)]
+    left = heads[tried[0]].left_out
+    best = tried[
+        choose(
+            [table[at].accuracy for at in tried],
+            [table[at].log_loss for at in tried],
+            # All heads left out the same rows.
+            n=size.n if left is None else left.n_rows,
+        )
+    ]
     table[best] = replace(table[best], is_chosen=True)
     return Trials(head=heads[best], table=table, budget_seconds=budget, seconds=time.perf_counter() - start)

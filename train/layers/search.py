@@ -95,7 +95,7 @@ def search_layers(
             of_subset[subset] = _checked(choice, short_list_head(), cache, options.preprocess, split, groups)
     distinct = list(of_subset.values())
     is_checked = any(choice.head_accuracy is not None for choice in distinct)
-    n_deciding = len(split.train) if is_checked else read.rows.n_validated
+    n_deciding = read.n_validated if is_checked else read.rows.n_validated
     chosen = replace(choose_best(distinct, n=n_deciding, by_head=is_checked), is_chosen=True)
     return LayerSearch(
         choices=mark_chosen([replace(of_subset[subset], path=path) for path, subset in listed], chosen),

@@ -37,6 +37,8 @@ class ReadLayers:
         Gram matrices of which every subset of layers is a part.
     rows : TrainingRows
         Rows that layers are compared on.
+    n_validated : int
+        Training rows, in the sample or not, that take part in cross-validation.
     form : {"primal", "dual"}
         Whether `grams` are matrices of columns or of rows.
     peak_bytes : int
@@ -47,6 +49,7 @@ class ReadLayers:
 
     grams: LayerGrams
     rows: TrainingRows
+    n_validated: int
     form: str
     peak_bytes: int
     notes: tuple[str, ...]
@@ -121,6 +124,7 @@ def read_layers(
     return ReadLayers(
         grams=grams,
         rows=rows,
+        n_validated=int(labels.folds.is_validated.sum()),
         form="primal" if is_primal else "dual",
         peak_bytes=peak_bytes,
         notes=tuple(dict.fromkeys([*notes, *labels.folds.notes, *folds.notes])),

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import InputError
+from toptune.errors import FoldsError, InputError
 from toptune.text import named
 from toptune.train.rows.splits import hash_of
 
@@ -149,7 +149,7 @@ def validated(
 
     Raises
     ------
-    InputError
+    FoldsError
         If these are fewer than two classes, unless `may_lack`; nothing can then be chosen or calibrated by
         rows that are left out.
     """
@@ -157,7 +157,7 @@ def validated(
     table[codes, numbers] = True
     is_spread = table.sum(axis=1) > 1
     if is_spread.sum() < 2 and not may_lack:
-        raise InputError(
+        raise FoldsError(
             f"{int(is_spread.sum())} of {len(classes)} classes have training rows in more than one fold, and "
             "cross-validation needs two such classes: give more images (with --group-by: groups) of each "
             "class; or do without folds: head forest, or ridge or falkon with --cv none, one --penalty and, "

@@ -37,7 +37,7 @@ SUMS = "sums.safetensors"
 FILES = "files"
 # Values that differ from head to head, or that another room makes and reads, have no class of their own.
 JsonObject = Mapping[str, object]
-DEALT, HASHED = "dealt", "hash"
+DEALT, HASHED, GROUPS = "dealt", "hash", "groups"
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 # The next step if a file is damaged, and the keys without which a run cannot be used, by the kind of the run.
 _ADVICE = {None: "train again", FINETUNE: "fine-tune again"}
@@ -135,10 +135,10 @@ class FoldsRecord:
 
     Attributes
     ----------
-    rule : {"dealt", "hash"}
-        Dealt out class by class (`toptune.train.rows.folds`), in which case ``rows.parquet`` has the fold of
-        each training row; or by a hash of the id or group alone, as runs are that an older toptune trained.
-        Such a run has no record of folds until it is updated.
+    rule : {"dealt", "groups", "hash"}
+        Dealt out class by class (`toptune.train.rows.folds`), or each group a fold; ``rows.parquet`` then has
+        the fold of each training row. Or by a hash of the id or group alone, as runs are that an older
+        toptune trained. Such a run has no record of folds until it is updated.
     count : int
         Number of folds.
     n_left_aside : int, optional

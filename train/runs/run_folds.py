@@ -126,12 +126,12 @@ def find_fold_change(
     )
 
 
-def folds_record(folds: Folds, ids: Sequence[str]) -> FoldsRecord | None:
-    """Say what ``run.json`` says of folds that were dealt out; None where nothing was left out."""
+def folds_record(folds: Folds, ids: Sequence[str], *, rule: str = DEALT) -> FoldsRecord | None:
+    """Say what ``run.json`` says of the folds of training rows; None where nothing was left out."""
     if folds.count == 1:
         return None
     return FoldsRecord(
-        rule=DEALT,
+        rule=rule,
         count=folds.count,
         n_left_aside=int((~folds.is_validated).sum()),
         digest=_digest(ids, folds.numbers),

@@ -25,7 +25,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.grids import grid_of
 from toptune.train.runs.options import TrainArguments, TrainOptions
-from toptune.train.runs.record import RunArray, SplitRecord, trained_record
+from toptune.train.runs.record import DEALT, GROUPS, RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.run_folds import folds_record
@@ -127,7 +127,11 @@ def train(
         classes=rows.classes,
         options=options.to_dict(),
         split=SplitRecord.of(rows.split, rows.manifest, n_skipped=rows.n_skipped),
-        folds=folds_record(rows.folds, [rows.manifest.ids[row] for row in rows.split.train.tolist()]),
+        folds=folds_record(
+            rows.folds,
+            [rows.manifest.ids[row] for row in rows.split.train.tolist()],
+            rule=DEALT if isinstance(rows.cv, int) else GROUPS,
+        ),
         head=head,
         warnings=[*rows.notes, *(search.notes if search else ()), *preprocessing.warnings],
         layer_search=search.summary() if search else None,

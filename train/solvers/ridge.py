@@ -233,7 +233,7 @@ class _Trials:
         self.is_tried[untried, fold] = True
         if not untried:
             return
-        # Of few groups not every fold gets one; nothing is left out then, and no error is made.
+        # Few groups leave folds empty. Nothing is left out then, and no error is made.
         if float(self._sums.weights[fold]) == 0:
             self.errors[untried, fold] = 0.0
             return

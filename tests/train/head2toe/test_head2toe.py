@@ -17,7 +17,15 @@ from sklearn.metrics import log_loss
 
 from toptune.extract import extract
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError
-from toptune.train import Head2ToeClassifier, Run, evaluate_run, load_head, make_head, train
+from toptune.train import (
+    FoldsReducedWarning,
+    Head2ToeClassifier,
+    Run,
+    evaluate_run,
+    load_head,
+    make_head,
+    train,
+)
 from toptune.train.head2toe.columns import Layers, agreement, choose_columns
 from toptune.train.head2toe.gram_path import squared_path
 from toptune.train.head2toe.plan import plan_head2toe
@@ -220,9 +228,13 @@ def test_a_class_that_lies_in_one_fold_only() -> None:
     groups = ["together" if label == "rare" else f"g{row}" for row, label in enumerate(y)]
     for final in ("ridge", "logistic", "falkon"):
         head = Head2ToeClassifier(final=final, fraction=0.3, group_penalty=0.3, cv=3)
-        head.fit(X, y.astype(str), groups=groups)
+        with pytest.warns(FoldsReducedWarning, match="3 training rows of 1 of 5 classes"):
+            head.fit(X, y.astype(str), groups=groups)
         assert np.isfinite(head.predict_proba(X)).all()
         assert head.predict_proba(X).shape == (60, 5)
+        # The final head says nothing twice.
+        assert sum("'rare'" in note for note in head.report_.warnings) == 1
+        assert head.report_.left_out["n_rows"] == 57
 
 
 def test_whole_layers() -> None:
@@ -242,7 +254,7 @@ def test_the_last_layer_alone_is_a_candidate() -> None:
     rng = np.random.default_rng(0)
     codes = np.arange(200) % 4
     X = np.column_stack([rng.normal(size=(200, 60)), 3 * np.eye(4)[codes] + rng.normal(size=(200, 4))])
-    head = Head2ToeClassifier(layer_dims=(60, 4)).fit(X, codes)
+    head = Head2ToeClassifier(layer_dims=(60, 4), random_state=0).fit(X, codes)
     assert any(row.selection == "last layer" and row.accuracy is not None for row in head.report_.table)
     assert set(head.columns_) <= {*range(60, 64)} | set(head.columns_[:2])
     layers = Layers((6, 5, 8), ("block.mean", "last.none", "layer4.mean"))

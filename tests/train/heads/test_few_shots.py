@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from toptune.store import ArrayBlocks
+from toptune.store import ArrayBlocks, InputError
 from toptune.train import HEADS, make_head
 from toptune.train.heads.trials import try_heads
 
@@ -70,6 +70,15 @@ def test_rows_of_classes_in_one_fold_change_no_left_out_figure(name: str) -> Non
     assert log_loss(head, means) < 1.5
     # The single rows are learned all the same.
     assert (head.predict(X) == y).mean() > 0.95
+
+
+@pytest.mark.parametrize("final", ["logistic", "falkon"])
+def test_a_final_head_that_needs_folds_within_folds_is_refused_with_one_that_does_not(final: str) -> None:
+    X, y, _ = drawn([2] * 6)
+    head = make_head("head2toe", params={"final": final, "fraction": 0.5})
+    with pytest.raises(InputError, match=r"within the rows outside each fold, where 0 of 6.*final 'ridge'"):
+        head.fit(ArrayBlocks(X), y, groups=[f"id {row}" for row in range(12)])
+    assert len(make_head("head2toe", params={"fraction": 0.5}).fit(ArrayBlocks(X), y).classes) == 6
 
 
 def test_groups_that_hold_whole_classes_are_told_by_every_head_that_auto_tries() -> None:
