@@ -81,7 +81,7 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
     """Yield id, label, split and file of each image, and collect remarks on everything else.
 
     Folders called ``train``, ``val``, ``valid``, ``validation`` or ``test`` are splits if one of them holds
-    folders, or if there are no other folders. The folders in them, or without splits the folders at the top,
+    folders, or if no other folder has images. The folders in them, or without splits the folders at the top,
     are the classes; a class may hold further folders. Without classes, files with an image's suffix are
     images without labels. One folder around all others is passed over, and is not in the ids.
 
@@ -102,9 +102,9 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
         _leave_empty(tree, (), remarks)
         tree = tree.folders[inner]
     splits = [name for name in tree.folders if name.lower() in SPLITS]
-    if not splits or not (
-        len(splits) == len(tree.folders) or any(tree.folders[name].folders for name in splits)
-    ):
+    # Annotations beside flat splits do not make the splits classes.
+    others = [name for name, folder in tree.folders.items() if name not in splits and _has_images(folder)]
+    if not splits or (others and not any(tree.folders[name].folders for name in splits)):
         yield from _classes(tree, (), None, remarks)
         return
     for name, folder in tree.folders.items():

@@ -71,6 +71,9 @@ def under(name: str, names: Mapping[str, bytes] = CATS) -> dict[str, bytes]:
         (under("train") | under("test") | {"extra/deep/1.png": PNG, "notes/1.txt": TEXT},
          ["left out: 2 folders beside the splits (extra: 1 image, notes: 0 images); "
           "only folders called train, val or test are splits"]),
+        ({"train/1.png": PNG, "test/2.png": PNG, "annotations/1.xml": TEXT},
+         ["left out: 1 folder beside the splits (annotations: 0 images); "
+          "only folders called train, val or test are splits"]),
         (CATS | {"empty/readme.txt": TEXT},
          ["left out: 1 folder without images (empty: 1 file such as readme.txt)"]),
         (CATS | {".more/1.png": PNG, ".git/x": TEXT, "cat/._0.png": TEXT, "@eaDir/cat/0.png": PNG},
