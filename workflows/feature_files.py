@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -15,7 +15,7 @@ from toptune.extract.images.remarks import Remarks, say_remarks
 from toptune.extract.images.source import split_names
 from toptune.extract.sources.tables.manifest_columns import LABEL_NAMES, first_named
 from toptune.options import choices, options_of
-from toptune.store.datasets.outside_text import outside_column
+from toptune.store.datasets.outside_text import outside_column, sole_ids
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
 from toptune.store.exchange.matrix_files import Matrix, open_arrays
@@ -211,8 +211,11 @@ def _columns(
     return known | {"split": None if splits is None else split_names(splits, "the import")}, used
 
 
-def _texts(name: str, values: Iterable[object]) -> list[str | None]:
-    return outside_column(values, keeps_blanks=name == "id")
+def _texts(name: str, values: Sequence[object]) -> list[str | None]:
+    texts = outside_column(values, keeps_blanks=name == "id")
+    if name == "id":
+        sole_ids(texts, values)
+    return texts
 
 
 def _matched(

@@ -226,3 +226,15 @@ def test_columns_and_values_of_other_kinds_are_told(folder: Path, caplog: pytest
     torch.save({"last": torch.ones(2, 2), "epoch": 3}, folder / "t.pt")
     import_files([folder / "t.pt"], folder / "s", dataset="d2", model="m")
     assert "1 value of t.pt, no tensor and no list of names (epoch: int)" in caplog.text
+
+
+def test_text_of_other_programs_is_one_class_and_one_id(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.eye(3, dtype=np.float32))
+    table = tmp_path / "t.csv"
+    table.write_bytes("\ufeffID;Label\ncafe\u0301;a \nb; a\nc;\n".encode())
+    cache = import_files([tmp_path / "x.npy"], tmp_path / "s", dataset="d", model="m", table=str(table))
+    assert cache.manifest.ids == ["café", "b", "c"]
+    assert cache.manifest.labels == ["a", "a", None]
+    table.write_text("id\ncafe\u0301\ncafé\nc\n")
+    with pytest.raises(InputError, match="are both 'café' once their Unicode form is unified"):
+        import_files([tmp_path / "x.npy"], tmp_path / "s", dataset="e", model="m", table=str(table))
