@@ -123,7 +123,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
         plan_logger.debug(
-            "lda: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, given.limit_bytes // 2**20
+            "lda: about %d MiB; %d MiB may be taken", peak_bytes // 2**20, given.limit_bytes // 2**20
         )
         maps = linear_maps(rows.blocks, device=given.device)
         (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=given.device)

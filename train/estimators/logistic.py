@@ -181,10 +181,14 @@ class StreamingLogisticClassifier(ScoredClassifier):
         is_dense = rank <= DENSE_FEATURES or n < d
         peak_bytes = (
             (8 * 8 * (rank + 1) ** 2 if is_dense else 0)  # preconditioner
-            + 2 * 8 * _sample_rows(n, rank) * (rank + 2 * n_classes)  # sample of the preconditioner, twice
+            + 2 * 8 * _sample_rows(n, rank) * rank  # sample of the preconditioner, twice
             + 8 * (rank + 1) * columns * (2 * MEMORY + 14)  # L-BFGS pairs and points of every fold
-            + 2 * 8 * min(n, block_rows) * (3 * d + 4 * rank + 8 * columns)  # blocks of rows
-            + 8 * min(n, CALIBRATION_ROWS) * (2 * n_classes + rank)  # rows of the calibration
+            # Probabilities of the sample with their squares; or blocks of rows and rows of the calibration.
+            + max(
+                3 * 8 * _sample_rows(n, rank) * n_classes,
+                2 * 8 * min(n, block_rows) * (3 * d + 4 * rank + 8 * columns)
+                + 8 * min(n, CALIBRATION_ROWS) * (2 * n_classes + rank),
+            )
             + (2 * 8 * n * d if n < d else 0)  # factor of the span of the rows
             + 40 * n  # codes, weights and folds
         )
@@ -198,7 +202,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
         is_cached = peak_bytes + kept_bytes <= given.limit_bytes
         peak_bytes += kept_bytes if is_cached else 0
         plan_logger.debug(
-            "logistic: about %d MiB (rows %s); memory limit %d MiB",
+            "logistic: about %d MiB (rows %s); %d MiB may be taken",
             peak_bytes // 2**20,
             "kept" if is_cached else "read again in every pass",
             given.limit_bytes // 2**20,

@@ -7,13 +7,16 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
+from toptune.machine.plans import plan_logger
 from toptune.options import check_choice
 from toptune.train.estimators.arguments import RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
-from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
+from toptune.train.estimators.settings_comparison import compare, score_left_out
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.passes.peak_memory import marked_rows, means_peak_bytes, scoring_rows
 from toptune.train.passes.training_rows import TrainingRows
-from toptune.train.rows.block_reading import check_finite
+from toptune.train.rows.block_reading import check_finite, parts
 from toptune.train.rows.grids import values_of
 from toptune.train.rows.inputs import predict_inputs
 
@@ -115,12 +118,17 @@ class NearestMeanClassifier(ScoredClassifier):
     def _plan(self, given: FitInputs, *, n_metrics: int) -> int:
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
         rows, (n, d) = given.rows, given.rows.blocks.shape
-        peak_bytes = 8 * d * rows.n_classes * (2 * rows.n_places + 4) * n_metrics + 64 * 2**20 + 40 * n
-        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=n_metrics)
+        peak_bytes = means_peak_bytes(
+            n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_metrics=n_metrics,
+            n_kept=min(n, CALIBRATION_ROWS),
+        )  # fmt: skip
         given.check_memory(
             peak_bytes,
             what=f"ncm on {d} features of {rows.n_classes} classes in {rows.n_folds} folds",
             instead="take fewer layers, or raise --memory-limit",
+        )
+        plan_logger.debug(
+            "ncm: about %d MiB; %d MiB may be taken", peak_bytes // 2**20, given.limit_bytes // 2**20
         )
         return peak_bytes
 
@@ -158,7 +166,7 @@ def _class_sums(rows: TrainingRows, metrics: Sequence[str]) -> tuple[dict[str, M
     counts = np.zeros(shape)
     np.add.at(counts, (rows.folds, rows.codes), 1.0)
     sums = {metric: np.zeros((*shape, rows.blocks.shape[1])) for metric in metrics}
-    for where, values in rows.blocks.iterate():
+    for where, values in parts(rows.blocks, marked_rows(n_cells=rows.n_places * rows.n_classes)):
         check_finite(values, start=where.start)
         block = values.astype(np.float64)
         cells = rows.folds[where] * rows.n_classes + rows.codes[where]
@@ -200,7 +208,7 @@ def _left_out(
     A class that takes no part in cross-validation has no such mean, and comes last.
     """
     is_known = counts[: rows.n_folds].any(axis=0)
-    for where, values in rows.blocks.iterate():
+    for where, values in parts(rows.blocks, scoring_rows(n_classes=rows.n_classes, n_fits=len(means))):
         folds = rows.folds[where]
         results = []
         for metric, of_fold in means.items():

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
+from toptune.machine.plans import plan_logger
 from toptune.machine.precision import full_precision
 from toptune.train.estimators.arguments import Params, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.nearest_mean import METRICS, check_metrics
 from toptune.train.estimators.scored_classifier import ScoredClassifier
-from toptune.train.estimators.settings_comparison import compare, kept_scores_bytes, score_left_out
+from toptune.train.estimators.settings_comparison import compare, score_left_out
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.passes.peak_memory import neighbors_peak_bytes
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.rows.grids import values_of
@@ -146,12 +149,17 @@ class NearestNeighborClassifier(ScoredClassifier):
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
         rows, (n, d) = given.rows, given.rows.blocks.shape
         value_bytes = max(4, rows.blocks.dtype.itemsize)
-        peak_bytes = value_bytes * 2 * n * d + 4 * _BLOCK_BYTES + 40 * n
-        peak_bytes += kept_scores_bytes(n, rows.n_classes, n_settings=n_settings)
+        peak_bytes = neighbors_peak_bytes(
+            n=n, d=d, n_classes=rows.n_classes, n_settings=n_settings, n_kept=min(n, CALIBRATION_ROWS),
+            value_bytes=value_bytes, block_rows=_block_rows(n, d, rows.n_classes),
+        )  # fmt: skip
         given.check_memory(
             peak_bytes,
             what=f"knn, which keeps all rows, on {n} rows of {d} features",
             instead="take fewer layers, a head that streams its rows ('ridge'), or raise --memory-limit",
+        )
+        plan_logger.debug(
+            "knn: about %d MiB; %d MiB may be taken", peak_bytes // 2**20, given.limit_bytes // 2**20
         )
         return peak_bytes
 
@@ -164,7 +172,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         codes = torch.from_numpy(self.codes_).to(kept.device)
         result = np.empty((blocks.shape[0], len(self.classes_)))
         with full_precision():
-            for where, values in blocks.iterate(_block_rows(kept, len(self.classes_))):
+            for where, values in blocks.iterate(_block_rows(len(kept), kept.shape[1], len(self.classes_))):
                 check_finite(values, start=where.start)
                 queries = ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
                 nearness, at = nearness_of(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
@@ -192,7 +200,7 @@ def _left_out(
     """Yield the votes of each block's neighbors in other folds, for every setting from one search."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
-    step = _block_rows(kept, rows.n_classes)
+    step = _block_rows(len(kept), kept.shape[1], rows.n_classes)
     for start in range(0, rows.n, step):
         where = slice(start, min(start + step, rows.n))
         nearness = nearness_of(kept[where], kept, metric)
@@ -224,8 +232,7 @@ def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str)
     return smoothed.log()
 
 
-def _block_rows(kept: Tensor, n_classes: int) -> int:
-    n, d = kept.shape
+def _block_rows(n: int, d: int, n_classes: int) -> int:
     return max(16, _BLOCK_BYTES // (8 * (n + d + 4 * n_classes)))
 
 

@@ -177,7 +177,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
         plan_logger.debug(
-            "ridge: about %d MiB; memory limit %d MiB", peak_bytes // 2**20, given.limit_bytes // 2**20
+            "ridge: about %d MiB; %d MiB may be taken", peak_bytes // 2**20, given.limit_bytes // 2**20
         )
         return peak_bytes
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from toptune.train.estimators.arguments import Params
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures, Record
-from toptune.train.numerics.calibration import CALIBRATION_ROWS, fit_temperature
+from toptune.train.numerics.calibration import fit_temperature
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.solvers.selection import choose
 
@@ -93,11 +93,6 @@ def score_left_out(
             result.correct += float(weights[where] @ (scores.argmax(axis=1) == rows.codes[where]))
             result.scores[first:last] = scores[kept[first:last] - where.start]
     return results
-
-
-def kept_scores_bytes(n: int, n_classes: int, *, n_settings: int) -> int:
-    """Return the bytes of the scores that `score_left_out` keeps."""
-    return 4 * n_settings * min(n, CALIBRATION_ROWS) * n_classes
 
 
 def compare(settings: Settings, left: Sequence[OutOfFold], rows: TrainingRows) -> Comparison:

@@ -38,7 +38,7 @@ class Plan:
         kept = "Gram matrices of every fold" if self.form == "sums" else "the rows in memory"
         return (
             f"head2toe: {kept}, about {self.peak_bytes // 2**20} MiB; "
-            f"memory limit {self.limit_bytes // 2**20} MiB"
+            f"{self.limit_bytes // 2**20} MiB may be taken"
         )
 
 
@@ -159,7 +159,7 @@ def plan_head2toe(
     ...     limit_bytes=4 * 2**30,
     ... )
     >>> print(plan)
-    head2toe: the rows in memory, about 773 MiB; memory limit 4096 MiB
+    head2toe: the rows in memory, about 773 MiB; 4096 MiB may be taken
     """
     projected = _Projected.of(
         _Sizes(

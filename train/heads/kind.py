@@ -54,8 +54,8 @@ class SklearnForm:
         Arguments of the constructor that users may not choose.
     grid : callable (values) -> mapping of str to list
         Values of each parameter to compare on rows (n, d) where the user gives none.
-    peak_bytes : callable (n, d) -> int
-        Projected peak memory, the rows included.
+    peak_bytes : callable (n, d, n_classes) -> int
+        Projected peak memory of the estimator, the rows included.
     is_seeded : bool
         Whether the constructor takes a ``random_state``.
     is_selected : bool
@@ -64,7 +64,7 @@ class SklearnForm:
 
     estimator: str
     description: str
-    peak_bytes: Callable[[int, int], int]
+    peak_bytes: Callable[[int, int, int], int]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     grid: "Callable[[npt.NDArray[np.floating]], Mapping[str, list[Any]]]" = lambda _values: {}
     is_seeded: bool = True

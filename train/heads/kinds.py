@@ -178,7 +178,8 @@ _SKLEARN = (
             # votes between pairs of classes decide, and a tie goes to the first class.
             fixed={"kernel": "rbf", "break_ties": True, "cache_size": 500},
             grid=_svm_grid,
-            peak_bytes=lambda n, d: 28 * n * d + 500 * 2**20,
+            # A row is scored by a vote between each pair of classes.
+            peak_bytes=lambda n, d, c: 28 * n * d + 500 * 2**20 + 8 * n * c * c,
         ),
         parameters=("C", "gamma"),
         place=7,
@@ -189,8 +190,9 @@ _SKLEARN = (
         form=SklearnForm(
             estimator="sklearn.ensemble:RandomForestClassifier",
             description="random forest with scikit-learn's defaults",
-            # Trees have two nodes a row at most, of about 48 bytes, and there are 100 trees by default.
-            peak_bytes=lambda n, d: 12 * n * d + 100 * 48 * 2 * n,
+            # There are 100 trees by default. A tree is grown on the 63 % of the rows that a bootstrap draws,
+            # so that it has 1.3 nodes a row at most, with 64 bytes and the shares of all classes each.
+            peak_bytes=lambda n, d, c: 12 * n * d + int(100 * 1.3 * n * (64 + 8 * c)),
             is_selected=False,
         ),
         parameters=("n_estimators", "max_depth", "max_features", "min_samples_leaf", "n_jobs"),

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from toptune.errors import CorruptError, InputError
 from toptune.machine.memory import check_memory
+from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.arguments import Features, Params, Values
@@ -25,7 +26,7 @@ from toptune.train.heads.native_heads import check_temperature
 from toptune.train.heads.reported_head import ReportedHead
 from toptune.train.heads.sklearn_estimators import grid_of, make_estimator, scores_of
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
-from toptune.train.numerics.calibration import softmax
+from toptune.train.numerics.calibration import CALIBRATION_ROWS, softmax
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.rows.block_reading import check_finite
 from toptune.train.rows.folds import draw_folds
@@ -97,29 +98,33 @@ class SklearnHead(ReportedHead):
     def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
         start = time.perf_counter()
         n, d = X.shape
+        labels = np.asarray(y)
+        peak_bytes = self._peak_bytes(n, d, n_classes=len(np.unique(labels)))
+        plan_logger.debug("%s: about %d MiB", self.name, peak_bytes // 2**20)
         check_memory(
-            self.form.peak_bytes(n, d),
+            peak_bytes,
             limit_bytes=self.memory_limit_bytes,
-            what=f"head {self.name!r} on {n} rows of {d} features",
+            what=f"head {self.name!r} on {n} rows of {d} features and {len(np.unique(labels))} classes",
             instead="head 'falkon' streams its rows and does not; or take fewer layers",
         )
         values = gather(X)
         check_finite(values)
         try:
-            return self._fit(values, y, groups=groups, start=start)
+            return self._fit(values, labels, groups=groups, start=start, peak_bytes=peak_bytes)
         except InvalidParameterError as error:
             raise InputError(f"head {self.name!r}: {error}; give another value in params") from error
 
     def _fit(
         self,
         values: Values,
-        y: npt.ArrayLike,
+        y: npt.NDArray[np.generic],
         *,
         groups: Sequence[str] | None,
         start: float,
+        peak_bytes: int,
     ) -> Self:
         n, d = values.shape
-        classes, codes = np.unique(np.asarray(y), return_inverse=True)
+        classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"the labels have one class only, {classes[0]!r}; a classifier needs at least 2")
         self._classes = [str(name) for name in classes]
@@ -159,7 +164,7 @@ class SklearnHead(ReportedHead):
                 else "the estimator's own, not calibrated",
                 table=compared.table if compared else [],
                 warnings=[*notes, *(compared.warnings if compared else []), *_summary(said)],
-                peak_bytes=self.form.peak_bytes(n, d),
+                peak_bytes=peak_bytes,
                 seconds={"read": read_seconds, "total": time.perf_counter() - start},
             ).to_dict()
         )
@@ -217,6 +222,16 @@ class SklearnHead(ReportedHead):
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         return head
+
+    def _peak_bytes(self, n: int, d: int, *, n_classes: int) -> int:
+        """Project the peak: the estimator's own, and where it is cross-validated the left-out scores."""
+        own = self.form.peak_bytes(n, d, n_classes)
+        if not self.is_selected:
+            return own
+        kept, n_settings = min(n, CALIBRATION_ROWS), len(grid_of(self.form, self.params, np.zeros((1, d))))
+        left = 4 * n_settings * kept * n_classes
+        # All rows are scored in float64, twice for a moment; afterwards the temperature is fitted.
+        return own + left + max(16 * n * n_classes, 16 * kept * n_classes)
 
     def _make(self, params: Params) -> Any:
         return make_estimator(self.kind, self.form, params, seed=self.seed, class_weight=self.class_weight)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.machine.memory import check_memory, left_bytes
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.layers.grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes
@@ -80,7 +80,7 @@ def read_layers(
     InputError
         If the projected memory is above the limit, or a training row is not finite.
     """
-    limit_bytes = options.memory_limit_bytes or memory_limit_bytes()
+    limit_bytes = left_bytes(options.memory_limit_bytes)
     labels = _labels(cache, split, groups, options)
     is_primal, peak_bytes = _form(arrays, labels, options, limit_bytes)
     check_memory(

@@ -46,7 +46,7 @@ class LogisticPlan:
         return (
             f"falkon-logistic: about {self.peak_bytes / 2**20:.0f} MiB (selected on "
             f"{self.selection_centers} centers, kernel values {kept}); "
-            f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+            f"{self.limit_bytes / 2**20:.0f} MiB may be taken"
         )
 
 
@@ -117,7 +117,10 @@ def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
     """Project the peak of `follow` in bytes: factors, sample, every fit's pairs and points, blocks."""
     columns = n_fits * sizes.n_classes
     square = 8 * (rank + 1) ** 2
-    sample = 2 * 8 * sample_rows_for(n=sizes.n, rank=rank) * (rank + sizes.d + 2 * sizes.n_classes)
+    sample_rows = sample_rows_for(n=sizes.n, rank=rank)
+    sample = 2 * 8 * sample_rows * (rank + sizes.d)
+    # Probabilities of all classes with their squares and differences.
+    curvature = 3 * 8 * sample_rows * sizes.n_classes
     # The pairs of L-BFGS; then value, gradient, trial and direction; the points of the penalty before and of
     # the best one; and what a pass sums up.
     points = 8 * (rank + 1) * columns * (2 * MEMORY + 14)
@@ -130,8 +133,9 @@ def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
         + 3 * 8 * rank * sizes.d  # centers
         + sample  # rows of the preconditioner, twice
         + points  # L-BFGS pairs and points of every fit
-        + block  # kernel values, scores and residuals of a block
-        + calibration  # rows of the calibration
+        # The sample's probabilities; or kernel values, scores and residuals of a block, and the rows of the
+        # calibration.
+        + max(curvature, block + calibration)
         + 40 * sizes.n  # codes, weights and folds
     )
 

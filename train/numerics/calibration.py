@@ -91,21 +91,24 @@ def fit_temperature(
     >>> round(float(softmax(scores[:1], fitted.value)[0, 0]), 2)
     0.67
     """
-    values = np.asarray(scores, dtype=np.float64)
-    weights = np.ones(len(values)) if weights is None else weights
-    spread = float(values.std()) or 1.0
+    # One copy is worked on in place: of many classes, the scores of 5,000 rows are hundreds of megabytes.
+    below_best = np.array(scores, dtype=np.float64)
+    weights = np.ones(len(below_best)) if weights is None else weights
+    spread = float(below_best.std()) or 1.0
 
     # Softmax does not change when a row is shifted: below the largest score, no exponential can overflow.
-    below_best = (values - values.max(axis=1, keepdims=True)) / spread
+    below_best -= below_best.max(axis=1, keepdims=True)
+    below_best /= spread
     of_truth = below_best[np.arange(len(codes)), codes]
     doubt = 1 / (len(codes) + 2)
-    of_others = (below_best.sum(axis=1) - of_truth) / max(1, values.shape[1] - 1)
+    of_others = (below_best.sum(axis=1) - of_truth) / max(1, below_best.shape[1] - 1)
     in_doubt = (1 - doubt) * of_truth + doubt * of_others
 
     # In log T the loss has one minimum over many orders of magnitude, so a bounded scalar search finds it.
     def loss(log_temperature: float, of_target: Matrix) -> float:
         inverse = np.exp(-log_temperature)
-        normalizer = np.log(np.exp(below_best * inverse).sum(axis=1))
+        scaled = below_best * inverse
+        normalizer = np.log(np.exp(scaled, out=scaled).sum(axis=1))
         return float(weights @ (normalizer - of_target * inverse) / weights.sum())
 
     found = minimize_scalar(

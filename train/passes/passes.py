@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from toptune.train.kernels.maps import Maps
+from toptune.train.passes.peak_memory import scoring_rows
 from toptune.train.passes.sums import FoldSums, SumsBuilder
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches
 
@@ -187,17 +188,21 @@ def predict_left_out(
         index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
     }
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
-        # Only the scores of rows kept for calibration leave the device; the others end in two sums.
-        first, last = np.searchsorted(kept, [where.start, where.stop])
-        local = torch.from_numpy(kept[first:last] - where.start).to(device)
-        y, w = codes[where], weights[where]
-        targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
         for index, basis in zip(wanted, maps.basis(values, wanted), strict=True):
-            scores = _scores_left_out(basis, folds[where], beside[index])
-            for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
-                results[at].correct += float(w @ (mine.argmax(dim=1) == y).double())
-                results[at].squared_error += float(w @ (targets - mine).square_().sum(dim=1))
-                results[at].scores[first:last] = mine[local].float().cpu().numpy()
+            step = scoring_rows(n_classes=rows.n_classes, n_fits=len(of_map[index]))
+            for start in range(where.start, where.stop, step):
+                some = slice(start, min(start + step, where.stop))
+                # Only the scores of rows kept for calibration leave the device; the others end in two sums.
+                first, last = np.searchsorted(kept, [some.start, some.stop])
+                local = torch.from_numpy(kept[first:last] - some.start).to(device)
+                y, w = codes[some], weights[some]
+                targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
+                part = basis[some.start - where.start : some.stop - where.start]
+                scores = _scores_left_out(part, folds[some], beside[index])
+                for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
+                    results[at].correct += float(w @ (mine.argmax(dim=1) == y).double())
+                    results[at].squared_error += float(w @ (targets - mine).square_().sum(dim=1))
+                    results[at].scores[first:last] = mine[local].float().cpu().numpy()
         if progress is not None:
             progress(where.stop - where.start)
     return results, kept

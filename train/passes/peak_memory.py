@@ -7,6 +7,70 @@ peak against them. Letters: n rows, d columns, `rank` features (at most the numb
 from toptune.train.passes.kernel_rows import CACHED_ROWS
 from toptune.train.passes.sums import batch_rows, sums_bytes
 
+# Memory of the scores of all classes that a pass makes at a time.
+SCORES_BYTES = 32 * 2**20
+# A nearest-mean fit multiplies rows with marks of their fold and class, which take no more than this.
+MARKS_BYTES = 64 * 2**20
+
+
+def scoring_rows(*, n_classes: int, n_fits: int = 1) -> int:
+    """Return how many rows are scored at a time, by fits that stand side by side.
+
+    Of few classes, that is more than a block has. Ten thousand classes of a block of few columns would take
+    gigabytes.
+    """
+    return max(16, SCORES_BYTES // _scored_row_bytes(n_classes, n_fits))
+
+
+def scoring_bytes(*, n: int, n_classes: int, n_fits: int = 1) -> int:
+    """Project the memory of the scores that are made at a time, of at most n rows."""
+    rows = min(n, scoring_rows(n_classes=n_classes, n_fits=n_fits))
+    return rows * _scored_row_bytes(n_classes, n_fits)
+
+
+def calibration_bytes(*, n_kept: int, n_classes: int) -> int:
+    """Project the memory in which a temperature is fitted: the scores below the best, and a copy of them."""
+    return 2 * 8 * n_kept * n_classes
+
+
+def _scored_row_bytes(n_classes: int, n_fits: int) -> int:
+    # The scores, their product before the intercept is added, and that sum; then targets and differences.
+    return 8 * n_classes * (3 * n_fits + 3)
+
+
+def means_peak_bytes(*, n: int, d: int, n_classes: int, n_folds: int, n_metrics: int, n_kept: int) -> int:
+    """Project the peak of a nearest-mean fit in bytes.
+
+    It is the sum of: the sums and means of each metric, fold and class; one block with the marks of its rows
+    and their sums; the left-out scores that are kept; and the scores of a block, or the calibration.
+    """
+    sums = 8 * d * n_classes * (2 * n_folds + 4) * n_metrics
+    rows = min(n, marked_rows(n_cells=n_folds * n_classes))
+    block = 8 * (min(rows, n_folds * n_classes) * (rows + d) + 3 * rows * d)
+    kept = 4 * n_metrics * n_kept * n_classes
+    scores = scoring_bytes(n=n, n_classes=n_classes, n_fits=n_metrics)
+    return sums + kept + max(block, scores, calibration_bytes(n_kept=n_kept, n_classes=n_classes)) + 40 * n
+
+
+def marked_rows(*, n_cells: int) -> int:
+    """Return how many rows of a block are added up at a time, with a mark in one of `n_cells` cells each."""
+    return max(256, MARKS_BYTES // (8 * n_cells))
+
+
+def neighbors_peak_bytes(
+    *, n: int, d: int, n_classes: int, n_settings: int, n_kept: int, value_bytes: int, block_rows: int
+) -> int:
+    """Project the peak of a nearest-neighbor fit in bytes.
+
+    It is the sum of: all rows, twice; the left-out scores that are kept; and the similarities and votes of a
+    block, or the calibration.
+    """
+    kept = 4 * n_settings * n_kept * n_classes
+    rows = value_bytes * 2 * n * d + 40 * n
+    # Similarities to all rows, with marks of the rows that must not vote; votes, shares and logarithms.
+    block = min(n, block_rows) * (n * (2 * value_bytes + 1) + 4 * 8 * n_classes)
+    return rows + kept + max(block, calibration_bytes(n_kept=n_kept, n_classes=n_classes))
+
 
 def one_pass_peak_bytes(
     *,
@@ -25,9 +89,9 @@ def one_pass_peak_bytes(
 
     It is the sum of: the centers, and for each map their kernel matrix and its factor, with two more being
     made; the sums of all maps and the rows that wait for them; the matrices of one system; one map's
-    coefficients for every penalty and fold; the finalists' coefficients and left-out scores; one block with
-    its distances, kernel values and features, and the block that is read meanwhile. It grows with n only by
-    the classes, weights and folds of the rows.
+    coefficients for every penalty and fold, or the finalists' coefficients once more and their left-out
+    scores, with those that are made at a time; one block with its distances, kernel values and features, and
+    the block that is read meanwhile. It grows with n only by the classes, weights and folds of the rows.
 
     Parameters
     ----------
@@ -46,13 +110,20 @@ def one_pass_peak_bytes(
     sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
     factors = (2 * n_maps + 2) * square + 8 * rank * d
     systems = 3 * square + 3 * 8 * (rank + 1) * n_classes
-    path = 8 * n_folds * (rank + 1) * n_classes * n_penalties
-    finalists = n_finalists * (8 * n_folds * (rank + 1) * n_classes + 4 * n_calibration * n_classes)
+    # One map's coefficients of every penalty and fold, and the sums by class in the order of the pass.
+    coefficients = 8 * n_folds * (rank + 1) * n_classes
+    path = coefficients * (n_penalties + n_maps)
+    finalists = n_finalists * coefficients
+    kept = 4 * n_finalists * n_calibration * n_classes
     waiting = batch_rows(n_folds=n_folds, rank=rank, n_rows=n)
     sums += 8 * n_maps * n_folds * waiting * (rank + 2)
-    block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_classes)
+    block = 8 * min(n, block_rows) * (4 * d + 4 * rank)
+    fits = -(-n_finalists // n_maps)
+    # The coefficients of finalists stand side by side once more while they score rows.
+    scoring = finalists + block + scoring_bytes(n=min(n, block_rows), n_classes=n_classes, n_fits=fits)
+    second_pass = kept + max(scoring, calibration_bytes(n_kept=n_calibration, n_classes=n_classes))
     # 24 bytes per row are its class, weight and fold.
-    return sums + factors + systems + path + finalists + block + 24 * n
+    return sums + factors + systems + finalists + max(path + block, second_pass) + 24 * n
 
 
 def iterative_peak_bytes(

@@ -57,6 +57,14 @@ def read_ahead(
             yield block[0], block[1].to(device, non_blocking=True)
 
 
+def parts(blocks: Blocks, most: int) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
+    """Yield ``(rows, values)`` of blocks, and of a block with more than `most` rows its parts."""
+    for where, values in blocks.iterate():
+        for start in range(0, len(values), most):
+            part = values[start : start + most]
+            yield slice(where.start + start, where.start + start + len(part)), part
+
+
 def check_finite(
     values: npt.NDArray[np.generic], *, start: int = 0, rows: npt.NDArray[np.int64] | None = None
 ) -> None:

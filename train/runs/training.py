@@ -227,7 +227,7 @@ def _fit_preprocessing(
         options.preprocessing,
         features.blocks(names, split.train),
         tuple(array.dim for array in arrays),
-        memory_limit_bytes=options.limits.memory_limit_bytes,
+        memory_limit_bytes=options.limits.left_bytes(),
     )
     # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
     bad_test = non_finite_rows(features.blocks(names, split.test)) if len(split.test) else bad[:0]

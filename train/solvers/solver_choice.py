@@ -95,14 +95,14 @@ class Choice:
                 f"solver {self.solver}: about {self.library_peak_bytes / 2**20:.0f} MiB with a copy of "
                 f"all rows (selected on {self.selection_centers} centers, kernel values "
                 f"{'kept' if self.is_cached else 'recomputed'}); "
-                f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+                f"{self.limit_bytes / 2**20:.0f} MiB may be taken"
             )
         return (
             f"solver {self.solver} ({self.asked}): about {self.direct_work:.1e} multiply-adds and "
             f"{self.direct_peak_bytes / 2**20:.0f} MiB for direct, {self.falkon_work:.1e} and "
             f"{self.falkon_peak_bytes / 2**20:.0f} MiB for falkon (selected on {self.selection_centers} "
             f"centers, kernel values {'kept' if self.is_cached else 'recomputed'}); "
-            f"memory limit {self.limit_bytes / 2**20:.0f} MiB"
+            f"{self.limit_bytes / 2**20:.0f} MiB may be taken"
         )
 
 
@@ -151,7 +151,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     if needed > sizes.limit_bytes:
         raise InputError(
             f"solver {solver!r} with {sizes.n_centers} centers needs about {needed / 2**20:.0f} MiB of "
-            f"memory, the limit is {sizes.limit_bytes / 2**20:.0f} MiB; take fewer centers or penalties, "
+            f"memory, and {sizes.limit_bytes / 2**20:.0f} MiB may be taken; take fewer centers or penalties, "
             "or raise --memory-limit (memory_limit_bytes)"
         )
     return Choice(

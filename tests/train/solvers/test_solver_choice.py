@@ -54,7 +54,9 @@ def test_memory_decides_before_work_does() -> None:
     assert not falkon.is_cached  # 6.4 GB of kernel values
     between = (falkon.falkon_peak_bytes + direct.direct_peak_bytes) // 2
     assert choose_solver("auto", replace(roomy, limit_bytes=between)).solver == "falkon"
-    with pytest.raises(InputError, match=r"'direct' with 8000 centers needs about \d+ MiB.*limit is \d+ MiB"):
+    with pytest.raises(
+        InputError, match=r"'direct' with 8000 centers needs about \d+ MiB.*and \d+ MiB may be taken"
+    ):
         choose_solver("direct", replace(roomy, limit_bytes=between))
     with pytest.raises(InputError, match="--memory-limit"):
         choose_solver("auto", replace(roomy, limit_bytes=2**20))
@@ -137,14 +139,15 @@ def test_no_sizes_are_refused(text: str | int) -> None:
 def test_training_refuses_what_exceeds_the_limit(head: str, build: Build, tmp_path: Path) -> None:
     build()
     options: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 3, "head": head}
-    with pytest.raises(InputError, match="the limit is"):
+    with pytest.raises(InputError, match=r"the memory limit is .* this process takes .* before the work"):
         train(tmp_path / "store", out=tmp_path / "run", memory_limit="5kB", **options)
     assert not (tmp_path / "run").exists()
-    run = train(tmp_path / "store", out=tmp_path / "run", memory_limit="2GiB", **options)
-    assert run.config["options"]["memory_limit"] == "2GiB"
+    run = train(tmp_path / "store", out=tmp_path / "run", memory_limit="16GiB", **options)
+    assert run.config["options"]["memory_limit"] == "16GiB"
     if head != "knn":
         plan = run.config["report"]["plan"]
-        assert 0 < plan["peak_bytes"] <= plan["limit_bytes"] == 2 * 2**30
+        # The limit is on the whole process, and what it takes already is not left to the fit.
+        assert 0 < plan["peak_bytes"] <= plan["limit_bytes"] < 16 * 2**30 - 50 * 2**20
 
 
 def test_training_by_falkon(build: Build, tmp_path: Path) -> None:
