@@ -137,8 +137,8 @@ KERNEL = together(
 MEMORY_LIMIT = click.option(
     "--memory-limit",
     metavar="SIZE",
-    help="Refuse a fit whose projected peak is above this, such as 2GiB; by default half of the "
-    "memory of the machine.",
+    help="Most memory of the whole process, such as 2GiB; work whose projected peak is above is refused. By "
+    "default half of the memory of the machine.",
 )
 FOLDS = click.option(
     "--cv",

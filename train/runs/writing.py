@@ -145,13 +145,14 @@ def check_out(out: str | os.PathLike[str]) -> Path:
         If `out` exists and is not an empty folder, has the name of a file, or the folder above may not be
         written to.
     """
-    path = Path(os.fspath(out)).absolute()
+    # A folder cannot be renamed to a link, so that the run goes to the place that the link names.
+    path = Path(os.path.realpath(out))
     check_folder_name(out, option="out")
     with explained_writing(path, elsewhere="give another --out", kept="nothing was written"):
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            what = "is not empty" if path.is_dir() else "is a file"
             raise InputError(
-                f"out {path} exists and is not empty; nothing is overwritten: give another --out",
-                option="out",
+                f"out {path} exists and {what}; nothing is overwritten: give another --out", option="out"
             )
         # Training may take hours. A folder that cannot be written is refused before the first feature is
         # read.

@@ -259,11 +259,15 @@ def test_out_that_exists_is_never_overwritten(build: Build, tmp_path: Path) -> N
     (tmp_path / "run" / "precious").write_text("mine")
     with pytest.raises(InputError, match="exists and is not empty"):
         train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="exists and is a file"):
         train(tmp_path / "store", out=tmp_path / "run" / "precious", **OPTIONS)
     assert (tmp_path / "run" / "precious").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     assert train(tmp_path / "store", out=tmp_path / "empty", **OPTIONS).folder == tmp_path / "empty"
+    # These would be found out only when the run is put into its place, after the work.
+    (tmp_path / "link").symlink_to(tmp_path / "behind")
+    assert train(tmp_path / "store", out=tmp_path / "link", **OPTIONS).folder == tmp_path / "behind"
+    assert train(tmp_path / "store", out=tmp_path / ("long" * 62), **OPTIONS).metrics["n_test"] == 18
 
 
 def test_failure_while_writing_leaves_nothing_behind(
