@@ -221,7 +221,7 @@ def test_every_k_comes_of_one_search() -> None:
         ({"n_neighbors": 0}, "n_neighbors is 0"),
         ({"n_neighbors": [3, 500]}, "n_neighbors is 500.*120 rows"),
         ({"n_neighbors": []}, "n_neighbors is an empty list"),
-        ({"metric": "manhattan"}, "metric is 'manhattan'"),
+        ({"metric": "manhattan"}, "metric 'manhattan' is unknown"),
         ({"metric": "euclidean", "weights": "similarity"}, "weights is 'similarity' with metric 'euclidean'"),
         ({"cv": None}, "cv is None"),
     ],
