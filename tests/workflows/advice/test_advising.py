@@ -182,7 +182,7 @@ def test_samples_and_one_layer(photos: Path, tmp_path: Path) -> None:
         ({"finetune": {"seed": 1}}, "'seed', which must be the same for heads"),
         ({"finetune": {"epochs": 0}}, "epochs is 0"),
         ({"shots": 1000}, "fewer than 1000 training rows"),
-        ({"cv": 11}, "fold"),
+        ({"shots": 1}, "more than one fold"),
     ],
 )
 def test_bad_input(photos: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
