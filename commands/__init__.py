@@ -14,7 +14,7 @@ from toptune.commands.first_steps import demo, doctor
 from toptune.commands.runs.advising import advise
 from toptune.commands.runs.comparison import compare, layers_report
 from toptune.commands.runs.finetuning import finetune
-from toptune.commands.runs.scoring import evaluate, export_run, predict, report
+from toptune.commands.runs.scoring import evaluate, export_run, predict, report, verify_runs
 from toptune.commands.runs.studies import study
 from toptune.commands.runs.training import train
 from toptune.commands.stores.group import store
@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, Sequence[click.Command]] = {
     "First steps": (demo, doctor),
     "From images to features": (extract, models, layers, store),
     "From features to a classifier": (train, layers_report, compare),
-    "Use a classifier": (evaluate, predict, export_run, report),
+    "Use a classifier": (evaluate, predict, export_run, report, verify_runs),
     "Compare with fine-tuning": (advise, finetune, study),
     "Clusters": (jobs,),
 }

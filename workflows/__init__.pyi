@@ -56,6 +56,10 @@ from .report.page import (
     ReportSummary as ReportSummary,
     write_report as write_report,
 )
+from .run_files import (
+    RunCheck as RunCheck,
+    verify_run as verify_run,
+)
 from .study.study import (
     plan_study as plan_study,
     run_study as run_study,

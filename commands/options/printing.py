@@ -19,7 +19,9 @@ def show(as_json: bool, payload: Mapping[str, object], text: str) -> None:
 
 def _json_text(payload: Mapping[str, object]) -> str:
     """Write JSON as Unicode text; in JSON the backslash of an escaped byte is escaped too."""
-    text = json.dumps(payload, ensure_ascii=False)
+    from toptune.store.files.json_values import json_text
+
+    text = json_text(payload)
     return _SURROGATE.sub(lambda found: json.dumps(escaped(found[0]))[1:-1], text)
 
 

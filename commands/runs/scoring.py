@@ -213,3 +213,19 @@ def report(runs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     with work_progress("reporting") as progress:
         summary = write_report(runs, progress=progress, **options)
     show(as_json, summary.to_dict(), str(summary))
+
+
+@click.command("verify", cls=Command)
+@click.argument("runs", nargs=-1, required=True, type=RunFolder())
+@JSON
+def verify_runs(runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare the files of RUNS with their checksums.
+
+    Every byte is read. The exit code is 0 if all files are those that were written, and 1 otherwise. Features
+    are checked by toptune store verify.
+    """
+    from toptune.workflows import verify_run
+
+    checks = [verify_run(run) for run in runs]
+    show(as_json, {"runs": [check.to_dict() for check in checks]}, "\n".join(map(str, checks)))
+    raise SystemExit(max(check.exit_code for check in checks))

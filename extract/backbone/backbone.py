@@ -257,7 +257,10 @@ def load_backbone(
     )
     model = model.to(where, DTYPES[spec.precision])
     # Convolutions run faster in this layout, and linear layers do not care: results differ by rounding only.
-    model = model.to(memory_format=torch.channels_last)
+    # Only weights of rank 4 have it: for those of other ranks, such as 3-D convolutions, torch would raise.
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return Backbone(
         name=parsed.plain,
         given=parsed.given,

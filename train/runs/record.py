@@ -57,6 +57,11 @@ class RunArray:
     dim: int
     dtype: str
 
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of a value."""
+        return 2 if self.dtype == "float16" else 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheIdentity:

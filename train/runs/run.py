@@ -64,6 +64,8 @@ class Run:
         The fitted preprocessing, which takes the columns of `arrays` side by side.
     train_rows, test_rows : ndarray of int64
         Row numbers of the data set's manifest.
+    size_note : str, optional
+        Of a run that was just trained and is large beside its features: its size, and what makes it smaller.
     """
 
     folder: Path
@@ -73,6 +75,7 @@ class Run:
     preprocessing: Preprocessing
     train_rows: npt.NDArray[np.int64]
     test_rows: npt.NDArray[np.int64]
+    size_note: str | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -209,6 +212,7 @@ class Run:
         if why := why_chosen(self.trials, n=metrics["n_train"]):
             lines.append(f"note: {why}")
         lines += [f"note: {warning}" for warning in self.record.warnings]
+        lines += [f"note: {self.size_note}"] if self.size_note else []
         lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
         return "\n".join([*lines, f"written to {self.folder}"])
 

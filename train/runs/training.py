@@ -30,7 +30,7 @@ from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.run_folds import folds_record
 from toptune.train.runs.scoring import score
-from toptune.train.runs.writing import check_out, new_run_folder, write_run
+from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.heads.heads import Head
@@ -160,7 +160,8 @@ def train(
         write_run(run, folder, rows.manifest, scored, folds=rows.folds, keep_sums=options.keep_sums)
         if search is not None:
             search.write_csv(folder / LAYER_SEARCH)
-    return run
+    n_bytes = features.n_rows * sum(array.dim * array.dtype_bytes for array in run.arrays)
+    return replace(run, size_note=size_note(path, n_bytes))
 
 
 def _check_head(options: TrainOptions) -> None:

@@ -20,9 +20,12 @@ from toptune.store.files.writing import csv_text, new_target, write_made, write_
 from toptune.train.rows.folds import Folds
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
-from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, seal_run
+from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, SUMS, seal_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Scored
+
+# A run above this size that is not small beside its features is told with what makes it smaller.
+LARGE_RUN_BYTES = 10_000_000
 
 
 def write_run(
@@ -134,6 +137,33 @@ def write_predictions(
         "confidence": pa.array(confidence, pa.float64()),
     }
     write_made(path, partial(pq.write_table, pa.table(columns)))
+
+
+def size_note(folder: Path, feature_bytes: int) -> str | None:
+    """Say how large a run is that is large beside the features it was trained on, and what makes it smaller.
+
+    Parameters
+    ----------
+    folder : Path
+        The RUN folder.
+    feature_bytes : int
+        Size of the features of all images.
+    """
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    total = sum(sizes.values())
+    if total < LARGE_RUN_BYTES or total < feature_bytes / 2:
+        return None
+    largest = max(sizes, key=sizes.__getitem__)
+    remedy = {
+        SUMS: "--no-keep-sums leaves out what only --update and --forget need",
+        "head.safetensors": "fewer centers make it smaller (--centers), or a head without centers or stored "
+        "rows, such as ridge",
+        "head.skops": "fewer or smaller trees make it smaller (--params), or another head",
+    }.get(largest, "another head may write less")
+    return (
+        f"the run takes {total / 1e6:.0f} MB, its features {feature_bytes / 1e6:.0f} MB; {largest} alone "
+        f"takes {sizes[largest] / 1e6:.0f} MB: {remedy}"
+    )
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:

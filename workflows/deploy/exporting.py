@@ -24,11 +24,14 @@ from toptune.workflows.deploy.head_modules import check_exportable
 from toptune.workflows.deploy.model_card import describe_export, write_card
 from toptune.workflows.deploy.network import ExportedNetwork, trace
 from toptune.workflows.predict.classifier import Classifier
+from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
 
 # File and run compute the backbone by different kernels, so that features differ in their last bits before
 # they are rounded to the stored type.
 TOLERANCE = 1e-4
+# From a percent on, the user is told how to make file and run agree.
+LARGE_DIFFERENCE = 0.01
 HEAD_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -167,8 +170,19 @@ def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:
     """Say how far the file in float32 is from a run that computes in another precision."""
     if classifier.precision == "fp32":
         return []
-    return [
+    said = (
         f"the run computes in {classifier.precision}, the file in float32: probabilities "
         f"differ by up to {check.difference_from_predict:.1e} from toptune predict's, {check.n_other_labels} "
         f"of {check.n_pictures} labels do"
-    ]
+    )
+    if check.difference_from_predict >= LARGE_DIFFERENCE or check.n_other_labels:
+        again = (
+            "fine-tune again with --precision fp32"
+            if isinstance(classifier.network, FineTunedNetwork)
+            else "extract again with --precision fp32, train on these features"
+        )
+        said += (
+            f". Where file and predict must agree: {again} and export that run. The file is the more exact "
+            "of the two; measure both by evaluate --data before you choose"
+        )
+    return [said]

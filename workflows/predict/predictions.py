@@ -1,7 +1,6 @@
 """`Answers` and `Prediction` hold what a network says of images; predictions become CSV or JSON lines."""
 
 import csv
-import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.options import check_choice
 from toptune.store.datasets.outside_text import ESCAPES
+from toptune.store.files.json_values import json_text
 
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
@@ -120,7 +120,7 @@ def write_predictions(
     else:
         for each in predictions:
             values = _rounded(each.to_dict(probabilities=bool(columns), top=top))
-            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+            stream.write(json_text(values) + "\n")
 
 
 def save_predictions(

@@ -34,6 +34,8 @@ FAMILIES = [
     ("xcit_nano_12_p16_224", {"depth": 2}, 64, "blocks.0"),
     ("levit_128s", {}, 64, "stages.0.blocks.0"),
     ("pvt_v2_b0", {}, 64, "stages.0"),
+    # Weights of rank 5, which have no layout with the channels last.
+    ("lambda_resnet26t", {}, 64, "layer3.0.conv1_1x1"),
 ]  # fmt: skip
 
 
