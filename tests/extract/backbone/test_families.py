@@ -35,7 +35,7 @@ FAMILIES = [
     ("levit_128s", {}, 64, "stages.0.blocks.0"),
     ("pvt_v2_b0", {}, 64, "stages.0"),
     # Weights of rank 5, which have no layout with the channels last.
-    ("lambda_resnet26t", {}, 64, "layer3.0.conv1_1x1"),
+    ("lambda_resnet26t", {}, 64, "stages.2.0.shortcut.conv"),
 ]  # fmt: skip
 
 
