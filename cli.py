@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or bad input; 3 stopped early, the s
 
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import click
 
 from toptune.commands import COMMANDS
 from toptune.commands.options.help import Group
+from toptune.commands.options.printing import echo
 from toptune.store.datasets.outside_text import ESCAPES, escaped
 
 
@@ -47,6 +49,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPES)
+    # Warnings name files and images of others, as results do.
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     # A job scheduler's signals stop the work as Ctrl-C does: cleanly, and to be resumed.
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -57,6 +62,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # A second signal arrived while the first one was being reported.
         code = 3
     raise SystemExit(code)
+
+
+class _Printable(logging.Formatter):
+    """A warning without what would command the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from toptune.text import printable
+
+        return printable(super().format(record))
 
 
 RESUMING = {"advise", "extract", "finetune", "import", "copy", "compare", "study"}
@@ -97,7 +111,7 @@ def explain(error: Exception) -> tuple[str, int]:
 
 def fail(message: str, code: int, arguments: list[str]) -> int:
     """Say what went wrong, on standard error and, with ``--json``, as the one JSON object."""
-    click.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
     return say_in_json(message, code, arguments)
 
 

@@ -1,5 +1,6 @@
 """Tables for people, as text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # rich takes a tenth of a second to import, and most commands print no table
     from rich.table import Table
 
+# Control characters but for ends of lines and tabs, and those that change the direction of text.
+_COMMANDING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # Wider than any table, because a terminal wraps lines better than rich folds cells.
 _WIDTH = 1_000_000
 
@@ -73,6 +76,19 @@ def _as_text(table: "Table") -> str:
     text = StringIO()
     Console(file=text, width=_WIDTH, markup=False, emoji=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+
+def printable(text: str) -> str:
+    r"""Write characters that would command a terminal as escapes, such as ``\\u001b``; lines stay lines.
+
+    Names in a store or a data set are other people's. Written so, JSON stays JSON of the same value.
+
+    Examples
+    --------
+    >>> printable("pets\x1b[31m")
+    'pets\\u001b[31m'
+    """
+    return _COMMANDING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def counted(number: int, noun: str) -> str:

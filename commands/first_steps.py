@@ -4,7 +4,7 @@ import click
 
 from toptune.commands.options.common import JSON
 from toptune.commands.options.help import Command
-from toptune.commands.options.printing import show
+from toptune.commands.options.printing import echo, show
 
 
 @click.command(cls=Command)
@@ -20,7 +20,7 @@ def demo(out: str, as_json: bool) -> None:
     """See it work on handwritten digits; nothing is downloaded."""
     from toptune.workflows import demo as run_demo
 
-    report = run_demo(out, report=lambda command: click.echo(f"$ {command}", err=True))
+    report = run_demo(out, report=lambda command: echo(f"$ {command}", err=True))
     show(as_json, report.to_dict(), str(report))
 
 

@@ -18,7 +18,7 @@ from toptune.commands.options.common import (
 )
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
-from toptune.commands.options.printing import report_failures, show
+from toptune.commands.options.printing import echo, report_failures, show
 
 
 @click.command(
@@ -169,7 +169,7 @@ def extract(
     # is no reason to compute that task's shard alone.
     part, why = (None, "") if options["dask"] and shard is None else choose_shard(shard, os.environ)
     if why:
-        click.echo(why, err=True)
+        echo(why, err=True)
     with stop_on_signals(grace) as stop, extraction_progress(json_logs=json_logs) as progress:
         summaries = extract_models(
             data,

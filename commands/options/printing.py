@@ -12,9 +12,16 @@ from toptune.store.datasets.outside_text import escaped
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text that may hold names of others; what would command the terminal is escaped."""
+    from toptune.text import printable
+
+    click.echo(printable(text), err=err)
+
+
 def show(as_json: bool, payload: Mapping[str, object], text: str) -> None:
     """Print one JSON object, or text for people."""
-    click.echo(_json_text(payload) if as_json else text)
+    echo(_json_text(payload) if as_json else text)
 
 
 def _json_text(payload: Mapping[str, object]) -> str:
@@ -31,7 +38,7 @@ def report_failures(failed: Mapping[str, str | None], allowed: int) -> None:
 
     # Results go to standard output, where a program may read them; failures are for people.
     for name, reason in list(failed.items())[:20]:
-        click.echo(f"failed: {name}: {reason}", err=True)
+        echo(f"failed: {name}: {reason}", err=True)
     if len(failed) > 20:
         click.echo(f"... and {len(failed) - 20} more", err=True)
     if len(failed) > allowed:

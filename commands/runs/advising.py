@@ -7,7 +7,7 @@ import click
 from toptune.commands.options.common import DEVICE, IMG_SIZE, JSON, MODEL_KWARGS, SKIP_FAILED, WEIGHTS
 from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_object, parse_seconds
-from toptune.commands.options.printing import show
+from toptune.commands.options.printing import echo, show
 from toptune.commands.options.training import SEED, split_options
 
 
@@ -72,5 +72,5 @@ def advise(data: str, as_json: bool, **options: Any) -> None:
     """
     from toptune.workflows import advise as run_advice
 
-    report = run_advice(data, progress=lambda line: click.echo(line, err=True), **options)
+    report = run_advice(data, progress=lambda line: echo(line, err=True), **options)
     show(as_json, report.to_dict(), str(report))

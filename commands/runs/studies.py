@@ -7,7 +7,7 @@ import click
 from toptune.commands.options.common import JSON
 from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import ExistingPath
-from toptune.commands.options.printing import show
+from toptune.commands.options.printing import echo, show
 
 
 @click.command(cls=Command)
@@ -36,9 +36,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
         show(as_json, plan.to_dict(), str(plan))
         return
     with work_progress("trainings") as progress:
-        report = run_study(
-            study_file, dask=dask, progress=progress, notify=lambda line: click.echo(line, err=True)
-        )
+        report = run_study(study_file, dask=dask, progress=progress, notify=lambda line: echo(line, err=True))
     lines = [printed_records([asdict(row) for row in report.summary])] if report.summary else []
     lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
     lines += report.notes.lines()

@@ -11,10 +11,9 @@ from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import choose_chunk_rows
 from toptune.store.files.json_records import record_to_json
 from toptune.store.files.local_place import HeldFolder
-from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
-from toptune.store.files.reading import list_folder, read_file
+from toptune.store.files.reading import list_entries, read_file
 from toptune.store.files.sealed import record_of, seal, unseal
 
 ARRAY_KIND = "toptune-array"
@@ -59,11 +58,7 @@ def metadata_path(cache: Path, spec: ArraySpec) -> Path:
 
 def recorded_names(cache: Path) -> list[str]:
     """List the arrays that have a record, sorted."""
-    return [
-        folder.name
-        for folder in list_folder(cache / "ledger")
-        if not is_temporary(folder.name) and (folder / "array.json").exists()
-    ]
+    return [folder.name for folder in list_entries(cache / "ledger") if (folder / "array.json").exists()]
 
 
 def make_array(

@@ -54,3 +54,13 @@ _FORMATS: dict[str, ArrayFormat] = {"zarr": zarr_format, "hdf5": hdf5_format}
 def format_of(name: str) -> ArrayFormat:
     """Return the functions of a format, ``"zarr"`` or ``"hdf5"``."""
     return _FORMATS[name]
+
+
+def holds_array(folder: Path) -> bool:
+    """Whether a folder was made as an array of some format: it has a metadata file, or units."""
+    inside = [path.relative_to(folder).parts for path in folder.rglob("*")]
+    return any(
+        parts == (made.METADATA,) or made.unit_of(parts) is not None
+        for parts in inside
+        for made in _FORMATS.values()
+    )

@@ -58,15 +58,22 @@ def hold_arrays(cache: Path, names: Sequence[str], check: Callable[[], None]) ->
         If the cache or one of the arrays was removed.
     """
     folders = [folder for name in names for folder in (cache / name, cache / "ledger" / name)]
-    try:
-        with holding(cache, *folders) as (outer, *inner):
+    with contextlib.ExitStack() as stack:
+        try:
+            outer, *inner = stack.enter_context(holding(cache, *folders))
+        except FileNotFoundError as error:
             check()
-            yield HeldArrays(
-                outer,
-                check,
-                dict(zip(names, inner[::2], strict=True)),
-                dict(zip(names, inner[1::2], strict=True)),
-            )
-    except FileNotFoundError as error:
+            raise StoreError(f"{error}: it was removed while it was in use; run extract again") from error
         check()
-        raise StoreError(f"{error}: it was removed while it was in use; run extract again") from error
+        held = HeldArrays(
+            outer,
+            check,
+            dict(zip(names, inner[::2], strict=True)),
+            dict(zip(names, inner[1::2], strict=True)),
+        )
+        try:
+            yield held
+        except StoreError:
+            # A folder that was removed refuses new files; that it was removed is the better message.
+            held.check_arrays()
+            raise

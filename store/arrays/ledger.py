@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.arrays.ledger_entry import PACKED_FILE, LedgerEntry, entry_name, read_packed, render_packed
 from toptune.store.arrays.units import count_units
 from toptune.store.files.local_place import HeldFolder
@@ -182,12 +182,28 @@ class ArrayLedger:
         self._singles[unit] = (signature, entry)
         return entry
 
+    def foreign_entries(self) -> list[Path]:
+        """List the entries with a file of their own that are of another cache; they count for nothing."""
+        found = []
+        for unit in self._single_units():
+            path = self.entry_path(unit)
+            try:
+                if self.is_foreign(LedgerEntry.from_bytes(read_file(path), path)):
+                    found.append(path)
+            except (FileNotFoundError, StoreError):
+                continue
+        return found
+
+    def is_foreign(self, entry: LedgerEntry) -> bool:
+        """Whether an entry is of a cache of another recipe or of other images."""
+        return entry.cache not in (None, self.binding)
+
     def is_of(self, entry: LedgerEntry, unit: int) -> bool:
         """Whether an entry names this array, this unit and the rows of the unit."""
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_rows)
         # A sound entry in a wrong place, for instance copied by hand, must not mark another unit as done.
         is_place = (entry.array, entry.unit, entry.start, entry.stop) == (self.array, unit, start, stop)
-        return is_place and entry.cache in (None, self.binding)
+        return is_place and not self.is_foreign(entry)
 
     def _read_packed(self) -> dict[int, LedgerEntry]:
         try:

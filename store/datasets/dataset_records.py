@@ -9,10 +9,10 @@ from toptune.errors import CorruptError, StoreNotFoundError
 from toptune.options import choices
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.files.json_records import record_to_json
-from toptune.store.files.names import check_name, is_temporary, part_name, split_part_name
+from toptune.store.files.names import check_name, part_name, split_part_name
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
-from toptune.store.files.reading import read_file
+from toptune.store.files.reading import leave_alone, list_entries, list_folder, read_file
 from toptune.store.files.sealed import seal, unseal_record
 
 DATASET_KIND = "toptune-dataset"
@@ -53,10 +53,17 @@ def dataset_folder(root: Path, dataset: str) -> Path:
 
 def dataset_names(root: Path) -> list[str]:
     """List the data sets and their parts, sorted."""
-    folder = root / "datasets"
-    if not folder.is_dir():
-        return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_temporary(p.name))
+    return [path.name for path in list_entries(root / "datasets") if _is_dataset(path)]
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder holds something of a data set, sound or damaged; what else there is is left alone."""
+    if any((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
+        return True
+    if folder.is_dir() and (list_entries(folder / "versions") or not list_folder(folder)):
+        return True
+    leave_alone(folder)
+    return False
 
 
 def whole_names(root: Path) -> list[str]:

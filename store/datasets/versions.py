@@ -21,10 +21,11 @@ from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.files.json_records import record_to_json
 from toptune.store.files.json_values import parse_json
+from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.publish import publish
-from toptune.store.files.reading import read_file
+from toptune.store.files.reading import list_entries, read_file
 from toptune.store.files.sealed import seal, unseal_record
 
 VERSION_KIND = "toptune-dataset-version"
@@ -117,7 +118,7 @@ def version_numbers(root: Path, dataset: str) -> list[int]:
     folder = _folder(root, dataset)
     if not folder.is_dir():
         return [1]
-    stems = [path.stem for path in folder.iterdir() if path.suffix == ".json"]
+    stems = [path.stem for path in list_entries(folder) if path.suffix == ".json"]
     return [1, *sorted(int(stem) for stem in stems if stem.isdecimal() and int(stem) > 1)]
 
 
@@ -175,8 +176,11 @@ def version_record(root: Path, dataset: str, number: int) -> VersionRecord:
     return record
 
 
-def publish_version(root: Path, version: DatasetVersion) -> bool:
+def publish_version(root: Path, version: DatasetVersion, *, held: HeldFolder | None = None) -> bool:
     """Publish a version, the rows first and the record last, unless the number is taken.
+
+    `held` is the folder of the data set from before the version was worked out: the version lands in that
+    data set, and not in one that was made in its place.
 
     Returns
     -------
@@ -196,14 +200,14 @@ def publish_version(root: Path, version: DatasetVersion) -> bool:
     # The rows are named by their digest, so that two processes with equal rows write the same file and
     # others never collide.
     path = rows_path(root, version.dataset, digest)
-    publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
+    publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest, held=held)
     # The record comes last and only if absent: of two processes that grow the data set, one gets the
     # number.
-    if not place_at(version_path(root, version.dataset, version.number)).put_if_absent(record):
+    if not place_at(version_path(root, version.dataset, version.number), held).put_if_absent(record):
         return False
     # The rows may have lain there unnamed since an interrupted growth, and garbage collection may have taken
     # them away between the two steps above.
-    publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest)
+    publish(path, data, lambda found: hashlib.sha256(found).hexdigest() == digest, held=held)
     return True
 
 

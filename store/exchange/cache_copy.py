@@ -20,9 +20,8 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import read_request, request_path
 from toptune.store.files.json_records import record_to_json
-from toptune.store.files.names import is_temporary
 from toptune.store.files.place import check_inside, place_at
-from toptune.store.files.reading import read_file
+from toptune.store.files.reading import list_entries, read_file
 from toptune.store.files.sealed import seal, unseal_record
 
 Report = Callable[[int, int], None]
@@ -150,8 +149,8 @@ def _make_cache(cache: FeatureCache, target: FeatureStore, array_format: str) ->
 
 def _copy_requests(cache: FeatureCache, copied: FeatureCache, names: list[str]) -> None:
     """Copy the hints that hold for the copy, among them other names of the model."""
-    for path in sorted((cache.path / "requests").glob("*.json")):
-        if is_temporary(path.name) or request_path(copied.path, path.stem).exists():
+    for path in list_entries(cache.path / "requests"):
+        if path.suffix != ".json" or request_path(copied.path, path.stem).exists():
             continue
         arrays = read_request(cache.path, path.stem)
         if arrays is not None and set(arrays) <= set(names):

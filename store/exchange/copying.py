@@ -1,7 +1,7 @@
 """Copy data sets and caches from store to store, between places and formats, verified."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -147,7 +147,16 @@ def copy_store(
             # An extraction may have added units while the copy was verified. Each cache is compared again
             # right before its source goes.
             require_covered(cache, copied)
-            _remove(source, cache.dataset, caches=(cache.name,))
+            # A writer may still stand between this comparison and the removal, so that what is removed is
+            # compared once more when no writer can reach it.
+            _remove(
+                source,
+                cache.dataset,
+                caches=(cache.name,),
+                check=lambda hidden, cache=cache, copied=copied: require_covered(  # type: ignore[misc]
+                    cache.moved_to(hidden), copied
+                ),
+            )
         for name in names:
             if not any(any(source.cache_folders(part)) for part in parts[name]):
                 _remove(source, name, caches=(), parts=tuple(parts[name][1:]))
@@ -213,7 +222,12 @@ def _names(cache: FeatureCache, layers: Sequence[str] | None) -> list[str]:
 
 
 def _remove(
-    store: FeatureStore, dataset: str, *, caches: tuple[str, ...], parts: tuple[str, ...] = ()
+    store: FeatureStore,
+    dataset: str,
+    *,
+    caches: tuple[str, ...],
+    parts: tuple[str, ...] = (),
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     folders = [datasets.dataset_folder(store.root, part) for part in (dataset, *parts)]
     try:
@@ -227,6 +241,7 @@ def _remove(
                 n_bytes=0 if caches else sum(map(folder_bytes, folders)),
                 parts=parts,
             ),
+            check=check,
         )
     except StoreError as error:
         raise StoreError(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, StoreError, StoreNotFoundError
+from toptune.store.arrays.ledger import recorded_units
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.dataset_records import DatasetRecord
 from toptune.store.features.feature_cache import FeatureCache, read_identity
@@ -15,7 +16,7 @@ from toptune.store.files.json_records import record_to_json
 from toptune.store.files.json_values import canonical_json
 from toptune.store.files.place import check_inside
 from toptune.store.files.provenance import provenance
-from toptune.store.files.reading import read_file
+from toptune.store.files.reading import list_entries, read_file
 from toptune.store.files.sealed import seal, unseal_record
 
 CACHE_KIND = "toptune-cache"
@@ -133,6 +134,25 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
         created=found.created,
         identity=identity,
         format=found.format_of_arrays,
+    )
+
+
+def is_orphan(root: Path, folder: Path) -> bool:
+    """Whether a cache is over other images than its data set holds, or over a data set that is not there."""
+    path = folder / "cache.json"
+    try:
+        found = unseal_record(CACHE_KIND, CacheRecord, read_file(path), path)
+        return dataset_records.read_record(root, folder.name).pictures_sha256 != found.pictures_sha256
+    except StoreNotFoundError:
+        return True
+    except (FileNotFoundError, StoreError):
+        return False  # What is damaged is for `repair` to judge.
+
+
+def is_forsaken(root: Path, folder: Path) -> bool:
+    """Whether a cache is an orphan without a single unit: its maker stood still while the data set went."""
+    return is_orphan(root, folder) and not any(
+        recorded_units(ledger, 1) for ledger in list_entries(folder / "ledger")
     )
 
 

@@ -1,5 +1,6 @@
 """`FeatureCache`: the arrays of one recipe over one data set."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,10 @@ class FeatureCache(FeatureIdentity):
     def binding(self) -> str:
         """What tells this cache from those of other recipes or images; its ledger entries carry it."""
         return hashlib.sha256(f"{self.digest} {self.images_sha256}".encode()).hexdigest()[:32]
+
+    def moved_to(self, path: Path) -> "FeatureCache":
+        """Return this cache as it is seen in the folder to which it was moved."""
+        return replace(self, path=path, _ledgers={}, _checked={})
 
     def unit_slice(self, unit: int) -> slice:
         """Return the rows of a unit; the last one may be shorter."""
@@ -498,7 +503,8 @@ class FeatureCache(FeatureIdentity):
 
     def mark_used(self) -> None:
         """Note for ``store gc`` that the cache is being used; nothing happens on a read-only store."""
-        mark_used(self.root, self.path)
+        with contextlib.suppress(StoreError), hold_arrays(self.path, (), self._require_same) as held:
+            mark_used(self.root, self.path, held.cache)
 
     def remember_request(self, key: str, arrays: Sequence[str]) -> None:
         """Note which arrays a command line asked for, so that repeating it needs no backbone.
@@ -506,7 +512,8 @@ class FeatureCache(FeatureIdentity):
         The note is a hint: only the ledger says whether the arrays are complete. `key` must cover all that
         decides the request, such as size and time of a weights file.
         """
-        write_request(self.root, self.path, key, arrays)
+        with hold_arrays(self.path, (), self._require_same) as held:
+            write_request(self.root, self.path, key, arrays, held.cache)
 
     def recall_request(self, key: str) -> list[str] | None:
         """Return what `remember_request` noted under `key`, or None."""

@@ -17,21 +17,22 @@ from toptune.errors import (
     StoreNotFoundError,
 )
 from toptune.options import check_choice, choices
+from toptune.store.arrays.formats import holds_array
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.datasets import dataset_records as datasets
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.registration import refuse_part, register
 from toptune.store.datasets.versions import DatasetVersion, read_dataset_version, version_numbers
-from toptune.store.features.cache_records import cache_files, open_cache, split_folder
+from toptune.store.features.cache_records import cache_files, is_forsaken, open_cache, split_folder
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_view import FeatureView
 from toptune.store.features.hints import request_path
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, check_descriptor
 from toptune.store.files.folder_kinds import what_is
-from toptune.store.files.names import check_folder_name, check_name, is_temporary, plain_model_name
+from toptune.store.files.names import check_folder_name, check_name, plain_model_name, stray_depth
 from toptune.store.files.place import check_inside, place_at, place_of
-from toptune.store.files.reading import list_folder
+from toptune.store.files.reading import leave_alone, list_entries, list_folder
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class FeatureStore:
             if folder.exists() and not folder.is_dir():
                 raise ConflictError(f"{folder} is a file; give --store another name", option="store")
             check_folder_name(folder, option="store")
-            strangers = folder.is_dir() and any(not is_temporary(p.name) for p in folder.iterdir())
+            strangers = folder.is_dir() and bool(list_entries(folder))
             # The descriptor is looked for again, because another process may have made the store meanwhile.
             if strangers and not (folder / STORE_FILE).exists():
                 raise ConflictError(
@@ -337,7 +338,11 @@ class FeatureStore:
             if not place_at(folder).has_whole_folders and not (folder / "cache.json").exists():
                 continue  # These are the remains of a removed cache, which is made anew below.
             if split_folder(folder)[1] == digest[:8]:
+                if is_forsaken(self.root, folder):
+                    place_at(folder).remove_folder(aside=self.root / "features")
+                    continue
                 cache = open_cache(self.root, folder)
+                _check_images(cache, record.pictures_sha256)
                 # Equal recipes give equal features, whatever the model was called, so that the cache is
                 # shared.
                 if cache.digest == digest:
@@ -357,8 +362,15 @@ class FeatureStore:
         )
         # Two processes may make the same cache at once. One publishes the folder, and both open what stands
         # there.
-        place_at(check_inside(self.root, folder)).put_folder_if_absent(files)
-        cache = open_cache(self.root, folder)
+        is_new = place_at(check_inside(self.root, folder)).put_folder_if_absent(files)
+        try:
+            cache = open_cache(self.root, folder)
+            _check_images(cache, record.pictures_sha256)
+        except StoreError:
+            # The data set was removed, or made anew of other images, since its record was read.
+            if is_new and is_forsaken(self.root, folder):
+                place_at(folder).remove_folder(aside=self.root / "features")
+            raise
         if cache.digest != digest:
             raise ConflictError(
                 f"{folder} holds another recipe with the same first digits: "
@@ -392,14 +404,38 @@ class FeatureStore:
     def cache_folders(self, dataset: str | None = None) -> Iterator[Path]:
         """Yield the folders of the caches over one data set or all, sorted, without opening them."""
         wanted = None if dataset is None else check_name(dataset, what="data set")
-        for model in list_folder(self.root / "features"):
-            if is_temporary(model.name):
+        for model in list_entries(self.root / "features"):
+            if stray_depth(("features", model.name)) is not None or not model.is_dir():
+                leave_alone(model)
                 continue
-            for folder in list_folder(model):
-                if not folder.is_dir() or is_temporary(folder.name):
-                    continue
-                if wanted is None or folder.name == wanted:
+            for folder in list_entries(model):
+                if wanted in (None, folder.name) and _is_cache(folder):
                     yield folder
+
+
+def _check_images(cache: FeatureCache, images: str) -> None:
+    """Refuse a cache whose images are not those of the record that the caller read."""
+    if cache.images_sha256 != images:
+        raise StoreNotFoundError(
+            f"data set {cache.dataset!r} of {cache.root} was removed and made anew of other images; "
+            "run the same command again"
+        )
+
+
+def _is_cache(folder: Path) -> bool:
+    """Whether a folder holds something of a cache, sound or damaged; what else there is is left alone."""
+    if any((folder / part).exists() for part in ("cache.json", "recipe.json")):
+        return True
+    # A removal from a bucket that was killed leaves features without records; so did writers of older
+    # versions who came too late.
+    is_ours = folder.is_dir() and (
+        not place_at(folder).has_whole_folders
+        or any(map(list_entries, list_entries(folder / "ledger")))
+        or any(map(holds_array, list_entries(folder)))
+    )
+    if not is_ours and list_folder(folder):
+        leave_alone(folder)  # An empty folder is a leftover.
+    return is_ours
 
 
 def _alias(name: str) -> str:

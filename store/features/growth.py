@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import ConflictError, CorruptError
+from toptune.errors import ConflictError, CorruptError, StoreError, StoreNotFoundError
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.outside_text import outside_column
@@ -16,6 +16,7 @@ from toptune.store.datasets.versions import DatasetVersion, publish_version, rea
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.image_digests import gone_rows
 from toptune.store.files.names import part_name
+from toptune.store.files.place import holding, place_at
 
 logger = logging.getLogger(__name__)
 
@@ -88,23 +89,44 @@ def grow(
     StoreError
         If the store is damaged or cannot be written.
     """
+    folder = dataset_records.dataset_folder(store.root, dataset)
+    dataset_records.read_record(store.root, dataset)  # says that there is none, and which there are
     for _ in range(_ATTEMPTS):
-        growth = plan_growth(store, dataset, manifest, changed=changed, find=find, every=every)
-        if not growth.is_needed:
-            return growth
-        name = growth.after.dataset
-        if growth.new_part is not None and not dataset_records.put_dataset(
-            store.root, growth.after.parts[-1], growth.new_part, part_of=name
-        ):
-            continue  # Another process made this part, perhaps of the same images: plan anew.
-        # The version comes after its part: a kill in between leaves a part that no version names, which the
-        # next growth finds and uses.
-        if publish_version(store.root, growth.after):
-            return growth
+        # The folder is held before anything of the data set is read.
+        with holding(folder) as (held,):
+            growth = plan_growth(store, dataset, manifest, changed=changed, find=find, every=every)
+            if not growth.is_needed:
+                return growth
+            part = growth.after.parts[-1]
+            if growth.new_part is not None and not dataset_records.put_dataset(
+                store.root, part, growth.new_part, part_of=growth.after.dataset
+            ):
+                continue  # Another process made this part, perhaps of the same images: plan anew.
+            try:
+                # The version comes after its part: a kill in between leaves a part that no version names,
+                # which the next growth finds and uses.
+                if publish_version(store.root, growth.after, held=held):
+                    return growth
+            except StoreError as error:
+                _refuse_lost(store, growth, error, is_there=held is None or held.is_there())
+                raise
     raise ConflictError(
         f"data set {dataset!r} of {store.root} was changed by others {_ATTEMPTS} times meanwhile; "
         "run the same command again"
     )
+
+
+def _refuse_lost(store: FeatureStore, growth: Growth, error: StoreError, *, is_there: bool) -> None:
+    """Say that the data set was removed while it grew, and take the new part away, which nothing names."""
+    if is_there:
+        return
+    dataset = growth.after.dataset
+    part = dataset_records.dataset_folder(store.root, growth.after.parts[-1])
+    if growth.new_part is not None and dataset not in dataset_records.dataset_names(store.root):
+        place_at(part).remove_folder(aside=part.parent)
+    raise StoreNotFoundError(
+        f"data set {dataset!r} of {store.root} was removed while it grew; run extract again"
+    ) from error
 
 
 def plan_growth(

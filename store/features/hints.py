@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from toptune.errors import CorruptError, StoreError
+from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.names import check_name
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
@@ -25,10 +26,12 @@ def request_path(cache: Path, key: str) -> Path:
     return cache / "requests" / f"{check_name(key, what='request')}.json"
 
 
-def write_request(root: Path, cache: Path, key: str, arrays: Sequence[str]) -> None:
-    """Note which arrays the request `key` asked for."""
+def write_request(
+    root: Path, cache: Path, key: str, arrays: Sequence[str], held: HeldFolder | None = None
+) -> None:
+    """Note which arrays the request `key` asked for; `held` is the cache's folder."""
     path = check_inside(root, request_path(cache, key))
-    place_at(path).replace(seal(REQUEST_KIND, {"arrays": list(arrays)}))
+    place_at(path, held).replace(seal(REQUEST_KIND, {"arrays": list(arrays)}))
 
 
 def read_request(cache: Path, key: str) -> list[str] | None:
@@ -45,12 +48,12 @@ def read_request(cache: Path, key: str) -> list[str] | None:
     return [str(name) for name in values["arrays"]]
 
 
-def mark_used(root: Path, cache: Path) -> None:
-    """Note that a cache is being read; on a read-only store this does nothing."""
+def mark_used(root: Path, cache: Path, held: HeldFolder | None = None) -> None:
+    """Note that a cache, whose folder is `held`, is being read; on a read-only store this does nothing."""
     try:
         made = provenance()
         values = {"who": made["who"], "when": made["when"]}
-        place_at(check_inside(root, cache / USE_FILE)).replace(seal(USE_KIND, values))
+        place_at(check_inside(root, cache / USE_FILE), held).replace(seal(USE_KIND, values))
     except StoreError as error:
         logger.debug("the use of %s is not noted: %s", cache, error)
 
@@ -65,7 +68,7 @@ def last_use(cache: Path) -> datetime:
         pass  # The cache was never used, or its note is damaged. The times below are known of every cache.
     # A cache that is still being extracted was never trained from. The times of its records keep it from
     # being evicted.
-    for path in [cache / "cache.json", *list_folder(cache / "ledger")]:
+    for path in [cache / "cache.json", cache / USE_FILE, *list_folder(cache / "ledger")]:
         try:
             moments.append(datetime.fromtimestamp(path.stat().st_mtime, UTC))
         except FileNotFoundError:

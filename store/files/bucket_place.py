@@ -10,11 +10,11 @@ import hashlib
 import itertools
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.files.names import TEMPORARY_PREFIX, is_temporary
 from toptune.store.files.s3_path import FileStatus, ObjectPath, ObjectStatus, explained
 
@@ -125,10 +125,17 @@ class BucketPlace:
         if found.st_ino == seen.st_ino:
             self.path.unlink()
 
-    def remove_folder(self, *, aside: Path) -> None:  # noqa: ARG002  (nothing is hidden in a bucket)
+    def remove_folder(
+        self,
+        *,
+        aside: Path,  # noqa: ARG002  (nothing is hidden in a bucket)
+        check: Callable[[Path], None] | None = None,
+    ) -> None:
         # The deciding record goes first, then the ledgers, then the rest, so that a kill leaves features that
         # no ledger entry names, and nothing that looks complete.
         paths = [each for each, _ in self.path.objects()]
+        if check is not None:
+            check(self.path)  # What is written after the listing stays.
         paths.sort(key=lambda each: (each.name not in _DECIDING, "ledger" not in each.parts))
         _delete(self.path, paths)
 
@@ -146,6 +153,22 @@ class BucketPlace:
 
     def free(self) -> None:
         _delete(self.path, [self.path, *(each for each, _ in self.path.objects())])
+
+    def free_unless_changed(self, since: float) -> None:
+        objects = [*self.path.objects()] or [(self.path, self.path.stat())]
+        if max(status.st_mtime for _, status in objects) <= since:
+            self.free()
+
+    def clock(self) -> float:
+        probe = BucketPlace(self.path / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+        try:
+            probe.replace(b"clock")
+            return probe.status().st_mtime
+        except (StoreError, FileNotFoundError):
+            return time.time()  # A store that may only be read.
+        finally:
+            with contextlib.suppress(StoreError):
+                probe.path.unlink()
 
     def remove_if_empty(self) -> None:
         """Do nothing: a bucket has no empty folders."""

@@ -10,15 +10,16 @@ import logging
 import os
 import shutil
 import stat
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from toptune.errors import CorruptError
-from toptune.store.files.names import TEMPORARY_PREFIX, is_temporary
-from toptune.store.files.reading import open_regular, read_regular, regular_size
+from toptune.store.files.names import TEMPORARY_PREFIX, TOP_FOLDERS, is_stray, is_temporary, stray_depth
+from toptune.store.files.reading import leave_alone, open_regular, read_regular, regular_size
 from toptune.store.files.s3_path import FileStatus
 from toptune.store.files.system_errors import explained_writing, not_readable
 
@@ -190,9 +191,10 @@ class LocalPlace:
                     # refuses to replace a folder that holds files.
                     os.rename(temporary.at, self.at, src_dir_fd=self.within, dst_dir_fd=self.within)
                 except OSError as error:
-                    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+                    if not self._publish_around_strays(temporary):
                         return False
-                    raise
                 _sync_folder(self.parent)
                 return True
             finally:
@@ -200,6 +202,23 @@ class LocalPlace:
                     _remove(temporary.below(name))
                 with contextlib.suppress(OSError):
                     os.rmdir(temporary.at, dir_fd=self.within)
+
+    def _publish_around_strays(self, temporary: "LocalPlace") -> bool:
+        """Give a folder its name although a folder that holds nothing of a store's has the name."""
+        if self.held is not None or not all(any(map(is_stray, parts)) for parts, _ in self.walk_files()):
+            return False
+        _move_strays(self.path, temporary.path)
+        for top, _, _ in os.walk(self.path, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(top).rmdir()
+        try:
+            temporary.path.rename(self.path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            _move_strays(temporary.path, self.path)  # Another writer was faster.
+            return False
+        return True
 
     def remove_damaged(self, seen: FileStatus) -> None:
         with explained_writing(self.path):
@@ -221,7 +240,7 @@ class LocalPlace:
             finally:
                 _remove(aside)
 
-    def remove_folder(self, *, aside: Path) -> None:
+    def remove_folder(self, *, aside: Path, check: Callable[[Path], None] | None = None) -> None:
         path = self.path
         with explained_writing(path):
             hidden = aside / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
@@ -234,6 +253,13 @@ class LocalPlace:
             _sync_folder(self.parent)
             # Both folders changed: the old name is gone durably, and a leftover stays visible for `gc`.
             _sync_folder(LocalPlace(aside))
+            if check is not None:
+                try:
+                    check(hidden)
+                except BaseException:
+                    hidden.rename(path)
+                    raise
+            _move_strays(hidden, path)
             LocalPlace(hidden).free()
 
     def hide_folder(self) -> None:
@@ -255,6 +281,39 @@ class LocalPlace:
                 shutil.rmtree(path, onerror=_unless_gone)
             else:
                 path.unlink(missing_ok=True)
+
+    def free_unless_changed(self, since: float) -> None:
+        path = self.path
+        with explained_writing(path):
+            # Whoever is about to name a file sets its time first, and does without the file if that fails: a
+            # file that is moved aside and old is nobody's.
+            aside = _temporary(self)
+            try:
+                path.rename(aside.path)
+            except FileNotFoundError:
+                return
+            if newest(aside.path) <= since:
+                aside.free()
+                return
+            try:
+                if aside.path.is_dir():
+                    aside.path.rename(path)
+                else:
+                    os.link(aside.path, path)
+                    _remove(aside)
+            except FileExistsError:
+                pass  # Another file took the name; the one set aside is a leftover.
+
+    def clock(self) -> float:
+        probe = _temporary(self.below("probe"))
+        try:
+            # The clocks of this machine and of a file server may differ by hours.
+            _write_durably(probe, b"")
+            return probe.path.stat().st_mtime
+        except OSError:
+            return time.time()
+        finally:
+            _remove(probe)
 
     def remove_if_empty(self) -> None:
         with explained_writing(self.path), contextlib.suppress(FileNotFoundError):
@@ -308,12 +367,22 @@ class LocalPlace:
     def leftovers(self) -> Iterator[tuple[Path, bool]]:
         root = self.path
         for top, folders, files in os.walk(root):
+            above = Path(top).relative_to(root).parts
             for name in [*folders, *files]:
                 if is_temporary(name):
                     yield Path(top, name), False
-            folders[:] = [name for name in folders if not is_temporary(name)]
+                elif stray_depth((*above, name)) is not None:
+                    leave_alone(Path(top, name))
+            is_empty = not any(name for name in folders if not is_temporary(name)) and not files
+            folders[:] = [
+                name
+                for name in folders
+                if not is_temporary(name)
+                and stray_depth((*above, name)) is None
+                and (above or name in TOP_FOLDERS)
+            ]
             # Keep the top-level folders even if they are empty: users expect them.
-            if not folders and not files and Path(top).parent != root and Path(top) != root:
+            if is_empty and len(above) > 1:
                 yield Path(top), True
 
     def check_inside(self, root: Path) -> None:
@@ -340,6 +409,26 @@ def _unless_gone(
 ) -> None:
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]
+
+
+def newest(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last written or kept, in seconds."""
+    times = [0.0]
+    for each in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else [])]:
+        with contextlib.suppress(FileNotFoundError):
+            times.append(each.lstat().st_mtime)
+    return max(times)
+
+
+def _move_strays(source: Path, target: Path) -> None:
+    """Move what is no part of the store from one folder to the same places in another."""
+    for top, folders, files in os.walk(source):
+        for name in [*folders, *files]:
+            if is_stray(name):
+                there = target / Path(top, name).relative_to(source)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                Path(top, name).rename(there)
+        folders[:] = [name for name in folders if not is_stray(name)]
 
 
 def _temporary(place: LocalPlace) -> LocalPlace:

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 from toptune.errors import InputError
@@ -24,6 +25,48 @@ _SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
 
 # A name may come from a folder that somebody else called so; an option then says another one.
 _REMEDY = {"data set": "choose another name, with --dataset NAME"}
+
+
+# Names in lower case that systems give to files and folders of their own in any folder.
+_OF_SYSTEMS = {
+    *("lost+found", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+    *("system volume information", "$recycle.bin", "recycler", "thumbs.db", "desktop.ini", "__macosx"),
+    *("network trash folder", "temporary items", "icon\r"),
+}
+_MODEL = re.compile(r".+@[0-9a-f]{8}")
+# Folders of a store; others beside them are not the store's.
+TOP_FOLDERS = ("datasets", "features")
+
+
+def is_stray(name: str) -> bool:
+    """Whether a name belongs to a system or another program, such as ``.snapshot`` or ``lost+found``.
+
+    No file of a store has such a name, and whatever has it is left alone.
+    """
+    is_hidden = name.startswith(".") and not is_temporary(name)
+    return is_hidden or name.lower() in _OF_SYSTEMS
+
+
+def stray_depth(parts: tuple[str, ...], datasets: Collection[str] | None = None) -> int | None:
+    """Return the position of the first part of a path in a store that no store has; None for other paths.
+
+    Parameters
+    ----------
+    parts : tuple of str
+        The path within the store.
+    datasets : collection of str, optional
+        Names of the data sets and parts; other folders beside them are not the store's.
+    """
+    for place, name in enumerate(parts):
+        if is_temporary(name):
+            return None
+        if is_stray(name):
+            return place
+        if place == 1 and parts[0] == "features" and not _MODEL.fullmatch(name):
+            return place
+        if place == 1 and datasets is not None and parts[0] == "datasets" and name not in datasets:
+            return place
+    return None
 
 
 def is_temporary(name: str) -> bool:
@@ -70,6 +113,8 @@ def _objection(name: str) -> str:
         return "contains a path separator"
     if name.startswith("."):
         return "begins with a dot"
+    if is_stray(name):
+        return "is one that systems use for folders of their own"
     # Control and format characters (category C) are invisible, so that two names could look alike.
     odd = [c for c in name if unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp")]
     if odd:

@@ -5,7 +5,7 @@ The type of a path decides here, and nowhere else, whether a store lies on a dis
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -88,7 +88,7 @@ class Place(Protocol):
         """Remove a file that was found damaged when its status was `seen`, unless another took its name."""
         ...
 
-    def remove_folder(self, *, aside: Path) -> None:
+    def remove_folder(self, *, aside: Path, check: Callable[[Path], None] | None = None) -> None:
         """Remove a folder with all in it; nothing happens if there is none.
 
         On a disk the folder is gone for everybody in one step, and its bytes are freed after that.
@@ -98,6 +98,9 @@ class Place(Protocol):
         aside : Path
             Folder of the same file system in which the removed one is hidden under a temporary name until
             it is freed; what a kill leaves there is a leftover.
+        check : callable, optional
+            Raises if the folder, which it is given, must stay after all. On a disk it is asked once nobody
+            reaches the folder by its name any more, and the folder then goes back.
         """
         ...
 
@@ -107,6 +110,10 @@ class Place(Protocol):
 
     def free(self) -> None:
         """Delete a file or folder that nothing names now; other processes may delete the same one."""
+        ...
+
+    def free_unless_changed(self, since: float) -> None:
+        """Delete a file or folder unless something in it was written or kept after a time in seconds."""
         ...
 
     def remove_if_empty(self) -> None:
@@ -164,6 +171,10 @@ class Place(Protocol):
 
         Outer folders come before what is in them; the two top levels of a store stay even if they are empty.
         """
+        ...
+
+    def clock(self) -> float:
+        """Return the present in seconds by the clock that stamps files in this folder."""
         ...
 
     # Where it lies

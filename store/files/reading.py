@@ -4,14 +4,19 @@ import contextlib
 import errno
 import hashlib
 import io
+import logging
 import os
 import stat
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from toptune.errors import CorruptError, StoreError
+from toptune.store.files.names import is_stray, is_temporary
 from toptune.store.files.s3_path import ObjectPath
 from toptune.store.files.system_errors import explained_reading, not_readable
+
+logger = logging.getLogger(__name__)
 
 
 def read_file(path: Path) -> bytes:
@@ -157,6 +162,26 @@ def regular_size(path: Path) -> int | None:
         raise not_readable(path, error) from error
     # Objects in a bucket have no mode, because they are all alike.
     return found.st_size if stat.S_ISREG(getattr(found, "st_mode", stat.S_IFREG)) else None
+
+
+@lru_cache(maxsize=4096)
+def leave_alone(path: Path) -> None:
+    """Say, once in a process, that a file or folder is no part of the store and stays as it is."""
+    logger.warning("left alone: %s is no part of the store", path)
+
+
+def list_entries(folder: Path) -> list[Path]:
+    """List what may be the store's in a folder, sorted by name, without what writers are at work on.
+
+    Files and folders of systems and other programs are named and passed over.
+    """
+    found = []
+    for path in list_folder(folder):
+        if is_stray(path.name):
+            leave_alone(path)
+        elif not is_temporary(path.name):
+            found.append(path)
+    return found
 
 
 def list_folder(folder: Path) -> list[Path]:

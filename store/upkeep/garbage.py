@@ -1,5 +1,6 @@
 """Garbage of a store: leftovers of writers that died, and caches that nobody has used for long."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,17 +8,17 @@ from pathlib import Path
 
 from toptune.errors import InputError, StoreError
 from toptune.store.arrays.array_records import read_array, recorded_names
-from toptune.store.arrays.formats import format_of
+from toptune.store.arrays.formats import format_of, holds_array
 from toptune.store.arrays.ledger import recorded_units
 from toptune.store.arrays.units import count_units
 from toptune.store.datasets.dataset_records import base_of, dataset_names
 from toptune.store.datasets.versions import version_numbers, version_path, version_record
-from toptune.store.features.cache_records import split_folder
+from toptune.store.features.cache_records import open_cache, split_folder
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import last_use, read_request
-from toptune.store.files.names import is_temporary
 from toptune.store.files.place import place_at, place_of
+from toptune.store.files.reading import leave_alone, list_entries
 from toptune.store.upkeep.removal import Removal, folder_bytes, remove
 
 GRACE = timedelta(hours=1)
@@ -37,12 +38,15 @@ class Garbage:
         Size of the file or folder.
     cache : str
         ``<model>@<digest8>`` where a whole cache is evicted, otherwise empty.
+    changed : float
+        When it was last written, in seconds.
     """
 
     path: str
     reason: str
     n_bytes: int
     cache: str = ""
+    changed: float = 0.0
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
@@ -73,7 +77,7 @@ def find_garbage(
         Never evict the `keep` caches used last; without `older_than`, evict all others. The caches of the
         parts of a data set that grew count as one.
     now : datetime, optional
-        The present; by default the time of the clock.
+        The present; by default by the clock that stamps the store's files, which may be a server's.
 
     Returns
     -------
@@ -89,7 +93,8 @@ def find_garbage(
         raise InputError(f"keep is {keep}; it must be at least 0")
     if grace < timedelta(0) or (older_than is not None and older_than < timedelta(0)):
         raise InputError("an age cannot be negative; give one such as 1h or 30d")
-    now = now or datetime.now(UTC)
+    # By a clock that runs ahead of the one that stamps files, what was written just now would seem old.
+    now = now or datetime.fromtimestamp(place_at(store.root).clock(), UTC)
     evicted = {item.path: item for item in _evictions(store, older_than=older_than, keep=keep, now=now)}
     found = dict(evicted)
     for path, reason in _leftovers(store):
@@ -97,9 +102,11 @@ def find_garbage(
             continue
         # A writer at work has files that no ledger entry names yet; an hour is far more than a commit
         # takes.
-        if now.timestamp() - _changed(path) >= grace.total_seconds():
+        # It is asked once: what is written after this answer is not taken.
+        changed = _changed(path)
+        if now.timestamp() - changed >= grace.total_seconds() - _ROUNDING:
             n_bytes = folder_bytes(path) if path.is_dir() else path.lstat().st_size
-            found[str(path)] = Garbage(path=str(path), reason=reason, n_bytes=n_bytes)
+            found[str(path)] = Garbage(path=str(path), reason=reason, n_bytes=n_bytes, changed=changed)
     return [found[path] for path in sorted(found)]
 
 
@@ -123,10 +130,14 @@ def collect_garbage(store: FeatureStore, items: list[Garbage]) -> None:
         elif item.reason == _EMPTY:
             place_at(path).remove_if_empty()
         else:
-            place_at(path).free()
+            # A writer may have come upon the file meanwhile, and is about to name it.
+            place_at(path).free_unless_changed(item.changed)
 
 
 _EMPTY = "empty folder"
+# A date holds microseconds, the time of a file nanoseconds.
+_ROUNDING = 0.001
+_ROWS = re.compile(r"[0-9a-f]{64}\.parquet")
 
 
 def _evictions(
@@ -161,7 +172,7 @@ def _leftovers(store: FeatureStore) -> Iterator[tuple[Path, str]]:
     for name in dataset_names(store.root):
         yield from _unnamed_rows(store.root, name)
     for folder in store.cache_folders():
-        yield from _cache_leftovers(folder)
+        yield from _cache_leftovers(store, folder)
 
 
 def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
@@ -171,12 +182,21 @@ def _unnamed_rows(root: Path, dataset: str) -> Iterator[tuple[Path, str]]:
     except StoreError:
         return  # A damaged record must be repaired first, for which these rows may be needed.
     named = {record.rows_sha256 for record in records}
-    for path in version_path(root, dataset, 2).parent.glob("*.parquet"):
-        if path.stem not in named:
+    for path in list_entries(version_path(root, dataset, 2).parent):
+        if _ROWS.fullmatch(path.name) and path.stem not in named:
             yield path, "rows of no version"
 
 
-def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
+def _foreign_entries(store: FeatureStore, folder: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """Yield ledger entries of another cache: in a bucket, a writer who stood still may leave some."""
+    try:
+        ledger = open_cache(store.root, folder).ledger(name)
+    except (StoreError, FileNotFoundError):
+        return  # A damaged record must be repaired first.
+    yield from ((path, "ledger entry of another cache") for path in ledger.foreign_entries())
+
+
+def _cache_leftovers(store: FeatureStore, folder: Path) -> Iterator[tuple[Path, str]]:
     records = recorded_names(folder)
     is_made = (folder / "cache.json").exists()
     # On a disk folders go in one step, so that a missing record is damage and no garbage. In a bucket a
@@ -185,14 +205,18 @@ def _cache_leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
     if not is_made and not is_damaged:
         yield folder, f"remains of {split_folder(folder)[0]}, which was removed"
         return
-    known = {"ledger", "requests", *records}
-    for array in sorted(folder.iterdir()):
-        if array.is_dir() and array.name not in known and not is_temporary(array.name):
-            yield array, "array without a ledger"
+    known = {"ledger", "requests", "cache.json", "recipe.json", "used.json", *records}
+    for array in list_entries(folder):
+        if array.name not in known:
+            if holds_array(array):
+                yield array, "array without a ledger"
+            else:
+                leave_alone(array)
     for name in records:
         yield from _unnamed_units(folder, name)
-    for path in sorted((folder / "requests").glob("*.json")):
-        arrays = None if is_temporary(path.name) else read_request(folder, path.stem)
+        yield from _foreign_entries(store, folder, name)
+    for path in list_entries(folder / "requests"):
+        arrays = read_request(folder, path.stem) if path.suffix == ".json" else None
         if arrays is not None and not set(arrays) <= set(records):
             yield path, "hint about arrays that are gone"
 

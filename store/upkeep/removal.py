@@ -1,6 +1,6 @@
 """Remove arrays, caches and data sets from a store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,10 +9,11 @@ from toptune.errors import InputError, StoreNotFoundError
 from toptune.options import choices
 from toptune.store.arrays.array_records import recorded_names
 from toptune.store.datasets import dataset_records
-from toptune.store.features.cache_records import split_folder
+from toptune.store.features.cache_records import is_orphan, split_folder
 from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.place import check_inside, place_at
+from toptune.store.files.reading import list_entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +200,19 @@ def _recorded(folders: Sequence[Path]) -> list[str]:
     return sorted({name for folder in folders for name in recorded_names(folder)})
 
 
-def remove(store: FeatureStore, removal: Removal) -> None:
+def remove(store: FeatureStore, removal: Removal, *, check: Callable[[Path], None] | None = None) -> None:
     """Carry out a removal.
 
     Each cache disappears in one step before its bytes are freed, and caches go before their data set. Who
     reads at that moment gets an error, and never other numbers.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    removal : Removal
+    check : callable, optional
+        Raises if a cache must stay after all; it is given the folder, which nobody else can reach by its name
+        any more.
 
     Raises
     ------
@@ -219,16 +228,36 @@ def remove(store: FeatureStore, removal: Removal) -> None:
             if removal.arrays:
                 _take_out(folder, removal.arrays)
             else:
-                place_at(folder).remove_folder(aside=features)
+                place_at(folder).remove_folder(aside=features, check=check)
         if not removal.arrays:
             # Other data sets may have features of the same model.
             place_at(features / name).remove_if_empty()
     if removal.is_whole:
         # The parts go last, because nothing names them any more once the versions are gone.
         for part in (removal.dataset, *removal.parts):
-            folder = dataset_records.dataset_folder(store.root, part)
-            if folder.is_dir():
-                place_at(folder).remove_folder(aside=folder.parent)
+            _remove_dataset(store, part)
+        # While this process stood still, others may have added to the data set that is gone now. Nothing can
+        # be added any more, because writers look for the data set after what they make.
+        for part in _parts_of(store, removal.dataset):
+            _remove_dataset(store, part)
+        for part in (removal.dataset, *removal.parts):
+            for folder in list(store.cache_folders(part)):
+                if is_orphan(store.root, folder):
+                    place_at(folder).remove_folder(aside=features)
+                    place_at(folder.parent).remove_if_empty()
+
+
+def _remove_dataset(store: FeatureStore, name: str) -> None:
+    folder = dataset_records.dataset_folder(store.root, name)
+    if folder.is_dir():
+        place_at(folder).remove_folder(aside=folder.parent)
+
+
+def _parts_of(store: FeatureStore, dataset: str) -> list[str]:
+    """List the parts of a data set that is gone; none if it was registered again."""
+    if dataset in dataset_records.dataset_names(store.root):
+        return []
+    return dataset_records.part_names(store.root, dataset)[1:]
 
 
 def remove_arrays(cache: FeatureCache, names: Sequence[str]) -> None:
@@ -249,8 +278,14 @@ def _take_out(cache: Path, names: Sequence[str]) -> None:
     """Remove arrays, each ledger first, so that a kill leaves incomplete arrays and never wrong ones."""
     others = [name for name in recorded_names(cache) if name not in names and name != CONTENT_ARRAY]
     for name in [*names, *([] if others else [CONTENT_ARRAY])]:
-        for folder in (cache / "ledger" / name, cache / name):
-            place_at(folder).remove_folder(aside=cache)
+        ledger = cache / "ledger" / name
+        # A writer may make the array again between the two steps; values without a ledger are nothing, but a
+        # ledger without values is damage.
+        while True:
+            for folder in (ledger, cache / name):
+                place_at(folder).remove_folder(aside=cache)
+            if not ledger.is_dir() or not list_entries(ledger):
+                break
 
 
 def _match(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:

@@ -1,16 +1,19 @@
 """How many bytes each part of a store takes."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toptune.store.arrays.array_records import recorded_names
 from toptune.store.datasets.dataset_records import base_of, dataset_names
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.files.names import is_temporary
+from toptune.store.files.names import is_temporary, stray_depth
 from toptune.store.files.place import place_at
+from toptune.store.files.reading import leave_alone
 
 BOOKKEEPING, MANIFEST, LEFTOVERS = "(bookkeeping)", "(manifest)", "(leftovers)"
+STRAYS = "(not of the store)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class Usage:
         Owner of the files, a data set's parts included; empty where the files belong to the store itself, or
         to the data set as such.
     part : str
-        An array's name, or ``(manifest)``, ``(bookkeeping)`` (records, ledger, hints), ``(leftovers)``.
+        An array's name, or ``(manifest)``, ``(bookkeeping)`` (records, ledger, hints), ``(leftovers)``,
+        ``(not of the store)``.
     n_files, n_bytes : int
         Number of files, and the sum of their sizes.
     """
@@ -56,7 +60,7 @@ def measure(store: FeatureStore) -> list[Usage]:
     arrays: dict[tuple[str, str], set[str]] = {}
     bases = {name: base_of(store.root, name) or name for name in dataset_names(store.root)}
     for parts, size in place_at(store.root).walk_files():
-        dataset, cache, part = _owner(store.root, parts, arrays)
+        dataset, cache, part = _owner(store.root, parts, bases, arrays)
         key = (bases.get(dataset, dataset), cache, part)
         sizes[key] += size
         files[key] += 1
@@ -67,9 +71,16 @@ def measure(store: FeatureStore) -> list[Usage]:
 
 
 def _owner(
-    root: Path, parts: tuple[str, ...], arrays: dict[tuple[str, str], set[str]]
+    root: Path,
+    parts: tuple[str, ...],
+    datasets: Collection[str],
+    arrays: dict[tuple[str, str], set[str]],
 ) -> tuple[str, str, str]:
     """Return data set, cache and part of a file."""
+    depth = stray_depth(parts, datasets)
+    if depth is not None:
+        leave_alone(root.joinpath(*parts[: depth + 1]))
+        return "", "", STRAYS
     is_left = any(is_temporary(part) for part in parts)
     if parts[0] == "datasets" and len(parts) > 2:
         return (parts[1], "", MANIFEST) if not is_left else ("", "", LEFTOVERS)

@@ -18,9 +18,16 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import REQUEST_KIND, USE_FILE, USE_KIND
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE
-from toptune.store.files.names import is_temporary
+from toptune.store.files.names import stray_depth
 from toptune.store.files.place import check_inside, place_at
-from toptune.store.files.reading import file_digest, list_folder, not_regular, read_file, regular_size
+from toptune.store.files.reading import (
+    file_digest,
+    leave_alone,
+    list_entries,
+    not_regular,
+    read_file,
+    regular_size,
+)
 from toptune.store.files.sealed import unseal
 from toptune.store.upkeep.dataset_checks import dataset_damage, dataset_files, rows_needed
 
@@ -152,8 +159,12 @@ class _Walk:
         n_files = n_bytes = 0
         leftovers: list[str] = []
         prefix = f"{top}/"
+        above, datasets = top.relative_to(self.root).parts, set(dataset_records.dataset_names(self.root))
         for parts, size in place_at(top).walk_files():
             path = prefix + "/".join(parts)
+            if (depth := stray_depth((*above, *parts), datasets)) is not None:
+                leave_alone(self.root.joinpath(*(*above, *parts)[: depth + 1]))
+                continue
             if path in self.named:
                 n_files += 1
                 n_bytes += size
@@ -229,17 +240,18 @@ class _Walk:
         self.requests(folder)
         if (folder / USE_FILE).exists():
             self.sealed(USE_KIND, folder / USE_FILE)
-        arrays = [path for path in list_folder(folder / "ledger") if path.is_dir()]
-        for array in arrays:
-            if not is_temporary(array.name):
+        for array in list_entries(folder / "ledger"):
+            if array.is_dir():
                 self.array(cache, array)
+            else:
+                leave_alone(array)
         if not recorded_names(folder):
             # The writer of this cache stopped before its first array.
             self.note_missing(f"{cache.name}/{cache.dataset}", cache, list(range(cache.n_units)))
 
     def requests(self, folder: Path) -> None:
-        for path in sorted((folder / "requests").glob("*.json")):
-            if not is_temporary(path.name):
+        for path in list_entries(folder / "requests"):
+            if path.suffix == ".json":
                 self.sealed(REQUEST_KIND, path)
 
     def sealed(self, kind: str, path: Path) -> None:
@@ -269,7 +281,12 @@ class _Walk:
             path = cache.entry_path(name, unit)
             if path.name in singles:
                 self.single(cache, name, unit, entries)
-        known = {unit for unit in range(cache.n_units) if cache.entry_path(name, unit).name in singles}
+        known = {
+            unit
+            for unit in range(cache.n_units)
+            if cache.entry_path(name, unit).name in singles
+            and str(cache.entry_path(name, unit)) in self.named
+        }
         for unit, entry in entries.items():
             expected = format_of(spec.format).unit_bytes(spec, unit)
             if expected is not None and entry.n_bytes != expected:
@@ -303,12 +320,16 @@ class _Walk:
     def single(self, cache: FeatureCache, name: str, unit: int, entries: dict[int, LedgerEntry]) -> None:
         """Read the entry in a unit's own file, which counts more than a packed one."""
         path = cache.entry_path(name, unit)
-        entries.pop(unit, None)
         try:
             entry = LedgerEntry.from_bytes(self.read(path), path)
         except StoreError as error:
             self.blame(path, error)
+            entries.pop(unit, None)
             return
+        if cache.ledger(name).is_foreign(entry):
+            self.named.discard(str(path))  # An entry of another cache counts for nothing; it is left over.
+            return
+        entries.pop(unit, None)
         if cache.ledger(name).is_of(entry, unit):
             entries[unit] = entry
         else:

@@ -1,89 +1,31 @@
 """A process stands still at any step, and others go on: the store is then as if both had taken turns."""
 
-import contextlib
 import functools
-import os
 import shutil
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 from faults import Stall
-from small_store import BATCH_SIZE, N_ROWS, UNIT_ROWS, contents, features, make_manifest, make_recipe
+from small_store import make_manifest
+from stalled_writer import NAME, UNIT, Writer, act_stalled, chosen, remove_all
 
 from toptune.store import (
-    CONTENT_ARRAY,
     FeatureCache,
     FeatureStore,
     Manifest,
     StoreError,
+    collect_garbage,
+    copy_store,
+    find_garbage,
+    grow,
     plan_removal,
     remove,
     verify,
 )
-
-NAME = "last.cls"
-UNIT = 1
-
-
-def other_manifest() -> Manifest:
-    """Other images under the names of those of `make_manifest`."""
-    return Manifest.from_columns(ids=make_manifest().ids, sizes=[200 + i for i in range(N_ROWS)])
-
-
-class Writer:
-    """Extracts a data set of the name ``pets``: the first images, or others."""
-
-    def __init__(self, root: Path, form: str, *, is_other: bool) -> None:
-        self.root, self.form, self.is_other = root, form, is_other
-
-    @property
-    def values(self) -> dict[str, np.ndarray]:
-        plus = 20 if self.is_other else 0
-        return {NAME: features(NAME) + np.float32(plus), CONTENT_ARRAY: contents() + np.uint8(plus)}
-
-    def open(self) -> FeatureCache:
-        store = FeatureStore.create(self.root)
-        store.register("pets", other_manifest() if self.is_other else make_manifest())
-        cache = store.create_cache(
-            "resnet10t.demo",
-            "pets",
-            make_recipe(),
-            unit_rows=UNIT_ROWS,
-            batch_size=BATCH_SIZE,
-            backbone={},
-            format=self.form,
-        )
-        cache.ensure_array(NAME, dim=3, dtype="float16")
-        cache.ensure_array(CONTENT_ARRAY, dim=32, dtype="uint8")
-        return cache
-
-    def commit(self, cache: FeatureCache, unit: int = UNIT) -> None:
-        rows = cache.unit_slice(unit)
-        cache.commit_unit(unit, {name: values[rows] for name, values in self.values.items()})
-
-    def write_all(self) -> FeatureCache:
-        cache = self.open()
-        for unit in range(cache.n_units):
-            self.commit(cache, unit)
-        cache.pack_ledgers([NAME, CONTENT_ARRAY])
-        return cache
-
-    def check(self) -> None:
-        """All that can be read is of this writer's images, and nothing is damaged."""
-        cache = self.write_all()
-        for name, values in self.values.items():
-            found = cache.blocks([name]).take(np.arange(N_ROWS))
-            np.testing.assert_array_equal(found, values)
-        report = verify(FeatureStore.open(self.root), deep=True)
-        assert report.exit_code == 0, report
-        assert report.leftovers == (), report
-
-
-def remove_all(root: Path) -> None:
-    store = FeatureStore.open(root)
-    remove(store, plan_removal(store, dataset="pets"))
+from toptune.store.datasets.versions import version_numbers
 
 
 def count_steps(folder: Path, form: str, act: Callable[[Writer, FeatureCache], object]) -> int:
@@ -96,19 +38,6 @@ def count_steps(folder: Path, form: str, act: Callable[[Writer, FeatureCache], o
         act(one, cache)
     shutil.rmtree(folder / "counted")
     return stall.steps
-
-
-def chosen(n_steps: int, *case: str) -> range:
-    """Every step in a long run (`TOPTUNE_SOAK_EXAMPLES`); otherwise some, other ones in each case."""
-    stride = 1 if "TOPTUNE_SOAK_EXAMPLES" in os.environ else 9
-    return range(1 + sum(map(ord, "".join(case))) % stride, n_steps + 1, stride)
-
-
-def act_stalled(stall: Stall, act: Callable[[], object]) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall.install(monkeypatch)
-        with contextlib.suppress(StoreError):  # The one who stood still is told.
-            act()
 
 
 @pytest.mark.parametrize("form", ["zarr", "hdf5"])
@@ -134,4 +63,206 @@ def test_a_stalled_writer_leaves_nothing_in_a_data_set_of_other_images(
 
         act_stalled(Stall(number, meanwhile), functools.partial(one.commit, cache))
         two.check()
+        shutil.rmtree(root)
+
+
+def open_one(writer: Writer, _cache: FeatureCache) -> None:
+    writer.open()
+
+
+def hint(_writer: Writer, cache: FeatureCache) -> None:
+    cache.mark_used()
+    cache.remember_request("key", [NAME])
+    cache.ensure_array("more.mean", dim=2, dtype="float32")
+    cache.pack_ledgers([NAME])
+
+
+@pytest.mark.parametrize("act", [open_one, hint])
+def test_a_stalled_maker_leaves_nothing_in_a_data_set_of_other_images(
+    tmp_path: Path, act: Callable[[Writer, FeatureCache], None]
+) -> None:
+    n_steps = count_steps(tmp_path, "zarr", act)
+    for number in chosen(n_steps, act.__name__):
+        root = tmp_path / f"{number}"
+        one, two = Writer(root, "zarr", is_other=False), Writer(root, "zarr", is_other=True)
+        cache = one.open()
+
+        def meanwhile(root: Path = root, two: Writer = two) -> None:
+            remove_all(root)
+            two.open()
+
+        act_stalled(Stall(number, meanwhile), functools.partial(act, one, cache))
+        two.check()
+        shutil.rmtree(root)
+
+
+def make_first(root: Path) -> None:
+    """A data set without caches, or no data set at all, before a writer of other images comes."""
+    FeatureStore.create(root).register("pets", make_manifest())
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_a_stalled_maker_of_a_cache(tmp_path: Path, is_again: bool) -> None:
+    """The data set goes after its record was read; it may be made anew of other images."""
+    make_first(tmp_path / "counted")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        Writer(tmp_path / "counted", "zarr", is_other=False).open()
+    for number in chosen(stall.steps, "cache", str(is_again)):
+        root = tmp_path / f"{number}"
+        make_first(root)
+        one, two = Writer(root, "zarr", is_other=False), Writer(root, "zarr", is_other=True)
+
+        def meanwhile(root: Path = root, two: Writer = two) -> None:
+            remove_all(root)
+            if is_again:
+                two.open()
+
+        act_stalled(Stall(number, meanwhile), one.open)
+        report = verify(FeatureStore.open(root), deep=True)
+        assert report.damaged == (), (number, report)
+        if FeatureStore.open(root).datasets() and not is_again:
+            remove_all(root)  # It was registered before the removal, or after it.
+        two.check()
+        shutil.rmtree(root)
+
+
+def test_a_stalled_removal_takes_all_or_leaves_a_whole(tmp_path: Path) -> None:
+    """A writer comes while a removal stands still: afterwards there is its work, or nothing."""
+    Writer(tmp_path / "counted", "zarr", is_other=False).write_all()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        remove_all(tmp_path / "counted")
+    for number in chosen(stall.steps, "removal"):
+        root = tmp_path / f"{number}"
+        one = Writer(root, "zarr", is_other=False)
+        one.write_all()
+        act_stalled(Stall(number, one.write_all), functools.partial(remove_all, root))
+        report = verify(FeatureStore.open(root), deep=True)
+        assert report.damaged == (), (number, report)
+        one.check()
+        shutil.rmtree(root)
+
+
+def test_a_stalled_removal_of_layers(tmp_path: Path) -> None:
+    """The writer who comes meanwhile has another type in mind for the array."""
+
+    def remove_layer(root: Path) -> None:
+        store = FeatureStore.open(root)
+        remove(store, plan_removal(store, dataset="pets", model="resnet10t.demo", layers=[NAME]))
+
+    Writer(tmp_path / "counted", "zarr", is_other=False).write_all()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        remove_layer(tmp_path / "counted")
+    for number in chosen(stall.steps, "layers"):
+        root = tmp_path / f"{number}"
+        one = Writer(root, "zarr", is_other=False)
+        one.write_all()
+        act_stalled(Stall(number, one.write_all), functools.partial(remove_layer, root))
+        report = verify(FeatureStore.open(root), deep=True)
+        assert report.damaged == (), (number, report)
+        one.check()
+        shutil.rmtree(root)
+
+
+def test_a_stalled_move_loses_no_unit_that_came_meanwhile(tmp_path: Path) -> None:
+    def move(root: Path) -> None:
+        copy_store(FeatureStore.open(root), root.parent / f"{root.name}-copy", move=True)
+
+    def begun(root: Path) -> tuple[Writer, FeatureCache]:
+        one = Writer(root, "zarr", is_other=False)
+        cache = one.open()
+        one.commit(cache, 0)
+        return one, cache
+
+    begun(tmp_path / "counted")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        move(tmp_path / "counted")
+    for number in chosen(stall.steps, "move"):
+        root = tmp_path / f"{number}"
+        one, cache = begun(root)
+        told: list[StoreError] = []
+
+        def meanwhile(one: Writer = one, cache: FeatureCache = cache, told: list[StoreError] = told) -> None:
+            try:
+                one.commit(cache, 2)
+            except StoreError as error:
+                told.append(error)
+
+        act_stalled(Stall(number, meanwhile), functools.partial(move, root))
+        done = set()
+        for each in (root, root.parent / f"{root.name}-copy"):
+            for found in FeatureStore.open(each).caches() if each.exists() else []:
+                done |= set(found.entries(NAME))
+                assert verify(found, deep=True).damaged == ()
+        assert 0 in done
+        assert told or 2 in done, number
+
+
+def test_a_stalled_grower(tmp_path: Path) -> None:
+    """The data set is removed, and made anew of other images, while one adds to it."""
+    more = Manifest.from_columns(
+        ids=[*make_manifest().ids, "new"], sizes=[*make_manifest().sizes.tolist(), 900]
+    )
+
+    def extend(root: Path) -> None:
+        grow(FeatureStore.open(root), "pets", more)
+
+    make_first(tmp_path / "counted")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        extend(tmp_path / "counted")
+    for number in chosen(stall.steps, "grow"):
+        root = tmp_path / f"{number}"
+        make_first(root)
+        two = Writer(root, "zarr", is_other=True)
+
+        def meanwhile(root: Path = root, two: Writer = two) -> None:
+            remove_all(root)
+            two.open()
+
+        act_stalled(Stall(number, meanwhile), functools.partial(extend, root))
+        assert verify(FeatureStore.open(root), deep=True).damaged == ()
+        if version_numbers(root, "pets") == [1]:
+            two.check()
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("form", ["zarr", "hdf5"])
+def test_a_stalled_collection_takes_nothing_that_is_named_meanwhile(tmp_path: Path, form: str) -> None:
+    def collect(root: Path) -> None:
+        store = FeatureStore.open(root)
+        collect_garbage(store, find_garbage(store, grace=timedelta(0)))
+
+    def begun(root: Path) -> Writer:
+        one = Writer(root, form, is_other=False)
+        cache = one.write_all()
+        cache.ledger(NAME).unpack()
+        cache.entry_path(NAME, UNIT).unlink()
+        time.sleep(0.02)
+        return one
+
+    begun(tmp_path / "counted")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        collect(tmp_path / "counted")
+    for number in chosen(stall.steps, "collect", form):
+        root = tmp_path / f"{number}"
+        one = begun(root)
+
+        def meanwhile(one: Writer = one) -> None:
+            time.sleep(0.02)  # File systems tell times to some milliseconds.
+            one.write_all()
+
+        act_stalled(Stall(number, meanwhile), functools.partial(collect, root))
+        assert verify(FeatureStore.open(root), deep=True).damaged == (), number
+        one.check()
         shutil.rmtree(root)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import STEPS, Fault
+from faults import STEPS, Fault, Stall
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from small_store import (
@@ -42,6 +42,7 @@ NAMES = [*DIMS, CONTENT_ARRAY]
 N_UNITS = -(-N_ROWS // UNIT_ROWS)
 EXAMPLES = int(os.environ.get("TOPTUNE_SOAK_EXAMPLES", "25"))
 UNITS = st.integers(0, N_UNITS - 1)
+OTHERS = ("write", "anew", "layer", "collect")
 
 
 def truth(name: str) -> np.ndarray:
@@ -101,6 +102,39 @@ class StoreMachine(RuleBasedStateMachine):
             except StoreError:
                 return
         self.done |= {(name, unit) for name in NAMES}
+
+    @precondition(lambda self: not self.damaged)
+    @rule(unit=UNITS, number=st.integers(1, 120), other=st.sampled_from(OTHERS))
+    def write_after_a_stall(self, unit: int, number: int, other: str) -> None:
+        """Stand still before some step of a commit, while another process does all of something else."""
+        cache = self.open()
+        is_told = False
+
+        def meanwhile() -> None:
+            store = FeatureStore.open(self.root)
+            if other == "write":
+                commit(self.open(), unit)
+            elif other == "anew":
+                remove(store, plan_removal(store, dataset="pets"))
+                self.done.clear()
+                self.open()
+            elif other == "layer":
+                remove_arrays(self.open(), ["last.cls"])
+                self.done = {(name, each) for name, each in self.done if name != "last.cls"}
+            else:
+                collect_garbage(store, find_garbage(store, grace=timedelta(0)))
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Stall(number, meanwhile).install(monkeypatch)
+            try:
+                commit(cache, unit)
+            except StoreError:
+                is_told = True
+        if not is_told:
+            found = self.open()
+            assert all(found.entry(name, unit) for name in NAMES)
+            self.done |= {(name, unit) for name in NAMES}
+        assert verify(FeatureStore.open(self.root), deep=True).damaged == ()
 
     @precondition(lambda self: not self.damaged)
     @rule()

@@ -256,7 +256,7 @@ def test_names_of_parts_are_not_for_users(root: Path) -> None:
 def test_an_interrupted_grower_is_taken_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = start(root, make_images(names((0, 4))))
 
-    def die(*_: Any) -> bool:
+    def die(*_: Any, **_options: Any) -> bool:
         raise KeyboardInterrupt
 
     now = make_images(names((0, 6)))
@@ -274,20 +274,20 @@ def test_a_lost_race_is_run_again(root: Path, monkeypatch: pytest.MonkeyPatch) -
     store = start(root, make_images(names((0, 4))))
     plain, others = publish_version, [names((2, 8)), names((0, 6))]
 
-    def outrun(where: Path, version: Any) -> bool:
+    def outrun(where: Path, version: Any, **options: Any) -> bool:
         if others:
             ids = others.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(growing, "publish_version", plain)
                 grow(store, "pets", make_images(ids))
-        return plain(where, version)
+        return plain(where, version, **options)
 
     monkeypatch.setattr(growing, "publish_version", outrun)
     growth = grow(store, "pets", make_images(names((0, 7))))
     assert growth.after.number == 4
     for number, ids in enumerate([names((0, 4)), names((0, 6)), names((2, 8)), names((0, 7))], start=1):
         assert store.manifest("pets", version=number).ids == ids
-    monkeypatch.setattr(growing, "publish_version", lambda *_: False)
+    monkeypatch.setattr(growing, "publish_version", lambda *_, **__: False)
     with pytest.raises(ConflictError, match="changed by others 50 times"):
         grow(store, "pets", make_images(names((0, 9))))
 

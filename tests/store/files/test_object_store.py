@@ -1,5 +1,6 @@
 """Stores in S3, against a local server: the contract of local folders."""
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import BUCKET_STEPS, Stall
 from grown_store import NAME, make_grown
 from small_store import (
     DIMS,
@@ -25,6 +27,7 @@ from small_store import (
     shard_bytes,
     write_all,
 )
+from stalled_writer import Writer, act_stalled, chosen, remove_all
 
 from toptune.store import (
     CONTENT_ARRAY,
@@ -401,3 +404,35 @@ def test_folders_that_web_pages_make(stored: FeatureCache) -> None:
     store = FeatureStore.open(root)
     assert [cache.path for cache in store.caches()] == [stored.path]
     assert verify(store, deep=True).exit_code == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stalled_writer_in_a_bucket(bucket_root: Path, when: str) -> None:
+    """As in a folder: others remove the data set and make it anew of other images while one stands still."""
+    counted = Writer(bucket_root.parent / "counted", "zarr", is_other=False)
+    cache = counted.open()
+    count = Stall(0, lambda: None, only=BUCKET_STEPS)
+    act_stalled(count, lambda: counted.commit(cache))
+    assert count.steps > 10
+    for number in chosen(count.steps, when):
+        root = bucket_root.parent / f"{number}"
+        one, two = Writer(root, "zarr", is_other=False), Writer(root, "zarr", is_other=True)
+        cache = one.open()
+
+        def meanwhile(root: Path = root, two: Writer = two) -> None:
+            remove_all(root)
+            two.write_all() if when == "before" else two.open()
+
+        act_stalled(Stall(number, meanwhile, only=BUCKET_STEPS), functools.partial(one.commit, cache))
+        two.check()
+
+
+def test_an_object_that_another_replaced_meanwhile_stays(bucket_root: Path) -> None:
+    place = place_at(bucket_root / "object")
+    assert place.put_if_absent(b"one")
+    seen = place.status()
+    place.replace(b"two")
+    assert not place.exchange(b"three", seen)
+    assert place.read() == b"two"
+    assert place.exchange(b"three", place.status())
+    assert place.read() == b"three"
