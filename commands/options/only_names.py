@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import click
+from toptune.commands.options.printing import echo
 
 
 def fill_names(root: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -29,5 +29,5 @@ def fill_names(root: str, options: dict[str, Any]) -> dict[str, Any]:
     if left_out := [name for name, value in given.items() if value is None]:
         # Where results go to standard output, a program may read them; this line is for people.
         words = " and ".join(f"--{name} {found[name]}" for name in left_out)
-        click.echo(f"taken from the store, which holds no other: {words}", err=True)
+        echo(f"taken from the store, which holds no other: {words}", err=True)
     return options | found

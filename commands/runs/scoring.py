@@ -8,7 +8,7 @@ import click
 from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, OWN_COLUMNS, RunFolder, together
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import ExistingPath, parse_places
-from toptune.commands.options.printing import report_failures, show
+from toptune.commands.options.printing import echo, report_failures, show
 
 RUN = click.argument("run", type=RunFolder())
 MOVED = together(
@@ -139,7 +139,7 @@ def predict(
         answer = {"classes": classifier.classes, "predictions": rows, "costs": meter.to_dict()}
         show(True, answer if out is None else answer | {"out": str(file)}, "")
     elif out is not None:
-        click.echo(f"{counted(len(predictions), 'prediction')} in {file}")
+        echo(f"{counted(len(predictions), 'prediction')} in {file}")
     else:
         write_predictions(predictions, sys.stdout, form=form or "csv", columns=columns, top=top)
     # Failures come last, because too many of them end the process, and the predictions must be out by then.
