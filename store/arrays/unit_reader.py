@@ -1,6 +1,6 @@
 """`UnitReader`: units of one array, each compared with its checksums the first time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from toptune.errors import CorruptError
 from toptune.store.arrays.formats import ArrayFormat, format_of
 from toptune.store.arrays.ledger import ArrayLedger
+from toptune.store.arrays.ledger_entry import LedgerEntry
 from toptune.store.arrays.spec import OF_ANOTHER_UNIT, ArraySpec
 from toptune.store.files.place import check_inside
 from toptune.store.files.reading import file_digest
@@ -31,9 +32,12 @@ class UnitReader:
         require_same: Callable[[], None],
         checked: dict[Path, Signature],
         ledger: ArrayLedger,
+        entries: Mapping[int, LedgerEntry],
     ) -> None:
         self.spec = spec
         self._ledger = ledger
+        # Entries as they were read when the blocks were opened, which spares a look at the ledger for each.
+        self._entries = dict(entries)
         self._cache = cache
         self._array = cache / spec.name
         self._require_same = require_same
@@ -92,12 +96,18 @@ class UnitReader:
             signature = _signature(path)
             is_new = self._checked.get(path) != signature
             checksum = None
-            if is_new:
-                check_inside(self._cache, path)
-                checksum = self._identify(unit, path)
-                # A file that was hashed as a whole is read without a second check.
-                is_whole = is_whole or checksum is None
-            values = read(path, is_new, checksum)
+            try:
+                if is_new:
+                    check_inside(self._cache, path)
+                    checksum = self._identify(unit, path)
+                values = read(path, is_new, checksum)
+            except CorruptError:
+                # The unit may have been lost and computed again since its entry was read.
+                if not is_new or self._entries.pop(unit, None) is None:
+                    raise
+                return self._read(unit, read, is_whole=is_whole)
+            # A file that was hashed as a whole needs no second check.
+            is_whole = is_whole or (is_new and checksum is None)
         except FileNotFoundError as error:
             # A cache that was removed is reported as removed. Only in a cache that is there, a file is
             # missing.
@@ -123,7 +133,7 @@ class UnitReader:
         Checksums within a file say that it is undamaged, and not that it is the file of this unit: two files
         may have changed places.
         """
-        entry = self._ledger.recorded(unit)
+        entry = self._entries.get(unit) or self._ledger.recorded(unit)
         if entry is None:
             raise CorruptError("the ledger names it no longer")
         if entry.checksum is None and file_digest(path) != entry.sha256:

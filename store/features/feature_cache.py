@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ from toptune.store.files.system_errors import not_readable
 CONTENT_ARRAY = "content.sha256"
 # Bytes of one SHA-256 digest, which is one row of `CONTENT_ARRAY`.
 DIGEST_BYTES = 32
+_NO_ENTRIES: Mapping[int, LedgerEntry] = MappingProxyType({})
 # How far the values of two machines may lie apart, as a part of a row's largest value: rounding to float16
 # moves a value by 0.0005, and arithmetic in bf16 most features by 0.002 to 0.02.
 _TOLERANCE = {"fp32": 0.002, "bf16": 0.05}
@@ -431,12 +433,13 @@ class FeatureCache(FeatureIdentity):
             units = list(range(self.n_units))
         else:
             units = np.unique(numbers // self.unit_rows).tolist()
-        for spec in specs:
-            # Missing units are an error before the first block is read, and not hours into a pass.
-            self._require(spec, units)
-        return CacheBlocks([self._reader(spec) for spec in specs], numbers)
+        # Missing units are an error before the first block is read, and not hours into a pass.
+        recorded = [self._require(spec, units) for spec in specs]
+        readers = [self._reader(spec, entries) for spec, entries in zip(specs, recorded, strict=True)]
+        return CacheBlocks(readers, numbers)
 
-    def _require(self, spec: ArraySpec, units: Sequence[int]) -> None:
+    def _require(self, spec: ArraySpec, units: Sequence[int]) -> Mapping[int, LedgerEntry]:
+        """Return the ledger entries of an array after making sure that all units are there."""
         recorded = self.ledger(spec.name).all_recorded()
         missing = [unit for unit in units if unit not in recorded]
         if missing:
@@ -459,6 +462,7 @@ class FeatureCache(FeatureIdentity):
                     "extract again to restore it",
                     path,
                 )
+        return recorded
 
     def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return the SHA-256 of each image's bytes as read for extraction.
@@ -486,8 +490,9 @@ class FeatureCache(FeatureIdentity):
             return None
         return self._reader(self.array(CONTENT_ARRAY)).unit(unit).astype(np.uint8, copy=False)
 
-    def _reader(self, spec: ArraySpec) -> UnitReader:
-        return UnitReader(self.path, spec, self._require_same, self._checked, self.ledger(spec.name))
+    def _reader(self, spec: ArraySpec, entries: Mapping[int, LedgerEntry] = _NO_ENTRIES) -> UnitReader:
+        ledger = self.ledger(spec.name)
+        return UnitReader(self.path, spec, self._require_same, self._checked, ledger, entries)
 
     def _require_same(self) -> None:
         """Refuse to go on in a folder that was removed, or made anew for other images, since it was opened.
