@@ -1,7 +1,5 @@
 """What a team shares besides the store: permissions of what is written, refusals told as what they are."""
 
-import contextlib
-import email.policy  # noqa: F401  (another user may not read Python's own folder: loaded by its owner)
 import errno
 import os
 import stat
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from permissions import another_user, mode_of
 from shapes import MODEL, save_shapes
 
 from toptune.cli import explain
@@ -22,33 +21,7 @@ from toptune.train import compare_heads, report_layers, train
 from toptune.workflows import export, finetune, write_report
 
 Cli = Callable[..., tuple[int, str, str]]
-NOBODY = 65534
 ADVICE_OF_DAMAGE = ("again", "No such file", "damaged", "extract")
-
-
-@contextlib.contextmanager
-def another_user() -> Iterator[None]:
-    """Give up root's rights, to which no permission applies; any other user is left as it is."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-@contextlib.contextmanager
-def mode_of(path: Path, mode: int) -> Iterator[None]:
-    before = stat.S_IMODE(path.stat().st_mode)
-    path.chmod(mode)
-    try:
-        yield
-    finally:
-        path.chmod(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from toptune.errors import CorruptError, StoreError
+from toptune.errors import CorruptError, FormatVersionError
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import choose_chunk_rows
@@ -13,7 +13,7 @@ from toptune.store.files.json_records import record_to_json
 from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
-from toptune.store.files.reading import list_entries, read_file
+from toptune.store.files.reading import list_entries, may_exist, read_file
 from toptune.store.files.sealed import record_of, seal, unseal
 
 ARRAY_KIND = "toptune-array"
@@ -58,7 +58,7 @@ def metadata_path(cache: Path, spec: ArraySpec) -> Path:
 
 def recorded_names(cache: Path) -> list[str]:
     """List the arrays that have a record, sorted."""
-    return [folder.name for folder in list_entries(cache / "ledger") if (folder / "array.json").exists()]
+    return [folder.name for folder in list_entries(cache / "ledger") if may_exist(folder / "array.json")]
 
 
 def make_array(
@@ -134,11 +134,16 @@ def restore_array(cache: Path, name: str, *, n_rows: int, unit_rows: int, format
     -------
     list of Path
         The files written; empty if neither file tells what the array is.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses to read one of them, which may tell what the array is.
     """
     record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:
         found = _read_record(record)
-    except (StoreError, FileNotFoundError):
+    except (CorruptError, FormatVersionError, FileNotFoundError):
         return _restore_record(cache, name, n_rows=n_rows, unit_rows=unit_rows, format=format)
     spec = found.spec
     # A record that was moved here from elsewhere must not make the metadata of another array.
@@ -167,7 +172,7 @@ def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, form
             n_rows=n_rows,
         )
     # Damaged bytes can raise anything in a parser; whatever it is, the file tells nothing.
-    except (StoreError, FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+    except (CorruptError, FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         return []
     # Metadata that survived damage may parse and still describe another array. Only an exact match is
     # believed.

@@ -12,7 +12,7 @@ from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import check_name, part_name, split_part_name
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
-from toptune.store.files.reading import leave_alone, list_entries, list_folder, read_file
+from toptune.store.files.reading import leave_alone, list_entries, list_folder, may_exist, read_file
 from toptune.store.files.sealed import seal, unseal_record
 
 DATASET_KIND = "toptune-dataset"
@@ -58,7 +58,7 @@ def dataset_names(root: Path) -> list[str]:
 
 def _is_dataset(folder: Path) -> bool:
     """Whether a folder holds something of a data set, sound or damaged; what else there is is left alone."""
-    if any((folder / part).exists() for part in ("dataset.json", "manifest.parquet")):
+    if any(may_exist(folder / part) for part in ("dataset.json", "manifest.parquet")):
         return True
     if folder.is_dir() and (list_entries(folder / "versions") or not list_folder(folder)):
         return True

@@ -115,10 +115,7 @@ class DatasetVersion:
 
 def version_numbers(root: Path, dataset: str) -> list[int]:
     """List the versions of a data set, ascending: 1 and every number with a record, sound or damaged."""
-    folder = _folder(root, dataset)
-    if not folder.is_dir():
-        return [1]
-    stems = [path.stem for path in list_entries(folder) if path.suffix == ".json"]
+    stems = [path.stem for path in list_entries(_folder(root, dataset)) if path.suffix == ".json"]
     return [1, *sorted(int(stem) for stem in stems if stem.isdecimal() and int(stem) > 1)]
 
 

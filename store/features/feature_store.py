@@ -32,7 +32,7 @@ from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, check_descrip
 from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import check_folder_name, check_name, plain_model_name, stray_depth
 from toptune.store.files.place import check_inside, place_at, place_of
-from toptune.store.files.reading import leave_alone, list_entries, list_folder
+from toptune.store.files.reading import leave_alone, list_entries, list_folder, may_exist
 
 logger = logging.getLogger(__name__)
 
@@ -424,7 +424,7 @@ def _check_images(cache: FeatureCache, images: str) -> None:
 
 def _is_cache(folder: Path) -> bool:
     """Whether a folder holds something of a cache, sound or damaged; what else there is is left alone."""
-    if any((folder / part).exists() for part in ("cache.json", "recipe.json")):
+    if any(may_exist(folder / part) for part in ("cache.json", "recipe.json")):
         return True
     # A removal from a bucket that was killed leaves features without records; so did writers of older
     # versions who came too late.

@@ -197,7 +197,10 @@ class BucketPlace:
         wanted = set(files)
         return {path: status.st_size for path, status in self.path.objects() if path in wanted}
 
-    def walk_files(self) -> Iterator[tuple[tuple[str, ...], int]]:
+    def walk_files(
+        self,
+        refused: Callable[[StoreError], None] | None = None,  # noqa: ARG002  (one call lists everything)
+    ) -> Iterator[tuple[tuple[str, ...], int]]:
         for path, status in self.path.objects():
             yield path.relative_to(self.path).parts, status.st_size
 

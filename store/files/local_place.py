@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.files.names import TEMPORARY_PREFIX, TOP_FOLDERS, is_stray, is_temporary, stray_depth
 from toptune.store.files.reading import leave_alone, open_regular, read_regular, regular_size
 from toptune.store.files.s3_path import FileStatus
@@ -354,14 +354,27 @@ class LocalPlace:
                 found[file] = size
         return found
 
-    def walk_files(self) -> Iterator[tuple[tuple[str, ...], int]]:
-        for folder, _, names in os.walk(self.path):
+    def walk_files(
+        self, refused: Callable[[StoreError], None] | None = None
+    ) -> Iterator[tuple[tuple[str, ...], int]]:
+        def refuse(error: OSError) -> None:
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                return
+            told = not_readable(Path(error.filename), error)
+            if refused is None:
+                raise told from error
+            refused(told)
+
+        for folder, _, names in os.walk(self.path, onerror=refuse):
             parts = Path(folder).relative_to(self.path).parts
             for name in names:
                 try:
                     size = os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118  (many files: strings)
                 except FileNotFoundError:
                     continue  # A writer at work has renamed or removed its temporary file.
+                except OSError as error:
+                    refuse(error)
+                    continue
                 yield (*parts, name), size
 
     def leftovers(self) -> Iterator[tuple[Path, bool]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from toptune.errors import InputError
+from toptune.errors import InputError, StoreError
 from toptune.store.files.bucket_place import BucketPlace
 from toptune.store.files.local_place import HeldFolder, LocalPlace
 from toptune.store.files.s3_path import SCHEME, FileStatus, ObjectPath
@@ -159,10 +159,13 @@ class Place(Protocol):
         """Return the sizes of the files that exist among some files below this folder, in bytes."""
         ...
 
-    def walk_files(self) -> Iterator[tuple[tuple[str, ...], int]]:
+    def walk_files(
+        self, refused: Callable[[StoreError], None] | None = None
+    ) -> Iterator[tuple[tuple[str, ...], int]]:
         """Yield ``(parts, size)`` of the files below this folder: the path within the folder, and bytes.
 
-        Links are not followed; files that vanish meanwhile are passed over.
+        Links are not followed; files that vanish meanwhile are passed over. A folder that the system refuses
+        to list is an error, or is handed to `refused` and passed over.
         """
         ...
 

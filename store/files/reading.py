@@ -164,6 +164,16 @@ def regular_size(path: Path) -> int | None:
     return found.st_size if stat.S_ISREG(getattr(found, "st_mode", stat.S_IFREG)) else None
 
 
+def may_exist(path: Path) -> bool:
+    """Whether a file is there, or lies in a folder that is closed to this user; reading it says so."""
+    try:
+        return path.exists()
+    except StoreError:
+        raise
+    except PermissionError:
+        return True
+
+
 @lru_cache(maxsize=4096)
 def leave_alone(path: Path) -> None:
     """Say, once in a process, that a file or folder is no part of the store and stays as it is."""

@@ -5,7 +5,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from toptune.errors import StoreError
+from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
 
 _ON_WRITING = {
     errno.ENOSPC: "free some space and run the same command again{kept}",
@@ -39,6 +39,12 @@ _ON_BOTH = {
     errno.ENOMEM: "the memory is full; stop other programs and run the same command again",
 }
 _OF_WRITERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def is_refusal(error: object) -> bool:
+    """Whether the system refused to read or write, which says nothing of what a file holds."""
+    faults = (CorruptError, FormatVersionError, StoreNotFoundError)
+    return isinstance(error, StoreError) and not isinstance(error, faults)
 
 
 def not_readable(path: Path, error: OSError) -> StoreError:

@@ -21,6 +21,7 @@ from toptune.store.files.names import TEMPORARY_PREFIX
 from toptune.store.files.place import place_at
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import unseal_record
+from toptune.store.files.system_errors import is_refusal
 
 
 def is_grown(root: Path, name: str) -> bool:
@@ -43,7 +44,9 @@ def rebuild_part(root: Path, part: str) -> bool:
     for number in version_numbers(root, base)[1:]:
         try:
             version = read_dataset_version(root, base, number)
-        except StoreError:
+        except StoreError as error:
+            if is_refusal(error):
+                raise
             continue
         for row in version.rows_of(part).tolist():
             # The oldest version with an image has the label with which the image was registered.
@@ -71,15 +74,17 @@ def _known_images(root: Path, part: str) -> set[str]:
     """Collect the digests of the part's images, from the part's record or else from the caches over it."""
     try:
         return {dataset_records.read_record(root, part).pictures_sha256}
-    except StoreError:
-        pass
+    except StoreError as error:
+        if is_refusal(error):
+            raise
     found: set[str] = set()
     for path in sorted((root / "features").glob("*/*/cache.json")):
         if path.parent.name == part:
             try:
                 found.add(unseal_record(CACHE_KIND, CacheRecord, read_file(path), path).pictures_sha256)
-            except (StoreError, FileNotFoundError):
-                continue
+            except (StoreError, FileNotFoundError) as error:
+                if is_refusal(error):
+                    raise
     return found
 
 

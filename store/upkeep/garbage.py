@@ -18,7 +18,7 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import last_use, read_request
 from toptune.store.files.place import place_at, place_of
-from toptune.store.files.reading import leave_alone, list_entries
+from toptune.store.files.reading import leave_alone, list_entries, may_exist
 from toptune.store.upkeep.removal import Removal, folder_bytes, remove
 
 GRACE = timedelta(hours=1)
@@ -198,7 +198,7 @@ def _foreign_entries(store: FeatureStore, folder: Path, name: str) -> Iterator[t
 
 def _cache_leftovers(store: FeatureStore, folder: Path) -> Iterator[tuple[Path, str]]:
     records = recorded_names(folder)
-    is_made = (folder / "cache.json").exists()
+    is_made = may_exist(folder / "cache.json")
     # On a disk folders go in one step, so that a missing record is damage and no garbage. In a bucket a
     # removal takes the record first, and what is left is garbage.
     is_damaged = place_at(folder).has_whole_folders and (records or (folder / "recipe.json").exists())

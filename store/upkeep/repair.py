@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toptune.errors import CorruptError, StoreError
+from toptune.errors import CorruptError, FormatVersionError, StoreError
 from toptune.store.arrays.array_records import read_array, restore_array
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.spec import FORMATS
@@ -17,8 +17,9 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE, is_of_another_version
 from toptune.store.files.place import check_inside, place_at, place_of
-from toptune.store.files.reading import file_digest, read_file
+from toptune.store.files.reading import file_digest, list_folder, read_file
 from toptune.store.files.sealed import is_newer, unseal_record
+from toptune.store.files.system_errors import explained_reading, is_refusal
 from toptune.store.upkeep.dataset_repair import is_grown, mend_version, rebuild_part
 from toptune.store.upkeep.verification import verify
 
@@ -106,7 +107,7 @@ def repair(root: str | os.PathLike[str]) -> RepairReport:
     FormatVersionError
         If an older or a newer toptune made the store.
     StoreError
-        If it cannot be written.
+        If the store as a whole cannot be read or written.
     """
     job = _Repair(place_of(root))
     job.descriptor()
@@ -152,8 +153,10 @@ class _Repair:
     def descriptor(self) -> None:
         """Write ``toptune.json`` again, whose content is always the same."""
         path = self.root / STORE_FILE
-        if not any((self.root / part).is_dir() for part in ("datasets", "features")):
-            return  # This is no store; opening it says so.
+        with explained_reading(self.root):
+            is_store = any((self.root / part).is_dir() for part in ("datasets", "features"))
+        if not is_store:
+            return  # Opening it says so.
         try:
             data = read_file(path)
         except (FileNotFoundError, CorruptError):
@@ -163,15 +166,20 @@ class _Repair:
             self.rebuilt.append(str(path))
 
     def mend(self, path: Path, reason: str) -> None:
-        """Repair one file that `verify` blames."""
+        """Repair one file that `verify` blames, unless the system refuses to read or write what it takes."""
+        try:
+            self.mend_readable(path, reason)
+        except StoreError as error:
+            # What a disk or its permissions refuse may be sound; nothing is removed on that ground.
+            if not is_refusal(error):
+                raise
+            self.left[str(path)] = f"{reason}; {error}"
+
+    def mend_readable(self, path: Path, reason: str) -> None:
         try:
             data = read_file(path)
         except (FileNotFoundError, CorruptError):
             data = b""
-        except StoreError as error:
-            # What a disk or its permissions refuse may be sound; nothing is removed on that ground.
-            self.left[str(path)] = str(error)
-            return
         # A file of a newer version is sound for the toptune that wrote it; a repair would destroy what it
         # says.
         if path.suffix == ".json" and is_newer(data):
@@ -228,6 +236,10 @@ class _Repair:
                 step = f"restore it from a copy, or store rm --dataset {base} and extract"
                 self.left[str(path)] = f"{reason}; {step}"
         elif name not in self.dropped_datasets:
+            # Beside a damaged record, a manifest that cannot be read for now may be sound.
+            for each in list_folder(dataset_records.dataset_folder(self.root, name)):
+                if each.is_file():
+                    read_file(each)
             # The folder stays as a leftover for a while: it may be the only copy of somebody's labels.
             place_at(dataset_records.dataset_folder(self.root, name)).hide_folder()
             self.dropped_datasets.append(name)
@@ -252,7 +264,9 @@ class _Repair:
             digest = unseal_record(
                 CACHE_KIND, CacheRecord, read_file(folder / "cache.json"), folder
             ).recipe_sha256
-        except StoreError:
+        except StoreError as error:
+            if is_refusal(error):
+                raise
             self.leave(path, reason)
             return
         # A recipe whose digest holds is as it was written. Another version of toptune wrote it, and a copy
@@ -275,7 +289,7 @@ class _Repair:
             return  # The cache's own records are blamed and repaired first.
         try:
             read_array(folder, name)
-        except (StoreError, FileNotFoundError):
+        except (CorruptError, FormatVersionError, FileNotFoundError):
             pass
         else:
             return  # Another process repaired the array, or both of its files were blamed.

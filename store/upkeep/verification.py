@@ -1,12 +1,14 @@
 """Verify a store or a cache against its digests."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
+from toptune.errors import StoreError, StoreNotFoundError
 from toptune.store.arrays.array_records import read_array, record_path, recorded_names
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.ledger_entry import LedgerEntry, read_packed
@@ -18,21 +20,20 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.hints import REQUEST_KIND, USE_FILE, USE_KIND
 from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE
-from toptune.store.files.names import stray_depth
+from toptune.store.files.names import is_temporary, stray_depth
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.reading import (
     file_digest,
     leave_alone,
     list_entries,
+    list_folder,
     not_regular,
     read_file,
     regular_size,
 )
 from toptune.store.files.sealed import unseal
+from toptune.store.files.system_errors import is_refusal, not_readable
 from toptune.store.upkeep.dataset_checks import dataset_damage, dataset_files, rows_needed
-
-# Errors that say that a file, or what it says, is wrong.
-_FAULTS = (CorruptError, FormatVersionError, StoreNotFoundError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,14 @@ class VerifyReport:
         The same for units with images of older versions only, where a data set has grown: the images may
         be gone by now.
     leftovers : tuple of str
-        Files that nothing names, such as those of interrupted writers; harmless.
+        Files that nothing names, such as those of interrupted writers; harmless. What a file that cannot be
+        read may name is not among them.
     n_files, n_bytes : int
         Files looked at and their size.
     deep : bool
         Whether every byte was read.
     unreadable : tuple of (path, reason)
-        Files that the system refuses to read, which is no proof of damage.
+        Files and folders that the system refuses to read, which is no proof of damage.
     """
 
     damaged: tuple[tuple[str, str], ...]
@@ -136,9 +138,11 @@ def verify(target: FeatureStore | FeatureCache, *, deep: bool = False) -> Verify
         return walk.report(target.path)
     walk.descriptor()
     for name in dataset_records.dataset_names(target.root):
-        walk.dataset(name)
+        with walk.beyond_refusals(dataset_records.dataset_folder(target.root, name)):
+            walk.dataset(name)
     for folder in target.cache_folders():
-        walk.cache(folder)
+        with walk.beyond_refusals(folder):
+            walk.cache(folder)
     return walk.report(target.root)
 
 
@@ -154,13 +158,15 @@ class _Walk:
         self.missing_before: dict[str, list[int]] = {}
         self.needed: dict[str, npt.NDArray[np.intp] | None] = {}
         self.named: set[str] = set()
+        # What files name that the system refuses to read: nothing says that it is left over.
+        self.covered: set[str] = set()
 
     def report(self, top: Path) -> VerifyReport:
         n_files = n_bytes = 0
         leftovers: list[str] = []
         prefix = f"{top}/"
         above, datasets = top.relative_to(self.root).parts, set(dataset_records.dataset_names(self.root))
-        for parts, size in place_at(top).walk_files():
+        for parts, size in place_at(top).walk_files(lambda error: self.blame(error.path or top, error)):
             path = prefix + "/".join(parts)
             if (depth := stray_depth((*above, *parts), datasets)) is not None:
                 leave_alone(self.root.joinpath(*(*above, *parts)[: depth + 1]))
@@ -168,7 +174,7 @@ class _Walk:
             if path in self.named:
                 n_files += 1
                 n_bytes += size
-            else:
+            elif any(map(is_temporary, parts)) or not self.is_covered(path):
                 leftovers.append(path)
         return VerifyReport(
             damaged=tuple(sorted(self.damaged.items())),
@@ -181,15 +187,36 @@ class _Walk:
             missing_before=self.missing_before,
         )
 
-    def blame(self, path: Path, reason: object) -> None:
+    def is_covered(self, path: str) -> bool:
+        return any(path == each or path.startswith(f"{each}/") for each in self.covered)
+
+    def blame(self, path: Path, reason: object, covers: Sequence[Path] = ()) -> None:
+        """Note what is wrong with a file, which names the files and folders that it `covers`."""
         # What the system refuses to read may be sound: permissions and disks can be mended.
-        is_refused = isinstance(reason, StoreError) and not isinstance(reason, _FAULTS)
+        is_refused = is_refusal(reason)
+        if is_refused:
+            self.covered.update(map(str, covers))
         kind = self.unreadable if is_refused else self.damaged
         # The first reason is kept, because later ones mostly follow from it.
         if str(path) not in self.damaged and str(path) not in self.unreadable:
             kind[str(path)] = str(reason)
 
-    def read(self, path: Path) -> bytes:
+    @contextlib.contextmanager
+    def beyond_refusals(self, *folders: Path) -> Iterator[None]:
+        """Go on with other folders where the system refuses to say what is in these."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            refused = error
+            if not isinstance(refused, StoreError):
+                refused = not_readable(Path(error.filename or folders[0]), error)
+            if not is_refusal(refused):
+                raise
+            self.blame(refused.path or folders[0], refused, folders)
+
+    def read(self, path: Path, covers: Sequence[Path] = ()) -> bytes:
         """Read a small file that must be there."""
         self.named.add(str(path))
         try:
@@ -197,7 +224,7 @@ class _Walk:
         except FileNotFoundError:
             self.blame(path, "is gone")
         except StoreError as error:
-            self.blame(path, error)
+            self.blame(path, error, covers)
         return b""
 
     def descriptor(self) -> None:
@@ -206,10 +233,11 @@ class _Walk:
             self.blame(path, f"differs from {DESCRIPTOR.decode().strip()}")
 
     def dataset(self, name: str) -> None:
+        folder = dataset_records.dataset_folder(self.root, name)
         for path in dataset_files(self.root, name):
-            self.read(path)
+            self.read(path, [folder])
         for path, reason in dataset_damage(self.root, name):
-            self.blame(path, reason)
+            self.blame(path, reason, [folder])
 
     def note_missing(self, key: str, cache: FeatureCache, units: list[int]) -> None:
         if cache.dataset not in self.needed:
@@ -225,7 +253,7 @@ class _Walk:
 
     def cache(self, folder: Path) -> None:
         for part in ("recipe.json", "cache.json"):
-            self.read(folder / part)
+            self.read(folder / part, [folder])
         try:
             cache = open_cache(self.root, folder)
         except StoreNotFoundError as error:
@@ -233,16 +261,19 @@ class _Walk:
             return
         except StoreError as error:
             if error.path is not None and error.path.is_relative_to(self.root / "datasets"):
-                return  # The walk over the data sets blames the damaged record.
+                # The walk over the data sets blames the record.
+                self.covered.update([str(folder)] if is_refusal(error) else [])
+                return
             recipe = folder / "recipe.json"
-            self.blame(recipe if error.path == recipe else folder / "cache.json", error)
+            self.blame(recipe if error.path == recipe else folder / "cache.json", error, [folder])
             return
         self.requests(folder)
         if (folder / USE_FILE).exists():
             self.sealed(USE_KIND, folder / USE_FILE)
         for array in list_entries(folder / "ledger"):
             if array.is_dir():
-                self.array(cache, array)
+                with self.beyond_refusals(array, cache.path / array.name):
+                    self.array(cache, array)
             else:
                 leave_alone(array)
         if not recorded_names(folder):
@@ -263,18 +294,19 @@ class _Walk:
     def array(self, cache: FeatureCache, ledger: Path) -> None:
         name = ledger.name
         record, packed = record_path(cache.path, name), cache.ledger(name).packed_path
-        singles = {p.name: p for p in sorted(ledger.glob("*.json")) if p.stem.isdigit()}
+        covers = [ledger, cache.path / name]
+        singles = {p.name for p in list_folder(ledger) if p.suffix == ".json" and p.stem.isdigit()}
         if not record.exists():
             if singles or packed.exists():
                 self.blame(record, "is gone although the ledger has entries")
             return
-        self.read(record)
+        self.read(record, covers)
         metadata = cache.path / name / format_of(cache.format).METADATA
-        self.read(metadata)
+        self.read(metadata, covers)
         try:
             spec = read_array(cache.path, name)
         except StoreError as error:
-            self.blame(metadata if error.path == metadata else record, error)
+            self.blame(metadata if error.path == metadata else record, error, covers)
             return
         entries = self.packed(cache, name, packed) if packed.exists() else {}
         for unit in range(cache.n_units):
@@ -295,13 +327,15 @@ class _Walk:
             else:
                 self.shard(cache, spec, entry)
         missing = [unit for unit in range(cache.n_units) if unit not in entries and unit not in known]
-        if missing:
+        # A packed ledger that cannot be read has entries all the same.
+        if missing and str(packed) not in self.unreadable:
             self.note_missing(f"{cache.name}/{cache.dataset}/{name}", cache, missing)
 
     def packed(self, cache: FeatureCache, name: str, path: Path) -> dict[int, LedgerEntry]:
         """Read the packed entries of an array; a damaged file is blamed, its sound lines are believed."""
         try:
-            found, damage = read_packed(self.read(path), path)
+            covers = [cache.path / name]
+            found, damage = read_packed(self.read(path, covers), path)
         except StoreError as error:
             self.blame(path, error)
             return {}
@@ -321,7 +355,7 @@ class _Walk:
         """Read the entry in a unit's own file, which counts more than a packed one."""
         path = cache.entry_path(name, unit)
         try:
-            entry = LedgerEntry.from_bytes(self.read(path), path)
+            entry = LedgerEntry.from_bytes(self.read(path, [cache.shard_path(name, unit)]), path)
         except StoreError as error:
             self.blame(path, error)
             entries.pop(unit, None)
