@@ -20,7 +20,11 @@ A message says what was wrong, the value, the limit and the next step. Messages 
 decides by classes and attributes only.
 """
 
+import re
 from pathlib import Path
+
+# A byte that is no UTF-8 in a path that a message quotes, as `repr` writes it.
+_QUOTED_BYTE = re.compile(r"(?<!\\)((?:\\\\)*)\\udc([89a-f][0-9a-f])")
 
 
 class ToptuneError(Exception):
@@ -37,7 +41,8 @@ class ToptuneError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "", *, option: str | None = None) -> None:
-        super().__init__(message)
+        # Such bytes have one form in every output.
+        super().__init__(_QUOTED_BYTE.sub(r"\1\\x\2", message))
         self.option = option
 
 

@@ -34,7 +34,7 @@ _USUAL_WORDS: Mapping[str, str] = {
     "power": "sqrt signedroot hellinger root",
     "whiten": "zca whitening",
     "ternary": "ternarize",
-    "cuda": "gpu nvidia rocm hip",
+    "cuda": "gpu nvidia rocm hip tpu xpu mps accelerator",
     "fp32": "float32 single full float 32",
     "bf16": "bfloat16 amp mixed half fp16 float16 16",
     "float32": "fp32 single float f32",

@@ -132,6 +132,10 @@ def predict(
     with work_progress("predicting") as progress:
         predictions = classifier.predict(images, batch_size=batch_size, progress=progress)
     columns = classifier.classes if probabilities else []
+    if top > len(classifier.classes):
+        n_classes = counted(len(classifier.classes), "class")
+        click.echo(f"--top {top} writes all classes: the run has {n_classes}", err=True)
+        top = len(classifier.classes)
     if out is not None:
         file = save_predictions(predictions, out, form=form, columns=columns, top=top)
     if as_json:

@@ -122,6 +122,10 @@ def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **opti
             del options[name]
         with plans_on_standard_error(logging.DEBUG if verbose else logging.INFO):
             run = run_training(root, **options)
+        from toptune.train.solvers.saved_sums import FILE, KEEPERS
+
+        if "keep_sums" in given and options["keep_sums"] and not (run.folder / FILE).is_file():
+            click.echo(f"--keep-sums has no effect: {KEEPERS}", err=True)
     show(as_json, run.to_dict(), str(run))
 
 

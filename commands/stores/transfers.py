@@ -16,7 +16,7 @@ from toptune.commands.options.training import DATASET, MODEL
 @click.argument("source")
 @click.argument("target")
 @click.option("--dataset", help="Copy only this data set.")
-@click.option("--model", help="Copy only the cache of this model; needs --dataset.")
+@click.option("--model", help="Copy only the caches of this model; without --dataset, over all data sets.")
 @click.option("--layers", callback=parse_names, help="Copy only these arrays: layers and globs, with commas.")
 @click.option(
     "--format",

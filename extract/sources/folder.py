@@ -85,10 +85,12 @@ def walk_files(folder: Path, remarks: Remarks | None = None) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If a folder cannot be listed.
+        If a folder cannot be listed, or is a store or RUN folder itself.
     """
     remarks = Remarks() if remarks is None else remarks
-    yield from (Path(entry.path) for _, entry in without_own(_tree(folder, "", (), remarks), remarks).walk())
+    tree = _tree(folder, "", (), remarks)
+    refuse_own(tree, folder)
+    yield from (Path(entry.path) for _, entry in without_own(tree, remarks).walk())
 
 
 def _tree(

@@ -70,6 +70,13 @@ class OutsideTable:
         """Return whether a column can be kept beside images: text, truth values or whole numbers."""
         return is_text_or_whole(self._columns[name])
 
+    def is_nested(self, name: str, *, may_be_list: bool = False) -> bool:
+        """Return whether a column holds objects or lists; where lists may be, lists of lists or objects."""
+        kind = self._columns[name].type
+        if may_be_list and hasattr(kind, "value_type") and not pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        return bool(pa.types.is_nested(kind))
+
 
 def plain_values(column: pa.ChunkedArray) -> list[Any]:
     """Return the values of an Arrow column as Python has them; a float is not widened, 0.1 stays 0.1."""
@@ -115,7 +122,7 @@ def read_outside_table(path: Path, what: str, *, keeps_empty_lines: bool = False
     suffix, separator = path.suffix.lower(), None
     try:
         if suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as raw, pq.ParquetFile(raw) as file:
                 table = file.read(use_threads=False)
         elif suffix == ".jsonl":
             table = _json_lines(path, what)
@@ -144,6 +151,7 @@ def _delimited(path: Path, *, keeps_empty_lines: bool) -> tuple[pa.Table, str | 
         rows = csv.reader(chain([line], file), delimiter=separator)
         header = next(rows, [])
         has_rows = any(row or keeps_empty_lines for row in rows)
+    _refuse_open_quote(path, encoding, separator)
     # Columns are read by their places, because two may have one name. All are text: a label "01" must not
     # become the number 1.
     places = [str(place) for place in range(len(header))]
@@ -152,28 +160,52 @@ def _delimited(path: Path, *, keeps_empty_lines: bool) -> tuple[pa.Table, str | 
     if not has_rows:
         return pa.table([pa.array([], pa.string()) for _ in header], names=header), said
     try:
-        table = pa.csv.read_csv(
-            path,
-            convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(places, pa.string())),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=separator,
-                newlines_in_values=True,
-                ignore_empty_lines=not (keeps_empty_lines and len(header) == 1),
-            ),
-            read_options=pa.csv.ReadOptions(
-                use_threads=False,
-                column_names=places,
-                skip_rows=n_skipped,
-                skip_rows_after_names=1,
-                encoding=encoding.removesuffix("-sig"),
-            ),
-        )
-    except pa.ArrowInvalid:
+        # Arrow itself opens no file whose name is not UTF-8.
+        with path.open("rb") as raw:
+            table = pa.csv.read_csv(
+                raw,
+                convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(places, pa.string())),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=separator,
+                    newlines_in_values=True,
+                    ignore_empty_lines=not (keeps_empty_lines and len(header) == 1),
+                ),
+                read_options=pa.csv.ReadOptions(
+                    use_threads=False,
+                    column_names=places,
+                    skip_rows=n_skipped,
+                    skip_rows_after_names=1,
+                    encoding=encoding.removesuffix("-sig"),
+                ),
+            )
+    except pa.ArrowInvalid as error:
         # Arrow does not say where text stops being UTF-8.
         with path.open(encoding=encoding, newline="") as file:
             deque(file, maxlen=0)
-        raise
+        raise ValueError(
+            f"{str(error).splitlines()[0]}; every row needs as many cells as the first line has names, and a "
+            "cell that holds the separator stands in quotes"
+        ) from error
     return table.rename_columns(header), said
+
+
+def _refuse_open_quote(path: Path, encoding: str, separator: str) -> None:
+    """Refuse text whose last quoted cell is not closed: all lines behind its quote would be one value."""
+    with path.open(encoding=encoding, newline="") as file:
+        # Every cell in quotes has an even number of them; a number that is odd may also be an inch.
+        if sum(line.count('"') for line in file) % 2 == 0:
+            return
+        file.seek(0)
+        rows, first = csv.reader(file, delimiter=separator, strict=True), 1
+        try:
+            for _ in rows:
+                first = rows.line_num + 1
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise ValueError(
+                    f"a quote in the row that begins in line {first} is not closed; close it, or write it "
+                    "twice where it belongs to the value"
+                ) from error
 
 
 def _separator(header: str) -> str:
@@ -207,10 +239,14 @@ def _json_lines(path: Path, what: str) -> pa.Table:
 
 
 def _json_column(values: Sequence[object]) -> pa.Array:
-    """Make a column of lists of texts, of texts, or of JSON as bytes, which are not kept."""
-    if any(isinstance(value, dict) for value in values):
-        return pa.array([json.dumps(value).encode() for value in values], pa.binary())
+    """Make a column of texts, of lists of texts, or of lists of lists, which stand for all deeper values."""
+    if any(isinstance(value, dict) or _is_deep(value) for value in values):
+        return pa.array([None if value is None else [[json.dumps(value)]] for value in values])
     if any(isinstance(value, list) for value in values):
         lists = [value if value is None or isinstance(value, list) else [value] for value in values]
         return pa.array([None if each is None else list(map(outside_text, each)) for each in lists])
     return pa.array(["" if value == "" else outside_text(value) for value in values], pa.string())
+
+
+def _is_deep(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(each, list | dict) for each in value)

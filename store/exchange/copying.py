@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from toptune.errors import CorruptError, InputError, StoreError
+from toptune.errors import CorruptError, InputError, StoreError, StoreNotFoundError
 from toptune.options import check_choice, choices
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.datasets import dataset_records as datasets
@@ -86,7 +86,8 @@ def copy_store(
     target : FeatureStore or path
         Store to copy to; a path without a store is made one.
     dataset, model : optional
-        Only this data set, only this model's cache of it; by default everything.
+        Only this data set, and only the caches of this model: its cache of the data set, or those of all
+        data sets that have one. By default everything.
     layers : sequence of str, optional
         Only these arrays: names of arrays or taps, or globs.
     format : {"zarr", "hdf5"}, optional
@@ -107,15 +108,19 @@ def copy_store(
     StoreError
         If the target cannot be written, or the source grew while it was to be moved.
     """
-    _check_options(source, dataset=dataset, model=model, layers=layers, array_format=format, move=move)
+    _check_options(source, dataset=dataset, layers=layers, array_format=format, move=move)
     if not isinstance(target, FeatureStore):
         _check_places(source.root, place_of(target))
         target = FeatureStore.create(target)
     _check_places(source.root, target.root)
-    names = [dataset] if dataset else source.datasets()
+    names = [dataset] if dataset else _datasets_of(source, model)
     # Caches are opened one by one, because a cache that cannot be read is an error here.
     parts = {name: datasets.part_names(source.root, name) for name in names}
     folders = [folder for name in names for part in parts[name] for folder in source.cache_folders(part)]
+    if model and not dataset:
+        folders = [
+            each for name in names for part in parts[name] for each in source.find_folders(model, part)
+        ]
     if model and dataset:
         digest = source.features(model, dataset).digest
         folders = [folder for folder in folders if split_folder(folder)[1] == digest[:8]]
@@ -171,19 +176,32 @@ def copy_store(
     )
 
 
+def _datasets_of(source: FeatureStore, model: str | None) -> list[str]:
+    """List the data sets of a store, or those over which a model has features."""
+    names = source.datasets()
+    if model is None:
+        return names
+    parts = {name: datasets.part_names(source.root, name) for name in names}
+    found = [name for name in names if any(any(source.find_folders(model, part)) for part in parts[name])]
+    if not found:
+        there = sorted({split_folder(folder)[0] for folder in source.cache_folders()})
+        raise StoreNotFoundError(
+            f"the store {source.root} has no features of model {model!r}; {choices(model, there)}",
+            option="model",
+        )
+    return found
+
+
 def _check_options(
     source: FeatureStore,
     *,
     dataset: str | None,
-    model: str | None,
     layers: Sequence[str] | None,
     array_format: str | None,
     move: bool,
 ) -> None:
     if array_format is not None:
         check_choice(array_format, FORMATS, option="format")
-    if model and not dataset:
-        raise InputError("--model needs --dataset: say over which data set")
     if move and layers is not None:
         raise InputError("--move takes whole caches; copy the layers, then store rm --layers")
     if dataset:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from toptune.cli import toptune
+from toptune.options import nearest
 from toptune.store import FeatureStore, import_features
 
 Run = Callable[..., tuple[int, str, str]]
@@ -274,3 +275,15 @@ def test_a_hidden_data_folder_says_how_to_name_it(run_cli: Run, tmp_path: Path) 
     code, _, error = run_cli(*words)
     assert code == 2
     assert "begins with a dot; choose another name, with --dataset NAME" in error
+
+
+def test_sums_that_cannot_be_kept_are_told(run_cli: Run, store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, error = run_cli("train", "--store", store, "--head", "knn", "--keep-sums", "--out", run)
+    assert (code, "--keep-sums has no effect: sums are kept by head falkon" in error) == (0, True)
+    code, _, error = run_cli("train", "--store", store, "--update", run, "--out", tmp_path / "next")
+    assert (code, "and by ridge where the training images are more than the features" in error) == (2, True)
+
+
+def test_other_accelerators_are_no_processor() -> None:
+    assert nearest("tpu", ["cpu", "cuda"], most=1) == ["cuda"]

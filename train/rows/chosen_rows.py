@@ -256,7 +256,9 @@ def _dealt(
         [str(labels[row]) for row in rows], return_inverse=True, return_counts=True
     )
     if len(classes) == 0:
-        raise InputError("no training rows are left; check labels, split and failed images")
+        raise InputError(
+            "no training rows are left; check the labels, the split, --test-fraction and failed images"
+        )
     if len(classes) < 2:
         raise InputError(
             f"the training rows have one class only, {str(classes[0])!r}; a classifier needs at least 2"

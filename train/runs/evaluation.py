@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import InputError
+from toptune.errors import InputError, StoreError, StoreNotFoundError
+from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.options import check_choice
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_values import json_ready
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.run import Run, read_labels
@@ -75,13 +77,11 @@ def score_stored(
     version = trained.dataset_version if is_own else None
     # The rows of the run itself keep the labels that trained them.
     label_column = None if is_own else trained.row_options.label_column
-    cache = opened.features(trained.cache.name, name, version=version, label_column=label_column)
-    if cache.digest != trained.cache.digest:
-        differences = "; ".join(trained.recipe.differences(cache.recipe))
-        raise InputError(
-            f"the features of {name!r} were computed otherwise than those trained on: {differences}; "
-            "extract with the same options"
-        )
+    try:
+        cache = opened.features(trained.cache.name, name, version=version, label_column=label_column)
+    except StoreNotFoundError as error:
+        _explain_other_features(trained, opened, name)
+        raise error
     cache.mark_used()
     if is_own and cache.manifest.pictures_digest != trained.record.manifest.pictures_digest:
         raise InputError(
@@ -105,6 +105,40 @@ def score_stored(
         "seconds": {"total": time.perf_counter() - start},
     }
     return json_ready(metrics), scored.tables
+
+
+def _explain_other_features(trained: Run, store: FeatureStore, dataset: str) -> None:
+    """Raise an `InputError` that says how features of the same model over a data set differ."""
+    try:
+        recipe = store.features(trained.cache.name.rpartition("@")[0], dataset).recipe
+    except StoreError:
+        return  # There are none, or several: the error that was raised before lists them.
+    differences = trained.recipe.differences(recipe)
+    words = [word for line in differences if (word := _option(trained.recipe, line.split(" ")[0]))]
+    options = f", with {' '.join(words)}" if words else ""
+    raise InputError(
+        f"the features of {dataset!r} were computed otherwise than those trained on: "
+        f"{'; '.join(differences)}; extract the data set as for the training{options}, or give its images "
+        "with --data",
+        option="dataset",
+    )
+
+
+def _option(recipe: Recipe, field: str) -> str | None:
+    """Write the option of extract that gives a field of a recipe its value, None where no single one does."""
+    if field == "decode":
+        return f"--decode {ROUTE_NAMES.get(recipe.decode, recipe.decode)}"
+    if field == "precision":
+        return f"--precision {recipe.precision}"
+    if field == "forward":
+        words = recipe.forward.split("+")
+        return ("--fold" if "folded-1" in words else "--no-fold") + (
+            " --compile" if "compiled" in words else ""
+        )
+    name = field.removeprefix("transform.")
+    if field.startswith("transform.") and name in ("crop_pct", "interpolation"):
+        return f"--{name.replace('_', '-')} {recipe.transform[name]}"
+    return None
 
 
 def _rows_of(manifest: Manifest, split: str | None) -> npt.NDArray[np.int64]:

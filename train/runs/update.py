@@ -303,15 +303,13 @@ def _updated_record(
 def _saved_head(run: Run) -> "tuple[OwnHead, SavedSums]":
     """Return the head of a run and its sums, or refuse a run that has no sums to add to or subtract from."""
     from toptune.train.heads.native_heads import OwnHead
-    from toptune.train.solvers.saved_sums import FILE, SavedSums
+    from toptune.train.solvers.saved_sums import FILE, KEEPERS, SavedSums
 
     options = run.record.options
     # Each reason below is a case in which the kept sums cannot follow the data set.
     reason = None
     if not (run.folder / FILE).is_file():
-        reason = (
-            "it has no sums (only heads falkon by the direct solver and ridge keep them, unless told not to)"
-        )
+        reason = f"it has no sums ({KEEPERS}, unless told not to)"
     elif options["class_weight"] is not None:
         reason = "its classes are balanced, so that every new image changes the weight of all others"
     elif options["cv"] == "leave-one-group-out":

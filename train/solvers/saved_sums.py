@@ -15,6 +15,12 @@ from toptune.train.passes.sums import FoldSums
 from toptune.train.solvers.ridge import CenteredSystem
 
 FILE = "sums.safetensors"
+# Which fits have sums, for messages: in the dual of ridge the basis is the span of the rows, outside of which
+# rows that are added later may lie.
+KEEPERS = (
+    "sums are kept by head falkon with the direct solver, and by ridge where the training images are more "
+    "than the features"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -297,7 +297,8 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
     if n_trained := metrics.get("n_named_as_trained"):
         lines.append(
             f"note: {n_trained} of them have the names of images that the run was trained on; if they are "
-            "these, the figures flatter it: --split test takes the test images of DATA alone"
+            "these, the figures flatter it: take others, or with --split test the test images of DATA alone "
+            "where it has that split"
         )
     if metrics["n_test"] and "confusion_matrix" not in metrics and "out" not in metrics:
         lines.append(

@@ -10,7 +10,7 @@ from PIL import Image
 from toptune.errors import InputError
 from toptune.extract.images.formats import readable
 from toptune.extract.images.open_files import read_regular
-from toptune.extract.images.remarks import Remarks, say_remarks
+from toptune.extract.images.remarks import Remarks, remarks_of, say_remarks
 from toptune.extract.images.source import MAX_FILE_BYTES, ImageBytes
 from toptune.extract.sources.folder import walk_files
 from toptune.extract.sources.opening import open_source
@@ -75,6 +75,8 @@ def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | Liste
             yield from ((escaped(str(each)), each) for each in _images_in(path))
         elif path.suffix.lower() in _OF_IMAGES and path.exists():
             source = open_source(path)
+            # Labels play no part: only what is not among the images is said.
+            say_remarks([each for each in remarks_of(source) if each.is_left_out], escaped(path.name))
             names = source.manifest().ids
             yield from ((name, ListedImage(name, source, row)) for row, name in enumerate(names))
         elif path.exists():

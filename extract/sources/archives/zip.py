@@ -21,6 +21,7 @@ from toptune.store.datasets.manifest import Manifest
 # may have another length than the extra field in the directory.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_ENCRYPTED = 0x1
+_IS_UTF8 = 0x800
 OTHER_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
@@ -130,12 +131,22 @@ def open_zip(path: Path) -> ZipSource:
     return ZipSource(default_name(path.with_suffix("")), path, entries, remarks=tuple(remarks))
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """Return the name of an entry; UTF-8 that is not marked as such, as macOS packs it, is read as UTF-8."""
+    if info.flag_bits & _IS_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
+
+
 def _tree(infos: Sequence[zipfile.ZipInfo], path: Path, remarks: Remarks) -> Tree[zipfile.ZipInfo]:
     """Arrange the entries of an archive as the folders that they would be unpacked to."""
     tree = Tree[zipfile.ZipInfo]()
     hidden = set()
-    for info in sorted(infos, key=lambda info: info.filename):
-        parts = PurePosixPath(info.filename.replace("\\", "/").lstrip("/")).parts
+    for name, info in sorted(((_name(info), info) for info in infos), key=lambda pair: pair[0]):
+        parts = PurePosixPath(name.replace("\\", "/").lstrip("/")).parts
         first = next((place for place, part in enumerate(parts, 1) if is_hidden(part)), None)
         if first is not None:
             hidden.add(parts[:first])
@@ -145,7 +156,7 @@ def _tree(infos: Sequence[zipfile.ZipInfo], path: Path, remarks: Remarks) -> Tre
             folder = folder.folders.setdefault(part, Tree())
         if parts and not info.is_dir():
             if parts[-1] in folder.files:
-                raise InputError(f"{path} holds {info.filename!r} twice; pack it again")
+                raise InputError(f"{path} holds {name!r} twice; pack it again")
             folder.files[parts[-1]] = info
     for parts in sorted(hidden):
         remarks.add_hidden("/".join(parts))

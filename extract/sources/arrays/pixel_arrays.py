@@ -102,8 +102,7 @@ def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.
     # Other types have no agreed range: a float image may go from 0 to 1 or from 0 to 255.
     if images.dtype != np.uint8:
         raise InputError(
-            f"{where} is of {images.dtype}; images are uint8 from 0 to 255: convert it, for instance by "
-            "(255 * x).round().astype('uint8') where x is from 0 to 1"
+            f"{where} is of {images.dtype}; images are uint8 from 0 to 255: {_conversion(images.dtype)}"
         )
     shape = images.shape
     is_gray, is_color = images.ndim == 3, images.ndim == 4 and shape[3] in (1, COLORS)
@@ -117,8 +116,27 @@ def check_images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.
     return checked
 
 
+def _conversion(dtype: np.dtype[np.generic]) -> str:
+    """Say how values of another type become uint8."""
+    if dtype.kind == "b":
+        return "convert it by 255 * x.astype('uint8')"
+    if dtype.kind == "f":
+        return "convert it, for instance by (255 * x).round().astype('uint8') where x is from 0 to 1"
+    if dtype.kind == "u":
+        return (
+            "convert it by x.astype('uint8') where no value is above 255; larger values are scaled first, "
+            f"for instance by (x // {256 ** (dtype.itemsize - 1)}).astype('uint8') where they use all "
+            f"{8 * dtype.itemsize} bits"
+        )
+    if dtype.kind == "i" and dtype.itemsize > 1:
+        return "convert it by x.astype('uint8') where all values are from 0 to 255, and scale others first"
+    return "scale its values to that range, and save them with astype('uint8')"
+
+
 def _hint(shape: tuple[int, ...]) -> str:
     """Say how an array of another shape becomes one of images, where its shape tells."""
+    if len(shape) == 2:
+        return "; give each image its height and width, with x.reshape(n, height, width)"
     if len(shape) != 4:
         return ""
     if shape[3] == COLORS + 1:

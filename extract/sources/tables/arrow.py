@@ -1,5 +1,6 @@
 """Data sets that Hugging Face's `save_to_disk` wrote are mapped and read without the `datasets` library."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def _open_files(
 
 def _map(file: Path) -> pa.Table:
     """Map a table from a file; only the metadata is read."""
-    source = pa.memory_map(str(file))
+    source = pa.memory_map(os.fsencode(file))
     try:
         return pa.ipc.open_stream(source).read_all()
     except pa.ArrowInvalid:

@@ -22,7 +22,7 @@ IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 # The first of these names that a table has is its label; without one, the first ClassLabel of any name is.
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 # Columns of these names exist in every manifest, so that a table's columns cannot have them.
-_RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
+RESERVED = ("id", "label", "split", "bytes", "modified_ns", LABELS_COLUMN)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class TableColumns:
     @property
     def beside(self) -> list[str]:
         """Names of all columns but the images."""
-        return [*(name for name in (self.label, self.several) if name is not None), *self.others]
+        found = (self.label, self.several, *self.others)
+        # A label that the caller names stays among the other columns too.
+        return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def has_images(schema: pa.Schema) -> bool:
@@ -101,16 +103,20 @@ def choose_columns(
             f"{', '.join(schema.names)}; keep one, a struct of bytes and path, or call one of them 'image'"
         )
     class_names = {
-        name: names for name in schema.names if (names := _class_names(features.get(name))) is not None
+        name: names for name in schema.names if (names := _class_names(features.get(name), where)) is not None
     }
     lists = [name for name in schema.names if _is_list_of_labels(schema.field(name).type)]
     several = next((name for name in lists if name in (*LABEL_NAMES, *class_names)), None)
     singles = [name for name in schema.names if name not in images and _is_label(schema.field(name).type)]
-    if label_column is not None and label_column not in singles:
-        raise InputError(
-            f"{where} has no column {label_column!r} of text or numbers for --label-column; it has "
-            f"{', '.join(singles) or 'none'}"
-        )
+    if label_column is not None:
+        # The columns keep the names of the file, by which they are read, and are asked for by their text.
+        meant = next((name for name in singles if outside_text(name) == label_column), None)
+        if meant is None:
+            raise InputError(
+                f"{where} has no column {label_column!r} of text or numbers for --label-column; it has "
+                f"{', '.join(map(str.strip, singles)) or 'none'}"
+            )
+        label_column = meant
     named = [label_column, *(name for name in LABEL_NAMES if name in singles)]
     known = [
         *named,
@@ -122,7 +128,7 @@ def choose_columns(
         name
         for name in singles
         if (name != label or label_column is not None)
-        and name not in _RESERVED
+        and outside_text(name) not in RESERVED
         and (name in class_names or _is_kept(schema.field(name).type))
     ]
     return TableColumns(images[0], label, several, tuple(others), class_names)
@@ -153,7 +159,7 @@ def label_columns(
         labels, extra[LABELS_COLUMN] = join_labels(several, place)
     if columns.label is not None:
         labels = _texts(table, columns.label, columns, where)
-    extra |= {name: _texts(table, name, columns, where) for name in columns.others}
+    extra |= {outside_text(name) or name: _texts(table, name, columns, where) for name in columns.others}
     return labels, extra
 
 
@@ -215,12 +221,17 @@ def _is_list_of_labels(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests) and _is_label(kind.value_type)
 
 
-def _class_names(feature: object) -> list[str] | None:
+def _class_names(feature: object, where: Path) -> list[str] | None:
     """Return the names of a ClassLabel, or of a list of ClassLabels in any form that `datasets` writes."""
     if isinstance(feature, list) and feature:
         feature = feature[0]
     if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
         feature = feature.get("feature")
     if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names"):
+        if not isinstance(feature["names"], list):
+            raise InputError(
+                f"the features of {where} have {feature['names']!r:.40} for the names of classes, which are "
+                "a list; write the data set again"
+            )
         return [str(name) for name in feature["names"]]
     return None

@@ -24,6 +24,9 @@ class ListedFile:
 def find_files(file: Path, paths: Sequence[str], where: str) -> list[ListedFile]:
     """Look up the files that a manifest lists, relative to its folder.
 
+    A path with nothing at its place is a mistake of the list, which is refused before any work. What is there
+    and cannot be read, such as a broken link, is the failure of its row.
+
     Raises
     ------
     InputError
@@ -35,17 +38,22 @@ def find_files(file: Path, paths: Sequence[str], where: str) -> list[ListedFile]
         place = os.path.join(file.parent, path)  # noqa: PTH118  (also for millions of rows)
         try:
             known = os.stat(place)  # noqa: PTH116
-        except (OSError, ValueError):
-            missing.append(path)
-            continue
-        found.append(ListedFile(place, known.st_size, known.st_mtime_ns))
+            found.append(ListedFile(place, known.st_size, known.st_mtime_ns))
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            # A link that leads nowhere is there, as in a folder of images: its row cannot be read.
+            if isinstance(error, ValueError) or not os.path.lexists(place):
+                missing.append(path)
+            else:
+                found.append(ListedFile(place, 0, 0))
+        except OSError:
+            found.append(ListedFile(place, 0, 0))
     if missing:
-        shown = ", ".join(repr(path) for path in missing[:SHOWN])
+        shown = ", ".join(f"{path!r:.120}" for path in missing[:SHOWN])
         hints = (_hint(file.parent, path) for path in missing[:SHOWN])
         raise InputError(
             f"{where}: {len(missing)} of {len(paths)} files are missing: {shown}"
             f"{', ...' if len(missing) > SHOWN else ''}; paths are relative to {file.parent}"
-            + next(filter(None, hints), "")
+            + (next(filter(None, hints), "") or "; put the files there, or take their rows out")
         )
     return found
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toptune.errors import InputError
+from toptune.extract.images.layout import is_image_name
 from toptune.extract.images.remarks import Remarks
 from toptune.store.datasets.manifest import LABELS_COLUMN
 
@@ -76,10 +77,7 @@ def choose_manifest_columns(
             )
     path = path_column or first_named(names, PATH_NAMES)
     if path is None:
-        raise InputError(
-            f"{where} has no column 'path'; its columns are {', '.join(names) or 'none'}: name the one of "
-            "the images' files with --path-column"
-        )
+        raise InputError(f"{where} has no column 'path'; {_advice_on_paths(names)}")
     rest = [name for name in names if name != path]
     label = label_column or first_named(rest, LABEL_NAMES)
     several = None if label_column is not None else first_named(rest, (LABELS_COLUMN,))
@@ -100,6 +98,18 @@ def choose_manifest_columns(
         if name not in (None, own, path_column, label_column):
             remarks.add("column", f"taken for the {own}", name, is_left_out=False)
     return chosen
+
+
+def _advice_on_paths(names: Sequence[str]) -> str:
+    """Say what to do about a table in which no name of a column is one of paths."""
+    if not names:
+        return "its columns are none, because it is empty"
+    advice = f"its columns are {', '.join(names):.200}: name the one of the images' files with --path-column"
+    if any(is_image_name(name) for name in names):
+        return f"{advice}, or write a first line with the names of the columns, such as path,label"
+    if len(names) == 1:
+        return f"{advice}, or put commas, semicolons or tabs between the columns"
+    return advice
 
 
 def first_named(names: Sequence[str], wanted: Sequence[str]) -> str | None:

@@ -50,6 +50,7 @@ def open_manifest(
     )
     if table.n_rows == 0:
         raise InputError(f"{where} lists no images; it needs one row an image")
+    _refuse_nested(table, columns, where)
     paths = _paths(table, columns, where)
     labels, several = _labels(table, columns, where, is_named=label_column is not None)
     extra = several | {name: table.values(name) for name in _kept(table, columns, remarks)}
@@ -87,8 +88,27 @@ def _paths(table: OutsideTable, columns: ManifestColumns, where: str) -> list[st
     ]
     empty = [row for row, path in enumerate(paths) if not path]
     if empty:
-        raise InputError(f"{where}: row {empty[0]} (from 0) has no path, and {len(empty) - 1} others")
+        others = f", and so have {len(empty) - 1} others" if len(empty) > 1 else ""
+        raise InputError(
+            f"{where}: row {empty[0]} (from 0) has no path{others}; write the paths into column "
+            f"{columns.path!r}, or take these rows out"
+        )
     return paths
+
+
+def _refuse_nested(table: OutsideTable, columns: ManifestColumns, where: str) -> None:
+    """Refuse lists and objects in columns that need one text a row."""
+    for name in columns.taken:
+        if not table.is_nested(name, may_be_list=name == columns.several):
+            continue
+        advice = "write plain values"
+        if name in (columns.path, columns.label):
+            advice += f", or name another column with --{'path' if name == columns.path else 'label'}-column"
+        if name == columns.label:
+            advice += f"; several labels of an image are a list in a column {LABELS_COLUMN!r}"
+        raise InputError(
+            f"{where}: column {name!r} holds lists or objects where a text or a number is needed; {advice}"
+        )
 
 
 def _ids(table: OutsideTable, columns: ManifestColumns, paths: Sequence[str], where: str) -> list[str]:

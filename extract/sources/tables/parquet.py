@@ -1,5 +1,6 @@
 """Data sets of Hugging Face's hub are read from their Parquet files, which hold the images."""
 
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -83,7 +84,7 @@ class ParquetSource:
         """Return the images of a group, or a text that says why they cannot be read."""
         file, group, column, _ = self._groups[number]
         try:
-            with pq.ParquetFile(file, memory_map=True) as parquet:
+            with pq.ParquetFile(pa.memory_map(os.fsencode(file))) as parquet:
                 images = parquet.read_row_group(group, columns=[column], use_threads=False).column(0)
         except (pa.ArrowException, OSError) as error:
             return f"row group {group} of {file.name} is damaged: {str(error).splitlines()[0]}"
@@ -107,7 +108,7 @@ def find_parquet(listing: FolderListing) -> list[Path]:
 def is_parquet_of_images(file: Path) -> bool | None:
     """Return whether a Parquet file has a column of images; None if the file cannot be read."""
     try:
-        return has_images(pq.read_schema(file))
+        return has_images(pq.read_schema(pa.memory_map(os.fsencode(file))))
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         return None
 
@@ -133,7 +134,7 @@ def open_parquet(files: Sequence[Path], *, whole: Path, label_column: str | None
     for file in files:
         known = look_at(file)
         try:
-            with pq.ParquetFile(file, memory_map=True) as parquet:
+            with pq.ParquetFile(pa.memory_map(os.fsencode(file))) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
                 columns = choose_columns(schema, schema_features(schema), file, label_column=label_column)
                 beside = parquet.read(columns=columns.beside, use_threads=False)

@@ -1,5 +1,6 @@
 """The tables of a Hugging Face data set give one manifest: ids, labels and splits of all rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import pyarrow as pa
 from toptune.errors import InputError
 from toptune.extract.images.remarks import Remark, Remarks
 from toptune.extract.images.source import SPLITS
-from toptune.extract.sources.tables.columns import TableColumns, label_columns
+from toptune.extract.sources.tables.columns import RESERVED, TableColumns, label_columns
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.outside_text import outside_column, outside_text
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,23 @@ def table_remarks(parts: Sequence[TablePart]) -> tuple[Remark, ...]:
     """Say which columns are not used, which one is the label, and which splits are none of toptune's."""
     remarks, first = Remarks(), parts[0]
     for name in first.names:
-        if name not in (first.columns.image, *first.columns.beside):
+        if name in (first.columns.image, *first.columns.beside):
+            continue
+        if outside_text(name) in RESERVED:
+            remarks.add("column", "with a name of toptune's own", name, advice="rename it")
+        else:
             remarks.add("column", "with neither text nor whole numbers, not kept", name)
+    for names in first.columns.class_names.values():
+        for one, count in Counter(outside_column(names)).items():
+            if count > 1:
+                remarks.add(
+                    "class",
+                    "of several names that are one without blanks and in one Unicode form",
+                    one,
+                    is_left_out=False,
+                )
     for name in sorted({part.split for part in parts if part.split and part.split.lower() not in SPLITS}):
         remarks.add("split", "other than train, val and test, kept in the ids only", name, is_left_out=False)
-    if first.columns.label not in (None, "label"):
+    if first.columns.label is not None and outside_text(first.columns.label) != "label":
         remarks.add("column", "taken for the label", first.columns.label, is_left_out=False)
     return tuple(remarks)

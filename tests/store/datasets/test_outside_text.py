@@ -199,3 +199,10 @@ def test_outputs_have_the_escaped_form_too(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(text) == {"path": "caf\\xe9.png", "é": 1}
     assert "é" in text
     assert name.encode("utf-8", ESCAPES) == b"caf\\xe9.png"
+
+
+def test_messages_quote_bytes_that_are_no_utf8_in_the_one_form() -> None:
+    path = os.fsdecode(b"a\xff/\xc3\xa9")
+    assert str(InputError(f"{path!r} is missing")) == r"'a\xff/é' is missing"
+    # A backslash that belongs to the name is doubled by its quoting, and stays.
+    assert str(InputError(f"{'udcff' and chr(92) + 'udcff'!r}")) == r"'\\udcff'"

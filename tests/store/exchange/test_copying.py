@@ -22,7 +22,9 @@ from toptune.store import (
     Manifest,
     Recipe,
     StoreError,
+    StoreNotFoundError,
     copy_store,
+    import_features,
     verify,
 )
 from toptune.store.files.local_place import LocalPlace
@@ -134,7 +136,7 @@ def test_refusals(complete: FeatureCache, target: FeatureStore) -> None:
     source = FeatureStore(complete.root)
     with pytest.raises(InputError, match="to itself"):
         copy_store(source, source)
-    with pytest.raises(InputError, match="needs --dataset"):
+    with pytest.raises(StoreNotFoundError, match="no features of model 'x'; choose one of "):
         copy_store(source, target, model="x")
     with pytest.raises(InputError, match="whole caches"):
         copy_store(source, target, layers=["last"], move=True)
@@ -299,3 +301,13 @@ def test_killed_copies(complete: FeatureCache, tmp_path: Path, form: str) -> Non
     assert verify(copied, deep=True).exit_code == 0
     for name in NAMES:
         assert the_cache(copied).entries(name) == the_cache(undisturbed).entries(name)
+
+
+def test_a_model_is_copied_over_all_data_sets(tmp_path: Path) -> None:
+    source = FeatureStore.create(tmp_path / "source")
+    for number, (dataset, model) in enumerate([("pets", "one"), ("birds", "one"), ("fish", "two")]):
+        values = np.full((4, 3), number, dtype=np.float32)
+        import_features(source, {"last": values}, dataset=dataset, model=model, labels=list("abab"))
+    report = copy_store(source, tmp_path / "copy", model="one")
+    assert report.datasets == ("birds", "pets")
+    assert FeatureStore.open(tmp_path / "copy").datasets() == ["birds", "pets"]

@@ -156,6 +156,11 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
     build(dataset="birds", labels=["class 0", "owl"] * 10)
     with pytest.raises(InputError, match="'owl'"):
         evaluate_run(run, dataset="birds")
+    build(dataset="older", labels=[f"class {i % 3}" for i in range(60)], decode="pillow-rgb-upright-1")
+    with pytest.raises(
+        InputError, match=r"decode pillow-1 against pillow-rgb-upright-1.*with --decode pillow-1"
+    ):
+        evaluate_run(run, dataset="older")
     assert evaluate_run(run, split="train")["n_test"] == 72
     with pytest.raises(InputError, match="split 'half' is unknown"):
         evaluate_run(run, split="half")

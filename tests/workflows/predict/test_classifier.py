@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +307,23 @@ def test_predictions_are_written_with_the_likeliest_classes_and_four_digits(tmp_
         with pytest.raises(InputError, match=message):
             save_predictions(predictions, f"{tmp_path}/{out}", form=form)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl"]
+
+
+def test_predict_says_what_of_the_paths_and_options_it_does_not_use(
+    run_cli: Callable[..., tuple[int, str, str]],
+    caplog: pytest.LogCaptureFixture,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    image = (folder / "photos" / "disc" / "000.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr("a/1.png", image)
+        archive.writestr("a/notes.txt", "text")
+    code, out, error = run_cli("predict", folder / "run", tmp_path / "some.zip", "--top", 99)
+    assert code == 0
+    assert "some.zip: left out: 1 file whose names are not those of images" in caplog.text
+    n_classes = len(out.splitlines()[0].split(",")) // 2
+    assert f"--top 99 writes all classes: the run has {n_classes} classes" in error
+    for own, kind in ((folder / "run", "RUN folder"), (folder / "store", "store")):
+        code, _, error = run_cli("predict", folder / "run", own)
+        assert (code, f"is a {kind} of toptune and no folder of images" in error) == (2, True)

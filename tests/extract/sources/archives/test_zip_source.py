@@ -110,3 +110,17 @@ def test_a_bomb_is_stopped_at_the_size_its_directory_says(tmp_path: Path) -> Non
     file.write_bytes(data)
     with pytest.raises(UnreadableImageError, match="larger than"):
         open_source(file).read(0)
+
+
+def test_names_in_utf8_that_is_not_marked_are_those_of_the_folder(tmp_path: Path) -> None:
+    # As macOS packs a folder: the bytes are UTF-8, and the mark for it is not set.
+    data = bytearray(pack(tmp_path / "p.zip", ["caf\u00e9/1.png", "dog/2.png"]).read_bytes())
+    for magic, at in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):
+        place = data.index(magic)
+        assert data[place + at] == 0x08
+        data[place + at] = 0
+    (tmp_path / "mac.zip").write_bytes(data)
+    assert rows(tmp_path / "mac.zip") == [("caf\u00e9/1.png", "caf\u00e9", None), ("dog/2.png", "dog", None)]
+    # Bytes that are no UTF-8 stay in the code page of old archives.
+    (tmp_path / "old.zip").write_bytes(bytes(data).replace("caf\u00e9/".encode(), b"caf\x82s/"))
+    assert rows(tmp_path / "old.zip")[0][1] == "caf\u00e9s"

@@ -1,9 +1,11 @@
 """idx files, npz and CIFAR: names, shapes, labels, damage."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from containers import idx_bytes, make_cifar, make_cifar_binary, make_idx, pixels, planes
 from PIL import Image
@@ -164,3 +166,22 @@ def test_cifar_100_keeps_both_labels(tmp_path: Path) -> None:
     (folder / "train.bin").write_bytes(records.tobytes()[:-1])
     with pytest.raises(InputError, match="no multiple of the 3074"):
         open_source(folder)
+
+
+@pytest.mark.parametrize(
+    ("images", "remedy"),
+    [
+        (np.zeros((2, 4, 4), np.uint16), "(x // 256).astype('uint8') where they use all 16 bits"),
+        (np.zeros((2, 4, 4), np.int64), "by x.astype('uint8') where all values are from 0 to 255"),
+        (np.zeros((2, 4, 4), np.bool_), "by 255 * x.astype('uint8')"),
+        (np.zeros((2, 4, 4), np.int8), "scale its values to that range"),
+        (np.zeros((2, 4, 4), np.float32), "(255 * x).round()"),
+        (np.zeros((2, 16), np.uint8), "x.reshape(n, height, width)"),
+    ],
+)
+def test_each_type_and_shape_has_its_own_remedy(
+    tmp_path: Path, images: npt.NDArray[np.generic], remedy: str
+) -> None:
+    np.savez(tmp_path / "a.npz", images=images)
+    with pytest.raises(InputError, match=re.escape(remedy)):
+        open_source(tmp_path / "a.npz")

@@ -245,3 +245,30 @@ def test_both_forms_hold_the_same_images(tmp_path: Path) -> None:
     one = {name: saved.read(row) for row, name in enumerate(saved.manifest().ids)}
     assert one == {name: hub.read(row) for row, name in enumerate(hub.manifest().ids)}
     assert np.unique([len(each) for each in one.values()]).size > 1
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_blanks_are_taken_off_the_names_of_columns(tmp_path: Path, form: str) -> None:
+    columns = {" label ": ["a ", "b"], "site ": ["x", "y"], "split": ["p", "q"]}
+    content = noted({}, image=images(0, 1), **columns)
+    file = save(tmp_path / "t", content, form)
+    source = open_source(file)
+    assert list(source.manifest().labels) == ["a", "b"]
+    assert source.manifest().column("site") == ["x", "y"]
+    assert [str(remark) for remark in remarks_of(source)] == [
+        "left out: 1 column with a name of toptune's own (split); rename it"
+    ]
+    assert list(open_source(file, label_column="site").manifest().labels) == ["x", "y"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_names_of_classes_that_are_no_list_or_are_one(tmp_path: Path, form: str) -> None:
+    kind = {"_type": "ClassLabel", "names": 5}
+    columns = {"image": images(0, 1), "label": [0, 1]}
+    with pytest.raises(InputError, match="have 5 for the names of classes, which are a list"):
+        open_source(save(tmp_path / "t", noted({"label": kind}, **columns), form))
+    source = open_source(
+        save(tmp_path / "u", noted({"label": kind | {"names": ["dog", "dog "]}}, **columns), form)
+    )
+    assert list(source.manifest().labels) == ["dog", "dog"]
+    assert "1 class of several names that are one" in str(*remarks_of(source))

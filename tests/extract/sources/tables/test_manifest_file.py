@@ -1,6 +1,7 @@
 """Manifests as other programs write them: separators, names of columns, types, encodings, missing files."""
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiny import draw, encode
 
 from toptune.extract import open_source
 from toptune.extract.images.remarks import remarks_of
-from toptune.store import InputError, Manifest
+from toptune.store import InputError, Manifest, UnreadableImageError
 
 PNG = encode(draw(0))
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -197,3 +198,80 @@ def test_a_path_that_is_there_twice(folder: Path) -> None:
 def test_another_encoding_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"not text in UTF-8 \(byte 0xe9"):
         opened(folder, "path,label\np/1.png,café\n", encoding="cp1252")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('path,label\np/1.png,x\nb.png,"y\nc.png,z\n', r"row that begins in line 3 is not closed; close it"),
+        ("path,label\np/1.png,x,\n", "as many cells as the first line has names"),
+        ("p/1.png,x\n", "write a first line with the names of the columns, such as path,label"),
+        ("path|label\np/1.png|x\n", "put commas, semicolons or tabs between the columns"),
+        (
+            "path,label\n,x\n",
+            "row 0 .* has no path; write the paths into column 'path', or take these rows out",
+        ),
+        ("path,label\nnone.png,x\n", "put the files there, or take their rows out"),
+    ],
+)
+def test_messages_about_tables_name_the_remedy(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        opened(folder, text)
+
+
+def test_a_quote_within_a_value_is_an_inch(folder: Path) -> None:
+    assert list(opened(folder, 'path,label\np/1.png,5" pipe\n').labels) == ['5" pipe']
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"path": "p/1.png", "label": {"name": "x"}},
+            "column 'label' holds lists or objects.*--label-column",
+        ),
+        ({"path": "p/1.png", "label": ["x"]}, "several labels of an image are a list in a column 'labels'"),
+        ({"path": ["p/1.png"]}, "column 'path' holds lists or objects.*--path-column"),
+        ({"path": "p/1.png", "labels": [["x"]]}, "column 'labels' holds lists or objects"),
+        ({"path": "p/1.png", "split": ["train"]}, "column 'split' holds lists or objects"),
+    ],
+)
+def test_lists_and_objects_are_no_text(folder: Path, row: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        opened(folder, json.dumps(row), "m.jsonl")
+
+
+def test_boxes_beside_the_labels_stop_nothing(folder: Path) -> None:
+    row = {"path": "p/1.png", "label": "x", "boxes": [[1, 2]], "parts": [{"n": 1}]}
+    assert list(opened(folder, json.dumps(row), "m.jsonl").labels) == ["x"]
+    assert "2 columns of neither text nor whole numbers, not kept (boxes, parts)" in said(folder / "m.jsonl")
+
+
+def test_a_link_that_leads_nowhere_is_a_row_that_cannot_be_read(folder: Path) -> None:
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "m.csv").write_text("path,label\np/1.png,x\ngone.png,y\nloop.png,y\n")
+    source = open_source(folder / "m.csv")
+    assert source.manifest().ids == ["p/1.png", "gone.png", "loop.png"]
+    for row, reason in ((1, "No such file"), (2, "Too many levels")):
+        with pytest.raises(UnreadableImageError, match=reason):
+            source.read(row)
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "m.parquet"])
+def test_names_that_are_no_utf8(folder: Path, name: str) -> None:
+    place = folder / os.fsdecode(b"\xff")
+    place.mkdir()
+    file = place / name
+    if name.endswith("parquet"):
+        with file.open("wb") as stream:
+            pq.write_table(pa.table({"path": ["../p/1.png", "none.png"]}), stream)
+    else:
+        lines = (
+            '{"path": "../p/1.png"}\n{"path": "none.png"}'
+            if name == "m.jsonl"
+            else "path\n../p/1.png\nnone.png"
+        )
+        file.write_text(lines)
+    with pytest.raises(InputError, match=r"1 of 2 files are missing: 'none\.png'"):
+        open_source(file)
