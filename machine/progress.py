@@ -71,7 +71,8 @@ class Standing:
                 "seconds_read": round(self.read, 2),
                 "seconds_compute": round(self.compute, 2),
                 "seconds_write": round(self.write, 2),
-            }
+            },
+            allow_nan=False,
         )
 
 

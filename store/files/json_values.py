@@ -78,7 +78,7 @@ def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES, is_strict: bool = 
         return parse_json(stream.read(), is_strict=is_strict)
 
 
-def json_text(value: object, *, indent: int | None = None) -> str:
+def json_text(value: object, *, indent: int | None = None, is_sorted: bool = False) -> str:
     """Write JSON for files, lines and standard output.
 
     Raises
@@ -87,7 +87,7 @@ def json_text(value: object, *, indent: int | None = None) -> str:
         If a number is not finite: NaN is no JSON, and readers in other languages would refuse it.
     """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, indent=indent, sort_keys=is_sorted, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise NumericalError(
             f"a number that is not finite cannot be written as JSON ({error}); it comes from features, "

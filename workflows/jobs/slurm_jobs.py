@@ -1,6 +1,5 @@
 """`write_slurm_jobs` writes batch scripts for Slurm that extract and then train, sized from the plan."""
 
-import json
 import math
 import os
 import shlex
@@ -16,6 +15,7 @@ from toptune.extract.backbone.spec import BackboneSpec
 from toptune.extract.extraction import extract
 from toptune.extract.request.plan import ExtractPlan, ExtractSummary
 from toptune.options import option_names, options_of
+from toptune.store.files.json_values import json_text
 from toptune.store.files.place import place_of
 from toptune.store.files.system_errors import explained_writing
 from toptune.workflows.jobs.slurm_options import SlurmArguments, SlurmOptions
@@ -204,7 +204,7 @@ def as_arguments(options: Mapping[str, object]) -> list[str]:
         if isinstance(value, bool):
             words += [flag] if value else [f"--no-{name}"] if name in ON_BY_DEFAULT else []
         elif isinstance(value, Mapping):
-            words += [flag, json.dumps(dict(value))]
+            words += [flag, json_text(dict(value))]
         elif isinstance(value, list | tuple):
             words += [flag, ",".join(map(str, value))]
         elif value is not None:

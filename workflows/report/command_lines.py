@@ -1,10 +1,10 @@
 """Command lines that repeat a run, rebuilt from the options that it recorded."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 
 from toptune.options import flat_options
+from toptune.store.files.json_values import json_text
 from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
@@ -78,7 +78,7 @@ def _spelt(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True)
+        return json_text(value, is_sorted=True)
     return "none" if value is None else str(value)
 
 

@@ -1,5 +1,6 @@
 """Torch modules of exported models against the numpy steps and the heads that they stand for."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from toptune.store import ArrayBlocks, InputError
 from toptune.train import HEADS, Preprocessing, fit_preprocessing, make_head
 from toptune.train.kernels.names import KERNELS
 from toptune.train.preprocessing.files import _TYPES
+from toptune.workflows.deploy.check import ExportCheck
+from toptune.workflows.deploy.exporting import _on_precision
 from toptune.workflows.deploy.head_modules import HeadModule, check_exportable, exportable_heads
 from toptune.workflows.deploy.preprocessing_modules import STEP_MODULES, PreprocessingModule
+from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 
 Values = npt.NDArray[Any]
 DIMS = (3, 5, 2)
@@ -101,3 +105,34 @@ def test_other_heads_are_refused_with_those_that_can_be_exported(name: str) -> N
         InputError, match=f"head '{name}' cannot be exported.*falkon, falkon-logistic, ridge, logistic"
     ):
         check_exportable(name)
+
+
+@pytest.mark.parametrize(
+    ("precision", "difference", "other_labels", "network", "step"),
+    [
+        ("fp32", 0.5, 3, SimpleNamespace(), None),
+        ("bf16", 0.009, 0, SimpleNamespace(), None),
+        ("bf16", 0.01, 0, SimpleNamespace(), "extract again with --precision fp32, train on these features"),
+        ("bf16", 0.001, 1, SimpleNamespace(), "extract again with --precision fp32"),
+        ("bf16", 0.03, 0, object.__new__(FineTunedNetwork), "fine-tune again with --precision fp32 and"),
+    ],
+)
+def test_a_file_that_differs_from_predict_by_percents_comes_with_advice(
+    precision: str, difference: float, other_labels: int, network: Any, step: str | None
+) -> None:
+    check = ExportCheck(
+        data="photos", n_pictures=8, batch_sizes=(1, 2), difference=1e-6,
+        difference_from_predict=difference, n_other_labels=other_labels, spread=0.5, doubt=0.5,
+    )  # fmt: skip
+    classifier: Any = SimpleNamespace(precision=precision, network=network)
+    said = _on_precision(classifier, check)
+    if precision == "fp32":
+        assert said == []
+        return
+    (line,) = said
+    assert f"{difference:.1e} from toptune predict's, {other_labels} of 8 labels do" in line
+    if step is None:
+        assert "again" not in line
+    else:
+        assert f"Where file and predict must agree: {step}" in line
+        assert "measure both by evaluate --data" in line
