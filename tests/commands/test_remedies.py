@@ -287,3 +287,21 @@ def test_sums_that_cannot_be_kept_are_told(run_cli: Run, store: Path, tmp_path: 
 
 def test_other_accelerators_are_no_processor() -> None:
     assert nearest("tpu", ["cpu", "cuda"], most=1) == ["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("--head", "logistic", "--kernel", "gaussian"), "kernel has no meaning for head 'logistic'"),
+        (("--head", "ridge", "--solver", "auto"), "solver has no meaning for head 'ridge'"),
+        (("--head", "svm", "--centers", "1000"), "n_centers has no meaning for head 'svm'"),
+        (("--head", "forest", "--cv", "5"), "cv has no meaning for head 'forest'"),
+    ],
+)
+def test_typed_options_that_a_head_does_not_take_are_refused_at_any_value(
+    run_cli: Run, store: Path, tmp_path: Path, typed: tuple[str, ...], message: str
+) -> None:
+    """Whoever types a kernel believes in it, also where it is the default of another head."""
+    code, _, error = run_cli("train", "--store", store, "--out", tmp_path / "run", *typed)
+    assert (code, message in error) == (2, True), error
+    assert not (tmp_path / "run").exists()

@@ -216,6 +216,7 @@ def _left_out(
             for fold in np.unique(folds[folds < rows.n_folds]):
                 mine = folds == fold
                 scores[mine] = _scores(values[mine], of_fold[fold], metric)
-                scores[np.ix_(mine, ~is_known)] = scores[mine].min(axis=1, keepdims=True) - 1.0
+                lowest = scores[np.ix_(mine, is_known)].min(axis=1, keepdims=True)
+                scores[np.ix_(mine, ~is_known)] = lowest - 1.0
             results.append(scores)
         yield where, results

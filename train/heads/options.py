@@ -1,6 +1,6 @@
 """`HeadOptions`: the head to train, with its hyperparameters, checked without loading torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -112,10 +112,7 @@ class HeadOptions:
 
     @property
     def head_params(self) -> dict[str, Any]:
-        """All parameters of the head: `params`, and the options above that this head takes.
-
-        A value in `params` overrides the option of the same name.
-        """
+        """All parameters of the head: `params`, and the options above that this head takes."""
         kind = KINDS.get(self.head)
         # Options at their defaults are left to the estimator, unless the head's file is to name them.
         taken = kind.options if kind else ()
@@ -129,12 +126,13 @@ class HeadOptions:
         return value is not None if default is None else bool(value != default)
 
     def _refuse_without_meaning(self) -> None:
-        taken = KINDS[self.head].options if self.head in KINDS else ()
-        for name in _DEFAULTS:
-            if name not in taken and self._is_given(name):
+        given = [name for name in _DEFAULTS if self._is_given(name)]
+        refuse_without_meaning(self.head, given)
+        for name in given:
+            if name in (self.params or {}):
                 raise InputError(
-                    f"{name} has no meaning for head {self.head!r}; leave it out, or use head "
-                    f"{' or '.join(repr(kind.name) for kind in KINDS.values() if name in kind.options)}",
+                    f"{name} is given twice, as {getattr(self, name)!r} and in params as "
+                    f"{(self.params or {})[name]!r}; leave one of them out",
                     option=name,
                 )
 
@@ -149,4 +147,28 @@ class HeadOptions:
         if self.cv is None:
             raise InputError(
                 "cv is None, but head 'auto' compares by cross-validation; give a number of folds"
+            )
+
+
+def refuse_without_meaning(head: str, given: Collection[str]) -> None:
+    """Refuse options of the fit that a head does not take, also where their values are the default ones.
+
+    Parameters
+    ----------
+    head : str
+    given : collection of str
+        Names of the fields of `HeadOptions` that were given.
+
+    Raises
+    ------
+    InputError
+        For the first of the options without a meaning for the head; the message names heads that take it.
+    """
+    taken = KINDS[head].options if head in KINDS else ()
+    for name in _DEFAULTS:
+        if name in given and name not in taken:
+            raise InputError(
+                f"{name} has no meaning for head {head!r}; leave it out, or use head "
+                f"{' or '.join(repr(kind.name) for kind in KINDS.values() if name in kind.options)}",
+                option=name,
             )

@@ -103,6 +103,14 @@ def read_layers(
     # A sample may have all rows of a class in one fold where the training rows have not.
     codes, numbers = labels.codes[at], labels.folds.numbers[at]
     folds = validated(numbers, labels.folds.count, codes, labels.classes)
+    n_aside = int((~folds.is_validated).sum())
+    # The training rows have a note of their own; this one is of what the draw alone does.
+    if searched is not split and n_aside:
+        n_classes = len(np.unique(codes[~folds.is_validated]))
+        notes += (
+            f"{n_aside} rows of {n_classes} classes of this sample took no part in the comparison of layers, "
+            "because all rows of such a class in the sample lie in one fold; raise --search-rows",
+        )
     rows = TrainingRows(
         blocks=PreprocessedBlocks(blocks, preprocessing),
         codes=codes,
@@ -127,7 +135,7 @@ def read_layers(
         n_validated=int(labels.folds.is_validated.sum()),
         form="primal" if is_primal else "dual",
         peak_bytes=peak_bytes,
-        notes=tuple(dict.fromkeys([*notes, *labels.folds.notes, *folds.notes])),
+        notes=(*notes, *labels.folds.notes),
     )
 
 

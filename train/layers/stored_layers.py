@@ -50,10 +50,18 @@ def choose_arrays(
     words = [word.strip() for word in words if word.strip()]
     if not words:
         raise InputError(f"layers is {layers!r}; name at least one of {_listed(stored)}", option="layers")
+    if twice := [word for word in dict.fromkeys(words) if words.count(word) > 1]:
+        raise InputError(f"layers names {twice[0]!r} twice; name each layer once", option="layers")
     chosen: dict[str, ArraySpec] = {}
     for word in words:
         for spec in _matching(stored, word, pooling):
             chosen[spec.name] = spec
+    if pooling is not None and not any(_pooling(spec) == pooling for spec in chosen.values()):
+        found = ", ".join(dict.fromkeys(map(_pooling, chosen.values())))
+        raise InputError(
+            f"none of these layers has the pooling {pooling!r}, only {found}; leave --pooling out",
+            option="pooling",
+        )
     return list(chosen.values())
 
 

@@ -103,6 +103,8 @@ class ChosenRows:
         options, default = self.options, RowOptions()
         if options.test_fraction != default.test_fraction and self.split.rule.startswith(NAMED):
             yield "test_fraction is not used: the data set names its test rows; --resplit draws others"
+        if options.resplit and not any(self.manifest.splits):
+            yield "resplit is not used: the data set has no split of its own, and one is drawn anyhow"
         if options.val != default.val and (options.resplit or "val" not in self.manifest.splits):
             why = "the split is drawn anew" if options.resplit else "the data set has no split val"
             yield f"val {options.val!r} is not used: {why}"

@@ -104,7 +104,7 @@ def find_fold_change(
     train = difference.train
     now = difference.now[run.train_rows]
     at_now = np.searchsorted(train, now)
-    stays = (now >= 0) & (train[np.minimum(at_now, len(train) - 1)] == now)
+    stays = np.isin(now, train)
     known = np.full(len(train), -1, dtype=np.int64)
     known[at_now[stays]] = numbers[stays]
     labels = _labels(after, train)

@@ -132,6 +132,7 @@ def advise(
         costs=session.phases.costs(),
         budget=asked.budget,
         not_tried=tuple(session.not_tried),
+        notes=(*features.rows.notes, *features.rows.folds.notes),
         n_skipped=features.rows.n_skipped,
         split_rule=features.rows.split.rule,
         options=asked.training,

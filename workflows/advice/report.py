@@ -46,6 +46,8 @@ class AdviceReport:
         Seconds that were allowed for everything.
     not_tried : tuple of str
         Work that the budget did not reach, with the reason.
+    notes : tuple of str
+        What the user should know of the rows and their folds.
     n_skipped : int
         Number of training images that could not be read.
     split_rule : str
@@ -69,6 +71,7 @@ class AdviceReport:
     costs: Costs
     budget: float
     not_tried: tuple[str, ...]
+    notes: tuple[str, ...]
     n_skipped: int
     split_rule: str
     options: Mapping[str, object]
@@ -111,6 +114,7 @@ class AdviceReport:
                 "costs": self.costs,
                 "budget_seconds": self.budget,
                 "not_tried": list(self.not_tried),
+                "notes": list(self.notes),
                 "n_skipped": self.n_skipped,
                 "split_rule": self.split_rule,
                 "dataset": self.dataset,
@@ -152,6 +156,7 @@ class AdviceReport:
         costs = [f"this advice, of a budget of {duration(self.budget)}: {phases}", describe_costs(self.costs)]
         costs += [f"features of the best head took {duration(self.extract_seconds)} once"]
         costs += [f"not tried: {each}" for each in self.not_tried]
+        costs += [f"note: {each}" for each in self.notes]
         if self.n_skipped:
             costs.append(f"left out: {counted(self.n_skipped, 'training image')} that could not be read")
         if self.plan is not None:

@@ -189,6 +189,14 @@ def shard_samples(path: Path, remarks: Remarks) -> Iterator[Sample]:
             if image is None:
                 without.append(f"{key} with {', '.join(f'.{extension}' for extension in fields)}")
                 continue
+            if not any(extension in IMAGE_EXTENSIONS for extension in fields):
+                remarks.add(
+                    "sample",
+                    "whose image has a further extension before that of images, taken as the image",
+                    f"{path.name}: {image.name}",
+                    advice="where such members are masks, write each image beside them",
+                    is_left_out=False,
+                )
             names, has_list, caption = _labels(fields, descriptor, path, remarks)
             used = next((name for name in ("cls", "json", "txt") if name in fields), None)
             for extension, member in fields.items():

@@ -2,12 +2,14 @@
 
 import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import IMAGE_SUFFIXES
+from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, is_hidden, list_folder
+from toptune.extract.images.remarks import Remarks
 
 SHOWN = 5
 
@@ -56,6 +58,31 @@ def find_files(file: Path, paths: Sequence[str], where: str) -> list[ListedFile]
             + (next(filter(None, hints), "") or "; put the files there, or take their rows out")
         )
     return found
+
+
+def remark_on_unlisted(listed: Sequence[ListedFile], remarks: Remarks) -> None:
+    """Count the images that lie in the folders of listed files and are not listed themselves.
+
+    Other folders are not looked into: a list may lie above much that is none of its data set.
+    """
+    names: dict[str, set[str]] = defaultdict(set)
+    for each in listed:
+        folder, name = os.path.split(os.path.normpath(each.path))
+        names[folder].add(name)
+    # One folder may be listed under several spellings, by links and by `..`.
+    of_folder: dict[str, set[str]] = defaultdict(set)
+    for folder, some in names.items():
+        of_folder[os.path.realpath(folder)] |= some
+    for folder, some in sorted(of_folder.items()):
+        try:
+            names_there = list_folder(Path(folder)).files
+        except InputError:
+            # Listed files may be read where their folder may not be listed.
+            continue
+        for name in names_there:
+            is_image = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)
+            if is_image and name not in some:
+                remarks.add("image", "in folders of listed images, but not listed", name)
 
 
 def _hint(folder: Path, path: str) -> str:

@@ -8,7 +8,7 @@ from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels, split_labels
 from toptune.extract.images.remarks import UNLABELED, Remarks
 from toptune.extract.images.source import FileRow, FileSource, default_name, split_names
-from toptune.extract.sources.tables.listed_files import find_files
+from toptune.extract.sources.tables.listed_files import find_files, remark_on_unlisted
 from toptune.extract.sources.tables.manifest_columns import ManifestColumns, choose_manifest_columns
 from toptune.store.datasets.manifest import LABELS_COLUMN
 from toptune.store.datasets.outside_tables import OutsideTable, read_outside_table
@@ -65,11 +65,13 @@ def open_manifest(
             is_left_out=False,
         )
     splits = [None] * len(paths) if columns.split is None else table.values(columns.split)
+    listed = find_files(file, paths, where)
+    remark_on_unlisted(listed, remarks)
     rows = [
         FileRow(identifier, found.path, label, split, found.bytes, found.modified_ns)
         for identifier, found, label, split in zip(
             _ids(table, columns, paths, where),
-            find_files(file, paths, where),
+            listed,
             labels,
             split_names(splits, where),
             strict=True,

@@ -239,7 +239,9 @@ def test_arrays_and_columns_without_use_are_told(tmp_path: Path) -> None:
 
 def test_images_of_no_split_are_told_where_a_split_is_asked_for(tmp_path: Path) -> None:
     in_folder(tmp_path / "p", CATS)
-    (tmp_path / "p" / "m.csv").write_text("path,split\ncat/0.png,train\ncat/1.png,\ndog/0.png,test\n")
+    (tmp_path / "p" / "m.csv").write_text(
+        "path,split\ncat/0.png,train\ncat/1.png,\ndog/0.png,test\ndog/1.png,test\n"
+    )
     assert said(open_source(tmp_path / "p" / "m.csv", split="train")) == ["left out: 1 image of no split"]
 
 
@@ -247,14 +249,14 @@ def test_images_without_any_label_are_told_with_the_columns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_folder(tmp_path / "p", CATS)
-    (tmp_path / "p" / "m.csv").write_text("path,kind,site\ncat/0.png,cat,1\ndog/0.png,dog,2\n")
+    (tmp_path / "p" / "m.csv").write_text("path,kind,site\n" + "".join(f"{path},a,1\n" for path in CATS))
     store = tmp_path / "s"
     dry: Callable[[Path], object] = lambda data: extract(  # noqa: E731
         data, model="random:test_resnet", store=store, img_size=32, dry_run=True
     )
     dry(tmp_path / "p" / "m.csv")
     (record,) = caplog.records
-    assert "note: 2 images without a label, which are all of them; --label-column" in record.getMessage()
+    assert "note: 4 images without a label, which are all of them; --label-column" in record.getMessage()
     assert record.getMessage().endswith(": kind, site")
     caplog.clear()
     dry(in_folder(tmp_path / "flat", {"1.png": PNG}))
@@ -278,3 +280,26 @@ def test_extraction_ends_with_what_was_left_out(tmp_path: Path, caplog: pytest.L
     with pytest.raises(InputError, match="is the folder of the images itself"):
         extract(folder, model="random:test_resnet", store=folder)
     assert "1 folder that toptune made (store: a store)" in caplog.text
+
+
+def test_images_beside_listed_ones_are_told(tmp_path: Path) -> None:
+    """A list of some images says how many others lie in the same folders."""
+    in_folder(tmp_path, CATS | {"cat/Late.JPG": PNG, "cat/notes.txt": TEXT, "cat/.hidden.png": PNG})
+    in_folder(tmp_path, {"other/far.png": PNG})
+    listed = ["cat/0.png", "./cat/../cat/1.png", "dog/0.png"]
+    (tmp_path / "some.csv").write_text("path,label\n" + "".join(f"{path},a\n" for path in listed))
+    assert said(open_source(tmp_path / "some.csv")) == [
+        "left out: 2 images in folders of listed images, but not listed (Late.JPG, 1.png)"
+    ]
+    rows = [{"path": path, "label": "a"} for path in [*listed, "dog/1.png", "cat/Late.JPG"]]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert said(open_source(tmp_path / "all.jsonl")) == []
+
+
+def test_a_mask_that_is_taken_for_the_image_is_told(tmp_path: Path) -> None:
+    members = {"a.png": PNG, "a.mask.png": PNG, "a.cls": b"x", "b.mask.png": PNG, "b.cls": b"y"}
+    source = open_source(write_tar(tmp_path / "t.tar", members))
+    assert source.manifest().ids == ["t/a", "t/b"]
+    (note,) = [line for line in said(source) if "further extension" in line]
+    assert note.startswith("note: 1 sample whose image has a further extension")
+    assert "(t.tar: b.mask.png)" in note

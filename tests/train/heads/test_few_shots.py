@@ -81,6 +81,21 @@ def test_a_final_head_that_needs_folds_within_folds_is_refused_with_one_that_doe
     assert len(make_head("head2toe", params={"fraction": 0.5}).fit(ArrayBlocks(X), y).classes) == 6
 
 
+def test_the_place_of_the_origin_has_no_say_in_the_temperature_of_nearest_means() -> None:
+    """A class without a mean in any fold comes behind the others wherever their means lie."""
+    X, y, _ = drawn([6, 6, 6, 1])
+    names = [f"id {row}" for row in range(19)]
+    near, far = (
+        make_head("ncm", params={"metric": "euclidean"}).fit(
+            ArrayBlocks(each.astype(np.float64)), y, groups=names
+        )
+        for each in (X, X + 50)
+    )
+    assert far.report["temperature"] == pytest.approx(near.report["temperature"], rel=1e-3)
+    assert near.left_out is not None
+    assert near.left_out.n_rows == 18
+
+
 def test_groups_that_hold_whole_classes_are_told_by_every_head_that_auto_tries() -> None:
     X, y, means = drawn([8] * 8)
     # Classes 6 and 7 have one slide each; the others have four.

@@ -166,12 +166,26 @@ def test_the_dual_on_a_sample_says_so(build: Build, monkeypatch: pytest.MonkeyPa
     sample = search(cache, search_rows=40)
     assert sample.n_rows == 40
     assert "40 of the 72 training rows" in sample.notes[0]
+    assert len(sample.notes) == 1
     monkeypatch.undo()
     primal = search(cache)
     for one, other in zip(whole.choices, primal.choices, strict=True):
         assert one.arrays == other.arrays
         assert one.squared_error == pytest.approx(other.squared_error, rel=1e-5)
         assert one.accuracy == pytest.approx(other.accuracy)
+
+
+def test_classes_that_only_a_sample_leaves_aside_are_said_to_be_of_the_sample(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.train.layers.stored_grams.PRIMAL_COLUMNS", 1)
+    labels = [f"class {row % 2}" for row in range(84)] + ["rare"] * 6
+    cache = build(labels=labels)
+    assert search(cache).notes == ()
+    drawn, aside = search(cache, search_rows=14).notes
+    assert "14 of the 73 training rows" in drawn
+    assert aside.startswith("1 rows of 1 classes of this sample took no part in the comparison of layers")
+    assert aside.endswith("raise --search-rows")
 
 
 def test_test_rows_change_nothing(build: Build, tmp_path: Any) -> None:

@@ -45,6 +45,7 @@ def test_rows_know_their_classes_groups_and_labels() -> None:
             {"resplit": True, "val": "drop"},
             ["val 'drop' is not used: the split is"],
         ),
+        ([None] * 100, {"resplit": True}, ["resplit is not used: the data set has no split of its own"]),
         ([None] * 100, {}, []),
     ],
 )

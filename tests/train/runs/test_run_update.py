@@ -256,6 +256,14 @@ def test_a_class_that_is_forgotten_leaves_the_head(build: Build, tmp_path: Path)
     assert not (tmp_path / "third").exists()
 
 
+def test_all_training_images_cannot_be_forgotten(build: Build, tmp_path: Path) -> None:
+    cache = build()
+    first = train(tmp_path / "store", out=tmp_path / "first", **OPTIONS, **HEADS["ridge"])
+    goes = [cache.manifest.ids[row] for row in first.train_rows]
+    with pytest.raises(InputError, match="0 classes would be left"):
+        update_run(first.folder, out=tmp_path / "second", forget=goes)
+
+
 def folds_of(run: Run) -> dict[str, int]:
     """Give the fold of each training image, as the run stores it."""
     with pq.ParquetFile(run.folder / "rows.parquet") as file:

@@ -181,6 +181,7 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
         ({"params": {"deph": 3}}, "deph.*n_centers"),
         ({"head": "svm", "sigma": 1.0}, "sigma has no meaning for head 'svm'"),
         ({"head": "knn", "n_centers": 10}, "n_centers has no meaning"),
+        ({"head": "ridge", "penalty": 0.1, "params": {"penalty": 1.0}}, "penalty is given twice, as 0.1 and"),
         ({"head": "knn", "class_weight": "balanced"}, "cannot weigh"),
         ({"test_fraction": 0.0}, "test_fraction is 0"),
         ({"cv": 1}, "cv is 1"),

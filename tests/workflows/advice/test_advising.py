@@ -171,6 +171,19 @@ def test_samples_and_one_layer(photos: Path, tmp_path: Path) -> None:
     assert (report.evidence.n_train, report.evidence.pictures_per_class) == (18, 6)
     assert "--shots 6" in report.train_command
     assert "--shots 6" in report.finetune_command
+    assert report.notes == ()
+
+
+def test_rows_that_are_left_out_of_the_figures_are_told(tmp_path: Path) -> None:
+    """One image of a class takes no part in the figures that the advice rests on."""
+    folder = named_split(tmp_path / "photos", test_is_noise=False)
+    (folder / "train" / "rare").mkdir()
+    draw_shape(SHAPES[0], 77).save(folder / "train" / "rare" / "one.png")
+    report = advise(folder, model=MODEL, store=tmp_path / "store", layers="last", finetune=TUNING)
+    (note,) = report.notes
+    assert "1 training rows of 1 of 4 classes ('rare')" in note
+    assert f"note: {note}" in str(report)
+    assert report.to_dict()["notes"] == [note]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +191,7 @@ def test_samples_and_one_layer(photos: Path, tmp_path: Path) -> None:
     [
         ({"budget": 0}, "budget is 0 seconds"),
         ({"margin": 1.0}, "margin is 1"),
-        ({"finetune": {"epoch": 1}}, "option 'epoch'; it takes .*epochs"),
+        ({"finetune": {"epoch": 1}}, "option 'epoch'; did you mean 'epochs'"),
         ({"finetune": {"seed": 1}}, "'seed', which must be the same for heads"),
         ({"finetune": {"epochs": 0}}, "epochs is 0"),
         ({"shots": 1000}, "fewer than 1000 training rows"),

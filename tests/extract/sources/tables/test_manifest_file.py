@@ -80,10 +80,10 @@ def test_columns_of_other_spellings_are_taken_and_said(
 
 
 def test_images_without_a_label_are_told_with_the_columns(folder: Path) -> None:
-    assert opened(folder, "path,animal\np/1.png,a\n").labels == [None]
-    assert "1 image without a label, which are all of them; --label-column" in said(folder / "m.csv")
+    assert opened(folder, "path,animal\np/1.png,a\np/2.png,b\n").labels == [None, None]
+    assert "2 images without a label, which are all of them; --label-column" in said(folder / "m.csv")
     assert "animal" in said(folder / "m.csv")
-    assert opened(folder, "path,label\np/1.png,a\n").labels == ["a"]
+    assert opened(folder, "path,label\np/1.png,a\np/2.png,b\n").labels == ["a", "b"]
     assert not said(folder / "m.csv")
 
 
