@@ -102,6 +102,13 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError):
         return told(error), 1
+    if isinstance(error, MemoryError):
+        reason = f" ({error})" if str(error) else ""
+        return (
+            f"the memory is full{reason}; stop other programs, give less at once, or check whether a file is "
+            "what it should be",
+            1,
+        )
     name = type(error).__name__
     return (
         f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",

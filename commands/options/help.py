@@ -27,8 +27,8 @@ HEADINGS: Mapping[str, str] = {
     "Updates": "update forget keep-sums rehash overwrite",
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
     "Output": (
-        "out format top dtype head-dtype normalize check tolerance probabilities title json json-logs "
-        "verbose dry-run"
+        "out format top dtype head-dtype normalize check tolerance probabilities spreadsheet-safe title json "
+        "json-logs verbose dry-run"
     ),
     "Removal": "older-than keep move yes",
     "Performance": (

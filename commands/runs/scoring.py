@@ -80,6 +80,11 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--probabilities", is_flag=True, help="Add one column for each class.")
 @click.option(
+    "--spreadsheet-safe",
+    is_flag=True,
+    help="In CSV, put ' before paths and labels that a spreadsheet would compute as a formula.",
+)
+@click.option(
     "-b",
     "--batch-size",
     type=click.IntRange(1),
@@ -98,6 +103,7 @@ def predict(
     form: str | None,
     top: int,
     probabilities: bool,
+    spreadsheet_safe: bool,
     max_failures: int,
     as_json: bool,
     **options: Any,
@@ -137,7 +143,9 @@ def predict(
         click.echo(f"--top {top} writes all classes: the run has {n_classes}", err=True)
         top = len(classifier.classes)
     if out is not None:
-        file = save_predictions(predictions, out, form=form, columns=columns, top=top)
+        file = save_predictions(
+            predictions, out, form=form, columns=columns, top=top, spreadsheet_safe=spreadsheet_safe
+        )
     if as_json:
         rows = [prediction.to_dict(probabilities=probabilities, top=top) for prediction in predictions]
         answer = {"classes": classifier.classes, "predictions": rows, "costs": meter.to_dict()}
@@ -145,7 +153,14 @@ def predict(
     elif out is not None:
         echo(f"{counted(len(predictions), 'prediction')} in {file}")
     else:
-        write_predictions(predictions, sys.stdout, form=form or "csv", columns=columns, top=top)
+        write_predictions(
+            predictions,
+            sys.stdout,
+            form=form or "csv",
+            columns=columns,
+            top=top,
+            spreadsheet_safe=spreadsheet_safe,
+        )
     # Failures come last, because too many of them end the process, and the predictions must be out by then.
     report_failures({p.path: p.error for p in predictions if p.error}, max_failures)
 

@@ -17,7 +17,7 @@ from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
 from toptune.extract.backbone.forward import ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.backbone.model_name import parse_model_name
-from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
+from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check_transform
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.weights import weights_digest
@@ -186,7 +186,12 @@ class Backbone:
 
 
 def load_backbone(
-    name: str, *, device: str = "cpu", pretrained: bool = True, **arguments: Unpack[BackboneArguments]
+    name: str,
+    *,
+    device: str = "cpu",
+    pretrained: bool = True,
+    expected: Recipe | None = None,
+    **arguments: Unpack[BackboneArguments],
 ) -> Backbone:
     """Load a timm model, frozen, with its own evaluation transform.
 
@@ -200,6 +205,9 @@ def load_backbone(
         ``cpu``, ``cuda`` or ``cuda:N``; a device that is not there is an error.
     pretrained : bool
         False is the same as ``random:`` before the name.
+    expected : Recipe, optional
+        Recipe that the backbone should have. An architecture, an argument or a size that contradicts it is
+        refused before the network is built; the recipes are left for the caller to compare.
     **arguments
         The options of `BackboneSpec`: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`,
         `interpolation`, `model_kwargs`, `fold`, `compiled`, `decode`. Here `precision` is ``fp32`` and `fold`
@@ -236,7 +244,7 @@ def load_backbone(
         model_kwargs=kwargs or None,
     )
     model, reported_kwargs = build_model(
-        parsed, weights=asked.weights, img_size=spec.img_size, model_kwargs=kwargs
+        parsed, weights=asked.weights, img_size=spec.img_size, model_kwargs=kwargs, expected=expected
     )
     config = _data_config(model, spec)
     model.eval().requires_grad_(False)
@@ -319,6 +327,7 @@ def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:
     if args["img_size"] is None:
         args["img_size"] = (spec.model_kwargs or {}).get("img_size")
     found = resolve_data_config(args, model=model)
+    check_transform(found, where="the model")
     config: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple | list) else value for key, value in found.items()
     }

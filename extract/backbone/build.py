@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,23 @@ import huggingface_hub.constants
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
+from toptune.extract.backbone.spec import TransformRecord, check_transform
 from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
+from toptune.machine.memory import check_memory
 from toptune.options import choices, nearest
+from toptune.store.features.recipe import Recipe
+from toptune.store.files.json_records import record_from_json, shortened
 from toptune.store.files.json_values import load_json
 
 RANDOM_SEED = 0
+# A transform that passes every check, for what a configuration leaves out.
+_DEFAULTS: dict[str, Any] = {
+    "input_size": (3, 224, 224), "mean": (0.0,), "std": (1.0,), "interpolation": "bicubic", "crop_pct": 0.875,
+}  # fmt: skip
 # Names of the file of weights in timm's local-dir form; safetensors come first, because they hold no code.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pth", "*.pt")
 
@@ -29,8 +39,11 @@ def build_model(
     weights: str | os.PathLike[str] | None = None,
     img_size: int | None = None,
     model_kwargs: Mapping[str, object] | None = None,
+    expected: Recipe | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Build the model of a name, without a classification head.
+
+    `expected` is the recipe that the backbone should have, as far as that is known before it is built.
 
     Returns
     -------
@@ -56,6 +69,10 @@ def build_model(
             raise InputError(f"{name.given} asks for random weights and --weights for {weights}; drop one")
         name = parse_model_name(name.identifier)
     arguments = _Arguments.of(name, kwargs)
+    if img_size is not None:
+        arguments.kwargs["img_size"] = img_size
+    if expected is not None:
+        _check_expected(name, arguments, expected)
     overlay: dict[str, Any] = {}
     if pretrained:
         file = Path(weights) if weights is not None else arguments.weights
@@ -75,8 +92,6 @@ def build_model(
                 raise _no_weights(name.identifier)
     else:
         origin = "random"
-    if img_size is not None:
-        arguments.kwargs["img_size"] = img_size
     model = _create(arguments, overlay, pretrained=pretrained, origin=origin, strict=bool(overlay))
     # The configuration would keep a second copy of all weights alive.
     model.pretrained_cfg.pop("state_dict", None)
@@ -124,13 +139,69 @@ class _Arguments:
             architecture = str(config["architecture"])
             pretrained = dict(config.get("pretrained_cfg") or config)
             model_args = dict(config.get("model_args") or {})
+            transform = record_from_json(TransformRecord, pretrained, where="the configuration")
+            given = {name: getattr(transform, name) for name in _DEFAULTS}
+            known = {name: value for name, value in given.items() if value is not None}
+            check_transform(_DEFAULTS | known, where="the configuration")
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{file} is not timm's model configuration: {error!r}") from error
+            raise InputError(f"{file} is not timm's model configuration: {shortened(error)}") from error
         if not timm.is_model(architecture):
             raise InputError(f"{file}: architecture {architecture!r} is unknown to timm {timm.__version__}")
         pretrained["architecture"] = architecture
         pretrained.setdefault("num_classes", config.get("num_classes", 1000))
         return cls(architecture, {**model_args, **kwargs}, config=pretrained, weights=weights)
+
+
+def _check_expected(name: ModelName, arguments: _Arguments, expected: Recipe) -> None:
+    """Refuse arguments that contradict a recipe: they may ask for a network of any size.
+
+    Raises
+    ------
+    WeightsError
+        If architecture, arguments or size are others than in the recipe.
+    """
+    asked, known = dict(arguments.kwargs), dict(expected.model_kwargs)
+    if name.source != "hf-hub":
+        asked["architecture"] = arguments.model_name.partition(".")[0]
+        known["architecture"] = expected.architecture
+    known["img_size"] = list(expected.transform.get("input_size") or [])[1:]
+    if isinstance(asked.get("img_size"), int):
+        asked["img_size"] = [asked["img_size"]] * 2
+    differing = [
+        f"{key} {shortened(asked[key])} against {shortened(known[key])}"
+        for key in sorted(asked.keys() & known.keys())
+        if asked[key] != known[key]
+    ]
+    if differing:
+        raise WeightsError(
+            f"{name.given} is not the backbone that its recipe describes: {'; '.join(differing)}. Give the "
+            "original with --model or --weights"
+        )
+
+
+@contextmanager
+def _within_memory(name: str) -> Iterator[None]:
+    """Refuse a network whose parameters are above the memory limit while it is built.
+
+    torch registers a parameter before it is filled with numbers, and memory that nobody wrote to takes none.
+    """
+    held = 0
+
+    def count(_module: Any, _name: str, parameter: Any) -> None:
+        nonlocal held
+        held += 0 if parameter is None else parameter.numel() * parameter.element_size()
+        check_memory(
+            held,
+            limit_bytes=None,
+            what=f"the network {name}",
+            instead="give another --model or --model-kwargs",
+        )
+
+    registration = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        registration.remove()
 
 
 def _create(
@@ -140,7 +211,7 @@ def _create(
     # The seed decides untrained weights. The caller's own random numbers must not change by loading a model,
     # so that the generator is forked.
     try:
-        with torch.random.fork_rng(devices=[]), watch_loading() as report:
+        with torch.random.fork_rng(devices=[]), watch_loading() as report, _within_memory(name):
             torch.manual_seed(RANDOM_SEED)
             model = timm.create_model(
                 name,
@@ -149,6 +220,8 @@ def _create(
                 pretrained_cfg_overlay=overlay or None,
                 **arguments.kwargs,
             )
+    except InputError:
+        raise
     except TypeError as error:
         if "img_size" in arguments.kwargs and "img_size" in str(error):
             # Convolutional models take images of any size: only the transform needs the size.

@@ -10,9 +10,92 @@ from typing import Any, TypedDict
 from toptune.errors import InputError
 from toptune.extract.images.decode import ROUTES
 from toptune.options import check_choice
+from toptune.store.files.json_records import record_from_json
 
+# The pixels of two images are held as floats when a network is looked at; 4,096 pixels take 400 MB.
+MAX_IMG_SIZE = 4096
+_MOST_CROP = 10
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneRecord:
+    """The options of `BackboneSpec` and the name as a record has them, by which the backbone is loaded again.
+
+    Absent keys have the defaults of `load_backbone`.
+    """
+
+    name: str
+    weights: str | None = None
+    precision: str = "fp32"
+    img_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    model_kwargs: Mapping[str, object] | None = None
+    fold: bool = False
+    compiled: bool = False
+    decode: str = "exact"
+
+    @classmethod
+    def read(cls, values: Mapping[str, object], *, where: str) -> dict[str, Any]:
+        """Check the JSON values of a record, and return them as keywords of `load_backbone`.
+
+        Raises
+        ------
+        CorruptError
+            If the name is missing, or a value is of another type.
+        """
+        record = record_from_json(cls, values, where=where)
+        return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformRecord:
+    """What timm's model configurations say of the transform, as far as it is given."""
+
+    input_size: tuple[int, ...] | None = None
+    test_input_size: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    crop_mode: str | None = None
+    classifier: object = None
+    others: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def check_transform(config: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a resolved transform of sizes and numbers that no network has, before one is built for them.
+
+    Parameters
+    ----------
+    config : mapping
+        ``input_size``, ``mean``, ``std``, ``crop_pct`` and ``interpolation``.
+    where : str
+        Whose transform it is, for the message.
+
+    Raises
+    ------
+    InputError
+        If a size is not from 1 to `MAX_IMG_SIZE`, or a number is not finite.
+    """
+    size, shown = config["input_size"], f"{config['input_size']!r:.60}"
+    if not (len(size) == 3 and all(type(each) is int and 0 < each <= MAX_IMG_SIZE for each in size)):
+        raise InputError(
+            f"{where} takes images of {shown} values; they must be channels, height and width, at most "
+            f"{MAX_IMG_SIZE}"
+        )
+    for name in ("mean", "std"):
+        if not all(math.isfinite(value) for value in config[name]) or (
+            name == "std" and min(config[name]) <= 0
+        ):
+            raise InputError(f"{where} has {name} {config[name]!r:.60}; they must be finite, and std above 0")
+    check_choice(config["interpolation"], (*INTERPOLATIONS, "random"), option="interpolation")
+    if not 0 < config["crop_pct"] < _MOST_CROP:
+        raise InputError(f"{where} has crop_pct {config['crop_pct']}; it must be above 0 and at most 1")
 
 
 class BackboneArguments(TypedDict, total=False):
@@ -107,8 +190,15 @@ class BackboneSpec:
             raise InputError(f"std {list(self.std)} must be positive")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise InputError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1")
-        if self.img_size is not None and not (isinstance(self.img_size, int) and self.img_size > 0):
-            raise InputError(f"img_size is {self.img_size!r}; it must be a positive whole number of pixels")
+        if self.img_size is not None and not (
+            isinstance(self.img_size, int) and 0 < self.img_size <= MAX_IMG_SIZE
+        ):
+            raise InputError(
+                f"img_size is {self.img_size!r:.60}; it must be a positive whole number of pixels, at most "
+                f"{MAX_IMG_SIZE}"
+            )
+        if self.interpolation is not None:
+            check_choice(self.interpolation, INTERPOLATIONS, option="interpolation")
         for name, value, known in (
             ("precision", self.precision, PRECISIONS),
             ("decode", self.decode, tuple(ROUTES)),

@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
 from toptune.errors import WeightsError
+from toptune.store.files.reading import check_zip
 
 SHOWN = 5
 # Where training scripts keep the weights inside a checkpoint, in timm's order of preference.
@@ -46,6 +47,8 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise WeightsError(f"weights {path} do not exist; check the path")
     try:
+        with path.open("rb") as archive:
+            check_zip(archive, path.stat().st_size)
         if path.suffix == ".safetensors":
             checkpoint: object = load_file(path, device="cpu")
         else:

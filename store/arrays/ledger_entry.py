@@ -14,6 +14,7 @@ from toptune.store.files.sealed import VERSION, check_version, seal, unseal
 PACKED_FILE = "packed.jsonl"
 
 KIND = "toptune-ledger-entry"
+_MOST = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ class LedgerEntry:
             If a field is missing or of another kind.
         """
         try:
+            _check_kinds(values)
             return cls(
                 array=values["array"],
                 unit=values["unit"],
@@ -126,6 +128,25 @@ class LedgerEntry:
             )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CorruptError(f"{path} is no ledger entry: {type(error).__name__} {error}", path) from error
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Refuse fields of another kind than `LedgerEntry.to_bytes` writes; there may be a million entries."""
+    start, stop = values["rows"]
+    numbers = (values["unit"], start, stop, values["bytes"], values["non_finite"])
+    texts = (values["array"], values["sha256"], values["host"], values["when"])
+    optional = (values.get("checksum"), values.get("cache"))
+    costs, failed = values.get("costs"), values["failed"]
+    # `bool` is a kind of `int` in Python, hence the comparison of types.
+    if not (
+        all(type(each) is int and 0 <= each < _MOST for each in numbers)
+        and all(type(each) is str for each in texts)
+        and all(each is None or type(each) is str for each in optional)
+        and type(values["seconds"]) in (int, float)
+        and (costs is None or all(type(each) in (int, float, bool) for each in costs.values()))
+        and all(type(each) is str for each in failed.values())
+    ):
+        raise TypeError("a field is of another kind")
 
 
 def entry_name(unit: int) -> str:
@@ -167,8 +188,12 @@ def read_packed(data: bytes, path: Path) -> tuple[list[LedgerEntry], list[str]]:
     is_whole = data == body + b"\n" + hashlib.sha256(body + b"\n").hexdigest().encode() + b"\n"
     lines = body.split(b"\n")
     if is_whole:
-        check_version(parse_json(lines[0])["version"], path)
-        content = parse_json(b"[" + b",".join(lines[1:]) + b"]")
+        try:
+            version = parse_json(lines[0])["version"]
+            content = parse_json(b"[" + b",".join(lines[1:]) + b"]")
+        except (ValueError, TypeError, KeyError) as error:
+            return [], [f"{path} is no packed ledger: {type(error).__name__} {error}"]
+        check_version(version, path)
         return [LedgerEntry.from_values(values, path) for values in content], []
     entries, damage = [], []
     for number, line in enumerate([*lines[1:], last], start=2):

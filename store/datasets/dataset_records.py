@@ -141,7 +141,13 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
         raise CorruptError(f"{path} is gone; restore it from a copy", path) from error
     if hashlib.sha256(data).hexdigest() != record.manifest_sha256:
         raise CorruptError(f"{path} differs from what was registered; restore it from a copy", path)
-    return Manifest.from_parquet(data)
+    try:
+        manifest = Manifest.from_parquet(data)
+    except CorruptError as error:
+        raise CorruptError(f"{path} is no manifest: {error}", path) from error
+    if manifest.n_rows != record.n_rows:
+        raise CorruptError(f"{path} has {manifest.n_rows} rows, and its record {record.n_rows}", path)
+    return manifest
 
 
 def put_dataset(root: Path, dataset: str, manifest: Manifest, *, part_of: str | None = None) -> bool:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from toptune.errors import CorruptError, InputError
 from toptune.options import choices
 from toptune.store.datasets.outside_text import column_names, outside_column, sole_ids
+from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.text import counted
 
 # Name of the extra column for images with several labels, whose names stand there with separators.
@@ -28,6 +29,7 @@ _SHOWN_CLASSES = 10
 _MANY_NUMBERS = 50
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
+_NUMBERS = ("bytes", "modified_ns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +106,12 @@ class Manifest:
             If it is not a manifest.
         """
         try:
-            # pq.read_table would release `data` in a thread of its scanner, and the process aborts when that
-            # happens while the interpreter shuts down.
-            with pq.ParquetFile(pa.BufferReader(data)) as file:
-                table = file.read(use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            table = read_parquet(data)
+        except ValueError as error:
             raise CorruptError(f"not a Parquet file: {error}") from error
         if tuple(table.column_names[: len(_COLUMNS)]) != _COLUMNS:
             raise CorruptError(f"columns {table.column_names} where {list(_COLUMNS)} should be")
+        _check_stored(table)
         return cls(table)
 
     def to_parquet(self) -> bytes:
@@ -265,6 +265,26 @@ def _unified(name: str, values: list[object]) -> list[str | None]:
             for value in values
         ]
     return outside_column(values, keeps_blanks=name == "id")
+
+
+def _check_stored(table: pa.Table) -> None:
+    """Refuse a table whose columns are not of the types that `Manifest.from_columns` makes."""
+    if len(set(table.column_names)) < table.num_columns:
+        raise CorruptError(f"two of the columns {table.column_names} have one name")
+    if not table.num_rows:
+        raise CorruptError("it has no rows")
+    for each in table.schema:
+        is_number = each.name in _NUMBERS
+        fits = pa.types.is_int64(each.type) if is_number else _is_text(each.type)
+        # Further columns, such as those of versions, may be numbers.
+        if not fits and each.name in _COLUMNS:
+            raise CorruptError(f"column {each.name!r} is of type {each.type}")
+        if table[each.name].null_count and (is_number or each.name == "id"):
+            raise CorruptError(f"column {each.name!r} has rows without a value")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _widened(field: pa.Field) -> pa.Field:

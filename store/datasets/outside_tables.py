@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from toptune.errors import InputError
 from toptune.store.datasets.outside_text import (
@@ -22,6 +21,7 @@ from toptune.store.datasets.outside_text import (
     read_outside_text,
     text_encoding,
 )
+from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.json_values import parse_json
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
@@ -122,8 +122,7 @@ def read_outside_table(path: Path, what: str, *, keeps_empty_lines: bool = False
     suffix, separator = path.suffix.lower(), None
     try:
         if suffix == ".parquet":
-            with path.open("rb") as raw, pq.ParquetFile(raw) as file:
-                table = file.read(use_threads=False)
+            table = read_parquet(path)
         elif suffix == ".jsonl":
             table = _json_lines(path, what)
         else:

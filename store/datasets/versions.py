@@ -276,7 +276,10 @@ def parse_rows(data: bytes, path: Path) -> DatasetVersion:
             np.asarray(table[name].to_numpy(), dtype=np.intp) for name in (PART_COLUMN, ROW_COLUMN)
         )
         dataset, number = str(facts["dataset"]), int(facts["number"])
-    except (KeyError, TypeError, ValueError) as error:
+        known = np.isin(part, np.arange(len(parts)))
+        if not known.all() or (part_row < 0).any() or not all(isinstance(each, str) for each in parts):
+            raise ValueError("a row is of none of its parts")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptError(f"{path} holds no version's rows: {type(error).__name__} {error}", path) from error
     manifest = Manifest(table.drop_columns([PART_COLUMN, ROW_COLUMN]).replace_schema_metadata(None))
     return DatasetVersion(

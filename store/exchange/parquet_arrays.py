@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from toptune.errors import InputError
 from toptune.store.datasets.outside_text import column_names
+from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.exchange.unpacked import check_unpacked
 
 _BATCH_BYTES = 2 * 2**20
@@ -95,8 +96,8 @@ def open_parquet(path: Path) -> Mapping[str, ParquetArray | npt.NDArray[np.objec
     with pq.ParquetFile(path) as file:
         schema, n_rows = file.schema_arrow, file.metadata.num_rows
         column_names(schema.names, str(path))
-        texts = [field.name for field in schema if _is_text(field.type)]
-        table = file.read(columns=texts, use_threads=False)
+    texts = [field.name for field in schema if _is_text(field.type)]
+    table = read_parquet(path, columns=texts)
     found: dict[str, ParquetArray | npt.NDArray[np.object_]] = {
         name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names
     }

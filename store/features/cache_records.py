@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toptune.errors import CorruptError, StoreError, StoreNotFoundError
 from toptune.store.arrays.ledger import recorded_units
+from toptune.store.arrays.spec import FORMATS
 from toptune.store.datasets import dataset_records
 from toptune.store.datasets.dataset_records import DatasetRecord
 from toptune.store.features.feature_cache import FeatureCache, read_identity
@@ -20,6 +21,8 @@ from toptune.store.files.reading import list_entries, read_file
 from toptune.store.files.sealed import seal, unseal_record
 
 CACHE_KIND = "toptune-cache"
+# A hundred million images make some 200,000 units.
+MOST_UNITS = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,11 @@ def open_cache(root: Path, folder: Path) -> FeatureCache:
             "remove the cache and run extract again",
             path,
         )
+    if found.n_rows != record.n_rows:
+        raise CorruptError(
+            f"{path} says {found.n_rows} rows, and data set {folder.name!r} {record.n_rows}", path
+        )
+    _check_sizes(found, path)
     return FeatureCache(
         root=root,
         path=folder,
@@ -154,6 +162,21 @@ def is_forsaken(root: Path, folder: Path) -> bool:
     return is_orphan(root, folder) and not any(
         recorded_units(ledger, 1) for ledger in list_entries(folder / "ledger")
     )
+
+
+def _check_sizes(record: CacheRecord, path: Path) -> None:
+    """Refuse a record of sizes that no cache has: whoever goes over its units would never come to an end."""
+    if min(record.n_rows, record.unit_rows, record.batch_size) < 1 or record.format_of_arrays not in FORMATS:
+        raise CorruptError(
+            f"{path} says {record.n_rows} rows in units of {record.unit_rows} and batches of "
+            f"{record.batch_size} in format {record.format_of_arrays!r:.60}, which no cache has",
+            path,
+        )
+    if record.n_rows > MOST_UNITS * record.unit_rows:
+        raise CorruptError(
+            f"{path} says {record.n_rows} rows in units of {record.unit_rows}: more than {MOST_UNITS} units",
+            path,
+        )
 
 
 def split_folder(folder: Path) -> tuple[str, str]:

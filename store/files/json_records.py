@@ -1,6 +1,8 @@
 """Frozen dataclasses as JSON objects: checked when they are read, and without loss when written again."""
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -10,6 +12,8 @@ from toptune.errors import CorruptError
 # The field that keeps the keys which this toptune does not know, such as those that a newer one wrote.
 OTHERS = "others"
 Record = TypeVar("Record")
+_MOST = 2**63 - 1
+_SHOWN = 60
 _KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
     str: ("text", (str,)),
     bool: ("true or false", (bool,)),
@@ -53,7 +57,7 @@ def record_from_json(kind: type[Record], value: Mapping[str, object], *, where: 
     >>> record_from_json(Size, {"n_rows": 3}, where="size.json")
     Size(n_rows=3, digest=None)
     """
-    types = get_type_hints(kind)
+    types = _types_of(kind)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name == OTHERS:
@@ -83,6 +87,11 @@ def record_to_json(record: object, *, nulls: Collection[str] = ()) -> dict[str, 
     return written | {name: _write(value) for name, value in others.items()}
 
 
+@functools.cache
+def _types_of(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _read(kind: Any, value: object, where: str) -> object:
     """Check a JSON value against the type of a field, and make a record of it where the type is one."""
     origin, inner = get_origin(kind), get_args(kind)
@@ -105,11 +114,23 @@ def _read(kind: Any, value: object, where: str) -> object:
     # Python takes True for the number 1, JSON does not.
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise _other(value, expected, where)
+    # Python's numbers have no end, and the first sum with one that is too large would fail somewhere else.
+    if kind in (int, float) and not abs(value) <= (_MOST if kind is int else sys.float_info.max):  # type: ignore[arg-type]
+        raise _other(value, f"{expected} of 64 bits", where)
     return value
 
 
 def _other(value: object, expected: str, where: str) -> CorruptError:
-    return CorruptError(f"{where} is {value!r:.60}, where {expected} is expected")
+    return CorruptError(f"{where} is {shortened(value)}, where {expected} is expected")
+
+
+def shortened(value: object) -> str:
+    """Show a value from a file in a message: its first sixty characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits.
+        text = "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _write(value: Any) -> Any:

@@ -43,13 +43,17 @@ def parse_json(
     Raises
     ------
     ValueError
-        If `text` is no JSON, or is nested more than `MAX_JSON_DEPTH` levels deep.
+        If `text` is no JSON, holds text that is no Unicode, or is nested more than `MAX_JSON_DEPTH` levels
+        deep.
     """
     try:
         constant = _refuse_constant if is_strict else None
         value = json.loads(text, object_pairs_hook=pairs_hook, parse_constant=constant)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
+    # A half of a pair of UTF-16 is no text: it can be neither written nor shown.
+    if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():  # type: ignore[operator]
+        json.dumps(value, ensure_ascii=False).encode()
     level = [value]
     for _ in range(MAX_JSON_DEPTH + 1):
         containers = [each for each in level if isinstance(each, dict | list)]

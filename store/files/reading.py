@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from toptune.store.files.s3_path import ObjectPath
 from toptune.store.files.system_errors import explained_reading, not_readable
 
 logger = logging.getLogger(__name__)
+# Up to the first limit any size is believed; beyond it a file must not unpack to more than `MAX_RATIO` times
+# its size. Weights, sums and tables of rows rarely shrink to a tenth.
+MAX_UNPACKED_BYTES = 256 << 20
+MAX_RATIO = 64
 
 
 def read_file(path: Path) -> bytes:
@@ -122,6 +127,54 @@ def file_digest(path: Path) -> str:
         raise not_readable(path, error) from error
     finally:
         os.close(descriptor)
+
+
+def check_unpacked(n_bytes: int, file_bytes: int) -> None:
+    """Refuse content that unpacks to far more than its file suggests, before it is unpacked.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Bytes of the content in memory.
+    file_bytes : int
+        Bytes of the file.
+
+    Raises
+    ------
+    ValueError
+        If `n_bytes` is above 256 MiB and above 64 times `file_bytes`.
+    """
+    if n_bytes > MAX_UNPACKED_BYTES and n_bytes > MAX_RATIO * file_bytes:
+        raise ValueError(
+            f"it unpacks to {n_bytes} bytes, more than {MAX_UNPACKED_BYTES} and more than {MAX_RATIO} times "
+            f"its own {file_bytes}"
+        )
+
+
+def check_zip(file: io.BufferedIOBase, file_bytes: int) -> None:
+    """Refuse a zip archive that unpacks to far more than its size, archives of arrays inside it included.
+
+    Parameters
+    ----------
+    file : binary file
+        The archive; anything else passes, because its own reader says what it is.
+    file_bytes : int
+        Size of the archive.
+
+    Raises
+    ------
+    ValueError
+        See `check_unpacked`.
+    """
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            # All members count, because several may share the same bytes of the file.
+            check_unpacked(sum(member.file_size for member in archive.infolist()), file_bytes)
+            for member in archive.infolist():
+                if member.filename.endswith((".npz", ".zip")):
+                    inner = io.BytesIO(archive.read(member))
+                    check_zip(inner, file_bytes)
 
 
 def not_regular(path: Path) -> CorruptError:

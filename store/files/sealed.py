@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toptune.errors import CorruptError, FormatVersionError, InputError
-from toptune.store.files.json_records import record_from_json
+from toptune.store.files.json_records import record_from_json, shortened
 from toptune.store.files.json_values import canonical_json, json_text, parse_json
 from toptune.store.files.reading import linked_file_digest
 
@@ -49,7 +49,7 @@ def unseal(kind: str, data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"{path} is damaged: {type(error).__name__} {error}", path) from error
     if found_kind != kind:
-        raise CorruptError(f"{path} is a {found_kind!r} file where a {kind!r} file should be", path)
+        raise CorruptError(f"{path} is a {shortened(found_kind)} file where a {kind!r} file should be", path)
     # The version is compared before the digest: a newer toptune may seal its files otherwise, and its file
     # is not damaged.
     check_version(version, path)
@@ -97,7 +97,7 @@ def check_version(version: object, path: Path) -> None:
     # Python takes True and 1.0 for 1, but this toptune writes neither.
     if version != VERSION or isinstance(version, bool | float):
         raise FormatVersionError(
-            f"{path} has format version {version!r}; this toptune supports version {VERSION} only; "
+            f"{path} has format version {shortened(version)}; this toptune supports version {VERSION} only; "
             "upgrade toptune, or use another --store",
             path,
         )

@@ -1,14 +1,16 @@
 """Files of a saved head: JSON, safetensors or skops, and never pickle, which runs code when it is read."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError, FormatVersionError
 from toptune.store.arrays.tensor_files import read_tensors, write_tensors
+from toptune.store.files.json_records import record_from_json, shortened
 from toptune.store.files.json_values import json_text, read_json
 from toptune.store.files.writing import write_text
 
@@ -24,7 +26,28 @@ def write_description(folder: Path, description: Mapping[str, object]) -> None:
     write_text(folder / DESCRIPTION, json_text({"version": VERSION, **description}, indent=1) + "\n")
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class HeadDescription:
+    """Content of ``head.json``; the fields have the names of its keys.
+
+    Attributes
+    ----------
+    head : str
+        Name of the head.
+    classes : tuple of str
+        Names of the classes, in the order of the scores.
+    params, fitted, report : mapping
+        Parameters that were given, fitted numbers, and the account of the fit.
+    """
+
+    head: str
+    classes: tuple[str, ...]
+    params: Mapping[str, object] = field(default_factory=dict)
+    fitted: Mapping[str, object] = field(default_factory=dict)
+    report: Mapping[str, object]
+
+
+def read_description(folder: Path) -> HeadDescription:
     """Read ``head.json``.
 
     Raises
@@ -38,10 +61,19 @@ def read_description(folder: Path) -> dict[str, Any]:
     description = read_json(path, advice="train again")
     version = description.get("version")
     if version != VERSION:
-        raise FormatVersionError(f"{path} is of version {version}, this toptune reads {VERSION}; train again")
-    if missing := {"head", "classes", "report"} - description.keys():
-        raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; train again")
-    return description
+        raise FormatVersionError(
+            f"{path} is of version {shortened(version)}, this toptune reads {VERSION}; train again"
+        )
+    try:
+        found = record_from_json(HeadDescription, description, where=str(path))
+    except CorruptError as error:
+        raise CorruptError(f"{error}; train again", path) from error
+    # The probability of a class that stands twice would be that of one of the two.
+    twice = [name for name, count in Counter(found.classes).items() if count > 1]
+    if twice or not found.classes:
+        what = f"names class {shortened(twice[0])} twice" if twice else "names no class"
+        raise CorruptError(f"{path} {what}; train again", path)
+    return found
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:

@@ -185,7 +185,7 @@ def load_head(folder: Path) -> Head:
         If the head is of a class outside scikit-learn that nobody has said may be loaded.
     """
     description = read_description(folder)
-    kind = KINDS.get(description["head"])
+    kind = KINDS.get(description.head)
     if kind is not None and isinstance(kind.form, NativeForm):
         return OwnHead.load(folder, description)
     return SklearnHead.load(folder, description)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from toptune.errors import CorruptError
 from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.arguments import Features, Params
-from toptune.train.heads.files import read_arrays, write_arrays, write_description
+from toptune.train.heads.files import HeadDescription, read_arrays, write_arrays, write_description
 from toptune.train.heads.kind import HeadKind, NativeForm
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.reported_head import ReportedHead
@@ -106,13 +106,13 @@ class OwnHead(ReportedHead):
         write_description(folder, json_ready(description))
 
     @classmethod
-    def load(cls, folder: Path, description: Mapping[str, Any]) -> "OwnHead":
+    def load(cls, folder: Path, description: HeadDescription) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
-        name = description["head"]
+        name = description.head
         arrays = read_arrays(folder, _form_of(kind_of(name)).arrays)
         try:
-            fitted = description["fitted"]
-            head = cls(name, description["params"])
+            fitted: Mapping[str, Any] = description.fitted
+            head = cls(name, description.params)
             estimator = head.estimator
             for key, values in arrays.items():
                 setattr(estimator, f"{key}_", values)
@@ -120,18 +120,18 @@ class OwnHead(ReportedHead):
                 setattr(estimator, f"{key}_", fitted[key])
             # Prediction needs no sums; an update reads them from their own file.
             estimator.sums_ = None
-            estimator.classes_ = np.array(description["classes"])
+            estimator.classes_ = np.array(description.classes)
             estimator.temperature_ = float(fitted["temperature"])
             estimator.n_features_in_ = int(fitted["n_features"])
             for key in head.form.settings:
                 setattr(estimator, key, fitted[key])
             check_temperature(estimator.temperature_)
             _check_values(fitted)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         # Files of two runs that were mixed up would predict wrong names without an error.
         _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
-        head._report = dict(description["report"])
+        head._report = dict(description.report)
         return head
 
 

@@ -19,7 +19,7 @@ from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.arguments import Features, Params, Values
 from toptune.train.estimators.fit_report import HeadReport
 from toptune.train.estimators.settings_comparison import Comparison, compare
-from toptune.train.heads.files import SKOPS, write_description
+from toptune.train.heads.files import SKOPS, HeadDescription, write_description
 from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm, is_path
 from toptune.train.heads.kinds import KINDS, kind_of
 from toptune.train.heads.native_heads import check_temperature
@@ -195,7 +195,7 @@ class SklearnHead(ReportedHead):
         write_description(folder, json_ready(description))
 
     @classmethod
-    def load(cls, folder: Path, description: Mapping[str, Any]) -> "SklearnHead":
+    def load(cls, folder: Path, description: HeadDescription) -> "SklearnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``.
 
         Raises
@@ -205,20 +205,21 @@ class SklearnHead(ReportedHead):
         InputError
             If the class is not scikit-learn's and is not named as trusted.
         """
-        name, path = description["head"], folder / SKOPS
+        name, path = description.head, folder / SKOPS
         if name not in KINDS and not is_path(name):
             raise CorruptError(f"{folder / 'head.json'} names an unknown head {name!r}; train again")
         if is_path(name):
             check_trusted(name.removeprefix(PREFIX), path)
         estimator = read_estimator(path, kind_of(name).estimator_type)
         try:
-            head = cls(name, description["params"])
+            head = cls(name, description.params)
             head.estimator = estimator
-            head.temperature = description["fitted"]["temperature"]
-            if head.temperature is not None:
+            fitted: Mapping[str, Any] = description.fitted
+            if fitted["temperature"] is not None:
+                head.temperature = float(fitted["temperature"])
                 check_temperature(head.temperature)
-            head._classes = [str(each) for each in description["classes"]]
-            head._report = dict(description["report"])
+            head._classes = list(description.classes)
+            head._report = dict(description.report)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         return head

@@ -1,6 +1,7 @@
 """scikit-learn estimators in skops files, whose types are checked before anything is loaded."""
 
 import inspect
+import io
 import os
 from collections.abc import Iterable
 from importlib import import_module
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import CorruptError, InputError, StoreError
-from toptune.store.files.reading import read_linked
+from toptune.store.files.reading import check_zip, read_linked
 from toptune.store.files.writing import write_file
 
 # The environment variable names types that the user trusts: dotted paths with commas between them.
@@ -93,6 +94,7 @@ def read_estimator(path: Path, estimator_type: type) -> Any:
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is missing; train again", path) from error
     try:
+        check_zip(io.BytesIO(data), len(data))
         found = skops.io.get_untrusted_types(data=data)
         if strange := untrusted_types(found):
             raise CorruptError(

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 
+_LEAST = 1e-100
+
 
 def values_of(given: object, default: Sequence[Any], name: str) -> list[Any]:
     """Return the values of a parameter to compare: those of a list, one value, or the default.
@@ -31,16 +33,22 @@ def grid_of(value: npt.ArrayLike | None, name: str) -> list[float] | None:
     Raises
     ------
     InputError
-        If a value is not a finite number above 0, or the sequence is empty.
+        If a value is not a finite number above 0 and between 1e-100 and 1e100, or the sequence is empty.
     """
     if value is None:
         return None
-    values = np.atleast_1d(np.asarray(value))
+    try:
+        values = np.atleast_1d(np.asarray(value))
+    except ValueError as error:
+        raise InputError(f"{name} is {value!r}; give None, a number above 0 or a list of them") from error
     if values.ndim != 1 or len(values) == 0 or values.dtype.kind not in "iuf":
         raise InputError(f"{name} is {value!r}; give None, a number above 0 or a list of them")
     grid = sorted({float(each) for each in values})
     if not (np.isfinite(grid).all() and grid[0] > 0):
         raise InputError(f"{name} is {value!r}; every value must be finite and above 0")
+    # Squares of a width and quotients by a penalty must be numbers too.
+    if not (grid[0] >= _LEAST and grid[-1] <= 1 / _LEAST):
+        raise InputError(f"{name} is {value!r}; every value must be from {_LEAST:g} to {1 / _LEAST:g}")
     return grid
 
 

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import InputError, StoreError, StoreNotFoundError
+from toptune.errors import CorruptError, InputError, StoreError, StoreNotFoundError
 from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.options import check_choice
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_values import json_ready
+from toptune.store.files.s3_path import SCHEME
 from toptune.train.runs.metrics import ClassTables
+from toptune.train.runs.record import ROWS
 from toptune.train.runs.run import Run, read_labels
 from toptune.train.runs.scoring import score
 
@@ -71,6 +73,13 @@ def score_stored(
     trained = run if isinstance(run, Run) else Run.load(run)
     if split is not None:
         check_choice(split, SPLITS, option="split")
+    if store is None and trained.store.startswith(SCHEME):
+        # A run from elsewhere would choose to whom this machine's credentials are shown.
+        raise InputError(
+            f"{trained.folder} was trained from the bucket {trained.store}, which is opened with your "
+            f"credentials: name it yourself with --store {trained.store}",
+            option="store",
+        )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or trained.store)
     name = dataset or trained.record.dataset
     is_own = name == trained.record.dataset
@@ -83,6 +92,8 @@ def score_stored(
         _explain_other_features(trained, opened, name)
         raise error
     cache.mark_used()
+    if is_own and max(_own_rows(trained, "all"), default=0) >= cache.manifest.n_rows:
+        raise CorruptError(f"{trained.folder / ROWS} names rows that data set {name!r} does not have")
     if is_own and cache.manifest.pictures_digest != trained.record.manifest.pictures_digest:
         raise InputError(
             f"data set {name!r} of {opened.root} has other images than the run was trained on; name it "

@@ -4,7 +4,6 @@ The figures are computed from four numbers a row and from a sparse confusion mat
 a hundred million pairs, of which test rows fill few.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
+from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.reading import read_linked
 from toptune.store.files.writing import write_made
 
@@ -176,15 +176,13 @@ class ClassTables:
 
         Raises
         ------
-        FileNotFoundError, pyarrow.ArrowException, KeyError
+        FileNotFoundError, ValueError, TypeError, KeyError
             If a file is missing or damaged, or names a class that there is not.
         StoreError
             If the system refuses to read a file.
         """
-        with pq.ParquetFile(io.BytesIO(read_linked(folder / PER_CLASS))) as file:
-            classes = file.read(columns=["class"], use_threads=False)["class"].to_pylist()
-        with pq.ParquetFile(io.BytesIO(read_linked(folder / CONFUSION))) as file:
-            pairs = file.read(columns=["label", "predicted", "count"], use_threads=False)
+        classes = read_parquet(read_linked(folder / PER_CLASS), columns=["class"])["class"].to_pylist()
+        pairs = read_parquet(read_linked(folder / CONFUSION), columns=["label", "predicted", "count"])
         position = {name: code for code, name in enumerate(classes)}
         codes = tuple([position[name] for name in pairs[key].to_pylist()] for key in ("label", "predicted"))
         shape = (len(classes), len(classes))

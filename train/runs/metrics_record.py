@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from scipy.sparse import csr_array
 
 from toptune.errors import CorruptError
@@ -72,7 +71,7 @@ class RunMetrics:
             else:
                 # The names are fixed: a name in a file must not lead out of the folder.
                 tables = ClassTables.from_files(folder)
-        except (FileNotFoundError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise CorruptError(f"the confusion matrix of run {folder} cannot be read ({error})") from error
         n, counts = len(tables.classes), tables.confusion
         if counts.shape != (n, n) or (counts.data < 0).any() or counts.sum() != self.n_test:

@@ -1,9 +1,9 @@
 """`Run`: a folder that holds a trained head and everything needed to repeat and use it."""
 
-import io
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from toptune.costs.meter import describe_costs
 from toptune.errors import CorruptError, InputError, NumericalError
+from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_records import record_from_json
@@ -264,6 +264,7 @@ class Run:
             raise CorruptError(
                 f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
             )
+        _check_answers(run)
         return run
 
     def _of(self, value: _Value | None, name: str) -> _Value:
@@ -289,6 +290,26 @@ def _trial_line(row: Mapping[str, Any]) -> str:
         if value is not None
     ]
     return f"{mark} {row['head']:<15} left-out {', '.join(figures)} in {row['seconds']:.1f} s"
+
+
+def _check_answers(run: Run) -> None:
+    """Refuse a head whose arrays do not fit each other, by letting it answer one row.
+
+    Raises
+    ------
+    CorruptError
+        If the head cannot answer, or not for its classes.
+    """
+    row, expected = np.zeros((1, run.preprocessing.n_outputs), dtype=np.float32), (1, len(run.classes))
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            found = run.head.predict_proba(row).shape
+        reason = f"it answers {found} where {expected} is expected"
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        found, reason = None, f"{type(error).__name__}: {error}"
+    if found != expected:
+        raise CorruptError(f"the head of {run.folder} does not fit together ({reason}); {_ADVICE}")
 
 
 def read_labels(folder: Path) -> dict[int, str]:
@@ -319,12 +340,17 @@ def check_probabilities(probabilities: npt.NDArray[np.floating], folder: Path) -
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     """Read columns of a Parquet file of a run."""
     try:
-        with pq.ParquetFile(io.BytesIO(read_linked(path))) as file:
-            return file.read(columns=list(columns), use_threads=False)
+        table = read_parquet(read_linked(path), columns=columns)
+        for name in columns:
+            # Images that were forgotten have neither id nor label.
+            fits = pa.types.is_integer if name == "row" else pa.types.is_string
+            if not fits(table[name].type) or (name in ("row", "role") and table[name].null_count):
+                raise ValueError(f"column {name} is of another type, or has rows without a value")
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is missing; {_ADVICE}", path) from error
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise CorruptError(f"{path} cannot be read ({error}); {_ADVICE}", path) from error
+    return table
 
 
 def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:

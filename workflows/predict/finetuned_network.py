@@ -1,5 +1,6 @@
 """`FineTunedNetwork` classifies images by a whole network that was fine-tuned."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from toptune.extract.pipeline.features_of import usable_batches
 from toptune.extract.pipeline.forwarding import in_halves
 from toptune.extract.pipeline.transfers import to_device
 from toptune.machine.devices import resolve_device
+from toptune.store.features.recipe import Recipe
 from toptune.store.files.reading import read_linked
+from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import check_probabilities
 from toptune.workflows.finetuning.run import MODEL, WEIGHTS, FineTunedRun
 from toptune.workflows.predict.predictions import Answers
@@ -62,7 +65,12 @@ class FineTunedNetwork:
             # classifiers out: a frozen backbone has none.
             # Images are decoded as they were for the training, perhaps by an older route than today's.
             route = ROUTE_NAMES.get(str(run.record.recipe.get("decode")), "exact")
-            backbone = load_backbone(f"local-dir:{path}", device=str(resolve_device(device)), decode=route)
+            recipe = Recipe.from_json(json.dumps(run.record.recipe), path / CONFIG)
+            backbone = load_backbone(
+                f"local-dir:{path}", device=str(resolve_device(device)), decode=route, expected=recipe
+            )
+            if differing := recipe.differences(replace(recipe, transform=backbone.recipe.transform)):
+                raise InputError("; ".join(differing))
             backbone.model.reset_classifier(len(run.classes))
             backbone.model.load_state_dict(tensors)
         except FileNotFoundError as error:
@@ -76,10 +84,8 @@ class FineTunedNetwork:
                 raise CorruptError(
                     f"{path / WEIGHTS}: {name} holds a number that is not finite; {_ADVICE}", path / WEIGHTS
                 )
-        if run.record.precision is None:
-            raise CorruptError(
-                f"{path / 'run.json'} lacks precision; train the run again, or restore the file"
-            )
+        if run.record.precision not in ("fp32", "bf16"):
+            raise CorruptError(f"{path / CONFIG} lacks precision; train the run again, or restore the file")
         backbone.model.to(backbone.device).eval()
         return cls(run, backbone, run.record.precision)
 

@@ -10,11 +10,13 @@ import torch
 
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.backbone.spec import BackboneRecord
 from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
+from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.predictions import Answers
 
@@ -62,7 +64,7 @@ class FrozenNetwork:
                 f"{run.folder} was trained on imported features: there is no backbone to make them from "
                 "images; evaluate it on stored features (--store), or use Run.predict_blocks"
             )
-        spec = dict(run.backbone)
+        spec = BackboneRecord.read(run.backbone, where=f"{run.folder / CONFIG}: backbone")
         # The run's images were decoded as its recipe says, perhaps by an older route than today's.
         spec["decode"] = ROUTE_NAMES.get(run.recipe.decode, spec.get("decode", "exact"))
         if model is not None:
@@ -72,7 +74,7 @@ class FrozenNetwork:
         # An absent device is refused here, outside the `try`: moving the backbone would not mend that.
         where = str(resolve_device(device))
         try:
-            backbone = load_backbone(**spec, device=where)
+            backbone = load_backbone(**spec, device=where, expected=run.recipe)
         except InputError as error:
             if model is not None or weights is not None:
                 raise

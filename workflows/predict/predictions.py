@@ -19,6 +19,8 @@ from toptune.store.files.json_values import json_text
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
 _DIGITS = 4
+# Spreadsheets drop a tab or the end of a line before a formula (OWASP, "CSV injection").
+_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,7 @@ def write_predictions(
     form: str = "csv",
     columns: Sequence[str] = (),
     top: int = 1,
+    spreadsheet_safe: bool = False,
 ) -> None:
     """Write predictions as CSV or JSON lines, probabilities with four digits after the point.
 
@@ -107,16 +110,20 @@ def write_predictions(
     top : int
         Number of classes to write for each image, the most probable first: columns ``label_2``,
         ``confidence_2`` and so on in CSV, and a list ``top`` in JSON lines.
+    spreadsheet_safe : bool
+        Put ``'`` before paths and labels in CSV that a spreadsheet would compute as a formula. Otherwise they
+        are written exactly.
     """
     if form == "csv":
         writer = csv.writer(stream, lineterminator="\n")
+        cells = _spreadsheet_safe if spreadsheet_safe else list
         further = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]
-        writer.writerow(["path", "label", "confidence", *further, *columns])
+        writer.writerow(cells(["path", "label", "confidence", *further, *columns]))
         for each in predictions:
             row = [each.path, each.label, _digits(each.confidence)]
             ranked = [cell for label, value in each.top(top)[1:] for cell in (label, _digits(value))]
             row += ranked + [None] * (len(further) - len(ranked))
-            writer.writerow(row + [_digits(each.probabilities.get(name)) for name in columns])
+            writer.writerow(cells([*row, *(_digits(each.probabilities.get(name)) for name in columns)]))
     else:
         for each in predictions:
             values = _rounded(each.to_dict(probabilities=bool(columns), top=top))
@@ -130,6 +137,7 @@ def save_predictions(
     form: str | None = None,
     columns: Sequence[str] = (),
     top: int = 1,
+    spreadsheet_safe: bool = False,
 ) -> Path:
     """Write predictions into a new file, which appears when it is whole.
 
@@ -141,7 +149,7 @@ def save_predictions(
         The file; nothing is overwritten.
     form : {"csv", "jsonl"}, optional
         Format of the lines; by default told by the file's ending.
-    columns, top : optional
+    columns, top, spreadsheet_safe : optional
         What is written of each; see `write_predictions`.
 
     Returns
@@ -159,7 +167,9 @@ def save_predictions(
     temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("x", encoding="utf-8", errors=ESCAPES, newline="") as stream:
-            write_predictions(predictions, stream, form=form, columns=columns, top=top)
+            write_predictions(
+                predictions, stream, form=form, columns=columns, top=top, spreadsheet_safe=spreadsheet_safe
+            )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -201,6 +211,11 @@ def check_predictions_file(out: str | os.PathLike[str], form: str | None = None)
                 option="format",
             )
     return form or str(told)
+
+
+def _spreadsheet_safe(cells: Sequence[str | None]) -> list[str | None]:
+    """Put ``'`` before the cells that a spreadsheet would compute as a formula, which may run programs."""
+    return [f"'{cell}" if cell and cell.startswith(_FORMULA_MARKS) else cell for cell in cells]
 
 
 def _digits(value: float | None) -> str | None:

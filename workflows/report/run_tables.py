@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError
+from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.reading import read_linked
 from toptune.train.layers.choices import LAYER_SEARCH
 from toptune.train.reports.layer_plot import LayerPoint
@@ -71,7 +71,9 @@ def read_predictions(folder: Path, *, n_test: int) -> Predictions | None:
     if not path.is_file():
         return None
     try:
-        table = pq.read_table(io.BytesIO(read_linked(path)), columns=list(_PREDICTED), use_threads=False)
+        table = read_parquet(read_linked(path), columns=_PREDICTED)
+        if not all(pa.types.is_string(table[name].type) for name in ("id", "label", "predicted")):
+            raise ValueError("a column of names is no text")
         found = Predictions(
             ids=np.array(table["id"].to_pylist(), dtype=object),
             labels=np.array(table["label"].to_pylist(), dtype=object),
@@ -81,7 +83,7 @@ def read_predictions(folder: Path, *, n_test: int) -> Predictions | None:
         is_share = (found.confidence >= 0) & (found.confidence <= 1 + _ROUNDING)
         if len(found.ids) != n_test or not is_share.all():
             raise ValueError("its rows are not those of metrics.json, or a confidence is not between 0 and 1")
-    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError) as error:
+    except (FileNotFoundError, KeyError, ValueError) as error:
         raise CorruptError(f"{path} cannot be read ({error}); {ADVICE}") from error
     return found
 

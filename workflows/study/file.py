@@ -12,6 +12,7 @@ from toptune.errors import InputError
 from toptune.extract.images.source import BUILTINS
 from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
+from toptune.store.files.names import is_path
 
 KEYS = (
     "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",
@@ -19,6 +20,9 @@ KEYS = (
 )  # fmt: skip
 ALL = "all"
 RUNS = "runs"
+# A study of a hundred backbones takes some kilobytes.
+MOST_CHARACTERS = 1_000_000
+MOST_SEEDS = 10_000
 # Keyword arguments of a call are kept as the file spells them; `check_options` decides whether the call takes
 # them.
 Keywords = Mapping[str, Any]
@@ -80,11 +84,17 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     """
     file = Path(path)
     text = read_outside_text(file, "study")
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"study {file} has {len(text)} characters; at most {MOST_CHARACTERS} are read")
     try:
-        _check_names(yaml.compose(text, yaml.SafeLoader), file)
+        _check_names(yaml.compose(text, yaml.SafeLoader), file, set())
         # The safe loader makes plain values only: a study file must not run code.
         given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise InputError(f"study {file} is nested too deep; a study has three levels") from error
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"study {file} cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise InputError(f"study {file} is no mapping; it takes {', '.join(KEYS)}")
@@ -136,11 +146,15 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     )
 
 
-def _check_names(node: Any, file: Path) -> None:
+def _check_names(node: Any, file: Path, seen: set[int]) -> None:
     """Refuse names that YAML reads as something else, and names that are there twice."""
+    # What is named by `&` and repeated by `*` is looked at once: a few lines can repeat it a billion times.
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for inner in node.value:
-            _check_names(inner, file)
+            _check_names(inner, file, seen)
     if not isinstance(node, yaml.MappingNode):
         return
     names: list[str | None] = []
@@ -155,7 +169,7 @@ def _check_names(node: Any, file: Path) -> None:
         if name in names:
             raise InputError(f"{where}: {name!r} is there twice; rename or remove one of them")
         names.append(name)
-        _check_names(value, file)
+        _check_names(value, file, seen)
 
 
 def _named(value: object, main: str, key: str, file: Path) -> dict[str, Keywords]:
@@ -201,10 +215,16 @@ def _data(options: Keywords, name: str, place: Callable[[object, str], Path]) ->
 
 
 def _backbone(options: Keywords, name: str, folder: Path, file: Path) -> dict[str, str]:
-    model = _expanded(
-        _kind(options.get("model", name), str, f"models: {name}", file), f"models: {name}", file
-    )
+    model = _kind(options.get("model", name), str, f"models: {name}", file)
     kind, _, path = model.partition(":")
+    # Only paths hold variables. The name of a repository goes to a server, and must not carry a secret there.
+    if kind == "local-dir" or is_path(model):
+        model = _expanded(model, f"models: {name}", file)
+        kind, _, path = model.partition(":")
+    elif "$" in model:
+        raise InputError(
+            f"study {file}: models: {name} is {model!r}; variables of the environment stand in paths only"
+        )
     found = {"model": f"{kind}:{folder / path}" if kind == "local-dir" else model}
     if "weights" in options:
         found["weights"] = str(folder / _expanded(str(options["weights"]), f"models: {name}: weights", file))
@@ -222,6 +242,8 @@ def _sizes(given: Keywords, file: Path) -> tuple[Mapping[str, int], ...]:
 
 
 def _seeds(value: object, key: str, file: Path) -> tuple[int, ...]:
+    if type(value) is int and not 0 < value <= MOST_SEEDS:
+        raise InputError(f"study {file}: {key} is {value}; give a number of seeds from 1 to {MOST_SEEDS}")
     return tuple(range(value)) if type(value) is int else tuple(_numbers(value, key, file, least=0))
 
 

@@ -18,6 +18,7 @@ from toptune.extract.images.source import MAX_FILE_BYTES, default_name
 from toptune.extract.sources.tables.columns import TableColumns, choose_columns, schema_features
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest, table_remarks
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.outside_text import outside_text
 from toptune.store.files.json_values import load_json
 
 # Arrow's file format begins with these bytes; Arrow's stream format has no magic bytes.
@@ -107,10 +108,13 @@ def open_saved(folders: Sequence[Path], *, whole: Path, label_column: str | None
             raise InputError(
                 f"{folder} is a selection of rows by an index; save it again with flatten_indices()"
             )
-        split = folder.name if folder != whole else state.get("_split")
+        split = folder.name if folder != whole else outside_text(state.get("_split"))
         features = _read_json(folder / _INFO).get("features") or {}
         try:
-            listed = [folder / str(each["filename"]) for each in state.get("_data_files") or []]
+            # The library writes plain names, and another could lead to any file of the machine.
+            listed = [folder / Path(str(each["filename"])).name for each in state.get("_data_files") or []]
+            if any("\0" in file.name for file in listed):
+                raise ValueError("a file's name holds a zero byte")
             features = dict(features)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(

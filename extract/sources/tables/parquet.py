@@ -21,6 +21,7 @@ from toptune.extract.sources.tables.arrow import image_bytes, paths_only
 from toptune.extract.sources.tables.columns import choose_columns, has_images, schema_features
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest, table_remarks
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.parquet_tables import read_parquet
 
 # Images are read in order, by several threads: the first images of a group are asked for while others of the
 # group before are still being read.
@@ -136,9 +137,11 @@ def open_parquet(files: Sequence[Path], *, whole: Path, label_column: str | None
         try:
             with pq.ParquetFile(pa.memory_map(os.fsencode(file))) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
-                columns = choose_columns(schema, schema_features(schema), file, label_column=label_column)
-                beside = parquet.read(columns=columns.beside, use_threads=False)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            columns = choose_columns(schema, schema_features(schema), file, label_column=label_column)
+            beside = read_parquet(file, columns=columns.beside)
+        except InputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(
                 f"{file} is cut off, damaged or no Parquet file: {str(error).splitlines()[0]}; copy it again"
             ) from error
