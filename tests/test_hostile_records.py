@@ -40,7 +40,7 @@ from toptune.workflows import Classifier, Prediction, evaluate, save_predictions
 from toptune.workflows.study.file import MOST_SEEDS, read_study
 
 STORED = Path(__file__).parent / "stored"
-HOSTILE = (
+HOSTILE: tuple[object, ...] = (
     None, [], {}, "x", "", -1, 0, 0.5, 10**12, 10**400, 1e308, "1e999", True, [1], {"x": {}}, "y" * 5000,
     "\ud800", "a\0b", "../../x",
 )  # fmt: skip
