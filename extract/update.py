@@ -146,6 +146,7 @@ def _join(request: ExtractRequest, parts: Sequence[ExtractSummary]) -> ExtractSu
         units_total=sum(part.units_total for part in parts),
         units_done=sum(part.units_done for part in parts),
         units_already=sum(part.units_already for part in parts),
+        units_of_others=sum(part.units_of_others for part in parts),
         failed=failed,
         images_per_second=n_computed / sum(seconds) if seconds else 0.0,
         seconds_read=sum(part.seconds_read for part in parts),

@@ -129,6 +129,7 @@ def finished_summary(
         units_total=n_units,
         units_done=units_done,
         units_already=n_units - units_done,
+        units_of_others=cache.n_units - n_units,
         nothing_to_do=units_done == 0,
         failed=failed,
         seconds_total=time.perf_counter() - request.started,

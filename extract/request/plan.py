@@ -136,6 +136,8 @@ class ExtractSummary:
         Images of the data set.
     units_total, units_done, units_already : int
         Units of this job: all units, the units computed now, the units that were there.
+    units_of_others : int
+        Units that the other jobs of a shard's job array compute.
     failed : mapping of str to str
         Id to reason of images that could not be used, whenever they were read; with a shard only the images
         of the shard.
@@ -184,6 +186,7 @@ class ExtractSummary:
     units_total: int
     units_done: int
     units_already: int
+    units_of_others: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     images_per_second: float = 0.0
     seconds_read: float = 0.0
@@ -240,7 +243,12 @@ class ExtractSummary:
         if self.dry_run:
             return "\n".join(["dry run, nothing is written", *self._contents(), str(self.plan)])
         if self.nothing_to_do:
-            return f"nothing to do: {counted(self.rows, 'image')} stored in {self.cache}"
+            # A share of a job array knows of its own units only; those of the others may be missing.
+            what = (
+                f"the {counted(self.units_total, 'unit')} of this share" if self.units_of_others
+                else counted(self.rows, "image")
+            )  # fmt: skip
+            return "\n".join([f"nothing to do: {what} stored in {self.cache}", *self._failed()])
         lines = [
             f"{counted(self.rows, 'image')}, {self.units_done} of "
             f"{counted(self.units_total, 'unit')} computed"
@@ -252,11 +260,13 @@ class ExtractSummary:
             *([describe_costs(self.costs)] if self.costs is not None else []),
             f"stored in {self.cache}",
         ]
-        if self.failed:
-            lines.insert(
-                1, f"{counted(len(self.failed), 'image')} could not be used; failed rows are kept, as NaN"
-            )
+        lines[1:1] = self._failed()
         return "\n".join(lines)
+
+    def _failed(self) -> list[str]:
+        if not self.failed:
+            return []
+        return [f"{counted(len(self.failed), 'image')} could not be used; failed rows are kept, as NaN"]
 
 
 def describe_summaries(summaries: Sequence[ExtractSummary]) -> str:

@@ -23,6 +23,7 @@ from toptune.store.datasets.outside_text import (
 )
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.json_values import parse_json
+from toptune.store.files.system_errors import refusal
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
 _SEPARATORS = {",": "a comma", ";": "';'", "\t": "a tab"}
@@ -132,7 +133,7 @@ def read_outside_table(path: Path, what: str, *, keeps_empty_lines: bool = False
     except InputError:
         raise
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = refusal(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise InputError(f"{what} {path} cannot be read: {reason}") from error
     names = column_names(table.column_names, f"{what} {path}")
     columns = {name: table.column(place) for place, name in enumerate(names) if name is not None}

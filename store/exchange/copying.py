@@ -142,11 +142,11 @@ def copy_store(
     # on disk.
     for copied in copies:
         report = verify(copied, deep=True)
-        if bad := (*report.damaged, *report.unreadable):
-            where, reason = bad[0]
-            raise CorruptError(
-                f"the copy is damaged: {where}: {reason}; nothing of the source was removed", place_of(where)
-            )
+        stays = "nothing of the source was removed"
+        for where, reason in report.damaged:
+            raise CorruptError(f"the copy is damaged: {where}: {reason}; {stays}", place_of(where))
+        for where, reason in report.unreadable:
+            raise StoreError(f"the copy cannot be read back: {where}: {reason}; {stays}", place_of(where))
     if move:
         for cache, copied in zip(caches, copies, strict=True):
             # An extraction may have added units while the copy was verified. Each cache is compared again

@@ -13,7 +13,7 @@ from toptune.options import check_choice, choices
 from toptune.store.exchange.export_formats import WRITERS, Export, Report, peak_bytes
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.names import FILE_SUFFIXES
-from toptune.store.files.writing import new_target
+from toptune.store.files.writing import check_writable, new_target
 
 EXPORT_FORMATS = tuple(WRITERS)
 
@@ -66,6 +66,7 @@ def export_features(
     form = _format_of(out, format)
     if os.path.lexists(target):
         raise InputError(f"{target} exists; nothing is overwritten: give another --out", option="out")
+    check_writable(target.parent, option="out")
     specs = [cache.array(name) for name in names] if names is not None else cache.arrays()
     if not specs:
         raise InputError(f"{cache.name} over {cache.dataset} has no features to export")

@@ -17,6 +17,9 @@ from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.recipe import IMPORTED, Recipe
 from toptune.store.files.names import check_name, plain_model_name
+from toptune.store.files.place import place_at
+from toptune.store.files.system_errors import refusal
+from toptune.store.files.writing import check_writable
 from toptune.text import counted
 
 Report = Callable[[int, int], None]
@@ -100,6 +103,9 @@ def import_features(
     if row_bytes > MAX_UNIT_BYTES:
         raise InputError(f"a row has {row_bytes} bytes; {MAX_UNIT_BYTES} at most can be stored")
     unit_rows = choose_unit_rows(n_rows, row_bytes, 1)
+    # All values are read before the first is written.
+    if place_at(store.root).has_whole_folders:
+        check_writable(store.root, option="store")
     job = _Progress(progress, 2 * n_rows * len(matrices))
     # The values are read twice. The digest of all values names the cache and must be known before the first
     # unit is committed, and memory holds one unit only.
@@ -206,7 +212,8 @@ def _block(matrix: Matrix, name: str, rows: slice) -> npt.NDArray[np.number]:
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # Each library raises errors of its own.
-        raise InputError(f"{name!r} cannot be read in rows {rows.start} to {rows.stop}: {error}") from error
+        why = refusal(error) or f"{error}"
+        raise InputError(f"{name!r} cannot be read in rows {rows.start} to {rows.stop}: {why}") from error
     with np.errstate(over="ignore", invalid="ignore"):
         block = np.asarray(found.astype(_stored_type(matrix), copy=False))
     # Whole numbers above 2**24 would be rounded silently.

@@ -10,6 +10,7 @@ from toptune.store.exchange.npz_arrays import load_npz
 from toptune.store.exchange.parquet_arrays import open_parquet
 from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.files.json_values import parse_json
+from toptune.store.files.system_errors import refusal
 
 MATRIX_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".safetensors", ".parquet")
 # The safetensors library refuses longer headers too.
@@ -67,7 +68,8 @@ def open_arrays(path: Path, *, held_bytes: int = 0) -> dict[str, Matrix]:
     except InputError:
         raise
     except Exception as error:  # Every library raises errors of its own.
-        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        why = refusal(error) or f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} cannot be read: {why}") from error
 
 
 class BFloat16Array:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.memory import check_memory
+from toptune.store.files.system_errors import refusal
 
 _DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 # numpy writes these two methods. zipfile unpacks them piece by piece, so that a small file cannot fill
@@ -64,6 +65,8 @@ def _load_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
             values: npt.NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
             has_more = bool(stream.read(1))
     except _DAMAGE as error:
+        if why := refusal(error):
+            raise InputError(f"{path} cannot be read: {why}") from error
         raise InputError(
             f"{path}: {member.filename} is damaged, or no array of plain numbers or text: {error}; save it "
             "again, names as text"

@@ -47,6 +47,20 @@ def is_refusal(error: object) -> bool:
     return isinstance(error, StoreError) and not isinstance(error, faults)
 
 
+def refusal(error: BaseException) -> str | None:
+    """Say what the system refuses to read and what to do, or None for what a library says of bytes it read.
+
+    Libraries raise an ``OSError`` of both: without a number, or with that of an impossible place in the
+    file, the bytes are at fault.
+    """
+    if isinstance(error, MemoryError):
+        return _ON_BOTH[errno.ENOMEM]
+    steps = _ON_BOTH | _ON_READING
+    if not isinstance(error, OSError) or error.errno not in steps:
+        return None
+    return f"{_reason(error)}; {steps[error.errno]}"
+
+
 def not_readable(path: Path, error: OSError) -> StoreError:
     """Make the error of a file or folder that the system refuses to read."""
     steps = _ON_BOTH | _ON_READING

@@ -94,6 +94,33 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_writable(path: Path, *, option: str) -> None:
+    """Refuse a file or folder that could not be made, or a folder that is not to be written to.
+
+    Work may take hours. What its result could not be written to is refused before the work begins.
+
+    Parameters
+    ----------
+    path : Path
+        What is to be made; it and folders above it may be missing.
+    option : str
+        The option that names the path, such as ``out``.
+
+    Raises
+    ------
+    InputError
+        If the folder, or the nearest folder above that is there, is none that may be written to.
+    StoreError
+        If the system does not let that be found out.
+    """
+    with explained_writing(path, elsewhere=f"give another --{option}", kept="nothing was written"):
+        there = next(each for each in (path, *path.parents) if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{option} {path} cannot be made: {there} is not a folder that you may write to", option=option
+        )
+
+
 @contextlib.contextmanager
 def new_target(target: Path, *, option: str) -> Iterator[Path]:
     """Yield a temporary sibling, which takes the name of the target on success and vanishes otherwise.

@@ -79,7 +79,13 @@ class RepairReport:
         lines += [f"dropped: the manifest of data set {name}" for name in self.dropped_datasets]
         lines += [f"dropped: {name}: extract with --update makes it again" for name in self.dropped_versions]
         lines += [f"not repaired: {path}: {reason}" for path, reason in self.left]
-        if self.dropped or self.dropped_arrays or self.dropped_datasets:
+        # What is missing without being damaged is no work of a repair, and must not pass for whole.
+        lines += [
+            f"missing: {name}: units {format_units(units)}"
+            for name, units in self.missing.items()
+            if units != self.dropped.get(name)
+        ]
+        if self.dropped or self.dropped_arrays or self.dropped_datasets or self.missing:
             lines.append("run the same extract again: it computes only what is missing")
         return "\n".join(lines) or "nothing is damaged"
 

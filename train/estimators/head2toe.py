@@ -23,13 +23,14 @@ from toptune.train.head2toe.columns import SELECTIONS, Columns, Layers
 from toptune.train.head2toe.cross_validation import Comparison, compare, fit_ridge
 from toptune.train.head2toe.fold_moments import FoldMoments, SummedFolds
 from toptune.train.head2toe.held_folds import HeldFolds
-from toptune.train.head2toe.plan import plan_head2toe
-from toptune.train.head2toe.ranking import Ranking, gram_paths, rules_of, softmax_paths
+from toptune.train.head2toe.plan import plan_head2toe, softmax_rows
+from toptune.train.head2toe.ranking import Ranking, gram_paths, most_rules, rules_of, softmax_paths
 from toptune.train.head2toe.report import FinalFit, head2toe_report
 from toptune.train.head2toe.selected_blocks import SelectedBlocks
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.inputs import predict_inputs
+from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 
 SOLVERS = ("gram", "softmax")
 # Shares of the columns to keep, and group penalties as shares of the smallest one that keeps no column.
@@ -173,11 +174,14 @@ class Head2ToeClassifier(ScoredClassifier):
 
     def _fit(self, given: FitInputs) -> None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
-        layers = self._layers(given)
+        layers, penalties = self._layers(given), grid_of(self.penalty, "penalty")
+        fractions = _grid(self.fraction, "fraction", FRACTIONS)
         block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
         plan = plan_head2toe(
             n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_shares=len(self._shares()),
-            solver=self.solver, block_rows=block_rows, limit_bytes=given.limit_bytes,
+            n_rules=most_rules(len(self._shares()), fractions, layers, self.selection),
+            n_penalties=len(penalties or RELATIVE_PENALTIES), solver=self.solver, block_rows=block_rows,
+            limit_bytes=given.limit_bytes,
         )  # fmt: skip
         plan_logger.debug("%s", plan)
         seconds, clock = {"setup": given.seconds}, time.perf_counter()
@@ -188,16 +192,19 @@ class Head2ToeClassifier(ScoredClassifier):
         seconds["pass"], clock = time.perf_counter() - clock, time.perf_counter()
         paths = (
             softmax_paths(
-                rows, self._shares(), is_held=plan.is_held, block_rows=block_rows, device=given.device
+                rows,
+                self._shares(),
+                is_held=plan.is_held,
+                device=given.device,
+                block_rows=softmax_rows(block_rows, rows.n_classes, rows.n_folds + 1),
             )
             if self.solver == "softmax"
             else gram_paths(moments, rows.n_folds, self._shares())
         )
         ranking = Ranking(paths=paths, layers=layers, selection=self.selection)
         seconds["ranking"], clock = time.perf_counter() - clock, time.perf_counter()
-        fractions = _grid(self.fraction, "fraction", FRACTIONS)
         rules = rules_of(len(paths[0]), fractions, ranking, with_last=self.fraction is None)
-        comparison = compare(rows, moments, ranking, rules, penalties=grid_of(self.penalty, "penalty"))
+        comparison = compare(rows, moments, ranking, rules, penalties=penalties)
         seconds["comparison"], clock = time.perf_counter() - clock, time.perf_counter()
         self._keep_columns(ranking, ranking.columns(comparison.rule, None))
         if self.final == "ridge":

@@ -102,14 +102,19 @@ def choose_columns(scores: Tensor, fraction: float, layers: Layers, *, selection
     [2, 3]
     """
     if selection == "feature":
-        count = max(1, round(fraction * len(scores)))
+        count = kept_count(fraction, len(scores))
         # A stable sort breaks ties by position, so that equal scores select equal columns on every device.
         best = torch.argsort(scores, descending=True, stable=True)[:count]
         return np.sort(best.cpu().numpy())
     means = [float(scores[start:stop].clamp(min=0).mean()) for start, stop in layers.bounds]
-    count = max(1, round(fraction * len(means)))
+    count = kept_count(fraction, len(means))
     kept = np.argsort([-mean for mean in means], kind="stable")[:count]
     return np.concatenate([np.arange(*layers.bounds[at]) for at in sorted(kept.tolist())])
+
+
+def kept_count(fraction: float, n: int) -> int:
+    """Return how many of n columns or layers a share of them is; at least one."""
+    return max(1, round(fraction * n))
 
 
 def agreement(of_folds: Sequence[Columns], of_all: Columns) -> float:

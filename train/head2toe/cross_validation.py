@@ -167,7 +167,8 @@ def _left_out(
             best = int(errors[:, first].argmin())
             window = range(max(0, best - 1), min(len(grid), best + 2))
     best = _best(errors)
-    return {fold: found[best] for fold, found in fits.items() if best in found}
+    # A copy lets go of the fits at all other penalties, which lie in the same memory.
+    return {fold: found[best].clone() for fold, found in fits.items() if best in found}
 
 
 def _best(errors: npt.NDArray[np.float64]) -> int:

@@ -5,10 +5,12 @@ from typing import Any
 
 from toptune.machine.memory import check_memory
 from toptune.train.head2toe.cross_validation import N_FINALISTS
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.passes.peak_memory import calibration_bytes, scoring_bytes, scoring_rows
 from toptune.train.passes.sums import batch_rows, sums_bytes
 
-# Candidates whose fits are in memory at a time: the finalists, and those that may still displace one.
-_N_KEPT = N_FINALISTS + 3
+# Rules that are always finalists beside the best ones: all columns, and the last layer alone.
+_N_ALWAYS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class _Sizes:
     n_classes: int
     n_folds: int
     n_shares: int
+    n_rules: int
+    n_penalties: int
     n_problems: int
     block_rows: int
 
@@ -58,6 +62,21 @@ class _Sizes:
     def weights_bytes(self) -> int:
         """Bytes of one W (d, n_classes)."""
         return 8 * self.d * self.n_classes
+
+    @property
+    def n_finalists(self) -> int:
+        """Rules whose left-out scores are kept, at most."""
+        return min(self.n_rules, N_FINALISTS + _N_ALWAYS)
+
+    @property
+    def left_out_bytes(self) -> int:
+        """Bytes of the left-out scores of all finalists."""
+        return 4 * self.n_finalists * self.n_calibration * self.n_classes
+
+    @property
+    def n_calibration(self) -> int:
+        """Rows that the temperature is fitted to."""
+        return min(self.n, CALIBRATION_ROWS)
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,9 @@ class _Projected:
     @classmethod
     def of(cls, sizes: _Sizes) -> "_Projected":
         """Add up the peaks of both forms."""
-        common = _common_bytes(sizes)
+        # Beside the moments, both forms hold the solutions of the paths, for each fold left out and for all
+        # rows at every share; and classes, weights and folds of the rows.
+        common = (sizes.n_folds + 1) * sizes.n_shares * sizes.weights_bytes + 24 * sizes.n
         return cls(common + _sums_form_bytes(sizes), common + _rows_form_bytes(sizes))
 
     def of_form(self, form: str) -> int:
@@ -78,44 +99,68 @@ class _Projected:
         return self.sums_bytes if form == "sums" else self.rows_bytes
 
 
-def _common_bytes(sizes: _Sizes) -> int:
-    """Add up what both forms hold beside the moments."""
-    # While a path is solved: the solution, gradient, trial and what these are made of, for each problem of a
-    # pass.
-    solving = (10 * sizes.n_problems if sizes.n_problems > 1 else 12) * sizes.weights_bytes
-    # The solutions of the paths: for each fold left out and for all rows, at every share.
-    solved = (sizes.n_folds + 1) * sizes.n_shares * sizes.weights_bytes
-    block = 8 * min(sizes.n, sizes.block_rows) * (4 * sizes.d + (sizes.n_folds + 3) * sizes.n_classes)
-    # Classes, weights and folds of the rows.
-    labels = 24 * sizes.n
-    return solving + solved + block + labels
+def _block_bytes(sizes: _Sizes) -> int:
+    return 8 * min(sizes.n, sizes.block_rows) * 4 * sizes.d
+
+
+def _solving_bytes(sizes: _Sizes) -> int:
+    """Add up what the solution of a path takes."""
+    if sizes.n_problems == 1:
+        # Solution, gradient, trial and what these are made of.
+        return 12 * sizes.weights_bytes
+    # The same of every problem that shares a pass; and the log-probabilities of a block, of all problems,
+    # with what they are made of and what is made of them.
+    rows = min(sizes.n, softmax_rows(sizes.block_rows, sizes.n_classes, sizes.n_problems))
+    block = 3 * 8 * rows * sizes.n_problems * sizes.n_classes
+    return 10 * sizes.n_problems * sizes.weights_bytes + block + _block_bytes(sizes)
+
+
+def softmax_rows(block_rows: int, n_classes: int, n_problems: int) -> int:
+    """Return the rows of a block whose log-probabilities are made for every problem at a time."""
+    return min(block_rows, scoring_rows(n_classes=n_classes, n_fits=n_problems))
 
 
 def _sums_form_bytes(sizes: _Sizes) -> int:
     """Add up what `SummedFolds` hold."""
     n, d, n_classes, n_folds = sizes.n, sizes.d, sizes.n_classes, sizes.n_folds
     every_fold = sums_bytes(n_folds=n_folds, rank=d, n_targets=n_classes)
-    waiting = 8 * n_folds * batch_rows(n_folds=n_folds, rank=d, n_rows=n) * (d + 1 + n_classes)
+    waiting = 8 * n_folds * batch_rows(n_folds=n_folds, rank=d, n_rows=n) * (d + 2)
     # The total, the total without one fold, and the blocks that belong to the columns kept.
     squares = 6 * 8 * d * d
     # Coefficients of each finalist and fold: by the columns kept, by all columns, and side by side for the
     # pass.
-    coefficients = _N_KEPT * 3 * n_folds * sizes.weights_bytes
-    scores = _N_KEPT * 8 * n * n_classes
-    return every_fold + waiting + squares + coefficients + scores
+    fits = (sizes.n_finalists + 1) * n_folds * sizes.weights_bytes
+    scoring = (
+        2 * fits
+        + _block_bytes(sizes)
+        + scoring_bytes(n=min(n, sizes.block_rows), n_classes=n_classes, n_fits=sizes.n_finalists)
+    )
+    calibration = calibration_bytes(n_kept=sizes.n_calibration, n_classes=n_classes)
+    second_pass = fits + sizes.left_out_bytes + max(scoring, calibration)
+    first_pass = waiting + _block_bytes(sizes)
+    return every_fold + max(first_pass, squares + _solving_bytes(sizes), squares + second_pass)
 
 
 def _rows_form_bytes(sizes: _Sizes) -> int:
     """Add up what `HeldFolds` hold."""
-    n, n_classes, small = sizes.n, sizes.n_classes, min(sizes.n, sizes.d)
-    # The rows as read, centered, and of the columns kept, or sums of these; targets twice.
-    rows = 8 * n * (4 * sizes.d + 2 * n_classes)
-    products = 6 * 8 * small * small
-    # X^T Y / n without each fold and of all rows.
-    cross = (sizes.n_folds + 1) * sizes.weights_bytes
-    # Left-out scores of each finalist, in float64 and in float32.
-    scores = _N_KEPT * 12 * n * n_classes
-    return rows + products + cross + scores
+    n, d, n_classes, n_folds = sizes.n, sizes.d, sizes.n_classes, sizes.n_folds
+    rows, targets = 8 * n * d, 8 * n * n_classes
+    # The rows, their kernel, the targets, and for each fold and all rows centered targets and X^T Y / n.
+    held = rows + 8 * n * n + targets + (n_folds + 1) * (targets + sizes.weights_bytes)
+    # The rows as read and centered; or targets by their shares, squares of the rows.
+    reading = max(2 * rows + _block_bytes(sizes), targets + rows)
+    # Products of rows without a fold, and the columns kept or sums of these.
+    products = 5 * 8 * min(n, d) ** 2 + 2 * rows
+    # Coefficients of the rows without a fold at every penalty, twice, and the fold's scores; or the
+    # coefficients, the scores and their differences from the targets.
+    left = -(-n // n_folds)
+    trials = 8 * sizes.n_penalties * n_classes * max(2 * n - left, n + 2 * left) + 2 * targets
+    # Scores of one finalist in float64, their differences from the targets, and in float32.
+    scoring = 20 * n * n_classes
+    calibration = calibration_bytes(n_kept=sizes.n_calibration, n_classes=n_classes)
+    fits = (sizes.n_finalists + 1) * targets
+    comparing = fits + max(products + trials, sizes.left_out_bytes + max(scoring, calibration))
+    return held + max(reading, products + _solving_bytes(sizes), comparing)
 
 
 def plan_head2toe(
@@ -125,6 +170,8 @@ def plan_head2toe(
     n_classes: int,
     n_folds: int,
     n_shares: int,
+    n_rules: int,
+    n_penalties: int,
     solver: str,
     block_rows: int,
     limit_bytes: int,
@@ -140,6 +187,10 @@ def plan_head2toe(
     n_classes, n_folds : int
     n_shares : int
         Group penalties.
+    n_rules : int
+        Rules that are compared, at most.
+    n_penalties : int
+        Ridge penalties that each rule is tried with.
     solver : {"gram", "softmax"}
         With ``"softmax"`` the group lassos of all folds share a pass.
     block_rows : int
@@ -155,8 +206,8 @@ def plan_head2toe(
     Examples
     --------
     >>> plan = plan_head2toe(
-    ...     n=1000, d=20_000, n_classes=10, n_folds=5, n_shares=3, solver="gram", block_rows=100,
-    ...     limit_bytes=4 * 2**30,
+    ...     n=1000, d=20_000, n_classes=10, n_folds=5, n_shares=3, n_rules=30, n_penalties=8, solver="gram",
+    ...     block_rows=100, limit_bytes=4 * 2**30,
     ... )
     >>> print(plan)
     head2toe: the rows in memory, about 773 MiB; 4096 MiB may be taken
@@ -168,6 +219,8 @@ def plan_head2toe(
             n_classes=n_classes,
             n_folds=n_folds,
             n_shares=n_shares,
+            n_rules=n_rules,
+            n_penalties=n_penalties,
             n_problems=n_folds + 1 if solver == "softmax" else 1,
             block_rows=block_rows,
         )

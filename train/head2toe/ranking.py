@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from toptune.train.head2toe.columns import Columns, Layers, choose_columns
+from toptune.train.head2toe.columns import Columns, Layers, choose_columns, kept_count
 from toptune.train.head2toe.fold_moments import FoldMoments
 from toptune.train.head2toe.gram_path import largest_penalty, squared_path
 from toptune.train.head2toe.softmax_path import Batch, softmax_path
@@ -78,6 +78,14 @@ def rules_of(n_shares: int, fractions: Sequence[float], ranking: Ranking, *, wit
         first.setdefault((rule.share, len(ranking.columns(rule, None))), rule)
     last = [Rule(share=None, fraction=None)] if with_last and ranking.layers.last is not None else []
     return [*first.values(), *last]
+
+
+def most_rules(n_shares: int, fractions: Sequence[float], layers: Layers, selection: str) -> int:
+    """Return how many rules `rules_of` gives, at most; it is known before anything is ranked."""
+    n = sum(layers.dims) if selection == "feature" else len(layers.dims)
+    counts = {kept_count(fraction, n) for fraction in fractions if fraction != 1}
+    # All columns, and the last layer alone.
+    return n_shares * len(counts) + 2
 
 
 def gram_paths(moments: FoldMoments, n_folds: int, shares: Sequence[float]) -> list[list[PathPoint]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from toptune.train.heads.problem_size import ProblemSize
+from toptune.train.heads.problem_size import FitSizes, ProblemSize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,8 +54,11 @@ class SklearnForm:
         Arguments of the constructor that users may not choose.
     grid : callable (values) -> mapping of str to list
         Values of each parameter to compare on rows (n, d) where the user gives none.
-    peak_bytes : callable (n, d, n_classes) -> int
-        Projected peak memory of the estimator, the rows included.
+    peak_bytes : callable (FitSizes) -> int
+        Projected peak memory of a fit by the estimator, the rows included.
+    is_scored_by_pairs : bool
+        Whether the estimator scores a row by a vote of all pairs of classes, which takes their number of
+        values.
     is_seeded : bool
         Whether the constructor takes a ``random_state``.
     is_selected : bool
@@ -64,7 +67,8 @@ class SklearnForm:
 
     estimator: str
     description: str
-    peak_bytes: Callable[[int, int, int], int]
+    peak_bytes: Callable[[FitSizes], int]
+    is_scored_by_pairs: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
     grid: "Callable[[npt.NDArray[np.floating]], Mapping[str, list[Any]]]" = lambda _values: {}
     is_seeded: bool = True

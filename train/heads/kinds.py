@@ -18,13 +18,16 @@ from toptune.train.heads.kind import (
     is_path,
 )
 from toptune.train.heads.problem_size import (
+    SVM_CACHE_MIB,
     ProblemSize,
     factor_work,
+    forest_bytes,
     gram_work,
     kernel_path_work,
     kernel_work,
     path_work,
     ridge_work,
+    svm_bytes,
 )
 
 if TYPE_CHECKING:
@@ -176,10 +179,10 @@ _SKLEARN = (
             description="RBF support vector machine, C and gamma cross-validated",
             # With break_ties a row gets the class of the highest score, as in every other head. Otherwise
             # votes between pairs of classes decide, and a tie goes to the first class.
-            fixed={"kernel": "rbf", "break_ties": True, "cache_size": 500},
+            fixed={"kernel": "rbf", "break_ties": True, "cache_size": SVM_CACHE_MIB},
             grid=_svm_grid,
-            # A row is scored by a vote between each pair of classes.
-            peak_bytes=lambda n, d, c: 28 * n * d + 500 * 2**20 + 8 * n * c * c,
+            peak_bytes=svm_bytes,
+            is_scored_by_pairs=True,
         ),
         parameters=("C", "gamma"),
         place=7,
@@ -190,9 +193,7 @@ _SKLEARN = (
         form=SklearnForm(
             estimator="sklearn.ensemble:RandomForestClassifier",
             description="random forest with scikit-learn's defaults",
-            # There are 100 trees by default. A tree is grown on the 63 % of the rows that a bootstrap draws,
-            # so that it has 1.3 nodes a row at most, with 64 bytes and the shares of all classes each.
-            peak_bytes=lambda n, d, c: 12 * n * d + int(100 * 1.3 * n * (64 + 8 * c)),
+            peak_bytes=forest_bytes,
             is_selected=False,
         ),
         parameters=("n_estimators", "max_depth", "max_features", "min_samples_leaf", "n_jobs"),

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,16 +24,20 @@ from toptune.train.heads.files import SKOPS, HeadDescription, write_description
 from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm, is_path
 from toptune.train.heads.kinds import KINDS, kind_of
 from toptune.train.heads.native_heads import check_temperature
+from toptune.train.heads.problem_size import FitSizes
 from toptune.train.heads.reported_head import ReportedHead
 from toptune.train.heads.sklearn_estimators import grid_of, make_estimator, scores_of
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, softmax
+from toptune.train.passes.peak_memory import SCORES_BYTES
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.rows.block_reading import check_finite
 from toptune.train.rows.folds import draw_folds
 from toptune.train.rows.inputs import is_blocks, row_weights
 
 _MOST_WARNINGS = 5
+# Values of pairs of classes that are made at a time: libsvm copies its model for each call.
+_PAIRS_BYTES = 128 * 2**20
 _UNCONVERGED = "not converged"
 
 
@@ -99,12 +104,13 @@ class SklearnHead(ReportedHead):
         start = time.perf_counter()
         n, d = X.shape
         labels = np.asarray(y)
-        peak_bytes = self._peak_bytes(n, d, n_classes=len(np.unique(labels)))
+        counts = np.unique(labels, return_counts=True)[1]
+        peak_bytes = self._peak_bytes(n, d, counts)
         plan_logger.debug("%s: about %d MiB", self.name, peak_bytes // 2**20)
         check_memory(
             peak_bytes,
             limit_bytes=self.memory_limit_bytes,
-            what=f"head {self.name!r} on {n} rows of {d} features and {len(np.unique(labels))} classes",
+            what=f"head {self.name!r} on {n} rows of {d} features and {len(counts)} classes",
             instead="head 'falkon' streams its rows and does not; or take fewer layers",
         )
         values = gather(X)
@@ -224,15 +230,32 @@ class SklearnHead(ReportedHead):
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         return head
 
-    def _peak_bytes(self, n: int, d: int, *, n_classes: int) -> int:
+    def _peak_bytes(self, n: int, d: int, counts: npt.NDArray[np.int64]) -> int:
         """Project the peak: the estimator's own, and where it is cross-validated the left-out scores."""
-        own = self.form.peak_bytes(n, d, n_classes)
+        n_classes = len(counts)
+        # Parameters that are not given have the defaults of the estimator.
+        grid = grid_of(self.form, self.params, np.zeros((1, d)))
+        params = {**self._make(grid[0]).get_params(), **self.params}
+        own = self.form.peak_bytes(
+            FitSizes(n=n, d=d, n_classes=n_classes, pair_rows=int(np.sort(counts)[-2:].sum()), params=params)
+        )
         if not self.is_selected:
             return own
-        kept, n_settings = min(n, CALIBRATION_ROWS), len(grid_of(self.form, self.params, np.zeros((1, d))))
-        left = 4 * n_settings * kept * n_classes
-        # All rows are scored in float64, twice for a moment; afterwards the temperature is fitted.
-        return own + left + max(16 * n * n_classes, 16 * kept * n_classes)
+        kept = min(n, CALIBRATION_ROWS)
+        left = 4 * len(grid) * kept * n_classes
+        n_scored = min(-(-n // self.cv) if isinstance(self.cv, int) else n, self._rows_scored(n_classes))
+        # The scores of all rows in float64, beside a fit or scores that are made; or the calibration.
+        making = 8 * n * n_classes + max(own, n_scored * self._row_bytes(n_classes))
+        return left + max(making, 2 * 8 * kept * n_classes)
+
+    def _row_bytes(self, n_classes: int) -> int:
+        # Values of each pair of classes, their negatives and signs; or the scores and what they are made of.
+        return 17 * n_classes * n_classes // 2 if self.form.is_scored_by_pairs else 3 * 8 * n_classes
+
+    def _rows_scored(self, n_classes: int) -> int:
+        """Return how many rows are scored at a time; pairs of many classes would take gigabytes."""
+        budget = _PAIRS_BYTES if self.form.is_scored_by_pairs else SCORES_BYTES
+        return max(1, budget // self._row_bytes(n_classes))
 
     def _make(self, params: Params) -> Any:
         return make_estimator(self.kind, self.form, params, seed=self.seed, class_weight=self.class_weight)
@@ -271,8 +294,25 @@ class SklearnHead(ReportedHead):
         for fold in np.unique(rows.folds[rows.is_validated]):
             left, inside = rows.folds == fold, rows.is_validated & (rows.folds != fold)
             estimator = self._fit_one(params, values[inside], rows.codes[inside], said)
-            scores[left] = scores_of(estimator, values[left], rows.n_classes)
+            scores[left] = self._in_steps(
+                values[left], partial(scores_of, estimator, n_classes=rows.n_classes), rows.n_classes
+            )
         return scores
+
+    def _in_steps(
+        self,
+        values: npt.NDArray[np.number],
+        function: Callable[[npt.NDArray[np.number]], npt.ArrayLike],
+        n_classes: int,
+    ) -> npt.NDArray[np.float64]:
+        """Apply a function of rows (n, d) that gives (n, n_classes) to some rows at a time."""
+        step = self._rows_scored(n_classes)
+        if len(values) <= step:
+            return np.asarray(function(values), dtype=np.float64)
+        result = np.empty((len(values), n_classes))
+        for start in range(0, len(values), step):
+            result[start : start + step] = function(values[start : start + step])
+        return result
 
     def _by_block(
         self, X: Features, function: Callable[[npt.NDArray[np.number]], npt.ArrayLike]
@@ -280,11 +320,11 @@ class SklearnHead(ReportedHead):
         if not is_blocks(X):
             rows = np.asarray(X)
             check_finite(rows)
-            return np.asarray(function(rows), dtype=np.float64)
+            return self._in_steps(rows, function, len(self._classes))
         result = np.empty((X.shape[0], len(self._classes)))
         for where, values in X.iterate():
             check_finite(values, start=where.start)
-            result[where] = function(values)
+            result[where] = self._in_steps(values, function, len(self._classes))
         return result
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm
+from toptune.train.heads.problem_size import forest_bytes, svm_bytes, unknown_bytes
 
 
 def class_of(name: str) -> type:
@@ -83,8 +84,15 @@ def kind_of_path(name: str) -> HeadKind:
         form=SklearnForm(
             estimator=f"{package}:{attribute}",
             description=f"{package}.{attribute}, lists among its parameters cross-validated",
-            # The same rows as for the support vector machine: what a class outside `KINDS` takes is unknown.
-            peak_bytes=lambda n, d, c: 28 * n * d + 8 * n * c,
+            # Forests and support vector machines are told by parameters that no other classifier has.
+            peak_bytes=(
+                forest_bytes
+                if {"bootstrap", "max_depth"} <= {*named}
+                else svm_bytes
+                if "decision_function_shape" in named
+                else unknown_bytes
+            ),
+            is_scored_by_pairs="decision_function_shape" in named,
             is_seeded="random_state" in named,
         ),
         parameters=named,

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from toptune.store.features.blocks import Blocks
 from toptune.train.kernels.maps import IdentityMap
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
 from toptune.train.passes.passes import accumulate, predict_left_out
-from toptune.train.passes.sums import BATCH_ROWS, FoldSums, sums_bytes
+from toptune.train.passes.peak_memory import calibration_bytes, scoring_bytes
+from toptune.train.passes.sums import FoldSums, batch_rows, sums_bytes
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.rows.block_reading import BLOCK_BYTES
 from toptune.train.solvers.ridge import CenteredSystem, left_out
 
-# Bytes of the coefficients of candidates that one pass scores, at most.
+# Bytes of the coefficients and left-out scores of candidates that one pass scores, at most.
 _FINALISTS_BYTES = 128 * 2**20
 _PANEL_COLUMNS = 4096
 # A subset of layers, by their numbers, and the penalty in (1/n) loss + penalty norm^2.
@@ -39,8 +41,11 @@ class LayerGrams(Protocol):
         """Return the left-out squared error of one-hot targets, for each row."""
         ...
 
-    def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
-        """Return left-out predictions of several fits, with the scores of `TrainingRows.calibration_rows`."""
+    def left_out(self, fits: Sequence[Fit]) -> Iterator[OutOfFold]:
+        """Yield left-out predictions of several fits, with the scores of `TrainingRows.calibration_rows`.
+
+        Few are held at a time: of a hundred subsets and ten thousand classes, all would take 20 GB.
+        """
         ...
 
 
@@ -73,8 +78,7 @@ class PrimalGrams:
         sums = self._block(layers).validated()
         return float(left_out(sums, [penalty]).errors.sum() / sums.weights.sum().cpu())
 
-    def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
-        results: list[OutOfFold] = []
+    def left_out(self, fits: Sequence[Fit]) -> Iterator[OutOfFold]:
         for group in self._groups(fits):
             maps = SubsetMaps([self._of(layers) for layers, _ in group])
             betas = [
@@ -84,8 +88,9 @@ class PrimalGrams:
             scored, _ = predict_left_out(
                 self._rows, maps, betas, block_rows=self._block_rows, device=self._device
             )
-            results += scored
-        return results
+            del betas
+            while scored:
+                yield scored.pop(0)
 
     def _of(self, layers: Sequence[int]) -> Tensor:
         return torch.cat([self._columns[layer] for layer in layers])
@@ -104,7 +109,12 @@ class PrimalGrams:
         group: list[Fit] = []
         held = 0
         for fit in fits:
-            size = 8 * self._rows.n_folds * (len(self._of(fit[0])) + 1) * self._rows.n_classes
+            size = _fit_bytes(
+                n_rows=self._rows.n,
+                n_columns=len(self._of(fit[0])),
+                n_folds=self._rows.n_folds,
+                n_classes=self._rows.n_classes,
+            )
             if group and held + size > _FINALISTS_BYTES:
                 yield group
                 group, held = [], 0
@@ -175,20 +185,18 @@ class DualGrams:
         total = self._validated @ (self._targets - scores).square().sum(dim=1)
         return float(total / self._validated.sum())
 
-    def left_out(self, fits: Sequence[Fit]) -> list[OutOfFold]:
+    def left_out(self, fits: Sequence[Fit]) -> Iterator[OutOfFold]:
         kept = self._rows.calibration_rows()
         truth = self._targets.argmax(dim=1)
-        results = []
         for layers, penalty in fits:
             scores = self._scores(layers, penalty)
-            results.append(
-                OutOfFold(
-                    correct=float(self._validated @ (scores.argmax(dim=1) == truth).double()),
-                    squared_error=float(self._validated @ (self._targets - scores).square().sum(dim=1)),
-                    scores=scores[torch.from_numpy(kept).to(self._device)].float().cpu().numpy(),
-                )
+            found = OutOfFold(
+                correct=float(self._validated @ (scores.argmax(dim=1) == truth).double()),
+                squared_error=float(self._validated @ (self._targets - scores).square_().sum(dim=1)),
+                scores=scores[torch.from_numpy(kept).to(self._device)].float().cpu().numpy(),
             )
-        return results
+            del scores
+            yield found
 
     def _variance(self, kernel: Tensor) -> float:
         weight = self._weights.sum()
@@ -229,21 +237,40 @@ class DualGrams:
         return scores
 
 
-def primal_bytes(*, n_columns: int, n_folds: int, n_classes: int) -> int:
+def primal_bytes(*, n_rows: int, n_columns: int, n_layers: int, n_folds: int, n_classes: int) -> int:
     """Return the projected peak of `PrimalGrams`.
 
-    The terms are the sums of all folds and a copy for the subset at hand; a system to solve; the larger of
-    the rows that wait to be summed and the coefficients that a later pass scores; and a block.
+    The terms are the sums of all folds and a copy for the subset at hand; systems to solve; a block; and the
+    rows that wait to be summed, or the coefficients and scores of the candidates of a pass with those that
+    are made at a time, or the calibration.
     """
     sums = sums_bytes(n_folds=n_folds, rank=n_columns, n_targets=n_classes)
-    waiting = max(_FINALISTS_BYTES, n_folds * BATCH_ROWS * 8 * (n_columns + n_classes + 1))
-    return 2 * sums + 5 * 8 * (n_columns + 1) ** 2 + waiting + 4 * BLOCK_BYTES
+    waiting = 8 * n_folds * batch_rows(n_folds=n_folds, rank=n_columns, n_rows=n_rows) * (n_columns + 2)
+    fit = _fit_bytes(n_rows=n_rows, n_columns=n_columns, n_folds=n_folds, n_classes=n_classes)
+    # Each layer alone, and layer after layer from the first, from the last, and by both greedy searches.
+    fits = max(fit, min(_FINALISTS_BYTES, 5 * n_layers * fit))
+    scoring = max(
+        scoring_bytes(n=n_rows, n_classes=n_classes),
+        calibration_bytes(n_kept=min(n_rows, CALIBRATION_ROWS), n_classes=n_classes),
+    )
+    block = min(4 * BLOCK_BYTES, 4 * 8 * n_rows * n_columns)
+    return 2 * sums + 5 * 8 * (n_columns + 1) ** 2 + max(waiting, fits + scoring) + block
 
 
-def dual_bytes(*, n_rows: int, n_layers: int, largest_layer: int, n_classes: int) -> int:
-    """Return the projected peak of `DualGrams`: a matrix for each layer and four more, and a layer's rows."""
+def _fit_bytes(*, n_rows: int, n_columns: int, n_folds: int, n_classes: int) -> int:
+    """Return the bytes of a candidate in a pass: coefficients, again as the pass takes them, and scores."""
+    return (2 * 8 * n_folds * (n_columns + 1) + 4 * min(n_rows, CALIBRATION_ROWS)) * n_classes
+
+
+def dual_bytes(*, n_rows: int, n_layers: int, largest_layer: int, n_folds: int, n_classes: int) -> int:
+    """Return the projected peak of `DualGrams`.
+
+    The terms are a matrix for each layer and four more; a layer's rows; targets and scores of all rows; and
+    targets of the rows outside a fold, the right-hand side made of them, and what solves for it twice.
+    """
     layer = n_rows * (4 * largest_layer + 3 * 8 * min(largest_layer, _PANEL_COLUMNS)) + BLOCK_BYTES
-    return 8 * n_rows * n_rows * (n_layers + 4) + layer + 6 * 8 * n_rows * n_classes
+    scores = 8 * n_classes * (2 * n_rows + 4 * (n_rows - n_rows // n_folds))
+    return 8 * n_rows * n_rows * (n_layers + 4) + max(layer, scores)
 
 
 def _linear_kernel(blocks: Blocks, n: int, device: torch.device) -> Tensor:

@@ -163,13 +163,15 @@ def _form(
 ) -> tuple[bool, int]:
     """Choose the form of the Gram matrices: whether it is the primal one, and the projected peak in bytes."""
     n, d, n_classes = len(labels.codes), _n_columns(arrays), len(labels.classes)
-    primal = primal_bytes(n_columns=d, n_folds=labels.folds.count + 1, n_classes=n_classes)
+    n_folds = labels.folds.count + 1  # one place is for rows that take no part in cross-validation
+    primal = primal_bytes(n_rows=n, n_columns=d, n_layers=len(arrays), n_folds=n_folds, n_classes=n_classes)
     if d <= min(n, PRIMAL_COLUMNS) and primal <= limit_bytes:
         return True, primal
     dual = dual_bytes(
         n_rows=min(n, options.search_rows),
         n_layers=len(arrays),
         largest_layer=max(array.dim for array in arrays),
+        n_folds=n_folds,
         n_classes=n_classes,
     )
     return False, dual

@@ -13,6 +13,7 @@ from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
+from toptune.store.files.writing import check_writable
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
@@ -93,7 +94,11 @@ def compare_heads(
     if options.leak:
         _check_leak(features, options)
     folder = Path(os.fspath(out)).absolute()
-    if not (folder / RUNS).is_dir():
+    if (folder / RUNS).is_dir():
+        # Runs that are there are taken as they are; those that are missing, and the table, are written.
+        check_writable(folder / RUNS, option="out")
+        check_writable(folder, option="out")
+    else:
         check_out(folder)
     planned = _plan(names, options)
     rows: list[RunRow] = []

@@ -1,6 +1,7 @@
 """The folds of a run: stored for every training row, kept by updates, and dealt out further for new rows."""
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from toptune.errors import CorruptError
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.reading import read_linked
 from toptune.train.rows.folds import Folds, deal, folds_by_hash, ranks_of, validated
 from toptune.train.rows.splits import group_keys
 from toptune.train.runs.difference import Difference
@@ -149,11 +151,11 @@ def read_folds(run: Run) -> Rows:
     path: Path = run.folder / ROWS
     advice = "train again"
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(io.BytesIO(read_linked(path))) as file:
             table = file.read(columns=["id", "role", "fold"], use_threads=False)
         trains = table.filter(pc.equal(table["role"], "train"))
         numbers: Rows = trains["fold"].to_numpy().astype(np.int64)
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError) as error:
         raise CorruptError(f"{path} has no folds that can be read ({error}); {advice}") from error
     assert run.record.folds is not None
     if _digest(trains["id"].to_pylist(), numbers) != run.record.folds.digest:

@@ -16,7 +16,7 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.files.json_values import json_text
 from toptune.store.files.names import check_folder_name
 from toptune.store.files.system_errors import explained_writing
-from toptune.store.files.writing import csv_text, new_target, write_made, write_text
+from toptune.store.files.writing import check_writable, csv_text, new_target, write_made, write_text
 from toptune.train.rows.folds import Folds
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
@@ -184,13 +184,8 @@ def check_out(out: str | os.PathLike[str]) -> Path:
             raise InputError(
                 f"out {path} exists and {what}; nothing is overwritten: give another --out", option="out"
             )
-        # Training may take hours. A folder that cannot be written is refused before the first feature is
-        # read.
-        parent = next(each for each in path.parents if each.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise InputError(
-            f"out {path} cannot be made: {parent} is not a folder that you may write to", option="out"
-        )
+    # The run is renamed to its place, so that the folder above is what must be written to.
+    check_writable(path.parent, option="out")
     return path
 
 

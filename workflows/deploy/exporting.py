@@ -1,5 +1,6 @@
 """`export` writes the whole classifier of a run as one file that needs no toptune."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from toptune.costs.values import Costs
 from toptune.errors import InputError, NumericalError
 from toptune.options import check_choice
 from toptune.store.files.provenance import provenance
-from toptune.store.files.writing import new_target
+from toptune.store.files.writing import check_writable, new_target
 from toptune.workflows.deploy.check import (
     DEFAULT_CHECK,
     ExportCheck,
@@ -121,8 +122,9 @@ def export(
     form = format_of(target)
     card = target.with_name(f"{target.name}.md")
     for path in (target, card):
-        if path.exists():
-            raise InputError(f"{path} exists; nothing is overwritten: give another --out")
+        if os.path.lexists(path):
+            raise InputError(f"{path} exists; nothing is overwritten: give another --out", option="out")
+    check_writable(target.parent, option="out")
     check_choice(head_dtype, HEAD_DTYPES, option="head_dtype")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")

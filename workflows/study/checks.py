@@ -8,6 +8,7 @@ from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
 from toptune.options import choices, option_names, options_of
+from toptune.store.files.writing import check_writable
 from toptune.train.heads.kind import PREFIX, is_path
 from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD
@@ -62,13 +63,17 @@ def check_options(study: Study) -> None:
 
 
 def check_places(study: Study) -> None:
-    """Refuse data sets, backbones in folders and checkpoints that do not exist; no file is opened.
+    """Refuse data sets, backbones and checkpoints that do not exist, and places that cannot be written to.
+
+    No file is opened.
 
     Raises
     ------
     InputError
         For the first of them; the message names the key of the study file.
     """
+    check_writable(study.out, option="out")
+    check_writable(study.runs, option="runs")
     for name, options in study.datasets.items():
         with _naming(study, f"datasets: {name}"):
             find_place(options["data"])

@@ -16,6 +16,7 @@ from toptune.extract.images.open_files import OpenFiles, look_at
 from toptune.extract.images.remarks import Remark, Remarks
 from toptune.extract.images.source import MAX_FILE_BYTES, default_name
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.files.system_errors import refusal
 
 # The header before each file (APPNOTE.TXT 6.3.10, 4.3.7) says where the bytes begin: the extra field there
 # may have another length than the extra field in the directory.
@@ -108,6 +109,8 @@ def open_zip(path: Path) -> ZipSource:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        if why := refusal(error):
+            raise InputError(f"{path} cannot be read: {why}") from error
         raise InputError(
             f"{path} is no whole zip archive: {error}; its directory lies at the end, so a copy that was cut "
             "off has none: copy it again"

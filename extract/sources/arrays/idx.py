@@ -15,6 +15,7 @@ from toptune.extract.images.open_files import look_at
 from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import default_name
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
+from toptune.store.files.system_errors import refusal
 
 # A compressed file cannot be mapped. A header may say any size, and a small file can unpack to a large one.
 MAX_LOADED_BYTES = 4 * 2**30
@@ -99,7 +100,8 @@ def read_idx(file: Path) -> npt.NDArray[np.uint8]:
             stream.seek(4 + 4 * len(shape))
             data = stream.read(n_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read, or is cut off: {error}; copy it again") from error
+        why = refusal(error) or f"it is cut off or damaged ({error}); copy it again"
+        raise InputError(f"{file} cannot be read: {why}") from error
     if len(data) != n_bytes:
         raise InputError(_length(file, n_bytes, "fewer" if len(data) < n_bytes else "more"))
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)

@@ -15,6 +15,7 @@ from toptune.extract.images.remarks import Remarks
 from toptune.extract.images.source import SPLITS, default_name
 from toptune.extract.sources.arrays.pixel_arrays import ArrayPart, ArraySource, array_labels, check_images
 from toptune.store.datasets.outside_text import column_names
+from toptune.store.files.system_errors import refusal
 
 # A compressed array cannot be mapped, and a small file can unpack to a large array.
 MAX_LOADED_BYTES = 4 * 2**30
@@ -57,6 +58,8 @@ def open_npz(path: Path) -> ArraySource:
     except _DAMAGE as error:
         if isinstance(error, InputError):
             raise
+        if why := refusal(error):
+            raise InputError(f"{path} cannot be read: {why}") from error
         raise InputError(
             f"{path} is no whole .npz file, or holds Python objects: {error}; save it again"
         ) from error

@@ -20,6 +20,7 @@ from toptune.extract.sources.tables.table_manifest import TablePart, table_manif
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.outside_text import outside_text
 from toptune.store.files.json_values import load_json
+from toptune.store.files.system_errors import refusal
 
 # Arrow's file format begins with these bytes; Arrow's stream format has no magic bytes.
 _FILE_MAGIC = b"ARROW1"
@@ -77,6 +78,8 @@ def find_saved(listing: FolderListing) -> list[Path]:
             names = load_json(folder / _SPLITS)["splits"]
             return [folder / str(name) for name in names]
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if why := refusal(error):
+                raise InputError(f"{folder / _SPLITS} cannot be read: {why}") from error
             raise InputError(f"{folder / _SPLITS} does not name its splits: {error}") from error
     is_info = _INFO in listing.file_names and listing.with_suffix(".arrow")
     return [folder] if _STATE in listing.file_names or is_info else []
@@ -154,6 +157,8 @@ def _open_files(
             table.select([columns.image]).validate(full=True)
             beside.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if why := refusal(error):
+                raise InputError(f"{file} cannot be read: {why}") from error
             raise InputError(
                 f"{file} is cut off, damaged or no Arrow file: {str(error).splitlines()[0]}; copy or "
                 "save it again"
@@ -216,5 +221,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = load_json(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}; copy it again") from error
+        why = refusal(error) or f"{error}; copy it again"
+        raise InputError(f"{file} cannot be read: {why}") from error
     return content if isinstance(content, dict) else {}

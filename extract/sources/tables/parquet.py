@@ -22,6 +22,7 @@ from toptune.extract.sources.tables.columns import choose_columns, has_images, s
 from toptune.extract.sources.tables.table_manifest import TablePart, table_manifest, table_remarks
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.parquet_tables import read_parquet
+from toptune.store.files.system_errors import refusal
 
 # Images are read in order, by several threads: the first images of a group are asked for while others of the
 # group before are still being read.
@@ -88,6 +89,8 @@ class ParquetSource:
             with pq.ParquetFile(pa.memory_map(os.fsencode(file))) as parquet:
                 images = parquet.read_row_group(group, columns=[column], use_threads=False).column(0)
         except (pa.ArrowException, OSError) as error:
+            if why := refusal(error):
+                return f"{file.name} cannot be read: {why}"
             return f"row group {group} of {file.name} is damaged: {str(error).splitlines()[0]}"
         if not pa.types.is_struct(images.type):
             return images
@@ -142,6 +145,8 @@ def open_parquet(files: Sequence[Path], *, whole: Path, label_column: str | None
         except InputError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
+            if why := refusal(error):
+                raise InputError(f"{file} cannot be read: {why}") from error
             raise InputError(
                 f"{file} is cut off, damaged or no Parquet file: {str(error).splitlines()[0]}; copy it again"
             ) from error

@@ -315,11 +315,12 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
 def test_the_plan_is_arithmetic() -> None:
     def plan(**sizes: int) -> Any:
         given = {"n": 1000, "d": 2000, "n_classes": 10, "n_folds": 5, "n_shares": 3, "block_rows": 500}
+        given |= {"n_rules": 30, "n_penalties": 8}
         return plan_head2toe(solver="gram", **(given | {"limit_bytes": 2**33} | sizes))
 
     assert plan().form == "rows"
     assert plan(n=100_000).form == "sums"
-    assert plan(n=9_000, d=8_000, limit_bytes=11 * 2**29).form == "rows"
+    assert plan(n=9_000, d=8_000, limit_bytes=10 * 2**29).form == "rows"
     assert plan(n=100_000).peak_bytes == pytest.approx(plan(n=200_000).peak_bytes, rel=0.2)
     with pytest.raises(InputError, match="fewer layers"):
         plan(n=1_000_000, d=30_000)
