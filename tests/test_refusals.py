@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from permissions import another_user
 from small_store import write_all
-from test_shared_runs import another_user
 from tiny import draw, encode
 
 from toptune.errors import InputError, StoreError
@@ -21,6 +21,7 @@ from toptune.store import FeatureStore, copy_store, export_features, import_feat
 from toptune.store.exchange.npz_arrays import load_npz
 from toptune.store.files.system_errors import refusal
 from toptune.store.files.writing import check_writable
+from toptune.store.upkeep.verification import verify
 from toptune.workflows import export
 from toptune.workflows.study.checks import check_places
 from toptune.workflows.study.file import read_study
@@ -74,11 +75,9 @@ def test_a_copy_that_cannot_be_read_back_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = FeatureStore(write_all(tmp_path / "store").root)
-    from toptune.store.exchange import copying
-
-    verify = copying.verify
     monkeypatch.setattr(
-        copying, "verify", lambda *a, **k: replace(verify(*a, **k), unreadable=(("x", "Input/output error"),))
+        "toptune.store.exchange.copying.verify",
+        lambda *a, **k: replace(verify(*a, **k), unreadable=(("x", "Input/output error"),)),
     )
     with pytest.raises(StoreError, match="the copy cannot be read back: x: Input/output error; nothing of"):
         copy_store(source, tmp_path / "copy")
@@ -125,7 +124,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(
         check_places(read_study(study))
     with pytest.raises(InputError, match="out /usr/new/out cannot be made"), another_user():
         check_writable(Path("/usr/new/out"), option="out")
-    monkeypatch.setattr("toptune.store.files.writing.os.access", lambda *_: False)
+    monkeypatch.setattr("toptune.store.files.writing.os.access", lambda *_, **__: False)
     with pytest.raises(InputError, match=f"store .*store cannot be made: .* {said}"):
         import_features(FeatureStore(cache.root), {"last": np.eye(3)}, dataset="d", model="m")
 

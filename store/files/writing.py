@@ -115,7 +115,9 @@ def check_writable(path: Path, *, option: str) -> None:
     """
     with explained_writing(path, elsewhere=f"give another --{option}", kept="nothing was written"):
         there = next(each for each in (path, *path.parents) if each.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    # Files are made with the rights of the effective user, which `access` asks for only where told to.
+    is_effective = os.access in os.supports_effective_ids
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=is_effective)):
         raise InputError(
             f"{option} {path} cannot be made: {there} is not a folder that you may write to", option=option
         )
