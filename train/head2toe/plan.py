@@ -106,7 +106,7 @@ def _block_bytes(sizes: _Sizes) -> int:
 def _solving_bytes(sizes: _Sizes) -> int:
     """Add up what the solution of a path takes."""
     if sizes.n_problems == 1:
-        # Solution, gradient, trial and what these are made of.
+        # There are the solution, the gradient, the trial, and what makes these three.
         return 12 * sizes.weights_bytes
     # The same of every problem that shares a pass; and the log-probabilities of a block, of all problems,
     # with what they are made of and what is made of them.

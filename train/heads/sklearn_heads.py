@@ -249,7 +249,7 @@ class SklearnHead(ReportedHead):
         return left + max(making, 2 * 8 * kept * n_classes)
 
     def _row_bytes(self, n_classes: int) -> int:
-        # Each pair of classes has a value, its negative and its sign; otherwise there are scores and two arrays more.
+        # Each pair of classes has a value, its negative and its sign; else two arrays are beside the scores.
         return 17 * n_classes * n_classes // 2 if self.form.is_scored_by_pairs else 3 * 8 * n_classes
 
     def _rows_scored(self, n_classes: int) -> int:
