@@ -41,7 +41,7 @@ drawing: $(READY) ## draw the rooms into ARCHITECTURE.md from the code
 ROUNDS ?= 200
 soak: $(READY) ## kill writers of the store, round after round; ROUNDS=200
 	TOPTUNE_SOAK_ROUNDS=$(ROUNDS) TOPTUNE_SOAK_EXAMPLES=$(ROUNDS) $(BIN)/python -m pytest -s --timeout 0 tests/store/test_soak.py \
-		tests/store/test_state_machine.py
+		tests/store/test_state_machine.py tests/store/test_killed_commands.py
 
 bench: $(READY) ## comparisons with named peers on real images in ASSETS; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/heads.py $(ASSETS)

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -55,15 +57,15 @@ class Stall:
 
     Attributes
     ----------
-    steps : int
-        Steps so far.
+    kinds : list of (str, str)
+        Of each step so far, the system's function and the function of toptune that calls it.
     """
 
     def __init__(
         self, number: int, meanwhile: Callable[[], object], *, only: tuple[str, ...] = DISK_STEPS
     ) -> None:
         self.number, self.meanwhile, self.only = number, meanwhile, only
-        self.steps = 0
+        self.kinds: list[tuple[str, str]] = []
         self._is_away = False
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,16 +78,24 @@ class Stall:
             modules[obstore] = tuple(step for step in self.only if step in BUCKET_STEPS)
         for module, names in modules.items():
             for name in names:
-                monkeypatch.setattr(module, name, self._wrap(getattr(module, name)))
+                monkeypatch.setattr(module, name, self._wrap(name, getattr(module, name)))
 
-    def _wrap(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:
             if not self._is_away:
-                self.steps += 1
-                if self.steps == self.number:
+                self.kinds.append((name, _caller()))
+                if len(self.kinds) == self.number:
                     self._is_away = True
                     self.meanwhile()
                     self._is_away = False
             return plain(*arguments, **options)
 
         return wrapped
+
+
+def _caller() -> str:
+    """Return the function of the store that is at work, past those of pathlib and of the tests."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and not frame.f_globals["__name__"].startswith("toptune.store"):
+        frame = frame.f_back
+    return frame.f_code.co_qualname if frame else ""

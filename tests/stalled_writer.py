@@ -90,10 +90,20 @@ def remove_all(root: Path) -> None:
     remove(store, plan_removal(store, dataset="pets"))
 
 
-def chosen(n_steps: int, *case: str) -> range:
-    """Every step in a long run (`TOPTUNE_SOAK_EXAMPLES`); otherwise some, other ones in each case."""
-    stride = 1 if "TOPTUNE_SOAK_EXAMPLES" in os.environ else 9
-    return range(1 + sum(map(ord, "".join(case))) % stride, n_steps + 1, stride)
+def chosen(counted: Stall, *case: str) -> list[int]:
+    """Every step in a long run (`TOPTUNE_SOAK_EXAMPLES`); otherwise one of each function of the system.
+
+    Which one depends on the case, so that the cases together try many callers.
+    """
+    if "TOPTUNE_SOAK_EXAMPLES" in os.environ:
+        return list(range(1, len(counted.kinds) + 1))
+    # Of each function of the system, one caller; of this caller, one call.
+    seed, steps = sum(map(ord, "".join(case))), []
+    for name in sorted({name for name, _ in counted.kinds}):
+        callers = sorted({caller for each, caller in counted.kinds if each == name})
+        kind = (name, callers[seed % len(callers)])
+        steps.append([at for at, each in enumerate(counted.kinds, start=1) if each == kind])
+    return [each[seed % len(each)] for each in steps]
 
 
 def act_stalled(stall: Stall, act: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ from toptune.store.files.json_records import record_to_json
 from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
-from toptune.store.files.reading import list_entries, may_exist, read_file
+from toptune.store.files.reading import MAX_RECORD_BYTES, list_entries, may_exist, read_file
 from toptune.store.files.sealed import record_of, seal, unseal
 
 ARRAY_KIND = "toptune-array"
@@ -107,7 +107,7 @@ def read_array(cache: Path, name: str) -> ArraySpec:
         raise CorruptError(f"{path} describes array {spec.name!r}; was it moved?", path)
     metadata = metadata_path(cache, spec)
     try:
-        data = read_file(metadata)
+        data = read_file(metadata, max_bytes=MAX_RECORD_BYTES)
     except FileNotFoundError as error:
         raise CorruptError(f"{metadata} is gone; restore it from a copy", metadata) from error
     # A changed shape or type would decode every unit to wrong numbers without breaking a checksum.
@@ -160,7 +160,7 @@ def _restore_record(cache: Path, name: str, *, n_rows: int, unit_rows: int, form
     """Write ``array.json`` again if the metadata describes an array that this cache could have made."""
     record, metadata = record_path(cache, name), cache / name / format_of(format).METADATA
     try:
-        data = read_file(metadata)
+        data = read_file(metadata, max_bytes=MAX_RECORD_BYTES)
         dim, dtype = format_of(format).describe_metadata(data)
         spec = ArraySpec(
             name=name,

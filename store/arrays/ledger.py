@@ -16,7 +16,7 @@ from toptune.store.arrays.units import count_units
 from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
-from toptune.store.files.reading import list_folder, read_file
+from toptune.store.files.reading import MAX_LEDGER_BYTES, list_folder, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,8 @@ class ArrayLedger:
         if len(entries) < self.n_units:
             return False
         data = render_packed(self.array, [entries[unit] for unit in range(self.n_units)])
+        if len(data) > MAX_LEDGER_BYTES:
+            return False  # Nobody would read a file of this size.
         path = check_inside(self.root, self.packed_path)
         # A packed file that is there may lack a unit that was computed again, so that equal content is not
         # taken for granted.
@@ -215,6 +217,9 @@ class ArrayLedger:
                 sound = {entry.unit: entry for entry in entries if self.is_of(entry, entry.unit)}
                 self._packed = (signature, sound)
         except FileNotFoundError:
+            self._packed = None
+        except CorruptError as error:
+            logger.warning("units of %s count as missing: %s", self.array, error)
             self._packed = None
         return {} if self._packed is None else self._packed[1]
 

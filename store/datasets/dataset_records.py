@@ -12,7 +12,14 @@ from toptune.store.files.json_records import record_to_json
 from toptune.store.files.names import check_name, part_name, split_part_name
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.provenance import provenance
-from toptune.store.files.reading import leave_alone, list_entries, list_folder, may_exist, read_file
+from toptune.store.files.reading import (
+    leave_alone,
+    list_entries,
+    list_folder,
+    may_exist,
+    read_file,
+    read_matching,
+)
 from toptune.store.files.sealed import seal, unseal_record
 
 DATASET_KIND = "toptune-dataset"
@@ -136,10 +143,10 @@ def read_dataset(root: Path, dataset: str) -> Manifest:
     record = read_record(root, dataset)
     path = dataset_folder(root, dataset) / "manifest.parquet"
     try:
-        data = read_file(path)
+        data = read_matching(path, record.manifest_sha256)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy", path) from error
-    if hashlib.sha256(data).hexdigest() != record.manifest_sha256:
+    if data is None:
         raise CorruptError(f"{path} differs from what was registered; restore it from a copy", path)
     try:
         manifest = Manifest.from_parquet(data)

@@ -25,7 +25,7 @@ from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import place_at
 from toptune.store.files.provenance import provenance
 from toptune.store.files.publish import publish
-from toptune.store.files.reading import list_entries, read_file
+from toptune.store.files.reading import list_entries, read_file, read_matching
 from toptune.store.files.sealed import seal, unseal_record
 
 VERSION_KIND = "toptune-dataset-version"
@@ -219,8 +219,8 @@ def rebuild_record(root: Path, dataset: str, number: int) -> bool:
                 continue
     found = []
     for path in sorted(_folder(root, dataset).glob("*.parquet")):
-        data = read_file(path)
-        if path.stem not in others and hashlib.sha256(data).hexdigest() == path.stem:
+        data = None if path.stem in others else read_matching(path, path.stem)
+        if data is not None:
             version = parse_rows(data, path)
             if (version.dataset, version.number) == (_folder(root, dataset).parent.name, number):
                 found.append((version, path.stem))
@@ -291,11 +291,11 @@ def _read_later(root: Path, dataset: str, number: int) -> DatasetVersion:
     record = version_record(root, dataset, number)
     path = rows_path(root, dataset, record.rows_sha256)
     try:
-        data = read_file(path)
+        # The rows decide which features belong to which label; a changed bit must not pass.
+        data = read_matching(path, record.rows_sha256)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is gone; restore it from a copy, or run store repair", path) from error
-    # The rows decide which features belong to which label; a changed bit must not pass.
-    if hashlib.sha256(data).hexdigest() != record.rows_sha256:
+    if data is None:
         raise CorruptError(
             f"{path} differs from what was registered; restore it from a copy, or run repair", path
         )

@@ -182,7 +182,7 @@ def _read(cache: FeatureCache, entry: LedgerEntry) -> bytes:
     """Read a unit's file, compared with the checksum in the ledger."""
     path = cache.shard_path(entry.array, entry.unit)
     try:
-        data = read_file(path)
+        data = read_file(path, max_bytes=entry.n_bytes)
     except FileNotFoundError as error:
         raise gone(path) from error
     if hashlib.sha256(data).hexdigest() != entry.sha256:

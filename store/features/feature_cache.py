@@ -42,7 +42,7 @@ from toptune.store.features.feature_identity import FeatureIdentity
 from toptune.store.features.hints import mark_used, read_request, write_request
 from toptune.store.files.names import check_name
 from toptune.store.files.place import place_at
-from toptune.store.files.reading import read_file, regular_size
+from toptune.store.files.reading import MAX_RECORD_BYTES, read_file, regular_size
 from toptune.store.files.system_errors import not_readable
 
 CONTENT_ARRAY = "content.sha256"
@@ -397,7 +397,10 @@ class FeatureCache(FeatureIdentity):
         if own is None or not record_path(self.path, CONTENT_ARRAY).exists():
             return True
         try:
-            data = read_file(self.shard_path(CONTENT_ARRAY, unit))
+            # Digests as they are, and room for what a format adds.
+            data = read_file(
+                self.shard_path(CONTENT_ARRAY, unit), max_bytes=2 * own.nbytes + MAX_RECORD_BYTES
+            )
             found = self._format.decode_unit(self.array(CONTENT_ARRAY), data, unit)
         except FileNotFoundError:
             return True

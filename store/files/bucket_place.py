@@ -139,17 +139,18 @@ class BucketPlace:
         paths.sort(key=lambda each: (each.name not in _DECIDING, "ledger" not in each.parts))
         _delete(self.path, paths)
 
-    def hide_folder(self) -> None:
+    def hide(self) -> None:
         import obstore
 
         hidden = self.path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        paths = [each for each, _ in self.path.objects()]
+        paths = [self.path] if self.path.is_file() else [each for each, _ in self.path.objects()]
         with explained(self.path):
             for each in paths:
                 # A bucket cannot rename, so the server copies every object before the originals go.
                 copy = hidden.joinpath(*each.relative_to(self.path).parts)
                 obstore.copy(self.path.bucket, each.key, copy.key)
         self.remove_folder(aside=hidden)
+        self.free()  # A file has nothing below it.
 
     def free(self) -> None:
         _delete(self.path, [self.path, *(each for each, _ in self.path.objects())])

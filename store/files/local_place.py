@@ -262,7 +262,7 @@ class LocalPlace:
             _move_strays(hidden, path)
             LocalPlace(hidden).free()
 
-    def hide_folder(self) -> None:
+    def hide(self) -> None:
         path = self.path
         with explained_writing(path):
             hidden = _temporary(self).path

@@ -104,8 +104,8 @@ class Place(Protocol):
         """
         ...
 
-    def hide_folder(self) -> None:
-        """Move a folder to a temporary name beside it, where it stays as a leftover for a while."""
+    def hide(self) -> None:
+        """Move a file or folder to a temporary name beside it, where it stays as a leftover for a while."""
         ...
 
     def free(self) -> None:

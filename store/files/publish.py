@@ -7,6 +7,7 @@ from pathlib import Path
 from toptune.errors import CorruptError, StoreError
 from toptune.store.files.local_place import HeldFolder
 from toptune.store.files.place import Place, place_at
+from toptune.store.files.reading import MAX_RECORD_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ def publish(
         try:
             # The status is taken before the content, so that only the very file that was read is replaced.
             status = place.status()
-            found = _content(place)
+            # An entry that is larger by this much is no file of ours, and is not read.
+            is_other = status.st_size > len(data) + MAX_RECORD_BYTES
+            found = None if is_other else _content(place)
         # Another writer replaced the file too; the name is free again.
         except FileNotFoundError:
             continue

@@ -23,28 +23,66 @@ logger = logging.getLogger(__name__)
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_RATIO = 64
 
+# Far more than such a file has, and little enough to read: a name may be taken by something else of any size.
+# The sizes of units are in the ledger, and the digests of Parquet files in records: see `read_matching`.
+MAX_RECORD_BYTES = 64 << 20
+MAX_LEDGER_BYTES = 256 << 20
+_LIMITS = {".json": MAX_RECORD_BYTES, ".jsonl": MAX_LEDGER_BYTES}
+# Above this size a file is read once for its digest before it is taken into memory.
+_MATCHED_BYTES = 64 << 20
 
-def read_file(path: Path) -> bytes:
-    """Return a file's content.
+
+def read_file(path: Path, *, max_bytes: int | None = None) -> bytes:
+    """Return a file's content, after its size was asked.
+
+    Parameters
+    ----------
+    path : Path
+    max_bytes : int, optional
+        Size that the file cannot have unless it is something else; by default that of a record where `path`
+        has the name of one.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file; only the caller knows what that means.
     CorruptError
-        If it is no regular file, or a link that leads out of the store.
+        If it is no regular file, too large, or a link that leads out of the store.
     StoreError
         If the system refuses for another reason, such as permissions.
     """
-    return path.read_bytes() if isinstance(path, ObjectPath) else read_regular(path, str(path))
+    if not isinstance(path, ObjectPath):
+        return read_regular(path, str(path), max_bytes=max_bytes)
+    limit = max_bytes or _LIMITS.get(path.suffix)
+    data = path.read_at_most(limit)
+    if data is None:
+        raise _too_large(path, path.stat().st_size, limit)
+    return data
 
 
-def read_regular(path: Path, at: str, *, dir_fd: int | None = None) -> bytes:
+def read_matching(path: Path, sha256: str) -> bytes | None:
+    """Return the content of a file that has this digest, or None; errors are those of `read_file`.
+
+    A large file that does not have it is never taken into memory.
+    """
+    size = regular_size(path)
+    if size is not None and size > _MATCHED_BYTES and file_digest(path) != sha256:
+        return None
+    data = read_file(path)
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
+
+
+def read_regular(path: Path, at: str, *, dir_fd: int | None = None, max_bytes: int | None = None) -> bytes:
     """Return the content of a file of this machine; `at` counts from `dir_fd`, and errors name `path`."""
     descriptor = open_regular(path, at, dir_fd=dir_fd)
     try:
+        limit = max_bytes or _LIMITS.get(path.suffix)
+        if limit and (size := os.fstat(descriptor).st_size) > limit:
+            raise _too_large(path, size, limit)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
+    except StoreError:
+        raise
     except OSError as error:
         raise not_readable(path, error) from error
     finally:
@@ -175,6 +213,14 @@ def check_zip(file: io.BufferedIOBase, file_bytes: int) -> None:
                 if member.filename.endswith((".npz", ".zip")):
                     inner = io.BytesIO(archive.read(member))
                     check_zip(inner, file_bytes)
+
+
+def _too_large(path: Path, size: int, limit: int | None) -> CorruptError:
+    return CorruptError(
+        f"{path} has {size} bytes where such a file has {limit} at most; run store repair, or restore it "
+        "from a copy",
+        path,
+    )
 
 
 def not_regular(path: Path) -> CorruptError:

@@ -123,10 +123,17 @@ class ObjectPath(PosixPath):
         return self.stat()
 
     def read_bytes(self) -> bytes:
+        data = self.read_at_most(None)
+        assert data is not None
+        return data
+
+    def read_at_most(self, max_bytes: int | None) -> bytes | None:
+        """Return the object's content; None if the object is larger, whose content is then not fetched."""
         import obstore
 
         with explained(self):
-            return bytes(obstore.get(self.bucket, self.key).bytes())
+            found = obstore.get(self.bucket, self.key)
+            return None if max_bytes and found.meta["size"] > max_bytes else bytes(found.bytes())
 
     def read_range(self, start: int, length: int) -> bytes:
         """Return a part of the object's content."""

@@ -17,7 +17,6 @@ from toptune.store.datasets.versions import (
     version_record,
 )
 from toptune.store.features.cache_records import CACHE_KIND, CacheRecord
-from toptune.store.files.names import TEMPORARY_PREFIX
 from toptune.store.files.place import place_at
 from toptune.store.files.reading import read_file
 from toptune.store.files.sealed import unseal_record
@@ -109,8 +108,7 @@ def mend_version(root: Path, dataset: str, file: Path) -> str:
     # The files stay as leftovers for a while, because they may be the only copy of somebody's labels.
     for path in (version_path(root, dataset, number), file):
         if path.exists():
-            place_at(path.with_name(f"{TEMPORARY_PREFIX}{path.name}")).replace(path.read_bytes())
-            place_at(path).free()
+            place_at(path).hide()
     return "dropped"
 
 

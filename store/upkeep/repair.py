@@ -183,7 +183,8 @@ class _Repair:
 
     def mend_readable(self, path: Path, reason: str) -> None:
         try:
-            data = read_file(path)
+            # What a unit or a manifest holds decides nothing here, and may be of any size.
+            data = read_file(path) if path.suffix == ".json" else b""
         except (FileNotFoundError, CorruptError):
             data = b""
         # A file of a newer version is sound for the toptune that wrote it; a repair would destroy what it
@@ -245,9 +246,9 @@ class _Repair:
             # Beside a damaged record, a manifest that cannot be read for now may be sound.
             for each in list_folder(dataset_records.dataset_folder(self.root, name)):
                 if each.is_file():
-                    read_file(each)
+                    file_digest(each)
             # The folder stays as a leftover for a while: it may be the only copy of somebody's labels.
-            place_at(dataset_records.dataset_folder(self.root, name)).hide_folder()
+            place_at(dataset_records.dataset_folder(self.root, name)).hide()
             self.dropped_datasets.append(name)
 
     def version(self, dataset: str, path: Path, reason: str) -> None:

@@ -1,9 +1,11 @@
 """Verify a store or a cache against its digests."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from toptune.store.files.descriptor import DESCRIPTOR, STORE_FILE
 from toptune.store.files.names import is_temporary, stray_depth
 from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.reading import (
+    MAX_RECORD_BYTES,
     file_digest,
     leave_alone,
     list_entries,
@@ -34,6 +37,8 @@ from toptune.store.files.reading import (
 from toptune.store.files.sealed import unseal
 from toptune.store.files.system_errors import is_refusal, not_readable
 from toptune.store.upkeep.dataset_checks import dataset_damage, dataset_files, rows_needed
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,16 +221,20 @@ class _Walk:
                 raise
             self.blame(refused.path or folders[0], refused, folders)
 
-    def read(self, path: Path, covers: Sequence[Path] = ()) -> bytes:
+    def read(self, path: Path, covers: Sequence[Path] = (), *, max_bytes: int | None = None) -> bytes:
         """Read a small file that must be there."""
+        return self.take(lambda: read_file(path, max_bytes=max_bytes), path, covers) or b""
+
+    def take(self, get: Callable[[], Content], path: Path, covers: Sequence[Path]) -> Content | None:
+        """Get something of a file that must be there."""
         self.named.add(str(path))
         try:
-            return read_file(path)
+            return get()
         except FileNotFoundError:
             self.blame(path, "is gone")
         except StoreError as error:
             self.blame(path, error, covers)
-        return b""
+        return None
 
     def descriptor(self) -> None:
         path = self.root / STORE_FILE
@@ -235,7 +244,9 @@ class _Walk:
     def dataset(self, name: str) -> None:
         folder = dataset_records.dataset_folder(self.root, name)
         for path in dataset_files(self.root, name):
-            self.read(path, [folder])
+            # The tables are taken into memory only where they are compared with their digests.
+            get = read_file if path.suffix == ".json" else file_digest
+            self.take(partial(get, path), path, [folder])
         for path, reason in dataset_damage(self.root, name):
             self.blame(path, reason, [folder])
 
@@ -302,7 +313,7 @@ class _Walk:
             return
         self.read(record, covers)
         metadata = cache.path / name / format_of(cache.format).METADATA
-        self.read(metadata, covers)
+        self.read(metadata, covers, max_bytes=MAX_RECORD_BYTES)
         try:
             spec = read_array(cache.path, name)
         except StoreError as error:

@@ -1,7 +1,8 @@
 """gc: leftovers go when nobody can be at work on them, caches by last use; what counts stays."""
 
 import os
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,37 @@ def test_du_knows_whose_every_file_is(complete: FeatureCache) -> None:
         *("last.cls", "layer4.mean", "content.sha256"),
         *("(bookkeeping)", "(leftovers)"),
     }
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_clock_of_this_machine_that_is_wrong(
+    complete: FeatureCache, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Ages are told by the clock that stamps files, so that nothing young is taken, and what is old is."""
+    store = FeatureStore(complete.root)
+    young = litter(complete)
+    old = complete.root / ".tmp-old"
+    old.write_text("half")
+
+    def changed(path: Path) -> float:
+        return max(path.lstat().st_mtime, path.lstat().st_ctime) - (7200 if path == old else 0)
+
+    monkeypatch.setattr("toptune.store.upkeep.garbage._changed", changed)
+    wrong = time.time() + days * 86400
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    monkeypatch.setattr("toptune.store.upkeep.garbage.datetime", _wrong_datetime(days))
+    # A file's own date may be another machine's, or from before it was copied here; its change is not.
+    os.utime(young[0], (1, 1))
+    items = find_garbage(store, older_than=DAYS)
+    assert [item.path for item in items] == [str(old)]
+    collect_garbage(store, find_garbage(store, older_than=DAYS))
+    assert all(path.exists() for path in young)
+
+
+def _wrong_datetime(days: int) -> type[datetime]:
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Wrong":
+            return cls.fromtimestamp(super().now(tz).timestamp() + days * 86400, tz)
+
+    return Wrong
