@@ -245,8 +245,10 @@ class _Walk:
         folder = dataset_records.dataset_folder(self.root, name)
         for path in dataset_files(self.root, name):
             # The tables are taken into memory only where they are compared with their digests.
-            get = read_file if path.suffix == ".json" else file_digest
-            self.take(partial(get, path), path, [folder])
+            if path.suffix == ".json":
+                self.read(path, [folder])
+            else:
+                self.take(partial(file_digest, path), path, [folder])
         for path, reason in dataset_damage(self.root, name):
             self.blame(path, reason, [folder])
 
