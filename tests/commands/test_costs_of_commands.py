@@ -59,9 +59,7 @@ def test_every_command_says_what_it_cost(
         assert (code, "\ncost " in out, " MB of memory at most" in out) == (0, True, True)
 
 
-def test_an_unknown_country_is_wrong_usage(
-    run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_country_is_wrong_usage(run_cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOPTUNE_COUNTRY", "ATLANTIS")
-    code, _, err = run_cli("evaluate", tmp_path)
+    code, _, err = run_cli("evaluate", Path(__file__).parents[1] / "stored" / "runs" / "ridge")
     assert (code, "TOPTUNE_COUNTRY" in err) == (2, True)

@@ -44,7 +44,7 @@ def test_typos_are_answered_without_torch(tmp_path: Path) -> None:
     options = [
         ("--head", "rigde"), ("--kernel", "gausian"), ("--preprocess", "pcaa"), ("--layers", "layer9"),
         ("--group-by", "camra"), ("--device", "gpu"), ("--params", '{"deph": 3}'), ("--penalty", "-1"),
-        ("--memory-limit", "2GG"), ("--resplit", "--cv", "20"),
+        ("--memory-limit", "2GG"), ("--cv", "1"),
     ]  # fmt: skip
     commands += [[*stored, *new, *option] for option in options]
     commands += [[*stored, "--out", str(run)]]

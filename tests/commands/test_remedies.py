@@ -289,13 +289,18 @@ def test_other_accelerators_are_no_processor() -> None:
     assert nearest("tpu", ["cpu", "cuda"], most=1) == ["cuda"]
 
 
+def test_folds_that_a_head_does_not_draw_are_told(run_cli: Run, store: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "run")
+    code, _, error = run_cli("train", "--store", store, "--head", "forest", "--cv", "3", *out)
+    assert (code, "--cv has no effect: head 'forest' is fitted without folds" in error) == (0, True), error
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
         (("--head", "logistic", "--kernel", "gaussian"), "kernel has no meaning for head 'logistic'"),
         (("--head", "ridge", "--solver", "auto"), "solver has no meaning for head 'ridge'"),
         (("--head", "svm", "--centers", "1000"), "n_centers has no meaning for head 'svm'"),
-        (("--head", "forest", "--cv", "5"), "cv has no meaning for head 'forest'"),
     ],
 )
 def test_typed_options_that_a_head_does_not_take_are_refused_at_any_value(
