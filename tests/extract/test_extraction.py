@@ -291,7 +291,7 @@ def test_auto_precision_adopts_what_was_begun(make_folder: Make, stored: Stored)
         ({"batch_size": 0}, "batch_size is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"shard": (3, 3)}, "shard 3/3"),
-        ({"dtype": "int8"}, "none of auto"),
+        ({"dtype": "int8"}, "'int8' is unknown; choose one of auto"),
         ({"layers": "blocks.77"}, "toptune layers"),
         ({"pooling": "cls", "layers": "all"}, "does not fit"),
         ({"pooling": "cls"}, "nothing to pool"),
