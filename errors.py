@@ -4,6 +4,7 @@
 
     ToptuneError
     ├── InputError (ValueError)                 what the caller gave cannot be used
+    │   ├── FoldsError                          nothing can be left out of training
     │   ├── UnreadableImageError                one image; recorded, the run goes on
     │   └── WeightsError                        weights do not fit the architecture
     ├── StoreError (OSError)                    the feature store

@@ -13,6 +13,7 @@ _error, _, _errors = lazy_loader.attach(
         "errors": [
             "ConflictError",
             "CorruptError",
+            "FoldsError",
             "FormatVersionError",
             "IncompleteError",
             "InputError",

@@ -91,6 +91,7 @@ from .upkeep.verification import (
 ConflictError = _errors.ConflictError
 CorruptError = _errors.CorruptError
 FormatVersionError = _errors.FormatVersionError
+FoldsError = _errors.FoldsError
 IncompleteError = _errors.IncompleteError
 InputError = _errors.InputError
 InterruptedRunError = _errors.InterruptedRunError

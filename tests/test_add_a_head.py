@@ -61,9 +61,9 @@ def test_it_is_made_saved_and_loaded_by_name(tmp_path: Path) -> None:
     head.save(tmp_path)
     loaded = load_head(tmp_path)
     np.testing.assert_array_equal(loaded.predict_proba(X), head.predict_proba(X))
-    with pytest.raises(InputError, match="head 'toy' has no parameter 'shares'; it takes share"):
+    with pytest.raises(InputError, match="head 'toy' has no parameter 'shares'; did you mean 'share'"):
         make_head("toy", params={"shares": 1})
-    with pytest.raises(InputError, match=r"head 'toys' is unknown; choose one of .*toy"):
+    with pytest.raises(InputError, match=r"head 'toys' is unknown; did you mean 'toy'"):
         make_head("toys")
     with pytest.raises(InputError, match="head 'toy' cannot weigh classes"):
         make_head("toy", class_weight="balanced")
