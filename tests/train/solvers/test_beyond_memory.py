@@ -30,8 +30,8 @@ def kernel_says(name):
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 options = dict(sigma=60.0, penalty=1e-4, n_centers=20, cv=2, layers="all", model="tiny.demo")
 from toptune.machine.memory import taken_bytes
-options["memory_limit"] = taken_bytes() + int(limit)  # the limit is on the whole process
 train(store, dataset="few", out=out + "-few", **options)  # libraries and their workspaces
+options["memory_limit"] = taken_bytes() + int(limit)  # the limit is on the whole process
 before = kernel_says("VmRSS")
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")

@@ -69,13 +69,23 @@ def dense_scores(rows: TrainingRows, kernel: Radial | Linear, centers: Tensor, p
     return scores
 
 
-def test_without_the_library_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_library_nothing_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build: Build
+) -> None:
+    build()
     monkeypatch.setitem(sys.modules, "falkon", None)
     message = "'falkon-lib' needs FalkonML.*build it from the source of FalkonML/falkon.*use solver 'falkon'"
     with pytest.raises(InputError, match=message):
         FalkonClassifier(solver="falkon-lib").fit([[0.0]], [0])
     with pytest.raises(InputError, match=message):
-        train(tmp_path / "no store", dataset="a", model="b", out=tmp_path / "run", solver="falkon-lib")
+        train(
+            tmp_path / "store",
+            dataset="pets",
+            model="tiny.demo",
+            out=tmp_path / "run",
+            solver="falkon-lib",
+            allow_failed=True,
+        )
     with pytest.raises(InputError, match=message) as refused:
         make_head("falkon", params={"solver": "falkon-lib"})
     assert "\n" not in str(refused.value)
