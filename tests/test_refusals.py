@@ -122,10 +122,10 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(
     )
     with pytest.raises(InputError, match=said):
         check_places(read_study(study))
-    with pytest.raises(InputError, match="out /usr/new/out cannot be made"), another_user():
+    with pytest.raises(InputError, match="out: /usr/new/out cannot be made"), another_user():
         check_writable(Path("/usr/new/out"), option="out")
     monkeypatch.setattr("toptune.store.files.writing.os.access", lambda *_, **__: False)
-    with pytest.raises(InputError, match=f"store .*store cannot be made: .* {said}"):
+    with pytest.raises(InputError, match=f"store: nothing can be made in .*store, which {said}"):
         import_features(FeatureStore(cache.root), {"last": np.eye(3)}, dataset="d", model="m")
 
 

@@ -78,7 +78,7 @@ from toptune.train.heads.options import HeadOptions, refuse_without_meaning
 @click.option(
     "--keep-sums/--no-keep-sums",
     default=True,
-    help="Keep in the run what --update needs; by default it is kept.",
+    help="Keep in the run what --update needs; by default it is kept where the head has it (falkon, ridge).",
 )
 @HEAD_DEVICE
 @click.option(

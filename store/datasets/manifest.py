@@ -207,7 +207,7 @@ class Manifest:
             others = [name for name in self.extra_names if name != LABELS_COLUMN]
             raise InputError(
                 f"no column {column!r} can be the label; "
-                + (f"further columns are {', '.join(others)}" if others else "there is no further column")
+                + (choices(column, others) if others else "there is no further column")
             )
         place = self.table.column_names.index("label")
         return Manifest(self.table.set_column(place, "label", self.table[column]))

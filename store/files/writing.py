@@ -117,10 +117,11 @@ def check_writable(path: Path, *, option: str) -> None:
         there = next(each for each in (path, *path.parents) if each.exists())
     # Files are made with the rights of the effective user, which `access` asks for only where told to.
     is_effective = os.access in os.supports_effective_ids
+    said = (
+        f"{path} cannot be made: {there} is" if there != path else f"nothing can be made in {path}, which is"
+    )
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=is_effective)):
-        raise InputError(
-            f"{option} {path} cannot be made: {there} is not a folder that you may write to", option=option
-        )
+        raise InputError(f"{option}: {said} not a folder that you may write to", option=option)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def test_named_columns_from_extraction_to_evaluation(
     train = ("train", *stored, "--centers", "8", "--cv", "3", "--label-column")
     code, _, err = run_cli(*train, "Farbe", "--out", out)
     assert code == 2
-    assert "no column 'Farbe' can be the label; further columns are Form, Größe" in err
+    assert "no column 'Farbe' can be the label; choose one of Form, Größe" in err
     assert run_cli(*train, "Größe", "--out", out, "--json")[0] == 0
     record = json.loads((out / "run.json").read_text())
     assert [*record["classes"]] == ["groß", "klein"]

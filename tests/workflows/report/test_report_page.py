@@ -253,7 +253,7 @@ def test_images_of_other_data_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     with pytest.raises(InputError, match=r"has no image 'cat/0.png', which a run on 'pets' tested"):
         write_report([tmp_path / "run"], out=tmp_path / "page.html", data={"pets": photos})
-    with pytest.raises(InputError, match=r"no run is on data set 'dogs'; they are on pets"):
+    with pytest.raises(InputError, match=r"no run is on data set 'dogs'; choose one of pets"):
         write_report([tmp_path / "run"], out=tmp_path / "page.html", data={"dogs": photos})
     assert not (tmp_path / "page.html").exists()
 

@@ -125,7 +125,9 @@ def test_fine_tuning_does_not_depend_on_how_features_are_stored(tmp_path: Path) 
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(run_cli: Run, tmp_path: Path) -> None:
-    path = write(tmp_path, layers=["last"], heads={"ridge": {}, "broken": {"head": "ridge", "cv": 1000}})
+    path = write(
+        tmp_path, layers=["last"], heads={"ridge": {}, "broken": {"head": "ridge", "memory_limit": 1 << 20}}
+    )
     code, out, _ = run_cli("study", path, "--json")
     report = json.loads(out)
     assert code == 1
