@@ -210,7 +210,7 @@ def plan_head2toe(
     ...     block_rows=100, limit_bytes=4 * 2**30,
     ... )
     >>> print(plan)
-    head2toe: the rows in memory, about 773 MiB; 4096 MiB may be taken
+    head2toe: the rows in memory, about 563 MiB; 4096 MiB may be taken
     """
     projected = _Projected.of(
         _Sizes(
