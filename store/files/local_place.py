@@ -22,6 +22,7 @@ from toptune.store.files.names import TEMPORARY_PREFIX, TOP_FOLDERS, is_stray, i
 from toptune.store.files.reading import leave_alone, open_regular, read_regular, regular_size
 from toptune.store.files.s3_path import FileStatus
 from toptune.store.files.system_errors import explained_writing, not_readable
+from toptune.store.files.writing import fill_opened, sync_opened_folder
 
 logger = logging.getLogger(__name__)
 
@@ -451,15 +452,7 @@ def _temporary(place: LocalPlace) -> LocalPlace:
 def _write_durably(place: LocalPlace, data: bytes) -> None:
     # O_EXCL guarantees that the temporary file is new, so that no other writer has it open.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(place.at, flags, 0o666, dir_fd=place.within)
-    try:
-        left = memoryview(data)
-        while len(left):
-            # One call may write less than it was given, for instance on a disk that is nearly full.
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fill_opened(os.open(place.at, flags, 0o666, dir_fd=place.within), data)
 
 
 def _make_folder(place: LocalPlace) -> None:
@@ -478,15 +471,7 @@ def _make_folder(place: LocalPlace) -> None:
 
 def _sync_folder(place: LocalPlace) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    descriptor = os.open(place.at, flags, dir_fd=place.within)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems have no fsync for folders; their link is synchronous.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    sync_opened_folder(os.open(place.at, flags, dir_fd=place.within))
 
 
 def _remove(place: LocalPlace) -> None:

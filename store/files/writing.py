@@ -37,7 +37,11 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 def write_file(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Write a file, which is durable when this returns; names that others may see need `replace_file`."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    fill_opened(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), data)
+
+
+def fill_opened(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all bytes of a new file, which are durable when this returns, and close the file."""
     try:
         left = memoryview(data)
         while len(left):
@@ -83,7 +87,11 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_opened_folder(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def sync_opened_folder(descriptor: int) -> None:
+    """Make the names in a folder durable, and close the folder."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -115,13 +123,18 @@ def check_writable(path: Path, *, option: str) -> None:
     """
     with explained_writing(path, elsewhere=f"give another --{option}", kept="nothing was written"):
         there = next(each for each in (path, *path.parents) if each.exists())
-    # Files are made with the rights of the effective user, which `access` asks for only where told to.
-    is_effective = os.access in os.supports_effective_ids
     said = (
         f"{path} cannot be made: {there} is" if there != path else f"nothing can be made in {path}, which is"
     )
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=is_effective)):
+    if not is_writable_folder(there):
         raise InputError(f"{option}: {said} not a folder that you may write to", option=option)
+
+
+def is_writable_folder(path: Path) -> bool:
+    """Whether a path is a folder in which this user may make files."""
+    # Files are made with the rights of the effective user, which `access` asks for only where told to.
+    is_effective = os.access in os.supports_effective_ids
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK, effective_ids=is_effective)
 
 
 @contextlib.contextmanager

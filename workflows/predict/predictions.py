@@ -2,7 +2,6 @@
 
 import csv
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from toptune.errors import InputError
 from toptune.options import check_choice
 from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.json_values import json_text
+from toptune.store.files.writing import is_writable_folder, new_target
 
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
@@ -164,15 +164,13 @@ def save_predictions(
     """
     form = check_predictions_file(out, form)
     path = Path(out).absolute()
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("x", encoding="utf-8", errors=ESCAPES, newline="") as stream:
-            write_predictions(
-                predictions, stream, form=form, columns=columns, top=top, spreadsheet_safe=spreadsheet_safe
-            )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_target(path, option="--out") as temporary,
+        temporary.open("x", encoding="utf-8", errors=ESCAPES, newline="") as stream,
+    ):
+        write_predictions(
+            predictions, stream, form=form, columns=columns, top=top, spreadsheet_safe=spreadsheet_safe
+        )
     return path
 
 
@@ -193,7 +191,7 @@ def check_predictions_file(out: str | os.PathLike[str], form: str | None = None)
         )
     if path.exists():
         raise InputError(f"out {path} exists; nothing is overwritten: give another --out", option="out")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
+    if not is_writable_folder(path.parent):
         raise InputError(
             f"out {path} cannot be made: {path.parent} is not a folder that you may write to", option="out"
         )

@@ -19,7 +19,7 @@ from toptune.errors import InputError
 from toptune.options import choices
 from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.system_errors import explained_writing
-from toptune.store.files.writing import replace_file
+from toptune.store.files.writing import is_writable_folder, replace_file
 from toptune.text import counted
 from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
@@ -177,7 +177,7 @@ def _check_out(out: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise InputError(f"out {path} is a folder; give a file, such as report.html")
     if path.exists() and not overwrite:
         raise InputError(f"out {path} exists; give another file, or --overwrite")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
+    if not is_writable_folder(path.parent):
         raise InputError(f"out {path} cannot be made: {path.parent} is not a folder that you may write to")
     return path
 
