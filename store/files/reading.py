@@ -74,17 +74,20 @@ def read_matching(path: Path, sha256: str) -> bytes | None:
 
 def read_regular(path: Path, at: str, *, dir_fd: int | None = None, max_bytes: int | None = None) -> bytes:
     """Return the content of a file of this machine; `at` counts from `dir_fd`, and errors name `path`."""
+    with _opened(path, at, dir_fd=dir_fd) as file:
+        limit = max_bytes or _LIMITS.get(path.suffix)
+        if limit and (size := os.fstat(file.fileno()).st_size) > limit:
+            raise _too_large(path, size, limit)
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: Path, at: str, *, dir_fd: int | None = None) -> Iterator[io.BufferedReader]:
+    """Open a regular file, see `open_regular`; what the system refuses while it is read is told by `path`."""
     descriptor = open_regular(path, at, dir_fd=dir_fd)
     try:
-        limit = max_bytes or _LIMITS.get(path.suffix)
-        if limit and (size := os.fstat(descriptor).st_size) > limit:
-            raise _too_large(path, size, limit)
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    except StoreError:
-        raise
-    except OSError as error:
-        raise not_readable(path, error) from error
+        with explained_reading(path), open(descriptor, "rb", closefd=False) as file:
+            yield file
     finally:
         os.close(descriptor)
 
@@ -157,14 +160,8 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file; errors are those of `read_file`, and little of the file is held."""
     if isinstance(path, ObjectPath):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    descriptor = open_regular(path, str(path))
-    try:
-        with open(descriptor, "rb", closefd=False) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise not_readable(path, error) from error
-    finally:
-        os.close(descriptor)
+    with _opened(path, str(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_unpacked(n_bytes: int, file_bytes: int) -> None:
@@ -302,11 +299,8 @@ def list_folder(folder: Path) -> list[Path]:
         If the system refuses.
     """
     try:
-        # File systems list names in any order; the sorted order makes messages and passes repeatable.
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+        with explained_reading(folder):
+            # File systems list names in any order; the sorted order makes messages and passes repeatable.
+            return sorted(folder.iterdir())
+    except FileNotFoundError:
         return []
-    except StoreError:
-        raise
-    except OSError as error:
-        raise not_readable(folder, error) from error
