@@ -75,11 +75,15 @@ def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES, is_strict: bool = 
     ValueError
         If the file is larger than `max_bytes`, is no JSON, or is nested too deep.
     """
+    return parse_json(_load_bytes(path, max_bytes), is_strict=is_strict)
+
+
+def _load_bytes(path: Path, max_bytes: int) -> bytes:
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > max_bytes:
             raise ValueError(f"the file has {size} bytes, more than the limit of {max_bytes}")
-        return parse_json(stream.read(), is_strict=is_strict)
+        return stream.read()
 
 
 def json_text(value: object, *, indent: int | None = None, is_sorted: bool = False) -> str:
@@ -133,17 +137,23 @@ def read_json(path: Path, *, advice: str) -> dict[str, Any]:
     CorruptError
         If the file is missing, is not JSON, or holds something other than an object.
     """
+    return read_json_with_bytes(path, advice=advice)[0]
+
+
+def read_json_with_bytes(path: Path, *, advice: str) -> tuple[dict[str, Any], bytes]:
+    """Read a file that holds one JSON object, and return its bytes too; errors are those of `read_json`."""
     try:
         # What the system refuses, such as permission, is no damage, and keeps its own error and next step.
         with explained_reading(path):
-            value = load_json(path, is_strict=True)
+            data = _load_bytes(path, MAX_JSON_BYTES)
+        value = parse_json(data, is_strict=True)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is missing; {advice}", path) from error
     except ValueError as error:
         raise CorruptError(f"{path} cannot be read ({error}); {advice}", path) from error
     if not isinstance(value, dict):
         raise CorruptError(f"{path} holds no JSON object; {advice}", path)
-    return value
+    return value, data
 
 
 def _refuse_constant(name: str) -> NoReturn:

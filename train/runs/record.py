@@ -15,9 +15,9 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.features.recipe import IMPORTED
 from toptune.store.files.folder_kinds import no_run
 from toptune.store.files.json_records import record_from_json, record_to_json
-from toptune.store.files.json_values import json_ready, read_json
+from toptune.store.files.json_values import json_ready, read_json, read_json_with_bytes
 from toptune.store.files.provenance import provenance
-from toptune.store.files.reading import linked_file_digest, read_linked
+from toptune.store.files.reading import linked_file_digest
 from toptune.store.files.sealed import SEAL, folder_digests, seal_values, unseal_values
 from toptune.store.files.system_errors import explained_reading
 from toptune.store.files.writing import replace_file
@@ -413,11 +413,11 @@ def seal_run(folder: Path) -> None:
 
 def _read_content(path: Path, *, advice: str) -> dict[str, Any]:
     """Read a ``run.json`` and compare it with its own digest, if it has one."""
-    content = read_json(path, advice=advice)
+    content, data = read_json_with_bytes(path, advice=advice)
     # Runs have had a seal and checksums since they have had either. The version is compared later and before
     # any digest: a newer toptune may seal its runs otherwise, and its file is not damaged.
     if content.get("version") == VERSION and (SEAL in content or FILES in content):
-        return unseal_values(content, read_linked(path), path, advice=advice)
+        return unseal_values(content, data, path, advice=advice)
     return content
 
 
