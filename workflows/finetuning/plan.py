@@ -146,16 +146,16 @@ def plan_finetune(
     with task.open_loader() as loader:
         learner = task.make_learner(loader)
         rows, read = _sample(task, learner)
-        kept = loader.cached_bytes / len(rows) * (len(task.fitted) + len(task.validation))
+        kept = loader.cached_bytes / len(rows) * (len(task.fitted) + len(task.rows.validation))
         learner.begin(asked.rates[0], n_steps_per_epoch=n_batches(len(task.fitted), asked.batch_size))
         train, score = _time_steps(learner, rows)
         network = learner.network
     stops = asked.validation_fraction > 0
     return FineTunePlan(
         n_fitted=len(task.fitted),
-        n_validation=len(task.validation),
-        n_test=len(task.split.test),
-        n_classes=len(task.classes),
+        n_validation=len(task.rows.validation),
+        n_test=len(task.rows.split.test),
+        n_classes=len(task.rows.classes),
         learning_rates=asked.rates,
         epochs=asked.epochs,
         # The first epoch may be the best one, and `patience` epochs without a better one follow.
@@ -184,7 +184,7 @@ def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64]
     if not len(good):
         row, why = next(iter(failed.items()))
         raise InputError(
-            f"none of {len(rows)} images can be used, for instance {task.manifest.ids[row]!r} ({why})"
+            f"none of {len(rows)} images can be used, for instance {task.rows.manifest.ids[row]!r} ({why})"
         )
     return good, seconds[0] / len(rows)
 

@@ -209,7 +209,7 @@ class FineTunedRun:
 def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: PhaseCosts) -> FineTunedRun:
     """Write all files of a run, or none of them."""
     train = np.union1d(outcome.fitted, outcome.validation)
-    classes = list(task.classes)
+    classes = list(task.rows.classes)
     answers = _answers(outcome.logits, task.targets[outcome.test])
     tables = ClassTables.of(answers, classes)
     figures = figures_of(answers, tables) | tables.files
@@ -234,16 +234,16 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
         write_json(temporary / CONFIG, run.record.to_json())
         write_metrics(temporary, run.metrics, tables)
         write_rows(
-            temporary / ROWS, train=train, test=outcome.test, images=task.manifest.table
+            temporary / ROWS, train=train, test=outcome.test, images=task.rows.manifest.table
         )  # fmt: skip
         write_predictions(
             temporary / PREDICTIONS, rows=outcome.test,
-            ids=[task.manifest.ids[row] for row in outcome.test.tolist()],
+            ids=[task.rows.manifest.ids[row] for row in outcome.test.tolist()],
             labels=[classes[code] for code in answers.codes.tolist()],
             predicted=[classes[code] for code in answers.guesses.tolist()], confidence=answers.confidence,
         )  # fmt: skip
         _write_epochs(temporary / SELECTION, outcome)
-        title = f"{task.model}, fine-tuned, on {task.source.name}, {len(outcome.test)} test images"
+        title = f"{task.model}, fine-tuned, on {task.rows.source.name}, {len(outcome.test)} test images"
         save_confusion_image(temporary / IMAGE, tables.confusion, classes, title=title)
     return run
 
@@ -264,26 +264,26 @@ def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:
     """Put together the content of ``run.json``."""
     return RunRecord(
         kind=FINETUNE,
-        data=task.data,
-        dataset=task.source.name,
+        data=task.rows.data,
+        dataset=task.rows.source.name,
         model=task.model,
         recipe=json.loads(task.backbone.recipe.to_json()),
         backbone=json_ready(task.backbone.spec),
         precision=task.precision,
         device=str(task.backbone.device),
-        classes=dict(task.classes),
+        classes=dict(task.rows.classes),
         options=json_ready(task.options.to_dict()),
         request=json_ready(task.request),
         split=replace(
-            SplitRecord.of(task.split, task.manifest, n_skipped=outcome.n_skipped),
+            SplitRecord.of(task.rows.split, task.rows.manifest, n_skipped=outcome.n_skipped),
             # A fine-tuning that draws a sample says so in its options only.
             n_not_drawn=None,
-            n_validation=len(task.validation),
-            validation_ids=tuple(task.manifest.ids[row] for row in outcome.validation),
+            n_validation=len(task.rows.validation),
+            validation_ids=tuple(task.rows.manifest.ids[row] for row in outcome.validation),
         ),
-        manifest=ManifestIdentity.of(task.manifest),
+        manifest=ManifestIdentity.of(task.rows.manifest),
         selected={"learning_rate": outcome.best.learning_rate, "epoch": outcome.best.epoch},
-        warnings=(*task.notes, *search_warnings(outcome.epochs, outcome.best, task.options)),
+        warnings=(*task.rows.notes, *search_warnings(outcome.epochs, outcome.best, task.options)),
         versions=library_versions(_LIBRARIES),
         created=provenance(),
     )
@@ -299,7 +299,7 @@ def _write_network(folder: Path, task: FineTuneTask, network: TrainedNetwork) ->
     save_config_for_hf(
         network.model,
         str(folder / MODEL),
-        model_config={"label_names": list(task.classes)},
+        model_config={"label_names": list(task.rows.classes)},
         data_config={
             name: config[name] for name in ("input_size", "mean", "std", "crop_pct", "interpolation")
         },

@@ -117,7 +117,7 @@ class _Work:
     def _look_at(self, learner: Learner) -> tuple[Rows, Rows, int]:
         """Read training and validation images once; leave failed images out, or refuse them."""
         task, n_failed, kept = self.task, 0, []
-        for part, is_training in ((task.fitted, True), (task.validation, False)):
+        for part, is_training in ((task.fitted, True), (task.rows.validation, False)):
             seen = self._begin(ProgressReport(doing="reading", total=len(part)))
             with self.costs.phase("read"):
                 failed = learner.loader.look_at(part.tolist(), is_training=is_training, seen=seen)
@@ -216,7 +216,7 @@ class _Work:
 
     def _test(self, learner: Learner, n_failed: int) -> tuple[Rows, npt.NDArray[np.float32], int]:
         """Read and score the test images, for the first time."""
-        test = self.task.split.test
+        test = self.task.rows.split.test
         with self.costs.phase("test"):
             seen = self._begin(ProgressReport(doing="reading the test images", total=len(test)))
             failed = learner.loader.look_at(test.tolist(), is_training=False, seen=seen)
@@ -225,7 +225,7 @@ class _Work:
             logits = (
                 learner.score(test, seen=seen).logits
                 if len(test)
-                else np.zeros((0, len(self.task.classes)), np.float32)
+                else np.zeros((0, len(self.task.rows.classes)), np.float32)
             )
         self.costs.count("test", len(test))
         return test, logits, n_failed

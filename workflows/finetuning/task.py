@@ -10,12 +10,9 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
-from toptune.extract.images.source import ImageSource
 from toptune.machine.devices import resolve_device, resolve_precision
-from toptune.store.datasets.manifest import Manifest
 from toptune.text import named
 from toptune.train.rows.chosen_rows import rows_digest
-from toptune.train.rows.splits import Split
 from toptune.workflows.finetuning.augmentation import Augmentation
 from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.learner import Learner
@@ -34,62 +31,47 @@ class FineTuneTask:
 
     Attributes
     ----------
-    data : str
-        The place that was given, as an absolute path; the name of the source if a source was given.
-    source, manifest : ImageSource, Manifest
-        The images, and their ids and labels.
+    rows : TuningRows
+        The images, and which of them train, validate and test.
     model, backbone : str, Backbone
         The name that was given, and the loaded network.
     precision : {"fp32", "bf16"}
         Arithmetic of the forward passes.
-    split : Split
-        Training and test rows, which are the rows of `toptune.train.train`.
-    validation : ndarray of int64
-        The training rows that choose learning rate and epoch.
-    classes : dict of str to int
-        Names of the classes, and the number of training rows of each.
     options : FineTuneOptions
         How the network is trained.
-    notes : tuple of str
-        Rows of the data that are not used, and groups, in words.
     """
 
-    data: str
-    source: ImageSource
-    manifest: Manifest
+    rows: TuningRows
     model: str
     backbone: Backbone
     precision: str
-    split: Split
-    validation: Rows
-    classes: dict[str, int]
     options: FineTuneOptions
-    notes: tuple[str, ...] = ()
 
     @property
     def fitted(self) -> Rows:
         """Training rows without the validation rows."""
-        return np.setdiff1d(self.split.train, self.validation)
+        return np.setdiff1d(self.rows.split.train, self.rows.validation)
 
     @property
     def targets(self) -> Rows:
         """Class of each row of the manifest; -1 for a row without a class that is trained."""
-        position = {name: index for index, name in enumerate(self.classes)}
-        return np.array([position.get(str(label), -1) for label in self.manifest.labels], dtype=np.int64)
+        position = {name: index for index, name in enumerate(self.rows.classes)}
+        return np.array([position.get(str(label), -1) for label in self.rows.manifest.labels], dtype=np.int64)
 
     @property
     def request(self) -> dict[str, object]:
         """The options and data that decide the result, as JSON values."""
         # Rows and images are compared by digests, because equal options over other images are another run.
         # The weights are named beside the recipe so that a message can say that they differ.
-        roles = hashlib.sha256("\n".join(self.manifest.ids[row] for row in self.validation.tolist()).encode())
+        ids = self.rows.manifest.ids
+        roles = hashlib.sha256("\n".join(ids[row] for row in self.rows.validation.tolist()).encode())
         recipe = json.loads(self.backbone.recipe.to_json())
         return self.options.identity() | {
             "weights": recipe["weights"],
             "backbone": self.backbone.recipe.digest,
             "precision": self.precision,
-            "pictures": self.manifest.pictures_digest,
-            "rows": rows_digest(self.split, self.manifest),
+            "pictures": self.rows.manifest.pictures_digest,
+            "rows": rows_digest(self.rows.split, self.rows.manifest),
             "validation": roles.hexdigest(),
         }
 
@@ -106,7 +88,7 @@ class FineTuneTask:
             )
         )
         return ImageLoader(
-            self.source,
+            self.rows.source,
             self.backbone,
             augmentation,
             seed=options.rows.seed,
@@ -117,7 +99,10 @@ class FineTuneTask:
     def make_learner(self, loader: ImageLoader) -> Learner:
         """Give the backbone a new classifier, and return what trains both."""
         network = make_network(
-            self.backbone, n_classes=len(self.classes), depth=self.options.depth, seed=self.options.rows.seed
+            self.backbone,
+            n_classes=len(self.rows.classes),
+            depth=self.options.depth,
+            seed=self.options.rows.seed,
         )
         return Learner(
             network=network,
@@ -154,7 +139,8 @@ class FineTuneTask:
         """
         n_failed = seen_failed + len(failed)
         if n_failed > self.options.max_failures and not self.options.rows.allow_failed:
-            shown = named([(self.manifest.ids[row], why) for row, why in sorted(failed.items())], most=SHOWN)
+            ids = self.rows.manifest.ids
+            shown = named([(ids[row], why) for row, why in sorted(failed.items())], most=SHOWN)
             raise InputError(
                 f"{len(failed)} of {len(rows)} images cannot be used: {shown}; repair or "
                 f"remove them, or leave them out with --skip-failed or --max-failures {n_failed}; what was "
@@ -170,15 +156,17 @@ class FineTuneTask:
         InputError
             If a class has no training image left, or no validation image is left.
         """
-        empty = sorted(set(self.classes) - {str(self.manifest.labels[row]) for row in fitted.tolist()})
+        labels = self.rows.manifest.labels
+        empty = sorted(set(self.rows.classes) - {str(labels[row]) for row in fitted.tolist()})
         if empty:
             raise InputError(
-                f"{len(empty)} of {len(self.classes)} classes have no image left to train on: "
+                f"{len(empty)} of {len(self.rows.classes)} classes have no image left to train on: "
                 f"{named(empty)}; repair those that failed"
             )
-        if len(self.validation) and not len(validation):
+        if len(self.rows.validation) and not len(validation):
             raise InputError(
-                f"all {len(self.validation)} validation images failed; repair them, or give another --seed"
+                f"all {len(self.rows.validation)} validation images failed; repair them, or give another "
+                "--seed"
             )
 
 
@@ -202,16 +190,4 @@ def make_task(rows: TuningRows, *, model: str, options: FineTuneOptions) -> Fine
         img_size=options.img_size,
         model_kwargs=options.model_kwargs,
     )
-    return FineTuneTask(
-        data=rows.data,
-        source=rows.source,
-        manifest=rows.manifest,
-        model=model,
-        backbone=backbone,
-        precision=precision,
-        split=rows.split,
-        validation=rows.validation,
-        classes=rows.classes,
-        options=options,
-        notes=tuple(rows.notes),
-    )
+    return FineTuneTask(rows=rows, model=model, backbone=backbone, precision=precision, options=options)
