@@ -28,14 +28,20 @@ from toptune.store import (
 from toptune.store.datasets.versions import version_numbers
 
 
+def counted_steps(act: Callable[[], object]) -> Stall:
+    """Count the steps of an act that is not disturbed."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stall = Stall(0, lambda: None)
+        stall.install(monkeypatch)
+        act()
+    return stall
+
+
 def count_steps(folder: Path, form: str, act: Callable[[Writer, FeatureCache], object]) -> Stall:
     """Count the steps of what a writer does who is not disturbed."""
     one = Writer(folder / "counted", form, is_other=False)
     cache = one.open()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        act(one, cache)
+    stall = counted_steps(lambda: act(one, cache))
     shutil.rmtree(folder / "counted")
     return stall
 
@@ -105,10 +111,7 @@ def make_first(root: Path) -> None:
 def test_a_stalled_maker_of_a_cache(tmp_path: Path, is_again: bool) -> None:
     """The data set goes after its record was read; it may be made anew of other images."""
     make_first(tmp_path / "counted")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        Writer(tmp_path / "counted", "zarr", is_other=False).open()
+    stall = counted_steps(lambda: Writer(tmp_path / "counted", "zarr", is_other=False).open())
     for number in chosen(stall, "cache", str(is_again)):
         root = tmp_path / f"{number}"
         make_first(root)
@@ -128,22 +131,23 @@ def test_a_stalled_maker_of_a_cache(tmp_path: Path, is_again: bool) -> None:
         shutil.rmtree(root)
 
 
-def test_a_stalled_removal_takes_all_or_leaves_a_whole(tmp_path: Path) -> None:
-    """A writer comes while a removal stands still: afterwards there is its work, or nothing."""
-    Writer(tmp_path / "counted", "zarr", is_other=False).write_all()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        remove_all(tmp_path / "counted")
-    for number in chosen(stall, "removal"):
-        root = tmp_path / f"{number}"
+def check_removals(folder: Path, act: Callable[[Path], object], name: str) -> None:
+    """Let a removal stand still at steps of each kind while a writer comes: its work is there, or nothing."""
+    Writer(folder / "counted", "zarr", is_other=False).write_all()
+    stall = counted_steps(lambda: act(folder / "counted"))
+    for number in chosen(stall, name):
+        root = folder / f"{number}"
         one = Writer(root, "zarr", is_other=False)
         one.write_all()
-        act_stalled(Stall(number, one.write_all), functools.partial(remove_all, root))
+        act_stalled(Stall(number, one.write_all), functools.partial(act, root))
         report = verify(FeatureStore.open(root), deep=True)
         assert report.damaged == (), (number, report)
         one.check()
         shutil.rmtree(root)
+
+
+def test_a_stalled_removal_takes_all_or_leaves_a_whole(tmp_path: Path) -> None:
+    check_removals(tmp_path, remove_all, "removal")
 
 
 def test_a_stalled_removal_of_layers(tmp_path: Path) -> None:
@@ -153,20 +157,7 @@ def test_a_stalled_removal_of_layers(tmp_path: Path) -> None:
         store = FeatureStore.open(root)
         remove(store, plan_removal(store, dataset="pets", model="resnet10t.demo", layers=[NAME]))
 
-    Writer(tmp_path / "counted", "zarr", is_other=False).write_all()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        remove_layer(tmp_path / "counted")
-    for number in chosen(stall, "layers"):
-        root = tmp_path / f"{number}"
-        one = Writer(root, "zarr", is_other=False)
-        one.write_all()
-        act_stalled(Stall(number, one.write_all), functools.partial(remove_layer, root))
-        report = verify(FeatureStore.open(root), deep=True)
-        assert report.damaged == (), (number, report)
-        one.check()
-        shutil.rmtree(root)
+    check_removals(tmp_path, remove_layer, "layers")
 
 
 def test_a_stalled_move_loses_no_unit_that_came_meanwhile(tmp_path: Path) -> None:
@@ -180,10 +171,7 @@ def test_a_stalled_move_loses_no_unit_that_came_meanwhile(tmp_path: Path) -> Non
         return one, cache
 
     begun(tmp_path / "counted")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        move(tmp_path / "counted")
+    stall = counted_steps(lambda: move(tmp_path / "counted"))
     for number in chosen(stall, "move"):
         root = tmp_path / f"{number}"
         one, cache = begun(root)
@@ -215,10 +203,7 @@ def test_a_stalled_grower(tmp_path: Path) -> None:
         grow(FeatureStore.open(root), "pets", more)
 
     make_first(tmp_path / "counted")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        extend(tmp_path / "counted")
+    stall = counted_steps(lambda: extend(tmp_path / "counted"))
     for number in chosen(stall, "grow"):
         root = tmp_path / f"{number}"
         make_first(root)
@@ -250,10 +235,7 @@ def test_a_stalled_collection_takes_nothing_that_is_named_meanwhile(tmp_path: Pa
         return one
 
     begun(tmp_path / "counted")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stall = Stall(0, lambda: None)
-        stall.install(monkeypatch)
-        collect(tmp_path / "counted")
+    stall = counted_steps(lambda: collect(tmp_path / "counted"))
     for number in chosen(stall, "collect", form):
         root = tmp_path / f"{number}"
         one = begun(root)
