@@ -96,6 +96,7 @@ def run(arguments: list[str]) -> int:
 def explain(error: Exception) -> tuple[str, int]:
     """Give the message and the exit code of a failure."""
     from toptune.errors import ToptuneError
+    from toptune.machine.device_memory import full_memory, is_out_of_memory
     from toptune.store.files.system_errors import told
 
     if isinstance(error, ToptuneError):
@@ -109,6 +110,8 @@ def explain(error: Exception) -> tuple[str, int]:
             "what it should be",
             1,
         )
+    if is_out_of_memory(error):
+        return f"{full_memory(error)}; give less at once, or compute on the CPU (--device cpu)", 1
     name = type(error).__name__
     return (
         f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",

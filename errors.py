@@ -14,6 +14,7 @@
     │   ├── IncompleteError                     units are missing
     │   └── CorruptError                        bytes differ from their checksum
     ├── NumericalError (ArithmeticError)        not positive definite, overflow, no convergence
+    ├── DeviceMemoryError (MemoryError)         a device's memory was full while it computed
     └── InterruptedRunError                     stopped early; the same command resumes
 
 Each class is also a subclass of the nearest builtin, so that callers need not know toptune to catch it.
@@ -117,6 +118,10 @@ class CorruptError(StoreError):
 
 class NumericalError(ToptuneError, ArithmeticError):
     """A computation lost its meaning: not positive definite, overflow, no convergence."""
+
+
+class DeviceMemoryError(ToptuneError, MemoryError):
+    """The memory of a device was full while the device computed."""
 
 
 class InterruptedRunError(ToptuneError):

@@ -35,6 +35,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
+# What the device says of its memory; tests of other sizes replace `torch.cuda.mem_get_info` inside.
+FREE_BYTES, TOTAL_BYTES = 60 * 2**30, 80 * 2**30
 _as_plain: Callable[[], Any] = torch._C.DisableTorchFunction  # the wrappers' own rules are off inside
 
 
@@ -380,6 +382,7 @@ def fake_cuda() -> Iterator[Counts]:
         "is_bf16_supported": lambda including_emulation=True: True,
         "is_initialized": lambda: False,
         "manual_seed_all": lambda *_: None,
+        "mem_get_info": lambda *_: (FREE_BYTES, TOTAL_BYTES),
         "set_device": lambda *_: None,
         "set_rng_state": lambda *_: None,
         "synchronize": lambda *_: wait("synchronize"),

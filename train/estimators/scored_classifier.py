@@ -12,6 +12,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
 from toptune.train.estimators.arguments import Labels, RowsLike, Values
@@ -21,6 +22,11 @@ from toptune.train.numerics.calibration import softmax
 from toptune.train.passes.dask_passes import open_cluster
 from toptune.train.rows.block_reading import block_rows_for, read_ahead, to_tensor
 from toptune.train.rows.inputs import predict_inputs
+
+FIT_KNOBS = (
+    "free memory there, lower --memory-limit (memory_limit_bytes) so that less is planned, take fewer "
+    "--centers (n_centers)"
+)
 
 
 class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -67,10 +73,15 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
             projected peak above the memory limit.
         NumericalError
             If no combination of the grid can be solved.
+        DeviceMemoryError
+            If the device's memory is full, for instance because other programs took it meanwhile.
         """
         start = time.perf_counter()
         self._check()
-        with open_cluster(getattr(self, "dask", None)) as cluster, full_precision():
+        explained = explained_out_of_memory(
+            f"fitting {type(self).__name__}", device=getattr(self, "device", None), knobs=FIT_KNOBS
+        )
+        with open_cluster(getattr(self, "dask", None)) as cluster, full_precision(), explained:
             given = FitInputs.of(self, X, y, groups=groups, cluster=cluster, start=start)
             given.folds.warn()
             self._fit(given)

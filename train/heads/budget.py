@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from toptune.errors import InputError, NumericalError
+from toptune.errors import DeviceMemoryError, InputError, NumericalError
 
 T = TypeVar("T")
 
@@ -44,16 +44,17 @@ def attempt_within(
     ----------
     budget_seconds : float
     jobs : iterable of (float, callable)
-        Estimated seconds and the work. `InputError` and `NumericalError` are kept, other errors raised.
+        Estimated seconds and the work. `InputError`, `NumericalError` and `DeviceMemoryError` are kept, other
+        errors raised.
 
     Raises
     ------
-    InputError, NumericalError
+    InputError, NumericalError, DeviceMemoryError
         The first error of a job, after the last attempt, if no job gave a result.
     """
     start = time.perf_counter()
     slowness: list[float] = []
-    errors: list[InputError | NumericalError] = []
+    errors: list[InputError | NumericalError | DeviceMemoryError] = []
     for estimated, work in jobs:
         # Estimates go by the slowest work so far, so that a budget is left unspent rather than exceeded.
         expected = estimated * max(slowness, default=1.0)
@@ -65,7 +66,7 @@ def attempt_within(
         begun = time.perf_counter()
         try:
             result = work()
-        except (InputError, NumericalError) as error:
+        except (InputError, NumericalError, DeviceMemoryError) as error:
             errors.append(error)
             yield Attempt(estimated_seconds=expected, skipped=str(error))
             continue
