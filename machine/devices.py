@@ -103,8 +103,11 @@ def resolve_precision(precision: str, device: "torch.device") -> str:
     if device.type == "cuda":
         import torch
 
-        # torch by default also counts devices that emulate bf16, where bf16 is slower than fp32.
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        # torch's own question is asked of the current device, which need not be the one that is named, and
+        # counts devices that emulate bf16. ROCm's devices have bf16 and other numbers for their capability.
+        with torch.cuda.device(device):
+            is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if is_fast else "fp32"
     return "bf16" if has_fast_bf16() else "fp32"
 
 

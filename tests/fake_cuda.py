@@ -22,7 +22,7 @@ test says::
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -375,6 +375,7 @@ def fake_cuda() -> Iterator[Counts]:
     pretended: dict[str, Any] = {
         "Event": _Event,
         "current_stream": lambda *_: None,
+        "device": lambda _: nullcontext(),
         "device_count": lambda: 1,
         "empty_cache": lambda: None,
         "get_rng_state": lambda *_: torch.zeros(1),

@@ -1,9 +1,11 @@
 """Names of devices: one answer for extraction and for training."""
 
+import contextlib
+
 import pytest
 import torch
 
-from toptune.machine.devices import device_of, resolve_device
+from toptune.machine.devices import device_of, resolve_device, resolve_precision
 from toptune.store import InputError
 from toptune.train import StreamingRidgeClassifier
 
@@ -36,3 +38,28 @@ def test_both_stages_refuse_a_device_with_the_number_of_those_that_are_there(
 def test_a_head_refuses_a_device_that_is_not_there() -> None:
     with pytest.raises(InputError, match="'cuda:99' is not there: torch sees"):
         StreamingRidgeClassifier(device="cuda:99").fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1])
+
+
+class _Current(contextlib.AbstractContextManager[None]):
+    """Stands for `torch.cuda.device`: the device is current inside."""
+
+    index = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._inside = device.index
+
+    def __enter__(self) -> None:
+        _Current.index, self._inside = self._inside, _Current.index
+
+    def __exit__(self, *_: object) -> None:
+        _Current.index = self._inside
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cuda:0", "fp32"), ("cuda:1", "bf16")])
+def test_precision_auto_asks_the_device_that_is_named(
+    device: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", _Current)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: _Current.index == 1)
+    assert resolve_precision("auto", torch.device(device)) == precision
+    assert _Current.index == 0
