@@ -13,6 +13,7 @@ _error, _, _errors = lazy_loader.attach(
         "errors": [
             "ConflictError",
             "CorruptError",
+            "DeviceMemoryError",
             "FoldsError",
             "FormatVersionError",
             "IncompleteError",

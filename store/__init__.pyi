@@ -90,6 +90,7 @@ from .upkeep.verification import (
 
 ConflictError = _errors.ConflictError
 CorruptError = _errors.CorruptError
+DeviceMemoryError = _errors.DeviceMemoryError
 FormatVersionError = _errors.FormatVersionError
 FoldsError = _errors.FoldsError
 IncompleteError = _errors.IncompleteError

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image
 from timm.data import resolve_data_config
 
 from toptune.errors import InputError
+from toptune.extract.backbone.batch_limit import BatchLimit
 from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
 from toptune.extract.backbone.forward import ForwardPass, find_blocks, inspect_taps, pooled
@@ -22,6 +23,7 @@ from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.weights import weights_digest
 from toptune.extract.images.decode import ROUTES, decoding
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.options import nearest, options_of
 from toptune.store.features.recipe import Recipe
@@ -55,6 +57,8 @@ class Backbone:
         Device that holds the model.
     folded : frozenset of str
         Convolutions that do the work of the batch norm after them, so that their own output is not computed.
+    batch_limit : BatchLimit
+        How many images fit the device's memory at once, as far as batches have shown.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Backbone:
     transform: EvalTransform
     device: torch.device
     folded: frozenset[str] = frozenset()
+    batch_limit: BatchLimit = field(default_factory=BatchLimit, repr=False)
     _taps: dict[str, Tap] = field(default_factory=dict, repr=False)
     _passes: dict[tuple[str, ...], ForwardPass] = field(default_factory=dict, repr=False)
 
@@ -171,7 +176,7 @@ class Backbone:
                 )
         if new:
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), _explained(f"a pass of {self.name}", self.device):
                     self._taps.update((tap.name, tap) for tap in inspect_taps(self.model, new, self._sample))
             except InputError:
                 raise
@@ -224,6 +229,8 @@ def load_backbone(
         If the name or an option is unknown (close ones are listed), or an option does not fit the model.
     WeightsError
         If weights are absent or do not fit, with the names of the tensors.
+    DeviceMemoryError
+        If the network does not fit the device's memory.
 
     Examples
     --------
@@ -263,7 +270,8 @@ def load_backbone(
         precision=spec.precision,
         forward="+".join([FOLDED] * bool(folded) + ["compiled"] * spec.compiled),
     )
-    model = model.to(where, DTYPES[spec.precision])
+    with _explained(f"loading {parsed.plain}", where):
+        model = model.to(where, DTYPES[spec.precision])
     # Convolutions run faster in this layout, and linear layers do not care: results differ by rounding only.
     # Only weights of rank 4 have it: for those of other ranks, such as 3-D convolutions, torch would raise.
     for tensor in (*model.parameters(), *model.buffers()):
@@ -319,6 +327,13 @@ def list_taps(
     return load_backbone(
         model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=weights is not None
     ).taps
+
+
+def _explained(what: str, device: torch.device) -> AbstractContextManager[None]:
+    """Say of work that fills the device's memory what makes the work smaller."""
+    return explained_out_of_memory(
+        what, device=device, knobs="stop other programs there, take a smaller --model or --img-size"
+    )
 
 
 def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import nn
 from toptune.errors import InputError
 from toptune.extract.backbone.pooling import TapValue, pool
 from toptune.extract.backbone.taps import LAST, Kind, Tap, TapArray
+from toptune.machine.device_memory import is_out_of_memory
 
 Mode = Literal["call", "joint", "separate"]
 Sink = Callable[[str, TapValue], None]
@@ -186,7 +187,10 @@ class ForwardPass:
         self.mode = "joint"
         try:
             joint = self._collect(sample)
-        except (AttributeError, TypeError, RuntimeError):
+        except (AttributeError, TypeError, RuntimeError) as error:
+            # What runs out of memory says nothing about the model.
+            if is_out_of_memory(error):
+                raise
             return "separate"
         same = joint.keys() == reference.keys() and all(_agree(joint[k], reference[k]) for k in reference)
         return "joint" if same else "separate"

@@ -49,8 +49,8 @@ class EvalTransform:
                 f"timm's transform ends in {steps[-2:]}, which this version of toptune does not know"
             )
         self._geometry = transforms.Compose(steps[:-2])
-        self._mean = torch.tensor(self.config["mean"]).view(3, 1, 1)
-        self._std = torch.tensor(self.config["std"]).view(3, 1, 1)
+        # Mean and standard deviation by the device on which they lie.
+        self._moments: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,9 +91,20 @@ class EvalTransform:
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
-        mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
+        mean, std = self._moments_on(pixels.device)
         # These are the operations of ToTensor and Normalize, so that the result equals theirs to the bit.
         return pixels.permute(0, 3, 1, 2).to(torch.float32).div(255).sub_(mean).div_(std)
+
+    def _moments_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation ``(3, 1, 1)`` on a device."""
+        # A copy to a CUDA device makes the caller wait until the device has done all that it was given, so
+        # that no batch could be launched ahead: the values are copied once.
+        if device not in self._moments:
+            # Training takes the same tensors as inference, whose own may take no part in gradients.
+            with torch.inference_mode(False):
+                mean, std = (torch.tensor(self.config[name]).view(3, 1, 1) for name in ("mean", "std"))
+                self._moments[device] = mean.to(device), std.to(device)
+        return self._moments[device]
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Turn an RGB image into ``(3, h, w)`` floats."""

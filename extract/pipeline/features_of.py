@@ -16,7 +16,7 @@ from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.extract.pipeline.streams import Streams, Timed, count_streams
-from toptune.extract.pipeline.transfers import Transfer
+from toptune.extract.pipeline.transfers import BatchTransfer
 from toptune.machine.ahead import ahead
 
 
@@ -78,7 +78,7 @@ def features_of(
 
     Reading, decoding, resizing and the forward passes are those of `toptune.extract.extract`: threads read a
     few batches ahead, passes run side by side on a CPU, and a batch that does not fit into a CUDA device's
-    memory is computed in halves. Images that cannot be used are left out of the forward pass.
+    memory is computed in parts. Images that cannot be used are left out of the forward pass.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def features_of(
     # Passes that nothing would keep busy would only take cores from the others.
     with Streams(min(count_streams(backbone), max(1, n_batches))) as streams:
 
-        def launch(batch: UsableBatch) -> Future[Timed[Transfer]] | None:
+        def launch(batch: UsableBatch) -> Future[Timed[BatchTransfer]] | None:
             if not len(batch.rows):
                 return None
             return streams.launch(partial(forward_pixels, backbone, batch.pixels, arrays))

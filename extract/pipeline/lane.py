@@ -13,7 +13,7 @@ from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.model_work import ModelWork, length
 from toptune.extract.pipeline.reader import Batch
 from toptune.extract.pipeline.streams import Streams, Timed
-from toptune.extract.pipeline.transfers import Transfer
+from toptune.extract.pipeline.transfers import BatchTransfer
 from toptune.extract.pipeline.writer import UnitValues
 from toptune.extract.request.finished import refuse_changed
 from toptune.store.features.feature_cache import CONTENT_ARRAY, DIGEST_BYTES
@@ -40,7 +40,7 @@ class Lane:
 
     For each unit, in order: `begin`, `take` every batch, and, perhaps while the next unit is taken, `finish`.
     Batches are launched ahead of those whose results are fetched, so that no core waits, and a CUDA device
-    goes on while the last results travel.
+    has the next batch in its queue while the last results are put into their unit.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Lane:
         self.n_failed = 0
         self.seconds_compute = 0.0
         self._open: deque[_OpenUnit] = deque()
-        self._launched: deque[tuple[_OpenUnit, Batch, Future[Timed[Transfer]]]] = deque()
+        self._launched: deque[tuple[_OpenUnit, Batch, Future[Timed[BatchTransfer]]]] = deque()
         self._finished = 0.0
 
     def begin(self, unit: int) -> None:

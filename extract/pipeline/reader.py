@@ -19,7 +19,7 @@ from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.decode import Decoding, decoding
 from toptune.extract.images.source import ImageBytes, read_bytes
-from toptune.extract.pipeline.transfers import pixel_buffer
+from toptune.extract.pipeline.transfers import PixelBuffers
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.ahead import ahead
 from toptune.store.features.feature_cache import DIGEST_BYTES
@@ -124,7 +124,8 @@ class BatchReader:
         max_pixels: int,
         is_pinned: bool = False,
     ) -> None:
-        self._source, self._geometries, self._is_pinned = source, list(geometries), is_pinned
+        self._source, self._geometries = source, list(geometries)
+        self._buffers = PixelBuffers(is_pinned=is_pinned)
         self._max_pixels = max_pixels
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="toptune-read")
@@ -158,7 +159,7 @@ class BatchReader:
         batches = [
             Batch(
                 rows,
-                pixel_buffer((len(futures), *each.size, 3), is_pinned=self._is_pinned),
+                self._buffers.make((len(futures), *each.size, 3)),
                 digests,
                 failed={},
                 narrow=narrow,

@@ -1,5 +1,11 @@
-"""Batches move to the device and features back while the device computes, where the hardware allows."""
+"""Batches move to the device and features back without a wait of the thread that launches the passes.
 
+A CUDA device takes copies and kernels of one stream in the order in which they were launched: the next batch
+is copied once the device has computed the batch before. What overlaps is the work of the CPU, which reads,
+decodes and launches meanwhile.
+"""
+
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,21 +14,48 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from toptune.machine.device_memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
 # Largest finite value of IEEE 754 binary16.
 FLOAT16_LARGEST = 65504
 
 
 def to_device(pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """Move a batch of bytes; from pinned memory (`pixel_buffer`) the copy overlaps what the device does."""
+    """Move a batch of bytes; the caller does not wait for a copy from pinned memory (`PixelBuffers`)."""
     return torch.from_numpy(pixels).to(device, non_blocking=device.type == "cuda")
 
 
-def pixel_buffer(shape: tuple[int, ...], *, is_pinned: bool) -> npt.NDArray[np.uint8]:
-    """Make an array of zero bytes, pinned where a CUDA device is going to fetch it."""
-    if is_pinned:
-        pinned: npt.NDArray[np.uint8] = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
-        return pinned
-    return np.zeros(shape, dtype=np.uint8)
+class PixelBuffers:
+    """Makes the arrays that batches are read into.
+
+    Parameters
+    ----------
+    is_pinned : bool
+        Whether the arrays lie in page-locked memory, because a CUDA device is going to fetch them.
+    """
+
+    def __init__(self, *, is_pinned: bool) -> None:
+        self._is_pinned = is_pinned
+
+    def make(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Make an array of zero bytes."""
+        if self._is_pinned:
+            try:
+                pinned: npt.NDArray[np.uint8] = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
+                return pinned
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # The system limits how much memory may be page-locked; other memory holds the same bytes.
+                self._is_pinned = False
+                logger.warning(
+                    "no page-locked memory is left for batches (%s), which are copied to the device more "
+                    "slowly",
+                    str(error).splitlines()[0],
+                )
+        return np.zeros(shape, dtype=np.uint8)
 
 
 class Waitable(Protocol):
@@ -59,6 +92,30 @@ class Transfer:
             is_narrow = overflow is not None and not bool(overflow)
             found[name] = (self.narrow[name] if is_narrow else wide.cpu()).numpy()
         return found
+
+
+@dataclass(frozen=True)
+class BatchTransfer:
+    """Arrays of a batch on their way from the device, in one part or in several.
+
+    Attributes
+    ----------
+    parts : tuple of Transfer
+        The parts in the order of their images; several where the batch did not fit into the device's memory.
+    pixels : array (b, h, w, 3) of uint8
+        The batch, held here until the device has fetched it.
+    """
+
+    parts: tuple[Transfer, ...]
+    pixels: npt.NDArray[np.uint8]
+
+    def result(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Wait, and return arrays ``(b, dim)`` in main memory by name; see `Transfer.result`."""
+        found = [part.result() for part in self.parts]
+        if len(found) == 1:
+            return found[0]
+        # Where a part overflows float16, the array of the whole batch becomes float32.
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
 def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str]) -> Transfer:

@@ -19,7 +19,6 @@ from toptune.extract.deviation import (
     measure_deviations,
     refuse_deviations,
 )
-from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.transfers import start_transfer
 from toptune.machine.heap import keep_freed_memory
 from toptune.store import FeatureCache, FeatureStore, NumericalError
@@ -80,25 +79,6 @@ def test_transfers_narrow_what_fits_float16_and_leave_what_does_not() -> None:
     assert {name: (values.dtype.name, values.item()) for name, values in found.items()} == {
         "a": ("float16", 1.5), "b": ("float32", 1e6), "c": ("float32", 2.5),
     }  # fmt: skip
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_said_to_be(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    backbone = load_backbone(f"local-dir:{model_folder}")
-    arrays, plain = backbone.resolve("all"), type(backbone).forward
-    pixels = np.random.default_rng(0).integers(0, 256, (7, *backbone.transform.size, 3), dtype=np.uint8)
-    whole = forward_pixels(backbone, pixels, arrays).result()
-
-    def small(self: object, batch: torch.Tensor, *rest: object) -> dict[str, torch.Tensor]:
-        if len(batch) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, batch, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(backbone), "forward", small)
-    halves = forward_pixels(backbone, pixels, arrays).result()
-    assert "7 images at once do not fit" in caplog.text
-    assert all(np.allclose(halves[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
 
 
 def test_a_measured_batch_size_is_one_of_the_candidates_and_is_kept(

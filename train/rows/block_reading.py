@@ -22,8 +22,8 @@ def read_ahead(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield ``(rows, values)`` with values (b, d) on the device; a thread reads the next block meanwhile.
 
-    Blocks reach a CUDA device through page-locked memory, so that a block is copied while the device works on
-    the block before.
+    Blocks reach a CUDA device through page-locked memory, so that the caller does not wait for the copy. The
+    device takes it once it has done what was launched before.
 
     Parameters
     ----------

@@ -15,9 +15,9 @@ from toptune.errors import CorruptError, InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
-from toptune.extract.pipeline.features_of import usable_batches
-from toptune.extract.pipeline.forwarding import in_halves
-from toptune.extract.pipeline.transfers import to_device
+from toptune.extract.pipeline.features_of import UsableBatch, usable_batches
+from toptune.extract.pipeline.transfers import BatchTransfer, Transfer, start_transfer, to_device
+from toptune.machine.ahead import ahead
 from toptune.machine.devices import resolve_device
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.reading import read_linked
@@ -26,8 +26,8 @@ from toptune.train.runs.run import check_probabilities
 from toptune.workflows.finetuning.run import MODEL, WEIGHTS, FineTunedRun
 from toptune.workflows.predict.predictions import Answers
 
-_ADVICE = "copy the run again from where it was made, or fine-tune again"
 _FOUND = "probabilities"
+_ADVICE = "copy the run again from where it was made, or fine-tune again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +95,39 @@ class FineTunedNetwork:
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
         """Classify transformed images: probabilities ``(b, n_classes)``."""
-        device = self.backbone.device
-        is_bf16 = self.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
-            logits = self.backbone.model(batch.to(device))
-        # float64, because rows of float32 probabilities sum to 1 only to seven digits.
-        found: npt.NDArray[np.float64] = logits.double().softmax(dim=1).cpu().numpy()
-        check_probabilities(found, self.record.folder)
-        return found
+        return self._checked(self._forward(batch).cpu().numpy())
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
         backbone = self.backbone
 
-        # A dict of one name is what `in_halves` splits where a batch does not fit into the device's memory.
-        def compute(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {_FOUND: torch.from_numpy(self.probabilities(backbone.transform.normalize(pixels)))}
+        def work(pixels: npt.NDArray[np.uint8]) -> Transfer:
+            there = backbone.transform.normalize(to_device(pixels, backbone.device))
+            return start_transfer({_FOUND: self._forward(there)}, {})
 
-        for batch in usable_batches(source, n_images, backbone, batch_size=batch_size):
+        def launch(batch: UsableBatch) -> BatchTransfer | None:
+            if not len(batch.rows):
+                return None
+            parts = backbone.batch_limit.compute(work, batch.pixels, backbone.device)
+            return BatchTransfer(tuple(parts), batch.pixels)
+
+        # A CUDA device has the next batch in its queue while the probabilities of this one are used.
+        batches = usable_batches(source, n_images, backbone, batch_size=batch_size)
+        for batch, transfer in ahead(batches, launch, 1):
             found = np.zeros((0, len(self.record.classes)))
-            if len(batch.rows):
-                found = in_halves(compute, to_device(batch.pixels, backbone.device))[_FOUND].numpy()
+            if transfer is not None:
+                found = self._checked(transfer.result()[_FOUND].astype(np.float64, copy=False))
             yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Run the network; return probabilities ``(b, n_classes)`` on its device."""
+        device = self.backbone.device
+        is_bf16 = self.precision == "bf16"
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            logits: torch.Tensor = self.backbone.model(batch.to(device))
+        # float64, because rows of float32 probabilities sum to 1 only to seven digits.
+        return logits.double().softmax(dim=1)
+
+    def _checked(self, found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        check_probabilities(found, self.record.folder)
+        return found

@@ -194,4 +194,4 @@ def test_a_size_that_does_not_fit_ends_the_search_and_is_not_halved(
     backbone = load_backbone(f"local-dir:{model_folder}")
     assert measure_batch_size(backbone, backbone.resolve("last")) == 8
     assert sizes == [8, 8, 8, 16]
-    assert "halves" not in caplog.text
+    assert "do not fit" not in caplog.text

@@ -1,0 +1,103 @@
+"""`BatchLimit` cuts batches into parts that fit the memory of a device, and remembers the size that did."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toptune.errors import DeviceMemoryError
+from toptune.machine.device_memory import full_memory, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
+
+
+class BatchLimit:
+    """The most images that the memory of a device holds in one forward pass of a network.
+
+    No limit is known before a batch does not fit. Such a batch is cut in halves until a part fits, with one
+    warning; the parts of later batches have the size that fitted.
+
+    Attributes
+    ----------
+    images : int or None
+        Most images of a part; None while every batch has fitted.
+    """
+
+    def __init__(self) -> None:
+        self.images: int | None = None
+        # Images of the first batch that did not fit, and what was full then, until the warning is given.
+        self._to_say: tuple[int, str] | None = None
+
+    def compute(
+        self,
+        work: Callable[[npt.NDArray[np.uint8]], Part],
+        pixels: npt.NDArray[np.uint8],
+        device: torch.device,
+    ) -> list[Part]:
+        """Do work on a batch of pixels ``(b, h, w, 3)`` at once, or on parts of it where it does not fit.
+
+        Parameters
+        ----------
+        work : callable
+            Everything that takes memory of the device: copies to it, the pass, and copies back.
+        pixels : array (b, h, w, 3) of uint8
+            The batch.
+        device : torch.device
+            The device, for messages.
+
+        Returns
+        -------
+        list
+            What `work` returns for each part, in order.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If not even one image fits.
+        """
+        parts: list[Part] = []
+        start = 0
+        while start < len(pixels):
+            size = min(len(pixels) - start, self.images or len(pixels))
+            some = pixels[start : start + size]
+            # The next attempt is made outside of the handler: the error's traceback keeps the activations of
+            # the failed pass alive until the handler ends, and the device's memory would stay full.
+            try:
+                parts.append(work(some))
+                start += size
+                self._say()
+                continue
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                full = full_memory(error, device)
+            torch.cuda.empty_cache()
+            self._lower(some, full)
+        return parts
+
+    def _lower(self, part: npt.NDArray[np.uint8], full: str) -> None:
+        """Halve the limit after a part did not fit; `full` says of which memory."""
+        size, height, width = part.shape[:3]
+        if size == 1:
+            raise DeviceMemoryError(
+                f"a forward pass of 1 image of {height} x {width} pixels does not fit: {full}; stop other "
+                "programs there, take a smaller --model or --img-size, or compute on the CPU (--device cpu)"
+            )
+        logger.info("%d images at once do not fit: %s", size, full)
+        if self.images is None:
+            self._to_say = size, full
+        self.images = min(self.images or size, -(-size // 2))
+
+    def _say(self) -> None:
+        """Warn, once a part has fitted, of the batch that did not."""
+        if self._to_say is not None:
+            logger.warning(
+                "%d images at once do not fit: %s; %d at once do, and are computed from here on",
+                *self._to_say, self.images,
+            )  # fmt: skip
+            self._to_say = None
