@@ -3,11 +3,14 @@
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
+
+from toptune.store import StoreError
 
 STEPS = ("open", "write", "fsync", "link", "rename", "mkdir")
 
@@ -69,28 +72,91 @@ class Stall:
         self._is_away = False
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # One thread, so that all of the process stands still.
-        monkeypatch.setattr("toptune.store.arrays.unit_commit.PARALLEL_WRITES", 1)
-        modules: dict[Any, tuple[str, ...]] = {os: tuple(step for step in self.only if step in DISK_STEPS)}
-        if set(self.only) & set(BUCKET_STEPS):
-            import obstore
+        _before_steps(monkeypatch, self.only, self._before)
 
-            modules[obstore] = tuple(step for step in self.only if step in BUCKET_STEPS)
-        for module, names in modules.items():
-            for name in names:
-                monkeypatch.setattr(module, name, self._wrap(name, getattr(module, name)))
+    def _before(self, name: str) -> None:
+        if self._is_away:
+            return
+        self.kinds.append((name, _caller()))
+        if len(self.kinds) == self.number:
+            self._is_away = True
+            self.meanwhile()
+            self._is_away = False
 
-    def _wrap(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+
+_OTHER = {"one": "other", "other": "one"}
+
+
+class Turns:
+    """Two acts in turn: one stands still, the other stands still, one ends, the other ends.
+
+    Attributes
+    ----------
+    errors : dict of str to Exception
+        What ended ``one`` or ``other`` before its end.
+    steps : dict of str to int
+        Steps of each so far; none are counted when the other act is over.
+    """
+
+    def __init__(self, one: Callable[[], object], number: int, other: Callable[[], object], its_number: int):
+        self.acts = {"one": (one, number), "other": (other, its_number)}
+        self.errors: dict[str, Exception] = {}
+        self.steps = {"one": 0, "other": 0}
+        self._over: set[str] = set()
+        self._may_go = {"one": threading.Semaphore(1), "other": threading.Semaphore(0)}
+
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Do both acts; `one` stands still before its step `number`, and `other` before `its_number`."""
+        _before_steps(monkeypatch, DISK_STEPS, self._before)
+        threads = [threading.Thread(target=self._act, args=(name,), name=name) for name in self.acts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _act(self, name: str) -> None:
+        self._may_go[name].acquire()
+        try:
+            self.acts[name][0]()
+        except StoreError as error:
+            self.errors[name] = error
+        finally:
+            self._over.add(name)
+            self._may_go[_OTHER[name]].release()
+
+    def _before(self, _: str) -> None:
+        name = threading.current_thread().name
+        if name not in self.acts or _OTHER[name] in self._over:
+            return
+        self.steps[name] += 1
+        if self.steps[name] == self.acts[name][1]:
+            self._may_go[_OTHER[name]].release()
+            self._may_go[name].acquire()
+
+
+def _before_steps(
+    monkeypatch: pytest.MonkeyPatch, only: tuple[str, ...], before: Callable[[str], None]
+) -> None:
+    """Call `before` with a step's name before each step of the system."""
+    # The act's own thread does everything, so that all of the process stands still.
+    for module in ("arrays.unit_commit", "features.feature_cache"):
+        monkeypatch.setattr(f"toptune.store.{module}.in_parallel", lambda do, items: [do(i) for i in items])
+    modules: dict[Any, tuple[str, ...]] = {os: tuple(step for step in only if step in DISK_STEPS)}
+    if set(only) & set(BUCKET_STEPS):
+        import obstore
+
+        modules[obstore] = tuple(step for step in only if step in BUCKET_STEPS)
+
+    def wrap(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            if not self._is_away:
-                self.kinds.append((name, _caller()))
-                if len(self.kinds) == self.number:
-                    self._is_away = True
-                    self.meanwhile()
-                    self._is_away = False
+            before(name)
             return plain(*arguments, **options)
 
         return wrapped
+
+    for module, names in modules.items():
+        for name in names:
+            monkeypatch.setattr(module, name, wrap(name, getattr(module, name)))
 
 
 def _caller() -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, StoreError
 from toptune.store.arrays.formats import format_of
 from toptune.store.arrays.held_arrays import HeldArrays
 from toptune.store.arrays.ledger import ArrayLedger
@@ -23,6 +23,8 @@ from toptune.store.files.place import check_inside, place_at
 from toptune.store.files.publish import publish
 
 PARALLEL_WRITES = 4
+# Each attempt is lost only to a collection that took a file which was milliseconds old.
+_ATTEMPTS = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -147,6 +149,55 @@ class UnitCommit:
                 return ""
 
         ledger.mark(entry, digest=digest, held=self.held.ledger(spec.name), still=self.held.check)
+
+    def commit(
+        self,
+        specs: Sequence[ArraySpec],
+        publish: Callable[[ArraySpec], LedgerEntry],
+        ledger: Callable[[str], ArrayLedger],
+    ) -> None:
+        """Publish a unit of several arrays, and then mark the unit as done in their ledgers.
+
+        Parameters
+        ----------
+        specs : sequence of ArraySpec
+        publish : callable
+            Publishes one array's unit, such as `publish` with the values of that array.
+        ledger : callable
+            Gives the ledger of an array by its name.
+
+        Raises
+        ------
+        StoreError
+            If the system refuses, the cache was removed meanwhile, or the files are taken away again and
+            again.
+        """
+        left = list(specs)
+        for _ in range(_ATTEMPTS):
+            done = in_parallel(lambda spec: (spec, publish(spec)), left)
+            self.held.check_arrays()
+            # Entries come last: from here on the unit is done. A kill before this line leaves files that
+            # nothing names, which the next writer adopts or replaces; a kill after it leaves a finished unit.
+            in_parallel(lambda item: self.mark(*item, ledger(item[0].name)), done)
+            # A removal in the meantime took the unit with it, which the caller must know.
+            self.held.check_arrays()
+            # A collection that spares nothing young may have taken a file before its entry stood. A later
+            # one finds the entry, and leaves the file.
+            left = [spec for spec in left if not self.is_there(spec)]
+            if not left:
+                return
+        raise StoreError(
+            f"{self.path(left[0])} was taken away each time that it was written; let store gc spare what is "
+            "young (--grace 1h) while others write"
+        )
+
+    def is_there(self, spec: ArraySpec) -> bool:
+        """Whether the unit of one array has a file."""
+        try:
+            place_at(self.path(spec), self.held.array(spec.name)).status()
+        except FileNotFoundError:
+            return False
+        return True
 
     def path(self, spec: ArraySpec) -> Path:
         """Return the file of the unit in one array."""

@@ -350,14 +350,12 @@ class FeatureCache(FeatureIdentity):
             specs.sort(key=lambda spec: -spec.dim)
             # All arrays are checked before any is written, so that a value that cannot be stored leaves no
             # half of a unit behind.
-            ready = in_parallel(lambda spec: (spec, job.check(spec, values[spec.name])), specs)
-            done = in_parallel(lambda item: (item[0], job.publish(*item, self.ledger(item[0].name))), ready)
-            held.check_arrays()
-            # Entries come last: from here on the unit is done. A kill before this line leaves files that
-            # nothing names, which the next writer adopts or replaces; a kill after it leaves a finished unit.
-            in_parallel(lambda item: job.mark(*item, self.ledger(item[0].name)), done)
-            # A removal in the meantime took the unit with it, which the caller must know.
-            held.check_arrays()
+            stored = dict(in_parallel(lambda spec: (spec.name, job.check(spec, values[spec.name])), specs))
+            job.commit(
+                specs,
+                lambda spec: job.publish(spec, stored[spec.name], self.ledger(spec.name)),
+                self.ledger,
+            )
 
     def put_unit(self, spec: ArraySpec, data: bytes, entry: LedgerEntry) -> None:
         """Commit a unit that is encoded already, with what `entry` of another store knows of it.
@@ -378,10 +376,6 @@ class FeatureCache(FeatureIdentity):
         with hold_arrays(self.path, [spec.name], self._require_same) as held:
             rows = self.unit_slice(entry.unit)
             job = UnitCommit(root=self.root, cache=self.path, held=held, unit=entry.unit, rows=rows)
-            # An interrupted copy left the same bytes. A file with other bytes is no copy of this unit, even
-            # if it decodes, and is written again.
-            job.put(spec, data, lambda found: found == data)
-            held.check_arrays()
             here = replace(
                 entry,
                 n_bytes=len(data),
@@ -389,8 +383,14 @@ class FeatureCache(FeatureIdentity):
                 checksum=self._format.checksum(spec, data),
                 cache=self.binding,
             )
-            job.mark(spec, here, self.ledger(spec.name))
-            held.check_arrays()
+
+            def publish(spec: ArraySpec) -> LedgerEntry:
+                # An interrupted copy left the same bytes. A file with other bytes is no copy of this unit,
+                # even if it decodes, and is written again.
+                job.put(spec, data, lambda found: found == data)
+                return here
+
+            job.commit([spec], publish, self.ledger)
 
     def _has_same_content(self, unit: int, own: npt.NDArray[np.number] | None) -> bool:
         """Whether the digests of a unit's images in the store, committed or not, are `own`."""

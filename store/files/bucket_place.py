@@ -155,9 +155,9 @@ class BucketPlace:
     def free(self) -> None:
         _delete(self.path, [self.path, *(each for each, _ in self.path.objects())])
 
-    def free_unless_changed(self, since: float) -> None:
+    def free_unless_changed(self, since: float, is_named: Callable[[], bool]) -> None:
         objects = [*self.path.objects()] or [(self.path, self.path.stat())]
-        if max(status.st_mtime for _, status in objects) <= since:
+        if max(status.st_mtime for _, status in objects) <= since and not is_named():
             self.free()
 
     def clock(self) -> float:

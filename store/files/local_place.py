@@ -283,17 +283,20 @@ class LocalPlace:
             else:
                 path.unlink(missing_ok=True)
 
-    def free_unless_changed(self, since: float) -> None:
+    def free_unless_changed(self, since: float, is_named: Callable[[], bool]) -> None:
         path = self.path
         with explained_writing(path):
-            # Whoever is about to name a file sets its time first, and does without the file if that fails: a
-            # file that is moved aside and old is nobody's.
+            # Whoever is about to name a file that was there sets its time first, and does without the file if
+            # that fails. Whoever has named a file looks whether it is there still, and otherwise writes it
+            # again. A file that is moved aside, old and not named is therefore nobody's.
+            if is_named():
+                return  # Readers do not miss the file for a moment.
             aside = _temporary(self)
             try:
                 path.rename(aside.path)
             except FileNotFoundError:
                 return
-            if newest(aside.path) <= since:
+            if newest(aside.path) <= since and not is_named():
                 aside.free()
                 return
             try:

@@ -112,8 +112,17 @@ class Place(Protocol):
         """Delete a file or folder that nothing names now; other processes may delete the same one."""
         ...
 
-    def free_unless_changed(self, since: float) -> None:
-        """Delete a file or folder unless something in it was written or kept after a time in seconds."""
+    def free_unless_changed(self, since: float, is_named: Callable[[], bool]) -> None:
+        """Delete a file or folder, unless anything in it was written or kept after `since`, or it is named.
+
+        Parameters
+        ----------
+        since : float
+            Time in seconds.
+        is_named : callable
+            Whether something relies on the file by now. On a disk the question comes when nobody reaches the
+            file by its name any more, and the file then goes back.
+        """
         ...
 
     def remove_if_empty(self) -> None:

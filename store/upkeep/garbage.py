@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from toptune.errors import InputError, StoreError
 from toptune.store.arrays.array_records import read_array, recorded_names
 from toptune.store.arrays.formats import format_of, holds_array
 from toptune.store.arrays.ledger import recorded_units
+from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.units import count_units
 from toptune.store.datasets.dataset_records import base_of, dataset_names
 from toptune.store.datasets.versions import version_numbers, version_path, version_record
@@ -131,10 +133,12 @@ def collect_garbage(store: FeatureStore, items: list[Garbage]) -> None:
             place_at(path).remove_if_empty()
         else:
             # A writer may have come upon the file meanwhile, and is about to name it.
-            place_at(path).free_unless_changed(item.changed)
+            is_named = partial(_is_named, store, path) if item.reason == _UNNAMED else bool
+            place_at(path).free_unless_changed(item.changed, is_named)
 
 
 _EMPTY = "empty folder"
+_UNNAMED = "shard without a ledger entry"
 # A date holds microseconds, the time of a file nanoseconds.
 _ROUNDING = 0.001
 _ROWS = re.compile(r"[0-9a-f]{64}\.parquet")
@@ -227,11 +231,28 @@ def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
         spec = read_array(folder, name)
     except (StoreError, FileNotFoundError):
         return  # A damaged array must be repaired first.
-    units = recorded_units(folder / "ledger" / name, count_units(spec.n_rows, spec.unit_rows))
+    units = _named_units(folder, spec)
     for path in sorted((folder / name).rglob("*")):
         unit = format_of(spec.format).unit_of(path.relative_to(folder / name).parts)
         if unit is not None and unit not in units:
-            yield path, "shard without a ledger entry"
+            yield path, _UNNAMED
+
+
+def _named_units(folder: Path, spec: ArraySpec) -> set[int]:
+    return recorded_units(folder / "ledger" / spec.name, count_units(spec.n_rows, spec.unit_rows))
+
+
+def _is_named(store: FeatureStore, path: Path) -> bool:
+    """Whether a file that `_unnamed_units` gave has a ledger entry by now."""
+    top, cache, dataset, name, *inner = path.relative_to(store.root).parts
+    folder = store.root / top / cache / dataset
+    try:
+        spec = read_array(folder, name)
+    except FileNotFoundError:
+        return False  # The array was removed.
+    except StoreError:
+        return True  # A damaged array must be repaired first.
+    return format_of(spec.format).unit_of(tuple(inner)) in _named_units(folder, spec)
 
 
 def _changed(path: Path) -> float:

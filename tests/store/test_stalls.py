@@ -248,3 +248,43 @@ def test_a_stalled_collection_takes_nothing_that_is_named_meanwhile(tmp_path: Pa
         assert verify(FeatureStore.open(root), deep=True).damaged == (), number
         one.check()
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("form", ["zarr", "hdf5"])
+def test_a_collection_that_spares_nothing_young_takes_no_unit_of_a_writer_at_work(
+    tmp_path: Path, form: str
+) -> None:
+    """The collection comes when a file has its name, and the ledger does not name the file yet."""
+    counted = count_steps(tmp_path, form, lambda one, cache: one.commit(cache))
+    linked = [number for number, (step, _) in enumerate(counted.kinds, start=1) if step == "link"]
+    for number in linked:
+        root = tmp_path / f"{number}"
+        one = Writer(root, form, is_other=False)
+        cache = one.open()
+
+        def meanwhile(root: Path = root) -> None:
+            store = FeatureStore.open(root)
+            collect_garbage(store, find_garbage(store, grace=timedelta(0)))
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Stall(number + 1, meanwhile).install(monkeypatch)
+            one.commit(cache)
+        assert all(cache.entry(name, UNIT) for name in one.values)
+        one.check()
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("form", ["zarr", "hdf5"])
+def test_a_collection_takes_no_unit_that_was_named_since_it_was_found(tmp_path: Path, form: str) -> None:
+    one = Writer(tmp_path, form, is_other=False)
+    cache = one.write_all()
+    cache.ledger(NAME).unpack()
+    path = cache.entry_path(NAME, UNIT)
+    entry = path.read_bytes()
+    path.unlink()
+    found = find_garbage(FeatureStore.open(tmp_path), grace=timedelta(0))
+    assert [item.reason for item in found] == ["shard without a ledger entry"]
+    path.write_bytes(entry)
+    collect_garbage(FeatureStore.open(tmp_path), found)
+    assert cache.entry(NAME, UNIT) is not None
+    one.check()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import STEPS, Fault, Stall
+from faults import STEPS, Fault, Turns
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from small_store import (
@@ -42,7 +42,6 @@ NAMES = [*DIMS, CONTENT_ARRAY]
 N_UNITS = -(-N_ROWS // UNIT_ROWS)
 EXAMPLES = int(os.environ.get("TOPTUNE_SOAK_EXAMPLES", "25"))
 UNITS = st.integers(0, N_UNITS - 1)
-OTHERS = ("write", "anew", "layer", "collect")
 
 
 def truth(name: str) -> np.ndarray:
@@ -51,6 +50,28 @@ def truth(name: str) -> np.ndarray:
     values = features(name)
     values[13] = np.nan
     return values
+
+
+def write_too(root: Path, form: str, unit: int) -> None:
+    commit(open_empty(root, format=form), unit)
+
+
+def begin_anew(root: Path, form: str, _: int) -> None:
+    store = FeatureStore.open(root)
+    remove(store, plan_removal(store, dataset="pets"))
+    open_empty(root, format=form)
+
+
+def remove_layer(root: Path, form: str, _: int) -> None:
+    remove_arrays(open_empty(root, format=form), ["last.cls"])
+
+
+def collect_all(root: Path, _: str, __: int) -> None:
+    store = FeatureStore.open(root)
+    collect_garbage(store, find_garbage(store, grace=timedelta(0)))
+
+
+OTHERS = {"write": write_too, "anew": begin_anew, "layer": remove_layer, "collect": collect_all}
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -104,37 +125,35 @@ class StoreMachine(RuleBasedStateMachine):
         self.done |= {(name, unit) for name in NAMES}
 
     @precondition(lambda self: not self.damaged)
-    @rule(unit=UNITS, number=st.integers(1, 120), other=st.sampled_from(OTHERS))
-    def write_after_a_stall(self, unit: int, number: int, other: str) -> None:
-        """Stand still before some step of a commit, while another process does all of something else."""
+    @rule(
+        unit=UNITS,
+        number=st.integers(1, 120),
+        other=st.sampled_from(sorted(OTHERS)),
+        its_number=st.just(0) | st.integers(1, 120),
+    )
+    def write_beside_another(self, unit: int, number: int, other: str, its_number: int) -> None:
+        """Stand still before some step of a commit, while another process does something else.
+
+        The other process does all of it, or stands still before its step `its_number` until the commit ended.
+        """
         cache = self.open()
-        is_told = False
-
-        def meanwhile() -> None:
-            store = FeatureStore.open(self.root)
-            if other == "write":
-                commit(self.open(), unit)
-            elif other == "anew":
-                remove(store, plan_removal(store, dataset="pets"))
-                self.done.clear()
-                self.open()
-            elif other == "layer":
-                remove_arrays(self.open(), ["last.cls"])
-                self.done = {(name, each) for name, each in self.done if name != "last.cls"}
-            else:
-                collect_garbage(store, find_garbage(store, grace=timedelta(0)))
-
         with pytest.MonkeyPatch.context() as monkeypatch:
-            Stall(number, meanwhile).install(monkeypatch)
-            try:
-                commit(cache, unit)
-            except StoreError:
-                is_told = True
-        if not is_told:
-            found = self.open()
-            assert all(found.entry(name, unit) for name in NAMES)
-            self.done |= {(name, unit) for name in NAMES}
+            turns = Turns(
+                lambda: commit(cache, unit),
+                number,
+                lambda: OTHERS[other](self.root, self.form, unit),
+                its_number,
+            )
+            turns.run(monkeypatch)
         assert verify(FeatureStore.open(self.root), deep=True).damaged == ()
+        found = self.open()
+        # What another process removes may be what was written before.
+        is_last = not its_number and turns.steps["one"] == number
+        if "one" not in turns.errors and (is_last or other in ("write", "collect")):
+            assert all(found.entry(name, unit) for name in NAMES)
+        there = {(name, each) for name in NAMES for each in found.entries(name)}
+        assert there >= self.done or other in ("anew", "layer")
+        self.done = there
 
     @precondition(lambda self: not self.damaged)
     @rule()
