@@ -1,4 +1,7 @@
-"""Faster arithmetic moves features; the deviation from the plain model in float32 is measured here."""
+"""Faster arithmetic and faster resizing move features; the deviation from the plain model is measured here.
+
+The plain model computes in float32 on images of the exact decode route.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -45,8 +48,8 @@ def measure_deviations(
     return {name: _deviation(found[name], reference[name]) for name in found}
 
 
-def refuse_deviations(deviations: Mapping[str, Deviation], precision: str) -> None:
-    """Refuse a precision that moves features too far.
+def refuse_deviations(deviations: Mapping[str, Deviation], precision: str, route: str = "exact") -> None:
+    """Refuse a precision and a decode route that move features too far.
 
     Raises
     ------
@@ -54,36 +57,58 @@ def refuse_deviations(deviations: Mapping[str, Deviation], precision: str) -> No
         If the relative error of an array is above `MAX_RELATIVE_ERROR`, or not a number; the message names
         the worst array.
     """
-    if reason := find_excess(deviations, precision):
-        raise NumericalError(f"{reason}; use --precision fp32")
+    if reason := find_excess(deviations, precision, route):
+        raise NumericalError(f"{reason}; use {_remedy(precision, route)}")
 
 
-def find_excess(deviations: Mapping[str, Deviation], precision: str) -> str | None:
-    """Say in words how far above the limit a precision moves features; None if no array is above."""
+def find_excess(deviations: Mapping[str, Deviation], precision: str, route: str = "exact") -> str | None:
+    """Say in words how far above the limit the features are moved; None if no array is above."""
     # The comparison is negated, because a relative error that is not a number must count as too large.
     wrong = {name: each for name, each in deviations.items() if not each.relative_error <= MAX_RELATIVE_ERROR}
     if not wrong:
         return None
     name = max(wrong, key=lambda name: np.nan_to_num(wrong[name].relative_error, nan=np.inf))
     return (
-        f"precision {precision} moves {name} by {wrong[name].relative_error:.2g} of its norm in a sample "
-        f"of images (least cosine {wrong[name].cosine:.4f}), more than the limit of "
+        f"{_cause(precision, route)} moves {name} by {wrong[name].relative_error:.2g} of its norm in a "
+        f"sample of images (least cosine {wrong[name].cosine:.4f}), more than the limit of "
         f"{MAX_RELATIVE_ERROR}, and {len(wrong) - 1} other layers"
     )
 
 
-def find_large(deviations: Mapping[str, Deviation], precision: str) -> str | None:
-    """Say in words that a precision moves features further than most networks move; None if it does not."""
+def find_large(deviations: Mapping[str, Deviation], precision: str, route: str = "exact") -> str | None:
+    """Say in words that features move further than those of most networks; None if they do not."""
     large = {name: each for name, each in deviations.items() if each.relative_error > LARGE_RELATIVE_ERROR}
     if not large:
         return None
     name = max(large, key=lambda name: large[name].relative_error)
     others = f", and {counted(len(large) - 1, 'other layer')} by more than 2 %" if len(large) > 1 else ""
     return (
-        f"precision {precision} moves {name} by {large[name].relative_error:.1%} of its norm in a sample of "
-        f"images (least cosine {large[name].cosine:.4f}){others}; --precision fp32 is exact, and "
-        "slower"
+        f"{_cause(precision, route)} moves {name} by {large[name].relative_error:.1%} of its norm in a "
+        f"sample of images (least cosine {large[name].cosine:.4f}){others}; {_remedy(precision, route)} is "
+        "exact, and slower"
     )
+
+
+def is_plain(arithmetic: str) -> bool:
+    """Return whether a recipe's arithmetic is the plain model's: float32, as the layers stand in the model.
+
+    Folding counts as plain, because folding was tried on noise when the model was loaded.
+    """
+    return arithmetic.startswith("fp32") and "compiled" not in arithmetic
+
+
+def _cause(precision: str, route: str) -> str:
+    """Name what moves features, as the subject of a sentence."""
+    decode = "" if route.startswith("exact") else f"decode {route}"
+    if decode and is_plain(precision):
+        return decode
+    return f"precision {precision}" + (f" with {decode}" if decode else "")
+
+
+def _remedy(precision: str, route: str) -> str:
+    """Name the options that give exact features."""
+    decode = [] if route.startswith("exact") else ["--decode exact"]
+    return " with ".join(([] if decode and is_plain(precision) else ["--precision fp32"]) + decode)
 
 
 def _deviation(found: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> Deviation:

@@ -19,6 +19,7 @@ from toptune.extract.deviation import (
     Deviation,
     find_excess,
     find_large,
+    is_plain,
     measure_deviations,
     refuse_deviations,
 )
@@ -58,8 +59,8 @@ class _Look:
         Features of the sample, of arrays that are not stored; empty where no decision depends on the
         features.
     deviations : mapping of str to Deviation
-        How far the arithmetic moves these features from those of the plain model in float32; empty where the
-        arithmetic is the plain model's.
+        How far arithmetic and decode route move these features from those of the plain model in float32 on
+        the exact route; empty where both are the plain model's.
     """
 
     backbone: Backbone
@@ -73,6 +74,8 @@ class _Look:
 def load_for(request: ExtractRequest) -> Backbone:
     """Load a request's backbone, in the arithmetic of the data set's stored features if there are any."""
     backbone = _load(request)
+    if backbone.options.decode != request.options.backbone.decode:
+        logger.info("decode fast is exact for %s, because torch does not have its resizing", backbone.name)
     if request.existing is None:
         return backbone
     # What `auto` means was settled when the cache was made, perhaps on another machine.
@@ -151,19 +154,20 @@ def _look_around(request: ExtractRequest, backbone: Backbone) -> _Look:
     # Features that are stored already hold `auto` to their arithmetic.
     may_choose = request.options.backbone.precision == "auto" and look.cache is None
     if may_choose and recipe.precision != "fp32":
-        excess = find_excess(look.deviations, recipe.arithmetic)
+        excess = find_excess(look.deviations, recipe.arithmetic, look.backbone.options.decode)
         if excess is None:
             _tell_large(look)
             return look
         logger.warning("precision auto takes fp32: %s", excess)
         look = _look(request, _load(request, precision="fp32", decode=look.backbone.options.decode))
-    refuse_deviations(look.deviations, look.backbone.recipe.arithmetic)
+    refuse_deviations(look.deviations, look.backbone.recipe.arithmetic, look.backbone.options.decode)
     _tell_large(look)
     return look
 
 
 def _tell_large(look: _Look) -> None:
-    if large := find_large(look.deviations, look.backbone.recipe.arithmetic):
+    backbone = look.backbone
+    if large := find_large(look.deviations, backbone.recipe.arithmetic, backbone.options.decode):
         logger.warning("%s", large)
 
 
@@ -173,18 +177,24 @@ def _look(request: ExtractRequest, backbone: Backbone) -> _Look:
     stored = _stored_types(request, cache)
     _refuse_conflicts(request, cache, arrays, stored)
     new = [array for array in arrays if array.name not in stored]
-    is_exact = backbone.recipe.precision == "fp32" and not request.options.backbone.compiled
+    plain, views = backbone, [backbone]
+    if not backbone.options.decode.startswith("exact"):
+        plain = dataclasses.replace(backbone, transform=backbone.transform.exact())
+        views.append(plain)
+    is_exact = is_plain(backbone.recipe.arithmetic) and plain is backbone
     # The sample costs seconds, and decides types on disk and the arithmetic. Folding alone needs no sample,
     # because folding was tried on noise when the backbone was loaded.
     needs_sample = bool(new) and not (is_exact and request.options.dtype != "auto")
-    sample = _read_sample(request, backbone) if needs_sample else None
+    samples = _read_sample(request, views) if needs_sample else []
     values: dict[str, npt.NDArray[np.float32]] = {}
     deviations: dict[str, Deviation] = {}
-    if sample is not None:
-        values = forward_pixels(backbone, sample, new).result()
+    if samples:
+        values = forward_pixels(backbone, samples[0], new).result()
         if not is_exact:
-            exact = _load(request, precision="fp32", fold=False, compiled=False)
-            reference = forward_pixels(exact, sample, exact.arrays([array.name for array in new])).result()
+            if not is_plain(backbone.recipe.arithmetic):
+                plain = _load(request, precision="fp32", fold=False, compiled=False)
+            names = [array.name for array in new]
+            reference = forward_pixels(plain, samples[-1], plain.arrays(names)).result()
             deviations = measure_deviations(values, reference)
     return _Look(
         backbone=backbone, cache=cache, arrays=arrays, stored=stored, values=values, deviations=deviations
@@ -229,13 +239,13 @@ def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[Ta
     return BATCH_SIZES[backbone.device.type] if size is None else int(size)
 
 
-def _read_sample(request: ExtractRequest, backbone: Backbone) -> npt.NDArray[np.uint8] | None:
-    """Read pixels (k, h, w, 3) of some images; None if none of them can be used."""
+def _read_sample(request: ExtractRequest, backbones: Sequence[Backbone]) -> list[npt.NDArray[np.uint8]]:
+    """Read pixels (k, h, w, 3) of the same images for each backbone; none if no image can be used."""
     rows = request.sample_rows(SAMPLE_ROWS)
-    with open_reader(request, [backbone]) as reader:
-        sampled = [batch for (batch,) in reader.batches(slice(row, row + 1) for row in rows)]
-    good = [batch.pixels for batch in sampled if not batch.failed]
-    return np.concatenate(good) if good else None
+    with open_reader(request, backbones) as reader:
+        sampled = list(reader.batches(slice(row, row + 1) for row in rows))
+    good = [batches for batches in sampled if not any(batch.failed for batch in batches)]
+    return [np.concatenate([batch.pixels for batch in of_one]) for of_one in zip(*good, strict=True)]
 
 
 def _stored_type(asked: str, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]) -> str:

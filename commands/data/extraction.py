@@ -96,11 +96,11 @@ from toptune.commands.options.printing import echo, report_failures, show
 )
 @click.option(
     "--decode",
-    type=Choice(["exact", "draft", "exact-1", "draft-1"]),
+    type=Choice(["exact", "fast", "draft", "exact-1", "draft-1"]),
     default="exact",
     show_default=True,
-    help="How images are decoded: draft decodes large JPEGs at a fraction of their size; exact-1 and "
-    "draft-1 are those of features from before 2026-12.",
+    help="How images are decoded: fast resizes by torch; draft decodes large JPEGs at a fraction of their "
+    "size; exact-1 and draft-1 are those of features from before 2026-12.",
 )
 @click.option(
     "--shard",

@@ -261,6 +261,9 @@ def load_backbone(
     folded: list[str] = []
     if spec.fold:
         model, folded = fold_batch_norms(model, (config["input_size"][1], config["input_size"][2]))
+    # Torch does not have the resizing of every model: the route is then the exact one.
+    transform = EvalTransform(config, route=spec.decode)
+    spec = dataclasses.replace(spec, decode=transform.route)
     recipe = Recipe(
         architecture=str(model.pretrained_cfg["architecture"]),
         model_kwargs=reported_kwargs,
@@ -283,11 +286,7 @@ def load_backbone(
         options=spec,
         recipe=recipe,
         model=model,
-        transform=EvalTransform(
-            config,
-            is_draft=spec.decode.startswith("draft"),
-            version=1 if spec.decode.endswith("-1") else 2,
-        ),
+        transform=transform,
         device=where,
         folded=frozenset(folded),
     )

@@ -13,6 +13,7 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.backbone.torch_resize import TorchResize, can_resize
 from toptune.extract.images.decode import Decoding
 
 # A strip of 1 x 100000 pixels is a small file, and with its short edge resized to 256 it has 6.5 billion
@@ -31,16 +32,17 @@ class EvalTransform:
     ----------
     config : mapping
         timm's resolved data configuration.
-    is_draft : bool
-        Whether JPEGs may be decoded at a fraction of their size that is still twice what resizing asks for.
-    version : {2, 1}
-        Version of decoding; see `toptune.extract.images.decode.Decoding`.
+    route : str
+        One of `toptune.extract.images.decode.ROUTES`: ``draft`` lets JPEGs be decoded at a fraction of their
+        size that is still twice what resizing asks for; ``fast`` resizes by torch where torch has the
+        model's steps, and is the exact route elsewhere.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, is_draft: bool = False, version: int = 2) -> None:
+    def __init__(self, config: Mapping[str, Any], *, route: str = "exact") -> None:
         self.config = dict(config)
         # At twice the edge, pixels differ by 0.3 of 255 on average; at the edge itself by more than 1.
-        self.decoding = Decoding(2 * self._edge if is_draft else None, version)
+        draft_edge = 2 * self._edge if route.startswith("draft") else None
+        self.decoding = Decoding(draft_edge, version=1 if route.endswith("-1") else 2)
         # The transform is cut before its last two steps, because bytes are a quarter of floats on their way
         # to the device. A version of timm that ends in other steps must not be cut there.
         steps = create_transform(**self.config, is_training=False).transforms
@@ -48,7 +50,9 @@ class EvalTransform:
             raise InputError(
                 f"timm's transform ends in {steps[-2:]}, which this version of toptune does not know"
             )
-        self._geometry = transforms.Compose(steps[:-2])
+        is_fast = route == "fast" and can_resize(steps[:-2])
+        self._geometry = TorchResize(steps[:-2]) if is_fast else transforms.Compose(steps[:-2])
+        self.route = "exact" if route == "fast" and not is_fast else route
         # Mean and standard deviation by the device on which they lie.
         self._moments: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -63,7 +67,11 @@ class EvalTransform:
         # Borders are filled with the mean.
         unseen = ("std",) if self.config["crop_mode"] == "border" else ("mean", "std")
         shape = {key: value for key, value in self.config.items() if key not in unseen}
-        return shape | dataclasses.asdict(self.decoding)
+        return shape | dataclasses.asdict(self.decoding) | {"is_fast": self.route == "fast"}
+
+    def exact(self) -> "EvalTransform":
+        """Return the transform that decodes and resizes all that an image has, by the same version."""
+        return EvalTransform(self.config, route="exact-1" if self.decoding.version == 1 else "exact")
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop an RGB image to ``(h, w, 3)`` bytes.

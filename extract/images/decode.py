@@ -33,6 +33,8 @@ DECODE = "pillow-rgb-upright-2"
 # Name of each route in recipes. The first routes ignored what files say of samples of more than 8 bits.
 ROUTES = {
     "exact": DECODE,
+    # Decoded like "exact", and then resized by torch.
+    "fast": f"{DECODE}+torch-resize-1",
     "draft": "pillow-rgb-upright-draft-2",
     "exact-1": "pillow-rgb-upright-1",
     "draft-1": "pillow-rgb-upright-draft-1",

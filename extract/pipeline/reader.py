@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
@@ -19,6 +19,7 @@ from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.decode import Decoding, decoding
 from toptune.extract.images.source import ImageBytes, read_bytes
+from toptune.extract.pipeline.thread_pools import pool_of_shares
 from toptune.extract.pipeline.transfers import PixelBuffers
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.ahead import ahead
@@ -128,7 +129,9 @@ class BatchReader:
         self._buffers = PixelBuffers(is_pinned=is_pinned)
         self._max_pixels = max_pixels
         self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="toptune-read")
+        # The threads share out the cores among themselves: one that resized on several of them would only
+        # take them from the others and from the forward passes.
+        self._pool = pool_of_shares([1] * workers, "toptune-read")
         self._lock = threading.Lock()
         self._busy_seconds = 0.0
 

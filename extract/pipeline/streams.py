@@ -11,6 +11,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.pipeline.thread_pools import pool_of_shares
 
 # Each stream holds the activations of a batch: more streams would take more memory than they save time. The
 # threads of one pass wait for each other after every layer, and for any decoder that took a core from one of
@@ -54,29 +55,11 @@ class Streams:
 
     def __enter__(self) -> "Streams":
         if self.n > 1:
-            threads, settled = torch.get_num_threads(), threading.Barrier(self.n + 1)
-            shares = iter([threads // self.n + (i < threads % self.n) for i in range(self.n)])
-
-            def settle() -> None:
-                # The first call of torch in a thread sets the thread's number of threads to that of the
-                # process. Only a number that is set after the first call stays.
-                torch.get_num_threads()
-                torch.set_num_threads(next(shares))
-                self._threads.add(threading.get_ident())
-                settled.wait()
-
-            self._pool = ThreadPoolExecutor(self.n, "toptune-forward", initializer=settle)
-            # A pool starts its threads with the first tasks: these tasks do nothing else.
-            for _ in range(self.n):
-                self._pool.submit(int)
-            try:
-                settled.wait()
-            except BaseException:  # after Ctrl-C the streams would wait for ever
-                settled.abort()
-                raise
-            # Threads that begin later take the number that was set last, which would be the share of one
-            # stream.
-            torch.set_num_threads(threads)
+            threads = torch.get_num_threads()
+            shares = [threads // self.n + (i < threads % self.n) for i in range(self.n)]
+            self._pool = pool_of_shares(
+                shares, "toptune-forward", begun=lambda: self._threads.add(threading.get_ident())
+            )
             # A forward pass cannot be interrupted from outside. A hook before each module ends the passes of
             # these threads, and of no others, at their next layer.
             self._hook = register_module_forward_pre_hook(self._check)

@@ -180,7 +180,7 @@ def test_draft_decodes_less_of_a_large_jpeg_and_differs_within_the_stated_tolera
         "input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
         "mean": (0.5,) * 3, "std": (0.5,) * 3,
     }  # fmt: skip
-    exact, draft = EvalTransform(config), EvalTransform(config, is_draft=True)
+    exact, draft = EvalTransform(config), EvalTransform(config, route="draft")
     assert (exact.decoding.draft_edge, draft.decoding.draft_edge) == (None, 512)
     assert exact.geometry != draft.geometry
     a, b = (
@@ -204,5 +204,5 @@ def test_features_of_the_routes_are_told_apart(model_folder: Path) -> None:
     data = encode(photograph((900, 600)), "JPEG", quality=90)
     assert exact.decode(data).size == (900, 600)
     assert min(draft.decode(data).size) < 600
-    with pytest.raises(InputError, match="decode 'fast' is unknown; choose one of exact, draft, exact-1"):
-        load_backbone(f"local-dir:{model_folder}", decode="fast")
+    with pytest.raises(InputError, match="decode 'quick' is unknown; choose one of exact, fast, draft"):
+        load_backbone(f"local-dir:{model_folder}", decode="quick")

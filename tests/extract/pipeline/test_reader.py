@@ -2,12 +2,14 @@
 
 import logging
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from odd_images import png16
 from PIL import Image
 from tiny import draw, encode
@@ -154,3 +156,19 @@ def test_new_features_are_of_the_new_route(make_folder: Make, stored: Stored, mo
     assert stored(make_folder(2)).recipe.decode == DECODE
     spec = load_backbone(f"local-dir:{model_folder}", decode="draft-1").spec
     assert load_backbone(**spec).recipe.decode == ROUTES["draft-1"]
+
+
+def test_threads_that_read_resize_on_one_core_each() -> None:
+    seen = []
+
+    class Watched(EvalTransform):
+        def pixels(self, image: Image.Image) -> np.ndarray:
+            seen.append((threading.current_thread().name, torch.get_num_threads()))
+            return super().pixels(image)
+
+    torch.set_num_threads(3)
+    batches = [read(Images(*[GOOD] * 8), Watched(CONFIG, route="fast"))[0] for _ in range(2)]
+    assert torch.get_num_threads() == 3
+    assert {threads for _, threads in seen} == {1}
+    assert all(name.startswith("toptune-read") for name, _ in seen)
+    assert batches[0].pixels.tobytes() == batches[1].pixels.tobytes()
