@@ -25,6 +25,7 @@ from toptune.extract.backbone.weights import weights_digest
 from toptune.extract.images.decode import ROUTES, decoding
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device, resolve_precision
+from toptune.machine.precision import fixed_algorithms, full_precision
 from toptune.options import nearest, options_of
 from toptune.store.features.recipe import Recipe
 
@@ -135,12 +136,9 @@ class Backbone:
         known = [array for array in arrays if isinstance(array, TapArray)]
         wanted = known + self.arrays([array for array in arrays if isinstance(array, str)])
         taps = tuple(sorted({array.tap.name for array in wanted}))
-        # By default cuDNN computes convolutions in TF32 and may choose another algorithm each time: two
-        # extractions of the same images would differ.
-        exact = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        with torch.inference_mode(), exact if self.device.type == "cuda" else nullcontext():
+        # cuDNN may choose another algorithm each time: two extractions of the same images would differ.
+        fixed = fixed_algorithms() if self.device.type == "cuda" else nullcontext()
+        with torch.inference_mode(), full_precision(), fixed:
             if taps not in self._passes:
                 self._passes[taps] = ForwardPass(
                     self.model, taps, self._sample, is_compiled="compiled" in self.recipe.forward

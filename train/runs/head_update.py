@@ -11,6 +11,7 @@ import torch
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
+from toptune.machine.precision import full_precision
 from toptune.store.features.blocks import Blocks
 from toptune.text import counted
 from toptune.train.heads.native_heads import OwnHead
@@ -157,7 +158,8 @@ def _sums(
     )
     block_rows = block_rows_for(d=d, rank=maps.ranks[0])
     # Rows are mapped in the basis of the old fit; in a basis of their own they could not be added.
-    (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device_of(device))
+    with full_precision():
+        (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device_of(device))
     return sums.cpu()
 
 

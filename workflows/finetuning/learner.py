@@ -1,7 +1,7 @@
 """`Learner` trains a network: its steps, its learning rates and its validation."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from torch.nn import functional
 
 from toptune.extract.backbone.backbone import Backbone
+from toptune.machine.precision import full_precision
 from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.options import FineTuneOptions
@@ -151,11 +152,12 @@ class Learner:
         # The rate is a function of the number of the step, so that a resumed training needs no old schedule.
         self._schedule.step_update(number + 1)
         target = torch.from_numpy(self.targets[rows]).to(self.backbone.device)
-        loss = functional.cross_entropy(
-            self._logits(pixels), target, label_smoothing=self.options.label_smoothing
-        )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self._arithmetic():
+            loss = functional.cross_entropy(
+                self._logits(pixels), target, label_smoothing=self.options.label_smoothing
+            )
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
         if self.options.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.network.parameters, self.options.clip_grad)
         self._optimizer.step()
@@ -167,7 +169,7 @@ class Learner:
         size = self.options.batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), self._arithmetic():
             images = self.loader.batches([batch.tolist() for batch in batches])
             for batch, pixels in zip(batches, images, strict=True):
                 found.append(self._logits(pixels).cpu())
@@ -187,6 +189,10 @@ class Learner:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             logits: torch.Tensor = self.network.model(inputs)
         return logits.float()
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        """Let fp32 be float32 in convolutions and linear layers alike, forwards and backwards."""
+        return full_precision() if self.precision == "fp32" else nullcontext()
 
     def _seeded(self, epoch: int) -> AbstractContextManager[None]:
         """Seed dropout and stochastic depth by the epoch; a resumed epoch then drops what it would have."""

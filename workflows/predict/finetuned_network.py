@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from toptune.extract.pipeline.features_of import UsableBatch, usable_batches
 from toptune.extract.pipeline.transfers import BatchTransfer, Transfer, start_transfer, to_device
 from toptune.machine.ahead import ahead
 from toptune.machine.devices import resolve_device
+from toptune.machine.precision import full_precision
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.reading import read_linked
 from toptune.train.runs.record import CONFIG
@@ -123,7 +125,10 @@ class FineTunedNetwork:
         """Run the network; return probabilities ``(b, n_classes)`` on its device."""
         device = self.backbone.device
         is_bf16 = self.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
+        arithmetic: AbstractContextManager[object] = (
+            torch.autocast(device.type, dtype=torch.bfloat16) if is_bf16 else full_precision()
+        )
+        with torch.inference_mode(), arithmetic:
             logits: torch.Tensor = self.backbone.model(batch.to(device))
         # float64, because rows of float32 probabilities sum to 1 only to seven digits.
         return logits.double().softmax(dim=1)

@@ -1,13 +1,17 @@
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+from fake_cuda import fake_cuda
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from tiny import draw
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.extract import DECODE, list_models, list_taps, load_backbone
 from toptune.machine.devices import has_fast_bf16, resolve_precision
@@ -48,6 +52,36 @@ def test_features_are_timms(model_folder: Path) -> None:
         expected = model(batch)
     assert torch.allclose(backbone.forward(batch, ["last.none"])["last.none"], expected, rtol=1e-5, atol=1e-6)
     assert not any(p.requires_grad for p in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fp32_means_float32_whatever_the_process_has_chosen(device: str) -> None:
+    """CPUs with bf16 would compute linear layers and convolutions in it, CUDA devices in TF32."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        pytest.skip("torch < 2.9 has no switch for each operation")
+    # Where these differ, torch refuses to say what the older switches are.
+    chosen = {backends.mkldnn.matmul: "bf16", backends.mkldnn.conv: "bf16", backends.cudnn.conv: "ieee"}
+    found: set[str] = set()
+
+    def note(*_: object) -> None:
+        found.update(owner.fp32_precision for owner in (*chosen, backends.cuda.matmul))
+
+    with fake_cuda() if device == "cuda" else nullcontext():
+        backbone = load_backbone("random:test_vit", device=device, img_size=64)
+        backbone.resolve("last")  # looks at shapes only
+        hook = register_module_forward_pre_hook(note)
+        for owner, value in chosen.items():
+            owner.fp32_precision = value
+        try:
+            backbone.forward(torch.zeros(2, 3, 64, 64), ["last.none"])
+            assert [owner.fp32_precision for owner in chosen] == [*chosen.values()]
+        finally:
+            hook.remove()
+            for owner in chosen:
+                owner.fp32_precision = "none"
+            backends.cudnn.allow_tf32 = True
+    assert found == {"ieee"}
 
 
 def test_recipe_and_spec(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,15 +83,27 @@ def test_a_store_ten_times_the_limit(tmp_path: Path) -> None:
     assert figures["grown"] <= LIMIT, figures
 
 
-def test_products_stay_float32_whatever_the_process_has_chosen() -> None:
+@pytest.mark.parametrize("is_newer", [False, True], ids=["older switch", "newer switches"])
+def test_products_stay_float32_whatever_the_process_has_chosen(*, is_newer: bool) -> None:
     X, y = make_classification(300, 40, n_informative=20, random_state=0)
     X = X.astype(np.float32)
     options: dict[str, Any] = {"n_centers": 60, "sigma": 8.0, "penalty": 1e-6, "cv": None, "random_state": 0}
     plain = FalkonClassifier(**options).fit(X, y).scores(X)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    backends: Any = torch.backends
+    matmuls = [backends.cuda.matmul, backends.mkldnn.matmul]
+    if is_newer:
+        if not hasattr(backends, "fp32_precision"):
+            pytest.skip("torch < 2.9 has no newer switches")
+        # torch then refuses to say what the older switch is.
+        for matmul, value in zip(matmuls, ("tf32", "bf16"), strict=True):
+            matmul.fp32_precision = value
+    else:
+        torch.set_float32_matmul_precision("medium")
     try:
         np.testing.assert_array_equal(FalkonClassifier(**options).fit(X, y).scores(X), plain)
-        assert torch.get_float32_matmul_precision() == "medium"
+        if is_newer:
+            assert [matmul.fp32_precision for matmul in matmuls] == ["tf32", "bf16"]
+        else:
+            assert torch.get_float32_matmul_precision() == "medium"
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision("highest")

@@ -16,6 +16,7 @@ from shapes import MODEL, SHAPES, save_shapes
 from timm.data import create_transform
 from tiny import draw, save_model
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toptune.costs.phase_costs import PhaseCosts
 from toptune.extract import load_backbone, open_source
@@ -24,7 +25,7 @@ from toptune.train.rows.options import RowOptions
 from toptune.workflows import FineTuneOptions, finetune
 from toptune.workflows.finetuning.augmentation import Augmentation
 from toptune.workflows.finetuning.images import ImageLoader
-from toptune.workflows.finetuning.learner import cosine_schedule, epoch_batches
+from toptune.workflows.finetuning.learner import Learner, cosine_schedule, epoch_batches
 from toptune.workflows.finetuning.progress import ProgressReport, finetune_progress
 from toptune.workflows.finetuning.rate_search import Epoch, best_epoch, is_over, search_warnings
 from toptune.workflows.finetuning.rows import TuningRows, draw_validation
@@ -165,6 +166,41 @@ def test_images_are_the_same_from_memory_and_from_files(images: Path, cache_byte
                 source, backbone = open_source(images), load_backbone(MODEL)
                 expected_pixels = backbone.transform.pixels(backbone.decode(source.read(row)))
                 np.testing.assert_array_equal(pixels.numpy(), expected_pixels)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fp32_trains_in_float32_whatever_the_process_has_chosen(
+    precision: str, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp32, convolutions and linear layers compute in float32, forwards and backwards."""
+    found: list[str] = []
+
+    def note(*_: object) -> None:
+        found.append(torch.get_float32_matmul_precision())
+
+    def backward(loss: torch.Tensor, inner: Callable[..., None] = torch.Tensor.backward) -> None:
+        note()
+        inner(loss)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    hook = register_module_forward_pre_hook(note)
+    with open_loader(images, 0, workers=1) as loader:
+        learner = Learner(
+            network=network("full"), backbone=load_backbone(MODEL), loader=loader,
+            targets=np.repeat(np.arange(3), 12), options=FineTuneOptions(epochs=1, batch_size=2),
+            precision=precision,
+        )  # fmt: skip
+        learner.begin(1e-3, n_steps_per_epoch=1)
+        torch.set_float32_matmul_precision("medium")
+        try:
+            learner.step(torch.zeros((2, 32, 32, 3), dtype=torch.uint8), np.array([0, 20]), 0)
+            learner.score(np.array([0, 20]), seen=lambda _n: None)
+        finally:
+            hook.remove()
+            torch.set_float32_matmul_precision("highest")
+    assert len(found) > 20
+    # What bf16 computes in is up to autocast.
+    assert set(found) == {"highest" if precision == "fp32" else "medium"}
 
 
 def test_epochs_differ_and_large_images_are_kept_small(tmp_path: Path) -> None:
