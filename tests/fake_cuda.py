@@ -224,7 +224,7 @@ def _check_devices(func: Any, name: str, args: Sequence[Any], tensors: Sequence[
             f"({name}: {shapes})"
         )
     is_in_place = name.endswith("_") and not name.startswith("__")
-    if is_in_place and isinstance(args[0], Tensor) and not isinstance(args[0], CudaTensor):
+    if is_in_place and args and isinstance(args[0], Tensor) and not isinstance(args[0], CudaTensor):
         raise RuntimeError(f"{name} writes values on cuda:0 into a tensor on cpu")
 
 

@@ -174,8 +174,16 @@ def new_trial(name: str, options: HeadOptions, *, seed: int, limits: RunLimits) 
     )
 
 
-def load_head(folder: Path) -> Head:
+def load_head(folder: Path, *, device: str | None = None) -> Head:
     """Read a saved head.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder that `Head.save` wrote.
+    device : str, optional
+        torch device on which toptune's own heads then compute; the CPU by default, and for heads of
+        scikit-learn.
 
     Raises
     ------
@@ -187,5 +195,5 @@ def load_head(folder: Path) -> Head:
     description = read_description(folder)
     kind = KINDS.get(description.head)
     if kind is not None and isinstance(kind.form, NativeForm):
-        return OwnHead.load(folder, description)
+        return OwnHead.load(folder, description, device=device)
     return SklearnHead.load(folder, description)

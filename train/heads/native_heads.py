@@ -106,13 +106,13 @@ class OwnHead(ReportedHead):
         write_description(folder, json_ready(description))
 
     @classmethod
-    def load(cls, folder: Path, description: HeadDescription) -> "OwnHead":
+    def load(cls, folder: Path, description: HeadDescription, *, device: str | None = None) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description.head
         arrays = read_arrays(folder, _form_of(kind_of(name)).arrays)
         try:
             fitted: Mapping[str, Any] = description.fitted
-            head = cls(name, description.params)
+            head = cls(name, description.params, device=device)
             estimator = head.estimator
             for key, values in arrays.items():
                 setattr(estimator, f"{key}_", values)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from toptune.costs.meter import describe_costs
 from toptune.errors import CorruptError, InputError, NumericalError
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.recipe import Recipe
@@ -217,8 +218,15 @@ class Run:
         return "\n".join([*lines, f"written to {self.folder}"])
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Run":
+    def load(cls, folder: str | os.PathLike[str], *, device: str | None = None) -> "Run":
         """Open a RUN folder.
+
+        Parameters
+        ----------
+        folder : path
+            Folder that `toptune.train.train` wrote.
+        device : str, optional
+            torch device on which the head computes, if it is toptune's own; the CPU by default.
 
         Raises
         ------
@@ -230,11 +238,11 @@ class Run:
             If another version of toptune wrote the folder in another format.
         """
         path = Path(folder)
-        return cls.of_record(path, RunRecord.of_folder(path))
+        return cls.of_record(path, RunRecord.of_folder(path), device=device)
 
     @classmethod
-    def of_record(cls, path: Path, record: RunRecord) -> "Run":
-        """Open a RUN folder whose ``run.json`` was read already; errors are those of `load`."""
+    def of_record(cls, path: Path, record: RunRecord, *, device: str | None = None) -> "Run":
+        """Open a RUN folder whose ``run.json`` was read already; arguments and errors are those of `load`."""
         if record.is_finetuned:
             raise InputError(
                 f"{path} is a fine-tuned network, which stored features have nothing to do with: score it on "
@@ -253,7 +261,7 @@ class Run:
             folder=path,
             record=record,
             metrics=read_json(path / METRICS, advice=_ADVICE),
-            head=load_head(path),
+            head=load_head(path, device=device),
             preprocessing=Preprocessing.load(path),
             train_rows=rows[roles == "train"],
             test_rows=rows[roles == "test"],
@@ -264,7 +272,7 @@ class Run:
             raise CorruptError(
                 f"{path}: {run.preprocessing.n_inputs} preprocessed columns for {d} in run.json; train again"
             )
-        _check_answers(run)
+        _check_answers(run, device)
         return run
 
     def _of(self, value: _Value | None, name: str) -> _Value:
@@ -292,7 +300,7 @@ def _trial_line(row: Mapping[str, Any]) -> str:
     return f"{mark} {row['head']:<15} left-out {', '.join(figures)} in {row['seconds']:.1f} s"
 
 
-def _check_answers(run: Run) -> None:
+def _check_answers(run: Run, device: str | None) -> None:
     """Refuse a head whose arrays do not fit each other, by letting it answer one row.
 
     Raises
@@ -301,8 +309,11 @@ def _check_answers(run: Run) -> None:
         If the head cannot answer, or not for its classes.
     """
     row, expected = np.zeros((1, run.preprocessing.n_outputs), dtype=np.float32), (1, len(run.classes))
+    room = explained_out_of_memory(
+        f"the head of {run.folder}", device=device, knobs="stop other programs there"
+    )
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"), room:
             warnings.simplefilter("ignore")
             found = run.head.predict_proba(row).shape
         reason = f"it answers {found} where {expected} is expected"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
+from toptune.machine.devices import resolve_device
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
@@ -74,7 +75,8 @@ class Classifier:
         run : path
             Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
         device : str
-            ``cpu``, ``cuda`` or ``cuda:N``.
+            Where backbone and head compute: ``cpu``, ``cuda`` or ``cuda:N``. Heads of scikit-learn compute on
+            the CPU.
         model, weights : optional
             Where the backbone or its checkpoint is now, if it has moved since.
 
@@ -101,7 +103,8 @@ class Classifier:
         from toptune.workflows.predict.frozen_network import FrozenNetwork
 
         if not record.is_finetuned:
-            head = Run.of_record(folder, record)
+            # The head computes where the backbone does. An absent device is no fault of the folder's files.
+            head = Run.of_record(folder, record, device=str(resolve_device(device)))
             return cls(FrozenNetwork.of_run(head, device=device, model=model, weights=weights))
         return cls(FineTunedNetwork.of_run(FineTunedRun.of_record(folder, record), device=device))
 

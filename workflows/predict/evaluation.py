@@ -60,7 +60,7 @@ class EvaluateOptions:
     path_column, label_column : str, optional
         Columns of `data` that hold the paths of the images and their labels; by default told by their names.
     device : str
-        Where the backbone runs; only with `data`.
+        Where backbone and head compute; only with `data`.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
     out : path, optional
@@ -179,7 +179,7 @@ def evaluate_images(
     path_column, label_column : str, optional
         Columns of `data` that hold the paths of the images and their labels.
     device : str
-        Where the backbone runs.
+        Where backbone and head compute.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since the training.
     progress : callable, optional

@@ -14,6 +14,7 @@ from toptune.extract.backbone.spec import BackboneRecord
 from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train.runs.record import CONFIG
@@ -47,7 +48,7 @@ class FrozenNetwork:
         run : Run
             The head, as `toptune.train.Run.load` gives it.
         device : str
-            Device of the backbone: ``cpu``, ``cuda`` or ``cuda:N``.
+            Device of the backbone: ``cpu``, ``cuda`` or ``cuda:N``. That of the head was given with the run.
         model, weights : optional
             Where the backbone or its checkpoint is now, if it has moved since the training.
 
@@ -134,7 +135,13 @@ class FrozenNetwork:
         for batch in features_of(source, n_images, self.backbone, arrays, batch_size=batch_size):
             found = np.zeros((0, len(self.run.classes)))
             if len(batch.rows):
-                found = self.run.predict_blocks(ArrayBlocks(self._rounded(batch.values)))[1]
+                room = explained_out_of_memory(
+                    f"the head on {len(batch.rows)} images",
+                    device=self.backbone.device,
+                    knobs="stop other programs there, give a smaller --batch-size",
+                )
+                with room:
+                    found = self.run.predict_blocks(ArrayBlocks(self._rounded(batch.values)))[1]
             yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
 
     def _rounded(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
