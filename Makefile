@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format drawing soak bench bench-store bench-solvers bench-gpu study pretrain clean
+.PHONY: help demo test check format drawing soak bench bench-store bench-solvers gpu study pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,7 +52,7 @@ bench-store: $(READY) ## the store against plain files and its peers; about 4 GB
 bench-solvers: $(READY) ## solvers of kernel heads against FalkonML, where installed, and scikit-learn; hours
 	$(BIN)/python benchmarks/solvers.py
 
-bench-gpu: $(READY) ## the CUDA path on a machine with a GPU, 6 minutes; GPU_ARGS='--device cpu --tiny' rehearses
+gpu: $(READY) ## the CUDA path on a machine with a GPU, 6 minutes; GPU_ARGS='--device cpu --tiny' rehearses
 	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 STUDIES := top-tuning head2toe when-and-how forest

@@ -56,6 +56,8 @@ TESTS = [
     "test_classifier",
 ]
 FEW_TESTS = ["test_single_fit", "test_folding"]
+# Tests that choose the device themselves, and compare the device with the CPU.
+DEVICE_TESTS = ["test_gpu"]
 
 
 def measure_machine(part: Part) -> None:
@@ -167,31 +169,34 @@ def _measure_copies(part: Part) -> dict[str, float]:
 
 
 def run_tests(part: Part) -> None:
-    """Run the tests of solvers and backbones with the GPU as their default device."""
-    put = part.found.put
-    wanted = FEW_TESTS if part.is_tiny else TESTS
+    """Run the tests that compare the device with the CPU, and then tests whose default device it is."""
     files = {path.stem: str(path) for path in (part.repo / "tests").rglob("test_*.py")}
-    put("missing", [name for name in wanted if name not in files])
-    report, log = part.work / "junit.xml", part.work / "pytest.log"
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-k", "not dask"]
-    command += [
-        "--on",
-        part.device.partition(":")[0],
-        f"--junitxml={report}",
-        f"--basetemp={part.work / 'pytest'}",
-    ]
+    wanted = FEW_TESTS if part.is_tiny else TESTS
+    part.found.put("missing", [name for name in (*DEVICE_TESTS, *wanted) if name not in files])
+    # Without a GPU the pretended one rehearses the tests.
+    kind = "not pretended" if part.is_cuda else "pretended"
+    _run_files(part, "device", [files[name] for name in DEVICE_TESTS if name in files], ["-k", kind])
+    options = ["-k", "not dask", "--on", part.device.partition(":")[0]]
+    _run_files(part, "default", [files[name] for name in wanted if name in files], options)
+
+
+def _run_files(part: Part, name: str, files: list[str], options: list[str]) -> None:
+    """Run test files, and note how each of their tests that did not pass ended."""
+    put = part.found.put
+    report, log = part.work / f"{name}.xml", part.work / f"{name}.log"
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    command += [*options, f"--junitxml={report}", f"--basetemp={part.work / f'pytest-{name}'}"]
     if find_spec("xdist") and not part.is_tiny:
         command += ["-n", str(max(2, min(8, CORES - 4))), "--dist", "worksteal"]
-    command += [files[name] for name in wanted if name in files]
     start = time.perf_counter()
-    put("exit", _run_for(command, log, part))
-    put("seconds", round(time.perf_counter() - start, 1))
-    put("tail", log.read_text(errors="replace").splitlines()[-6:])
+    put(f"{name}: exit", _run_for([*command, *files], log, part))
+    put(f"{name}: seconds", round(time.perf_counter() - start, 1))
+    put(f"{name}: tail", log.read_text(errors="replace").splitlines()[-6:])
     if report.exists():
-        with part.attempt("report"):
+        with part.attempt(f"{name}: report"):
             counts, failures = _read_report(report)
-            put("counts", counts)
-            put("failures", failures)
+            put(f"{name}: counts", counts)
+            put(f"{name}: failures{'!' if failures else ''}", failures)
 
 
 def _run_for(command: list[str], log: Path, part: Part) -> int | str:

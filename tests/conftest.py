@@ -61,6 +61,22 @@ def cuda() -> Iterator["Counts"]:
         yield counts
 
 
+@pytest.fixture(params=["pretended", "real"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The device name ``cuda``, for tests that run on a GPU where there is one, and on the pretended one."""
+    if request.param == "pretended":
+        from fake_cuda import fake_cuda
+
+        with fake_cuda():
+            yield "cuda"
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    yield "cuda"
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Thirty-six images of three shapes."""
