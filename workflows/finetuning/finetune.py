@@ -34,7 +34,9 @@ def finetune(
     Each learning rate is trained from the pretrained weights, on the training rows without a validation part,
     until the validation stops improving. The best epoch of all is tested, once, on the rows that
     `toptune.train.train` tests on. After every epoch the state is written to ``<out>.unfinished``: if a call
-    is killed at any moment, the same call goes on, with the losses that it would have had.
+    is killed at any moment, the same call goes on from there, also on another device. On the CPU with one
+    thread, the losses are those that it would have had. On CUDA they are so only to rounding, which grows
+    with the steps: some backward passes add in an order that varies.
 
     Parameters
     ----------
@@ -68,6 +70,8 @@ def finetune(
         If ``<out>.unfinished`` holds another fine-tuning.
     NumericalError
         If every learning rate diverged.
+    DeviceMemoryError
+        If a batch does not fit the device's memory; the finished epochs stay.
     InterruptedRunError
         If Ctrl-C, `stop` or the time limit ended the work; the finished epochs stay.
 

@@ -12,7 +12,8 @@ from timm.scheduler import CosineLRScheduler
 from torch.nn import functional
 
 from toptune.extract.backbone.backbone import Backbone
-from toptune.machine.precision import full_precision
+from toptune.machine.device_memory import explained_out_of_memory
+from toptune.machine.precision import fixed_algorithms, full_precision
 from toptune.train.rows.splits import hash_of
 from toptune.workflows.finetuning.images import ImageLoader
 from toptune.workflows.finetuning.options import FineTuneOptions
@@ -151,16 +152,16 @@ class Learner:
         """Take step `number`, from 0, on a batch; return the mean loss of the batch."""
         # The rate is a function of the number of the step, so that a resumed training needs no old schedule.
         self._schedule.step_update(number + 1)
-        target = torch.from_numpy(self.targets[rows]).to(self.backbone.device)
         with self._arithmetic():
+            target = to_device(torch.from_numpy(self.targets[rows]), self.backbone.device)
             loss = functional.cross_entropy(
                 self._logits(pixels), target, label_smoothing=self.options.label_smoothing
             )
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-        if self.options.clip_grad:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters, self.options.clip_grad)
-        self._optimizer.step()
+            if self.options.clip_grad:
+                torch.nn.utils.clip_grad_norm_(self.network.parameters, self.options.clip_grad)
+            self._optimizer.step()
         return loss.detach()
 
     def score(self, rows: Rows, *, seen: Seen) -> Scores:
@@ -185,18 +186,42 @@ class Learner:
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the network on pixels ``(b, h, w, 3)``; the logits are float32 in either precision."""
         device = self.backbone.device
-        inputs = self.backbone.transform.normalize(pixels.to(device))
+        inputs = self.backbone.transform.normalize(to_device(pixels, device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             logits: torch.Tensor = self.network.model(inputs)
         return logits.float()
 
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        """Let fp32 be float32 in convolutions and linear layers alike, forwards and backwards."""
-        return full_precision() if self.precision == "fp32" else nullcontext()
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Compute as the precision says and as repeatably as the device can; tell what to do if it is full.
+
+        In fp32, convolutions and linear layers are float32 alike, forwards and backwards. On CUDA, cuDNN
+        takes the same algorithms in every run. Other kernels of backward passes add in an order that varies.
+        """
+        device, size = self.backbone.device, self.options.batch_size
+        smaller = f"a --batch-size below {size}, " if size > 1 else ""
+        room = explained_out_of_memory(
+            f"fine-tuning {self.backbone.name} in batches of {size}",
+            device=device,
+            knobs=f"give {smaller}a smaller --img-size or --model, or train less of it (--depth)",
+        )
+        with (
+            room,
+            full_precision() if self.precision == "fp32" else nullcontext(),
+            fixed_algorithms() if device.type == "cuda" else nullcontext(),
+        ):
+            yield
 
     def _seeded(self, epoch: int) -> AbstractContextManager[None]:
         """Seed dropout and stochastic depth by the epoch; a resumed epoch then drops what it would have."""
         return seeded(hash_of(self.options.rows.seed, f"epoch\0{epoch}"), self.backbone.device)
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move values to the device of the network; the caller does not wait for a CUDA device."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager
