@@ -1,4 +1,4 @@
-"""Fine-tuning on a CUDA device, here a pretended one: the same losses, few waits, and either device goes on."""
+"""Fine-tuning on a CUDA device, here a pretended one: the same losses; either device goes on."""
 
 import json
 from collections.abc import Callable, Iterator
