@@ -210,6 +210,12 @@ class ThisWorker:
     address: str
     threads: int
 
+    @property
+    def number(self) -> int:
+        """The number at the end of the name, by which workers share devices out; 0 if there is none."""
+        found = re.search(r"[0-9]+\Z", self.name)
+        return int(found[0]) if found else 0
+
 
 def this_worker() -> ThisWorker:
     """Return the worker of a cluster that runs this task."""

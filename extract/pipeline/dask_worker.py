@@ -121,7 +121,7 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
 def _models(order: UnitOrder, worker: ThisWorker) -> list[tuple[ModelOrder, FeatureCache, Backbone]]:
     device = order.devices[0]
     if len(order.devices) > 1:
-        device = order.devices[int(worker.name) % len(order.devices)]
+        device = order.devices[worker.number % len(order.devices)]
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     keys = [(model.digest, canonical_json(model.spec), device) for model in order.models]

@@ -6,7 +6,7 @@ width, share the distances of each block.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -66,6 +66,10 @@ class Maps(Protocol):
         """Turn coefficients (..., rank, n_targets) of the features into coefficients of the basis."""
         ...
 
+    def to(self, device: torch.device) -> "Maps":
+        """Return maps for rows on a device, without what only `take_metric` hands over."""
+        ...
+
 
 class IdentityMap:
     """The map that leaves rows as they are, for ridge regression on the columns themselves.
@@ -97,6 +101,9 @@ class IdentityMap:
 
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
+
+    def to(self, device: torch.device) -> "IdentityMap":  # noqa: ARG002
+        return self
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,15 @@ class NystromMaps:
     def on_basis(self, index: int, beta: Tensor) -> Tensor:
         dual: Tensor = torch.linalg.solve_triangular(self.factors[index].T, beta, upper=True)
         return dual
+
+    def to(self, device: torch.device) -> "NystromMaps":
+        return replace(
+            self,
+            centers=self.centers.to(device),
+            factors=tuple(factor.to(device) for factor in self.factors),
+            kept=tuple(kept.to(device) for kept in self.kept),
+            grams={},
+        )
 
     def coefficients(self, index: int, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the centers kept (r, d) and weights (r, n_targets): scores are ``k(x, centers) weights``."""

@@ -156,6 +156,9 @@ class SubsetMaps:
     def on_basis(self, index: int, beta: Tensor) -> Tensor:  # noqa: ARG002
         return beta
 
+    def to(self, device: torch.device) -> "SubsetMaps":
+        return SubsetMaps([each.to(device) for each in self._columns])
+
 
 class DualGrams:
     """A linear kernel matrix (n, n) for each layer; the kernel matrix of a subset is a sum of these.

@@ -2,9 +2,13 @@
 
 Block sums only add, so each worker sums a part of the rows and only the sums travel. Results equal those of
 `toptune.train.passes.passes` up to the rounding of sums taken in another order.
+
+What travels lies in main memory. A worker moves it to the device on which the worker computes: the one that
+was named. Of several workers that were started here for ``cuda``, worker i takes device i, as in extraction.
 """
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -15,8 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toptune.errors import ToptuneError
-from toptune.machine.dask_cluster import each_finished, killed_worker, open_client
+from toptune.errors import InputError, ToptuneError
+from toptune.machine.dask_cluster import each_finished, killed_worker, local_workers, open_client, this_worker
+from toptune.machine.device_memory import explained_out_of_memory
+from toptune.machine.devices import list_devices, resolve_device
+from toptune.machine.precision import full_precision
 from toptune.store.features.blocks import ArrayBlocks, Blocks
 from toptune.train.kernels.maps import Maps
 from toptune.train.passes.passes import accumulate, predict_left_out
@@ -26,6 +33,7 @@ from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 # Few parts per worker, because the sums of every part are M^2 numbers to move; but enough that workers do not
 # wait long for the last parts, and that little is lost with a worker that dies.
 PARTS_PER_WORKER = 4
+_HERE = torch.device("cpu")
 
 
 class RowRange:
@@ -65,10 +73,13 @@ class DaskCluster:
     Parameters
     ----------
     client : distributed.Client
+    is_local : bool
+        Whether the workers were started on this machine for this work, so that they share its devices out.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, is_local: bool = False) -> None:
         self.client = client
+        self.is_local = is_local
 
     def accumulate(
         self,
@@ -77,13 +88,15 @@ class DaskCluster:
         wanted: Sequence[int],
         *,
         block_rows: int,
+        device: torch.device,
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
         """Return the sums of each wanted map; parameters as of `toptune.train.passes.passes.accumulate`."""
         # Every worker needs the maps: they are sent once to each instead of with every part.
-        shared = self.client.scatter(maps, broadcast=True, hash=False)
+        devices = self._devices(device)
+        shared = self.client.scatter(maps.to(_HERE), broadcast=True, hash=False)
         parts = [
-            self.client.submit(_sums_of, part, shared, list(wanted), block_rows, pure=False)
+            self.client.submit(_sums_of, part, shared, list(wanted), block_rows, devices, pure=False)
             for part, _ in self._parts(rows)
         ]
         self._wait(parts, rows, progress)
@@ -103,6 +116,7 @@ class DaskCluster:
         finalists: Sequence[tuple[int, Tensor]],
         *,
         block_rows: int,
+        device: torch.device,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
         """Score every row by the fit that left its fold out.
@@ -111,11 +125,15 @@ class DaskCluster:
         """
         # The rows kept are spread over all parts, so they are chosen here and handed to their part.
         kept = rows.calibration_rows()
-        shared = self.client.scatter((maps, list(finalists)), broadcast=True, hash=False)
+        sent = maps.to(_HERE), [(index, beta.to(_HERE)) for index, beta in finalists]
+        devices = self._devices(device)
+        shared = self.client.scatter(sent, broadcast=True, hash=False)
         parts = []
         for part, first in self._parts(rows):
             mine = kept[(kept >= first) & (kept < first + part.n)] - first
-            parts.append(self.client.submit(_left_out_of, part, shared, mine, block_rows, pure=False))
+            parts.append(
+                self.client.submit(_left_out_of, part, shared, mine, block_rows, devices, pure=False)
+            )
         self._wait(parts, rows, progress)
         by_part: list[list[OutOfFold]] = self._gather(parts)
         return [
@@ -126,6 +144,10 @@ class DaskCluster:
             )
             for of_one in zip(*by_part, strict=True)
         ], kept
+
+    def _devices(self, device: torch.device) -> list[str]:
+        """Return the devices that workers share out by their numbers; of one device, all workers take it."""
+        return list_devices(str(device)) if self.is_local else [str(device)]
 
     def _parts(self, rows: TrainingRows) -> list[tuple[TrainingRows, int]]:
         """Cut the rows into parts of about equal size; return each with the number of its first row."""
@@ -166,7 +188,7 @@ def open_cluster(address: str | None) -> Iterator[DaskCluster | None]:
         yield None
         return
     with open_client(address) as client:
-        yield DaskCluster(client)
+        yield DaskCluster(client, is_local=local_workers(address) is not None)
 
 
 def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
@@ -189,9 +211,37 @@ def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
     )
 
 
-def _sums_of(part: TrainingRows, maps: Maps, wanted: list[int], block_rows: int) -> list[FoldSums]:
+@contextlib.contextmanager
+def _own_device(devices: list[str]) -> Iterator[torch.device]:
+    """Give the device on which this worker computes, and explain what goes wrong with it.
+
+    Raises
+    ------
+    InputError
+        If the worker has no such device.
+    DeviceMemoryError
+        If the device's memory is full.
+    """
+    worker = this_worker()
+    try:
+        device = resolve_device(devices[worker.number % len(devices)])
+    except InputError as error:
+        raise InputError(f"dask worker {worker.address} on {socket.gethostname()}: {error}") from error
+    knobs = "start fewer workers a device, or take fewer --centers (n_centers)"
+    with (
+        full_precision(),
+        explained_out_of_memory(f"dask worker {worker.address}", device=device, knobs=knobs),
+    ):
+        yield device
+
+
+def _sums_of(
+    part: TrainingRows, maps: Maps, wanted: list[int], block_rows: int, devices: list[str]
+) -> list[FoldSums]:
     """Sum one part, on a worker."""
-    return accumulate(part, maps, wanted, block_rows=block_rows, device=torch.device("cpu"))
+    with _own_device(devices) as device:
+        sums = accumulate(part, maps.to(device), wanted, block_rows=block_rows, device=device)
+        return [each.cpu() for each in sums]
 
 
 def _added(first: list[FoldSums], second: list[FoldSums]) -> list[FoldSums]:
@@ -204,9 +254,12 @@ def _left_out_of(
     shared: tuple[Maps, list[tuple[int, Tensor]]],
     kept: npt.NDArray[np.int64],
     block_rows: int,
+    devices: list[str],
 ) -> list[OutOfFold]:
     """Score one part by the fits that left its folds out, on a worker."""
     maps, finalists = shared
-    return predict_left_out(
-        part, maps, finalists, block_rows=block_rows, device=torch.device("cpu"), kept=kept
-    )[0]
+    with _own_device(devices) as device:
+        there = [(index, beta.to(device)) for index, beta in finalists]
+        return predict_left_out(
+            part, maps.to(device), there, block_rows=block_rows, device=device, kept=kept
+        )[0]

@@ -48,7 +48,7 @@ def accumulate(
     block_rows : int
         Rows of a block.
     device : torch.device
-        Where features are computed and summed.
+        Where features are computed and summed; of a cluster's worker, see `toptune.train.passes.dask_passes`.
     keep_raw : bool
         Whether sums that were taken over kernel values stay as they are; by default they are whitened.
     seconds : dict, optional
@@ -88,7 +88,10 @@ def accumulate(
     [[[4.0, 2.0], [2.0, 1.0]], [[9.0, 3.0], [3.0, 1.0]]]
     """
     if rows.cluster is not None:
-        return rows.cluster.accumulate(rows, maps, wanted, block_rows=block_rows, progress=progress)
+        spread = rows.cluster.accumulate(
+            rows, maps, wanted, block_rows=block_rows, device=device, progress=progress
+        )
+        return [each.to(device) for each in spread]
     # Maps with a factor are summed over kernel values, which costs no whitening of rows; the sums are
     # whitened at the end.
     factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
@@ -172,7 +175,9 @@ def predict_left_out(
         The rows whose scores are kept.
     """
     if rows.cluster is not None:
-        return rows.cluster.predict_left_out(rows, maps, finalists, block_rows=block_rows, progress=progress)
+        return rows.cluster.predict_left_out(
+            rows, maps, finalists, block_rows=block_rows, device=device, progress=progress
+        )
     kept = rows.calibration_rows() if kept is None else kept
     results = [
         OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))

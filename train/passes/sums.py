@@ -123,16 +123,20 @@ class FoldSums:
             has_aside=False,
         )
 
-    def cpu(self) -> "FoldSums":
-        """Return these sums in main memory, without `product`, which the factor can make again."""
+    def to(self, device: torch.device) -> "FoldSums":
+        """Return these sums on a device, without `product`, which the factor can make again."""
         return replace(
             self,
             product=None,
-            gram=self.gram.cpu(),
-            cross=self.cross.cpu(),
-            square=self.square.cpu(),
-            factor=None if self.factor is None else self.factor.cpu(),
+            gram=self.gram.to(device),
+            cross=self.cross.to(device),
+            square=self.square.to(device),
+            factor=None if self.factor is None else self.factor.to(device),
         )
+
+    def cpu(self) -> "FoldSums":
+        """Return these sums in main memory, without `product`."""
+        return self.to(torch.device("cpu"))
 
     @property
     def weights(self) -> Tensor:

@@ -26,9 +26,10 @@ class Cluster(Protocol):
         wanted: Sequence[int],
         *,
         block_rows: int,
+        device: torch.device,
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
-        """Do what `toptune.train.passes.passes.accumulate` does."""
+        """Do what `toptune.train.passes.passes.accumulate` does; the sums lie in main memory."""
         ...
 
     def predict_left_out(
@@ -38,6 +39,7 @@ class Cluster(Protocol):
         finalists: Sequence[tuple[int, Tensor]],
         *,
         block_rows: int,
+        device: torch.device,
         progress: Callable[[int], None] | None = None,
     ) -> "tuple[list[OutOfFold], npt.NDArray[np.int64]]":
         """Do what `toptune.train.passes.passes.predict_left_out` does."""
