@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,13 +60,6 @@ def local_workers(address: str) -> int | None:
     """Return the number N of an address ``local:N``; None for other addresses."""
     found = _LOCAL.fullmatch(address)
     return int(found[1]) if found else None
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def has_distributed() -> bool:

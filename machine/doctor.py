@@ -1,6 +1,5 @@
 """`examine_machine` lists what this machine offers: versions, devices, arithmetic and caches."""
 
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from huggingface_hub import constants as hub
 
+from toptune.machine.cores import usable_cores
 from toptune.machine.devices import has_fast_bf16
 from toptune.machine.memory import memory_limit_bytes
 
@@ -34,9 +34,7 @@ def examine_machine() -> dict[str, str]:
     facts = {"python": sys.version.split()[0], "platform": platform.platform()}
     facts |= {name: installed_version(name) for name in PACKAGES}
     # A job or a container may have fewer cores than the machine; the cores that this process may use count.
-    facts["cpu cores"] = str(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
+    facts["cpu cores"] = str(usable_cores())
     facts |= {f"extra {extra}": installed_version(name) for extra, name in EXTRAS.items()}
     facts["memory limit"] = f"{memory_limit_bytes() / 2**30:.1f} GiB for training, by default"
     facts["cpu arithmetic"] = torch.backends.cpu.get_cpu_capability()

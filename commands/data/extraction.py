@@ -60,7 +60,10 @@ from toptune.commands.options.printing import echo, report_failures, show
     help="Images in a forward pass, or auto to find the fastest number; by default 16, on CUDA 128.",
 )
 @click.option(
-    "-j", "--workers", type=click.IntRange(1), help="Number of threads that read and decode images ahead."
+    "-j",
+    "--workers",
+    type=click.IntRange(1),
+    help="Threads that read and decode images ahead; by default one a core, at most 32.",
 )
 @click.option(
     "--device",

@@ -60,7 +60,10 @@ from toptune.commands.options.training import SEED, split_options
 @SKIP_FAILED
 @DEVICE
 @click.option(
-    "-j", "--workers", type=click.IntRange(1), help="Number of threads that read and decode images ahead."
+    "-j",
+    "--workers",
+    type=click.IntRange(1),
+    help="Threads that read and decode images ahead; by default one a core, at most 32.",
 )
 @JSON
 def advise(data: str, as_json: bool, **options: Any) -> None:

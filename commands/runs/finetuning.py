@@ -146,7 +146,10 @@ from toptune.commands.options.training import split_options
 )
 @DEVICE
 @click.option(
-    "-j", "--workers", type=click.IntRange(1), help="Number of threads that read and augment images ahead."
+    "-j",
+    "--workers",
+    type=click.IntRange(1),
+    help="Threads that read and augment images ahead; by default one a core, at most 32.",
 )
 @click.option(
     "--cache-memory",

@@ -23,7 +23,8 @@ from toptune.extract.pipeline.image_pass import Report
 from toptune.extract.pipeline.model_work import ModelWork
 from toptune.extract.request.request import ExtractRequest
 from toptune.extract.sources.reopened import to_be_reopened
-from toptune.machine.dask_cluster import has_distributed, local_workers, open_client, usable_cores
+from toptune.machine.cores import usable_cores
+from toptune.machine.dask_cluster import has_distributed, local_workers, open_client
 from toptune.machine.devices import list_devices
 from toptune.machine.watch import Watch
 from toptune.store.datasets.manifest import Manifest
@@ -114,12 +115,12 @@ class Workers:
         source = request.source
         if request.opened is not None:
             source = to_be_reopened(source, request.opened)
-        n_workers = request.options.n_workers
+        # Workers elsewhere have other cores than this machine, and decide for themselves.
+        asked_for = request.options.workers
+        readers = asked_for if self.threads is None else min(request.options.n_workers, self.threads)
         # Callbacks and clocks stay with the client: functions of the user's program cannot be pickled in
         # general, and progress is told from the results that come back.
-        asked = request.with_options(
-            workers=min(n_workers, self.threads or n_workers), progress=None, stop=None, clocks=None
-        )
+        asked = request.with_options(workers=readers, progress=None, stop=None, clocks=None)
         return UnitOrder(
             key=uuid.uuid4().hex,
             request=replace(

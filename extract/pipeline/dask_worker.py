@@ -18,6 +18,7 @@ from toptune.extract.pipeline.accounts import UnitsDone
 from toptune.extract.pipeline.image_pass import Pass, Tally
 from toptune.extract.pipeline.model_work import find_work
 from toptune.extract.request.request import ExtractRequest
+from toptune.machine.cores import reading_threads
 from toptune.machine.dask_cluster import ThisWorker, this_worker
 from toptune.machine.heap import keep_freed_memory
 from toptune.machine.watch import Watch
@@ -30,6 +31,9 @@ from toptune.store.files.json_values import canonical_json
 _ONE_AT_A_TIME = threading.Lock()
 # A worker receives units many times in one extraction. Models stay loaded between the calls.
 _LOADED: dict[tuple[str, str, str], Backbone] = {}
+# Threads that read in a worker of which only its cluster knows the neighbors, at most, unless the worker has
+# more threads or the user says otherwise.
+SHARED_READERS = 4
 # The request of the order that was seen last, by the key of the order.
 _SEEN: dict[str, ExtractRequest] = {}
 
@@ -104,6 +108,10 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
             # The request gets a watch of its own: a watch comes to hold what cannot be pickled, and orders
             # travel between workers.
             request = replace(_request(order), watch=Watch())
+            if request.options.workers is None:
+                # A worker with a GPU often has a single thread, and several workers may share a machine.
+                readers = max(worker.threads, min(SHARED_READERS, reading_threads()))
+                request = request.with_options(workers=readers)
             works = [
                 find_work(request, backbone, backbone.arrays(model.names), cache, units=units)
                 for model, cache, backbone in _models(order, worker)

@@ -1,6 +1,5 @@
 """Features of any images are computed here as an extraction computes them, without a store."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.extract.pipeline.streams import Streams, Timed, count_streams
 from toptune.extract.pipeline.transfers import BatchTransfer
 from toptune.machine.ahead import ahead
+from toptune.machine.cores import reading_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def features_of(
     batch_size : int
         Images of a forward pass.
     workers : int, optional
-        Threads that read and decode; by default one a CPU, at most 4.
+        Threads that read and decode; by default one for each core that this process may use, at most 32.
     max_pixels : int
         Larger images count as unreadable.
 
@@ -144,7 +144,7 @@ def usable_batches(
     with BatchReader(
         source,
         [backbone.transform],
-        workers=workers or min(4, os.cpu_count() or 1),
+        workers=workers or reading_threads(),
         max_pixels=max_pixels,
         is_pinned=backbone.device.type == "cuda",
     ) as reader:

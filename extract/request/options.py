@@ -1,7 +1,6 @@
 """`ExtractOptions`: all options of an extraction, checked without loading torch."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
 from toptune.extract.images.decode import MAX_PIXELS
+from toptune.machine.cores import reading_threads
 from toptune.machine.dask_cluster import check_address
 from toptune.machine.watch import Clocks, Stop
 from toptune.options import check_choice
@@ -77,7 +77,7 @@ class ExtractOptions:
         part of the cache, because the last bits of features depend on it. ``auto`` measures which size is
         fastest, if the cache is new.
     workers : int, optional
-        Threads that read and decode; by default one a CPU, at most 4.
+        Threads that read and decode; by default one for each core that this process may use, at most 32.
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``. Where several CUDA devices are visible, ``cuda`` is all of them, with
         a process each (needs dask.distributed); so are several names with commas between them.
@@ -184,7 +184,7 @@ class ExtractOptions:
     @property
     def n_workers(self) -> int:
         """Number of threads that read and decode."""
-        return self.workers or min(4, os.cpu_count() or 1)
+        return self.workers or reading_threads()
 
     @property
     def pixel_limit(self) -> int:

@@ -1,7 +1,6 @@
 """`FineTuneOptions` says how a network is fine-tuned, and is checked without loading torch."""
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneSpec
+from toptune.machine.cores import reading_threads
 from toptune.machine.devices import check_device_name
 from toptune.options import check_choice, flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
@@ -115,7 +115,8 @@ class FineTuneOptions:
     max_failures : int
         Most unreadable images that are left out without ``allow_failed``.
     workers : int, optional
-        Number of threads that read and augment ahead; by default one per core, at most 4.
+        Number of threads that read and augment ahead; by default one for each core that this process may
+        use, at most 32.
     cache_memory_bytes : int
         Memory that decoded images may take; images beyond are decoded in every epoch. Results are the same.
 
@@ -185,7 +186,7 @@ class FineTuneOptions:
     @property
     def n_workers(self) -> int:
         """Number of threads that read and augment ahead."""
-        return self.workers or min(4, os.cpu_count() or 1)
+        return self.workers or reading_threads()
 
     @property
     def n_last(self) -> int | None:
