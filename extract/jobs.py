@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from toptune.errors import StoreError
 from toptune.extract.images.narrow import NarrowImages
-from toptune.extract.pipeline.dask_units import open_workers, planning_device
+from toptune.extract.pipeline.dask_units import open_workers, planning_device, settle_device
 from toptune.extract.pipeline.image_pass import Pass, Tally
 from toptune.extract.pipeline.model_work import ModelWork
 from toptune.extract.preparing import prepare
@@ -29,6 +29,8 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     list of ExtractSummary
         In the order of `requests`.
     """
+    device = settle_device(requests[0])
+    requests = [each.with_options(device=device) for each in requests]
     prepared = prepare([each.with_options(device=planning_device(each)) for each in requests])
     if requests[0].options.dry_run:
         return [each.dry_summary() for each in prepared]
@@ -40,7 +42,8 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     summaries: dict[ModelWork, ExtractSummary] = {}
     # Passes for several models may read the same images: each image is told once.
     narrow: dict[str, NarrowImages] = {}
-    with open_workers(requests[0], sum(len(each.units) for each in passes)) as workers:
+    n_units, backbones = sum(len(each.units) for each in passes), [work.backbone for work in works]
+    with open_workers(requests[0], n_units, backbones) as workers:
         for each in passes:
             each.run(tally, compute=None if workers is None else workers.compute)
             narrow[each.works[0].request.dataset] = each.narrow

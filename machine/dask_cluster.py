@@ -71,6 +71,30 @@ def has_distributed() -> bool:
     return True
 
 
+def check_installed(address: str) -> None:
+    """Refuse an address for which a package or program is missing here, without connecting.
+
+    Raises
+    ------
+    InputError
+        If dask.distributed is missing; for a batch system also if dask-jobqueue, or the program that submits
+        jobs, is.
+    """
+    if not has_distributed():
+        raise InputError("dask.distributed is not installed; pip install 'toptune[dask]'")
+    if address not in SYSTEMS:
+        return
+    try:
+        import dask_jobqueue  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"dask {address!r} needs dask-jobqueue, which is not installed; pip install 'toptune[jobqueue]'"
+        ) from error
+    _, program = SYSTEMS[address]
+    if shutil.which(program) is None:
+        raise InputError(f"dask {address!r}: there is no {program} on this machine; submit from where it is")
+
+
 @contextlib.contextmanager
 def open_client(
     address: str, *, options: Mapping[str, object] | None = None, memory_limit: str | int = "auto"
@@ -94,10 +118,9 @@ def open_client(
         If a package or program is missing, an option does not fit, or no scheduler answers.
     """
     check_address(address, options)
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise InputError("dask.distributed is not installed; pip install 'toptune[dask]'") from error
+    check_installed(address)
+    from distributed import Client, LocalCluster
+
     with contextlib.ExitStack() as stack:
         place: str | LocalCluster | JobQueueCluster = address
         try:
@@ -131,15 +154,9 @@ def open_client(
 
 def _batch_cluster(system: str, options: Mapping[str, object]) -> "JobQueueCluster":
     """Start a scheduler in this process, and return the cluster that submits jobs with its workers."""
-    name, program = SYSTEMS[system]
-    try:
-        import dask_jobqueue
-    except ImportError as error:
-        raise InputError(
-            f"dask {system!r} needs dask-jobqueue, which is not installed; pip install 'toptune[jobqueue]'"
-        ) from error
-    if shutil.which(program) is None:
-        raise InputError(f"dask {system!r}: there is no {program} on this machine; submit from where it is")
+    import dask_jobqueue
+
+    name, _ = SYSTEMS[system]
     # A job is one process that owns all cores of the job, so that the backbone is in memory once.
     fixed = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
     try:

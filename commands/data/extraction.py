@@ -69,7 +69,7 @@ from toptune.commands.options.printing import echo, report_failures, show
     "--device",
     default="cpu",
     show_default=True,
-    help="Compute on cpu, cuda (all visible GPUs, a process each), cuda:N, or several with commas.",
+    help="Compute on cpu, cuda (with dask all visible GPUs, a process each), cuda:N, or several with commas.",
 )
 @click.option(
     "--precision",

@@ -146,6 +146,16 @@ class Backbone:
             batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
             return pooled(self._passes[taps], batch, wanted)
 
+    def leave_device(self) -> None:
+        """Move the network to main memory, so that other processes have the memory of its device.
+
+        The backbone must not compute afterwards.
+        """
+        self.model.to("cpu")
+        self.__dict__.pop("_sample", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @property
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.recipe.precision]

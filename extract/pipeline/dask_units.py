@@ -8,13 +8,14 @@ import contextlib
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import read_bytes
 from toptune.extract.pipeline.accounts import UnitsDone
 from toptune.extract.pipeline.dask_worker import ModelOrder, UnitOrder, compute_units
@@ -24,7 +25,7 @@ from toptune.extract.pipeline.model_work import ModelWork
 from toptune.extract.request.request import ExtractRequest
 from toptune.extract.sources.reopened import to_be_reopened
 from toptune.machine.cores import usable_cores
-from toptune.machine.dask_cluster import has_distributed, local_workers, open_client
+from toptune.machine.dask_cluster import check_installed, has_distributed, local_workers, open_client
 from toptune.machine.devices import list_devices
 from toptune.machine.watch import Watch
 from toptune.store.datasets.manifest import Manifest
@@ -34,6 +35,41 @@ logger = logging.getLogger(__name__)
 # Every worker reads the probes before the first unit, so that images under a path that means another folder
 # on the worker's machine are noticed before features of them are committed.
 PROBES = 4
+
+
+def settle_device(request: ExtractRequest) -> str:
+    """Refuse devices and clusters for which a package is missing, before a model is loaded.
+
+    Returns
+    -------
+    str
+        The device as it was asked for; or the first CUDA device, if ``cuda`` is several of them and
+        dask.distributed, which shares the units out to all, is not installed.
+
+    Raises
+    ------
+    InputError
+        If a package or program is missing that the request cannot do without, or a device is not there.
+    """
+    asked = request.options
+    if asked.dask is not None:
+        check_installed(asked.dask)
+        return asked.device
+    devices = list_devices(asked.device)
+    if len(devices) == 1 or has_distributed():
+        return asked.device
+    missing = "dask.distributed, which shares the images out to several, is not installed"
+    if "," in asked.device:
+        raise InputError(
+            f"device {asked.device!r} is {len(devices)} devices, and {missing}; pip install 'toptune[dask]', "
+            f"or name one device, such as {devices[0]}",
+            option="device",
+        )
+    logger.warning(
+        "computing on %s alone of %d CUDA devices: %s (pip install 'toptune[dask]')",
+        devices[0], len(devices), missing,
+    )  # fmt: skip
+    return devices[0]
 
 
 def planning_device(request: ExtractRequest) -> str:
@@ -148,8 +184,19 @@ class Workers:
 
 
 @contextlib.contextmanager
-def open_workers(request: ExtractRequest, n_units: int) -> Iterator[Workers | None]:
+def open_workers(
+    request: ExtractRequest, n_units: int, backbones: Iterable[Backbone]
+) -> Iterator[Workers | None]:
     """Connect to the cluster that was asked for, or start a worker for each of several devices.
+
+    Parameters
+    ----------
+    request : ExtractRequest
+        A request whose device was settled by `settle_device`.
+    n_units : int
+        Units that are to be computed.
+    backbones : iterable of Backbone
+        Networks that made the plan; they leave their device where workers compute.
 
     Yields
     ------
@@ -165,12 +212,8 @@ def open_workers(request: ExtractRequest, n_units: int) -> Iterator[Workers | No
     if address is None or not n_units:
         yield None
         return
-    if asked.dask is None and not has_distributed():
-        raise InputError(
-            f"device {asked.device!r} is {len(devices)} devices, which are shared out by dask, and "
-            "dask.distributed is not installed; pip install 'toptune[dask]', or name one device, such as "
-            f"{devices[0]}"
-        )
+    for backbone in backbones:
+        backbone.leave_device()
     count = local_workers(address)
     # A worker's memory is what the plan says; dask's limit would kill it for what the system caches.
     with open_client(address, options=asked.dask_options, memory_limit=0) as client:

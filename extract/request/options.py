@@ -80,7 +80,8 @@ class ExtractOptions:
         Threads that read and decode; by default one for each core that this process may use, at most 32.
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``. Where several CUDA devices are visible, ``cuda`` is all of them, with
-        a process each (needs dask.distributed); so are several names with commas between them.
+        a process each, or the first one with a warning if dask.distributed is not installed. Several names
+        with commas between them need dask.distributed.
     dtype : {"auto", "float16", "float32"}
         Type of features on disk. ``auto`` is float16 except for layers that come near the range of float16
         in a sample of 16 images.

@@ -1,5 +1,8 @@
 """Extraction on a CUDA device, here a pretended one: the same features, and no wait where none is needed."""
 
+import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,18 @@ import pytest
 import torch
 from fake_cuda import Counts, fake_cuda
 
-from toptune.extract import extract, load_backbone
+from toptune.extract import extract, load_backbone, preparing
+from toptune.extract.backbone import backbone as backbone_module
+from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.forward import ForwardPass
+from toptune.extract.drafting import load_for
+from toptune.extract.pipeline import dask_units
 from toptune.extract.pipeline.forwarding import forward_pixels
-from toptune.store import FeatureStore
+from toptune.extract.request.request import ExtractRequest
+from toptune.store import FeatureStore, InputError, InterruptedRunError
+
+Cli = Callable[..., tuple[int, str, str]]
 
 DTYPES = {"last.none": "float16"}
 
@@ -87,3 +98,103 @@ def test_an_extraction_that_measures_and_cuts_its_batches_is_the_same_there(
         found = features("cuda", batch_size="auto")
     assert counts.waits["event"] > 0
     np.testing.assert_array_equal(found, expected)
+
+
+def without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+
+
+def with_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_units, "has_distributed", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"device": "cpu,cpu"},
+            r"is 2 devices, and dask.distributed.* is not installed; .* or name one device",
+        ),
+        ({"dask": "local:2"}, r"dask.distributed is not installed; pip install 'toptune\[dask\]'"),
+        ({"dask": "slurm"}, r"dask.distributed is not installed; pip install 'toptune\[dask\]'"),
+    ],
+    ids=str,
+)
+def test_a_missing_dask_is_told_before_a_model_is_loaded(
+    options: dict[str, Any], said: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_dask(monkeypatch)
+    monkeypatch.setattr(preparing, "load_for", pytest.fail)
+    with pytest.raises(InputError, match=said):
+        extract(photos, model="random:test_vit", store=tmp_path / "store", **options)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.usefixtures("cuda")
+def test_without_dask_the_first_of_several_devices_computes_and_is_named_first(
+    photos: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_dask(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    loaded: list[tuple[str, int]] = []
+    told: list[str] = []
+    load = load_for
+
+    def loading(request: ExtractRequest) -> Backbone:
+        loaded.append((request.options.device, len(told)))
+        return load(request)
+
+    monkeypatch.setattr(dask_units.logger, "warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(preparing, "load_for", loading)
+    given = [
+        "--model",
+        "random:test_vit",
+        "--img-size",
+        32,
+        "--store",
+        tmp_path / "store",
+        "--device",
+        "cuda",
+    ]
+    code, _, err = run_cli("extract", photos, *given)
+    assert (code, err.count("error")) == (0, 0)
+    assert loaded == [("cuda:0", 1)]
+    (said,) = told
+    assert said.startswith("computing on cuda:0 alone of 2 CUDA devices: dask.distributed")
+    assert said.endswith("(pip install 'toptune[dask]')")
+
+
+@pytest.mark.usefixtures("cuda")
+def test_what_made_the_plan_leaves_the_device_before_workers_come(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_dask(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    networks: list[weakref.ref[Any]] = []
+    held: list[list[str]] = []
+    freed: list[bool] = []
+
+    def building(*given: Any, **options: Any) -> Any:
+        made = build_model(*given, **options)
+        networks.append(weakref.ref(made[0]))
+        return made
+
+    def open_client(address: str, **_: Any) -> Any:
+        assert address == "local:2"
+        there = [network() for network in networks]
+        held.extend(
+            sorted({each.device.type for each in net.parameters()}) for net in there if net is not None
+        )
+        raise InterruptedRunError("the workers would begin here")
+
+    monkeypatch.setattr(backbone_module, "build_model", building)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(True))
+    monkeypatch.setattr(dask_units, "open_client", open_client)
+    monkeypatch.setattr("toptune.extract.planning.choose_unit_rows", lambda *_: 4)
+    options: dict[str, Any] = {"img_size": 32, "device": "cuda", "precision": "bf16", "batch_size": 4}
+    with pytest.raises(InterruptedRunError, match="would begin here"):
+        extract(photos, model="random:test_vit", store=tmp_path / "store", **options)
+    # The float32 reference is gone, and the network lies in main memory.
+    assert len(networks) == 2
+    assert held == [["cpu"]]
+    assert freed

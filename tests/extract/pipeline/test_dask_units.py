@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -301,11 +300,3 @@ def test_the_client_plans_without_the_workers_device(
         planning_device(seen[1])
     with pytest.raises(InputError, match="a list is for workers on this machine"):
         planning_device(seen[2])
-
-
-def test_without_dask_several_devices_are_refused(
-    pets: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match=r"distributed is not installed.*or name one device"):
-        extract(pets, model=f"local-dir:{model_folder}", store=tmp_path / "s", device="cpu,cpu")
