@@ -10,12 +10,14 @@ import copy
 import hashlib
 import io
 import json
+import os
 import random
 import resource
 import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from toptune.cli import toptune
 from toptune.errors import CorruptError, InputError, ToptuneError, WeightsError
 from toptune.extract.backbone.backbone import load_backbone
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.outside_tables import read_outside_table
+from toptune.store.datasets.outside_text import read_outside_text
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.json_values import canonical_json, parse_json
 from toptune.store.files.reading import check_zip
@@ -92,12 +96,13 @@ def mutants(file: Path, rng: random.Random, n: int) -> Iterator[bytes]:
     yield from (b"[" * 50_000, b'{"format": 1, ' + file.read_bytes()[1:], b"\xff", b"")
 
 
-def attempt(*arguments: str) -> None:
+def attempt(*arguments: str, is_raised: bool = False) -> None:
     """Run a command in this process: anything but an error of toptune's own, or of usage, fails the test."""
+    errors = (ToptuneError, click.ClickException, SystemExit)
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
-        contextlib.suppress(ToptuneError, click.ClickException, SystemExit),
+        contextlib.suppress(*(() if is_raised else errors)),
     ):
         toptune.main(list(arguments), prog_name="toptune", standalone_mode=False)
 
@@ -273,6 +278,40 @@ def test_no_secret_goes_to_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     record.write_text(json.dumps(json.loads(record.read_text()) | {"store": "s3://theirs/bucket"}))
     with pytest.raises(InputError, match="--store s3://theirs/bucket"):
         evaluate(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "where"),
+    [
+        (("extract", "digits", "--store", "new", "--model"), "\nhunter2:x\n", "file, line 2: "),
+        (("extract", "digits", "--store", "new", "--model"), "/etc/hunter2\n", "file, line 1: "),
+        (("study",), "hunter2", "no mapping with any of the keys"),
+        (("study",), "hunter2: 1\n1: 2\n1: 2\n", "no mapping with any of the keys"),
+        (("study",), "heads: *hunter2", "line 1, column 8: found undefined alias a name"),
+        (("study",), "heads: [a]\nb: hunter2: c", "line 2, column 11: mapping values are not allowed"),
+        (("study",), "hunter2\x01", "no text that YAML can hold"),
+    ],
+)
+def test_messages_do_not_show_what_is_in_a_file(
+    arguments: tuple[str, ...], text: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text(text)
+    with pytest.raises((ToptuneError, click.ClickException)) as raised:
+        attempt(*arguments, "file" if arguments == ("study",) else "@file", is_raised=True)
+    assert where in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_text_of_others_is_a_regular_file_of_a_size(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_study, partial(read_outside_text, what="list"), partial(read_outside_table, what="x")):
+        with pytest.raises(InputError, match="no regular file"):
+            read(tmp_path / "pipe")
+    with (tmp_path / "study.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="1048576 at most"):
+        read_study(tmp_path / "study.yaml")
 
 
 def test_text_that_is_no_unicode_and_numbers_that_overflow() -> None:

@@ -173,10 +173,14 @@ def extract(
     part, why = (None, "") if options["dask"] and shard is None else choose_shard(shard, os.environ)
     if why:
         echo(why, err=True)
-    with stop_on_signals(grace) as stop, extraction_progress(json_logs=json_logs) as progress:
+    with (
+        listed(models, "models") as names,
+        stop_on_signals(grace) as stop,
+        extraction_progress(json_logs=json_logs) as progress,
+    ):
         summaries = extract_models(
             data,
-            models=listed(models, "models"),
+            models=names,
             store=root,
             shard=part,
             stop=stop,

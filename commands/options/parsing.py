@@ -1,7 +1,9 @@
 """Options are parsed as people write them: lengths of time, amounts, lists, JSON."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -146,9 +148,15 @@ def parse_batch_size(
     return int(value)
 
 
-def listed(given: Sequence[str], what: str) -> list[str]:
-    """List names that were given as they are, or as ``@FILE`` with one name a line."""
+@contextlib.contextmanager
+def listed(given: Sequence[str], what: str) -> Iterator[list[str]]:
+    """Yield names that were given as they are, or as ``@FILE`` with one name a line.
+
+    An error of a name in a file tells the line and not what stands there: whoever names the file may see the
+    message, and need not be allowed to see the file.
+    """
     names: list[str] = []
+    places: dict[str, str] = {}
     for each in given:
         if not each.startswith("@"):
             names.append(outside_text(each, keeps_blanks=True) or "")
@@ -160,5 +168,21 @@ def listed(given: Sequence[str], what: str) -> list[str]:
             raise click.UsageError(str(error)) from error
         if not lines:
             raise click.UsageError(f"{file} names no {what}; write one a line")
-        names += lines
-    return names
+        names += lines.values()
+        places |= {line: f"{file}, line {number}" for number, line in lines.items()}
+    try:
+        yield names
+    except InputError as error:
+        found = next((place for name, place in places.items() if _repeats(str(error), name)), None)
+        if found is None:
+            raise
+        raise InputError(
+            f"{found}: what stands there cannot be used as one of the {what}, and messages do not repeat it; "
+            "correct the line, or give the name itself to be told more",
+            option=error.option,
+        ) from None
+
+
+def _repeats(message: str, name: str) -> bool:
+    """Whether a message holds a name or a part of the name, such as a tag."""
+    return any(part in message for part in (name, repr(name)[1:-1], *re.split(r"[:./@]", name)) if part)

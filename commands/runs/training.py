@@ -108,10 +108,9 @@ def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **opti
         from toptune.train import update_run
 
         refuse_options(given - {"update", "forget", "out", "dataset_version", "allow_failed", "device"})
-        run = update_run(
-            options["update"], out=out, store=root, forget=listed(options["forget"], "ids"),
-            **{name: options[name] for name in ("dataset_version", "allow_failed", "device")},
-        )  # fmt: skip
+        kept = {name: options[name] for name in ("dataset_version", "allow_failed", "device")}
+        with listed(options["forget"], "ids") as ids:
+            run = update_run(options["update"], out=out, store=root, forget=ids, **kept)
     else:
         if "forget" in given:
             raise click.UsageError("--forget needs --update RUN")

@@ -23,6 +23,7 @@ from toptune.store.datasets.outside_text import (
 )
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.json_values import parse_json
+from toptune.store.files.reading import refuse_other_kinds
 from toptune.store.files.system_errors import refusal
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
@@ -122,6 +123,7 @@ def read_outside_table(path: Path, what: str, *, keeps_empty_lines: bool = False
     """
     suffix, separator = path.suffix.lower(), None
     try:
+        refuse_other_kinds(path)
         if suffix == ".parquet":
             table = read_parquet(path)
         elif suffix == ".jsonl":
@@ -231,7 +233,7 @@ def _json_lines(path: Path, what: str) -> pa.Table:
                 f"{what} {path}, line {number}, is no JSON: {error}; write one object a line"
             ) from error
         if not isinstance(row, dict):
-            raise InputError(f"{what} {path}, line {number}, is {line.strip():.40}; write one object a line")
+            raise InputError(f"{what} {path}, line {number}, is no object; write one object a line")
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [_json_column([row.get(name) for row in rows]) for name in names]

@@ -12,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 
 from toptune.errors import InputError
+from toptune.store.files.reading import read_linked
 
 # Name of the error handler that `escaped` registers: bytes that are no UTF-8 have this one form in every
 # output, whether they are read from a file or reach Python as the lone surrogates of a file's name.
@@ -108,7 +109,7 @@ def text_encoding(path: Path) -> str:
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
-def read_outside_text(path: Path, what: str) -> str:
+def read_outside_text(path: Path, what: str, *, max_bytes: int | None = None) -> str:
     """Read a file of text, without its byte order mark.
 
     Parameters
@@ -117,18 +118,23 @@ def read_outside_text(path: Path, what: str) -> str:
         The file.
     what : str
         What the file is, for messages.
+    max_bytes : int, optional
+        Size above which the file is refused before it is read.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or is neither UTF-8 nor marked as UTF-16 or UTF-32.
+        If the file cannot be read, is too large, or is neither UTF-8 nor marked as UTF-16 or UTF-32.
     """
     try:
-        return path.read_text(encoding=text_encoding(path))
+        text = read_linked(path, max_bytes=max_bytes).decode(text_encoding(path))
     except UnicodeError as error:
         raise InputError(f"{what} {path} {not_unicode(error)}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{what} {path} cannot be read: there is no such file") from error
     except OSError as error:
-        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{what} {path} cannot be read: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def not_unicode(error: UnicodeError) -> str:
@@ -139,8 +145,8 @@ def not_unicode(error: UnicodeError) -> str:
     return f"is not text in UTF-8{where}; save it as UTF-8, which spreadsheets call 'CSV UTF-8'"
 
 
-def read_lines(path: Path, what: str) -> list[str]:
-    """Read a file of one name a line; a line of nothing but blanks names nothing.
+def read_lines(path: Path, what: str) -> dict[int, str]:
+    """Read a file of one name a line, by the numbers of the lines; a line of blanks names nothing.
 
     Raises
     ------
@@ -149,7 +155,7 @@ def read_lines(path: Path, what: str) -> list[str]:
     """
     # `splitlines` would also cut at letters that a file's name may hold.
     lines = outside_column(read_outside_text(path, what).split("\n"), keeps_blanks=True)
-    return [line for line in lines if line is not None and line.strip()]
+    return {number: line for number, line in enumerate(lines, 1) if line is not None and line.strip()}
 
 
 def sole_ids(ids: Sequence[str | None], given: Sequence[object]) -> None:

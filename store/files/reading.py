@@ -132,10 +132,21 @@ def open_regular(path: Path, at: str, *, dir_fd: int | None = None) -> int:
     return descriptor
 
 
-def read_linked(path: Path) -> bytes:
+def read_linked(path: Path, *, max_bytes: int | None = None) -> bytes:
     """Return the content of a file outside of any store, which may be a link to anywhere; see `read_file`."""
     with _linked(path) as file:
+        if max_bytes and (size := os.fstat(file.fileno()).st_size) > max_bytes:
+            raise CorruptError(f"{path} has {size} bytes, {max_bytes} at most; give another file", path)
         return file.read()
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Raise a `CorruptError` if a path outside of any store leads to a pipe, a socket or a device.
+
+    A reader of a library would wait for the writer of a pipe without end.
+    """
+    with _linked(path):
+        pass
 
 
 def linked_file_digest(path: Path) -> str:

@@ -87,14 +87,17 @@ def test_update_and_forget(run_cli: Run, photos: Path, tmp_path: Path) -> None:
         == run["metrics"]["accuracy"]
     )
     assert run_cli("predict", tmp_path / "two", photos / "disc" / "100.png")[0] == 0
+    secret = tmp_path / "secret"
+    secret.write_text(f"{ids.read_text().splitlines()[0]}\nhunter2\n")
     for wrong, message in (
         ((*update, "--out", tmp_path / "three", "--head", "ridge"), "--head has no meaning with --update"),
         (
             (*update, "--out", tmp_path / "three", "--forget", "@nowhere"),
             "list of ids nowhere cannot be read",
         ),
+        ((*update, "--out", tmp_path / "three", "--forget", f"@{secret}"), "secret, line 2: what stands"),
         ((*train[:-1], tmp_path / "three", "--forget", "a"), "--forget needs --update"),
     ):
         code, _, err = run_cli(*wrong)
-        assert (code, message in err) == (2, True), err
+        assert (code, message in err, "hunter2" in err) == (2, True, False), err
     assert not (tmp_path / "three").exists()

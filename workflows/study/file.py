@@ -1,6 +1,7 @@
 """`Study`: what a study file asks for, read and checked."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ KEYS = (
 ALL = "all"
 RUNS = "runs"
 # A study of a hundred backbones takes some kilobytes.
-MOST_CHARACTERS = 1_000_000
+MAX_BYTES = 1 << 20
 MOST_SEEDS = 10_000
 # Keyword arguments of a call are kept as the file spells them; `check_options` decides whether the call takes
 # them.
@@ -83,11 +84,13 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         If the file cannot be read, a key is unknown, missing or of the wrong kind, or a variable is not set.
     """
     file = Path(path)
-    text = read_outside_text(file, "study")
-    if len(text) > MOST_CHARACTERS:
-        raise InputError(f"study {file} has {len(text)} characters; at most {MOST_CHARACTERS} are read")
+    text = read_outside_text(file, "study", max_bytes=MAX_BYTES)
     try:
-        _check_names(yaml.compose(text, yaml.SafeLoader), file, set())
+        tree = yaml.compose(text, yaml.SafeLoader)
+        # What a file that is no study holds is for nobody to see who may only see the messages.
+        if not isinstance(tree, yaml.MappingNode) or not any(key.value in KEYS for key, _ in tree.value):
+            raise InputError(f"study {file} is no mapping with any of the keys {', '.join(KEYS)}")
+        _check_names(tree, file, set())
         # The safe loader makes plain values only: a study file must not run code.
         given = yaml.safe_load(text)
     except RecursionError as error:
@@ -95,9 +98,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"study {file} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"study {file} is no mapping; it takes {', '.join(KEYS)}")
+        raise InputError(f"study {file} cannot be read{_fault(error)}") from None
     if unknown := [key for key in given if key not in KEYS]:
         raise InputError(f"study {file} has a key {unknown[0]!r}; {choices(str(unknown[0]), KEYS)}")
     if missing := [key for key in ("datasets", "models", "heads") if not given.get(key)]:
@@ -144,6 +145,16 @@ def read_study(path: str | os.PathLike[str]) -> Study:
             for name, options in _named(given.get("finetune") or {}, "depth", "finetune", file).items()
         },
     )
+
+
+def _fault(error: Exception) -> str:
+    """Say where a file is no YAML and why, without its text."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ": it is no text that YAML can hold"
+    # The parser quotes names of the file.
+    said = re.sub(r"'[^'<]{3,}'|\"[^\"]{3,}\"", "a name", str(getattr(error, "problem", "")))
+    return f": line {mark.line + 1}, column {mark.column + 1}: {said}"
 
 
 def _check_names(node: Any, file: Path, seen: set[int]) -> None:

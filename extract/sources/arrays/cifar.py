@@ -141,7 +141,7 @@ def _binary_names(folder: Path, kind: str) -> list[str] | None:
     file = folder / (f"{kind}_label_names.txt" if kind else "batches.meta.txt")
     if not file.is_file():
         return None
-    return _class_names(read_lines(file, "the list of classes"), file)
+    return _class_names([*read_lines(file, "the list of classes").values()], file)
 
 
 def _class_names(names: Sequence[object], file: Path) -> list[str]:

@@ -103,14 +103,14 @@ def test_names_of_columns() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_files_in_every_marked_encoding(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "ids.txt").write_bytes(f"{APART}\r\n b\u2028c \r\n  \r\n".encode(encoding))
-    assert read_lines(tmp_path / "ids.txt", "list") == [COMPOSED, " b\u2028c "]
+    assert read_lines(tmp_path / "ids.txt", "list") == {1: COMPOSED, 2: " b\u2028c "}
 
 
 def test_a_file_in_another_encoding_is_refused_by_its_byte(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_bytes("café".encode("cp1252"))
     with pytest.raises(InputError, match=r"byte 0xe9 at place 3\); save it as UTF-8"):
         read_outside_text(tmp_path / "ids.txt", "list")
-    with pytest.raises(InputError, match=r"gone\.txt cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"gone\.txt cannot be read: there is no such file"):
         read_outside_text(tmp_path / "gone.txt", "list")
 
 
