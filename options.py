@@ -4,11 +4,14 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, TypeVar, get_type_hints
 
 from toptune.errors import InputError
 
 Options = TypeVar("Options")
+# No work comes to the end of so many rounds, trees or images of a batch.
+MOST_COUNT = 1_000_000
 
 # Usual words of the field for what has another name here. One table serves kernels, heads, steps and devices
 # alike, because a word is looked up only among the names that are possible where it was given.
@@ -124,6 +127,36 @@ def choices(name: str, known: Iterable[str], *, most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     listed = f"hoose one of {', '.join(names[:most])}{more}"
     return f"did you mean {near}? C{listed}" if near else f"c{listed}"
+
+
+def check_count(value: Any, *, option: str, least: int = 1, most: int = MOST_COUNT) -> None:
+    """Refuse what is no whole number within limits.
+
+    Parameters
+    ----------
+    value : object
+        The value of an option.
+    option : str
+        Keyword of the option, which is its noun in the message.
+    least, most : int
+        Limits; both may be reached.
+
+    Raises
+    ------
+    InputError
+        With the value and the limits.
+
+    Examples
+    --------
+    >>> check_count(0, option="epochs")
+    Traceback (most recent call last):
+    toptune.errors.InputError: epochs is 0; it must be at least 1 and at most 1000000
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not least <= int(value) <= most:
+        raise InputError(
+            f"{option} is {value}; it must be at least {least} and at most {most}", option=option
+        )
 
 
 def check_choice(value: object, known: Iterable[str], *, option: str) -> None:

@@ -16,7 +16,7 @@ import resource
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,13 @@ from toptune.store.files.json_values import canonical_json, parse_json
 from toptune.store.files.reading import check_zip
 from toptune.store.files.sealed import SEAL, seal
 from toptune.train import Run
+from toptune.train.heads.heads import make_head
 from toptune.train.heads.skops_files import read_estimator
+from toptune.train.reports.options import CompareOptions
 from toptune.train.rows.grids import grid_of
+from toptune.train.rows.options import MOST_SEEDS, RowOptions
 from toptune.workflows import Classifier, Prediction, evaluate, save_predictions
-from toptune.workflows.study.file import MOST_SEEDS, read_study
+from toptune.workflows.study.file import read_study
 
 STORED = Path(__file__).parent / "stored"
 HOSTILE: tuple[object, ...] = (
@@ -255,6 +258,8 @@ def test_a_network_is_compared_before_it_is_built(tmp_path: Path) -> None:
         "x: " + "[" * 5000,
         "x: &a [*a]",
         "datasets: 2001-99-99",
+        'x: "\\ud800"',
+        'datasets: {"\\udc80": digits}',
         "\n".join(f"x{i}: &x{i} [{','.join([f'*x{i - 1}' if i else '1'] * 9)}]" for i in range(12)),
     ],
 )
@@ -321,6 +326,37 @@ def test_text_that_is_no_unicode_and_numbers_that_overflow() -> None:
     for value in (1e300, 1e-300, 5e-324):
         with pytest.raises(InputError, match="1e-100 to 1e\\+100"):
             grid_of(value, "sigma")
+
+
+@pytest.mark.parametrize(
+    ("head", "params", "message"),
+    [
+        ("forest", {"n_estimators": [10, 10**12]}, "n_estimators is 1000000000000, 1000000 at most"),
+        ("forest", {"max_depth": -1}, "'max_depth' parameter"),
+        ("forest", {"max_depth": 10**30}, "cannot be fitted to these rows"),
+        ("sklearn:sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [10**12]}, "at most"),
+        ("sklearn:sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 10**12}, "at most"),
+        ("sklearn:sklearn.neighbors.KNeighborsClassifier", {"n_neighbors": 30}, "cannot score"),
+        ("svm", {"C": [1.0] * 10**4, "gamma": [1.0] * 10**4}, "100000000 combinations, 10000 at most"),
+    ],
+)
+def test_params_without_end(head: str, params: dict[str, Any], message: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    with pytest.raises(InputError, match=message):
+        make_head(head, params=params, cv=2).fit(rows, ["a", "b"] * 20)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(RowOptions, seed=-1), "seed is -1; it must be at least 0"),
+        (partial(RowOptions, seed=2**32), "at most 4294967295"),
+        (partial(CompareOptions, seeds=10**12), "seeds is 1000000000000; .* at most 10000"),
+    ],
+)
+def test_numbers_without_end(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
 
 
 def test_formulas_in_predictions(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`ExtractOptions`: all options of an extraction, checked without loading torch."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from toptune.extract.images.decode import MAX_PIXELS
 from toptune.machine.cores import reading_threads
 from toptune.machine.dask_cluster import check_address
 from toptune.machine.watch import Clocks, Stop
-from toptune.options import check_choice
+from toptune.options import MOST_COUNT, check_choice, check_count
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.arrays.units import shard_units
 
@@ -154,13 +155,10 @@ class ExtractOptions:
     dask_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, number in (
-            ("batch_size", None if self.batch_size == AUTO else self.batch_size),
-            ("workers", self.workers),
-            ("max_pixels", self.max_pixels),
-        ):
-            if number is not None and (isinstance(number, str) or number < 1):
-                raise InputError(f"{name} is {number}; it must be at least 1")
+        for name, most in (("batch_size", MOST_COUNT), ("workers", MOST_COUNT), ("max_pixels", sys.maxsize)):
+            number = getattr(self, name)
+            if number not in (None, AUTO):
+                check_count(number, option=name, most=most)
         check_choice(self.dtype, DTYPES, option="dtype")
         if self.format is not None:
             check_choice(self.format, FORMATS, option="format")

@@ -38,6 +38,7 @@ from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES, open
 from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_images, open_parquet
 from toptune.options import nearest
 from toptune.store.datasets.outside_text import outside_text
+from toptune.store.files.system_errors import not_readable
 
 GIVE = (
     "give a folder of images, a manifest (.csv, .tsv, .jsonl, .parquet), WebDataset shards (.tar), a Hugging "
@@ -310,9 +311,13 @@ def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:
     from toptune.extract.sources.archives.tar_patterns import expand_pattern, is_pattern
 
     path = Path(data)
-    if path.is_dir() or path.is_file():
-        return path
-    if path.exists():
+    try:
+        if path.is_dir() or path.is_file():
+            return path
+        is_other = path.exists()
+    except OSError as error:
+        raise InputError(str(not_readable(path, error))) from error
+    if is_other:
         look_at(path)  # says what it is
     if is_pattern(str(data)):
         return expand_pattern(str(data))

@@ -126,7 +126,7 @@ def forest_bytes(sizes: FitSizes) -> int:
     leaves = min(
         drawn,
         sizes.n // max(1, sizes.least("min_samples_leaf", 1)),
-        1 << min(sizes.most("max_depth", 60), 60),
+        1 << max(0, min(sizes.most("max_depth", 60), 60)),
         sizes.most("max_leaf_nodes", drawn),
     )
     nodes, room = 2 * leaves, _FIRST_NODES

@@ -1,6 +1,8 @@
 """scikit-learn estimators behind heads: how they are made, their grids, and their scores."""
 
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, is_classifier
 
 from toptune.errors import InputError
+from toptune.options import MOST_COUNT
 from toptune.train.estimators.arguments import Params, Values
 from toptune.train.heads.kind import HeadKind, SklearnForm
 from toptune.train.rows.grids import values_of
@@ -16,6 +19,8 @@ from toptune.train.rows.grids import values_of
 # Smaller probabilities are raised to this one: the logarithm of 0 is infinite, and a forest, whose
 # probabilities are shares of votes, may give 0.
 _LEAST_PROBABILITY = 1e-4
+# Values of more than a few parameters are hardly ever compared by the thousand, each on every fold.
+MOST_COMBINATIONS = 10_000
 
 
 def make_estimator(
@@ -41,6 +46,38 @@ def make_estimator(
     return estimator
 
 
+def check_counts(kind: HeadKind, params: Params) -> None:
+    """Refuse numbers of trees, iterations or units of a layer with which no fit would ever end.
+
+    Raises
+    ------
+    InputError
+        For a whole number above `MOST_COUNT`, where the class has a whole number by default, or several.
+    """
+    try:
+        defaults = inspect.signature(kind.estimator_type).parameters
+    except (TypeError, ValueError):
+        return  # A class that is not written in Python may tell nothing.
+    for name in params.keys() & defaults.keys():
+        default = defaults[name].default
+        if type(default) not in (int, tuple):
+            continue
+        largest = max(_whole_numbers(params[name]), default=0)
+        if largest > MOST_COUNT:
+            raise InputError(
+                f"head {kind.name!r}: {name} is {largest}, {MOST_COUNT} at most; give less in params",
+                option="params",
+            )
+
+
+def _whole_numbers(value: object) -> Iterator[int]:
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _whole_numbers(each)
+    elif type(value) is int:
+        yield value
+
+
 def grid_of(form: SklearnForm, params: Params, values: Values) -> list[dict[str, Any]]:
     """Return the combinations of parameters to compare on rows (n, d).
 
@@ -53,6 +90,12 @@ def combinations(params: Params, defaults: Mapping[str, list[Any]]) -> list[dict
     """Return every combination of the parameters' values, given or by default."""
     names = {**dict.fromkeys(params), **dict.fromkeys(defaults)}
     lists = {name: values_of(params.get(name), defaults.get(name, [None]), name) for name in names}
+    n_combinations = math.prod(map(len, lists.values()))
+    if n_combinations > MOST_COMBINATIONS:
+        raise InputError(
+            f"the values of params make {n_combinations} combinations, {MOST_COMBINATIONS} at most",
+            option="params",
+        )
     return [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
 
 

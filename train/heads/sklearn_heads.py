@@ -26,7 +26,7 @@ from toptune.train.heads.kinds import KINDS, kind_of
 from toptune.train.heads.native_heads import check_temperature
 from toptune.train.heads.problem_size import FitSizes
 from toptune.train.heads.reported_head import ReportedHead
-from toptune.train.heads.sklearn_estimators import grid_of, make_estimator, scores_of
+from toptune.train.heads.sklearn_estimators import check_counts, grid_of, make_estimator, scores_of
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, softmax
 from toptune.train.passes.peak_memory import SCORES_BYTES
@@ -89,6 +89,7 @@ class SklearnHead(ReportedHead):
         self.estimator: Any = None
         self._classes: list[str] = []
         self._report: dict[str, Any] = {}
+        check_counts(self.kind, self.params)
         if is_path(name):
             # Only an estimator shows whether its class is a classifier, so one is made before rows are read.
             self._make(grid_of(self.form, self.params, np.empty((0, 0)))[0])
@@ -275,7 +276,7 @@ class SklearnHead(ReportedHead):
                 estimator.fit(values, codes)
             except InvalidParameterError:
                 raise
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise InputError(f"head {self.name!r} cannot be fitted to these rows: {error}") from error
         said += [
             _UNCONVERGED if each.category is ConvergenceWarning else str(each.message) for each in caught
@@ -294,9 +295,15 @@ class SklearnHead(ReportedHead):
         for fold in np.unique(rows.folds[rows.is_validated]):
             left, inside = rows.folds == fold, rows.is_validated & (rows.folds != fold)
             estimator = self._fit_one(params, values[inside], rows.codes[inside], said)
-            scores[left] = self._in_steps(
-                values[left], partial(scores_of, estimator, n_classes=rows.n_classes), rows.n_classes
-            )
+            score = partial(scores_of, estimator, n_classes=rows.n_classes)
+            try:
+                scores[left] = self._in_steps(values[left], score, rows.n_classes)
+            except InputError:
+                raise
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(
+                    f"head {self.name!r} with {dict(params)} cannot score the rows of a fold: {error}"
+                ) from error
         return scores
 
     def _in_steps(

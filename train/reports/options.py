@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from toptune.errors import InputError
-from toptune.options import choices, flat_options
+from toptune.options import check_count, choices, flat_options
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.layers.options import SHORT_LIST_HEADS, SearchOptions
-from toptune.train.rows.options import RowArguments, RowOptions
+from toptune.train.rows.options import MOST_SEEDS, RowArguments, RowOptions
 
 # The keys of "options" in layers.json and in compare.json, in the order in which they are written.
 _RECORDED_OF_LAYERS = (
@@ -202,8 +202,7 @@ class CompareOptions:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise InputError(f"seeds is {self.seeds}; give at least 1, and 2 or more for a deviation")
+        check_count(self.seeds, option="seeds", most=MOST_SEEDS)
         if self.leak and self.group_by is None:
             raise InputError(
                 "leak compares splits with and without group_by, and none is given; give --group-by"

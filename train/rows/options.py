@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from toptune.errors import InputError
-from toptune.options import check_choice
+from toptune.options import check_choice, check_count
 
+# numpy's and scikit-learn's generators take 32 bits.
+MOST_SEED = 2**32 - 1
+MOST_SEEDS = 10_000
 VAL = ("train", "test", "drop")
 
 
@@ -61,6 +64,7 @@ class RowOptions:
 
     def __post_init__(self) -> None:
         check_choice(self.val, VAL, option="val")
+        check_count(self.seed, option="seed", least=0, most=MOST_SEED)
         if not 0 < self.test_fraction < 1:
             raise InputError(f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")
         if self.shots is not None and self.train_size is not None:

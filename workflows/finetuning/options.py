@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneSpec
 from toptune.machine.cores import reading_threads
 from toptune.machine.devices import check_device_name
-from toptune.options import check_choice, flat_options
+from toptune.options import check_choice, check_count, flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
@@ -224,13 +225,12 @@ class FineTuneOptions:
         check_device_name(self.device)
         # The spec checks the options of the backbone when the spec is made.
         BackboneSpec(weights=self.weights, img_size=self.img_size, model_kwargs=self.model_kwargs)
-        for name, least in (
-            ("epochs", 1), ("min_epochs", 1), ("patience", 1), ("warmup_epochs", 0), ("batch_size", 1),
-            ("max_failures", 0), ("cache_memory_bytes", 0), ("workers", 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be at least {least}")
+        for name in ("epochs", "min_epochs", "patience", "batch_size", "workers"):
+            if (value := getattr(self, name)) is not None:
+                check_count(value, option=name)
+        for name in ("warmup_epochs", "max_failures", "cache_memory_bytes"):
+            if (value := getattr(self, name)) is not None:
+                check_count(value, option=name, least=0, most=sys.maxsize)
         # The peak rate has to be reached, and at least one epoch of the cosine has to follow.
         if self.n_warmup_epochs >= self.epochs:
             raise InputError(

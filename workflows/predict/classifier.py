@@ -12,6 +12,7 @@ from toptune.errors import InputError
 from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
 from toptune.machine.devices import resolve_device
+from toptune.options import check_count
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
@@ -176,6 +177,7 @@ class Classifier:
         InputError
             If a path does not exist, a folder holds no image, or `batch_size` is below 1.
         """
+        check_count(batch_size, option="batch_size")
         remaining = find_images([images] if isinstance(images, ImageLike) else images)
         total = 0
         if progress is not None:
@@ -184,7 +186,7 @@ class Classifier:
         predictions: list[Prediction] = []
         narrow = NarrowImages()
         # Encoded images of a long iterator must not lie in memory all at once.
-        while window := list(islice(remaining, _WINDOW_BATCHES * max(batch_size, 1))):
+        while window := list(islice(remaining, _WINDOW_BATCHES * batch_size)):
             source = LooseImages([image for _, image in window])
             names = [name for name, _ in window]
             for answers in self.answers(source, len(window), batch_size=batch_size):
@@ -217,8 +219,7 @@ class Classifier:
         InputError
             If `batch_size` is below 1.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        check_count(batch_size, option="batch_size")
         return self.network.answers(source, n_images, batch_size=batch_size)
 
     def _predictions(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:

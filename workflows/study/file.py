@@ -14,6 +14,7 @@ from toptune.extract.images.source import BUILTINS
 from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
+from toptune.train.rows.options import MOST_SEEDS
 
 KEYS = (
     "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",
@@ -23,7 +24,7 @@ ALL = "all"
 RUNS = "runs"
 # A study of a hundred backbones takes some kilobytes.
 MAX_BYTES = 1 << 20
-MOST_SEEDS = 10_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # Keyword arguments of a call are kept as the file spells them; `check_options` decides whether the call takes
 # them.
 Keywords = Mapping[str, Any]
@@ -163,6 +164,11 @@ def _check_names(node: Any, file: Path, seen: set[int]) -> None:
     if id(node) in seen:
         return
     seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
+        raise InputError(
+            f"study {file}, line {node.start_mark.line + 1}: {node.value!a} holds half of a letter, which no "
+            "file can be named by; write the letter itself"
+        )
     if isinstance(node, yaml.SequenceNode):
         for inner in node.value:
             _check_names(inner, file, seen)
@@ -180,6 +186,7 @@ def _check_names(node: Any, file: Path, seen: set[int]) -> None:
         if name in names:
             raise InputError(f"{where}: {name!r} is there twice; rename or remove one of them")
         names.append(name)
+        _check_names(key, file, seen)
         _check_names(value, file, seen)
 
 

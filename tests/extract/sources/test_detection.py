@@ -12,6 +12,11 @@ from toptune.store import InputError
 PNG = png(0)
 
 
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(InputError, match="File name too long; the file system allows no name of that length"):
+        open_source("n" * 300)
+
+
 @pytest.mark.parametrize("kind", ["zip", "npz", "idx"])
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path, kind: str) -> None:
     path = MAKERS[kind](tmp_path)
