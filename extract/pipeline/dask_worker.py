@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 
-from toptune.errors import InputError, StoreNotFoundError, ToptuneError, UnreadableImageError
+from toptune.errors import (
+    DeviceMemoryError,
+    InputError,
+    StoreNotFoundError,
+    ToptuneError,
+    UnreadableImageError,
+)
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.images.source import read_bytes
 from toptune.extract.pipeline.accounts import UnitsDone
@@ -98,6 +104,8 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
     ------
     InputError
         If this worker does not see the images, the weights or the store that the client sees.
+    DeviceMemoryError
+        If a network or a pass of one image does not fit the worker's device.
     """
     worker = this_worker()
     with _ONE_AT_A_TIME:
@@ -116,6 +124,8 @@ def compute_units(order: UnitOrder, units: Sequence[int]) -> UnitsDone:
                 find_work(request, backbone, backbone.arrays(model.names), cache, units=units)
                 for model, cache, backbone in _models(order, worker)
             ]
+        except DeviceMemoryError:
+            raise  # is no fault of paths
         except (ToptuneError, OSError) as error:
             raise InputError(
                 f"dask worker {worker.address} on {socket.gethostname()} cannot do its part: {error}; "
