@@ -26,6 +26,7 @@ from .request.plan import (
     ExtractPlan as ExtractPlan,
     ExtractSummary as ExtractSummary,
 )
+from .request.stages import extraction_profile as extraction_profile
 from .sources.opening import open_source as open_source
 
 Clocks = _watch.Clocks

@@ -49,7 +49,8 @@ def extract(
         - which network: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`, `interpolation`,
           `model_kwargs`, `fold`, `compiled`, `decode`;
         - where and how fast: `device`, `batch_size`, `workers`, `shard`, `dask`, `dask_options`;
-        - when to stop and what to show: `dry_run`, `progress`, `stop`, `time_limit`, `clocks`.
+        - when to stop and what to show: `dry_run`, `progress`, `stop`, `time_limit`, `clocks`,
+          `profile`.
 
     Returns
     -------

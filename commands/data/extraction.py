@@ -134,6 +134,12 @@ from toptune.commands.options.printing import echo, report_failures, show
 @click.option(
     "--rehash", is_flag=True, help="Compare the bytes of every image with what was extracted before."
 )
+@click.option(
+    "--profile",
+    "is_profiled",
+    is_flag=True,
+    help="Measure the stages from reading to writing, and say which of them holds up the others.",
+)
 @click.option("--json-logs", is_flag=True, help="Write progress to standard error as JSON, a line a minute.")
 @click.option(
     "--dask",
@@ -154,6 +160,7 @@ def extract(
     grace: float,
     json_logs: bool,
     max_failures: int,
+    is_profiled: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -164,7 +171,7 @@ def extract(
     a Hugging Face data set (save_to_disk, or Parquet), a zip archive, arrays (.npz, idx, CIFAR), or a
     built-in data set (digits, greek).
     """
-    from toptune.extract import extract_models
+    from toptune.extract import extract_models, extraction_profile
     from toptune.extract.request.plan import describe_summaries
     from toptune.workflows import choose_shard, extraction_progress, stop_on_signals
 
@@ -173,6 +180,7 @@ def extract(
     part, why = (None, "") if options["dask"] and shard is None else choose_shard(shard, os.environ)
     if why:
         echo(why, err=True)
+    profile = extraction_profile() if is_profiled else None
     with (
         listed(models, "models") as names,
         stop_on_signals(grace) as stop,
@@ -186,10 +194,14 @@ def extract(
             stop=stop,
             progress=progress,
             clocks=progress.clocks,
+            profile=profile,
             max_failures=max_failures,
             **options,
         )
     values = [summary.to_dict() for summary in summaries]
-    show(as_json, values[0] if len(values) == 1 else {"models": values}, describe_summaries(summaries))
+    shown, text = values[0] if len(values) == 1 else {"models": values}, describe_summaries(summaries)
+    if profile is not None and profile.seconds:
+        shown, text = shown | {"profile": profile.to_dict()}, f"{text}\n\n{profile}"
+    show(as_json, shown, text)
     # One image may fail for several models; it counts as one image.
     report_failures({name: why for each in summaries for name, why in each.failed.items()}, max_failures)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from timm.data import resolve_data_config
 
+from toptune.costs.stages import PipelineProfile
 from toptune.errors import InputError
 from toptune.extract.backbone.batch_limit import BatchLimit
 from toptune.extract.backbone.build import build_model
@@ -118,7 +119,12 @@ class Backbone:
         with decoding(data, self.transform.decoding) as decoded:
             return decoded.image
 
-    def forward(self, batch: torch.Tensor, arrays: Sequence[str | TapArray]) -> dict[str, torch.Tensor]:
+    def forward(
+        self,
+        batch: torch.Tensor,
+        arrays: Sequence[str | TapArray],
+        profile: PipelineProfile | None = None,
+    ) -> dict[str, torch.Tensor]:
         """Compute arrays in one forward pass.
 
         Parameters
@@ -127,6 +133,8 @@ class Backbone:
             Images as `transform` gives them, stacked.
         arrays : sequence of str or TapArray
             Names ``<tap>.<pooling>``.
+        profile : PipelineProfile, optional
+            Measures the poolings, apart from the stage ``forward`` that the caller measures.
 
         Returns
         -------
@@ -144,7 +152,7 @@ class Backbone:
                     self.model, taps, self._sample, is_compiled="compiled" in self.recipe.forward
                 )
             batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
-            return pooled(self._passes[taps], batch, wanted)
+            return pooled(self._passes[taps], batch, wanted, profile)
 
     def leave_device(self) -> None:
         """Move the network to main memory, so that other processes have the memory of its device.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from toptune.costs.stages import PipelineProfile, timed
 from toptune.errors import InputError
 from toptune.extract.backbone.pooling import TapValue, pool
 from toptune.extract.backbone.taps import LAST, Kind, Tap, TapArray
@@ -302,8 +303,14 @@ def _tap(model: nn.Module, name: str, value: TapValue) -> Tap:
     )
 
 
-def pooled(forward: ForwardPass, batch: torch.Tensor, arrays: Sequence[TapArray]) -> dict[str, torch.Tensor]:
+def pooled(
+    forward: ForwardPass,
+    batch: torch.Tensor,
+    arrays: Sequence[TapArray],
+    profile: PipelineProfile | None = None,
+) -> dict[str, torch.Tensor]:
     """Run one pass and pool each tap on the device; return arrays ``(b, dim)`` of float32 by name."""
+    is_waited_for = profile is not None and batch.device.type == "cuda"
     by_tap: dict[str, list[TapArray]] = {}
     for array in arrays:
         by_tap.setdefault(array.tap.name, []).append(array)
@@ -312,8 +319,14 @@ def pooled(forward: ForwardPass, batch: torch.Tensor, arrays: Sequence[TapArray]
     # Outputs are pooled as soon as the pass gives them, so that those of hooked modules need not be held to
     # the end.
     def keep(name: str, value: TapValue) -> None:
-        for array in by_tap[name]:
-            outputs[array.name] = pool(value, array.pooling)
+        if is_waited_for:
+            torch.cuda.synchronize(batch.device)  # Otherwise the pass would be counted as pooling.
+        # An image counts once, however many taps are pooled.
+        with timed(profile, "pool", 0 if outputs else len(batch), within="forward"):
+            for array in by_tap[name]:
+                outputs[array.name] = pool(value, array.pooling)
+            if is_waited_for:
+                torch.cuda.synchronize(batch.device)
 
     forward.run(batch, keep)
     return outputs

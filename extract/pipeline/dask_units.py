@@ -82,7 +82,14 @@ def planning_device(request: ExtractRequest) -> str:
     """
     asked = request.options
     if asked.dask is None or local_workers(asked.dask) is not None:
-        return list_devices(asked.device)[0]
+        devices = list_devices(asked.device)
+        if asked.profile is not None and len(devices) > 1:
+            raise InputError(
+                f"--profile measures the stages of one process, and device {asked.device!r} is "
+                f"{len(devices)} devices with a process each; name one, such as {devices[0]}",
+                option="profile",
+            )
+        return devices[0]
     if "," in asked.device:
         raise InputError(
             f"device {asked.device!r}: a list is for workers on this machine; with --dask {asked.dask} "

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from toptune.costs.stages import PipelineProfile, timed
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.pipeline.transfers import BatchTransfer, Transfer, start_transfer, to_device
@@ -18,6 +19,7 @@ def forward_pixels(
     *,
     dtypes: Mapping[str, str] | None = None,
     may_cut: bool = True,
+    profile: PipelineProfile | None = None,
 ) -> BatchTransfer:
     """Compute arrays of a batch of pixels ``(b, h, w, 3)``.
 
@@ -36,6 +38,8 @@ def forward_pixels(
     may_cut : bool
         Cut a batch that does not fit into the device's memory into parts, with a warning. Measurements of
         batch sizes set False, because parts would hide that a size does not fit.
+    profile : PipelineProfile, optional
+        Measures the pass and the poolings, and for that waits for a CUDA device after each of them.
 
     Returns
     -------
@@ -54,8 +58,10 @@ def forward_pixels(
     def work(pixels: npt.NDArray[np.uint8]) -> Transfer:
         # Bytes move to the device, and become floats there: a float32 image is four times as large on its
         # way.
-        there = backbone.transform.normalize(to_device(pixels, backbone.device))
-        return start_transfer(backbone.forward(there, arrays), dtypes or {})
+        with timed(profile, "forward", len(pixels)):
+            there = backbone.transform.normalize(to_device(pixels, backbone.device))
+            outputs = backbone.forward(there, arrays, profile)
+        return start_transfer(outputs, dtypes or {})
 
     with torch.inference_mode():
         if not may_cut:

@@ -68,7 +68,8 @@ class Pass:
         self.units = sorted(set().union(*(work.wanted for work in works)))
         self._slices = works[0].cache.unit_slice
         self.rows = sum(length(self._slices(unit)) for unit in self.units)
-        self.writers = {lane: UnitWriter(lane.work.cache) for lane in self.lanes}
+        profile = works[0].request.options.profile
+        self.writers = {lane: UnitWriter(lane.work.cache, profile) for lane in self.lanes}
         self.seconds, self.seconds_read = 0.0, 0.0
         self.narrow = NarrowImages()
 
@@ -136,6 +137,13 @@ class Pass:
                 streams = stack.enter_context(
                     Streams(min(count_streams(work.backbone) for work in self.works))
                 )
+                if request.options.profile is not None:
+                    n_workers = {
+                        "reading threads": request.options.n_workers,
+                        "forward passes": streams.n,
+                        "committing threads": len(self.writers),
+                    }
+                    stack.enter_context(request.options.profile.running(n_workers))
                 for writer in self.writers.values():
                     stack.enter_context(writer)
                 request.watch.begin_job(lambda: self._clocks(reader))

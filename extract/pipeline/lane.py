@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from toptune.costs.stages import timed
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.model_work import ModelWork, length
 from toptune.extract.pipeline.reader import Batch
@@ -93,7 +94,14 @@ class Lane:
             for array in arrays:
                 unit.values[array.name][unit.place(batch)] = 0
         elif arrays:
-            work = partial(forward_pixels, self.work.backbone, batch.pixels, arrays, dtypes=self.work.dtypes)
+            work = partial(
+                forward_pixels,
+                self.work.backbone,
+                batch.pixels,
+                arrays,
+                dtypes=self.work.dtypes,
+                profile=self.work.request.options.profile,
+            )
             self._launched.append((unit, batch, streams.launch(work)))
         # One pass more than there are streams is kept in flight: the streams stay busy while a result is
         # copied into its unit, and the memory of results that wait stays bounded.
@@ -119,13 +127,17 @@ class Lane:
 
     def _fetch(self) -> None:
         unit, batch, future = self._launched.popleft()
+        profile = self.work.request.options.profile
+        if profile is not None:
+            profile.ask("transfer", is_ready=future.done())
         transfer, seconds = future.result()
         start = time.perf_counter()
-        for name, output in transfer.result().items():
-            # An overflow of float16 comes as float32, and the store then names the image.
-            if output.dtype != unit.values[name].dtype:
-                unit.values[name] = unit.values[name].astype(output.dtype)
-            unit.values[name][unit.place(batch)] = output
+        with timed(profile, "transfer", length(batch.rows)):
+            for name, output in transfer.result().items():
+                # An overflow of float16 comes as float32, and the store then names the image.
+                if output.dtype != unit.values[name].dtype:
+                    unit.values[name] = unit.values[name].astype(output.dtype)
+                unit.values[name][unit.place(batch)] = output
         seconds += time.perf_counter() - start
         unit.seconds_compute += seconds
         self.seconds_compute += seconds

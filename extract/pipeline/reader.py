@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from toptune.costs.stages import PipelineProfile, timed
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.decode import Decoding, decoding
@@ -114,6 +116,8 @@ class BatchReader:
         Limit on an image's size.
     is_pinned : bool
         Whether pixels lie in page-locked memory, from which a CUDA device fetches them.
+    profile : PipelineProfile, optional
+        Measures reading, decoding and resizing.
     """
 
     def __init__(
@@ -124,11 +128,13 @@ class BatchReader:
         workers: int,
         max_pixels: int,
         is_pinned: bool = False,
+        profile: PipelineProfile | None = None,
     ) -> None:
         self._source, self._geometries = source, list(geometries)
         self._buffers = PixelBuffers(is_pinned=is_pinned)
         self._max_pixels = max_pixels
         self._workers = workers
+        self._profile = profile
         # The threads share out the cores among themselves: one that resized on several of them would only
         # take them from the others and from the forward passes.
         self._pool = pool_of_shares([1] * workers, "toptune-read")
@@ -157,6 +163,8 @@ class BatchReader:
         return [self._pool.submit(self._read, row) for row in _numbers(rows)]
 
     def _collect(self, rows: slice, futures: list[Future[_Read]]) -> list[Batch]:
+        if self._profile is not None:
+            self._profile.ask("forward", is_ready=all(future.done() for future in futures))
         digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)
         narrow: dict[int, int] = {}
         batches = [
@@ -185,7 +193,8 @@ class BatchReader:
         start = time.perf_counter()
         digest = np.zeros(DIGEST_BYTES, dtype=np.uint8)
         try:
-            data = read_bytes(self._source, row)
+            with timed(self._profile, "read"):
+                data = read_bytes(self._source, row)
             # The digest is taken of the bytes that are decoded here. A later pass over the files would take
             # twice the reading, and could see other bytes.
             digest = sha256(data)
@@ -205,11 +214,16 @@ class BatchReader:
             resized = [each.resized_pixels for _, each in mine]
             most = partial(_largest, resized)
             try:
-                with decoding(data, how, max_pixels=self._max_pixels, more=most) as decoded:
+                with ExitStack() as stack:
+                    with timed(self._profile, "decode"):
+                        decoded = stack.enter_context(
+                            decoding(data, how, max_pixels=self._max_pixels, more=most)
+                        )
                     # An image may suit one model and not another, which has a longer edge: reasons are kept
                     # by geometry.
                     for place, each in mine:
-                        found[place] = _pixels(each, decoded.image)
+                        with timed(self._profile, "resize"):
+                            found[place] = _pixels(each, decoded.image)
                     seen = [pixels for pixels in found if not isinstance(pixels, str)]
                     if seen and decoded.is_narrow(seen[0]):
                         narrow_bits = decoded.bits
@@ -247,4 +261,5 @@ def open_reader(request: ExtractRequest, backbones: Sequence[Backbone]) -> Batch
         workers=request.options.n_workers,
         max_pixels=request.options.pixel_limit,
         is_pinned=any(backbone.device.type == "cuda" for backbone in backbones),
+        profile=request.options.profile,
     )

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.costs.stages import PipelineProfile, timed
+from toptune.extract.pipeline.model_work import length
 from toptune.store.features.feature_cache import FeatureCache
 
 # Units that wait for the commit of the unit before. A unit may hold hundreds of megabytes, and more units
@@ -54,8 +56,9 @@ class UnitWriter:
     thread is raised by the next call, or on leaving.
     """
 
-    def __init__(self, cache: FeatureCache) -> None:
+    def __init__(self, cache: FeatureCache, profile: PipelineProfile | None = None) -> None:
         self._cache = cache
+        self._profile = profile
         self._queue: queue.Queue[UnitValues | None] = queue.Queue(UNITS_BEHIND)
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -95,15 +98,21 @@ class UnitWriter:
         if self._error is not None:
             raise self._error
 
+    def _next(self) -> UnitValues | None:
+        if self._profile is not None:
+            self._profile.ask("write", is_ready=not self._queue.empty())
+        return self._queue.get()
+
     def _run(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
+            while (item := self._next()) is not None:
                 if self._stop.is_set():
                     continue
                 start = time.perf_counter()
-                self._cache.commit_unit(
-                    item.unit, item.values, failed=item.failed, seconds=item.seconds, costs=item.costs
-                )
+                with timed(self._profile, "write", length(self._cache.unit_slice(item.unit))):
+                    self._cache.commit_unit(
+                        item.unit, item.values, failed=item.failed, seconds=item.seconds, costs=item.costs
+                    )
                 self.seconds += time.perf_counter() - start
                 self.units_written += 1
         except BaseException as error:  # noqa: BLE001  (raised again where the caller sees it)

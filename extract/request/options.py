@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toptune.costs.stages import PipelineProfile
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
 from toptune.extract.images.decode import MAX_PIXELS
@@ -47,6 +48,7 @@ class ExtractArguments(BackboneArguments, total=False):
     stop: Stop | None
     time_limit: float | None
     clocks: Clocks | None
+    profile: PipelineProfile | None
     dask: str | None
     dask_options: Mapping[str, Any] | None
 
@@ -115,6 +117,10 @@ class ExtractOptions:
         Seconds from now within which the work is to end; no unit is begun that would not be done by then.
     clocks : Clocks, optional
         Clocks that show, while the extraction runs, what its stages took.
+    profile : PipelineProfile, optional
+        Measures the stages (`toptune.extract.extraction_profile` makes one). On CUDA, every pass is waited
+        for, so that the extraction is slower than without. Not together with `dask` or several devices, whose
+        stages run in other processes.
     dask : str, optional
         Address of a dask.distributed scheduler whose workers compute the units, ``local:N`` for N processes
         on this machine, or ``slurm``, ``pbs``, ``lsf`` for jobs of a batch system (needs dask-jobqueue).
@@ -151,6 +157,7 @@ class ExtractOptions:
     stop: Stop | None = None
     time_limit: float | None = None
     clocks: Clocks | None = None
+    profile: PipelineProfile | None = None
     dask: str | None = None
     dask_options: Mapping[str, Any] | None = None
 
@@ -169,6 +176,11 @@ class ExtractOptions:
         if self.overwrite and self.share != (0, 1):
             raise InputError(
                 "--overwrite with --shard would remove what other jobs computed; run it once without"
+            )
+        if self.dask is not None and self.profile is not None:
+            raise InputError(
+                "--profile with --dask: a profile measures the stages of one process; leave --dask out",
+                option="profile",
             )
         if self.dask is not None:
             check_address(self.dask, self.dask_options)

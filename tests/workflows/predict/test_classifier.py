@@ -94,7 +94,9 @@ def test_only_the_layers_that_the_head_uses_are_computed(
     asked: list[list[str]] = []
     forward = Backbone.forward
 
-    def watch(backbone: Backbone, batch: torch.Tensor, arrays: list[TapArray]) -> dict[str, torch.Tensor]:
+    def watch(
+        backbone: Backbone, batch: torch.Tensor, arrays: list[TapArray], _: object
+    ) -> dict[str, torch.Tensor]:
         asked.append([each.name for each in arrays])
         return forward(backbone, batch, arrays)
 
