@@ -103,6 +103,7 @@ class Turns:
         self.errors: dict[str, Exception] = {}
         self.steps = {"one": 0, "other": 0}
         self._over: set[str] = set()
+        self._faults: list[Exception] = []
         self._may_go = {"one": threading.Semaphore(1), "other": threading.Semaphore(0)}
 
     def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +114,8 @@ class Turns:
             thread.start()
         for thread in threads:
             thread.join()
+        for error in self._faults:
+            raise error
 
     def _act(self, name: str) -> None:
         self._may_go[name].acquire()
@@ -120,6 +123,8 @@ class Turns:
             self.acts[name][0]()
         except StoreError as error:
             self.errors[name] = error
+        except Exception as error:  # noqa: BLE001 (raised where the test sees it)
+            self._faults.append(error)
         finally:
             self._over.add(name)
             self._may_go[_OTHER[name]].release()

@@ -107,7 +107,10 @@ def find_garbage(
         # It is asked once: what is written after this answer is not taken.
         changed = _changed(path)
         if now.timestamp() - changed >= grace.total_seconds() - _ROUNDING:
-            n_bytes = folder_bytes(path) if path.is_dir() else path.lstat().st_size
+            try:
+                n_bytes = folder_bytes(path) if path.is_dir() else path.lstat().st_size
+            except FileNotFoundError:
+                continue  # A writer at work has taken its temporary file away.
             found[str(path)] = Garbage(path=str(path), reason=reason, n_bytes=n_bytes, changed=changed)
     return [found[path] for path in sorted(found)]
 

@@ -288,3 +288,21 @@ def test_a_collection_takes_no_unit_that_was_named_since_it_was_found(tmp_path: 
     collect_garbage(FeatureStore.open(tmp_path), found)
     assert cache.entry(NAME, UNIT) is not None
     one.check()
+
+
+def test_a_temporary_file_that_its_writer_takes_away_is_no_garbage(tmp_path: Path) -> None:
+    cache = Writer(tmp_path, "zarr", is_other=False).write_all()
+    left = cache.path / NAME / ".tmp-0123456789abcdef0123456789abcdef"
+
+    def collect() -> list[str]:
+        store = FeatureStore.open(tmp_path)
+        return [item.path for item in find_garbage(store, grace=timedelta(0))]
+
+    left.write_bytes(b"half")
+    stall = counted_steps(collect)
+    for number in range(1, len(stall.kinds) + 1):
+        left.write_bytes(b"half")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Stall(number, left.unlink).install(monkeypatch)
+            assert collect() in ([], [str(left)])
+        left.unlink(missing_ok=True)
