@@ -7,6 +7,7 @@ files are parsed as they are.
 
 import contextlib
 import copy
+import csv
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,14 @@ import pytest
 
 from toptune.cli import toptune
 from toptune.errors import CorruptError, InputError, ToptuneError, WeightsError
+from toptune.extract import open_source
 from toptune.extract.backbone.backbone import load_backbone
+from toptune.extract.backbone.model_name import EMBEDDED_FOLDER
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.outside_tables import read_outside_table
 from toptune.store.datasets.outside_text import read_outside_text
 from toptune.store.datasets.parquet_tables import read_parquet
+from toptune.store.exchange.text_columns import read_column
 from toptune.store.files.json_values import canonical_json, parse_json
 from toptune.store.files.reading import check_zip
 from toptune.store.files.sealed import SEAL, seal
@@ -44,7 +49,9 @@ from toptune.train.reports.options import CompareOptions
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.options import MOST_SEEDS, RowOptions
 from toptune.workflows import Classifier, Prediction, evaluate, save_predictions
+from toptune.workflows.study.cells import cells_of
 from toptune.workflows.study.file import read_study
+from toptune.workflows.study.results import result_of, write_results
 
 STORED = Path(__file__).parent / "stored"
 HOSTILE: tuple[object, ...] = (
@@ -183,6 +190,25 @@ def test_a_cache_of_a_trillion_rows(tmp_path: Path) -> None:
         file.write_bytes(seal(kind, values))
     for command in (["ls"], ["verify"], ["du"], ["show"]):
         attempt("store", *command, str(store))
+
+
+def test_letters_that_are_none(tmp_path: Path) -> None:
+    texts = np.array(["ab", "c"])
+    texts.view(np.uint32)[1] = 0x7FFFFFFF
+    np.savez(tmp_path / "images.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=texts)
+    np.save(tmp_path / "labels.npy", texts)
+    for read in (open_source, read_column):
+        with pytest.raises(InputError, match="holds letter 2147483647"):
+            read(tmp_path / ("images.npz" if read is open_source else "labels.npy"))
+
+
+def test_a_transform_of_one_color(tmp_path: Path) -> None:
+    config = json.loads((EMBEDDED_FOLDER / "resnet10t.toptune_glyphs.json").read_bytes())
+    config["pretrained_cfg"]["mean"] = [0.5]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(EMBEDDED_FOLDER / "resnet10t.toptune_glyphs.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"mean \[0.5\]; it must be red's, green's and blue's"):
+        load_backbone(f"local-dir:{tmp_path}")
 
 
 def test_manifests_of_other_types() -> None:
@@ -365,3 +391,23 @@ def test_formulas_in_predictions(tmp_path: Path) -> None:
     assert exact == "path,label,confidence,=1+1\n-a.png,=1+1,0.5000,0.5000\nb.png,b,0.5000,\n"
     safe = save_predictions(rows, tmp_path / "safe.csv", columns=["=1+1"], spreadsheet_safe=True).read_text()
     assert safe == "path,label,confidence,'=1+1\n'-a.png,'=1+1,0.5000,0.5000\nb.png,b,0.5000,\n"
+
+
+def test_formulas_in_other_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of layers are those in imported files."""
+    monkeypatch.chdir(tmp_path)
+    labels = np.array(["=1", "-b"] * 12)
+    arrays: dict[str, Any] = {"=x": np.random.default_rng(0).normal(size=(24, 3)), "label": labels}
+    np.savez("f.npz", **arrays)
+    attempt("store", "import", "f.npz", "--store", "st", "--dataset", "+d", "--model", "m", is_raised=True)
+    stored = ("--store", "st", "--dataset", "+d", "--cv", "2", "--spreadsheet-safe")
+    attempt("compare", *stored, "--heads", "ncm", "--seeds", "1", "--out", "c", is_raised=True)
+    attempt("layers-report", *stored, "--out", "l", is_raised=True)
+    Path("s.yaml").write_text("datasets: ['=a']\nmodels: [m]\nheads: [ncm]\n")
+    cell = replace(cells_of(read_study("s.yaml"))[0], folder=Path("c/runs/ncm-seed0").absolute())
+    write_results([result_of(cell, tmp_path)], tmp_path / "out", spreadsheet_safe=True)
+    for name in ("c/compare.csv", "l/layer_search.csv", "out/results.csv"):
+        with Path(name).open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert [each for each in cells if each.startswith("'")], name
+        assert [each for each in cells if each[:1] in tuple("=+@") or each[:2] in ("-b", "\t")] == [], name

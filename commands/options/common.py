@@ -83,6 +83,11 @@ IMG_SIZE = click.option(
 MODEL_KWARGS = click.option(
     "--model-kwargs", callback=parse_object, help="JSON object that is passed on to timm.create_model."
 )
+SPREADSHEET_SAFE = click.option(
+    "--spreadsheet-safe",
+    is_flag=True,
+    help="In CSV, put ' before paths, labels and names that a spreadsheet would compute as a formula.",
+)
 DEVICE = click.option("--device", default="cpu", show_default=True, help="Compute on cpu, cuda or cuda:N.")
 MAX_FAILURES = click.option(
     "--max-failures",

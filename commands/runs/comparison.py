@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import JSON
+from toptune.commands.options.common import JSON, SPREADSHEET_SAFE
 from toptune.commands.options.help import Choice, Command
 from toptune.commands.options.only_names import fill_names
 from toptune.commands.options.parsing import parse_names, parse_object
@@ -45,6 +45,7 @@ from toptune.train.reports.options import CompareOptions, LayerReportOptions
     help="Number of training images to compare on where all layers have too many columns to take all.",
 )
 @SEED
+@SPREADSHEET_SAFE
 @JSON
 @DATASET_VERSION
 @COMPARED
@@ -89,6 +90,7 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
     callback=parse_object,
     help='JSON object of the parameters of each head, such as \'{"knn": {"k": 5}}\'.',
 )
+@SPREADSHEET_SAFE
 @JSON
 @DATASET_VERSION
 @BUDGET

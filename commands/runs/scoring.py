@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import DEVICE, JSON, MAX_FAILURES, OWN_COLUMNS, RunFolder, together
+from toptune.commands.options.common import (
+    DEVICE,
+    JSON,
+    MAX_FAILURES,
+    OWN_COLUMNS,
+    SPREADSHEET_SAFE,
+    RunFolder,
+    together,
+)
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import ExistingPath, parse_places
 from toptune.commands.options.printing import echo, report_failures, show
@@ -79,11 +87,7 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     help="Number of classes to write for each image, the most probable first.",
 )
 @click.option("--probabilities", is_flag=True, help="Add one column for each class.")
-@click.option(
-    "--spreadsheet-safe",
-    is_flag=True,
-    help="In CSV, put ' before paths and labels that a spreadsheet would compute as a formula.",
-)
+@SPREADSHEET_SAFE
 @click.option(
     "-b",
     "--batch-size",

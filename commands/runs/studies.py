@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from toptune.commands.options.common import JSON
+from toptune.commands.options.common import JSON, SPREADSHEET_SAFE
 from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import ExistingPath
 from toptune.commands.options.printing import echo, show
@@ -20,8 +20,9 @@ from toptune.commands.options.printing import echo, show
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be trained, and how long that takes where it is known."
 )
+@SPREADSHEET_SAFE
 @JSON
-def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> None:
+def study(study_file: str, dask: str | None, dry_run: bool, spreadsheet_safe: bool, as_json: bool) -> None:
     """Train the cross product of settings that a file lists.
 
     Settings are data sets, backbones, layers, heads, sizes and seeds. Finished trainings are not repeated.
@@ -36,7 +37,13 @@ def study(study_file: str, dask: str | None, dry_run: bool, as_json: bool) -> No
         show(as_json, plan.to_dict(), str(plan))
         return
     with work_progress("trainings") as progress:
-        report = run_study(study_file, dask=dask, progress=progress, notify=lambda line: echo(line, err=True))
+        report = run_study(
+            study_file,
+            dask=dask,
+            progress=progress,
+            notify=lambda line: echo(line, err=True),
+            spreadsheet_safe=spreadsheet_safe,
+        )
     lines = [printed_records([asdict(row) for row in report.summary])] if report.summary else []
     lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
     lines += report.notes.lines()

@@ -365,6 +365,8 @@ def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:
         raise InputError(f"the model takes {config['input_size'][0]} channels; toptune gives it RGB")
     # The recipe's digest is taken of JSON, in which 1 and 1.0 differ.
     for key in ("mean", "std"):
+        if len(config[key]) != 3:
+            raise InputError(f"the model has {key} {config[key]!r:.60}; it must be red's, green's and blue's")
         config[key] = [float(value) for value in config[key]]
     config["crop_pct"] = float(config["crop_pct"])
     return config

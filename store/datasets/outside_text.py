@@ -5,14 +5,20 @@ here, so that one class is one class wherever it comes from.
 """
 
 import codecs
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toptune.errors import InputError
 from toptune.store.files.reading import read_linked
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # Name of the error handler that `escaped` registers: bytes that are no UTF-8 have this one form in every
 # output, whether they are read from a file or reach Python as the lone surrogates of a file's name.
@@ -77,6 +83,26 @@ def outside_column(values: Iterable[object], *, keeps_blanks: bool = False) -> l
                 known[value] = outside_text(value)
             texts.append(known[value])
     return texts
+
+
+def array_values(values: "npt.NDArray[np.generic]", where: str) -> list[object]:
+    """Return a numpy array of texts or numbers, (n,), as a list of Python's values.
+
+    Raises
+    ------
+    InputError
+        If a text has letters that Unicode does not have, as in a damaged file.
+    """
+    if values.dtype.kind == "U" and values.dtype.itemsize:
+        # numpy takes any number for a letter, and Python fails at places that are hard to foresee.
+        letters = values.astype(values.dtype.newbyteorder("=")).view("u4")
+        if letters.size and letters.max() > sys.maxunicode:
+            raise InputError(
+                f"{where} holds letter {letters.max()}, and the last one of Unicode is {sys.maxunicode}; the "
+                "file is damaged, write it again"
+            )
+    # As a Python float, 0.1 in float32 would be 0.10000000149011612.
+    return list(values) if values.dtype.kind == "f" else list(values.tolist())
 
 
 def column_names(names: Iterable[object], where: str) -> list[str | None]:

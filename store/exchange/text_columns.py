@@ -6,7 +6,7 @@ import numpy as np
 
 from toptune.errors import InputError
 from toptune.store.datasets.outside_tables import TABLE_SUFFIXES, read_outside_table
-from toptune.store.datasets.outside_text import read_outside_text
+from toptune.store.datasets.outside_text import array_values, read_outside_text
 from toptune.store.exchange.matrix_files import Matrix, open_arrays
 
 # Files that hold nothing but one column; a `.txt` has no name above it.
@@ -64,5 +64,4 @@ def as_values(values: Matrix, what: str) -> list[object]:
     shape, kind = tuple(values.shape), np.dtype(values.dtype)
     if len(shape) != 1 or kind.kind not in "biufSUO":
         raise InputError(f"{what} has shape {shape} and type {kind}; a list of names is needed")
-    array = np.asarray(values[: shape[0]])
-    return list(array) if kind.kind == "f" else array.tolist()
+    return array_values(np.asarray(values[: shape[0]]), what)

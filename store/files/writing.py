@@ -21,6 +21,8 @@ from toptune.errors import InputError
 from toptune.store.files.names import TEMPORARY_PREFIX
 from toptune.store.files.system_errors import explained_writing
 
+# Spreadsheets drop a tab or the end of a line before a formula (OWASP, "CSV injection").
+_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -76,13 +78,27 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, text.encode("utf-8"))
 
 
-def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """Give mappings of the same keys as a table with a line for each."""
+def csv_text(rows: Sequence[Mapping[str, object]], *, spreadsheet_safe: bool = False) -> str:
+    """Give mappings of the same keys as a table with a line for each; see `no_formula`."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(no_formulas, rows) if spreadsheet_safe else rows)
     return text.getvalue()
+
+
+def no_formula(cell: object) -> object:
+    """Return the value of a cell, with ``'`` before text that a spreadsheet would compute as a formula.
+
+    A formula may run programs. The text may be a label, the name of a file, or that of a layer in an imported
+    file.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_MARKS) else cell
+
+
+def no_formulas(row: Mapping[str, object]) -> dict[str, object]:
+    """Return a row of a table with `no_formula` applied to each cell."""
+    return {name: no_formula(cell) for name, cell in row.items()}
 
 
 def sync_folder(folder: Path) -> None:

@@ -113,10 +113,10 @@ class LayerSearch:
         """Return everything as JSON values."""
         return asdict(self)
 
-    def write_csv(self, path: Path) -> None:
-        """Write the table; the names of arrays have spaces between them."""
+    def write_csv(self, path: Path, *, spreadsheet_safe: bool = False) -> None:
+        """Write the table; the names of arrays have spaces between them. See `csv_text`."""
         rows = [asdict(each) | {"arrays": " ".join(each.arrays)} for each in self.choices]
-        write_text(path, csv_text(rows))
+        write_text(path, csv_text(rows, spreadsheet_safe=spreadsheet_safe))
 
 
 def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False) -> LayerChoice:

@@ -47,6 +47,7 @@ def compare_heads(
     heads: Sequence[str],
     out: str | os.PathLike[str],
     progress: Callable[[int, int], None] | None = None,
+    spreadsheet_safe: bool = False,
     **arguments: Unpack[CompareArguments],
 ) -> Comparison:
     """Train every head with several seeds, and compare the figures of their test rows.
@@ -68,6 +69,8 @@ def compare_heads(
         Folder for ``compare.csv`` (one row for each run), ``compare.json`` and the runs.
     progress : callable, optional
         Called with the number of runs that are done, and the number of all runs.
+    spreadsheet_safe : bool
+        Put ``'`` before text in CSV that a spreadsheet would compute as a formula.
     **arguments
         The fields of `CompareOptions`.
 
@@ -141,7 +144,7 @@ def compare_heads(
         notes=gather_notes(warnings),
         costs=meter.to_dict(),
     )
-    comparison.write()
+    comparison.write(spreadsheet_safe=spreadsheet_safe)
     return comparison
 
 

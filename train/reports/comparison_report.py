@@ -130,10 +130,11 @@ class Comparison:
         fields: dict[str, Any] = json_ready(asdict(self) | {"folder": str(self.folder)})
         return fields
 
-    def write(self) -> None:
-        """Write ``compare.csv`` and ``compare.json``."""
+    def write(self, *, spreadsheet_safe: bool = False) -> None:
+        """Write ``compare.csv`` and ``compare.json``; see `csv_text`."""
+        table = csv_text([asdict(row) for row in self.rows], spreadsheet_safe=spreadsheet_safe)
         with explained_writing(self.folder, elsewhere="give another --out", kept="finished runs stay"):
-            replace_file(self.folder / CSV, csv_text([asdict(row) for row in self.rows]).encode())
+            replace_file(self.folder / CSV, table.encode())
             replace_file(self.folder / REPORT, (json_text(self.to_dict(), indent=1) + "\n").encode())
 
     def __str__(self) -> str:

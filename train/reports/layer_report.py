@@ -111,6 +111,7 @@ def report_layers(
     model: str,
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
+    spreadsheet_safe: bool = False,
     **arguments: Unpack[LayerReportArguments],
 ) -> LayerReport:
     """Compare the stored layers and poolings of a data set by cross-validation, and write what was found.
@@ -125,6 +126,8 @@ def report_layers(
         Folder to make; a folder that exists and is not empty is refused.
     progress : callable, optional
         Called with the name of each phase as the phase begins.
+    spreadsheet_safe : bool
+        Put ``'`` before text in CSV that a spreadsheet would compute as a formula.
     **arguments
         The fields of `LayerReportOptions` and `RowOptions`.
 
@@ -178,7 +181,7 @@ def report_layers(
     report = LayerReport(folder=path, config=config, search=search, costs=phases.costs())
     with new_run_folder(path) as folder:
         write_json(folder / REPORT, report.to_dict())
-        search.write_csv(folder / LAYER_SEARCH)
+        search.write_csv(folder / LAYER_SEARCH, spreadsheet_safe=spreadsheet_safe)
         title = f"{dataset}, {model}: {search.n_rows} training images, {search.n_folds} folds"
         save_layer_image(folder / IMAGE, search, title=title)
     return report

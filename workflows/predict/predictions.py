@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -14,13 +15,11 @@ from toptune.errors import InputError
 from toptune.options import check_choice
 from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.json_values import json_text
-from toptune.store.files.writing import is_writable_folder, new_target
+from toptune.store.files.writing import is_writable_folder, new_target, no_formula
 
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
 _DIGITS = 4
-# Spreadsheets drop a tab or the end of a line before a formula (OWASP, "CSV injection").
-_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,7 @@ def write_predictions(
     """
     if form == "csv":
         writer = csv.writer(stream, lineterminator="\n")
-        cells = _spreadsheet_safe if spreadsheet_safe else list
+        cells = partial(map, no_formula) if spreadsheet_safe else list
         further = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]
         writer.writerow(cells(["path", "label", "confidence", *further, *columns]))
         for each in predictions:
@@ -209,11 +208,6 @@ def check_predictions_file(out: str | os.PathLike[str], form: str | None = None)
                 option="format",
             )
     return form or str(told)
-
-
-def _spreadsheet_safe(cells: Sequence[str | None]) -> list[str | None]:
-    """Put ``'`` before the cells that a spreadsheet would compute as a formula, which may run programs."""
-    return [f"'{cell}" if cell and cell.startswith(_FORMULA_MARKS) else cell for cell in cells]
 
 
 def _digits(value: float | None) -> str | None:

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from toptune.store.files.system_errors import explained_writing
-from toptune.store.files.writing import replace_file
+from toptune.store.files.writing import no_formulas, replace_file
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS as METRICS_FILE, RunRecord
 from toptune.workflows.study.cells import Cell
@@ -140,17 +140,20 @@ def result_of(cell: Cell, out: Path) -> Result:
     )
 
 
-def write_results(results: Sequence[Result], out: Path) -> None:
+def write_results(results: Sequence[Result], out: Path, *, spreadsheet_safe: bool = False) -> None:
     """Write ``results.csv`` and ``results.parquet``, with a row for each cell.
 
-    A file takes its name when it is whole, so that a reader never sees half a table.
+    A file takes its name when it is whole, so that a reader never sees half a table. With `spreadsheet_safe`
+    no text in CSV is a formula to a spreadsheet.
     """
-    table = pa.Table.from_pylist([result.to_row() for result in results], schema=_SCHEMA)
+    rows = [result.to_row() for result in results]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    safe = pa.Table.from_pylist([*map(no_formulas, rows)], schema=_SCHEMA) if spreadsheet_safe else table
     with explained_writing(out, elsewhere="give another out in the study", kept="finished trainings stay"):
         out.mkdir(parents=True, exist_ok=True)
-        for name, write in ((CSV, pyarrow.csv.write_csv), (PARQUET, pq.write_table)):
+        for name, write, content in ((CSV, pyarrow.csv.write_csv, safe), (PARQUET, pq.write_table, table)):
             memory = io.BytesIO()
-            write(table, memory)
+            write(content, memory)
             # Somebody may watch the table while the study runs.
             replace_file(out / name, memory.getvalue())
 

@@ -147,6 +147,7 @@ def run_study(
     dask: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
+    spreadsheet_safe: bool = False,
 ) -> StudyReport:
     """Extract missing features, train every cell that has no RUN folder yet, and write the results.
 
@@ -165,6 +166,8 @@ def run_study(
         Called with ``(done, total)`` after every cell.
     notify : callable, optional
         Called with a line of text before each extraction.
+    spreadsheet_safe : bool
+        Put ``'`` before text in CSV that a spreadsheet would compute as a formula.
 
     Returns
     -------
@@ -202,9 +205,9 @@ def run_study(
                 logger.warning("%s: %s", cell, reason)
             report(len(cells) - len(left) + number, len(cells))
             # The tables are written after each cell, so that a study that is stopped has its results so far.
-            write_results(in_order(), study.out)
+            write_results(in_order(), study.out, spreadsheet_safe=spreadsheet_safe)
     finished = in_order()
-    write_results(finished, study.out)
+    write_results(finished, study.out, spreadsheet_safe=spreadsheet_safe)
     return StudyReport(
         out=str(study.out),
         trained=len(left) - len(failed),

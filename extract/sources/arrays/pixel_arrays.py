@@ -10,7 +10,7 @@ from toptune.errors import InputError
 from toptune.extract.images.labels import join_labels
 from toptune.extract.images.remarks import Remark
 from toptune.store.datasets.manifest import LABELS_COLUMN, Manifest
-from toptune.store.datasets.outside_text import outside_column
+from toptune.store.datasets.outside_text import array_values, outside_column
 
 COLORS = 3
 
@@ -222,8 +222,7 @@ def label_texts(
     if kind not in "biufUS":
         raise InputError(f"{where} is of {values.dtype}; labels are numbers or texts: convert it")
     if kind in "US" or names is None:
-        # As a Python float, 0.1 in float32 would be 0.10000000149011612.
-        return outside_column(values if kind == "f" else values.tolist())
+        return outside_column(array_values(values, where))
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(names):
         raise InputError(
             f"{where} has labels from {values.min()} to {values.max()} for {len(names)} names; one of the "
