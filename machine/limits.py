@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TypedDict
 
 from toptune.machine.devices import check_device_name
-from toptune.machine.memory import bytes_of, left_bytes
+from toptune.machine.memory import bytes_of, left_for_head
 
 
 class LimitArguments(TypedDict, total=False):
@@ -25,8 +25,9 @@ class RunLimits:
     device : str, optional
         torch device of toptune's own heads; the CPU by default.
     memory_limit : int or str, optional
-        Bytes, or text such as ``2GiB``, of the whole process with its libraries. A fit whose projected peak
-        is above what the limit leaves is refused before any work. Half of the machine's memory by default.
+        Bytes, or text such as ``2GiB``, of the whole process with its libraries, and of the device's memory
+        where a CUDA device computes. A fit whose projected peak is above what the limit leaves is refused
+        before any work. By default half of the machine's memory, and 85 % of what is free on the device.
     dask : str, optional
         Address of a dask.distributed scheduler whose workers add up sums, or ``local:N`` for N processes on
         this machine. All workers must see the store under the same path.
@@ -48,6 +49,6 @@ class RunLimits:
         """The limit in bytes, or None for the machine's own."""
         return None if self.memory_limit is None else bytes_of(self.memory_limit)
 
-    def left_bytes(self) -> int:
-        """Return what the limit leaves for work that begins now; see `toptune.machine.memory.left_bytes`."""
-        return left_bytes(self.memory_limit_bytes)
+    def left_for_head(self) -> int | None:
+        """Return what the limit leaves for a head; see `toptune.machine.memory.left_for_head`."""
+        return left_for_head(self.memory_limit_bytes, None if self.device is None else str(self.device))

@@ -2,12 +2,20 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toptune.errors import InputError
 
+if TYPE_CHECKING:  # limits are read without torch, whose import takes seconds
+    import torch
+
 # Limit where the system does not tell how much memory there is.
 _FALLBACK_BYTES = 4 * 2**30
+# Share of a CUDA device's free memory that work may take. The rest is for what no projection counts:
+# workspaces of libraries, and gaps between tensors.
+_DEVICE_SHARE = 0.85
 # ``GB`` counts in thousands and ``GiB`` in 1024s (IEC 80000-13).
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -38,6 +46,81 @@ def memory_limit_bytes() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):
         return _FALLBACK_BYTES
+
+
+def free_bytes(device: "torch.device") -> int:
+    """Return what is free on a CUDA device, with what torch holds there for tensors to come."""
+    import torch
+
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLimits:
+    """What work may take on the device that computes, and in main memory beside it.
+
+    Attributes
+    ----------
+    device : str
+        Name of a CUDA device; empty where main memory is where the work computes.
+    bytes : int
+        Memory that may be taken where the work computes.
+    host_bytes : int
+        Main memory that may be taken.
+    """
+
+    device: str
+    bytes: int
+    host_bytes: int
+
+    @classmethod
+    def on(cls, device: "torch.device", limit_bytes: int | None) -> "MemoryLimits":
+        """Return the limits of work on a device.
+
+        Parameters
+        ----------
+        device : torch.device
+        limit_bytes : int, optional
+            A limit on main memory and on the device's memory, each. By default half of this machine's memory,
+            and 85 % of what is free on a CUDA device, which no limit raises.
+        """
+        host_bytes = memory_limit_bytes() if limit_bytes is None else limit_bytes
+        if device.type != "cuda":
+            return cls(device="", bytes=host_bytes, host_bytes=host_bytes)
+        most = int(_DEVICE_SHARE * free_bytes(device))
+        return cls(
+            device=str(device),
+            bytes=most if limit_bytes is None else min(limit_bytes, most),
+            host_bytes=host_bytes,
+        )
+
+    def hold(self, needed_bytes: int, *, host_bytes: int) -> bool:
+        """Return whether work fits, by its projected peak where it computes and the one in main memory."""
+        return needed_bytes <= self.bytes and (not self.device or host_bytes <= self.host_bytes)
+
+    def check(self, needed_bytes: int, *, host_bytes: int, what: str, instead: str) -> None:
+        """Refuse work whose projected memory is above a limit.
+
+        Parameters
+        ----------
+        needed_bytes : int
+            Projected peak where the work computes.
+        host_bytes : int
+            Projected peak in main memory of work on a CUDA device; not looked at elsewhere.
+        what, instead : str
+            See `check_memory`.
+
+        Raises
+        ------
+        InputError
+            If more is needed than a limit; the message has both, and what to do `instead`.
+        """
+        check_memory(needed_bytes, limit_bytes=self.bytes, what=what, instead=instead, device=self.device)
+        if self.device:
+            check_memory(
+                host_bytes, limit_bytes=self.host_bytes, what=f"{what} on {self.device}", instead=instead
+            )
 
 
 def taken_bytes() -> int:
@@ -71,8 +154,36 @@ def left_bytes(limit_bytes: int | None) -> int:
     return limit - taken
 
 
-def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, instead: str) -> None:
+def left_for_head(limit_bytes: int | None, device: str | None) -> int | None:
+    """Return what a limit on the whole process leaves for a head on a device.
+
+    Without a limit, a head on another device than the CPU has limits of its own, see `MemoryLimits`: None.
+
+    Raises
+    ------
+    InputError
+        As `left_bytes`.
+    """
+    is_there = limit_bytes is None and device not in (None, "cpu")
+    return None if is_there else left_bytes(limit_bytes)
+
+
+def check_memory(
+    needed_bytes: int, *, limit_bytes: int | None, what: str, instead: str, device: str = ""
+) -> None:
     """Refuse work whose projected memory is above the limit.
+
+    Parameters
+    ----------
+    needed_bytes : int
+    limit_bytes : int, optional
+        The limit; by default half of this machine's memory.
+    what : str
+        The work, as the beginning of a sentence.
+    instead : str
+        What to do, as an imperative.
+    device : str
+        Name of the device whose memory it is; empty for main memory.
 
     Raises
     ------
@@ -81,7 +192,8 @@ def check_memory(needed_bytes: int, *, limit_bytes: int | None, what: str, inste
     """
     limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
     if needed_bytes > limit:
+        place = f" on {device}" if device else ""
         raise InputError(
             f"{what} needs about {needed_bytes / 2**30:.2f} GiB of memory, and "
-            f"{limit / 2**30:.2f} GiB may be taken; {instead}"
+            f"{limit / 2**30:.2f} GiB may be taken{place}; {instead}"
         )

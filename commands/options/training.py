@@ -137,8 +137,9 @@ KERNEL = together(
 MEMORY_LIMIT = click.option(
     "--memory-limit",
     metavar="SIZE",
-    help="Most memory of the whole process, such as 2GiB; work whose projected peak is above is refused. By "
-    "default half of the memory of the machine.",
+    help="Most memory of the whole process, and of the GPU where one computes, such as 2GiB; work whose "
+    "projected peak is above is refused. By default half of the machine's memory, and 85 % of what is free "
+    "on the GPU.",
 )
 FOLDS = click.option(
     "--cv",

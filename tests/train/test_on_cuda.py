@@ -4,12 +4,165 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from toptune.errors import InputError
+from toptune.machine.limits import RunLimits
+from toptune.machine.memory import MemoryLimits
 from toptune.store import FeatureCache
+from toptune.train import (
+    FalkonClassifier,
+    FalkonLogisticClassifier,
+    Head2ToeClassifier,
+    NearestNeighborClassifier,
+    ShrinkageDiscriminantClassifier,
+    StreamingLogisticClassifier,
+    StreamingRidgeClassifier,
+    train,
+)
+from toptune.train.solvers.solver_choice import Sizes, choose_solver
 
 Build = Callable[..., FeatureCache]
+GIB = 2**30
+ESTIMATORS = [
+    FalkonClassifier,
+    FalkonLogisticClassifier,
+    Head2ToeClassifier,
+    NearestNeighborClassifier,
+    ShrinkageDiscriminantClassifier,
+    StreamingLogisticClassifier,
+    StreamingRidgeClassifier,
+]
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def memory(cuda: object, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend how much is free on the device, and how much main memory work may take by default."""
+
+    def pretend(*, free: int, host: int, held: int = 0) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2 * free))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: held)
+        monkeypatch.setattr("toptune.machine.memory.memory_limit_bytes", lambda: host)
+
+    return pretend
+
+
+def data(n: int = 60, d: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, d)), np.arange(n) % 3
+
+
+def test_a_limit_on_a_device_is_of_what_is_free_there(memory: Callable[..., None]) -> None:
+    memory(free=16 * GIB, host=256 * GIB)
+    default = MemoryLimits.on(CUDA, None)
+    assert (default.bytes, default.host_bytes) == (int(0.85 * 16 * GIB), 256 * GIB)
+    # A limit that is given is one on either memory, and makes no device larger.
+    assert MemoryLimits.on(CUDA, 64 * GIB) == MemoryLimits(
+        device="cuda", bytes=default.bytes, host_bytes=64 * GIB
+    )
+    assert MemoryLimits.on(CUDA, GIB) == MemoryLimits(device="cuda", bytes=GIB, host_bytes=GIB)
+    assert MemoryLimits.on(torch.device("cpu"), None) == MemoryLimits(
+        device="", bytes=256 * GIB, host_bytes=256 * GIB
+    )
+    # What torch has set aside for tensors to come is free for work of this process.
+    memory(free=GIB, host=GIB, held=15 * GIB)
+    assert MemoryLimits.on(CUDA, None).bytes == default.bytes
+
+
+def test_a_limit_of_a_run_is_of_the_process_and_none_leaves_the_devices_own() -> None:
+    assert RunLimits(device="cuda").left_for_head() is None
+    limited = RunLimits(device="cuda", memory_limit="64GiB").left_for_head()
+    assert limited is not None
+    assert 60 * GIB < limited < 64 * GIB
+    assert RunLimits().left_for_head() is not None
+
+
+@pytest.mark.parametrize(
+    ("free", "host", "solver", "refusal"),
+    [
+        # Direct projects 6.1 GiB where it computes, and 1.5 GiB of main memory beside a device.
+        (16, 256, "direct", None),
+        (
+            4,
+            256,
+            "falkon",
+            r"needs about 6\.09 GiB of memory, and 3\.40 GiB may be taken on cuda; take fewer",
+        ),
+        (139, 4, "direct", None),
+        (
+            139,
+            1.2,
+            "falkon",
+            r"on cuda needs about 1\.53 GiB of memory, and 1\.20 GiB may be taken; take fewer",
+        ),
+    ],
+)
+def test_solvers_are_chosen_by_the_memory_in_which_they_work(
+    free: int, host: float, solver: str, refusal: str | None, memory: Callable[..., None]
+) -> None:
+    memory(free=free * GIB, host=int(host * GIB))
+    limits = MemoryLimits.on(CUDA, None)
+    sizes = Sizes(
+        n=1_000_000, d=2048, n_centers=4000, n_classes=100, n_widths=5, n_penalties=8, n_folds=5,
+        value_bytes=4, limit_bytes=limits.bytes, device=limits.device, host_limit_bytes=limits.host_bytes,
+    )  # fmt: skip
+    assert choose_solver("auto", sizes).solver == solver
+    if refusal is not None:
+        with pytest.raises(InputError, match=refusal):
+            choose_solver("direct", sizes)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_device_that_is_too_small_is_refused_before_the_work(
+    estimator: Any, memory: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory(free=30_000, host=GIB)
+    monkeypatch.setattr(torch.Tensor, "to", lambda *_, **__: pytest.fail("a tensor was moved to the device"))
+    with pytest.raises(InputError, match=r"needs about .* may be taken on cuda; .*--memory-limit"):
+        estimator(device="cuda", random_state=0).fit(*data(3000, 20))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_large_device_in_a_small_machine_takes_the_fit(estimator: Any, memory: Callable[..., None]) -> None:
+    memory(free=GIB, host=480_000)
+    X, y = data(900, 10)
+    with pytest.raises(InputError, match=r"may be taken; "):
+        estimator(random_state=0).fit(X, y)
+    options = {"n_centers": 20} if hasattr(estimator(), "n_centers") else {}
+    estimator(device="cuda", random_state=0, **options).fit(X, y)
+
+
+def test_main_memory_is_asked_for_what_lies_there(memory: Callable[..., None]) -> None:
+    memory(free=GIB, host=60_000)
+    # Fewer rows than columns: the matrix of the rows is factored in main memory.
+    with pytest.raises(InputError, match=r"ridge on 200 rows of 300 features on cuda needs about .*taken; "):
+        StreamingRidgeClassifier(device="cuda").fit(*data(200, 300))
+
+
+def test_a_layer_search_and_a_training_ask_for_the_devices_memory(
+    build: Build, tmp_path: Path, memory: Callable[..., None]
+) -> None:
+    cache = build()
+    options: dict[str, Any] = {
+        "dataset": "pets",
+        "model": "tiny.demo",
+        "device": "cuda",
+        "head": "ridge",
+        "cv": 2,
+    }
+    memory(free=10_000, host=GIB)
+    for layers in ("last", "auto"):
+        with pytest.raises(InputError, match=r"may be taken on cuda; "):
+            train(tmp_path / "store", out=tmp_path / "run", layers=layers, **options)
+    assert not (tmp_path / "run").exists()
+    memory(free=GIB, host=GIB)
+    run = train(tmp_path / "store", out=tmp_path / "run", layers="auto", **options)
+    assert run.metrics["accuracy"] > 0.5
+    assert run.config["report"]["plan"]["limit_bytes"] == int(0.85 * GIB)
+    assert cache.n_rows == 90
 
 
 @pytest.mark.parametrize(

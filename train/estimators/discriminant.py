@@ -16,7 +16,7 @@ from toptune.train.estimators.settings_comparison import compare
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.passes import accumulate, predict_left_out
-from toptune.train.passes.peak_memory import one_pass_peak_bytes
+from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
 from toptune.train.passes.sums import FoldSums
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import values_of
@@ -52,7 +52,8 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above this is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this, in main memory or on a CUDA device, is refused; None is half
+        of the machine's memory, and 85 % of what is free on the device.
 
     Attributes
     ----------
@@ -117,8 +118,13 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             block_rows=block_rows, n_penalties=len(shrinkages), n_finalists=len(shrinkages),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
+        host_bytes = host_peak_bytes(
+            n=n, d=d, rank=min(n, d), n_maps=int(n < d), n_classes=rows.n_classes, n_folds=rows.n_places,
+            n_finalists=len(shrinkages), block_rows=block_rows, keeps_sums=False,
+        )  # fmt: skip
         given.check_memory(
             peak_bytes,
+            host_bytes=host_bytes,
             what=f"lda on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )

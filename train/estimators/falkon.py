@@ -79,7 +79,8 @@ class FalkonClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above this is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this, in main memory or on a CUDA device, is refused; None is half
+        of the machine's memory, and 85 % of what is free on the device.
     dask : str or None
         Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
@@ -280,6 +281,8 @@ def sizes_of(
         n_folds=given.rows.n_places,
         value_bytes=8 if is_exact else 4,
         limit_bytes=given.limit_bytes,
+        device=given.limits.device,
+        host_limit_bytes=given.limits.host_bytes,
     )
 
 
@@ -289,7 +292,7 @@ def drawn_centers(
     """Draw centers as `choose_centers`; return the rows that are centers, and the centers (M, d)."""
     chosen = choose_centers(
         given.rows.codes, n_centers, how=how, seed=given.seed, blocks=given.rows.blocks,
-        limit_bytes=given.limit_bytes,
+        limit_bytes=given.limits.host_bytes,
     )  # fmt: skip
     values = given.rows.blocks.take(chosen)
     # The pass over the rows comes later, and a center that is not finite would spoil every kernel value.

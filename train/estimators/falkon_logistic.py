@@ -62,7 +62,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above this is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this, in main memory or on a CUDA device, is refused; None is half
+        of the machine's memory, and 85 % of what is free on the device.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory, memory_limit_bytes
+from toptune.machine.memory import MemoryLimits
 from toptune.train.estimators.arguments import Labels, RowsLike
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.folds import Folds, draw_folds
@@ -35,8 +35,8 @@ class FitInputs:
     seed : int
         Seed drawn from the estimator's ``random_state``.
     device : torch.device
-    limit_bytes : int
-        Memory that the fit may take.
+    limits : MemoryLimits
+        Memory that the fit may take where it computes, and in main memory.
     start : float
         Time at which ``fit`` began, by `time.perf_counter`.
     """
@@ -47,7 +47,7 @@ class FitInputs:
     folds: Folds
     seed: int
     device: torch.device
-    limit_bytes: int
+    limits: MemoryLimits
     start: float
 
     @classmethod
@@ -95,7 +95,7 @@ class FitInputs:
             folds=folds,
             seed=seed,
             device=device,
-            limit_bytes=estimator.memory_limit_bytes or memory_limit_bytes(),
+            limits=MemoryLimits.on(device, estimator.memory_limit_bytes or None),
             start=start,
         )
 
@@ -104,12 +104,11 @@ class FitInputs:
         """Seconds since ``fit`` began."""
         return time.perf_counter() - self.start
 
-    def check_memory(self, peak_bytes: int, *, what: str, instead: str) -> None:
-        """Refuse a fit whose projected peak is above the limit.
+    @property
+    def limit_bytes(self) -> int:
+        """Memory that the fit may take where it computes."""
+        return self.limits.bytes
 
-        Raises
-        ------
-        InputError
-            If the peak is above the limit; names both, and what to do `instead`.
-        """
-        check_memory(peak_bytes, limit_bytes=self.limit_bytes, what=what, instead=instead)
+    def check_memory(self, peak_bytes: int, *, what: str, instead: str, host_bytes: int = 0) -> None:
+        """Refuse a fit whose projected peak is above the limit; see `MemoryLimits.check`."""
+        self.limits.check(peak_bytes, host_bytes=host_bytes, what=what, instead=instead)

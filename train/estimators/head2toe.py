@@ -80,7 +80,8 @@ class Head2ToeClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above this is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this, in main memory or on a CUDA device, is refused; None is half
+        of the machine's memory, and 85 % of what is free on the device.
 
     Attributes
     ----------
@@ -181,7 +182,7 @@ class Head2ToeClassifier(ScoredClassifier):
             n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_shares=len(self._shares()),
             n_rules=most_rules(len(self._shares()), fractions, layers, self.selection),
             n_penalties=len(penalties or RELATIVE_PENALTIES), solver=self.solver, block_rows=block_rows,
-            limit_bytes=given.limit_bytes,
+            limit_bytes=given.limit_bytes, device=given.limits.device,
         )  # fmt: skip
         plan_logger.debug("%s", plan)
         seconds, clock = {"setup": given.seconds}, time.perf_counter()

@@ -21,6 +21,7 @@ from toptune.train.logistic.selection import choose_penalty
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.feature_rows import FeatureRows
+from toptune.train.passes.peak_memory import host_peak_bytes
 from toptune.train.rows.grids import grid_of
 
 # Up to this many features r the preconditioner is a matrix (r, r), whose factor costs r^3 / 3; above, the
@@ -57,7 +58,8 @@ class StreamingLogisticClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above this is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this, in main memory or on a CUDA device, is refused; None is half
+        of the machine's memory, and 85 % of what is free on the device.
 
     Attributes
     ----------
@@ -192,8 +194,13 @@ class StreamingLogisticClassifier(ScoredClassifier):
             + (2 * 8 * n * d if n < d else 0)  # factor of the span of the rows
             + 40 * n  # codes, weights and folds
         )
+        host_bytes = host_peak_bytes(
+            n=n, d=d, rank=rank, n_maps=int(n < d), n_classes=n_classes, n_folds=given.rows.n_places,
+            n_finalists=1, block_rows=block_rows, keeps_sums=False,
+        )  # fmt: skip
         given.check_memory(
             peak_bytes,
+            host_bytes=host_bytes,
             what=f"logistic regression on {n} rows of {d} features, {n_classes} classes",
             instead="take fewer layers, head 'falkon-logistic' with fewer centers, or raise --memory-limit",
         )

@@ -58,8 +58,8 @@ class NearestNeighborClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak, all rows included, is above this is refused; None is half of the machine's
-        memory.
+        A fit whose projected peak, all rows included, is above this, in main memory or on a CUDA device, is
+        refused; None is half of the machine's memory, and 85 % of what is free on the device.
 
     Attributes
     ----------
@@ -155,6 +155,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         )  # fmt: skip
         given.check_memory(
             peak_bytes,
+            host_bytes=value_bytes * n * d + 40 * n,  # the rows that the head keeps
             what=f"knn, which keeps all rows, on {n} rows of {d} features",
             instead="take fewer layers, a head that streams its rows ('ridge'), or raise --memory-limit",
         )

@@ -14,7 +14,7 @@ from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
-from toptune.train.passes.peak_memory import one_pass_peak_bytes
+from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, solve
@@ -49,7 +49,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
     device : str or None
         torch device of the sums and products; None is the CPU.
     memory_limit_bytes : int or None
-        A fit whose projected peak is above this is refused; None is half of the machine's memory.
+        A fit whose projected peak is above this, in main memory or on a CUDA device, is refused; None is half
+        of the machine's memory, and 85 % of what is free on the device.
     dask : str or None
         Address of a dask.distributed scheduler whose workers add up the sums, or ``local:N``.
 
@@ -171,8 +172,13 @@ class StreamingRidgeClassifier(ScoredClassifier):
             block_rows=block_rows, n_penalties=n_penalties, n_finalists=min(3, n_penalties),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
+        host_bytes = host_peak_bytes(
+            n=n, d=d, rank=min(n, d), n_maps=int(n < d), n_classes=rows.n_classes, n_folds=rows.n_places,
+            n_finalists=min(3, n_penalties), block_rows=block_rows, keeps_sums=d <= n,
+        )  # fmt: skip
         given.check_memory(
             peak_bytes,
+            host_bytes=host_bytes,
             what=f"ridge on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )

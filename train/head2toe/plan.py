@@ -175,6 +175,7 @@ def plan_head2toe(
     solver: str,
     block_rows: int,
     limit_bytes: int,
+    device: str = "",
 ) -> Plan:
     """Keep whichever is smaller: Gram matrices where there are more rows than columns, else the rows.
 
@@ -196,7 +197,9 @@ def plan_head2toe(
     block_rows : int
         Rows of a block.
     limit_bytes : int
-        Memory limit.
+        Memory that the fit may take where it computes.
+    device : str
+        Name of the CUDA device that computes; empty for the CPU.
 
     Raises
     ------
@@ -240,6 +243,7 @@ def plan_head2toe(
             f"of {n_folds} folds, {projected.rows_bytes / 2**30:.2f} GiB as rows)"
         ),
         instead="take fewer layers, a smaller pooling target or fewer folds, or raise --memory-limit",
+        device=device,
     )
     return Plan(
         form=form,

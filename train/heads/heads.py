@@ -156,7 +156,7 @@ def new_head(options: HeadOptions, *, seed: int, limits: RunLimits) -> Head:
         cv=options.cv,
         class_weight=options.class_weight,
         device=limits.device,
-        memory_limit_bytes=limits.left_bytes(),
+        memory_limit_bytes=limits.left_for_head(),
         dask=limits.dask,
     )
 
@@ -169,7 +169,7 @@ def new_trial(name: str, options: HeadOptions, *, seed: int, limits: RunLimits) 
         cv=options.cv,
         class_weight=options.class_weight,
         device=limits.device,
-        memory_limit_bytes=limits.left_bytes(),
+        memory_limit_bytes=limits.left_for_head(),
         is_compared=True,
     )
 

@@ -271,9 +271,14 @@ def dual_bytes(*, n_rows: int, n_layers: int, largest_layer: int, n_folds: int, 
     The terms are a matrix for each layer and four more; a layer's rows; targets and scores of all rows; and
     targets of the rows outside a fold, the right-hand side made of them, and what solves for it twice.
     """
-    layer = n_rows * (4 * largest_layer + 3 * 8 * min(largest_layer, _PANEL_COLUMNS)) + BLOCK_BYTES
+    layer = layer_bytes(n_rows=n_rows, largest_layer=largest_layer)
     scores = 8 * n_classes * (2 * n_rows + 4 * (n_rows - n_rows // n_folds))
     return 8 * n_rows * n_rows * (n_layers + 4) + max(layer, scores)
+
+
+def layer_bytes(*, n_rows: int, largest_layer: int) -> int:
+    """Return the projected bytes of a layer's rows and a panel of them, which lie in main memory at first."""
+    return n_rows * (4 * largest_layer + 3 * 8 * min(largest_layer, _PANEL_COLUMNS)) + BLOCK_BYTES
 
 
 def _linear_kernel(blocks: Blocks, n: int, device: torch.device) -> Tensor:

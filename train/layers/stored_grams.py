@@ -8,10 +8,17 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
-from toptune.machine.memory import check_memory, left_bytes
+from toptune.machine.memory import MemoryLimits, left_bytes, left_for_head
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.train.layers.grams import DualGrams, LayerGrams, PrimalGrams, dual_bytes, primal_bytes
+from toptune.train.layers.grams import (
+    DualGrams,
+    LayerGrams,
+    PrimalGrams,
+    dual_bytes,
+    layer_bytes,
+    primal_bytes,
+)
 from toptune.train.layers.options import SearchOptions
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.preprocessing.fitting import fit_preprocessing
@@ -80,12 +87,14 @@ def read_layers(
     InputError
         If the projected memory is above the limit, or a training row is not finite.
     """
-    limit_bytes = left_bytes(options.memory_limit_bytes)
+    device = device_of(options.device)
+    limits = MemoryLimits.on(device, left_for_head(options.memory_limit_bytes, options.device))
     labels = _labels(cache, split, groups, options)
-    is_primal, peak_bytes = _form(arrays, labels, options, limit_bytes)
-    check_memory(
+    is_primal, peak_bytes = _form(arrays, labels, options, limits.bytes)
+    n_whole = 0 if is_primal else min(len(labels.codes), options.search_rows)
+    limits.check(
         peak_bytes,
-        limit_bytes=limit_bytes,
+        host_bytes=layer_bytes(n_rows=n_whole, largest_layer=max(array.dim for array in arrays)),
         what=f"layer search over {len(arrays)} arrays of together {_n_columns(arrays)} columns",
         instead="search fewer arrays (--layers, --pooling), fewer --search-rows, or raise --memory-limit",
     )
@@ -97,7 +106,7 @@ def read_layers(
         )
         notes = (f"layers were compared on {options.search_rows} of the {n} training rows (--search-rows)",)
     notify("read layers")
-    preprocessing = _fitted(cache, arrays, searched, options, limit_bytes)
+    preprocessing = _fitted(cache, arrays, searched, options, left_bytes(options.memory_limit_bytes))
     blocks = cache.blocks([array.name for array in arrays], searched.train)
     at = np.searchsorted(split.train, searched.train)
     # A sample may have all rows of a class in one fold where the training rows have not.
@@ -120,11 +129,10 @@ def read_layers(
         n_folds=folds.count,
         has_aside=not folds.is_validated.all(),
     )
-    device = device_of(options.device)
     grams: LayerGrams
     if is_primal:
         d = _n_columns(arrays)
-        block_rows = block_rows_for(d=d, rank=d, limit_bytes=limit_bytes)
+        block_rows = block_rows_for(d=d, rank=d, limit_bytes=limits.bytes)
         dims = [array.dim for array in arrays]
         grams = PrimalGrams(rows, dims, block_rows=block_rows, device=device)
     else:

@@ -6,12 +6,11 @@ Kernel values of all rows are kept where they fit, because every pass needs them
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.machine.memory import check_memory
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
-from toptune.train.solvers.solver_choice import KERNEL_CACHE_BYTES, SELECTION_CENTERS, Sizes
+from toptune.train.solvers.solver_choice import KERNEL_CACHE_BYTES, SELECTION_CENTERS, Sizes, host_peak
 
 # The preconditioner is made of this many rows, or of as many rows as there are centers where those are more.
 SAMPLE_ROWS = 4000
@@ -87,9 +86,12 @@ def plan_logistic(sizes: Sizes) -> LogisticPlan:
     selection = _Stage.of(sizes, few, n_fits=sizes.n_folds)
     fit = _Stage.of(sizes, sizes.n_centers, n_fits=1)
     peak_bytes = max(widths, selection.peak_bytes, fit.peak_bytes)
-    check_memory(
+    sizes.limits.check(
         peak_bytes,
-        limit_bytes=sizes.limit_bytes,
+        host_bytes=max(
+            host_peak(sizes, few, n_maps=sizes.n_widths, keeps_sums=False),
+            host_peak(sizes, sizes.n_centers, n_maps=1, keeps_sums=False),
+        ),
         what=f"falkon-logistic with {sizes.n_centers} centers and {sizes.n_folds} folds of "
         f"{sizes.n_classes} classes",
         instead="take fewer centers or folds, or raise --memory-limit (memory_limit_bytes)",

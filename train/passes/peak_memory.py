@@ -4,6 +4,7 @@ These are sums of array sizes, in bytes, without the storage of the rows themsel
 peak against them. Letters: n rows, d columns, `rank` features (at most the number of centers).
 """
 
+from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.kernel_rows import CACHED_ROWS
 from toptune.train.passes.sums import batch_rows, sums_bytes
 
@@ -154,6 +155,48 @@ def iterative_peak_bytes(
     block = 8 * min(n, block_rows) * (4 * d + 4 * rank + 2 * n_columns + n_classes)
     multiplied = 8 * min(n, CACHED_ROWS) * (rank + 2 * n_columns) if cached_bytes else 0
     return 8 * square + columns + 3 * 8 * rank * d + block + multiplied + cached_bytes + 24 * n
+
+
+def host_peak_bytes(
+    *,
+    n: int,
+    d: int,
+    rank: int,
+    n_maps: int,
+    n_classes: int,
+    n_folds: int,
+    n_finalists: int,
+    block_rows: int,
+    keeps_sums: bool,
+) -> int:
+    """Project what a fit that computes on a CUDA device takes in main memory, in bytes.
+
+    It is the sum of: the factor of each map's centers, the centers, the block that is read and the one on its
+    way; and the largest of what comes in turn: a kernel matrix while it is factored with pivots, the
+    left-out scores that are kept with those of the calibration, or the sums that a run keeps.
+
+    Parameters
+    ----------
+    n, d : int
+        Rows and columns.
+    rank : int
+        Features of each map.
+    n_maps : int
+        Maps that are whitened; 0 where the features are the columns themselves.
+    n_classes, n_folds, n_finalists : int
+    block_rows : int
+        Rows of a block.
+    keeps_sums : bool
+        Whether the sums of the chosen map are kept.
+    """
+    square = 8 * rank * rank
+    factors = n_maps * square + (3 * 8 * rank * d if n_maps else 0)
+    n_kept = min(n, CALIBRATION_ROWS)
+    scores = 4 * n_finalists * n_kept * n_classes + calibration_bytes(n_kept=n_kept, n_classes=n_classes)
+    sums = sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes) if keeps_sums else 0
+    # The matrix, its plain factor, and four matrices of LAPACK's pivoted factorization.
+    whitening = 6 * square if n_maps else 0
+    return factors + max(whitening, scores, sums) + 3 * 8 * min(n, block_rows) * d + 24 * n
 
 
 def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_stored: bool) -> int:

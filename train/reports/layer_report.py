@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from toptune.costs.meter import describe_costs
 from toptune.costs.phases import Phases
 from toptune.costs.values import Costs
-from toptune.machine.memory import left_bytes
+from toptune.machine.memory import left_for_head
 from toptune.options import flat_options, options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
@@ -198,7 +198,7 @@ def _new_head(options: LayerReportOptions) -> "Head":
         cv=options.cv,
         class_weight=options.class_weight,
         device=options.device,
-        memory_limit_bytes=left_bytes(options.search.memory_limit_bytes),
+        memory_limit_bytes=left_for_head(options.search.memory_limit_bytes, options.device),
     )
 
 

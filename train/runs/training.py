@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from toptune.costs.phases import Phases
+from toptune.machine.memory import left_bytes
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.extraction_costs import extraction_costs
@@ -228,7 +229,7 @@ def _fit_preprocessing(
         options.preprocessing,
         features.blocks(names, split.train),
         tuple(array.dim for array in arrays),
-        memory_limit_bytes=options.limits.left_bytes(),
+        memory_limit_bytes=left_bytes(options.limits.memory_limit_bytes),
     )
     # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
     bad_test = non_finite_rows(features.blocks(names, split.test)) if len(split.test) else bad[:0]

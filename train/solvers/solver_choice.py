@@ -2,11 +2,15 @@
 
 from dataclasses import asdict, dataclass
 
-from toptune.errors import InputError
-from toptune.machine.memory import check_memory
+from toptune.machine.memory import MemoryLimits, check_memory
 from toptune.options import check_choice
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
-from toptune.train.passes.peak_memory import iterative_peak_bytes, library_peak_bytes, one_pass_peak_bytes
+from toptune.train.passes.peak_memory import (
+    host_peak_bytes,
+    iterative_peak_bytes,
+    library_peak_bytes,
+    one_pass_peak_bytes,
+)
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
 
@@ -33,7 +37,11 @@ class Sizes:
     value_bytes : int
         Bytes of a kernel value: 4 or 8.
     limit_bytes : int
-        Memory that the fit may take.
+        Memory that the fit may take where it computes.
+    device : str
+        Name of the CUDA device that computes; empty where the fit computes in main memory.
+    host_limit_bytes : int
+        Main memory that a fit on a device may take; not looked at elsewhere.
     """
 
     n: int
@@ -45,6 +53,13 @@ class Sizes:
     n_folds: int
     value_bytes: int
     limit_bytes: int
+    device: str = ""
+    host_limit_bytes: int = 0
+
+    @property
+    def limits(self) -> MemoryLimits:
+        """What may be taken where the fit computes, and in main memory."""
+        return MemoryLimits(device=self.device, bytes=self.limit_bytes, host_bytes=self.host_limit_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +148,14 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     cached_bytes = sizes.n * sizes.n_centers * sizes.value_bytes
     cached_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=cached_bytes))
     is_cached = cached_bytes <= KERNEL_CACHE_BYTES and cached_peak <= sizes.limit_bytes
+    # In main memory, where the fit computes on a device.
+    host_peaks = {
+        "direct": host_peak(sizes, sizes.n_centers, n_maps=sizes.n_widths, keeps_sums=True),
+        "falkon": max(
+            host_peak(sizes, few, n_maps=sizes.n_widths, keeps_sums=False),
+            host_peak(sizes, sizes.n_centers, n_maps=1, keeps_sums=False),
+        ),
+    }
     direct_work = _direct_work(sizes, sizes.n_centers)
     falkon_work = _iterative_work(sizes, is_cached=is_cached) + (few and _direct_work(sizes, few))
     peaks = {
@@ -144,16 +167,16 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
         is_cached, library_peak = _library_plan(sizes, selection_peak)
     elif asked == "auto":
         work = {"direct": direct_work, "falkon": falkon_work}
-        fitting = [name for name in peaks if peaks[name] <= sizes.limit_bytes]
+        fitting = [name for name in peaks if sizes.limits.hold(peaks[name], host_bytes=host_peaks[name])]
         # If neither fits, the error below names the smaller of the two peaks.
         solver = min(fitting, key=work.__getitem__) if fitting else min(peaks, key=peaks.__getitem__)
     needed = library_peak or peaks[solver]
-    if needed > sizes.limit_bytes:
-        raise InputError(
-            f"solver {solver!r} with {sizes.n_centers} centers needs about {needed / 2**20:.0f} MiB of "
-            f"memory, and {sizes.limit_bytes / 2**20:.0f} MiB may be taken; take fewer centers or penalties, "
-            "or raise --memory-limit (memory_limit_bytes)"
-        )
+    sizes.limits.check(
+        needed,
+        host_bytes=host_peaks.get(solver, 0),
+        what=f"solver {solver!r} with {sizes.n_centers} centers",
+        instead="take fewer centers or penalties, or raise --memory-limit (memory_limit_bytes)",
+    )
     return Choice(
         asked=asked,
         solver=solver,
@@ -246,6 +269,21 @@ def _direct_peak(sizes: Sizes, rank: int) -> int:
         n_penalties=sizes.n_penalties,
         n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
+    )
+
+
+def host_peak(sizes: Sizes, rank: int, *, n_maps: int, keeps_sums: bool) -> int:
+    """Project what a fit on a CUDA device takes in main memory, in bytes."""
+    return host_peak_bytes(
+        n=sizes.n,
+        d=sizes.d,
+        rank=rank,
+        n_maps=n_maps,
+        n_classes=sizes.n_classes,
+        n_folds=sizes.n_folds,
+        n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
+        block_rows=block_rows_for(d=sizes.d, rank=rank, limit_bytes=sizes.limit_bytes),
+        keeps_sums=keeps_sums,
     )
 
 

@@ -314,6 +314,7 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
 
 def test_the_plan_is_arithmetic() -> None:
     def plan(**sizes: int) -> Any:
+        given: dict[str, Any]
         given = {"n": 1000, "d": 2000, "n_classes": 10, "n_folds": 5, "n_shares": 3, "block_rows": 500}
         given |= {"n_rules": 30, "n_penalties": 8}
         return plan_head2toe(solver="gram", **(given | {"limit_bytes": 2**33} | sizes))

@@ -55,7 +55,7 @@ def test_memory_decides_before_work_does() -> None:
     between = (falkon.falkon_peak_bytes + direct.direct_peak_bytes) // 2
     assert choose_solver("auto", replace(roomy, limit_bytes=between)).solver == "falkon"
     with pytest.raises(
-        InputError, match=r"'direct' with 8000 centers needs about \d+ MiB.*and \d+ MiB may be taken"
+        InputError, match=r"'direct' with 8000 centers needs about [\d.]+ GiB.*and [\d.]+ GiB may be taken"
     ):
         choose_solver("direct", replace(roomy, limit_bytes=between))
     with pytest.raises(InputError, match="--memory-limit"):
