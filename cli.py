@@ -18,6 +18,7 @@ import click
 from toptune.commands import COMMANDS
 from toptune.commands.options.help import Group
 from toptune.commands.options.printing import echo
+from toptune.machine.devices import device_logger
 from toptune.store.datasets.outside_text import ESCAPES, escaped
 
 
@@ -73,11 +74,33 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+class _ChosenDevice(logging.Handler):
+    """Says on standard error what ``--device auto`` takes, once: a command may ask for many fits."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text in self._said:
+            return
+        self._said.add(text)
+        if self._as_json and isinstance(record.args, tuple):
+            text = json.dumps({"device": record.args[0], "reason": record.args[1]})
+        echo(text, err=True)
+
+
 RESUMING = {"advise", "extract", "finetune", "import", "copy", "compare", "study"}
 
 
 def run(arguments: list[str]) -> int:
     """Carry out one command; return its exit code."""
+    chosen = _ChosenDevice(as_json="--json-logs" in arguments)
+    device_logger.addHandler(chosen)
+    before = device_logger.level
+    device_logger.setLevel(logging.INFO)
     try:
         toptune.main(arguments, prog_name="toptune", standalone_mode=False)
     except click.ClickException as error:
@@ -90,6 +113,9 @@ def run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             raise
         return fail(*explain(error), arguments)
+    finally:
+        device_logger.removeHandler(chosen)
+        device_logger.setLevel(before)
     return 0
 
 

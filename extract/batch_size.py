@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 # Images of a forward pass by device. 16 was the fastest size for ResNet-50 and ViT-S/16 on the CPUs measured;
 # 128 keeps a GPU busy. The sizes are fixed, because a size that was measured at the start would depend on the
 # load of the machine, and the last bits of features depend on the size.
-BATCH_SIZES = {"cpu": 16, "cuda": 128}
-CANDIDATES = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
+# No machine with MPS was at hand.
+BATCH_SIZES = {"cpu": 16, "cuda": 128, "mps": 32}
+CANDIDATES = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512), "mps": (8, 16, 32, 64, 128)}
 # A larger batch must be this much faster than a smaller one to be worth its memory.
 WORTH = 1.03
 

@@ -29,6 +29,7 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     list of ExtractSummary
         In the order of `requests`.
     """
+    requests = [each.settled() for each in requests]
     device = settle_device(requests[0])
     requests = [each.with_options(device=device) for each in requests]
     prepared = prepare([each.with_options(device=planning_device(each)) for each in requests])
@@ -49,7 +50,7 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
             narrow[each.works[0].request.dataset] = each.narrow
             for work, summary in zip(each.works, each.summaries(), strict=True):
                 summaries[work] = summary
-                _tidy(work.cache, work.request.key, work.names)
+                _tidy(work.cache, list(work.request.keys.values()), work.names)
     sum(narrow.values(), start=NarrowImages()).warn()
     return [summaries[work] for work in works]
 
@@ -62,11 +63,11 @@ def _sharing(works: Sequence[ModelWork]) -> list[list[ModelWork]]:
     return list(groups.values())
 
 
-def _tidy(cache: FeatureCache, key: str | None, names: Sequence[str]) -> None:
+def _tidy(cache: FeatureCache, keys: Sequence[str], names: Sequence[str]) -> None:
     """Pack the ledgers and note the finished request, which only makes later commands quicker."""
     try:
         cache.pack_ledgers([*names, CONTENT_ARRAY])
-        if key is not None:
+        for key in keys:
             cache.remember_request(key, names)
     except StoreError as error:
         # The features are stored, and a store that cannot be written to can be read.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from toptune.errors import DeviceMemoryError
+from toptune.machine.devices import AUTO
 
 if TYPE_CHECKING:  # the command line asks about every failure, also of commands that need no torch
     import torch
@@ -36,7 +37,7 @@ def full_memory(error: BaseException, device: "str | torch.device | None" = None
     """
     import torch
 
-    where = torch.device("cuda" if device is None else device)
+    where = torch.device("cuda" if device is None or str(device) == AUTO else device)
     if "can't allocate memory" in str(error) or where.type == "cpu":
         return "main memory is full"
     free = ""

@@ -1,5 +1,6 @@
 """Device and arithmetic are chosen here, by the same rules for extraction and training."""
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,19 @@ from toptune.text import counted
 if TYPE_CHECKING:  # a name is checked without torch, whose import takes seconds
     import torch
 
+# Told what `auto` takes, as ``INFO``, with the device and the reason as arguments of the record. A program
+# that wants to show the choice adds a handler, as the command line does.
+device_logger = logging.getLogger(__name__)
+
+AUTO = "auto"
 _CUDA = re.compile(r"cuda(?::([0-9]+))?\Z")
-DEVICES = ("cpu", "cuda")
+DEVICES = (AUTO, "cpu", "cuda", "mps")
+# Devices that `auto` may stand for.
+CHOSEN = ("cpu", "cuda", "mps")
+# Why MPS, Apple's GPU, cannot fit a head.
+NO_FLOAT64 = "heads are fitted in float64, which MPS lacks"
+# Why MPS cannot compute in bf16.
+NO_BF16 = "toptune computes in fp32 alone on MPS"
 # Flags of x86 CPUs that multiply bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -25,48 +37,85 @@ def check_device_name(device: str) -> None:
     InputError
         If the name is unknown.
     """
-    if device != "cpu" and not _CUDA.match(device):
+    if device not in DEVICES and not _CUDA.match(device):
         raise InputError(
             f"device {device!r} is unknown; {choices(device, DEVICES)} or cuda:N", option="device"
         )
 
 
-def resolve_device(device: str) -> "torch.device":
-    """Return the torch device of a name: ``cpu``, ``cuda`` or ``cuda:N``.
+def resolve_device(device: str, *, not_on_mps: str | None = None) -> "torch.device":
+    """Return the torch device of a name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    ``auto`` is CUDA where there is a CUDA device, else MPS where that can do the work, else the CPU.
+
+    Parameters
+    ----------
+    device : str
+        The name.
+    not_on_mps : str, optional
+        Why MPS cannot do the work; by default MPS can.
 
     Raises
     ------
     InputError
-        If the name is unknown or this machine has no such device; no other device is taken in its place.
+        If the name is unknown, this machine has no such device, or the device cannot do the work; no other
+        device is taken in its place.
 
     Examples
     --------
     >>> resolve_device("cpu")
     device(type='cpu')
-    >>> resolve_device("tpu")
+    >>> resolve_device("tpu")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    toptune.errors.InputError: device 'tpu' is unknown; did you mean 'cpu'? Choose one of cpu, cuda or cuda:N
+    toptune.errors.InputError: device 'tpu' is unknown; did you mean 'cpu'? Choose one of auto, cpu, cuda, ...
     """
     check_device_name(device)
     import torch
 
+    if device == AUTO:
+        return torch.device(_told(*choose_device(not_on_mps)))
     match = _CUDA.match(device)
-    if match is None:
-        return torch.device(device)
-    count = _count_devices()
-    if int(match[1] or 0) >= count:
-        there = f" or one of cuda:0 to cuda:{count - 1}" if count else ""
+    is_there = has_mps() if device == "mps" else match is None or int(match[1] or 0) < _count_devices()
+    if not is_there:
+        seen = "no MPS device" if device == "mps" else counted(_count_devices(), "CUDA device")
         raise InputError(
-            f"device {device!r} is not there: torch sees {counted(count, 'CUDA device')}; use "
-            f"--device cpu{there}",
+            f"device {device!r} is not there: torch sees {seen}; use --device {_devices_there()}",
             option="device",
+        )
+    if device == "mps" and not_on_mps is not None:
+        raise InputError(
+            f"device 'mps' cannot do this: {not_on_mps}; use --device cpu, or auto", option="device"
         )
     return torch.device(device)
 
 
+def settle_device(device: str, *, not_on_mps: str | None = None, cpu_because: str | None = None) -> str:
+    """Return the name that ``auto`` stands for; another name is returned as it is.
+
+    Parameters
+    ----------
+    device, not_on_mps
+        See `resolve_device`.
+    cpu_because : str, optional
+        Why the work runs on the CPU wherever it is; torch is then not imported.
+    """
+    if device != AUTO:
+        return device
+    if cpu_because is not None:
+        return _told("cpu", cpu_because)
+    return str(resolve_device(device, not_on_mps=not_on_mps))
+
+
+def settle_head_device(device: str | None, *, cpu_because: str | None = None) -> str | None:
+    """Return the name that ``auto`` stands for where a head is fitted; see `settle_device`."""
+    if device is None:
+        return None
+    return settle_device(device, not_on_mps=NO_FLOAT64, cpu_because=cpu_because)
+
+
 def device_of(device: "str | torch.device | None") -> "torch.device":
-    """Return the device to compute on, where naming none means the CPU; see `resolve_device`."""
-    return resolve_device("cpu" if device is None else str(device))
+    """Return the device to fit a head on, where naming none means the CPU; see `resolve_device`."""
+    return resolve_device("cpu" if device is None else str(device), not_on_mps=NO_FLOAT64)
 
 
 def list_devices(device: str) -> list[str]:
@@ -95,9 +144,16 @@ def resolve_precision(precision: str, device: "torch.device") -> str:
     Raises
     ------
     InputError
-        If the name is unknown.
+        If the name is unknown, or the device does not compute in that precision.
     """
     check_choice(precision, ("fp32", "bf16", "auto"), option="precision")
+    if device.type == "mps":
+        if precision == "bf16":
+            raise InputError(
+                f"precision 'bf16' on device 'mps': {NO_BF16}; use --precision fp32, or --device cpu",
+                option="precision",
+            )
+        return "fp32"
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -120,6 +176,38 @@ def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return any(flag in flags for flag in CPU_FLAGS)
+
+
+def has_mps() -> bool:
+    """Return whether torch can use Apple's GPU."""
+    import torch
+
+    return torch.backends.mps.is_available()
+
+
+def choose_device(not_on_mps: str | None = None) -> tuple[str, str]:
+    """Return the device that ``auto`` stands for, and why; see `resolve_device`."""
+    import torch
+
+    if count := _count_devices():
+        name = torch.cuda.get_device_name(0)
+        return "cuda", name if count == 1 else f"{count} CUDA devices, the first is {name}"
+    if not has_mps():
+        return "cpu", "torch sees no GPU here"
+    return ("mps", "Apple's GPU") if not_on_mps is None else ("cpu", not_on_mps)
+
+
+def _told(device: str, reason: str) -> str:
+    device_logger.info("device auto takes %s: %s", device, reason)
+    return device
+
+
+def _devices_there() -> str:
+    """List the devices of this machine as one would name them."""
+    count = _count_devices()
+    names = ["cpu", *(["mps"] if has_mps() else [])]
+    names += [f"one of cuda:0 to cuda:{count - 1}"] if count else []
+    return " or ".join(names)
 
 
 def _count_devices() -> int:

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants as hub
 
 from toptune.machine.cores import usable_cores
-from toptune.machine.devices import has_fast_bf16
+from toptune.machine.devices import choose_device, has_fast_bf16
 from toptune.machine.memory import memory_limit_bytes
 
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
@@ -40,6 +40,7 @@ def examine_machine() -> dict[str, str]:
     facts["cpu arithmetic"] = torch.backends.cpu.get_cpu_capability()
     facts["precision auto"] = f"{'bf16' if has_fast_bf16() else 'fp32'} on the CPU"
     facts["torch threads"] = str(torch.get_num_threads())
+    facts["device auto"] = ": ".join(choose_device())
     facts["cuda"] = cuda_devices()
     facts["hub cache"] = str(hub.HF_HUB_CACHE)
     facts["hub offline"] = "yes (HF_HUB_OFFLINE=1)" if hub.HF_HUB_OFFLINE else "no"

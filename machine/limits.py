@@ -1,10 +1,10 @@
 """`RunLimits`: where a computation runs and what the computation may take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypedDict
 
-from toptune.machine.devices import check_device_name
+from toptune.machine.devices import AUTO, check_device_name, settle_head_device
 from toptune.machine.memory import bytes_of, left_for_head
 
 
@@ -23,7 +23,8 @@ class RunLimits:
     Attributes
     ----------
     device : str, optional
-        torch device of toptune's own heads; the CPU by default.
+        torch device of toptune's own heads: ``auto`` (CUDA where there is a CUDA device, else the CPU),
+        ``cpu``, ``cuda`` or ``cuda:N``. None is the CPU.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, of the whole process with its libraries, and of the device's memory
         where a CUDA device computes. A fit whose projected peak is above what the limit leaves is refused
@@ -33,7 +34,7 @@ class RunLimits:
         this machine. All workers must see the store under the same path.
     """
 
-    device: str | None = None
+    device: str | None = AUTO
     memory_limit: int | str | None = None
     dask: str | None = None
 
@@ -48,6 +49,16 @@ class RunLimits:
     def memory_limit_bytes(self) -> int | None:
         """The limit in bytes, or None for the machine's own."""
         return None if self.memory_limit is None else bytes_of(self.memory_limit)
+
+    def settled(self, *, cpu_because: str | None = None) -> "RunLimits":
+        """Return the limits with the device that ``auto`` stands for.
+
+        Parameters
+        ----------
+        cpu_because : str, optional
+            Why the fit computes on the CPU alone.
+        """
+        return replace(self, device=settle_head_device(self.device, cpu_because=cpu_because))
 
     def left_for_head(self) -> int | None:
         """Return what the limit leaves for a head; see `toptune.machine.memory.left_for_head`."""

@@ -55,6 +55,7 @@ class Counts:
 
 
 _counts = Counts()
+_has_float64 = True
 # Copies to main memory that have not arrived yet: where they go, and the values that will be there.
 _under_way: list[tuple[Tensor, Tensor]] = []
 
@@ -80,6 +81,8 @@ class CudaTensor(Tensor):
 
     @staticmethod
     def __new__(cls, numbers: Tensor) -> "CudaTensor":
+        if numbers.dtype == torch.float64 and not _has_float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
         make: Callable[..., Any] = Tensor._make_wrapper_subclass
         made = make(cls, numbers.size(), strides=numbers.stride(), dtype=numbers.dtype, device=CUDA)
         assert isinstance(made, CudaTensor)
@@ -364,20 +367,25 @@ class _Event:
 
 
 @contextmanager
-def fake_cuda() -> Iterator[Counts]:
+def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
     """Pretend inside that this machine has one CUDA device; gives what is counted from here on.
+
+    Without `has_float64`, the device refuses values of that type, as MPS does.
 
     Other threads may use tensors that lie on the device, but cannot put any there: torch keeps the rule that
     sees such calls by thread.
     """
+    global _has_float64
     _counts.clear()
     _under_way.clear()
+    _has_float64 = has_float64
     pretended: dict[str, Any] = {
         "Event": _Event,
         "current_stream": lambda *_: None,
         "device": lambda _: nullcontext(),
         "device_count": lambda: 1,
         "empty_cache": lambda: None,
+        "get_device_name": lambda *_: "a pretended device",
         "get_rng_state": lambda *_: torch.zeros(1),
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
@@ -398,4 +406,7 @@ def fake_cuda() -> Iterator[Counts]:
             ):  # one of the two, by torch's version; it asks the driver
                 stack.enter_context(patch.object(torch.optim.Optimizer, check, lambda _: None))
         stack.enter_context(_FakeCuda())
-        yield _counts
+        try:
+            yield _counts
+        finally:
+            _has_float64 = True

@@ -23,8 +23,8 @@ def use_device() -> None:
     def of(device: str | torch.device | None) -> torch.device:
         return _device_of("cuda" if device in (None, "cpu") else device)
 
-    def resolve(device: str) -> torch.device:
-        return _resolve_device("cuda" if device == "cpu" else device)
+    def resolve(device: str, **options: Any) -> torch.device:
+        return _resolve_device("cuda" if device == "cpu" else device, **options)
 
     # Modules that were loaded keep the function that they imported; later ones will import from those.
     taking: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (

@@ -136,6 +136,7 @@ def test_doctor(run_cli: Run) -> None:
     assert code == 0
     facts = json.loads(out)
     assert {"torch", "timm", "cuda", "cpu cores", "memory limit", "precision auto"} <= facts.keys()
+    assert facts["device auto"].split(": ")[0] in ("cpu", "cuda", "mps")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {name.removeprefix("extra ") for name in facts if name.startswith("extra ")}
     assert named == extras.keys() - {"bench", "dev"}

@@ -13,6 +13,7 @@ from fake_cuda import Counts, fake_cuda
 from toptune.extract import extract
 from toptune.store import FeatureStore
 from toptune.train import FalkonClassifier
+from toptune.workflows import Classifier, finetune
 
 
 @pytest.mark.parametrize(
@@ -119,3 +120,18 @@ def test_an_extraction_is_the_same_there(tmp_path: Path, photos: Path) -> None:
     assert counts.operations["layer_norm"] > 0
     assert counts.waits["event"] > 0
     np.testing.assert_array_equal(found, expected)
+
+
+def test_networks_need_no_float64_there(tmp_path: Path, photos: Path) -> None:
+    """MPS has none; what holds for networks on MPS can be seen without such a machine."""
+    model, run = "random:test_vit", tmp_path / "run"
+    options: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0, "learning_rates": [1e-2], "depth": "head"}
+    with fake_cuda(has_float64=False) as counts:
+        with pytest.raises(TypeError, match="float64"):
+            torch.ones(1).double().to("cuda")
+        assert extract(photos, model=model, store=tmp_path / "s", precision="fp32", img_size=32).units_done
+        tuned = finetune(photos, model=model, out=run, precision="fp32", img_size=32, **options)
+        answers = Classifier.load(run).predict([photos])
+        assert counts.operations["layer_norm"] > 0
+    assert (tuned.record.device, tuned.record.options["device"]) == ("cuda", "cuda")
+    assert len(answers) == 36

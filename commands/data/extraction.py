@@ -19,6 +19,7 @@ from toptune.commands.options.common import (
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
 from toptune.commands.options.printing import echo, report_failures, show
+from toptune.machine.devices import AUTO
 
 
 @click.command(
@@ -67,9 +68,10 @@ from toptune.commands.options.printing import echo, report_failures, show
 )
 @click.option(
     "--device",
-    default="cpu",
+    default=AUTO,
     show_default=True,
-    help="Compute on cpu, cuda (with dask all visible GPUs, a process each), cuda:N, or several with commas.",
+    help="Compute on cpu, cuda (with dask all visible GPUs, a process each), cuda:N, several with commas, or "
+    "mps; auto is cuda where there is one, else mps, else cpu.",
 )
 @click.option(
     "--precision",

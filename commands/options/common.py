@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from toptune.commands.options.parsing import parse_object, parse_seconds
+from toptune.machine.devices import AUTO
 from toptune.store.files.folder_kinds import RUN_FILE, no_run
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -88,7 +89,12 @@ SPREADSHEET_SAFE = click.option(
     is_flag=True,
     help="In CSV, put ' before paths, labels and names that a spreadsheet would compute as a formula.",
 )
-DEVICE = click.option("--device", default="cpu", show_default=True, help="Compute on cpu, cuda or cuda:N.")
+DEVICE = click.option(
+    "--device",
+    default=AUTO,
+    show_default=True,
+    help="Compute on cpu, cuda, cuda:N or mps; auto is cuda where there is one, else mps, else cpu.",
+)
 MAX_FAILURES = click.option(
     "--max-failures",
     type=click.IntRange(0),

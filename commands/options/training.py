@@ -8,6 +8,7 @@ import click
 from toptune.commands.options.common import POOLING, SKIP_FAILED, STORE, Decorator, together
 from toptune.commands.options.help import Choice
 from toptune.commands.options.parsing import parse_floats, parse_folds, parse_object, parse_seconds
+from toptune.machine.devices import AUTO
 from toptune.train.heads.options import SOLVERS, HeadOptions
 from toptune.train.rows.options import VAL, RowOptions
 
@@ -155,7 +156,12 @@ CLASS_WEIGHT = click.option(
 PARAMS = click.option(
     "--params", callback=parse_object, help="JSON object of parameters that only this head has."
 )
-HEAD_DEVICE = click.option("--device", help="Compute the fit on cpu, cuda or cuda:N; by default on cpu.")
+HEAD_DEVICE = click.option(
+    "--device",
+    default=AUTO,
+    show_default=True,
+    help="Compute the fit on cpu, cuda or cuda:N; auto is cuda where there is one, else cpu.",
+)
 # Commands that compare heads or layers have these options for columns, rows and limits.
 COMPARED = together(
     COLUMNS, MEMORY_LIMIT, FOLDS, STORED_SPLIT, CLASS_WEIGHT, SKIP_FAILED, HEAD_DEVICE,

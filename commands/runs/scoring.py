@@ -152,7 +152,12 @@ def predict(
         )
     if as_json:
         rows = [prediction.to_dict(probabilities=probabilities, top=top) for prediction in predictions]
-        answer = {"classes": classifier.classes, "predictions": rows, "costs": meter.to_dict()}
+        answer = {
+            "device": str(classifier.backbone.device),
+            "classes": classifier.classes,
+            "predictions": rows,
+            "costs": meter.to_dict(),
+        }
         show(True, answer if out is None else answer | {"out": str(file)}, "")
     elif out is not None:
         echo(f"{counted(len(predictions), 'prediction')} in {file}")

@@ -19,12 +19,17 @@ SHOWN = 3
 
 def recognize(store: FeatureStore, request: ExtractRequest) -> ExtractSummary | None:
     """Return a summary if everything that was asked for is in the store, else None."""
-    if request.key is None or request.options.overwrite:
+    if request.options.overwrite:
         return None
-    found = store.find_request(request.dataset, request.key)
-    if found is None:
-        return None
-    cache, names = found
+    for key in request.keys.values():
+        found = store.find_request(request.dataset, key)
+        if found is not None and (summary := _finished(request, *found)) is not None:
+            return summary
+    return None
+
+
+def _finished(request: ExtractRequest, cache: FeatureCache, names: Sequence[str]) -> ExtractSummary | None:
+    """Return a summary if the cache has all of the arrays, else None."""
     if request.options.batch_size not in (None, "auto", cache.batch_size) or request.options.format not in (
         None,
         cache.format,

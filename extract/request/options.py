@@ -12,6 +12,7 @@ from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
 from toptune.extract.images.decode import MAX_PIXELS
 from toptune.machine.cores import reading_threads
 from toptune.machine.dask_cluster import check_address
+from toptune.machine.devices import AUTO, check_device_name
 from toptune.machine.watch import Clocks, Stop
 from toptune.options import MOST_COUNT, check_choice, check_count
 from toptune.store.arrays.spec import FORMATS
@@ -19,7 +20,6 @@ from toptune.store.arrays.units import shard_units
 
 Progress = Callable[[int, int, int], None]
 
-AUTO = "auto"
 DTYPES = (AUTO, "float16", "float32")
 
 
@@ -82,9 +82,10 @@ class ExtractOptions:
     workers : int, optional
         Threads that read and decode; by default one for each core that this process may use, at most 32.
     device : str
-        ``cpu``, ``cuda`` or ``cuda:N``. Where several CUDA devices are visible, ``cuda`` is all of them, with
-        a process each, or the first one with a warning if dask.distributed is not installed. Several names
-        with commas between them need dask.distributed.
+        ``auto`` (CUDA where there is a CUDA device, else MPS unless `precision` is bf16, else the CPU),
+        ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Where several CUDA devices are visible, ``cuda`` is all of
+        them, with a process each, or the first one with a warning if dask.distributed is not installed.
+        Several names with commas between them need dask.distributed.
     dtype : {"auto", "float16", "float32"}
         Type of features on disk. ``auto`` is float16 except for layers that come near the range of float16
         in a sample of 16 images.
@@ -143,7 +144,7 @@ class ExtractOptions:
     pooling: str | Sequence[str] | None = None
     batch_size: int | str | None = None
     workers: int | None = None
-    device: str = "cpu"
+    device: str = AUTO
     dtype: str = AUTO
     format: str | None = None
     max_pixels: int | None = None
@@ -167,6 +168,13 @@ class ExtractOptions:
             if number not in (None, AUTO):
                 check_count(number, option=name, most=most)
         check_choice(self.dtype, DTYPES, option="dtype")
+        for device in self.device.split(","):
+            check_device_name(device.strip())
+        if "," in self.device and AUTO in self.device:
+            raise InputError(
+                f"device {self.device!r}: auto stands for all devices that are taken; name each of several",
+                option="device",
+            )
         if self.format is not None:
             check_choice(self.format, FORMATS, option="format")
         if self.time_limit is not None and not self.time_limit > 0:

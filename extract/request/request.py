@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
@@ -18,6 +18,7 @@ from toptune.extract.request.key import request_key
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.extract.sources.reopened import OpenedData
+from toptune.machine.devices import AUTO, CHOSEN, NO_BF16, settle_device
 from toptune.machine.watch import Watch
 from toptune.options import flat_options, options_of
 from toptune.store.arrays.units import shard_units
@@ -47,8 +48,9 @@ class ExtractRequest:
         Folder of the store.
     existing : FeatureStore, optional
         The store, if the store is there already.
-    key : str, optional
-        Key under which the store notes the finished request; see `request_key`.
+    keys : mapping of str to str
+        Key under which the store notes the finished request, by the device; see `request_key`. Device
+        ``auto`` has a key for each device that it may stand for: only torch knows which one that is.
     started : float
         When the call began, on `time.perf_counter`.
     family : tuple of str
@@ -68,7 +70,7 @@ class ExtractRequest:
     dataset: str
     root: Path
     existing: FeatureStore | None
-    key: str | None
+    keys: Mapping[str, str]
     started: float
     family: tuple[str, ...] = ()
     needed: npt.NDArray[np.bool_] | None = None
@@ -88,6 +90,13 @@ class ExtractRequest:
         there = np.arange(self.manifest.n_rows) if self.needed is None else np.flatnonzero(self.needed)
         rows: list[int] = there[even_sample(len(there), n)].tolist()
         return rows
+
+    def settled(self) -> "ExtractRequest":
+        """Return the same request for the device that ``auto`` stands for."""
+        not_on_mps = NO_BF16 if self.options.backbone.precision == "bf16" else None
+        device = settle_device(self.options.device, not_on_mps=not_on_mps)
+        keys = {name: key for name, key in self.keys.items() if name == device}
+        return dataclasses.replace(self.with_options(device=device), keys=keys)
 
     def with_options(self, **changes: Unpack[ExtractArguments]) -> "ExtractRequest":
         """Return the same request with some options changed."""
@@ -132,20 +141,28 @@ def make_requests(
             dataset=source.name if options.dataset is None else options.dataset,
             root=root,
             existing=_open_existing(store),
-            key=request_key(
-                name,
-                options.backbone,
-                layers=options.layers,
-                pooling=options.pooling,
-                device=options.device,
-                max_pixels=options.pixel_limit,
-            ),
+            keys=_request_keys(name, options),
             started=started,
             watch=watch,
             opened=_opened(data, options),
         )
         for name in names
     ]
+
+
+def _request_keys(name: ModelName, options: ExtractOptions) -> dict[str, str]:
+    keys = {
+        device: request_key(
+            name,
+            options.backbone,
+            layers=options.layers,
+            pooling=options.pooling,
+            device=device,
+            max_pixels=options.pixel_limit,
+        )
+        for device in (CHOSEN if options.device == AUTO else (options.device,))
+    }
+    return {device: key for device, key in keys.items() if key is not None}
 
 
 def _parse_models(models: Sequence[str], options: ExtractOptions) -> list[ModelName]:

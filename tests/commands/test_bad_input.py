@@ -100,7 +100,9 @@ def test_every_kind_of_good_image_is_taken(run_cli: Run, tmp_path: Path, store: 
     exif = Image.Exif()
     exif[274] = 6
     image.save(folder / "rotated.jpg", exif=exif)
-    code, out, err = run_cli("extract", folder.parent, "--model", MODEL, "--store", store, "--json")
+    code, out, err = run_cli(
+        "extract", folder.parent, "--model", MODEL, "--store", store, "--device", "cpu", "--json"
+    )
     assert (code, err) == (0, "")
     assert json.loads(out)["rows"] == 8
     assert run_cli("store", "verify", "--deep", "--store", store)[0] == 0

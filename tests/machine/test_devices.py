@@ -1,11 +1,21 @@
 """Names of devices: one answer for extraction and for training."""
 
 import contextlib
+import logging
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from toptune.machine.devices import device_of, resolve_device, resolve_precision
+from toptune.machine import devices
+from toptune.machine.devices import (
+    check_device_name,
+    device_of,
+    resolve_device,
+    resolve_precision,
+    settle_device,
+)
+from toptune.machine.limits import RunLimits
 from toptune.store import InputError
 from toptune.train import StreamingRidgeClassifier
 
@@ -31,8 +41,72 @@ def test_both_stages_refuse_a_device_with_the_number_of_those_that_are_there(
         InputError, match=r"'cuda' is not there: torch sees 0 CUDA devices; use --device cpu$"
     ):
         resolve("cuda")
-    with pytest.raises(InputError, match=r"'tpu' is unknown; .*hoose one of cpu, cuda or cuda:N"):
-        resolve("tpu")
+    for name in ("tpu", "xpu", "meta", "cuda:x", "mps:0", ""):
+        with pytest.raises(InputError, match=rf"'{name}' is unknown; .*hoose .* cpu, cuda, mps or cuda:N"):
+            resolve(name)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], None]:
+    """Pretend that torch sees a number of CUDA devices, and Apple's GPU or not."""
+
+    def pretend(n_cuda: int, has_mps: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("n_cuda", "has_mps", "network", "head", "reason"),
+    [
+        (0, False, "cpu", "cpu", "torch sees no GPU here"),
+        (1, False, "cuda", "cuda", "card 0"),
+        (2, True, "cuda", "cuda", "2 CUDA devices, the first is card 0"),
+        (0, True, "mps", "cpu", "heads are fitted in float64, which MPS lacks"),
+    ],
+)
+def test_auto_is_cuda_then_mps_where_mps_can_do_the_work_then_the_cpu(
+    n_cuda: int, has_mps: bool, network: str, head: str, reason: str, machine: Callable[[int, bool], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    machine(n_cuda, has_mps)
+    with caplog.at_level(logging.INFO):
+        assert settle_device("auto") == network
+        assert resolve_device("auto") == torch.device(network)
+        assert device_of("auto") == torch.device(head)
+        assert RunLimits().settled().device == head
+    assert caplog.messages[-1] == f"device auto takes {head}: {reason}"
+    assert [settle_device(name) for name in ("cpu", "cuda", "mps")] == ["cpu", "cuda", "mps"]
+
+
+def test_mps_is_refused_where_it_is_not_or_cannot_do_the_work(machine: Callable[[int, bool], None]) -> None:
+    machine(2, False)
+    with pytest.raises(
+        InputError, match="'mps' is not there: torch sees no MPS device; use --device cpu or one"
+    ):
+        resolve_device("mps")
+    machine(0, True)
+    assert resolve_device("mps") == torch.device("mps")
+    with pytest.raises(
+        InputError, match=r"'mps' cannot do this: heads are fitted in float64.*; use --device cpu"
+    ):
+        device_of("mps")
+    with pytest.raises(InputError, match=r"'cuda' is not there: .*; use --device cpu or mps$"):
+        resolve_device("cuda")
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"
+    with pytest.raises(InputError, match=r"'bf16' on device 'mps': .*; use --precision fp32, or --device"):
+        resolve_precision("bf16", torch.device("mps"))
+
+
+def test_a_name_is_checked_and_the_cpu_taken_for_a_reason_without_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "choose_device", lambda *_: pytest.fail("looked for devices"))
+    check_device_name("auto")
+    assert settle_device("auto", cpu_because="it is so") == "cpu"
 
 
 def test_a_head_refuses_a_device_that_is_not_there() -> None:

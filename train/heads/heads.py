@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from toptune.machine.devices import AUTO
 from toptune.machine.limits import RunLimits
 from toptune.train.estimators.arguments import Features, Labels, Params
 from toptune.train.estimators.fit_report import LeftOutFigures
@@ -105,7 +106,7 @@ def make_head(
     class_weight : str, optional
         ``balanced`` weighs rows by the inverse frequency of their class.
     device : str, optional
-        torch device of toptune's own heads; the CPU by default.
+        torch device of toptune's own heads, or ``auto``; the CPU by default, as for every estimator.
     memory_limit_bytes : int, optional
         A fit whose projected peak is above this is refused; by default half of the machine's memory.
     dask : str, optional
@@ -122,6 +123,7 @@ def make_head(
     kind = check_head(name, params, cv=cv, class_weight=class_weight, dask=dask)
     # A missing library is refused before any feature is read.
     if (params or {}).get("solver") == "falkon-lib":
+        device = None if device == AUTO else device
         check_library(device)
     if isinstance(kind.form, NativeForm):
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,

@@ -271,6 +271,18 @@ def check_head(
     return kind
 
 
+def why_on_cpu(name: str, params: Mapping[str, Any] | None) -> str | None:
+    """Say why a head computes on the CPU wherever the head is fitted; None if a device can be chosen."""
+    form = KINDS[name].form if name in KINDS else None
+    if is_path(name) or isinstance(form, SklearnForm):
+        return f"head {name!r} is scikit-learn's"
+    if isinstance(form, NativeForm) and not form.takes_device:
+        return f"head {name!r} computes there alone"
+    if (params or {}).get("solver") == "falkon-lib":
+        return "solver 'falkon-lib' computes there"
+    return None
+
+
 def default_preprocessing(name: str) -> str:
     """Return the preprocessing of a head where none is asked for; head ``auto`` has the usual one."""
     return KINDS[name].preprocessing if name in KINDS else DEFAULT_PREPROCESSING

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from toptune.errors import InputError
+from toptune.machine.devices import AUTO, check_device_name
 from toptune.machine.memory import bytes_of
 from toptune.train.preprocessing.spec import parse_preprocessing
 
@@ -53,7 +54,8 @@ class SearchOptions:
         Bytes, or text such as ``2GiB``. A search whose projected peak is above the limit is refused before
         any work. Half of the machine's memory by default.
     device : str, optional
-        torch device of the sums; the CPU by default.
+        torch device of the sums: ``auto`` (CUDA where there is a CUDA device, else the CPU), ``cpu``,
+        ``cuda`` or ``cuda:N``. None is the CPU.
 
     Raises
     ------
@@ -69,13 +71,15 @@ class SearchOptions:
     max_layers: int = 8
     search_rows: int = 2000
     memory_limit: int | str | None = None
-    device: str | None = None
+    device: str | None = AUTO
 
     def __post_init__(self) -> None:
         if self.cv is None:
             raise InputError(
                 "layers are chosen by cross-validation, but cv is None; give a number of folds (--cv)"
             )
+        if self.device is not None:
+            check_device_name(self.device)
         mixing = [step.name for step in parse_preprocessing(self.preprocess) if step.name in _MIXING]
         if mixing:
             raise InputError(

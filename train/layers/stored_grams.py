@@ -88,7 +88,7 @@ def read_layers(
         If the projected memory is above the limit, or a training row is not finite.
     """
     device = device_of(options.device)
-    limits = MemoryLimits.on(device, left_for_head(options.memory_limit_bytes, options.device))
+    limits = MemoryLimits.on(device, left_for_head(options.memory_limit_bytes, str(device)))
     labels = _labels(cache, split, groups, options)
     is_primal, peak_bytes = _form(arrays, labels, options, limits.bytes)
     n_whole = 0 if is_primal else min(len(labels.codes), options.search_rows)

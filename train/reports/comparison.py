@@ -9,6 +9,7 @@ from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
+from toptune.machine.devices import settle_head_device
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
@@ -103,6 +104,8 @@ def compare_heads(
         check_writable(folder, option="out")
     else:
         check_out(folder)
+    # A head that computes on the CPU alone settles its device itself; its run records which.
+    device = settle_head_device(options.device)
     planned = _plan(names, options)
     rows: list[RunRow] = []
     warnings: list[tuple[str, list[str]]] = []
@@ -140,7 +143,7 @@ def compare_heads(
     comparison = compare_rows(
         rows,
         folder=folder,
-        config=json_ready(request | {"options": options.to_dict()}),
+        config=json_ready(request | {"options": options.to_dict() | {"device": device}}),
         notes=gather_notes(warnings),
         costs=meter.to_dict(),
     )
@@ -191,9 +194,10 @@ def _finished(
     features = None if record.cache is None else record.cache.digest
     made = {**record.options, "features": features, "pictures": record.manifest.pictures_digest}
     wanted = dict(options) | {"features": cache.digest, "pictures": cache.manifest.pictures_digest}
-    # A run of other options or images under the same name would enter the means unnoticed.
+    # A run of other options or images under the same name would enter the means unnoticed. The device changes
+    # no result beyond rounding, and the runs of a comparison may come from several machines.
     for name, value in json_ready(wanted).items():
-        if made.get(name) != value:
+        if name != "device" and made.get(name) != value:
             raise InputError(
                 f"{path} is a run with {name} {made.get(name)!r}, and {value!r} is asked for; give another "
                 "--out, or remove it"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from toptune.costs.meter import describe_costs
 from toptune.costs.phases import Phases
 from toptune.costs.values import Costs
+from toptune.machine.devices import settle_head_device
 from toptune.machine.memory import left_for_head
 from toptune.options import flat_options, options_of
 from toptune.store.features.feature_store import FeatureStore
@@ -151,6 +152,7 @@ def report_layers(
     failed = features.failed_rows([array.name for array in arrays])
     rows = choose_rows(features.manifest, options.rows, cv=options.cv, failed=failed)
     # torch and scikit-learn are imported now that names and columns have been checked.
+    options = replace(options, device=settle_head_device(options.device))
     from toptune.train.layers.search import search_layers
 
     _new_head(options)  # This refuses values that the head does not take before any work is done.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from toptune.errors import InputError
+from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import check_count, choices, flat_options
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.heads.options import AUTO_HEAD
@@ -14,7 +15,7 @@ from toptune.train.rows.options import MOST_SEEDS, RowArguments, RowOptions
 # The keys of "options" in layers.json and in compare.json, in the order in which they are written.
 _RECORDED_OF_LAYERS = (
     "layers", "pooling", "preprocess", "head", "short_list", "search_rows", "seed", "cv", "test_fraction",
-    "resplit", "val", "group_by", "label_column", "shots", "train_size", "class_weight", "params",
+    "resplit", "val", "group_by", "label_column", "shots", "train_size", "class_weight", "device", "params",
 )  # fmt: skip
 _RECORDED_OF_COMPARISON = (
     "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit", "val", "shots",
@@ -70,7 +71,8 @@ class LayerReportOptions:
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
     device : str, optional
-        torch device; the CPU by default.
+        torch device: ``auto`` (CUDA where there is a CUDA device, else the CPU), ``cpu``, ``cuda`` or
+        ``cuda:N``. None is the CPU.
 
     Raises
     ------
@@ -90,7 +92,7 @@ class LayerReportOptions:
     cv: int | str | None = SearchOptions.cv
     class_weight: str | None = None
     memory_limit: int | str | None = None
-    device: str | None = None
+    device: str | None = AUTO
 
     def __post_init__(self) -> None:
         if self.head not in SHORT_LIST_HEADS:
@@ -172,7 +174,8 @@ class CompareOptions:
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
     device : str, optional
-        torch device; the CPU by default.
+        torch device: ``auto`` (CUDA where there is a CUDA device, else the CPU), ``cpu``, ``cuda`` or
+        ``cuda:N``. None is the CPU.
 
     Raises
     ------
@@ -199,10 +202,12 @@ class CompareOptions:
     train_size: int | None = None
     allow_failed: bool = False
     memory_limit: int | str | None = None
-    device: str | None = None
+    device: str | None = AUTO
 
     def __post_init__(self) -> None:
         check_count(self.seeds, option="seeds", most=MOST_SEEDS)
+        if self.device is not None:
+            check_device_name(self.device)
         if self.leak and self.group_by is None:
             raise InputError(
                 "leak compares splits with and without group_by, and none is given; give --group-by"

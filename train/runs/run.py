@@ -172,6 +172,7 @@ class Run:
             "dataset": self.record.dataset,
             "model": self.record.model,
             "arrays": [array.name for array in self.arrays],
+            "device": self.record.options.get("device"),
             "auto": self.record.auto,
             "selected": dict(self.record.selected),
             "warnings": list(self.record.warnings),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from toptune.costs.phases import Phases
+from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
@@ -16,7 +17,7 @@ from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
-from toptune.train.heads.kinds import check_head
+from toptune.train.heads.kinds import check_head, why_on_cpu
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
@@ -102,6 +103,7 @@ def train(
     # dishonest.
     rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
     rows.check_tested()
+    options = replace(options, limits=_settled(options))
     # A value or a device that the head does not take is refused here, before any feature is read.
     head = None if options.head.is_auto else _new_head(options)
     search = None
@@ -174,6 +176,14 @@ def _check_head(options: TrainOptions) -> None:
         )
     for name in ("penalty", "sigma"):
         grid_of(getattr(head, name), name)
+
+
+def _settled(options: TrainOptions) -> RunLimits:
+    """Return the limits with the device that ``auto`` stands for, which the run records."""
+    head = options.head
+    return options.limits.settled(
+        cpu_because=None if head.is_auto else why_on_cpu(head.head, head.head_params)
+    )
 
 
 def _new_head(options: TrainOptions) -> "Head":

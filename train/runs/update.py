@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
+from toptune.machine.devices import AUTO, check_device_name, settle_head_device
 from toptune.options import options_of
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
@@ -57,13 +58,18 @@ class UpdateOptions:
     allow_failed : bool
         Leave out new images that could not be read, instead of refusing the update.
     device : str, optional
-        torch device of the sums; the CPU by default.
+        torch device of the sums: ``auto`` (CUDA where there is a CUDA device, else the CPU), ``cpu``,
+        ``cuda`` or ``cuda:N``. None is the CPU.
     """
 
     forget: Sequence[str] = ()
     dataset_version: int | None = None
     allow_failed: bool = False
-    device: str | None = None
+    device: str | None = AUTO
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            check_device_name(self.device)
 
 
 def update_run(
@@ -127,12 +133,13 @@ def update_run(
         )
     before.mark_used()
     after.mark_used()
+    device = settle_head_device(options.device)
     with phases("update"):
         folds = find_fold_change(
             old, before.manifest, after.manifest, difference, n_folds=len(saved.sums.validated().gram)
         )
         updated = _changed_head(
-            old, head, saved, difference, folds, before=before, after=after, device=options.device
+            old, head, saved, difference, folds, before=before, after=after, device=device
         )
     # Images of the run keep their side of the split. A test image that began to train would make the test
     # of the updated run dishonest.

@@ -12,6 +12,7 @@ from toptune.extract.images.remarks import each_said_once
 from toptune.extract.images.source import ImageSource
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.sources.opening import open_source
+from toptune.machine.devices import settle_head_device
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.extraction_costs import extraction_costs
@@ -107,7 +108,7 @@ def advise(
             features.rows,
             budget_seconds=session.left,
             cv=asked.cv,
-            device=asked.device,
+            device=settle_head_device(asked.device),
         )
     session.not_tried += [
         f"{each.head} on {each.layers} layers: {each.skipped}" for each in trials if each.skipped is not None

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from toptune.errors import InputError
+from toptune.machine.devices import AUTO
 from toptune.options import choices, flat_options, option_names, options_of
 from toptune.train.rows.options import RowArguments, RowOptions
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN
@@ -51,7 +52,8 @@ class AdviceOptions:
     finetune : mapping, optional
         Options of `toptune.workflows.finetune` whose cost is asked for, such as ``{"epochs": 20}``.
     device : str
-        Device of extraction, heads and fine-tuning.
+        Device of extraction, heads and fine-tuning: ``auto`` (CUDA where there is a CUDA device, else MPS for
+        what is no head, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
     rows : RowOptions
         Which rows train and which test.
     cv : int
@@ -72,7 +74,7 @@ class AdviceOptions:
     weights: str | os.PathLike[str] | None = None
     img_size: int | None = None
     model_kwargs: Mapping[str, Any] | None = None
-    device: str = "cpu"
+    device: str = AUTO
     workers: int | None = None
     rows: RowOptions = field(default_factory=RowOptions)
     cv: int = 5

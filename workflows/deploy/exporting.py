@@ -128,7 +128,7 @@ def export(
     check_choice(head_dtype, HEAD_DTYPES, option="head_dtype")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
-    classifier = Classifier.load(run, model=model, weights=weights)
+    classifier = Classifier.load(run, device="cpu", model=model, weights=weights)
     # A head that cannot be exported is refused before images are read and the network is traced.
     if isinstance(classifier.network, FrozenNetwork):
         check_exportable(classifier.network.run.head.name)

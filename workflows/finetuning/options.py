@@ -10,7 +10,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneSpec
 from toptune.machine.cores import reading_threads
-from toptune.machine.devices import check_device_name
+from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import check_choice, check_count, flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
@@ -78,7 +78,8 @@ class FineTuneOptions:
     model_kwargs : mapping, optional
         Further arguments of the network's constructor.
     device : str
-        torch device of the training.
+        torch device of the training: ``auto`` (CUDA where there is a CUDA device, else MPS unless `precision`
+        is bf16, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     precision : {"auto", "bf16", "fp32"}
         Arithmetic of the forward passes, by autocast: weights and their updates are float32.
     depth : str
@@ -137,7 +138,7 @@ class FineTuneOptions:
     weights: str | None = None
     img_size: int | None = None
     model_kwargs: Mapping[str, Any] | None = None
-    device: str = "cpu"
+    device: str = AUTO
     precision: str = "auto"
     depth: str = "full"
     optimizer: str = "adamw"

@@ -127,6 +127,7 @@ class FineTunedRun:
             "kind": self.record.kind,
             "dataset": self.record.dataset,
             "model": self.record.model,
+            "device": self.record.device,
             "selected": dict(self.record.selected),
             "warnings": list(self.record.warnings),
             "was_there": self.was_there,

@@ -14,6 +14,7 @@ from toptune.extract.backbone.backbone import load_backbone
 from toptune.extract.backbone.spec import BackboneSpec
 from toptune.extract.extraction import extract
 from toptune.extract.request.plan import ExtractPlan, ExtractSummary
+from toptune.machine.devices import AUTO
 from toptune.options import option_names, options_of
 from toptune.store.files.json_values import json_text
 from toptune.store.files.place import place_of
@@ -122,8 +123,7 @@ def write_slurm_jobs(
     asked = options_of(SlurmOptions, arguments, call="write_slurm_jobs")
     # An option of None is one that was not given: the default on the node may differ from the default here.
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    if asked.gpus and given.get("device", "cpu") == "cpu":
-        given["device"] = "cuda"
+    given["device"] = _device(str(given.get("device", AUTO)), asked)
     summary, plan = _planned(data, model, store, given, asked)
     # A job may start in another folder, so that paths are written absolute; a bucket has no folder.
     root = str(store) if "://" in str(store) else str(place_of(store).absolute())
@@ -149,6 +149,17 @@ def write_slurm_jobs(
         scripts=tuple(texts),
         run=str(asked.run) if asked.is_training else "",
     )
+
+
+def _device(device: str, asked: SlurmOptions) -> str:
+    """Return the device of the tasks: CUDA with GPUs, so that a node without a working one is told."""
+    if device == "cpu" and asked.gpus:
+        raise InputError(
+            f"--gpus {asked.gpus} asks for GPUs, and --device cpu leaves them idle; leave one of both out",
+            option="device",
+        )
+    # A task without GPUs of its own may still see those of other jobs on the node, which auto would take.
+    return ("cuda" if asked.gpus else "cpu") if device == AUTO else device
 
 
 def _planned(
@@ -244,7 +255,10 @@ def _train_text(
         # By default the limit would be half of the node's memory, whatever the job was given.
         limit = max(memory_bytes - TRAIN_BASE_BYTES, memory_bytes // 2)
         words += ["--memory-limit", f"{limit // 2**20}MiB"]
-    is_on_gpu = asked.gpus and any(word.startswith("cuda") for word in given)
+    names = [word.removeprefix("--device=") for word in given]
+    is_on_gpu = asked.gpus and any(name.startswith("cuda") for name in names)
+    if "--device" not in given and names == given:
+        words += ["--device", "cpu"]
     options = {
         **_given({"job-name": f"{name}-train", "partition": asked.partition}),
         "time": clock(60 * math.ceil(asked.train_seconds / 60)),

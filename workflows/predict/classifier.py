@@ -11,7 +11,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
-from toptune.machine.devices import resolve_device
+from toptune.machine.devices import AUTO, NO_BF16, resolve_device
 from toptune.options import check_count
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
@@ -65,7 +65,7 @@ class Classifier:
         cls,
         run: str | Path,
         *,
-        device: str = "cpu",
+        device: str = AUTO,
         model: str | None = None,
         weights: str | Path | None = None,
     ) -> "Classifier":
@@ -76,8 +76,9 @@ class Classifier:
         run : path
             Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
         device : str
-            Where backbone and head compute: ``cpu``, ``cuda`` or ``cuda:N``. Heads of scikit-learn compute on
-            the CPU.
+            Where backbone and head compute: ``auto`` (CUDA where there is a CUDA device, else MPS unless the
+            run computes in bf16, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Heads of
+            scikit-learn compute on the CPU, and with MPS, which has no float64, so do all heads.
         model, weights : optional
             Where the backbone or its checkpoint is now, if it has moved since.
 
@@ -103,11 +104,14 @@ class Classifier:
         from toptune.workflows.predict.finetuned_network import FineTunedNetwork
         from toptune.workflows.predict.frozen_network import FrozenNetwork
 
+        # An absent device is no fault of the folder's files, which are read after it was found.
+        precision = record.precision if record.is_finetuned else record.recipe.get("precision")
+        where = str(resolve_device(device, not_on_mps=NO_BF16 if precision == "bf16" else None))
         if not record.is_finetuned:
-            # The head computes where the backbone does. An absent device is no fault of the folder's files.
-            head = Run.of_record(folder, record, device=str(resolve_device(device)))
-            return cls(FrozenNetwork.of_run(head, device=device, model=model, weights=weights))
-        return cls(FineTunedNetwork.of_run(FineTunedRun.of_record(folder, record), device=device))
+            # The head computes where the backbone does.
+            head = Run.of_record(folder, record, device="cpu" if where == "mps" else where)
+            return cls(FrozenNetwork.of_run(head, device=where, model=model, weights=weights))
+        return cls(FineTunedNetwork.of_run(FineTunedRun.of_record(folder, record), device=where))
 
     @property
     def backbone(self) -> "Backbone":

@@ -11,6 +11,7 @@ from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError
 from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.sources.opening import open_source
+from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
@@ -60,7 +61,7 @@ class EvaluateOptions:
     path_column, label_column : str, optional
         Columns of `data` that hold the paths of the images and their labels; by default told by their names.
     device : str
-        Where backbone and head compute; only with `data`.
+        Where backbone and head compute, as `Classifier.load` describes it; only with `data`.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since; only with `data`.
     out : path, optional
@@ -79,13 +80,15 @@ class EvaluateOptions:
     data: str | Path | None = None
     path_column: str | None = None
     label_column: str | None = None
-    device: str = "cpu"
+    device: str = AUTO
     model: str | None = None
     weights: str | Path | None = None
     out: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.data is None and (self.model, self.weights, self.device) != (None, None, "cpu"):
+        check_device_name(self.device)
+        is_moved = (self.model, self.weights) != (None, None) or self.device not in (AUTO, "cpu")
+        if self.data is None and is_moved:
             raise InputError(
                 "--model, --weights and --device are for the backbone, which stored features do not need; "
                 "leave them out, or give images with --data"
@@ -161,7 +164,7 @@ def evaluate_images(
     split: str | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
-    device: str = "cpu",
+    device: str = AUTO,
     model: str | None = None,
     weights: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -179,7 +182,7 @@ def evaluate_images(
     path_column, label_column : str, optional
         Columns of `data` that hold the paths of the images and their labels.
     device : str
-        Where backbone and head compute.
+        Where backbone and head compute, as `Classifier.load` describes it.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since the training.
     progress : callable, optional
@@ -191,7 +194,7 @@ def evaluate_images(
         The keys of ``metrics.json``; ``failed``, the reason for each id whose image could not be read;
         ``n_failed``, the number of these images; ``n_unlabelled``, the number of images without a label,
         which are not scored; and ``n_named_as_trained``, the number of images that have
-        the id of an image that the run was trained on.
+        the id of an image that the run was trained on; and ``device``, where the backbone ran.
 
     Raises
     ------
@@ -270,6 +273,7 @@ def _score_images(
     trained = _trained_ids(classifier.record.folder)
     n_trained = sum(manifest.ids[row] in trained for row in good)
     counts = {
+        "device": str(classifier.backbone.device),
         "n_failed": len(failed),
         "failed": failed,
         "n_unlabelled": manifest.n_rows - len(truth),

@@ -28,7 +28,7 @@ from toptune.train.runs.run import check_probabilities
 from toptune.workflows.finetuning.run import MODEL, WEIGHTS, FineTunedRun
 from toptune.workflows.predict.predictions import Answers
 
-_FOUND = "probabilities"
+_FOUND = "logits"
 _ADVICE = "copy the run again from where it was made, or fine-tune again"
 
 
@@ -59,6 +59,7 @@ class FineTunedNetwork:
         CorruptError
             If the weights are gone or damaged.
         """
+        where = str(resolve_device(device))
         path = Path(run.folder).absolute()
         run.record.check_files(path, [WEIGHTS, MODEL])
         try:
@@ -68,9 +69,7 @@ class FineTunedNetwork:
             # Images are decoded as they were for the training, perhaps by an older route than today's.
             route = ROUTE_NAMES.get(str(run.record.recipe.get("decode")), "exact")
             recipe = Recipe.from_json(json.dumps(run.record.recipe), path / CONFIG)
-            backbone = load_backbone(
-                f"local-dir:{path}", device=str(resolve_device(device)), decode=route, expected=recipe
-            )
+            backbone = load_backbone(f"local-dir:{path}", device=where, decode=route, expected=recipe)
             if differing := recipe.differences(replace(recipe, transform=backbone.recipe.transform)):
                 raise InputError("; ".join(differing))
             backbone.model.reset_classifier(len(run.classes))
@@ -97,7 +96,7 @@ class FineTunedNetwork:
 
     def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
         """Classify transformed images: probabilities ``(b, n_classes)``."""
-        return self._checked(self._forward(batch).cpu().numpy())
+        return self._probabilities(self._forward(batch).cpu().numpy())
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
@@ -118,11 +117,11 @@ class FineTunedNetwork:
         for batch, transfer in ahead(batches, launch, 1):
             found = np.zeros((0, len(self.record.classes)))
             if transfer is not None:
-                found = self._checked(transfer.result()[_FOUND].astype(np.float64, copy=False))
+                found = self._probabilities(transfer.result()[_FOUND])
             yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
 
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Run the network; return probabilities ``(b, n_classes)`` on its device."""
+        """Run the network; return logits ``(b, n_classes)`` of float32 on its device."""
         device = self.backbone.device
         is_bf16 = self.precision == "bf16"
         arithmetic: AbstractContextManager[object] = (
@@ -130,9 +129,10 @@ class FineTunedNetwork:
         )
         with torch.inference_mode(), arithmetic:
             logits: torch.Tensor = self.backbone.model(batch.to(device))
-        # float64, because rows of float32 probabilities sum to 1 only to seven digits.
-        return logits.double().softmax(dim=1)
+        return logits.float()
 
-    def _checked(self, found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        # float64, because rows of float32 probabilities sum to 1 only to seven digits; MPS has no float64.
+        found: npt.NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         check_probabilities(found, self.record.folder)
         return found

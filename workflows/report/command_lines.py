@@ -11,8 +11,9 @@ from toptune.workflows.report.runs import ReportedRun
 
 # The flags of these options have other names on the command line.
 _FLAGS = {"n_centers": "centers", "allow_failed": "skip-failed", "learning_rates": "learning-rate"}
-# These options change no result, and the command line takes them in other units.
-_NOT_SPELT = ("cache_memory_bytes",)
+# These options change no result. The command line takes the first in other units; the second belongs to the
+# machine that repeats a run.
+_NOT_SPELT = ("cache_memory_bytes", "device")
 
 
 def command_of(run: ReportedRun) -> str:

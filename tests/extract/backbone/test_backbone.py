@@ -137,7 +137,7 @@ def test_fixed_size_models_take_another_size() -> None:
         ({"name": "local-dir:nowhere"}, "nowhere does not exist; check the path"),
         ({"name": "ftp:x"}, "hf-hub, local-dir or random"),
         ({"name": "random:test_vit", "device": "cuda:99"}, "cuda:99.* is not there"),
-        ({"name": "random:test_vit", "device": "tpu"}, "hoose one of cpu, cuda"),
+        ({"name": "random:test_vit", "device": "tpu"}, "hoose one of auto, cpu, cuda"),
         ({"name": "random:test_vit", "precision": "fp16"}, "did you mean 'bf16'"),
         ({"name": "random:test_vit", "interpolation": "wavelet"}, "choose one of bilinear"),
         ({"name": "random:test_vit", "mean": [0.5, 0.5]}, "mean has 2 values"),

@@ -87,7 +87,7 @@ def test_without_the_library_nothing_begins(
             allow_failed=True,
         )
     with pytest.raises(InputError, match=message) as refused:
-        make_head("falkon", params={"solver": "falkon-lib"})
+        make_head("falkon", params={"solver": "falkon-lib"}, device="auto")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
 

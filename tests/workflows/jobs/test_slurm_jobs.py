@@ -159,6 +159,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
     trained = (scripts / "train.sbatch").read_text()
     assert "--head ridge" in trained.replace("\\\n    ", "")
     assert "gres" not in trained
+    assert "--device cpu" in trained.replace("\\\n    ", "")
     assert "#SBATCH --time=00:45:00\n" in trained
     assert "--memory-limit 2048MiB" in trained
 
@@ -176,10 +177,11 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         (("--time", "3m"), "--time is 180 s"),
         (("--layers", "layer9"), "layer9"),
         (("--images-per-second", "0"), "images_per_second"),
+        (("--device", "cpu", "--gpus", "1"), "leaves them idle"),
     ],
 )
 def test_what_is_refused_writes_nothing(
-    run_cli: Run, photos: Path, tmp_path: Path, more: tuple[str, str], said: str
+    run_cli: Run, photos: Path, tmp_path: Path, more: tuple[str, ...], said: str
 ) -> None:
     common = (
         "jobs",
@@ -216,6 +218,9 @@ def test_no_training_and_a_rate_measured_here(run_cli: Run, photos: Path, tmp_pa
     assert code == 0, err
     assert "images/s were measured here" in out
     assert "nothing is submitted" in out
+    # A task that asks for no GPU takes none that it happens to see.
+    words = (tmp_path / "jobs" / "extract.sbatch").read_text().replace("\\\n", "").split()
+    assert words[words.index("--device") + 1] == "cpu"
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == [
         "extract.sbatch",
         "logs",
