@@ -19,6 +19,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ from toptune.store.datasets.outside_tables import read_outside_table
 from toptune.store.datasets.outside_text import read_outside_text
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.exchange.text_columns import read_column
+from toptune.store.features.hints import (
+    REQUEST_KIND,
+    USE_FILE,
+    USE_KIND,
+    last_use,
+    read_request,
+    request_path,
+)
 from toptune.store.files.json_values import canonical_json, parse_json
 from toptune.store.files.reading import check_zip
 from toptune.store.files.sealed import SEAL, seal
@@ -48,7 +57,9 @@ from toptune.train.heads.skops_files import read_estimator
 from toptune.train.reports.options import CompareOptions
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.options import MOST_SEEDS, RowOptions
-from toptune.workflows import Classifier, Prediction, evaluate, save_predictions
+from toptune.workflows import Classifier, Prediction, evaluate, save_predictions, verify_run
+from toptune.workflows.finetuning.run import FineTunedRun
+from toptune.workflows.report.run_tables import read_layer_search, read_predictions
 from toptune.workflows.study.cells import cells_of
 from toptune.workflows.study.file import read_study
 from toptune.workflows.study.results import result_of, write_results
@@ -146,6 +157,26 @@ def test_records_of_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         file.write_bytes(whole)
 
 
+@pytest.mark.parametrize("name", ["ncm", "finetuned"])
+def test_a_pipe_in_the_place_of_a_file_of_a_run(name: str, tmp_path: Path) -> None:
+    """Nothing waits for the writer of a pipe, or reads a device that never ends."""
+    load = Run.load if name == "ncm" else FineTunedRun.load
+    tables = partial(read_predictions, n_test=1)
+    for kind in ("pipe", "device"):
+        for path in (STORED / "runs" / name).iterdir():
+            shutil.copytree(STORED / "runs" / name, tmp_path / "run")
+            other = tmp_path / "run" / path.name
+            other.unlink()
+            if kind == "pipe":
+                os.mkfifo(other)
+            else:
+                other.symlink_to("/dev/zero")
+            for read in (load, tables, read_layer_search, verify_run):
+                with contextlib.suppress(ToptuneError):
+                    read(tmp_path / "run")
+            shutil.rmtree(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("file", "path", "value"),
     [
@@ -177,6 +208,17 @@ def test_arrays_that_do_not_fit_each_other(tmp_path: Path) -> None:
     file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
     with pytest.raises(CorruptError, match="does not fit together"):
         Run.load(tmp_path / "run")
+
+
+def test_hints_of_other_kinds(tmp_path: Path) -> None:
+    """A hint that says nothing is no error."""
+    (tmp_path / "requests").mkdir()
+    (tmp_path / "ledger").mkdir()
+    for value in (None, 3, "2026-01-01", "0001-01-01T00:00:00", [1], {"a": 1}):
+        request_path(tmp_path, "k").write_bytes(seal(REQUEST_KIND, {"arrays": value}))
+        (tmp_path / USE_FILE).write_bytes(seal(USE_KIND, {"when": value}))
+        assert read_request(tmp_path, "k") == (["1"] if value == [1] else None)
+        assert last_use(tmp_path).tzinfo is UTC
 
 
 def test_a_cache_of_a_trillion_rows(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
-"""Limits on how much a file may unpack to."""
+"""A limit on how much a file of features may unpack to."""
 
 from pathlib import Path
 
 from toptune.errors import InputError
+from toptune.store.files import reading
 
-# Features rarely shrink to a tenth of their size. Up to the first limit any size is believed; beyond the
-# limit a file must not unpack to more than `MAX_RATIO` times its size.
-MAX_UNPACKED_BYTES = 8 * 2**30
-MAX_RATIO = 50
+# Features are read in slices of rows, or against the limit of memory, and never held whole without being
+# asked for: so much more is believed of them than of records.
+MAX_UNPACKED_BYTES = 8 << 30
 
 
 def check_unpacked(path: Path, name: str, n_bytes: int) -> None:
-    """Refuse an array that unpacks to far more than its file suggests.
+    """Refuse an array that unpacks to far more than its file suggests; see `toptune.store.files.reading`.
 
     Parameters
     ----------
@@ -25,11 +25,9 @@ def check_unpacked(path: Path, name: str, n_bytes: int) -> None:
     Raises
     ------
     InputError
-        If `n_bytes` is above 8 GiB and above 50 times the file's size.
+        If `n_bytes` is above 8 GiB and above 64 times the file's size.
     """
-    file_bytes = path.stat().st_size
-    if n_bytes > MAX_UNPACKED_BYTES and n_bytes > MAX_RATIO * file_bytes:
-        raise InputError(
-            f"{path}: {name} unpacks to {n_bytes} bytes, above the limit of {MAX_UNPACKED_BYTES} and more "
-            f"than {MAX_RATIO} times the file's {file_bytes}; if that is meant, save it as .npy"
-        )
+    try:
+        reading.check_unpacked(n_bytes, path.stat().st_size, what=name, believed=MAX_UNPACKED_BYTES)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; if that is meant, save it as .npy") from error

@@ -45,7 +45,11 @@ def read_request(cache: Path, key: str) -> list[str] | None:
     except CorruptError as error:
         logger.warning("the request is not recognized: %s", error)
         return None
-    return [str(name) for name in values["arrays"]]
+    arrays = values.get("arrays")
+    if not isinstance(arrays, list):
+        logger.warning("the request is not recognized: %s: arrays is %.40r, no list", path, arrays)
+        return None
+    return [str(name) for name in arrays]
 
 
 def mark_used(root: Path, cache: Path, held: HeldFolder | None = None) -> None:
@@ -63,8 +67,9 @@ def last_use(cache: Path) -> datetime:
     moments = [datetime.fromtimestamp(0, UTC)]
     try:
         values = unseal(USE_KIND, read_file(cache / USE_FILE), cache / USE_FILE)
-        moments.append(datetime.fromisoformat(values["when"]))
-    except (FileNotFoundError, StoreError, KeyError, ValueError):
+        # Any text may stand in a note, also a time that does not name its zone.
+        moments.append(datetime.fromisoformat(values["when"]).astimezone(UTC))
+    except (FileNotFoundError, StoreError, KeyError, ValueError, TypeError, OverflowError):
         pass  # The cache was never used, or its note is damaged. The times below are known of every cache.
     # A cache that is still being extracted was never trained from. The times of its records keep it from
     # being evicted.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from toptune.errors import CorruptError, NumericalError
-from toptune.store.files.system_errors import explained_reading
+from toptune.store.files.reading import opened_linked
 
 # Records are a few levels deep. Python's own limit is near 1,000 levels, and whatever walks a value that deep
 # would reach the limit again.
@@ -79,7 +79,7 @@ def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES, is_strict: bool = 
 
 
 def _load_bytes(path: Path, max_bytes: int) -> bytes:
-    with path.open("rb") as stream:
+    with opened_linked(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > max_bytes:
             raise ValueError(f"the file has {size} bytes, more than the limit of {max_bytes}")
@@ -144,8 +144,7 @@ def read_json_with_bytes(path: Path, *, advice: str) -> tuple[dict[str, Any], by
     """Read a file that holds one JSON object, and return its bytes too; errors are those of `read_json`."""
     try:
         # What the system refuses, such as permission, is no damage, and keeps its own error and next step.
-        with explained_reading(path):
-            data = _load_bytes(path, MAX_JSON_BYTES)
+        data = _load_bytes(path, MAX_JSON_BYTES)
         value = parse_json(data, is_strict=True)
     except FileNotFoundError as error:
         raise CorruptError(f"{path} is missing; {advice}", path) from error

@@ -134,7 +134,7 @@ def open_regular(path: Path, at: str, *, dir_fd: int | None = None) -> int:
 
 def read_linked(path: Path, *, max_bytes: int | None = None) -> bytes:
     """Return the content of a file outside of any store, which may be a link to anywhere; see `read_file`."""
-    with _linked(path) as file:
+    with opened_linked(path) as file:
         if max_bytes and (size := os.fstat(file.fileno()).st_size) > max_bytes:
             raise CorruptError(f"{path} has {size} bytes, {max_bytes} at most; give another file", path)
         return file.read()
@@ -145,18 +145,19 @@ def refuse_other_kinds(path: Path) -> None:
 
     A reader of a library would wait for the writer of a pipe without end.
     """
-    with _linked(path):
+    with opened_linked(path):
         pass
 
 
 def linked_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file outside of any store, read piece by piece; errors as of `read_file`."""
-    with _linked(path) as file:
+    with opened_linked(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def _linked(path: Path) -> Iterator[io.BufferedReader]:
+def opened_linked(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file outside of any store, which may be a link to anywhere; errors as of `read_file`."""
     with explained_reading(path):
         # O_NONBLOCK lets a pipe open at once, instead of waiting for its writer without end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -175,7 +176,9 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unpacked(n_bytes: int, file_bytes: int) -> None:
+def check_unpacked(
+    n_bytes: int, file_bytes: int, *, what: str = "it", believed: int = MAX_UNPACKED_BYTES
+) -> None:
     """Refuse content that unpacks to far more than its file suggests, before it is unpacked.
 
     Parameters
@@ -184,16 +187,20 @@ def check_unpacked(n_bytes: int, file_bytes: int) -> None:
         Bytes of the content in memory.
     file_bytes : int
         Bytes of the file.
+    what : str
+        What unpacks, for the message.
+    believed : int
+        Bytes up to which any content is believed; 256 MiB, for what is held in memory whole.
 
     Raises
     ------
     ValueError
-        If `n_bytes` is above 256 MiB and above 64 times `file_bytes`.
+        If `n_bytes` is above `believed` and above 64 times `file_bytes`.
     """
-    if n_bytes > MAX_UNPACKED_BYTES and n_bytes > MAX_RATIO * file_bytes:
+    if n_bytes > believed and n_bytes > MAX_RATIO * file_bytes:
         raise ValueError(
-            f"it unpacks to {n_bytes} bytes, more than {MAX_UNPACKED_BYTES} and more than {MAX_RATIO} times "
-            f"its own {file_bytes}"
+            f"{what} unpacks to {n_bytes} bytes, more than {believed} and more than {MAX_RATIO} times the "
+            f"{file_bytes} of the file"
         )
 
 
