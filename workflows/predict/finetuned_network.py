@@ -19,6 +19,7 @@ from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import UsableBatch, usable_batches
 from toptune.extract.pipeline.transfers import BatchTransfer, Transfer, start_transfer, to_device
 from toptune.machine.ahead import ahead
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device
 from toptune.machine.precision import full_precision
 from toptune.store.features.recipe import Recipe
@@ -56,24 +57,23 @@ class FineTunedNetwork:
 
         Raises
         ------
+        InputError
+            If the device is not there.
         CorruptError
             If the weights are gone or damaged.
+        DeviceMemoryError
+            If the network does not fit the device's memory.
         """
         where = str(resolve_device(device))
         path = Path(run.folder).absolute()
         run.record.check_files(path, [WEIGHTS, MODEL])
+        # What the device lacks is no damage of the folder.
+        room = explained_out_of_memory(
+            f"loading the network of {path}", device=where, knobs="stop other programs there"
+        )
         try:
-            tensors = load(read_linked(path / WEIGHTS))
-            # The folder is in timm's local-dir form. Its classifier is made anew, because the loader leaves
-            # classifiers out: a frozen backbone has none.
-            # Images are decoded as they were for the training, perhaps by an older route than today's.
-            route = ROUTE_NAMES.get(str(run.record.recipe.get("decode")), "exact")
-            recipe = Recipe.from_json(json.dumps(run.record.recipe), path / CONFIG)
-            backbone = load_backbone(f"local-dir:{path}", device=where, decode=route, expected=recipe)
-            if differing := recipe.differences(replace(recipe, transform=backbone.recipe.transform)):
-                raise InputError("; ".join(differing))
-            backbone.model.reset_classifier(len(run.classes))
-            backbone.model.load_state_dict(tensors)
+            with room:
+                tensors, backbone = _load(run, path, where)
         except FileNotFoundError as error:
             raise CorruptError(f"{path} lacks a file of the network: {error}; {_ADVICE}") from error
         except (SafetensorError, RuntimeError, InputError) as error:
@@ -136,3 +136,19 @@ class FineTunedNetwork:
         found: npt.NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         check_probabilities(found, self.record.folder)
         return found
+
+
+def _load(run: FineTunedRun, path: Path, device: str) -> tuple[dict[str, torch.Tensor], Backbone]:
+    """Read the tensors of a RUN folder, and load the network that they belong to."""
+    # The folder is in timm's local-dir form. Its classifier is made anew, because the loader leaves
+    # classifiers out: a frozen backbone has none.
+    tensors = load(read_linked(path / WEIGHTS))
+    # Images are decoded as they were for the training, perhaps by an older route than today's.
+    route = ROUTE_NAMES.get(str(run.record.recipe.get("decode")), "exact")
+    recipe = Recipe.from_json(json.dumps(run.record.recipe), path / CONFIG)
+    backbone = load_backbone(f"local-dir:{path}", device=device, decode=route, expected=recipe)
+    if differing := recipe.differences(replace(recipe, transform=backbone.recipe.transform)):
+        raise InputError("; ".join(differing))
+    backbone.model.reset_classifier(len(run.classes))
+    backbone.model.load_state_dict(tensors)
+    return tensors, backbone

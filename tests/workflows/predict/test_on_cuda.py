@@ -12,6 +12,7 @@ from shapes import MODEL, save_shapes
 
 from toptune.extract import extract
 from toptune.extract.backbone.transform import EvalTransform
+from toptune.store import DeviceMemoryError, InputError
 from toptune.train import train
 from toptune.workflows import Classifier, evaluate, finetune
 
@@ -122,3 +123,21 @@ def test_an_evaluation_of_images_is_that_of_the_cpu(folder: Path) -> None:
     assert any(place.startswith("toptune.train.") for place in counts.places)
     assert found["confusion_matrix"] == expected["confusion_matrix"]
     assert found["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize(("run", "step"), [("ridge", "to"), ("tuned", "to"), ("tuned", "load_state_dict")])
+def test_what_the_device_lacks_is_no_damage_of_the_run(
+    folder: Path, run: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="device 'cuda:99' is not there"):
+        Classifier.load(folder / run, device="cuda:99")
+    plain = getattr(torch.nn.Module, step)
+
+    def full(module: torch.nn.Module, *given: Any, **options: Any) -> Any:
+        if step == "to" or next(module.parameters()).is_cuda:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(module, *given, **options)
+
+    monkeypatch.setattr(torch.nn.Module, step, full)
+    with fake_cuda(), pytest.raises(DeviceMemoryError, match=r"loading .* the memory of cuda is full"):
+        Classifier.load(folder / run, device="cuda")
