@@ -6,7 +6,7 @@ unit's own file counts: it is newer than the line, because the unit was lost and
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -228,11 +228,14 @@ class ArrayLedger:
         return sorted(int(stem) for stem in stems if stem.isdecimal() and int(stem) < self.n_units)
 
 
-def recorded_units(folder: Path, n_units: int) -> set[int]:
-    """Return the units that the ledger in a folder names; the entries are not read."""
+def recorded_units(folder: Path, n_units: int) -> Collection[int]:
+    """Return the units that the ledger in a folder names; the entries are not read.
+
+    A packed ledger names all units. Their numbers take no memory, because a damaged record may say billions.
+    """
     names = {path.name for path in list_folder(folder)}
     if PACKED_FILE in names:
-        return set(range(n_units))
+        return range(n_units)
     return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
 
 

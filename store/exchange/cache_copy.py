@@ -94,7 +94,7 @@ def sound_entries(cache: FeatureCache, name: str) -> dict[int, LedgerEntry]:
     """
     ledger = cache.ledger(name)
     entries = ledger.all_recorded()
-    damaged = recorded_units(ledger.folder, cache.n_units) - entries.keys()
+    damaged = set(recorded_units(ledger.folder, cache.n_units)) - entries.keys()
     if damaged:
         raise CorruptError(
             f"the ledger in {ledger.folder} is damaged for units {format_units(damaged)}; store repair takes "

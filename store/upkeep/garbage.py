@@ -1,7 +1,7 @@
 """Garbage of a store: leftovers of writers that died, and caches that nobody has used for long."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -241,7 +241,7 @@ def _unnamed_units(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
             yield path, _UNNAMED
 
 
-def _named_units(folder: Path, spec: ArraySpec) -> set[int]:
+def _named_units(folder: Path, spec: ArraySpec) -> Collection[int]:
     return recorded_units(folder / "ledger" / spec.name, count_units(spec.n_rows, spec.unit_rows))
 
 
