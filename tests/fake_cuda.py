@@ -8,10 +8,10 @@ Four kinds of faults come to light that a CPU forgives:
 - ``.numpy()`` of a tensor on the device is refused.
 - A copy to main memory with ``non_blocking=True`` holds NaN, or an odd value where the type has no NaN, until
   the host has waited for the device.
-- Every operation on the device, and everything that makes the host wait for the device, is counted.
+- Every operation on the device, and everything that makes the host wait for the device, is counted; so are
+  the bytes of the tensors that lie there, without what operations need inside.
 
-The pretended device shows nothing of kernels that round differently, of the device's memory, or of time. A
-test says::
+The pretended device shows nothing of kernels that round differently, or of time. A test says::
 
     with fake_cuda() as counts:
         torch.ones(3, device="cuda") + torch.ones(3)  # raises RuntimeError, as a GPU does
@@ -20,6 +20,7 @@ test says::
 """
 
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -48,14 +49,20 @@ class Counts:
     waits: Counter[str] = field(default_factory=Counter)
     # Waits by the line of toptune that caused them, as "toptune.train.passes.sums:212 item".
     places: Counter[str] = field(default_factory=Counter)
+    # Bytes of the tensors that lie there now, and the most that lay there at once.
+    live_bytes: int = 0
+    peak_bytes: int = 0
 
     def clear(self) -> None:
         for counter in (self.operations, self.waits, self.places):
             counter.clear()
+        self.peak_bytes = self.live_bytes
 
 
 _counts = Counts()
 _has_float64 = True
+# How many wrappers share each piece of memory, by the piece's address.
+_sharing: Counter[int] = Counter()
 # Copies to main memory that have not arrived yet: where they go, and the values that will be there.
 _under_way: list[tuple[Tensor, Tensor]] = []
 
@@ -74,6 +81,20 @@ def wait(reason: str) -> None:
             target.copy_(values)
 
 
+def _take(address: int, n_bytes: int) -> None:
+    _sharing[address] += 1
+    if _sharing[address] == 1:
+        _counts.live_bytes += n_bytes
+        _counts.peak_bytes = max(_counts.peak_bytes, _counts.live_bytes)
+
+
+def _give_back(address: int, n_bytes: int) -> None:
+    _sharing[address] -= 1
+    if not _sharing[address]:
+        del _sharing[address]
+        _counts.live_bytes -= n_bytes
+
+
 class CudaTensor(Tensor):
     """Numbers in main memory that say they lie on ``cuda:0``."""
 
@@ -87,6 +108,9 @@ class CudaTensor(Tensor):
         made = make(cls, numbers.size(), strides=numbers.stride(), dtype=numbers.dtype, device=CUDA)
         assert isinstance(made, CudaTensor)
         made.numbers = numbers
+        storage = numbers.untyped_storage()
+        _take(storage.data_ptr(), storage.nbytes())
+        weakref.finalize(made, _give_back, storage.data_ptr(), storage.nbytes())
         return made
 
     @classmethod

@@ -120,13 +120,12 @@ class NearestNeighborClassifier(ScoredClassifier):
 
     def _fit(self, given: FitInputs) -> None:
         rows, metric = given.rows, self.metric
+        counts = _check_counts(self.n_neighbors, rows.n)
         settings = [
             {"n_neighbors": count, "weights": weighting, "metric": metric}
-            for count, weighting in product(
-                _check_counts(self.n_neighbors, rows.n), _check_weights(self.weights, metric)
-            )
+            for count, weighting in product(counts, _check_weights(self.weights, metric))
         ]
-        peak_bytes = self._plan(given, n_settings=len(settings))
+        peak_bytes = self._plan(given, n_settings=len(settings), n_neighbors=counts[-1])
         dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
         kept = torch.empty(rows.blocks.shape, dtype=dtype, device=given.device)
         for where, values in rows.blocks.iterate():
@@ -145,13 +144,14 @@ class NearestNeighborClassifier(ScoredClassifier):
             seconds={"total": given.seconds},
         )
 
-    def _plan(self, given: FitInputs, *, n_settings: int) -> int:
+    def _plan(self, given: FitInputs, *, n_settings: int, n_neighbors: int) -> int:
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
         rows, (n, d) = given.rows, given.rows.blocks.shape
         value_bytes = max(4, rows.blocks.dtype.itemsize)
         peak_bytes = neighbors_peak_bytes(
-            n=n, d=d, n_classes=rows.n_classes, n_settings=n_settings, n_kept=min(n, CALIBRATION_ROWS),
-            value_bytes=value_bytes, block_rows=_block_rows(n, d, rows.n_classes),
+            n=n, d=d, n_classes=rows.n_classes, n_neighbors=n_neighbors, n_settings=n_settings,
+            n_kept=min(n, CALIBRATION_ROWS), value_bytes=value_bytes,
+            block_rows=_block_rows(n, d, rows.n_classes),
         )  # fmt: skip
         given.check_memory(
             peak_bytes,

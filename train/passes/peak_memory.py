@@ -59,17 +59,28 @@ def marked_rows(*, n_cells: int) -> int:
 
 
 def neighbors_peak_bytes(
-    *, n: int, d: int, n_classes: int, n_settings: int, n_kept: int, value_bytes: int, block_rows: int
+    *,
+    n: int,
+    d: int,
+    n_classes: int,
+    n_neighbors: int,
+    n_settings: int,
+    n_kept: int,
+    value_bytes: int,
+    block_rows: int,
 ) -> int:
     """Project the peak of a nearest-neighbor fit in bytes.
 
-    It is the sum of: all rows, twice; the left-out scores that are kept; and the similarities and votes of a
-    block, or the calibration.
+    It is the sum of: all rows, twice; the left-out scores that are kept; and the similarities, neighbors and
+    votes of a block, or the calibration.
     """
     kept = 4 * n_settings * n_kept * n_classes
     rows = value_bytes * 2 * n * d + 40 * n
-    # Similarities to all rows, with marks of the rows that must not vote; votes, shares and logarithms.
-    block = min(n, block_rows) * (n * (2 * value_bytes + 1) + 4 * 8 * n_classes)
+    # Similarities to all rows, with marks of the rows that must not vote; similarities, numbers, classes and
+    # shares of the neighbors; votes, shares and logarithms.
+    block = min(n, block_rows) * (
+        n * (2 * value_bytes + 1) + (value_bytes + 4 * 8 + 1) * n_neighbors + 4 * 8 * n_classes
+    )
     return rows + kept + max(block, calibration_bytes(n_kept=n_kept, n_classes=n_classes))
 
 

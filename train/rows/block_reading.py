@@ -50,12 +50,7 @@ def read_ahead(
             return where, tensor.pin_memory() if device.type == "cuda" else tensor
         return None
 
-    def settle() -> None:
-        # Page-locked memory belongs to the thread's current device, which would be the first one.
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="toptune-read", initializer=settle) as reader:
+    with ThreadPoolExecutor(1, thread_name_prefix="toptune-read") as reader:
         ahead = reader.submit(read)
         while (block := ahead.result()) is not None:
             ahead = reader.submit(read)

@@ -1,0 +1,150 @@
+"""Every head computes on a CUDA device, here a pretended one, what it computes on the CPU."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_cuda import Counts, fake_cuda
+
+from toptune.store.features.blocks import ArrayBlocks
+from toptune.train import make_head
+from toptune.train.kernels.kernels import Gaussian
+from toptune.train.kernels.maps import NystromMaps
+from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
+from toptune.train.passes.passes import accumulate, predict_left_out
+from toptune.train.passes.training_rows import TrainingRows
+
+WIDE = 150  # columns, of 90 rows
+CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("falkon", {"kernel": "gaussian"}),
+    ("falkon", {"kernel": "laplacian"}),
+    ("falkon", {"kernel": "matern12"}),
+    ("falkon", {"kernel": "matern32"}),
+    ("falkon", {"kernel": "matern52"}),
+    ("falkon", {"kernel": "linear"}),
+    ("falkon", {"centers": "kmeans++", "cv": "leave-one-group-out"}),
+    ("falkon", {"solver": "direct", "class_weight": "balanced"}),
+    ("falkon", {"solver": "direct", "cv": None, "sigma": 3.0, "penalty": 1e-4}),
+    ("falkon", {"solver": "direct", "is_float32": True}),
+    ("falkon", {"solver": "falkon"}),
+    ("falkon", {"solver": "falkon", "class_weight": "balanced", "kernel": "laplacian"}),
+    ("falkon", {"solver": "falkon", "cv": None, "sigma": 3.0, "penalty": 1e-4}),
+    ("falkon", {"solver": "falkon", "is_float32": True}),
+    ("falkon-logistic", {}),
+    ("falkon-logistic", {"kernel": "linear", "class_weight": "balanced"}),
+    ("falkon-logistic", {"is_float32": True, "sigma": 3.0}),
+    ("ridge", {}),
+    ("ridge", {"class_weight": "balanced", "d": WIDE}),
+    ("ridge", {"cv": None, "penalty": 1e-3}),
+    ("lda", {}),
+    ("lda", {"d": WIDE}),
+    ("logistic", {"class_weight": "balanced"}),
+    ("logistic", {"d": WIDE, "penalty": [1e-3, 1e-2]}),
+    ("knn", {}),
+    ("knn", {"metric": "euclidean", "is_float32": True}),
+    ("head2toe", {"fraction": [0.4, 1.0], "penalty": [1e-3, 1e-2]}),
+    ("head2toe", {"solver": "softmax", "final": "falkon", "class_weight": "balanced", "fraction": 0.8}),
+    ("head2toe", {"d": 100, "fraction": 0.1, "group_penalty": 0.5, "penalty": 0.01}),
+]  # fmt: skip
+
+
+def data(d: int, *, is_float32: bool) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 90)
+    X = rng.normal(size=(90, d)) + y[:, None] * (np.arange(d) < 4)
+    return X.astype(np.float32 if is_float32 else np.float64), y
+
+
+@pytest.mark.parametrize(("name", "options"), CONFIGURATIONS, ids=str)
+def test_a_head_is_the_same_there(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(options)
+    is_float32 = options.pop("is_float32", False)
+    X, y = data(options.pop("d", 6), is_float32=is_float32)
+    if is_float32:  # as of many rows
+        monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+    groups = [str(row % 4) for row in range(len(y))]
+    given: dict[str, Any] = {"cv": 3}
+    given |= {key: options.pop(key) for key in ("cv", "class_weight") if key in options}
+    given["params"] = options | ({"n_centers": 20} if "falkon" in name else {})
+
+    def scores(device: str) -> tuple[np.ndarray, float]:
+        head = make_head(name, device=device, seed=0, **given).fit(X, y, groups=groups)
+        return head.decision_function(X), head.estimator.temperature_  # type: ignore[attr-defined]
+
+    expected, temperature = scores("cpu")
+    with fake_cuda() as counts:
+        found, other = scores("cuda")
+    assert sum(counts.operations.values()) > 20
+    assert counts.live_bytes == 0, "what is left on the device when the head is gone"
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+    assert other == pytest.approx(temperature, rel=1e-9)
+
+
+def training_rows(n: int) -> TrainingRows:
+    rng = np.random.default_rng(0)
+    return TrainingRows(
+        blocks=ArrayBlocks(rng.normal(size=(n, 8)).astype(np.float32)), codes=rng.integers(0, 3, n),
+        weights=np.ones(n), folds=np.arange(n) % 5, n_classes=3, n_folds=5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "most"),
+    # Today's numbers: a change may lower them and must not raise them.
+    [("sums of one map", 10), ("left-out scores of one fit", 14), ("a product of FALKON", 2)],
+)
+def test_the_host_waits_no_more_often_for_a_block(what: str, most: int, cuda: Counts) -> None:
+    rows = training_rows(640)
+    centers = torch.from_numpy(rows.blocks.take(np.arange(20)))
+    maps = NystromMaps.on([Gaussian(2.0)], centers.to("cuda"))
+    beta = torch.zeros((5, 21, 3), dtype=torch.float64, device="cuda")
+    columns = torch.zeros((20, 3), dtype=torch.float64, device="cuda")
+
+    def waits(block_rows: int) -> int:
+        product = CenteredRows.of(
+            KernelRows(rows, Gaussian(2.0), maps.centers, block_rows=block_rows, is_cached=False),
+            maps.factors[0],
+        ).product
+        cuda.clear()
+        device = torch.device("cuda")
+        if what == "sums of one map":
+            accumulate(rows, maps, [0], block_rows=block_rows, device=device)
+        elif what == "left-out scores of one fit":
+            predict_left_out(rows, maps, [(0, beta)], block_rows=block_rows, device=device)
+        else:
+            product(columns)
+        return sum(cuda.waits.values())
+
+    assert (waits(64) - waits(640)) / 9 <= most, dict(cuda.places)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("falkon", {"solver": "direct"}),
+        ("falkon", {"solver": "falkon", "cv": None, "sigma": 5.0, "penalty": 1e-4}),
+        ("falkon-logistic", {"sigma": 5.0}),
+        ("ridge", {}),
+        ("ridge", {"d": 900}),
+        ("lda", {}),
+        ("logistic", {"penalty": [1e-2]}),
+        ("knn", {}),
+        ("head2toe", {"fraction": 0.1, "group_penalty": 0.3}),
+    ],
+    ids=str,
+)
+def test_what_lies_on_the_device_at_once_is_what_was_projected(
+    name: str, options: dict[str, Any], cuda: Counts
+) -> None:
+    options = dict(options)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(800, options.pop("d", 200))).astype(np.float32)
+    cv = options.pop("cv", 3)
+    params = options | ({"n_centers": 200} if "falkon" in name else {})
+    head = make_head(name, device="cuda", seed=0, cv=cv, params=params).fit(X, rng.integers(0, 4, 800))
+    report = head.report
+    projected = report["plan"]["peak_bytes"] if "plan" in report else report["peak_bytes"]
+    assert 0.15 * projected < cuda.peak_bytes <= projected
