@@ -32,7 +32,8 @@ HEADINGS: Mapping[str, str] = {
     ),
     "Removal": "older-than keep move yes",
     "Performance": (
-        "device precision batch-size workers fold compile cache-memory memory-limit shard dask dask-options"
+        "device precision batch-size workers fold compile cache-memory memory-limit shard dask dask-options "
+        "profile"
     ),
     "Advanced": "time-limit grace max-failures max-pixels deep",
     "Help": "help version debug",
