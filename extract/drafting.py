@@ -17,12 +17,13 @@ from toptune.extract.backbone.taps import TapArray
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
 from toptune.extract.deviation import (
     Deviation,
-    find_excess,
+    find_drawn_excess,
     find_large,
     is_plain,
     measure_deviations,
     refuse_deviations,
 )
+from toptune.extract.drawn_images import draw_images
 from toptune.extract.images.decode import ROUTES
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import open_reader
@@ -61,6 +62,8 @@ class _Look:
     deviations : mapping of str to Deviation
         How far arithmetic and decode route move these features from those of the plain model in float32 on
         the exact route; empty where both are the plain model's.
+    drawn : mapping of str to Deviation
+        How far the arithmetic moves features of drawn images, of all blocks; empty where it is settled.
     """
 
     backbone: Backbone
@@ -69,6 +72,7 @@ class _Look:
     stored: Mapping[str, str]
     values: Mapping[str, npt.NDArray[np.float32]]
     deviations: Mapping[str, Deviation]
+    drawn: Mapping[str, Deviation]
 
 
 def load_for(request: ExtractRequest) -> Backbone:
@@ -120,7 +124,7 @@ def make_draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Dra
     NumericalError
         If the requested arithmetic moves features too far.
     """
-    look = _look_around(request, backbone)
+    look = _look_around(request, backbone, before)
     parts = [_find_cache(request, look.backbone, part) for part in request.family]
     like = [cache for cache in parts if cache is not None]
     if look.cache is None and (like or before):
@@ -147,31 +151,30 @@ def make_draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Dra
     )
 
 
-def _look_around(request: ExtractRequest, backbone: Backbone) -> _Look:
-    """Compute the sample with the backbone, and again in fp32 if the choice of ``auto`` errs."""
-    look = _look(request, backbone)
-    recipe = look.backbone.recipe
-    # Features that are stored already hold `auto` to their arithmetic.
-    may_choose = request.options.backbone.precision == "auto" and look.cache is None
-    if may_choose and recipe.precision != "fp32":
-        excess = find_excess(look.deviations, recipe.arithmetic, look.backbone.options.decode)
-        if excess is None:
-            _tell_large(look)
-            return look
+def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft]) -> _Look:
+    """Compute the sample with the backbone; settle ``auto`` on drawn images, and then perhaps in fp32."""
+    is_auto = request.options.backbone.precision == "auto"
+    # Features that are stored already hold `auto` to their arithmetic, and so do parts before this one.
+    is_begun = bool(before) or any(
+        _find_cache(request, backbone, part) for part in request.family or (request.dataset,)
+    )
+    is_open = is_auto and backbone.recipe.precision != "fp32" and not is_begun
+    look = _look(request, backbone, is_open=is_open)
+    if excess := find_drawn_excess(look.drawn, backbone.recipe.arithmetic):
         logger.warning("precision auto takes fp32: %s", excess)
-        look = _look(request, _load(request, precision="fp32", decode=look.backbone.options.decode))
-    refuse_deviations(look.deviations, look.backbone.recipe.arithmetic, look.backbone.options.decode)
-    _tell_large(look)
+        look = _look(request, _load(request, precision="fp32", decode=backbone.options.decode))
+    arithmetic, route = look.backbone.recipe.arithmetic, look.backbone.options.decode
+    # The choice of `auto` is the model's, and not that of a data set: a run could not score the features of
+    # another data set of the same model. A data set that bf16 serves worse is told and recorded.
+    is_chosen = is_auto and look.backbone.recipe.precision != "fp32" and route.startswith("exact")
+    if not is_chosen or not all(np.isfinite(each.relative_error) for each in look.deviations.values()):
+        refuse_deviations(look.deviations, arithmetic, route)
+    if large := find_large(look.deviations, arithmetic, route):
+        logger.warning("%s", large)
     return look
 
 
-def _tell_large(look: _Look) -> None:
-    backbone = look.backbone
-    if large := find_large(look.deviations, backbone.recipe.arithmetic, backbone.options.decode):
-        logger.warning("%s", large)
-
-
-def _look(request: ExtractRequest, backbone: Backbone) -> _Look:
+def _look(request: ExtractRequest, backbone: Backbone, *, is_open: bool = False) -> _Look:
     arrays = backbone.resolve(request.options.layers, request.options.pooling)
     cache = _find_cache(request, backbone)
     stored = _stored_types(request, cache)
@@ -187,18 +190,46 @@ def _look(request: ExtractRequest, backbone: Backbone) -> _Look:
     needs_sample = bool(new) and not (is_exact and request.options.dtype != "auto")
     samples = _read_sample(request, views) if needs_sample else []
     values: dict[str, npt.NDArray[np.float32]] = {}
-    deviations: dict[str, Deviation] = {}
+    deviations: Mapping[str, Deviation] = {}
+    drawn: Mapping[str, Deviation] = {}
+    if is_open or (samples and not is_plain(backbone.recipe.arithmetic)):
+        plain = _load(request, precision="fp32", fold=False, compiled=False)
     if samples:
         values = forward_pixels(backbone, samples[0], new).result()
         if not is_exact:
-            if not is_plain(backbone.recipe.arithmetic):
-                plain = _load(request, precision="fp32", fold=False, compiled=False)
             names = [array.name for array in new]
             reference = forward_pixels(plain, samples[-1], plain.arrays(names)).result()
             deviations = measure_deviations(values, reference)
+    if is_open:
+        # A pass that is compiled for all blocks would take a minute, and hardly rounds otherwise.
+        is_compiled = request.options.backbone.compiled
+        drawn = drawn_deviations(_load(request, compiled=False) if is_compiled else backbone, plain)
     return _Look(
-        backbone=backbone, cache=cache, arrays=arrays, stored=stored, values=values, deviations=deviations
+        backbone=backbone,
+        cache=cache,
+        arrays=arrays,
+        stored=stored,
+        values=values,
+        deviations=deviations,
+        drawn=drawn,
     )
+
+
+def drawn_deviations(backbone: Backbone, plain: Backbone) -> dict[str, Deviation]:
+    """Compare features of drawn images with those of the plain model; the worst kind of image counts.
+
+    All blocks count, whichever are asked for: the layers of a request must not decide about the model.
+    """
+    arrays = backbone.resolve("all")
+    exact = plain.arrays([array.name for array in arrays])
+    worst: dict[str, Deviation] = {}
+    for pixels in draw_images(backbone.transform.size).values():
+        found = forward_pixels(backbone, pixels, arrays).result()
+        for name, each in measure_deviations(found, forward_pixels(plain, pixels, exact).result()).items():
+            # The comparison is negated, because a relative error that is not a number is the worst.
+            if name not in worst or not each.relative_error <= worst[name].relative_error:
+                worst[name] = each
+    return worst
 
 
 def _load(request: ExtractRequest, **changes: Unpack[BackboneArguments]) -> Backbone:

@@ -61,7 +61,7 @@ class ExtractOptions:
     ----------
     backbone : BackboneSpec
         How the backbone is loaded. Precision ``auto`` and `fold` adopt what the same features were begun
-        with; ``auto`` takes fp32 where bf16 would move a sample of the features too far.
+        with; ``auto`` takes fp32 where bf16 would move features of drawn images too far.
     dataset : str, optional
         Name of the data set in the store; the source's own name by default.
     split : str, optional

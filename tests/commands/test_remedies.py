@@ -199,6 +199,28 @@ def test_a_model_is_removed_over_all_data_sets(run_cli: Run, store: Path) -> Non
     assert "give --dataset, --model" in run_cli(*rm)[2]
 
 
+def test_features_in_another_precision_are_told_with_the_command_that_makes_them(
+    run_cli: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One machine has bf16 in hardware, and the other has not.
+    store = ("--store", tmp_path / "s")
+    model = ("--model", "random:test_vit", "--img-size", 32)
+    for name, has_bf16 in (("photos", False), ("others", True)):
+        monkeypatch.setattr("toptune.machine.devices.has_fast_bf16", lambda has_bf16=has_bf16: has_bf16)
+        assert run_cli("extract", photos, "--dataset", name, *model, *store)[0] == 0
+    about = ("--dataset", "photos", *model[:2])
+    assert run_cli("train", *store, *about, "--head", "ridge", "--out", tmp_path / "run")[0] == 0
+    code, _, err = run_cli("evaluate", tmp_path / "run", "--dataset", "others")
+    assert code == 2
+    assert "precision fp32 against bf16" in err
+    remedy = (
+        "the same toptune extract DATA --dataset others ... with --precision fp32 adds features like those"
+    )
+    assert remedy in " ".join(err.split())
+    assert run_cli("extract", photos, "--dataset", "others", *model, *store, "--precision", "fp32")[0] == 0
+    assert run_cli("evaluate", tmp_path / "run", "--dataset", "others")[0] == 0
+
+
 def test_show_is_text(run_cli: Run, store: Path) -> None:
     code, out, _ = run_cli("store", "show", "--store", store, "--model", "mine")
     assert code == 0

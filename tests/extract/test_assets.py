@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from toptune.extract import extract, load_backbone, open_source
+from toptune.extract.deviation import MAX_DRAWN_ERROR
+from toptune.extract.drafting import drawn_deviations
 from toptune.store import FeatureStore
 
 BACKBONES = [
@@ -42,6 +44,21 @@ def test_real_weights_load(assets: Path, name: str) -> None:
     assert backbone.name == name
     assert backbone.recipe.transform["mean"] == config["pretrained_cfg"]["mean"]
     assert backbone.recipe.model_kwargs == config["model_args"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_moved"),
+    [
+        # What bf16 does to clothing, grocery, trashnet, bccd, omniglot and digits: at most 0.06 and 0.15.
+        ("mobilenetv2_100.inat_insect", False),
+        ("mobilenetv2_100.onnxzoo_in1k_nohead", True),
+        ("tf_efficientnet_lite0.in1k", True),
+    ],
+)
+def test_drawn_images_move_networks_as_real_ones_do(assets: Path, name: str, is_moved: bool) -> None:
+    model = f"local-dir:{assets / 'weights' / name}"
+    found = drawn_deviations(load_backbone(model, precision="bf16", fold=True), load_backbone(model))
+    assert (max(each.relative_error for each in found.values()) > MAX_DRAWN_ERROR) == is_moved
 
 
 def test_nearest_neighbors_know_clothes(assets: Path, tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import dataclasses
-import logging
 import os
 import platform
 import sys
@@ -19,9 +18,10 @@ from toptune.extract.deviation import (
     measure_deviations,
     refuse_deviations,
 )
+from toptune.extract.drawn_images import draw_images
 from toptune.extract.pipeline.transfers import start_transfer
 from toptune.machine.heap import keep_freed_memory
-from toptune.store import FeatureCache, FeatureStore, NumericalError
+from toptune.store import FeatureCache, NumericalError
 
 Make = Callable[..., Path]
 Stored = Callable[..., FeatureCache]
@@ -43,21 +43,72 @@ def test_the_deviation_of_bf16_is_measured_and_kept_beside_each_array(
         assert exact.measured(spec.name) == {}
 
 
-def test_a_precision_that_moves_features_too_far_is_refused_and_auto_takes_fp32(
-    make_folder: Make, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    folder, name = make_folder(5), f"local-dir:{model_folder}"
+def test_a_precision_that_moves_features_too_far_is_refused(
+    make_folder: Make, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toptune.extract.deviation.MAX_RELATIVE_ERROR", 1e-9)
     with pytest.raises(NumericalError, match=r"bf16.* moves last.none by .*--precision fp32"):
-        extract(folder, model=name, store=tmp_path / "s", precision="bf16")
+        extract(make_folder(5), model=f"local-dir:{model_folder}", store=tmp_path / "s", precision="bf16")
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("limit", "precision"), [(1e-9, "fp32"), (1.0, "bf16")])
+def test_auto_is_one_precision_a_model_whatever_the_data_set_and_the_layers(
+    limit: float, precision: str, make_folder: Make, stored: Stored, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     monkeypatch.setattr("toptune.machine.devices.has_fast_bf16", lambda: True)
-    with caplog.at_level(logging.WARNING):
-        summary = extract(folder, model=name, store=tmp_path / "s", precision="auto")
-    cache = FeatureStore.open(tmp_path / "s").cache(summary.model, "pets")
-    assert cache.recipe.precision == "fp32"
-    assert "precision auto takes fp32" in caplog.text
+    monkeypatch.setattr("toptune.extract.deviation.MAX_DRAWN_ERROR", limit)
+    # What bf16 does to the images of one data set is told and recorded, and decides nothing.
+    for large in ("MAX_RELATIVE_ERROR", "LARGE_RELATIVE_ERROR"):
+        monkeypatch.setattr(f"toptune.extract.deviation.{large}", 1e-9)
+    caches = [stored(make_folder(5), layers="all"), stored(make_folder(4, "others", first=9), layers="last")]
+    assert len({cache.digest for cache in caches}) == 1
+    assert [cache.recipe.precision for cache in caches] == [precision] * 2
+    assert ("precision auto takes fp32" in caplog.text) == (precision == "fp32")
+    for cache in caches:
+        measured = [cache.measured(spec.name) for spec in cache.arrays() if spec.name != "content"]
+        assert all(("relative_error" in each) == (precision == "bf16") for each in measured)
+    assert ("of its norm in a sample of images" in caplog.text) == (precision == "bf16")
+
+
+def test_features_go_on_in_the_precision_that_an_older_choice_gave_them(
+    make_folder: Make, stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = stored(make_folder(6), precision="bf16", layers="last")
+    monkeypatch.setattr("toptune.machine.devices.has_fast_bf16", lambda: True)
+    monkeypatch.setattr("toptune.extract.deviation.MAX_DRAWN_ERROR", 1e-9)
+    monkeypatch.setattr(drafting, "draw_images", lambda *_: pytest.fail("chose anew"))
+    assert stored(make_folder(6), precision="auto", layers="all").digest == begun.digest
+    # New images are a part of their own, in the precision of the parts before.
+    grown = extract(make_folder(9), model=begun.backbone["name"], store=tmp_path / "store", update=True)
+    assert (grown.version, grown.digest) == (2, begun.digest)
+
+
+def test_features_that_are_no_numbers_are_refused_whoever_chose(
+    make_folder: Make, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.machine.devices.has_fast_bf16", lambda: True)
+    monkeypatch.setattr("toptune.extract.deviation.MAX_DRAWN_ERROR", 1.0)
+    lost = {"last.none": Deviation(float("nan"), 0.0)}
+    monkeypatch.setattr(drafting, "drawn_deviations", lambda *_: {})
+    monkeypatch.setattr(drafting, "measure_deviations", lambda *_: lost)
+    with pytest.raises(NumericalError, match=r"moves last.none by nan.*--precision fp32"):
+        stored(make_folder(5), precision="auto")
+
+
+@pytest.mark.parametrize("size", [(48, 64), (31, 20)])
+def test_drawn_images_are_the_same_each_time_and_differ_among_themselves(size: tuple[int, int]) -> None:
+    drawn, again = draw_images(size), draw_images(size)
+    assert list(drawn) == ["scenes", "objects", "thumbnails"]
+    for kind, pixels in drawn.items():
+        assert pixels.shape == (6, *size, 3)
+        assert pixels.dtype == np.uint8
+        assert (pixels == again[kind]).all()
+        assert len({each.tobytes() for each in pixels}) == 6
+    # Scenes are crowded, and the others mostly light ground.
+    assert drawn["scenes"].std() > 1.3 * drawn["objects"].std()
+    assert min(float(np.median(drawn[kind])) for kind in ("objects", "thumbnails")) > 180
 
 
 def test_deviations_are_what_they_say() -> None:

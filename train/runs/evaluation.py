@@ -125,12 +125,17 @@ def _explain_other_features(trained: Run, store: FeatureStore, dataset: str) -> 
     except StoreError:
         return  # There are none, or several: the error that was raised before lists them.
     differences = trained.recipe.differences(recipe)
-    words = [word for line in differences if (word := _option(trained.recipe, line.split(" ")[0]))]
-    options = f", with {' '.join(words)}" if words else ""
+    words = [_option(trained.recipe, line.split(" ")[0]) for line in differences]
+    options = " ".join(word for word in words if word)
+    # Where every difference has an option, the options alone close the gap.
+    remedy = (
+        f"the same toptune extract DATA --dataset {dataset} ... with {options} adds features like those"
+        if options and all(words)
+        else f"extract the data set as for the training{', with ' * bool(options)}{options}"
+    )
     raise InputError(
         f"the features of {dataset!r} were computed otherwise than those trained on: "
-        f"{'; '.join(differences)}; extract the data set as for the training{options}, or give its images "
-        "with --data",
+        f"{'; '.join(differences)}; {remedy}, or give its images with --data",
         option="dataset",
     )
 
