@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from toptune.errors import StoreError
 from toptune.extract.images.narrow import NarrowImages
-from toptune.extract.pipeline.dask_units import open_workers, planning_device, settle_device
+from toptune.extract.pipeline.dask_units import open_workers, planning_device, usable_device
 from toptune.extract.pipeline.image_pass import Pass, Tally
 from toptune.extract.pipeline.model_work import ModelWork
 from toptune.extract.preparing import prepare
@@ -30,7 +30,7 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
         In the order of `requests`.
     """
     requests = [each.settled() for each in requests]
-    device = settle_device(requests[0])
+    device = usable_device(requests[0])
     requests = [each.with_options(device=device) for each in requests]
     prepared = prepare([each.with_options(device=planning_device(each)) for each in requests])
     if requests[0].options.dry_run:

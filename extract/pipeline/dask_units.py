@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 PROBES = 4
 
 
-def settle_device(request: ExtractRequest) -> str:
+def usable_device(request: ExtractRequest) -> str:
     """Refuse devices and clusters for which a package is missing, before a model is loaded.
 
     Returns
@@ -199,7 +199,7 @@ def open_workers(
     Parameters
     ----------
     request : ExtractRequest
-        A request whose device was settled by `settle_device`.
+        A request with the device of `usable_device`.
     n_units : int
         Units that are to be computed.
     backbones : iterable of Backbone

@@ -131,9 +131,10 @@ def test_a_missing_dask_is_told_before_a_model_is_loaded(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto"])
 @pytest.mark.usefixtures("cuda")
 def test_without_dask_the_first_of_several_devices_computes_and_is_named_first(
-    photos: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    device: str, photos: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_dask(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -147,17 +148,8 @@ def test_without_dask_the_first_of_several_devices_computes_and_is_named_first(
 
     monkeypatch.setattr(dask_units.logger, "warning", lambda text, *values: told.append(text % values))
     monkeypatch.setattr(preparing, "load_for", loading)
-    given = [
-        "--model",
-        "random:test_vit",
-        "--img-size",
-        32,
-        "--store",
-        tmp_path / "store",
-        "--device",
-        "cuda",
-    ]
-    code, _, err = run_cli("extract", photos, *given)
+    given = ["--model", "random:test_vit", "--img-size", 32, "--device", device]
+    code, _, err = run_cli("extract", photos, "--store", tmp_path / "store", *given)
     assert (code, err.count("error")) == (0, 0)
     assert loaded == [("cuda:0", 1)]
     (said,) = told
