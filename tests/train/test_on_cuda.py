@@ -183,9 +183,11 @@ def test_a_layer_search_and_a_training_ask_for_the_devices_memory(
     ("place", "said"),
     [
         ("solvers.one_pass.accumulate", "fitting FalkonClassifier: the memory of cuda is full"),
-        ("runs.training.score", "the memory of the device is full"),
+        ("layers.stored_grams.PrimalGrams", "searching layers: the memory of cuda is full"),
+        ("runs.training.score", "scoring the test rows: the memory of cuda is full"),
+        ("runs.training.folds_record", "the memory of the device is full"),
     ],
-    ids=["fit", "elsewhere"],
+    ids=["fit", "layers", "score", "elsewhere"],
 )
 @pytest.mark.usefixtures("cuda")
 def test_a_training_that_fills_the_device_is_told_so_and_leaves_no_run(
@@ -203,6 +205,7 @@ def test_a_training_that_fills_the_device_is_told_so_and_leaves_no_run(
 
     monkeypatch.setattr(f"toptune.train.{place}", fail)
     given = ["--store", tmp_path / "store", "--dataset", "pets", "--model", "tiny.demo", "--device", "cuda"]
+    given += ["--layers", "auto" if "layers" in place else "last"]
     code, _, err = run_cli("train", *given, "--out", tmp_path / "run")
     assert code == 1
     for words in (said, "60.0 of 80.0 GiB are free", "--device cpu"):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from toptune.costs.phases import Phases
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
 from toptune.options import options_of
@@ -152,7 +154,7 @@ def train(
             test_rows=rows.split.test,
         )
     )
-    with phases("test"):
+    with phases("test"), _room(options, "scoring the test rows"):
         scored = score(run, features, rows.split.test)
     counts = {"n_train": len(run.train_rows), "n_test": len(run.test_rows), "n_skipped": rows.n_skipped}
     figures = scored.metrics | scored.tables.files | counts
@@ -212,22 +214,29 @@ def _search_layers(
     checks = options.head.head in SHORT_LIST_HEADS
     # The short list is small, and its fits are not summed by dask workers.
     local = replace(options, limits=replace(options.limits, dask=None))
-    search = search_layers(
-        features,
-        candidates,
-        rows.split,
-        groups=rows.groups,
-        short_list_head=partial(_new_head, local) if checks else None,
-        progress=phases.notify,
-        seed=options.rows.seed,
-        cv=options.head.cv,
-        class_weight=options.head.class_weight,
-        preprocess=options.preprocessing,
-        memory_limit=options.limits.memory_limit,
-        device=options.limits.device,
-    )
+    with _room(options, "searching layers"):
+        search = search_layers(
+            features,
+            candidates,
+            rows.split,
+            groups=rows.groups,
+            short_list_head=partial(_new_head, local) if checks else None,
+            progress=phases.notify,
+            seed=options.rows.seed,
+            cv=options.head.cv,
+            class_weight=options.head.class_weight,
+            preprocess=options.preprocessing,
+            memory_limit=options.limits.memory_limit,
+            device=options.limits.device,
+        )
     phases.seconds["layers"] = search.seconds
     return search
+
+
+def _room(options: TrainOptions, what: str) -> AbstractContextManager[None]:
+    """Explain a device that is full while it does other work than a fit, which explains itself."""
+    knobs = "free memory there, or take fewer --layers or --centers"
+    return explained_out_of_memory(what, device=options.limits.device, knobs=knobs)
 
 
 def _fit_preprocessing(
