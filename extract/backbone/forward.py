@@ -321,8 +321,10 @@ def pooled(
     def keep(name: str, value: TapValue) -> None:
         if is_waited_for:
             torch.cuda.synchronize(batch.device)  # Otherwise the pass would be counted as pooling.
-        # An image counts once, however many taps are pooled.
-        with timed(profile, "pool", 0 if outputs else len(batch), within="forward"):
+        # An image counts once, however many taps are pooled. An export traces this code with a free batch
+        # size, which asking for the length would fix.
+        n_images = 0 if profile is None or outputs else len(batch)
+        with timed(profile, "pool", n_images, within="forward"):
             for array in by_tap[name]:
                 outputs[array.name] = pool(value, array.pooling)
             if is_waited_for:
