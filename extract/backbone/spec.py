@@ -145,7 +145,7 @@ class BackboneSpec:
         Compile the forward pass with ``torch.compile``, which takes a C++ compiler and about a minute.
     decode : {"exact", "fast", "draft", "exact-1", "draft-1"}
         ``exact`` gives the pixels of timm's own transform. ``fast`` resizes by torch instead of Pillow, which
-        takes a sixth of the time; pixels of photographs differ by 1 of 255 in less than 1 % of the values.
+        takes a fifth of the time; pixels of photographs differ by 1 of 255 in less than 1 % of the values.
         Models whose transform does not scale and crop by bilinear or bicubic interpolation take the exact
         route, and their recipe says so. ``draft`` decodes large JPEGs at a fraction of their size that is at
         least twice what the resizing leaves: up to four times as fast for photographs of 12 megapixels, with
