@@ -112,6 +112,11 @@ def measure_throughput(part: Part) -> None:
             ("workers=2*cores", vit, {"workers": 2 * CORES}, 2),
             ("batch auto", resnet, {"workers": CORES, "batch_size": "auto"}, 2),
         ]
+    if part.is_cuda:
+        runs += [
+            (f"workers=cores, decode {route}", vit, small | {"workers": CORES, "decode": route}, 1)
+            for route in ("fast", "gpu")
+        ]
     for label, name, options, share in runs:
         if part.has_time(f"extract {label}", 10):
             with part.attempt(f"extract {label}", 40):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toptune.errors import ConflictError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.backbone.folding import FOLDED
-from toptune.extract.backbone.spec import BackboneArguments
+from toptune.extract.backbone.spec import BackboneArguments, check_decode_device
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
 from toptune.extract.deviation import (
@@ -27,9 +27,10 @@ from toptune.extract.drawn_images import draw_images
 from toptune.extract.images.decode import ROUTES
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import open_reader
-from toptune.extract.pipeline.transfers import FLOAT16_LARGEST
+from toptune.extract.pipeline.transfers import FLOAT16_LARGEST, in_memory
 from toptune.extract.planning import Draft
 from toptune.extract.request.request import ExtractRequest
+from toptune.machine.devices import resolve_device
 from toptune.options import flat_options
 from toptune.store.features.feature_cache import FeatureCache
 
@@ -77,6 +78,7 @@ class _Look:
 
 def load_for(request: ExtractRequest) -> Backbone:
     """Load a request's backbone, in the arithmetic of the data set's stored features if there are any."""
+    check_decode_device(request.options.backbone.decode, resolve_device(request.options.device).type)
     backbone = _load(request)
     if backbone.options.decode != request.options.backbone.decode:
         logger.info("decode fast is exact for %s, because torch does not have its resizing", backbone.name)
@@ -276,7 +278,8 @@ def _read_sample(request: ExtractRequest, backbones: Sequence[Backbone]) -> list
     with open_reader(request, backbones) as reader:
         sampled = list(reader.batches(slice(row, row + 1) for row in rows))
     good = [batches for batches in sampled if not any(batch.failed for batch in batches)]
-    return [np.concatenate([batch.pixels for batch in of_one]) for of_one in zip(*good, strict=True)]
+    by_backbone = zip(*good, strict=True)
+    return [np.concatenate([in_memory(batch.pixels) for batch in of_one]) for of_one in by_backbone]
 
 
 def _stored_type(asked: str, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]) -> str:

@@ -113,6 +113,8 @@ class CudaTensor(Tensor):
         weakref.finalize(made, _give_back, storage.data_ptr(), storage.nbytes())
         return made
 
+    def record_stream(self, *_: Any) -> None: ...
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -379,6 +381,30 @@ def _is_cuda(device: Any) -> bool:
     return isinstance(device, int) or torch.device(device).type == "cuda"
 
 
+class _Stream:
+    """A `torch.cuda.Stream`, as far as toptune uses streams."""
+
+    device = CUDA
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def synchronize(self) -> None:
+        wait("stream")
+
+
+def _decode_jpeg(data: list[Tensor], mode: Any, device: torch.device) -> list[Tensor]:
+    """Do as torchvision's decoder on CUDA: all images, or an error that names none of them."""
+    if any(isinstance(each, CudaTensor) for each in data):
+        raise ValueError("Input list must contain tensors on CPU.")
+    with _as_plain():
+        try:
+            decoded = [torch.ops.image.decode_jpeg(each, mode.value, False) for each in data]
+        except RuntimeError as error:
+            raise RuntimeError("Error while decoding JPEG images: Failed to decode batch: 3") from error
+        _counts.operations["decode_jpeg"] += 1
+        return [CudaTensor(each) for each in decoded]
+
+
 class _Event:
     """A `torch.cuda.Event`, as far as toptune uses events."""
 
@@ -405,6 +431,7 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
     _has_float64 = has_float64
     pretended: dict[str, Any] = {
         "Event": _Event,
+        "Stream": _Stream,
         "current_stream": lambda *_: None,
         "device": lambda _: nullcontext(),
         "device_count": lambda: 1,
@@ -418,10 +445,12 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
         "mem_get_info": lambda *_: (FREE_BYTES, TOTAL_BYTES),
         "set_device": lambda *_: None,
         "set_rng_state": lambda *_: None,
+        "stream": lambda _: nullcontext(),
         "synchronize": lambda *_: wait("synchronize"),
     }
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(torch.cuda, **pretended))
+        stack.enter_context(patch("torchvision.io.decode_jpeg", _decode_jpeg))
         # Threads that read ahead pin memory, where the rules of this thread do not hold.
         stack.enter_context(patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor.clone()))
         for check in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):

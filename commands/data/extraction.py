@@ -101,11 +101,12 @@ from toptune.machine.devices import AUTO
 )
 @click.option(
     "--decode",
-    type=Choice(["exact", "fast", "draft", "exact-1", "draft-1"]),
+    type=Choice(["exact", "fast", "gpu", "draft", "exact-1", "draft-1"]),
     default="exact",
     show_default=True,
-    help="How images are decoded: fast resizes by torch; draft decodes large JPEGs at a fraction of their "
-    "size; exact-1 and draft-1 are those of features from before 2026-12.",
+    help="How images are decoded: fast resizes by torch; gpu decodes JPEGs and resizes on a CUDA device; "
+    "draft decodes large JPEGs at a fraction of their size; exact-1 and draft-1 are those of features from "
+    "before 2026-12.",
 )
 @click.option(
     "--shard",

@@ -2,10 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from toptune.errors import DeviceMemoryError
@@ -14,6 +12,19 @@ from toptune.machine.device_memory import full_memory, is_out_of_memory
 logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
+Images = TypeVar("Images", bound="Sliceable")
+
+
+class Sliceable(Protocol):
+    """A batch of images that can be cut."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def __getitem__(self: Images, rows: slice, /) -> Images:
+        """Return some of the images."""
+        ...
 
 
 class BatchLimit:
@@ -35,20 +46,28 @@ class BatchLimit:
 
     def compute(
         self,
-        work: Callable[[npt.NDArray[np.uint8]], Part],
-        pixels: npt.NDArray[np.uint8],
+        work: Callable[[Images], Part],
+        images: Images,
         device: torch.device,
+        *,
+        one: str,
+        knobs: str = "stop other programs there, take a smaller --model or --img-size, or compute on the CPU "
+        "(--device cpu)",
     ) -> list[Part]:
-        """Do work on a batch of pixels ``(b, h, w, 3)`` at once, or on parts of it where it does not fit.
+        """Do work on a batch at once, or on parts of it where it does not fit.
 
         Parameters
         ----------
         work : callable
             Everything that takes memory of the device: copies to it, the pass, and copies back.
-        pixels : array (b, h, w, 3) of uint8
+        images : array, tensor or list
             The batch.
         device : torch.device
             The device, for messages.
+        one : str
+            The work on one image, as the subject of a message.
+        knobs : str
+            What makes the work smaller, as an imperative.
 
         Returns
         -------
@@ -62,9 +81,9 @@ class BatchLimit:
         """
         parts: list[Part] = []
         start = 0
-        while start < len(pixels):
-            size = min(len(pixels) - start, self.images or len(pixels))
-            some = pixels[start : start + size]
+        while start < len(images):
+            size = min(len(images) - start, self.images or len(images))
+            some = images[start : start + size]
             # The next attempt is made outside of the handler: the error's traceback keeps the activations of
             # the failed pass alive until the handler ends, and the device's memory would stay full.
             try:
@@ -77,17 +96,13 @@ class BatchLimit:
                     raise
                 full = full_memory(error, device)
             torch.cuda.empty_cache()
-            self._lower(some, full)
+            if size == 1:
+                raise DeviceMemoryError(f"{one} does not fit: {full}; {knobs}")
+            self._lower(size, full)
         return parts
 
-    def _lower(self, part: npt.NDArray[np.uint8], full: str) -> None:
-        """Halve the limit after a part did not fit; `full` says of which memory."""
-        size, height, width = part.shape[:3]
-        if size == 1:
-            raise DeviceMemoryError(
-                f"a forward pass of 1 image of {height} x {width} pixels does not fit: {full}; stop other "
-                "programs there, take a smaller --model or --img-size, or compute on the CPU (--device cpu)"
-            )
+    def _lower(self, size: int, full: str) -> None:
+        """Halve the limit after a part of a size did not fit; `full` says of which memory."""
         logger.info("%d images at once do not fit: %s", size, full)
         if self.images is None:
             self._to_say = size, full

@@ -19,6 +19,22 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 PRECISIONS = ("fp32", "bf16", "auto")
 
 
+def check_decode_device(decode: str, device: str) -> None:
+    """Refuse the decode route ``gpu`` on a device that does not have it.
+
+    Raises
+    ------
+    InputError
+        If the route is ``gpu`` and `device` is ``cpu`` or ``mps``.
+    """
+    if decode == "gpu" and device in ("cpu", "mps"):
+        raise InputError(
+            f"decode gpu decodes and resizes on a CUDA device, and the device is {device}; use --device "
+            "cuda, or extract with --decode fast",
+            option="decode",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneRecord:
     """The options of `BackboneSpec` and the name as a record has them, by which the backbone is loaded again.
@@ -143,15 +159,16 @@ class BackboneSpec:
         Fold batch norms into the convolutions before them where that changes nothing but rounding.
     compiled : bool
         Compile the forward pass with ``torch.compile``, which takes a C++ compiler and about a minute.
-    decode : {"exact", "fast", "draft", "exact-1", "draft-1"}
+    decode : {"exact", "fast", "gpu", "draft", "exact-1", "draft-1"}
         ``exact`` gives the pixels of timm's own transform. ``fast`` resizes by torch instead of Pillow, which
         takes a fifth of the time; pixels of photographs differ by 1 of 255 in less than 1 % of the values.
         Models whose transform does not scale and crop by bilinear or bicubic interpolation take the exact
-        route, and their recipe says so. ``draft`` decodes large JPEGs at a fraction of their size that is at
-        least twice what the resizing leaves: up to four times as fast for photographs of 12 megapixels, with
-        pixels that differ by 0.3 of 255 on average and by 5 at most. ``exact-1`` and ``draft-1`` are the
-        routes of older features, which ignored what files say of samples of more than 8 bits: features that
-        were begun by them go on so.
+        route, and their recipe says so. ``gpu`` decodes JPEGs by nvJPEG and resizes on a CUDA device; images
+        are read on no other device, and models that ``fast`` does not have are refused. ``draft`` decodes
+        large JPEGs at a fraction of their size that is at least twice what the resizing leaves: up to four
+        times as fast for photographs of 12 megapixels, with pixels that differ by 0.3 of 255 on average and
+        by 5 at most. ``exact-1`` and ``draft-1`` are the routes of older features, which ignored what files
+        say of samples of more than 8 bits: features that were begun by them go on so.
 
     Raises
     ------

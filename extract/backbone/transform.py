@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.backbone.torch_resize import TorchResize, can_resize
+from toptune.extract.backbone.torch_resize import FloatResize, TorchResize, can_resize
 from toptune.extract.images.decode import Decoding
 
 # A strip of 1 x 100000 pixels is a small file, and with its short edge resized to 256 it has 6.5 billion
@@ -35,7 +35,13 @@ class EvalTransform:
     route : str
         One of `toptune.extract.images.decode.ROUTES`: ``draft`` lets JPEGs be decoded at a fraction of their
         size that is still twice what resizing asks for; ``fast`` resizes by torch where torch has the
-        model's steps, and is the exact route elsewhere.
+        model's steps, and is the exact route elsewhere; ``gpu`` decodes and resizes whole batches on a CUDA
+        device, see `DeviceDecoder`. Of single images on the CPU it resizes by the same arithmetic.
+
+    Raises
+    ------
+    InputError
+        If ``gpu`` is asked for, and torch does not have the model's steps.
     """
 
     def __init__(self, config: Mapping[str, Any], *, route: str = "exact") -> None:
@@ -51,10 +57,19 @@ class EvalTransform:
                 f"timm's transform ends in {steps[-2:]}, which this version of toptune does not know"
             )
         is_fast = route == "fast" and can_resize(steps[:-2])
-        self._geometry = TorchResize(steps[:-2]) if is_fast else transforms.Compose(steps[:-2])
+        self._geometry: Callable[[Image.Image], Any]
+        if route == "gpu":
+            self._geometry = FloatResize(self._resizable(steps[:-2]))
+        else:
+            self._geometry = TorchResize(steps[:-2]) if is_fast else transforms.Compose(steps[:-2])
         self.route = "exact" if route == "fast" and not is_fast else route
         # Mean and standard deviation by the device on which they lie.
         self._moments: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether batches are decoded and resized on a CUDA device."""
+        return self.route == "gpu"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,7 +82,7 @@ class EvalTransform:
         # Borders are filled with the mean.
         unseen = ("std",) if self.config["crop_mode"] == "border" else ("mean", "std")
         shape = {key: value for key, value in self.config.items() if key not in unseen}
-        return shape | dataclasses.asdict(self.decoding) | {"is_fast": self.route == "fast"}
+        return shape | dataclasses.asdict(self.decoding) | {"route": self.route}
 
     def exact(self) -> "EvalTransform":
         """Return the transform that decodes and resizes all that an image has, by the same version."""
@@ -96,6 +111,12 @@ class EvalTransform:
                 f"{pixels.shape}, not {(*self.size, COLORS)}"
             )
         return pixels
+
+    def resized(self, image: torch.Tensor) -> torch.Tensor:
+        """Do as `pixels` on the device of an image ``(3, h, w)`` of bytes; only on the route ``gpu``."""
+        self.check_shape((image.shape[2], image.shape[1]))
+        assert isinstance(self._geometry, FloatResize), "no other route is on a device"
+        return self._geometry.resized(image)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
@@ -139,6 +160,19 @@ class EvalTransform:
         if self.config["crop_mode"] != "center":
             return self.size[0] * self.size[1]
         return self._edge * self._edge * max(size) // max(1, min(size))
+
+    def _resizable(self, steps: Sequence[Any]) -> Sequence[Any]:
+        """Return the steps that are to be done on a device; refuse those that it does not have."""
+        if not can_resize(steps):
+            height, width = self.size
+            raise InputError(
+                "decode gpu does not have this model's resizing: interpolation "
+                f"{self.config['interpolation']!r} and crop_mode {self.config['crop_mode']!r} to {height} x "
+                f"{width} pixels; it has bilinear and bicubic interpolation, with crop_mode squash, or with "
+                "center for square inputs; use --decode exact",
+                option="decode",
+            )
+        return steps
 
     @property
     def _edge(self) -> int:

@@ -36,6 +36,8 @@ ROUTES = {
     # Decoded like "exact", and then resized by torch.
     "fast": f"{DECODE}+torch-resize-1",
     "draft": "pillow-rgb-upright-draft-2",
+    # Plain JPEGs are decoded by nvJPEG and all else like "exact"; everything is resized in float32 by torch.
+    "gpu": f"{DECODE}+nvjpeg-1+torch-float-resize-1",
     "exact-1": "pillow-rgb-upright-1",
     "draft-1": "pillow-rgb-upright-draft-1",
 }
@@ -56,6 +58,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Orientations that exchange width and height.
+TURNED = (5, 6, 7, 8)
 # Premultiplied colors are divided by their alpha before it is dropped.
 _NOT_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
@@ -197,7 +201,7 @@ def decoding(
 
 def _decode(data: bytes, how: Decoding, max_pixels: int, hold: Hold | None) -> Decoded:
     tiff = read_tiff(data)
-    with _quiet():
+    with quiet():
         try:
             return _load(data, tiff, how, max_pixels, hold)
         except UnreadableImageError:
@@ -229,7 +233,7 @@ def _load(data: bytes, tiff: Tiff | None, how: Decoding, max_pixels: int, hold: 
             image.load()
             # Cameras store pixels as the sensor lies, and the tag says how to turn them. timm's own loading
             # ignores the tag, and a photograph taken upright would lie on its side.
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
             if how.version == 1:
                 return Decoded(_upright(_first_route(image), orientation))
             samples = declared(image, data, tiff, is_white_zero=is_inverted)
@@ -333,7 +337,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF tag of an opened image, 1 where there is none or a damaged one."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001  (a damaged EXIF block does not make the pixels unreadable)
@@ -351,7 +356,7 @@ _quiet_filters: "warnings.catch_warnings[None] | None" = None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Pillow's warnings while any thread decodes.
 
     Filters of warnings belong to the process. If every thread set and restored the filters, they would be

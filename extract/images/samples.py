@@ -83,7 +83,7 @@ def _significant_bits(png: bytes) -> int | None:
     return None
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
+def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
     """Return marker, bits of a sample and number of colors of a JPEG's frame; None where there is none."""
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
@@ -96,7 +96,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
 
 def jpeg_problem(data: bytes) -> str | None:
     """Say which feature of a JPEG is not supported, None if its frame is one that Pillow decodes."""
-    frame = _jpeg_frame(data)
+    frame = jpeg_frame(data)
     if frame is None:
         return None
     marker, bits, n_colors = frame
@@ -113,7 +113,7 @@ def may_be_scaled(data: bytes) -> bool:
 
     It cannot scale lossless frames: some versions of Pillow then write beyond the image that they made.
     """
-    frame = _jpeg_frame(data)
+    frame = jpeg_frame(data)
     return frame is not None and frame[0] in _JPEG_FRAMES and frame[0] != _LOSSLESS
 
 

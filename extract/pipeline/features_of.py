@@ -15,7 +15,7 @@ from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.extract.pipeline.streams import Streams, Timed, count_streams
-from toptune.extract.pipeline.transfers import BatchTransfer
+from toptune.extract.pipeline.transfers import BatchTransfer, Pixels
 from toptune.machine.ahead import ahead
 from toptune.machine.cores import reading_threads
 
@@ -28,7 +28,7 @@ class UsableBatch:
     ----------
     rows : array (k,) of int
         Row numbers of the images that could be used, ascending.
-    pixels : array (k, h, w, 3) of uint8
+    pixels : array or Tensor (k, h, w, 3) of uint8
         The images as the backbone's transform resizes and crops them.
     failed : mapping of int to str
         Row number to reason, for each image of the batch that could not be used.
@@ -37,7 +37,7 @@ class UsableBatch:
     """
 
     rows: npt.NDArray[np.intp]
-    pixels: npt.NDArray[np.uint8]
+    pixels: Pixels
     failed: Mapping[int, str]
     narrow: Mapping[int, int] = field(default_factory=dict)
 
@@ -146,7 +146,7 @@ def usable_batches(
         [backbone.transform],
         workers=workers or reading_threads(),
         max_pixels=max_pixels,
-        is_pinned=backbone.device.type == "cuda",
+        device=backbone.device,
     ) as reader:
         for (batch,) in reader.batches(slices):
             at = np.array(

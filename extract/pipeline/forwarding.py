@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from toptune.costs.stages import PipelineProfile, timed
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
-from toptune.extract.pipeline.transfers import BatchTransfer, Transfer, start_transfer, to_device
+from toptune.extract.pipeline.transfers import BatchTransfer, Pixels, Transfer, start_transfer, to_device
 
 
 def forward_pixels(
     backbone: Backbone,
-    pixels: npt.NDArray[np.uint8],
+    pixels: Pixels,
     arrays: Sequence[TapArray],
     *,
     dtypes: Mapping[str, str] | None = None,
@@ -28,7 +26,7 @@ def forward_pixels(
     backbone : Backbone
         The network; its transform normalizes the pixels on the device, and its `batch_limit` remembers how
         many images fit the device's memory.
-    pixels : array (b, h, w, 3) of uint8
+    pixels : array or Tensor (b, h, w, 3) of uint8
         Images as the backbone's transform resizes and crops them.
     arrays : sequence of TapArray
         Arrays that are computed.
@@ -55,7 +53,7 @@ def forward_pixels(
     """
 
     # All that takes memory of the device is done here, so that a part can be tried as a whole.
-    def work(pixels: npt.NDArray[np.uint8]) -> Transfer:
+    def work(pixels: Pixels) -> Transfer:
         # Bytes move to the device, and become floats there: a float32 image is four times as large on its
         # way.
         with timed(profile, "forward", len(pixels)):
@@ -66,4 +64,10 @@ def forward_pixels(
     with torch.inference_mode():
         if not may_cut:
             return BatchTransfer((work(pixels),), pixels)
-        return BatchTransfer(tuple(backbone.batch_limit.compute(work, pixels, backbone.device)), pixels)
+        parts = backbone.batch_limit.compute(work, pixels, backbone.device, one=one_pass(pixels))
+        return BatchTransfer(tuple(parts), pixels)
+
+
+def one_pass(pixels: Pixels) -> str:
+    """Name the least work of a forward pass, for the message that it does not fit."""
+    return f"a forward pass of 1 image of {pixels.shape[1]} x {pixels.shape[2]} pixels"

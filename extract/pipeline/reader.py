@@ -1,12 +1,12 @@
-"""`BatchReader`: threads read, decode and resize images ahead of the model, with bounded memory."""
+"""`BatchReader`: images are read, decoded and resized ahead of the model, with bounded memory."""
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from toptune.costs.stages import PipelineProfile, timed
@@ -21,8 +22,9 @@ from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.decode import Decoding, decoding
 from toptune.extract.images.source import ImageBytes, read_bytes
+from toptune.extract.pipeline.device_decoder import DeviceDecoder, DeviceGeometry, Encoded
 from toptune.extract.pipeline.thread_pools import pool_of_shares
-from toptune.extract.pipeline.transfers import PixelBuffers
+from toptune.extract.pipeline.transfers import PixelBuffers, Pixels
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.ahead import ahead
 from toptune.store.features.feature_cache import DIGEST_BYTES
@@ -31,7 +33,7 @@ from toptune.store.features.feature_cache import DIGEST_BYTES
 # `make_plan` counts.
 BATCHES_AHEAD = 2
 
-Pixels = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Batch:
     ----------
     rows : slice
         Rows of the data set.
-    pixels : array (b, h, w, 3) of uint8
-        The images. An image that failed is zeros in its own place, so that the other images of the batch keep
-        their places.
+    pixels : array or Tensor (b, h, w, 3) of uint8
+        The images, in main memory or on the device that decoded them. An image that failed is zeros in its
+        own place, so that the other images of the batch keep their places.
     digests : array (b, 32) of uint8
         SHA-256 of the bytes of each image; zeros where the bytes could not be read.
     failed : dict of int to str
@@ -55,17 +57,17 @@ class Batch:
 
     rows: slice
     pixels: Pixels
-    digests: Pixels
+    digests: Bytes
     failed: dict[int, str]
     narrow: dict[int, int]
 
 
-class Geometry(Protocol):
+class Geometry(DeviceGeometry, Protocol):
     """Turns an RGB image into the pixels that a model sees."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+    def is_on_device(self) -> bool:
+        """Whether batches are decoded and resized on a CUDA device; by threads otherwise."""
         ...
 
     @property
@@ -77,7 +79,7 @@ class Geometry(Protocol):
         """Pixels of an image, by width and height, after it was resized and before it is cropped."""
         ...
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Image.Image) -> Bytes:
         """Resize and crop an image to ``(h, w, 3)`` bytes."""
         ...
 
@@ -90,14 +92,14 @@ class _Read:
     ----------
     digest : array (32,) of uint8
         The digest of the bytes.
-    found : list of array or str
-        For each geometry the pixels, or the reason why there are none.
+    found : list of array, Encoded or str
+        For each geometry the pixels, what is to be decoded on a device, or the reason why there are none.
     narrow_bits : int or None
         Declared bits, if the image uses little of the range that its file declares.
     """
 
-    digest: Pixels
-    found: list[Pixels | str]
+    digest: Bytes
+    found: list[Bytes | Encoded | str]
     narrow_bits: int | None = None
 
 
@@ -114,8 +116,9 @@ class BatchReader:
         Threads.
     max_pixels : int
         Limit on an image's size.
-    is_pinned : bool
-        Whether pixels lie in page-locked memory, from which a CUDA device fetches them.
+    device : torch.device, optional
+        Device that computes, the CPU by default. A CUDA device fetches pixels from page-locked memory, and
+        decodes images for geometries that are on it.
     profile : PipelineProfile, optional
         Measures reading, decoding and resizing.
     """
@@ -127,14 +130,24 @@ class BatchReader:
         *,
         workers: int,
         max_pixels: int,
-        is_pinned: bool = False,
+        device: torch.device | None = None,
         profile: PipelineProfile | None = None,
     ) -> None:
+        device = device or torch.device("cpu")
         self._source, self._geometries = source, list(geometries)
-        self._buffers = PixelBuffers(is_pinned=is_pinned)
+        self._buffers = PixelBuffers(is_pinned=device.type == "cuda")
         self._max_pixels = max_pixels
         self._workers = workers
         self._profile = profile
+        self._decoder: DeviceDecoder | None = None
+        if on_device := [each for each in self._geometries if each.is_on_device]:
+            self._decoder = DeviceDecoder(
+                device,
+                on_device,
+                submit=lambda work: self._pool.submit(work),
+                max_pixels=max_pixels,
+                profile=profile,
+            )
         # The threads share out the cores among themselves: one that resized on several of them would only
         # take them from the others and from the forward passes.
         self._pool = pool_of_shares([1] * workers, "toptune-read")
@@ -151,8 +164,9 @@ class BatchReader:
 
     @property
     def seconds(self) -> float:
-        """Seconds of reading and decoding so far, divided by the number of threads."""
-        return self._busy_seconds / self._workers
+        """Seconds of reading and decoding so far: those of the threads by their number, and a device's."""
+        on_device = 0.0 if self._decoder is None else self._decoder.seconds
+        return self._busy_seconds / self._workers + on_device
 
     def batches(self, slices: Iterable[slice]) -> Iterator[list[Batch]]:
         """Yield a batch per geometry for each slice of rows, in order, while the next slices are read."""
@@ -167,27 +181,33 @@ class BatchReader:
             self._profile.ask("forward", is_ready=all(future.done() for future in futures))
         digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)
         narrow: dict[int, int] = {}
-        batches = [
-            Batch(
-                rows,
-                self._buffers.make((len(futures), *each.size, 3)),
-                digests,
-                failed={},
-                narrow=narrow,
-            )
+        buffers = [
+            self._buffers.make((0 if each.is_on_device else len(futures), *each.size, 3))
             for each in self._geometries
         ]
+        batches = [Batch(rows, buffer, digests, failed={}, narrow=narrow) for buffer in buffers]
+        encoded: dict[int, Encoded] = {}
         for place, (row, future) in enumerate(zip(_numbers(rows), futures, strict=True)):
             read = future.result()
             digests[place] = read.digest
             if read.narrow_bits is not None:
                 narrow[row] = read.narrow_bits
-            for batch, pixels in zip(batches, read.found, strict=True):
+            for batch, buffer, pixels in zip(batches, buffers, read.found, strict=True):
                 if isinstance(pixels, str):
                     batch.failed[row] = pixels
+                elif isinstance(pixels, Encoded):
+                    encoded[place] = pixels
                 else:
-                    batch.pixels[place] = pixels
-        return batches
+                    buffer[place] = pixels
+        if self._decoder is None:
+            return batches
+        decoded = self._decoder.decode(encoded, len(futures))
+        narrow.update({rows.start + place: bits for place, bits in sorted(decoded.narrow.items())})
+        views = iter(zip(decoded.pixels, decoded.failed, strict=True))
+        return [
+            _filled(batch, *next(views)) if each.is_on_device else batch
+            for batch, each in zip(batches, self._geometries, strict=True)
+        ]
 
     def _read(self, row: int) -> _Read:
         start = time.perf_counter()
@@ -205,12 +225,17 @@ class BatchReader:
             with self._lock:
                 self._busy_seconds += time.perf_counter() - start
 
-    def _decode(self, data: bytes, digest: Pixels) -> _Read:
-        """Decode an image once for all geometries of one route, and resize it for each of them."""
-        found: list[Pixels | str] = [""] * len(self._geometries)
+    def _decode(self, data: bytes, digest: Bytes) -> _Read:
+        """Decode an image once for all geometries of one route, and resize it for each of them.
+
+        For geometries on a device only the header is read.
+        """
+        encoded = None if self._decoder is None else self._decoder.read(data)
+        found: list[Bytes | Encoded | str] = [encoded or ""] * len(self._geometries)
         narrow_bits = None
-        for how in {each.decoding for each in self._geometries}:
-            mine = [(place, each) for place, each in enumerate(self._geometries) if each.decoding == how]
+        here = [(place, each) for place, each in enumerate(self._geometries) if not each.is_on_device]
+        for how in {each.decoding for _, each in here}:
+            mine = [(place, each) for place, each in here if each.decoding == how]
             resized = [each.resized_pixels for _, each in mine]
             most = partial(_largest, resized)
             try:
@@ -224,7 +249,7 @@ class BatchReader:
                     for place, each in mine:
                         with timed(self._profile, "resize"):
                             found[place] = _pixels(each, decoded.image)
-                    seen = [pixels for pixels in found if not isinstance(pixels, str)]
+                    seen = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
                     if seen and decoded.is_narrow(seen[0]):
                         narrow_bits = decoded.bits
             except UnreadableImageError as error:
@@ -237,14 +262,20 @@ def _largest(counts: Sequence[Callable[[tuple[int, int]], int]], size: tuple[int
     return max(count(size) for count in counts)
 
 
-def _pixels(geometry: Geometry, image: Image.Image) -> Pixels | str:
+def _filled(batch: Batch, pixels: Pixels, failed: Mapping[int, str]) -> Batch:
+    """Return a batch with the pixels of a device, and with the places of images that failed there."""
+    rows = batch.failed | {batch.rows.start + place: reason for place, reason in failed.items()}
+    return replace(batch, pixels=pixels, failed=dict(sorted(rows.items())))
+
+
+def _pixels(geometry: Geometry, image: Image.Image) -> Bytes | str:
     try:
         return geometry.pixels(image)
     except UnreadableImageError as error:
         return str(error)
 
 
-def sha256(data: bytes) -> Pixels:
+def sha256(data: bytes) -> Bytes:
     """Return the digest of an image's bytes, ``(32,)``."""
     return np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
 
@@ -260,6 +291,6 @@ def open_reader(request: ExtractRequest, backbones: Sequence[Backbone]) -> Batch
         [backbone.transform for backbone in backbones],
         workers=request.options.n_workers,
         max_pixels=request.options.pixel_limit,
-        is_pinned=any(backbone.device.type == "cuda" for backbone in backbones),
+        device=backbones[0].device,
         profile=request.options.profile,
     )

@@ -18,13 +18,23 @@ from toptune.machine.device_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
+# Images (b, h, w, 3) of uint8, in main memory or on a device that decoded them.
+Pixels = npt.NDArray[np.uint8] | torch.Tensor
+
 # Largest finite value of IEEE 754 binary16.
 FLOAT16_LARGEST = 65504
 
 
-def to_device(pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+def to_device(pixels: Pixels, device: torch.device) -> torch.Tensor:
     """Move a batch of bytes; the caller does not wait for a copy from pinned memory (`PixelBuffers`)."""
+    if isinstance(pixels, torch.Tensor):
+        return pixels.to(device)
     return torch.from_numpy(pixels).to(device, non_blocking=device.type == "cuda")
+
+
+def in_memory(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """Return a batch of bytes in main memory."""
+    return pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels
 
 
 class PixelBuffers:
@@ -102,12 +112,12 @@ class BatchTransfer:
     ----------
     parts : tuple of Transfer
         The parts in the order of their images; several where the batch did not fit into the device's memory.
-    pixels : array (b, h, w, 3) of uint8
+    pixels : array or Tensor (b, h, w, 3) of uint8
         The batch, held here until the device has fetched it.
     """
 
     parts: tuple[Transfer, ...]
-    pixels: npt.NDArray[np.uint8]
+    pixels: Pixels
 
     def result(self) -> dict[str, npt.NDArray[np.float32]]:
         """Wait, and return arrays ``(b, dim)`` in main memory by name; see `Transfer.result`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from toptune.costs.stages import PipelineProfile
 from toptune.errors import InputError
-from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec
+from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check_decode_device
 from toptune.extract.images.decode import MAX_PIXELS
 from toptune.machine.cores import reading_threads
 from toptune.machine.dask_cluster import check_address
@@ -179,6 +179,7 @@ class ExtractOptions:
             check_choice(self.format, FORMATS, option="format")
         if self.time_limit is not None and not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit} seconds; it must be above 0")
+        check_decode_device(self.backbone.decode, self.device)
         shard_units(1, *self.share)
         # Jobs of an array start at different times: a late job would remove units that others have committed.
         if self.overwrite and self.share != (0, 1):

@@ -2,7 +2,7 @@
 
 from toptune.costs.stages import PipelineProfile, Stage
 
-_READERS, _PASSES = "reading threads", "forward passes"
+_READERS, _PASSES, _MAIN = "reading threads", "forward passes", "main thread"
 
 STAGES = {
     "read": Stage(
@@ -18,6 +18,15 @@ STAGES = {
         is_computing=True,
         advice="resize by --decode fast, or by more --workers where cores are free",
     ),
+    "device decode": Stage(
+        workers=_MAIN,
+        advice="the GPU's JPEG decoder takes the time: give each GPU fewer images, or decode on the CPU by "
+        "--decode fast where cores are free",
+    ),
+    "device resize": Stage(
+        workers=_MAIN,
+        advice="resize on the CPU by --decode fast where cores are free, or store smaller images",
+    ),
     "forward": Stage(
         workers=_PASSES,
         is_computing=True,
@@ -25,7 +34,7 @@ STAGES = {
         "smaller model is faster",
     ),
     "pool": Stage(workers=_PASSES, is_computing=True, advice="store fewer --layers or poolings"),
-    "transfer": Stage(workers="main thread", advice="store fewer --layers, or --dtype float16"),
+    "transfer": Stage(workers=_MAIN, advice="store fewer --layers, or --dtype float16"),
     "write": Stage(
         workers="committing threads", advice="put the store on a faster disk, or store fewer --layers"
     ),

@@ -17,7 +17,8 @@ from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import UsableBatch, usable_batches
-from toptune.extract.pipeline.transfers import BatchTransfer, Transfer, start_transfer, to_device
+from toptune.extract.pipeline.forwarding import one_pass
+from toptune.extract.pipeline.transfers import BatchTransfer, Pixels, Transfer, start_transfer, to_device
 from toptune.machine.ahead import ahead
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device
@@ -102,14 +103,15 @@ class FineTunedNetwork:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
         backbone = self.backbone
 
-        def work(pixels: npt.NDArray[np.uint8]) -> Transfer:
+        def work(pixels: Pixels) -> Transfer:
             there = backbone.transform.normalize(to_device(pixels, backbone.device))
             return start_transfer({_FOUND: self._forward(there)}, {})
 
         def launch(batch: UsableBatch) -> BatchTransfer | None:
             if not len(batch.rows):
                 return None
-            parts = backbone.batch_limit.compute(work, batch.pixels, backbone.device)
+            one = one_pass(batch.pixels)
+            parts = backbone.batch_limit.compute(work, batch.pixels, backbone.device, one=one)
             return BatchTransfer(tuple(parts), batch.pixels)
 
         # A CUDA device has the next batch in its queue while the probabilities of this one are used.

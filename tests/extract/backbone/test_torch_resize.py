@@ -1,4 +1,4 @@
-"""The fast route: timm's geometry, nearly Pillow's pixels, a name of its own, a measured deviation."""
+"""torch resizes: timm's geometry, nearly Pillow's pixels; the fast route's name and measured deviation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from timm.data import create_transform
 from tiny import encode
 
 from toptune.errors import NumericalError
 from toptune.extract import extract, load_backbone
+from toptune.extract.backbone import torch_resize
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.deviation import Deviation, find_large
 from toptune.extract.images.decode import ROUTES
@@ -28,6 +30,10 @@ CONFIG: dict[str, Any] = {
 def routes(**changes: object) -> tuple[EvalTransform, EvalTransform]:
     config = CONFIG | changes
     return EvalTransform(config), EvalTransform(config, route="fast")
+
+
+def in_float32(**changes: object) -> EvalTransform:
+    return EvalTransform(CONFIG | changes, route="gpu")
 
 
 def scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -49,6 +55,7 @@ def scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 )
 def test_pixels_lie_where_timm_puts_them_and_differ_by_rounding(changes: dict[str, object]) -> None:
     fast, rng, seen = routes(**changes)[1], np.random.default_rng(0), []
+    floats = in_float32(**changes)
     resize, crop = create_transform(**CONFIG | changes).transforms[:2]
     # Sizes at which the long edge or the offset of the crop is rounded; 64 and 73 need no resizing.
     sizes = [(64, 64), (73, 73), (1, 1), (1, 40), (97, 1), (73, 74), (500, 375), (201, 399)]
@@ -59,9 +66,33 @@ def test_pixels_lie_where_timm_puts_them_and_differ_by_rounding(changes: dict[st
         method = Image.Resampling[str((CONFIG | changes)["interpolation"]).upper()]
         rows_first = image.resize((wide, height), method).resize((wide, high), method)
         a, b = np.asarray(crop(rows_first)).astype(int), fast.pixels(image).astype(int)
+        c = floats.pixels(image).astype(int)
         assert np.abs(a - b).max() <= 2, (width, height)
-        seen.append((a != b).mean())
-    assert 0 < np.mean(seen) < 0.02
+        assert np.abs(a - c).max() <= 2, (width, height)
+        seen.append(((a != b).mean(), (a != c).mean()))
+    assert (np.mean(seen, axis=0) > 0).all()
+    assert (np.mean(seen, axis=0) < 0.02).all()
+
+
+def test_float32_begins_with_an_average_where_an_edge_shrinks_further_than_cuda_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = scene(np.random.default_rng(0), 1500, 1130)
+    few: dict[str, Any] = {"input_size": (3, 16, 16), "crop_pct": 1.0}  # to a seventieth and a ninetieth
+    expected = routes(**few)[0].pixels(image).astype(int)
+    sizes: list[tuple[str, list[int], tuple[int, ...]]] = []
+    plain = torch.nn.functional.interpolate
+
+    def watched(values: torch.Tensor, size: tuple[int, ...], *, mode: str, **options: Any) -> torch.Tensor:
+        sizes.append((mode, [*values.shape[2:]], size))
+        return plain(values, size, mode=mode, **options)
+
+    monkeypatch.setattr(torch_resize, "interpolate", watched)
+    found = in_float32(**few).pixels(image).astype(int)
+    assert sizes[0] == ("area", [1130, 1500], (565, 750))
+    assert all(max(a / b for a, b in zip(was, size, strict=True)) <= 64 for _, was, size in sizes)
+    assert np.abs(found - expected).max() <= 8
+    assert np.abs(found - expected).mean() < 2
 
 
 def test_the_result_is_an_array_of_its_own() -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import fake_cuda
+from PIL import Image
 from shapes import MODEL, save_shapes
 
 from toptune.extract import extract
 from toptune.extract.backbone.transform import EvalTransform
-from toptune.store import DeviceMemoryError, InputError
+from toptune.extract.images.decode import ROUTES
+from toptune.store import DeviceMemoryError, FeatureStore, InputError
 from toptune.train import train
 from toptune.workflows import Classifier, evaluate, finetune
 
@@ -141,3 +143,37 @@ def test_what_the_device_lacks_is_no_damage_of_the_run(
     monkeypatch.setattr(torch.nn.Module, step, full)
     with fake_cuda(), pytest.raises(DeviceMemoryError, match=r"loading .* the memory of cuda is full"):
         Classifier.load(folder / run, device="cuda")
+
+
+def test_a_run_on_images_decoded_there_classifies_there_alone(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "photos").rglob("*.png"):
+        place = tmp_path / "jpegs" / path.relative_to(folder / "photos").with_suffix(".jpg")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).convert("RGB").save(place, quality=95)
+    model = "random:test_vit"
+    options: dict[str, Any] = {
+        "img_size": 32,
+        "layers": "last",
+        "precision": "fp32",
+        "decode": "gpu",
+        "device": "cuda",
+    }
+    with fake_cuda():
+        extract(tmp_path / "jpegs", model=model, store=tmp_path / "store", **options)
+        run = train(
+            tmp_path / "store", dataset="jpegs", model=model, head="ridge", cv=3, out=tmp_path / "run"
+        )
+        assert run.recipe.decode == ROUTES["gpu"]
+        images = sorted((tmp_path / "jpegs").rglob("*.jpg"))
+        images.append(tmp_path / "cut.jpg")
+        images[-1].write_bytes(images[0].read_bytes()[:-2])
+        found = Classifier.load(tmp_path / "run", device="cuda").predict(images, batch_size=4)
+        (cache,) = FeatureStore.open(tmp_path / "store").caches()
+        _, expected = run.predict_blocks(cache.blocks(["last.none"]))
+    assert [each.error is None for each in found] == [True] * 36 + [False]
+    assert "truncated" in str(found[-1].error)
+    np.testing.assert_array_equal([[*each.probabilities.values()] for each in found[:-1]], expected)
+    with pytest.raises(
+        InputError, match="decode gpu decodes and resizes on a CUDA device, and the device is"
+    ):
+        Classifier.load(tmp_path / "run", device="cpu").predict(images)
