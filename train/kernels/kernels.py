@@ -283,16 +283,30 @@ def _between_moved(x: Tensor, x_norms: Tensor, moved: Tensor, c_norms: Tensor) -
     """Return the squared distances of rows close to the origin whose squared lengths are known."""
     squared: Tensor = (x_norms[:, None] + c_norms).addmm_(x, moved.T, alpha=-2).clamp_(min=0)
     limit = _CANCELLED * torch.finfo(x.dtype).eps
-    # Most rows are close to no row of c, which their least distance tells in one pass.
-    few = torch.nonzero(squared.amin(dim=1) < limit * (x_norms + c_norms.max()))[:, 0]
     step = max(1, _RECOMPUTED_BYTES // max(1, x.shape[1] * x.element_size()))
-    for some in torch.split(few, _COMPARED_ROWS):
-        near = squared[some] < (x_norms[some, None] + c_norms).mul_(limit)
-        within, columns = torch.nonzero(near, as_tuple=True)
+    for within, columns in _near_pairs(squared, x_norms, c_norms, limit):
         for pair in range(0, len(within), step):
-            rows, others = some[within[pair : pair + step]], columns[pair : pair + step]
+            rows, others = within[pair : pair + step], columns[pair : pair + step]
             squared[rows, others] = (x[rows] - moved[others]).square_().sum(dim=1)
     return squared
+
+
+def _near_pairs(
+    squared: Tensor, x_norms: Tensor, c_norms: Tensor, limit: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows and columns of squared distances (n, m) below `limit` times the squared lengths."""
+    if squared.is_cuda:
+        # The host waits for each search of a CUDA device, so one search goes through all pairs.
+        rows, columns = torch.nonzero(squared < (x_norms[:, None] + c_norms).mul_(limit), as_tuple=True)
+        yield rows, columns
+        return
+    # Most rows are close to no row of c, which their least distance tells in one pass.
+    few = torch.nonzero(squared.amin(dim=1) < limit * (x_norms + c_norms.max()))[:, 0]
+    for some in torch.split(few, _COMPARED_ROWS):
+        within, columns = torch.nonzero(
+            squared[some] < (x_norms[some, None] + c_norms).mul_(limit), as_tuple=True
+        )
+        yield some[within], columns
 
 
 def _squared_lengths(rows: Tensor) -> Tensor:

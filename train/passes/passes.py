@@ -8,7 +8,7 @@ of the solver touches data.
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from toptune.train.kernels.maps import Maps
+from toptune.train.passes.fold_parts import FoldPart, fold_parts
 from toptune.train.passes.peak_memory import scoring_rows
-from toptune.train.passes.sums import FoldSums, SumsBuilder
+from toptune.train.passes.sums import FoldSums, PassTargets, SumsBuilder
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches
+from toptune.train.rows.block_reading import sent_ahead
 
 
 def accumulate(
@@ -95,24 +97,15 @@ def accumulate(
     # Maps with a factor are summed over kernel values, which costs no whitening of rows; the sums are
     # whitened at the end.
     factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
-    builders = [
-        SumsBuilder(
-            n_folds=rows.n_places,
-            rank=maps.ranks[index],
-            n_classes=rows.n_classes,
-            n_rows=rows.n,
-            device=device,
-        )
-        for index in wanted
-    ]
-    codes, weights, folds = (
-        torch.from_numpy(each).to(device) for each in (rows.codes, rows.weights, rows.folds)
+    targets = PassTargets.of(
+        rows.codes, rows.weights, rows.folds, n_folds=rows.n_places, n_classes=rows.n_classes, device=device
     )
+    builders = [SumsBuilder(targets, rank=maps.ranks[index]) for index in wanted]
     watch = PhaseWatch(seconds)
     for where, values in watch.each("reading", batches(
         rows, block_rows=block_rows, dtype=maps.dtype, device=device
     )):  # fmt: skip
-        bases = maps.basis(values, wanted)
+        bases, parts = maps.basis(values, wanted), fold_parts(rows.folds[where], device)
         for builder, index, factor in zip(builders, wanted, factors, strict=True):
             with watch.phase("kernel"):
                 phi = next(bases)
@@ -120,7 +113,7 @@ def accumulate(
                 with watch.phase("whitening"):
                     phi = maps.whitened(index, phi)
             with watch.phase("products"):
-                builder.add(phi, codes[where], weights[where], folds[where])
+                builder.add(phi, where, parts)
             # Release these features before the next map's are made, so that only one set is in memory.
             del phi
         if progress is not None:
@@ -179,13 +172,9 @@ def predict_left_out(
             rows, maps, finalists, block_rows=block_rows, device=device, progress=progress
         )
     kept = rows.calibration_rows() if kept is None else kept
-    results = [
-        OutOfFold(correct=0.0, squared_error=0.0, scores=np.empty((len(kept), rows.n_classes), np.float32))
-        for _ in finalists
-    ]
-    codes, weights, folds = (
-        torch.from_numpy(each).to(device) for each in (rows.codes, rows.validated_weights, rows.folds)
-    )
+    # What is found of the finalists stays on the device until the end, so that no block is waited for.
+    found = [_Found.nothing(len(kept), rows.n_classes, device) for _ in finalists]
+    codes, weights = (torch.from_numpy(each).to(device) for each in (rows.codes, rows.validated_weights))
     wanted = sorted({index for index, _ in finalists})
     of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
     # Finalists of one map stand side by side, so that one product with its basis scores them all.
@@ -197,29 +186,52 @@ def predict_left_out(
             step = scoring_rows(n_classes=rows.n_classes, n_fits=len(of_map[index]))
             for start in range(where.start, where.stop, step):
                 some = slice(start, min(start + step, where.stop))
-                # Only the scores of rows kept for calibration leave the device; the others end in two sums.
+                # Only the scores of rows kept for calibration are kept; the others end in two sums.
                 first, last = np.searchsorted(kept, [some.start, some.stop])
-                local = torch.from_numpy(kept[first:last] - some.start).to(device)
+                local = sent_ahead(torch.from_numpy(kept[first:last] - some.start), device)
                 y, w = codes[some], weights[some]
                 targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
                 part = basis[some.start - where.start : some.stop - where.start]
-                scores = _scores_left_out(part, folds[some], beside[index])
+                scores = _scores_left_out(part, fold_parts(rows.folds[some], device), beside[index])
                 for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
-                    results[at].correct += float(w @ (mine.argmax(dim=1) == y).double())
-                    results[at].squared_error += float(w @ (targets - mine).square_().sum(dim=1))
-                    results[at].scores[first:last] = mine[local].float().cpu().numpy()
+                    found[at].correct += w @ (mine.argmax(dim=1) == y).double()
+                    found[at].squared_error += w @ (targets - mine).square_().sum(dim=1)
+                    found[at].scores[first:last] = mine[local]
         if progress is not None:
             progress(where.stop - where.start)
-    return results, kept
+    return [each.fetched() for each in found], kept
 
 
-def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
+@dataclass(kw_only=True)
+class _Found:
+    """An `OutOfFold` that still lies on the device."""
+
+    correct: Tensor
+    squared_error: Tensor
+    scores: Tensor
+
+    @classmethod
+    def nothing(cls, n_kept: int, n_classes: int, device: torch.device) -> "_Found":
+        correct, squared_error = torch.zeros((2, 1), dtype=torch.float64, device=device)
+        scores = torch.empty((n_kept, n_classes), dtype=torch.float32, device=device)
+        return cls(correct=correct, squared_error=squared_error, scores=scores)
+
+    def fetched(self) -> OutOfFold:
+        return OutOfFold(
+            correct=float(self.correct),
+            squared_error=float(self.squared_error),
+            scores=self.scores.cpu().numpy(),
+        )
+
+
+def _scores_left_out(basis: Tensor, parts: Sequence[FoldPart], beta: Tensor) -> Tensor:
     """Score a block: each row by the coefficients that were fitted without its fold.
 
     Parameters
     ----------
     basis : Tensor, shape (b, r)
-    folds : Tensor of int64, shape (b,)
+    parts : sequence of FoldPart
+        The rows of each fold within the block.
     beta : Tensor, shape (n_folds, r + 1, k)
         Coefficients, the intercept last; k is n_classes times the number of finalists.
 
@@ -230,9 +242,9 @@ def _scores_left_out(basis: Tensor, folds: Tensor, beta: Tensor) -> Tensor:
     """
     # One product per fold, because the coefficients differ by fold.
     scores = basis.new_zeros((len(basis), beta.shape[2]))
-    for fold in torch.unique(folds[folds < len(beta)]).tolist():
-        mine = torch.nonzero(folds == fold)[:, 0]
-        scores[mine] = basis[mine] @ beta[fold, :-1] + beta[fold, -1]
+    for part in parts:
+        if part.fold < len(beta):
+            scores[part.there] = basis[part.there] @ beta[part.fold, :-1] + beta[part.fold, -1]
     return scores
 
 

@@ -10,12 +10,17 @@ all folds and penalties costs a single pass, and the squared error on fold f fol
 closed form.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from toptune.train.numerics.cholesky import panels, product_of_factor
+from toptune.train.passes.fold_parts import FoldPart
+from toptune.train.rows.block_reading import sent_ahead
 
 # Rows of a fold that are multiplied together; half as many that come at once do not wait for more. The second
 # figure bounds the memory of waiting rows.
@@ -144,6 +149,57 @@ class FoldSums:
         return self.gram[:, -1, -1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PassTargets:
+    """What a pass knows of its rows before it reads any, prepared once for the sums of all maps.
+
+    Attributes
+    ----------
+    codes : ndarray of int64, shape (n,)
+        Class of each row.
+    roots : Tensor of float64, shape (n,)
+        Square roots of the weights, on the device of the sums.
+    is_plain : bool
+        Whether every weight is 1. Rows are then not multiplied by their roots, which saves a copy of each
+        block.
+    by_class : Tensor of float64, shape (n_folds, n_classes)
+        Weight of the rows of each fold and class, in main memory.
+    by_fold : Tensor of float64, shape (n_folds,)
+        Weight of the rows of each fold, in main memory.
+    """
+
+    codes: npt.NDArray[np.int64]
+    roots: Tensor
+    is_plain: bool
+    by_class: Tensor
+    by_fold: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        codes: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float64],
+        folds: npt.NDArray[np.int64],
+        *,
+        n_folds: int,
+        n_classes: int,
+        device: torch.device,
+    ) -> "PassTargets":
+        """Prepare the classes, weights and folds (n,) of all rows.
+
+        Weights are added up in main memory: on CUDA, adding by index happens in no fixed order.
+        """
+        w, of_fold, of_class = (torch.from_numpy(each) for each in (weights, folds, codes))
+        by_class = torch.zeros((n_folds, n_classes), dtype=torch.float64)
+        return cls(
+            codes=codes,
+            roots=w.sqrt().to(device),
+            is_plain=bool((weights == 1).all()),
+            by_class=by_class.index_put_((of_fold, of_class), w, accumulate=True),
+            by_fold=torch.zeros(n_folds, dtype=torch.float64).index_add_(0, of_fold, w),
+        )
+
+
 class SumsBuilder:
     """Adds blocks of rows up to `FoldSums`, all in float64.
 
@@ -154,56 +210,45 @@ class SumsBuilder:
 
     Parameters
     ----------
-    n_folds, n_classes : int
+    targets : PassTargets
+        Classes and weights of the rows to come, which all come. The sums lie on the device of its roots.
     rank : int
         Features r.
-    n_rows : int
-        Upper bound of the rows to come; batches are no larger.
-    device : torch.device, optional
     """
 
-    def __init__(
-        self,
-        *,
-        n_folds: int,
-        rank: int,
-        n_classes: int,
-        n_rows: int = BATCH_ROWS,
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, targets: PassTargets, *, rank: int) -> None:
+        n_folds, n_classes = targets.by_class.shape
+        device = targets.roots.device
+
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
+        self.targets = targets
         self.gram = zeros(n_folds, rank + 1, rank + 1)
         self.by_class = zeros(n_folds, n_classes, rank + 1)
-        self.weight = zeros(n_folds)
-        self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=n_rows)
+        self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=len(targets.codes))
         self._features = torch.empty((n_folds, self.capacity, rank), dtype=torch.float64, device=device)
-        self._codes = torch.empty((n_folds, self.capacity), dtype=torch.int64, device=device)
+        self._codes = np.empty((n_folds, self.capacity), dtype=np.int64)
         self._roots = torch.empty((n_folds, self.capacity), dtype=torch.float64, device=device)
         self._waiting = [0] * n_folds
 
-    def add(self, phi: Tensor, codes: Tensor, weights: Tensor, folds: Tensor) -> None:
+    def add(self, phi: Tensor, where: slice, parts: Sequence[FoldPart]) -> None:
         """Add a block of rows.
 
         Parameters
         ----------
         phi : Tensor of float64, shape (b, r)
             Features, or kernel values that are to be whitened later.
-        codes, folds : Tensor of int64, shape (b,)
-            Class and fold of each row.
-        weights : Tensor of float64, shape (b,)
+        where : slice
+            Which of all rows these are.
+        parts : sequence of FoldPart
+            The rows of each fold within the block.
         """
-        self.weight.index_add_(0, folds, weights)
-        self.by_class[:, :, -1].index_put_((folds, codes), weights, accumulate=True)
-        roots = weights.sqrt()
-        # Without class weights the rows are not multiplied by their roots, which saves a copy of each block.
-        is_plain = bool((weights == 1).all())
-        present = torch.unique(folds).tolist()
-        for fold in present:
-            rows = torch.nonzero(folds == fold)[:, 0] if len(present) > 1 else slice(None)
-            z, classes, root = phi[rows], codes[rows], roots[rows]
-            if not is_plain:
+        codes, roots = self.targets.codes[where], self.targets.roots[where]
+        for part in parts:
+            fold = part.fold
+            z, classes, root = phi[part.there], codes[part.rows], roots[part.there]
+            if not self.targets.is_plain:
                 z = z * root[:, None]
             # Many rows of one fold at once need not be copied to wait for others.
             if 2 * len(z) >= self.capacity:
@@ -212,40 +257,44 @@ class SumsBuilder:
             if self._waiting[fold] + len(z) > self.capacity:
                 self._flush(fold)
             at = self._waiting[fold]
-            where = slice(at, at + len(z))
-            self._features[fold, where], self._codes[fold, where] = z, classes
-            self._roots[fold, where] = root
+            some = slice(at, at + len(z))
+            self._features[fold, some], self._codes[fold, some] = z, classes
+            self._roots[fold, some] = root
             self._waiting[fold] += len(z)
 
     def result(self) -> FoldSums:
-        """Return the sums of all rows added so far."""
+        """Return the sums of all rows, which have been added by now."""
         for fold in range(len(self._waiting)):
             self._flush(fold)
+        device = self.gram.device
+        weights = self.targets.by_fold.to(device, copy=True)
+        self.by_class[:, :, -1] = self.targets.by_class.to(device)
         # `_multiply` fills the lower triangle by panels; here the upper one is mirrored from it.
-        for gram, weight in zip(self.gram, self.weight, strict=True):
+        for gram, weight in zip(self.gram, weights, strict=True):
             for rows in panels(len(gram)):
                 square = gram[rows, rows]
                 square.copy_(square.tril() + square.tril(-1).T)
                 gram[: rows.start, rows] = gram[rows, : rows.start].T
             gram[-1, -1] = weight
         # A one-hot target has length 1, so the sum of w ||y||^2 is the weight.
-        return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=self.weight.clone())
+        return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=weights)
 
     def _flush(self, fold: int) -> None:
         """Multiply the rows of a fold that are waiting."""
         count, self._waiting[fold] = self._waiting[fold], 0
         if count:
-            parts = (each[fold, :count] for each in (self._features, self._codes, self._roots))
-            self._multiply(fold, *parts)
+            self._multiply(
+                fold, self._features[fold, :count], self._codes[fold, :count], self._roots[fold, :count]
+            )
 
-    def _multiply(self, fold: int, z: Tensor, codes: Tensor, roots: Tensor) -> None:
+    def _multiply(self, fold: int, z: Tensor, codes: npt.NDArray[np.int64], roots: Tensor) -> None:
         """Add the products of rows of one fold.
 
         Parameters
         ----------
         z : Tensor, shape (b, r)
             Features times the square root of the rows' weights, so that ``z^T z`` is weighted once.
-        codes : Tensor of int64, shape (b,)
+        codes : ndarray of int64, shape (b,)
         roots : Tensor, shape (b,)
             Square roots of the weights, with which z is weighted once more where it meets the targets.
         """
@@ -254,17 +303,18 @@ class SumsBuilder:
         for some in panels(z.shape[1]):
             gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
         gram[-1, :-1] += roots @ z
-        weighted = z if bool((roots == 1).all()) else z * roots[:, None]
+        weighted = z if self.targets.is_plain else z * roots[:, None]
         _add_by_class(self.by_class[fold, :, :-1], codes, weighted)
 
 
-def _add_by_class(sums: Tensor, codes: Tensor, rows: Tensor) -> None:
+def _add_by_class(sums: Tensor, codes: npt.NDArray[np.int64], rows: Tensor) -> None:
     """Add rows (b, r) to the sums (n_classes, r) of their classes (b,): the product with one-hot targets."""
+    classes = sent_ahead(torch.from_numpy(codes), sums.device)
     if sums.is_cuda:
         # On CUDA, adding by index happens in no fixed order, and sums would differ from run to run.
-        sums.addmm_(torch.nn.functional.one_hot(codes, len(sums)).to(rows.dtype).T, rows)
+        sums.addmm_(torch.nn.functional.one_hot(classes, len(sums)).to(rows.dtype).T, rows)
     else:
-        sums.index_add_(0, codes, rows)
+        sums.index_add_(0, classes, rows)
 
 
 def batch_rows(*, n_folds: int, rank: int, n_rows: int) -> int:

@@ -46,8 +46,7 @@ def read_ahead(
     def read() -> tuple[slice, Tensor] | None:
         for where, values in source:
             check_finite(values, start=offset + where.start)
-            tensor = to_tensor(values, dtype=dtype)
-            return where, tensor.pin_memory() if device.type == "cuda" else tensor
+            return where, _pinned(to_tensor(values, dtype=dtype), device)
         return None
 
     with ThreadPoolExecutor(1, thread_name_prefix="toptune-read") as reader:
@@ -55,6 +54,16 @@ def read_ahead(
         while (block := ahead.result()) is not None:
             ahead = reader.submit(read)
             yield block[0], block[1].to(device, non_blocking=True)
+
+
+def sent_ahead(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of main memory on a device; the host does not wait until they are there."""
+    return _pinned(values, device).to(device, non_blocking=True)
+
+
+def _pinned(values: Tensor, device: torch.device) -> Tensor:
+    """Return values in page-locked memory if they go to a CUDA device, else as they are."""
+    return values.pin_memory() if device.type == "cuda" else values
 
 
 def parts(blocks: Blocks, most: int) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:

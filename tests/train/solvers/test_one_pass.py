@@ -17,9 +17,10 @@ from toptune.train.estimators.ridge import StreamingRidgeClassifier
 from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.kernels.whitening import whiten
+from toptune.train.passes.fold_parts import fold_parts
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
-from toptune.train.passes.sums import FoldSums, SumsBuilder
+from toptune.train.passes.sums import FoldSums, PassTargets, SumsBuilder
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.folds import FoldsReducedWarning
 from toptune.train.solvers.one_pass import solve
@@ -67,9 +68,10 @@ def test_solution_equals_dense_float64_over_condition_numbers(condition: float, 
     left, right = np.linalg.qr(rng.normal(size=(n, r)))[0], np.linalg.qr(rng.normal(size=(r, r)))[0]
     phi = left * np.logspace(0, -np.log10(condition) / 2, r) * np.sqrt(n) @ right
     codes, w = rng.integers(0, 3, n), rng.uniform(0.5, 2, n)
-    builder = SumsBuilder(n_folds=1, rank=r, n_classes=3)
-    folds = torch.zeros(n, dtype=torch.int64)
-    builder.add(torch.from_numpy(phi), torch.from_numpy(codes), torch.from_numpy(w), folds)
+    folds = np.zeros(n, dtype=np.int64)
+    targets = PassTargets.of(codes, w, folds, n_folds=1, n_classes=3, device=CPU)
+    builder = SumsBuilder(targets, rank=r)
+    builder.add(torch.from_numpy(phi), slice(0, n), fold_parts(folds, CPU))
     sums = builder.result()
     beta, jitter = CenteredSystem.of(sums.gram[0], sums.cross[0]).solve(penalty)
     expected, intercept = dense_ridge(phi, np.eye(3)[codes], w, penalty)
