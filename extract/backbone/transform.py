@@ -42,6 +42,11 @@ class EvalTransform:
     ------
     InputError
         If ``gpu`` is asked for, and torch does not have the model's steps.
+
+    Attributes
+    ----------
+    is_on_device : bool
+        Whether batches are decoded and resized on a CUDA device.
     """
 
     def __init__(self, config: Mapping[str, Any], *, route: str = "exact") -> None:
@@ -62,14 +67,10 @@ class EvalTransform:
             self._geometry = FloatResize(self._resizable(steps[:-2]))
         else:
             self._geometry = TorchResize(steps[:-2]) if is_fast else transforms.Compose(steps[:-2])
+        self.is_on_device = route == "gpu"
         self.route = "exact" if route == "fast" and not is_fast else route
         # Mean and standard deviation by the device on which they lie.
         self._moments: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @property
-    def is_on_device(self) -> bool:
-        """Whether batches are decoded and resized on a CUDA device."""
-        return self.route == "gpu"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,6 +88,12 @@ class EvalTransform:
     def exact(self) -> "EvalTransform":
         """Return the transform that decodes and resizes all that an image has, by the same version."""
         return EvalTransform(self.config, route="exact-1" if self.decoding.version == 1 else "exact")
+
+    def off_device(self) -> "EvalTransform":
+        """Return a transform of the same arithmetic for images that the CPU decodes and resizes."""
+        other = EvalTransform(self.config, route=self.route)
+        other.is_on_device = False
+        return other
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop an RGB image to ``(h, w, 3)`` bytes.

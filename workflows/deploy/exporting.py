@@ -1,7 +1,7 @@
 """`export` writes the whole classifier of a run as one file that needs no toptune."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,14 @@ def export(
     check_choice(head_dtype, HEAD_DTYPES, option="head_dtype")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
-    classifier = Classifier.load(run, device="cpu", model=model, weights=weights)
+    loaded = Classifier.load(run, device="cpu", model=model, weights=weights)
+    classifier = _reading_here(loaded)
     # A head that cannot be exported is refused before images are read and the network is traced.
     if isinstance(classifier.network, FrozenNetwork):
         check_exportable(classifier.network.run.head.name)
     # The file computes in float32, so it is held to the run in float32. What the run's own precision adds is
     # told as a warning, not charged to the file.
-    plain = classifier.in_float32()
+    plain = _reading_here(classifier.in_float32())
     files, inputs = sample_inputs(plain, check, is_normalized=not normalize)
     expected = probabilities_of(plain, files)
     predicted = expected if plain is classifier else probabilities_of(classifier, files)
@@ -159,6 +160,11 @@ def export(
             )
         n_bytes = temporary.stat().st_size
     notes = [*done.warnings, *_on_precision(classifier, done)]
+    if classifier is not loaded:
+        notes.append(
+            "the run's images were decoded on a GPU (decode gpu), those of the comparison on the CPU: pixels "
+            "of JPEGs may differ a little"
+        )
     report = ExportReport(
         out=str(target), card=str(card), n_bytes=n_bytes, input=metadata["input"], check=done, warnings=notes,
         costs=meter.to_dict(),
@@ -166,6 +172,15 @@ def export(
     with new_target(card, option="--out") as temporary:
         write_card(temporary, classifier, metadata, report.to_dict(), tolerance=tolerance)
     return report
+
+
+def _reading_here(classifier: Classifier) -> Classifier:
+    """Let the CPU decode the images of the comparison where those of the run were decoded on a GPU."""
+    network, transform = classifier.network, classifier.backbone.transform
+    if not transform.is_on_device:
+        return classifier
+    backbone = replace(classifier.backbone, transform=transform.off_device())
+    return Classifier(replace(network, backbone=backbone))
 
 
 def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:

@@ -16,7 +16,7 @@ from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.images.decode import ROUTES
 from toptune.store import DeviceMemoryError, FeatureStore, InputError
 from toptune.train import train
-from toptune.workflows import Classifier, evaluate, finetune
+from toptune.workflows import Classifier, evaluate, export, finetune
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -177,3 +177,7 @@ def test_a_run_on_images_decoded_there_classifies_there_alone(folder: Path, tmp_
         InputError, match="decode gpu decodes and resizes on a CUDA device, and the device is"
     ):
         Classifier.load(tmp_path / "run", device="cpu").predict(images)
+    # An export needs no such device: the file computes from pixels.
+    report = export(tmp_path / "run", tmp_path / "run.pt2", check=tmp_path / "jpegs")
+    assert report.check.difference < 1e-4
+    assert report.warnings[-1].startswith("the run's images were decoded on a GPU (decode gpu)")
