@@ -57,7 +57,7 @@ TESTS = [
 ]
 FEW_TESTS = ["test_single_fit", "test_folding"]
 # Tests that choose the device themselves, and compare the device with the CPU.
-DEVICE_TESTS = ["test_gpu"]
+DEVICE_TESTS = ["test_gpu", "test_device_decoder"]
 
 
 def measure_machine(part: Part) -> None:

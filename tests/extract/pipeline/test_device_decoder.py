@@ -20,6 +20,7 @@ from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.images.decode import BUDGET, ROUTES, UPRIGHT, decode_image
 from toptune.extract.pipeline import device_decoder
 from toptune.extract.pipeline.features_of import features_of
+from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.extract.pipeline.transfers import in_memory
 from toptune.store import FeatureCache, FeatureStore
@@ -143,6 +144,18 @@ def test_the_same_images_fail_and_features_are_nearly_the_same(tmp_path: Path, g
     assert on_device.recipe.decode == ROUTES["gpu"]
     assert on_device.recipe.digest != fast.recipe.digest
     assert 0 < on_device.measured("last.none")["relative_error"] < 0.02
+
+
+def test_what_is_decoded_beside_a_pass_leaves_its_memory_alone(gpu: str) -> None:
+    images = [photo(seed, (320, 240)) for seed in range(20)]
+    backbone = load_backbone("random:test_vit", img_size=64, device=gpu, decode="gpu")
+    arrays = backbone.resolve("all")
+    batches = list(features_of(Images(*images), len(images), backbone, arrays, batch_size=4))
+    for start, found in zip(range(0, 20, 4), batches, strict=True):
+        (alone,) = read(*images[start : start + 4], transforms=(backbone.transform,))
+        torch.cuda.synchronize()
+        for name, values in forward_pixels(backbone, alone.pixels, arrays).result().items():
+            np.testing.assert_array_equal(found.values[name], values)
 
 
 @pytest.mark.usefixtures("cuda")
