@@ -83,6 +83,22 @@ def test_a_head_is_the_same_there(
     assert other == pytest.approx(temperature, rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["falkon", "falkon-logistic"])
+def test_the_centers_stay_there_from_batch_to_batch(name: str, cuda: Counts) -> None:
+    X, y = data(6, is_float32=False)
+    params = {"n_centers": 20, "sigma": 3.0}
+    head = make_head(name, device="cuda", seed=0, cv=3, params=params).fit(X, y)
+
+    def copies() -> int:
+        cuda.clear()
+        head.predict(X[:5])
+        return cuda.waits["copy to the device"]
+
+    assert [copies(), copies()] == [3, 0]
+    expected = make_head(name, seed=0, cv=3, params=params).fit(-X, y).decision_function(X[:5])
+    np.testing.assert_allclose(head.fit(-X, y).decision_function(X[:5]), expected, rtol=1e-9)
+
+
 def training_rows(n: int) -> TrainingRows:
     rng = np.random.default_rng(0)
     return TrainingRows(

@@ -1,16 +1,19 @@
 """`ScoredClassifier`: what all estimators have in common, from the checks of a fit to probabilities."""
 
+import operator
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of
@@ -78,6 +81,7 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         """
         start = time.perf_counter()
         self._check()
+        _HELD.pop(self, None)
         explained = explained_out_of_memory(
             f"fitting {type(self).__name__}", device=getattr(self, "device", None), knobs=FIT_KNOBS
         )
@@ -146,17 +150,66 @@ def kernel_scores(estimator: KernelHead, X: RowsLike) -> npt.NDArray[np.float64]
     check_is_fitted(estimator)
     blocks = predict_inputs(estimator, X)
     device = device_of(estimator.device)
-    dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
-    # Kernel values have the type that the fit had, or the coefficients would meet slightly different values.
-    centers = ReferenceRows.of(to_tensor(estimator.centers_, dtype=dtype, device=device))
-    dual = to_tensor(estimator.dual_coef_, dtype=torch.float64, device=device)
-    intercept = torch.from_numpy(estimator.intercept_).to(device)
+    fit = _FitOnDevice.of(estimator, device)
+    dtype = fit.centers.rows.dtype
     kernel = kernel_of(estimator.kernel, estimator.sigma_)
     scores = np.empty((blocks.shape[0], len(estimator.classes_)))
     block_rows = block_rows_for(
-        d=blocks.shape[1], rank=len(centers), limit_bytes=estimator.memory_limit_bytes
+        d=blocks.shape[1], rank=len(fit.centers), limit_bytes=estimator.memory_limit_bytes
     )
     with full_precision():
         for where, values in read_ahead(blocks, block_rows=block_rows, dtype=dtype, device=device):
-            scores[where] = torch.addmm(intercept, kernel(values, centers).double(), dual).cpu().numpy()
+            basis = kernel(values, fit.centers).double()
+            scores[where] = torch.addmm(fit.intercept, basis, fit.dual).cpu().numpy()
     return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FitOnDevice:
+    """What a kernel classifier has fitted, on the device that scores rows.
+
+    Attributes
+    ----------
+    fitted : tuple of ndarray
+        The attributes of the estimator that the tensors were made of.
+    centers : ReferenceRows of shape (M, d)
+    dual : Tensor of float64, shape (M, n_classes)
+    intercept : Tensor of float64, shape (n_classes,)
+    """
+
+    fitted: tuple[npt.NDArray[np.generic], ...]
+    centers: ReferenceRows
+    dual: Tensor
+    intercept: Tensor
+
+    @classmethod
+    def of(cls, estimator: KernelHead, device: torch.device) -> "_FitOnDevice":
+        """Return what was fitted; on a GPU the tensors stay until the estimator is gone or fitted again.
+
+        Images are predicted in many small batches, and the centers may take longer to copy than a batch to
+        score.
+        """
+        fitted = estimator.centers_, estimator.dual_coef_, estimator.intercept_
+        held = _HELD.get(estimator)
+        # The name "cuda" stands for the current device, which a new tensor tells.
+        if (
+            held is not None
+            and all(map(operator.is_, held.fitted, fitted))
+            and held.intercept.device == torch.empty(0, device=device).device
+        ):
+            return held
+        # Kernel values have the type that the fit had, or coefficients would meet slightly different values.
+        dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
+        made = cls(
+            fitted=fitted,
+            centers=ReferenceRows.of(to_tensor(estimator.centers_, dtype=dtype, device=device)),
+            dual=to_tensor(estimator.dual_coef_, dtype=torch.float64, device=device),
+            intercept=torch.from_numpy(estimator.intercept_).to(device),
+        )
+        if device.type == "cuda":
+            _HELD[estimator] = made
+        return made
+
+
+# Beside the estimators, not in them: a copy or a file of an estimator holds no tensors of a device.
+_HELD: WeakKeyDictionary[Any, _FitOnDevice] = WeakKeyDictionary()
