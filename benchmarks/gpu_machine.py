@@ -20,7 +20,6 @@ from torch import Tensor
 
 from toptune.machine.doctor import examine_machine
 from toptune.machine.memory import memory_limit_bytes
-from toptune.train.rows.block_reading import block_rows_for
 
 LIBRARIES = [
     "toptune",
@@ -76,7 +75,7 @@ def measure_machine(part: Part) -> None:
         facts = examine_machine()
         names = ("cuda", "memory limit", "precision auto", "torch threads")
         put("doctor", {name: facts[name] for name in names})
-        rows = {f"d={d}, M={m}": block_rows_for(d=d, rank=m) for d, m in ((1024, 2000), (2048, 20000))}
+        rows = {f"d={d}, M={m}": part.block_rows(d=d, rank=m) for d, m in ((1024, 2000), (2048, 20000))}
         put("limits", {"memory_limit_gib": round(memory_limit_bytes() / GIB, 1), "block_rows": rows})
     _measure_products(part)
     for n in (500, 1000) if part.is_tiny else (5000, 20000):

@@ -20,7 +20,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from toptune.machine.memory import MemoryLimits
 from toptune.store import FeatureStore
+from toptune.train.rows.block_reading import block_rows_for
 
 GIB = 2**30
 CORES = len(os.sched_getaffinity(0))
@@ -67,6 +69,11 @@ class Part:
     def seconds_left(self) -> float:
         """Seconds until the part must have ended."""
         return self.deadline - time.perf_counter()
+
+    def block_rows(self, *, d: int, rank: int) -> int:
+        """Return the rows of a block that a fit on the device would take now."""
+        limits = MemoryLimits.on(torch.device(self.device), None)
+        return block_rows_for(d=d, rank=rank, limit_bytes=limits.bytes, on_cuda=self.is_cuda)
 
     def has_time(self, name: str, seconds: float) -> bool:
         """Tell whether so many seconds are left; if not, note it under `name`."""

@@ -26,15 +26,11 @@ N_IMAGENET = 1_281_167
 
 
 @contextmanager
-def large_blocks(block_bytes: int | None, cache_bytes: int | None = None) -> Iterator[None]:
-    """Let solvers take blocks of another size inside; the usual sizes suit the caches of a CPU."""
+def blocks_of(block_bytes: int | None) -> Iterator[None]:
+    """Let solvers take blocks of at most so many bytes on a GPU inside; None leaves the usual size."""
     with ExitStack() as stack:
         if block_bytes is not None:
-            stack.enter_context(patch("toptune.train.rows.block_reading.BLOCK_BYTES", block_bytes))
-            stack.enter_context(patch("toptune.train.passes.sums.BATCH_ROWS", 8192))
-            stack.enter_context(patch("toptune.train.passes.sums.BATCH_BYTES", 4 * GIB))
-        if cache_bytes is not None:
-            stack.enter_context(patch("toptune.train.solvers.solver_choice.KERNEL_CACHE_BYTES", cache_bytes))
+            stack.enter_context(patch("toptune.train.rows.block_reading.CUDA_BLOCK_BYTES", block_bytes))
         yield
 
 
@@ -66,24 +62,24 @@ def measure_solvers(part: Part) -> None:
         part.found.put("reading alone", _reading_alone(part, values))
     once: dict[str, Any] = {"cv": None, "sigma": 3.0 if part.is_tiny else 1.5, "penalty": 1e-6}
     direct, falkon = {"solver": "direct"}, {"solver": "falkon"}
-    # Label, number of centers M, options, bytes of a block, and bytes of kernel values that are kept.
-    fits: list[tuple[str, int, dict[str, Any], int | None, int | None]] = [
-        ("M=100 direct", 100, direct, None, None),
-        ("M=100 direct, large blocks", 100, direct, GIB // 8, None),
-        ("M=200 falkon, one fit", 200, falkon | once, None, None),
+    # Label, number of centers M, options, and bytes of a block.
+    fits: list[tuple[str, int, dict[str, Any], int | None]] = [
+        ("M=100 direct", 100, direct, None),
+        ("M=100 direct, small blocks", 100, direct, GIB // 1024),
+        ("M=200 falkon, one fit", 200, falkon | once, None),
     ]
     if not part.is_tiny:
         fits = [
-            ("M=2000 direct", 2000, direct, None, None),
-            ("M=2000 direct, large blocks", 2000, direct, GIB, None),
-            ("M=5000 direct, large blocks", 5000, direct, GIB, None),
-            ("M=20000 falkon, one fit, kernel kept", 20000, falkon | once, 2 * GIB, 60 * GIB),
-            ("M=5000 direct", 5000, direct, None, None),
-            ("M=10000 direct, one fit, large blocks", 10000, direct | once, 2 * GIB, None),
-            ("M=20000 direct, one fit, large blocks", 20000, direct | once, 2 * GIB, None),
+            ("M=2000 direct", 2000, direct, None),
+            ("M=2000 direct, small blocks", 2000, direct, GIB // 32),
+            ("M=5000 direct", 5000, direct, None),
+            ("M=20000 falkon, one fit", 20000, falkon | once, None),
+            ("M=5000 direct, small blocks", 5000, direct, GIB // 32),
+            ("M=10000 direct, one fit", 10000, direct | once, None),
+            ("M=20000 direct, one fit", 20000, direct | once, None),
         ]
-    for label, m, options, block_bytes, cache_bytes in fits:
-        with large_blocks(block_bytes, cache_bytes):
+    for label, m, options, block_bytes in fits:
+        with blocks_of(block_bytes):
             _time_fit(part, label, values, codes, n_centers=m, **options)
     m = 100 if part.is_tiny else 20_000
     with part.attempt("falkon passes", 20):
@@ -91,16 +87,8 @@ def measure_solvers(part: Part) -> None:
         part.found.put(f"falkon passes, M={m}", passes)
     if not part.is_tiny and part.has_time("ImageNet's size", 25):
         values, codes = make_rows(part, N_IMAGENET, 2048, 1000)
-        with large_blocks(2 * GIB):
-            _time_fit(
-                part,
-                "ImageNet's size, M=5000 direct, one fit",
-                values,
-                codes,
-                n_centers=5000,
-                **direct,
-                **once,
-            )
+        label = "ImageNet's size, M=5000 direct, one fit"
+        _time_fit(part, label, values, codes, n_centers=5000, **direct, **once)
 
 
 def _agreement(part: Part) -> dict[str, Any]:
@@ -166,7 +154,7 @@ def _time_fit(part: Part, label: str, values: Array, codes: Array, **options: An
             "peak_gib": part.peak_gib(),
             "projected_gib": round(report.peak_bytes / GIB, 2),
             "passes": report.n_passes,
-            "block_rows": block_rows_for(d=blocks.shape[1], rank=options["n_centers"]),
+            "block_rows": part.block_rows(d=blocks.shape[1], rank=options["n_centers"]),
             "phases": {name: round(value, 2) for name, value in report.seconds.items()},
             "iterations": None if iteration is None else iteration["n_iterations"],
         }
@@ -205,7 +193,7 @@ def _falkon_passes(part: Part, values: Array, codes: Array, m: int, classes: int
     factor = torch.eye(m, dtype=torch.float64, device=part.device)
     columns = torch.randn(m, classes, dtype=torch.float64, device=part.device)
     found = {}
-    for block in (block_rows_for(d=d, rank=m), 4096):
+    for block in (block_rows_for(d=d, rank=m), part.block_rows(d=d, rank=m)):
         kernel = KernelRows(rows, Gaussian(3.0), centers, block_rows=block, is_cached=False)
         system = CenteredRows.of(kernel, factor)
         part.synchronize()
@@ -249,7 +237,7 @@ def _counts_of_a_fit(n: int, block_rows: int, options: dict[str, Any]) -> tuple[
     X = (rng.normal(size=(n, 8)) + y[:, None]).astype(np.float32)
     with ExitStack() as stack:
         stack.enter_context(patch("toptune.train.solvers.kernel_fit.block_rows_for", lambda **_: block_rows))
-        stack.enter_context(patch("toptune.train.solvers.solver_choice.KERNEL_CACHE_BYTES", 0))
+        stack.enter_context(patch("toptune.train.solvers.solver_choice.CUDA_CACHE_SHARE", 0.0))
         stack.enter_context(patch("toptune.train.estimators.falkon.FLOAT64_WORK", 0.0))
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         counts = stack.enter_context(fake_cuda())

@@ -1,5 +1,6 @@
 """Every head computes on a CUDA device, here a pretended one, what it computes on the CPU."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from toptune.train.kernels.maps import NystromMaps
 from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.rows.block_reading import block_rows_for
 
 WIDE = 150  # columns, of 90 rows
 CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
@@ -81,6 +83,55 @@ def test_a_head_is_the_same_there(
     assert counts.live_bytes == 0, "what is left on the device when the head is gone"
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
     assert other == pytest.approx(temperature, rel=1e-9)
+
+
+@pytest.mark.parametrize(("limit_gib", "block_gib"), [(100, 1.0), (8, 0.25)])
+@pytest.mark.parametrize(("d", "rank"), [(256, 2000), (1024, 20_000)])
+def test_blocks_there_take_a_part_of_its_memory(limit_gib: int, block_gib: float, d: int, rank: int) -> None:
+    rows = block_rows_for(d=d, rank=rank, limit_bytes=limit_gib * 2**30, on_cuda=True)
+    assert 0.95 < rows * 8 * (d + 3 * rank + 1) / (block_gib * 2**30) <= 1
+    # Wide rows of few features fill main memory first.
+    wide = block_rows_for(d=d, rank=1, limit_bytes=limit_gib * 2**30, on_cuda=True)
+    assert 0.95 < 4 * wide * 3 * 8 * d / (block_gib * 2**30) <= 1
+
+
+class WatchedBlocks(ArrayBlocks):
+    """Blocks that note how many there were."""
+
+    n_read = 0
+
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        for block in super().iterate(block_rows):
+            self.n_read += 1
+            yield block
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("falkon", {"solver": "direct", "n_centers": 20}),
+        ("falkon", {"solver": "falkon", "n_centers": 20}),
+        ("ridge", {}),
+        ("lda", {}),
+    ],
+    ids=str,
+)
+def test_a_pass_there_has_larger_blocks(
+    name: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.train.rows.block_reading.BLOCK_BYTES", 1)  # blocks of 64 rows on the CPU
+    monkeypatch.setattr("toptune.train.solvers.solver_choice.KERNEL_CACHE_BYTES", 0)
+    monkeypatch.setattr("toptune.train.solvers.one_pass.SUMS_BYTES", 1)  # a pass a width
+    X, y = data(6, is_float32=False)
+
+    def blocks(device: str) -> int:
+        watched = WatchedBlocks(X)
+        make_head(name, device=device, seed=0, cv=3, params=params).fit(watched, y)
+        return watched.n_read
+
+    on_cpu = blocks("cpu")
+    with fake_cuda():
+        assert blocks("cuda") <= on_cpu / 2
 
 
 @pytest.mark.parametrize("name", ["falkon", "falkon-logistic"])

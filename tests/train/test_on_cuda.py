@@ -94,39 +94,58 @@ def test_a_limit_of_a_run_is_of_the_process_and_none_leaves_the_devices_own() ->
     assert RunLimits(device="cpu").left_for_head() is not None
 
 
+def sizes_there() -> Sizes:
+    limits = MemoryLimits.on(CUDA, None)
+    return Sizes(
+        n=1_000_000, d=2048, n_centers=4000, n_classes=100, n_widths=5, n_penalties=8, n_folds=5,
+        value_bytes=4, limit_bytes=limits.bytes, device=limits.device, host_limit_bytes=limits.host_bytes,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("free", "host", "solver", "refusal"),
     [
-        # Direct projects 6.1 GiB where it computes, and 1.5 GiB of main memory beside a device.
+        # Direct projects 6.2 GiB where it computes, and 1.8 GiB of main memory beside a device.
         (16, 256, "direct", None),
         (
             4,
             256,
             "falkon",
-            r"needs about 6\.09 GiB of memory, and 3\.40 GiB may be taken on cuda; take fewer",
+            r"needs about 6\.15 GiB of memory, and 3\.40 GiB may be taken on cuda; take fewer",
         ),
         (139, 4, "direct", None),
         (
             139,
-            1.2,
+            1.4,
             "falkon",
-            r"on cuda needs about 1\.53 GiB of memory, and 1\.20 GiB may be taken; take fewer",
+            r"on cuda needs about 1\.77 GiB of memory, and 1\.40 GiB may be taken; take fewer",
         ),
     ],
 )
 def test_solvers_are_chosen_by_the_memory_in_which_they_work(
-    free: int, host: float, solver: str, refusal: str | None, memory: Callable[..., None]
+    free: int,
+    host: float,
+    solver: str,
+    refusal: str | None,
+    memory: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # With kernel values kept, falkon would be the cheaper one wherever it fits.
+    monkeypatch.setattr("toptune.train.solvers.solver_choice.CUDA_CACHE_SHARE", 0)
     memory(free=free * GIB, host=int(host * GIB))
-    limits = MemoryLimits.on(CUDA, None)
-    sizes = Sizes(
-        n=1_000_000, d=2048, n_centers=4000, n_classes=100, n_widths=5, n_penalties=8, n_folds=5,
-        value_bytes=4, limit_bytes=limits.bytes, device=limits.device, host_limit_bytes=limits.host_bytes,
-    )  # fmt: skip
+    sizes = sizes_there()
     assert choose_solver("auto", sizes).solver == solver
     if refusal is not None:
         with pytest.raises(InputError, match=refusal):
             choose_solver("direct", sizes)
+
+
+@pytest.mark.parametrize(("free", "is_cached"), [(139, True), (16, False)])
+def test_kernel_values_are_kept_on_a_device_that_has_room(
+    free: int, is_cached: bool, memory: Callable[..., None]
+) -> None:
+    memory(free=free * GIB, host=256 * GIB)  # the values take 14.9 GiB
+    assert choose_solver("falkon", sizes_there()).is_cached == is_cached
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -112,7 +112,9 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
     def _fit(self, given: FitInputs) -> None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         shrinkages = _shrinkages(self.shrinkage)
-        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
+        block_rows = block_rows_for(
+            d=d, rank=min(n, d), limit_bytes=given.limit_bytes, on_cuda=given.device.type == "cuda"
+        )
         peak_bytes = one_pass_peak_bytes(
             n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
             block_rows=block_rows, n_penalties=len(shrinkages), n_finalists=len(shrinkages),

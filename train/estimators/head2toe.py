@@ -177,7 +177,9 @@ class Head2ToeClassifier(ScoredClassifier):
         rows, (n, d) = given.rows, given.rows.blocks.shape
         layers, penalties = self._layers(given), grid_of(self.penalty, "penalty")
         fractions = _grid(self.fraction, "fraction", FRACTIONS)
-        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
+        block_rows = block_rows_for(
+            d=d, rank=min(n, d), limit_bytes=given.limit_bytes, on_cuda=given.device.type == "cuda"
+        )
         plan = plan_head2toe(
             n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_shares=len(self._shares()),
             n_rules=most_rules(len(self._shares()), fractions, layers, self.selection),

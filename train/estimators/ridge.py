@@ -125,7 +125,9 @@ class StreamingRidgeClassifier(ScoredClassifier):
         rows, (n, d) = given.rows, given.rows.blocks.shape
         penalties, device = grid_of(self.penalty, "penalty"), given.device
         # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
-        block_rows = block_rows_for(d=d, rank=min(n, d), limit_bytes=given.limit_bytes)
+        block_rows = block_rows_for(
+            d=d, rank=min(n, d), limit_bytes=given.limit_bytes, on_cuda=given.device.type == "cuda"
+        )
         peak_bytes = self._plan(given, block_rows=block_rows)
         maps = linear_maps(rows.blocks, device=device)
         setup_seconds = given.seconds

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of
+from toptune.machine.memory import MemoryLimits
 from toptune.machine.precision import full_precision
 from toptune.train.estimators.arguments import Labels, RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
@@ -154,8 +155,13 @@ def kernel_scores(estimator: KernelHead, X: RowsLike) -> npt.NDArray[np.float64]
     dtype = fit.centers.rows.dtype
     kernel = kernel_of(estimator.kernel, estimator.sigma_)
     scores = np.empty((blocks.shape[0], len(estimator.classes_)))
+    on_cuda = device.type == "cuda"
+    given_bytes = estimator.memory_limit_bytes
     block_rows = block_rows_for(
-        d=blocks.shape[1], rank=len(fit.centers), limit_bytes=estimator.memory_limit_bytes
+        d=blocks.shape[1],
+        rank=len(fit.centers),
+        limit_bytes=MemoryLimits.on(device, given_bytes).bytes if on_cuda else given_bytes,
+        on_cuda=on_cuda,
     )
     with full_precision():
         for where, values in read_ahead(blocks, block_rows=block_rows, dtype=dtype, device=device):

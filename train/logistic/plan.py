@@ -10,7 +10,7 @@ from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
-from toptune.train.solvers.solver_choice import KERNEL_CACHE_BYTES, SELECTION_CENTERS, Sizes, host_peak
+from toptune.train.solvers.solver_choice import SELECTION_CENTERS, Sizes, host_peak
 
 # The preconditioner is made of this many rows, or of as many rows as there are centers where those are more.
 SAMPLE_ROWS = 4000
@@ -69,7 +69,7 @@ class _Stage:
         """Keep the kernel values if they are few enough and the peak stays within the limit."""
         bare_bytes = _path_peak(sizes, n_centers, n_fits=n_fits)
         cache_bytes = sizes.n * n_centers * sizes.value_bytes
-        is_cached = cache_bytes <= KERNEL_CACHE_BYTES and bare_bytes + cache_bytes <= sizes.limit_bytes
+        is_cached = cache_bytes <= sizes.cache_bytes and bare_bytes + cache_bytes <= sizes.limit_bytes
         return cls(peak_bytes=bare_bytes + is_cached * cache_bytes, is_cached=is_cached)
 
 

@@ -13,6 +13,8 @@ from toptune.store.features.blocks import Blocks
 
 # Bytes of the values of a block in float64, at most; `block_rows_for` says why not more.
 BLOCK_BYTES = 32 * 2**20
+# The same on a CUDA device, which a block must fill with work for longer than its launches take.
+CUDA_BLOCK_BYTES = 2**30
 
 _NAMED_ROWS = 10
 
@@ -99,17 +101,27 @@ def to_tensor(
     return torch.from_numpy(np.array(values, dtype=wanted, order="C")).to(device)
 
 
-def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None) -> int:
+def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None, on_cuda: bool = False) -> int:
     """Return the rows of a block whose values take about 32 MiB in float64, or less under a small limit.
 
-    Larger blocks save little: longer products gain about what fetching more memory for each block costs.
+    Larger blocks save little on a CPU: longer products gain about what fetching more memory for each block
+    costs. On CUDA the values take about 1 GiB, or less so that reading them takes at most a quarter of that
+    in main memory.
 
     Parameters
     ----------
     d, rank : int
         Columns of the rows, and of the features that the rows are mapped to.
     limit_bytes : int, optional
-        Memory limit, of which a block takes at most a sixteenth.
+        Memory limit where the values lie, of which a block takes at most a sixteenth, or of a device a
+        32nd.
+    on_cuda : bool
+        Whether the values lie on a CUDA device whose memory limit is given; without a limit, blocks are
+        as small as those of a CPU.
     """
+    if on_cuda and limit_bytes is not None:
+        budget = min(CUDA_BLOCK_BYTES, limit_bytes // 32)
+        # Rows that are read, converted, and copied to page-locked memory lie in main memory three times.
+        return max(64, budget // (8 * max(d + 3 * rank + 1, 4 * 3 * d)))
     budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
     return max(64, budget // (8 * (d + 3 * rank + 1)))

@@ -100,8 +100,10 @@ class FitProblem:
     def select(self, maps: NystromMaps) -> Solution:
         """Choose width and penalty on given maps and fit them, in one pass and a second one."""
         m, d = maps.centers.shape
-        block_rows = block_rows_for(d=d, rank=m, limit_bytes=self.choice.limit_bytes)
         device, sigmas = maps.centers.device, [kernel.sigma for kernel in maps.kernels]
+        block_rows = block_rows_for(
+            d=d, rank=m, limit_bytes=self.choice.limit_bytes, on_cuda=device.type == "cuda"
+        )
         if self.rule is None:
             return solve_once(
                 self.rows, maps, sigmas[0], penalty=self.first_penalty, block_rows=block_rows, device=device
@@ -159,7 +161,9 @@ def fit_iterative(problem: FitProblem) -> KernelFit:
         maps,
         index,
         [penalty],
-        block_rows=block_rows_for(d=centers.shape[1], rank=len(centers), limit_bytes=choice.limit_bytes),
+        block_rows=block_rows_for(
+            d=centers.shape[1], rank=len(centers), limit_bytes=choice.limit_bytes, on_cuda=centers.is_cuda
+        ),
         is_cached=choice.is_cached,
         center_weights=_center_weights(problem),
     )

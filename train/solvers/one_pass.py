@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 # The default grid of penalties is in units of the features' total variance, so that one grid serves every
 # kernel, width and scale of the input.
 RELATIVE_PENALTIES = tuple(10.0**exponent for exponent in range(-7, 1))
-# Where the sums of all widths take more memory than this, further passes take the sums of the other widths.
+# Where the sums of all widths take more main memory than this, further passes take the sums of the other
+# widths.
 SUMS_BYTES = 4 * 2**30
 # Up to this rank every fold tries every penalty. Above, where factorizations take most of the time, one fold
 # tells the others which penalties to try.
@@ -192,7 +193,7 @@ def _compare_by_sums(problem: _Problem) -> _Comparison:
     """Enter every (map, penalty) with its left-out squared error, from as few passes as memory allows."""
     found, phases = _Comparison(), dict[str, float]()
     # All sums are kept if they fit into memory; otherwise the sums of the chosen map are taken once more.
-    groups = _groups(problem.rows, problem.maps)
+    groups = _groups(problem.rows, problem.maps, problem.device)
     pass_seconds = path_seconds = 0.0
     bound = math.inf
     for group in groups:
@@ -347,13 +348,18 @@ def _on_basis(maps: Maps, index: int, sums: FoldSums, beta: Tensor) -> Tensor:
     return torch.cat([maps.on_basis(index, beta[:, :-1]), beta[:, -1:]], dim=1)
 
 
-def _groups(rows: TrainingRows, maps: Maps) -> list[list[int]]:
-    """Divide the maps into groups whose sums fit into `SUMS_BYTES` together."""
+def _groups(rows: TrainingRows, maps: Maps, device: torch.device) -> list[list[int]]:
+    """Divide the maps into groups whose sums fit into `SUMS_BYTES` together; on a GPU one group has all.
+
+    The plan of a fit has found room there for the sums of all maps, and reading the rows once more would take
+    longer than all the work on them. The sums of a cluster come together in main memory.
+    """
+    is_bounded = device.type != "cuda" or rows.cluster is not None
     groups: list[list[int]] = [[]]
     held = 0
     for index, rank in enumerate(maps.ranks):
         size = sums_bytes(n_folds=rows.n_places, rank=rank, n_targets=rows.n_classes)
-        if groups[-1] and held + size > SUMS_BYTES:
+        if is_bounded and groups[-1] and held + size > SUMS_BYTES:
             groups.append([])
             held = 0
         groups[-1].append(index)

@@ -20,8 +20,10 @@ SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 SELECTION_CENTERS = 2000
 # The estimate counts this many products of the iteration; Meanti et al. 2020 see 10 to 20.
 EXPECTED_ITERATIONS = 20
-# Kernel values are kept in memory if they take no more than this, and the fit stays below the limit.
+# Kernel values are kept in main memory if they take no more than this, and the fit stays below the limit.
 KERNEL_CACHE_BYTES = 2 * 2**30
+# On a CUDA device they are kept if they take no more than this share of what the fit may take there.
+CUDA_CACHE_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,11 @@ class Sizes:
     limit_bytes: int
     device: str = ""
     host_limit_bytes: int = 0
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that kernel values may take if they are kept."""
+        return int(CUDA_CACHE_SHARE * self.limit_bytes) if self.device else KERNEL_CACHE_BYTES
 
     @property
     def limits(self) -> MemoryLimits:
@@ -147,7 +154,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
     bare_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=0))
     cached_bytes = sizes.n * sizes.n_centers * sizes.value_bytes
     cached_peak = max(selection_peak, _iterative_peak(sizes, cached_bytes=cached_bytes))
-    is_cached = cached_bytes <= KERNEL_CACHE_BYTES and cached_peak <= sizes.limit_bytes
+    is_cached = cached_bytes <= sizes.cache_bytes and cached_peak <= sizes.limit_bytes
     # In main memory, where the fit computes on a device.
     host_peaks = {
         "direct": host_peak(sizes, sizes.n_centers, n_maps=sizes.n_widths, keeps_sums=True),
@@ -257,6 +264,10 @@ def _iterative_work(sizes: Sizes, *, is_cached: bool) -> float:
     return 0.7 * m**3 + kernels + products
 
 
+def _block_rows(sizes: Sizes, rank: int) -> int:
+    return block_rows_for(d=sizes.d, rank=rank, limit_bytes=sizes.limit_bytes, on_cuda=bool(sizes.device))
+
+
 def _direct_peak(sizes: Sizes, rank: int) -> int:
     return one_pass_peak_bytes(
         n=sizes.n,
@@ -265,7 +276,7 @@ def _direct_peak(sizes: Sizes, rank: int) -> int:
         n_maps=sizes.n_widths,
         n_classes=sizes.n_classes,
         n_folds=sizes.n_folds,
-        block_rows=block_rows_for(d=sizes.d, rank=rank, limit_bytes=sizes.limit_bytes),
+        block_rows=_block_rows(sizes, rank),
         n_penalties=sizes.n_penalties,
         n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
@@ -282,7 +293,7 @@ def host_peak(sizes: Sizes, rank: int, *, n_maps: int, keeps_sums: bool) -> int:
         n_classes=sizes.n_classes,
         n_folds=sizes.n_folds,
         n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
-        block_rows=block_rows_for(d=sizes.d, rank=rank, limit_bytes=sizes.limit_bytes),
+        block_rows=_block_rows(sizes, rank),
         keeps_sums=keeps_sums,
     )
 
@@ -294,6 +305,6 @@ def _iterative_peak(sizes: Sizes, *, cached_bytes: int) -> int:
         rank=sizes.n_centers,
         n_columns=sizes.n_classes,
         n_classes=sizes.n_classes,
-        block_rows=block_rows_for(d=sizes.d, rank=sizes.n_centers, limit_bytes=sizes.limit_bytes),
+        block_rows=_block_rows(sizes, sizes.n_centers),
         cached_bytes=cached_bytes,
     )
