@@ -24,7 +24,7 @@ from toptune.extract.deviation import (
     refuse_deviations,
 )
 from toptune.extract.drawn_images import draw_images
-from toptune.extract.images.decode import ROUTES
+from toptune.extract.images.decode import AUTO, EARLIER, ROUTES
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import open_reader
 from toptune.extract.pipeline.transfers import FLOAT16_LARGEST, in_memory
@@ -80,7 +80,8 @@ def load_for(request: ExtractRequest) -> Backbone:
     """Load a request's backbone, in the arithmetic of the data set's stored features if there are any."""
     check_decode_device(request.options.backbone.decode, resolve_device(request.options.device).type)
     backbone = _load(request)
-    if backbone.options.decode != request.options.backbone.decode:
+    route = request.options.backbone.decode
+    if route == "fast" and backbone.options.decode != route:
         logger.info("decode fast is exact for %s, because torch does not have its resizing", backbone.name)
     if request.existing is None:
         return backbone
@@ -89,8 +90,8 @@ def load_for(request: ExtractRequest) -> Backbone:
     recipes = {cache.digest for part in parts for cache in request.existing.caches(dataset=part)}
     is_free = request.options.backbone.precision == "auto"
     precisions = ("fp32", "bf16") if is_free else (backbone.recipe.precision,)
-    own, route = backbone.recipe.forward, request.options.backbone.decode
-    routes = [name for name in (route, f"{route}-1") if name in ROUTES]
+    own = backbone.recipe.forward
+    routes = (backbone.options.decode, *EARLIER.get(route, ()))
     forwards = (own, own.replace(FOLDED, "").strip("+"))
     for decode, precision, forward in product(routes, precisions, forwards):
         other = dataclasses.replace(
@@ -167,8 +168,9 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
         look = _look(request, _load(request, precision="fp32", decode=backbone.options.decode))
     arithmetic, route = look.backbone.recipe.arithmetic, look.backbone.options.decode
     # The choice of `auto` is the model's, and not that of a data set: a run could not score the features of
-    # another data set of the same model. A data set that bf16 serves worse is told and recorded.
-    is_chosen = is_auto and look.backbone.recipe.precision != "fp32" and route.startswith("exact")
+    # another data set of the same model. A data set that is served worse is told and recorded.
+    is_chosen = is_plain(arithmetic) or (is_auto and look.backbone.recipe.precision != "fp32")
+    is_chosen = is_chosen and (request.options.backbone.decode == AUTO or route.startswith("exact"))
     if not is_chosen or not all(np.isfinite(each.relative_error) for each in look.deviations.values()):
         refuse_deviations(look.deviations, arithmetic, route)
     if large := find_large(look.deviations, arithmetic, route):

@@ -60,7 +60,7 @@ def make_run(
         "store": "features",
         "options": own | {"seed": seed, "test_fraction": 0.2} | options,
         "classes": dict.fromkeys(classes, 20),
-        "backbone": {"name": model, "fold": True, "compiled": False, "decode": "exact", "precision": "bf16"},
+        "backbone": {"name": model, "fold": True, "compiled": False, "decode": "fast", "precision": "bf16"},
         "recipe": {"architecture": "resnet10t"},
         "split": {"rule": "0.2 of each class"},
         "warnings": [],

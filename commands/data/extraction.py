@@ -101,12 +101,12 @@ from toptune.machine.devices import AUTO
 )
 @click.option(
     "--decode",
-    type=Choice(["exact", "fast", "gpu", "draft", "exact-1", "draft-1"]),
-    default="exact",
+    type=Choice(["auto", "fast", "exact", "gpu", "draft", "exact-1", "draft-1"]),
+    default="auto",
     show_default=True,
-    help="How images are decoded: fast resizes by torch; gpu decodes JPEGs and resizes on a CUDA device; "
-    "draft decodes large JPEGs at a fraction of their size; exact-1 and draft-1 are those of features from "
-    "before 2026-12.",
+    help="How images are decoded: fast resizes by torch, exact by Pillow, and auto is fast unless the "
+    "features were begun otherwise; gpu decodes JPEGs and resizes on a CUDA device; draft decodes large "
+    "JPEGs at a fraction of their size; exact-1 and draft-1 are those of features from before 2026-12.",
 )
 @click.option(
     "--shard",

@@ -23,7 +23,7 @@ from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.weights import weights_digest
-from toptune.extract.images.decode import ROUTES, decoding
+from toptune.extract.images.decode import AUTO, NEW_FEATURES, ROUTES, decoding
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.machine.precision import fixed_algorithms, full_precision
@@ -231,8 +231,8 @@ def load_backbone(
         refused before the network is built; the recipes are left for the caller to compare.
     **arguments
         The options of `BackboneSpec`: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`,
-        `interpolation`, `model_kwargs`, `fold`, `compiled`, `decode`. Here `precision` is ``fp32`` and `fold`
-        is False by default, so that the model computes as timm's own does.
+        `interpolation`, `model_kwargs`, `fold`, `compiled`, `decode`. Here `precision` is ``fp32``, `fold` is
+        False and `decode` is ``exact`` by default, so that the model computes as timm's own does.
 
     Returns
     -------
@@ -257,7 +257,8 @@ def load_backbone(
     ['last.none']
     """
     parsed = parse_model_name(name if pretrained or name.startswith("random:") else f"random:{name}")
-    asked = options_of(BackboneSpec, {"precision": "fp32", "fold": False, **arguments}, call="load_backbone")
+    plain = {"precision": "fp32", "fold": False, "decode": "exact"}
+    asked = options_of(BackboneSpec, plain | arguments, call="load_backbone")
     where = resolve_device(device)
     kwargs = dict(asked.model_kwargs or {})
     spec = dataclasses.replace(
@@ -278,7 +279,7 @@ def load_backbone(
     if spec.fold:
         model, folded = fold_batch_norms(model, (config["input_size"][1], config["input_size"][2]))
     # Torch does not have the resizing of every model: the route is then the exact one.
-    transform = EvalTransform(config, route=spec.decode)
+    transform = EvalTransform(config, route=NEW_FEATURES if spec.decode == AUTO else spec.decode)
     spec = dataclasses.replace(spec, decode=transform.route)
     recipe = Recipe(
         architecture=str(model.pretrained_cfg["architecture"]),

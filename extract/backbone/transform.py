@@ -78,6 +78,13 @@ class EvalTransform:
         return int(self.config["input_size"][1]), int(self.config["input_size"][2])
 
     @property
+    def resized_to(self) -> int | list[int] | None:
+        """What timm's step ``Resize`` is given: the shorter edge, or height and width; None without one."""
+        steps = create_transform(**self.config, is_training=False).transforms
+        wanted = steps[0].size if isinstance(steps[0], transforms.Resize) else None
+        return wanted if wanted is None or isinstance(wanted, int) else list(wanted)
+
+    @property
     def geometry(self) -> dict[str, Any]:
         """Options that decide the result of `pixels`; models of equal geometry see the same pixels."""
         # Borders are filled with the mean.

@@ -41,6 +41,10 @@ ROUTES = {
     "exact-1": "pillow-rgb-upright-1",
     "draft-1": "pillow-rgb-upright-draft-1",
 }
+# The route of new features unless the user names one.
+AUTO, NEW_FEATURES = "auto", "fast"
+# Routes that features may have been begun by, with which they go on.
+EARLIER = {AUTO: ("exact", "exact-1"), "exact": ("exact-1",), "draft": ("draft-1",)}
 ROUTE_NAMES = {recipe: name for name, recipe in ROUTES.items()}
 # Pillow refuses more than this by itself, so a higher limit has no effect.
 MAX_PIXELS = 178_956_970

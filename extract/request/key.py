@@ -13,7 +13,7 @@ from pathlib import Path
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
 from toptune.extract.backbone.spec import BackboneSpec
-from toptune.extract.images.decode import DECODE
+from toptune.extract.images.decode import NEW_FEATURES, ROUTES
 from toptune.store.files.json_values import canonical_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json")
@@ -68,7 +68,8 @@ def request_key(
         # Features do not depend on the device by their recipe; only the meaning of `auto` does.
         "device": device if spec.precision == "auto" else None,
         "options": options | {"max_pixels": max_pixels},
-        "decode": DECODE,
+        # What the options call a route, and `auto` most of all, may come to mean another one.
+        "decode": [NEW_FEATURES, ROUTES],
         "timm": version("timm"),
         "toptune": version("toptune"),
     }

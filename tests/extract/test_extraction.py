@@ -40,7 +40,7 @@ def test_stored_rows_are_the_features_of_the_images(
     seen: list[tuple[int, int, int]] = []
     summary = extract(
         folder, model=name, store=tmp_path / "s", layers="all", pooling="mean,max", batch_size=4,
-        precision="fp32", progress=lambda *numbers: seen.append(numbers),
+        precision="fp32", decode="exact", progress=lambda *numbers: seen.append(numbers),
     )  # fmt: skip
     assert (summary.rows, summary.failed, summary.nothing_to_do) == (11, {}, False)
     assert seen[-1] == (11, 11, 0)

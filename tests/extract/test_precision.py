@@ -30,8 +30,8 @@ Stored = Callable[..., FeatureCache]
 def test_the_deviation_of_bf16_is_measured_and_kept_beside_each_array(
     make_folder: Make, stored: Stored
 ) -> None:
-    cache = stored(make_folder(12), precision="bf16", layers="all", dtype="float32")
-    exact = stored(make_folder(12), precision="fp32", layers="all", dtype="float32")
+    options = {"layers": "all", "dtype": "float32", "decode": "exact"}
+    cache, exact = (stored(make_folder(12), precision=each, **options) for each in ("bf16", "fp32"))
     for spec in cache.arrays():
         measured = cache.measured(spec.name)
         a, b = (each.blocks([spec.name]).take(range(12)) for each in (cache, exact))
@@ -62,7 +62,10 @@ def test_auto_is_one_precision_a_model_whatever_the_data_set_and_the_layers(
     # What bf16 does to the images of one data set is told and recorded, and decides nothing.
     for large in ("MAX_RELATIVE_ERROR", "LARGE_RELATIVE_ERROR"):
         monkeypatch.setattr(f"toptune.extract.deviation.{large}", 1e-9)
-    caches = [stored(make_folder(5), layers="all"), stored(make_folder(4, "others", first=9), layers="last")]
+    caches = [
+        stored(make_folder(5), layers="all", decode="exact"),
+        stored(make_folder(4, "others", first=9), layers="last", decode="exact"),
+    ]
     assert len({cache.digest for cache in caches}) == 1
     assert [cache.recipe.precision for cache in caches] == [precision] * 2
     assert ("precision auto takes fp32" in caplog.text) == (precision == "fp32")
@@ -144,7 +147,7 @@ def test_a_measured_batch_size_is_one_of_the_candidates_and_is_kept(
 
 
 def test_a_compiled_pass_computes_the_same(make_folder: Make, stored: Stored) -> None:
-    options = {"layers": "all", "dtype": "float32", "precision": "fp32", "fold": False}
+    options = {"layers": "all", "dtype": "float32", "precision": "fp32", "fold": False, "decode": "exact"}
     exact = stored(make_folder(6), **options)
     cache = stored(make_folder(6), **options, compiled=True)
     assert cache.recipe == dataclasses.replace(exact.recipe, forward="compiled")

@@ -111,8 +111,8 @@ def test_only_what_is_new_is_extracted(
         run(folder)
     forwarded.clear()
     summary = run(folder, update=True)
-    # Eight new images in batches of four; the first pass is the sample that decides the type.
-    assert forwarded == [8, 4, 4]
+    # Eight new images in batches of four; the first passes are the sample, resized by torch and by Pillow.
+    assert forwarded == [8, 8, 4, 4]
     assert (summary.version, summary.rows, summary.units_done) == (2, 18, 1)
     assert summary.difference is not None
     assert str(summary.difference) == "7 added, 1 removed, 0 relabeled, 1 changed, 1 moved"
@@ -185,7 +185,7 @@ def test_a_changed_image_of_equal_size(
         run(folder)
     forwarded.clear()
     summary = run(folder, update=True)
-    assert (summary.version, summary.changed, forwarded) == (2, ("cat/002.png",), [1, 1])
+    assert (summary.version, summary.changed, forwarded) == (2, ("cat/002.png",), [1, 1, 1])
     assert not np.allclose(values(opened(tmp_path, model_folder))[1], old, rtol=1e-2)
     assert np.array_equal(values(opened(tmp_path, model_folder, version=1))[1], old)
     same_as_afresh(run, folder, tmp_path, model_folder)
@@ -241,7 +241,9 @@ def test_another_model_over_a_grown_data_set(
     forwarded.clear()
     other = run(folder, img_size=48)
     assert (other.rows, other.failed, other.units_done) == (67, {}, 3)
-    assert sum(forwarded) == 130 - 64 + 3 + 16 + 3  # with the samples; the two gone ones among their mates
+    assert sum(forwarded) == 130 - 64 + 3 + 2 * (
+        16 + 3
+    )  # with the samples; the two gone ones among their mates
     store = FeatureStore.open(tmp_path / "store")
     view = store.features(other.model, "pets")
     assert isinstance(view, FeatureView)

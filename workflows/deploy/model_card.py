@@ -51,6 +51,8 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
             "interpolation": transform["interpolation"],
             "crop_pct": transform["crop_pct"],
             "crop_mode": transform["crop_mode"],
+            "resize": backbone.transform.resized_to,
+            "resized_by": "torch" if backbone.transform.route in ("fast", "gpu") else "Pillow",
         },
         "outputs": {
             name: f"float32 (N, {len(classifier.classes)})"

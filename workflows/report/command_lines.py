@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping
 
+from toptune.extract.images.decode import NEW_FEATURES
 from toptune.options import flat_options
 from toptune.store.files.json_values import json_text
 from toptune.train.runs.options import TrainOptions
@@ -52,7 +53,7 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
     layers = run.options.get("layers") or "last"
     words = ["toptune", "extract", data or "DATA", "--model", str(backbone["name"])]
     words += ["--store", run.record.store or "STORE", "--dataset", run.dataset]
-    words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": "exact"})]
+    words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": NEW_FEATURES})]
     words += ["--no-fold"] if backbone.get("fold") is False else []
     words += ["--compile"] if backbone.get("compiled") else []
     return shlex.join(words)

@@ -204,5 +204,5 @@ def test_features_of_the_routes_are_told_apart(model_folder: Path) -> None:
     data = encode(photograph((900, 600)), "JPEG", quality=90)
     assert exact.decode(data).size == (900, 600)
     assert min(draft.decode(data).size) < 600
-    with pytest.raises(InputError, match="decode 'quick' is unknown; choose one of exact, fast, draft"):
+    with pytest.raises(InputError, match="decode 'quick' is unknown; choose one of auto, exact, fast, draft"):
         load_backbone(f"local-dir:{model_folder}", decode="quick")

@@ -19,7 +19,7 @@ LAST = "last.none"
 
 @pytest.fixture
 def backbone(model_folder: Path) -> Backbone:
-    return load_backbone(f"local-dir:{model_folder}", precision="fp32", fold=True)
+    return load_backbone(f"local-dir:{model_folder}", precision="fp32", fold=True, decode="fast")
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -139,13 +139,16 @@ def test_narrow_images_are_told_once(
     assert "of the range" not in caplog.text
 
 
-@pytest.mark.parametrize("route", ["exact", "draft"])
-def test_features_that_an_older_route_began_go_on_with_it(
-    route: str, make_folder: Make, stored: Stored, model_folder: Path
+@pytest.mark.parametrize(
+    ("began", "route"),
+    [("exact-1", "exact"), ("draft-1", "draft"), ("exact-1", "auto"), ("exact", "auto"), ("fast", "auto")],
+)
+def test_features_that_another_route_began_go_on_with_it(
+    began: str, route: str, make_folder: Make, stored: Stored, model_folder: Path
 ) -> None:
     data = make_folder(4)
-    old = stored(data, decode=f"{route}-1")
-    assert old.recipe.decode == ROUTES[f"{route}-1"]
+    old = stored(data, decode=began)
+    assert old.recipe.decode == ROUTES[began]
     (data / "cat" / "wide.png").write_bytes(png16(np.full((40, 40), 40000)))
     root = data.parent / "store"
     extract(data, model=f"local-dir:{model_folder}", store=root, decode=route, update=True, workers=2)
@@ -153,7 +156,10 @@ def test_features_that_an_older_route_began_go_on_with_it(
 
 
 def test_new_features_are_of_the_new_route(make_folder: Make, stored: Stored, model_folder: Path) -> None:
-    assert stored(make_folder(2)).recipe.decode == DECODE
+    data = make_folder(2)
+    assert stored(data).recipe.decode == ROUTES["fast"]
+    assert stored(data, decode="exact").recipe.decode == DECODE
+    assert load_backbone(f"local-dir:{model_folder}").recipe.decode == DECODE
     spec = load_backbone(f"local-dir:{model_folder}", decode="draft-1").spec
     assert load_backbone(**spec).recipe.decode == ROUTES["draft-1"]
 
