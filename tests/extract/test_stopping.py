@@ -185,7 +185,8 @@ def test_a_signal_ends_the_command_with_3_and_one_line(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
-    asked, said = err.splitlines()
+    device, asked, said = err.splitlines()
+    assert device.startswith("device auto takes ")
     assert asked.startswith(f"{number.name}: ")
     assert said == "error: stopped with 2 of 3 units stored; the same command resumes"
     finish(undisturbed, tmp_path / "pets", tmp_path / "s")

@@ -42,7 +42,7 @@ def test_errors_are_public_picklable_and_also_builtin(error: type[errors.Toptune
     assert str(again) == "what, value, limit, next step"
     assert type(again) is error
     if error not in (errors.ToptuneError, errors.InterruptedRunError):
-        assert issubclass(error, ValueError | OSError | ArithmeticError)
+        assert issubclass(error, ValueError | OSError | ArithmeticError | MemoryError)
     assert error.exit_code in (1, 2, 3)
 
 
