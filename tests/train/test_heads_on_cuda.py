@@ -11,7 +11,7 @@ from fake_cuda import Counts, fake_cuda
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train import make_head
 from toptune.train.kernels.kernels import Gaussian
-from toptune.train.kernels.maps import NystromMaps
+from toptune.train.kernels.maps import IdentityMap, NystromMaps
 from toptune.train.passes.kernel_rows import CenteredRows, KernelRows
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.training_rows import TrainingRows
@@ -149,6 +149,20 @@ def test_the_centers_stay_there_from_batch_to_batch(name: str, cuda: Counts) -> 
     assert [copies(), copies()] == [3, 0]
     expected = make_head(name, seed=0, cv=3, params=params).fit(-X, y).decision_function(X[:5])
     np.testing.assert_allclose(head.fit(-X, y).decision_function(X[:5]), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [3, 100])
+def test_sums_by_class_are_the_same_there_and_need_no_long_product(n_classes: int, cuda: Counts) -> None:
+    rng = np.random.default_rng(0)
+    rows = TrainingRows(
+        blocks=ArrayBlocks(rng.normal(size=(300, 4))), codes=rng.integers(0, n_classes, 300),
+        weights=rng.uniform(0.5, 2, 300), folds=np.arange(300) % 3, n_classes=n_classes, n_folds=3,
+    )  # fmt: skip
+    (expected,) = accumulate(rows, IdentityMap(4), [0], block_rows=70, device=torch.device("cpu"))
+    cuda.clear()
+    (found,) = accumulate(rows, IdentityMap(4), [0], block_rows=70, device=torch.device("cuda"))
+    assert (cuda.operations["one_hot"] == 0) == (n_classes == 100)
+    np.testing.assert_allclose(found.cross.cpu(), expected.cross, rtol=1e-12, atol=1e-12)
 
 
 def training_rows(n: int) -> TrainingRows:

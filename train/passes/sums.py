@@ -26,6 +26,10 @@ from toptune.train.rows.block_reading import sent_ahead
 # figure bounds the memory of waiting rows.
 BATCH_ROWS = 1024
 BATCH_BYTES = 128 * 2**20
+# On CUDA, rows of so many classes are sorted by class before they are added up. Their product with one-hot
+# targets would take as long as the Gram matrix where there are half as many classes as features; of few
+# classes it is short, and sorted rows would be added by too few threads.
+SORTED_CLASSES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,12 +313,18 @@ class SumsBuilder:
 
 def _add_by_class(sums: Tensor, codes: npt.NDArray[np.int64], rows: Tensor) -> None:
     """Add rows (b, r) to the sums (n_classes, r) of their classes (b,): the product with one-hot targets."""
-    classes = sent_ahead(torch.from_numpy(codes), sums.device)
-    if sums.is_cuda:
-        # On CUDA, adding by index happens in no fixed order, and sums would differ from run to run.
-        sums.addmm_(torch.nn.functional.one_hot(classes, len(sums)).to(rows.dtype).T, rows)
-    else:
+    classes = torch.from_numpy(codes)
+    if not sums.is_cuda:
         sums.index_add_(0, classes, rows)
+    # On CUDA, adding by index happens in no fixed order, and sums would differ from run to run.
+    elif len(sums) < SORTED_CLASSES:
+        marks = torch.nn.functional.one_hot(sent_ahead(classes, sums.device), len(sums))
+        sums.addmm_(marks.to(rows.dtype).T, rows)
+    else:
+        order = sent_ahead(torch.from_numpy(np.argsort(codes, kind="stable")), sums.device)
+        lengths = sent_ahead(torch.from_numpy(np.bincount(codes, minlength=len(sums))), sums.device)
+        # The lengths are right; torch's check of them would wait for the device.
+        sums += torch.segment_reduce(rows[order], "sum", lengths=lengths, unsafe=True)
 
 
 def batch_rows(*, n_folds: int, rank: int, n_rows: int) -> int:
