@@ -29,17 +29,45 @@ NO_BF16 = "toptune computes in fp32 alone on MPS"
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
-def check_device_name(device: str) -> None:
+def check_device_name(device: object, *, is_for_head: bool = False) -> None:
     """Refuse what is no name of a device, without torch; whether there is such a device is not looked up.
+
+    Parameters
+    ----------
+    device : object
+        What was given as the name.
+    is_for_head : bool
+        Whether the device is to fit a head, so that the message does not offer MPS.
 
     Raises
     ------
     InputError
-        If the name is unknown.
+        If the name is unknown or no text.
     """
-    if device not in DEVICES and not _CUDA.match(device):
+    names = [name for name in DEVICES if not (is_for_head and name == "mps")]
+    if not isinstance(device, str):
         raise InputError(
-            f"device {device!r} is unknown; {choices(device, DEVICES)} or cuda:N", option="device"
+            f"device is {device!r}, which is no name; {choices('', names)} or cuda:N", option="device"
+        )
+    if device not in DEVICES and not _CUDA.match(device):
+        raise InputError(f"device {device!r} is unknown; {choices(device, names)} or cuda:N", option="device")
+
+
+def check_device_names(devices: object) -> None:
+    """Refuse what is neither the name of a device nor several with commas between them, without torch.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or no text, or ``auto`` is one of several.
+    """
+    names = [name.strip() for name in devices.split(",")] if isinstance(devices, str) else [devices]
+    for name in names:
+        check_device_name(name)
+    if len(names) > 1 and AUTO in names:
+        raise InputError(
+            f"device {devices!r}: auto stands for all devices that are taken; name each of several",
+            option="device",
         )
 
 
@@ -69,7 +97,7 @@ def resolve_device(device: str, *, not_on_mps: str | None = None) -> "torch.devi
     Traceback (most recent call last):
     toptune.errors.InputError: device 'tpu' is unknown; did you mean 'cpu'? Choose one of auto, cpu, cuda, ...
     """
-    check_device_name(device)
+    check_device_name(device, is_for_head=not_on_mps == NO_FLOAT64)
     import torch
 
     if device == AUTO:

@@ -43,7 +43,7 @@ class RunLimits:
         if self.memory_limit is not None:
             bytes_of(self.memory_limit)
         if self.device is not None:
-            check_device_name(str(self.device))
+            check_device_name(str(self.device), is_for_head=True)
 
     @cached_property
     def memory_limit_bytes(self) -> int | None:

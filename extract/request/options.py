@@ -12,7 +12,7 @@ from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check
 from toptune.extract.images.decode import MAX_PIXELS
 from toptune.machine.cores import reading_threads
 from toptune.machine.dask_cluster import check_address
-from toptune.machine.devices import AUTO, check_device_name
+from toptune.machine.devices import AUTO, check_device_names
 from toptune.machine.watch import Clocks, Stop
 from toptune.options import MOST_COUNT, check_choice, check_count
 from toptune.store.arrays.spec import FORMATS
@@ -168,12 +168,12 @@ class ExtractOptions:
             if number not in (None, AUTO):
                 check_count(number, option=name, most=most)
         check_choice(self.dtype, DTYPES, option="dtype")
-        for device in self.device.split(","):
-            check_device_name(device.strip())
-        if "," in self.device and AUTO in self.device:
+        check_device_names(self.device)
+        if self.profile is not None and not isinstance(self.profile, PipelineProfile):
             raise InputError(
-                f"device {self.device!r}: auto stands for all devices that are taken; name each of several",
-                option="device",
+                f"profile is {self.profile!r}; give profile=extraction_profile(), which "
+                "toptune.extract has, or leave it out",
+                option="profile",
             )
         if self.format is not None:
             check_choice(self.format, FORMATS, option="format")

@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from toptune.extract.request.options import ExtractOptions
 from toptune.machine import devices
 from toptune.machine.devices import (
     check_device_name,
@@ -18,6 +20,12 @@ from toptune.machine.devices import (
 from toptune.machine.limits import RunLimits
 from toptune.store import InputError
 from toptune.train import StreamingRidgeClassifier
+from toptune.train.layers.options import SearchOptions
+from toptune.train.reports.options import CompareOptions, LayerReportOptions
+from toptune.train.runs.update import UpdateOptions
+from toptune.workflows.advice.options import AdviceOptions
+from toptune.workflows.finetuning.options import FineTuneOptions
+from toptune.workflows.predict.evaluation import EvaluateOptions
 
 
 def test_no_device_is_the_cpu() -> None:
@@ -42,8 +50,26 @@ def test_both_stages_refuse_a_device_with_the_number_of_those_that_are_there(
     ):
         resolve("cuda")
     for name in ("tpu", "xpu", "meta", "cuda:x", "mps:0", ""):
-        with pytest.raises(InputError, match=rf"'{name}' is unknown; .*hoose .* cpu, cuda, mps or cuda:N"):
+        offered = "cpu, cuda or cuda:N" if resolve is device_of else "cpu, cuda, mps or cuda:N"
+        with pytest.raises(InputError, match=rf"'{name}' is unknown; .*hoose .* {offered}"):
             resolve(name)
+
+
+@pytest.mark.parametrize(
+    "kind", [RunLimits, SearchOptions, LayerReportOptions, CompareOptions, UpdateOptions]
+)
+def test_heads_are_offered_no_device_that_they_refuse(kind: Callable[..., object]) -> None:
+    with pytest.raises(InputError, match="'nonsense' is unknown; choose one of auto, cpu, cuda or cuda:N"):
+        kind(device="nonsense")
+
+
+@pytest.mark.parametrize("kind", [ExtractOptions, FineTuneOptions, EvaluateOptions, AdviceOptions])
+@pytest.mark.parametrize("device", [None, 3, True, ["cpu"]])
+def test_what_is_no_text_is_no_device(kind: Callable[..., object], device: object) -> None:
+    expected = rf"device is {re.escape(repr(device))}, which is no name; choose one of auto, cpu, cuda, mps"
+    for check in (kind, resolve_device):
+        with pytest.raises(InputError, match=expected):
+            check(device=device)
 
 
 @pytest.fixture

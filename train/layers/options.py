@@ -79,7 +79,7 @@ class SearchOptions:
                 "layers are chosen by cross-validation, but cv is None; give a number of folds (--cv)"
             )
         if self.device is not None:
-            check_device_name(self.device)
+            check_device_name(self.device, is_for_head=True)
         mixing = [step.name for step in parse_preprocessing(self.preprocess) if step.name in _MIXING]
         if mixing:
             raise InputError(

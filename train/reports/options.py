@@ -207,7 +207,7 @@ class CompareOptions:
     def __post_init__(self) -> None:
         check_count(self.seeds, option="seeds", most=MOST_SEEDS)
         if self.device is not None:
-            check_device_name(self.device)
+            check_device_name(self.device, is_for_head=True)
         if self.leak and self.group_by is None:
             raise InputError(
                 "leak compares splits with and without group_by, and none is given; give --group-by"

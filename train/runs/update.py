@@ -69,7 +69,7 @@ class UpdateOptions:
 
     def __post_init__(self) -> None:
         if self.device is not None:
-            check_device_name(self.device)
+            check_device_name(self.device, is_for_head=True)
 
 
 def update_run(
