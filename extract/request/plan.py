@@ -252,7 +252,7 @@ class ExtractSummary:
         lines = [
             f"{counted(self.rows, 'image')}, {self.units_done} of "
             f"{counted(self.units_total, 'unit')} computed"
-            + (f", {self.units_already} were there" if self.units_already else "")
+            + (f", {self.units_already} there before" if self.units_already else "")
             + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
             f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",

@@ -52,6 +52,7 @@ def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype:
             "crop_pct": transform["crop_pct"],
             "crop_mode": transform["crop_mode"],
             "resize": backbone.transform.resized_to,
+            "decode": backbone.transform.route,
             "resized_by": "torch" if backbone.transform.route in ("fast", "gpu") else "Pillow",
         },
         "outputs": {

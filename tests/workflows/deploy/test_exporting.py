@@ -363,3 +363,33 @@ def test_the_command_reports_in_json(
     assert report["n_bytes"] == out.stat().st_size
     assert report["check"]["data"] == "digits"
     assert run_cli("export", folder / "run", "--out", out)[0] == 2
+
+
+def test_the_difference_from_predict_is_that_of_images_as_the_card_reads_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Drafts of large JPEGs differ from whole ones, and the card's program knows no drafts."""
+    large = tmp_path / "large"
+    for number, file in enumerate(sorted((folder / "photos").rglob("*.png"))[::3]):
+        (large / file.parent.name).mkdir(parents=True, exist_ok=True)
+        image = Image.open(file).resize((600, 600))
+        image.save(large / file.parent.name / f"{number}.jpg", quality=60)
+    extract(large, model=MODEL, store=tmp_path / "store", decode="draft", precision="fp32")
+    train(tmp_path / "store", dataset="large", model=MODEL, head="ridge", out=tmp_path / "run", cv=3)
+    report = export(tmp_path / "run", tmp_path / "run.pt2", check=large)
+    (said,) = report.warnings
+    assert said.startswith("the run decodes large JPEGs at a fraction of their size")
+    card = Path(report.card).read_text()
+    assert "decode route of its images: draft" in card
+    prepare, _ = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(prepare, names)
+    files = sorted(large.rglob("*.jpg"))
+    pixels = torch.stack([names["transform"](Image.open(each)) for each in files])
+    with (tmp_path / "run.pt2").open("rb") as stream:
+        found = torch.export.load(stream).module()(pixels)["probabilities"].detach().numpy()
+    classifier = Classifier.load(tmp_path / "run")
+    answers = classifier.predict(files)
+    predicted = np.array([[each.probabilities[name] for name in classifier.classes] for each in answers])
+    largest = np.abs(found - predicted).max()
+    assert 1e-4 < largest == pytest.approx(report.check.difference_from_predict, rel=0.01)
