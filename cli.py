@@ -138,6 +138,12 @@ def explain(error: Exception) -> tuple[str, int]:
         )
     if is_out_of_memory(error):
         return f"{full_memory(error)}; give less at once, or compute on the CPU (--device cpu)", 1
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return (
+            "this system starts no more threads for the process; give fewer --workers, or raise the limit on "
+            "processes (ulimit -u, or that of the container)",
+            1,
+        )
     name = type(error).__name__
     return (
         f"{name}: {error}\nA fault in toptune or around it; toptune --debug COMMAND shows where.",

@@ -6,6 +6,8 @@ from pathlib import Path
 # Reading and decoding an image holds the interpreter for 0.1 to 0.2 ms, and one thread at a time can do that:
 # further threads would only wait for each other.
 MOST_READERS = 32
+# More threads than a user may ask for would not start everywhere: a system gives a process thousands at most.
+MOST_THREADS = 1024
 
 
 def usable_cores(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

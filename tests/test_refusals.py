@@ -14,6 +14,7 @@ from permissions import another_user
 from small_store import write_all
 from tiny import draw, encode
 
+from toptune.cli import explain
 from toptune.errors import InputError, StoreError
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.sources.opening import open_source
@@ -42,6 +43,13 @@ def test_a_number_tells_the_systems_refusals_from_bytes_that_are_broken() -> Non
     # Readers of archives seek to places that a broken file names.
     for broken in (OSError("Couldn't deserialize thrift"), OSError(errno.EINVAL, "x"), ValueError("x")):
         assert refusal(broken) is None
+
+
+def test_threads_that_do_not_start_are_no_fault_of_toptune() -> None:
+    message, code = explain(RuntimeError("can't start new thread"))
+    assert code == 1
+    assert "fewer --workers" in message
+    assert "fault" not in message.lower()
 
 
 def test_a_failing_disk_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

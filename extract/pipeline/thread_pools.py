@@ -1,10 +1,13 @@
 """`pool_of_shares`: pools whose threads each compute on a fixed share of the cores."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+
+from toptune.errors import ToptuneError
 
 
 def pool_of_shares(
@@ -25,6 +28,11 @@ def pool_of_shares(
     -------
     ThreadPoolExecutor
         All of its threads are there. The number of the calling thread is what it was before.
+
+    Raises
+    ------
+    ToptuneError
+        If the system does not start so many threads.
     """
     before, settled, left = torch.get_num_threads(), threading.Barrier(len(shares) + 1), iter(shares)
 
@@ -34,16 +42,26 @@ def pool_of_shares(
         torch.get_num_threads()
         torch.set_num_threads(next(left))
         begun()
-        settled.wait()
+        # The wait is broken off where another thread of the pool did not start.
+        with contextlib.suppress(threading.BrokenBarrierError):
+            settled.wait()
 
     pool = ThreadPoolExecutor(len(shares), name, initializer=settle)
-    # A pool starts its threads with the first tasks: these tasks do nothing else.
-    for _ in shares:
-        pool.submit(int)
+    started = 0
     try:
+        # A pool starts its threads with the first tasks: these tasks do nothing else.
+        for started in range(len(shares)):  # noqa: B007  (the message needs the number)
+            pool.submit(int)
         settled.wait()
-    except BaseException:  # after Ctrl-C the threads would wait for ever
+    except BaseException as error:  # the threads that are there would wait for ever, after Ctrl-C too
         settled.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(before)
+        if isinstance(error, RuntimeError) and not isinstance(error, threading.BrokenBarrierError):
+            raise ToptuneError(
+                f"this system started {started} of {len(shares)} threads ({name}) and no more ({error}); "
+                "give fewer --workers, or raise the limit on processes (ulimit -u, or that of the container)"
+            ) from error
         raise
     # Threads that begin later take the number that was set last, which would be the share of one thread.
     torch.set_num_threads(before)

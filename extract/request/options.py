@@ -10,7 +10,7 @@ from toptune.costs.stages import PipelineProfile
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check_decode_device
 from toptune.extract.images.decode import MAX_PIXELS
-from toptune.machine.cores import reading_threads
+from toptune.machine.cores import MOST_THREADS, reading_threads
 from toptune.machine.dask_cluster import check_address
 from toptune.machine.devices import AUTO, check_device_names
 from toptune.machine.watch import Clocks, Stop
@@ -163,7 +163,8 @@ class ExtractOptions:
     dask_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("batch_size", MOST_COUNT), ("workers", MOST_COUNT), ("max_pixels", sys.maxsize)):
+        limits = {"batch_size": MOST_COUNT, "workers": MOST_THREADS, "max_pixels": sys.maxsize}
+        for name, most in limits.items():
             number = getattr(self, name)
             if number not in (None, AUTO):
                 check_count(number, option=name, most=most)

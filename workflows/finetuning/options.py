@@ -9,9 +9,9 @@ from typing import Any
 
 from toptune.errors import InputError
 from toptune.extract.backbone.spec import BackboneSpec
-from toptune.machine.cores import reading_threads
+from toptune.machine.cores import MOST_THREADS, reading_threads
 from toptune.machine.devices import AUTO, check_device_name
-from toptune.options import check_choice, check_count, flat_options
+from toptune.options import MOST_COUNT, check_choice, check_count, flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
@@ -228,7 +228,7 @@ class FineTuneOptions:
         BackboneSpec(weights=self.weights, img_size=self.img_size, model_kwargs=self.model_kwargs)
         for name in ("epochs", "min_epochs", "patience", "batch_size", "workers"):
             if (value := getattr(self, name)) is not None:
-                check_count(value, option=name)
+                check_count(value, option=name, most=MOST_THREADS if name == "workers" else MOST_COUNT)
         for name in ("warmup_epochs", "max_failures", "cache_memory_bytes"):
             if (value := getattr(self, name)) is not None:
                 check_count(value, option=name, least=0, most=sys.maxsize)

@@ -14,11 +14,13 @@ import torch.nn.modules.module as module_hooks
 from tiny import feature_bytes
 from torch import nn
 
+from toptune.errors import ToptuneError
 from toptune.extract import extract_models, load_backbone
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.batch_size import CANDIDATES, measure_batch_size
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.streams import MOST_STREAMS, AbandonedError, Streams, count_streams
+from toptune.extract.pipeline.thread_pools import pool_of_shares
 from toptune.extract.pipeline.transfers import Transfer, start_transfer
 from toptune.store import FeatureCache, FeatureStore
 
@@ -195,3 +197,25 @@ def test_a_size_that_does_not_fit_ends_the_search_and_is_not_halved(
     assert measure_batch_size(backbone, backbone.resolve("last")) == 8
     assert sizes == [8, 8, 8, 16]
     assert "do not fit" not in caplog.text
+
+
+def test_a_pool_that_cannot_start_its_threads_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, before = threading.Thread.start, torch.get_num_threads()
+    there: list[threading.Thread] = []
+
+    def start(self: threading.Thread) -> None:
+        if len(there) == 2:
+            raise RuntimeError("can't start new thread")
+        plain(self)
+        there.append(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ToptuneError, match=r"started 2 of 5 threads \(read\) and no more.* fewer --workers"):
+        pool_of_shares([1] * 5, "read")
+    for thread in there:
+        thread.join(timeout=5)
+    assert [thread.is_alive() for thread in there] == [False, False]
+    assert torch.get_num_threads() == before
+    assert not caplog.records

@@ -27,6 +27,7 @@ def test_a_misspelled_option_is_refused_with_the_nearest_name(tmp_path: Path) ->
         ({"batch_size": "large"}, "batch_size is large; it must be at least 1"),
         ({"batch_size": 10**12}, "batch_size is 1000000000000; it must be at least 1 and at most 1000000"),
         ({"workers": -1}, "workers is -1; it must be at least 1"),
+        ({"workers": 1025}, "workers is 1025; it must be at least 1 and at most 1024"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown; choose one of auto, float16, float32"),
         ({"format": "npz"}, "format 'npz' is unknown; choose one of zarr, hdf5"),
         ({"time_limit": 0}, "time_limit is 0 seconds; it must be above 0"),

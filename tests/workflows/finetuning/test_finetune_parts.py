@@ -316,6 +316,7 @@ def test_the_edge_of_the_grid_and_of_the_epochs_is_reported() -> None:
         ),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"epochs": 10**12}, "epochs is 1000000000000; it must be at least 1 and at most 1000000"),
+        ({"workers": 10**5}, "workers is 100000; it must be at least 1 and at most 1024"),
         ({"patience": 2.5}, "patience is 2.5; it must be at least 1"),
         ({"weight_decay": -1.0}, "weight_decay is -1; it must be at least 0 and finite"),
         ({"label_smoothing": 1.0}, "at least 0 and below 1"),
