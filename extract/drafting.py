@@ -24,7 +24,7 @@ from toptune.extract.deviation import (
     refuse_deviations,
 )
 from toptune.extract.drawn_images import draw_images
-from toptune.extract.images.decode import AUTO, EARLIER, ROUTES
+from toptune.extract.images.decode import AUTO, EARLIER
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import open_reader
 from toptune.extract.pipeline.transfers import FLOAT16_LARGEST, in_memory
@@ -33,6 +33,7 @@ from toptune.extract.request.request import ExtractRequest
 from toptune.machine.devices import resolve_device
 from toptune.options import flat_options
 from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.recipe import ROUTES
 
 logger = logging.getLogger(__name__)
 

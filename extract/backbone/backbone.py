@@ -23,12 +23,12 @@ from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.weights import weights_digest
-from toptune.extract.images.decode import AUTO, NEW_FEATURES, ROUTES, decoding
+from toptune.extract.images.decode import AUTO, NEW_FEATURES, decoding
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.machine.precision import fixed_algorithms, full_precision
 from toptune.options import nearest, options_of
-from toptune.store.features.recipe import Recipe
+from toptune.store.features.recipe import ROUTES, Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Noise from a fixed seed serves to inspect taps, so that the same model gives the same taps in every process.

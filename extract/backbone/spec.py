@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from toptune.errors import InputError
-from toptune.extract.images.decode import AUTO, ROUTES
+from toptune.extract.images.decode import AUTO
 from toptune.options import check_choice
+from toptune.store.features.recipe import ROUTES
 from toptune.store.files.json_records import record_from_json
 
 # The pixels of two images are held as floats when a network is looked at; 4,096 pixels take 400 MB.

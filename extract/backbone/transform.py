@@ -33,7 +33,7 @@ class EvalTransform:
     config : mapping
         timm's resolved data configuration.
     route : str
-        One of `toptune.extract.images.decode.ROUTES`: ``draft`` lets JPEGs be decoded at a fraction of their
+        One of `toptune.store.features.recipe.ROUTES`: ``draft`` lets JPEGs be decoded at a fraction of their
         size that is still twice what resizing asks for; ``fast`` resizes by torch where torch has the
         model's steps, and is the exact route elsewhere; ``gpu`` decodes and resizes whole batches on a CUDA
         device, see `DeviceDecoder`. Of single images on the CPU it resizes by the same arithmetic.

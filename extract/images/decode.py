@@ -26,26 +26,13 @@ from toptune.extract.images.samples import (
     narrow_at_8_bits,
 )
 from toptune.extract.images.tiff import Tiff, read_tiff, with_black_zero
+from toptune.store.features.recipe import ROUTES
 
-# The route from bytes to pixels decides numbers, so that its name is part of each recipe. A change of the
-# route must change the name, and the old route stays: what was begun with it goes on with it.
-DECODE = "pillow-rgb-upright-2"
-# Name of each route in recipes. The first routes ignored what files say of samples of more than 8 bits.
-ROUTES = {
-    "exact": DECODE,
-    # Decoded like "exact", and then resized by torch.
-    "fast": f"{DECODE}+torch-resize-1",
-    "draft": "pillow-rgb-upright-draft-2",
-    # Plain JPEGs are decoded by nvJPEG and all else like "exact"; everything is resized in float32 by torch.
-    "gpu": f"{DECODE}+nvjpeg-1+torch-float-resize-1",
-    "exact-1": "pillow-rgb-upright-1",
-    "draft-1": "pillow-rgb-upright-draft-1",
-}
+DECODE = ROUTES["exact"]
 # The route of new features unless the user names one.
 AUTO, NEW_FEATURES = "auto", "fast"
 # Routes that features may have been begun by, with which they go on.
 EARLIER = {AUTO: ("exact", "exact-1"), "exact": ("exact-1",), "draft": ("draft-1",)}
-ROUTE_NAMES = {recipe: name for name, recipe in ROUTES.items()}
 # Pillow refuses more than this by itself, so a higher limit has no effect.
 MAX_PIXELS = 178_956_970
 # Decoding takes 4 to 10 bytes a pixel: all threads together stay below some 3 GB. Two of the largest images,

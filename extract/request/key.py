@@ -13,7 +13,8 @@ from pathlib import Path
 from toptune.errors import InputError
 from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, parse_model_name
 from toptune.extract.backbone.spec import BackboneSpec
-from toptune.extract.images.decode import NEW_FEATURES, ROUTES
+from toptune.extract.images.decode import NEW_FEATURES
+from toptune.store.features.recipe import ROUTES
 from toptune.store.files.json_values import canonical_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json")

@@ -14,6 +14,22 @@ from toptune.store.files.json_values import canonical_json, parse_json
 IMPORTED = "imported"
 
 RECIPE_VERSION = 1
+# The route from bytes to pixels decides numbers, so that its name is part of each recipe. A change of the
+# route must change the name, and the old route stays: what was begun with it goes on with it.
+_EXACT = "pillow-rgb-upright-2"
+# Name of each route in recipes. The first routes ignored what files say of samples of more than 8 bits.
+ROUTES = {
+    "exact": _EXACT,
+    # Decoded like "exact", and then resized by torch.
+    "fast": f"{_EXACT}+torch-resize-1",
+    "draft": "pillow-rgb-upright-draft-2",
+    # Plain JPEGs are decoded by nvJPEG and all else like "exact"; everything is resized in float32 by torch.
+    "gpu": f"{_EXACT}+nvjpeg-1+torch-float-resize-1",
+    "exact-1": "pillow-rgb-upright-1",
+    "draft-1": "pillow-rgb-upright-draft-1",
+}
+# Value of --decode of each route, as messages name it.
+ROUTE_NAMES = {recipe: name for name, recipe in ROUTES.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +142,10 @@ class Recipe:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differences(self, other: "Recipe") -> list[str]:
-        """Say in words what differs, one line a field: ``transform.crop_pct 0.875 against 0.95``."""
+        """Say in words what differs, one line a field: ``transform.crop_pct 0.875 against 0.95``.
+
+        A route of decoding is named with the option that chooses it.
+        """
         lines: list[str] = []
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
@@ -137,6 +156,13 @@ class Recipe:
                     for key in keys
                     if canonical_json(mine.get(key)) != canonical_json(theirs.get(key))
                 ]
+            elif mine != theirs and field.name == "decode":
+                lines.append(f"decode {_route_in_words(mine)} against {_route_in_words(theirs)}")
             elif mine != theirs:
                 lines.append(f"{field.name} {mine} against {theirs}")
         return lines
+
+
+def _route_in_words(route: str) -> str:
+    """Write a recipe's route with the option of ``extract`` that chooses it, where one does."""
+    return f"{route} (--decode {ROUTE_NAMES[route]})" if route in ROUTE_NAMES else route

@@ -67,7 +67,8 @@ def test_heads_are_offered_no_device_that_they_refuse(kind: Callable[..., object
 @pytest.mark.parametrize("device", [None, 3, True, ["cpu"]])
 def test_what_is_no_text_is_no_device(kind: Callable[..., object], device: object) -> None:
     expected = rf"device is {re.escape(repr(device))}, which is no name; choose one of auto, cpu, cuda, mps"
-    for check in (kind, resolve_device):
+    checks: list[Callable[..., object]] = [kind, resolve_device]
+    for check in checks:
         with pytest.raises(InputError, match=expected):
             check(device=device)
 

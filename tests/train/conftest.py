@@ -50,6 +50,7 @@ def build(tmp_path: Path) -> Callable[..., FeatureCache]:
         failed: dict[int, str] | None = None,
         dataset: str = "pets",
         decode: str = "pillow-1",
+        forward: str = "",
     ) -> FeatureCache:
         labels = labels or [f"class {i % 3}" for i in range(N_ROWS)]
         n = len(labels)
@@ -65,7 +66,7 @@ def build(tmp_path: Path) -> Callable[..., FeatureCache]:
         store.register(dataset, manifest)
         recipe = Recipe(
             architecture="tiny", model_kwargs={}, weights="ab" * 32, transform={"input_size": [3, 8, 8]},
-            decode=decode, precision="fp32",
+            decode=decode, precision="fp32", forward=forward,
         )  # fmt: skip
         cache = store.create_cache(
             "tiny.demo", dataset, recipe, unit_rows=UNIT_ROWS, batch_size=8, backbone={"name": "tiny.demo"}

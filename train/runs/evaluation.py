@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import CorruptError, InputError, StoreError, StoreNotFoundError
-from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.options import check_choice
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.versions import read_dataset_version
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.recipe import Recipe
+from toptune.store.features.recipe import ROUTE_NAMES, Recipe
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.s3_path import SCHEME
 from toptune.train.runs.metrics import ClassTables
@@ -119,13 +119,23 @@ def score_stored(
 
 
 def _explain_other_features(trained: Run, store: FeatureStore, dataset: str) -> None:
-    """Raise an `InputError` that says how features of the same model over a data set differ."""
+    """Raise an `InputError` that says how all features of the same model over a data set differ."""
+    model = trained.cache.name.rpartition("@")[0]
     try:
-        recipe = store.features(trained.cache.name.rpartition("@")[0], dataset).recipe
+        parts = read_dataset_version(store.root, dataset).parts
     except StoreError:
-        return  # There are none, or several: the error that was raised before lists them.
-    differences = trained.recipe.differences(recipe)
-    words = [_option(trained.recipe, line.split(" ")[0]) for line in differences]
+        return  # There is no such data set, which the error that was raised before says.
+    others = {
+        cache.name: trained.recipe.differences(cache.recipe)
+        for part in parts
+        for cache in store.caches(dataset=part)
+        if cache.name.rpartition("@")[0] == model
+    }
+    if not others:
+        return  # The error that was raised before lists the models that there are.
+    # Options for every field that differs somewhere give the run's features after each of the commands.
+    differing = dict.fromkeys(line.split(" ")[0] for lines in others.values() for line in lines)
+    words = [_option(trained.recipe, field) for field in differing]
     options = " ".join(word for word in words if word)
     # Where every difference has an option, the options alone close the gap.
     remedy = (
@@ -133,9 +143,10 @@ def _explain_other_features(trained: Run, store: FeatureStore, dataset: str) -> 
         if options and all(words)
         else f"extract the data set as for the training{', with ' * bool(options)}{options}"
     )
+    told = [f"{f'{name}: ' * (len(others) > 1)}{'; '.join(lines)}" for name, lines in others.items()]
     raise InputError(
         f"the features of {dataset!r} were computed otherwise than those trained on: "
-        f"{'; '.join(differences)}; {remedy}, or give its images with --data",
+        f"{', and '.join(told)}; {remedy}, or give its images with --data",
         option="dataset",
     )
 

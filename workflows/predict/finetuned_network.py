@@ -14,7 +14,6 @@ from safetensors.torch import load
 
 from toptune.errors import CorruptError, InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
-from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import UsableBatch, usable_batches
 from toptune.extract.pipeline.forwarding import one_pass
@@ -23,7 +22,7 @@ from toptune.machine.ahead import ahead
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device
 from toptune.machine.precision import full_precision
-from toptune.store.features.recipe import Recipe
+from toptune.store.features.recipe import ROUTE_NAMES, Recipe
 from toptune.store.files.reading import read_linked
 from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import check_probabilities

@@ -11,12 +11,12 @@ import torch
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.backbone.spec import BackboneRecord
-from toptune.extract.images.decode import ROUTE_NAMES
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
+from toptune.store.features.recipe import ROUTE_NAMES
 from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.predictions import Answers

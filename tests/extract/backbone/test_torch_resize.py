@@ -16,8 +16,8 @@ from toptune.extract import extract, load_backbone
 from toptune.extract.backbone import torch_resize
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.deviation import Deviation, find_large
-from toptune.extract.images.decode import ROUTES
 from toptune.store import FeatureCache
+from toptune.store.features.recipe import ROUTES
 
 Make = Callable[..., Path]
 Stored = Callable[..., FeatureCache]

@@ -17,13 +17,14 @@ from tiny import draw, encode, feature_bytes
 from toptune.errors import DeviceMemoryError, InputError, InterruptedRunError, UnreadableImageError
 from toptune.extract import extract, extraction_profile, load_backbone
 from toptune.extract.backbone.transform import EvalTransform
-from toptune.extract.images.decode import BUDGET, ROUTES, UPRIGHT, decode_image
+from toptune.extract.images.decode import BUDGET, UPRIGHT, decode_image
 from toptune.extract.pipeline import device_decoder
 from toptune.extract.pipeline.features_of import features_of
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.extract.pipeline.transfers import in_memory
 from toptune.store import FeatureCache, FeatureStore
+from toptune.store.features.recipe import ROUTES
 
 Make = Callable[..., Path]
 Stored = Callable[..., FeatureCache]

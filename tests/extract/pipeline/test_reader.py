@@ -17,9 +17,10 @@ from tiny import draw, encode
 from toptune.errors import ConflictError, InputError
 from toptune.extract import extract, extract_models, load_backbone
 from toptune.extract.backbone.transform import EvalTransform
-from toptune.extract.images.decode import DECODE, ROUTES
+from toptune.extract.images.decode import DECODE
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.store import FeatureCache, FeatureStore
+from toptune.store.features.recipe import ROUTES
 
 Make = Callable[..., Path]
 Stored = Callable[..., FeatureCache]

@@ -7,6 +7,7 @@ import pytest
 from small_store import make_recipe
 
 from toptune.store import CorruptError, FormatVersionError, InputError, Recipe
+from toptune.store.features.recipe import ROUTES
 
 # Changing this value means that no cache ever made is found again.
 PINNED = "d79a95bb51d8aa419b8b7b6e03b11637545a3a6c988c7216f3dd52b596219d3e"
@@ -64,6 +65,11 @@ def test_differences_are_words() -> None:
     lines = make_recipe().differences(make_recipe(**CHANGES[3]))
     assert lines == ["transform.crop_pct 0.875 against 0.95"]
     assert make_recipe().differences(make_recipe()) == []
+    exact, fast = (make_recipe(decode=ROUTES[name]) for name in ("exact", "fast"))
+    assert exact.differences(fast) == [
+        "decode pillow-rgb-upright-2 (--decode exact) against "
+        "pillow-rgb-upright-2+torch-resize-1 (--decode fast)"
+    ]
 
 
 @pytest.mark.parametrize("value", [{"k": float("nan")}, {"k": object()}])

@@ -20,6 +20,7 @@ from toptune.store import (
     InputError,
     StoreNotFoundError,
 )
+from toptune.store.features.recipe import ROUTES
 from toptune.train import HEADS, Run, evaluate_run, train
 
 Build = Callable[..., FeatureCache]
@@ -160,6 +161,14 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"decode pillow-1 against pillow-rgb-upright-1.*with --decode pillow-1"
     ):
+        evaluate_run(run, dataset="older")
+    labels = [f"class {i % 3}" for i in range(60)]
+    build(dataset="older", labels=labels, decode=ROUTES["fast"], forward="folded-1")
+    both = (
+        r"demo@\w{8}: decode pillow-1 against \S+ \(--decode fast\); forward .*, and tiny.demo@\w{8}: decode "
+        r"pillow-1 against .*with --decode pillow-1 --no-fold adds features like those"
+    )
+    with pytest.raises(InputError, match=both):
         evaluate_run(run, dataset="older")
     assert evaluate_run(run, split="train")["n_test"] == 72
     with pytest.raises(InputError, match="split 'half' is unknown"):

@@ -13,8 +13,8 @@ from shapes import MODEL, save_shapes
 
 from toptune.extract import extract
 from toptune.extract.backbone.transform import EvalTransform
-from toptune.extract.images.decode import ROUTES
 from toptune.store import DeviceMemoryError, FeatureStore, InputError
+from toptune.store.features.recipe import ROUTES
 from toptune.train import train
 from toptune.workflows import Classifier, evaluate, export, finetune
 
