@@ -14,6 +14,8 @@ from toptune.errors import InputError
 from toptune.store.datasets.outside_text import outside_text, read_lines
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
+# A date so long ago can be computed, and the timers of systems take so many seconds.
+_MOST_DAYS = 10_000
 
 
 class ExistingPath(click.Path):
@@ -69,16 +71,13 @@ def parse_floats(_context: click.Context, _option: click.Parameter, value: str |
 
 
 def parse_age(context: click.Context, option: click.Parameter, value: str | None) -> timedelta | None:
-    """Parse a length of time with its unit: ``30d``, ``12h``, ``90m``, ``0s``, ``2w``."""
-    # A bare number is refused: somebody who means 30 days would remove what is older than 30 seconds.
-    if value is not None and value[-1:] not in _SECONDS:
-        raise click.BadParameter(f"{value!r} is no length of time; give one such as 30d, 12h or 90m")
+    """Parse a length of time as `parse_seconds` does."""
     seconds = parse_seconds(context, option, value)
     return None if seconds is None else timedelta(seconds=seconds)
 
 
 def parse_seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    """Parse a length of time, with its unit or in seconds: ``2h``, ``90m``, ``45s``, ``1d``, ``30``."""
+    """Parse a length of time, with its unit or in seconds: ``2h``, ``90m``, ``45s``, ``30d``, ``2w``, ``30``."""
     if value is None:
         return None
     unit = _SECONDS.get(value[-1:])
@@ -87,8 +86,12 @@ def parse_seconds(_context: click.Context, _option: click.Parameter, value: str 
         seconds = float(value[:-1]) * unit if unit else float(value)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < 1e9:
-        raise click.BadParameter(f"{value!r} is no length of time; give one such as 2h, 90m or 3600")
+    if not seconds >= 0:  # this is true of NaN, too
+        raise click.BadParameter(
+            f"{value!r} is no length of time; give one such as 30d, 2h, 90m or 3600 (seconds)"
+        )
+    if seconds > _MOST_DAYS * 86400:
+        raise click.BadParameter(f"{value!r} is too long a time; give {_MOST_DAYS}d or less")
     return seconds
 
 

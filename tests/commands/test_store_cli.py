@@ -75,8 +75,17 @@ def test_gc_lists_asks_and_collects(
     assert run_cli(*command, "--older-than", "30d")[:2] == (0, "nothing to collect\n")
     assert json.loads(run_cli(*command, "--keep", "0", "-y", "--json")[1])["n_bytes"] > 0
     assert not cache.path.exists()
-    for bad in ("month", "-1d", "d", "3"):
-        assert run_cli(*command, "--older-than", bad)[0] == 2
+    for option in ("--older-than", "--grace"):
+        for bad in ("month", "-1d", "d", "nan"):
+            code, _, error = run_cli(*command, option, bad)
+            assert code == 2
+            assert "give one such as 30d, 2h, 90m or 3600 (seconds)" in error
+        for bad in ("99999999999999d", "10001d", "inf"):
+            code, _, error = run_cli(*command, option, bad)
+            assert code == 2
+            assert "give 10000d or less" in error
+        for good in ("3600", "0", "30", "10000d"):
+            assert run_cli(*command, option, good)[0] == 0
 
 
 def test_du_adds_up(run_cli: Run, cache: FeatureCache) -> None:
