@@ -75,7 +75,8 @@ class GivenOnce(click.Command):
 
 def _once(option: click.Option) -> str:
     if option.is_flag:
-        return "give it once, or one of its two names"
+        has_several = len(option.opts) + len(option.secondary_opts) > 1
+        return "give it once, or one of its names" if has_several else "give it once"
     # Help says of each option whether it takes several values, and that commas stand between them.
     if "with commas" in (option.help or ""):
         return "give it once, several values with commas between them"

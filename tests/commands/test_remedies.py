@@ -53,6 +53,9 @@ def test_no_option_may_be_given_twice() -> None:
             assert shown.exit_code == 2, (path, option)
             assert "is given 2 times" in shown.output, (path, option)
             assert option.opts[0] in shown.output, (path, option)
+            if option.is_flag:
+                has_several = len({*option.opts, *option.secondary_opts}) > 1
+                assert ("one of its names" in shown.output) == has_several, (path, option)
 
 
 def test_options_of_several_values_are_given_several_times(run_cli: Run, store: Path, tmp_path: Path) -> None:
