@@ -24,6 +24,7 @@ from toptune.store.exchange.text_columns import as_values, read_column, read_tab
 from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.names import check_name, plain_model_name
 from toptune.train.layers.stored_layers import choose_arrays
 
 TENSOR_SUFFIXES = (".pt", ".pth")
@@ -117,6 +118,9 @@ def import_files(
         If the store holds something else under these names.
     """
     options = options_of(ImportOptions, arguments, call="import_files")
+    # A name that cannot be used is refused before a store is made for the name.
+    check_name(dataset, what="data set")
+    plain_model_name(model)
     found: dict[str, Matrix] = {}
     held_bytes, remarks = 0, Remarks()
     for file in files:

@@ -77,7 +77,7 @@ def parse_age(context: click.Context, option: click.Parameter, value: str | None
 
 
 def parse_seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    """Parse a length of time, with its unit or in seconds: ``2h``, ``90m``, ``45s``, ``30d``, ``2w``, ``30``."""
+    """Parse a length of time, with its unit or in seconds: ``2h``, ``45s``, ``30d``, ``2w``, ``30``."""
     if value is None:
         return None
     unit = _SECONDS.get(value[-1:])

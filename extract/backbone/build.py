@@ -23,6 +23,7 @@ from toptune.options import choices, nearest
 from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_records import record_from_json, shortened
 from toptune.store.files.json_values import load_json
+from toptune.store.files.names import is_too_long
 
 RANDOM_SEED = 0
 # A transform that passes every check, for what a configuration leaves out.
@@ -291,7 +292,8 @@ def _check_known(name: str) -> None:
     if not timm.is_model(architecture):
         names = [*timm.list_models(), *timm.list_pretrained()]
         near = " or ".join(map(repr, nearest(name, names)))
-        folder = "; for the folder of that name here, write ./" + name if Path(name).is_dir() else ""
+        is_folder = not is_too_long(name) and Path(name).is_dir()
+        folder = "; for the folder of that name here, write ./" + name if is_folder else ""
         raise InputError(
             f"timm {timm.__version__} knows no model {name!r}; "
             + (f"did you mean {near}? " if near else "")

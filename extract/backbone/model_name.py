@@ -8,7 +8,7 @@ from typing import Literal
 
 from toptune.errors import InputError
 from toptune.store.files.folder_kinds import what_is
-from toptune.store.files.names import is_path, plain_model_name
+from toptune.store.files.names import is_path, is_too_long, plain_model_name
 
 ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
 _PREFIXES: dict[str, ModelSource] = {
@@ -81,18 +81,19 @@ def parse_model_name(name: str) -> ModelName:
 def _of_folder(path: str) -> ModelName:
     """Return the model in a folder, or say what lies there instead."""
     folder = os.path.abspath(path)  # noqa: PTH100  (the name that was given, not where a link leads)
-    if (Path(folder) / "config.json").is_file():
+    may_exist = not is_too_long(folder)
+    if may_exist and (Path(folder) / "config.json").is_file():
         return ModelName(f"local-dir:{folder}", "local-dir", folder)
     form = "give a folder in timm's local-dir form (config.json and model.safetensors)"
     message = f"model {path!r} names a folder, and {path} "
-    if Path(folder).is_dir():
+    if may_exist and Path(folder).is_dir():
         message += f"holds no config.json: it {what_is(Path(folder))}; {form}"
-    elif Path(folder).exists():
+    elif may_exist and Path(folder).exists():
         message += f"is a file; {form}, or the name of the architecture with --weights {path}"
     else:
         message += f"does not exist; check the path, {form}"
         # A repository has two plain words, and nothing on this machine begins like it.
-        if _REPOSITORY.fullmatch(path) and not Path(path).parent.exists():
+        if _REPOSITORY.fullmatch(path) and not (may_exist and Path(path).parent.exists()):
             message += f", or, for a repository of the Hugging Face hub, write hf-hub:{path}"
     raise InputError(message, option="model")
 

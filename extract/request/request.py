@@ -25,6 +25,7 @@ from toptune.store.arrays.units import shard_units
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.samples import even_sample
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.files.names import check_name
 from toptune.store.files.place import place_of
 
 
@@ -131,6 +132,9 @@ def make_requests(
     source = open_source(
         data, split=options.split, path_column=options.path_column, label_column=options.label_column
     )
+    dataset = source.name if options.dataset is None else options.dataset
+    # A name that cannot be used is refused before a store is made for the name.
+    check_name(dataset, what="data set")
     watch = Watch(stop=options.stop, time_limit=options.time_limit, clocks=options.clocks, started=started)
     return [
         ExtractRequest(
@@ -138,7 +142,7 @@ def make_requests(
             options=options,
             source=source,
             manifest=source.manifest(),
-            dataset=source.name if options.dataset is None else options.dataset,
+            dataset=dataset,
             root=root,
             existing=_open_existing(store),
             keys=_request_keys(name, options),

@@ -109,10 +109,7 @@ def copy_store(
         If the target cannot be written, or the source grew while it was to be moved.
     """
     _check_options(source, dataset=dataset, layers=layers, array_format=format, move=move)
-    if not isinstance(target, FeatureStore):
-        _check_places(source.root, place_of(target))
-        target = FeatureStore.create(target)
-    _check_places(source.root, target.root)
+    _check_places(source.root, target.root if isinstance(target, FeatureStore) else place_of(target))
     names = [dataset] if dataset else _datasets_of(source, model)
     # Caches are opened one by one, because a cache that cannot be read is an error here.
     parts = {name: datasets.part_names(source.root, name) for name in names}
@@ -126,6 +123,9 @@ def copy_store(
         folders = [folder for folder in folders if split_folder(folder)[1] == digest[:8]]
     caches = [open_cache(source.root, folder) for folder in folders]
     chosen = [_names(cache, layers) for cache in caches]
+    # The target is made when all names are known to be there.
+    if not isinstance(target, FeatureStore):
+        target = FeatureStore.create(target)
     for name in names:
         # Data sets come before caches, because a cache cannot be opened without its data set.
         copy_dataset(source, target, name)

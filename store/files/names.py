@@ -1,5 +1,6 @@
 """Which names may stand in a path of the store."""
 
+import errno
 import os
 import re
 import unicodedata
@@ -168,6 +169,17 @@ def is_path(model: str) -> bool:
     )
 
 
+def is_too_long(path: str) -> bool:
+    """Whether the file system takes no path so long: nothing can lie there, and `Path` raises an error."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    except ValueError:  # a NUL character, for which `Path` finds nothing
+        return False
+    return False
+
+
 def plain_model_name(model: str) -> str:
     """Reduce a model as the command line takes it to the name that stands in the store.
 
@@ -184,7 +196,7 @@ def plain_model_name(model: str) -> str:
     source = _SOURCE.match(model)
     name = model
     # A path counts as a model only where one lies, so that no other name leads out of the store.
-    if is_path(model) and (Path(model) / "config.json").is_file():
+    if is_path(model) and not is_too_long(model) and (Path(model) / "config.json").is_file():
         name = Path(os.path.abspath(model)).name  # noqa: PTH100
     if source:
         rest = model[source.end() :]

@@ -120,6 +120,9 @@ def test_unknown_model_layer_and_weights(run_cli: Run, photos: Path, store: Path
     common = ("extract", photos, "--store", store)
     refused(run_cli(*common, "--model", "resnet5o"), "resnet5o", "resnet50")
     refused(run_cli(*common, "--model", f"local-dir:{tmp_path / 'none'}"), "none")
+    # A file system takes no name of that length.
+    for name, why in (("{}", "knows no model"), ("local-dir:{}", "does not exist"), ("{}/a", "not exist")):
+        refused(run_cli(*common, "--model", name.format("x" * 300)), why)
     refused(run_cli(*common, "--model", MODEL, "--layers", "layer9"), "layer9", "toptune layers")
     refused(run_cli(*common, "--model", MODEL, "--pooling", "cls"), "cls")
     torch.save({"conv1.weight": torch.zeros(3), "extra": torch.zeros(1)}, tmp_path / "wrong.pth")
@@ -188,10 +191,21 @@ def test_name_taken_by_other_images(run_cli: Run, stored: Path, tmp_path: Path) 
     refused(run_cli("extract", other, "--model", MODEL, "--store", stored), "photos", "--dataset")
 
 
-@pytest.mark.parametrize("name", ["../up", "/abs", "a/b", "..", ".hidden", "nul\nline"])
+@pytest.mark.parametrize("name", ["../up", "/abs", "a/b", "..", ".hidden", "nul\nline", "x" * 300])
 def test_names_cannot_climb_out(run_cli: Run, photos: Path, store: Path, name: str) -> None:
     refused(run_cli("extract", photos, "--model", MODEL, "--store", store, "--dataset", name))
-    assert not store.exists() or not list(store.glob("datasets/*"))
+    assert not store.exists()
+    np.save(photos / "last.npy", np.eye(3))
+    for dataset, model in ((name, "m"), ("photos", name)):
+        command = ("store", "import", photos / "last.npy", "--store", store)
+        refused(run_cli(*command, "--dataset", dataset, "--model", model))
+        assert not store.exists()
+
+
+def test_nothing_is_copied_for_names_that_are_not_there(run_cli: Run, stored: Path, tmp_path: Path) -> None:
+    for names in (("--dataset", "x" * 300), ("--dataset", "none"), ("--dataset", "photos", "--model", "x")):
+        refused(run_cli("store", "copy", stored, tmp_path / "copy", *names))
+        assert not (tmp_path / "copy").exists()
 
 
 def test_train_refuses(run_cli: Run, stored: Path, tmp_path: Path) -> None:
