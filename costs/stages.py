@@ -11,6 +11,8 @@ from toptune.text import printed_table
 
 # A stage that is busy for less than this share of the time holds nothing up.
 _BUSY = 0.5
+# In fewer seconds, opening files and the first pass outweigh what would go on in a longer run.
+LEAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,12 @@ class PipelineProfile:
         return found
 
     def bottleneck(self) -> StageUse | None:
-        """Return the largest stage of the busiest workers; None where nobody is busy half of the time."""
+        """Return the largest stage of the busiest workers.
+
+        None where nobody is busy half of the time, or where less than `LEAST_SECONDS` were measured.
+        """
+        if self.seconds < LEAST_SECONDS:
+            return None
         uses = self.uses()
         busy: defaultdict[str, float] = defaultdict(float)
         for use in uses:
@@ -176,6 +183,8 @@ class PipelineProfile:
         }
 
     def __str__(self) -> str:
+        if not self.seconds:
+            return "profile: nothing ran, so nothing was measured"
         rows = [
             [
                 use.stage,
@@ -189,11 +198,15 @@ class PipelineProfile:
         ]
         columns = ["stage", "workers", "images/s alone", "busy", "queue before it"]
         worst = self.bottleneck()
-        said = (
-            "no stage holds up the others: nobody is busy half of the time"
-            if worst is None
-            else f"bottleneck: {worst.stage}, of the {worst.workers}; {self.stages[worst.stage].advice}"
-        )
+        if worst is not None:
+            said = f"bottleneck: {worst.stage}, of the {worst.workers}; {self.stages[worst.stage].advice}"
+        elif self.seconds < LEAST_SECONDS:
+            said = (
+                f"too short to say which stage holds up the others: {self.seconds:.2g} s were measured, and "
+                f"{LEAST_SECONDS:g} s is the least; profile more images"
+            )
+        else:
+            said = "no stage holds up the others: nobody is busy half of the time"
         return f"{printed_table(f'profile of {self.seconds:.1f} s', columns, rows)}\n{said}"
 
 

@@ -52,7 +52,9 @@ def measure_deviations(
     return {name: _deviation(found[name], reference[name]) for name in found}
 
 
-def refuse_deviations(deviations: Mapping[str, Deviation], precision: str, route: str = "exact") -> None:
+def refuse_deviations(
+    deviations: Mapping[str, Deviation], precision: str, route: str = "exact", *, model: str = "the model"
+) -> None:
     """Refuse a precision and a decode route that move features too far.
 
     Raises
@@ -63,7 +65,7 @@ def refuse_deviations(deviations: Mapping[str, Deviation], precision: str, route
     """
     cause = _cause(precision, route)
     if reason := _excess(deviations, cause, of="a sample of images", limit=MAX_RELATIVE_ERROR):
-        raise NumericalError(f"{reason}; use {_remedy(precision, route)}")
+        raise NumericalError(f"{model}: {reason}; use {_remedy(precision, route)}")
 
 
 def find_drawn_excess(deviations: Mapping[str, Deviation], precision: str) -> str | None:

@@ -16,6 +16,7 @@ from toptune.extract.backbone.spec import BackboneArguments, check_decode_device
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
 from toptune.extract.deviation import (
+    MAX_RELATIVE_ERROR,
     Deviation,
     find_drawn_excess,
     find_large,
@@ -100,7 +101,8 @@ def load_for(request: ExtractRequest) -> Backbone:
         )
         if backbone.recipe.digest not in recipes and other.digest in recipes:
             logger.info(
-                "adopting %s, decoded by %s, with which these features were begun",
+                "%s: adopting %s, decoded by %s, with which these features were begun",
+                backbone.name,
                 other.arithmetic,
                 other.decode,
             )
@@ -142,7 +144,7 @@ def make_draft(request: ExtractRequest, backbone: Backbone, before: Sequence[Dra
     for array in look.arrays:
         if array.name not in dtypes:
             values = look.values.get(array.name)
-            dtypes[array.name] = _stored_type(request.options.dtype, array.name, values, wide)
+            dtypes[array.name] = _stored_type(request, array.name, values, wide)
     if look.cache is None:
         request = request.with_options(batch_size=_batch_size(request, look.backbone, look.arrays))
     return Draft(
@@ -165,7 +167,13 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
     is_open = is_auto and backbone.recipe.precision != "fp32" and not is_begun
     look = _look(request, backbone, is_open=is_open)
     if excess := find_drawn_excess(look.drawn, backbone.recipe.arithmetic):
-        logger.warning("precision auto takes fp32: %s", excess)
+        logger.warning(
+            "%s: precision auto takes fp32: %s; --precision bf16 takes bf16 all the same, and is refused "
+            "where it moves a sample of the images by more than %g",
+            request.name.given,
+            excess,
+            MAX_RELATIVE_ERROR,
+        )
         look = _look(request, _load(request, precision="fp32", decode=backbone.options.decode))
     arithmetic, route = look.backbone.recipe.arithmetic, look.backbone.options.decode
     # The choice of `auto` is the model's, and not that of a data set: a run could not score the features of
@@ -173,9 +181,9 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
     is_chosen = is_plain(arithmetic) or (is_auto and look.backbone.recipe.precision != "fp32")
     is_chosen = is_chosen and (request.options.backbone.decode == AUTO or route.startswith("exact"))
     if not is_chosen or not all(np.isfinite(each.relative_error) for each in look.deviations.values()):
-        refuse_deviations(look.deviations, arithmetic, route)
+        refuse_deviations(look.deviations, arithmetic, route, model=request.name.given)
     if large := find_large(look.deviations, arithmetic, route):
-        logger.warning("%s", large)
+        logger.warning("%s: %s", request.name.given, large)
     return look
 
 
@@ -265,7 +273,9 @@ def _refuse_conflicts(
     for array in arrays:
         found = stored.get(array.name)
         if dtype != "auto" and found not in (None, dtype):
-            raise ConflictError(f"{array.name} is stored as {found}, not {dtype}; use --overwrite")
+            raise ConflictError(
+                f"{array.name} of {request.name.given} is stored as {found}, not {dtype}; use --overwrite"
+            )
 
 
 def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[TapArray]) -> int:
@@ -285,20 +295,23 @@ def _read_sample(request: ExtractRequest, backbones: Sequence[Backbone]) -> list
     return [np.concatenate([in_memory(batch.pixels) for batch in of_one]) for of_one in by_backbone]
 
 
-def _stored_type(asked: str, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]) -> str:
+def _stored_type(
+    request: ExtractRequest, name: str, values: npt.NDArray[np.float32] | None, wide: Collection[str]
+) -> str:
     """Decide an array's type on disk: the type that was asked for, or what the sample says.
 
     Arrays in `wide` are float32 in other parts of the data set, and therefore here: a view over the parts has
     the widest of their types.
     """
-    if asked != "auto":
-        return asked
+    if request.options.dtype != "auto":
+        return request.options.dtype
     if values is None or name in wide:
         return "float32"
     peak = float(np.abs(values).max())
     if FLOAT16_MIN <= peak <= FLOAT16_MAX:
         return "float16"
-    logger.warning("%s is stored as float32: its largest sampled value is %.3g", name, peak)
+    given = request.name.given
+    logger.warning("%s: %s is stored as float32: its largest sampled value is %.3g", given, name, peak)
     return "float32"
 
 

@@ -203,8 +203,9 @@ def extract(
         )
     values = [summary.to_dict() for summary in summaries]
     shown, text = values[0] if len(values) == 1 else {"models": values}, describe_summaries(summaries)
-    if profile is not None and profile.seconds:
-        shown, text = shown | {"profile": profile.to_dict()}, f"{text}\n\n{profile}"
+    if profile is not None:
+        shown |= {"profile": profile.to_dict()} if profile.seconds else {}
+        text = f"{text}\n\n{profile}"
     show(as_json, shown, text)
     # One image may fail for several models; it counts as one image.
     report_failures({name: why for each in summaries for name, why in each.failed.items()}, max_failures)

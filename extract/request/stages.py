@@ -30,8 +30,8 @@ STAGES = {
     "forward": Stage(
         workers=_PASSES,
         is_computing=True,
-        advice="the network itself takes the time: a GPU, --precision bf16 where the hardware has it, or a "
-        "smaller model is faster",
+        advice="the network itself takes the time: a GPU or a smaller model is faster, and so is --precision "
+        "bf16 where the hardware has it and the pass is in fp32",
     ),
     "pool": Stage(workers=_PASSES, is_computing=True, advice="store fewer --layers or poolings"),
     "transfer": Stage(workers=_MAIN, advice="store fewer --layers, or --dtype float16"),

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from toptune.costs import stages
 from toptune.costs.stages import PipelineProfile, Stage, timed
 
 STAGES = {
@@ -14,7 +15,10 @@ STAGES = {
 }
 
 
-def test_the_bottleneck_is_the_stage_that_takes_its_workers_time() -> None:
+def test_the_bottleneck_is_the_stage_that_takes_its_workers_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stages, "LEAST_SECONDS", 0.05)
     profile = PipelineProfile(STAGES)
     with profile.running({"readers": 2, "passes": 1}):
         threads = [threading.Thread(target=read, args=(profile,)) for _ in range(2)]
@@ -33,13 +37,28 @@ def test_the_bottleneck_is_the_stage_that_takes_its_workers_time() -> None:
     assert "bottleneck: read, of the readers; read faster" in str(profile)
 
 
+def test_no_stage_is_blamed_for_a_short_time_or_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = PipelineProfile(STAGES)
+    assert str(profile) == "profile: nothing ran, so nothing was measured"
+    with profile.running({"readers": 1, "passes": 1}), profile.stage("read"):
+        time.sleep(0.02)
+    assert (profile.bottleneck(), profile.to_dict()["bottleneck"]) == (None, None)
+    assert "too short to say which stage holds up the others: 0.0" in str(profile)
+    assert "and 1 s is the least" in str(profile)
+    assert "read faster" not in str(profile)
+    monkeypatch.setattr(stages, "LEAST_SECONDS", 0.01)
+    assert "bottleneck: read, of the readers; read faster" in str(profile)
+
+
 def read(profile: PipelineProfile) -> None:
     for _ in range(4):
         with profile.stage("read"):
             time.sleep(0.02)
 
 
-def test_time_within_another_stage_counts_once_and_a_failure_is_no_image() -> None:
+def test_time_within_another_stage_counts_once_and_a_failure_is_no_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     profile = PipelineProfile(STAGES)
     with profile.running({"readers": 1, "passes": 1}):
         with profile.stage("compute", 4), profile.stage("pool", 4, within="compute"):
@@ -50,6 +69,7 @@ def test_time_within_another_stage_counts_once_and_a_failure_is_no_image() -> No
     read_use, compute_use, pool_use = profile.uses()
     assert pool_use.seconds >= 0.03 > compute_use.seconds
     assert (read_use.images, read_use.alone) == (0, 0.0)
+    monkeypatch.setattr(stages, "LEAST_SECONDS", 0.05)
     assert profile.bottleneck() is None
     assert "no stage holds up the others" in str(profile)
 

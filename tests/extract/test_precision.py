@@ -47,7 +47,10 @@ def test_a_precision_that_moves_features_too_far_is_refused(
     make_folder: Make, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toptune.extract.deviation.MAX_RELATIVE_ERROR", 1e-9)
-    with pytest.raises(NumericalError, match=r"bf16.* moves last.none by .*--precision fp32"):
+    with pytest.raises(
+        NumericalError,
+        match=r"^local-dir:\S+: precision bf16.* moves last.none by .*--precision fp32",
+    ):
         extract(make_folder(5), model=f"local-dir:{model_folder}", store=tmp_path / "s", precision="bf16")
     assert not (tmp_path / "s").exists()
 
@@ -73,6 +76,12 @@ def test_auto_is_one_precision_a_model_whatever_the_data_set_and_the_layers(
         measured = [cache.measured(spec.name) for spec in cache.arrays() if spec.name != "content"]
         assert all(("relative_error" in each) == (precision == "bf16") for each in measured)
     assert ("of its norm in a sample of images" in caplog.text) == (precision == "bf16")
+    # Several models may be extracted at once.
+    told = [record.getMessage() for record in caplog.records if record.name == drafting.__name__]
+    moved = [message for message in told if " moves " in message]
+    assert moved
+    assert all(message.startswith(f"{caches[0].backbone['name']}: precision ") for message in moved)
+    assert all("--precision bf16 takes bf16 all the same" in each for each in moved if "auto takes" in each)
 
 
 def test_features_go_on_in_the_precision_that_an_older_choice_gave_them(
