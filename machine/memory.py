@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toptune.errors import InputError
+from toptune.text import counted
 
 if TYPE_CHECKING:  # limits are read without torch, whose import takes seconds
     import torch
@@ -16,6 +17,10 @@ _FALLBACK_BYTES = 4 * 2**30
 # Share of a CUDA device's free memory that work may take. The rest is for what no projection counts:
 # workspaces of libraries, and gaps between tensors.
 _DEVICE_SHARE = 0.85
+# Numbers of bytes have 64 bits and a sign everywhere.
+_ADDRESSED_BYTES = 2**63
+# A limit that is too low is told with one that leaves at least so much for the work, in steps of as much.
+_STEP_BYTES = 256 * 2**20
 # ``GB`` counts in thousands and ``GiB`` in 1024s (IEC 80000-13).
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = _DECIMAL | {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -27,17 +32,42 @@ def bytes_of(text: str | int) -> int:
     Raises
     ------
     InputError
-        If the text is no number of bytes, or the number is not above 0.
+        If the text is no number of bytes, or the number is below 1 or not below 2**63.
     """
+    value: float
     if isinstance(text, int):
-        value = float(text)
+        value = text
     else:
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?\s*", text.lower())
         # Text that is no number becomes 0, which the check below refuses with the same words.
         value = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if value < 1:
-        raise InputError(f"memory limit {text!r} is no number of bytes; give one such as 2GiB or 500MB")
+        raise InputError(
+            f"memory limit {text!r} is no number of bytes from 1; give one such as 2GiB or 500MB"
+        )
+    if value >= _ADDRESSED_BYTES:
+        raise InputError(
+            f"memory limit {text!r} is more than systems can address; give less than 8EiB, "
+            "such as 2GiB or 500MB"
+        )
     return int(value)
+
+
+def shown_bytes(n: float) -> str:
+    """Write a number of bytes with the largest unit in which the number is at least 1.
+
+    Examples
+    --------
+    >>> shown_bytes(1000), shown_bytes(3 * 2**19), shown_bytes(5 * 2**28)
+    ('1000 bytes', '1.5 MiB', '1.25 GiB')
+    """
+    if n < 1024:
+        return counted(int(n), "byte")
+    for unit in ("KiB", "MiB"):
+        n /= 1024
+        if n < 1024:
+            return f"{n:.1f} {unit}"
+    return f"{n / 1024:.2f} GiB"
 
 
 def memory_limit_bytes() -> int:
@@ -147,9 +177,10 @@ def left_bytes(limit_bytes: int | None) -> int:
     """
     limit, taken = memory_limit_bytes() if limit_bytes is None else limit_bytes, taken_bytes()
     if limit <= taken:
+        enough = (taken // _STEP_BYTES + 2) * _STEP_BYTES
         raise InputError(
-            f"the memory limit is {limit / 2**20:.0f} MiB, and this process takes {taken / 2**20:.0f} MiB "
-            "before the work, its libraries included; give a higher --memory-limit"
+            f"the memory limit is {shown_bytes(limit)}, and this process takes {shown_bytes(taken)} before "
+            f"the work, its libraries included; give a higher --memory-limit, such as {enough // 2**20}MiB"
         )
     return limit - taken
 
@@ -194,6 +225,6 @@ def check_memory(
     if needed_bytes > limit:
         place = f" on {device}" if device else ""
         raise InputError(
-            f"{what} needs about {needed_bytes / 2**30:.2f} GiB of memory, and "
-            f"{limit / 2**30:.2f} GiB may be taken{place}; {instead}"
+            f"{what} needs about {shown_bytes(needed_bytes)} of memory, and "
+            f"{shown_bytes(limit)} may be taken{place}; {instead}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 from toptune.costs.meter import describe_costs
 from toptune.costs.values import Costs
 from toptune.extract.images.remarks import Remark
+from toptune.machine.memory import shown_bytes
 from toptune.store.datasets.manifest import ManifestContents
 from toptune.store.datasets.registration import Difference
 from toptune.text import counted
@@ -107,14 +108,14 @@ class ExtractPlan:
         lines = [
             f"{self.model} over {self.dataset} into {self.store}"
             + (f", in {self.parts} parts" if self.parts > 1 else ""),
-            f"  read     {self.rows_missing} of {self.rows} images, {_bytes(self.bytes_read)}",
+            f"  read     {self.rows_missing} of {self.rows} images, {shown_bytes(self.bytes_read)}",
             f"  compute  {self.units_missing} of {self.units} units of {self.unit_rows} rows, batches of "
             f"{self.batch_size}, {self.precision} on {self.device}",
             f"  move     {self.pixel_bytes_per_image} bytes of pixels an image to the device, "
             f"{self.bytes_per_image} of pooled features back",
-            f"  write    {self.bytes_per_image} bytes an image, {_bytes(self.bytes_written)} in all, in "
+            f"  write    {self.bytes_per_image} bytes an image, {shown_bytes(self.bytes_written)} in all, in "
             f"{self.files_written} files, each with a ledger entry until all are there",
-            f"  buffers  {_bytes(self.memory_bytes)} of memory",
+            f"  buffers  {shown_bytes(self.memory_bytes)} of memory",
         ]
         lines += [
             f"    {array.name}: {array.dim} x {array.dtype}, {array.bytes_per_image} bytes an image"
@@ -253,7 +254,7 @@ class ExtractSummary:
             f"{counted(self.rows, 'image')}, {self.units_done} of "
             f"{counted(self.units_total, 'unit')} computed"
             + (f", {self.units_already} there before" if self.units_already else "")
-            + f": {self.images_per_second:.1f} images/s, {_bytes(self.bytes_written)} written",
+            + f": {self.images_per_second:.1f} images/s, {shown_bytes(self.bytes_written)} written",
             f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
             f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
             *self._contents(),
@@ -279,12 +280,3 @@ def describe_summaries(summaries: Sequence[ExtractSummary]) -> str:
         return "\n".join(blocks)
     costs = [describe_costs(first.costs)] if first.costs is not None and not first.dry_run else []
     return "\n".join([*blocks, f"{first.dataset}: {first.contents}", *costs])
-
-
-def _bytes(n: int) -> str:
-    size = float(n)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

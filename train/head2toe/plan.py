@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.machine.memory import check_memory
+from toptune.machine.memory import check_memory, shown_bytes
 from toptune.train.head2toe.cross_validation import N_FINALISTS
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import calibration_bytes, scoring_bytes, scoring_rows
@@ -239,8 +239,8 @@ def plan_head2toe(
         form_bytes,
         limit_bytes=limit_bytes,
         what=(
-            f"head2toe on {n} rows of {d} columns ({projected.sums_bytes / 2**30:.2f} GiB as Gram matrices "
-            f"of {n_folds} folds, {projected.rows_bytes / 2**30:.2f} GiB as rows)"
+            f"head2toe on {n} rows of {d} columns ({shown_bytes(projected.sums_bytes)} as Gram matrices "
+            f"of {n_folds} folds, {shown_bytes(projected.rows_bytes)} as rows)"
         ),
         instead="take fewer layers, a smaller pooling target or fewer folds, or raise --memory-limit",
         device=device,

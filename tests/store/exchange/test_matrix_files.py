@@ -180,7 +180,7 @@ def test_npz_above_the_memory_limit_is_refused_before_it_is_loaded(
     limit_memory(monkeypatch, 30_000_000)
     assert open_arrays(one)["x"].shape == (3000, 2000)
     needs = (
-        "needs about 0.04 GiB of memory, and 0.03 GiB may be taken; save its arrays as .npy, HDF5 or Parquet"
+        "needs about 45.8 MiB of memory, and 28.6 MiB may be taken; save its arrays as .npy, HDF5 or Parquet"
     )
     tracemalloc.start()
     try:

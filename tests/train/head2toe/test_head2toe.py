@@ -303,7 +303,7 @@ def test_blocks_of_some_columns_and_rows() -> None:
         ({"group_penalty": 1.0}, "group_penalty is 1.0; it is a share of the smallest penalty"),
         ({"layer_dims": [10, 10]}, r"layer_dims are \[10, 10\], together 20 columns; X has 40"),
         ({"cv": None}, "cv is None"),
-        ({"memory_limit_bytes": 10_000}, r"GiB as Gram matrices of 5 folds, .* GiB as rows\) needs about"),
+        ({"memory_limit_bytes": 10_000}, r"iB as Gram matrices of 5 folds, .*iB as rows\) needs about"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:

@@ -192,7 +192,7 @@ def test_foreign_types_in_a_skops_file_are_refused(data: Data, tmp_path: Path) -
 
 def test_in_memory_heads_refuse_beyond_the_limit(data: Data) -> None:
     X, y, _ = data
-    with pytest.raises(InputError, match=r"head 'svm' on .* GiB of memory, and 0\.00 GiB may be taken"):
+    with pytest.raises(InputError, match=r"head 'svm' on .* KiB of memory, and 1000 bytes may be taken"):
         make_head("svm", memory_limit_bytes=1000).fit(X, y)
 
 

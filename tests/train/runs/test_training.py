@@ -185,7 +185,7 @@ def test_another_data_set_is_scored_whole(build: Build, tmp_path: Path) -> None:
         ({"preprocess": "standardice"}, "standardice.*standardise, l2"),
         (
             {"preprocess": "pca", "memory_limit": 1000},
-            r"memory limit is 0 MiB, and this process takes \d+ MiB",
+            r"memory limit is 1000 bytes, and this process takes [\d.]+ [MG]iB.*such as \d+MiB",
         ),
         ({"params": {"deph": 3}}, "deph.*n_centers"),
         ({"head": "svm", "sigma": 1.0}, "sigma has no meaning for head 'svm'"),

@@ -461,7 +461,7 @@ def test_linear_ridge_is_the_same_in_primal_and_dual(d: int) -> None:
 
 
 def test_linear_ridge_refuses_beyond_its_memory() -> None:
-    with pytest.raises(InputError, match=r"GiB of memory, and .* may be taken"):
+    with pytest.raises(InputError, match=r"iB of memory, and .* may be taken"):
         StreamingRidgeClassifier(memory_limit_bytes=1000).fit(np.eye(10), [0, 1] * 5)
 
 

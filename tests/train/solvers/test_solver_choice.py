@@ -1,6 +1,7 @@
 """The choice of solver, what it does to scores, and the memory that it promises."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_classification
 
-from toptune.machine.memory import bytes_of
+from toptune.machine.memory import bytes_of, check_memory, left_bytes
 from toptune.store import FeatureCache, InputError
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, train
 from toptune.train.heads import options
@@ -129,10 +130,31 @@ def test_sizes_are_read_with_their_units(text: str | int, expected: int) -> None
     assert bytes_of(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", "2 GiBs", "GiB", -5])
+@pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", "0.5", "2 GiBs", "GiB", -5, 0])
 def test_no_sizes_are_refused(text: str | int) -> None:
-    with pytest.raises(InputError, match="2GiB"):
+    with pytest.raises(InputError, match="no number of bytes from 1; give one such as 2GiB"):
         bytes_of(text)
+
+
+@pytest.mark.parametrize("text", ["99999999999999999999TiB", "8388608TiB", 2**63, 10**400])
+def test_sizes_that_no_system_addresses_are_refused(text: str | int) -> None:
+    with pytest.raises(InputError, match="more than systems can address; give less than 8EiB"):
+        bytes_of(text)
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(1, "1 byte"), (1000, "1000 bytes"), (5 << 20, "5.0 MiB")])
+def test_a_limit_that_is_too_low_is_told_with_one_that_works(limit: int, shown: str) -> None:
+    with pytest.raises(InputError, match=f"the memory limit is {shown}, and this process takes") as refused:
+        left_bytes(limit)
+    advised = re.search(r"such as (\d+MiB)$", str(refused.value))
+    assert advised is not None
+    assert left_bytes(bytes_of(advised[1])) >= 200 << 20
+
+
+def test_small_amounts_are_told_in_small_units() -> None:
+    message = r"x needs about 1\.5 MiB of memory, and 2\.0 KiB may be taken; take less"
+    with pytest.raises(InputError, match=message):
+        check_memory(3 << 19, limit_bytes=2048, what="x", instead="take less")
 
 
 @pytest.mark.parametrize("head", ["falkon", "falkon-logistic", "ridge", "knn"])
