@@ -123,6 +123,11 @@ class NumericalError(ToptuneError, ArithmeticError):
 class DeviceMemoryError(ToptuneError, MemoryError):
     """The memory of a device was full while the device computed."""
 
+    def __new__(cls, *args: object, **_: object) -> "DeviceMemoryError":
+        # Python refuses `MemoryError.__new__` for a class of two bases, and a dask client calls it with an
+        # error from a worker.
+        return Exception.__new__(cls, *args)
+
 
 class InterruptedRunError(ToptuneError):
     """The run stopped before its end; what is committed stays, and the same command resumes."""
