@@ -71,8 +71,10 @@ def parse_floats(_context: click.Context, _option: click.Parameter, value: str |
 
 
 def parse_age(context: click.Context, option: click.Parameter, value: str | None) -> timedelta | None:
-    """Parse a length of time as `parse_seconds` does."""
+    """Parse a length of time as `parse_seconds` does, but with a unit: what is older than that is removed."""
     seconds = parse_seconds(context, option, value)
+    if value and seconds and value[-1:] not in _SECONDS:
+        raise click.BadParameter(f"{value!r} has no unit; give one, such as {value}d or {value}s")
     return None if seconds is None else timedelta(seconds=seconds)
 
 

@@ -43,7 +43,7 @@ def store_rm(root: str, yes: bool, as_json: bool, **options: Any) -> None:
 @click.option(
     "--older-than",
     callback=parse_age,
-    help="Evict caches that were last used longer ago, such as 30d, 12h or 3600 (seconds).",
+    help="Evict caches that were last used longer ago, such as 30d or 12h.",
 )
 @click.option(
     "--keep", type=click.IntRange(0), help="Spare the N caches that were used last, and evict the others."

@@ -84,7 +84,11 @@ def test_gc_lists_asks_and_collects(
             code, _, error = run_cli(*command, option, bad)
             assert code == 2
             assert "give 10000d or less" in error
-        for good in ("3600", "0", "30", "10000d"):
+        # Somebody may mean hours or days, and what is older than that is removed.
+        code, _, error = run_cli(*command, option, "30")
+        assert code == 2
+        assert "'30' has no unit; give one, such as 30d or 30s" in error
+        for good in ("3600s", "0", "0s", "10000d"):
             assert run_cli(*command, option, good)[0] == 0
 
 
