@@ -125,5 +125,7 @@ def test_a_limit_is_on_the_whole_process() -> None:
     left = RunLimits(memory_limit="64GiB").left_for_head()
     assert left is not None
     assert abs(left - (64 * 2**30 - taken)) < 100 * 2**20
-    with pytest.raises(InputError, match=r"limit is 20\.0 MiB, and this process takes [0-9.]+ [MG]iB before the work"):
+    with pytest.raises(
+        InputError, match=r"limit is 20\.0 MiB, and this process takes [0-9.]+ [MG]iB before the work"
+    ):
         left_bytes(20 * 2**20)
