@@ -18,7 +18,6 @@ from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
 from toptune.train.passes.sums import FoldSums
-from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import values_of
 from toptune.train.solvers.class_moments import ClassMoments
 
@@ -112,9 +111,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
     def _fit(self, given: FitInputs) -> None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         shrinkages = _shrinkages(self.shrinkage)
-        block_rows = block_rows_for(
-            d=d, rank=min(n, d), limit_bytes=given.limit_bytes, on_cuda=given.device.type == "cuda"
-        )
+        block_rows = given.block_rows(rank=min(n, d))
         peak_bytes = one_pass_peak_bytes(
             n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
             block_rows=block_rows, n_penalties=len(shrinkages), n_finalists=len(shrinkages),

@@ -14,6 +14,7 @@ from toptune.machine.devices import device_of
 from toptune.machine.memory import MemoryLimits
 from toptune.train.estimators.arguments import Labels, RowsLike
 from toptune.train.passes.training_rows import Cluster, TrainingRows
+from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.folds import Folds, draw_folds
 from toptune.train.rows.inputs import fit_inputs, row_weights
 
@@ -108,6 +109,15 @@ class FitInputs:
     def limit_bytes(self) -> int:
         """Memory that the fit may take where it computes."""
         return self.limits.bytes
+
+    def block_rows(self, *, rank: int) -> int:
+        """Return the rows of a block, whose features are `rank` columns; see `block_rows_for`."""
+        return block_rows_for(
+            d=self.rows.blocks.shape[1],
+            rank=rank,
+            limit_bytes=self.limit_bytes,
+            on_cuda=self.device.type == "cuda",
+        )
 
     def check_memory(self, peak_bytes: int, *, what: str, instead: str, host_bytes: int = 0) -> None:
         """Refuse a fit whose projected peak is above the limit; see `MemoryLimits.check`."""

@@ -27,7 +27,6 @@ from toptune.train.head2toe.plan import plan_head2toe, softmax_rows
 from toptune.train.head2toe.ranking import Ranking, gram_paths, most_rules, rules_of, softmax_paths
 from toptune.train.head2toe.report import FinalFit, head2toe_report
 from toptune.train.head2toe.selected_blocks import SelectedBlocks
-from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.inputs import predict_inputs
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
@@ -177,9 +176,7 @@ class Head2ToeClassifier(ScoredClassifier):
         rows, (n, d) = given.rows, given.rows.blocks.shape
         layers, penalties = self._layers(given), grid_of(self.penalty, "penalty")
         fractions = _grid(self.fraction, "fraction", FRACTIONS)
-        block_rows = block_rows_for(
-            d=d, rank=min(n, d), limit_bytes=given.limit_bytes, on_cuda=given.device.type == "cuda"
-        )
+        block_rows = given.block_rows(rank=min(n, d))
         plan = plan_head2toe(
             n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_shares=len(self._shares()),
             n_rules=most_rules(len(self._shares()), fractions, layers, self.selection),

@@ -15,7 +15,6 @@ from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, 
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
-from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.solvers.saved_sums import SavedSums
@@ -125,9 +124,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
         rows, (n, d) = given.rows, given.rows.blocks.shape
         penalties, device = grid_of(self.penalty, "penalty"), given.device
         # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
-        block_rows = block_rows_for(
-            d=d, rank=min(n, d), limit_bytes=given.limit_bytes, on_cuda=given.device.type == "cuda"
-        )
+        block_rows = given.block_rows(rank=min(n, d))
         peak_bytes = self._plan(given, block_rows=block_rows)
         maps = linear_maps(rows.blocks, device=device)
         setup_seconds = given.seconds
