@@ -10,6 +10,7 @@ import torch
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
 from toptune.errors import InputError, NumericalError
+from toptune.extract.backbone.transform import EvalTransform
 from toptune.options import check_choice
 from toptune.store.files.provenance import provenance
 from toptune.store.files.writing import check_writable, new_target
@@ -176,19 +177,20 @@ def export(
 
 def _reading_here(classifier: Classifier) -> Classifier:
     """Let the CPU decode the images of the comparison where those of the run were decoded on a GPU."""
-    network, transform = classifier.network, classifier.backbone.transform
-    if not transform.is_on_device:
-        return classifier
-    backbone = replace(classifier.backbone, transform=transform.off_device())
-    return Classifier(replace(network, backbone=backbone))
+    transform = classifier.backbone.transform
+    return _with_transform(classifier, transform.off_device()) if transform.is_on_device else classifier
 
 
 def _reading_as_the_card(classifier: Classifier) -> Classifier:
     """Decode images whole, as the program in the card does, where the run decodes a fraction of them."""
-    network, transform = classifier.network, classifier.backbone.transform
-    if not transform.route.startswith("draft"):
-        return classifier
-    return Classifier(replace(network, backbone=replace(classifier.backbone, transform=transform.exact())))
+    transform = classifier.backbone.transform
+    is_draft = transform.route.startswith("draft")
+    return _with_transform(classifier, transform.exact()) if is_draft else classifier
+
+
+def _with_transform(classifier: Classifier, transform: EvalTransform) -> Classifier:
+    backbone = replace(classifier.backbone, transform=transform)
+    return Classifier(replace(classifier.network, backbone=backbone))
 
 
 def _on_decoding(classifier: Classifier, check: ExportCheck) -> list[str]:
