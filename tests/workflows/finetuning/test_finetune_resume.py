@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from shapes import MODEL
 
 from toptune.store import ConflictError, CorruptError, InputError, InterruptedRunError
@@ -21,11 +20,6 @@ OPTIONS: dict[str, Any] = {
     "model": MODEL, "epochs": 4, "warmup_epochs": 1, "learning_rates": [1e-3, 3e-3], "batch_size": 8,
     "min_epochs": 4, "crop_scale": 0.5, "precision": "fp32", "workers": 2,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def numbers(run: Path) -> tuple[bytes, bytes, dict[str, Any]]:
