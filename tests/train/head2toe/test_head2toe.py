@@ -26,6 +26,7 @@ from toptune.train import (
     make_head,
     train,
 )
+from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.head2toe.columns import Layers, agreement, choose_columns
 from toptune.train.head2toe.gram_path import squared_path
 from toptune.train.head2toe.plan import plan_head2toe
@@ -170,9 +171,7 @@ def test_blocks_of_any_size_give_the_same(options: dict[str, Any], monkeypatch: 
     X, y, ids = planted(120)
     results = []
     for block_rows in (7, 1000):
-        monkeypatch.setattr(
-            "toptune.train.estimators.head2toe.block_rows_for", lambda size=block_rows, **_: size
-        )
+        monkeypatch.setattr(FitInputs, "block_rows", lambda _, size=block_rows, **__: size)
         head = Head2ToeClassifier(layer_dims=DIMS, group_penalty=0.3, cv=3, random_state=0, **options)
         head.fit(ArrayBlocks(X), y, groups=ids)
         results.append((head.columns_, head.predict_proba(X)))
