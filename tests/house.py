@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train/heads",),
     ("train/layers",),
     ("train/runs",),
+    ("train/fusion",),
     ("train/reports",),
     ("train",),
     ("workflows/finetuning",),

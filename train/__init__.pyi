@@ -9,6 +9,7 @@ from .estimators.logistic import StreamingLogisticClassifier as StreamingLogisti
 from .estimators.nearest_mean import NearestMeanClassifier as NearestMeanClassifier
 from .estimators.nearest_neighbors import NearestNeighborClassifier as NearestNeighborClassifier
 from .estimators.ridge import StreamingRidgeClassifier as StreamingRidgeClassifier
+from .fusion.training import train as train
 from .heads.heads import (
     HEADS as HEADS,
     Head as Head,
@@ -45,5 +46,4 @@ from .runs.record import (
     RunRecord as RunRecord,
 )
 from .runs.run import Run as Run
-from .runs.training import train as train
 from .runs.update import update_run as update_run

@@ -12,8 +12,8 @@ from toptune.errors import InputError
 from toptune.extract.extraction import extract
 from toptune.extract.sources.opening import open_source
 from toptune.store.files.names import check_folder_name
+from toptune.train.fusion.training import train
 from toptune.train.runs.run import Run
-from toptune.train.runs.training import train
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.predictions import write_predictions
 

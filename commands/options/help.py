@@ -16,7 +16,7 @@ HEADINGS: Mapping[str, str] = {
     "Input": (
         "store dataset dataset-version data split path-column label-column table ids labels splits arrays"
     ),
-    "Model": "model weights img-size mean std crop-pct interpolation decode model-kwargs",
+    "Model": "model fusion weights img-size mean std crop-pct interpolation decode model-kwargs",
     "Layers": "layers pooling preprocess short-list search-rows",
     "Head": "head heads kernel penalty sigma centers solver class-weight cv params budget",
     "Training rows": "test-fraction resplit val group-by shots train-size skip-failed seed seeds leak",

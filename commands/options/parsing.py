@@ -12,6 +12,7 @@ import click
 
 from toptune.errors import InputError
 from toptune.store.datasets.outside_text import outside_text, read_lines
+from toptune.train.runs.options import OTHER_MODELS
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 # A date so long ago can be computed, and the timers of systems take so many seconds.
@@ -127,6 +128,25 @@ def parse_places(_context: click.Context, _option: click.Parameter, value: Seque
             raise click.BadParameter(f"{each!r} is not DATASET=PATH, such as pets=photos/pets")
         places[name] = place
     return places
+
+
+def parse_layers(
+    _context: click.Context, _option: click.Parameter, value: Sequence[str]
+) -> str | dict[str, str] | None:
+    """Parse layers for all models, and layers written as ``MODEL=LAYERS`` for one of them."""
+    of_models: dict[str, str] = {}
+    for each in value:
+        # The name of a model may hold "=", such as one in a path; names of layers never do.
+        model, sign, layers = each.rpartition("=")
+        name = model if sign else OTHER_MODELS
+        if name in of_models:
+            whose = f"of model {model}" if sign else "of all models"
+            raise click.BadParameter(
+                f"the layers {whose} are given twice, as {of_models[name]!r} and {layers!r}; give them once, "
+                "several layers with commas between them"
+            )
+        of_models[name] = layers
+    return of_models.get(OTHER_MODELS) if of_models.keys() <= {OTHER_MODELS} else of_models
 
 
 def parse_folds(_context: click.Context, _option: click.Parameter, value: str) -> int | str | None:

@@ -7,10 +7,17 @@ import click
 
 from toptune.commands.options.common import POOLING, SKIP_FAILED, STORE, Decorator, together
 from toptune.commands.options.help import Choice
-from toptune.commands.options.parsing import parse_floats, parse_folds, parse_object, parse_seconds
+from toptune.commands.options.parsing import (
+    parse_floats,
+    parse_folds,
+    parse_layers,
+    parse_object,
+    parse_seconds,
+)
 from toptune.machine.devices import AUTO
 from toptune.train.heads.options import SOLVERS, HeadOptions
 from toptune.train.rows.options import VAL, RowOptions
+from toptune.train.runs.options import FUSIONS
 
 DATASET = click.option("--dataset", help="Name of the data set in the store; by default the only one there.")
 MODEL = click.option(
@@ -26,18 +33,48 @@ DATASET_VERSION = click.option(
     type=click.IntRange(1),
     help="Version of a data set that grew; by default the latest.",
 )
+MODELS = together(
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="Model, as it was given to extract; by default the only one of the data set. The option may be "
+        "given several times, for models that share the run; @FILE has one model a line.",
+    ),
+    click.option(
+        "--fusion",
+        type=Choice(FUSIONS),
+        help="How several models share the run: late (the default) trains a head on each and weighs their "
+        "probabilities, join trains one head on the columns of all.",
+    ),
+)
+_LAYERS = "Layers to use: auto (chosen by cross-validation), all, or names and globs; by default last."
+PREPROCESS = click.option(
+    "--preprocess",
+    metavar="STEPS",
+    help="Steps before the head, in order, with commas: standardise (the default of most heads), l2, "
+    "power, pca:N, whiten:N, ternary; or none.",
+)
 COLUMNS = together(
     click.option(
         "--layers",
-        help="Layers to use: auto (chosen by cross-validation), all, or names and globs; by default last.",
+        help=_LAYERS,
     ),
     POOLING,
+    PREPROCESS,
+)
+# Each of several models may have layers of its own.
+COLUMNS_BY_MODEL = together(
     click.option(
-        "--preprocess",
-        metavar="STEPS",
-        help="Steps before the head, in order, with commas: standardise (the default of most heads), l2, "
-        "power, pca:N, whiten:N, ternary; or none.",
+        "--layers",
+        multiple=True,
+        callback=parse_layers,
+        metavar="[MODEL=]LAYERS",
+        help=f"{_LAYERS} MODEL=LAYERS is for that model alone, and the option may be given once for each.",
     ),
+    POOLING,
+    PREPROCESS,
 )
 
 

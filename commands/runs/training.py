@@ -17,14 +17,14 @@ from toptune.commands.options.printing import show
 from toptune.commands.options.training import (
     BUDGET,
     CLASS_WEIGHT,
-    COLUMNS,
+    COLUMNS_BY_MODEL,
     DATASET,
     DATASET_VERSION,
     FOLDS,
     HEAD_DEVICE,
     KERNEL,
     MEMORY_LIMIT,
-    MODEL,
+    MODELS,
     PARAMS,
     SEED,
     STORED_SPLIT,
@@ -43,7 +43,7 @@ from toptune.train.heads.options import HeadOptions, refuse_without_meaning
 )
 @STORE
 @DATASET
-@MODEL
+@MODELS
 @DATASET_VERSION
 @click.option(
     "--update",
@@ -66,7 +66,7 @@ from toptune.train.heads.options import HeadOptions, refuse_without_meaning
 )
 @BUDGET
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; it must not exist yet.")
-@COLUMNS
+@COLUMNS_BY_MODEL
 @SEED
 @KERNEL
 @MEMORY_LIMIT
@@ -116,12 +116,16 @@ def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **opti
             raise click.UsageError("--forget needs --update RUN")
         # The library cannot tell a typed value from the default of another head.
         refuse_without_meaning(options["head"], given)
-        options = fill_names(root, options)
         from toptune.train import train as run_training
 
         for name in ("update", "forget"):
             del options[name]
-        with plans_on_standard_error(logging.DEBUG if verbose else logging.INFO):
+        verbosity = plans_on_standard_error(logging.DEBUG if verbose else logging.INFO)
+        with listed(options.pop("models"), "models") as models, verbosity:
+            # Fewer than two models are the one model that the name, or the store, gives.
+            several = len(models) > 1
+            options = fill_names(root, options | {"model": models[0] if models else None})
+            options |= {"model": None, "models": models} if several else {}
             run = run_training(root, **options)
         from toptune.train.solvers.saved_sums import FILE, KEEPERS
 
@@ -136,7 +140,8 @@ def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **opti
 def refuse_options(strange: set[str]) -> None:
     """Refuse training options with --update: the run keeps the values it was trained with."""
     if strange:
-        name = min(strange).replace("_", "-")
+        # The parameter of --model has another name, because the option takes several values.
+        name = min(strange).replace("models", "model").replace("_", "-")
         raise click.UsageError(f"--{name} has no meaning with --update: it stays as it is in the run")
 
 

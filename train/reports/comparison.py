@@ -15,6 +15,7 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.writing import check_writable
+from toptune.train.fusion.training import train
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
@@ -24,7 +25,6 @@ from toptune.train.rows.splits import NAMED, split_manifest
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
 from toptune.train.runs.run import read_labels
-from toptune.train.runs.training import train
 from toptune.train.runs.writing import check_out
 
 RUNS = "runs"

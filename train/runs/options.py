@@ -1,11 +1,12 @@
 """`TrainOptions`: everything that decides a training, checked before any work and without loading torch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from toptune.errors import InputError
 from toptune.machine.limits import LimitArguments, RunLimits
-from toptune.options import flat_options
+from toptune.options import check_choice, choices, flat_options
 from toptune.train.heads.options import HeadArguments, HeadOptions
 from toptune.train.preprocessing.spec import parse_preprocessing
 from toptune.train.rows.options import RowArguments, RowOptions
@@ -17,13 +18,19 @@ _RECORDED = (
     "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "label_column", "shots",
     "train_size", "class_weight", "params", "budget", "allow_failed", "device",
 )  # fmt: skip
+# How several backbones share one run; the first is the default.
+FUSIONS = LATE, JOIN = ("late", "join")
+# In layers by model, this key stands for every model that is not named.
+OTHER_MODELS = "*"
+Layers: TypeAlias = str | Sequence[str] | None
 
 
 class TrainArguments(RowArguments, HeadArguments, LimitArguments, total=False):
     """The keywords of `TrainOptions`."""
 
     dataset_version: int | None
-    layers: str | Sequence[str] | None
+    fusion: str | None
+    layers: Layers | Mapping[str, Layers]
     pooling: str | None
     preprocess: str | None
     keep_sums: bool
@@ -43,9 +50,14 @@ class TrainOptions:
         Device, memory limit and dask workers.
     dataset_version : int, optional
         Version of a data set that grew; by default the latest. The run records the version.
+    fusion : {"late", "join"}, optional
+        How several models share the run: each with a head of its own, whose probabilities are combined
+        (``late``, the default), or with their columns side by side in one head (``join``).
     layers, pooling : optional
         Which stored arrays the head sees; see `toptune.train.choose_arrays`. By default ``last``. With
-        ``auto``, cross-validation on the training rows chooses; see `toptune.train.search_layers`.
+        ``auto``, cross-validation on the training rows chooses; see `toptune.train.search_layers`. Of
+        several models, a mapping of their names gives each its own layers, where ``*`` stands for every
+        model that is not named.
     preprocess : str, optional
         Steps between the stored features and the head, such as ``l2,standardise`` or ``pca:256``; see
         `toptune.train.fit_preprocessing`. By default the head's own: ``l2`` for ``head2toe``, ``standardise``
@@ -65,7 +77,8 @@ class TrainOptions:
     head: HeadOptions = field(default_factory=HeadOptions)
     limits: RunLimits = field(default_factory=RunLimits)
     dataset_version: int | None = None
-    layers: str | Sequence[str] | None = None
+    fusion: str | None = None
+    layers: Layers | Mapping[str, Layers] = None
     pooling: str | None = None
     preprocess: str | None = None
     keep_sums: bool = True
@@ -73,6 +86,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         # Parsing refuses a misspelled step before any feature is read.
         parse_preprocessing(self.preprocessing)
+        if self.fusion is not None:
+            check_choice(self.fusion, FUSIONS, option="fusion")
         if self.head.is_auto and self.limits.dask is not None:
             raise InputError(
                 f"dask is {self.limits.dask!r}, which head 'auto' does not know; use falkon or ridge"
@@ -82,6 +97,56 @@ class TrainOptions:
     def preprocessing(self) -> str:
         """The steps that were asked for, or the default steps of the head."""
         return self.head.preprocessing if self.preprocess is None else self.preprocess
+
+    def for_model(self, model: str) -> "TrainOptions":
+        """Return the options of one model: with its own layers where `layers` has those of each."""
+        if not isinstance(self.layers, Mapping):
+            return self
+        return replace(self, layers=self.layers.get(model, self.layers.get(OTHER_MODELS)))
+
+    def check_models(self, model: str | None, models: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the models that were asked for, in their order, or refuse what cannot be meant.
+
+        Parameters
+        ----------
+        model : str, optional
+            The one model.
+        models : sequence of str, optional
+            Several, in place of `model`.
+
+        Raises
+        ------
+        InputError
+            If both or none are given, a model twice, a fusion of one model, or layers of a model that is not
+            among them.
+        """
+        if (model is None) == (models is None):
+            given = "both model and models" if model is not None else "neither model nor models"
+            raise InputError(f"{given} are given; give model, or models with several names", option="model")
+        if isinstance(models, str):
+            raise InputError(f"models is {models!r}; give a list of names, or model", option="models")
+        names = (model,) if model is not None else tuple(models or ())
+        if not names:
+            raise InputError("models names no model; give at least 1", option="models")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"model {twice!r} is given {names.count(twice)} times; give it once", option="model"
+            )
+        if self.fusion is not None and len(names) == 1:
+            raise InputError(
+                f"fusion is {self.fusion!r} with the one model {names[0]!r}; name at least 2 models, or "
+                "leave fusion out",
+                option="fusion",
+            )
+        of_models = self.layers if isinstance(self.layers, Mapping) else {}
+        for name in of_models:
+            if name != OTHER_MODELS and name not in names:
+                raise InputError(
+                    f"layers names model {name!r}, which is none of the run; {choices(name, names)}",
+                    option="layers",
+                )
+        return names
 
     def to_dict(self) -> dict[str, object]:
         """Return the options that run.json records."""

@@ -1,11 +1,11 @@
-"""`train`: from stored features to a RUN folder."""
+"""`train_run`: from the stored features of a model to a RUN folder."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from toptune.costs.phases import Phases
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
-from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
@@ -28,7 +27,7 @@ from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.grids import grid_of
-from toptune.train.runs.options import TrainArguments, TrainOptions
+from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import DEALT, GROUPS, RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
@@ -41,56 +40,17 @@ if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that 
     from toptune.train.heads.trials import Trials
 
 
-def train(
+def train_run(
     store: str | os.PathLike[str] | FeatureStore,
     *,
     dataset: str,
     model: str,
     out: str | os.PathLike[str],
+    options: TrainOptions,
     progress: Callable[[str], None] | None = None,
-    **arguments: Unpack[TrainArguments],
 ) -> Run:
-    """Train a head on stored features and write a RUN folder; nothing is extracted again.
-
-    Parameters
-    ----------
-    store : path or FeatureStore
-        Root folder of the store, or the store.
-    dataset, model : str
-        Names of the data set and of the model whose features are in the store; `model` is spelled as for
-        `toptune.extract.extract`.
-    out : path
-        RUN folder to make; a folder that exists and is not empty is refused.
-    progress : callable, optional
-        Called with the name of each phase as the phase begins.
-    **arguments
-        The fields of `TrainOptions`, and of the values in it: `RowOptions` says which rows train and test,
-        `HeadOptions` which head is trained, `RunLimits` where and within which memory.
-
-    Returns
-    -------
-    Run
-        The head, its preprocessing, its record and the metrics on the test rows.
-
-    Raises
-    ------
-    InputError
-        For options out of range or misspelled, an `out` that exists, unlabeled or too few training rows, one
-        class only, fewer than two classes with rows in several folds, rows that are not
-        finite, unknown layers.
-    StoreError
-        If the store lacks what is asked for, or is incomplete or damaged.
-
-    Examples
-    --------
-    >>> from toptune.extract import extract
-    >>> model = "resnet10t.toptune_glyphs"
-    >>> _ = extract("digits", model=model, store="store")
-    >>> run = train("store", dataset="digits", model=model, out="run", head="ridge", train_size=200)
-    >>> run.metrics["n_train"], run.metrics["accuracy"] > 0.8
-    (200, True)
-    """
-    options, phases = options_of(TrainOptions, arguments, call="train"), Phases(progress)
+    """Train a head on the stored features of one model; see `toptune.train.train`."""
+    phases = Phases(progress)
     path = check_out(out)
     # Names, columns and sizes are checked before torch and scikit-learn are imported, which takes seconds.
     _check_head(options)
@@ -196,9 +156,11 @@ def _new_head(options: TrainOptions) -> "Head":
 
 def _stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
     """Choose the stored arrays to train on; where layers are searched, the candidates."""
-    if options.layers == AUTO:
+    layers = options.layers
+    assert not isinstance(layers, Mapping), "TrainOptions.for_model gives the layers of one model"
+    if layers == AUTO:
         return choose_arrays(by_depth(features.arrays()), "all", options.pooling)
-    return choose_arrays(features.arrays(), options.layers, options.pooling)
+    return choose_arrays(features.arrays(), layers, options.pooling)
 
 
 def _search_layers(

@@ -13,8 +13,8 @@ from toptune.extract.extraction import extract
 from toptune.extract.images.remarks import each_said_once
 from toptune.machine.dask_cluster import each_finished, open_client
 from toptune.text import counted
+from toptune.train.fusion.training import train
 from toptune.train.reports.notes import Notes, gather_notes
-from toptune.train.runs.training import train
 from toptune.workflows.finetuning.finetune import finetune
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.checks import check_places

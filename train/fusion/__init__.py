@@ -1,0 +1,1 @@
+"""Several backbones in one run."""

@@ -1,0 +1,82 @@
+"""`train`: from the stored features of one model, or of several, to a RUN folder."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Unpack
+
+from toptune.errors import InputError
+from toptune.options import options_of
+from toptune.store.features.feature_store import FeatureStore
+from toptune.train.runs.options import LATE, TrainArguments, TrainOptions
+from toptune.train.runs.run import Run
+from toptune.train.runs.training import train_run
+
+
+def train(
+    store: str | os.PathLike[str] | FeatureStore,
+    *,
+    dataset: str,
+    model: str | None = None,
+    models: Sequence[str] | None = None,
+    out: str | os.PathLike[str],
+    progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[TrainArguments],
+) -> Run:
+    """Train a head on stored features and write a RUN folder; nothing is extracted again.
+
+    Parameters
+    ----------
+    store : path or FeatureStore
+        Root folder of the store, or the store.
+    dataset : str
+        Name of the data set in the store.
+    model : str, optional
+        Name of the model whose features are in the store, spelled as for `toptune.extract.extract`.
+    models : sequence of str, optional
+        In place of `model`, several models that share the run; ``fusion`` says how.
+    out : path
+        RUN folder to make; a folder that exists and is not empty is refused.
+    progress : callable, optional
+        Called with the name of each phase as the phase begins.
+    **arguments
+        The fields of `TrainOptions`, and of the values in it: `RowOptions` says which rows train and test,
+        `HeadOptions` which head is trained, `RunLimits` where and within which memory.
+
+    Returns
+    -------
+    Run
+        The head, its preprocessing, its record and the metrics on the test rows.
+
+    Raises
+    ------
+    InputError
+        For options out of range or misspelled, an `out` that exists, unlabeled or too few training rows, one
+        class only, fewer than two classes with rows in several folds, rows that are not
+        finite, unknown layers.
+    StoreError
+        If the store lacks what is asked for, or is incomplete or damaged.
+
+    Examples
+    --------
+    >>> from toptune.extract import extract
+    >>> model = "resnet10t.toptune_glyphs"
+    >>> _ = extract("digits", model=model, store="store")
+    >>> run = train("store", dataset="digits", model=model, out="run", head="ridge", train_size=200)
+    >>> run.metrics["n_train"], run.metrics["accuracy"] > 0.8
+    (200, True)
+    """
+    options = options_of(TrainOptions, arguments, call="train")
+    names = options.check_models(model, models)
+    if len(names) > 1:
+        raise InputError(
+            f"fusion {options.fusion or LATE!r} of {len(names)} models is not there yet; train on one model",
+            option="fusion",
+        )
+    return train_run(
+        store,
+        dataset=dataset,
+        model=names[0],
+        out=out,
+        options=options.for_model(names[0]),
+        progress=progress,
+    )
