@@ -125,6 +125,11 @@ class MemoryLimits:
             host_bytes=host_bytes,
         )
 
+    @property
+    def cuda_bytes(self) -> int | None:
+        """Memory that may be taken on the CUDA device that computes; None where there is none."""
+        return self.bytes if self.device else None
+
     def hold(self, needed_bytes: int, *, host_bytes: int) -> bool:
         """Return whether work fits, by its projected peak where it computes and the one in main memory."""
         return needed_bytes <= self.bytes and (not self.device or host_bytes <= self.host_bytes)

@@ -112,8 +112,10 @@ class WatchedBlocks(ArrayBlocks):
     [
         ("falkon", {"solver": "direct", "n_centers": 20}),
         ("falkon", {"solver": "falkon", "n_centers": 20}),
+        ("falkon-logistic", {"n_centers": 20}),
         ("ridge", {}),
         ("lda", {}),
+        ("logistic", {"penalty": [1e-2]}),
     ],
     ids=str,
 )

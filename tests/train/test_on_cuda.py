@@ -22,6 +22,7 @@ from toptune.train import (
     StreamingRidgeClassifier,
     train,
 )
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.solvers.solver_choice import Sizes, choose_solver
 
 Build = Callable[..., FeatureCache]
@@ -176,7 +177,7 @@ def test_main_memory_is_asked_for_what_lies_there(memory: Callable[..., None]) -
 
 
 def test_a_layer_search_and_a_training_ask_for_the_devices_memory(
-    build: Build, tmp_path: Path, memory: Callable[..., None]
+    build: Build, tmp_path: Path, memory: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = build()
     options: dict[str, Any] = {
@@ -192,10 +193,21 @@ def test_a_layer_search_and_a_training_ask_for_the_devices_memory(
             train(tmp_path / "store", out=tmp_path / "run", layers=layers, **options)
     assert not (tmp_path / "run").exists()
     memory(free=GIB, host=64 * GIB)
+    read: list[int | None] = []
+    iterate = PreprocessedBlocks.iterate
+
+    def noted(blocks: PreprocessedBlocks, block_rows: int | None = None) -> Any:
+        read.append(block_rows)
+        return iterate(blocks, block_rows)
+
+    monkeypatch.setattr(PreprocessedBlocks, "iterate", noted)
     run = train(tmp_path / "store", out=tmp_path / "run", layers="auto", **options)
     assert run.metrics["accuracy"] > 0.5
     assert run.config["report"]["plan"]["limit_bytes"] == int(0.85 * GIB)
     assert cache.n_rows == 90
+    # The first pass is that of the search, whose blocks are of 1/32 of the limit: d columns and 3 d + 1 more.
+    dims = sum(array.dim for array in cache.arrays())
+    assert read[0] == int(0.85 * GIB) // 32 // (8 * 12 * dims)
 
 
 @pytest.mark.parametrize(

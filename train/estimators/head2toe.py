@@ -181,7 +181,7 @@ class Head2ToeClassifier(ScoredClassifier):
             n=n, d=d, n_classes=rows.n_classes, n_folds=rows.n_places, n_shares=len(self._shares()),
             n_rules=most_rules(len(self._shares()), fractions, layers, self.selection),
             n_penalties=len(penalties or RELATIVE_PENALTIES), solver=self.solver, block_rows=block_rows,
-            limit_bytes=given.limit_bytes, device=given.limits.device,
+            limits=given.limits,
         )  # fmt: skip
         plan_logger.debug("%s", plan)
         seconds, clock = {"setup": given.seconds}, time.perf_counter()

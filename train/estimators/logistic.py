@@ -179,7 +179,9 @@ class StreamingLogisticClassifier(ScoredClassifier):
         n, d = given.rows.blocks.shape
         rank, n_classes = min(n, d), given.rows.n_classes
         columns = given.rows.n_folds * n_classes
-        block_rows = logistic_block_rows(d=d, rank=rank, n_columns=columns)
+        block_rows = logistic_block_rows(
+            d=d, rank=rank, n_columns=columns, cuda_bytes=given.limits.cuda_bytes
+        )
         is_dense = rank <= DENSE_FEATURES or n < d
         peak_bytes = (
             (8 * 8 * (rank + 1) ** 2 if is_dense else 0)  # preconditioner

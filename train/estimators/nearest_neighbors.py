@@ -11,6 +11,7 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
+from toptune.machine.memory import MemoryLimits
 from toptune.machine.plans import plan_logger
 from toptune.machine.precision import full_precision
 from toptune.train.estimators.arguments import Params, RandomState, RowsLike
@@ -21,7 +22,7 @@ from toptune.train.estimators.settings_comparison import compare, score_left_out
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import neighbors_peak_bytes
 from toptune.train.passes.training_rows import TrainingRows
-from toptune.train.rows.block_reading import check_finite, to_tensor
+from toptune.train.rows.block_reading import block_bytes_for, check_finite, to_tensor
 from toptune.train.rows.grids import values_of
 from toptune.train.rows.inputs import predict_inputs
 
@@ -131,7 +132,8 @@ class NearestNeighborClassifier(ScoredClassifier):
         for where, values in rows.blocks.iterate():
             check_finite(values, start=where.start)
             kept[where] = ready(to_tensor(values, dtype=dtype, device=given.device), metric)
-        left = score_left_out(_left_out(kept, rows, settings, metric), rows, n_settings=len(settings))
+        votes = _left_out(kept, rows, settings, metric, given.limits.cuda_bytes)
+        left = score_left_out(votes, rows, n_settings=len(settings))
         compared = compare(settings, left, rows)
         self.rows_, self.codes_ = kept.cpu().numpy(), rows.codes
         self.n_neighbors_, self.weights_ = compared.chosen["n_neighbors"], compared.chosen["weights"]
@@ -151,7 +153,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         peak_bytes = neighbors_peak_bytes(
             n=n, d=d, n_classes=rows.n_classes, n_neighbors=n_neighbors, n_settings=n_settings,
             n_kept=min(n, CALIBRATION_ROWS), value_bytes=value_bytes,
-            block_rows=_block_rows(n, d, rows.n_classes),
+            block_rows=_block_rows(n, d, rows.n_classes, cuda_bytes=given.limits.cuda_bytes),
         )  # fmt: skip
         given.check_memory(
             peak_bytes,
@@ -172,8 +174,11 @@ class NearestNeighborClassifier(ScoredClassifier):
         kept = torch.from_numpy(self.rows_).to(device_of(self.device))
         codes = torch.from_numpy(self.codes_).to(kept.device)
         result = np.empty((blocks.shape[0], len(self.classes_)))
+        limits = MemoryLimits.on(kept.device, self.memory_limit_bytes or None)
+        n, d = kept.shape
+        block_rows = _block_rows(n, d, len(self.classes_), cuda_bytes=limits.cuda_bytes)
         with full_precision():
-            for where, values in blocks.iterate(_block_rows(len(kept), kept.shape[1], len(self.classes_))):
+            for where, values in blocks.iterate(block_rows):
                 check_finite(values, start=where.start)
                 queries = ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
                 nearness, at = nearness_of(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
@@ -196,12 +201,12 @@ def nearness_of(queries: Tensor, kept: Tensor, metric: str) -> Tensor:
 
 
 def _left_out(
-    kept: Tensor, rows: TrainingRows, settings: Sequence[Params], metric: str
+    kept: Tensor, rows: TrainingRows, settings: Sequence[Params], metric: str, cuda_bytes: int | None
 ) -> Iterator[tuple[slice, Iterator[Matrix]]]:
     """Yield the votes of each block's neighbors in other folds, for every setting from one search."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
-    step = _block_rows(len(kept), kept.shape[1], rows.n_classes)
+    step = _block_rows(len(kept), kept.shape[1], rows.n_classes, cuda_bytes=cuda_bytes)
     for start in range(0, rows.n, step):
         where = slice(start, min(start + step, rows.n))
         nearness = nearness_of(kept[where], kept, metric)
@@ -233,8 +238,10 @@ def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str)
     return smoothed.log()
 
 
-def _block_rows(n: int, d: int, n_classes: int) -> int:
-    return max(16, _BLOCK_BYTES // (8 * (n + d + 4 * n_classes)))
+def _block_rows(n: int, d: int, n_classes: int, *, cuda_bytes: int | None) -> int:
+    """Return how many rows are compared with all n at a time; more within the limit of a CUDA device."""
+    budget = _BLOCK_BYTES if cuda_bytes is None else block_bytes_for(cuda_bytes, on_cuda=True)
+    return max(16, budget // (8 * (n + d + 4 * n_classes)))
 
 
 def _check_counts(given: int | Sequence[int] | None, n: int) -> list[int]:

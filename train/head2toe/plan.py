@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.machine.memory import check_memory, shown_bytes
+from toptune.machine.memory import MemoryLimits, shown_bytes
 from toptune.train.head2toe.cross_validation import N_FINALISTS
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import calibration_bytes, scoring_bytes, scoring_rows
@@ -163,6 +163,22 @@ def _rows_form_bytes(sizes: _Sizes) -> int:
     return held + max(reading, products + _solving_bytes(sizes), comparing)
 
 
+def _host_bytes(sizes: _Sizes, form: str) -> int:
+    """Add up what a fit on a CUDA device takes in main memory.
+
+    It is the sum of: the block that is read; classes, weights, folds and the order of the rows; the left-out
+    scores that are kept; and whichever is more, a fit of the calibration, the one-hot targets of held rows in
+    integers and in float64 before they are copied, or the scores of a finalist on their way.
+    """
+    n, n_classes = sizes.n, sizes.n_classes
+    read = 3 * 8 * min(n, sizes.block_rows) * sizes.d
+    calibration = calibration_bytes(n_kept=sizes.n_calibration, n_classes=n_classes)
+    whole = 16 * n * n_classes if form == "rows" else 0
+    # The softmax solver makes the weights of the rows in each of its problems.
+    problems = 3 * 8 * n * sizes.n_problems if sizes.n_problems > 1 else 0
+    return read + sizes.left_out_bytes + max(calibration, whole) + problems + 40 * n
+
+
 def plan_head2toe(
     *,
     n: int,
@@ -174,8 +190,7 @@ def plan_head2toe(
     n_penalties: int,
     solver: str,
     block_rows: int,
-    limit_bytes: int,
-    device: str = "",
+    limits: MemoryLimits,
 ) -> Plan:
     """Keep whichever is smaller: Gram matrices where there are more rows than columns, else the rows.
 
@@ -196,38 +211,37 @@ def plan_head2toe(
         With ``"softmax"`` the group lassos of all folds share a pass.
     block_rows : int
         Rows of a block.
-    limit_bytes : int
-        Memory that the fit may take where it computes.
-    device : str
-        Name of the CUDA device that computes; empty for the CPU.
+    limits : MemoryLimits
+        Memory that the fit may take where it computes, and in main memory.
 
     Raises
     ------
     InputError
-        If neither form is within the limit; the message has both figures.
+        If neither form is within the limit, with both figures; or if a fit on a device takes more of main
+        memory than may be taken there.
 
     Examples
     --------
     >>> plan = plan_head2toe(
     ...     n=1000, d=20_000, n_classes=10, n_folds=5, n_shares=3, n_rules=30, n_penalties=8, solver="gram",
-    ...     block_rows=100, limit_bytes=4 * 2**30,
+    ...     block_rows=100, limits=MemoryLimits(device="", bytes=4 * 2**30, host_bytes=4 * 2**30),
     ... )
     >>> print(plan)
     head2toe: the rows in memory, about 563 MiB; 4096 MiB may be taken
     """
-    projected = _Projected.of(
-        _Sizes(
-            n=n,
-            d=d,
-            n_classes=n_classes,
-            n_folds=n_folds,
-            n_shares=n_shares,
-            n_rules=n_rules,
-            n_penalties=n_penalties,
-            n_problems=n_folds + 1 if solver == "softmax" else 1,
-            block_rows=block_rows,
-        )
+    sizes = _Sizes(
+        n=n,
+        d=d,
+        n_classes=n_classes,
+        n_folds=n_folds,
+        n_shares=n_shares,
+        n_rules=n_rules,
+        n_penalties=n_penalties,
+        n_problems=n_folds + 1 if solver == "softmax" else 1,
+        block_rows=block_rows,
     )
+    projected = _Projected.of(sizes)
+    limit_bytes = limits.bytes
     preferred, other = ("sums", "rows") if d <= n else ("rows", "sums")
     preferred_bytes = projected.of_form(preferred)
     fits = preferred_bytes <= limit_bytes or preferred_bytes <= projected.of_form(other)
@@ -235,15 +249,14 @@ def plan_head2toe(
     form_bytes = projected.of_form(form)
     held = 8 * n * d if solver == "softmax" else 0
     is_held = form_bytes + held <= limit_bytes
-    check_memory(
+    limits.check(
         form_bytes,
-        limit_bytes=limit_bytes,
+        host_bytes=_host_bytes(sizes, form),
         what=(
             f"head2toe on {n} rows of {d} columns ({shown_bytes(projected.sums_bytes)} as Gram matrices "
             f"of {n_folds} folds, {shown_bytes(projected.rows_bytes)} as rows)"
         ),
         instead="take fewer layers, a smaller pooling target or fewer folds, or raise --memory-limit",
-        device=device,
     )
     return Plan(
         form=form,

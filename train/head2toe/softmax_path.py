@@ -117,20 +117,23 @@ def _pass(
         Gradients.
     """
     n_problems, n_classes = weights.shape[1], rows.n_classes
-    losses = torch.zeros(n_problems, dtype=torch.float64)
-    gradients = None
+    losses: Tensor | None = None
+    gradients: Tensor | None = None
     flat = None if at is None else at.permute(1, 0, 2).reshape(at.shape[1], -1)
     for where, values in read:
-        if gradients is None:
+        if gradients is None or losses is None:
             gradients = values.new_zeros((values.shape[1], n_problems * n_classes))
+            # On the device of the rows, so that no block is waited for.
+            losses = values.new_zeros(n_problems, dtype=torch.float64)
             weights, codes = weights.to(values), torch.from_numpy(rows.codes).to(values.device)
         logits = values.new_zeros((len(values), n_problems * n_classes)) if flat is None else values @ flat
         logs = logits.view(len(values), n_problems, n_classes).log_softmax(dim=2)
         truth = codes[where, None, None].expand(-1, n_problems, 1)
         share = weights[where, :, None]
-        losses -= (logs.gather(2, truth) * share)[..., 0].double().sum(dim=0).cpu()
+        losses -= (logs.gather(2, truth) * share)[..., 0].double().sum(dim=0)
         # p - y, in the memory of the log-probabilities.
         errors = logs.exp_().scatter_add_(2, truth, values.new_full((1, 1, 1), -1.0).expand_as(truth))
         gradients.addmm_(values.T, (errors * share).reshape(len(values), -1))
+    assert losses is not None
     assert gradients is not None
     return losses, gradients.view(-1, n_problems, n_classes).permute(1, 0, 2).contiguous()

@@ -16,7 +16,7 @@ from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.peak_memory import calibration_bytes, scoring_bytes
 from toptune.train.passes.sums import FoldSums, batch_rows, sums_bytes
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
-from toptune.train.rows.block_reading import BLOCK_BYTES
+from toptune.train.rows.block_reading import BLOCK_BYTES, block_bytes_for
 from toptune.train.solvers.ridge import CenteredSystem, left_out
 
 # Bytes of the coefficients and left-out scores of candidates that one pass scores, at most.
@@ -240,8 +240,16 @@ class DualGrams:
         return scores
 
 
-def primal_bytes(*, n_rows: int, n_columns: int, n_layers: int, n_folds: int, n_classes: int) -> int:
-    """Return the projected peak of `PrimalGrams`.
+def primal_bytes(
+    *,
+    n_rows: int,
+    n_columns: int,
+    n_layers: int,
+    n_folds: int,
+    n_classes: int,
+    cuda_bytes: int | None = None,
+) -> int:
+    """Return the projected peak of `PrimalGrams`, whose blocks are larger within `cuda_bytes` of a device.
 
     The terms are the sums of all folds and a copy for the subset at hand; systems to solve; a block; and the
     rows that wait to be summed, or the coefficients and scores of the candidates of a pass with those that
@@ -256,7 +264,7 @@ def primal_bytes(*, n_rows: int, n_columns: int, n_layers: int, n_folds: int, n_
         scoring_bytes(n=n_rows, n_classes=n_classes),
         calibration_bytes(n_kept=min(n_rows, CALIBRATION_ROWS), n_classes=n_classes),
     )
-    block = min(4 * BLOCK_BYTES, 4 * 8 * n_rows * n_columns)
+    block = min(4 * block_bytes_for(cuda_bytes, on_cuda=cuda_bytes is not None), 4 * 8 * n_rows * n_columns)
     return 2 * sums + 5 * 8 * (n_columns + 1) ** 2 + max(waiting, fits + scoring) + block
 
 

@@ -90,12 +90,15 @@ def read_layers(
     device = device_of(options.device)
     limits = MemoryLimits.on(device, left_for_head(options.memory_limit_bytes, str(device)))
     labels = _labels(cache, split, groups, options)
-    is_primal, peak_bytes = _form(arrays, labels, options, limits.bytes)
+    is_primal, peak_bytes = _form(arrays, labels, options, limits)
+    d = _n_columns(arrays)
+    block_rows = block_rows_for(d=d, rank=d, limit_bytes=limits.bytes, on_cuda=bool(limits.device))
     n_whole = 0 if is_primal else min(len(labels.codes), options.search_rows)
+    read_bytes = 3 * 8 * min(block_rows, len(labels.codes)) * d if is_primal else 0
     limits.check(
         peak_bytes,
-        host_bytes=layer_bytes(n_rows=n_whole, largest_layer=max(array.dim for array in arrays)),
-        what=f"layer search over {len(arrays)} arrays of together {_n_columns(arrays)} columns",
+        host_bytes=layer_bytes(n_rows=n_whole, largest_layer=max(array.dim for array in arrays)) + read_bytes,
+        what=f"layer search over {len(arrays)} arrays of together {d} columns",
         instead="search fewer arrays (--layers, --pooling), fewer --search-rows, or raise --memory-limit",
     )
     n, searched = len(split.train), split
@@ -131,8 +134,6 @@ def read_layers(
     )
     grams: LayerGrams
     if is_primal:
-        d = _n_columns(arrays)
-        block_rows = block_rows_for(d=d, rank=d, limit_bytes=limits.bytes)
         dims = [array.dim for array in arrays]
         grams = PrimalGrams(rows, dims, block_rows=block_rows, device=device)
     else:
@@ -167,13 +168,16 @@ def _labels(cache: StoredFeatures, split: Split, groups: Sequence[str], options:
 
 
 def _form(
-    arrays: Sequence[ArraySpec], labels: _Labels, options: SearchOptions, limit_bytes: int
+    arrays: Sequence[ArraySpec], labels: _Labels, options: SearchOptions, limits: MemoryLimits
 ) -> tuple[bool, int]:
     """Choose the form of the Gram matrices: whether it is the primal one, and the projected peak in bytes."""
     n, d, n_classes = len(labels.codes), _n_columns(arrays), len(labels.classes)
     n_folds = labels.folds.count + 1  # one place is for rows that take no part in cross-validation
-    primal = primal_bytes(n_rows=n, n_columns=d, n_layers=len(arrays), n_folds=n_folds, n_classes=n_classes)
-    if d <= min(n, PRIMAL_COLUMNS) and primal <= limit_bytes:
+    primal = primal_bytes(
+        n_rows=n, n_columns=d, n_layers=len(arrays), n_folds=n_folds, n_classes=n_classes,
+        cuda_bytes=limits.cuda_bytes,
+    )  # fmt: skip
+    if d <= min(n, PRIMAL_COLUMNS) and primal <= limits.bytes:
         return True, primal
     dual = dual_bytes(
         n_rows=min(n, options.search_rows),

@@ -22,7 +22,7 @@ from toptune.train.logistic.selection import Chosen, choose_penalty
 from toptune.train.passes.kernel_rows import KernelRows
 from toptune.train.passes.passes import PhaseWatch
 from toptune.train.passes.training_rows import TrainingRows
-from toptune.train.rows.block_reading import block_rows_for, to_tensor
+from toptune.train.rows.block_reading import to_tensor
 from toptune.train.solvers.one_pass import solve
 from toptune.train.solvers.selection import Candidate
 
@@ -95,7 +95,14 @@ class Problem:
 
     @classmethod
     def of(
-        cls, rows: TrainingRows, maps: NystromMaps, *, n_fits: int, is_cached: bool, seed: int
+        cls,
+        rows: TrainingRows,
+        maps: NystromMaps,
+        *,
+        n_fits: int,
+        is_cached: bool,
+        seed: int,
+        cuda_bytes: int | None = None,
     ) -> "Problem":
         """Compute the features' mean and the preconditioner's sample of rows.
 
@@ -110,12 +117,16 @@ class Problem:
             Whether kernel values are kept.
         seed : int
             Seed of the sample.
+        cuda_bytes : int, optional
+            See `logistic_block_rows`.
         """
         whitening, device, dtype = maps.whitenings[0], maps.centers.device, maps.dtype
         n, d = rows.blocks.shape
         kept = torch.from_numpy(whitening.kept).to(device)
         factor = torch.from_numpy(whitening.factor).to(device)
-        block_rows = logistic_block_rows(d=d, rank=len(kept), n_columns=n_fits * rows.n_classes)
+        block_rows = logistic_block_rows(
+            d=d, rank=len(kept), n_columns=n_fits * rows.n_classes, cuda_bytes=cuda_bytes
+        )
         kernel_rows = KernelRows(
             rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
         )
@@ -196,13 +207,15 @@ def fit_logistic(
     seconds: dict[str, float] = {}
     watch = PhaseWatch(seconds)
     few = plan.selection_centers
+    cuda_bytes = plan.limit_bytes if centers.is_cuda else None
     with watch.phase("width"):
         drawn = np.sort(np.random.default_rng(seed).permutation(len(centers))[:few])
-        width = _choose_width(rows, kernels, centers[torch.from_numpy(drawn).to(centers.device)])
+        width = _choose_width(rows, kernels, centers[torch.from_numpy(drawn).to(centers.device)], cuda_bytes)
     with watch.phase("path"):
         problem = Problem.of(
-            rows, width.maps, n_fits=rows.n_folds, is_cached=plan.is_selection_cached, seed=seed
-        )
+            rows, width.maps, n_fits=rows.n_folds, is_cached=plan.is_selection_cached, seed=seed,
+            cuda_bytes=cuda_bytes,
+        )  # fmt: skip
         chosen = choose_penalty(problem.rows, penalties, problem.sample)
     n_passes, n_selection = width.n_passes, problem.rows.n_evaluations
     with watch.phase("fit"):
@@ -214,7 +227,9 @@ def fit_logistic(
             # Free the kernel values of the selection before those on all centers are made.
             del problem
             maps = NystromMaps.on([width.kernel], centers)
-            problem = Problem.of(rows, maps, n_fits=1, is_cached=plan.is_cached, seed=seed)
+            problem = Problem.of(
+                rows, maps, n_fits=1, is_cached=plan.is_cached, seed=seed, cuda_bytes=cuda_bytes
+            )
             point = _projected(problem, old_centers, dual, constant)
         before = problem.rows.n_evaluations
         (found,) = follow(
@@ -257,14 +272,19 @@ def fit_logistic(
     )
 
 
-def _choose_width(rows: TrainingRows, kernels: Sequence[Radial | Linear], centers: Tensor) -> _Width:
+def _choose_width(
+    rows: TrainingRows, kernels: Sequence[Radial | Linear], centers: Tensor, cuda_bytes: int | None
+) -> _Width:
     """Choose among kernels on the centers (m, d) of the selection by ridge regression on the same targets."""
     maps = NystromMaps.on(kernels, centers)
     if len(kernels) == 1:
         return _Width(kernel=kernels[0], maps=maps)
     selection = solve(
         rows, maps, [kernel.sigma for kernel in kernels], penalties=None,
-        block_rows=block_rows_for(d=centers.shape[1], rank=len(centers)), device=centers.device,
+        block_rows=logistic_block_rows(
+            d=centers.shape[1], rank=len(centers), n_columns=0, cuda_bytes=cuda_bytes
+        ),
+        device=centers.device,
     )  # fmt: skip
     kernel = kernels[selection.map_index]
     return _Width(

@@ -110,9 +110,25 @@ def sample_rows_for(*, n: int, rank: int) -> int:
     return min(n, max(SAMPLE_ROWS, rank))
 
 
-def logistic_block_rows(*, d: int, rank: int, n_columns: int) -> int:
-    """Return the rows of a block that holds scores and residuals beside its kernel values."""
-    return block_rows_for(d=d, rank=rank + 2 * n_columns)
+def logistic_block_rows(*, d: int, rank: int, n_columns: int, cuda_bytes: int | None = None) -> int:
+    """Return the rows of a block that holds scores and residuals beside its kernel values.
+
+    Parameters
+    ----------
+    d, rank : int
+        Columns of the rows, and of the features that the rows are mapped to.
+    n_columns : int
+        Scores of a row: as many as there are classes, for each of the fits that share a pass.
+    cuda_bytes : int, optional
+        Memory limit on the CUDA device that computes; by default blocks are those of a CPU.
+    """
+    return block_rows_for(
+        d=d, rank=rank + 2 * n_columns, limit_bytes=cuda_bytes, on_cuda=cuda_bytes is not None
+    )
+
+
+def _block_rows(sizes: Sizes, rank: int, *, n_columns: int) -> int:
+    return logistic_block_rows(d=sizes.d, rank=rank, n_columns=n_columns, cuda_bytes=sizes.cuda_bytes)
 
 
 def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
@@ -126,7 +142,7 @@ def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
     # The pairs of L-BFGS; then value, gradient, trial and direction; the points of the penalty before and of
     # the best one; and what a pass sums up.
     points = 8 * (rank + 1) * columns * (2 * MEMORY + 14)
-    block_rows = min(sizes.n, logistic_block_rows(d=sizes.d, rank=rank, n_columns=columns))
+    block_rows = min(sizes.n, _block_rows(sizes, rank, n_columns=columns))
     # Twice a block: the allocator keeps what the block before took (measured beside cached kernel values).
     block = 2 * 8 * block_rows * (3 * sizes.d + 4 * rank + 8 * columns)
     calibration = 8 * min(sizes.n, CALIBRATION_ROWS) * (2 * sizes.n_classes + rank)
@@ -148,7 +164,7 @@ def _widths_peak(sizes: Sizes, rank: int) -> int:
         return 0
     return one_pass_peak_bytes(
         n=sizes.n, d=sizes.d, rank=rank, n_maps=sizes.n_widths, n_classes=sizes.n_classes,
-        n_folds=sizes.n_folds, block_rows=block_rows_for(d=sizes.d, rank=rank),
+        n_folds=sizes.n_folds, block_rows=_block_rows(sizes, rank, n_columns=0),
         n_penalties=sizes.n_penalties, n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
     )  # fmt: skip

@@ -119,9 +119,15 @@ def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None, on_cuda
         Whether the values lie on a CUDA device whose memory limit is given; without a limit, blocks are
         as small as those of a CPU.
     """
+    budget = block_bytes_for(limit_bytes, on_cuda=on_cuda)
     if on_cuda and limit_bytes is not None:
-        budget = min(CUDA_BLOCK_BYTES, limit_bytes // 32)
         # Rows that are read, converted, and copied to page-locked memory lie in main memory three times.
         return max(64, budget // (8 * max(d + 3 * rank + 1, 4 * 3 * d)))
-    budget = BLOCK_BYTES if limit_bytes is None else min(BLOCK_BYTES, limit_bytes // 16)
     return max(64, budget // (8 * (d + 3 * rank + 1)))
+
+
+def block_bytes_for(limit_bytes: int | None, *, on_cuda: bool) -> int:
+    """Return the bytes that the values of a block take in float64, at most; see `block_rows_for`."""
+    if limit_bytes is None:
+        return BLOCK_BYTES
+    return min(CUDA_BLOCK_BYTES, limit_bytes // 32) if on_cuda else min(BLOCK_BYTES, limit_bytes // 16)

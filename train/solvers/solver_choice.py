@@ -64,6 +64,11 @@ class Sizes:
         return int(CUDA_CACHE_SHARE * self.limit_bytes) if self.device else KERNEL_CACHE_BYTES
 
     @property
+    def cuda_bytes(self) -> int | None:
+        """The limit of the CUDA device that computes; None where the fit computes in main memory."""
+        return self.limits.cuda_bytes
+
+    @property
     def limits(self) -> MemoryLimits:
         """What may be taken where the fit computes, and in main memory."""
         return MemoryLimits(device=self.device, bytes=self.limit_bytes, host_bytes=self.host_limit_bytes)

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression, MultiTaskLasso, Ridge
 from sklearn.metrics import log_loss
 
 from toptune.extract import extract
+from toptune.machine.memory import MemoryLimits
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError
 from toptune.train import (
     FoldsReducedWarning,
@@ -312,11 +313,13 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
 
 
 def test_the_plan_is_arithmetic() -> None:
-    def plan(**sizes: int) -> Any:
+    def plan(device: str = "", host_bytes: int = 0, **sizes: int) -> Any:
         given: dict[str, Any]
         given = {"n": 1000, "d": 2000, "n_classes": 10, "n_folds": 5, "n_shares": 3, "block_rows": 500}
         given |= {"n_rules": 30, "n_penalties": 8}
-        return plan_head2toe(solver="gram", **(given | {"limit_bytes": 2**33} | sizes))
+        most = sizes.pop("limit_bytes", 2**33)
+        limits = MemoryLimits(device=device, bytes=most, host_bytes=host_bytes)
+        return plan_head2toe(solver="gram", limits=limits, **(given | sizes))
 
     assert plan().form == "rows"
     assert plan(n=100_000).form == "sums"
@@ -324,6 +327,10 @@ def test_the_plan_is_arithmetic() -> None:
     assert plan(n=100_000).peak_bytes == pytest.approx(plan(n=200_000).peak_bytes, rel=0.2)
     with pytest.raises(InputError, match="fewer layers"):
         plan(n=1_000_000, d=30_000)
+    # Beside a device, main memory holds the block that is read (22.9 MiB), scores and targets.
+    assert plan("cuda", 27 * 2**20).form == "rows"
+    with pytest.raises(InputError, match=r"on cuda needs about 2\d\.\d MiB of memory, and 20\.0 MiB may be"):
+        plan("cuda", 20 * 2**20)
 
 
 def test_the_head_of_the_columns_kept_predicts_the_same(tmp_path: Path) -> None:
