@@ -40,6 +40,7 @@ _USUAL_WORDS: Mapping[str, str] = {
     "cuda": "gpu nvidia rocm hip tpu xpu mps accelerator",
     "fp32": "float32 single full float 32",
     "bf16": "bfloat16 amp mixed half fp16 float16 16",
+    "fp16": "half float16 16",
     "float32": "fp32 single float f32",
     "float16": "fp16 half f16 bf16 bfloat16",
     "float64": "fp64 double f64",

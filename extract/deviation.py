@@ -13,7 +13,7 @@ from toptune.errors import NumericalError
 from toptune.text import counted
 
 # Relative error above which a precision is refused; the cosine is then about 0.995. Most networks move by
-# 0.002 to 0.02 in bf16.
+# 0.002 to 0.02 in bf16, and by 0.0002 to 0.002 in fp16.
 MAX_RELATIVE_ERROR = 0.1
 # Relative error on drawn images above which `--precision auto` takes fp32. Six real data sets moved features
 # of MobileNetV2 and EfficientNet-Lite0, which are near the limit, by up to 1.4 times as much. The figure was
@@ -79,9 +79,11 @@ def _excess(deviations: Mapping[str, Deviation], cause: str, *, of: str, limit: 
     if not wrong:
         return None
     name = max(wrong, key=lambda name: np.nan_to_num(wrong[name].relative_error, nan=np.inf))
+    is_overflow = "fp16" in cause and not np.isfinite(wrong[name].relative_error)
     return (
         f"{cause} moves {name} by {wrong[name].relative_error:.2g} of its norm in {of} (least cosine "
         f"{wrong[name].cosine:.4f}), more than the limit of {limit:.2g}, and {len(wrong) - 1} other layers"
+        + (", because fp16 ends at 65504" if is_overflow else "")
     )
 
 

@@ -31,7 +31,7 @@ from toptune.extract.pipeline.reader import open_reader
 from toptune.extract.pipeline.transfers import FLOAT16_LARGEST, in_memory
 from toptune.extract.planning import Draft
 from toptune.extract.request.request import ExtractRequest
-from toptune.machine.devices import resolve_device
+from toptune.machine.devices import HALF, resolve_device
 from toptune.options import flat_options
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.recipe import ROUTES
@@ -85,13 +85,18 @@ def load_for(request: ExtractRequest) -> Backbone:
     route = request.options.backbone.decode
     if route == "fast" and backbone.options.decode != route:
         logger.info("decode fast is exact for %s, because torch does not have its resizing", backbone.name)
+    if (backbone.recipe.precision, backbone.device.type) == ("fp16", "cpu"):
+        logger.warning(
+            "%s: precision fp16 takes several times as long as fp32 on a CPU; it is meant for GPUs",
+            request.name.given,
+        )
     if request.existing is None:
         return backbone
     # What `auto` means was settled when the cache was made, perhaps on another machine.
     parts = request.family or (request.dataset,)
     recipes = {cache.digest for part in parts for cache in request.existing.caches(dataset=part)}
     is_free = request.options.backbone.precision == "auto"
-    precisions = ("fp32", "bf16") if is_free else (backbone.recipe.precision,)
+    precisions = ("fp32", *HALF) if is_free else (backbone.recipe.precision,)
     own = backbone.recipe.forward
     routes = (backbone.options.decode, *EARLIER.get(route, ()))
     forwards = (own, own.replace(FOLDED, "").strip("+"))
@@ -168,10 +173,11 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
     look = _look(request, backbone, is_open=is_open)
     if excess := find_drawn_excess(look.drawn, backbone.recipe.arithmetic):
         logger.warning(
-            "%s: precision auto takes fp32: %s; --precision bf16 takes bf16 all the same, and is refused "
+            "%s: precision auto takes fp32: %s; --precision %s takes %s all the same, and is refused "
             "where it moves a sample of the images by more than %g",
             request.name.given,
             excess,
+            *[backbone.recipe.precision] * 2,
             MAX_RELATIVE_ERROR,
         )
         look = _look(request, _load(request, precision="fp32", decode=backbone.options.decode))

@@ -23,8 +23,12 @@ DEVICES = (AUTO, "cpu", "cuda", "mps")
 CHOSEN = ("cpu", "cuda", "mps")
 # Why MPS, Apple's GPU, cannot fit a head.
 NO_FLOAT64 = "heads are fitted in float64, which MPS lacks"
-# Why MPS cannot compute in bf16.
-NO_BF16 = "toptune computes in fp32 alone on MPS"
+# Why MPS cannot compute in bf16 or fp16.
+ONLY_FP32 = "toptune computes in fp32 alone on MPS"
+# Precisions of 16 bits.
+HALF = ("bf16", "fp16")
+# CUDA devices of this compute capability and above (Volta) multiply fp16 matrices in hardware.
+FP16_CAPABILITY = (7, 0)
 # Flags of x86 CPUs that multiply bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -166,19 +170,38 @@ def list_devices(device: str) -> list[str]:
     return names
 
 
-def resolve_precision(precision: str, device: "torch.device") -> str:
-    """Turn ``auto`` into ``bf16`` where the device computes in it, and ``fp32`` elsewhere.
+def why_not_mps(precision: object) -> str | None:
+    """Say why MPS cannot compute in a precision; None if it can."""
+    return ONLY_FP32 if precision in HALF else None
+
+
+def resolve_precision(precision: str, device: "torch.device", *, has_fp16: bool = True) -> str:
+    """Turn ``auto`` into a precision of 16 bits that the device multiplies in hardware, or into ``fp32``.
+
+    ``bf16`` comes first, because it has the range of float32. GPUs before Ampere have ``fp16`` alone. CPUs
+    compute in ``fp16`` too, several times as slowly as in ``fp32``: ``auto`` never takes it there.
+
+    Parameters
+    ----------
+    precision : str
+        ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+    device : torch.device
+        The device that computes.
+    has_fp16 : bool
+        Whether the work can be done in ``fp16``.
 
     Raises
     ------
     InputError
         If the name is unknown, or the device does not compute in that precision.
     """
-    check_choice(precision, ("fp32", "bf16", "auto"), option="precision")
+    known = ("fp32", "bf16", "fp16", "auto") if has_fp16 else ("fp32", "bf16", "auto")
+    check_choice(precision, known, option="precision")
     if device.type == "mps":
-        if precision == "bf16":
+        if precision in HALF:
             raise InputError(
-                f"precision 'bf16' on device 'mps': {NO_BF16}; use --precision fp32, or --device cpu",
+                f"precision {precision!r} on device 'mps': {ONLY_FP32}; use --precision fp32, or --device "
+                "cpu",
                 option="precision",
             )
         return "fp32"
@@ -190,8 +213,10 @@ def resolve_precision(precision: str, device: "torch.device") -> str:
         # torch's own question is asked of the current device, which need not be the one that is named, and
         # counts devices that emulate bf16. ROCm's devices have bf16 and other numbers for their capability.
         with torch.cuda.device(device):
-            is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if is_fast else "fp32"
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return "bf16"
+        is_fast = torch.version.hip is None and torch.cuda.get_device_capability(device) >= FP16_CAPABILITY
+        return "fp16" if has_fp16 and is_fast else "fp32"
     return "bf16" if has_fast_bf16() else "fp32"
 
 

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants as hub
 
 from toptune.machine.cores import usable_cores
-from toptune.machine.devices import choose_device, has_fast_bf16
+from toptune.machine.devices import choose_device, has_fast_bf16, resolve_precision
 from toptune.machine.memory import memory_limit_bytes
 
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
@@ -39,6 +39,9 @@ def examine_machine() -> dict[str, str]:
     facts["memory limit"] = f"{memory_limit_bytes() / 2**30:.1f} GiB for training, by default"
     facts["cpu arithmetic"] = torch.backends.cpu.get_cpu_capability()
     facts["precision auto"] = f"{'bf16' if has_fast_bf16() else 'fp32'} on the CPU"
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.device("cuda", index)
+        facts["precision auto"] += f", {resolve_precision('auto', device)} on {device}"
     facts["torch threads"] = str(torch.get_num_threads())
     facts["device auto"] = ": ".join(choose_device())
     facts["cuda"] = cuda_devices()

@@ -83,6 +83,12 @@ def _take_fixed_algorithms() -> contextlib.ExitStack:
     with contextlib.ExitStack() as undo:
         for name, value in (("enabled", True), ("benchmark", False), ("deterministic", True)):
             _set(undo, torch.backends.cudnn, name, value)
+        # cuBLAS may add up parts of products of 16 bits in 16 bits, as the process allows by default.
+        matmul: Any = torch.backends.cuda.matmul
+        for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
+            _set(undo, matmul, name, False)
+        if hasattr(matmul, "allow_fp16_accumulation"):  # torch >= 2.7
+            _set(undo, matmul, "allow_fp16_accumulation", False)
         return undo.pop_all()
 
 
@@ -118,6 +124,10 @@ def full_precision() -> Iterator[None]:
 
 @contextlib.contextmanager
 def fixed_algorithms() -> Iterator[None]:
-    """Let cuDNN take the same algorithm for the same convolution every time inside the block."""
+    """Let CUDA compute the same every time, whatever the process has chosen, inside the block.
+
+    cuDNN takes the same algorithm for the same convolution, and cuBLAS adds up products of 16 bits in
+    float32.
+    """
     with _fixed_algorithms():
         yield

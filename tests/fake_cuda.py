@@ -436,6 +436,7 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
         "device": lambda _: nullcontext(),
         "device_count": lambda: 1,
         "empty_cache": lambda: None,
+        "get_device_capability": lambda *_: (9, 0),
         "get_device_name": lambda *_: "a pretended device",
         "get_rng_state": lambda *_: torch.zeros(1),
         "is_available": lambda: True,

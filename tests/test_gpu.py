@@ -53,11 +53,14 @@ def test_features_in_float32_are_those_of_the_cpu(gpu: str, name: str) -> None:
         np.testing.assert_allclose(found[array], values, atol=1e-4 * np.abs(values).max(), err_msg=array)
 
 
+@pytest.mark.parametrize(("precision", "near"), [("bf16", 0.1), ("fp16", 0.0125)])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_features_in_bf16_are_near_those_in_float32(gpu: str, name: str) -> None:
-    expected, found = features_of(name, gpu, precision="fp32"), features_of(name, gpu, precision="bf16")
+def test_features_in_16_bits_are_near_those_in_float32(
+    gpu: str, name: str, precision: str, near: float
+) -> None:
+    expected, found = features_of(name, gpu, precision="fp32"), features_of(name, gpu, precision=precision)
     for array, values in expected.items():
-        assert np.abs(found[array] - values).max() < 0.1 * np.abs(values).max(), array
+        assert np.abs(found[array] - values).max() < near * np.abs(values).max(), array
 
 
 def test_an_extraction_repeats_to_the_bit_whole_or_in_shards(gpu: str, photos: Path, tmp_path: Path) -> None:

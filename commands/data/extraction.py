@@ -75,10 +75,11 @@ from toptune.machine.devices import AUTO
 )
 @click.option(
     "--precision",
-    type=Choice(["fp32", "bf16", "auto"]),
+    type=Choice(["fp32", "bf16", "fp16", "auto"]),
     default="auto",
     show_default=True,
-    help="Arithmetic of the forward pass; auto is bf16 where the hardware multiplies it.",
+    help="Arithmetic of the forward pass; auto is what the hardware multiplies: bf16, else fp16 on a GPU, "
+    "else fp32.",
 )
 @IMG_SIZE
 @click.option("--mean", callback=parse_floats, help="Mean of each channel, in place of the model's.")

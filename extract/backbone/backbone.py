@@ -30,7 +30,7 @@ from toptune.machine.precision import fixed_algorithms, full_precision
 from toptune.options import nearest, options_of
 from toptune.store.features.recipe import ROUTES, Recipe
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Noise from a fixed seed serves to inspect taps, so that the same model gives the same taps in every process.
 SAMPLE_SEED = 0
 
@@ -272,7 +272,7 @@ def load_backbone(
     )
     config = _data_config(model, spec)
     model.eval().requires_grad_(False)
-    # The digest is that of the checkpoint's own numbers: folding and bf16, which change them below, are
+    # The digest is that of the checkpoint's own numbers: folding and precision, which change them below, are
     # fields of the recipe beside it.
     weights_sha256 = weights_digest(model)
     folded: list[str] = []

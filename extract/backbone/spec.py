@@ -17,7 +17,7 @@ from toptune.store.files.json_records import record_from_json
 MAX_IMG_SIZE = 4096
 _MOST_CROP = 10
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
-PRECISIONS = ("fp32", "bf16", "auto")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
 def check_decode_device(decode: str, device: str) -> None:
@@ -141,8 +141,11 @@ class BackboneSpec:
         A checkpoint in place of the model's own weights: safetensors, or a torch file without code. The
         checkpoint must fit exactly, except that a classification head is dropped, because features do not
         need one.
-    precision : {"auto", "fp32", "bf16"}
-        Arithmetic of the forward pass. ``auto`` is bf16 where the device computes in bf16, fp32 elsewhere.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        Arithmetic of the forward pass. ``auto`` is bf16 where the device multiplies bf16 in hardware, fp16 on
+        CUDA devices that have only that (compute capability 7.0 to 7.5: V100, T4), fp32 elsewhere. fp16
+        rounds eight times as finely as bf16 and ends at 65504: an image whose features leave that range stops
+        an extraction.
     img_size : int, optional
         Height and width of the network's input in pixels, in place of the model's own.
     mean, std : sequence of float, optional

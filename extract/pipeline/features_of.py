@@ -12,7 +12,7 @@ from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.images.decode import MAX_PIXELS
 from toptune.extract.images.source import ImageBytes
-from toptune.extract.pipeline.forwarding import forward_pixels
+from toptune.extract.pipeline.forwarding import find_overflows, forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.extract.pipeline.streams import Streams, Timed, count_streams
 from toptune.extract.pipeline.transfers import BatchTransfer, Pixels
@@ -116,7 +116,19 @@ def features_of(
         )
         for batch, launched in ahead(batches, launch, streams.n):
             values = {} if launched is None else launched.result()[0].result()
-            yield FeatureBatch(rows=batch.rows, values=values, failed=batch.failed, narrow=batch.narrow)
+            yield _usable(backbone, batch, values)
+
+
+def _usable(
+    backbone: Backbone, batch: UsableBatch, values: Mapping[str, npt.NDArray[np.float32]]
+) -> FeatureBatch:
+    """Put features beside their images, and images whose features left the range of fp16 to the failures."""
+    rows, failed = batch.rows, batch.failed
+    reason, places = find_overflows(backbone, values)
+    if len(places):
+        failed = {**failed, **{int(rows[place]): f"its features {reason}" for place in places}}
+        rows, values = np.delete(rows, places), {k: np.delete(v, places, 0) for k, v in values.items()}
+    return FeatureBatch(rows=rows, values=values, failed=failed, narrow=batch.narrow)
 
 
 def usable_batches(

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from toptune.costs.stages import PipelineProfile, timed
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.pipeline.transfers import BatchTransfer, Pixels, Transfer, start_transfer, to_device
+from toptune.store.arrays.unit_values import all_finite
 
 
 def forward_pixels(
@@ -66,6 +69,32 @@ def forward_pixels(
             return BatchTransfer((work(pixels),), pixels)
         parts = backbone.batch_limit.compute(work, pixels, backbone.device, one=one_pass(pixels))
         return BatchTransfer(tuple(parts), pixels)
+
+
+def find_overflows(
+    backbone: Backbone, values: Mapping[str, npt.NDArray[np.floating]]
+) -> tuple[str, npt.NDArray[np.intp]]:
+    """Find images whose features left the range of fp16 on their way through a network of that precision.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The network; only one in fp16 is looked at.
+    values : mapping of str to array (b, dim)
+        Features of a batch of images that could be read.
+
+    Returns
+    -------
+    reason : str
+        What happened and what to do, as the end of a sentence.
+    places : array (k,) of int
+        Places in the batch, ascending.
+    """
+    at = np.zeros(0, dtype=np.intp)
+    if backbone.recipe.precision == "fp16":
+        odd = [~np.isfinite(found).all(axis=1) for found in values.values() if not all_finite(found)]
+        at = np.flatnonzero(np.any(odd, axis=0)) if odd else at
+    return "left the range of fp16, which ends at 65504; use --precision fp32, or bf16", at
 
 
 def one_pass(pixels: Pixels) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.costs.stages import timed
-from toptune.extract.pipeline.forwarding import forward_pixels
+from toptune.errors import NumericalError
+from toptune.extract.pipeline.forwarding import find_overflows, forward_pixels
 from toptune.extract.pipeline.model_work import ModelWork, length
 from toptune.extract.pipeline.reader import Batch
 from toptune.extract.pipeline.streams import Streams, Timed
@@ -81,6 +83,8 @@ class Lane:
         ------
         ConflictError
             If the bytes of an image are not those that other features were extracted from.
+        NumericalError
+            If features of an image before leave the range of fp16, in which the network computes.
         """
         self._check_content(batch)
         unit, arrays = self._open[-1], self.work.arrays
@@ -133,7 +137,9 @@ class Lane:
         transfer, seconds = future.result()
         start = time.perf_counter()
         with timed(profile, "transfer", length(batch.rows)):
-            for name, output in transfer.result().items():
+            outputs = transfer.result()
+            self._check_range(batch, outputs)
+            for name, output in outputs.items():
                 # An overflow of float16 comes as float32, and the store then names the image.
                 if output.dtype != unit.values[name].dtype:
                     unit.values[name] = unit.values[name].astype(output.dtype)
@@ -141,6 +147,15 @@ class Lane:
         seconds += time.perf_counter() - start
         unit.seconds_compute += seconds
         self.seconds_compute += seconds
+
+    def _check_range(self, batch: Batch, outputs: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        reason, places = find_overflows(self.work.backbone, outputs)
+        for row in (places + batch.rows.start).tolist():
+            if row not in batch.failed:
+                image = self.work.request.manifest.image_id(row)
+                raise NumericalError(
+                    f"{self.work.request.name.given}: features of image {image!r} (row {row}) {reason}"
+                )
 
     def _check_content(self, batch: Batch) -> None:
         # The size and time of a file do not prove that its bytes are those of other features of the data set.

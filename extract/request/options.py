@@ -61,7 +61,7 @@ class ExtractOptions:
     ----------
     backbone : BackboneSpec
         How the backbone is loaded. Precision ``auto`` and `fold` adopt what the same features were begun
-        with; ``auto`` takes fp32 where bf16 would move features of drawn images too far.
+        with; ``auto`` takes fp32 where bf16 or fp16 would move features of drawn images too far.
     dataset : str, optional
         Name of the data set in the store; the source's own name by default.
     split : str, optional
@@ -82,10 +82,10 @@ class ExtractOptions:
     workers : int, optional
         Threads that read and decode; by default one for each core that this process may use, at most 32.
     device : str
-        ``auto`` (CUDA where there is a CUDA device, else MPS unless `precision` is bf16, else the CPU),
-        ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Where several CUDA devices are visible, ``cuda`` is all of
-        them, with a process each, or the first one with a warning if dask.distributed is not installed.
-        Several names with commas between them need dask.distributed.
+        ``auto`` (CUDA where there is a CUDA device, else MPS unless `precision` is bf16 or fp16, else the
+        CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Where several CUDA devices are visible, ``cuda`` is
+        all of them, with a process each, or the first one with a warning if dask.distributed is not
+        installed. Several names with commas between them need dask.distributed.
     dtype : {"auto", "float16", "float32"}
         Type of features on disk. ``auto`` is float16 except for layers that come near the range of float16
         in a sample of 16 images.

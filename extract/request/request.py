@@ -18,7 +18,7 @@ from toptune.extract.request.key import request_key
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.extract.sources.reopened import OpenedData
-from toptune.machine.devices import AUTO, CHOSEN, NO_BF16, settle_device
+from toptune.machine.devices import AUTO, CHOSEN, settle_device, why_not_mps
 from toptune.machine.watch import Watch
 from toptune.options import flat_options, options_of
 from toptune.store.arrays.units import shard_units
@@ -94,7 +94,7 @@ class ExtractRequest:
 
     def settled(self) -> "ExtractRequest":
         """Return the same request for the device that ``auto`` stands for."""
-        not_on_mps = NO_BF16 if self.options.backbone.precision == "bf16" else None
+        not_on_mps = why_not_mps(self.options.backbone.precision)
         device = settle_device(self.options.device, not_on_mps=not_on_mps)
         keys = {name: key for name, key in self.keys.items() if name == device}
         return dataclasses.replace(self.with_options(device=device), keys=keys)

@@ -54,7 +54,7 @@ class Recipe:
     decode : str
         Name and version of the route from bytes to RGB pixels.
     precision : str
-        ``"fp32"`` or ``"bf16"``: the arithmetic of the forward pass.
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: the arithmetic of the forward pass.
     forward : str
         How the model was changed without changing its function: ``""`` (not at all),
         ``"folded-1"`` (batch norms folded into convolutions), ``"compiled"``, or both with ``+``.

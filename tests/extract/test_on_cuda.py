@@ -1,17 +1,20 @@
 """Extraction on a CUDA device, here a pretended one: the same features, and no wait where none is needed."""
 
+import re
 import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from fake_cuda import Counts, fake_cuda
+from PIL import Image
 
 from toptune.extract import extract, load_backbone, preparing
 from toptune.extract.backbone import backbone as backbone_module
@@ -20,10 +23,11 @@ from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.forward import ForwardPass
 from toptune.extract.drafting import load_for
 from toptune.extract.pipeline import dask_units, dask_worker
+from toptune.extract.pipeline.features_of import features_of
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.dask_cluster import ThisWorker
-from toptune.store import DeviceMemoryError, FeatureStore, InputError, InterruptedRunError
+from toptune.store import DeviceMemoryError, FeatureStore, InputError, InterruptedRunError, NumericalError
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -34,9 +38,19 @@ def noise(n: int, size: int = 64) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
-def test_features_in_bf16_are_those_of_the_cpu(name: str) -> None:
-    options: dict[str, Any] = {"img_size": 64, "precision": "bf16"}
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("test_vit", "bf16"),
+        ("test_resnet", "bf16"),
+        ("test_convnext", "bf16"),
+        ("test_efficientnet", "bf16"),
+        ("test_vit", "fp16"),
+        ("test_resnet", "fp16"),
+    ],
+)
+def test_features_in_16_bits_are_those_of_the_cpu(name: str, precision: str) -> None:
+    options: dict[str, Any] = {"img_size": 64, "precision": precision}
 
     def features(device: str) -> dict[str, npt.NDArray[np.float32]]:
         backbone = load_backbone(f"random:{name}", device=device, **options)
@@ -99,6 +113,69 @@ def test_an_extraction_that_measures_and_cuts_its_batches_is_the_same_there(
         found = features("cuda", batch_size="auto")
     assert counts.waits["event"] > 0
     np.testing.assert_array_equal(found, expected)
+
+
+# Pixels at this scale are up to 5e5 in fp32, where fp16 ends at 65504; black images stay 0.
+BEYOND: dict[str, Any] = {"mean": [0.0], "std": [2e-6]}
+
+
+@pytest.mark.parametrize(("scale", "precision"), [({}, "fp16"), (BEYOND, "fp32")], ids=str)
+def test_auto_is_fp16_on_a_device_without_bf16_unless_drawn_images_overflow(
+    scale: dict[str, Any], precision: str, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        fake_cuda(),
+        patch.multiple(
+            torch.cuda, get_device_capability=lambda *_: (7, 5), is_bf16_supported=lambda **_: False
+        ),
+    ):
+        options: dict[str, Any] = {"device": "cuda", "img_size": 32, "dtype": "float32", **scale}
+        extract(photos, model="random:test_resnet", store=tmp_path / "store", **options)
+    (cache,) = FeatureStore.open(tmp_path / "store").caches()
+    assert cache.recipe.precision == precision
+    assert np.isfinite(cache.blocks(["last.none"]).take(np.arange(36))).all()
+    assert cache.measured("last.none")["relative_error"] < 0.005
+    told = "precision auto takes fp32: precision fp16.* because fp16 ends at 65504; --precision fp16 takes"
+    assert bool(re.search(told, caplog.text)) == (precision == "fp32")
+
+
+def blank_folder(folder: Path, white: int) -> Path:
+    (folder / "one").mkdir(parents=True)
+    for i in range(40):
+        image = Image.new("RGB", (32, 32), (255 if i == white else 0,) * 3)
+        image.save(folder / "one" / f"{i:02}.png")
+    return folder
+
+
+def test_an_image_beyond_the_range_of_fp16_is_named_and_nothing_of_its_unit_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"model": "random:test_resnet", "img_size": 32, "precision": "fp16", **BEYOND}
+    store, images = tmp_path / "store", blank_folder(tmp_path / "images", white=39)
+    monkeypatch.setattr("toptune.extract.planning.choose_unit_rows", lambda *_: 16)
+    monkeypatch.setattr("toptune.extract.request.request.even_sample", lambda *_: np.arange(16))
+    told = r"image 'one/39.png' \(row 39\) left the range of fp16, .* use --precision fp32, or bf16"
+    with pytest.raises(NumericalError, match=told):
+        extract(images, store=store, **options)
+    assert "fp16 takes several times as long as fp32 on a CPU" in caplog.text
+    (cache,) = FeatureStore.open(store).caches()
+    assert [unit for unit in range(3) if cache.entry("last.none", unit) is not None] in ([0], [0, 1])
+    # In the sample, the same image tells before anything is stored.
+    other = blank_folder(tmp_path / "others", white=0)
+    with pytest.raises(
+        NumericalError, match=r"precision fp16.* moves .* by (nan|inf) .*fp16 ends at 65504; use"
+    ):
+        extract(other, store=tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
+    # Where images are predicted, the image fails and the others do not.
+    backbone = load_backbone(options.pop("model"), **options)
+    data = [file.read_bytes() for file in sorted(images.rglob("*.png"))]
+    source: Any = SimpleNamespace(read=data.__getitem__)
+    found = list(features_of(source, 40, backbone, backbone.resolve("last"), batch_size=16))
+    assert [len(batch.rows) for batch in found] == [16, 16, 7]
+    assert [list(batch.failed) for batch in found] == [[], [], [39]]
+    assert "left the range of fp16" in found[2].failed[39]
+    assert all(np.isfinite(values).all() for batch in found for values in batch.values.values())
 
 
 def without_dask(monkeypatch: pytest.MonkeyPatch) -> None:

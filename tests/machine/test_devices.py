@@ -124,8 +124,11 @@ def test_mps_is_refused_where_it_is_not_or_cannot_do_the_work(machine: Callable[
     with pytest.raises(InputError, match=r"'cuda' is not there: .*; use --device cpu or mps$"):
         resolve_device("cuda")
     assert resolve_precision("auto", torch.device("mps")) == "fp32"
-    with pytest.raises(InputError, match=r"'bf16' on device 'mps': .*; use --precision fp32, or --device"):
-        resolve_precision("bf16", torch.device("mps"))
+    for half in ("bf16", "fp16"):
+        with pytest.raises(
+            InputError, match=rf"'{half}' on device 'mps': .*; use --precision fp32, or --device"
+        ):
+            resolve_precision(half, torch.device("mps"))
 
 
 def test_a_name_is_checked_and_the_cpu_taken_for_a_reason_without_torch(
@@ -156,11 +159,24 @@ class _Current(contextlib.AbstractContextManager[None]):
         _Current.index = self._inside
 
 
-@pytest.mark.parametrize(("device", "precision"), [("cuda:0", "fp32"), ("cuda:1", "bf16")])
+@pytest.mark.parametrize(
+    ("device", "capability", "precision"),
+    [
+        ("cuda:0", (6, 1), "fp32"),
+        ("cuda:0", (7, 0), "fp16"),
+        ("cuda:0", (7, 5), "fp16"),
+        ("cuda:1", (8, 0), "bf16"),
+    ],
+)
 def test_precision_auto_asks_the_device_that_is_named(
-    device: str, precision: str, monkeypatch: pytest.MonkeyPatch
+    device: str, capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device", _Current)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: _Current.index == 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {torch.device(device): capability}.__getitem__)
     assert resolve_precision("auto", torch.device(device)) == precision
     assert _Current.index == 0
+    # Fine-tuning knows no fp16.
+    assert resolve_precision("auto", torch.device(device), has_fp16=False) in ("fp32", "bf16")
+    with pytest.raises(InputError, match="precision 'fp16' is unknown; did you mean 'bf16'"):
+        resolve_precision("fp16", torch.device(device), has_fp16=False)

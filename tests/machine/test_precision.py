@@ -90,6 +90,17 @@ def as_before() -> Iterator[None]:
         BACKENDS.cudnn.allow_tf32 = True
 
 
+def test_products_of_16_bits_are_added_up_in_float32_where_algorithms_are_fixed() -> None:
+    matmul: Any = BACKENDS.cuda.matmul
+    names = ["allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"]
+    names += ["allow_fp16_accumulation"] * hasattr(matmul, "allow_fp16_accumulation")
+    before = {name: getattr(matmul, name) for name in names}
+    assert any(before.values())
+    with fixed_algorithms():
+        assert not any(getattr(matmul, name) for name in names)
+    assert {name: getattr(matmul, name) for name in names} == before
+
+
 @pytest.mark.skipif(not HAS_SWITCHES, reason="torch has no switch for each operation")
 @pytest.mark.parametrize("chosen", CHOICES, ids=str)
 def test_switches_say_float32_inside_and_what_the_process_chose_outside(chosen: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
-from toptune.machine.devices import AUTO, NO_BF16, resolve_device, resolve_precision
+from toptune.machine.devices import AUTO, resolve_device, resolve_precision, why_not_mps
 from toptune.text import named
 from toptune.train.rows.chosen_rows import rows_digest
 from toptune.workflows.finetuning.augmentation import Augmentation
@@ -180,11 +180,11 @@ def make_task(rows: TuningRows, *, model: str, options: FineTuneOptions) -> Fine
     WeightsError
         If there are no pretrained weights of that name; see `toptune.extract.load_backbone`.
     """
-    not_on_mps = NO_BF16 if options.precision == "bf16" else None
-    device = resolve_device(options.device, not_on_mps=not_on_mps)
+    device = resolve_device(options.device, not_on_mps=why_not_mps(options.precision))
     if options.device == AUTO:
         options = replace(options, device=str(device))
-    precision = resolve_precision(options.precision, device)
+    # Gradients need more range than fp16 has.
+    precision = resolve_precision(options.precision, device, has_fp16=False)
     # The backbone comes last: loading it takes the longest, and may need the network.
     backbone = load_backbone(
         model,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
-from toptune.machine.devices import AUTO, NO_BF16, resolve_device
+from toptune.machine.devices import AUTO, resolve_device, why_not_mps
 from toptune.options import check_count
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
@@ -77,8 +77,8 @@ class Classifier:
             Folder that `toptune.train.train` or `toptune.workflows.finetune` wrote.
         device : str
             Where backbone and head compute: ``auto`` (CUDA where there is a CUDA device, else MPS unless the
-            run computes in bf16, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Heads of
-            scikit-learn compute on the CPU, and with MPS, which has no float64, so do all heads.
+            run computes in bf16 or fp16, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Heads
+            of scikit-learn compute on the CPU, and with MPS, which has no float64, so do all heads.
         model, weights : optional
             Where the backbone or its checkpoint is now, if it has moved since.
 
@@ -106,7 +106,7 @@ class Classifier:
 
         # An absent device is no fault of the folder's files, which are read after it was found.
         precision = record.precision if record.is_finetuned else record.recipe.get("precision")
-        where = str(resolve_device(device, not_on_mps=NO_BF16 if precision == "bf16" else None))
+        where = str(resolve_device(device, not_on_mps=why_not_mps(precision)))
         if not record.is_finetuned:
             # The head computes where the backbone does.
             head = Run.of_record(folder, record, device="cpu" if where == "mps" else where)

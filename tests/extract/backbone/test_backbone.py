@@ -138,7 +138,7 @@ def test_fixed_size_models_take_another_size() -> None:
         ({"name": "ftp:x"}, "hf-hub, local-dir or random"),
         ({"name": "random:test_vit", "device": "cuda:99"}, "cuda:99.* is not there"),
         ({"name": "random:test_vit", "device": "tpu"}, "hoose one of auto, cpu, cuda"),
-        ({"name": "random:test_vit", "precision": "fp16"}, "did you mean 'bf16'"),
+        ({"name": "random:test_vit", "precision": "half"}, "did you mean 'bf16' or 'fp16'"),
         ({"name": "random:test_vit", "interpolation": "wavelet"}, "choose one of bilinear"),
         ({"name": "random:test_vit", "mean": [0.5, 0.5]}, "mean has 2 values"),
         ({"name": "random:test_vit", "std": [0.0]}, "must be positive"),
@@ -171,8 +171,9 @@ def test_long_thin_images_are_refused(model_folder: Path, size: tuple[int, int])
         backbone.transform(Image.new("RGB", size))
 
 
-def test_bf16_is_close_and_another_recipe(model_folder: Path) -> None:
-    reference, fast = (load_backbone(f"local-dir:{model_folder}", precision=p) for p in ("fp32", "bf16"))
+@pytest.mark.parametrize(("precision", "near"), [("bf16", 0.99), ("fp16", 0.9999)])
+def test_16_bits_are_close_and_another_recipe(model_folder: Path, precision: str, near: float) -> None:
+    reference, fast = (load_backbone(f"local-dir:{model_folder}", precision=p) for p in ("fp32", precision))
     batch = torch.stack([reference.transform(draw(i)) for i in range(4)])
     names = [array.name for array in reference.resolve("all")]
     exact, rounded = reference.forward(batch, names), fast.forward(batch, names)
@@ -180,7 +181,7 @@ def test_bf16_is_close_and_another_recipe(model_folder: Path) -> None:
     assert fast.recipe.digest != reference.recipe.digest
     for name in names:
         assert rounded[name].dtype == torch.float32
-        assert torch.nn.functional.cosine_similarity(exact[name], rounded[name]).min() > 0.99
+        assert torch.nn.functional.cosine_similarity(exact[name], rounded[name]).min() > near
 
 
 def test_auto_precision_reads_the_cpu(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_misspelled_option_is_refused_with_the_nearest_name(tmp_path: Path) ->
         ({"shard": (2, 2)}, "shard 2/2 does not exist"),
         ({"shard": (0, 2), "overwrite": True}, "run it once without"),
         ({"dask_options": {"jobs": 1}}, "give --dask slurm, pbs or lsf"),
-        ({"precision": "fp16"}, "precision 'fp16' is unknown; did you mean 'bf16'"),
+        ({"precision": "bfloat16"}, "precision 'bfloat16' is unknown; did you mean 'bf16'"),
         ({"profile": True}, r"profile is True; give profile=extraction_profile\(\)"),
         ({"profile": False}, "profile is False; give"),
         ({"profile": "yes"}, "profile is 'yes'; give"),
