@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train/reports",),
     ("train",),
     ("workflows/finetuning",),
-    ("workflows/predict", "workflows/report", "workflows/study"),
+    ("workflows/inspection", "workflows/predict", "workflows/report", "workflows/study"),
     ("workflows/deploy",),
     ("workflows",),
     ("workflows/advice", "workflows/jobs"),
