@@ -108,7 +108,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
     def _check(self) -> None:
         _shrinkages(self.shrinkage)
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         shrinkages = _shrinkages(self.shrinkage)
         block_rows = given.block_rows(rank=min(n, d))
@@ -156,6 +156,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             seconds=seconds,
             notes=_notes(max(fold_jitter, jitter)),
         )
+        return compared.scores
 
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""

@@ -175,7 +175,7 @@ class FalkonClassifier(ScoredClassifier):
         if self.solver == "falkon-lib":
             check_library(self.device)
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows = given.rows
         center_rows, values = self._centers(given)
         is_exact = takes_float64(rows.blocks, len(values))
@@ -221,6 +221,7 @@ class FalkonClassifier(ScoredClassifier):
             iteration=fitted.iteration,
             setup_seconds=setup_seconds,
         )
+        return fitted.selection.left_out
 
     def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.number]]:
         """Return which rows are centers (None: the centers are given), and the centers (M, d)."""

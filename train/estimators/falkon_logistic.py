@@ -134,7 +134,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         check_kernel_options(self)
         grid_of(self.penalty, "penalty")
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows = given.rows
         # The plan comes before the centers are drawn: a fit above the memory limit is refused at once.
         n_centers = min(self.n_centers, rows.n)
@@ -163,6 +163,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
             is_exact=is_exact,
             setup_seconds=setup_seconds,
         )
+        return fitted.chosen.left_out
 
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""

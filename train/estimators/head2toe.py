@@ -172,7 +172,7 @@ class Head2ToeClassifier(ScoredClassifier):
                 "column has a weight: give a number above 0 and below 1, such as 0.1"
             )
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         layers, penalties = self._layers(given), grid_of(self.penalty, "penalty")
         fractions = _grid(self.fraction, "fraction", FRACTIONS)
@@ -209,14 +209,16 @@ class Head2ToeClassifier(ScoredClassifier):
         self._keep_columns(ranking, ranking.columns(comparison.rule, None))
         if self.final == "ridge":
             final = self._finish_ridge(moments, comparison, device=given.device)
+            left_out: npt.NDArray[np.floating] = comparison.scores
         else:
-            final = self._finish_on_rows(given, ranking, comparison)
+            final, left_out = self._finish_on_rows(given, ranking, comparison)
         seconds["final"] = time.perf_counter() - clock
         seconds["total"] = given.seconds
         self.report_ = head2toe_report(
             rows, ranking, comparison, self.columns_,
             solver=self.solver, final=final, plan=plan, seconds=seconds,
         )  # fmt: skip
+        return left_out
 
     def _layers(self, given: FitInputs) -> Layers:
         blocks = given.rows.blocks
@@ -253,8 +255,10 @@ class Head2ToeClassifier(ScoredClassifier):
             warnings=[],
         )
 
-    def _finish_on_rows(self, given: FitInputs, ranking: Ranking, comparison: Comparison) -> FinalFit:
-        """Fit the final head to the rows, on the columns kept."""
+    def _finish_on_rows(
+        self, given: FitInputs, ranking: Ranking, comparison: Comparison
+    ) -> tuple[FinalFit, npt.NDArray[np.floating]]:
+        """Fit the final head to the rows, on the columns kept; return the left-out scores beside the fit."""
         class_weight = self.class_weight
         # The final head is fitted to positions of classes in place of their names.
         if isinstance(class_weight, dict):
@@ -275,7 +279,7 @@ class Head2ToeClassifier(ScoredClassifier):
             self.coef_ = fitted.coef_
         self.intercept_, self.penalty_ = fitted.intercept_, fitted.penalty_
         self.temperature_ = final.calibrated.value
-        return FinalFit(
+        told = FinalFit(
             name=self.final,
             penalty=self.penalty_,
             sigma=self.sigma_,
@@ -283,6 +287,7 @@ class Head2ToeClassifier(ScoredClassifier):
             left_out=(final.accuracy, final.calibrated.log_loss),
             warnings=fitted.report_.warnings,
         )
+        return told, final.scores
 
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""

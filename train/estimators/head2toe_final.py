@@ -36,11 +36,14 @@ class Final:
         Share, by weight, of the left-out rows that were predicted right.
     calibrated : Temperature
         Temperature fitted to the left-out scores, and the log-loss at it.
+    scores : ndarray of float64, shape (n_kept, n_classes)
+        Left-out scores of `TrainingRows.calibration_rows`.
     """
 
     estimator: FinalEstimator
     accuracy: float
     calibrated: Temperature
+    scores: npt.NDArray[np.float64]
 
 
 def fit_final(
@@ -119,6 +122,7 @@ def fit_final(
         calibrated=fit_temperature(
             scores[is_validated], rows.codes[is_validated], rows.weights[is_validated]
         ),
+        scores=scores[rows.calibration_rows()],
     )
 
 

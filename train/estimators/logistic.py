@@ -115,7 +115,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
     def _check(self) -> None:
         grid_of(self.penalty, "penalty")
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         block_rows, is_cached, peak_bytes = self._plan(given)
         maps = linear_maps(rows.blocks, device=given.device)
@@ -169,6 +169,7 @@ class StreamingLogisticClassifier(ScoredClassifier):
                 "n_passes": features.n_passes,
             },
         )
+        return selection.left_out
 
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""

@@ -92,7 +92,7 @@ class NearestMeanClassifier(ScoredClassifier):
     def _check(self) -> None:
         check_metrics(self.metric, METRICS)
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, metrics = given.rows, check_metrics(self.metric, METRICS)
         peak_bytes = self._plan(given, n_metrics=len(metrics))
         sums, counts = _class_sums(rows, metrics)
@@ -114,6 +114,7 @@ class NearestMeanClassifier(ScoredClassifier):
             peak_bytes=peak_bytes,
             seconds={"total": given.seconds},
         )
+        return compared.scores
 
     def _plan(self, given: FitInputs, *, n_metrics: int) -> int:
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""

@@ -119,7 +119,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         (metric,) = check_metrics([self.metric], METRICS)
         _check_weights(self.weights, metric)
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, metric = given.rows, self.metric
         counts = _check_counts(self.n_neighbors, rows.n)
         settings = [
@@ -145,6 +145,7 @@ class NearestNeighborClassifier(ScoredClassifier):
             peak_bytes=peak_bytes,
             seconds={"total": given.seconds},
         )
+        return compared.scores
 
     def _plan(self, given: FitInputs, *, n_settings: int, n_neighbors: int) -> int:
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""

@@ -120,7 +120,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
         if self.cv is None:
             check_single("penalty", self.penalty)
 
-    def _fit(self, given: FitInputs) -> None:
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, (n, d) = given.rows, given.rows.blocks.shape
         penalties, device = grid_of(self.penalty, "penalty"), given.device
         # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
@@ -161,6 +161,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             plan={"peak_bytes": peak_bytes, "limit_bytes": given.limit_bytes},
             setup_seconds=setup_seconds,
         )
+        return solution.left_out
 
     def _plan(self, given: FitInputs, *, block_rows: int) -> int:
         """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""

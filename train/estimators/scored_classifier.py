@@ -24,6 +24,7 @@ from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
 from toptune.train.numerics.calibration import softmax
 from toptune.train.passes.dask_passes import open_cluster
+from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.block_reading import block_rows_for, read_ahead, to_tensor
 from toptune.train.rows.inputs import predict_inputs
 
@@ -46,11 +47,15 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         Labels of the classes, sorted.
     temperature_ : float
         Probabilities are the softmax of scores divided by the temperature.
+    left_out_scores_ : LeftOutScores or None
+        Scores of training rows by the fits that left them out, with the parameters that were chosen; at most
+        `CALIBRATION_ROWS` of them. None where no fold was left out.
     """
 
     needs_folds: ClassVar[bool] = True
     classes_: Labels
     temperature_: float
+    left_out_scores_: LeftOutScores | None
     report_: Any
 
     def fit(self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
@@ -89,11 +94,16 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         with open_cluster(getattr(self, "dask", None)) as cluster, full_precision(), explained:
             given = FitInputs.of(self, X, y, groups=groups, cluster=cluster, start=start)
             given.folds.warn()
-            self._fit(given)
+            left_out = self._fit(given)
         # A head of several fits may have told the same of each.
         told = dict.fromkeys([*given.folds.notes, *self.report_.warnings])
         self.report_ = replace(self.report_, warnings=list(told))
         self.classes_ = given.classes
+        self.left_out_scores_ = (
+            None
+            if left_out is None
+            else LeftOutScores(rows=given.rows.calibration_rows(), scores=np.asarray(left_out, np.float32))
+        )
         return self
 
     @abstractmethod
@@ -101,8 +111,14 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         """Refuse parameters out of range with InputError, before any row is read."""
 
     @abstractmethod
-    def _fit(self, given: FitInputs) -> None:
-        """Fit, and set every fitted attribute but ``classes_``."""
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
+        """Fit, and set every fitted attribute but ``classes_`` and ``left_out_scores_``.
+
+        Returns
+        -------
+        ndarray, shape (n_kept, n_classes), or None
+            Left-out scores of `TrainingRows.calibration_rows`, by the parameters that were chosen.
+        """
 
     @abstractmethod
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:

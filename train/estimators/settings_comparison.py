@@ -32,6 +32,8 @@ class Comparison:
         A row for each setting, with accuracy, log-loss, temperature and ``is_chosen``.
     warnings : list of str
         Notes on a choice at the edge of its grid.
+    scores : ndarray of float32, shape (n_kept, n_classes)
+        Left-out scores of `TrainingRows.calibration_rows` by the best settings.
     """
 
     chosen: Params
@@ -39,6 +41,7 @@ class Comparison:
     left_out: LeftOutFigures
     table: list[Record]
     warnings: list[str]
+    scores: npt.NDArray[np.float32]
 
     def report(
         self,
@@ -126,6 +129,7 @@ def compare(settings: Settings, left: Sequence[OutOfFold], rows: TrainingRows) -
             for at, each in enumerate(settings)
         ],
         warnings=edges(settings, chosen),
+        scores=left[best].scores,
     )
 
 

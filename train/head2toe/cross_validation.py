@@ -38,12 +38,15 @@ class Comparison:
     relative_penalty : float or None
         The chosen penalty in units of the total variance of the columns kept; None where penalties were
         given.
+    scores : ndarray of float32, shape (n_kept, n_classes)
+        Left-out scores of `TrainingRows.calibration_rows` by the chosen candidate.
     """
 
     rules: list[Rule]
     table: list[Candidate]
     chosen: Candidate
     relative_penalty: float | None
+    scores: npt.NDArray[np.float32]
 
     @property
     def rule(self) -> Rule:
@@ -125,6 +128,7 @@ def compare(
         table=table,
         chosen=table[place],
         relative_penalty=grid[place % len(grid)] if penalties is None else None,
+        scores=left[places.index(place)].scores,
     )
 
 

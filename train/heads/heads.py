@@ -17,6 +17,7 @@ from toptune.train.heads.kinds import KINDS, check_head, kind_of
 from toptune.train.heads.native_heads import OwnHead
 from toptune.train.heads.options import HeadOptions
 from toptune.train.heads.sklearn_heads import SklearnHead
+from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.solvers.falkon_lib import check_library
 
 HEADS = tuple(KINDS)
@@ -40,6 +41,16 @@ class Head(Protocol):
     @property
     def left_out(self) -> LeftOutFigures | None:
         """Figures of the fit on left-out rows; None for a fit that left out no rows."""
+        ...
+
+    @property
+    def temperature(self) -> float | None:
+        """Probabilities are the softmax of scores divided by it; None where they are the estimator's own."""
+        ...
+
+    @property
+    def left_out_scores(self) -> LeftOutScores | None:
+        """Scores of training rows by fits that left them out; None without folds, and after `load_head`."""
         ...
 
     @property

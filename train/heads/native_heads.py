@@ -53,6 +53,10 @@ class OwnHead(ReportedHead):
         return [str(name) for name in self.estimator.classes_]
 
     @property
+    def temperature(self) -> float:
+        return float(self.estimator.temperature_)
+
+    @property
     def columns(self) -> npt.NDArray[np.int64] | None:
         columns: npt.NDArray[np.int64] | None = getattr(self.estimator, "columns_", None)
         return None if columns is None or len(columns) == self.estimator.n_features_in_ else columns
@@ -66,6 +70,7 @@ class OwnHead(ReportedHead):
             warnings.simplefilter("ignore", FoldsReducedWarning)
             self.estimator.fit(X, np.asarray(y), groups=groups)
         self._report = json_ready(self.estimator.report_.to_dict())
+        self._left_out_scores = self.estimator.left_out_scores_
         return self
 
     def with_estimator(self, estimator: object, report: Mapping[str, object]) -> "OwnHead":

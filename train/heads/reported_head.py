@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from toptune.train.estimators.arguments import Features, Labels
 from toptune.train.estimators.fit_report import LeftOutFigures
+from toptune.train.passes.training_rows import LeftOutScores
 
 
 class ReportedHead(ABC):
@@ -15,6 +16,8 @@ class ReportedHead(ABC):
 
     name: str
     _report: dict[str, Any]
+    # Set by a fit; a head that was loaded has none, because prediction needs none.
+    _left_out_scores: LeftOutScores | None = None
 
     @property
     @abstractmethod
@@ -34,6 +37,10 @@ class ReportedHead(ABC):
     def left_out(self) -> LeftOutFigures | None:
         figures = self._report["left_out"]
         return None if figures is None else LeftOutFigures(**figures)
+
+    @property
+    def left_out_scores(self) -> LeftOutScores | None:
+        return self._left_out_scores
 
     @property
     def table(self) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from toptune.train.heads.sklearn_estimators import check_counts, grid_of, make_e
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, softmax
 from toptune.train.passes.peak_memory import SCORES_BYTES
-from toptune.train.passes.training_rows import OutOfFold, TrainingRows
+from toptune.train.passes.training_rows import LeftOutScores, OutOfFold, TrainingRows
 from toptune.train.rows.block_reading import check_finite
 from toptune.train.rows.folds import draw_folds
 from toptune.train.rows.inputs import is_blocks, row_weights
@@ -154,6 +154,7 @@ class SklearnHead(ReportedHead):
             n_folds, notes = folds.count, [*folds.notes]
             tallied = [_tally(self._left_out(params, values, rows, said), rows) for params in grid]
             compared = compare(grid, tallied, rows)
+            self._left_out_scores = LeftOutScores(rows=rows.calibration_rows(), scores=compared.scores)
         chosen = compared.chosen if compared else grid[0]
         self.temperature = compared.temperature if compared else None
         self.estimator = self._fit_one(chosen, values, codes, said)

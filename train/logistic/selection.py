@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from toptune.train.logistic.log_loss import LogisticRows
 from toptune.train.logistic.path import RowSample, Stop, follow
 from toptune.train.numerics.calibration import fit_temperature, softmax
+from toptune.train.passes.training_rows import TrainingRows
 
 # Penalties of the default grid in units of the features' total variance. They are half a decade apart: each
 # solution starts the next, so that a finer grid costs few passes more.
@@ -84,6 +86,8 @@ class Chosen:
         What a user should know about the choice.
     jitter : float
         Largest jitter that a preconditioner needed.
+    left_out : ndarray, shape (n_kept, n_classes)
+        Left-out scores of `TrainingRows.calibration_rows` by the chosen penalty.
     """
 
     penalty: float
@@ -95,6 +99,7 @@ class Chosen:
     tried: tuple[TriedPenalty, ...]
     warnings: list[str]
     jitter: float
+    left_out: npt.NDArray[np.floating]
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -143,7 +148,8 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
     assert best is not None
     at = next(number for number, row in enumerate(tried) if row.penalty == best.penalty)
     notes = _notes(tried, grid, at)
-    temperature, log_loss = _temperature(rows, best, folds, notes)
+    left_out = rows.left_out_scores(best.points, folds, training.calibration_rows())
+    temperature, log_loss = _temperature(training, left_out, notes)
     tried[at] = winner = replace(tried[at], is_chosen=True, temperature=temperature)
     skipped = [TriedPenalty(penalty=penalty) for penalty in grid[len(tried) :]]
     return Chosen(
@@ -156,6 +162,7 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
         tried=(*tried, *skipped),
         warnings=notes,
         jitter=jitter,
+        left_out=left_out,
     )
 
 
@@ -174,14 +181,14 @@ def _tried(stop: Stop, weight: float) -> TriedPenalty:
     )
 
 
-def _temperature(rows: LogisticRows, best: Stop, folds: list[int], notes: list[str]) -> tuple[float, float]:
+def _temperature(
+    training: TrainingRows, scores: npt.NDArray[np.floating], notes: list[str]
+) -> tuple[float, float]:
     """Fit the temperature to left-out scores, near 1 for a logistic fit; return it with the log-loss at it.
 
     A temperature out of bounds is clipped, with a note.
     """
-    training = rows.kernel_rows.rows
     kept = training.calibration_rows()
-    scores = rows.left_out_scores(best.points, folds, kept)
     codes, weights = training.codes[kept], training.weights[kept]
     fitted = fit_temperature(scores, codes, weights)
     low, high = _TEMPERATURES

@@ -139,6 +139,22 @@ class OutOfFold:
     scores: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LeftOutScores:
+    """Scores of training rows by fits that had left the rows out, with the parameters that were chosen.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n_kept,)
+        Positions among the training rows; see `TrainingRows.calibration_rows`.
+    scores : ndarray of float32, shape (n_kept, n_classes)
+        Scores to which the temperature was fitted.
+    """
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+
 def even_sample(n: int, most: int) -> npt.NDArray[np.int64]:
     """Return the positions of all of n rows, or of `most` evenly spread ones."""
     # Rounding may give two of the spread positions the same row.

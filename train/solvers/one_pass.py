@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,6 +65,9 @@ class Solution:
         Sums of the chosen map over all rows; None after an iterative fit.
     calibration : str
         Scores to which the temperature was fitted, in words.
+    left_out : ndarray of float32, shape (n_kept, n_classes), or None
+        Left-out scores of `TrainingRows.calibration_rows` by the chosen candidate; None where no fold was
+        left out.
     """
 
     map_index: int
@@ -78,6 +82,7 @@ class Solution:
     seconds: dict[str, float]
     sums: FoldSums | None
     calibration: str = "softmax of scores with one temperature fitted out of fold"
+    left_out: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +127,15 @@ class _Comparison:
         Coefficients of each finalist on the basis of its map, by its row of the table.
     sums : dict of int to FoldSums
         Sums of each map, where the sums of all maps fit into memory.
+    scores : dict of int to ndarray of float32, shape (n_kept, n_classes)
+        Left-out scores of each finalist, by its row of the table.
     """
 
     table: list[Candidate] = field(default_factory=list)
     finalists: list[tuple[int, int]] = field(default_factory=list)
     betas: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[int, FoldSums] = field(default_factory=dict)
+    scores: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     jitter: float = 0.0
     n_clipped: int = 0
@@ -185,7 +193,10 @@ def solve(
         [found.table[row] for _, row in found.finalists], n=rows.n_validated, rule=selection
     )
     chosen = replace(winner, is_chosen=True)
-    found.table[found.table.index(winner)] = chosen
+    at = found.table.index(winner)
+    found.table[at] = chosen
+    # The scores of the other finalists take memory, and nothing else reads them.
+    found.scores = {at: found.scores[at]}
     return _fit_chosen(problem, found, chosen, clock=clock)
 
 
@@ -289,6 +300,7 @@ def _score_finalists(problem: _Problem, found: _Comparison) -> None:
             log_loss=fitted.log_loss,
             temperature=fitted.value,
         )
+        found.scores[row] = result.scores
     found.seconds["second_pass"] = time.perf_counter() - start
 
 
@@ -324,6 +336,7 @@ def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clo
         n_passes=found.n_passes,
         seconds=seconds,
         sums=found.sums[index],
+        left_out=next(iter(found.scores.values())),
     )
 
 
