@@ -9,7 +9,7 @@ from toptune.options import check_choice
 
 SELECTIONS = ("accuracy", "one-se", "squared-error")
 # Accuracies within this many standard errors of the best one are tied, and the log-loss decides.
-_TIE_STANDARD_ERRORS = 0.5
+TIE_STANDARD_ERRORS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def choose(
     1
     """
     losses = [np.inf if loss is None else loss for loss in log_losses]
-    near = _near_best(accuracies, n=n, standard_errors=_TIE_STANDARD_ERRORS)
+    near = _near_best(accuracies, n=n, standard_errors=TIE_STANDARD_ERRORS)
     return min(near, key=lambda at: (losses[at], 0.0 if ties is None else ties[at]))
 
 
