@@ -154,8 +154,8 @@ def parameters_of(name: str) -> tuple[str, ...]:
     return kind_of(name).parameters
 
 
-def new_head(options: HeadOptions, *, seed: int, limits: RunLimits) -> Head:
-    """Make the unfitted head that the options name.
+def new_head(options: HeadOptions, *, seed: int, limits: RunLimits, is_compared: bool = False) -> Head:
+    """Make the unfitted head that the options name, cross-validated in any case if it `is_compared`.
 
     Raises
     ------
@@ -171,6 +171,7 @@ def new_head(options: HeadOptions, *, seed: int, limits: RunLimits) -> Head:
         device=limits.device,
         memory_limit_bytes=limits.left_for_head(),
         dask=limits.dask,
+        is_compared=is_compared,
     )
 
 

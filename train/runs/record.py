@@ -27,7 +27,9 @@ from toptune.train.rows.splits import Split
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record does not need
     from toptune.train.heads.heads import Head
 
-FORMAT, VERSION, FINETUNE = "toptune-run", 2, "finetune"
+FORMAT, VERSION = "toptune-run", 2
+# Kinds of runs; a head on the features of one cache has none.
+FINETUNE, LATE = "finetune", "late"
 CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
     "confusion_matrix.png",
@@ -40,10 +42,11 @@ JsonObject = Mapping[str, object]
 DEALT, HASHED, GROUPS = "dealt", "hash", "groups"
 _LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 # The next step if a file is damaged, and the keys without which a run cannot be used, by the kind of the run.
-_ADVICE = {None: "train again", FINETUNE: "fine-tune again"}
+_ADVICE = {None: "train again", FINETUNE: "fine-tune again", LATE: "train again"}
 _NEEDED = {
     None: ("dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves"),
     FINETUNE: ("classes", "request", "selected", "warnings", "options"),
+    LATE: ("classes", "dataset", "fusion", "options", "selected", "warnings"),
 }
 # These keys of a run of features are written as null where the run has no value.
 _NULLS = ("layer_search", "auto")
@@ -186,19 +189,76 @@ class UpdateRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemberRecord:
+    """One head of a late fusion.
+
+    Attributes
+    ----------
+    folder : str
+        RUN folder of the head, within the folder of the fused run.
+    model : str
+        The backbone.
+    head : str
+    weight : float
+        Weight of the head's log-probabilities; the weights of all members sum to 1.
+    left_out_accuracy, left_out_log_loss : float, optional
+        Figures of the head alone, on its left-out rows.
+    """
+
+    folder: str
+    model: str
+    head: str
+    weight: float
+    left_out_accuracy: float | None = None
+    left_out_log_loss: float | None = None
+    others: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionRecord:
+    """How the probabilities of several heads become those of one run; see `toptune.train.fusion.weights`.
+
+    Attributes
+    ----------
+    members : tuple of MemberRecord
+        The heads that weigh something, in the order of the models.
+    temperature : float
+        Temperature of the weighted log-probabilities.
+    are_equal : bool
+        Whether all weights are equal because left-out rows do not tell the heads apart.
+    gain, standard_error : float, optional
+        By how much weights that were chosen on other folds lower the left-out log-loss below that of equal
+        weights, and the standard error of the difference.
+    dropped : tuple of str
+        Models whose heads were trained, weigh nothing and are no part of the run.
+    """
+
+    members: tuple[MemberRecord, ...]
+    temperature: float
+    are_equal: bool
+    gain: float | None = None
+    standard_error: float | None = None
+    dropped: tuple[str, ...] = ()
+    others: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a RUN folder says of its run, whether of a head on stored features or of a fine-tuned network.
+    """What a RUN folder says of its run: of a head on features, of a fused run, of a fine-tuned network.
 
     Attributes
     ----------
     format, version : str, int
         Marks of the file.
     kind : str, optional
-        ``finetune`` for a fine-tuned network.
+        ``finetune`` for a fine-tuned network, ``late`` for heads of several backbones whose probabilities
+        are combined.
     store, cache, arrays, dataset_version, layer_search, auto, report, preprocessing, saves : optional
         Of a head only: the store and the features that trained it, the searches of layers and of heads, the
         report of the fit, the fitted preprocessing, and what the head saves. A run that is older than
         versions of data sets has no `dataset_version`: it saw the first.
+    fusion : FusionRecord, optional
+        Of a late fusion only: the heads and their weights.
     data, precision, device, request : optional
         Of a fine-tuned network only: the images that trained it, how it computed, and the options that
         decide its result.
@@ -258,6 +318,7 @@ class RunRecord:
     created: Mapping[str, str] = field(default_factory=dict)
     preprocessing: JsonObject | None = None
     saves: Savings | None = None
+    fusion: FusionRecord | None = None
     update: UpdateRecord | None = None
     files: Mapping[str, str] | None = None
     relabelled: JsonObject | None = None
@@ -267,6 +328,11 @@ class RunRecord:
     def is_finetuned(self) -> bool:
         """Whether the backbone was trained too."""
         return self.kind == FINETUNE
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the run combines the heads of several backbones."""
+        return self.kind == LATE
 
     @property
     def is_imported(self) -> bool:
@@ -285,7 +351,7 @@ class RunRecord:
         # Checksums are those of the files that stand beside the record; `seal_run` adds them.
         record = replace(self, files=None)
         written: dict[str, Any] = json_ready(
-            record_to_json(record, nulls=() if self.is_finetuned else _NULLS)
+            record_to_json(record, nulls=_NULLS if self.kind is None else ())
         )
         return written
 
@@ -380,7 +446,8 @@ class RunRecord:
             raise InputError(no_run(folder), option="run")
         content = _read_content(path, advice=_advice(None))
         # The kind decides which keys are needed, so that it is read before the record is checked.
-        kind = FINETUNE if content.get("kind") == FINETUNE else None
+        found = content.get("kind")
+        kind = found if found in (FINETUNE, LATE) else None
         return cls._checked(content, path, advice=_advice(kind), needed=_NEEDED[kind])
 
     @classmethod

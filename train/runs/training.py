@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.costs.phases import Phases
 from toptune.machine.device_memory import explained_out_of_memory
@@ -28,16 +30,82 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.grids import grid_of
 from toptune.train.runs.options import TrainOptions
-from toptune.train.runs.record import DEALT, GROUPS, RunArray, SplitRecord, trained_record
+from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, RunArray, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.run_folds import folds_record
-from toptune.train.runs.scoring import score
+from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.heads.heads import Head
     from toptune.train.heads.trials import Trials
+    from toptune.train.passes.training_rows import LeftOutScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The features of one model, with what its head is going to be trained on.
+
+    Attributes
+    ----------
+    model : str
+        The backbone, spelled as the caller did.
+    features : StoredFeatures
+    options : TrainOptions
+        With the layers of this model, and the device settled.
+    arrays : sequence of ArraySpec
+        The arrays that the layers mean, or that the search chose.
+    head : Head or None
+        Not fitted; None where several heads are tried.
+    search : LayerSearch or None
+    """
+
+    model: str
+    features: StoredFeatures
+    options: TrainOptions
+    arrays: Sequence[ArraySpec]
+    head: "Head | None"
+    search: LayerSearch | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays, whose columns stand side by side in this order."""
+        return [array.name for array in self.arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A fitted head as a run that has no metrics yet.
+
+    Attributes
+    ----------
+    run : Run
+    left_out : LeftOutScores or None
+        Left-out scores of the training rows; None for a head without folds.
+    prepared : Prepared
+    """
+
+    run: Run
+    left_out: "LeftOutScores | None"
+    prepared: Prepared
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What extracting the arrays took that the head was trained on."""
+        return extraction_costs(self.prepared.features, self.prepared.names)
+
+    def write(self, folder: Path, rows: ChosenRows, scored: Scored) -> None:
+        """Write the files of the run, whose metrics are known by now."""
+        options, search = self.prepared.options, self.prepared.search
+        write_run(self.run, folder, rows.manifest, scored, folds=rows.folds, keep_sums=options.keep_sums)
+        if search is not None:
+            search.write_csv(folder / LAYER_SEARCH)
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of the features of all images that the run uses."""
+        return self.prepared.features.n_rows * sum(array.dim * array.dtype_bytes for array in self.run.arrays)
 
 
 def train_run(
@@ -53,50 +121,129 @@ def train_run(
     phases = Phases(progress)
     path = check_out(out)
     # Names, columns and sizes are checked before torch and scikit-learn are imported, which takes seconds.
-    _check_head(options)
+    check_head_options(options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(
         model, dataset, version=options.dataset_version, label_column=options.rows.label_column
     )
     features.mark_used()
-    arrays = _stored_arrays(features, options)
+    arrays = stored_arrays(features, options)
     failed = features.failed_rows([array.name for array in arrays])
     # Rows are chosen before layers, because layers that were searched on test rows would make the test
     # dishonest.
     rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
     rows.check_tested()
-    options = replace(options, limits=_settled(options))
+    options = replace(options, limits=settled(options))
+    prepared = prepare(features, arrays, rows, options, model=model, phases=phases)
+    with phases("preprocess"):
+        preprocessing, bad_rows = fit_to_rows(prepared, rows)
+        rows = rows.without(bad_rows)
+    with phases("fit"):
+        fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=opened.root)
+    with phases("test"), _room(options, "scoring the test rows"):
+        scored = score(fitted.run, features, rows.split.test)
+    metrics = run_metrics(scored, rows, phases, fitted.costs)
+    fitted = replace(fitted, run=replace(fitted.run, metrics=metrics))
+    with phases("write"), new_run_folder(path) as folder:
+        fitted.write(folder, rows, scored)
+    return replace(fitted.run, size_note=size_note(path, fitted.feature_bytes))
+
+
+def prepare(
+    features: StoredFeatures,
+    arrays: Sequence[ArraySpec],
+    rows: ChosenRows,
+    options: TrainOptions,
+    *,
+    model: str,
+    phases: Phases,
+    is_compared: bool = False,
+) -> Prepared:
+    """Make the unfitted head on some arrays, and search among these for layers where that was asked for.
+
+    Parameters
+    ----------
+    features : StoredFeatures
+    arrays : sequence of ArraySpec
+        As `stored_arrays` chose them.
+    rows : ChosenRows
+    options : TrainOptions
+        With a settled device.
+    model : str
+    phases : Phases
+    is_compared : bool
+        Cross-validate the head in any case; see `toptune.train.make_head`.
+    """
     # A value or a device that the head does not take is refused here, before any feature is read.
-    head = None if options.head.is_auto else _new_head(options)
+    head = None if options.head.is_auto else _new_head(options, is_compared=is_compared)
     search = None
     if options.layers == AUTO:
         search = _search_layers(features, arrays, rows, options, phases)
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
-    names = [array.name for array in arrays]
-    with phases("preprocess"):
-        # Means and scales come from training rows alone, so that test rows stay unseen.
-        preprocessing, rows = _fit_preprocessing(features, arrays, rows, options)
-    with phases("fit"):
-        blocks = PreprocessedBlocks(features.blocks(names, rows.split.train), preprocessing, names)
-        trials = None
-        if head is None:
-            trials = _try_heads(blocks, rows, options)
-            head = trials.head
-        else:
-            head.fit(blocks, rows.train_labels, groups=rows.train_groups)
+    return Prepared(model=model, features=features, options=options, arrays=arrays, head=head, search=search)
+
+
+def fit_to_rows(prepared: Prepared, rows: ChosenRows) -> tuple[Preprocessing, npt.NDArray[np.int64]]:
+    """Fit the preprocessing to the training rows, and find the rows that are not finite.
+
+    Returns
+    -------
+    preprocessing : Preprocessing
+        Fitted to the training rows that are finite.
+    bad_rows : ndarray of int64
+        Rows of the manifest, of training and of test, that are not finite.
+    """
+    features, options, names, split = prepared.features, prepared.options, prepared.names, rows.split
+    # Means and scales come from training rows alone, so that test rows stay unseen.
+    preprocessing, bad = fit_preprocessing(
+        options.preprocessing,
+        features.blocks(names, split.train),
+        tuple(array.dim for array in prepared.arrays),
+        memory_limit_bytes=left_bytes(options.limits.memory_limit_bytes),
+    )
+    # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
+    bad_test = non_finite_rows(features.blocks(names, split.test)) if len(split.test) else bad[:0]
+    return preprocessing, np.concatenate([split.train[bad], split.test[bad_test]])
+
+
+def fit_prepared(
+    prepared: Prepared, preprocessing: Preprocessing, rows: ChosenRows, *, path: Path, store: Path | str
+) -> Fitted:
+    """Fit the head to the training rows.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    preprocessing : Preprocessing
+        Fitted to the same rows.
+    rows : ChosenRows
+        Without rows that are not finite.
+    path : Path
+        Folder that the run will have.
+    store : path
+        Root folder of the store.
+    """
+    features, options, search = prepared.features, prepared.options, prepared.search
+    blocks = PreprocessedBlocks(
+        features.blocks(prepared.names, rows.split.train), preprocessing, prepared.names
+    )
+    trials, head = None, prepared.head
+    if head is None:
+        trials = _try_heads(blocks, rows, options)
+        head = trials.head
+    else:
+        head.fit(blocks, rows.train_labels, groups=rows.train_groups)
+    # A head that is restricted to some columns is another object, which no fit has left scores in.
+    left_out = head.left_out_scores
     record = trained_record(
         features,
-        store=opened.root,
-        model=model,
-        arrays=[RunArray(array.name, array.dim, str(array.dtype)) for array in arrays],
+        store=store,
+        model=prepared.model,
+        arrays=[RunArray(array.name, array.dim, str(array.dtype)) for array in prepared.arrays],
         classes=rows.classes,
         options=options.to_dict(),
         split=SplitRecord.of(rows.split, rows.manifest, n_skipped=rows.n_skipped),
-        folds=folds_record(
-            rows.folds,
-            [rows.manifest.ids[row] for row in rows.split.train.tolist()],
-            rule=DEALT if isinstance(rows.cv, int) else GROUPS,
-        ),
+        folds=folds_of_rows(rows),
         head=head,
         warnings=[*rows.notes, *(search.notes if search else ()), *preprocessing.warnings],
         layer_search=search.summary() if search else None,
@@ -114,22 +261,33 @@ def train_run(
             test_rows=rows.split.test,
         )
     )
-    with phases("test"), _room(options, "scoring the test rows"):
-        scored = score(run, features, rows.split.test)
-    counts = {"n_train": len(run.train_rows), "n_test": len(run.test_rows), "n_skipped": rows.n_skipped}
+    return Fitted(run=run, left_out=left_out, prepared=prepared)
+
+
+def folds_of_rows(rows: ChosenRows) -> FoldsRecord | None:
+    """Say what ``run.json`` says of the folds of the rows."""
+    ids = [rows.manifest.ids[row] for row in rows.split.train.tolist()]
+    return folds_record(rows.folds, ids, rule=DEALT if isinstance(rows.cv, int) else GROUPS)
+
+
+def run_metrics(
+    scored: Scored, rows: ChosenRows, phases: Phases, extraction: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the content of ``metrics.json``: figures of the test rows, counts, seconds and costs."""
+    counts = {
+        "n_train": len(rows.split.train),
+        "n_test": len(rows.split.test),
+        "n_skipped": rows.n_skipped,
+    }
     figures = scored.metrics | scored.tables.files | counts
     seconds = phases.seconds | {"total": phases.elapsed}
-    costs = phases.costs() | extraction_costs(features, names)
-    run = replace(run, metrics=json_ready(figures | {"seconds": seconds, "costs": costs}))
-    with phases("write"), new_run_folder(path) as folder:
-        write_run(run, folder, rows.manifest, scored, folds=rows.folds, keep_sums=options.keep_sums)
-        if search is not None:
-            search.write_csv(folder / LAYER_SEARCH)
-    n_bytes = features.n_rows * sum(array.dim * array.dtype_bytes for array in run.arrays)
-    return replace(run, size_note=size_note(path, n_bytes))
+    metrics: dict[str, Any] = json_ready(
+        figures | {"seconds": seconds, "costs": phases.costs() | dict(extraction)}
+    )
+    return metrics
 
 
-def _check_head(options: TrainOptions) -> None:
+def check_head_options(options: TrainOptions) -> None:
     """Refuse a head, parameters and grids that cannot be meant, without importing the head."""
     head = options.head
     if not head.is_auto:
@@ -140,7 +298,7 @@ def _check_head(options: TrainOptions) -> None:
         grid_of(getattr(head, name), name)
 
 
-def _settled(options: TrainOptions) -> RunLimits:
+def settled(options: TrainOptions) -> RunLimits:
     """Return the limits with the device that ``auto`` stands for, which the run records."""
     head = options.head
     return options.limits.settled(
@@ -148,13 +306,13 @@ def _settled(options: TrainOptions) -> RunLimits:
     )
 
 
-def _new_head(options: TrainOptions) -> "Head":
+def _new_head(options: TrainOptions, *, is_compared: bool = False) -> "Head":
     from toptune.train.heads.heads import new_head
 
-    return new_head(options.head, seed=options.rows.seed, limits=options.limits)
+    return new_head(options.head, seed=options.rows.seed, limits=options.limits, is_compared=is_compared)
 
 
-def _stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
+def stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
     """Choose the stored arrays to train on; where layers are searched, the candidates."""
     layers = options.layers
     assert not isinstance(layers, Mapping), "TrainOptions.for_model gives the layers of one model"
@@ -199,22 +357,6 @@ def _room(options: TrainOptions, what: str) -> AbstractContextManager[None]:
     """Explain a device that is full while it does other work than a fit, which explains itself."""
     knobs = "free memory there, or take fewer --layers or --centers"
     return explained_out_of_memory(what, device=options.limits.device, knobs=knobs)
-
-
-def _fit_preprocessing(
-    features: StoredFeatures, arrays: Sequence[ArraySpec], rows: ChosenRows, options: TrainOptions
-) -> tuple[Preprocessing, ChosenRows]:
-    """Fit the preprocessing to the training rows, and leave out rows that are not finite."""
-    names, split = [array.name for array in arrays], rows.split
-    preprocessing, bad = fit_preprocessing(
-        options.preprocessing,
-        features.blocks(names, split.train),
-        tuple(array.dim for array in arrays),
-        memory_limit_bytes=left_bytes(options.limits.memory_limit_bytes),
-    )
-    # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
-    bad_test = non_finite_rows(features.blocks(names, split.test)) if len(split.test) else bad[:0]
-    return preprocessing, rows.without(np.concatenate([split.train[bad], split.test[bad_test]]))
 
 
 def _try_heads(blocks: PreprocessedBlocks, rows: ChosenRows, options: TrainOptions) -> "Trials":
