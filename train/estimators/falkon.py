@@ -1,5 +1,6 @@
 """`FalkonClassifier`: Nystrom kernel ridge classification, cross-validated in one pass."""
 
+import time
 from collections.abc import Sequence
 from numbers import Integral
 from typing import ClassVar, Protocol
@@ -7,22 +8,27 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
+from toptune.machine.precision import full_precision
 from toptune.options import check_choice
-from toptune.store.features.blocks import Blocks
+from toptune.store.features.blocks import Blocks, row_slices
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
 from toptune.train.kernels.centers import choose_centers
 from toptune.train.kernels.kernels import Linear, Radial, kernel_of, median_distance
+from toptune.train.kernels.maps import NystromMaps
 from toptune.train.kernels.names import check_kernel
+from toptune.train.numerics.calibration import softmax
 from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.falkon_lib import check_library
 from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
+from toptune.train.solvers.left_out_scores import left_out_scores
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
@@ -239,6 +245,69 @@ class FalkonClassifier(ScoredClassifier):
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return kernel_scores(self, X)
+
+
+    def left_out_probabilities(
+        self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the probabilities of each row by a fit that has not seen the fold of the row.
+
+        Kernel, centers, penalty and temperature are those of this fit, and so are the folds if the arguments
+        are. All folds are solved from the sums of one pass, and a second pass scores the rows.
+
+        Parameters
+        ----------
+        X, y, groups
+            The arguments of `fit`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_classes)
+            Rows sum to 1. NaN for the rows of classes that lie in one fold: no fit without them knows the
+            class.
+
+        Raises
+        ------
+        InputError
+            If this classifier was fitted with ``cv=None`` and has no folds, or the probabilities of all rows
+            are above the memory limit.
+        NumericalError
+            If the fit without a fold cannot be solved.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> head = FalkonClassifier(n_centers=30, random_state=0).fit(X, y)
+        >>> left = head.left_out_probabilities(X, y)
+        >>> left.shape, bool((left.argmax(axis=1) == y).mean() > 0.9)
+        ((150, 3), True)
+        """
+        check_is_fitted(self)
+        if self.cv is None:
+            raise InputError("cv is None, so that no rows are left out; fit with a number of folds")
+        with full_precision():
+            given = FitInputs.of(self, X, y, groups=groups, cluster=None, start=time.perf_counter())
+            rows = given.rows
+            given.check_memory(
+                3 * 4 * rows.n * rows.n_classes,
+                host_bytes=3 * 4 * rows.n * rows.n_classes,
+                what=f"left-out probabilities of {rows.n} rows in {rows.n_classes} classes",
+                instead="raise --memory-limit",
+            )
+            dtype = torch.float64 if self.centers_.dtype == np.float64 else torch.float32
+            centers = to_tensor(self.centers_, dtype=dtype, device=given.device)
+            maps = NystromMaps.on([kernel_of(self.kernel, self.sigma_)], centers, keep_grams=True)
+            scores = left_out_scores(
+                rows,
+                maps,
+                penalty=self.penalty_,
+                block_rows=given.block_rows(rank=len(centers)),
+                device=given.device,
+            )
+        for some in row_slices(scores.shape, scores.dtype):
+            scores[some] = softmax(scores[some], self.temperature_)
+        return scores
 
 
 class KernelParameters(Protocol):

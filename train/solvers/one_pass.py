@@ -265,7 +265,7 @@ def _enter(
         if at in result.coefficients and abs(at - result.best) <= 1 and np.isfinite(error):
             row = len(found.table)
             found.finalists.append((index, row))
-            found.betas[row] = _on_basis(problem.maps, index, sums, result.coefficients[at])
+            found.betas[row] = on_basis(problem.maps, index, sums, result.coefficients[at])
         found.table.append(
             Candidate(
                 map_index=index,
@@ -350,7 +350,7 @@ def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[floa
     return [relative * (scale or 1.0) for relative in RELATIVE_PENALTIES]
 
 
-def _on_basis(maps: Maps, index: int, sums: FoldSums, beta: Tensor) -> Tensor:
+def on_basis(maps: Maps, index: int, sums: FoldSums, beta: Tensor) -> Tensor:
     """Return coefficients (n_folds, r + 1, n_targets) of the map's basis.
 
     Where the sums are of plain kernel values, the coefficients belong to the basis already. Otherwise they

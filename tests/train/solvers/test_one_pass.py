@@ -17,12 +17,14 @@ from toptune.train.estimators.ridge import StreamingRidgeClassifier
 from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.kernels.whitening import whiten
+from toptune.train.numerics.calibration import softmax
 from toptune.train.passes.fold_parts import fold_parts
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.passes.sums import FoldSums, PassTargets, SumsBuilder
 from toptune.train.passes.training_rows import TrainingRows
-from toptune.train.rows.folds import FoldsReducedWarning
+from toptune.train.rows.folds import FoldsReducedWarning, draw_folds
+from toptune.train.rows.inputs import row_weights
 from toptune.train.solvers.one_pass import solve
 from toptune.train.solvers.ridge import CenteredSystem, left_out
 from toptune.train.solvers.selection import Candidate, choose_candidate
@@ -500,3 +502,32 @@ def test_kernel_matrices_that_are_kept_are_the_products_of_their_factors() -> No
     assert NystromMaps.on(kernels, centers.double(), keep_grams=True).grams == {}
     near = torch.cat([centers, centers + 1e-4])
     assert 0 not in NystromMaps.on(kernels, near, keep_grams=True).grams
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_left_out_probabilities_equal_those_of_refitted_folds(dtype: type) -> None:
+    X, rows = make_rows()
+    X, y = X.astype(dtype), rows.codes.copy()
+    # One row of a class of its own lies in one fold, which no fit without it can know.
+    y[17] = 3
+    groups = [f"g{row // 2}" for row in range(len(X))]
+    head = FalkonClassifier(n_centers=30, cv=4, class_weight="balanced", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FoldsReducedWarning)
+        head.fit(X, y, groups=groups)
+    left = head.left_out_probabilities(X, y, groups=groups)
+    assert left.shape == (len(X), 4)
+    assert np.isnan(left[17]).all()
+    assert np.isfinite(np.delete(left, 17, axis=0)).all()
+    folds = draw_folds(y, np.arange(4), cv=4, groups=groups)
+    weights = row_weights(y, np.arange(4), "balanced")
+    kernel, centers = kernel_of("gaussian", head.sigma_), torch.from_numpy(head.centers_)
+    maps = NystromMaps.on([kernel], centers)
+    (phi,) = (each.numpy() for each in maps.features(torch.from_numpy(X).to(centers.dtype), [0]))
+    for fold in range(folds.count):
+        inside, out = folds.is_validated & (folds.numbers != fold), folds.places == fold
+        beta, intercept = dense_ridge(phi[inside], np.eye(4)[y[inside]], weights[inside], head.penalty_)
+        expected = softmax((phi @ beta + intercept)[out], head.temperature_)
+        np.testing.assert_allclose(left[out], expected, atol=1e-5 if dtype is np.float64 else 2e-3)
+    with pytest.raises(InputError, match="fit with a number of folds"):
+        FalkonClassifier(sigma=1.0, penalty=1e-3, cv=None).fit(X, y).left_out_probabilities(X, y)
