@@ -10,7 +10,7 @@ from toptune.extract.backbone.taps import TapArray
 from toptune.extract.deviation import Deviation
 from toptune.extract.pipeline.model_work import missing_units
 from toptune.extract.pipeline.reader import BATCHES_AHEAD
-from toptune.extract.pipeline.streams import count_streams
+from toptune.extract.pipeline.streams import count_ahead
 from toptune.extract.pipeline.writer import UNITS_BEHIND
 from toptune.extract.request.plan import ArrayPlan, ExtractPlan
 from toptune.extract.request.request import ExtractRequest
@@ -86,6 +86,6 @@ def make_plan(draft: Draft, fresh: Sequence[Draft]) -> ExtractPlan:
         # unit being computed, the unit before, a unit that waits and a unit being written.
         pixel_bytes_per_image=height * width * 3,
         files_written=sum(map(len, missing.values())),
-        memory_bytes=(BATCHES_AHEAD + 2 + count_streams(draft.backbone)) * batch_size * height * width * 3
+        memory_bytes=(BATCHES_AHEAD + 2 + count_ahead(draft.backbone)) * batch_size * height * width * 3
         + (3 + UNITS_BEHIND) * unit_rows * sum(4 * array.dim for array in draft.arrays),
     )

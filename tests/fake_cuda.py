@@ -1,13 +1,15 @@
 """A pretended CUDA device, so that a machine without a GPU can test where tensors lie and who waits for whom.
 
 The numbers lie in ordinary CPU tensors, and a wrapper around each tensor says that it lies on ``cuda:0``.
-Four kinds of faults come to light that a CPU forgives:
+Five kinds of faults come to light that a CPU forgives:
 
 - A torch function refuses tensors of several devices. As on CUDA, 0-dimensional CPU tensors and CPU indices
   are let through.
 - ``.numpy()`` of a tensor on the device is refused.
 - A copy to main memory with ``non_blocking=True`` holds NaN, or an odd value where the type has no NaN, until
   the host has waited for the device.
+- What one stream computes cannot be used in another stream that has not waited for it, memory cannot be
+  given back while another stream uses it, and page-locked memory cannot be written to while a copy reads it.
 - Every operation on the device, and everything that makes the host wait for the device, is counted; so are
   the bytes of the tensors that lie there, without what operations need inside.
 
@@ -28,8 +30,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+import fake_streams
 import numpy as np
 import torch
+from fake_streams import Stream
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -52,38 +56,71 @@ class Counts:
     # Bytes of the tensors that lie there now, and the most that lay there at once.
     live_bytes: int = 0
     peak_bytes: int = 0
+    # How often memory was page-locked.
+    pinned: int = 0
+    # Faults that nobody could be told of when they happened.
+    faults: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
         for counter in (self.operations, self.waits, self.places):
             counter.clear()
-        self.peak_bytes = self.live_bytes
+        self.peak_bytes, self.pinned = self.live_bytes, 0
 
 
 _counts = Counts()
 _has_float64 = True
 # How many wrappers share each piece of memory, by the piece's address.
 _sharing: Counter[int] = Counter()
-# Copies to main memory that have not arrived yet: where they go, and the values that will be there.
-_under_way: list[tuple[Tensor, Tensor]] = []
+# Copies to main memory that have not arrived yet: where they go, the values that will be there, and the
+# number of the copy in its stream.
+_under_way: list[tuple[Tensor, Tensor, Stream, int]] = []
+# Copies from page-locked memory that may not have begun yet: the memory and its values.
+_leaving: list[tuple[Tensor, Tensor, Stream, int]] = []
+_locked: list[Tensor] = []
+
+
+@dataclass
+class _Memory:
+    """A piece of the device's memory: who gave it away, who wrote to it last, and who has used it."""
+
+    home: Stream
+    written: tuple[Stream, int]
+    used: dict[Stream, int] = field(default_factory=dict)
+    recorded: set[Stream] = field(default_factory=set)
+
+
+_memory: dict[int, _Memory] = {}
 
 
 def wait(reason: str) -> None:
-    """Let the host wait for the device: every copy that is under way arrives."""
+    """Let the host wait for the current stream."""
+    fake_streams.host_waits(reason, fake_streams.current().clock())
+
+
+def _arrive(reason: str, covers: fake_streams.Clock) -> None:
+    """Let everything arrive that the host has waited for, and count the wait."""
     _counts.waits[reason] += 1
     frame = sys._getframe(1)
     while frame.f_back is not None and not frame.f_globals.get("__name__", "").startswith("toptune."):
         frame = frame.f_back
     if frame.f_back is not None:
         _counts.places[f"{frame.f_globals['__name__']}:{frame.f_lineno} {reason}"] += 1
-    while _under_way:
-        target, values = _under_way.pop(0)
-        with torch.inference_mode(), _as_plain():
-            target.copy_(values)
+    for copies in (_under_way, _leaving):
+        ended = [copy for copy in copies if covers.get(copy[2], 0) >= copy[3]]
+        copies[:] = [copy for copy in copies if covers.get(copy[2], 0) < copy[3]]
+        for copy in ended:
+            with torch.inference_mode(), _as_plain():
+                if copies is _under_way:
+                    copy[0].copy_(copy[1])
+                elif not torch.equal(copy[0], copy[1]):
+                    raise RuntimeError("page-locked memory was written to while a copy was reading it")
 
 
 def _take(address: int, n_bytes: int) -> None:
     _sharing[address] += 1
     if _sharing[address] == 1:
+        stream = fake_streams.current()
+        _memory[address] = _Memory(stream, (stream, stream.launched))
         _counts.live_bytes += n_bytes
         _counts.peak_bytes = max(_counts.peak_bytes, _counts.live_bytes)
 
@@ -93,6 +130,48 @@ def _give_back(address: int, n_bytes: int) -> None:
     if not _sharing[address]:
         del _sharing[address]
         _counts.live_bytes -= n_bytes
+        if memory := _memory.pop(address, None):
+            safe = {memory.home, *memory.recorded}
+            if any(stream not in safe and fake_streams.done.get(stream, 0) < number
+                   for stream, number in memory.used.items()):  # fmt: skip
+                _counts.faults.append(f"{n_bytes} bytes were given back while another stream used them")
+
+
+def _use(tensors: Sequence["CudaTensor"]) -> None:
+    """Let the current stream launch an operation that uses tensors."""
+    stream, number = fake_streams.launch()
+    for tensor in tensors:
+        if memory := _memory.get(_address(tensor.numbers)):
+            if not stream.has_waited_for(*memory.written):
+                raise RuntimeError("a stream uses what another stream computes, and has not waited for it")
+            memory.used[stream] = number
+
+
+def _note_written(tensor: "CudaTensor") -> None:
+    if memory := _memory.get(_address(tensor.numbers)):
+        stream = fake_streams.current()
+        memory.written = stream, stream.launched
+
+
+def _address(numbers: Tensor) -> int:
+    with _as_plain():
+        return numbers.untyped_storage().data_ptr()
+
+
+def _note_leaving(source: Tensor) -> None:
+    """Remember a copy from page-locked memory, which may begin much later."""
+    with torch.inference_mode(), _as_plain():
+        start, n_bytes = source.data_ptr(), source.numel() * source.element_size()
+        for memory in _locked:
+            place = start - memory.data_ptr()
+            if 0 <= place < memory.numel() and source.is_contiguous():
+                read = memory[place : place + n_bytes]
+                _leaving.append((read, read.clone(), *_now()))
+
+
+def _now() -> tuple[Stream, int]:
+    stream = fake_streams.current()
+    return stream, stream.launched
 
 
 class CudaTensor(Tensor):
@@ -113,7 +192,9 @@ class CudaTensor(Tensor):
         weakref.finalize(made, _give_back, storage.data_ptr(), storage.nbytes())
         return made
 
-    def record_stream(self, *_: Any) -> None: ...
+    def record_stream(self, stream: Any) -> None:
+        if memory := _memory.get(_address(self.numbers)):
+            memory.recorded.add(stream)
 
     @classmethod
     def __torch_function__(
@@ -181,8 +262,12 @@ def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Do what `func` does, with the device's rules."""
     options = dict(kwargs)
     name = getattr(func, "__name__", str(func))
-    if options.get("pin_memory"):
-        options["pin_memory"] = False
+    if options.pop("pin_memory", False):
+        _counts.pinned += 1
+        with _as_plain():
+            made = func(*args, **options)
+            _locked.append(made.view(torch.uint8) if made.dim() else made)
+            return made
     if func in _ABOUT:
         with _as_plain():
             return func(*args, **options)
@@ -202,6 +287,8 @@ def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     on_device = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
     if on_device:
         _counts.operations[name] += name not in _KNOWN
+        if name not in _KNOWN:
+            _use(on_device)
         if name in ("numpy", "__array__"):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
         if func in _TO_PYTHON:
@@ -223,6 +310,8 @@ def _compute(
     if options.get("device") is not None:
         is_wrapped = _is_cuda(options["device"])
         options["device"] = CPU
+    if is_wrapped and not on_device:
+        _use([])
     wrappers = {id(tensor.numbers): tensor for tensor in on_device}
     with _as_plain():
         result = func(*tree_map(_numbers_of, args), **tree_map(_numbers_of, options))
@@ -232,7 +321,10 @@ def _compute(
                 return value
             # What changes its first argument in place, or fills `out`, returns the wrapper that it was given.
             known = wrappers.get(id(value))
-            return known if known is not None and known.shape == value.shape else CudaTensor(value)
+            if known is None or known.shape != value.shape:
+                return CudaTensor(value)
+            _note_written(known)
+            return known
 
         return tree_map(wrap, result)
 
@@ -327,6 +419,7 @@ def _moved(
     """Return the tensor on the device: itself if it lies there already and no copy is asked for."""
     was, goes = isinstance(value, CudaTensor), device.type == "cuda"
     inner = _numbers_of(value)
+    _use([value] if isinstance(value, CudaTensor) else [])
     layout: dict[str, Any] = {} if memory_format is None else {"memory_format": memory_format}
     with _as_plain():
         made: Tensor = inner.to(dtype or inner.dtype, copy=copy or was != goes, **layout)
@@ -335,6 +428,8 @@ def _moved(
     if goes:
         if not non_blocking:
             wait("copy to the device")
+        else:
+            _note_leaving(inner)
         with _as_plain():
             return CudaTensor(made)
     if non_blocking:
@@ -346,6 +441,9 @@ def _moved(
 
 def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """Do what `Tensor.copy_` does."""
+    _use([each for each in (target, source) if isinstance(each, CudaTensor)])
+    if isinstance(target, CudaTensor):
+        _note_written(target)
     if isinstance(target, CudaTensor) != isinstance(source, CudaTensor):
         if isinstance(source, CudaTensor) and non_blocking:
             with _as_plain():
@@ -354,6 +452,8 @@ def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
             wait("copy to main memory")
         elif not non_blocking:
             wait("copy to the device")
+        else:
+            _note_leaving(source)
     with _as_plain():
         _numbers_of(target).copy_(_numbers_of(source))
     return target
@@ -362,7 +462,7 @@ def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 def _start_copy(target: Tensor, values: Tensor) -> Tensor:
     """Put nonsense where the values will be once the host has waited for the device."""
     with torch.no_grad(), _as_plain():
-        _under_way.append((target, values))
+        _under_way.append((target, values, *_now()))
         target.fill_(
             float("nan") if target.is_floating_point() else 1 if target.dtype == torch.bool else 0x7F
         )
@@ -381,17 +481,6 @@ def _is_cuda(device: Any) -> bool:
     return isinstance(device, int) or torch.device(device).type == "cuda"
 
 
-class _Stream:
-    """A `torch.cuda.Stream`, as far as toptune uses streams."""
-
-    device = CUDA
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def synchronize(self) -> None:
-        wait("stream")
-
-
 def _decode_jpeg(data: list[Tensor], mode: Any, device: torch.device) -> list[Tensor]:
     """Do as torchvision's decoder on CUDA: all images, or an error that names none of them."""
     if any(isinstance(each, CudaTensor) for each in data):
@@ -405,17 +494,6 @@ def _decode_jpeg(data: list[Tensor], mode: Any, device: torch.device) -> list[Te
         return [CudaTensor(each) for each in decoded]
 
 
-class _Event:
-    """A `torch.cuda.Event`, as far as toptune uses events."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def record(self, *_: Any) -> None: ...
-
-    def synchronize(self) -> None:
-        wait("event")
-
-
 @contextmanager
 def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
     """Pretend inside that this machine has one CUDA device; gives what is counted from here on.
@@ -427,12 +505,14 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
     """
     global _has_float64
     _counts.clear()
-    _under_way.clear()
+    for old in (_under_way, _leaving, _locked, _memory, _counts.faults):
+        old.clear()
+    fake_streams.begin(_arrive)
     _has_float64 = has_float64
     pretended: dict[str, Any] = {
-        "Event": _Event,
-        "Stream": _Stream,
-        "current_stream": lambda *_: None,
+        "Event": fake_streams.Event,
+        "Stream": Stream,
+        "current_stream": fake_streams.current,
         "device": lambda _: nullcontext(),
         "device_count": lambda: 1,
         "empty_cache": lambda: None,
@@ -446,8 +526,8 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
         "mem_get_info": lambda *_: (FREE_BYTES, TOTAL_BYTES),
         "set_device": lambda *_: None,
         "set_rng_state": lambda *_: None,
-        "stream": lambda _: nullcontext(),
-        "synchronize": lambda *_: wait("synchronize"),
+        "stream": fake_streams.use,
+        "synchronize": lambda *_: fake_streams.host_waits("synchronize", fake_streams.everything()),
     }
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(torch.cuda, **pretended))
@@ -462,5 +542,6 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Counts]:
         stack.enter_context(_FakeCuda())
         try:
             yield _counts
+            assert not _counts.faults, _counts.faults
         finally:
             _has_float64 = True

@@ -77,6 +77,48 @@ def test_operations_and_waits_are_counted(cuda: Counts) -> None:
     assert dict(cuda.waits) == {"item": 1, "copy to main memory": 1, "index by mask": 1, "event": 1}
 
 
+def test_a_stream_cannot_use_what_another_computes_before_it_has_waited(cuda: Counts) -> None:
+    side, there = torch.cuda.Stream(), torch.ones(3, device="cuda")  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side), pytest.raises(RuntimeError, match="has not waited for it"):
+        there + 1
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        more = there + 1
+    there.record_stream(side)
+    with pytest.raises(RuntimeError, match="has not waited for it"):
+        more.sum()
+    torch.cuda.current_stream().wait_stream(side)
+    assert more.sum().item() == 6
+    assert dict(cuda.waits) == {"item": 1}
+
+
+def test_memory_is_not_given_back_while_another_stream_uses_it() -> None:
+    def use_beside() -> None:
+        with fake_cuda():
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            there = torch.ones(3, device="cuda")
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                there + 1
+            del there
+
+    with pytest.raises(AssertionError, match="given back while another stream used them"):
+        use_beside()
+
+
+@pytest.mark.usefixtures("cuda")
+def test_locked_memory_is_not_written_to_while_it_is_copied() -> None:
+    here = torch.zeros(3, pin_memory=True)
+    here.to("cuda", non_blocking=True)
+    early = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    early.record()
+    here.to("cuda", non_blocking=True)
+    early.synchronize()
+    here += 1
+    with pytest.raises(RuntimeError, match="written to while a copy was reading it"):
+        torch.cuda.synchronize()
+
+
 def test_bytes_are_those_of_the_tensors_that_lie_there(cuda: Counts) -> None:
     gc.collect()  # what earlier tests left
     cuda.clear()

@@ -16,6 +16,7 @@ from toptune.costs.stages import PipelineProfile
 from toptune.errors import InputError
 from toptune.extract.backbone.batch_limit import BatchLimit
 from toptune.extract.backbone.build import build_model
+from toptune.extract.backbone.copies import CopyStreams
 from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
 from toptune.extract.backbone.forward import ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.backbone.model_name import parse_model_name
@@ -79,6 +80,11 @@ class Backbone:
     def spec(self) -> dict[str, Any]:
         """JSON values with which ``load_backbone(**spec)`` loads the same backbone again."""
         return {"name": self.given, **self.options.to_dict()}
+
+    @cached_property
+    def copies(self) -> CopyStreams | None:
+        """Streams of copies to the device and back, if the device is a CUDA device."""
+        return CopyStreams(self.device) if self.device.type == "cuda" else None
 
     @cached_property
     def taps(self) -> list[Tap]:

@@ -14,7 +14,7 @@ from toptune.extract.images.decode import MAX_PIXELS
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.forwarding import find_overflows, forward_pixels
 from toptune.extract.pipeline.reader import Batch, BatchReader
-from toptune.extract.pipeline.streams import Streams, Timed, count_streams
+from toptune.extract.pipeline.streams import Streams, Timed, count_ahead, count_streams
 from toptune.extract.pipeline.transfers import BatchTransfer, Pixels
 from toptune.machine.ahead import ahead
 from toptune.machine.cores import reading_threads
@@ -104,7 +104,8 @@ def features_of(
     """
     n_batches = -(-n_images // batch_size)
     # Passes that nothing would keep busy would only take cores from the others.
-    with Streams(min(count_streams(backbone), max(1, n_batches))) as streams:
+    n, n_ahead = (min(count(backbone), max(1, n_batches)) for count in (count_streams, count_ahead))
+    with Streams(n, n_ahead) as streams:
 
         def launch(batch: UsableBatch) -> Future[Timed[BatchTransfer]] | None:
             if not len(batch.rows):
@@ -114,7 +115,7 @@ def features_of(
         batches = usable_batches(
             source, n_images, backbone, batch_size=batch_size, workers=workers, max_pixels=max_pixels
         )
-        for batch, launched in ahead(batches, launch, streams.n):
+        for batch, launched in ahead(batches, launch, streams.ahead):
             values = {} if launched is None else launched.result()[0].result()
             yield _usable(backbone, batch, values)
 

@@ -60,9 +60,9 @@ def forward_pixels(
         # Bytes move to the device, and become floats there: a float32 image is four times as large on its
         # way.
         with timed(profile, "forward", len(pixels)):
-            there = backbone.transform.normalize(to_device(pixels, backbone.device))
+            there = backbone.transform.normalize(to_device(pixels, backbone.device, backbone.copies))
             outputs = backbone.forward(there, arrays, profile)
-        return start_transfer(outputs, dtypes or {})
+        return start_transfer(outputs, dtypes or {}, backbone.copies)
 
     with torch.inference_mode():
         if not may_cut:

@@ -15,7 +15,7 @@ from toptune.extract.pipeline.accounts import ModelDone, UnitsDone, share_costs
 from toptune.extract.pipeline.lane import Lane
 from toptune.extract.pipeline.model_work import ModelWork, length
 from toptune.extract.pipeline.reader import BatchReader, open_reader
-from toptune.extract.pipeline.streams import Streams, count_streams
+from toptune.extract.pipeline.streams import Streams, count_ahead, count_streams
 from toptune.extract.pipeline.writer import UnitWriter
 from toptune.extract.request.finished import finished_summary
 from toptune.extract.request.options import Progress
@@ -134,9 +134,10 @@ class Pass:
                 # The stack closes in reverse order: after an error the writers stop first, then passes are
                 # abandoned, then reading ends.
                 reader = stack.enter_context(open_reader(request, list(geometries.values())))
-                streams = stack.enter_context(
-                    Streams(min(count_streams(work.backbone) for work in self.works))
+                n, ahead = (
+                    min(count(work.backbone) for work in self.works) for count in (count_streams, count_ahead)
                 )
+                streams = stack.enter_context(Streams(n, ahead))
                 if request.options.profile is not None:
                     n_workers = {
                         "reading threads": request.options.n_workers,

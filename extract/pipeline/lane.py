@@ -107,9 +107,9 @@ class Lane:
                 profile=self.work.request.options.profile,
             )
             self._launched.append((unit, batch, streams.launch(work)))
-        # One pass more than there are streams is kept in flight: the streams stay busy while a result is
-        # copied into its unit, and the memory of results that wait stays bounded.
-        while len(self._launched) > streams.n:
+        # One pass more is kept in flight: the streams stay busy while a result is copied into its unit, and
+        # the memory of results that wait stays bounded.
+        while len(self._launched) > streams.ahead:
             self._fetch()
 
     def is_computed(self) -> bool:

@@ -195,6 +195,7 @@ class BatchReader:
             for batch, buffer, pixels in zip(batches, buffers, read.found, strict=True):
                 if isinstance(pixels, str):
                     batch.failed[row] = pixels
+                    buffer[place : place + 1] = 0  # an earlier batch may have left its image there
                 elif isinstance(pixels, Encoded):
                     encoded[place] = pixels
                 else:

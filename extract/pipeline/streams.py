@@ -17,6 +17,9 @@ from toptune.extract.pipeline.thread_pools import pool_of_shares
 # threads of one pass wait for each other after every layer, and for any decoder that took a core from one of
 # them; passes of one thread each do not wait.
 MOST_STREAMS = 8
+# Batches in the queue of a CUDA device, beside the one whose results are fetched. Each takes its pixels and
+# results on the device; activations are those of one batch, because a stream computes in order.
+CUDA_AHEAD = 2
 Result = TypeVar("Result")
 # The result of a pass, and the seconds that the pass took, shared by the streams.
 Timed = tuple[Result, float]
@@ -27,6 +30,15 @@ def count_streams(backbone: Backbone) -> int:
     if backbone.device.type != "cpu" or "compiled" in backbone.recipe.forward:
         return 1
     return min(torch.get_num_threads(), MOST_STREAMS)
+
+
+def count_ahead(backbone: Backbone) -> int:
+    """Return how many passes are launched ahead of the one whose result is fetched.
+
+    A CUDA device has two batches in its queue while the results of the one before are put into their places;
+    passes of a CPU have a stream each.
+    """
+    return CUDA_AHEAD if backbone.device.type == "cuda" else count_streams(backbone)
 
 
 class AbandonedError(Exception):
@@ -43,12 +55,14 @@ class Streams:
     Parameters
     ----------
     n : int
-        Number of streams; see `count_streams`. A caller that launches n passes ahead of the one whose result
-        is fetched keeps all streams busy.
+        Number of streams; see `count_streams`.
+    ahead : int, optional
+        Passes that a caller launches ahead of the one whose result is fetched, to keep all streams busy; n by
+        default. See `count_ahead`.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, ahead: int | None = None) -> None:
+        self.n, self.ahead = n, n if ahead is None else ahead
         self._pool: ThreadPoolExecutor | None = None
         self._threads: set[int] = set()
         self._is_over = threading.Event()

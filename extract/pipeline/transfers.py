@@ -1,8 +1,7 @@
 """Batches move to the device and features back without a wait of the thread that launches the passes.
 
-A CUDA device takes copies and kernels of one stream in the order in which they were launched: the next batch
-is copied once the device has computed the batch before. What overlaps is the work of the CPU, which reads,
-decodes and launches meanwhile.
+On a CUDA device copies run in streams of their own (`CopyStreams`): the next batch arrives while the network
+computes this one. The only wait for a batch is that for its features.
 """
 
 import logging
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from toptune.extract.backbone.copies import CopyStreams, StagingRing
 from toptune.machine.device_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,15 @@ Pixels = npt.NDArray[np.uint8] | torch.Tensor
 FLOAT16_LARGEST = 65504
 
 
-def to_device(pixels: Pixels, device: torch.device) -> torch.Tensor:
-    """Move a batch of bytes; the caller does not wait for a copy from pinned memory (`PixelBuffers`)."""
+def to_device(pixels: Pixels, device: torch.device, copies: CopyStreams | None = None) -> torch.Tensor:
+    """Move a batch of bytes; the caller does not wait for a copy from pinned memory (`PixelBuffers`).
+
+    With `copies`, the copy runs beside the network, and the caller holds `pixels` until the pass is done.
+    """
     if isinstance(pixels, torch.Tensor):
         return pixels.to(device)
-    return torch.from_numpy(pixels).to(device, non_blocking=device.type == "cuda")
+    here = torch.from_numpy(pixels)
+    return here.to(device, non_blocking=device.type == "cuda") if copies is None else copies.to_device(here)
 
 
 def in_memory(pixels: Pixels) -> npt.NDArray[np.uint8]:
@@ -43,23 +47,23 @@ class PixelBuffers:
     Parameters
     ----------
     is_pinned : bool
-        Whether the arrays lie in page-locked memory, because a CUDA device is going to fetch them.
+        Whether the arrays lie in page-locked memory, because a CUDA device is going to fetch them. The memory
+        of an array is used again once nobody holds the array.
     """
 
     def __init__(self, *, is_pinned: bool) -> None:
-        self._is_pinned = is_pinned
+        self._ring = StagingRing() if is_pinned else None
 
     def make(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Make an array of zero bytes."""
-        if self._is_pinned:
+        """Make an array, of zeros or, in page-locked memory, of whatever an earlier batch left there."""
+        if self._ring is not None:
             try:
-                pinned: npt.NDArray[np.uint8] = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
-                return pinned
+                return self._ring.take(shape, np.uint8)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 # The system limits how much memory may be page-locked; other memory holds the same bytes.
-                self._is_pinned = False
+                self._ring = None
                 logger.warning(
                     "no page-locked memory is left for batches (%s), which are copied to the device more "
                     "slowly",
@@ -128,31 +132,33 @@ class BatchTransfer:
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
-def start_transfer(outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str]) -> Transfer:
-    """Convert what is to be float16 on the device, and begin to move everything to main memory."""
+def start_transfer(
+    outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str], copies: CopyStreams | None = None
+) -> Transfer:
+    """Convert what is to be float16 on the device, and begin to move everything to main memory.
+
+    Parameters
+    ----------
+    outputs : mapping of str to Tensor (b, dim)
+        Arrays of float32.
+    dtypes : mapping of str to str
+        Types in the store; arrays without one stay float32.
+    copies : CopyStreams, optional
+        Streams of the device that computes, if the device is a CUDA device.
+    """
     narrow: dict[str, torch.Tensor] = {}
     overflows: dict[str, torch.Tensor] = {}
-    kept: dict[str, torch.Tensor] = {}
-    is_cuda = any(output.is_cuda for output in outputs.values())
     for name, output in outputs.items():
         if dtypes.get(name) == "float16":
             # The question is answered on the device and fetched later. To ask here would wait for the pass.
-            overflows[name] = _fetch((output.abs() > FLOAT16_LARGEST).any(), is_cuda)
-            narrow[name] = _fetch(output.to(torch.float16), is_cuda)
-            kept[name] = output  # stays on the device, because only an overflow needs it
-        else:
-            kept[name] = _fetch(output, is_cuda)
-    done = None
-    if is_cuda:
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # The event belongs to the device that computes, which with --device cuda:1 is not the current one.
-        done.record(torch.cuda.current_stream(next(iter(outputs.values())).device))
-    return Transfer(kept, narrow, overflows, done)
-
-
-def _fetch(values: torch.Tensor, is_cuda: bool) -> torch.Tensor:
-    if not is_cuda:
-        return values
-    # A copy into pageable memory would make the caller wait, whatever `non_blocking` says.
-    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return pinned.copy_(values, non_blocking=True)
+            overflows[name] = (output.abs() > FLOAT16_LARGEST).any()
+            narrow[name] = output.to(torch.float16)
+    if copies is None:
+        return Transfer(dict(outputs), narrow, overflows, None)
+    # What is narrowed stays on the device, because only an overflow needs it.
+    wide = {name: output for name, output in outputs.items() if name not in narrow}
+    parts = (narrow, overflows, wide)
+    moved, done = copies.to_host([values for part in parts for values in part.values()])
+    arriving = iter(moved)
+    narrow, overflows, wide = ({name: next(arriving) for name in part} for part in parts)
+    return Transfer({**outputs, **wide}, narrow, overflows, done)

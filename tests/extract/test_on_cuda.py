@@ -15,16 +15,21 @@ import pytest
 import torch
 from fake_cuda import Counts, fake_cuda
 from PIL import Image
+from tiny import encode
 
 from toptune.extract import extract, load_backbone, preparing
 from toptune.extract.backbone import backbone as backbone_module
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.backbone.build import build_model
+from toptune.extract.backbone.copies import CopyStreams, StagingRing
 from toptune.extract.backbone.forward import ForwardPass
+from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.drafting import load_for
 from toptune.extract.pipeline import dask_units, dask_worker
 from toptune.extract.pipeline.features_of import features_of
 from toptune.extract.pipeline.forwarding import forward_pixels
+from toptune.extract.pipeline.reader import BatchReader
+from toptune.extract.pipeline.transfers import BatchTransfer
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.dask_cluster import ThisWorker
 from toptune.store import DeviceMemoryError, FeatureStore, InputError, InterruptedRunError, NumericalError
@@ -32,6 +37,10 @@ from toptune.store import DeviceMemoryError, FeatureStore, InputError, Interrupt
 Cli = Callable[..., tuple[int, str, str]]
 
 DTYPES = {"last.none": "float16"}
+CONFIG: dict[str, Any] = {
+    "input_size": (3, 8, 8), "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
+    "mean": (0.5,) * 3, "std": (0.5,) * 3,
+}  # fmt: skip
 
 
 def noise(n: int, size: int = 64) -> npt.NDArray[np.uint8]:
@@ -82,6 +91,78 @@ def test_a_pass_is_launched_without_a_wait_and_its_values_arrive_when_asked_for(
     assert found["last.none"].dtype == np.float16
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("batch_size", [4, 2])
+def test_batches_are_copied_ahead_of_the_results_that_are_waited_for_through_the_same_memory(
+    batch_size: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_batches = 36 // batch_size
+    options: dict[str, Any] = {
+        "model": "random:test_resnet", "img_size": 32, "precision": "fp32", "decode": "exact",
+        "dtype": "float32", "batch_size": batch_size,
+    }  # fmt: skip
+    extract(photos, store=tmp_path / "cpu", **options)
+    log: list[str] = []
+    plain_copy, plain_result = CopyStreams.to_device, BatchTransfer.result
+
+    def copying(self: CopyStreams, values: torch.Tensor) -> torch.Tensor:
+        log.append("copy")
+        return plain_copy(self, values)
+
+    def fetching(self: BatchTransfer) -> dict[str, npt.NDArray[np.float32]]:
+        log.append("result")
+        return plain_result(self)
+
+    monkeypatch.setattr(CopyStreams, "to_device", copying)
+    monkeypatch.setattr(BatchTransfer, "result", fetching)
+    with fake_cuda() as counts:
+        extract(photos, store=tmp_path / "cuda", device="cuda", **options)
+    # Two batches are on the device while the results of the one before them are fetched.
+    assert log == ["copy"] * 2 + ["copy", "result"] * (n_batches - 2) + ["result"] * 2
+    waits = {place: n for place, n in counts.places.items() if ".pipeline." in place}
+    assert [(place.rpartition(" ")[2], n) for place, n in waits.items()] == [("event", n_batches)]
+    # Three batches of pixels and three of features, however many batches there are.
+    assert counts.pinned == 6
+    here, there = (
+        next(iter(FeatureStore.open(tmp_path / name).caches())).blocks(["last.none"]).take(np.arange(36))
+        for name in ("cpu", "cuda")
+    )
+    np.testing.assert_array_equal(there, here)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_memory_is_lent_again_only_when_nobody_has_a_part_of_it() -> None:
+    ring = StagingRing()
+    first = ring.take((2, 5), np.uint8)
+    first[:] = 7
+    part = torch.from_numpy(first)[1:].numpy()
+    del first
+    assert ring.take((2, 5), np.uint8) is not None
+    other = ring.take((4, 4), np.uint8)  # 16 bytes are locked for each
+    other[:] = 0
+    assert (part == 7).all()
+    assert ring.n_pieces == 2
+    del part
+    assert (ring.take((3, 3), np.uint8) == 7).all()
+    assert ring.n_pieces == 2
+
+
+@pytest.mark.usefixtures("cuda")
+def test_an_image_that_failed_is_zeros_where_an_earlier_batch_had_an_image() -> None:
+    white = encode(Image.new("RGB", (8, 8), (255,) * 3))
+    images = [white] * 4 + [white, b"no image"] * 2
+    source: Any = SimpleNamespace(read=images.__getitem__)
+    transform = EvalTransform(CONFIG)
+    with BatchReader(source, [transform], workers=1, max_pixels=100, device=torch.device("cuda")) as reader:
+        batches = reader.batches([slice(0, 4), slice(4, 8)])
+        first = next(batches)
+        address = first[0].pixels.ctypes.data  # type: ignore[union-attr]
+        del first
+        (batch,) = next(batches)
+        assert batch.pixels.ctypes.data == address  # type: ignore[union-attr]
+        assert [int(pixels.max()) for pixels in batch.pixels] == [255, 0, 255, 0]
+        assert list(batch.failed) == [5, 7]
 
 
 def test_an_extraction_that_measures_and_cuts_its_batches_is_the_same_there(

@@ -17,6 +17,7 @@ from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import UsableBatch, usable_batches
 from toptune.extract.pipeline.forwarding import one_pass
+from toptune.extract.pipeline.streams import count_ahead
 from toptune.extract.pipeline.transfers import BatchTransfer, Pixels, Transfer, start_transfer, to_device
 from toptune.machine.ahead import ahead
 from toptune.machine.device_memory import explained_out_of_memory
@@ -103,8 +104,8 @@ class FineTunedNetwork:
         backbone = self.backbone
 
         def work(pixels: Pixels) -> Transfer:
-            there = backbone.transform.normalize(to_device(pixels, backbone.device))
-            return start_transfer({_FOUND: self._forward(there)}, {})
+            there = backbone.transform.normalize(to_device(pixels, backbone.device, backbone.copies))
+            return start_transfer({_FOUND: self._forward(there)}, {}, backbone.copies)
 
         def launch(batch: UsableBatch) -> BatchTransfer | None:
             if not len(batch.rows):
@@ -113,9 +114,9 @@ class FineTunedNetwork:
             parts = backbone.batch_limit.compute(work, batch.pixels, backbone.device, one=one)
             return BatchTransfer(tuple(parts), batch.pixels)
 
-        # A CUDA device has the next batch in its queue while the probabilities of this one are used.
+        # A CUDA device has the next batches in its queue while the probabilities of this one are used.
         batches = usable_batches(source, n_images, backbone, batch_size=batch_size)
-        for batch, transfer in ahead(batches, launch, 1):
+        for batch, transfer in ahead(batches, launch, count_ahead(backbone)):
             found = np.zeros((0, len(self.record.classes)))
             if transfer is not None:
                 found = self._probabilities(transfer.result()[_FOUND])

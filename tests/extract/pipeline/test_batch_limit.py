@@ -158,7 +158,7 @@ def test_pixels_lie_in_other_memory_where_none_can_be_locked(
         raise FULL["pinned"]
 
     buffers = PixelBuffers(is_pinned=True)
-    monkeypatch.setattr(torch, "zeros", fail)
+    monkeypatch.setattr(torch, "empty", fail)
     assert [buffers.make((2, 3)).sum() for _ in range(2)] == [0, 0]
     (said,) = caplog.records
     assert "no page-locked memory is left for batches (CUDA error: out of memory)" in said.getMessage()
