@@ -1,3 +1,4 @@
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,18 +39,32 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=[2, 4], ids=["two classes", "four classes"])
-def data(request: pytest.FixtureRequest) -> Data:
+def rows_of(k: int) -> Data:
+    """Draw thirty rows of each of k classes."""
     rng = np.random.default_rng(0)
-    k = request.param
     y = np.repeat([f"class {i}" for i in range(k)], 30)
     X = rng.normal(size=(30 * k, 10)) + np.repeat(rng.normal(size=(k, 10)), 30, axis=0)
     return X.astype(np.float32), y, [f"id {i}" for i in range(30 * k)]
 
 
-def fitted(name: str, data: Data) -> Any:
+@pytest.fixture(params=[2, 4], ids=["two classes", "four classes"])
+def data(request: pytest.FixtureRequest) -> Data:
+    return rows_of(request.param)
+
+
+def fit(name: str, data: Data) -> Any:
     X, y, ids = data
     return make_head(name, params=QUICK.get(name), cv=3).fit(ArrayBlocks(X), y, groups=ids)
+
+
+@functools.cache
+def _fitted(name: str, k: int) -> Any:
+    return fit(name, rows_of(k))
+
+
+def fitted(name: str, data: Data) -> Any:
+    """Give the one head that all tests share, none of which changes it."""
+    return _fitted(name, len(set(data[1])))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -79,9 +94,7 @@ class TestEveryHead:
 
     def test_fits_the_same_twice(self, name: str, data: Data) -> None:
         X, _, _ = data
-        np.testing.assert_array_equal(
-            fitted(name, data).predict_proba(X), fitted(name, data).predict_proba(X)
-        )
+        np.testing.assert_array_equal(fit(name, data).predict_proba(X), fitted(name, data).predict_proba(X))
 
     def test_report_is_json(self, name: str, data: Data) -> None:
         head = fitted(name, data)
