@@ -9,6 +9,11 @@ from .estimators.logistic import StreamingLogisticClassifier as StreamingLogisti
 from .estimators.nearest_mean import NearestMeanClassifier as NearestMeanClassifier
 from .estimators.nearest_neighbors import NearestNeighborClassifier as NearestNeighborClassifier
 from .estimators.ridge import StreamingRidgeClassifier as StreamingRidgeClassifier
+from .fusion.evaluation import evaluate_run as evaluate_run
+from .fusion.fused_run import (
+    FusedRun as FusedRun,
+    load_run as load_run,
+)
 from .fusion.training import train as train
 from .heads.heads import (
     HEADS as HEADS,
@@ -39,7 +44,6 @@ from .rows.splits import (
     split_manifest as split_manifest,
 )
 from .rows.torch_dataset import FeatureDataset as FeatureDataset
-from .runs.evaluation import evaluate_run as evaluate_run
 from .runs.metrics import compute_metrics as compute_metrics
 from .runs.record import (
     RunArray as RunArray,

@@ -1,11 +1,39 @@
 """Costs of extracting stored features, from the ledgers: paid once, and shared by every run on them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_view import FeatureView, StoredFeatures
 
 _ADDED = {"extract_cpu_seconds": "cpu_seconds", "extract_joules": "energy_joules"}
+
+
+def added_costs(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Add up what extracting the features of several models over the same images took.
+
+    Parameters
+    ----------
+    costs : sequence of mapping
+        `extraction_costs` of each model; those of imported features are empty and add nothing.
+
+    Returns
+    -------
+    dict
+        The keys of `extraction_costs`. A key that any extraction lacks is missing in the sum. Images count
+        once.
+    """
+    known = [each for each in costs if each]
+    if not known:
+        return {}
+    shared = set.intersection(*({*each} for each in known))
+    one_of: dict[str, Callable[[list[float]], float]] = {
+        "extract_pictures": max,
+        "extract_peak_memory_bytes": max,
+        "extract_energy_estimate": any,
+    }
+    return {
+        name: one_of.get(name, sum)([each[name] for each in known]) for name in known[0] if name in shared
+    }
 
 
 def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, float]:

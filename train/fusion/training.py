@@ -2,16 +2,38 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import Unpack, overload
 
 from toptune.errors import InputError
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
-from toptune.train.runs.options import LATE, TrainArguments, TrainOptions
+from toptune.train.fusion.fused_run import FusedRun
+from toptune.train.fusion.late import train_late
+from toptune.train.runs.options import JOIN, LATE, TrainArguments, TrainOptions
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import train_run
 
 
+@overload
+def train(
+    store: str | os.PathLike[str] | FeatureStore,
+    *,
+    dataset: str,
+    model: str,
+    out: str | os.PathLike[str],
+    progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[TrainArguments],
+) -> Run: ...
+@overload
+def train(
+    store: str | os.PathLike[str] | FeatureStore,
+    *,
+    dataset: str,
+    models: Sequence[str],
+    out: str | os.PathLike[str],
+    progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[TrainArguments],
+) -> Run | FusedRun: ...
 def train(
     store: str | os.PathLike[str] | FeatureStore,
     *,
@@ -21,7 +43,7 @@ def train(
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
     **arguments: Unpack[TrainArguments],
-) -> Run:
+) -> Run | FusedRun:
     """Train a head on stored features and write a RUN folder; nothing is extracted again.
 
     Parameters
@@ -44,8 +66,9 @@ def train(
 
     Returns
     -------
-    Run
-        The head, its preprocessing, its record and the metrics on the test rows.
+    Run or FusedRun
+        The head, its preprocessing, its record and the metrics on the test rows. Of several models with late
+        fusion, such a run of each, and their weights.
 
     Raises
     ------
@@ -67,11 +90,10 @@ def train(
     """
     options = options_of(TrainOptions, arguments, call="train")
     names = options.check_models(model, models)
+    if len(names) > 1 and options.fusion == JOIN:
+        raise InputError(f"fusion {JOIN!r} is not there yet; use {LATE!r}", option="fusion")
     if len(names) > 1:
-        raise InputError(
-            f"fusion {options.fusion or LATE!r} of {len(names)} models is not there yet; train on one model",
-            option="fusion",
-        )
+        return train_late(store, dataset=dataset, models=names, out=out, options=options, progress=progress)
     return train_run(
         store,
         dataset=dataset,

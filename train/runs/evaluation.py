@@ -1,7 +1,8 @@
-"""`evaluate_run`: the metrics of a run, computed again from stored features."""
+"""The rows and stored features on which a run is scored again."""
 
 import os
-import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,65 +13,66 @@ from toptune.options import check_choice
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.versions import read_dataset_version
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.features.recipe import ROUTE_NAMES, Recipe
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.s3_path import SCHEME
-from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.record import ROWS
 from toptune.train.runs.run import Run, read_labels
-from toptune.train.runs.scoring import score
+from toptune.train.runs.scoring import Scored
 
 SPLITS = ("test", "train", "all")
 
 
-def evaluate_run(
-    run: Run | str | os.PathLike[str],
-    *,
-    store: str | os.PathLike[str] | FeatureStore | None = None,
-    dataset: str | None = None,
-    split: str | None = None,
-) -> dict[str, Any]:
-    """Compute the metrics of a run again, from stored features.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredRows:
+    """The rows of a data set that a run is scored on, with their features.
 
-    Parameters
+    Attributes
     ----------
-    run : Run or path
-    store : path or FeatureStore, optional
-        Where the features are; by default the store that the run was trained from.
-    dataset : str, optional
-        Another data set, extracted with the same recipe: all labeled rows of the latest version are scored.
-        By default the data set that trained the run, in the version that trained the run.
-    split : {"test", "train", "all"}, optional
-        Which rows are scored. For the run's own data set by default the rows that tested; for another data
-        set by default all, and otherwise the rows whose split the data set names so.
-
-    Returns
-    -------
-    dict
-        Content as of ``metrics.json``. ``n_skipped`` counts rows that are left out because the image failed,
-        ``n_unlabelled`` those of another data set that have no label. With more than 200 classes, it holds
-        neither ``per_class`` nor ``confusion_matrix``.
-
-    Raises
-    ------
-    InputError
-        If there is no row to score, a class is unknown to the run, or the data set has changed since.
-    StoreError
-        If the store does not hold what the run needs.
+    run : Run
+    cache : StoredFeatures
+        The features, in the recipe of the run.
+    asked : ndarray of int64
+        Rows of the split that was asked for.
+    rows : ndarray of int64
+        Those of them that have a label.
+    usable : ndarray of int64
+        Those of them whose image did not fail.
+    labels : mapping of int to str, optional
+        Labels by row where the run's own count, and not those of the data set.
     """
-    return score_stored(run, store=store, dataset=dataset, split=split)[0]
+
+    run: Run
+    cache: StoredFeatures
+    asked: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    usable: npt.NDArray[np.int64]
+    labels: Mapping[int, str] | None
+
+    def metrics(self, scored: Scored, *, seconds: float) -> dict[str, Any]:
+        """Return the content as of ``metrics.json``, of what was said of the usable rows."""
+        metrics: dict[str, Any] = json_ready(
+            scored.metrics
+            | {
+                "n_train": len(self.run.train_rows),
+                "n_test": len(self.usable),
+                "n_skipped": len(self.rows) - len(self.usable),
+                "n_unlabelled": len(self.asked) - len(self.rows),
+                "seconds": {"total": seconds},
+            }
+        )
+        return metrics
 
 
-def score_stored(
-    run: Run | str | os.PathLike[str],
+def stored_rows(
+    trained: Run,
     *,
     store: str | os.PathLike[str] | FeatureStore | None,
     dataset: str | None,
     split: str | None,
-) -> tuple[dict[str, Any], ClassTables]:
-    """Do what `evaluate_run` does, and return the tables of the classes beside the metrics."""
-    start = time.perf_counter()
-    trained = run if isinstance(run, Run) else Run.load(run)
+) -> StoredRows:
+    """Find the rows and features on which a run is scored; arguments and errors as of `evaluate_run`."""
     if split is not None:
         check_choice(split, SPLITS, option="split")
     if store is None and trained.store.startswith(SCHEME):
@@ -107,15 +109,14 @@ def score_stored(
     if len(usable) == 0:
         raise InputError(f"data set {name!r} has no labeled row to score in split {split or 'test'!r}")
     # The run's own labels are used, because the data set may have been relabeled since.
-    scored = score(trained, cache, usable, read_labels(trained.folder) if is_own else None)
-    metrics = scored.metrics | {
-        "n_train": len(trained.train_rows),
-        "n_test": len(usable),
-        "n_skipped": len(rows) - len(usable),
-        "n_unlabelled": len(asked) - len(rows),
-        "seconds": {"total": time.perf_counter() - start},
-    }
-    return json_ready(metrics), scored.tables
+    return StoredRows(
+        run=trained,
+        cache=cache,
+        asked=asked,
+        rows=rows,
+        usable=usable,
+        labels=read_labels(trained.folder) if is_own else None,
+    )
 
 
 def _explain_other_features(trained: Run, store: FeatureStore, dataset: str) -> None:

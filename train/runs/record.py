@@ -40,7 +40,7 @@ FILES = "files"
 # Values that differ from head to head, or that another room makes and reads, have no class of their own.
 JsonObject = Mapping[str, object]
 DEALT, HASHED, GROUPS = "dealt", "hash", "groups"
-_LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
+LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 # The next step if a file is damaged, and the keys without which a run cannot be used, by the kind of the run.
 _ADVICE = {None: "train again", FINETUNE: "fine-tune again", LATE: "train again"}
 _NEEDED = {
@@ -563,7 +563,7 @@ def trained_record(
         # A search for layers and the head tell the same of the folds that they share.
         warnings=tuple(dict.fromkeys([*warnings, *warned])),
         report=json_ready(head.report),
-        versions=library_versions(_LIBRARIES),
+        versions=library_versions(LIBRARIES),
         created=provenance(),
     )
 

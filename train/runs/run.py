@@ -244,6 +244,11 @@ class Run:
     @classmethod
     def of_record(cls, path: Path, record: RunRecord, *, device: str | None = None) -> "Run":
         """Open a RUN folder whose ``run.json`` was read already; arguments and errors are those of `load`."""
+        if record.is_fused:
+            raise InputError(
+                f"{path} is a run of several models; open it with toptune.train.load_run, or one of its "
+                f"heads below {path / 'members'}"
+            )
         if record.is_finetuned:
             raise InputError(
                 f"{path} is a fine-tuned network, which stored features have nothing to do with: score it on "
@@ -255,7 +260,7 @@ class Run:
             logger.warning(
                 "%s was made before runs had checksums: whether its files are whole cannot be checked", path
             )
-        rows, roles = _read_rows(path / ROWS)
+        rows, roles = read_roles(path / ROWS)
         from toptune.train.heads.heads import load_head
 
         run = cls(
@@ -365,6 +370,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def _read_rows(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
+def read_roles(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
+    """Read the row number and the role of each row of a run."""
     table = read_table(path, ["row", "role"])
     return table["row"].to_numpy().astype(np.int64), np.array(table["role"].to_pylist(), dtype=np.str_)

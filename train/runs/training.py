@@ -1,6 +1,7 @@
 """`train_run`: from the stored features of a model to a RUN folder."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -84,11 +85,14 @@ class Fitted:
     left_out : LeftOutScores or None
         Left-out scores of the training rows; None for a head without folds.
     prepared : Prepared
+    seconds : float
+        Seconds of the fit.
     """
 
     run: Run
     left_out: "LeftOutScores | None"
     prepared: Prepared
+    seconds: float
 
     @property
     def costs(self) -> dict[str, float]:
@@ -140,7 +144,7 @@ def train_run(
         rows = rows.without(bad_rows)
     with phases("fit"):
         fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=opened.root)
-    with phases("test"), _room(options, "scoring the test rows"):
+    with phases("test"), scoring_room(options):
         scored = score(fitted.run, features, rows.split.test)
     metrics = run_metrics(scored, rows, phases, fitted.costs)
     fitted = replace(fitted, run=replace(fitted.run, metrics=metrics))
@@ -183,6 +187,13 @@ def prepare(
     return Prepared(model=model, features=features, options=options, arrays=arrays, head=head, search=search)
 
 
+def with_new_head(prepared: Prepared, *, is_compared: bool = False) -> Prepared:
+    """Return what was prepared with a head that may take what the memory limit leaves by now."""
+    if prepared.head is None:
+        return prepared
+    return replace(prepared, head=_new_head(prepared.options, is_compared=is_compared))
+
+
 def fit_to_rows(prepared: Prepared, rows: ChosenRows) -> tuple[Preprocessing, npt.NDArray[np.int64]]:
     """Fit the preprocessing to the training rows, and find the rows that are not finite.
 
@@ -223,6 +234,7 @@ def fit_prepared(
     store : path
         Root folder of the store.
     """
+    clock = time.perf_counter()
     features, options, search = prepared.features, prepared.options, prepared.search
     blocks = PreprocessedBlocks(
         features.blocks(prepared.names, rows.split.train), preprocessing, prepared.names
@@ -261,7 +273,7 @@ def fit_prepared(
             test_rows=rows.split.test,
         )
     )
-    return Fitted(run=run, left_out=left_out, prepared=prepared)
+    return Fitted(run=run, left_out=left_out, prepared=prepared, seconds=time.perf_counter() - clock)
 
 
 def folds_of_rows(rows: ChosenRows) -> FoldsRecord | None:
@@ -351,6 +363,11 @@ def _search_layers(
         )
     phases.seconds["layers"] = search.seconds
     return search
+
+
+def scoring_room(options: TrainOptions) -> AbstractContextManager[None]:
+    """Explain a device that is full while it scores the test rows."""
+    return _room(options, "scoring the test rows")
 
 
 def _room(options: TrainOptions, what: str) -> AbstractContextManager[None]:

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,17 @@ from toptune.store.files.writing import check_writable, csv_text, new_target, wr
 from toptune.train.rows.folds import Folds
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
-from toptune.train.runs.record import CONFIG, IMAGE, METRICS, PREDICTIONS, ROWS, SELECTION, SUMS, seal_run
+from toptune.train.runs.record import (
+    CONFIG,
+    IMAGE,
+    METRICS,
+    PREDICTIONS,
+    ROWS,
+    SELECTION,
+    SUMS,
+    RunRecord,
+    seal_run,
+)
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Scored
 
@@ -58,6 +70,65 @@ def write_run(
     # The folder has a temporary name meanwhile, so that the order of the files does not matter to readers.
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
+    # A head without a search still gets a table, so that readers find one row in every run.
+    table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
+    write_account(
+        run, folder, manifest, scored, what=run.head.name, table=table, folds=folds, forgotten=forgotten
+    )
+
+
+class Account(Protocol):
+    """What a run tells of itself, whatever answers: one head, or several."""
+
+    @property
+    def record(self) -> RunRecord:
+        """Content of ``run.json``."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Content of ``metrics.json``."""
+        ...
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the probabilities."""
+        ...
+
+    @property
+    def train_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the manifest that train."""
+        ...
+
+    @property
+    def test_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the manifest that test."""
+        ...
+
+
+def write_account(
+    run: Account,
+    folder: Path,
+    manifest: Manifest,
+    scored: Scored,
+    *,
+    what: str,
+    table: Sequence[Mapping[str, object]],
+    folds: Folds | None = None,
+    forgotten: Sequence[str] = (),
+) -> None:
+    """Write all files of a run but those of its heads.
+
+    Parameters
+    ----------
+    run : Account
+    folder, manifest, scored, folds, forgotten
+        As of `write_run`.
+    what : str
+        What answers, for the title of the confusion matrix.
+    table : sequence of mapping
+        Rows of ``selection.csv``.
+    """
     write_json(folder / CONFIG, run.record.to_json())
     write_metrics(folder, run.metrics, scored.tables)
     write_rows(
@@ -68,10 +139,8 @@ def write_run(
         folder / PREDICTIONS, rows=scored.rows, ids=[manifest.ids[row] for row in scored.rows.tolist()],
         labels=scored.labels, predicted=scored.predicted, confidence=scored.confidence,
     )  # fmt: skip
-    # A head without a search still gets a table, so that readers find one row in every run.
-    table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
     write_text(folder / SELECTION, csv_text(table))
-    title = f"{run.head.name} on {run.record.dataset}, {len(run.test_rows)} test images"
+    title = f"{what} on {run.record.dataset}, {len(run.test_rows)} test images"
     save_confusion_image(folder / IMAGE, scored.tables.confusion, run.classes, title=title)
 
 
@@ -149,8 +218,11 @@ def size_note(folder: Path, feature_bytes: int) -> str | None:
     feature_bytes : int
         Size of the features of all images.
     """
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-    total = sum(sizes.values())
+    # A run of several heads has files of one name for each, which count together.
+    sizes: Counter[str] = Counter()
+    for file in folder.rglob("*"):
+        sizes[file.name] += file.stat().st_size if file.is_file() else 0
+    total = sizes.total()
     if total < LARGE_RUN_BYTES or total < feature_bytes / 2:
         return None
     largest = max(sizes, key=sizes.__getitem__)

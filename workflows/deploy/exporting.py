@@ -28,6 +28,7 @@ from toptune.workflows.deploy.network import ExportedNetwork, trace
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
+from toptune.workflows.predict.fused_network import FusedNetwork
 
 # File and run compute the backbone by different kernels, so that features differ in their last bits before
 # they are rounded to the stored type.
@@ -130,8 +131,13 @@ def export(
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
     loaded = Classifier.load(run, device="cpu", model=model, weights=weights)
-    classifier = _reading_here(loaded)
     # A head that cannot be exported is refused before images are read and the network is traced.
+    if loaded.record.record.is_fused:
+        raise InputError(
+            f"{run} is a run of several models, which no file holds yet; export one of its heads below "
+            f"{Path(run) / 'members'}"
+        )
+    classifier = _reading_here(loaded)
     if isinstance(classifier.network, FrozenNetwork):
         check_exportable(classifier.network.run.head.name)
     # The file computes in float32, so it is held to the run in float32. What the run's own precision adds is
@@ -189,8 +195,9 @@ def _reading_as_the_card(classifier: Classifier) -> Classifier:
 
 
 def _with_transform(classifier: Classifier, transform: EvalTransform) -> Classifier:
-    backbone = replace(classifier.backbone, transform=transform)
-    return Classifier(replace(classifier.network, backbone=backbone))
+    network = classifier.network
+    assert not isinstance(network, FusedNetwork), "a run of several models was refused"
+    return Classifier(replace(network, backbone=replace(network.backbone, transform=transform)))
 
 
 def _on_decoding(classifier: Classifier, check: ExportCheck) -> list[str]:

@@ -13,6 +13,7 @@ from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
 from toptune.machine.devices import AUTO, resolve_device, why_not_mps
 from toptune.options import check_count
+from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
@@ -25,21 +26,22 @@ if TYPE_CHECKING:  # networks import torch and timm, which a folder that is no r
     from toptune.workflows.finetuning.run import FineTunedRun
     from toptune.workflows.predict.finetuned_network import FineTunedNetwork
     from toptune.workflows.predict.frozen_network import FrozenNetwork
+    from toptune.workflows.predict.fused_network import FusedNetwork
 
 # Images of this many batches are handed to the reader together: enough that its threads seldom wait at the
 # end of a window, few enough that encoded images stay a small part of memory.
 _WINDOW_BATCHES = 8
-Network: TypeAlias = "FrozenNetwork | FineTunedNetwork"
+Network: TypeAlias = "FrozenNetwork | FusedNetwork | FineTunedNetwork"
 
 
 class Classifier:
-    """A RUN folder ready to classify images: a head on its frozen backbone, or a fine-tuned network.
+    """A RUN folder ready to classify images: heads on frozen backbones, or a fine-tuned network.
 
     Make one with `Classifier.load`.
 
     Parameters
     ----------
-    network : FrozenNetwork or FineTunedNetwork
+    network : FrozenNetwork, FusedNetwork or FineTunedNetwork
         The network that computes probabilities of transformed images.
 
     Examples
@@ -69,7 +71,7 @@ class Classifier:
         model: str | None = None,
         weights: str | Path | None = None,
     ) -> "Classifier":
-        """Open a RUN folder, of a head or of a fine-tuned network, and load its backbone.
+        """Open a RUN folder, of a head, of several models or of a fine-tuned network, with its backbones.
 
         Parameters
         ----------
@@ -100,13 +102,22 @@ class Classifier:
                 f"{run} holds its whole network; --model and --weights say where a frozen backbone "
                 "is, leave them out"
             )
+        if record.is_fused and (model is not None or weights is not None):
+            raise InputError(
+                f"{run} is a run of several models, and --model and --weights say where one backbone is; put "
+                f"the backbones where they were, or use one of its heads below {folder / 'members'}"
+            )
         from toptune.workflows.finetuning.run import FineTunedRun
         from toptune.workflows.predict.finetuned_network import FineTunedNetwork
         from toptune.workflows.predict.frozen_network import FrozenNetwork
+        from toptune.workflows.predict.fused_network import FusedNetwork
 
         # An absent device is no fault of the folder's files, which are read after it was found.
         precision = record.precision if record.is_finetuned else record.recipe.get("precision")
         where = str(resolve_device(device, not_on_mps=why_not_mps(precision)))
+        if record.is_fused:
+            fused = FusedRun.of_record(folder, record, device="cpu" if where == "mps" else where)
+            return cls(FusedNetwork.of_run(fused, device=where))
         if not record.is_finetuned:
             # The head computes where the backbone does.
             head = Run.of_record(folder, record, device="cpu" if where == "mps" else where)
@@ -115,11 +126,11 @@ class Classifier:
 
     @property
     def backbone(self) -> "Backbone":
-        """The backbone of the run's recipe, or the fine-tuned network."""
+        """The backbone of the run's recipe, the first of several, or the fine-tuned network."""
         return self.network.backbone
 
     @property
-    def record(self) -> "Run | FineTunedRun":
+    def record(self) -> "Run | FusedRun | FineTunedRun":
         """The RUN folder, which says what was trained on what, and holds the metrics."""
         return self.network.record
 
@@ -130,7 +141,7 @@ class Classifier:
         Raises
         ------
         InputError
-            If the network was fine-tuned and has no head; `record` is its RUN folder.
+            If the network was fine-tuned or has several heads; `record` is its RUN folder.
         """
         return self._frozen("run").run
 
@@ -239,8 +250,19 @@ class Classifier:
             )
         return [found[row] for row in sorted(found)]
 
-    def probabilities(self, batch: "torch.Tensor") -> npt.NDArray[np.float64]:
-        """Return the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made."""
+    def probabilities(self, batch: "torch.Tensor | Sequence[torch.Tensor]") -> npt.NDArray[np.float64]:
+        """Return the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made.
+
+        A run of several models takes a batch for each, as the transform of its backbone makes the images.
+        """
+        from toptune.workflows.predict.fused_network import FusedNetwork
+
+        if isinstance(self.network, FusedNetwork):
+            return self.network.probabilities(batch)
+        if isinstance(batch, Sequence):
+            raise InputError(
+                f"{self.record.folder} has one backbone; give one batch in place of {len(batch)} batches"
+            )
         return self.network.probabilities(batch)
 
     def features(self, batch: "torch.Tensor") -> npt.NDArray[np.float32]:
@@ -259,17 +281,18 @@ class Classifier:
         Raises
         ------
         InputError
-            If the network was fine-tuned: its classifier sees no stored features.
+            If the network was fine-tuned, or has several backbones.
         """
         return self._frozen("features").features(batch)
 
     def _frozen(self, what: str) -> "FrozenNetwork":
-        """Return the frozen network, or refuse `what` of a fine-tuned one."""
+        """Return the network of one head on a frozen backbone, or refuse `what` of another one."""
         from toptune.workflows.predict.frozen_network import FrozenNetwork
 
         if isinstance(self.network, FrozenNetwork):
             return self.network
+        kind = "a run of several models" if self.record.record.is_fused else "a fine-tuned network"
         raise InputError(
-            f"{self.record.folder} holds a fine-tuned network, which has no {what}; use "
-            "record, predict or probabilities"
+            f"{self.record.folder} holds {kind}, which has no {what} of its own; use record, predict or "
+            "probabilities"
         )

@@ -15,8 +15,8 @@ from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
+from toptune.train.fusion.evaluation import score_stored
 from toptune.train.rows.splits import advice_on_several_labels
-from toptune.train.runs.evaluation import score_stored
 from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.record import ROWS, RunRecord
 from toptune.train.runs.run import read_table

@@ -92,7 +92,9 @@ def test_every_head_meets_the_same_rows_and_finished_runs_stay(
 
     def counting(*arguments: Any, **options: Any) -> Run:
         trained.append(options["out"].name)
-        return train(*arguments, **options)
+        run = train(*arguments, **options)
+        assert isinstance(run, Run)
+        return run
 
     monkeypatch.setattr("toptune.train.reports.comparison.train", counting)
     shutil.rmtree(out / "runs" / "knn-seed1")

@@ -162,7 +162,7 @@ def test_scores_agree_in_float32_too(
     assert first.head.report["precision"] == "float32"
     grow(store, "pets", manifest_of(cache, 30))
     fill(store, cache, "pets~2")
-    indices = first.head.estimator.center_indices_  # type: ignore[attr-defined]
+    indices = first.head.estimator.center_indices_
     positions = indices[:4] if are_centers else np.setdiff1d(np.arange(len(first.train_rows)), indices)[:9]
     goes = [cache.manifest.ids[row] for row in first.train_rows[positions]]
 
@@ -208,7 +208,7 @@ def test_images_are_forgotten_with_the_centers_on_them(head: str, build: Build, 
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS[head])
     ids = [cache.manifest.ids[row] for row in first.train_rows]
     goes = [ids[row] for row in (3, 11, 40)]
-    indices = getattr(first.head.estimator, "center_indices_", None)  # type: ignore[attr-defined]
+    indices = getattr(first.head.estimator, "center_indices_", None)
     if indices is not None:
         goes += [ids[indices[0]], ids[indices[7]]]
     second = update_run(first.folder, out=tmp_path / "second", forget=goes)

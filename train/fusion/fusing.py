@@ -1,0 +1,331 @@
+"""Heads become one run: weighed by their left-out rows, scored together, written into one folder."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from toptune.costs.phases import Phases
+from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.extraction_costs import added_costs
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.files.json_values import json_ready
+from toptune.store.files.names import plain_model_name
+from toptune.store.files.provenance import provenance
+from toptune.train.fusion.fused_run import MEMBERS, FusedRun
+from toptune.train.fusion.weights import LeftOutRows, Pool, Weighing, weigh, without_members
+from toptune.train.passes.training_rows import LeftOutScores
+from toptune.train.rows.chosen_rows import ChosenRows
+from toptune.train.rows.folds import Folds
+from toptune.train.rows.inputs import row_weights
+from toptune.train.runs.options import LATE
+from toptune.train.runs.record import (
+    LIBRARIES,
+    FusionRecord,
+    MemberRecord,
+    RunRecord,
+    library_versions,
+    seal_run,
+)
+from toptune.train.runs.run import Run
+from toptune.train.runs.scoring import Rows, Scored, score_together
+from toptune.train.runs.writing import new_run_folder, size_note, write_account
+
+# The folder of a member has its number and so much of the name of its model.
+_SLUG_LENGTH = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A fitted head that may become a part of a fused run.
+
+    Attributes
+    ----------
+    model : str
+    run : Run
+    features : StoredFeatures
+        The features of its model over the data set.
+    left_out : LeftOutScores
+    seconds : float
+        Seconds of the fit.
+    costs : mapping
+        What extracting its arrays took.
+    feature_bytes : int
+        Bytes of the features of all images that the head uses.
+    write : callable (folder, scored, metrics)
+        Writes the RUN folder of the head, into a folder that exists.
+    """
+
+    model: str
+    run: Run
+    features: StoredFeatures
+    left_out: LeftOutScores
+    seconds: float
+    costs: Mapping[str, float]
+    feature_bytes: int
+    write: Callable[[Path, Scored, dict[str, Any]], None]
+
+    def blocks(self, rows: Rows) -> Any:
+        """Return the features of some rows, as the run takes them."""
+        return self.features.blocks([array.name for array in self.run.arrays], rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """What the training rows say of each other: classes, weights and folds, each (n,)."""
+
+    codes: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    folds: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: ChosenRows, *, class_weight: str | None) -> "Training":
+        """Take them from the rows that were chosen."""
+        return cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
+
+    @classmethod
+    def labeled(
+        cls, labels: Sequence[str], folds: npt.NDArray[np.int64], *, class_weight: str | None
+    ) -> "Training":
+        """Take them from labels and folds (n,)."""
+        classes, codes = np.unique(labels, return_inverse=True)
+        codes = codes.astype(np.int64)
+        return cls(codes=codes, weights=row_weights(codes, classes, class_weight), folds=folds)
+
+    def left_out(self, members: Sequence[Member]) -> LeftOutRows:
+        """Return what the heads say of the rows that all of them left out."""
+        kept = members[0].left_out.rows
+        for member in members:
+            assert np.array_equal(member.left_out.rows, kept), "all heads have the same folds"
+        return LeftOutRows(
+            logs=np.stack([_logs(member) for member in members]),
+            codes=self.codes[kept],
+            weights=self.weights[kept],
+            folds=self.folds[kept],
+        )
+
+
+def fused_run(path: Path, members: Sequence[Member], training: Training) -> tuple[FusedRun, list[Member]]:
+    """Weigh heads and make the run of those that weigh something; the run has no metrics yet.
+
+    Parameters
+    ----------
+    path : Path
+        Folder that the run will have.
+    members : sequence of Member
+        Heads of the same classes, trained on the same rows with the same folds.
+    training : Training
+
+    Returns
+    -------
+    run : FusedRun
+    kept : list of Member
+        The members of the run.
+    """
+    left = training.left_out(members)
+    weighing = weigh(left)
+    pool = without_members(left, weighing.pool)
+    is_kept = weighing.pool.weights > 0
+    kept = [member for member, keeps in zip(members, is_kept, strict=True) if keeps]
+    dropped = [member for member, keeps in zip(members, is_kept, strict=True) if not keeps]
+    run = FusedRun(
+        folder=path,
+        record=_record(kept, dropped, pool, weighing),
+        metrics={},
+        members=tuple(member.run for member in kept),
+        train_rows=kept[0].run.train_rows,
+        test_rows=kept[0].run.test_rows,
+    )
+    return run, kept
+
+
+def score_together_with(
+    run: FusedRun,
+    members: Sequence[Member],
+    manifest: Manifest,
+    rows: Rows,
+    labels: Mapping[int, str] | None = None,
+) -> list[Scored]:
+    """Score a fused run and each of its members on rows of the manifest; the first is the fused run's."""
+
+    def answer(some: Rows) -> list[npt.NDArray[np.float64]]:
+        of_members = [member.run.predict_blocks(member.blocks(some))[1] for member in members]
+        return [run.fuse(of_members), *of_members]
+
+    return score_together(
+        answer, rows, classes=run.classes, manifest=manifest, labels=labels, count=1 + len(members)
+    )
+
+
+def write_fused(
+    run: FusedRun,
+    members: Sequence[Member],
+    scored: Sequence[Scored],
+    manifest: Manifest,
+    phases: Phases,
+    *,
+    folds: Folds | None,
+    all_members: Sequence[Member],
+    forgotten: Sequence[str] = (),
+) -> FusedRun:
+    """Write a fused run with its members, and return it with its metrics.
+
+    Parameters
+    ----------
+    run : FusedRun
+    members : sequence of Member
+        Those of the run.
+    scored : sequence of Scored
+        As of `score_together_with`.
+    manifest : Manifest
+    phases : Phases
+        Of the work so far.
+    folds : Folds, optional
+        Folds of the training rows.
+    all_members : sequence of Member
+        Also those that weigh nothing; their features cost as much.
+    forgotten : sequence of str
+        Ids that may never come back by an update.
+    """
+    of_run, *of_members = scored
+    counts = {
+        "n_train": len(run.train_rows), "n_test": len(run.test_rows), "n_skipped": run.record.split.n_skipped,
+    }  # fmt: skip
+    seconds = phases.seconds | {"total": phases.elapsed}
+    extraction = added_costs([member.costs for member in all_members])
+    figures = of_run.metrics | of_run.tables.files | counts
+    metrics = json_ready(figures | {"seconds": seconds, "costs": phases.costs() | extraction})
+    run = replace(run, metrics=metrics)
+    whole = []
+    with phases("write"), new_run_folder(run.folder) as folder:
+        for member, inner, own in zip(members, run.fusion.members, of_members, strict=True):
+            # The costs of the work are those of the whole; of a head alone the seconds of the fit are known.
+            mine = json_ready(
+                own.metrics | own.tables.files | counts | {"seconds": {"total": member.seconds}}
+            )
+            target = folder / inner.folder
+            target.mkdir(parents=True)
+            member.write(target, own, mine)
+            seal_run(target)
+            whole.append(replace(member.run, folder=run.folder / inner.folder, metrics=mine))
+        table = [
+            {
+                "model": inner.model, "head": inner.head, "weight": inner.weight,
+                "accuracy": inner.left_out_accuracy, "log_loss": inner.left_out_log_loss, "is_chosen": True,
+            }
+            for inner in run.fusion.members
+        ]  # fmt: skip
+        what = f"late fusion of {len(members)} models"
+        write_account(run, folder, manifest, of_run, what=what, table=table, folds=folds, forgotten=forgotten)
+    n_bytes = sum(member.feature_bytes for member in members)
+    return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))
+
+
+def _logs(member: Member) -> npt.NDArray[np.float64]:
+    """Return the calibrated log-probabilities (n_kept, n_classes) of the rows that a head left out."""
+    temperature = member.run.head.temperature
+    assert temperature is not None, "a head with left-out scores has a temperature"
+    logs: npt.NDArray[np.float64] = log_softmax(
+        member.left_out.scores.astype(np.float64) / temperature, axis=1
+    )
+    return logs
+
+
+def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighing: Weighing) -> RunRecord:
+    """Make the record of a fused run: what its members share, and how they are weighed."""
+    base = kept[0].run.record
+    members = []
+    for number, (member, weight) in enumerate(zip(kept, pool.weights.tolist(), strict=True)):
+        left_out = member.run.head.left_out
+        members.append(
+            MemberRecord(
+                folder=f"{MEMBERS}/{number}-{_slug(member.model)}",
+                model=member.model,
+                head=member.run.head.name,
+                weight=weight,
+                left_out_accuracy=left_out.accuracy if left_out else None,
+                left_out_log_loss=left_out.log_loss if left_out else None,
+            )
+        )
+    return RunRecord(
+        kind=LATE,
+        store=base.store,
+        dataset=base.dataset,
+        dataset_version=base.dataset_version,
+        model=" + ".join(member.model for member in kept),
+        classes=base.classes,
+        options=_options(kept, dropped),
+        split=base.split,
+        folds=base.folds,
+        manifest=base.manifest,
+        selected={
+            "weights": {member.model: member.weight for member in members},
+            "temperature": pool.temperature,
+        },
+        warnings=tuple(_notes(kept, dropped, pool, weighing)),
+        report=json_ready(
+            {
+                "left_out": {
+                    "accuracy": weighing.left_out.accuracy,
+                    "log_loss": weighing.left_out.log_loss,
+                    "n_rows": weighing.left_out.n_rows,
+                }
+            }
+        ),
+        versions=library_versions(LIBRARIES),
+        created=provenance(),
+        fusion=FusionRecord(
+            members=tuple(members),
+            temperature=pool.temperature,
+            are_equal=pool.is_equal,
+            gain=weighing.gain,
+            standard_error=weighing.standard_error,
+            dropped=tuple(member.model for member in dropped),
+        ),
+    )
+
+
+def _options(kept: Sequence[Member], dropped: Sequence[Member]) -> dict[str, Any]:
+    """Give the options that members share; of an option that differs, the value of each by its model."""
+    given = {member.model: member.run.record.options for member in (*kept, *dropped)}
+    names = dict.fromkeys(name for options in given.values() for name in options)
+    options: dict[str, Any] = {}
+    for name in names:
+        values = {model: options_of.get(name) for model, options_of in given.items()}
+        first, *others = values.values()
+        options[name] = first if all(each == first for each in others) else values
+    if isinstance(heads := options.get("head"), dict):
+        options["head"] = " + ".join(dict.fromkeys(map(str, heads.values())))
+    return options | {"models": list(given), "fusion": LATE}
+
+
+def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighing: Weighing) -> list[str]:
+    """Say how the heads were weighed, and what their fits warned of."""
+    notes = []
+    gain = f"{weighing.gain:.4f} (standard error {weighing.standard_error:.4f})"
+    if len(kept) > 1 and pool.is_equal:
+        notes.append(
+            "all models weigh the same: weights that were chosen on other folds lower the left-out log loss "
+            f"by {gain}, which is no more than half a standard error"
+        )
+    notes += [
+        f"model {member.model!r} weighs nothing beside the others and is no part of the run; predictions are "
+        "the same without it and need one backbone fewer"
+        for member in dropped
+    ]
+    told = [list(member.run.record.warnings) for member in kept]
+    shared = [note for note in told[0] if all(note in others for others in told[1:])]
+    notes += shared
+    for member, own in zip(kept, told, strict=True):
+        notes += [f"{member.model}: {note}" for note in own if note not in shared]
+    return notes
+
+
+def _slug(model: str) -> str:
+    """Make a part of a folder's name of the name of a model."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain_model_name(model))[:_SLUG_LENGTH].strip("-.") or "model"
