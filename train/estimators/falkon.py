@@ -246,7 +246,6 @@ class FalkonClassifier(ScoredClassifier):
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return kernel_scores(self, X)
 
-
     def left_out_probabilities(
         self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
     ) -> npt.NDArray[np.float32]:

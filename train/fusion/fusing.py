@@ -305,7 +305,7 @@ def _options(kept: Sequence[Member], dropped: Sequence[Member]) -> dict[str, Any
 
 
 def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighing: Weighing) -> list[str]:
-    """Say how the heads were weighed, and what their fits warned of."""
+    """Say how the heads were weighed, and give the warnings of their fits."""
     notes = []
     gain = f"{weighing.gain:.4f} (standard error {weighing.standard_error:.4f})"
     if len(kept) > 1 and pool.is_equal:
